@@ -1,0 +1,192 @@
+"""The nouns of the factory: frozen values that travel forward, argv to receipt.
+
+Nothing here reads a file, asks a tool or keeps a reference to what made it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+# A role's variable: what TOML can say and JSON can carry.
+Value = str | int | float | bool | list["Value"] | dict[str, "Value"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """One thing that can be installed; a role of the same name does it."""
+
+    name: str
+    summary: str
+    layer: str
+    requires: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("ami", "container")
+    pinned: bool = False
+    requirements: bool = False
+    variables: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """Versions that were tested together."""
+
+    name: str
+    summary: str
+    pins: Mapping[str, str]
+    requirements: tuple[str, ...] = ()
+    wheel_index: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bootstrap:
+    """How a base image is made from a package archive."""
+
+    suite: str
+    packages: tuple[str, ...]
+    dpkg_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """One base operating system; `image` is a reference by digest where the base is pulled."""
+
+    name: str
+    summary: str
+    distribution: str
+    family: str
+    release: str
+    arches: tuple[str, ...]
+    python: str
+    bootstrap: Bootstrap | None = None
+    image: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Something a user can ask for by name."""
+
+    name: str
+    summary: str
+    kind: str
+    system: str
+    stack: str
+    components: tuple[str, ...]
+    workload: str = ""
+    variables: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalog:
+    """Everything that exists, cross-checked."""
+
+    components: Mapping[str, Component]
+    stacks: Mapping[str, Stack]
+    systems: Mapping[str, System]
+    targets: Mapping[str, Target]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One step of an image: what goes in, and the key that says whether it already exists."""
+
+    name: str
+    kind: str  # base, components, workload
+    key: str
+    parent: str  # key of the layer below; "" for the base
+    components: tuple[str, ...] = ()
+    variables: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A target resolved: everything a build will do, known before anything runs."""
+
+    target: Target
+    system: System
+    stack: Stack
+    arch: str
+    components: tuple[str, ...]
+    capabilities: Mapping[str, Value]
+    versions: Mapping[str, str]
+    layers: tuple[Layer, ...]
+    workload_files: tuple[PurePosixPath, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.layers[-1].key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What became of one layer: `outcome` is built, pulled or reused, and `reason` says why."""
+
+    name: str
+    key: str
+    outcome: str
+    reason: str
+    image: str
+    seconds: float = 0.0
+    size_bytes: int = 0
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """What came out of a build; `reference` is what the engine or EC2 calls it."""
+
+    kind: str
+    target: str
+    reference: str
+    key: str
+    layers: tuple[Made, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One check on one artifact; `outcome` is passed, failed or skipped."""
+
+    name: str
+    component: str
+    outcome: str
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The outcome of the checks on one artifact, with every skip accounted for."""
+
+    reference: str
+    checks: tuple[Check, ...]
+    seconds: float
+
+    def count(self, outcome: str) -> int:
+        return sum(check.outcome == outcome for check in self.checks)
+
+    @property
+    def passed(self) -> bool:
+        return self.count("failed") == 0 and self.count("passed") > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """Where an artifact went, by digest."""
+
+    name: str  # registry/repository@sha256:...
+    digest: str
+    tags: tuple[str, ...] = ()
+    pushed_bytes: int = 0
+    reused_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """The one interface for whatever comes after a build."""
+
+    run: str
+    created: str
+    commit: str
+    plan: Plan
+    artifact: Artifact
+    report: Report | None = None
+    publications: tuple[Publication, ...] = ()

@@ -19,8 +19,12 @@ Outcomes of a step: built, pulled, reused, passed, pushed, present, skipped, fai
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from builder.errors import FactoryError
 
 Scalar = str | int | float | bool | None
 
@@ -46,6 +50,24 @@ class Stream:
     def subscribe(self, subscriber: Callable[[Event], None]) -> None:
         with self._lock:
             self._subscribers.append(subscriber)
+
+    @contextmanager
+    def step(self, step: str, title: str, *, target: str, **fields: Scalar) -> Iterator[dict[str, Any]]:
+        """One step from start to end; what it puts into the mapping is said at its end.
+
+        An error says so itself: the step ends as failed, with the error's message.
+        """
+        started = time.monotonic()
+        self.emit("step.start", step=step, text=title, target=target, **fields)
+        end: dict[str, Any] = {}
+        try:
+            yield end
+        except FactoryError as error:
+            end = {"text": error.message, "outcome": "failed", "seconds": time.monotonic() - started}
+            raise
+        finally:
+            if end:
+                self.emit("step.end", step=step, target=target, **end)
 
     def emit(self, name: str, *, step: str = "", text: str = "", **fields: Scalar) -> None:
         event = Event(name=name, time_s=time.time(), step=step, text=text, fields=fields)

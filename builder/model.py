@@ -19,9 +19,10 @@ class Component:
     summary: str
     layer: str
     requires: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("ami", "container")
     pinned: bool = False
-    requirements: bool = False
+    requirements: str = ""  # whose Python requirements it installs: "", stack or workload
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -82,6 +83,7 @@ class Catalog:
     stacks: Mapping[str, Stack]
     systems: Mapping[str, System]
     targets: Mapping[str, Target]
+    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +94,7 @@ class Layer:
     kind: str  # base, components, workload
     key: str
     parent: str  # key of the layer below; "" for the base
+    inputs: Mapping[str, str]  # digest of everything else that decides the key, by what a person calls it
     components: tuple[str, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
 
@@ -108,6 +111,7 @@ class Plan:
     capabilities: Mapping[str, Value]
     versions: Mapping[str, str]
     layers: tuple[Layer, ...]
+    checks: str  # digest of the checks that belong to the plan
     workload_files: tuple[PurePosixPath, ...] = ()
 
     @property

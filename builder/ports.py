@@ -2,13 +2,17 @@
 
 from typing import Protocol
 
-from builder.model import Artifact, Plan, Publication, Report
+from builder.model import Artifact, Plan, Publication, Receipt, Report
+
+
+class Finder(Protocol):
+    """Knows what exists already."""
+
+    def find(self, plan: Plan) -> Artifact | None: ...
 
 
 class Maker(Protocol):
-    """Finds or makes the artifact of a plan."""
-
-    def find(self, plan: Plan) -> Artifact | None: ...
+    """Makes the artifact of a plan, or what is missing of it."""
 
     def make(self, plan: Plan) -> Artifact: ...
 
@@ -22,4 +26,30 @@ class Checker(Protocol):
 class Publisher(Protocol):
     """Brings an artifact to a destination and reads its digest back."""
 
+    def holds(self, publication: Publication) -> bool: ...
+
     def publish(self, plan: Plan, artifact: Artifact) -> Publication: ...
+
+
+class LayerCache(Protocol):
+    """Shares layers between engines, by key."""
+
+    def has(self, key: str) -> bool: ...
+
+    def fetch(self, key: str) -> None: ...
+
+    def keep(self, key: str) -> None: ...
+
+
+class Ledger(Protocol):
+    """Keeps receipts."""
+
+    def find(self, plan: Plan) -> Receipt | None: ...
+
+    def record(
+        self,
+        plan: Plan,
+        artifact: Artifact,
+        report: Report | None,
+        publications: tuple[Publication, ...],
+    ) -> Receipt: ...

@@ -1,0 +1,68 @@
+# Everything that people and CI call. `make check` is exactly what CI runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+SHELL_FILES := .ci/run $(wildcard scripts/*)
+
+.PHONY: help setup engine demo fmt lint type unit test check bench docs clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the virtual environment, from the committed lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) scripts/check-python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+engine: setup ## a container engine: finds one, or installs and starts the distribution's
+	$(RUN) scripts/ensure-engine
+
+demo: engine ## builds, checks and publishes cpu-ddp to a registry on this machine
+	$(RUN) builder build --target cpu-ddp --publish
+
+fmt: setup ## formats the code
+	$(RUN) ruff check --fix-only --quiet .
+	$(RUN) ruff format .
+
+lint: setup ## style, import order, roles, Dockerfiles, scripts
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) lint-imports --no-cache
+	$(RUN) yamllint --strict .
+	cd ansible && $(RUN) ansible-lint --offline --profile production
+	$(RUN) hadolint --failure-threshold info containers/*/Dockerfile
+	$(RUN) shellcheck $(SHELL_FILES)
+
+type: setup ## mypy, strict
+	$(RUN) mypy
+
+unit: setup ## the fast tests
+	$(RUN) pytest -q tests/unit
+
+test: lint type engine ## lint, types and all tests
+	$(RUN) pytest
+
+check: test ## what CI runs
+
+bench: engine ## compares with peers, in one run, as ratios
+	$(RUN) python -m bench
+
+lock: setup ## resolves the Python requirements of the factory anew
+	$(RUN) scripts/lock
+
+clean: ## what was built here; `builder clean` clears the engine
+	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+%: catalog/targets/%.toml engine ## any target of the catalog, by its name
+	$(RUN) builder build --target $@

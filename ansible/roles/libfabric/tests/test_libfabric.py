@@ -1,0 +1,36 @@
+"""libfabric: the pinned version, EFA compiled in, and a provider that works without any device."""
+
+VERSION_QUERIES = {
+    "debian": "dpkg-query --show --showformat '${Version}' %s",
+    "redhat": "rpm --query --queryformat '%%{VERSION}-%%{RELEASE}' %s",
+}
+
+
+def test_exact_version(host, expected):
+    query = VERSION_QUERIES[expected.capabilities["system_family"]]
+    versions = {name: host.check_output(query, name) for name in expected.variables["libfabric_packages"]}
+    assert versions == dict.fromkeys(versions, expected.versions["libfabric"])
+
+
+def test_program_and_library_are_of_one_version(host, expected):
+    upstream = expected.versions["libfabric"].partition("-")[0]
+    said = dict(line.split(": ", 1) for line in host.check_output("fi_info --version").splitlines())
+    assert said["fi_info"] == said["libfabric"] == upstream
+
+
+def test_efa_is_compiled_in(host):
+    # The provider only registers itself where it finds a device, so `fi_info --list` cannot tell. A libfabric
+    # built without it does not link to libefa.
+    library = host.check_output("ldconfig -p | awk '/libfabric[.]so[.]1 / {print $NF}'").splitlines()[0]
+    needed = [line.split() for line in host.check_output("ldd %s", library).splitlines()]
+    assert [words[2] for words in needed if words[0].startswith("libefa.so") and words[2].startswith("/")]
+
+
+def test_tcp_provider_works_on_loopback(host):
+    run = host.run("FI_TCP_IFACE=lo fi_info --provider tcp --ep_type FI_EP_MSG")
+    assert run.rc == 0
+    assert "provider: tcp" in run.stdout
+
+
+def test_no_provider_is_forced(host):
+    assert host.run("bash -lc 'env | grep -E ^FI_PROVIDER='").rc == 1

@@ -1,0 +1,61 @@
+"""Open MPI: the pinned version, a real job of two processes, and the way to EFA left open."""
+
+import pytest
+
+# Host name and network of a check container are its own affair: the job stays inside.
+RUN = "mpirun --allow-run-as-root --oversubscribe --host localhost:2 -n 2 "
+
+
+VERSION_QUERIES = {
+    "debian": "dpkg-query --show --showformat '${Version}' %s",
+    "redhat": "rpm --query --queryformat '%%{VERSION}-%%{RELEASE}' %s",
+}
+
+
+def test_exact_version(host, expected):
+    query = VERSION_QUERIES[expected.capabilities["system_family"]]
+    versions = {name: host.check_output(query, name) for name in expected.variables["openmpi_packages"]}
+    assert versions == dict.fromkeys(versions, expected.versions["openmpi"])
+
+
+def test_program_is_of_that_version(host, expected):
+    assert (
+        host.check_output("ompi_info --version")
+        .splitlines()[0]
+        .endswith(expected.versions["openmpi"].partition("-")[0])
+    )
+
+
+def test_two_processes_know_each_other(host):
+    run = host.run(RUN + "sh -c 'echo $OMPI_COMM_WORLD_RANK/$OMPI_COMM_WORLD_SIZE'")
+    assert run.rc == 0, run.stderr
+    assert sorted(run.stdout.split()) == ["0/2", "1/2"]
+
+
+def test_a_failing_process_fails_the_job(host):
+    assert host.run(RUN + "sh -c 'test $OMPI_COMM_WORLD_RANK = 0'").rc != 0
+
+
+def test_runs_without_root(host):
+    run = host.run("su -s /bin/sh nobody -c 'TMPDIR=/tmp HOME=/tmp mpirun --oversubscribe -n 2 true'")
+    assert run.rc == 0, run.stderr
+
+
+@pytest.mark.parametrize("component", ["mtl: ofi", "btl: tcp", "btl: vader", "pml: cm", "pml: ob1"])
+def test_component_is_there(host, component):
+    assert f"MCA {component} " in host.check_output("ompi_info")
+
+
+def test_way_to_efa_is_open(host):
+    # Debian's own parameters shut out every MTL that goes through libfabric.
+    parameters = host.check_output("ompi_info --all --parsable").splitlines()
+    assert "mca:mtl:ofi:param:mtl_ofi_provider_include:value:efa" in parameters
+    assert "mca:mtl:base:param:mtl:value:" in parameters
+
+
+def test_daemons_may_use_loopback(host):
+    excluded = "mca:oob:tcp:param:oob_tcp_if_exclude:value:"
+    lines = host.check_output("ompi_info --all --parsable").splitlines()
+    names = [line.removeprefix(excluded).split(",") for line in lines if line.startswith(excluded)]
+    assert len(names) == 1
+    assert "lo" not in names[0]

@@ -1,0 +1,1 @@
+"""One module per outside tool; nothing here reads the catalog or decides what to build."""

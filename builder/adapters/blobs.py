@@ -1,0 +1,407 @@
+"""Compressed layers on disk, and how they get there from the engine's export of an image.
+
+A layer is looked up by its diff id (the sha256 of its tar) and stored under the digest of its compressed
+form. That pair is the truth: it is never recomputed, since another compressor gives other bytes.
+Knows tar and gzip; must not know registries or the engine.
+"""
+
+import errno
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from builder.errors import BuildError, IntegrityError, Interrupted, PublishError
+
+CHUNK = 1 << 20
+LEVEL = 1  # of igzip: within 2 % of level 2's size, and gzip -1's ratio at four times its speed
+SMALL = 4 << 20  # configs and manifests; a larger JSON document is no image config
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Readable(Protocol):
+    """What a layer is read from."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerBlob:
+    """A layer in its compressed form, ready to be pushed."""
+
+    diff_id: str
+    digest: str
+    size_bytes: int
+    path: Path
+
+
+def sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class BlobStore:
+    """Compressed layers and image configs in a folder; safe to share between threads and processes.
+
+    `sha256/<hex>` holds bytes by their own digest, `layers/<hex>` names the blob of a diff id,
+    `configs/<hex>` the config of an image id. Writers hold a shared lock, so `partial/` may be swept
+    by whoever can take the lock alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._partial = folder / "partial"
+        for name in ("sha256", "layers", "configs", "partial"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._sweep()
+
+    def find(self, diff_id: str) -> LayerBlob | None:
+        """The stored layer; an entry whose bytes are not all there is dropped, to be made again."""
+        record = self._record("layers", diff_id)
+        if record is None:
+            return None
+        digest, size = record.get("digest"), record.get("size_bytes")
+        if isinstance(digest, str) and DIGEST.fullmatch(digest) and isinstance(size, int):
+            path = self._blob(digest)
+            with suppress(FileNotFoundError):
+                if path.stat().st_size == size:
+                    return LayerBlob(diff_id=diff_id, digest=digest, size_bytes=size, path=path)
+            path.unlink(missing_ok=True)
+        self._entry("layers", diff_id).unlink(missing_ok=True)
+        return None
+
+    def add(self, diff_id: str, tar: Readable, *, cancelled: threading.Event | None = None) -> LayerBlob:
+        """Compress a layer's tar, unless it is stored already."""
+        if found := self.find(diff_id):
+            return found
+        return self._compress(tar, lambda real: real == diff_id, f"layer {diff_id}", cancelled)
+
+    def add_any(
+        self, wanted: Collection[str], tar: Readable, *, name: str, cancelled: threading.Event | None = None
+    ) -> LayerBlob:
+        """Compress a layer whose diff id is known only once it is read; it must be one of those wanted."""
+        return self._compress(tar, lambda real: real in wanted, name, cancelled)
+
+    def add_config(self, image_id: str, config: bytes) -> None:
+        """Keep an image's config byte for byte: the engine gives it only inside an export."""
+        with self._writing() as partial:
+            partial.write(config)
+            self._keep(partial, self._blob(sha256(config)))
+        self._write_record("configs", image_id, {"digest": sha256(config)})
+
+    def config(self, image_id: str) -> bytes | None:
+        record = self._record("configs", image_id)
+        digest = record.get("digest") if record else None
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+            return None
+        try:
+            config = self._blob(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        return config if sha256(config) == digest else None
+
+    def prune(self, keep: Collection[str]) -> int:
+        """Remove what serves none of the diff ids and image ids in `keep`; returns the bytes set free."""
+        used: set[str] = set()
+        freed = 0
+        with self._locked(fcntl.LOCK_EX):
+            for kind in ("layers", "configs"):
+                for entry in (self.folder / kind).iterdir():
+                    identifier = f"sha256:{entry.name}"
+                    record = self._record(kind, identifier)
+                    if identifier in keep and record is not None:
+                        used.add(str(record.get("digest")))
+                    else:
+                        entry.unlink()
+            for path in [*(self.folder / "sha256").iterdir(), *self._partial.iterdir()]:
+                if f"sha256:{path.name}" not in used:
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
+    def _compress(
+        self, tar: Readable, accept: Callable[[str], bool], name: str, cancelled: threading.Event | None
+    ) -> LayerBlob:
+        plain = hashlib.sha256()
+        with self._writing() as partial:
+            hashed = _HashedFile(partial)
+            with _gzip(hashed) as packer:
+                while chunk := tar.read(CHUNK):
+                    if cancelled is not None and cancelled.is_set():
+                        raise Interrupted(
+                            f"{name}: compression was interrupted", hint="run the command again"
+                        )
+                    plain.update(chunk)
+                    packer.write(chunk)
+            diff_id = f"sha256:{plain.hexdigest()}"
+            if not accept(diff_id):
+                raise IntegrityError(
+                    f"{name}: the engine delivered diff id {diff_id}, which the image does not name",
+                    hint="the engine's storage is damaged or the image changed meanwhile: build it again",
+                )
+            digest = f"sha256:{hashed.sha256.hexdigest()}"
+            self._keep(partial, self._blob(digest))
+        self._write_record("layers", diff_id, {"digest": digest, "size_bytes": hashed.size})
+        return LayerBlob(diff_id=diff_id, digest=digest, size_bytes=hashed.size, path=self._blob(digest))
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left behind, unless somebody is writing now."""
+        with suppress(BlockingIOError), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for path in self._partial.iterdir():
+                path.unlink()
+
+    @contextmanager
+    def _locked(self, operation: int) -> Iterator[None]:
+        with (self.folder / "lock").open("a") as lock:
+            fcntl.flock(lock, operation)
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[IO[bytes]]:
+        """A new file that disappears unless it is kept."""
+        with (
+            self._locked(fcntl.LOCK_SH),
+            tempfile.NamedTemporaryFile(dir=self._partial, delete=False) as partial,
+        ):
+            try:
+                yield partial
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise PublishError(
+                    f"{self.folder}: no space left for compressed layers", hint=f"df -h {self.folder}"
+                ) from error
+            finally:
+                Path(partial.name).unlink(missing_ok=True)
+
+    def _keep(self, partial: IO[bytes], path: Path) -> None:
+        partial.flush()
+        os.fchmod(partial.fileno(), 0o644)
+        Path(partial.name).rename(path)
+
+    def _blob(self, digest: str) -> Path:
+        return self.folder / "sha256" / digest.removeprefix("sha256:")
+
+    def _entry(self, kind: str, identifier: str) -> Path:
+        if not DIGEST.fullmatch(identifier):
+            raise IntegrityError(
+                f"{identifier!r} is no sha256 identifier",
+                hint="image and layer ids read like sha256:<64 hex digits>, see: docker image inspect IMAGE",
+            )
+        return self.folder / kind / identifier.removeprefix("sha256:")
+
+    def _record(self, kind: str, identifier: str) -> Mapping[str, object] | None:
+        try:
+            record = json.loads(self._entry(kind, identifier).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def _write_record(self, kind: str, identifier: str, record: Mapping[str, object]) -> None:
+        with self._writing() as partial:
+            partial.write(json.dumps(record).encode())
+            self._keep(partial, self._entry(kind, identifier))
+
+
+class _HashedFile:
+    """Writes through to a file and remembers digest and size of what went by."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, chunk: bytes) -> int:
+        self.sha256.update(chunk)
+        self.size += len(chunk)
+        return self._file.write(chunk)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class _Packer(Protocol):
+    def write(self, chunk: bytes, /) -> int: ...
+
+
+class _ZlibPacker:
+    """zlib in the clothes of a file, for machines that ISA-L has no wheel for."""
+
+    def __init__(self, sink: _HashedFile) -> None:
+        self._sink = sink
+        self._deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)  # gzip frame, mtime 0
+
+    def write(self, chunk: bytes) -> int:
+        self._sink.write(self._deflate.compress(chunk))
+        return len(chunk)
+
+    def finish(self) -> None:
+        self._sink.write(self._deflate.flush())
+
+
+@contextmanager
+def _gzip(sink: _HashedFile) -> Iterator[_Packer]:
+    """A gzip stream without time or name; two threads pack while the caller reads and hashes."""
+    try:
+        from isal import igzip_threaded
+    except ImportError:
+        packer = _ZlibPacker(sink)
+        yield packer
+        packer.finish()
+        return
+    with igzip_threaded.open(  # type: ignore[no-untyped-call]
+        sink, "wb", compresslevel=LEVEL, threads=2, block_size=CHUNK
+    ) as packer:
+        yield packer
+
+
+@contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.ReadError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise BuildError(
+            f"{name}: the engine's export broke off or is damaged ({error})",
+            hint="see whether the engine still answers: docker info",
+        ) from error
+
+
+def export(
+    stream: IO[bytes],
+    *,
+    diff_ids: Sequence[str],
+    store: BlobStore,
+    ready: Callable[[LayerBlob], None] | None = None,
+    cancelled: threading.Event | None = None,
+) -> bytes:
+    """Bring the layers of one image from the engine's export into the store; returns the image's config.
+
+    Reads the layout of engines before 25 (`<id>/layer.tar`) and the OCI layout of later ones in one pass.
+    What is stored already is passed over without hashing where the export lets one know it by name.
+    `ready` hears of each new layer as soon as it is stored, so that pushing can start before the end.
+    """
+    missing = {diff_id for diff_id in diff_ids if store.find(diff_id) is None}
+    documents: dict[str, bytes] = {}
+    with _read_errors("docker save"), tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
+        for name, diff_id, tar in _layers_of(archive, _chain_ids(diff_ids), documents):
+            if not diff_id or diff_id in missing:
+                layer = store.add_any(diff_ids, tar, name=name, cancelled=cancelled)
+                missing.discard(layer.diff_id)
+                if ready is not None:
+                    ready(layer)
+    if missing:
+        raise IntegrityError(
+            f"docker save: the export lacks {', '.join(sorted(missing))} of {len(diff_ids)} layers",
+            hint="the engine's storage is damaged or the image changed meanwhile: build it again",
+        )
+    return _config(documents, diff_ids)
+
+
+def collect(
+    open_export: Callable[[], AbstractContextManager[IO[bytes]]],
+    *,
+    image_id: str,
+    diff_ids: Sequence[str],
+    store: BlobStore,
+    ready: Callable[[LayerBlob], None] | None = None,
+    cancelled: threading.Event | None = None,
+) -> tuple[bytes, tuple[LayerBlob, ...]]:
+    """The config and the compressed layers of an image, bottom first; the engine exports only what is new."""
+    config = store.config(image_id)
+    layers = [store.find(diff_id) for diff_id in diff_ids]
+    if config is None or None in layers:
+        with open_export() as stream:
+            config = export(stream, diff_ids=diff_ids, store=store, ready=ready, cancelled=cancelled)
+        store.add_config(image_id, config)
+        layers = [store.find(diff_id) for diff_id in diff_ids]
+    return config, tuple(layer for layer in layers if layer is not None)
+
+
+def _layers_of(
+    archive: tarfile.TarFile, chains: Mapping[str, str], documents: dict[str, bytes]
+) -> Iterator[tuple[str, str, Readable]]:
+    """Name, diff id ("" while unknown) and tar of each layer in an export; puts the rest into `documents`."""
+    for member in archive:
+        content = archive.extractfile(member) if member.isreg() else None
+        if content is None:  # folders, and links to a layer that stands elsewhere in the archive
+            continue
+        assert isinstance(content, io.BufferedReader)
+        opening = content.peek(len(ZSTD_MAGIC))
+        path = PurePosixPath(member.name)
+        by_name = f"sha256:{path.name}" if path.parts[0] == "blobs" else ""
+        if path.name == "layer.tar":
+            description = documents.get(f"{path.parent}/json")
+            yield member.name, _diff_id_of_folder(path.parent.name, description, chains), content
+        elif by_name in chains.values():
+            yield member.name, by_name, content
+        elif opening.startswith(GZIP_MAGIC):  # engines from 29 on keep what they pulled as it came
+            yield member.name, "", gzip.GzipFile(fileobj=content, mode="rb")
+        elif opening.startswith(ZSTD_MAGIC):
+            raise BuildError(
+                f"{member.name}: the engine keeps this layer compressed by zstd, which cannot be read here",
+                hint="pull or build the base image with gzip layers",
+            )
+        elif member.size <= SMALL:
+            documents[str(path)] = content.read()
+
+
+def _chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
+    """Which diff id ends the chain of each chain id (a layer together with all below it)."""
+    chains: dict[str, str] = {}
+    chain = ""
+    for diff_id in diff_ids:
+        chain = sha256(f"{chain} {diff_id}".encode()) if chain else diff_id
+        chains[chain] = diff_id
+    return chains
+
+
+def _diff_id_of_folder(folder: str, description: bytes | None, chains: Mapping[str, str]) -> str:
+    """The diff id of a layer in the old layout, "" where it shows only once the layer is read.
+
+    Engines name the folder of every layer but the topmost after a hash of the layer's chain id and of
+    the `json` beside it, without the members added afterwards. A match cannot be chance.
+    """
+    try:
+        document = json.loads(description or b"")
+        document.pop("id")
+        document.pop("os", None)
+        if parent := document.pop("parent", ""):
+            document["parent"] = f"sha256:{parent}"
+    except (ValueError, KeyError, AttributeError):
+        return ""
+    for chain, diff_id in chains.items():
+        hashed = json.dumps(dict(sorted((document | {"layer_id": chain}).items())), separators=(",", ":"))
+        if sha256(hashed.encode()) == f"sha256:{folder}":
+            return diff_id
+    return ""
+
+
+def _config(documents: Mapping[str, bytes], diff_ids: Sequence[str]) -> bytes:
+    """The config that names exactly these layers, as the export's manifest points to it."""
+    try:
+        for image in json.loads(documents["manifest.json"]):
+            config = documents[str(PurePosixPath(image["Config"]))]
+            if json.loads(config)["rootfs"]["diff_ids"] == list(diff_ids):
+                return config
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"docker save: the export's manifest.json or the image config is not readable ({error!r})",
+            hint="see whether the engine is healthy: docker info",
+        ) from error
+    raise IntegrityError(
+        "docker save: no image in the export consists of the expected layers",
+        hint="the image was rebuilt meanwhile: run the command again",
+    )

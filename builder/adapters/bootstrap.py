@@ -1,0 +1,68 @@
+"""Makes a base image's root file system from a distribution's own archive, by mmdebstrap."""
+
+import shlex
+import shutil
+from pathlib import Path
+
+from builder.adapters import process
+from builder.adapters.mirror import Mirror
+from builder.adapters.workspace import Run
+from builder.errors import BuildError, MissingError
+from builder.model import System
+
+_TIMEOUT_S = 1800
+
+# What remains is the same wherever the packages came from: the distribution's own example
+# of its sources, no name servers and no host name of the machine that built it.
+_SETTLE = """\
+set -eu
+sed -n 's/^\\(deb .* main\\).*/\\1/p' "$1/usr/share/doc/apt/examples/sources.list" > "$1/etc/apt/sources.list"
+rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
+: > "$1/etc/resolv.conf"
+: > "$1/etc/hostname"
+: > "$1/etc/machine-id"
+"""
+
+
+def make_root(run: Run, system: System, mirror: Mirror, *, say: process.OnLine) -> Path:
+    """The tar of a fresh root file system, in the run's scratch folder."""
+    if system.bootstrap is None or system.family != "debian":
+        raise BuildError(
+            f"system '{system.name}' cannot be bootstrapped here", hint="give it an image by digest"
+        )
+    if not shutil.which("mmdebstrap"):
+        raise MissingError(
+            f"mmdebstrap makes the base of '{system.name}' and is not installed",
+            hint="apt-get install mmdebstrap",
+        )
+    recipe = system.bootstrap
+    hook = run.scratch / "settle.sh"
+    hook.write_text(_SETTLE, encoding="utf-8")
+    tar = run.scratch / f"{system.name}.tar"
+    argv = [
+        *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
+        *(f"--dpkgopt={option}" for option in (*recipe.dpkg_options, "force-unsafe-io")),
+        *(f"--aptopt={option}" for option in apt_options(mirror)),
+        *(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"', recipe.suite, str(tar), *mirror.apt_sources),
+    ]
+    done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=say)
+    if done.code != 0:
+        raise BuildError(
+            f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",
+            hint="is the archive reachable? see mirror.apt in site.toml, and: builder doctor",
+            details=done.tail,
+        )
+    return tar
+
+
+def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
+    """apt's settings for the time of a build."""
+    options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
+    options += [
+        f'Acquire::{scheme}::Proxy "{mirror.proxies[f"{scheme}_proxy"]}"'
+        for scheme in ("http", "https")
+        if f"{scheme}_proxy" in mirror.proxies
+    ]
+    if ca_bundle or mirror.ca_bundle:
+        options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
+    return options

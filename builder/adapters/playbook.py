@@ -1,0 +1,283 @@
+"""Runs roles inside a build container: what is mounted, what is said on the way, what a failure means.
+
+Package caches are private to each container, filled with hard links, because apt locks its archive folder
+and rewrites its lists; what a successful run downloaded is linked back for the next one.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.adapters import containers, runtime
+from builder.adapters.bootstrap import apt_options
+from builder.adapters.containers import Bind
+from builder.adapters.mirror import Mirror
+from builder.adapters.runtime import MOUNT
+from builder.adapters.workspace import Run
+from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.events import Stream
+from builder.model import Layer, Plan
+
+_TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
+_CA = f"{MOUNT}/ca.pem"
+_PIP_CACHE = f"{MOUNT}/pip"
+# How apt and its Ansible module say that a mirror has no such list, file or version.
+_MIRROR = re.compile(
+    r"404 +Not Found|does not have a Release file|Failed to fetch|Version '.*' for '.*' was not found"
+    r"|no available installation candidate|No package matching|Failed to update apt cache"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Everything that a container needs to run the roles of one layer."""
+
+    command: tuple[str, ...]
+    mounts: tuple[Bind, ...]
+    tmpfs: Mapping[str, str]
+    keep_packages: Callable[[], None]
+
+
+@dataclass(kw_only=True)
+class Failure:
+    role: str
+    task: str
+    message: str
+    details: str = ""
+
+
+@dataclass
+class Listener:
+    """Reads the lines of a play: tasks become events, the first failure is kept."""
+
+    events: Stream
+    step: str
+    failure: Failure | None = None
+    tail: list[str] = field(default_factory=list)
+
+    def line(self, line: str) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            self.tail = [*self.tail[-19:], line]
+            self.events.emit("step.log", step=self.step, text=line)
+            return
+        where = f"{said.get('role', '')} : {said.get('task', '')}".strip(" :")
+        if said.get("event") == "task":
+            self.events.emit("step.task", step=self.step, text=where)
+        elif said.get("event") == "failed":
+            details = str(said.get("details") or "")
+            self.failure = self.failure or Failure(
+                role=said.get("role", ""), task=said.get("task", ""), message=said["message"], details=details
+            )
+            for text in [f"FAILED {where}: {said['message']}", *details.splitlines()]:
+                self.events.emit("step.log", step=self.step, text=text)
+        elif said.get("event") == "result":
+            state = "changed" if said.get("changed") else "skipped" if said.get("skipped") else "ok"
+            seconds = f"{said.get('seconds', 0):.1f} s"
+            self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds}")
+
+
+def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
+    """What to tell a person about a play that failed."""
+    found = listener.failure
+    if found is None:
+        return BuildError(
+            f"layer '{layer.name}': Ansible ended with code {code}",
+            hint="see the log of the run",
+            details="\n".join(listener.tail),
+        )
+    text = f"{found.message}\n{found.details}"
+    where = f"layer '{layer.name}': role '{found.role}': {found.task}"
+    if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
+        return IntegrityError(
+            f"{where}: a package does not match its locked hash",
+            hint="somebody changed the package, or the lock is wrong: compare, then lock again",
+            details=text,
+        )
+    if _MIRROR.search(text):
+        hint = (
+            "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
+        )
+        return BuildError(f"{where}: the package mirror lacks what it asked for", hint=hint, details=text)
+    hint = f"correct ansible/roles/{found.role}, then build again: what succeeded is kept"
+    return BuildError(f"{where} failed", hint=hint, details=text)
+
+
+@contextmanager
+def mounts(
+    run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine_url: str
+) -> Iterator[Ready]:
+    """Prepares the folders of one run of roles; they are gone afterwards."""
+    lock = root / "ansible" / "requirements.lock"
+    folder = runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+    if runtime.needs_compiling(folder):
+        with run.locked(f"compile-{folder.name}"):
+            if runtime.needs_compiling(folder):
+                _compile(run, folder, base_image, engine_url)
+    scratch = run.scratch / layer.key[:16]
+    store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")
+    try:
+        settings = scratch / "run"
+        settings.mkdir(parents=True)
+        _write_settings(settings, layer, plan, mirror)
+        yield Ready(
+            command=("python3", "-I", f"{MOUNT}/run/launch.py", *_arguments()),
+            mounts=(
+                Bind(source=str(folder), target=f"{MOUNT}/runtime"),
+                Bind(source=str(root / "ansible"), target=f"{MOUNT}/ansible"),
+                Bind(source=str(settings), target=f"{MOUNT}/run"),
+                Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
+                *_package_folders(store, scratch, plan),
+                *_mirror_mounts(settings, mirror),
+            ),
+            tmpfs=_TMPFS,
+            keep_packages=lambda: _keep_packages(run, store, scratch, plan),
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
+    container = containers.create(
+        engine_url,
+        image,
+        command=runtime.COMPILE,
+        network="none",
+        mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True)],
+        labels={"factory.run": run.name},
+    )
+    try:
+        said: list[str] = []
+        if containers.run_to_end(container, said.append) != 0:
+            raise BuildError(
+                "could not compile the Ansible runtime", hint="builder doctor", details="\n".join(said)
+            )
+    finally:
+        containers.remove(container)
+
+
+def _arguments() -> tuple[str, ...]:
+    return ("-i", "localhost,", "-c", "local", "-e", f"@{MOUNT}/run/variables.json", "image.yml")
+
+
+def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> None:
+    bundle = _CA if mirror.ca_bundle else ""
+    variables: dict[str, Any] = {
+        **plan.capabilities,
+        **layer.variables,
+        "image_components": list(layer.components),
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    apt = [
+        *(f"{option};" for option in apt_options(mirror, ca_bundle=bundle)),
+        'Dpkg::Options { "--force-unsafe-io"; };',
+    ]
+    texts = {
+        "launch.py": runtime.LAUNCHER.format(mount=MOUNT),
+        "variables.json": json.dumps(variables),
+        "environment.json": json.dumps(_environment(mirror, bundle)),
+        "apt.conf": "\n".join(apt) + "\n",
+        "sources.list": "\n".join(mirror.apt_sources) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
+    """The environment of the play; it is never that of the image."""
+    wheels = _inside(mirror.pip_find_links)
+    indexes = _inside(mirror.pip_extra_indexes)
+    index = " ".join(_inside((mirror.pip_index,))) if mirror.pip_index else ""
+    environment = {
+        "HOME": "/tmp/home",  # noqa: S108
+        "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
+        "ANSIBLE_HOME": "/tmp/home/.ansible",  # noqa: S108
+        "ANSIBLE_STDOUT_CALLBACK": "factory_events",
+        "ANSIBLE_LOCAL_TEMP": "/tmp/ansible/local",  # noqa: S108
+        "ANSIBLE_REMOTE_TEMP": "/tmp/ansible/remote",  # noqa: S108
+        "APT_CONFIG": f"{MOUNT}/run/apt.conf",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C.UTF-8",
+        "PIP_CACHE_DIR": _PIP_CACHE,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_INDEX_URL": index,
+        "PIP_EXTRA_INDEX_URL": " ".join(indexes),
+        "PIP_FIND_LINKS": " ".join(wheels),
+        "PIP_CERT": bundle,
+        "SSL_CERT_FILE": bundle,
+        **mirror.proxies,
+    }
+    return {name: value for name, value in environment.items() if value}
+
+
+def _inside(places: tuple[str, ...]) -> list[str]:
+    """Places as they are called inside the container; host folders are mounted under their own path."""
+    prefix = f"{MOUNT}/host"
+    return [
+        f"file://{prefix}{place.removeprefix('file://')}"
+        if place.startswith("file://")
+        else f"{prefix}{place}"
+        if place.startswith("/")
+        else place
+        for place in places
+    ]
+
+
+def _mirror_mounts(settings: Path, mirror: Mirror) -> list[Bind]:
+    binds = [Bind(source=str(folder), target=f"{MOUNT}/host{folder}") for folder in mirror.folders]
+    if mirror.ca_bundle:
+        binds.append(Bind(source=str(mirror.ca_bundle.resolve()), target=_CA))
+    if mirror.apt_sources:
+        binds.append(Bind(source=str(settings / "sources.list"), target="/etc/apt/sources.list"))
+    return binds
+
+
+def _package_folders(store: Path, scratch: Path, plan: Plan) -> list[Bind]:
+    """apt's archives and lists, private to this container."""
+    if plan.system.family != "debian":
+        return []
+    binds = []
+    for name, target in (("archives", "/var/cache/apt"), ("lists", "/var/lib/apt/lists")):
+        private = scratch / name
+        kept = private / "archives" if name == "archives" else private
+        kept.mkdir(parents=True)
+        (kept / "partial").mkdir()
+        for file in (store / name).glob("*"):
+            with suppress(FileNotFoundError):  # replaced under us by another run that has newer ones
+                os.link(file, kept / file.name)
+        # apt judges the age of its lists by the folder's time; lists that are not there are old.
+        stamp = (store / name).stat().st_mtime if (store / name).is_dir() else 0
+        os.utime(kept, (stamp, stamp))
+        binds.append(Bind(source=str(private), target=target, writable=True))
+    return binds
+
+
+def _keep_packages(run: Run, store: Path, scratch: Path, plan: Plan) -> None:
+    """Links what this run downloaded into the store."""
+    if plan.system.family != "debian":
+        return
+    with run.locked(f"apt-{store.name}"):
+        for name in ("archives", "lists"):
+            private = scratch / name / "archives" if name == "archives" else scratch / name
+            kept = store / name
+            kept.mkdir(parents=True, exist_ok=True)
+            if name == "lists" and private.stat().st_mtime <= kept.stat().st_mtime and any(kept.iterdir()):
+                continue
+            stamp = private.stat().st_mtime
+            for file in private.iterdir():
+                if file.is_file() and file.name != "lock" and file.suffix != ".bin":
+                    temporary = kept / f".{file.name}.new"
+                    temporary.unlink(missing_ok=True)
+                    os.link(file, temporary)
+                    temporary.replace(kept / file.name)
+            os.utime(kept, (stamp, stamp))

@@ -1,0 +1,128 @@
+"""The one door to other programs: argument lists, own process groups, bounded time, no child left behind."""
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from builder.errors import BuildError, Interrupted, MissingError
+
+_GRACE_S = 5.0
+_POLL_S = 0.1
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """How a program ended; `tail` holds the last lines of what it said."""
+
+    code: int
+    output: str
+
+    @property
+    def tail(self) -> str:
+        return "\n".join(self.output.splitlines()[-20:])
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    cancelled: threading.Event | None = None,
+    on_line: OnLine | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Finished:
+    """Runs a program to its end, both outputs joined; never raises for its exit code.
+
+    The program is ended, group and all, when `cancelled` is set or the time is over.
+    """
+    try:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+        )
+    except FileNotFoundError as error:
+        raise MissingError(f"no program '{argv[0]}' here", hint="builder doctor") from error
+    lines: list[str] = []
+    assert child.stdout is not None
+    reader = threading.Thread(target=_read, args=(child.stdout, lines, on_line), daemon=True)
+    reader.start()
+    try:
+        _wait(child, argv, timeout_s=timeout_s, cancelled=cancelled)
+    finally:
+        _end_group(child)
+        reader.join(_GRACE_S)
+        child.stdout.close()
+    return Finished(code=child.returncode, output="\n".join(lines))
+
+
+def _read(stream: IO[str], lines: list[str], on_line: OnLine | None) -> None:
+    with suppress(ValueError):  # closed under us after the group has been ended
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+            if on_line:
+                on_line(lines[-1])
+
+
+def _wait(
+    child: subprocess.Popen[str],
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    cancelled: threading.Event | None,
+) -> None:
+    waited = 0.0
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_POLL_S)
+            return
+        waited += _POLL_S
+        if cancelled is not None and cancelled.is_set():
+            raise Interrupted("interrupted")
+        if waited >= timeout_s:
+            raise BuildError(f"no end after {timeout_s:.0f} s: {shlex.join(argv)}", hint="run it by hand")
+
+
+def _end_group(child: subprocess.Popen[str]) -> None:
+    """Ends whatever is left of the child's process group, gently first."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, sign)
+        if child.poll() is not None:
+            continue
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_S)
+
+
+def start_detached(argv: Sequence[str], *, log: Path) -> int:
+    """Starts a service that outlives this process; its output goes to `log`."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    return child.pid
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Whether `condition` came true in time."""
+    clock = threading.Event()
+    for _ in range(int(timeout_s / _POLL_S)):
+        if condition():
+            return True
+        clock.wait(_POLL_S)
+    return condition()

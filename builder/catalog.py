@@ -1,0 +1,378 @@
+"""Reads `catalog/` into frozen values and cross-checks them; reports all problems at once, with file and key.
+
+Owns the shape of the TOML files. Knows nothing of engines, networks or versions on this machine.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from builder.errors import CatalogError
+from builder.model import Bootstrap, Catalog, Component, Stack, System, Target
+
+KINDS = ("ami", "container")
+REQUIREMENTS = ("", "stack", "workload")
+_NAME = {
+    "components": (re.compile(r"[a-z][a-z0-9_]*"), "snake_case"),
+    "stacks": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
+    "systems": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
+    "targets": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
+}
+
+# What a key may hold, by the name that an error message gives it.
+_TYPES: Mapping[str, Callable[[object], bool]] = {
+    "a string": lambda value: isinstance(value, str),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list of strings": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "a table of strings": lambda value: (
+        isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+    ),
+    "a table": lambda value: isinstance(value, dict),
+}
+_TEXT, _FLAG, _LIST, _PINS, _TABLE = _TYPES
+
+# file folder → key → (type, required)
+_SHAPES: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "components": {
+        "summary": (_TEXT, True),
+        "layer": (_TEXT, True),
+        "requires": (_LIST, False),
+        "after": (_LIST, False),
+        "kinds": (_LIST, False),
+        "pinned": (_FLAG, False),
+        "requirements": (_TEXT, False),
+        "variables": (_TABLE, False),
+    },
+    "stacks": {
+        "summary": (_TEXT, True),
+        "pins": (_PINS, True),
+        "requirements": (_TEXT, False),
+        "wheel_index": (_TEXT, False),
+    },
+    "systems": {
+        "summary": (_TEXT, True),
+        "distribution": (_TEXT, True),
+        "family": (_TEXT, True),
+        "release": (_TEXT, True),
+        "arches": (_LIST, True),
+        "python": (_TEXT, True),
+        "bootstrap": (_TABLE, False),
+        "image": (_TEXT, False),
+    },
+    "targets": {
+        "summary": (_TEXT, True),
+        "kind": (_TEXT, True),
+        "system": (_TEXT, True),
+        "stack": (_TEXT, True),
+        "components": (_LIST, True),
+        "workload": (_TEXT, False),
+        "variables": (_TABLE, False),
+    },
+    "bootstrap": {"suite": (_TEXT, True), "packages": (_LIST, True), "dpkg_options": (_LIST, False)},
+    "layers": {"order": (_LIST, True)},
+}
+
+_Table = Mapping[str, Any]
+
+
+class Problems:
+    """Collects what is wrong, so that one run shows all of it."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, place: str, key: str, message: str) -> None:
+        self.found.append(f"{place}: {key}: {message}" if key else f"{place}: {message}")
+
+    def unknown(self, place: str, key: str, noun: str, name: str, known: Iterable[str]) -> None:
+        self.add(place, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that refuses `name`: the nearest known name, or all of them if they are few."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f" (did you mean '{near[0]}'?)"
+    return f" (there is: {', '.join(names)})" if 0 < len(names) <= 8 else ""
+
+
+def load(root: Path) -> Catalog:
+    """The catalog below `root`; raises one CatalogError that carries all problems."""
+    folder = root / "catalog"
+    if not folder.is_dir():
+        raise CatalogError(
+            [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
+        )
+    problems = Problems()
+    files = {group: _read_group(folder, group, problems) for group in _NAME}
+    order = tuple(_read_file(folder / "layers.toml", "layers", problems).get("order", ()))
+    catalog = Catalog(
+        components={name: _component(name, table) for name, table in files["components"].items()},
+        stacks={name: _stack(folder, name, table, problems) for name, table in files["stacks"].items()},
+        systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
+        targets={name: Target(name=name, **_tuples(table)) for name, table in files["targets"].items()},
+        layers=order,
+    )
+    if not problems.found:
+        _check_components(root, catalog, problems)
+        _check_stacks(catalog, problems)
+        _check_targets(root, catalog, problems)
+    if problems.found:
+        raise CatalogError(sorted(problems.found))
+    return catalog
+
+
+def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, _Table]:
+    tables = {}
+    pattern, style = _NAME[group]
+    for path in sorted((folder / group).glob("*.toml")):
+        if not pattern.fullmatch(path.stem):
+            problems.add(f"{group}/{path.name}", "", f"a file here is named in {style}")
+        table = _read_file(path, group, problems)
+        if table:
+            tables[path.stem] = table
+    return tables
+
+
+def _read_file(path: Path, shape: str, problems: Problems) -> _Table:
+    place = path.name if shape == "layers" else f"{shape}/{path.name}"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.add(place, "", "no such file")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.add(place, "", f"not TOML: {error}")
+        return {}
+    return table if fits(table, shape, place, "", problems) else {}
+
+
+def fits(table: _Table, shape: str, place: str, prefix: str, problems: Problems) -> bool:
+    """Whether `table` has the keys and types of `shape`; says what has not."""
+    before = len(problems.found)
+    keys = _SHAPES[shape]
+    for key, value in table.items():
+        if key not in keys:
+            problems.add(place, prefix + key, f"unknown key{did_you_mean(key, keys)}")
+        elif not _TYPES[keys[key][0]](value):
+            problems.add(place, prefix + key, f"must be {keys[key][0]}, not {value!r}")
+    for key, (type_name, required) in keys.items():
+        if required and key not in table:
+            problems.add(place, prefix + key, f"missing ({type_name})")
+    return len(problems.found) == before
+
+
+def _tuples(table: _Table) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def _component(name: str, table: _Table) -> Component:
+    return Component(name=name, **_tuples(table))
+
+
+def _stack(folder: Path, name: str, table: _Table, problems: Problems) -> Stack:
+    fields = dict(table)
+    lock = fields.pop("requirements", "")
+    lines: tuple[str, ...] = ()
+    if lock:
+        try:
+            lines = read_requirements(folder / "stacks" / lock)
+        except FileNotFoundError:
+            problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' beside it")
+        except ValueError as error:
+            problems.add(f"stacks/{lock}", "", str(error))
+    return Stack(name=name, requirements=lines, **fields)
+
+
+def _system(name: str, table: _Table, problems: Problems) -> System:
+    fields = _tuples(table)
+    place = f"systems/{name}.toml"
+    bootstrap = fields.pop("bootstrap", None)
+    if (bootstrap is None) == ("image" not in fields):
+        problems.add(place, "", "needs either [bootstrap] or image, and not both")
+    image = fields.get("image", "")
+    if image and not re.fullmatch(r"[^@\s]+@sha256:[0-9a-f]{64}", image):
+        problems.add(place, "image", f"must be a reference by digest (name@sha256:…), not {image!r}")
+    if bootstrap is not None and fits(bootstrap, "bootstrap", place, "bootstrap.", problems):
+        fields["bootstrap"] = Bootstrap(**_tuples(bootstrap))
+    return System(name=name, **fields)
+
+
+def read_requirements(path: Path) -> tuple[str, ...]:
+    """The requirements of a pip lock, one string each, comments and continuations resolved.
+
+    Raises ValueError for a line without an exact version or without a hash.
+    """
+    text = re.sub(r"\\\n", " ", path.read_text(encoding="utf-8"))
+    lines = (re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())
+    requirements = tuple(" ".join(line.split()) for line in lines if line.strip())
+    for line in requirements:
+        if not re.match(r"[A-Za-z0-9._-]+==\S+", line) or "--hash=sha256:" not in line:
+            raise ValueError(f"'{line.split(' --hash')[0]}' needs an exact version and a sha256 hash")
+    return requirements
+
+
+def role_folder(root: Path, component: str) -> Path:
+    return root / "ansible" / "roles" / component
+
+
+def _role_variables(root: Path, component: str) -> set[str]:
+    """The names that a role declares; its defaults are flat, so the first column tells."""
+    defaults = role_folder(root, component) / "defaults" / "main.yml"
+    if not defaults.is_file():
+        return set()
+    return set(re.findall(r"^([a-z][a-z0-9_]*):", defaults.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
+    for name, component in catalog.components.items():
+        place = f"components/{name}.toml"
+        for key in ("requires", "after"):
+            for i, other in enumerate(getattr(component, key)):
+                if other not in catalog.components:
+                    problems.unknown(place, f"{key}[{i}]", "component", other, catalog.components)
+        if component.layer not in catalog.layers:
+            problems.unknown(place, "layer", "layer", component.layer, catalog.layers)
+        if component.requirements not in REQUIREMENTS:
+            problems.unknown(place, "requirements", "source", component.requirements, REQUIREMENTS[1:])
+        for i, kind in enumerate(component.kinds):
+            if kind not in KINDS:
+                problems.unknown(place, f"kinds[{i}]", "kind", kind, KINDS)
+        if not role_folder(root, name).is_dir():
+            problems.add(place, "", f"no role ansible/roles/{name}")
+        _check_variables(root, place, component.variables, (name,), problems)
+    if not problems.found:
+        _check_order(catalog, problems)
+
+
+def _check_order(catalog: Catalog, problems: Problems) -> None:
+    components = catalog.components
+    graph = {name: (*component.requires, *component.after) for name, component in components.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle = " → ".join(reversed(error.args[1]))
+        problems.add(f"components/{error.args[1][0]}.toml", "requires", f"goes in a circle: {cycle}")
+        return
+    rank = {layer: i for i, layer in enumerate(catalog.layers)}
+    for name, others in graph.items():
+        for other in others:
+            if rank[components[other].layer] > rank[components[name].layer]:
+                problems.add(
+                    f"components/{name}.toml",
+                    "layer",
+                    f"'{components[name].layer}' lies below layer '{components[other].layer}' "
+                    f"of '{other}', which it requires",
+                )
+
+
+def _check_stacks(catalog: Catalog, problems: Problems) -> None:
+    pinned = {name for name, component in catalog.components.items() if component.pinned}
+    for name, stack in catalog.stacks.items():
+        for pin in stack.pins:
+            if pin not in pinned:
+                problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, pinned)
+
+
+def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
+    for name, target in catalog.targets.items():
+        place = f"targets/{name}.toml"
+        for i, component in enumerate(target.components):
+            if component not in catalog.components:
+                problems.unknown(place, f"components[{i}]", "component", component, catalog.components)
+        if target.system not in catalog.systems:
+            problems.unknown(place, "system", "system", target.system, catalog.systems)
+        if target.stack not in catalog.stacks:
+            problems.unknown(place, "stack", "stack", target.stack, catalog.stacks)
+        if target.kind not in KINDS:
+            problems.unknown(place, "kind", "kind", target.kind, KINDS)
+        if problems.found:
+            continue
+        members = closure(catalog, target.components)
+        _check_members(place, catalog, target, members, problems)
+        _check_variables(root, place, target.variables, members, problems)
+        _check_workload(root, place, target, members, catalog, problems)
+
+
+def _check_members(
+    place: str, catalog: Catalog, target: Target, members: tuple[str, ...], problems: Problems
+) -> None:
+    pins = catalog.stacks[target.stack].pins
+    for member in members:
+        component = catalog.components[member]
+        if target.kind not in component.kinds:
+            problems.add(place, "components", f"'{member}' cannot go into a {target.kind}")
+        if component.pinned and member not in pins:
+            problems.add(place, "stack", f"'{target.stack}' has no pin for component '{member}'")
+
+
+def _check_workload(
+    root: Path,
+    place: str,
+    target: Target,
+    members: tuple[str, ...],
+    catalog: Catalog,
+    problems: Problems,
+) -> None:
+    if not target.workload:
+        return
+    for needed in ("Dockerfile", "requirements.lock"):
+        path = Path("containers") / target.workload / needed
+        if not (root / path).is_file():
+            problems.add(place, "workload", f"no file {path}")
+    if not any(catalog.components[member].requirements == "workload" for member in members):
+        problems.add(place, "components", "a workload needs the component that installs its requirements")
+
+
+def _check_variables(
+    root: Path, place: str, variables: _Table, components: Iterable[str], problems: Problems
+) -> None:
+    known: set[str] = set()
+    for component in components:
+        known |= _role_variables(root, component)
+    for variable in variables:
+        if variable not in known:
+            problems.unknown(place, f"variables.{variable}", "variable", variable, known)
+
+
+def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
+    """`names` with all that they require, in the one canonical order.
+
+    Layer by layer; within a layer what is required comes first, and names decide the rest.
+    The order of any two components is the same in every target, so equal sets give equal layers.
+    """
+    components = catalog.components
+    members: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in members:
+            members.add(name)
+            pending.extend(components[name].requires)
+    return tuple(name for name in _rank(catalog) if name in members)
+
+
+def _rank(catalog: Catalog) -> list[str]:
+    """All components in canonical order."""
+    ranked: list[str] = []
+    for layer in catalog.layers:
+        group = {name for name, component in catalog.components.items() if component.layer == layer}
+        sorter = TopologicalSorter(
+            {
+                name: group.intersection(
+                    (*catalog.components[name].requires, *catalog.components[name].after)
+                )
+                for name in sorted(group)
+            }
+        )
+        sorter.prepare()
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            ranked.extend(ready)
+            sorter.done(*ready)
+    return ranked

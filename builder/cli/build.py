@@ -1,0 +1,121 @@
+"""`builder build`: makes targets, checks them, publishes them; with nothing to do it asks the engine once."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.adapters.engine import Engine
+from builder.adapters.finder import EngineFinder
+from builder.adapters.receipts import Receipts
+from builder.cli.context import Context, open_context, parser
+from builder.errors import UsageError
+from builder.model import Receipt
+from builder.pipeline import find
+from builder.ports import Publisher
+from builder.screen.summary import summary
+from builder.screen.text import Look, look
+
+
+def run(argv: Sequence[str]) -> int:
+    started = time.monotonic()
+    options = parser(
+        "build", "Make targets, check them and, if asked, publish them. stdout: one name a line."
+    )
+    options.add_argument("--target", action="append", default=[], metavar="NAME", help="may be repeated")
+    options.add_argument("--all", action="store_true", help="every target of the catalog")
+    options.add_argument("--publish", action="store_true", help="push to the registry of the site")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
+    options.add_argument("--json", action="store_true", help="events as NDJSON on stdout")
+    parsed = options.parse_args(argv)
+    context = open_context(parsed)
+    names = list(context.catalog.targets) if parsed.all else parsed.target
+    if not names:
+        raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
+    if parsed.jobs < 1:
+        raise UsageError(f"--jobs {parsed.jobs}: at least 1", hint="builder build --help")
+    plans = context.plans(names)
+    engine = Engine()
+    publisher = open_publisher(context, engine) if parsed.publish else None
+    finder, ledger = EngineFinder(engine), Receipts(context.workspace, root=context.root)
+    done = [find(plan, finder=finder, ledger=ledger, publisher=publisher) for plan in plans]
+    receipts = [receipt for receipt in done if receipt is not None]
+    if len(receipts) < len(plans):
+        from builder.cli.work import produce_all
+
+        receipts = produce_all(
+            context, plans, engine=engine, publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json
+        )
+    elif parsed.json:
+        _announce(receipts)
+    _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
+    return 0
+
+
+def open_publisher(context: Context, engine: Engine, cancelled: threading.Event | None = None) -> Publisher:
+    from builder.adapters.publisher import RegistryPublisher
+
+    return RegistryPublisher(
+        engine=engine,
+        place=push_place(context),
+        blobs=context.blobs,
+        siblings=tuple(context.catalog.targets),
+        cancelled=cancelled,
+    )
+
+
+def push_place(context: Context) -> str:
+    """The site's registry; where it names none, the one on this machine, started if need be."""
+    if context.site.registry.push:
+        return context.site.registry.push
+    from builder.cli.registry import ensure_up
+
+    return ensure_up(context.workspace)
+
+
+def report_path(context: Context, receipt: Receipt) -> Path:
+    return context.workspace.out / "runs" / receipt.run / f"report-{receipt.plan.target.name}.html"
+
+
+def _announce(receipts: Sequence[Receipt]) -> None:
+    """The stream of a run in which everything was reused."""
+    from builder.events import Stream
+    from builder.screen.ndjson import JsonLines
+
+    events = Stream(JsonLines(sys.stdout))
+    names = ",".join(receipt.plan.target.name for receipt in receipts)
+    events.emit("run.start", text="build", targets=names)
+    for receipt in receipts:
+        for made in receipt.artifact.layers:
+            step = f"{receipt.plan.target.name}/{made.name}"
+            events.emit("step.end", step=step, text=made.reason, outcome="reused", seconds=0.0)
+    events.emit("run.end", ok=True, seconds=0.0, result=_result(receipts[-1]))
+
+
+def _result(receipt: Receipt) -> str:
+    return receipt.publications[0].name if receipt.publications else receipt.artifact.reference
+
+
+def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quiet: bool) -> None:
+    style: Look = look(sys.stderr, os.environ)
+    for receipt in receipts:
+        path = report_path(context, receipt)
+        print(
+            summary(
+                receipt,
+                seconds=seconds,
+                look=style,
+                report_path=path if path.is_file() else None,
+                next_command=f"docker run --rm {image_name(receipt)} --help",
+            ),
+            file=sys.stderr,
+        )
+        if not quiet:
+            print(_result(receipt))
+
+
+def image_name(receipt: Receipt) -> str:
+    """What the engine calls the newest image of a target."""
+    return f"{receipt.plan.target.name}:{receipt.plan.stack.name}"

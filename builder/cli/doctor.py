@@ -1,0 +1,163 @@
+"""`builder doctor`: everything a build needs of this machine, all findings at once, each with the fix."""
+
+import http.client
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.adapters import process
+from builder.adapters.engine import Engine
+from builder.cli.context import Context, open_context, parser
+from builder.errors import FactoryError
+from builder.screen.text import look, size
+
+_ROOM_BYTES = 10 * 1024**3
+_PACKAGES = {"docker": "docker.io"}
+_GOOD, _NOTE, _BAD = "passed", "skipped", "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing looked at; `fix` is something to run or edit."""
+
+    about: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("doctor", "What this machine lacks for building, each with the fix.")
+    context = open_context(options.parse_args(argv))
+    style = look(sys.stdout, os.environ)
+    worst = 0
+    for probe in (_python, _catalog, _site, _engine, _tools, _disk, _registry, _credentials):
+        for finding in _safely(probe, context):
+            symbol = style.paint(
+                style.symbol(finding.state), {_GOOD: "good", _NOTE: "warn", _BAD: "bad"}[finding.state]
+            )
+            print(f"{symbol} {finding.about:<12} {finding.text}")
+            if finding.fix and finding.state != _GOOD:
+                print(f"  {'':<12} fix: {finding.fix}")
+            worst = max(worst, 3 if finding.state == _BAD else 0)
+    return worst
+
+
+def _safely(probe: Callable[[Context], Iterable[Finding]], context: Context) -> list[Finding]:
+    try:
+        return list(probe(context))
+    except FactoryError as error:
+        about = probe.__name__.strip("_")
+        text = "\n               ".join([error.message, *error.details.splitlines()])
+        return [Finding(about=about, state=_BAD, text=text, fix=error.hint)]
+
+
+def _python(_: Context) -> Iterable[Finding]:
+    yield Finding(about="python", state=_GOOD, text=f"{sys.version.split()[0]} in {sys.prefix}")
+
+
+def _catalog(context: Context) -> Iterable[Finding]:
+    found = context.catalog
+    text = f"{len(found.targets)} targets, {len(found.components)} components in {context.root / 'catalog'}"
+    yield Finding(about="catalog", state=_GOOD, text=text)
+
+
+def _site(context: Context) -> Iterable[Finding]:
+    mirror = context.site.mirror
+    packages = mirror.apt or "where this host's apt takes them"
+    wheels = mirror.pip_index or "where this host's pip takes them"
+    text = f"packages from {packages}, wheels from {wheels}"
+    yield Finding(about="site", state=_GOOD, text=text)
+
+
+def _engine(_: Context) -> Iterable[Finding]:
+    engine = Engine()
+    version = engine.version()
+    yield Finding(
+        about="engine",
+        state=_GOOD,
+        text=f"{version['Version']}, API {version['ApiVersion']}, at {engine.url}",
+    )
+    info = engine.ask("GET", "/info")
+    root = Path(info["DockerRootDir"])
+    if root.is_dir():
+        yield _room("engine disk", root, "docker system df, then builder clean")
+
+
+def _tools(_: Context) -> Iterable[Finding]:
+    for name, why, needed in (
+        ("mmdebstrap", "makes base images", True),
+        ("docker", "runs the checks inside a container", True),
+        ("git", "names the commit in receipts", False),
+        ("packer", "makes AMIs", False),
+    ):
+        path = shutil.which(name)
+        state = _GOOD if path else _BAD if needed else _NOTE
+        yield Finding(
+            about=name, state=state, text=path or f"not installed ({why})", fix=f"apt-get install {name}"
+        )
+    pip = process.run([sys.executable, "-m", "pip", "--version"], timeout_s=60)
+    state = _GOOD if pip.code == 0 else _BAD
+    yield Finding(about="pip", state=state, text=pip.output.split(" from ")[0], fix="make setup")
+
+
+def _disk(context: Context) -> Iterable[Finding]:
+    for about, folder in (("cache disk", context.workspace.home), ("out disk", context.workspace.out)):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(there, os.W_OK):
+            yield Finding(
+                about=about, state=_BAD, text=f"cannot write to {there}", fix="chown it, or set BUILDER_HOME"
+            )
+        else:
+            yield _room(about, there, "builder clean --all")
+
+
+def _room(about: str, folder: Path, fix: str) -> Finding:
+    free = shutil.disk_usage(folder).free
+    state = _GOOD if free > _ROOM_BYTES else _BAD
+    return Finding(about=about, state=state, text=f"{size(free)} free at {folder}", fix=fix)
+
+
+def _registry(context: Context) -> Iterable[Finding]:
+    from builder.cli.registry import find
+
+    named = context.site.registry.push
+    host = named.split("/")[0] if named else find(context.workspace)
+    if not host:
+        yield Finding(
+            about="registry", state=_GOOD, text="the one on this machine, started when it is needed"
+        )
+        return
+    loopback = host.startswith(("127.", "localhost"))
+    kind = http.client.HTTPConnection if loopback else http.client.HTTPSConnection
+    try:
+        connection = kind(host, timeout=5)
+        connection.request("GET", "/v2/")
+        answer = f"answers {connection.getresponse().status}"
+        state = _GOOD
+    except OSError as error:
+        answer, state = f"does not answer: {error}", _BAD
+    yield Finding(
+        about="registry",
+        state=state,
+        text=f"{host} {answer}",
+        fix="builder registry up, or registry.push in site.toml",
+    )
+
+
+def _credentials(context: Context) -> Iterable[Finding]:
+    if not context.site.registry.push:
+        yield Finding(about="credentials", state=_GOOD, text="none needed: nothing leaves this machine")
+        return
+    config = Path(os.environ.get("DOCKER_CONFIG", str(Path.home() / ".docker"))) / "config.json"
+    state = _GOOD if config.is_file() else _NOTE
+    text = f"{config}" if config.is_file() else f"no {config}: pushing works only without a login"
+    yield Finding(
+        about="credentials",
+        state=state,
+        text=text,
+        fix=f"docker login {context.site.registry.push.split('/')[0]}",
+    )

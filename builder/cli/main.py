@@ -1,0 +1,79 @@
+"""`builder`: finds the verb, loads its module alone, turns errors into messages and exit codes."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# Verb → what it is for; the module of the same name in this package runs it.
+VERBS = {
+    "list": "what can be built",
+    "show": "one target: its components, versions and variables",
+    "plan": "what a build would do, and why, before it does it",
+    "build": "make targets, check them, publish them",
+    "check": "run a target's checks on an existing image",
+    "doctor": "what this machine lacks, each with the fix",
+    "clean": "what the factory left behind, and remove it",
+    "registry": "the registry on this machine: up, down, status",
+    "completion": "completion for bash, zsh or fish",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        from builder import __version__
+
+        print(f"builder {__version__}")
+        return 0
+    # A reader of our output that goes away (| head) is no error of ours.
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(words: list[str]) -> int:
+    from builder.errors import FactoryError, Interrupted, UsageError
+
+    try:
+        if words[0] not in VERBS:
+            from builder.catalog import did_you_mean
+
+            raise UsageError(f"no command '{words[0]}'{did_you_mean(words[0], VERBS)}", hint="builder --help")
+        run = importlib.import_module(f"builder.cli.{words[0]}").run
+        return int(run(words[1:]))
+    except FactoryError as error:
+        from builder.screen.summary import error as render
+
+        print(render(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return Interrupted.exit_code
+
+
+def help_text() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    return f"""\
+Machine images and containers for distributed training that fit together.
+
+usage: builder VERB [options]
+
+{verbs}
+
+  builder VERB --help   options of one verb
+  builder --version
+
+Start with: builder list, then builder build --target cpu-ddp"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""`builder plan`: what a build would do, without doing it."""
+
+import json
+from collections.abc import Sequence
+
+from builder.adapters.engine import Engine
+from builder.adapters.finder import EngineFinder
+from builder.adapters.receipts import Receipts
+from builder.cli.context import Context, open_context, parser, print_table
+from builder.model import Layer, Plan
+from builder.plan import explain, to_json
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("plan", "What a build would make, what it would reuse and why, what it would download.")
+    options.add_argument("--target", action="append", required=True, metavar="NAME")
+    options.add_argument("--json", action="store_true", help="the plan as JSON")
+    parsed = options.parse_args(argv)
+    context = open_context(parsed)
+    plans = context.plans(parsed.target)
+    finder = EngineFinder(Engine())
+    states = {plan.target.name: _states(context, plan, finder) for plan in plans}
+    if parsed.json:
+        print(json.dumps([_as_json(plan, states[plan.target.name]) for plan in plans], indent=2))
+        return 0
+    for plan in plans:
+        print(f"{plan.target.name} ({plan.system.name}, {plan.stack.name}, {plan.arch})\n")
+        rows = [
+            (layer.name, ", ".join(layer.components), layer.key[:12], *state)
+            for layer, state in zip(plan.layers, states[plan.target.name], strict=True)
+        ]
+        print_table(("layer", "components", "key", "", "why"), rows)
+        missing = {
+            layer.name
+            for layer, (state, _) in zip(plan.layers, states[plan.target.name], strict=True)
+            if state == "build"
+        }
+        downloads = _downloads(plan, missing)
+        print()
+        if downloads:
+            print_table(("would be downloaded", "from"), downloads)
+        else:
+            print("nothing would be downloaded")
+        print()
+    return 0
+
+
+def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
+    """("build" | "reuse", why) for every layer; what lies below a layer that exists is not needed."""
+    before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
+    there = [layer.key in finder.images for layer in plan.layers]
+    top = max((i for i, exists in enumerate(there) if exists), default=-1)
+    return [
+        ("build", explain(layer, before))
+        if i > top
+        else ("reuse", "in this engine" if there[i] else "below a layer that exists")
+        for i, layer in enumerate(plan.layers)
+    ]
+
+
+def _downloads(plan: Plan, missing: set[str]) -> list[tuple[str, str]]:
+    """What the missing layers fetch, unless this machine's caches have it."""
+    found = []
+    for layer in plan.layers:
+        if layer.name in missing:
+            found += _of_layer(plan, layer)
+    return found
+
+
+def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
+    if layer.kind == "base":
+        if plan.system.image:
+            return [(plan.system.image, "its registry")]
+        assert plan.system.bootstrap
+        packages = ", ".join(plan.system.bootstrap.packages)
+        return [(f"{plan.system.bootstrap.suite}: essential packages, {packages}", "package archive")]
+    found = [
+        (f"{name} {plan.versions[name]}", "package archive")
+        for name in layer.components
+        if name in plan.versions
+    ]
+    for name in layer.components:
+        lines = layer.variables.get(f"{name}_requirements")
+        if isinstance(lines, list):
+            found += [(str(line).split()[0], "Python index, by hash") for line in lines]
+    return found
+
+
+def _as_json(plan: Plan, states: list[tuple[str, str]]) -> dict[str, object]:
+    layers = [
+        {"name": layer.name, "key": layer.key, "state": state, "why": why}
+        for layer, (state, why) in zip(plan.layers, states, strict=True)
+    ]
+    missing = {str(layer["name"]) for layer in layers if layer["state"] == "build"}
+    downloads = [{"what": what, "from": source} for what, source in _downloads(plan, missing)]
+    return {
+        "target": plan.target.name,
+        "key": plan.key,
+        "layers": layers,
+        "downloads": downloads,
+        "plan": to_json(plan),
+    }

@@ -1,0 +1,43 @@
+"""`builder show TARGET`: what a target is made of."""
+
+import json
+from collections.abc import Sequence
+
+from builder.cli.context import open_context, parser, print_table
+from builder.plan import to_json
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("show", "One target: its components, versions and variables.")
+    options.add_argument("target")
+    options.add_argument("--json", action="store_true", help="the whole plan as JSON")
+    parsed = options.parse_args(argv)
+    context = open_context(parsed)
+    plan = context.plan(parsed.target)
+    if parsed.json:
+        print(json.dumps(to_json(plan), indent=2))
+        return 0
+    target, system, stack = plan.target, plan.system, plan.stack
+    print(f"{target.name}: {target.summary}\n")
+    print_table(
+        ("", ""),
+        [
+            ("kind", target.kind),
+            ("system", f"{system.name}: {system.summary}"),
+            ("stack", f"{stack.name}: {stack.summary}"),
+            ("architecture", plan.arch),
+            ("workload", f"containers/{target.workload}" if target.workload else "none"),
+        ],
+    )
+    rows = []
+    for layer in plan.layers:
+        for name in layer.components:
+            component = context.catalog.components[name]
+            rows.append((layer.name, name, plan.versions.get(name, ""), component.summary))
+    print()
+    print_table(("layer", "component", "version", "what it is"), rows)
+    python = [(n, v) for n, v in sorted(plan.versions.items()) if n not in plan.components]
+    if python:
+        print()
+        print_table(("Python package", "version"), python)
+    return 0

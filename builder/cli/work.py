@@ -1,0 +1,218 @@
+"""A build that has something to do: run, screen, threads, and an orderly end whatever happens."""
+
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import lru_cache
+from types import FrameType
+
+from builder.adapters import mirror
+from builder.adapters.engine import Engine
+from builder.adapters.layers import LayerMaker, sweep
+from builder.adapters.mirror import Mirror
+from builder.adapters.receipts import Receipts, now
+from builder.adapters.testinfra import ImageChecker
+from builder.adapters.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
+from builder.cli.build import open_publisher
+from builder.cli.context import Context
+from builder.errors import FactoryError, Interrupted
+from builder.events import Event, Stream
+from builder.model import Plan, Receipt
+from builder.pipeline import Tools, produce
+from builder.ports import LayerCache
+from builder.screen.attempt import Attempt, attempt_after
+from builder.screen.files import RunFiles
+from builder.screen.text import look
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SETTLE_S = 60.0
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Signals that end a program become an exception in the main thread, once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing of this run is left")
+
+    before = {one: signal.signal(one, stop) for one in _SIGNALS}
+    try:
+        yield
+    finally:
+        for one, action in before.items():
+            signal.signal(one, action)
+
+
+def produce_all(
+    context: Context, plans: Sequence[Plan], *, engine: Engine, publish: bool, jobs: int, as_json: bool
+) -> list[Receipt]:
+    """Receipts of all plans, made side by side; the first error is raised after all have ended."""
+    label = plans[0].target.name if len(plans) == 1 else f"{len(plans)}-targets"
+    recorded: list[Event] = []
+    with ExitStack() as stack:
+        stack.enter_context(interruptible())
+        clear_dead(context.workspace, engine)
+        run = stack.enter_context(open_run(context.workspace, label))
+        events = Stream(recorded.append, stack.enter_context(RunFiles(run.folder)))
+        events.subscribe(stack.enter_context(open_screen(as_json=as_json)))
+        started = time.monotonic()
+        names = ",".join(plan.target.name for plan in plans)
+        events.emit("run.start", text="build", run=run.name, targets=names)
+        try:
+            outcomes = _produce(context, plans, run, engine, events, publish=publish, jobs=jobs)
+            ok = all(isinstance(outcome, Receipt) for outcome in outcomes)
+            events.emit("run.end", ok=ok, seconds=time.monotonic() - started)
+        except Interrupted as error:
+            events.emit("note", text=error.message)
+            events.emit("run.end", ok=False, seconds=time.monotonic() - started)
+            raise
+        for plan, outcome in zip(plans, outcomes, strict=True):
+            _write_report(run, plan, outcome, recorded)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
+    if errors:
+        first = errors[0]
+        folder = run.folder
+        first.hint = (
+            f"{first.hint}\nlog: {folder / 'log.txt'}" if first.hint else f"log: {folder / 'log.txt'}"
+        )
+        raise first
+    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def _produce(
+    context: Context,
+    plans: Sequence[Plan],
+    run: Run,
+    engine: Engine,
+    events: Stream,
+    *,
+    publish: bool,
+    jobs: int,
+) -> list[Receipt | FactoryError]:
+    ledger = Receipts(context.workspace, root=context.root, run=run)
+
+    @lru_cache
+    def mirror_of(system: str, stack: str) -> Mirror:
+        return mirror.discover(
+            context.site.mirror, context.catalog.systems[system], context.catalog.stacks[stack]
+        )
+
+    maker = LayerMaker(
+        engine=engine,
+        run=run,
+        root=context.root,
+        events=events,
+        jobs=jobs,
+        mirror=lambda plan: mirror_of(plan.system.name, plan.stack.name),
+        cache=_open_cache(context, engine, run),
+        last_layers=ledger.last_layers,
+    )
+    tools = Tools(
+        maker=maker,
+        checker=ImageChecker(
+            engine_url=engine.url,
+            run=run,
+            root=context.root,
+            events=events,
+            environment=lambda: dict(os.environ),
+        ),
+        ledger=ledger,
+        events=events,
+        publisher=open_publisher(context, engine, run.cancelled) if publish else None,
+    )
+    pool = ThreadPoolExecutor(max_workers=len(plans))
+    futures = [pool.submit(_one, plan, tools) for plan in plans]
+    try:
+        wait(futures)
+    except Interrupted:
+        run.cancelled.set()
+        raise
+    finally:
+        settle(engine, run, futures)
+        pool.shutdown(wait=True)
+        maker.close()
+    return [future.result() for future in futures]
+
+
+def _open_cache(context: Context, engine: Engine, run: Run) -> LayerCache | None:
+    """The repository through which the site shares layers, if it names one."""
+    place = context.site.registry.cache
+    if not place:
+        return None
+    from builder.adapters.publisher import RegistryCache
+
+    return RegistryCache(engine=engine, place=place, blobs=context.blobs, cancelled=run.cancelled)
+
+
+def _one(plan: Plan, tools: Tools) -> Receipt | FactoryError:
+    try:
+        return produce(plan, tools)
+    except FactoryError as error:
+        tools.events.emit("note", text=f"{plan.target.name}: {error.message}")
+        return error
+
+
+def settle(engine: Engine, run: Run, futures: Sequence[Future[Receipt | FactoryError]]) -> None:
+    """Removes what a run still has in the engine, until nobody of it can make anything more.
+
+    Where the engine does not answer, the run is marked, and the next one clears up after it.
+    """
+    deadline = time.monotonic() + _SETTLE_S
+    pending = list(futures)
+    while pending and time.monotonic() < deadline:
+        with suppress(FactoryError):
+            sweep(engine, run.name)
+        _, rest = wait(pending, timeout=0.3)
+        pending = list(rest)
+    try:
+        sweep(engine, run.name)
+    except FactoryError:
+        run.unsettled.set()
+
+
+def clear_dead(workspace: Workspace, engine: Engine) -> None:
+    """Removes what runs left whose process is gone."""
+    for name in dead_runs(workspace):
+        sweep(engine, name)
+        forget_run(workspace, name)
+
+
+def open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
+    """The subscriber that a person or a program looks at."""
+    if as_json:
+        from builder.screen.ndjson import JsonLines
+
+        return nullcontext(JsonLines(sys.stdout))
+    if look(sys.stderr, os.environ).live:
+        from builder.screen.live import LiveTree
+
+        return LiveTree(sys.stderr, os.environ)
+    from builder.screen.plain import PlainLines
+
+    return nullcontext(PlainLines(sys.stderr))
+
+
+def _write_report(run: Run, plan: Plan, outcome: Receipt | FactoryError, events: Sequence[Event]) -> None:
+    from builder.screen.report import render
+
+    attempt: Receipt | Attempt = (
+        outcome
+        if isinstance(outcome, Receipt)
+        else attempt_after(outcome, plan=plan, events=events, run=run.name, created=now(), commit="")
+    )
+    path = run.folder / f"report-{plan.target.name}.html"
+    write_atomically(path, render(attempt, events, environment=_environment()))
+
+
+def _environment() -> Mapping[str, str]:
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

@@ -1,0 +1,114 @@
+"""The one recipe: find or make, check, publish, record; every step that is skipped says why.
+
+Knows the ports and the order of things, no tool behind them.
+"""
+
+import dataclasses
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from builder.errors import CheckError
+from builder.events import Stream
+from builder.model import Artifact, Plan, Publication, Receipt, Report
+from builder.ports import Checker, Finder, Ledger, Maker, Publisher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """Who does the work; without a publisher nothing leaves this machine."""
+
+    maker: Maker
+    checker: Checker
+    ledger: Ledger
+    events: Stream
+    publisher: Publisher | None = None
+
+
+def find(plan: Plan, *, finder: Finder, ledger: Ledger, publisher: Publisher | None = None) -> Receipt | None:
+    """The receipt of a plan of which nothing remains to be done."""
+    earlier = ledger.find(plan)
+    if earlier is None or earlier.report is None or not earlier.report.passed:
+        return None
+    artifact = finder.find(plan)
+    if artifact is None or artifact.reference != earlier.artifact.reference:
+        return None
+    if publisher and _published(earlier, publisher) is None:
+        return None
+    return dataclasses.replace(earlier, artifact=artifact)
+
+
+def produce(plan: Plan, tools: Tools) -> Receipt:
+    """Whatever is missing of a plan's artifact, report and publication; then the receipt."""
+    earlier = tools.ledger.find(plan)
+    artifact = tools.maker.make(plan)
+    if earlier and earlier.artifact.reference != artifact.reference:
+        earlier = None
+    report = _check(plan, artifact, earlier, tools)
+    if not report.passed:
+        tools.ledger.record(plan, artifact, report, ())
+        raise refusal(plan, report)
+    publications = earlier.publications if earlier else ()
+    if tools.publisher:
+        publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
+    return tools.ledger.record(plan, artifact, report, publications)
+
+
+def _check(plan: Plan, artifact: Artifact, earlier: Receipt | None, tools: Tools) -> Report:
+    if earlier is None or earlier.report is None or not earlier.report.passed:
+        return check(plan, artifact, tools.checker, tools.events)
+    with _step(plan, "checks", tools.events) as end:
+        reason = f"the same checks passed on the same image ({earlier.created})"
+        end.update(text=reason, outcome="reused", seconds=0.0)
+    return earlier.report
+
+
+def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> Report:
+    """Runs the checks of a plan on an artifact and says what came of it."""
+    with _step(plan, "checks", events) as end:
+        report = checker.check(plan, artifact)
+        outcomes = ("passed", "failed", "skipped")
+        counts = ", ".join(
+            f"{report.count(outcome)} {outcome}" for outcome in outcomes if report.count(outcome)
+        )
+        end.update(
+            text=counts or "no check ran",
+            outcome="passed" if report.passed else "failed",
+            seconds=report.seconds,
+        )
+    return report
+
+
+def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[str, Any]]:
+    return events.step(f"{plan.target.name}/{step}", step, target=plan.target.name)
+
+
+def refusal(plan: Plan, report: Report) -> CheckError:
+    """What to tell a person about checks that failed."""
+    failed = [check for check in report.checks if check.outcome == "failed"]
+    names = ", ".join(check.name for check in failed[:3]) or "none ran"
+    return CheckError(
+        f"target '{plan.target.name}': {len(failed)} of {len(report.checks)} checks failed: {names}",
+        hint=f"builder check {report.reference[:19]} --target {plan.target.name}",
+        details="\n\n".join(f"{check.name}\n{check.message}" for check in failed),
+    )
+
+
+def _publish(
+    plan: Plan, artifact: Artifact, earlier: Receipt | None, publisher: Publisher, events: Stream
+) -> tuple[Publication, ...]:
+    with _step(plan, "publish", events) as end:
+        present = _published(earlier, publisher) if earlier else None
+        publication = present or publisher.publish(plan, artifact)
+        end.update(
+            text=publication.name,
+            outcome="present" if present else "pushed",
+            seconds=0.0 if present else publication.seconds,
+            size_bytes=0 if present else publication.pushed_bytes,
+        )
+    others = earlier.publications if earlier else ()
+    return (publication, *(other for other in others if other.name != publication.name))
+
+
+def _published(receipt: Receipt, publisher: Publisher) -> Publication | None:
+    return next((p for p in receipt.publications if publisher.holds(p)), None)

@@ -1,0 +1,186 @@
+"""Turns a target into a plan: ordered components, variables, versions and the key of every layer.
+
+Pure: the same catalog and sources give the same plan, whatever the machine, the clock or the network say.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any
+
+from builder.catalog import closure, did_you_mean
+from builder.errors import UsageError
+from builder.model import Catalog, Component, Layer, Plan, Stack, System, Target, Value
+from builder.sources import Sources, digest_of
+
+# Part of every key: raise it when the way a layer is made changes its contents.
+FORMAT = 1
+
+
+def find_target(catalog: Catalog, name: str) -> Target:
+    if name not in catalog.targets:
+        raise UsageError(f"no target '{name}'{did_you_mean(name, catalog.targets)}", hint="builder list")
+    return catalog.targets[name]
+
+
+def plan(catalog: Catalog, target: Target, sources: Sources, *, arch: str) -> Plan:
+    """The plan of one target for one architecture."""
+    system = catalog.systems[target.system]
+    stack = catalog.stacks[target.stack]
+    if arch not in system.arches:
+        raise UsageError(
+            f"target '{target.name}': system '{system.name}' is not built for {arch}"
+            f" (it is for {', '.join(system.arches)})",
+            hint="builder show " + target.name,
+        )
+    components = closure(catalog, target.components)
+    abilities = capabilities(system, kind=target.kind, arch=arch)
+    return Plan(
+        target=target,
+        system=system,
+        stack=stack,
+        arch=arch,
+        components=components,
+        capabilities=abilities,
+        versions=_versions(catalog, stack, components, sources),
+        layers=_layers(catalog, target, system, stack, components, abilities, sources, arch),
+        checks=sources.checks,
+        workload_files=tuple(PurePosixPath(path) for path, _ in sources.workload_files),
+    )
+
+
+def capabilities(system: System, *, kind: str, arch: str) -> dict[str, Value]:
+    """What a role may ask about the machine it runs on; it may ask nothing else."""
+    return {
+        "arch": arch,
+        "can_load_modules": kind == "ami",
+        "has_systemd": kind == "ami",
+        "is_container": kind == "container",
+        "system_distribution": system.distribution,
+        "system_family": system.family,
+        "system_release": system.release,
+        "target_kernel": "",
+    }
+
+
+def _versions(
+    catalog: Catalog, stack: Stack, components: tuple[str, ...], sources: Sources
+) -> dict[str, str]:
+    """Every version that the image promises: pinned components and Python packages."""
+    versions = {name: stack.pins[name] for name in components if catalog.components[name].pinned}
+    for name in components:
+        for line in _requirements(catalog.components[name], stack, sources):
+            package, _, version = line.split()[0].partition("==")
+            versions[re.sub(r"[-_.]+", "-", package).lower()] = version.rstrip(";")
+    return versions
+
+
+def _requirements(component: Component, stack: Stack, sources: Sources) -> tuple[str, ...]:
+    return {"": (), "stack": stack.requirements, "workload": sources.workload_requirements}[
+        component.requirements
+    ]
+
+
+def _variables(
+    component: Component, components: Iterable[str], target: Target, stack: Stack, sources: Sources
+) -> dict[str, Value]:
+    """The variables of one role: its pin, its requirements, the component's, then the target's."""
+    name = component.name
+    variables: dict[str, Value] = {}
+    if component.pinned:
+        variables[f"{name}_version"] = stack.pins[name]
+    if component.requirements:
+        variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
+    variables |= component.variables
+    variables |= {key: value for key, value in target.variables.items() if owner(key, components) == name}
+    return variables
+
+
+def owner(variable: str, components: Iterable[str]) -> str:
+    """The component whose prefix a variable carries; the longest name wins (`python_env` over `python`)."""
+    return max((name for name in components if variable.startswith(f"{name}_")), key=len, default="")
+
+
+def _layers(
+    catalog: Catalog,
+    target: Target,
+    system: System,
+    stack: Stack,
+    components: tuple[str, ...],
+    abilities: Mapping[str, Value],
+    sources: Sources,
+    arch: str,
+) -> tuple[Layer, ...]:
+    """base, then one layer per group of components, then the workload; each key covers what lies below."""
+    layers = [
+        _layer(
+            "base",
+            kind="base",
+            parent="",
+            inputs={
+                f"system {system.name}": digest_of(
+                    [arch, system.image or dataclasses.asdict(system)["bootstrap"]]
+                )
+            },
+        )
+    ]
+    for name, group in groupby(components, key=lambda c: catalog.components[c].layer):
+        members = tuple(group)
+        per_role = {
+            member: _variables(catalog.components[member], components, target, stack, sources)
+            for member in members
+        }
+        layers.append(
+            _layer(
+                name,
+                kind="components",
+                parent=layers[-1].key,
+                inputs={"runner": sources.runner, "capabilities": digest_of(abilities)}
+                | {f"role {member}": sources.roles[member] for member in members}
+                | {f"variables of {member}": digest_of(per_role[member]) for member in members},
+                components=members,
+                variables={key: value for mine in per_role.values() for key, value in mine.items()},
+            )
+        )
+    if target.workload:
+        inputs = {
+            "target": digest_of([target.name, stack.name]),
+            f"containers/{target.workload}/Dockerfile": sources.dockerfile,
+        } | {f"containers/{path}": digest for path, digest in sources.workload_files}
+        layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))
+    return tuple(layers)
+
+
+def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **more: Any) -> Layer:
+    key = digest_of([FORMAT, kind, parent, inputs])
+    return Layer(name=name, kind=kind, key=key, parent=parent, inputs=inputs, **more)
+
+
+def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why `layer` has to be made, given the layers of the last build of its target by name."""
+    last = before.get(layer.name)
+    if last is None:
+        return "not built here before"
+    if last["key"] == layer.key:
+        return "no longer in the engine or the cache"
+    inputs = last["inputs"]
+    changed = [name for name, digest in layer.inputs.items() if inputs.get(name, digest) != digest]
+    changed += [f"{name} (new)" for name in layer.inputs if name not in inputs]
+    changed += [f"{name} (gone)" for name in inputs if name not in layer.inputs]
+    if not changed:
+        return "a layer below it changed" if last["parent"] != layer.parent else "format changed"
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"changed: {', '.join(changed[:3])}{more}"
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values, for screens, receipts and golden files."""
+    return json.loads(json.dumps(dataclasses.asdict(plan), default=str))  # type: ignore[no-any-return]
+
+
+def variables_of(plan: Plan) -> dict[str, Value]:
+    """All role variables of a plan; names cannot collide, each carries its role's prefix."""
+    return {key: value for layer in plan.layers for key, value in layer.variables.items()}

@@ -1,0 +1,62 @@
+"""Plain lines for pipes and CI: one line where a step starts, one where it ends, its tasks between them."""
+
+from typing import TextIO
+
+from builder.events import Event
+from builder.screen.steps import Board
+from builder.screen.text import clean, clock, duration, size
+
+
+class PlainLines:
+    """Writes one line per event that a person would want in a CI log; each line names its step."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._board = Board()
+        self._writers = {
+            "run.start": self._run_start,
+            "run.end": self._run_end,
+            "note": self._note,
+            "step.start": self._step_start,
+            "step.task": self._step_task,
+            "step.end": self._step_end,
+        }
+
+    def __call__(self, event: Event) -> None:
+        self._board.read(event)
+        writer = self._writers.get(event.name)
+        if writer:
+            writer(event)
+
+    def _run_start(self, event: Event) -> None:
+        self._line(event, "run", clean(event.text))
+
+    def _run_end(self, event: Event) -> None:
+        seconds = event.fields.get("seconds")
+        took = float(seconds) if isinstance(seconds, int | float) else event.time_s - self._board.started_s
+        self._line(event, "done" if self._board.ok else "failed", f"run, {duration(took)}")
+
+    def _note(self, event: Event) -> None:
+        self._line(event, "note", clean(event.text))
+
+    def _step_start(self, event: Event) -> None:
+        self._line(event, "start", self._board.rows[event.step].full_title)
+
+    def _step_task(self, event: Event) -> None:
+        self._line(event, "", f"  {self._board.rows[event.step].title}: {clean(event.text)}")
+
+    def _step_end(self, event: Event) -> None:
+        row = self._board.rows[event.step]
+        facts = [duration(row.took_s) if row.took_s else "", size(row.size_bytes) if row.size_bytes else ""]
+        measured = ", ".join(fact for fact in facts if fact)
+        name = f"{row.full_title} ({measured})" if measured else row.full_title
+        self._line(event, row.outcome, f"{name}: {row.reason}" if row.reason else name)
+        if row.outcome == "failed":
+            for line in self._board.tail(event.step):
+                self._line(event, "", f"  | {line}")
+
+    def _line(self, event: Event, word: str, text: str) -> None:
+        elapsed = clock(event.time_s - self._board.started_s)
+        # One write per line: parallel builds that share a log file cannot tear each other's lines.
+        self._stream.write(f"{elapsed:>7}  {word:<8}{text}".rstrip() + "\n")
+        self._stream.flush()

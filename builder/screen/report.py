@@ -1,0 +1,148 @@
+"""The report of a run: one HTML file that needs nothing else, for a built target or a failed one."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from builder import __version__
+from builder.events import Event
+from builder.model import Receipt, Report
+from builder.screen import sections
+from builder.screen.attempt import Attempt, attempt_of
+from builder.screen.markup import Markup, breakable, join, tag
+from builder.screen.steps import Board
+from builder.screen.text import count, duration, short, size
+
+_CSS = Path(__file__).with_name("report.css")
+# Nothing may be fetched or executed, whatever a component calls itself.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_VERDICTS = {"ready": "Ready", "unchecked": "Not checked", "failed": "Failed"}
+
+
+def render(
+    outcome: Receipt | Attempt,
+    events: Sequence[Event] | None,
+    environment: Mapping[str, str],
+    *,
+    versions: Mapping[str, str] | None = None,
+) -> str:
+    """The whole page; `versions` is what was found in the image, where it was looked for."""
+    attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
+    board = Board()
+    for event in events or ():
+        board.read(event)
+    board.stop(board.last_s)
+    name = attempt.plan.target.name
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"{name}: {_VERDICTS[attempt.verdict].lower()} ({attempt.run})"),
+        tag("style", Markup(_CSS.read_text(encoding="utf-8"))),
+    )
+    main = tag(
+        "main",
+        _header(attempt),
+        sections.problem(attempt, board),
+        _figures(attempt, board),
+        sections.layers(attempt),
+        sections.timeline(board, attempt.plan),
+        sections.checks(attempt.report),
+        sections.publications(attempt.publications),
+        sections.versions(attempt.plan.versions, versions),
+        _repeat(attempt),
+        sections.environment(environment),
+        sections.plan(attempt.plan),
+    )
+    footer = tag("footer", f"Image factory {__version__} · run {attempt.run}")
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', main, footer), lang='en')}\n"
+
+
+def _header(attempt: Attempt) -> Markup:
+    target = attempt.plan.target
+    stamp = attempt.created.replace("T", " ").replace("Z", " UTC")
+    facts = {
+        "When": tag("time", stamp, datetime=attempt.created),
+        "Commit": tag(
+            "code", attempt.commit[:12] + ("+" if attempt.commit.endswith("+") else "") or "unknown"
+        ),
+        "Stack": attempt.plan.stack.name,
+        "System": f"{attempt.plan.system.name}, {attempt.plan.arch}",
+        "Key": tag("code", short(attempt.plan.key), title=attempt.plan.key),
+    }
+    return tag(
+        "header",
+        tag("p", f"Image factory · {target.kind}", cls="eyebrow"),
+        tag(
+            "div",
+            tag("h1", breakable(target.name)),
+            tag("span", _VERDICTS[attempt.verdict], cls=f"verdict {attempt.verdict}"),
+            cls="title",
+        ),
+        tag("p", target.summary, cls="lead"),
+        tag("p", tag("code", breakable(attempt.name)), cls="digest", title="Select to copy")
+        if attempt.name
+        else None,
+        tag(
+            "dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in facts.items()), cls="facts"
+        ),
+    )
+
+
+def _figures(attempt: Attempt, board: Board) -> Markup:
+    total = sum(layer.size_bytes for layer in attempt.layers)
+    seconds = board.last_s - board.started_s if board.rows else sum(x.seconds for x in attempt.layers)
+    counts = Counter(layer.outcome for layer in attempt.layers)
+    counts["not reached"] = len(attempt.plan.layers) - len(attempt.layers)
+    rest = ", ".join(f"{number} {word}" for word, number in counts.items() if number and word != "built")
+    figures = [
+        _figure("Time", duration(seconds), f"for {count(len(board.rows), 'step')}" if board.rows else ""),
+        _figure("Layers built", str(counts["built"]), rest),
+        _figure("Size", size(total), f"in {count(len(attempt.layers), 'layer')}"),
+    ]
+    if attempt.report:
+        figures.append(_checks(attempt.report))
+    if attempt.publications:
+        sent = sum(item.pushed_bytes for item in attempt.publications)
+        present = sum(item.reused_bytes for item in attempt.publications)
+        figures.append(_figure("Pushed", size(sent), f"{size(present)} already there"))
+    return tag("dl", *figures, cls="figures")
+
+
+def _checks(report: Report) -> Markup:
+    passed, failed, skipped = (report.count(outcome) for outcome in ("passed", "failed", "skipped"))
+    if failed:
+        return _figure("Checks failed", str(failed), f"{passed} passed, {skipped} skipped", "bad")
+    return _figure("Checks passed", str(passed), f"{skipped} skipped" if skipped else "all of them", "good")
+
+
+def _figure(label: str, value: str, note: str, tone: str = "") -> Markup:
+    words = (tag("b", word) if word[0].isdigit() else f" {word} " for word in value.split())
+    return tag(
+        "div",
+        tag("dt", label),
+        tag("dd", *words, cls=tone or None),
+        tag("dd", note, cls="note") if note else None,
+    )
+
+
+def _repeat(attempt: Attempt) -> Markup:
+    target = attempt.plan.target.name
+    commit = attempt.commit.removesuffix("+")
+    publish = " --publish" if attempt.publications else ""
+    commands = [
+        ("The same sources", f"git checkout {commit}" if commit else ""),
+        ("What a build would do", f"builder plan --target {target}"),
+        ("Build it again", f"builder build --target {target}{publish}"),
+        ("Check this image", f"builder check {attempt.name} --target {target}" if attempt.name else ""),
+        ("Look inside", f"docker run --rm -it {attempt.name} bash" if attempt.name else ""),
+    ]
+    rows = (
+        tag("div", tag("dt", label), tag("dd", tag("code", command)))
+        for label, command in commands
+        if command
+    )
+    dirty = "The checkout had changes that this commit does not hold." if commit != attempt.commit else None
+    changed = tag("p", dirty, cls="note") if dirty else None
+    return sections.section("How to repeat", tag("dl", *rows, cls="commands"), changed)

@@ -1,0 +1,149 @@
+"""Folds the events of a run into rows, one per step; every screen that shows state reads these rows."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from builder.events import Event, Scalar
+from builder.screen.text import clean
+
+TAIL_LINES = 15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One step as far as it got; `outcome` is "" while it runs."""
+
+    step: str
+    title: str
+    target: str
+    key: str
+    started_s: float
+    task: str = ""
+    ended_s: float = 0.0
+    took_s: float = 0.0
+    outcome: str = ""
+    reason: str = ""
+    size_bytes: int = 0
+
+    @property
+    def running(self) -> bool:
+        return not self.outcome
+
+    @property
+    def full_title(self) -> str:
+        """The title with its target, for places where rows of several targets stand side by side."""
+        return f"{self.target}: {self.title}" if self.target and self.target not in self.title else self.title
+
+    def seconds(self, now_s: float) -> float:
+        """What the step says it took; until it ends, the time since it started."""
+        return max(now_s - self.started_s, 0.0) if self.running else self.took_s
+
+
+class Board:
+    """The state of a run: its rows in the order of their start, and the last log lines of each."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.notes: list[str] = []
+        self.command = ""
+        self.started_s = 0.0
+        self.last_s = 0.0
+        self.ok: bool | None = None
+        self._tails: dict[str, deque[str]] = {}
+
+    def read(self, event: Event) -> None:
+        if not self.started_s:
+            self.started_s = event.time_s
+        self.last_s = max(self.last_s, event.time_s)
+        reader = _READERS.get(event.name)
+        if reader:
+            reader(self, event)
+
+    def tail(self, step: str) -> tuple[str, ...]:
+        return tuple(self._tails.get(step, ()))
+
+    @property
+    def running(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows.values() if row.running)
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows.values() if row.outcome == "failed")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.target for row in self.rows.values()))
+
+    def stop(self, now_s: float) -> None:
+        """Marks what still runs as stopped: no more events will come."""
+        for row in self.running:
+            self.rows[row.step] = replace(row, outcome="stopped", ended_s=now_s, took_s=row.seconds(now_s))
+
+    def _run_start(self, event: Event) -> None:
+        self.command = clean(event.text)
+        self.started_s = event.time_s
+
+    def _run_end(self, event: Event) -> None:
+        self.ok = event.fields.get("ok") is True
+
+    def _note(self, event: Event) -> None:
+        self.notes.append(clean(event.text))
+
+    def _step_start(self, event: Event) -> None:
+        self.rows[event.step] = Row(
+            step=event.step,
+            title=clean(event.text) or event.step,
+            target=_text(event.fields.get("target")),
+            key=_text(event.fields.get("key")),
+            started_s=event.time_s,
+        )
+        self._tails[event.step] = deque(maxlen=TAIL_LINES)
+
+    def _step_task(self, event: Event) -> None:
+        self.rows[event.step] = replace(self._row(event), task=clean(event.text))
+
+    def _step_log(self, event: Event) -> None:
+        tail = self._tails.setdefault(event.step, deque(maxlen=TAIL_LINES))
+        tail.extend(clean(line) for line in event.text.split("\n"))
+
+    def _step_end(self, event: Event) -> None:
+        row = self._row(event)
+        seconds = event.fields.get("seconds")
+        self.rows[event.step] = replace(
+            row,
+            ended_s=event.time_s,
+            took_s=event.time_s - row.started_s if seconds is None else _number(seconds),
+            outcome=_text(event.fields.get("outcome")) or "passed",
+            reason=clean(event.text),
+            size_bytes=int(_number(event.fields.get("size_bytes"))),
+        )
+
+    def _row(self, event: Event) -> Row:
+        """The row of an event; a step that never said it started gets one all the same."""
+        known = self.rows.get(event.step)
+        return known or Row(
+            step=event.step,
+            title=event.step or "run",
+            target=_text(event.fields.get("target")),
+            key=_text(event.fields.get("key")),
+            started_s=event.time_s - _number(event.fields.get("seconds")),
+        )
+
+
+_READERS = {
+    "run.start": Board._run_start,
+    "run.end": Board._run_end,
+    "note": Board._note,
+    "step.start": Board._step_start,
+    "step.task": Board._step_task,
+    "step.log": Board._step_log,
+    "step.end": Board._step_end,
+}
+
+
+def _text(value: Scalar) -> str:
+    return "" if value is None else clean(str(value))
+
+
+def _number(value: Scalar) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

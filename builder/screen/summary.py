@@ -1,0 +1,170 @@
+"""What a command prints when it is done: the closing summary, tables and errors, as plain strings."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.errors import FactoryError
+from builder.model import Made, Receipt, Report
+from builder.screen.attempt import Attempt, attempt_of
+from builder.screen.text import (
+    STYLE_OF_OUTCOME,
+    Look,
+    cells,
+    clean,
+    duration,
+    pad,
+    size,
+    wrap,
+)
+
+_PLAIN = Look()
+_LABEL_WIDTH = 11
+_GAP = "  "
+_NARROWEST_COLUMN = 8
+_OUTCOMES = ("built", "pulled", "reused", "failed", "stopped", "not reached")
+_UNITS = frozenset({"B", "kB", "MB", "GB", "TB", "ms", "s", "min", "h"})
+_VERDICTS = {
+    "ready": ("passed", "is ready"),
+    "unchecked": ("skipped", "is built, but not checked"),
+    "failed": ("failed", "failed"),
+}
+
+
+def summary(
+    outcome: Receipt | Attempt,
+    *,
+    seconds: float,
+    look: Look = _PLAIN,
+    report_path: Path | None = None,
+    next_command: str = "",
+) -> str:
+    """The closing words of a build: what came out, what was built and reused, what to do next."""
+    attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
+    symbol, words = _VERDICTS[attempt.verdict]
+    style = STYLE_OF_OUTCOME[symbol]
+    head = look.paint(f"{look.symbol(symbol)} {attempt.plan.target.name} {words}", style)
+    lines = ["", head + look.paint(f" · {duration(seconds)}", "dim"), ""]
+    sections = [
+        ("image", [attempt.name] if attempt.name else []),
+        ("layers", _layers(attempt, look)),
+        ("checks", _checks(attempt.report, look)),
+        ("pushed", [_pushed(attempt)] if attempt.publications else []),
+        ("report", [str(report_path)] if report_path else []),
+        ("next", [look.paint(next_command, "bold")] if next_command else []),
+    ]
+    for label, content in sections:
+        for index, text in enumerate(content):
+            name = pad(label if index == 0 else "", _LABEL_WIDTH)
+            lines.append(f"  {look.paint(name, 'dim')}{text}".rstrip())
+    return look.plain("\n".join([*lines, ""]))
+
+
+def _layers(attempt: Attempt, look: Look) -> list[str]:
+    """One line that counts, then one per layer that was made and one for all that were reused."""
+    made, reused = attempt.made("built", "pulled", "failed", "stopped"), attempt.made("reused", "present")
+    total = sum(layer.size_bytes for layer in attempt.layers)
+    counts = Counter(layer.outcome for layer in attempt.layers)
+    counts["not reached"] = len(attempt.plan.layers) - len(attempt.layers)
+    words = [f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome]]
+    lines = [", ".join(words) + (look.paint(f" · {size(total)}", "dim") if total else "")]
+    name_width = max((cells(layer.name) for layer in made), default=0)
+    for layer in made:
+        lines += _layer(layer, min(name_width, 24), look)
+    if reused and made:
+        room = look.width - _LABEL_WIDTH - 12
+        names = wrap(", ".join(layer.name for layer in reused), max(room, 20))
+        lines.append(look.paint(f"{look.symbol('reused')} reused  {names[0]}", "dim"))
+        lines += [look.paint(f"          {name}", "dim") for name in names[1:]]
+    return lines
+
+
+def _layer(layer: Made, name_width: int, look: Look) -> list[str]:
+    style = STYLE_OF_OUTCOME.get(layer.outcome, "")
+    weight = size(layer.size_bytes) if layer.size_bytes else ""
+    took = duration(layer.seconds)
+    left = f"{pad(layer.name, name_width)} {pad(took, 10, right=True)} {pad(weight, 8, right=True)}"
+    indent = 10 + cells(left)
+    reasons = wrap(layer.reason, max(look.width - _LABEL_WIDTH - indent - 4, 16))
+    symbol = look.paint(f"{look.symbol(layer.outcome)} {pad(layer.outcome, 6)}", style)
+    first = f"{symbol}  {left}  {look.paint(reasons[0], 'dim')}"
+    return [first, *(" " * (indent + 2) + look.paint(reason, "dim") for reason in reasons[1:])]
+
+
+def _checks(report: Report | None, look: Look) -> list[str]:
+    if report is None:
+        return ["not run"]
+    skips = Counter(
+        check.message or "no reason given" for check in report.checks if check.outcome == "skipped"
+    )
+    words = [
+        look.paint(f"{report.count(outcome)} {outcome}", STYLE_OF_OUTCOME[outcome])
+        for outcome in ("passed", "failed", "skipped")
+        if report.count(outcome)
+    ]
+    lines = [(", ".join(words) or "none") + look.paint(f" · {duration(report.seconds)}", "dim")]
+    for check in report.checks:
+        if check.outcome == "failed":
+            first = clean((check.message.splitlines() or [""])[0]).removeprefix("E ").strip()
+            room = max(look.width - _LABEL_WIDTH - 6, 20)
+            what, *rest = wrap(f"{check.component}: {check.name}: {first}".rstrip(": "), room)
+            lines += [look.paint(f"{look.symbol('failed')} {what}", "bad"), *(f"  {line}" for line in rest)]
+    lines += [
+        look.paint(f"{look.symbol('skipped')} {number} skipped: {why}", "dim")
+        for why, number in skips.items()
+    ]
+    return lines
+
+
+def _pushed(attempt: Attempt) -> str:
+    pushed = sum(publication.pushed_bytes for publication in attempt.publications)
+    reused = sum(publication.reused_bytes for publication in attempt.publications)
+    took = sum(publication.seconds for publication in attempt.publications)
+    tags = ", ".join(dict.fromkeys(tag for item in attempt.publications for tag in item.tags))
+    words = f"{size(pushed)} sent, {size(reused)} already there · {duration(took)}"
+    return f"{words} · tags: {tags}" if tags else words
+
+
+def error(err: FactoryError) -> str:
+    """An error as a person reads it: the sentence, indented details, and what to do."""
+    lines = [f"error: {err.message}"]
+    lines += [f"  {clean(line)}".rstrip() for line in err.details.splitlines()]
+    if err.hint:
+        lines.append(f"hint: {err.hint}")
+    return "\n".join(lines)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, look: Look = _PLAIN) -> str:
+    """Aligned columns within `width`; the widest columns wrap, columns of numbers align to the right."""
+    columns = len(headers)
+    widths = _column_widths([headers, *rows], width - len(_GAP) * (columns - 1))
+    right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(columns)]
+    lines = []
+    for number, row in enumerate([headers, *rows]):
+        wrapped = [wrap(cell, widths[index]) for index, cell in enumerate(row)]
+        for level in range(max(len(cell) for cell in wrapped)):
+            parts = [
+                pad(cell[level] if level < len(cell) else "", widths[index], right=right[index])
+                for index, cell in enumerate(wrapped)
+            ]
+            text = _GAP.join(parts).rstrip()
+            lines.append(look.paint(text, "bold") if number == 0 else text)
+    return look.plain("\n".join(lines))
+
+
+def _column_widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The natural widths, taken from the widest column until the row fits."""
+    widths = [
+        max(cells(line) for row in rows for line in (row[index].splitlines() or [""]))
+        for index in range(len(rows[0]))
+    ]
+    while sum(widths) > room and max(widths) > _NARROWEST_COLUMN:
+        widest = widths.index(max(widths))
+        widths[widest] -= 1
+    return [max(width, 1) for width in widths]
+
+
+def _is_number(cell: str) -> bool:
+    """An amount, with or without a unit: `12`, `1.24 GB`, `1 min 05 s`; the version `4.1.4-3` is none."""
+    words = cell.split()
+    return all(word in _UNITS or word.replace(".", "", 1).isdigit() for word in words)

@@ -1,0 +1,192 @@
+"""Words, numbers and colours as every screen writes them, with nothing but the standard library."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TextIO
+
+# Terminal sequences (CSI, OSC and the two-byte ones) that tools write into their output.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_SGR = {"good": "32", "bad": "1;31", "warn": "33", "work": "36", "dim": "2", "bold": "1"}
+
+STYLE_OF_OUTCOME = {
+    "built": "work",
+    "pulled": "work",
+    "pushed": "work",
+    "passed": "good",
+    "reused": "dim",
+    "present": "dim",
+    "skipped": "warn",
+    "failed": "bad",
+    "stopped": "warn",
+}
+
+_SYMBOLS = {
+    "built": ("✔", "+"),
+    "pulled": ("✔", "+"),
+    "pushed": ("✔", "+"),
+    "passed": ("✔", "+"),
+    "reused": ("●", "="),
+    "present": ("●", "="),
+    "skipped": ("○", "-"),
+    "failed": ("✘", "x"),
+    "stopped": ("■", "!"),
+}
+_ASCII = str.maketrans({"·": "|", "…": "~", "→": ">", "│": "|"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What a text stream can show."""
+
+    width: int = 80
+    colour: bool = False
+    unicode: bool = True
+    live: bool = False
+
+    def paint(self, text: str, style: str) -> str:
+        if not self.colour or not text or style not in _SGR:
+            return text
+        return f"\x1b[{_SGR[style]}m{text}\x1b[0m"
+
+    def symbol(self, outcome: str) -> str:
+        return _SYMBOLS.get(outcome, ("•", "*"))[0 if self.unicode else 1]
+
+    def plain(self, text: str) -> str:
+        """The same text in characters the stream can encode."""
+        return text if self.unicode else text.translate(_ASCII).encode("ascii", "replace").decode()
+
+
+def look(stream: TextIO, environment: Mapping[str, str]) -> Look:
+    """What `stream` can show; honours NO_COLOR and TERM=dumb, and keeps pipes plain."""
+    terminal = stream.isatty() and environment.get("TERM", "dumb") != "dumb"
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    return Look(
+        width=_width(stream, environment),
+        colour=terminal and not environment.get("NO_COLOR"),
+        unicode=encoding.startswith("utf"),
+        live=terminal,
+    )
+
+
+def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
+    columns = environment.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    if stream.isatty():
+        # 0 is what a serial console answers that does not know its size.
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    return 100
+
+
+def duration(seconds: float) -> str:
+    """65 ms, 23.8 s, 1 min 05 s, 1 h 02 min."""
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def clock(seconds: float) -> str:
+    """Time since the start of a run: 02:31, or 1:02:31 after an hour."""
+    whole = max(int(seconds), 0)
+    minutes = f"{whole // 60 % 60:02}:{whole % 60:02}"
+    return minutes if whole < 3600 else f"{whole // 3600}:{minutes}"
+
+
+def size(size_bytes: int) -> str:
+    """0 B, 61 MB, 1.24 GB: decimal units, as registries and disks count."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            break
+    digits = 2 if unit in ("GB", "TB") and value < 99.5 else 1 if value < 9.95 else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def short(key: str) -> str:
+    """Enough of a key or digest to recognise it."""
+    return key.removeprefix("sha256:")[:12]
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def clean(line: str) -> str:
+    """A line of a tool's output without what would move the cursor, colour or overwrite."""
+    visible = _SEQUENCE.sub("", line.rstrip("\r\n"))
+    # A progress bar rewrites its line; only its last state is worth keeping.
+    return _CONTROL.sub("", visible.rpartition("\r")[2]).expandtabs(8)
+
+
+def cells(text: str) -> int:
+    """How many terminal columns `text` takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cell(character) for character in text)
+
+
+def _cell(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me", "Mn"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def clip(text: str, width: int) -> str:
+    """At most `width` columns of `text`, ending in an ellipsis where something was cut."""
+    if cells(text) <= width:
+        return text
+    kept, used = [], 0
+    for character in text:
+        used += _cell(character)
+        if used > width - 1:
+            break
+        kept.append(character)
+    return "".join(kept).rstrip() + "…" if width > 0 else ""
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """`text` in exactly `width` columns, cut or filled."""
+    text = clip(text, width)
+    fill = " " * (width - cells(text))
+    return fill + text if right else text + fill
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` columns; words are only broken where one alone is wider."""
+    lines: list[str] = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            if line and cells(line) + 1 + cells(word) > width:
+                lines.append(line)
+                line = ""
+            line = f"{line} {word}" if line else word
+            while cells(line) > width and len(head := _head(line, width)) < len(line):
+                lines.append(head)
+                line = line[len(head) :]
+        lines.append(line)
+    return lines
+
+
+def _head(word: str, width: int) -> str:
+    """The first `width` columns of a word; never empty, so that wrapping always advances."""
+    used = 0
+    for index, character in enumerate(word):
+        used += _cell(character)
+        if used > width and index:
+            return word[:index]
+    return word

@@ -1,0 +1,146 @@
+"""What the repository holds besides the catalog, as digests: role trees, the runner, workload files.
+
+Reads files and nothing else; a plan is a pure function of the catalog and of these values.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from builder.catalog import closure, read_requirements, role_folder
+from builder.errors import CatalogError
+from builder.model import Catalog, Target
+
+# Parts of a role that leave no mark in an image: a changed check must not rebuild a layer.
+_NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
+# What every layer runs through, whichever its roles are.
+_RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Digests and texts that a plan needs."""
+
+    roles: Mapping[str, str]
+    runner: str
+    checks: str
+    dockerfile: str = ""
+    workload_files: tuple[tuple[str, str], ...] = ()
+    workload_requirements: tuple[str, ...] = ()
+
+
+def read(root: Path, catalog: Catalog, target: Target) -> Sources:
+    """The sources of one target; raises CatalogError where a file it names is missing."""
+    components = closure(catalog, target.components)
+    ansible = root / "ansible"
+    fields: dict[str, object] = {}
+    if target.workload:
+        context = root / "containers"
+        dockerfile = context / target.workload / "Dockerfile"
+        text = dockerfile.read_text(encoding="utf-8")
+        fields = {
+            "dockerfile": digest_of(text),
+            "workload_files": tuple(
+                (str(path), _file_digest(context / path)) for path in copied_files(context, text, target)
+            ),
+            "workload_requirements": read_requirements(context / target.workload / "requirements.lock"),
+        }
+    return Sources(
+        roles={name: role_digest(root, name) for name in components},
+        runner=tree_digest([ansible / name for name in _RUNNER]),
+        checks=tree_digest(check_folders(root, components, target.workload)),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def role_digest(root: Path, component: str) -> str:
+    return tree_digest([role_folder(root, component)], leave_out=_NOT_IN_KEY)
+
+
+def check_folders(root: Path, components: Iterable[str], workload: str) -> list[Path]:
+    """Where the checks of an image lie: beside its roles and beside its workload."""
+    folders = [role_folder(root, name) / "tests" for name in components]
+    if workload:
+        folders.append(root / "containers" / workload / "tests")
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def digest_of(value: object) -> str:
+    """sha256 over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tree_digest(paths: Iterable[Path], *, leave_out: Iterable[str] = ("__pycache__",)) -> str:
+    """sha256 over names, executable bits, link targets and bytes below `paths`; never over times."""
+    entries: list[tuple[str, str]] = []
+    for path in paths:
+        if path.is_dir():
+            entries.extend(_walk(path, f"{path.name}/", frozenset(leave_out)))
+        elif path.exists():
+            entries.append((path.name, _file_digest(path)))
+    return digest_of(sorted(entries))
+
+
+def _walk(folder: Path, prefix: str, leave_out: frozenset[str]) -> Iterable[tuple[str, str]]:
+    for path in folder.iterdir():
+        if path.name in leave_out:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path, f"{prefix}{path.name}/", leave_out)
+        else:
+            yield prefix + path.name, _file_digest(path)
+
+
+def _file_digest(path: Path) -> str:
+    if path.is_symlink():
+        return f"link:{path.readlink()}"
+    mode = "x" if path.stat().st_mode & 0o111 else "-"
+    return f"{mode}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePosixPath, ...]:
+    """Exactly the files of `context` that the Dockerfile's COPY and ADD lines name, sorted."""
+    place = f"containers/{target.workload}/Dockerfile"
+    found: set[PurePosixPath] = set()
+    problems: list[str] = []
+    for source in _copy_sources(dockerfile):
+        clean = posixpath.normpath(source.lstrip("/"))
+        if "://" in source or clean == "." or clean.startswith(".."):
+            problems.append(f"{place}: COPY {source}: name files or folders below containers/")
+            continue
+        matches = sorted(context.glob(clean))
+        if not matches:
+            problems.append(f"{place}: COPY {source}: no such file below containers/")
+        for match in matches:
+            found.update(PurePosixPath(path.relative_to(context)) for path in _files_below(match))
+    if problems:
+        raise CatalogError(problems, hint=f"correct {place}")
+    return tuple(sorted(found))
+
+
+def _files_below(path: Path) -> Iterable[Path]:
+    if path.is_symlink() or not path.is_dir():
+        return [path]
+    return [
+        file
+        for file in path.rglob("*")
+        if (file.is_symlink() or not file.is_dir()) and "__pycache__" not in file.parts
+    ]
+
+
+def _copy_sources(dockerfile: str) -> Iterable[str]:
+    text = "\n".join(line for line in dockerfile.splitlines() if not line.lstrip().startswith("#"))
+    for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines():
+        match = re.match(r"\s*(?:COPY|ADD)\s+(.*)", line, re.IGNORECASE)
+        if not match:
+            continue
+        words = shlex.split(match[1].replace("[", " ").replace("]", " ").replace('",', '" '))
+        if any(word.startswith("--from=") for word in words):
+            continue
+        yield from [word for word in words if not word.startswith("--")][:-1]

@@ -1,0 +1,254 @@
+"""Proves on one machine that a training program survives the loss of a process.
+
+Starts the program with torchrun, kills one rank once a checkpoint exists, and expects that torchrun starts
+the ranks anew, that they resume from a checkpoint and repeat the same losses, and that the loss falls. Prints
+one JSON line; needs nothing but the standard library and the program's Python.
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+from training.checkpoint import find_latest
+from training.options import positive_int
+
+LOG_TAIL_BYTES = 4_000
+TICK_S = 0.02
+# The same sums in another order (NCCL) may differ in the last digits; a lost optimizer state differs at once.
+LOSS_TOLERANCE = 1e-5
+# The loss of the first step after a checkpoint depends on the weights alone, later ones on the optimizer too.
+STEPS_PAST_CHECKPOINT = 3
+
+
+class SmokeError(Exception):
+    """What the training did not do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One line of the metrics file."""
+
+    restart: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was seen; `repeated_steps` were computed before the kill and again after it, with equal loss."""
+
+    killed_rank: int
+    killed_after_step: int
+    resumed_from_step: int
+    repeated_steps: int
+    seconds: float
+    result: dict[str, object]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train with torchrun, kill one rank, and check that training resumes and the loss falls.",
+        epilog="Further arguments go to the program, after --smoke.",
+    )
+    parser.add_argument("program", type=Path, help="the training program, for example train.py")
+    parser.add_argument("--ranks", type=positive_int, default=2, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--kill-rank", type=int, default=1, metavar="R", help="the rank to kill (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--timeout-s",
+        type=positive_int,
+        default=120,
+        metavar="S",
+        help="seconds until the whole check has failed (default: %(default)s)",
+    )
+    options, program_arguments = parser.parse_known_args(argv)
+    options.program_arguments = program_arguments
+    if not 0 <= options.kill_rank < options.ranks:
+        parser.error(f"--kill-rank {options.kill_rank} is none of the {options.ranks} ranks")
+    if not options.program.is_file():
+        parser.error(f"no program {options.program}")
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(argv)
+    with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
+        log = Path(folder, "log")
+        try:
+            outcome = rehearse(options, Path(folder), log)
+        except SmokeError as error:
+            tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace") if log.exists() else ""
+            print(f"{tail}\nerror: {error}", file=sys.stderr)
+            return 1
+    print(json.dumps(asdict(outcome)))
+    return 0
+
+
+def rehearse(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
+    """The whole check: start, kill, wait, judge."""
+    began = monotonic()
+    deadline = began + options.timeout_s
+    metrics, checkpoints = folder / "metrics", folder / "checkpoints"
+    run_id = f"smoke-{os.getpid()}"
+    command = torchrun_command(options, run_id, metrics=metrics, checkpoints=checkpoints)
+    with launched(command, run_id, log) as (torchrun, stdout):
+
+        def past_checkpoint() -> bool:
+            latest = find_latest(checkpoints)
+            losses = read_losses(metrics)
+            return latest is not None and losses[-1].step >= latest.progress.step + STEPS_PAST_CHECKPOINT
+
+        wait_until(past_checkpoint, torchrun, deadline, what="a checkpoint and some steps after it")
+        kill_rank(options.kill_rank, run_id)
+        code = wait_for_end(torchrun, deadline)
+        if code != 0:
+            raise SmokeError(f"torchrun ended with exit code {code}")
+        result = read_result(stdout)
+    losses = read_losses(metrics)
+    killed_after_step = max(line.step for line in losses if line.restart == 0)
+    return Outcome(
+        killed_rank=options.kill_rank,
+        killed_after_step=killed_after_step,
+        resumed_from_step=judge_resumption(result),
+        repeated_steps=judge_losses(losses),
+        seconds=round(monotonic() - began, 1),
+        result=result,
+    )
+
+
+def torchrun_command(
+    options: argparse.Namespace, run_id: str, *, metrics: Path, checkpoints: Path
+) -> list[str]:
+    # Not --standalone: that looks up the machine's own name, which hangs where nothing resolves it.
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", "1", "--nproc-per-node", str(options.ranks), "--max-restarts", "1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", run_id),
+        *("--local-addr", "127.0.0.1"),
+        *(str(options.program), "--smoke", "--metrics", str(metrics)),
+        *("--checkpoint-dir", str(checkpoints), *options.program_arguments),
+    ]
+
+
+@contextmanager
+def launched(command: list[str], run_id: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A running torchrun whose processes are all gone afterwards, whatever happened."""
+    defaults = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = defaults | dict(os.environ) | {"TMPDIR": str(log.parent)}
+    stdout = log.with_suffix(".stdout")
+    with stdout.open("wb") as out, log.open("wb") as err:
+        torchrun = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        try:
+            yield torchrun, stdout
+        finally:
+            # torchrun first, or it would start again what is killed; the ranks have sessions of their own.
+            torchrun.kill()
+            torchrun.wait()
+            for pid in find_ranks(run_id).values():
+                kill(pid)
+
+
+def wait_until(
+    condition: Callable[[], bool], torchrun: "subprocess.Popen[bytes]", deadline: float, *, what: str
+) -> None:
+    while not condition():
+        if monotonic() > deadline:
+            raise SmokeError(f"no {what.removeprefix('a ')} within the time given by --timeout-s")
+        try:
+            code = torchrun.wait(timeout=TICK_S)
+        except subprocess.TimeoutExpired:
+            continue
+        raise SmokeError(f"torchrun ended with exit code {code} before there was {what}")
+
+
+def wait_for_end(torchrun: "subprocess.Popen[bytes]", deadline: float) -> int:
+    try:
+        return torchrun.wait(timeout=max(0.0, deadline - monotonic()))
+    except subprocess.TimeoutExpired as error:
+        raise SmokeError("training did not end within the time given by --timeout-s") from error
+
+
+def kill_rank(rank: int, run_id: str) -> None:
+    pid = find_ranks(run_id).get(rank)
+    if pid is None:
+        raise SmokeError(f"there is no process of rank {rank} to kill; training was over too soon")
+    kill(pid)
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # gone by itself in between
+
+
+def find_ranks(run_id: str) -> dict[int, int]:
+    """Process id by rank, told by the environment that torchrun gives its workers."""
+    ranks = {}
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            content = entry.read_bytes().decode(errors="replace")
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue  # ended while we looked, or somebody else's
+        environment = dict(item.partition("=")[::2] for item in content.split("\0"))
+        if environment.get("TORCHELASTIC_RUN_ID") == run_id and "RANK" in environment:
+            ranks[int(environment["RANK"])] = int(entry.parent.name)
+    return ranks
+
+
+def read_losses(metrics: Path) -> list[Loss]:
+    if not metrics.exists():
+        return []
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [Loss(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def read_result(stdout: Path) -> dict[str, object]:
+    lines = stdout.read_text(encoding="utf-8").splitlines()
+    if len(lines) != 1:
+        raise SmokeError(f"{len(lines)} lines on stdout instead of the one with the result")
+    result: dict[str, object] = json.loads(lines[0])
+    return result
+
+
+def judge_resumption(result: dict[str, object]) -> int:
+    step = result["resumed_from_step"]
+    if not isinstance(step, int) or step < 1 or result["restarts"] != 1 or not result["finished"]:
+        raise SmokeError(f"training did not resume from a checkpoint after one restart: {result}")
+    return step
+
+
+def judge_losses(losses: list[Loss]) -> int:
+    """The number of steps computed twice; raises where the two runs differ or nothing was learned."""
+    before = {line.step: line.loss for line in losses if line.restart == 0}
+    after = {line.step: line.loss for line in losses if line.restart == 1}
+    repeated = sorted(before.keys() & after.keys())
+    for step in repeated:
+        if not math.isclose(before[step], after[step], rel_tol=LOSS_TOLERANCE):
+            raise SmokeError(f"step {step} had loss {before[step]}, after resuming {after[step]}")
+    first, last = before[min(before)], after[max(after)]
+    if last > first / 2:
+        raise SmokeError(f"the loss went from {first} to {last}; at most half was expected")
+    return len(repeated)
+
+
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    # SystemExit runs the clean-up of `launched`.
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What the training programs of these images share: options, data, ranks, checkpoints and the loop."""

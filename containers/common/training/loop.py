@@ -1,0 +1,236 @@
+"""The training loop: resume, step, checkpoint, stop on request, and the result.
+
+It knows a workload only by the protocol below and never looks into a model or a checkpoint file.
+"""
+
+import json
+import math
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from training import checkpoint
+from training.checkpoint import Progress
+from training.errors import TrainingError
+from training.options import EXIT_TERMINATED
+from training.ranks import Ranks, connect
+
+
+class Workload(Protocol):
+    """A model with its data and optimizer. Every method is called by all ranks together."""
+
+    program: str
+    identity: dict[str, str | int]  # what a checkpoint must agree on to be loaded
+    parameters: int
+    unit: str  # what throughput counts
+    units_per_step: int  # of one rank
+
+    def train_step(self, step: int) -> torch.Tensor:
+        """Do one optimizer step, counted from 1; the loss of this rank's batch."""
+
+    def save(self, folder: Path) -> "Future[object]":
+        """Write the state; done on the first rank means that the files of all ranks are on disk."""
+
+    def load(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The line that a run ends with."""
+
+    program: str
+    torch: str
+    device: str
+    backend: str
+    world_size: int
+    parameters: int
+    steps: int
+    finished: bool
+    restarts: int
+    resumed_from_step: int
+    first_loss: float | None
+    last_loss: float | None
+    throughput: float
+    throughput_unit: str
+    train_seconds: float
+
+
+class Checkpointer:
+    """The checkpoints of one run; holds at most one save that is still being written."""
+
+    def __init__(self, workload: Workload, options: Namespace, ranks: Ranks) -> None:
+        self._workload = workload
+        self._root: Path = options.checkpoint_dir
+        self._every: int = options.checkpoint_every
+        self._keep: int = options.keep_checkpoints
+        self._ranks = ranks
+        self._pending: tuple[Future[object], Path, Progress] | None = None
+        self._saved_step = 0
+
+    def resume(self) -> Progress:
+        """Load the newest complete checkpoint, the same on all ranks."""
+        found: list[checkpoint.Checkpoint | None] = [None]
+        if self._ranks.is_first:
+            self._root.mkdir(parents=True, exist_ok=True)
+            checkpoint.clear_partial(self._root)
+            found = [checkpoint.find_latest(self._root, report=say)]
+        dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
+        if found[0] is None:
+            return Progress()
+        checkpoint.check_identity(found[0], self._workload.identity)
+        self._workload.load(found[0].folder)
+        self._saved_step = found[0].progress.step
+        if self._ranks.is_first:
+            say(f"resumed from {found[0].folder}")
+        return found[0].progress
+
+    def after_step(self, progress: Progress) -> None:
+        self._commit_if_written(wait=False)
+        if progress.step % self._every == 0:
+            self._save(progress)
+
+    def finish(self, progress: Progress) -> None:
+        """Save where training ends, and wait until that is on disk."""
+        self._save(progress)
+        self._commit_if_written(wait=True)
+
+    def _save(self, progress: Progress) -> None:
+        self._commit_if_written(wait=True)
+        if progress.step == self._saved_step:
+            return
+        partial = checkpoint.partial_folder(self._root, progress.step)
+        partial.mkdir(exist_ok=True)
+        self._pending = (self._workload.save(partial), partial, progress)
+        self._saved_step = progress.step
+        self._commit_if_written(wait=False)
+
+    def _commit_if_written(self, *, wait: bool) -> None:
+        if self._pending is None or not (wait or self._pending[0].done()):
+            return
+        written, partial, progress = self._pending
+        written.result()
+        self._pending = None
+        if self._ranks.is_first:
+            checkpoint.commit(partial, progress, self._workload.identity)
+            checkpoint.prune(self._root, keep=self._keep)
+
+
+class Stopwatch:
+    """Times the steps after the first one, which warms up; saving between the steps counts, as it costs."""
+
+    def __init__(self) -> None:
+        self._steps = -1
+        self._began = self._last = 0.0
+
+    def count_step(self) -> None:
+        self._last = monotonic()
+        if self._steps < 0:
+            self._began = self._last
+        self._steps += 1
+
+    @property
+    def seconds(self) -> float:
+        return self._last - self._began
+
+    @property
+    def steps_per_s(self) -> float:
+        return self._steps / self.seconds if self._steps > 0 else 0.0
+
+
+class StopRequest:
+    """Remembers SIGTERM until the ranks can agree to stop after the same step.
+
+    A rank whose peer has died gets SIGTERM from torchrun as well; its next collective then fails, or torchrun
+    kills it after --shutdown-timeout, and the restart resumes from the last checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._remember)
+
+    def _remember(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+
+@record
+def run(options: Namespace, make_workload: Callable[[Namespace, Ranks], Workload]) -> int:
+    """Train as told and print the result; the exit code says whether all steps were done."""
+    stop = StopRequest()
+    with connect(options) as ranks:
+        try:
+            result = train(make_workload(options, ranks), options, ranks, stop)
+        except OSError as error:
+            raise TrainingError(f"{error.strerror or error}: {error.filename or 'no file named'}") from error
+        if ranks.is_first:
+            print(json.dumps(asdict(result)), flush=True)
+        return 0 if result.finished else EXIT_TERMINATED
+
+
+def train(workload: Workload, options: Namespace, ranks: Ranks, stop: StopRequest) -> Result:
+    checkpointer = Checkpointer(workload, options, ranks) if options.checkpoint_dir else None
+    progress = checkpointer.resume() if checkpointer else Progress()
+    resumed_from_step = progress.step
+    stopwatch = Stopwatch()
+    stopping = False
+    with ExitStack() as stack:
+        metrics = None
+        if options.metrics and ranks.is_first:
+            # Line buffered: whoever follows the file sees whole lines.
+            metrics = stack.enter_context(options.metrics.open("a", buffering=1, encoding="utf-8"))
+        while progress.step < options.steps and not stopping:
+            step = progress.step + 1
+            loss, stopping = _agree(workload.train_step(step), ranks, stop_wanted=stop.received)
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {step}; try a lower --learning-rate")
+            first_loss = loss if progress.first_loss is None else progress.first_loss
+            progress = Progress(step=step, first_loss=first_loss, last_loss=loss)
+            stopwatch.count_step()
+            if metrics:
+                metrics.write(json.dumps({"restart": ranks.restart, "step": step, "loss": loss}) + "\n")
+            if ranks.is_first and step % options.log_every == 0:
+                say(f"step {step}/{options.steps}  loss {loss:.4f}")
+            if checkpointer:
+                checkpointer.after_step(progress)
+    if checkpointer:
+        checkpointer.finish(progress)
+    return Result(
+        program=workload.program,
+        torch=torch.__version__,
+        device=ranks.device.type,
+        backend=ranks.backend,
+        world_size=ranks.world_size,
+        parameters=workload.parameters,
+        steps=progress.step,
+        finished=progress.step >= options.steps,
+        restarts=ranks.restart,
+        resumed_from_step=resumed_from_step,
+        first_loss=progress.first_loss,
+        last_loss=progress.last_loss,
+        throughput=round(stopwatch.steps_per_s * workload.units_per_step * ranks.world_size, 1),
+        throughput_unit=f"{workload.unit}/s",
+        train_seconds=round(stopwatch.seconds, 3),
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _agree(loss: torch.Tensor, ranks: Ranks, *, stop_wanted: bool) -> tuple[float, bool]:
+    """The mean loss, and whether any rank wants to stop: one small reduction for both."""
+    both = torch.stack([loss.detach().float(), loss.new_tensor(float(stop_wanted), dtype=torch.float32)])
+    dist.all_reduce(both)
+    total, wishes = both.tolist()
+    return total / ranks.world_size, wishes > 0

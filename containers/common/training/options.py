@@ -1,0 +1,173 @@
+"""Command line options that every training program understands, and its frame from argv to exit code.
+
+Imports no third-party package, so `--help` answers at once and on any machine.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from training.errors import TrainingError
+
+EXIT_FAILED = 1
+EXIT_TERMINATED = 143  # 128 + SIGTERM: stopped on request, not finished
+
+
+def positive_int(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return number
+
+
+def positive_float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above zero")
+    return number
+
+
+def make_parser(
+    *, description: str, steps: int, batch_size: int, learning_rate: float
+) -> argparse.ArgumentParser:
+    """A parser that holds the shared options; the program adds its own groups."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Start it with torchrun:\n  torchrun --standalone --nproc-per-node 2 train.py --smoke",
+        # The example must not be broken where the terminal is narrow.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute: cuda uses one GPU per rank and NCCL, cpu uses gloo; "
+        "auto takes cuda where there is one (default: auto)",
+    )
+    run.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a run of some seconds on two cores; options given beside it win over its values",
+    )
+    run.add_argument(
+        "--steps",
+        type=positive_int,
+        default=steps,
+        metavar="N",
+        help="optimizer steps in all, those before a restart included (default: %(default)s)",
+    )
+    run.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=batch_size,
+        metavar="N",
+        help="examples per rank and step (default: %(default)s)",
+    )
+    run.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=learning_rate,
+        metavar="X",
+        help="peak learning rate (default: %(default)s)",
+    )
+    run.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the weights and the synthetic data (default: %(default)s)",
+    )
+    run.add_argument(
+        "--timeout-s",
+        type=positive_int,
+        default=600,
+        metavar="S",
+        help="seconds a rank waits for the others before it fails (default: %(default)s)",
+    )
+    keep = parser.add_argument_group("checkpoints")
+    keep.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder that all nodes share; training resumes from the newest complete checkpoint in it. "
+        "Without it nothing is saved and a restart begins at step 0",
+    )
+    keep.add_argument(
+        "--checkpoint-every",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="steps from one checkpoint to the next (default: %(default)s)",
+    )
+    keep.add_argument(
+        "--keep-checkpoints",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="complete checkpoints to keep; older ones are removed (default: %(default)s)",
+    )
+    report = parser.add_argument_group("report")
+    report.add_argument(
+        "--log-every",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="steps from one progress line on stderr to the next (default: %(default)s)",
+    )
+    report.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="FILE",
+        help="append one JSON line per step: restart, step, loss",
+    )
+    return parser
+
+
+def parse_options(
+    parser: argparse.ArgumentParser, argv: Sequence[str], *, smoke: Mapping[str, object]
+) -> argparse.Namespace:
+    """Parse argv; with --smoke the preset replaces the defaults, never what the user typed."""
+    options = parser.parse_args(argv)
+    if options.smoke:
+        parser.set_defaults(**smoke)
+        options = parser.parse_args(argv)
+    return options
+
+
+def run_program(start: Callable[[], int | None]) -> int:
+    """Run the part that needs PyTorch and turn what the user can repair into one line and an exit code."""
+    where = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+    try:
+        return start() or 0
+    except TrainingError as error:
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+    except ModuleNotFoundError as error:
+        print(
+            f"error{where}: {sys.executable} has no package '{error.name}'; "
+            "use the Python of the image, /opt/venv/bin/python",
+            file=sys.stderr,
+            flush=True,
+        )
+    return EXIT_FAILED
+
+
+def end_process(code: int) -> NoReturn:
+    """End at once, with everything said.
+
+    A rank of PyTorch 2.13.0 that has finished may be aborted while the interpreter shuts down ("terminate
+    called without an active exception": a thread of the library outlives its owner), which torchrun takes
+    for a failed training.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,70 @@
+"""A multilayer perceptron that learns a linear rule, replicated by DistributedDataParallel."""
+
+import os
+from argparse import Namespace
+from concurrent.futures import Future
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data import LabelledPoints
+from training.ranks import Ranks
+
+STATE = "state.pt"
+
+
+class Classification:
+    """The workload: one replica per rank, gradients averaged by DistributedDataParallel."""
+
+    program = "cpu-ddp"
+    unit = "examples"
+
+    def __init__(self, options: Namespace, ranks: Ranks) -> None:
+        sizes = {name: getattr(options, name) for name in ("features", "classes", "width", "depth", "seed")}
+        self.identity: dict[str, str | int] = {"program": self.program, **sizes}
+        self.units_per_step: int = options.batch_size
+        self._ranks = ranks
+        self._points = LabelledPoints(features=options.features, classes=options.classes, seed=options.seed)
+        torch.manual_seed(options.seed)
+        model = make_model(options).to(ranks.device)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        on_gpu = ranks.device.type == "cuda"
+        self._replica = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
+
+    def train_step(self, step: int) -> torch.Tensor:
+        points, labels = (
+            torch.from_numpy(array).to(self._ranks.device)
+            for array in self._points.batch(self.units_per_step, step=step, rank=self._ranks.rank)
+        )
+        loss = nn.functional.cross_entropy(self._replica(points), labels)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return loss
+
+    def save(self, folder: Path) -> "Future[object]":
+        """All replicas are equal: the first rank writes for everyone."""
+        if self._ranks.is_first:
+            state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+            with (folder / STATE).open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        written: Future[object] = Future()
+        written.set_result(None)
+        return written
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / STATE, map_location=self._ranks.device, weights_only=True)
+        self._replica.module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def make_model(options: Namespace) -> nn.Sequential:
+    widths = [options.features, *[options.width] * options.depth]
+    hidden = [layer for shape in pairwise(widths) for layer in (nn.Linear(*shape), nn.GELU())]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], options.classes))

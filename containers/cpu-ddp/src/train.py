@@ -1,0 +1,45 @@
+"""Data-parallel training of a small classifier: the program of the cpu-ddp image."""
+
+import argparse
+import sys
+
+from training.options import end_process, make_parser, parse_options, positive_int, run_program
+
+SMOKE = {"steps": 160, "checkpoint_every": 40, "batch_size": 256, "log_every": 40, "timeout_s": 60}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = make_parser(
+        description="Train a small classifier with DistributedDataParallel on synthetic data.",
+        steps=1000,
+        batch_size=256,
+        learning_rate=1e-3,
+    )
+    model = parser.add_argument_group("model")
+    for name, default, what in (
+        ("--features", 64, "numbers that describe an example"),
+        ("--classes", 10, "classes to tell apart"),
+        ("--width", 256, "width of the hidden layers"),
+        ("--depth", 4, "number of hidden layers"),
+    ):
+        model.add_argument(
+            name, type=positive_int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
+        )
+    return parse_options(parser, argv, smoke=SMOKE)
+
+
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+
+    def start() -> int | None:
+        # Only now: --help and a mistyped option are answered without loading PyTorch.
+        from classifier import Classification
+        from training.loop import run
+
+        return run(options, Classification)
+
+    return run_program(start)
+
+
+if __name__ == "__main__":
+    end_process(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""What the cpu-ddp image promises: the program is there, starts, and survives the loss of a rank."""
+
+import json
+
+PYTHON = "/opt/venv/bin/python"
+WORKLOAD = "/opt/workload"
+AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent"
+
+
+def test_torch_is_the_planned_one(host, expected):
+    found = host.check_output(f"{PYTHON} -c 'import torch; print(torch.__version__)'")
+    planned = expected.versions["torch"]
+    assert (found if "+" in planned else found.partition("+")[0]) == planned
+
+
+def test_gloo_is_in_this_torch(host):
+    available = host.check_output(
+        f"{PYTHON} -c 'import torch.distributed as dist; print(dist.is_gloo_available())'"
+    )
+    assert available == "True"
+
+
+def test_program_imports(host):
+    command = f"cd {WORKLOAD} && {PYTHON} -c 'import classifier, smoke, train, training.loop'"
+    assert host.run(command).stderr == ""
+
+
+def test_python_and_torchrun_of_the_environment_come_first(host):
+    assert host.find_command("python") == PYTHON
+    assert host.find_command("torchrun") == "/opt/venv/bin/torchrun"
+
+
+def test_program_belongs_to_root_and_only_root_can_change_it(host):
+    found = host.check_output(f"find {WORKLOAD} ! -user root -o -perm /002 ! -type l")
+    assert found == ""
+
+
+def test_help_names_the_way_to_start(host):
+    text = host.check_output(f"timeout 30 {AS_NOBODY} {PYTHON} {WORKLOAD}/train.py --help")
+    assert "torchrun --standalone" in text
+
+
+def test_start_without_torchrun_is_refused_in_one_line(host):
+    ended = host.run(f"timeout 60 {PYTHON} {WORKLOAD}/train.py --smoke")
+    assert ended.rc == 1
+    assert ended.stderr.startswith("error: this program is started by torchrun")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_training_resumes_after_a_rank_is_killed(host):
+    ended = host.run(
+        f"timeout 170 {AS_NOBODY} {PYTHON} {WORKLOAD}/smoke.py --timeout-s 150 {WORKLOAD}/train.py"
+        " --device cpu"
+    )
+    assert ended.rc == 0, ended.stderr
+    outcome = json.loads(ended.stdout)
+    result = outcome["result"]
+    assert outcome["resumed_from_step"] > 0
+    assert result["resumed_from_step"] == outcome["resumed_from_step"]
+    assert result["restarts"] == 1
+    assert result["world_size"] == 2
+    assert result["last_loss"] < result["first_loss"] / 2
+    assert result["throughput"] > 0

@@ -1,0 +1,171 @@
+"""What goes wrong around a build: one clear message, a hint, an exit code of its own, and nothing lost."""
+
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine_proxy import Fault, engine_with
+from tests.factory import Build, Factory
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+
+def says(build: Build, code: int, *words: str) -> None:
+    assert build.code == code, build.stderr
+    for word in words:
+        assert word in build.stderr
+    assert "hint: " in build.stderr
+    assert "Traceback" not in build.stderr
+
+
+def clean_and_well(factory: Factory) -> None:
+    """Nothing is left of the build that failed, and the next one succeeds."""
+    assert factory.containers() == []
+    assert factory.untagged() == []
+    assert factory.scratch() == []
+    build = factory.build()
+    assert build.code == 0, build.stderr
+
+
+def test_disk_full_while_a_layer_is_stored(factory: Factory, tmp_path: Path) -> None:
+    fault = Fault(r"POST \S*/commit", status=500, message="write /layer.tar: no space left on device")
+    with engine_with(fault, tmp_path) as url:
+        build = factory.build(DOCKER_HOST=url)
+    says(build, 4, "the disk of the engine is full", "no space left on device", "builder clean")
+    assert factory.repository.keys()["system"] not in factory.engine.layers()
+    clean_and_well(factory)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"POST \S*/containers/create", r"GET \S*/logs", r"POST \S*/commit", r"POST \S*/build\?"]
+)
+def test_engine_stopped_in_the_middle(factory: Factory, tmp_path: Path, pattern: str) -> None:
+    with engine_with(Fault(pattern, forever=True), tmp_path) as url:
+        build = factory.build(DOCKER_HOST=url)
+    says(build, 3, "the engine", "start it")
+    # What the stopped engine still held is removed by the next build, because the run is known to be dead.
+    assert factory.build().code == 0
+    assert factory.containers() == []
+
+
+def test_no_engine_at_all(factory: Factory, tmp_path: Path) -> None:
+    says(
+        factory.build(DOCKER_HOST=f"unix://{tmp_path}/none.sock"),
+        3,
+        "no answer from the engine",
+        "builder doctor",
+    )
+
+
+class _NotFound(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def empty_mirror() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _NotFound)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/debian"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> None:
+    assert factory.build().code == 0  # the base does not come from the broken mirror
+    factory.repository.write("site.toml", f'[mirror]\napt = "{empty_mirror}"\n')
+    tasks = "ansible/roles/base/tasks/main.yml"
+    install = """
+        - name: Install a package
+          ansible.builtin.apt:
+            name: hello
+            update_cache: true
+            update_cache_retries: 1
+    """
+    before = (factory.repository.root / tasks).read_text()
+    factory.repository.write(tasks, install)
+    says(factory.build(), 4, "the package mirror lacks what it asked for", "mirror.apt in site.toml")
+    factory.repository.write(tasks, before)
+    clean_and_well(factory)
+
+
+def make_wheel(folder: Path) -> str:
+    """A tiny package; returns the sha256 of its wheel."""
+    folder.mkdir()
+    wheel = folder / "greet-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("greet.py", "WORD = 'hello'\n")
+        archive.writestr("greet-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n")
+        archive.writestr(
+            "greet-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr("greet-1.0.dist-info/RECORD", "greet.py,,\n")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_path: Path) -> None:
+    right = make_wheel(tmp_path / "wheels")
+    factory.use_role(root, "python_env", 'summary = "venv"\nlayer = "final"\nrequirements = "stack"\n')
+    factory.use_role(
+        root,
+        "workload_env",
+        'summary = "venv"\nlayer = "final"\nrequires = ["python_env"]\nrequirements = "workload"\n',
+    )
+    factory.repository.write("site.toml", f'[mirror]\npip_find_links = ["{tmp_path / "wheels"}"]\n')
+    build = factory.build()
+    says(build, 7, "does not match its locked hash", "0" * 64, right)
+    factory.repository.replace("containers/hello/requirements.lock", "0" * 64, right)
+    clean_and_well(factory)
+    image = f"factory-layers:{factory.repository.keys()['workload']}"
+    said = factory.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")
+    assert said.strip() == "hello"
+    assert str(tmp_path) not in factory.in_image(
+        image, "sh", "-c", "cat /opt/venv/pyvenv.cfg; env; cat /etc/pip.conf || :"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        (
+            "catalog/targets/hello.toml",
+            '"plain-1"',
+            '"plain-9"',
+            ("no stack 'plain-9'", "did you mean 'plain-1'?"),
+        ),
+        ("catalog/targets/hello.toml", "workload =", "wokload =", ("wokload: unknown key",)),
+        (
+            "catalog/components/base.toml",
+            'layer = "system"',
+            'layer = "system"\nrequires = ["base"]',
+            ("goes in a circle: base → base",),
+        ),
+    ],
+)
+def test_a_catalog_that_contradicts_itself(
+    factory: Factory, file: str, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    factory.repository.replace(file, old, new)
+    says(factory.build(), 2, *words)
+
+
+def test_a_target_that_does_not_exist(factory: Factory) -> None:
+    says(factory.build("--target", "helo"), 2, "no target 'helo' (did you mean 'hello'?)", "builder list")
+
+
+def test_a_registry_that_is_not_there(factory: Factory) -> None:
+    factory.repository.write("site.toml", '[registry]\npush = "127.0.0.1:1/images"\n')
+    build = factory.build("--target", "hello", "--publish")
+    says(build, 3, "127.0.0.1:1")
+    # Nothing is lost: the image and its checks are there for the next try.
+    assert set(factory.build().outcomes.values()) == {"reused"}

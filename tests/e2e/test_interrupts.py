@@ -1,0 +1,105 @@
+"""A build that is killed at any moment: nothing half-made is reused, nothing of the dead run stays."""
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.factory import BOUND_S, Factory
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+# Moments spread over a build, told by the event that has just happened: (event, step).
+MOMENTS = [
+    ("run.start", ""),
+    ("step.start", "hello/base"),
+    ("step.start", "hello/system"),
+    ("step.task", "hello/system"),
+    ("step.end", "hello/system"),
+    ("step.start", "hello/fabric"),
+    ("step.task", "hello/fabric"),
+    ("step.start", "hello/final"),
+    ("step.start", "hello/workload"),
+    ("step.log", "hello/workload"),
+    ("step.end", "hello/workload"),
+    ("step.start", "hello/checks"),
+    ("step.log", "hello/checks"),
+    ("step.end", "hello/checks"),
+]
+
+
+@pytest.fixture
+def fresh(factory: Factory, request: pytest.FixtureRequest) -> Factory:
+    """A factory whose layers nobody else has built, on a base that exists."""
+    if factory.repository.keys()["base"] not in factory.engine.layers():
+        assert factory.build().code == 0
+    factory.repository.replace(
+        "catalog/targets/hello.toml", '"hello"\nfabric', f'"{request.node.name}"\nfabric'
+    )
+    return factory
+
+
+def send_at(factory: Factory, number: signal.Signals, moment: tuple[str, str]) -> int:
+    """Starts a build and sends the signal when the moment has come; the exit code."""
+    with factory.started() as process:
+        _wait_for(process, moment)
+        process.send_signal(number)
+        process.communicate(timeout=BOUND_S)
+        return process.returncode
+
+
+def _wait_for(process: "subprocess.Popen[str]", moment: tuple[str, str]) -> None:
+    for event in _events(process):
+        if (event["name"], event["step"]) == moment:
+            return
+    pytest.fail(f"the build ended before {moment}")
+
+
+def _events(process: "subprocess.Popen[str]") -> Iterator[dict[str, str]]:
+    assert process.stdout
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
+def test_sigkill_anywhere_costs_the_next_build_nothing(fresh: Factory, moment: tuple[str, str]) -> None:
+    assert send_at(fresh, signal.SIGKILL, moment) == -signal.SIGKILL
+    build = fresh.build()
+    assert build.code == 0, build.stderr
+    assert build.outcomes["checks"] == "passed"
+    greeting = fresh.in_image(f"factory-layers:{fresh.repository.keys()['workload']}", "cat", "/etc/greeting")
+    assert greeting.startswith("test_sigkill")
+    assert fresh.containers() == []
+    assert fresh.untagged() == []
+    assert fresh.scratch() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "moment",
+    [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")],
+    ids=lambda moment: moment[1].replace("/", "-"),
+)
+def test_a_signal_leaves_nothing_at_once(
+    fresh: Factory, number: signal.Signals, moment: tuple[str, str]
+) -> None:
+    assert send_at(fresh, number, moment) == 130
+    assert fresh.containers() == []
+    assert fresh.untagged() == []
+    assert fresh.scratch() == []
+    assert fresh.build().code == 0
+
+
+def test_two_builds_at_once_build_once(fresh: Factory) -> None:
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(fresh.build())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND_S)
+    assert [build.code for build in results] == [0, 0]
+    for layer in ("system", "fabric", "final", "workload"):
+        assert sorted(build.outcomes[layer] for build in results) == ["built", "reused"]

@@ -1,0 +1,154 @@
+"""The seven ways in which caching of roles went wrong elsewhere, and what must not cost anything.
+
+Every test builds for real: engine, base image, Ansible in a container, commit.
+"""
+
+import io
+import os
+import shutil
+
+import docker
+import pytest
+
+from tests.factory import Factory
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def built(factory: Factory) -> Factory:
+    build = factory.build()
+    assert build.code == 0, build.stderr
+    return factory
+
+
+def test_a_changed_variable_rebuilds_its_role_and_what_stands_on_it(built: Factory) -> None:
+    built.repository.replace("catalog/targets/hello.toml", "fabric_tools = true", "fabric_tools = false")
+    assert built.build().outcomes == {
+        "base": "reused",
+        "system": "reused",
+        "fabric": "built",
+        "final": "built",
+        "workload": "built",
+        "checks": "passed",
+    }
+
+
+def test_a_variable_of_nobody_here_changes_nothing(built: Factory) -> None:
+    built.repository.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\n')
+    built.repository.write("ansible/roles/spare/defaults/main.yml", "spare_size: 1\n")
+    assert set(built.build().outcomes.values()) == {"reused"}
+
+
+def test_times_of_files_change_nothing(built: Factory) -> None:
+    os.utime(built.repository.root / "ansible/roles/base/templates/greeting.j2")
+    shutil.copytree(built.repository.root / "ansible", built.repository.root / "copy")
+    shutil.rmtree(built.repository.root / "ansible")
+    (built.repository.root / "copy").rename(built.repository.root / "ansible")
+    assert set(built.build().outcomes.values()) == {"reused"}
+
+
+def test_a_role_that_failed_is_never_reused(factory: Factory) -> None:
+    tasks = "ansible/roles/base/tasks/main.yml"
+    factory.repository.replace(
+        tasks, "- name: Write", "- name: Fail\n  ansible.builtin.command: 'false'\n- name: Write"
+    )
+    failed = factory.build()
+    assert failed.code == 4
+    assert "role 'base': Fail failed" in failed.stderr
+    assert factory.repository.keys()["system"] not in factory.engine.layers()
+    again = factory.build()
+    assert again.code == 4
+    factory.repository.replace(tasks, "'false'", "'true'")
+    assert factory.build().outcomes["system"] == "built"
+
+
+def test_loops_and_handlers_give_the_same_tree_cold_and_warm(built: Factory) -> None:
+    image = f"factory-layers:{built.repository.keys()['workload']}"
+    cold = built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello")
+    assert any(name.endswith("fabric-settled") for name in cold)
+    for layer in ("workload", "final"):
+        built.forget_layer(layer)
+    warm = built.build()
+    assert warm.outcomes["fabric"] == "reused"
+    assert warm.outcomes["final"] == "built"
+    assert built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
+    for layer in ("workload", "final", "fabric", "system"):
+        built.forget_layer(layer)
+    assert built.build().outcomes["system"] == "built"
+    assert built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
+
+
+def test_layers_stay_few(built: Factory) -> None:
+    image = built.engine.inspect_image(f"factory-layers:{built.repository.keys()['workload']}")
+    assert image is not None
+    assert len(image["RootFS"]["Layers"]) <= len(built.repository.plan().components) + 3
+
+
+def test_what_a_role_registers_stays_in_its_layer(built: Factory) -> None:
+    image = f"factory-layers:{built.repository.keys()['workload']}"
+    assert built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1 | wc -l").strip() == "1"
+    assert "No such file" in built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1; true")
+
+
+PROBE = """
+import sys
+from builder.adapters.engine import Engine
+from builder.cli import build
+
+asked = []
+connect = Engine._connect
+Engine._connect = lambda self, timeout_s: (asked.append(1), connect(self, timeout_s))[1]
+code = build.run(["--root", {root!r}, "--target", "hello"])
+third = {{"docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible"}} & set(sys.modules)
+print(code, len(asked), sorted(third), file=sys.stderr)
+"""
+
+
+def test_nothing_to_do_creates_no_container_and_asks_the_engine_once(built: Factory) -> None:
+    runs = built.run_names()
+    done = built.python(PROBE.format(root=str(built.repository.root)))
+    assert done.stderr.splitlines()[-1] == "0 1 []"
+    assert built.run_names() == runs
+
+
+def test_an_image_that_a_user_builds_on_top_is_never_taken_for_ours(built: Factory) -> None:
+    key = built.repository.keys()["workload"]
+    client = docker.DockerClient(base_url=built.engine.url)
+    mine, _ = client.images.build(
+        fileobj=io.BytesIO(f"FROM factory-layers:{key}\nENV MINE=1\n".encode()),
+        tag="mine:1",
+        nocache=True,
+        rm=True,
+    )
+    try:
+        assert mine.labels["factory.key"] == key
+        assert built.engine.layers()[key].id != mine.id
+    finally:
+        client.images.remove("mine:1")
+
+
+def test_nothing_of_the_build_remains_in_the_image(built: Factory) -> None:
+    image = f"factory-layers:{built.repository.keys()['workload']}"
+    found = built.in_image(
+        image,
+        *(
+            "find",
+            "/",
+            "-xdev",
+            "-iname",
+            "*ansible*",
+            "-o",
+            "-path",
+            "/dev/factory*",
+            "-o",
+            "-path",
+            "/tmp/*",
+        ),
+        *("-o", "-path", "/root/.cache*", "-o", "-name", "*.deb", "-o", "-path", "/var/lib/apt/lists/*_*"),
+    )
+    assert found.strip() == ""
+    config = built.engine.inspect_image(image)["Config"]  # type: ignore[index]
+    assert not [word for word in config["Env"] or () if word.split("=")[0] != "PATH"]
+    assert config["Cmd"] == ["bash"]
+    assert config["User"] in ("", "0")

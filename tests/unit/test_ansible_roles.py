@@ -1,0 +1,298 @@
+"""A role reads its own variables, the declared capabilities, and nothing else.
+
+That is what makes the key of a layer complete: whatever can change what a role does is in the key.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, meta, nodes
+
+ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
+ROLES = sorted(path for path in (ANSIBLE / "roles").iterdir() if path.is_dir())
+FAMILIES = ("debian", "redhat")
+
+CAPABILITIES = frozenset(
+    {
+        "arch",
+        "can_load_modules",
+        "has_systemd",
+        "is_container",
+        "system_distribution",
+        "system_family",
+        "system_release",
+        "target_kernel",
+    }
+)
+# Set by Ansible from the position in the tree, not from the machine or the caller.
+MAGIC = frozenset({"item", "omit", "playbook_dir", "role_path"})
+FUNCTIONS = frozenset({"lookup"})
+LOOKUPS = frozenset({"ansible.builtin.first_found"})
+# Files outside the roles that roles include, and the prefix of what is passed to them.
+SHARED = {
+    "image.yml": "image_",
+    "tasks/component.yml": "image_",
+    "tasks/install_debian.yml": "install_",
+    "tasks/install_redhat.yml": "install_",
+}
+# Keys whose value is a bare expression.
+EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
+# Actions that bring in what no key covers.
+REFUSED_ACTIONS = frozenset({"gather_facts", "package_facts", "service_facts", "set_fact", "setup"})
+VERSION = re.compile(r"\d+\.\d+")
+
+
+class AnyName(dict[str, Any]):
+    """Filters or tests of which every name exists: Ansible brings many that Jinja does not know."""
+
+    def get(self, key: str, default: object = None) -> Any:
+        return super().get(key, len)
+
+
+ENVIRONMENT = Environment(autoescape=False)
+ENVIRONMENT.filters = AnyName(ENVIRONMENT.filters)
+ENVIRONMENT.tests = AnyName(ENVIRONMENT.tests)
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def list_documents(role: Path, *folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((role / folder).rglob("*.yml"))]
+
+
+def read_keys(path: Path) -> set[str]:
+    return set(read_yaml(path) or ())
+
+
+def find_templates(value: Any, key: str = "") -> Iterator[str]:
+    """Every piece of Jinja in a YAML document, bare expressions in braces."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from find_templates(name)
+            yield from find_templates(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from find_templates(part, key)
+    elif isinstance(value, str):
+        yield f"{{{{ {value} }}}}" if key in EXPRESSIONS else value
+
+
+def find_names(template: str) -> set[str]:
+    return meta.find_undeclared_variables(ENVIRONMENT.parse(template))
+
+
+def find_lookups(template: str) -> set[str]:
+    calls = ENVIRONMENT.parse(template).find_all(nodes.Call)
+    lookups = [call for call in calls if isinstance(call.node, nodes.Name) and call.node.name == "lookup"]
+    return {getattr(call.args[0], "value", "an expression") for call in lookups}
+
+
+def find_mappings(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from find_mappings(part)
+
+
+def find_definitions(document: Any) -> Iterator[str]:
+    """Names that tasks bring into being: registered results, loop variables, variables of one task."""
+    for mapping in find_mappings(document):
+        if isinstance(mapping.get("register"), str):
+            yield mapping["register"]
+        if isinstance(mapping.get("loop_var"), str):
+            yield mapping["loop_var"]
+        if isinstance(mapping.get("vars"), dict):
+            yield from mapping["vars"]
+
+
+def read_sources(role: Path) -> dict[Path, list[str]]:
+    """File → the pieces of Jinja in it."""
+    documents = [
+        path
+        for folder in ("tasks", "handlers", "defaults", "vars")
+        for path in (role / folder).rglob("*.yml")
+    ]
+    sources = {path: list(find_templates(read_yaml(path))) for path in documents}
+    templates = [path for path in (role / "templates").rglob("*") if path.is_file()]
+    return sources | {path: [path.read_text(encoding="utf-8")] for path in templates}
+
+
+def check_reads(role: Path, prefix: str) -> list[str]:
+    problems = []
+    for path, templates in read_sources(role).items():
+        for template in templates:
+            names = find_names(template) - CAPABILITIES - MAGIC - FUNCTIONS
+            foreign = sorted(name for name in names if not name.startswith(prefix))
+            problems += [f"{path.name}: reads {name}" for name in foreign]
+            problems += [f"{path.name}: looks up {name}" for name in sorted(find_lookups(template) - LOOKUPS)]
+    return problems
+
+
+def check_definitions(role: Path, prefix: str) -> list[str]:
+    tasks = list_documents(role, "tasks", "handlers")
+    found = [(path, name) for path in tasks for name in find_definitions(read_yaml(path))]
+    foreign = [(path, name) for path, name in found if not name.startswith((prefix, "install_"))]
+    for path in list_documents(role, "defaults", "vars"):
+        foreign += [(path, name) for name in sorted(read_keys(path)) if not name.startswith(prefix)]
+    return [f"{path.name}: defines {name}" for path, name in foreign]
+
+
+def check_actions(role: Path) -> list[str]:
+    problems = []
+    for path in list_documents(role, "tasks", "handlers"):
+        used = {key.rpartition(".")[2] for mapping in find_mappings(read_yaml(path)) for key in mapping}
+        problems += [f"{path.name}: uses {action}" for action in sorted(used & REFUSED_ACTIONS)]
+    return problems
+
+
+def read_required(role: Path) -> set[str]:
+    options = read_options(role)
+    return {name for name, option in options.items() if option.get("required")}
+
+
+def read_options(role: Path) -> dict[str, Any]:
+    specification = read_yaml(role / "meta" / "argument_specs.yml")
+    options: dict[str, Any] = specification["argument_specs"]["main"]["options"]
+    return options
+
+
+def find_known(role: Path) -> set[str]:
+    """Own variables that have a value on every family, or that the caller must give."""
+    known = set.intersection(*(read_keys(role / "vars" / f"{family}.yml") for family in FAMILIES))
+    known |= read_keys(role / "defaults" / "main.yml") | read_keys(role / "vars" / "main.yml")
+    for path in list_documents(role, "tasks", "handlers"):
+        known |= set(find_definitions(read_yaml(path)))
+    return known | read_required(role)
+
+
+def check_values(role: Path, prefix: str) -> list[str]:
+    templates = [template for group in read_sources(role).values() for template in group]
+    read = {name for template in templates for name in find_names(template) if name.startswith(prefix)}
+    return [f"no value for {name}" for name in sorted(read - find_known(role))]
+
+
+def check_literals(role: Path) -> list[str]:
+    files = [path for path in role.rglob("*") if path.is_file() and path.parent != role / "tests"]
+    return [
+        f"{path.name}: names version {found.group()}"
+        for path in files
+        for found in VERSION.finditer(path.read_text(encoding="utf-8"))
+    ]
+
+
+def check_role(role: Path) -> list[str]:
+    prefix = f"{role.name}_"
+    return [
+        *check_reads(role, prefix),
+        *check_definitions(role, prefix),
+        *check_actions(role),
+        *check_values(role, prefix),
+        *check_literals(role),
+    ]
+
+
+def name_of(role: Path) -> str:
+    return role.name
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name_of)
+def test_role_reads_only_what_its_key_covers(role: Path) -> None:
+    assert check_role(role) == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name_of)
+def test_role_has_its_check_file(role: Path) -> None:
+    assert [path.name for path in (role / "tests").glob("*.py")] == [f"test_{role.name}.py"]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name_of)
+def test_everything_a_caller_may_set_is_described(role: Path) -> None:
+    settable = read_keys(role / "defaults" / "main.yml") | read_required(role)
+    assert set(read_options(role)) == settable
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name_of)
+def test_families_name_the_same_things(role: Path) -> None:
+    names = {
+        path.name: set(read_yaml(path)) for path in (role / "vars").glob("*.yml") if path.name != "main.yml"
+    }
+    if names:
+        assert {f"{family}.yml" for family in FAMILIES} <= set(names)
+        assert len({frozenset(keys) for keys in names.values()}) == 1
+
+
+@pytest.mark.parametrize("role", ROLES, ids=name_of)
+def test_task_names_are_unique(role: Path) -> None:
+    names = [task["name"] for task in read_yaml(role / "tasks" / "main.yml")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("file", "prefix"), SHARED.items())
+def test_shared_file_reads_only_what_it_is_given(file: str, prefix: str) -> None:
+    names = {name for piece in find_templates(read_yaml(ANSIBLE / file)) for name in find_names(piece)}
+    assert {name for name in names - CAPABILITIES - MAGIC if not name.startswith(prefix)} == set()
+
+
+def test_every_shared_file_is_known() -> None:
+    found = [*ANSIBLE.glob("*.yml"), *(ANSIBLE / "tasks").glob("*.yml")]
+    assert {str(path.relative_to(ANSIBLE)) for path in found} == set(SHARED)
+
+
+def test_the_workload_adds_to_the_environment_of_the_stack() -> None:
+    stack, workload = (
+        read_yaml(ANSIBLE / "roles" / name / "defaults" / "main.yml")[f"{name}_path"]
+        for name in ("python_env", "workload_env")
+    )
+    assert stack == workload
+
+
+def make_role(folder: Path, **files: str) -> Path:
+    role = folder / "probe"
+    contents = {
+        "tasks/main.yml": "[]",
+        "defaults/main.yml": "probe_size: 1",
+        "meta/argument_specs.yml": "argument_specs: {main: {options: {}}}",
+    } | files
+    for name, content in contents.items():
+        path = role / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return role
+
+
+def test_a_sound_role_passes(tmp_path: Path) -> None:
+    tasks = (
+        "[{tree: {entries: ['{{ probe_size | to_nice_yaml }}']}, when: is_container, register: probe_made}]"
+    )
+    assert check_role(make_role(tmp_path, **{"tasks/main.yml": tasks})) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("templates/a.j2", "{% if other_size %}x{% endif %}", "a.j2: reads other_size"),
+        ("tasks/main.yml", "[{command: x, when: other_made is changed}]", "main.yml: reads other_made"),
+        ("tasks/main.yml", "[{command: x, when: [is_container, not other]}]", "main.yml: reads other"),
+        ("tasks/main.yml", "[{debug: {msg: x}, loop: '{{ others }}'}]", "main.yml: reads others"),
+        ("tasks/main.yml", "[{debug: {msg: '{{ ansible_kernel }}'}}]", "main.yml: reads ansible_kernel"),
+        ("tasks/main.yml", "[{debug: {msg: '{{ hostvars }}'}}]", "main.yml: reads hostvars"),
+        ("tasks/main.yml", "[{block: [{debug: {msg: '{{ deep }}'}}]}]", "main.yml: reads deep"),
+        ("tasks/main.yml", """[{x: "{{ lookup('env', 'HOME') }}"}]""", "main.yml: looks up env"),
+        ("tasks/main.yml", "[{command: x, register: made}]", "main.yml: defines made"),
+        ("tasks/main.yml", "[{x: y, loop_control: {loop_var: one}}]", "main.yml: defines one"),
+        ("tasks/main.yml", "[{ansible.builtin.setup: {}}]", "main.yml: uses setup"),
+        ("tasks/main.yml", "[{debug: {msg: '{{ probe_shape }}'}}]", "no value for probe_shape"),
+        ("defaults/main.yml", "probe_size: '{{ other_size }}'", "main.yml: reads other_size"),
+        ("defaults/main.yml", "size: 1", "main.yml: defines size"),
+        ("defaults/main.yml", "probe_release: '1.17.0'", "main.yml: names version 1.17"),
+        ("vars/debian.yml", "probe_name: '{{ base_user }}'", "debian.yml: reads base_user"),
+    ],
+)
+def test_a_role_that_reaches_out_is_caught(tmp_path: Path, file: str, content: str, problem: str) -> None:
+    assert problem in check_role(make_role(tmp_path, **{file: content}))

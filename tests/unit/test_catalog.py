@@ -1,0 +1,170 @@
+"""The catalog: what it refuses, and how it says so."""
+
+from pathlib import Path
+
+import pytest
+
+from builder import catalog
+from builder.errors import CatalogError, FactoryError
+from tests.repository import Repository
+
+
+def problems(repository: Repository) -> list[str]:
+    with pytest.raises(CatalogError) as caught:
+        repository.load()
+    return list(caught.value.problems)
+
+
+def test_own_catalog_is_sound(root: Path) -> None:
+    loaded = catalog.load(root)
+    assert {"cpu-ddp", "pytorch-fsdp"} <= set(loaded.targets)
+
+
+def test_every_component_has_a_role_and_checks(root: Path) -> None:
+    loaded = catalog.load(root)
+    roles = {path.name for path in (root / "ansible" / "roles").iterdir() if path.is_dir()}
+    assert roles == set(loaded.components)
+    for name in roles:
+        assert (root / "ansible" / "roles" / name / "tests" / f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        (
+            "targets/hello.toml",
+            "components =",
+            "component =",
+            "targets/hello.toml: component: unknown key (did you mean 'components'?)",
+        ),
+        (
+            "targets/hello.toml",
+            '"fabric"',
+            '"fabrik"',
+            "targets/hello.toml: components[0]: no component 'fabrik' (did you mean 'fabric'?)",
+        ),
+        (
+            "targets/hello.toml",
+            '"plain-1"',
+            '"plain-2"',
+            "targets/hello.toml: stack: no stack 'plain-2' (did you mean 'plain-1'?)",
+        ),
+        (
+            "targets/hello.toml",
+            '"tiny-1"',
+            '"big-1"',
+            "targets/hello.toml: system: no system 'big-1' (there is: tiny-1)",
+        ),
+        (
+            "targets/hello.toml",
+            '"container"',
+            '"contaner"',
+            "targets/hello.toml: kind: no kind 'contaner' (did you mean 'container'?)",
+        ),
+        (
+            "targets/hello.toml",
+            '["fabric", "workload_env"]',
+            '["fabric"]',
+            "targets/hello.toml: components: a workload needs the component that installs its requirements",
+        ),
+        (
+            "targets/hello.toml",
+            'workload = "hello"',
+            'workload = "hallo"',
+            "targets/hello.toml: workload: no file containers/hallo/Dockerfile",
+        ),
+        (
+            "stacks/plain-1.toml",
+            'fabric = "1.2-3"',
+            "",
+            "targets/hello.toml: stack: 'plain-1' has no pin for component 'fabric'",
+        ),
+        (
+            "stacks/plain-1.toml",
+            "fabric =",
+            "fabrics =",
+            "stacks/plain-1.toml: pins.fabrics: no pinned component 'fabrics' (did you mean 'fabric'?)",
+        ),
+        (
+            "stacks/plain-1.toml",
+            '"1.2-3"',
+            "1.2",
+            "stacks/plain-1.toml: pins: must be a table of strings, not {'fabric': 1.2}",
+        ),
+        (
+            "components/base.toml",
+            'layer = "system"',
+            'layer = "system"\nrequires = ["fabric"]',
+            "components/base.toml: requires: goes in a circle: base → fabric → base",
+        ),
+        (
+            "components/fabric.toml",
+            'layer = "system"',
+            'layer = "sytem"',
+            "components/fabric.toml: layer: no layer 'sytem' (did you mean 'system'?)",
+        ),
+        (
+            "components/base.toml",
+            'layer = "system"',
+            'layer = "final"',
+            "components/fabric.toml: layer: 'system' lies below layer 'final' of 'base', which it requires",
+        ),
+        (
+            "components/fabric.toml",
+            "pinned = true",
+            'kinds = ["ami"]\npinned = true',
+            "targets/hello.toml: components: 'fabric' cannot go into a container",
+        ),
+        (
+            "components/fabric.toml",
+            "pinned = true",
+            "pinned = true\n[variables]\nfabric_tool = false",
+            "components/fabric.toml: variables.fabric_tool: no variable 'fabric_tool'"
+            " (did you mean 'fabric_tools'?)",
+        ),
+        (
+            "systems/tiny-1.toml",
+            "[bootstrap]",
+            "[bootstrp]",
+            "systems/tiny-1.toml: bootstrp: unknown key (did you mean 'bootstrap'?)",
+        ),
+        (
+            "systems/tiny-1.toml",
+            "suite =",
+            "suit =",
+            "systems/tiny-1.toml: bootstrap.suite: missing (a string)",
+        ),
+        ("layers.toml", "order", "ordr", "layers.toml: ordr: unknown key (did you mean 'order'?)"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(
+    repository: Repository, file: str, old: str, new: str, expected: str
+) -> None:
+    repository.replace(f"catalog/{file}", old, new)
+    assert expected in problems(repository)
+
+
+def test_all_problems_are_reported_at_once(repository: Repository) -> None:
+    repository.replace("catalog/targets/hello.toml", "summary", "sumary")
+    repository.replace("catalog/stacks/plain-1.toml", "summary", "sumary")
+    repository.write("catalog/systems/broken.toml", "= what\n")
+    files = {problem.split(":")[0] for problem in problems(repository)}
+    assert files == {"targets/hello.toml", "stacks/plain-1.toml", "systems/broken.toml"}
+
+
+def test_a_pulled_base_is_named_by_digest(repository: Repository) -> None:
+    repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
+    repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "tiny:latest"')
+    assert any("must be a reference by digest" in problem for problem in problems(repository))
+
+
+def test_a_requirement_without_hash_is_refused(repository: Repository) -> None:
+    repository.replace("catalog/stacks/plain-1.toml", "[pins]", 'requirements = "r.lock"\n[pins]')
+    repository.write("catalog/stacks/r.lock", "greet==1.0\n")
+    assert problems(repository) == ["stacks/r.lock: 'greet==1.0' needs an exact version and a sha256 hash"]
+
+
+def test_a_folder_without_catalog_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FactoryError) as caught:
+        catalog.load(tmp_path)
+    assert "--root" in caught.value.hint

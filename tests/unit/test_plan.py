@@ -1,0 +1,186 @@
+"""The plan: deterministic, complete in its keys, canonical in its order."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import catalog, plan, sources
+from builder.errors import CatalogError, UsageError
+from builder.model import Catalog, Component
+from builder.plan import explain
+from tests.repository import Repository
+
+# What changes → which layers of the small repository get another key.
+EVERYTHING = {"base", "system", "final", "workload"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("catalog/systems/tiny-1.toml", '["python3"]', '["python3", "perl"]', EVERYTHING),
+        ("catalog/stacks/plain-1.toml", "1.2-3", "1.2-4", EVERYTHING - {"base"}),
+        ("ansible/roles/base/templates/profile.j2", "user", "User", EVERYTHING - {"base"}),
+        ("ansible/roles/base/tasks/main.yml", "[]", "[]\n# why", EVERYTHING - {"base"}),
+        ("ansible/image.yml", "[]", "[ ]", EVERYTHING - {"base"}),
+        ("ansible/requirements.lock", "", "ansible-core", EVERYTHING - {"base"}),
+        ("ansible/roles/workload_env/tasks/main.yml", "[]", "[ ]", {"final", "workload"}),
+        ("containers/hello/requirements.lock", "greet==1.0", "greet==1.1", {"final", "workload"}),
+        ("containers/hello/Dockerfile", "COPY", "ENV A=1\nCOPY", {"workload"}),
+        ("containers/hello/src/hello.py", "hello", "Hello", {"workload"}),
+        ("containers/hello/README.md", "not", "never", set()),
+        ("ansible/roles/base/tests/test_base.py", "host", "host, expected", set()),
+        ("catalog/targets/hello.toml", "says hello", "greets", set()),
+        ("catalog/stacks/plain-1.toml", "a stack", "one stack", set()),
+    ],
+)
+def test_a_key_changes_if_and_only_if_an_input_does(
+    repository: Repository, file: str, old: str, new: str, changed: set[str]
+) -> None:
+    before = repository.keys()
+    repository.replace(file, old, new)
+    after = repository.keys()
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_times_and_owners_do_not_matter_but_the_executable_bit_does(repository: Repository) -> None:
+    before = repository.keys()
+    template = repository.root / "ansible/roles/base/templates/profile.j2"
+    os.utime(template, (1, 1))
+    template.chmod(0o640)
+    assert repository.keys() == before
+    template.chmod(0o750)
+    assert repository.keys()["system"] != before["system"]
+
+
+def test_a_variable_reaches_only_the_role_that_owns_it(repository: Repository) -> None:
+    before = repository.keys()
+    repository.write(
+        "catalog/targets/hello.toml",
+        (repository.root / "catalog/targets/hello.toml").read_text() + '[variables]\nbase_user = "someone"\n',
+    )
+    layers = {layer.name: layer for layer in repository.plan().layers}
+    assert layers["system"].variables["base_user"] == "someone"
+    assert layers["final"].variables.keys() == {"workload_env_requirements"}
+    assert layers["system"].key != before["system"]
+
+
+def test_the_longest_component_name_owns_a_variable() -> None:
+    assert plan.owner("python_env_path", ["python", "python_env", "base"]) == "python_env"
+    assert plan.owner("elsewhere", ["python"]) == ""
+
+
+def test_versions_are_those_of_pins_and_requirements(repository: Repository) -> None:
+    assert repository.plan().versions == {"fabric": "1.2-3", "greet": "1.0"}
+
+
+def test_another_architecture_is_refused(repository: Repository) -> None:
+    loaded = repository.load()
+    target = loaded.targets["hello"]
+    with pytest.raises(UsageError, match="not built for arm64"):
+        plan.plan(loaded, target, sources.read(repository.root, loaded, target), arch="arm64")
+
+
+def test_an_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
+    with pytest.raises(UsageError, match="did you mean 'hello'"):
+        repository.plan("helo")
+
+
+@pytest.mark.parametrize("copied", ["../secret", "missing/", "."])
+def test_a_dockerfile_copies_only_what_lies_in_the_context(repository: Repository, copied: str) -> None:
+    repository.replace("containers/hello/Dockerfile", "hello/src/", copied)
+    with pytest.raises(CatalogError):
+        repository.plan()
+
+
+def test_copy_lines_are_read_in_all_their_forms(repository: Repository) -> None:
+    repository.write(
+        "containers/hello/Dockerfile",
+        """
+        # COPY hello/README.md /
+        COPY --chown=1:1 hello/src/hello.py \\
+             hello/requirements.lock /a/
+        copy ["hello/README.md", "/b/"]
+        COPY --from=other /x /y
+        """,
+    )
+    files = [str(path) for path in repository.plan().workload_files]
+    assert files == ["hello/README.md", "hello/requirements.lock", "hello/src/hello.py"]
+
+
+def test_the_reason_names_what_changed(repository: Repository) -> None:
+    before = {layer["name"]: layer for layer in plan.to_json(repository.plan())["layers"]}
+    repository.replace("ansible/roles/base/templates/profile.j2", "user", "User")
+    reasons = {layer.name: explain(layer, before) for layer in repository.plan().layers}
+    assert reasons["system"] == "changed: role base"
+    assert reasons["final"] == "a layer below it changed"
+    assert reasons["base"] == "no longer in the engine or the cache"
+    assert explain(repository.plan().layers[0], {}) == "not built here before"
+
+
+names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> Catalog:
+    layers = ("low", "high")
+    components: dict[str, Component] = {}
+    for name in draw(names):
+        layer = draw(st.sampled_from(layers))
+        allowed = [n for n, c in components.items() if layers.index(c.layer) <= layers.index(layer)]
+        requires = draw(st.lists(st.sampled_from(allowed), unique=True)) if allowed else []
+        components[name] = Component(name=name, summary="", layer=layer, requires=tuple(requires))
+    return Catalog(components=components, stacks={}, systems={}, targets={}, layers=layers)
+
+
+@given(made=catalogs(), data=st.data())
+def test_order_is_canonical_and_requirements_come_first(made: Catalog, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(sorted(made.components)), unique=True, min_size=1))
+    ordered = catalog.closure(made, chosen)
+    assert ordered == catalog.closure(made, list(reversed(chosen)))
+    everything = catalog.closure(made, made.components)
+    assert [name for name in everything if name in ordered] == list(ordered)
+    for i, name in enumerate(ordered):
+        assert set(made.components[name].requires) <= set(ordered[:i])
+    ranks = [made.layers.index(made.components[name].layer) for name in ordered]
+    assert ranks == sorted(ranks)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def _golden(root: Path, name: str) -> dict[str, object]:
+    """The plan of a target without digests, which change with every byte of a role."""
+    loaded = catalog.load(root)
+    target = loaded.targets[name]
+    table = plan.to_json(plan.plan(loaded, target, sources.read(root, loaded, target), arch="x86_64"))
+    for layer in table["layers"]:
+        layer["inputs"] = sorted(layer["inputs"])
+        del layer["key"], layer["parent"]
+        layer["variables"] = {
+            key: [line.split()[0] for line in value] if key.endswith("_requirements") else value
+            for key, value in layer["variables"].items()
+        }
+    del table["checks"]
+    table["stack"].pop("requirements")
+    return dict(table)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_plans_are_as_reviewed(root: Path, path: Path) -> None:
+    """`python -m tests.unit.test_plan` writes the files anew; the diff is what a reviewer reads."""
+    assert _golden(root, path.stem) == json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_target_has_a_reviewed_plan(root: Path) -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(catalog.load(root).targets)
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parents[2]
+    for one in catalog.load(here).targets:
+        text = json.dumps(_golden(here, one), indent=2, sort_keys=True) + "\n"
+        (GOLDEN / f"{one}.json").write_text(text, encoding="utf-8")

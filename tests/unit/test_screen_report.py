@@ -1,0 +1,200 @@
+"""The HTML report: whole, self-contained, and not impressed by hostile names."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError
+from builder.model import Receipt
+from builder.screen import report
+from builder.screen.attempt import Attempt
+from builder.screen.report import render
+from tests.unit.test_screen_attempt import (
+    CHECKS,
+    DIGEST,
+    LAYERS,
+    NAME,
+    a_failure,
+    a_plan,
+    a_receipt,
+    a_report,
+    a_run,
+    event,
+    key_of,
+)
+
+HOSTILE = '<script>alert("x")</script>\'&amp;\x1b[31m'
+ENVIRONMENT = {"Engine": "20.10.24", "Host": "Debian 12"}
+VOID = {"meta", "wbr"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; fails where elements are not nested properly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.words += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_everything_is_on_the_page() -> None:
+    page = Page(render(a_receipt(), a_run(), ENVIRONMENT))
+    for name, _, components, outcome, reason, _, _ in LAYERS:
+        assert all(word in page.words for word in (name, ", ".join(components), outcome, reason))
+        assert key_of(name)[:12] in page.words
+    for name, component, _, message in CHECKS:
+        assert all(word in page.words for word in (name, component, message))
+    for word in ("Ready", NAME, "38.4 s", "742 MB", "2.9.1", "20.10.24", "builder build --target cpu-ddp"):
+        assert word in page.words
+
+
+@pytest.mark.parametrize("outcome", [a_receipt(), a_failure()])
+def test_nothing_is_fetched_and_nothing_runs(outcome: Receipt | Attempt) -> None:
+    text = render(outcome, a_run(), ENVIRONMENT)
+    page = Page(text)
+    assert not {"script", "link", "img", "iframe", "object", "a", "base"} & {
+        name for name, _ in page.elements
+    }
+    loading = {"src", "href", "srcset", "action", "background"}
+    for name, attributes in page.elements:
+        assert not loading & attributes.keys(), name
+        assert not any(key.startswith("on") for key in attributes), name
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert any("default-src 'none'" in (one.get("content") or "") for one in page.named("meta"))
+
+
+def test_hostile_names_are_text() -> None:
+    receipt = a_receipt(
+        plan=dataclasses.replace(
+            a_plan(target=HOSTILE, layers=("base", HOSTILE)), versions={HOSTILE: HOSTILE}
+        ),
+        report=a_report(
+            [(HOSTILE, HOSTILE, outcome, HOSTILE) for outcome in ("passed", "failed", "skipped")]
+        ),
+    )
+    receipt = dataclasses.replace(
+        receipt,
+        run=HOSTILE,
+        created=HOSTILE,
+        commit=HOSTILE,
+        publications=(dataclasses.replace(receipt.publications[0], name=HOSTILE, tags=(HOSTILE,)),),
+        artifact=dataclasses.replace(
+            receipt.artifact,
+            layers=(dataclasses.replace(receipt.artifact.layers[0], outcome=HOSTILE, reason=HOSTILE),),
+        ),
+    )
+    events = [
+        event("step.start", 0, HOSTILE, HOSTILE, target=HOSTILE, key=HOSTILE),
+        event("step.log", 0, HOSTILE, HOSTILE),
+        event("step.end", 1, HOSTILE, HOSTILE, outcome="failed", seconds=1),
+    ]
+    failed = dataclasses.replace(
+        a_failure(BuildError(HOSTILE, hint=HOSTILE, details=HOSTILE)), run=HOSTILE, plan=receipt.plan
+    )
+    for outcome in (receipt, failed):
+        text = render(outcome, events, {HOSTILE: HOSTILE}, versions={HOSTILE: HOSTILE})
+        assert Page(text).named("script") == []
+        assert "<script" not in text
+        assert "\x1b" not in text
+        assert "alert(&quot;x&quot;)" in text
+
+
+def test_failed_build_says_why_and_what_was_not_reached() -> None:
+    page = Page(render(a_failure(), a_run(), ENVIRONMENT))
+    for words in ("layer 'python': pip refused torch", "builder lock", "want 1\nhave 2"):
+        assert words in page.words
+    assert "ERROR: hashes do not match" in page.words
+    assert page.words.count("not reached") == 1 + 3
+    assert "Ready" not in page.words
+
+
+def test_failed_checks_are_open_and_show_their_message() -> None:
+    message = "E   assert 1 == 2\nE    +  where 1 = one()"
+    page = Page(render(a_receipt(report=a_report([*CHECKS, ("t", "efa", "failed", message)])), None, {}))
+    opened = [one for one in page.named("details") if one.get("class") == "component" and "open" in one]
+    assert len(opened) == 1
+    assert message in page.words
+    assert "Checks failed1" in page.words
+
+
+def test_steps_that_overlap_lie_side_by_side() -> None:
+    events = [
+        event("run.start", 0, text="builder build"),
+        event("step.start", 0, "a", "left"),
+        event("step.start", 5, "b", "right"),
+        event("step.end", 10, "a", outcome="built", seconds=10.0),
+        event("step.end", 20, "b", outcome="built", seconds=15.0),
+        event("run.end", 20, ok=True, seconds=20),
+    ]
+    bars = Page(render(a_receipt(), events, {})).named("i")
+    styles = [bar["style"] for bar in bars if bar.get("style")]
+    assert styles == ["left:0.00%;width:50.00%", "left:25.00%;width:75.00%"]
+
+
+def test_version_that_was_found_to_differ_is_marked() -> None:
+    page = Page(render(a_receipt(), None, {}, versions={"openmpi": "4.1.5", "torch": "2.9.1"}))
+    assert [one for one in page.named("div") if one.get("class") == "differs"] == [{"class": "differs"}]
+    assert "4.1.5, planned 4.1.4-3" in page.words
+
+
+@pytest.mark.parametrize("span", [0.0, 0.0004, 0.065, 1, 9.99, 61, 3700, 100_000])
+def test_time_line_of_any_length_has_few_marks(span: float) -> None:
+    events = [
+        event("step.start", 0, "a", "layer"),
+        event("step.end", span, "a", outcome="built", seconds=span),
+    ]
+    page = Page(render(a_receipt(), events, {}))
+    marks = [one for one in page.named("span") if (one.get("style") or "").startswith("left:")]
+    assert 1 <= len(marks) <= 13
+
+
+def test_published_name_is_preferred_and_the_engine_is_the_fallback() -> None:
+    unpublished = dataclasses.replace(a_receipt(), publications=())
+    words = Page(render(unpublished, None, {})).words
+    assert NAME not in words
+    assert DIGEST in words
+
+
+def luminance(colour: str) -> float:
+    channels = (int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5))
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_contrast_is_accessible(scheme: int) -> None:
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block))
+    pairs = [(name, f"{name}-tint") for name in ("good", "bad", "warn", "work")]
+    pairs += [(ink, ground) for ink in ("ink", "soft") for ground in ("paper", "sunk", "raised", "dim-tint")]
+    pairs += [("paper", name) for name in ("good", "bad", "warn", "work")] + [("ink", "bad-tint")]
+    weak = {pair for pair in pairs if contrast(colours[pair[0]], colours[pair[1]]) < 4.5}
+    assert weak == set()

@@ -1,0 +1,113 @@
+"""The closing summary, tables and errors at several widths."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from builder.errors import CatalogError, FactoryError
+from builder.screen.summary import error, summary, table
+from builder.screen.text import Look, cells
+from tests.unit.test_screen_attempt import NAME, a_failure, a_receipt, a_report
+
+READY = f"""
+✔ cpu-ddp is ready · 1 min 01 s
+
+  image      {NAME}
+  layers     3 built, 1 pulled, 2 reused · 939 MB
+             ✔ built   fabric       38.4 s    61 MB  role libfabric
+             ✔ pulled  python       12.7 s   742 MB  from the cache
+             ✔ built   final         3.1 s    42 kB  parent changed
+             ✔ built   workload      4.9 s   118 kB  changed: Dockerfile
+             ● reused  base, system
+  checks     4 passed, 1 skipped · 21.3 s
+             ○ 1 skipped: no efa-device in a container
+  pushed     24 MB sent, 301 MB already there · 2.4 s · tags: debian-12, a5cd086
+  report     out/report.html
+  next       docker run --rm cpu-ddp
+"""
+
+FAILED = """
+✘ cpu-ddp failed · 1 min 08 s
+
+  layers     1 built, 1 reused, 1 failed, 3 not reached · 182 MB
+             ✔ built   fabric 1 min 06 s    61 MB  changed: role
+             ✘ failed  python      2.0 s           pip refused torch
+             ● reused  base
+  checks     not run
+"""
+
+
+def test_summary_of_a_target_that_is_ready() -> None:
+    text = summary(
+        a_receipt(), seconds=61, report_path=Path("out/report.html"), next_command="docker run --rm cpu-ddp"
+    )
+    assert text == READY
+
+
+def test_summary_of_a_failed_build() -> None:
+    assert summary(a_failure(), seconds=68) == FAILED
+
+
+def test_summary_names_failed_checks() -> None:
+    report = a_report([("test_version", "openmpi", "failed", "E       AssertionError: 4.1.5\nmore")])
+    text = summary(a_receipt(report=report), seconds=1)
+    assert "✘ cpu-ddp failed" in text
+    assert "✘ openmpi: test_version: AssertionError: 4.1.5\n" in text
+
+
+def test_colour_changes_nothing_but_colour() -> None:
+    plain = summary(a_receipt(), seconds=61)
+    coloured = summary(a_receipt(), seconds=61, look=Look(colour=True))
+    assert "\x1b[32m✔ cpu-ddp is ready\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).split() == plain.split()
+    assert "\x1b" not in plain
+
+
+def test_summary_in_ascii() -> None:
+    assert summary(a_receipt(), seconds=61, look=Look(unicode=False)).isascii()
+
+
+@pytest.mark.parametrize("width", [70, 80, 200])
+def test_summary_fits_its_width(width: int) -> None:
+    for line in summary(a_failure(), seconds=61, look=Look(width=width)).splitlines():
+        assert cells(line) <= width
+
+
+ROWS = [
+    ["cpu-ddp", "6", "1.24 GB", "Distributed data parallel training on CPU, PyTorch over gloo"],
+    ["pytorch-fsdp", "12", "61 MB", "Llama-style pre-training"],
+]
+
+
+def test_table_wraps_the_widest_column_and_aligns_numbers_right() -> None:
+    assert table(["TARGET", "LAYERS", "SIZE", "SUMMARY"], ROWS, 60) == (
+        "TARGET        LAYERS     SIZE  SUMMARY\n"
+        "cpu-ddp            6  1.24 GB  Distributed data parallel\n"
+        "                               training on CPU, PyTorch over\n"
+        "                               gloo\n"
+        "pytorch-fsdp      12    61 MB  Llama-style pre-training"
+    )
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_table_fits_its_width_and_loses_nothing(width: int) -> None:
+    text = table(["TARGET", "LAYERS", "SIZE", "SUMMARY"], ROWS, width)
+    assert max(cells(line) for line in text.splitlines()) <= width
+    for cell in (cell for row in ROWS for cell in row):
+        assert all(word in text for word in cell.split())
+
+
+def test_table_without_rows_is_its_header() -> None:
+    assert table(["A", "B"], [], 80) == "A  B"
+
+
+def test_versions_are_not_numbers_and_empty_cells_are_allowed() -> None:
+    assert table(["N", "VERSION"], [["a", "4.1.4-3"], ["b", ""]], 80) == "N  VERSION\na  4.1.4-3\nb"
+
+
+def test_error() -> None:
+    assert error(FactoryError("it broke")) == "error: it broke"
+    assert error(CatalogError(["a.toml: x", "b.toml: \x1b[31my"], hint="run this")) == (
+        "error: catalog: 2 problems\n  a.toml: x\n  b.toml: y\nhint: run this"
+    )

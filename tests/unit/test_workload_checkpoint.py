@@ -1,0 +1,158 @@
+"""Checkpoints of the training programs: what is complete, what is chosen, and what a crash can leave."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "containers" / "common"))
+
+from training import checkpoint
+from training.checkpoint import Checkpoint, Progress
+from training.errors import TrainingError
+
+IDENTITY: dict[str, str | int] = {"program": "test", "width": 8}
+
+
+class CrashError(Exception):
+    """The process dies here."""
+
+
+def write(root: Path, step: int, content: str = "weights") -> Checkpoint:
+    partial = checkpoint.partial_folder(root, step)
+    partial.mkdir()
+    (partial / "part-0").write_text(content)
+    (partial / ".metadata").write_text("index")
+    return checkpoint.commit(partial, Progress(step=step, first_loss=2.0, last_loss=1.0), IDENTITY)
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_nothing_is_found_in_a_missing_or_empty_folder(tmp_path):
+    assert checkpoint.find_latest(tmp_path / "missing") is None
+    assert checkpoint.find_latest(tmp_path) is None
+
+
+def test_committed_checkpoint_is_read_back_equal(tmp_path):
+    written = write(tmp_path, 40)
+    assert checkpoint.find_latest(tmp_path) == written
+    assert written.folder == tmp_path / "step-00000040"
+    assert written.progress == Progress(step=40, first_loss=2.0, last_loss=1.0)
+
+
+def test_highest_step_wins_beyond_the_padding(tmp_path):
+    write(tmp_path, 99_999_999)
+    write(tmp_path, 100_000_000)
+    assert checkpoint.find_latest(tmp_path).progress.step == 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / "checkpoint.json").unlink(), "it has no checkpoint.json"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "checkpoint.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "part-0").unlink(), "part-0 has no bytes instead of 7"),
+        (lambda folder: (folder / "part-0").write_text("we"), "part-0 has 2 bytes instead of 7"),
+        (lambda folder: (folder / ".metadata").unlink(), ".metadata has no bytes"),
+    ],
+)
+def test_damaged_checkpoint_is_passed_over_with_the_reason(tmp_path, damage, reason):
+    write(tmp_path, 20)
+    damage(write(tmp_path, 40).folder)
+    said: list[str] = []
+    assert checkpoint.find_latest(tmp_path, report=said.append).progress.step == 20
+    assert len(said) == 1
+    assert said[0].startswith("step-00000040 is passed over")
+    assert reason in said[0]
+
+
+def test_training_that_comes_to_a_damaged_checkpoint_again_replaces_it(tmp_path):
+    (write(tmp_path, 40).folder / "part-0").unlink()
+    write(tmp_path, 40, content="new weights")
+    assert names(tmp_path) == ["step-00000040"]
+    assert (tmp_path / "step-00000040" / "part-0").read_text() == "new weights"
+
+
+def test_prune_keeps_the_newest(tmp_path):
+    for step in (10, 20, 30, 40):
+        write(tmp_path, step)
+    checkpoint.prune(tmp_path, keep=2)
+    assert names(tmp_path) == ["step-00000030", "step-00000040"]
+
+
+def test_foreign_files_are_neither_offered_nor_removed(tmp_path):
+    (tmp_path / "step-latest").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    write(tmp_path, 10)
+    checkpoint.prune(tmp_path, keep=1)
+    checkpoint.clear_partial(tmp_path)
+    assert names(tmp_path) == ["notes.txt", "step-00000010", "step-latest"]
+
+
+def test_other_model_is_refused_by_the_first_difference(tmp_path):
+    written = write(tmp_path, 10)
+    checkpoint.check_identity(written, dict(IDENTITY))
+    with pytest.raises(TrainingError, match="width 8, this run has 16; give another --checkpoint-dir"):
+        checkpoint.check_identity(written, {**IDENTITY, "width": 16})
+    with pytest.raises(TrainingError, match="depth None, this run has 2"):
+        checkpoint.check_identity(written, {**IDENTITY, "depth": 2})
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process die at the given file system change: before it, or half-way through a removal."""
+    left = [number]
+    originals = {"fsync": os.fsync, "rename": Path.rename, "rmtree": shutil.rmtree}
+
+    def dying(name: str, *arguments: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            if name == "rmtree":
+                next(path for path in Path(str(arguments[0])).rglob("*") if path.is_file()).unlink()
+            raise CrashError(name)
+        return originals[name](*arguments)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: dying("fsync", handle))
+    monkeypatch.setattr(Path, "rename", lambda path, target: dying("rename", path, target))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: dying("rmtree", path))
+
+
+def changes_survived(root: Path, number: int) -> bool:
+    """Write step 30 over a damaged one and prune, dying at change `number`; True if it was never reached."""
+    write(root, 10)
+    write(root, 20)
+    (write(root, 30).folder / "part-0").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, number)
+        try:
+            write(root, 30, content="new weights")
+            checkpoint.prune(root, keep=1)
+        except CrashError:
+            return False
+    return True
+
+
+def test_crash_at_any_change_leaves_a_whole_checkpoint_and_no_litter(tmp_path):
+    survived = False
+    number = 0
+    while not survived:
+        number += 1
+        root = tmp_path / str(number)
+        root.mkdir()
+        survived = changes_survived(root, number)
+        found = checkpoint.find_latest(root)
+        assert found.progress.step in {20, 30}
+        assert (found.folder / "part-0").read_text() in {"weights", "new weights"}
+        # What the next start does:
+        checkpoint.clear_partial(root)
+        if found.progress.step == 20:
+            write(root, 30, content="new weights")
+        checkpoint.prune(root, keep=1)
+        assert names(root) == ["step-00000030"]
+        assert json.loads((root / "step-00000030" / "checkpoint.json").read_text())["progress"]["step"] == 30
+    assert number > 8

@@ -1,0 +1,106 @@
+"""The training programs from outside, and the files their images are made of, without PyTorch."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONTAINERS = Path(__file__).parents[2] / "containers"
+TARGETS = ("cpu-ddp", "pytorch-fsdp")
+
+# The published sizes of the models that these configurations have the shape of.
+PUBLISHED_PARAMETERS = {
+    "1b": 1_235_814_400,
+    "3b": 3_212_749_824,
+    "8b": 8_030_261_248,
+    "13b": 13_015_864_320,
+    "70b": 70_553_706_496,
+}
+
+
+def start(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as its image lays it out, with the standard library alone."""
+    source = CONTAINERS / target / "src"
+    code = (
+        f"import sys; sys.path[:0] = [{str(source)!r}, {str(CONTAINERS / 'common')!r}]; "
+        "import train; sys.exit(train.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-I", "-S", "-B", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_help_needs_no_third_party_package(target):
+    ended = start(target, "--help")
+    assert ended.returncode == 0
+    for option in ("--device", "--smoke", "--checkpoint-dir", "torchrun --standalone"):
+        assert option in ended.stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_missing_pytorch_is_one_line_and_a_failure(target):
+    ended = start(target, "--smoke")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert "has no package" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--steps", "0"), "--steps: '0' is not a whole number above zero"),
+        (("--steps", "1.5"), "--steps: '1.5' is not a whole number above zero"),
+        (("--learning-rate", "nan"), "--learning-rate: 'nan' is not a finite number above zero"),
+        (("--device", "tpu"), "--device: invalid choice: 'tpu'"),
+        (("--epochs", "3"), "unrecognized arguments: --epochs 3"),
+    ],
+)
+def test_wrong_option_is_refused_before_anything_starts(target, arguments, complaint):
+    ended = start(target, *arguments)
+    assert ended.returncode == 2
+    assert complaint in ended.stderr
+
+
+def test_smoke_preset_gives_way_to_what_was_typed():
+    printed = json.loads(start("pytorch-fsdp", "--smoke", "--print-config").stdout)
+    assert printed["model"] == "toy"
+    printed = json.loads(start("pytorch-fsdp", "--model", "1b", "--print-config", "--smoke").stdout)
+    assert printed["model"] == "1b"
+
+
+@pytest.mark.parametrize(("model", "parameters"), PUBLISHED_PARAMETERS.items())
+def test_parameter_counts_are_the_published_ones(model, parameters):
+    printed = json.loads(start("pytorch-fsdp", "--model", model, "--print-config").stdout)
+    assert printed["parameters"] == parameters
+
+
+def copied_files(target: str) -> set[Path]:
+    text = (CONTAINERS / target / "Dockerfile").read_text().replace("\\\n", " ")
+    sources = [source for line in re.findall(r"^COPY (.*)$", text, re.M) for source in line.split()[:-1]]
+    paths = [CONTAINERS / source for source in sources]
+    assert [path for path in paths if not path.exists()] == []
+    return {file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_dockerfile_copies_the_program_and_what_it_shares(target):
+    sources = {*(CONTAINERS / target / "src").rglob("*.py"), *(CONTAINERS / "common").rglob("*.py")}
+    assert copied_files(target) == sources
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_lock_pins_every_requirement_with_hashes_and_leaves_pytorch_to_the_stack(target):
+    folder = CONTAINERS / target
+    pins = re.findall(
+        r"^([a-z0-9-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}",
+        (folder / "requirements.lock").read_text(),
+        re.M,
+    )
+    asked = re.findall(r"^([a-z0-9-]+)==", (folder / "requirements.in").read_text(), re.M)
+    assert set(asked) <= set(pins)
+    assert "torch" not in pins

@@ -35,7 +35,13 @@ def find(plan: Plan, *, finder: Finder, ledger: Ledger, publisher: Publisher | N
         return None
     if publisher and _published(earlier, publisher) is None:
         return None
-    return dataclasses.replace(earlier, artifact=artifact)
+    there = tuple(
+        dataclasses.replace(
+            one, pushed_bytes=0, reused_bytes=one.pushed_bytes + one.reused_bytes, seconds=0.0
+        )
+        for one in earlier.publications
+    )
+    return dataclasses.replace(earlier, artifact=artifact, publications=there)
 
 
 def produce(plan: Plan, tools: Tools) -> Receipt:
@@ -48,10 +54,12 @@ def produce(plan: Plan, tools: Tools) -> Receipt:
     if not report.passed:
         tools.ledger.record(plan, artifact, report, ())
         raise refusal(plan, report)
-    publications = earlier.publications if earlier else ()
+    # Recorded before anything leaves: a registry that fails must not cost the checks a second time.
+    receipt = tools.ledger.record(plan, artifact, report, earlier.publications if earlier else ())
     if tools.publisher:
         publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
-    return tools.ledger.record(plan, artifact, report, publications)
+        receipt = tools.ledger.record(plan, artifact, report, publications)
+    return receipt
 
 
 def _check(plan: Plan, artifact: Artifact, earlier: Receipt | None, tools: Tools) -> Report:

@@ -22,7 +22,9 @@ def docker_registry(folder: Path) -> Iterator[str]:
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
         "http: {addr: '127.0.0.1:0'}\nlog: {level: info}\n"
     )
-    child = subprocess.Popen([PROGRAM, "serve", str(config)], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [PROGRAM, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     host: list[str] = []
     is_listening = threading.Event()
 

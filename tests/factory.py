@@ -107,6 +107,8 @@ class Factory:
         repository = Repository.create(folder / "repository")
         for name, text in FILES.items():
             repository.write(name, text)
+        # Layers of its own: what another test or an earlier session built has another key.
+        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{folder.name}"\nfabric')
         shutil.copy(root / "catalog/systems/debian-12.toml", repository.root / "catalog/systems")
         (repository.root / "catalog/systems/tiny-1.toml").unlink()
         for name in RUNNER:

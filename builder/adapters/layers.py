@@ -66,6 +66,7 @@ class LayerMaker:
                     outcome = self._reused(layer, "below a layer that exists")
                 else:
                     outcome = self._ensure(plan, layer, step)
+                    self._share(layer)
                 made.append(outcome)
                 end.update(
                     text=outcome.reason,
@@ -105,8 +106,6 @@ class LayerMaker:
                 else:
                     reason = explain(layer, self._last_layers(plan.target.name))
                     self._make_layer(plan, layer, step)
-                    if self._cache:
-                        self._cache.keep(layer.key)
                     outcome = "built"
             if not self._refresh(layer):
                 raise BuildError(
@@ -115,6 +114,11 @@ class LayerMaker:
             return dataclasses.replace(
                 self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
             )
+
+    def _share(self, layer: Layer) -> None:
+        """Gives a layer of this engine to the others, whoever made it."""
+        if self._cache and not self._cache.has(layer.key):
+            self._cache.keep(layer.key)
 
     def _refresh(self, layer: Layer) -> bool:
         self._known |= self._engine.layers()

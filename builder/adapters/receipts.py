@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builder.adapters import process
 from builder.adapters.workspace import Run, Workspace, write_atomically
 from builder.model import Artifact, Check, Made, Plan, Publication, Receipt, Report
 from builder.plan import to_json
@@ -60,6 +59,9 @@ class Receipts:
 
     def _commit(self) -> str:
         """The commit of the checkout, with + where files differ from it; "" outside a repository."""
+        # Only a run records; a build with nothing to do does without.
+        from builder.adapters import process
+
         git = ["git", "-C", str(self._root)]
         head = process.run([*git, "rev-parse", "HEAD"], timeout_s=30)
         if head.code != 0:

@@ -338,7 +338,7 @@ class Registry:
             if following is None:
                 break
             path = following[1]
-        return tuple(found)
+        return tuple(sorted(found))
 
     def _mismatch(self, repository: str, what: str, wanted: str, got: str) -> IntegrityError:
         return IntegrityError(

@@ -288,6 +288,7 @@ class Wire:
                 or request.method not in ("GET", "HEAD")
             ):
                 break
+            response.close()
             connection.close()
             url = urljoin(url, following)
         else:
@@ -304,6 +305,7 @@ class Wire:
             if is_reusable:
                 self._idle.append(connection)
             else:
+                response.close()  # where it ends with its connection, it alone holds the socket
                 connection.close()
 
     def _send(self, request: Request, url: str) -> tuple[HTTPConnection, HTTPResponse]:
@@ -321,6 +323,9 @@ class Wire:
                     kept.close()  # kept too long: the registry had hung up before we spoke
                     if request.body is not None:
                         raise
+                except BaseException:
+                    kept.close()
+                    raise
             connection = self._connect(target)
             try:
                 return connection, self._speak(connection, request, target)

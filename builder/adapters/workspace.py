@@ -6,7 +6,6 @@ without asking for process ids, and may then remove what the dead one left.
 
 import fcntl
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -92,7 +91,7 @@ def _try_lock(descriptor: int) -> bool:
 @contextmanager
 def open_run(workspace: Workspace, label: str) -> Iterator[Run]:
     """A run whose scratch folder is gone when the block ends, however it ends."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{secrets.token_hex(3)}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
     folder = workspace.out / "runs" / name
     try:
@@ -139,7 +138,7 @@ def forget_run(workspace: Workspace, name: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

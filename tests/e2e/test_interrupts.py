@@ -32,13 +32,12 @@ MOMENTS = [
 
 
 @pytest.fixture
-def fresh(factory: Factory, request: pytest.FixtureRequest) -> Factory:
-    """A factory whose layers nobody else has built, on a base that exists."""
+def fresh(factory: Factory) -> Factory:
+    """A factory that has built nothing yet, on a base that exists."""
     if factory.repository.keys()["base"] not in factory.engine.layers():
         assert factory.build().code == 0
-    factory.repository.replace(
-        "catalog/targets/hello.toml", '"hello"\nfabric', f'"{request.node.name}"\nfabric'
-    )
+        for layer in ("workload", "final", "fabric", "system"):
+            factory.forget_layer(layer)
     return factory
 
 

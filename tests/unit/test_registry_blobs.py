@@ -37,19 +37,18 @@ def config_of(layers: Sequence[bytes]) -> bytes:
     return json.dumps({"os": "linux", "rootfs": {"diff_ids": [sha256(layer) for layer in layers]}}).encode()
 
 
+def compact(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
 def folder_of(chain: str, parent: str) -> tuple[str, bytes]:
     """Name and description of a layer's folder as engines before 25 make them."""
     hashed: dict[str, Any] = {**ENGINE_ID, "layer_id": chain}
     if parent:
         hashed["parent"] = f"sha256:{parent}"
-    name = hashlib.sha256(json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    described: dict[str, Any] = {
-        "id": name,
-        **({"parent": parent} if parent else {}),
-        **ENGINE_ID,
-        "os": "linux",
-    }
-    return name, json.dumps(described, separators=(",", ":")).encode()
+    name = hashlib.sha256(compact(dict(sorted(hashed.items())))).hexdigest()
+    above = {"parent": parent} if parent else {}
+    return name, compact({"id": name, **above, **ENGINE_ID, "os": "linux"})
 
 
 def old_layout(layers: Sequence[bytes]) -> bytes:

@@ -20,6 +20,9 @@ hosts = st.one_of(
     st.from_regex(r"[a-z0-9]{1,8}:[1-9][0-9]{0,4}", fullmatch=True),
     st.just("[::1]:5000"),
 )
+repositories = st.from_regex(
+    r"[a-z0-9]{1,5}(([.]|_|__|--?)[a-z0-9]{1,5}){0,2}(/[a-z0-9]{1,9}){0,3}", fullmatch=True
+)
 references = st.builds(
     Reference,
     host=hosts,

@@ -1,0 +1,371 @@
+"""Pushing and pulling by our own client: the same tests against our registry and an independent one."""
+
+import io
+import json
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.blobs import BlobStore, LayerBlob, sha256
+from builder.adapters.registry import MANIFEST, Blob, Registry, manifest, push
+from builder.adapters.wire import Credentials
+from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
+from builder.rehearsal.registry import Fault, LocalRegistry
+from tests.docker_registry import PROGRAM, docker_registry
+
+CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
+NO_DIGEST = f"sha256:{'0' * 64}"
+
+
+def layer_of(content: bytes, store: BlobStore) -> LayerBlob:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("file")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    tar = stream.getvalue()
+    return store.add(sha256(tar), io.BytesIO(tar))
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> tuple[LayerBlob, ...]:
+    store = BlobStore(tmp_path / "store")
+    return tuple(layer_of(content, store) for content in (b"one", bytes(range(256)) * 20_000, b"three"))
+
+
+class Faults:
+    """Records what a registry is asked; answers the first `times` matches of a pattern with a fault."""
+
+    def __init__(self, pattern: str = "^$", fault: Fault | None = None, *, times: int = 1) -> None:
+        self.asked: list[str] = []
+        self._pattern = pattern
+        self._fault = fault
+        self._left = times
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str) -> Fault | None:
+        with self._lock:
+            self.asked.append(f"{method} {path}")
+            if self._left and re.search(self._pattern, self.asked[-1]):
+                self._left -= 1
+                return self._fault
+        return None
+
+
+class Pauses:
+    """Stands in for waiting: remembers how long it would have been."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    def __call__(self, seconds: float) -> bool:
+        self.taken.append(seconds)
+        return False
+
+
+@pytest.fixture
+def pauses() -> Pauses:
+    return Pauses()
+
+
+@pytest.fixture(params=["ours", "docker-registry"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "ours":
+        with LocalRegistry(tmp_path / "registry") as registry:
+            yield registry.host
+    elif PROGRAM is None:
+        pytest.skip("capability absent: no docker-registry program (Debian: apt install docker-registry)")
+    else:
+        with docker_registry(tmp_path / "registry") as address:
+            yield address
+
+
+def test_an_image_goes_there_and_back(host: str, layers: tuple[LayerBlob, ...], tmp_path: Path) -> None:
+    with Registry(host) as registry:
+        registry.ping()
+        publication = push(CONFIG, layers, registry=registry, repository="team/app", tags=("1", "latest"))
+        sizes = len(CONFIG) + sum(layer.size_bytes for layer in layers)
+        assert (publication.pushed_bytes, publication.reused_bytes) == (sizes, 0)
+        assert publication.name == f"{host}/team/app@{publication.digest}"
+        assert publication.digest == sha256(manifest(CONFIG, layers))
+        assert registry.tags("team/app") == ("1", "latest")
+        for reference in ("1", "latest", publication.digest):
+            assert registry.find_manifest("team/app", reference) == publication.digest
+            found = registry.get_manifest("team/app", reference)
+            assert found == (manifest(CONFIG, layers), publication.digest, MANIFEST)
+        for layer in layers:
+            registry.fetch_blob("team/app", layer.digest, tmp_path / "blob")
+            assert (tmp_path / "blob").read_bytes() == layer.path.read_bytes()
+
+
+def test_what_is_not_there_is_none(host: str) -> None:
+    with Registry(host) as registry:
+        assert registry.find_manifest("team/app", "cache-1") is None
+        assert registry.get_manifest("team/app", NO_DIGEST) is None
+        assert not registry.has_blob("team/app", NO_DIGEST)
+        assert registry.tags("team/app") == ()
+
+
+def test_a_second_push_sends_nothing(host: str, layers: tuple[LayerBlob, ...]) -> None:
+    with Registry(host) as registry:
+        first = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        second = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        third = push(CONFIG, layers, registry=registry, repository="app", tags=("1", "2"))
+    assert first.digest == second.digest == third.digest
+    assert (second.pushed_bytes, third.pushed_bytes) == (0, 0)
+    assert second.reused_bytes == third.reused_bytes == first.pushed_bytes
+
+
+def test_blobs_of_another_repository_are_mounted(host: str, layers: tuple[LayerBlob, ...]) -> None:
+    with Registry(host) as registry:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        other = push(
+            CONFIG, layers, registry=registry, repository="other", tags=("1",), mount_from=("none", "app")
+        )
+    assert other.pushed_bytes == 0
+
+
+def test_without_a_tag_the_digest_is_the_name(host: str, layers: tuple[LayerBlob, ...]) -> None:
+    with Registry(host) as registry:
+        publication = push(CONFIG, layers, registry=registry, repository="app", tags=())
+        assert registry.find_manifest("app", publication.digest) == publication.digest
+
+
+def test_a_layer_that_changed_on_disk_is_an_integrity_error(host: str, layers: tuple[LayerBlob, ...]) -> None:
+    layers[1].path.write_bytes(bytes(layers[1].size_bytes))
+    with Registry(host) as registry, pytest.raises(IntegrityError, match=layers[1].digest):
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+
+
+def test_what_the_registry_refuses_is_said_in_its_words(host: str) -> None:
+    content = json.dumps(json.loads(manifest(CONFIG, ()))).encode()
+    with Registry(host) as registry, pytest.raises(PublishError, match="MANIFEST_BLOB_UNKNOWN") as caught:
+        registry.put_manifest("app", "1", content)
+    assert caught.value.message.startswith(f"{host}/app: manifest 1: ")
+    assert "curl" in caught.value.hint
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., LocalRegistry]]:
+    """Starts registries with faults and rules of their own."""
+    started: list[LocalRegistry] = []
+
+    def start(**options: object) -> LocalRegistry:
+        registry = LocalRegistry(tmp_path / f"registry-{len(started)}", **options)  # type: ignore[arg-type]
+        started.append(registry.__enter__())
+        return registry
+
+    yield start
+    for registry in started:
+        registry.__exit__(None, None, None)
+
+
+Serve = Callable[..., LocalRegistry]
+
+
+def test_a_second_push_asks_once_a_tag(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
+    faults = Faults()
+    with Registry(serve(faults=faults).host) as registry:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        faults.asked.clear()
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+    assert faults.asked == ["HEAD /v2/app/manifests/1"]
+
+
+PASSING = {
+    "500 on an upload": ("PUT .*/blobs/uploads/", Fault(status=500)),
+    "503 on the begin of an upload": ("POST .*/blobs/uploads/", Fault(status=503)),
+    "closed amid an upload": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100)),
+    "closed before an answer": ("POST .*/blobs/uploads/", Fault(close_after_bytes=0)),
+    "502 on the manifest": ("PUT .*/manifests/", Fault(status=502)),
+    "half an answer": ("GET /v2/app/tags/list", Fault(truncate_to=3)),
+}
+
+
+@pytest.mark.parametrize(("pattern", "fault"), PASSING.values(), ids=list(PASSING))
+def test_what_passes_is_tried_again_and_said(
+    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, pattern: str, fault: Fault
+) -> None:
+    said: list[str] = []
+    faults = Faults(pattern, fault)
+    with Registry(serve(faults=faults).host, wait=pauses, say=said.append) as registry:
+        publication = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        assert registry.tags("app") == ("1",)
+        assert registry.find_manifest("app", "1") == publication.digest
+    # A connection cut without a word may just have been kept too long; that is mended without a pause.
+    if fault.close_after_bytes != 0:
+        assert pauses.taken == [0.5]
+        assert len(said) == 1
+        assert "(1 of 5)" in said[0]
+
+
+def test_the_registrys_own_pause_is_respected(serve: Serve, pauses: Pauses) -> None:
+    faults = Faults("HEAD", Fault(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": "7"}))
+    with Registry(serve(faults=faults).host, wait=pauses) as registry:
+        assert not registry.has_blob("app", NO_DIGEST)
+    assert pauses.taken == [7.0]
+
+
+BROKEN = {
+    "500 for ever": ("PUT .*/blobs/uploads/", Fault(status=500), "answered 500 UNAVAILABLE"),
+    "closed for ever": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100), "broke off"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "fault", "words"), BROKEN.values(), ids=list(BROKEN))
+def test_what_does_not_pass_ends_after_five_tries(
+    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, pattern: str, fault: Fault, words: str
+) -> None:
+    faults = Faults(pattern, fault, times=1000)
+    registry = serve(faults=faults)
+    with Registry(registry.host, wait=pauses) as client, pytest.raises(PublishError, match=words) as caught:
+        push(CONFIG, layers[:1], registry=client, repository="app", tags=("1",))
+    assert "(5 tries)" in caught.value.message
+    assert f"{registry.host}/app: blob sha256:" in caught.value.message
+    assert f"curl -i http://{registry.host}/v2/" in caught.value.hint
+    assert not any("PUT /v2/app/manifests" in asked for asked in faults.asked)
+
+
+def test_nobody_there_is_said_at_once(tmp_path: Path, pauses: Pauses) -> None:
+    with LocalRegistry(tmp_path / "gone") as gone:
+        host = gone.host
+    with Registry(host, wait=pauses) as registry, pytest.raises(MissingError, match="refused") as caught:
+        registry.ping()
+    assert host in caught.value.message
+    assert "curl" in caught.value.hint
+    assert pauses.taken == []
+
+
+def test_who_goes_away_is_waited_for(tmp_path: Path, pauses: Pauses) -> None:
+    with LocalRegistry(tmp_path / "gone") as gone:
+        registry = Registry(gone.host, wait=pauses)
+        registry.ping()
+    with registry, pytest.raises(MissingError, match="5 tries"):
+        registry.ping()
+    assert pauses.taken == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_a_kept_connection_that_was_closed_is_no_failure(tmp_path: Path, pauses: Pauses) -> None:
+    with LocalRegistry(tmp_path / "registry") as first:
+        registry = Registry(first.host, wait=pauses)
+        registry.ping()
+    port = int(first.host.rsplit(":", 1)[1])
+    with LocalRegistry(tmp_path / "registry", port=port), registry:
+        registry.ping()
+    assert pauses.taken == []
+
+
+def test_a_tag_that_reads_back_otherwise_is_an_integrity_error(
+    serve: Serve, layers: tuple[LayerBlob, ...]
+) -> None:
+    lie = Fault(headers={"Docker-Content-Digest": NO_DIGEST})
+    faults = Faults("HEAD .*/manifests/1", lie, times=1000)
+    with Registry(serve(faults=faults).host) as registry, pytest.raises(IntegrityError) as caught:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+    assert sha256(manifest(CONFIG, layers)) in caught.value.message
+    assert NO_DIGEST in caught.value.message
+
+
+def test_a_manifest_whose_bytes_are_others_is_an_integrity_error(
+    serve: Serve, layers: tuple[LayerBlob, ...]
+) -> None:
+    faults = Faults("GET .*/manifests/1", Fault(headers={"Docker-Content-Digest": NO_DIGEST}))
+    with Registry(serve(faults=faults).host) as registry:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        with pytest.raises(IntegrityError):
+            registry.get_manifest("app", "1")
+
+
+def test_a_download_that_breaks_off_begins_anew(
+    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, tmp_path: Path
+) -> None:
+    faults = Faults("GET .*/blobs/", Fault(truncate_to=1000))
+    with Registry(serve(faults=faults).host, wait=pauses) as registry:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        registry.fetch_blob("app", layers[1].digest, tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == layers[1].path.read_bytes()
+    assert pauses.taken == [0.5]
+
+
+def test_a_blob_of_other_bytes_leaves_no_file(
+    serve: Serve, layers: tuple[LayerBlob, ...], tmp_path: Path
+) -> None:
+    server = serve()
+    with Registry(server.host) as registry:
+        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        server.storage.blob("app", layers[1].digest).write_bytes(b"other")
+        target = tmp_path / "fetched" / "blob"
+        target.parent.mkdir()
+        with pytest.raises(IntegrityError, match=layers[1].digest):
+            registry.fetch_blob("app", layers[1].digest, target)
+    assert not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize("password", ["", "wrong", "right"])
+def test_logging_in(serve: Serve, layers: tuple[LayerBlob, ...], password: str) -> None:
+    credentials = Credentials(username="me", password=password) if password else None
+    with Registry(serve(login=("me", "right")).host, credentials=credentials) as registry:
+        if password == "right":
+            assert push(CONFIG, layers, registry=registry, repository="app", tags=("1",)).pushed_bytes
+            return
+        with pytest.raises(MissingError, match="answered 401") as caught:
+            push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+    assert ("user me" if password else "nobody is logged in") in caught.value.message
+    assert caught.value.hint == f"docker login {registry.host}"
+
+
+def test_an_unknown_repository_is_refused_with_the_way_to_make_it(
+    serve: Serve, layers: tuple[LayerBlob, ...]
+) -> None:
+    server = serve(create_on_push=False)
+    with Registry(server.host) as registry:
+        with pytest.raises(PublishError, match="NAME_UNKNOWN") as caught:
+            push(CONFIG, layers, registry=registry, repository="team/app", tags=("1",))
+        assert "--repository-name team/app" in caught.value.hint
+        server.create_repository("team/app")
+        push(CONFIG, layers, registry=registry, repository="team/app", tags=("1",))
+
+
+def test_an_immutable_tag_takes_the_same_image_only(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
+    with Registry(serve(immutable_tags=True).host) as registry:
+        first = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        assert push(CONFIG, layers, registry=registry, repository="app", tags=("1",)).digest == first.digest
+        with pytest.raises(PublishError, match="immutable"):
+            push(CONFIG, layers[:1], registry=registry, repository="app", tags=("1",))
+        assert registry.find_manifest("app", "1") == first.digest
+
+
+def test_cancelling_stops_amid_an_upload(serve: Serve, tmp_path: Path) -> None:
+    cancelled = threading.Event()
+
+    def cancel(method: str, path: str) -> Fault | None:
+        if method == "PUT":
+            cancelled.set()
+        return None
+
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    # Of a wrong digest: an upload that came to its end would be an IntegrityError.
+    blob = Blob(digest=NO_DIGEST, size_bytes=64 << 20, source=large)
+    with Registry(serve(faults=cancel).host, cancelled=cancelled) as registry, pytest.raises(Interrupted):
+        registry.push_blobs("app", [blob])
+
+
+def test_one_failure_ends_the_others(serve: Serve, tmp_path: Path) -> None:
+    """A push whose first blob is refused does not send the rest of a large one."""
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(256 << 20)
+    blobs = [
+        Blob(digest=NO_DIGEST, size_bytes=2, source=b"no"),
+        Blob(digest=f"sha256:{'1' * 64}", size_bytes=256 << 20, source=large),
+    ]
+    with Registry(serve().host) as registry, pytest.raises(FactoryError) as caught:
+        registry.push_blobs("app", blobs)
+    assert isinstance(caught.value, IntegrityError)
+    assert NO_DIGEST in caught.value.message

@@ -1,0 +1,137 @@
+"""The engine's own push and pull against our registry, and our push against the engine's pull."""
+
+import io
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.blobs import BlobStore, collect, sha256
+from builder.adapters.engine import Engine
+from builder.adapters.registry import Registry, push
+from builder.errors import MissingError
+from builder.model import Publication
+from builder.rehearsal.registry import Fault, LocalRegistry
+
+pytestmark = pytest.mark.engine
+BOUND_S = 120
+
+
+def docker(*arguments: str, stdin: bytes | None = None, must: bool = True) -> str:
+    ended = subprocess.run(
+        ["docker", *arguments], input=stdin, capture_output=True, timeout=BOUND_S, check=False
+    )
+    assert ended.returncode == 0 or not must, ended.stderr.decode()
+    return (ended.stdout if must else ended.stdout + ended.stderr).decode().strip()
+
+
+@pytest.fixture
+def engine() -> Engine:
+    engine = Engine()
+    try:
+        engine.version()
+    except MissingError as missing:
+        pytest.skip(f"capability absent: {missing.message}")
+    return engine
+
+
+@pytest.fixture
+def image(engine: Engine, tmp_path: Path, keep_artifacts: bool) -> Iterator[str]:
+    """An image of three layers, made from nothing, of which two are the same."""
+    name = f"factory-test-registry:{uuid.uuid4().hex[:12]}"
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("base")
+        member.size = 2_000_000
+        archive.addfile(member, io.BytesIO(uuid.uuid4().bytes * 125_000))
+    docker("import", "-", f"{name}-base", stdin=stream.getvalue())
+    (tmp_path / "same").write_text("the same")
+    dockerfile = f"FROM {name}-base\nCOPY same /same\nCOPY same /same\nLABEL note='<ü & \"'\n"
+    docker("build", "--quiet", "--tag", name, "--file", "-", str(tmp_path), stdin=dockerfile.encode())
+    yield name
+    if not keep_artifacts:
+        for made in (name, f"{name}-base"):
+            if found := engine.inspect_image(made):
+                for reference in (*found["RepoTags"], *found["RepoDigests"]):
+                    engine.remove_image(reference)
+
+
+def image_id(reference: str) -> str:
+    return docker("inspect", "--format", "{{.Id}}", reference)
+
+
+def publish(engine: Engine, image: str, registry: str, store: BlobStore) -> Publication:
+    found = engine.inspect_image(image)
+    assert found is not None
+    config, layers = collect(
+        lambda: engine.export([image]),
+        image_id=found["Id"],
+        diff_ids=found["RootFS"]["Layers"],
+        store=store,
+    )
+    assert sha256(config) == found["Id"]
+    with Registry(registry) as client:
+        return push(config, layers, registry=client, repository="ours", tags=("1",))
+
+
+def test_the_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path) -> None:
+    with LocalRegistry(tmp_path / "registry") as registry:
+        name = f"{registry.host}/theirs:1"
+        docker("tag", image, name)
+        pushed = docker("push", name)
+        docker("rmi", name)
+        docker("pull", name)
+        with Registry(registry.host) as client:
+            assert f"digest: {client.find_manifest('theirs', '1')}" in pushed
+        assert image_id(name) == docker("inspect", "--format", "{{.Id}}", image)
+        docker("rmi", name)
+
+
+def test_what_we_push_the_engine_pulls_as_the_same_image(engine: Engine, image: str, tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "store")
+    identity = image_id(image)
+    with LocalRegistry(tmp_path / "registry") as registry:
+        publication = publish(engine, image, registry.host, store)
+        assert publish(engine, image, registry.host, store).pushed_bytes == 0
+        # With the image gone the engine has to fetch and unpack every byte.
+        docker("rmi", image, f"{image}-base")
+        docker("pull", publication.name)
+        assert image_id(publication.name) == identity
+        docker("tag", identity, image)
+        docker("rmi", publication.name)
+
+
+def test_the_engine_logs_in(engine: Engine, image: str, tmp_path: Path) -> None:
+    with LocalRegistry(tmp_path / "registry", login=("me", "secret"), create_on_push=False) as registry:
+        registry.create_repository("app")
+        config = ("--config", str(tmp_path / "docker"))
+        assert "401" in docker(
+            *config, "login", "-u", "me", "--password-stdin", registry.host, stdin=b"wrong", must=False
+        )
+        docker(*config, "login", "-u", "me", "--password-stdin", registry.host, stdin=b"secret")
+        for repository, outcome in (("app", "digest: sha256:"), ("other", "not known to this registry")):
+            name = f"{registry.host}/{repository}:1"
+            docker("tag", image, name)
+            assert outcome in docker(*config, "push", name, must=False)
+            docker("rmi", name)
+
+
+def test_the_engine_resumes_what_breaks_off(engine: Engine, image: str, tmp_path: Path) -> None:
+    """The engine tries again after a cut upload, as it would with any registry."""
+    cut: list[str] = []
+
+    def once(method: str, path: str) -> Fault | None:
+        if method == "PATCH" and not cut:
+            cut.append(path)
+            return Fault(close_after_bytes=100)
+        return None
+
+    with LocalRegistry(tmp_path / "registry", faults=once) as registry:
+        name = f"{registry.host}/app:1"
+        docker("tag", image, name)
+        assert "digest: sha256:" in docker("push", name)
+        docker("rmi", name)
+    assert cut

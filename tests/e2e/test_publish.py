@@ -1,0 +1,107 @@
+"""From a build to a registry and back: by digest, once, and through faults of the registry."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.rehearsal.registry import Fault, LocalRegistry
+from tests.factory import Factory
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+
+class Switch:
+    """A fault that can be turned off while the registry serves."""
+
+    def __init__(self) -> None:
+        self.pattern = ""
+        self.fault = Fault()
+        self.pushed: list[str] = []
+
+    def __call__(self, method: str, path: str) -> Fault | None:
+        asked = f"{method} {path}"
+        if method in ("PUT", "POST"):
+            self.pushed.append(asked)
+        return self.fault if self.pattern and re.search(self.pattern, asked) else None
+
+
+@pytest.fixture
+def switch() -> Switch:
+    return Switch()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, switch: Switch) -> Iterator[LocalRegistry]:
+    with LocalRegistry(tmp_path / "registry", faults=switch) as serving:
+        yield serving
+
+
+@pytest.fixture
+def publishing(factory: Factory, registry: LocalRegistry) -> Factory:
+    factory.repository.write("site.toml", f'[registry]\npush = "{registry.host}/images"\n')
+    return factory
+
+
+def publish(factory: Factory) -> tuple[int, str, str]:
+    done = factory.call("build", "--target", "hello", "--publish")
+    return done.code, done.stdout, done.stderr
+
+
+def test_stdout_is_one_name_by_digest_that_the_engine_can_pull(
+    publishing: Factory, registry: LocalRegistry
+) -> None:
+    code, name, said = publish(publishing)
+    assert code == 0, said
+    assert re.fullmatch(rf"{registry.host}/images/hello@sha256:[0-9a-f]{{64}}\n", name)
+    image = publishing.engine.inspect_image(f"factory-layers:{publishing.repository.keys()['workload']}")
+    publishing.engine.pull(name.strip())
+    pulled = publishing.engine.inspect_image(name.strip())
+    assert image
+    assert pulled
+    assert pulled["Id"] == image["Id"]
+    publishing.engine.remove_image(name.strip())
+
+
+def test_publishing_again_sends_nothing(publishing: Factory, switch: Switch) -> None:
+    first = publish(publishing)
+    switch.pushed.clear()
+    assert publish(publishing)[:2] == first[:2]
+    assert switch.pushed == []
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(status=500), Fault(close_after_bytes=100)], ids=["answers-500", "closes-mid-upload"]
+)
+def test_a_registry_that_fails_costs_nothing_but_the_push(
+    publishing: Factory, switch: Switch, fault: Fault
+) -> None:
+    switch.pattern, switch.fault = r"PUT .*/blobs/uploads/", fault
+    code, name, said = publish(publishing)
+    assert (code, name) == (6, "")
+    assert "hint: " in said
+    assert publishing.containers() == []
+    switch.pattern = ""
+    before = len(publishing.run_names())
+    build = publishing.build("--target", "hello", "--publish")
+    assert build.code == 0, build.stderr
+    assert build.outcomes["publish"] == "pushed"
+    assert set(build.outcomes.values()) == {"reused", "pushed"}
+    assert len(publishing.run_names()) == before + 1
+
+
+def test_another_engine_begins_with_the_layers_of_the_cache(
+    factory: Factory, registry: LocalRegistry
+) -> None:
+    factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')
+    assert factory.build().code == 0
+    for layer in ("workload", "final", "fabric", "system"):
+        factory.forget_layer(layer)
+    factory.repository.replace("containers/hello/src/hello.py", "hello", "good day")
+    build = factory.build()
+    assert build.code == 0, build.stderr
+    # The topmost layer that the cache has is pulled; what lies below it is not even looked for.
+    assert [build.outcomes[name] for name in ("system", "fabric", "final", "workload")] == [
+        *("reused", "reused", "pulled", "built"),
+    ]

@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SHELL_FILES := .ci/run $(wildcard scripts/*)
+SHELL_FILES := .ci/run scripts/ensure-engine scripts/lock
 
 .PHONY: help setup engine demo fmt lint type unit test check bench docs clean
 
@@ -19,7 +19,7 @@ help: ## this list
 setup: $(READY) ## the virtual environment, from the committed lock
 
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) scripts/check-python
+	$(PYTHON) scripts/check_python.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -4,7 +4,8 @@
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036
-    sys.exit(f"error: Python 3.11 or later is needed, this is {sys.version.split()[0]}\nhint: make PYTHON=python3.11")
+    found = sys.version.split()[0]
+    sys.exit(f"error: Python 3.11 or later is needed, this is {found}\nhint: make PYTHON=python3.11")
 try:
     import ensurepip  # noqa: F401
     import venv  # noqa: F401

@@ -1,0 +1,150 @@
+"""The command line: what it answers, what it refuses, and what it must not load."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.cli import main as cli
+from tests.repository import Repository
+
+THIRD_PARTY = {"docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible", "jinja2"}
+PROBE = """
+import sys
+from builder.cli.main import main
+code = main({argv})
+print(code, sorted({third} & set(sys.modules)))
+"""
+
+
+def call(*argv: str, root: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    words = [argv[0], "--root", str(root), *argv[1:]] if root else list(argv)
+    return subprocess.run(
+        [sys.executable, "-m", "builder.cli.main", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], ["list"], ["show", "cpu-ddp"], ["completion", "bash"]]
+)
+def test_nothing_of_others_is_loaded_for_a_quick_answer(root: Path, argv: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(argv=argv, third=THIRD_PARTY)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_help_names_every_verb_and_every_verb_has_a_module() -> None:
+    said = call("--help").stdout
+    for verb in cli.VERBS:
+        assert f"  {verb}" in said
+        assert call(verb, "--help").stdout.startswith(f"usage: builder {verb}")
+
+
+def test_an_unknown_verb_is_refused_with_a_suggestion() -> None:
+    done = call("biuld")
+    assert done.returncode == 2
+    assert done.stderr == "error: no command 'biuld' (did you mean 'build'?)\nhint: builder --help\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["build"], "which target?"),
+        (["build", "--target", "hello", "--jobs", "0"], "--jobs 0: at least 1"),
+        (["build", "--target", "hello", "--jbos", "2"], "unrecognized arguments: --jbos 2"),
+        (["show", "helo"], "no target 'helo' (did you mean 'hello'?)"),
+        (["registry", "sideways"], "invalid choice: 'sideways'"),
+    ],
+)
+def test_wrong_words_end_with_one_sentence_and_a_hint(
+    repository: Repository, argv: list[str], words: str
+) -> None:
+    done = call(*argv, root=repository.root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[mirrors]\n", "unknown section 'mirrors' (did you mean 'mirror'?)"),
+        ("[mirror]\naptt = ''\n", "mirror.aptt: unknown key (did you mean 'apt'?)"),
+        ("[mirror]\npip_find_links = 'x'\n", "mirror.pip_find_links: must be a list of strings, not 'x'"),
+        ("[registry]\npush = 5\n", "registry.push: must be a string, not 5"),
+        ("what\n", "not TOML"),
+    ],
+)
+def test_a_wrong_site_file_is_refused(repository: Repository, text: str, words: str) -> None:
+    repository.write("site.toml", text)
+    done = call("build", "--target", "hello", "--publish", root=repository.root)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_list_and_show_as_json(repository: Repository) -> None:
+    listed = json.loads(call("list", "--json", root=repository.root).stdout)
+    assert [target["name"] for target in listed] == ["hello"]
+    shown = json.loads(call("show", "hello", "--json", root=repository.root).stdout)
+    assert shown["components"] == ["base", "fabric", "workload_env"]
+    assert call("list", "--names", root=repository.root).stdout == "hello\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
+    done = subprocess.run(
+        [
+            "bash",
+            "-o",
+            "pipefail",
+            "-c",
+            f"{sys.executable} -m builder.cli.main show cpu-ddp --json | head -1",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_that_its_shell_accepts(shell: str) -> None:
+    script = call("completion", shell).stdout
+    assert "list --names" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, timeout=60, check=True)
+
+
+def test_bash_completes_verbs_and_targets(root: Path) -> None:
+    script = (
+        f'builder() {{ {sys.executable} -m builder.cli.main "$@"; }}; source <(builder completion bash);'
+        " COMP_WORDS=(builder build --target cpu); COMP_CWORD=3; _builder; echo ${COMPREPLY[@]};"
+        " COMP_WORDS=(builder pl); COMP_CWORD=1; _builder; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=dict(os.environ),
+    )
+    assert done.stdout.split() == ["cpu-ddp", "plan"]

@@ -44,6 +44,11 @@ def engine_errors(doing: str) -> Iterator[None]:
         raise BuildError(f"the engine refused: {doing}", hint="builder doctor", details=said) from error
 
 
+def load() -> None:
+    """Loads the SDK, for whoever will need it soon."""
+    import docker  # noqa: F401
+
+
 def client(url: str) -> Any:
     import docker
 

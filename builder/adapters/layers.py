@@ -50,13 +50,18 @@ class LayerMaker:
         self._mirror = mirror
         self._cache = cache
         self._last_layers = last_layers
-        self._tidying = ThreadPoolExecutor(max_workers=2)
+        self._background = ThreadPoolExecutor(max_workers=2)
         self._known: dict[str, Image] = {}
 
     def make(self, plan: Plan) -> Artifact:
         """Every missing layer from the topmost that exists upwards."""
         self._known |= self._engine.layers()
         start = self._topmost(plan)
+        if plan.key not in self._known:
+            # These take seconds and wait for nothing; the first layer of components needs them all.
+            self._background.submit(containers.load)
+            self._background.submit(self._mirror, plan)
+            self._background.submit(playbook.prepare, self._run, self._root, plan)
         made = []
         for i, layer in enumerate(plan.layers):
             step = f"{plan.target.name}/{layer.name}"
@@ -78,7 +83,7 @@ class LayerMaker:
         return self._artifact(plan, made)
 
     def close(self) -> None:
-        self._tidying.shutdown(wait=True)
+        self._background.shutdown(wait=True)
 
     def _topmost(self, plan: Plan) -> int:
         """Index of the highest layer that the engine or the cache has; what lies below is not needed."""
@@ -187,7 +192,7 @@ class LayerMaker:
             yield container
         finally:
             # Removing a container with many files takes seconds; nobody needs to wait for it here.
-            self._tidying.submit(self._engine.remove_container, str(container.id))
+            self._background.submit(self._engine.remove_container, str(container.id))
 
     def _refuse_if_changed(self, layer: Layer) -> None:
         """A role that was edited while it ran must not be stored under the key of what it was before."""

@@ -112,13 +112,18 @@ def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
     return BuildError(f"{where} failed", hint=hint, details=text)
 
 
+def prepare(run: Run, root: Path, plan: Plan) -> Path:
+    """The Ansible runtime of a plan, not compiled yet; may be called beforehand and by several at once."""
+    lock = root / "ansible" / "requirements.lock"
+    return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+
+
 @contextmanager
 def mounts(
     run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine_url: str
 ) -> Iterator[Ready]:
     """Prepares the folders of one run of roles; they are gone afterwards."""
-    lock = root / "ansible" / "requirements.lock"
-    folder = runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+    folder = prepare(run, root, plan)
     if runtime.needs_compiling(folder):
         with run.locked(f"compile-{folder.name}"):
             if runtime.needs_compiling(folder):

@@ -4,11 +4,12 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import lru_cache
+from functools import cache
 from types import FrameType
 
 from builder.adapters import mirror
@@ -98,11 +99,17 @@ def _produce(
 ) -> list[Receipt | FactoryError]:
     ledger = Receipts(context.workspace, root=context.root, run=run)
 
-    @lru_cache
-    def mirror_of(system: str, stack: str) -> Mirror:
+    discovering = threading.Lock()
+
+    @cache
+    def discover(system: str, stack: str) -> Mirror:
         return mirror.discover(
             context.site.mirror, context.catalog.systems[system], context.catalog.stacks[stack]
         )
+
+    def mirror_of(plan: Plan) -> Mirror:
+        with discovering:
+            return discover(plan.system.name, plan.stack.name)
 
     maker = LayerMaker(
         engine=engine,
@@ -110,7 +117,7 @@ def _produce(
         root=context.root,
         events=events,
         jobs=jobs,
-        mirror=lambda plan: mirror_of(plan.system.name, plan.stack.name),
+        mirror=mirror_of,
         cache=_open_cache(context, engine, run),
         last_layers=ledger.last_layers,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters import bootstrap, containers, playbook, workload
-from builder.adapters.engine import KEY_LABEL, LAYERS, RUN_LABEL, TARGET_LABEL, Engine, Image
+from builder.adapters.engine import CHECKOUT_LABEL, KEY_LABEL, LAYERS, RUN_LABEL, TARGET_LABEL, Engine, Image
 from builder.adapters.finder import reused
 from builder.adapters.mirror import Mirror
 from builder.adapters.workspace import Run
@@ -137,7 +137,11 @@ class LayerMaker:
         return lambda line: self._events.emit("step.log", step=step, text=line)
 
     def _labels(self, layer: Layer) -> dict[str, str]:
-        return {KEY_LABEL: layer.key, RUN_LABEL: self._run.name}
+        return {
+            KEY_LABEL: layer.key,
+            RUN_LABEL: self._run.name,
+            CHECKOUT_LABEL: self._run.workspace.checkout,
+        }
 
     def _make_base(self, plan: Plan, layer: Layer, step: str) -> None:
         if plan.system.image:

@@ -109,13 +109,13 @@ def _end_group(child: subprocess.Popen[str]) -> None:
             child.wait(_GRACE_S)
 
 
-def start_detached(argv: Sequence[str], *, log: Path) -> int:
-    """Starts a service that outlives this process; its output goes to `log`."""
+def start_detached(argv: Sequence[str], *, log: Path) -> Callable[[], bool]:
+    """Starts a service that outlives this process, its output in `log`; the answer says whether it runs."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    return child.pid
+    return lambda: child.poll() is None
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:

@@ -5,6 +5,7 @@ without asking for process ids, and may then remove what the dead one left.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -29,6 +30,11 @@ class Workspace:
     @property
     def scratch(self) -> Path:
         return self.home / "scratch"
+
+    @property
+    def checkout(self) -> str:
+        """A name for the checkout that tells nothing of where it lies."""
+        return hashlib.sha256(str(self.out).encode()).hexdigest()[:12]
 
     def cache(self, *parts: str) -> Path:
         folder = self.home.joinpath("cache", *parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.engine import LAYERS, Engine
+from builder.adapters.engine import CHECKOUT_LABEL, LAYERS, Engine
 from builder.adapters.workspace import dead_runs, forget_run
 from builder.cli.context import Context, open_context, parser, print_table
 from builder.errors import FactoryError
@@ -76,11 +76,12 @@ def _forget(context: Context, engine: Engine, run: str) -> None:
 
 
 def _layers(context: Context, engine: Engine, *, everything: bool) -> Iterable[Leftover]:
-    """Layers that no plan of today's catalog has; children first, or the engine would keep their parents."""
+    """Layers of this checkout that no plan of its catalog has; children first, or their parents stay."""
     needed = set() if everything else _needed_keys(context)
     images = sorted(engine.layers().items(), key=lambda item: -item[1].created)
     for key, image in images:
-        if key not in needed:
+        mine = image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
+        if everything or (mine and key not in needed):
             yield Leftover(
                 what=f"layer {key[:12]}",
                 why="asked for" if everything else "no target needs it",

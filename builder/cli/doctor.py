@@ -96,9 +96,8 @@ def _tools(_: Context) -> Iterable[Finding]:
     ):
         path = shutil.which(name)
         state = _GOOD if path else _BAD if needed else _NOTE
-        yield Finding(
-            about=name, state=state, text=path or f"not installed ({why})", fix=f"apt-get install {name}"
-        )
+        fix = f"apt-get install {_PACKAGES.get(name, name)}"
+        yield Finding(about=name, state=state, text=path or f"not installed ({why})", fix=fix)
     pip = process.run([sys.executable, "-m", "pip", "--version"], timeout_s=60)
     state = _GOOD if pip.code == 0 else _BAD
     yield Finding(about="pip", state=state, text=pip.output.split(" from ")[0], fix="make setup")

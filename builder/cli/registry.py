@@ -74,8 +74,8 @@ def _start(workspace: Workspace, port: str) -> str:
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "builder.rehearsal.registry", "--folder", str(folder / "data")]
-    pid = process.start_detached([*argv, "--port", port, "--ready-file", str(ready)], log=folder / "log.txt")
-    process.wait_until(lambda: bool(find(workspace)) or not _runs(pid), timeout_s=_START_S)
+    runs = process.start_detached([*argv, "--port", port, "--ready-file", str(ready)], log=folder / "log.txt")
+    process.wait_until(lambda: bool(find(workspace)) or not runs(), timeout_s=_START_S)
     return find(workspace)
 
 

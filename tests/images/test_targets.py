@@ -1,0 +1,108 @@
+"""Every target of the catalog, built for real: passes its checks, shares its layers, published by digest."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import catalog
+from builder.adapters.engine import Engine
+from builder.rehearsal.registry import LocalRegistry
+
+pytestmark = pytest.mark.engine
+
+BOUND_S = 1800
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("site")
+    with LocalRegistry(folder / "registry") as registry:
+        site = folder / "site.toml"
+        site.write_text(f'[registry]\npush = "{registry.host}"\n', encoding="utf-8")
+        yield os.environ | {"BUILDER_HOME": str(home), "BUILDER_SITE_FILE": str(site), "NO_COLOR": "1"}
+
+
+def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "builder.cli.main", *words],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def published(root: Path, environment: dict[str, str]) -> dict[str, str]:
+    """target → name by digest."""
+    done = call(root, environment, "build", "--all", "--publish")
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.splitlines()
+    return {name.split("/")[1].split("@")[0]: name for name in names}
+
+
+def test_every_target_is_published_by_digest(root: Path, published: dict[str, str]) -> None:
+    assert set(published) == set(catalog.load(root).targets)
+    for name in published.values():
+        assert re.fullmatch(r"127\.0\.0\.1:\d+/[a-z0-9-]+@sha256:[0-9a-f]{64}", name)
+
+
+def test_a_second_run_reuses_everything(
+    root: Path, environment: dict[str, str], published: dict[str, str]
+) -> None:
+    runs = set((root / "out" / "runs").iterdir())
+    done = call(root, environment, "build", "--all", "--publish")
+    assert done.stdout.splitlines() == list(published.values())
+    assert set((root / "out" / "runs").iterdir()) == runs
+
+
+def test_targets_share_the_layer_of_the_framework(
+    root: Path, environment: dict[str, str], published: dict[str, str]
+) -> None:
+    assert published
+    words = [word for name in published for word in ("--target", name)]
+    plans = json.loads(call(root, environment, "plan", "--json", *words).stdout)
+    keys = {tuple(layer["key"] for layer in plan["layers"][:4]) for plan in plans}
+    assert len(keys) == 1
+    assert {layer["state"] for plan in plans for layer in plan["layers"]} == {"reuse"}
+
+
+def test_checks_run_on_an_image_by_its_name(
+    root: Path, environment: dict[str, str], published: dict[str, str]
+) -> None:
+    assert published
+    done = call(root, environment, "check", "cpu-ddp:debian-12")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
+
+
+def test_checks_fail_where_an_image_is_not_what_it_says(
+    root: Path, environment: dict[str, str], published: dict[str, str]
+) -> None:
+    assert published
+    base = next(iter(json.loads(call(root, environment, "plan", "--json", "--target", "cpu-ddp").stdout)))
+    image = f"factory-layers:{base['layers'][1]['key']}"
+    done = call(root, environment, "check", image, "--target", "cpu-ddp")
+    assert done.returncode == 5
+    assert "checks failed" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["cpu-ddp", "pytorch-fsdp"])
+def test_the_place_of_the_build_leaves_no_trace(published: dict[str, str], target: str) -> None:
+    image = Engine().inspect_image(f"{target}:debian-12")
+    assert image
+    labels = image["Config"]["Labels"]
+    assert labels["factory.target"] == target
+    assert json.loads(labels["factory.versions"])["torch"].startswith("2.")
+    names = {word.split("=")[0] for word in image["Config"]["Env"]}
+    assert not [name for name in names if re.match(r"(?i)pip_|ansible|apt_|.*_proxy|ssl_|builder", name)]
+    assert image["Config"]["Hostname"] == ""
+    assert str(published[target])

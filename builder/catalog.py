@@ -32,51 +32,60 @@ _TYPES: Mapping[str, Callable[[object], bool]] = {
         isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     ),
     "a table": lambda value: isinstance(value, dict),
+    "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "a list of tables": lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value),
+    "a list of lists of strings": lambda value: (
+        isinstance(value, list) and all(_TYPES["a list of strings"](v) for v in value)
+    ),
 }
-_TEXT, _FLAG, _LIST, _PINS, _TABLE = _TYPES
+TEXT, FLAG, LIST, STRINGS, TABLE, NUMBER, TABLES, LISTS = _TYPES
 
-# file folder → key → (type, required)
-_SHAPES: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+Table = Mapping[str, Any]
+Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
+
+# What a stack is for and what else is true of it: `builder.stack` judges by these, a plan does not ask.
+STACK_PURPOSE: Shape = {"instances": (LIST, False), "origin": (TEXT, False), "facts": (TABLE, False)}
+
+SHAPES: Mapping[str, Shape] = {
     "components": {
-        "summary": (_TEXT, True),
-        "layer": (_TEXT, True),
-        "requires": (_LIST, False),
-        "after": (_LIST, False),
-        "kinds": (_LIST, False),
-        "pinned": (_FLAG, False),
-        "requirements": (_TEXT, False),
-        "variables": (_TABLE, False),
+        "summary": (TEXT, True),
+        "layer": (TEXT, True),
+        "requires": (LIST, False),
+        "after": (LIST, False),
+        "kinds": (LIST, False),
+        "pinned": (FLAG, False),
+        "requirements": (TEXT, False),
+        "variables": (TABLE, False),
     },
     "stacks": {
-        "summary": (_TEXT, True),
-        "pins": (_PINS, True),
-        "requirements": (_TEXT, False),
-        "wheel_index": (_TEXT, False),
+        "summary": (TEXT, True),
+        "pins": (STRINGS, True),
+        "requirements": (TEXT, False),
+        "wheel_index": (TEXT, False),
+        **STACK_PURPOSE,
     },
     "systems": {
-        "summary": (_TEXT, True),
-        "distribution": (_TEXT, True),
-        "family": (_TEXT, True),
-        "release": (_TEXT, True),
-        "arches": (_LIST, True),
-        "python": (_TEXT, True),
-        "bootstrap": (_TABLE, False),
-        "image": (_TEXT, False),
+        "summary": (TEXT, True),
+        "distribution": (TEXT, True),
+        "family": (TEXT, True),
+        "release": (TEXT, True),
+        "arches": (LIST, True),
+        "python": (TEXT, True),
+        "bootstrap": (TABLE, False),
+        "image": (TEXT, False),
     },
     "targets": {
-        "summary": (_TEXT, True),
-        "kind": (_TEXT, True),
-        "system": (_TEXT, True),
-        "stack": (_TEXT, True),
-        "components": (_LIST, True),
-        "workload": (_TEXT, False),
-        "variables": (_TABLE, False),
+        "summary": (TEXT, True),
+        "kind": (TEXT, True),
+        "system": (TEXT, True),
+        "stack": (TEXT, True),
+        "components": (LIST, True),
+        "workload": (TEXT, False),
+        "variables": (TABLE, False),
     },
-    "bootstrap": {"suite": (_TEXT, True), "packages": (_LIST, True), "dpkg_options": (_LIST, False)},
-    "layers": {"order": (_LIST, True)},
+    "bootstrap": {"suite": (TEXT, True), "packages": (LIST, True), "dpkg_options": (LIST, False)},
+    "layers": {"order": (LIST, True)},
 }
-
-_Table = Mapping[str, Any]
 
 
 class Problems:
@@ -110,7 +119,7 @@ def load(root: Path) -> Catalog:
         )
     problems = Problems()
     files = {group: _read_group(folder, group, problems) for group in _NAME}
-    order = tuple(_read_file(folder / "layers.toml", "layers", problems).get("order", ()))
+    order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
     catalog = Catalog(
         components={name: _component(name, table) for name, table in files["components"].items()},
         stacks={name: _stack(folder, name, table, problems) for name, table in files["stacks"].items()},
@@ -120,63 +129,71 @@ def load(root: Path) -> Catalog:
     )
     if not problems.found:
         _check_components(root, catalog, problems)
-        _check_stacks(catalog, problems)
+        _check_stacks(folder, catalog, problems)
         _check_targets(root, catalog, problems)
     if problems.found:
         raise CatalogError(sorted(problems.found))
     return catalog
 
 
-def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, _Table]:
-    tables = {}
+def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
     pattern, style = _NAME[group]
-    for path in sorted((folder / group).glob("*.toml")):
-        if not pattern.fullmatch(path.stem):
-            problems.add(f"{group}/{path.name}", "", f"a file here is named in {style}")
-        table = _read_file(path, group, problems)
-        if table:
-            tables[path.stem] = table
-    return tables
+    tables = read_tables(folder, group, SHAPES[group], problems)
+    for name in tables:
+        if not pattern.fullmatch(name):
+            problems.add(f"{group}/{name}.toml", "", f"a file here is named in {style}")
+    return {name: table for name, table in tables.items() if table}
 
 
-def _read_file(path: Path, shape: str, problems: Problems) -> _Table:
-    place = path.name if shape == "layers" else f"{shape}/{path.name}"
+def read_tables(folder: Path, group: str, shape: Shape, problems: Problems) -> dict[str, Table]:
+    """The TOML files of one folder by name; a file with problems is empty."""
+    return {
+        path.stem: read_table(folder, f"{group}/{path.name}", shape, problems)
+        for path in sorted((folder / group).glob("*.toml"))
+    }
+
+
+def read_table(folder: Path, place: str, shape: Shape, problems: Problems) -> Table:
+    """One TOML file if it has that shape, else nothing but the problems it adds."""
+    table = read_toml(folder, place, problems)
+    return table if table is not None and fits(table, shape, place, "", problems) else {}
+
+
+def read_toml(folder: Path, place: str, problems: Problems) -> Table | None:
+    """One TOML file of any shape; None where there is none to read."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads((folder / place).read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.add(place, "", "no such file")
-        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.add(place, "", f"not TOML: {error}")
-        return {}
-    return table if fits(table, shape, place, "", problems) else {}
+    return None
 
 
-def fits(table: _Table, shape: str, place: str, prefix: str, problems: Problems) -> bool:
+def fits(table: Table, shape: Shape, place: str, prefix: str, problems: Problems) -> bool:
     """Whether `table` has the keys and types of `shape`; says what has not."""
     before = len(problems.found)
-    keys = _SHAPES[shape]
     for key, value in table.items():
-        if key not in keys:
-            problems.add(place, prefix + key, f"unknown key{did_you_mean(key, keys)}")
-        elif not _TYPES[keys[key][0]](value):
-            problems.add(place, prefix + key, f"must be {keys[key][0]}, not {value!r}")
-    for key, (type_name, required) in keys.items():
+        if key not in shape:
+            problems.add(place, prefix + key, f"unknown key{did_you_mean(key, shape)}")
+        elif not _TYPES[shape[key][0]](value):
+            problems.add(place, prefix + key, f"must be {shape[key][0]}, not {value!r}")
+    for key, (type_name, required) in shape.items():
         if required and key not in table:
             problems.add(place, prefix + key, f"missing ({type_name})")
     return len(problems.found) == before
 
 
-def _tuples(table: _Table) -> dict[str, Any]:
+def _tuples(table: Table) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
-def _component(name: str, table: _Table) -> Component:
+def _component(name: str, table: Table) -> Component:
     return Component(name=name, **_tuples(table))
 
 
-def _stack(folder: Path, name: str, table: _Table, problems: Problems) -> Stack:
-    fields = dict(table)
+def _stack(folder: Path, name: str, table: Table, problems: Problems) -> Stack:
+    fields = {key: value for key, value in table.items() if key not in STACK_PURPOSE}
     lock = fields.pop("requirements", "")
     lines: tuple[str, ...] = ()
     if lock:
@@ -189,7 +206,7 @@ def _stack(folder: Path, name: str, table: _Table, problems: Problems) -> Stack:
     return Stack(name=name, requirements=lines, **fields)
 
 
-def _system(name: str, table: _Table, problems: Problems) -> System:
+def _system(name: str, table: Table, problems: Problems) -> System:
     fields = _tuples(table)
     place = f"systems/{name}.toml"
     bootstrap = fields.pop("bootstrap", None)
@@ -198,7 +215,7 @@ def _system(name: str, table: _Table, problems: Problems) -> System:
     image = fields.get("image", "")
     if image and not re.fullmatch(r"[^@\s]+@sha256:[0-9a-f]{64}", image):
         problems.add(place, "image", f"must be a reference by digest (name@sha256:…), not {image!r}")
-    if bootstrap is not None and fits(bootstrap, "bootstrap", place, "bootstrap.", problems):
+    if bootstrap is not None and fits(bootstrap, SHAPES["bootstrap"], place, "bootstrap.", problems):
         fields["bootstrap"] = Bootstrap(**_tuples(bootstrap))
     return System(name=name, **fields)
 
@@ -271,12 +288,14 @@ def _check_order(catalog: Catalog, problems: Problems) -> None:
                 )
 
 
-def _check_stacks(catalog: Catalog, problems: Problems) -> None:
-    pinned = {name for name, component in catalog.components.items() if component.pinned}
+def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
+    """A pin names a component whose role takes a version, or one whose versions the catalog lists."""
+    listed = {path.stem for path in (folder / "versions").glob("*.toml")}
+    known = listed | {name for name, component in catalog.components.items() if component.pinned}
     for name, stack in catalog.stacks.items():
         for pin in stack.pins:
-            if pin not in pinned:
-                problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, pinned)
+            if pin not in known:
+                problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, known)
 
 
 def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
@@ -330,7 +349,7 @@ def _check_workload(
 
 
 def _check_variables(
-    root: Path, place: str, variables: _Table, components: Iterable[str], problems: Problems
+    root: Path, place: str, variables: Table, components: Iterable[str], problems: Problems
 ) -> None:
     known: set[str] = set()
     for component in components:

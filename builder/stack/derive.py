@@ -1,0 +1,115 @@
+"""What follows from stated facts: from the machine type, from what a release brings, from other facts.
+
+A stated fact is never overridden. Where a conclusion would need a guess there is none.
+"""
+
+from collections.abc import Callable, Mapping
+
+from builder.stack.knowledge import Knowledge
+from builder.stack.versions import Version
+from builder.stack.vocabulary import ABSENT, Facts, Value
+
+# Things that are only there for one make of accelerator.
+_MAKES = {
+    "nvidia": ("cuda", "driver", "nccl"),
+    "neuron": ("neuron_sdk", "neuron_dkms", "neuron_runtime"),
+}
+
+
+def derive(stated: Facts, knowledge: Knowledge) -> dict[str, Value]:
+    """`stated` and everything that follows from it."""
+    facts = dict(stated)
+    for step in _STEPS:
+        for name, value in step(facts, knowledge).items():
+            facts.setdefault(name, value)
+    return facts
+
+
+def _machine(facts: Facts, knowledge: Knowledge) -> Facts:
+    instance = knowledge.instances.get(str(facts.get("instance")))
+    if instance is None:
+        return {}
+    known: dict[str, Value | None] = {
+        "family": instance.family,
+        "accel": instance.accel,
+        "arch": instance.arch,
+        "gdr": instance.gdr,
+        "nvswitch": instance.nvswitch,
+        "gpu_sm": instance.gpu_sm if instance.accel == "nvidia" else ABSENT,
+        "instance_efa_max": instance.efa,
+        "has_efa": None if instance.efa is None else instance.efa > 0,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _make(facts: Facts, _: Knowledge) -> Facts:
+    there = [make for make, names in _MAKES.items() if any(facts.get(n, ABSENT) is not ABSENT for n in names)]
+    if len(there) > 1:
+        return {"accel_stacks": len(there)}
+    return {"accel": there[0]} if there else {}
+
+
+def _contents(facts: Facts, knowledge: Knowledge) -> Facts:
+    """What the releases bring with them; a host has of it only what was installed on the host itself."""
+    found: dict[str, Value] = {}
+    for name, value in facts.items():
+        release = knowledge.release(name, value)
+        if release is None or not _BRINGS_IF.get(name, _always)(facts):
+            continue
+        for other, version in release.contents.items():
+            on_host = knowledge.vocabulary.facts[other].side == "host"
+            if (not on_host or facts.get("kind") == "ami") and _COMES_IF.get(other, _always)(facts):
+                found[other] = version
+    return found
+
+
+def _always(_: Facts) -> bool:
+    return True
+
+
+def _from_index(facts: Facts) -> bool:
+    """The contents of torch that are listed are those of the wheel that the package index serves."""
+    return facts.get("torch_index") == "pypi" and getattr(facts["torch"], "variant", "") == ""
+
+
+def _plugin_in_use(facts: Facts) -> bool:
+    return facts.get("accel") == "nvidia" and facts.get("ofi_custom_build") is not True
+
+
+# When the contents of a release may be concluded, and when one thing among them may.
+_BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
+_COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"ofi_nccl": _plugin_in_use}
+
+
+def _plugin(facts: Facts, _: Knowledge) -> Facts:
+    """Other makes than NVIDIA have no use for the plugin of NCCL."""
+    return {"ofi_nccl": ABSENT} if facts.get("accel") in ("none", "neuron") else {}
+
+
+def _one_machine(facts: Facts, _: Knowledge) -> Facts:
+    """In a machine image, host and image are the same installation."""
+    if facts.get("kind") != "ami":
+        return {}
+    pairs = (("host_os", "os"), ("gdrdrv", "gdrcopy"))
+    return {host: facts[image] for host, image in pairs if image in facts}
+
+
+def _driver(facts: Facts, knowledge: Knowledge) -> Facts:
+    driver = facts.get("driver")
+    if driver is ABSENT:
+        return dict.fromkeys(("driver_branch", "driver_flavor", "driver_below_bundled"), ABSENT)
+    if not isinstance(driver, Version):
+        return {}
+    found: dict[str, Value] = {"driver_branch": driver.major}
+    cuda = knowledge.release("cuda", facts.get("cuda"))
+    if cuda is not None and cuda.bundled_driver is not None:
+        found["driver_below_bundled"] = driver < cuda.bundled_driver
+    return found
+
+
+def _flags(facts: Facts, knowledge: Knowledge) -> Facts:
+    answers = {name: derived.value(facts) for name, derived in knowledge.derived.items()}
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+_STEPS = (_machine, _make, _contents, _plugin, _one_machine, _driver, _flags)

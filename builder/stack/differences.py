@@ -1,0 +1,80 @@
+"""What changed between two stacks, riskiest first: as rows that text, Markdown and JSON are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from builder.stack.derive import derive
+from builder.stack.knowledge import Knowledge
+from builder.stack.versions import Version
+from builder.stack.vocabulary import ABSENT, Value, write_value
+
+# What breaks a cluster most thoroughly when it changes comes first; everything else follows by name.
+_RISK = (
+    *("os", "arch", "kind", "kernel", "driver", "driver_flavor", "fabric_manager", "imex"),
+    *("neuron_dkms", "cuda", "neuron_sdk", "efa_installer", "efa_kmod", "libfabric", "ofi_nccl"),
+    *("nccl", "torch_nccl", "neuron_runtime", "neuron_collectives", "gdrdrv", "gdrcopy"),
+    *("torch", "torch_cuda", "torch_neuronx", "cudnn", "python", "slurm"),
+)
+# Read off other facts, so that a change in them is no change of its own.
+_ECHOES = frozenset(
+    {"driver_branch", "driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One fact that is not the same in both stacks; "" where a stack does not have it."""
+
+    fact: str
+    what: str
+    before: str
+    after: str
+    change: str  # added, removed, newer, older, rebuilt, changed
+
+
+def differences(knowledge: Knowledge, before: str, after: str) -> tuple[Difference, ...]:
+    """What a user who moves from one stack to the other gets, riskiest first."""
+    old, new = (_contents(knowledge, name) for name in (before, after))
+    rows = [
+        Difference(
+            fact=name,
+            what=knowledge.vocabulary.facts[name].what,
+            before=write_value(old[name]) if name in old else "",
+            after=write_value(new[name]) if name in new else "",
+            change=_change(old.get(name), new.get(name)),
+        )
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    return tuple(sorted(rows, key=lambda row: (_rank(row.fact), row.fact)))
+
+
+def _contents(knowledge: Knowledge, name: str) -> dict[str, Value]:
+    facts = derive(knowledge.stack_facts(name), knowledge)
+    return {fact: value for fact, value in facts.items() if value is not ABSENT and fact not in _ECHOES}
+
+
+def _rank(fact: str) -> int:
+    return _RISK.index(fact) if fact in _RISK else len(_RISK)
+
+
+def _change(before: Value | None, after: Value | None) -> str:
+    if before is None:
+        return "added"
+    if after is None:
+        return "removed"
+    if isinstance(before, Version) and isinstance(after, Version):
+        if before.upstream == after.upstream:
+            return "rebuilt"
+        return "newer" if before < after else "older"
+    return "changed"
+
+
+def markdown(before: str, after: str, rows: Sequence[Difference]) -> str:
+    """A section for release notes."""
+    lines = [f"### From `{before}` to `{after}`", ""]
+    if not rows:
+        return "\n".join([*lines, "Nothing changed.", ""])
+    lines += ["| what | before | after | |", "|---|---|---|---|"]
+    lines += [f"| {row.what} | {row.before or '-'} | {row.after or '-'} | {row.change} |" for row in rows]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,209 @@
+"""Rules: conditions over facts in three values (true, false, None for unknown), and what they find.
+
+Pure: no network, no clock, no files. A rule fires when all of `when` hold and, if it requires something,
+not all of that does. What is unknown makes a clause unknown and never true.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.catalog import did_you_mean
+from builder.stack.versions import Version, compare
+from builder.stack.vocabulary import ABSENT, Fact, Facts, Value, Vocabulary, read_value
+
+SEVERITIES = ("error", "warning", "setting", "note")
+# Whose facts a rule may look at, besides those of the machine type.
+SIDES: Mapping[str, frozenset[str]] = {
+    "host": frozenset({"host"}),
+    "image": frozenset({"image"}),
+    "both": frozenset({"host", "image"}),
+    "build": frozenset({"build", "image"}),
+    "site": frozenset({"site"}),
+}
+_ORDERS = ("==", "!=", "<", "<=", ">", ">=")
+_SETS = ("in", "not_in")
+_LISTS = ("in", "not_in", "contains_any")
+_OPERATORS: Mapping[str, tuple[str, ...]] = {
+    "version": (*_ORDERS, *_SETS, "exists"),
+    "number": (*_ORDERS, *_SETS),
+    "word": ("==", "!=", *_SETS, "exists"),
+    "flag": ("==", "!="),
+    "words": ("contains", "contains_any"),
+}
+_CLAUSE = re.compile(r"(?P<fact>[a-z]\w*) (?:exists|(?P<operator>[!=<>]=|<|>|[a-z_]+) (?P<value>\S.*))")
+
+Truth = bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One condition on one fact; `other` is the fact it is compared with, `value` a constant."""
+
+    text: str
+    fact: str
+    operator: str
+    value: Value | tuple[Value, ...] = ()
+    other: str = ""
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return (self.fact, self.other) if self.other else (self.fact,)
+
+    def holds(self, facts: Facts, *, if_absent: bool) -> Truth:
+        """True, false or None; `if_absent` is the answer where one of the things compared is not there."""
+        left = facts.get(self.fact)
+        if self.operator == "exists":
+            return None if left is None else left is not ABSENT
+        right = facts.get(self.other) if self.other else self.value
+        if left is ABSENT or right is ABSENT:
+            return if_absent
+        if left is None or right is None:
+            return None
+        return _TESTS[self.operator](left, self.operator, right)
+
+
+def _compare(left: Any, operator: str, right: Any) -> Truth:
+    if isinstance(left, Version) and isinstance(right, Version):
+        return compare(left, operator, right)
+    if operator in ("==", "!="):
+        return bool(left == right) == (operator == "==")
+    if isinstance(left, int) and isinstance(right, int):
+        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[operator]
+    return None  # a moving name ("latest") has no place in any order
+
+
+def _is_in(left: Any, operator: str, right: Any) -> Truth:
+    return any(_compare(left, "==", one) for one in right) == (operator == "in")
+
+
+def _contains(left: Any, _: str, right: Any) -> Truth:
+    return right in left
+
+
+def _contains_any(left: Any, _: str, right: Any) -> Truth:
+    return not set(right).isdisjoint(left)
+
+
+_TESTS: Mapping[str, Callable[[Any, str, Any], Truth]] = {
+    **dict.fromkeys(_ORDERS, _compare),
+    **dict.fromkeys(_SETS, _is_in),
+    "contains": _contains,
+    "contains_any": _contains_any,
+}
+
+
+def parse_clause(text: str, vocabulary: Vocabulary) -> Clause:
+    """The clause that `text` writes; raises ValueError with a sentence that says what is wrong with it."""
+    match = _CLAUSE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is not a condition; write: fact operator value, or: fact exists")
+    fact = vocabulary.facts.get(match["fact"])
+    if fact is None:
+        raise ValueError(f"no fact '{match['fact']}'{did_you_mean(match['fact'], vocabulary.facts)}")
+    operator = match["operator"] or "exists"
+    allowed = _OPERATORS[fact.kind]
+    if operator not in allowed:
+        raise ValueError(
+            f"'{operator}' does not apply to {fact.name}, a {fact.kind} (there is: {', '.join(allowed)})"
+        )
+    if operator == "exists":
+        return Clause(text, fact.name, operator)
+    other = vocabulary.facts.get(match["value"])
+    if other is not None and other.kind == fact.kind and fact.kind in ("version", "number"):
+        return Clause(text, fact.name, operator, other=other.name)
+    return Clause(text, fact.name, operator, value=_constant(fact, operator, match["value"]))
+
+
+def _constant(fact: Fact, operator: str, text: str) -> Value | tuple[Value, ...]:
+    listed = text.startswith("[") and text.endswith("]")
+    if listed != (operator in _LISTS):
+        raise ValueError(f"'{operator}' takes {'a [list]' if not listed else 'one value, not a list'}")
+    if not listed:
+        value = read_value(fact, text)
+        return value[0] if isinstance(value, tuple) else value
+    words = [word.strip() for word in text[1:-1].split(",")]
+    values = [read_value(fact, word) for word in words]
+    return tuple(value[0] if isinstance(value, tuple) else value for value in values)
+
+
+def all_of(truths: Iterable[Truth]) -> Truth:
+    """False as soon as one is false, else None as soon as one is unknown."""
+    result: Truth = True
+    for truth in truths:
+        if truth is False:
+            return False
+        if truth is None:
+            result = None
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Something that the image or the job carries: an environment variable, a sysctl, a module parameter."""
+
+    kind: str  # environment, unset, sysctl, modprobe, container
+    name: str
+    value: str = ""
+    optional: bool = False
+
+    def __str__(self) -> str:
+        pair = f"{self.name}={self.value}" if self.value else self.name
+        return {"environment": "", "container": ""}.get(self.kind, f"{self.kind} ") + pair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One thing that is known about versions that do or do not fit."""
+
+    id: str
+    severity: str
+    side: str
+    subject: str
+    why: str
+    sources: tuple[str, ...]
+    date: str
+    when: tuple[Clause, ...]
+    require: tuple[Clause, ...] = ()
+    fix: str = ""
+    basis: str = "read"
+    settings: tuple[Setting, ...] = ()
+    fires_for: tuple[Facts, ...] = field(default=(), hash=False)  # examples, each of them a test
+    holds_for: tuple[Facts, ...] = field(default=(), hash=False)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The facts that decide it, in the order it names them."""
+        names = (name for clause in (*self.when, *self.require) for name in clause.facts)
+        return tuple(dict.fromkeys(names))
+
+    def fires(self, facts: Facts) -> Truth:
+        applies = all_of(clause.holds(facts, if_absent=False) for clause in self.when)
+        if applies is False or not self.require:
+            return applies
+        kept = all_of(clause.holds(facts, if_absent=True) for clause in self.require)
+        if kept is None or applies is None:
+            return False if kept is True else None
+        return not kept
+
+    def missing(self, facts: Facts) -> tuple[str, ...]:
+        """The facts it would need to know."""
+        return tuple(name for name in self.facts if name not in facts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One fact changed, and nothing else."""
+
+    fact: str
+    before: Value | None
+    after: Value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A rule that fires, and the facts it fires on."""
+
+    rule: Rule
+    facts: Facts

@@ -1,0 +1,133 @@
+"""The words that rules are written in: facts, what they may hold, and whose they are.
+
+A fact that nobody stated is unknown and missing from the mapping; ABSENT says that a thing is not there.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from builder.catalog import did_you_mean
+from builder.stack.versions import Version, parse
+
+KINDS = ("version", "flag", "word", "words", "number")
+# Who decides a fact: the machine type, the host below a container (or the AMI itself), what is in the image,
+# the place where it is built, the cluster around it.
+SIDES = ("machine", "host", "image", "build", "site")
+# Names that point at another version every month; they can be asked about and never be ordered.
+MOVING = ("latest", "main", "master", "nightly")
+
+
+class Absent(Enum):
+    """The thing is known not to be there, which is more than not knowing."""
+
+    ABSENT = "absent"
+
+    def __str__(self) -> str:
+        return "absent"
+
+
+ABSENT = Absent.ABSENT
+Value = Version | str | bool | int | tuple[str, ...] | Absent
+Facts = Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """One word of the vocabulary."""
+
+    name: str
+    kind: str
+    side: str
+    what: str
+    component: str = ""  # what stacks and roles call it; "" for what cannot be pinned
+    packages: tuple[str, ...] = ()  # Python packages whose version it is
+    one_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """All facts, found by their name, by the component or by the Python package that carries the version."""
+
+    facts: Mapping[str, Fact]
+
+    def find(self, name: str) -> Fact | None:
+        """The fact of that name or component, or None."""
+        return self.facts.get(name) or self.of_component(name)
+
+    def of_component(self, name: str) -> Fact | None:
+        return next((fact for fact in self.facts.values() if fact.component == name), None)
+
+    def of_package(self, name: str) -> Fact | None:
+        return next((fact for fact in self.facts.values() if name in fact.packages), None)
+
+    def named(self, name: str) -> Fact:
+        """The fact of that name; ValueError with the nearest one where there is none."""
+        fact = self.find(name)
+        if fact is None:
+            raise ValueError(f"no fact '{name}'{did_you_mean(name, self.facts)}")
+        return fact
+
+    def on(self, facts: Facts, sides: Iterable[str]) -> dict[str, Value]:
+        """Those of `facts` that belong to `sides`: an image says nothing about the host it will run on."""
+        wanted = set(sides)
+        return {name: value for name, value in facts.items() if self.facts[name].side in wanted}
+
+
+def read_value(fact: Fact, raw: object) -> Value:
+    """What TOML or a command line holds for `fact`; raises ValueError that names fact and value."""
+    if raw == "absent" and fact.kind == "version":
+        return ABSENT
+    try:
+        return _READERS[fact.kind](fact, raw)
+    except ValueError as error:
+        raise ValueError(f"{fact.name}: {error}") from error
+
+
+def _version(_: Fact, raw: object) -> Value:
+    if isinstance(raw, str) and raw in MOVING:
+        return raw
+    if not isinstance(raw, str):
+        raise ValueError(f'{raw!r} is not a version; write it as a string, as in "1.30"')
+    return parse(raw)
+
+
+def _flag(_: Fact, raw: object) -> Value:
+    if isinstance(raw, bool):
+        return raw
+    if raw in ("true", "false"):
+        return raw == "true"
+    raise ValueError(f"{raw!r} is neither true nor false")
+
+
+def _number(_: Fact, raw: object) -> Value:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.isascii() and raw.isdigit():
+        return int(raw)
+    raise ValueError(f"{raw!r} is not a whole number")
+
+
+def _word(fact: Fact, raw: object) -> Value:
+    if not isinstance(raw, str) or not raw or any(character.isspace() for character in raw):
+        raise ValueError(f"{raw!r} is not a word")
+    if fact.one_of and raw not in fact.one_of:
+        raise ValueError(f"'{raw}' is none of its values{did_you_mean(raw, fact.one_of)}")
+    return raw
+
+
+def _words(fact: Fact, raw: object) -> Value:
+    words = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(words, list | tuple):
+        raise ValueError(f"{raw!r} is not a list of words")
+    return tuple(str(_word(fact, word)) for word in words if word != "")
+
+
+_READERS = {"version": _version, "flag": _flag, "number": _number, "word": _word, "words": _words}
+
+
+def write_value(value: Value) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

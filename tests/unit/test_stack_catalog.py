@@ -1,0 +1,247 @@
+"""The catalogue's versions, stacks and machine types: complete, sound, frozen where they are released."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.stack.checking import check
+from builder.stack.derive import derive
+from builder.stack.differences import differences, markdown
+from builder.stack.knowledge import Knowledge
+from builder.stack.loading import load
+from builder.stack.nearest import nearest
+from builder.stack.reference import page
+from builder.stack.rules import Finding
+from builder.stack.vocabulary import ABSENT, Value, read_value
+
+
+@pytest.fixture(scope="module")
+def knowledge(root: Path) -> Knowledge:
+    return load(root)
+
+
+def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
+    return {
+        knowledge.vocabulary.named(name).name: read_value(knowledge.vocabulary.named(name), value)
+        for name, value in raw.items()
+    }
+
+
+# Stacks
+
+
+def test_every_stack_fits_the_machines_it_is_for(knowledge: Knowledge) -> None:
+    for name, stack in knowledge.stacks.items():
+        for instance in stack.instances or ("",):
+            on = {"instance": instance} if instance else {}
+            result = check(knowledge, {**knowledge.stack_facts(name), **on})
+            assert [finding.rule.id for finding in result.errors] == [], f"{name} on {instance}"
+
+
+# What a stack has to say, so that nothing that a job depends on is left to chance.
+_NEEDED = {
+    "nvidia": (
+        "kernel",
+        "driver",
+        "driver_flavor",
+        "cuda",
+        "nccl",
+        "nccl_tests",
+        "efa_installer",
+        "ofi_nccl",
+    ),
+    "neuron": ("kernel", "neuron_sdk", "neuron_dkms", "neuron_runtime", "torch_neuronx", "python"),
+    "none": (),
+}
+
+
+def test_every_stack_has_all_versions(knowledge: Knowledge) -> None:
+    for name, stack in knowledge.stacks.items():
+        for instance in stack.instances:
+            facts = derive({**knowledge.stack_facts(name), "instance": instance}, knowledge)
+            needed = {*_NEEDED[str(facts["accel"])], "efa_installer", "efa_kmod", "libfabric", "memlock"}
+            lacking = [fact for fact in needed if facts.get(fact, ABSENT) is ABSENT]
+            assert lacking == [], f"{name} on {instance}"
+            if facts["nvswitch"] in ("gen2", "gen3", "gen4"):
+                assert facts["fabric_manager"] == facts["driver"], name
+
+
+def test_pins_are_releases_that_the_catalogue_lists(knowledge: Knowledge) -> None:
+    listed = {fact for fact, releases in knowledge.releases.items() if releases}
+    for name, stack in knowledge.stacks.items():
+        for fact, value in stack.facts.items():
+            if fact in listed:
+                assert knowledge.release(fact, value), f"{name}: {fact} {value} is in no list of releases"
+
+
+def test_a_neuron_stack_takes_what_its_release_offers(knowledge: Knowledge) -> None:
+    for name, stack in knowledge.stacks.items():
+        release = knowledge.release("neuron_sdk", stack.facts.get("neuron_sdk"))
+        if release is not None:
+            for fact, choice in release.offers.items():
+                if fact in stack.facts:
+                    assert stack.facts[fact] in choice, f"{name}: {fact}"
+
+
+def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
+    served = {
+        (str(stack.facts["os"]), instance.partition(".")[0])
+        for stack in knowledge.stacks.values()
+        for instance in stack.instances
+    }
+    for system in ("ubuntu2204", "ubuntu2404"):
+        assert {(system, "p4d"), (system, "p5"), (system, "trn1"), (system, "trn2")} <= served
+    assert {("al2023", "p5en"), ("al2023", "p6-b200"), ("al2023", "hpc7a"), ("al2023", "c5n")} <= served
+    assert "debian-12" in knowledge.stacks
+
+
+def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
+    """Who built with a stack finds the same one under its name; what is better gets a new name."""
+    released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
+    assert {name: knowledge.stacks[name].digest for name in released} == released
+
+
+def test_the_digest_covers_contents_and_not_words(knowledge: Knowledge) -> None:
+    import dataclasses
+
+    stack = knowledge.stacks["cuda-13.0"]
+    assert dataclasses.replace(stack, summary="x", origin="y").digest == stack.digest
+    assert dataclasses.replace(stack, pins={**stack.pins, "nccl": "2.29.3"}).digest != stack.digest
+    assert dataclasses.replace(stack, instances=("p5.48xlarge",)).digest != stack.digest
+
+
+# Versions live in the catalogue alone
+
+_NAMES = (
+    "efa|nccl|cuda|libfabric|driver|cudnn|gdrcopy|torch|neuron|openmpi|rdma[-_]core|pmix|enroot|pyxis|slurm"
+)
+_NAMED = re.compile(rf"\b(?:{_NAMES})(?:[-_ ]?version)?\W{{0,4}}v?\d+\.\d+", re.IGNORECASE)
+
+
+def test_no_version_of_a_component_outside_the_catalogue(root: Path, knowledge: Knowledge) -> None:
+    known = {
+        str(release.version)
+        for releases in knowledge.releases.values()
+        for release in releases
+        if str(release.version).count(".") >= 2
+    }
+    known |= {
+        version for stack in knowledge.stacks.values() for version in stack.pins.values() if "." in version
+    }
+    known -= {str(release.version) for fact in ("python", "gcc") for release in knowledge.releases[fact]}
+    found = [
+        f"{path.relative_to(root)}: {text.strip()[:60]}"
+        for path, text in _code(root)
+        if _NAMED.search(text) or known & set(re.findall(r"[\w.+-]*\d[\w.+-]*", text))
+    ]
+    assert found == []
+
+
+def _code(root: Path) -> Iterator[tuple[Path, str]]:
+    """What runs: strings of Python without documentation, and the rest without comments."""
+    for folder in ("ansible/roles", "ansible/tasks", "ansible/plugins", "packer", "containers", "builder"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix == ".py" and "tests" not in path.parts:
+                yield from ((path, text) for text in _strings(ast.parse(path.read_text(encoding="utf-8"))))
+            elif path.suffix in (".yml", ".j2", ".hcl", ".sh") or path.name == "Dockerfile":
+                for line in path.read_text(encoding="utf-8").splitlines():
+                    yield path, line.partition("#")[0]
+
+
+def _strings(tree: ast.AST) -> Iterator[str]:
+    talk = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in talk:
+            yield node.value
+
+
+# Checks, nearest changes, differences, the page
+
+
+@pytest.mark.parametrize(
+    ("raw", "rule", "changes"),
+    [
+        ({"efa": "1.28.0", "nccl": "2.19.3"}, "ENV-01", {"efa_installer": "1.29.1"}),
+        ({"cuda": "13.0.0", "driver": "575.57.08"}, "CUDA-DRV-13", {"driver": "580.65.06"}),
+        (
+            {"instance": "p5.48xlarge", "driver": "580.126.09", "fabric_manager": "580.126.16"},
+            "FM-01",
+            {"fabric_manager": "580.126.09"},
+        ),
+        (
+            {"instance": "p5.48xlarge", "driver": "580.126.09", "fabric_manager": "absent"},
+            "FM-01",
+            {"fabric_manager": "580.126.09"},
+        ),
+        ({"os": "al2", "efa": "1.50.0"}, "EFA-OS-01", {"efa_installer": "1.49.0"}),
+        ({"kind": "ami", "kernel": "6.17", "efa": "1.42.0"}, "EFA-KERN-04", {"efa_installer": "1.43.3"}),
+        ({"env": "NCCL_DEBUG,RDMAV_FORK_SAFE"}, "ENV-08", {"env": "('NCCL_DEBUG',)"}),
+        ({"gpu_sm": 100, "driver_flavor": "proprietary"}, "DRV-OPEN-01", {"driver_flavor": "open"}),
+        ({"ofi_nccl": "1.16.3", "nccl": "2.20.5"}, "OFI-NCCL-02", {"ofi_nccl": "1.17.0"}),
+        ({"torch": "2.15.0", "python": "3.10"}, "TORCH-PY-01", {"python": "3.11"}),
+        ({"family": "g5g", "arch": "x86_64"}, "ARCH-01", {}),
+    ],
+)
+def test_the_nearest_change(
+    knowledge: Knowledge, raw: dict[str, object], rule: str, changes: dict[str, str]
+) -> None:
+    stated = facts_of(knowledge, **raw)
+    finding = next(finding for finding in check(knowledge, stated).findings if finding.rule.id == rule)
+    assert {one.fact: str(one.after) for one in nearest(knowledge, stated, finding)} == changes
+
+
+def test_a_change_that_breaks_something_else_brings_the_repair_along(knowledge: Knowledge) -> None:
+    """CUDA 13 asks for driver 580, the driver for its fabric manager, and both for another EFA module."""
+    stated = knowledge.stack_facts("cuda-12.8") | facts_of(knowledge, instance="p5.48xlarge", cuda="13.0.2")
+    finding = next(f for f in check(knowledge, stated).errors if f.rule.id == "CUDA-DRV-13")
+    changes = {change.fact: change.after for change in nearest(knowledge, stated, finding)}
+    assert changes.keys() == {"driver", "fabric_manager", "efa_installer"}
+    after = {error.rule.id for error in check(knowledge, {**stated, **changes}).errors}
+    assert after <= {error.rule.id for error in check(knowledge, stated).errors} - {"CUDA-DRV-13"}
+
+
+def test_a_nearest_change_always_helps_and_never_harms(knowledge: Knowledge) -> None:
+    for rule in knowledge.rules:
+        for example in rule.fires_for:
+            before = {error.rule.id for error in check(knowledge, example).errors}
+            changes = nearest(knowledge, example, Finding(rule=rule, facts={}))
+            if changes:
+                after = {**example, **{change.fact: change.after for change in changes}}
+                assert rule.fires(derive(after, knowledge)) is not True, rule.id
+                assert {error.rule.id for error in check(knowledge, after).errors} <= before, rule.id
+
+
+def test_settings_are_what_a_job_has_to_carry(knowledge: Knowledge) -> None:
+    result = check(knowledge, facts_of(knowledge, efa="1.28.0", nccl="2.19.3", kind="container"))
+    assert [str(setting) for setting in result.settings] == ["FI_EFA_SET_CUDA_SYNC_MEMOPS=0"]
+
+
+def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
+    rows = differences(knowledge, "cuda-12.8", "cuda-13.0-slurm-25.11")
+    assert [row.fact for row in rows[:5]] == ["os", "kernel", "driver", "fabric_manager", "cuda"]
+    assert {row.change for row in rows if row.fact == "enroot"} == {"added"}
+    assert differences(knowledge, "cuda-12.8", "cuda-12.8") == ()
+    text = markdown("cuda-12.8", "cuda-13.0-slurm-25.11", rows)
+    assert "| NVIDIA kernel driver | 570.172.08 | 595.112.07 | newer |" in text.splitlines()
+
+
+def test_a_difference_reads_the_same_backwards(knowledge: Knowledge) -> None:
+    opposite = {"newer": "older", "older": "newer", "added": "removed", "removed": "added"}
+    there = {row.fact: row.change for row in differences(knowledge, "cuda-12.4", "cuda-12.9")}
+    back = {row.fact: row.change for row in differences(knowledge, "cuda-12.9", "cuda-12.4")}
+    assert back == {fact: opposite.get(change, change) for fact, change in there.items()}
+
+
+def test_the_reference_page_is_up_to_date(root: Path, knowledge: Knowledge) -> None:
+    written = (root / "docs/reference/rules.md").read_text(encoding="utf-8")
+    assert written == page(knowledge), "run: python -m builder.stack.reference docs/reference/rules.md"
+    assert all(f"### {rule.id}\n" in written for rule in knowledge.rules)

@@ -1,0 +1,205 @@
+"""`builder stack` as people call it: what it prints, how it ends, and what it loads to do so."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.adapters import survey
+from builder.cli.main import main
+from builder.stack.loading import load
+from builder.stack.versions import parse
+from builder.stack.vocabulary import write_value
+
+
+def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[int, str, str]:
+    code = main(["stack", *words, "--root", str(root)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (
+            ["--set", "efa_installer=1.28.0", "--set", "nccl=2.19.3"],
+            0,
+            "set      FI_EFA_SET_CUDA_SYNC_MEMOPS=0",
+        ),
+        (["--set", "cuda=13.0.0", "--set", "driver=575.57.08"], 2, "nearest  driver 575.57.08 → 580.65.06"),
+        (["cuda-13.0", "--instance", "p5en.48xlarge"], 0, "cuda-13.0 on p5en.48xlarge: 2 settings, 4 notes"),
+        (["cuda-12.8", "--set", "fabric_manager=570.172.07"], 2, "error FM-01"),
+        (["--set", "ofi_nccl=1.18.0", "--set", "ofi_build_libfabric_major_gt_runtime=true"], 2, "OFI-LF-04"),
+        (["--set", "kernel=6.17"], 0, "unknown: "),
+    ],
+)
+def test_check_says_what_fits(
+    capsys: pytest.CaptureFixture[str], root: Path, words: list[str], code: int, expected: str
+) -> None:
+    ended, out, _ = run(capsys, root, "check", *words)
+    assert ended == code
+    assert expected in out
+
+
+def test_check_of_everything_fits(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    code, out, _ = run(capsys, root, "check", "--json")
+    judged = json.loads(out)
+    assert code == 0
+    assert all(one["fits"] for one in judged)
+    assert {one["name"].split(" on ")[0] for one in judged} == set(load(root).stacks)
+
+
+def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    code, out, _ = run(capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "driver=575.57.08")
+    (one,) = json.loads(out)
+    error = one["findings"][0]
+    assert code == 2
+    assert error["rule"] == "CUDA-DRV-13"
+    assert error["sources"] == ["cuda-notes"]
+    assert error["nearest"] == [{"fact": "driver", "from": "575.57.08", "to": "580.65.06"}]
+    assert "ofi_nccl" in one["undecided"]["OFI-CUDA-01"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--set", "drivr=1"], "--set drivr=1: no fact 'drivr' (did you mean 'driver'?)"),
+        (["check", "--set", "nccl=banana"], "--set nccl=banana: nccl: 'banana' is not a version"),
+        (["check", "--set", "nccl="], "--set nccl=: nccl: '' is not a version"),
+        (["check", "--set", "nccl"], "--set nccl: write FACT=VALUE"),
+        (
+            ["check", "--instance", "p5.48xlarg"],
+            "--instance: no type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)",
+        ),
+        (["check", "cuda-13"], "no stack 'cuda-13' (did you mean 'cuda-13.2'?)"),
+        (["chek"], "builder stack: no command 'chek' (did you mean 'check'?)"),
+        (["diff", "cuda-13.0", "cuda13"], "no stack 'cuda13'"),
+    ],
+)
+def test_a_mistake_is_named(
+    capsys: pytest.CaptureFixture[str], root: Path, words: list[str], message: str
+) -> None:
+    code, _, err = run(capsys, root, *words)
+    assert code == 2
+    assert message in err
+
+
+def test_list_show_and_diff(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    _, out, _ = run(capsys, root, "list", "--json")
+    assert {stack["name"] for stack in json.loads(out)} == set(load(root).stacks)
+    _, out, _ = run(capsys, root, "show", "cuda-13.0", "--json")
+    assert json.loads(out)["facts"]["libfabric"] == "2.4.0amzn1.0"
+    _, out, _ = run(capsys, root, "show", "cuda-13.0")
+    assert "stated" in out
+    assert "follows" in out
+    _, out, _ = run(capsys, root, "diff", "cuda-12.8", "cuda-13.0", "--json")
+    assert json.loads(out)[0]["fact"] == "os"
+    _, out, _ = run(capsys, root, "diff", "cuda-12.8", "cuda-13.0", "--markdown")
+    assert out.startswith("### From `cuda-12.8` to `cuda-13.0`\n")
+
+
+class OneImage:
+    """An engine that knows one image."""
+
+    def __init__(self, **config: object) -> None:
+        self._image = {"Architecture": "amd64", "Config": config}
+
+    def inspect_image(self, reference: str) -> dict[str, object] | None:
+        return self._image if reference == "image:1" else None
+
+
+def read_image(root: Path, **config: object) -> survey.Found:
+    return survey.of_image(OneImage(**config), "image:1", load(root).vocabulary)  # type: ignore[arg-type]
+
+
+def test_our_images_say_what_is_in_them(root: Path) -> None:
+    versions = {"libfabric": "1.17.0-3", "efa": "1.47.0", "torch": "2.13.0+cpu", "numpy": "2.4.1"}
+    found = read_image(root, Labels={"factory.versions": json.dumps(versions)})
+    assert found.facts["efa_installer"] == parse("1.47.0")
+    assert found.facts["torch"] == parse("2.13.0+cpu")
+    assert found.facts["kind"] == "container"
+    assert found.unread == ()
+
+
+def test_a_foreign_image_is_read_by_its_environment(root: Path) -> None:
+    found = read_image(
+        root,
+        Env=["CUDA_VERSION=12.9.1", "NCCL_VERSION=2.27.3-1", "FI_PROVIDER=efa", "EFA_VERSION=newest"],
+        Labels={"org.opencontainers.image.ref.name": "ubuntu", "org.opencontainers.image.version": "22.04"},
+        Entrypoint=["/opt/nvidia/nvidia_entrypoint.sh"],
+    )
+    read = {name: write_value(value) for name, value in found.facts.items()}
+    assert read["cuda"] == "12.9.1"
+    assert read["nccl"] == "2.27.3-1"
+    assert read["os"] == "ubuntu2204"
+    assert read["arch"] == "x86_64"
+    assert read["ngc_entrypoint"] == "true"
+    assert "FI_PROVIDER" in read["env"]
+    assert "driver" not in read
+    assert found.unread == ("variable EFA_VERSION: efa_installer: 'newest' is not a version",)
+
+
+def test_a_broken_label_is_reported_and_not_believed(root: Path) -> None:
+    found = read_image(root, Labels={"factory.versions": "[1"})
+    assert found.unread == ("label factory.versions: not a JSON table",)
+
+
+def test_this_machine_is_read_from_its_files(tmp_path: Path, root: Path) -> None:
+    files = {
+        "etc/os-release": 'ID="amzn"\nVERSION_ID="2023"\n',
+        "proc/driver/nvidia/version": "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n",
+        "sys/module/efa/version": "2.17.3g\n",
+        "sys/module/gdrdrv/version": "2.5.1\n",
+        "sys/class/dmi/id/sys_vendor": "Amazon EC2\n",
+        "sys/class/dmi/id/product_name": "p5en.48xlarge\n",
+        "opt/amazon/efa_installed_packages": "# EFA installer version: 1.43.3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = survey.of_host(load(root).vocabulary, tmp_path)
+    read = {name: write_value(value) for name, value in found.facts.items()}
+    assert read["host_os"] == "al2023"
+    assert read["driver"] == "580.95.05"
+    assert read["driver_flavor"] == "open"
+    assert read["efa_kmod"] == "2.17.3"
+    assert read["gdrdrv"] == "2.5.1"
+    assert read["instance"] == "p5en.48xlarge"
+    assert read["efa_installer"] == "1.43.3"
+    assert read["ib_umad"] == "false"
+
+
+def test_a_closed_driver_is_told_from_an_open_one(tmp_path: Path, root: Path) -> None:
+    path = tmp_path / "proc/driver/nvidia/version"
+    path.parent.mkdir(parents=True)
+    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar\n", encoding="utf-8")
+    facts = survey.of_host(load(root).vocabulary, tmp_path).facts
+    assert (str(facts["driver"]), facts["driver_flavor"]) == ("570.133.20", "proprietary")
+
+
+@pytest.mark.parametrize(
+    ("identity", "version", "expected"),
+    [
+        ("ubuntu", "24.04", "ubuntu2404"),
+        ("debian", "12", "debian12"),
+        ("amzn", "2", "al2"),
+        ("rhel", "9.6", "rhel9"),
+        ("rocky", "9.6", "rocky9"),
+    ],
+)
+def test_systems_have_the_names_that_rules_use(identity: str, version: str, expected: str) -> None:
+    assert survey.system_name(identity, version) == expected
+
+
+def test_check_loads_nothing_but_the_standard_library(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    """People ask this often and from scripts; it has to answer at once."""
+    from builder.adapters import process
+
+    program = (
+        "import sys; from builder.cli.main import main; main(sys.argv[1:]);"
+        "print(sorted({'docker', 'boto3', 'rich', 'yaml', 'hypothesis'} & set(sys.modules)), file=sys.stderr)"
+    )
+    argv = [sys.executable, "-c", program, "stack", "check", "cuda-13.0", "--root", str(root)]
+    finished = process.run(argv, timeout_s=30, cwd=root)
+    assert finished.output.splitlines()[-1] == "[]"

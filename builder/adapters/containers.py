@@ -122,5 +122,7 @@ def commit(
         f"USER {parent_config.get('User') or '0'}",
         *(f'LABEL "{key}"="{value}"' for key, value in labels.items()),
     ]
+    # Without a configuration of ours the engine takes the container's, host name included.
+    conf = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
     with engine_errors("storing a layer"):
-        container.commit(repository=repository, tag=tag, changes=changes)
+        container.commit(repository=repository, tag=tag, changes=changes, conf=conf)

@@ -152,3 +152,4 @@ def test_nothing_of_the_build_remains_in_the_image(built: Factory) -> None:
     assert not [word for word in config["Env"] or () if word.split("=")[0] != "PATH"]
     assert config["Cmd"] == ["bash"]
     assert config["User"] in ("", "0")
+    assert config["Hostname"] == ""

@@ -1,5 +1,6 @@
 """A socket in front of the real engine that can answer in its place, or hang up, at a chosen request."""
 
+import os
 import re
 import socket
 import threading
@@ -8,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ENGINE = "/var/run/docker.sock"
+ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 _CHUNK = 65536
 
 

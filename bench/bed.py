@@ -1,0 +1,275 @@
+"""What all ways of building start from: one small repository, one set of packages, one base image.
+
+The roles are those of this checkout; only the Python packages are others (a few ordinary wheels),
+and the checks are left out but for one, because the other ways have none.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.programs import said
+from builder import site
+from builder.adapters import mirror, runtime
+from builder.adapters.bootstrap import apt_options
+from builder.adapters.engine import LAYERS, Engine
+from builder.adapters.mirror import Mirror
+from builder.adapters.workspace import open_run
+from builder.cli.context import Context, machine
+from builder.model import Plan
+from builder.plan import variables_of
+
+PREFIX = "factory-bench"  # of every image and container that the bench makes itself
+BASE, TOOLS = f"{PREFIX}:base", f"{PREFIX}:tools"
+CHECKED = "def test_the_image_starts(host):\n    assert host.file('/etc/passwd').is_file\n"
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_HERE = Path(__file__).resolve().parent
+_RUNNER = ("ansible.cfg", "image.yml", "plugins", "tasks")
+_PLATFORMS = {
+    "x86_64": ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"),
+    "arm64": ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"),
+}
+ROLES = ("base", "limits", "packages", "rdma_core", "libfabric", "openmpi", "python_env", "cleanup")
+SHARED = ("base", "limits", "packages")
+_FABRIC = (*SHARED, "rdma_core", "libfabric", "openmpi", "cleanup")
+_PYTHON = (*SHARED, "python_env", "cleanup")
+# Targets that share their first layer and nothing else.
+BRANCHES = {
+    "fabric-1": (_FABRIC, 'openmpi_bridges = ["one0"]'),
+    "fabric-2": (_FABRIC, 'openmpi_bridges = ["two0"]'),
+    "python-1": (_PYTHON, 'python_env_path = "/opt/one"'),
+    "python-2": (_PYTHON, 'python_env_path = "/opt/two"'),
+}
+_TARGET = """\
+summary = "for the bench"
+kind = "container"
+system = "debian-12"
+stack = "debian-12"
+components = {components}
+[variables]
+{variables}
+"""
+# The script that a Dockerfile's RUN calls; one role, in the container it runs in.
+_ROLE = f"""\
+#!/bin/sh
+exec python3 -I {runtime.MOUNT}/run/launch.py -i localhost, -c local \\
+    -e @{runtime.MOUNT}/run/variables.json -e "{{\\"image_components\\": [\\"$1\\"]}}" image.yml
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bed:
+    """Folders of one run of the bench; `home` (caches) outlives it."""
+
+    work: Path
+    engine: Engine
+
+    @property
+    def repository(self) -> Path:
+        return self.work / "repository"
+
+    @property
+    def home(self) -> Path:
+        return self.work / "home"
+
+    @property
+    def packages(self) -> Path:
+        return self.work / "packages"
+
+    @property
+    def tools(self) -> Path:
+        return self.work / "packer" / "tools"
+
+    @property
+    def log(self) -> Path:
+        return self.work / "log.txt"
+
+    def environment(self) -> dict[str, str]:
+        """The factory's: its own caches, and byte code kept as on any machine, but not in the checkout."""
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | {
+            "PYTHONPYCACHEPREFIX": str(self.home / "bytecode"),
+            "BUILDER_HOME": str(self.home),
+            "BUILDER_SITE_FILE": str(self.work / "site.toml"),
+            "NO_COLOR": "1",
+        }
+
+    @property
+    def store(self) -> Path:
+        """Debian packages and lists that the factory has kept."""
+        plan = self.plan()
+        return self.home / "cache" / "apt" / f"{plan.system.name}-{plan.arch}"
+
+    def plan(self, target: str = "bench") -> Plan:
+        return Context(self.repository).plan(target)
+
+    def edit(self, role: str) -> None:
+        """Changes a role in a way that makes no difference to what it does."""
+        tasks = self.repository / "ansible" / "roles" / role / "tasks" / "main.yml"
+        text = tasks.read_text(encoding="utf-8").partition("# bench ")[0]
+        tasks.write_text(f"{text}# bench {secrets.token_hex(8)}\n", encoding="utf-8")
+
+
+def make_repository(bed: Bed) -> None:
+    """The checkout's components, systems and roles; targets and Python packages of the bench."""
+    root = bed.repository
+    without = shutil.ignore_patterns("__pycache__", "tests", "molecule")
+    shutil.copytree(_CHECKOUT / "ansible", root / "ansible", ignore=without)
+    for name in ("components", "systems", "stacks"):
+        shutil.copytree(_CHECKOUT / "catalog" / name, root / "catalog" / name)
+    shutil.copy(_CHECKOUT / "catalog" / "layers.toml", root / "catalog")
+    shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "debian-12.requirements.lock")
+    check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
+    check.parent.mkdir()
+    check.write_text(CHECKED, encoding="utf-8")
+    targets = {"bench": (ROLES, ""), "shared": (SHARED, ""), **BRANCHES}
+    (root / "catalog" / "targets").mkdir()
+    for name, (components, variables) in targets.items():
+        text = _TARGET.format(components=json.dumps(components), variables=variables)
+        (root / "catalog" / "targets" / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
+def download_wheels(bed: Bed) -> None:
+    """The Python packages as an index and as a folder on this disk."""
+    wheels = bed.packages / "wheels"
+    wanted = (_HERE / "requirements.lock").read_text(encoding="utf-8")
+    stamp = bed.packages / "requirements.lock"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(bed.packages, ignore_errors=True)
+    wheels.mkdir(parents=True)
+    system = bed.plan().system
+    platforms = [word for name in _PLATFORMS[machine()] for word in ("--platform", name)]
+    said(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
+            *("--only-binary=:all:", "--python-version", system.python, "--implementation", "cp", *platforms),
+            *("--dest", str(wheels), "--requirement", str(_HERE / "requirements.lock")),
+        ]
+    )
+    for wheel in wheels.glob("*.whl"):
+        name = wheel.name.split("-")[0].replace("_", "-").lower()
+        page = bed.packages / "index" / name / "index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text(f'<a href="../../wheels/{wheel.name}">{wheel.name}</a>\n', encoding="utf-8")
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def write_site(bed: Bed) -> None:
+    """The user's own site file, but pip finds everything on this disk."""
+    index = f"file://{bed.packages}/index"
+    settings = site.load(_CHECKOUT).mirror
+    values = {
+        name: getattr(settings, name) for name in ("apt", "apt_security", "ca_bundle", "proxy", "no_proxy")
+    }
+    values |= {
+        "pip_index": index,
+        "pip_extra_indexes": [index],
+        "pip_find_links": [f"{bed.packages}/wheels"],
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value]
+    (bed.work / "site.toml").write_text("\n".join(["[mirror]", *lines, ""]), encoding="utf-8")
+
+
+def share_base(bed: Bed) -> None:
+    """One base image for all ways: the factory's, under a name of the bench."""
+    repository, _, tag = BASE.partition(":")
+    bed.engine.tag(f"{LAYERS}:{bed.plan().layers[0].key}", repository, tag)
+
+
+def discover_mirror(bed: Bed) -> Mirror:
+    """Where the factory's containers download from in this run."""
+    context = Context(bed.repository)
+    plan = bed.plan()
+    return mirror.discover(site.load(_CHECKOUT).mirror, plan.system, context.catalog.stacks[plan.stack.name])
+
+
+def make_tools(bed: Bed, docker: Path) -> None:
+    """What the other ways mount into their containers; equal to what the factory mounts."""
+    plan = bed.plan()
+    found = discover_mirror(bed)
+    folder = bed.tools
+    run = folder / "run"
+    run.mkdir(parents=True)
+    variables = {
+        **plan.capabilities,
+        **variables_of(plan),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "image_components": list(plan.components),
+    }
+    apt = [*(f"{option};" for option in apt_options(found)), 'Dpkg::Options { "--force-unsafe-io"; };']
+    texts = {
+        "launch.py": runtime.LAUNCHER.format(mount=runtime.MOUNT),
+        "environment.json": json.dumps(container_environment()),
+        "variables.json": json.dumps(variables),
+        "apt.conf": "\n".join(apt) + "\n",
+        "role": _ROLE,
+    }
+    for name, text in texts.items():
+        (run / name).write_text(text, encoding="utf-8")
+    (run / "role").chmod(0o755)
+    sources = "\n".join(found.apt_sources) or _own_sources(docker)
+    (folder / "sources.list").write_text(f"{sources}\n", encoding="utf-8")
+    shutil.copytree(bed.packages, folder / "packages")
+
+
+def _own_sources(docker: Path) -> str:
+    return said(
+        [
+            *(
+                str(docker),
+                "run",
+                "--rm",
+                "--pull",
+                "never",
+                "--network",
+                "none",
+                "--name",
+                f"{PREFIX}-sources",
+            ),
+            *(BASE, "cat", "/etc/apt/sources.list"),
+        ]
+    )
+
+
+def container_environment() -> dict[str, str]:
+    """What a role's modules see; none of it stays in an image."""
+    return {
+        "HOME": "/tmp/home",
+        "ANSIBLE_CONFIG": f"{runtime.MOUNT}/ansible/ansible.cfg",
+        "ANSIBLE_HOME": "/tmp/home/.ansible",
+        "ANSIBLE_LOCAL_TEMP": "/tmp/ansible/local",
+        "ANSIBLE_REMOTE_TEMP": "/tmp/ansible/remote",
+        "APT_CONFIG": f"{runtime.MOUNT}/run/apt.conf",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C.UTF-8",
+        "PIP_INDEX_URL": f"file://{runtime.MOUNT}/packages/index",
+    }
+
+
+def import_tools(bed: Bed) -> None:
+    """The tools as an image, Ansible included, for the mounts of a Dockerfile."""
+    plan = bed.plan()
+    context = Context(bed.repository)
+    with open_run(context.workspace, "tools") as run:
+        lock = bed.repository / "ansible" / "requirements.lock"
+        ansible = runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+    tar = bed.work / "tools.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.add(bed.tools, ".")
+        archive.add(ansible, "runtime")
+        archive.add(bed.store, "apt")
+        for name in _RUNNER:
+            archive.add(bed.repository / "ansible" / name, f"ansible/{name}")
+        for role in ROLES:
+            mount_point = tarfile.TarInfo(f"ansible/roles/{role}")
+            mount_point.type, mount_point.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(mount_point)
+    repository, _, tag = TOOLS.partition(":")
+    bed.engine.import_image(tar, repository=repository, tag=tag, changes=())
+    tar.unlink()

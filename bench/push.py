@@ -1,0 +1,166 @@
+"""How long an image takes to a registry: `docker push` against our export, compression and push.
+
+    python -m bench.push IMAGE [--runs 3] [--json FILE]
+
+Every cold run meets an empty registry (a process of its own) and, on our side, an empty store of compressed
+layers; the two ways take turns, so that a change of load meets both. Prints medians and ratios.
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from builder.adapters import process
+from builder.adapters.blobs import BlobStore, LayerBlob, collect
+from builder.adapters.engine import Engine
+from builder.adapters.registry import Registry, push
+from tests.docker_registry import PROGRAM, docker_registry
+
+BOUND_S = 1200
+START_S = 20
+REPOSITORY = "bench/image"
+Times = dict[str, list[float]]
+
+
+@contextlib.contextmanager
+def rehearsal_registry(folder: Path) -> Iterator[str]:
+    folder.mkdir()
+    ready = folder / "ready.json"
+    argv = [sys.executable, "-m", "builder.rehearsal.registry", "--folder", str(folder / "data")]
+    child = subprocess.Popen([*argv, "--ready-file", str(ready)])
+    try:
+        if not process.wait_until(ready.exists, timeout_s=START_S):
+            sys.exit("the registry did not start")
+        yield json.loads(ready.read_text())["host"]
+    finally:
+        child.terminate()
+        child.wait(START_S)
+
+
+REGISTRIES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
+    "rehearsal": rehearsal_registry,
+    **({"docker-registry": docker_registry} if PROGRAM else {}),
+}
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self.times: Times = {}
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.times.setdefault(name, []).append(time.monotonic() - began)
+
+
+def push_by_docker(image: str, host: str, watch: Stopwatch) -> None:
+    name = f"{host}/{REPOSITORY}:1"
+    _docker("tag", image, name)
+    try:
+        for way in ("docker push, cold", "docker push, again"):
+            with watch.measure(way):
+                _docker("push", "--quiet", name)
+    finally:
+        _docker("rmi", name)
+
+
+def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
+    engine = Engine()
+    found = engine.inspect_image(image)
+    if found is None:
+        sys.exit(f"no image {image} in the engine")
+    store = BlobStore(folder)
+
+    def gather() -> tuple[bytes, tuple[LayerBlob, ...]]:
+        return collect(
+            lambda: engine.export([image]),
+            image_id=found["Id"],
+            diff_ids=found["RootFS"]["Layers"],
+            store=store,
+        )
+
+    def publish(repository: str) -> None:
+        with Registry(host) as registry:
+            push(*gather(), registry=registry, repository=repository, tags=("1",))
+
+    with watch.measure("ours, cold"):
+        with watch.measure("  export and compress"):
+            config, layers = gather()
+        with watch.measure("  push"), Registry(host) as registry:
+            push(config, layers, registry=registry, repository=REPOSITORY, tags=("1",))
+    with watch.measure("ours, again"):
+        publish(REPOSITORY)
+    # A registry that has nothing, with the layers compressed by an earlier run.
+    with watch.measure("ours, layers stored"):
+        publish(f"{REPOSITORY}-2")
+    return sum(layer.size_bytes for layer in layers)
+
+
+def _docker(*arguments: str) -> None:
+    ended = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=BOUND_S, check=False
+    )
+    if ended.returncode:
+        sys.exit(f"docker {' '.join(arguments)}: {ended.stderr.strip()}")
+
+
+def measure(image: str, registry: str, runs: int) -> tuple[Times, int]:
+    watch, size = Stopwatch(), 0
+    for number in range(runs):
+        ways: list[Callable[[str, Path], None]] = []
+
+        def by_docker(host: str, _folder: Path) -> None:
+            push_by_docker(image, host, watch)
+
+        def by_us(host: str, folder: Path) -> None:
+            nonlocal size
+            size = push_by_us(image, host, folder, watch)
+
+        ways = [by_docker, by_us] if number % 2 == 0 else [by_us, by_docker]
+        for way in ways:
+            folder = Path(tempfile.mkdtemp(prefix="factory-bench-"))
+            try:
+                with REGISTRIES[registry](folder / "registry") as host:
+                    way(host, folder / "store")
+            finally:
+                shutil.rmtree(folder)
+    return watch.times, size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", help="an image in the engine, best of a few hundred MB")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    chosen = parser.parse_args()
+    found = Engine().inspect_image(chosen.image)
+    if found is None:
+        sys.exit(f"no image {chosen.image} in the engine")
+    size, layers = found["Size"], len(found["RootFS"]["Layers"])
+    results: dict[str, object] = {"image_bytes": size, "layers": layers}
+    print(f"{size / 1e6:.0f} MB in {layers} layers, {chosen.runs} runs, medians")
+    for registry in REGISTRIES:
+        times, compressed = measure(chosen.image, registry, chosen.runs)
+        medians = {name: statistics.median(taken) for name, taken in times.items()}
+        print(f"\n{registry} ({compressed / 1e6:.0f} MB compressed by us)")
+        for name, median in medians.items():
+            base = medians["docker push, again" if "again" in name else "docker push, cold"]
+            print(f"  {name:<24} {median:8.3f} s   {median / base:6.2f} of docker push")
+        results[registry] = {"seconds": times, "medians": medians, "compressed_bytes": compressed}
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Three ways from the same roles to an image, caches full: Packer, a Dockerfile, the factory.
+
+A way knows how to build, what its image is called, and how to remove what it made.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
+from bench.programs import said, timed
+from builder.adapters.engine import LAYERS, RUN_LABEL, Engine
+from builder.adapters.layers import sweep
+
+_HERE = Path(__file__).resolve().parent
+_CONTAINER = f"{PREFIX}-packer"
+_COLLECTIONS = "collections"
+
+
+class Way(Protocol):
+    """One way of building the image of the eight roles."""
+
+    name: str
+    title: str
+    is_cached: bool
+
+    def build(self) -> float: ...
+
+    def image(self) -> str: ...
+
+    def forget(self) -> None:
+        """Removes the images of a round; caches stay full for the next one."""
+
+    def clear(self) -> None:
+        """Removes everything that it made in the engine."""
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """The same files under another name; apt reads the age of its lists from the folder's time."""
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "partial").mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file():
+            os.link(file, target / file.name)
+    stamp = source.stat().st_mtime
+    os.utime(target, (stamp, stamp))
+
+
+class Packer:
+    """Packer's docker builder; Ansible on this side, over the docker connection, one play, one commit."""
+
+    name = "packer"
+    title = "Packer, docker builder + ansible provisioner"
+    is_cached = False
+
+    def __init__(self, bed: Bed, *, packer: Path, docker: Path) -> None:
+        self._bed = bed
+        self._packer = packer
+        self._docker = docker
+        self._folder = bed.work / "packer"
+
+    def prepare(self) -> None:
+        collections = self._bed.home / _COLLECTIONS
+        if not (collections / "ansible_collections" / "community" / "docker").is_dir():
+            shutil.rmtree(collections, ignore_errors=True)
+            said(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
+                    *("--no-compile", "--target", str(collections), "-r", str(_HERE / "peers.lock")),
+                ]
+            )
+        link_folder(self._bed.store / "archives", self._folder / "apt" / "archives")
+        link_folder(self._bed.store / "lists", self._folder / "lists")
+        connection = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_host": _CONTAINER,
+            "ansible_docker_extra_env": {
+                name: value for name, value in container_environment().items() if "ANSIBLE" not in name
+            },
+        }
+        (self._folder / "connection.json").write_text(json.dumps(connection), encoding="utf-8")
+
+    def build(self) -> float:
+        variables = {
+            "base": BASE,
+            "container": _CONTAINER,
+            "tag": self.image(),
+            "folder": str(self._folder),
+            "ansible": str(self._bed.repository / "ansible"),
+            "ansible_playbook": str(Path(sys.executable).with_name("ansible-playbook")),
+            "collections": str(self._bed.home / _COLLECTIONS),
+        }
+        words = [f"-var={name}={value}" for name, value in variables.items()]
+        environment = os.environ | {
+            "PATH": f"{self._docker.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "CHECKPOINT_DISABLE": "1",
+            "PACKER_CONFIG_DIR": str(self._folder),
+            "PACKER_CACHE_DIR": str(self._folder / "cache"),
+        }
+        argv = [str(self._packer), "build", "-color=false", *words, str(_HERE / "image.pkr.hcl")]
+        return timed(argv, env=environment, cwd=self._folder, log=self._bed.log)
+
+    def image(self) -> str:
+        return f"{PREFIX}:packer"
+
+    def forget(self) -> None:
+        self._bed.engine.remove_container(_CONTAINER)
+        self._bed.engine.remove_image(self.image())
+
+    def clear(self) -> None:
+        self.forget()
+
+
+class Dockerfile:
+    """BuildKit: one RUN per role, Ansible mounted from another image, apt's folders in cache mounts."""
+
+    name = "dockerfile"
+    title = "Dockerfile, BuildKit, one RUN per role"
+    is_cached = True
+
+    def __init__(self, bed: Bed, *, docker: Path) -> None:
+        self._bed = bed
+        self._docker = docker
+
+    def prepare(self) -> None:
+        # The number of this run makes the step new, or BuildKit would take the lists for filled.
+        self._build("warm.Dockerfile", _HERE, f"{PREFIX}:warm")
+
+    def build(self) -> float:
+        return self._build("Dockerfile", self._bed.repository / "ansible", self.image())
+
+    def _build(self, file: str, context: Path, tag: str) -> float:
+        arguments = (f"BASE={BASE}", f"TOOLS={TOOLS}", f"ROUND={os.getpid()}")
+        argv = [
+            *(str(self._docker), "build", "--progress=plain", "--network=host"),
+            *("--tag", tag, "--label", PREFIX),
+            *(word for argument in arguments for word in ("--build-arg", argument)),
+            *("--file", str(_HERE / file), str(context)),
+        ]
+        environment = os.environ | {"DOCKER_BUILDKIT": "1"}
+        return timed(argv, env=environment, cwd=self._bed.work, log=self._bed.log)
+
+    def image(self) -> str:
+        return f"{PREFIX}:dockerfile"
+
+    def forget(self) -> None:
+        for image in self._bed.engine.labelled(PREFIX):
+            for reference in (*image.tags, image.id):
+                self._bed.engine.remove_image(reference)
+
+    def clear(self) -> None:
+        """Also BuildKit's records that name something of the bench; those with children go a turn later."""
+        self.forget()
+        while records := _records(self._bed.engine):
+            freed = [record for record in records if self._prune(record)]
+            if not freed:
+                return
+
+    def _prune(self, record: str) -> bool:
+        filters = json.dumps({"id": [record]})
+        freed = self._bed.engine.ask("POST", "/build/prune", query={"all": "1", "filters": filters})
+        return bool(freed and freed["CachesDeleted"])
+
+
+def _records(engine: Engine) -> list[str]:
+    found = (engine.ask("GET", "/system/df") or {}).get("BuildCache") or []
+    marks = (PREFIX, "/dev/factory")
+    return [record["ID"] for record in found if any(mark in record["Description"] for mark in marks)]
+
+
+class Factory:
+    """`builder build`, its one check included."""
+
+    name = "factory"
+    title = "builder build"
+    is_cached = True
+
+    def __init__(self, bed: Bed) -> None:
+        self._bed = bed
+
+    def build(self, *targets: str, jobs: int | None = None) -> float:
+        names: Sequence[str] = targets or ("bench",)
+        argv = [
+            *(sys.executable, "-m", "builder.cli.main", "build", "--root", str(self._bed.repository)),
+            *(word for name in names for word in ("--target", name)),
+            *(("--jobs", str(jobs)) if jobs else ()),
+        ]
+        return timed(argv, env=self._bed.environment(), cwd=Path.cwd(), log=self._bed.log)
+
+    def image(self) -> str:
+        return f"{LAYERS}:{self._bed.plan().key}"
+
+    def steps(self) -> dict[str, float]:
+        """Seconds of each step of the last run, as the run itself recorded them."""
+        last = max((self._bed.repository / "out" / "runs").iterdir())
+        lines = (last / "events.ndjson").read_text(encoding="utf-8").splitlines()
+        ends = [event for event in map(json.loads, lines) if event["name"] == "step.end"]
+        return {event["step"].partition("/")[2]: event["fields"]["seconds"] for event in ends}
+
+    def clear(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """What its runs made; the base stays, it is that of every build on this machine."""
+        runs = self._bed.repository / "out" / "runs"
+        for name in _names(runs):
+            sweep(self._bed.engine, name)
+            made = self._bed.engine.labelled(f"{RUN_LABEL}={name}")
+            for image in sorted(made, key=lambda image: -image.created):
+                if not self._is_base(image.id):
+                    for reference in (*image.tags, image.id):
+                        self._bed.engine.remove_image(reference)
+
+    def _is_base(self, image: str) -> bool:
+        found = self._bed.engine.inspect_image(image)
+        return found is not None and len(found["RootFS"]["Layers"]) == 1
+
+
+def _names(folder: Path) -> Iterable[str]:
+    with suppress(FileNotFoundError):
+        yield from sorted((path.name for path in folder.iterdir()), reverse=True)

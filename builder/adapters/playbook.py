@@ -280,9 +280,18 @@ def _keep_packages(run: Run, store: Path, scratch: Path, plan: Plan) -> None:
                 continue
             stamp = private.stat().st_mtime
             for file in private.iterdir():
-                if file.is_file() and file.name != "lock" and file.suffix != ".bin":
-                    temporary = kept / f".{file.name}.new"
-                    temporary.unlink(missing_ok=True)
-                    os.link(file, temporary)
-                    temporary.replace(kept / file.name)
+                if file.is_file() and file.name != "lock":
+                    _link(file, kept / file.name)
             os.utime(kept, (stamp, stamp))
+
+
+def _link(file: Path, kept: Path) -> None:
+    """Puts `file` in the place of `kept`, in one step."""
+    # Renaming one name of a file to another name of the same file does nothing and keeps both.
+    if kept.exists() and kept.samefile(file):
+        return
+    # Not in the folder itself: a container that is being filled would take it along.
+    temporary = kept.parent.parent / f".{kept.name}"
+    temporary.unlink(missing_ok=True)
+    os.link(file, temporary)
+    temporary.replace(kept)

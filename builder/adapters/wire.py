@@ -32,7 +32,6 @@ _TRIES = 5
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _BODY_LIMIT = 8 << 20  # of what is no blob; the specification lets registries refuse manifests over 4 MiB
-_BLOCK = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _PASSING = (408, 429, 500, 502, 503, 504)

@@ -30,12 +30,7 @@ def run(argv: Sequence[str]) -> int:
             for layer, state in zip(plan.layers, states[plan.target.name], strict=True)
         ]
         print_table(("layer", "components", "key", "", "why"), rows)
-        missing = {
-            layer.name
-            for layer, (state, _) in zip(plan.layers, states[plan.target.name], strict=True)
-            if state == "build"
-        }
-        downloads = _downloads(plan, missing)
+        downloads = _downloads(plan, states[plan.target.name])
         print()
         if downloads:
             print_table(("would be downloaded", "from"), downloads)
@@ -58,13 +53,10 @@ def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[st
     ]
 
 
-def _downloads(plan: Plan, missing: set[str]) -> list[tuple[str, str]]:
+def _downloads(plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """What the missing layers fetch, unless this machine's caches have it."""
-    found = []
-    for layer in plan.layers:
-        if layer.name in missing:
-            found += _of_layer(plan, layer)
-    return found
+    missing = [layer for layer, (state, _) in zip(plan.layers, states, strict=True) if state == "build"]
+    return [download for layer in missing for download in _of_layer(plan, layer)]
 
 
 def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
@@ -91,8 +83,7 @@ def _as_json(plan: Plan, states: list[tuple[str, str]]) -> dict[str, object]:
         {"name": layer.name, "key": layer.key, "state": state, "why": why}
         for layer, (state, why) in zip(plan.layers, states, strict=True)
     ]
-    missing = {str(layer["name"]) for layer in layers if layer["state"] == "build"}
-    downloads = [{"what": what, "from": source} for what, source in _downloads(plan, missing)]
+    downloads = [{"what": what, "from": source} for what, source in _downloads(plan, states)]
     return {
         "target": plan.target.name,
         "key": plan.key,

@@ -79,10 +79,7 @@ def produce_all(
     errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
     if errors:
         first = errors[0]
-        folder = run.folder
-        first.hint = (
-            f"{first.hint}\nlog: {folder / 'log.txt'}" if first.hint else f"log: {folder / 'log.txt'}"
-        )
+        first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 

@@ -11,11 +11,13 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from builder.downloads import WORDS, known_filter, placeholders
 from builder.errors import CatalogError
-from builder.model import Bootstrap, Catalog, Component, Stack, System, Target
+from builder.model import AmiSource, Bootstrap, Catalog, Component, Download, Stack, System, Target
 
 KINDS = ("ami", "container")
 REQUIREMENTS = ("", "stack", "workload")
+DOWNLOAD_KINDS = ("archive", "git", "repository")
 _NAME = {
     "components": (re.compile(r"[a-z][a-z0-9_]*"), "snake_case"),
     "stacks": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
@@ -55,6 +57,7 @@ SHAPES: Mapping[str, Shape] = {
         "kinds": (LIST, False),
         "pinned": (FLAG, False),
         "requirements": (TEXT, False),
+        "downloads": (TABLES, False),
         "variables": (TABLE, False),
     },
     "stacks": {
@@ -71,8 +74,10 @@ SHAPES: Mapping[str, Shape] = {
         "release": (TEXT, True),
         "arches": (LIST, True),
         "python": (TEXT, True),
+        "codename": (TEXT, False),
         "bootstrap": (TABLE, False),
         "image": (TEXT, False),
+        "ami": (TABLE, False),
     },
     "targets": {
         "summary": (TEXT, True),
@@ -84,6 +89,25 @@ SHAPES: Mapping[str, Shape] = {
         "variables": (TABLE, False),
     },
     "bootstrap": {"suite": (TEXT, True), "packages": (LIST, True), "dpkg_options": (LIST, False)},
+    "ami": {
+        "user": (TEXT, True),
+        "regions": (LIST, True),
+        "parameter": (TEXT, False),
+        "owner": (TEXT, False),
+        "name": (TEXT, False),
+    },
+    "downloads": {
+        "name": (TEXT, True),
+        "url": (TEXT, True),
+        "kind": (TEXT, False),
+        "ref": (TEXT, False),
+        "suite": (TEXT, False),
+        "components": (LIST, False),
+        "signature": (TEXT, False),
+        "key": (TEXT, False),
+        "systems": (LIST, False),
+        "kinds": (LIST, False),
+    },
     "layers": {"order": (LIST, True)},
 }
 
@@ -121,7 +145,7 @@ def load(root: Path) -> Catalog:
     files = {group: _read_group(folder, group, problems) for group in _NAME}
     order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
     catalog = Catalog(
-        components={name: _component(name, table) for name, table in files["components"].items()},
+        components={name: _component(name, table, problems) for name, table in files["components"].items()},
         stacks={name: _stack(folder, name, table, problems) for name, table in files["stacks"].items()},
         systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
         targets={name: Target(name=name, **_tuples(table)) for name, table in files["targets"].items()},
@@ -188,8 +212,15 @@ def _tuples(table: Table) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
-def _component(name: str, table: Table) -> Component:
-    return Component(name=name, **_tuples(table))
+def _component(name: str, table: Table, problems: Problems) -> Component:
+    fields = _tuples(table)
+    place = f"components/{name}.toml"
+    fields["downloads"] = tuple(
+        Download(**_tuples(entry))
+        for i, entry in enumerate(table.get("downloads", ()))
+        if fits(entry, SHAPES["downloads"], place, f"downloads[{i}].", problems)
+    )
+    return Component(name=name, **fields)
 
 
 def _stack(folder: Path, name: str, table: Table, problems: Problems) -> Stack:
@@ -203,20 +234,29 @@ def _stack(folder: Path, name: str, table: Table, problems: Problems) -> Stack:
             problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' beside it")
         except ValueError as error:
             problems.add(f"stacks/{lock}", "", str(error))
-    return Stack(name=name, requirements=lines, **fields)
+    return Stack(
+        name=name, requirements=lines, requirements_file=f"catalog/stacks/{lock}" if lock else "", **fields
+    )
 
 
 def _system(name: str, table: Table, problems: Problems) -> System:
     fields = _tuples(table)
     place = f"systems/{name}.toml"
-    bootstrap = fields.pop("bootstrap", None)
-    if (bootstrap is None) == ("image" not in fields):
-        problems.add(place, "", "needs either [bootstrap] or image, and not both")
+    bootstrap, ami = fields.pop("bootstrap", None), fields.pop("ami", None)
     image = fields.get("image", "")
-    if image and not re.fullmatch(r"[^@\s]+@sha256:[0-9a-f]{64}", image):
-        problems.add(place, "image", f"must be a reference by digest (name@sha256:…), not {image!r}")
+    if bootstrap is None and not image and ami is None:
+        problems.add(place, "", "needs [bootstrap], image or [ami]")
+    if bootstrap is not None and image:
+        problems.add(place, "image", "a base is made by [bootstrap] or pulled, not both")
+    if image and ("@" in image or ":" not in image.rpartition("/")[2]):
+        problems.add(place, "image", f"must be a reference by tag (the lock has its digest), not {image!r}")
     if bootstrap is not None and fits(bootstrap, SHAPES["bootstrap"], place, "bootstrap.", problems):
         fields["bootstrap"] = Bootstrap(**_tuples(bootstrap))
+        fields.setdefault("codename", bootstrap["suite"])
+    if ami is not None and fits(ami, SHAPES["ami"], place, "ami.", problems):
+        fields["ami"] = AmiSource(**_tuples(ami))
+        if ("parameter" in ami) == ("owner" in ami and "name" in ami):
+            problems.add(place, "ami", "needs either parameter, or owner and name")
     return System(name=name, **fields)
 
 
@@ -263,8 +303,30 @@ def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
         if not role_folder(root, name).is_dir():
             problems.add(place, "", f"no role ansible/roles/{name}")
         _check_variables(root, place, component.variables, (name,), problems)
+        _check_downloads(place, component, catalog, problems)
     if not problems.found:
         _check_order(catalog, problems)
+
+
+def _check_downloads(place: str, component: Component, catalog: Catalog, problems: Problems) -> None:
+    pins = {pin for stack in catalog.stacks.values() for pin in stack.pins}
+    names = [download.name for download in component.downloads]
+    for i, download in enumerate(component.downloads):
+        where = f"downloads[{i}]"
+        if names.index(download.name) != i:
+            problems.add(place, f"{where}.name", f"'{download.name}' is already the name of another download")
+        if download.kind not in DOWNLOAD_KINDS:
+            problems.unknown(place, f"{where}.kind", "kind", download.kind, DOWNLOAD_KINDS)
+        if (download.kind == "git") != bool(download.ref):
+            problems.add(place, f"{where}.ref", "goes with kind git, and with it alone")
+        if (download.kind == "repository" or download.signature) and not download.key:
+            problems.add(place, f"{where}.key", "missing: who signed it?")
+        for key, name, chosen in placeholders(download):
+            known = WORDS | pins if component.pinned else (WORDS | pins) - {"version"}
+            if name not in known:
+                problems.unknown(place, f"{where}.{key}", "placeholder", name, known)
+            if not known_filter(chosen):
+                problems.add(place, f"{where}.{key}", f"no filter '{chosen}'")
 
 
 def _check_order(catalog: Catalog, problems: Problems) -> None:

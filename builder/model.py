@@ -12,6 +12,26 @@ Value = str | int | float | bool | list["Value"] | dict[str, "Value"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Download:
+    """Something a role fetches; addresses may hold placeholders until they are resolved for a system.
+
+    An archive is locked by sha256, git by its commit; what a repository holds is pinned by package
+    version and signed by `key`.
+    """
+
+    name: str
+    url: str
+    kind: str = "archive"  # archive, git, repository
+    ref: str = ""
+    suite: str = ""
+    components: tuple[str, ...] = ()
+    signature: str = ""
+    key: str = ""
+    systems: tuple[str, ...] = ()  # distributions or families; () is all
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
     """One thing that can be installed; a role of the same name does it."""
 
@@ -23,6 +43,7 @@ class Component:
     kinds: tuple[str, ...] = ("ami", "container")
     pinned: bool = False
     requirements: str = ""  # whose Python requirements it installs: "", stack or workload
+    downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -34,6 +55,7 @@ class Stack:
     summary: str
     pins: Mapping[str, str]
     requirements: tuple[str, ...] = ()
+    requirements_file: str = ""
     wheel_index: str = ""
 
 
@@ -45,10 +67,29 @@ class Bootstrap:
     packages: tuple[str, ...]
     dpkg_options: tuple[str, ...] = ()
 
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """What the archive calls the release and its updates; the last two move, the first rarely."""
+        return (self.suite, f"{self.suite}-updates", f"{self.suite}-security")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AmiSource:
+    """Which AMI an image starts from: a public parameter, or the newest of an owner by name.
+
+    `parameter` and `name` may hold {arch} and {deb_arch}; the lock has the id for each region.
+    """
+
+    user: str
+    regions: tuple[str, ...]
+    parameter: str = ""
+    owner: str = ""
+    name: str = ""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """One base operating system; `image` is a reference by digest where the base is pulled."""
+    """One base operating system; `image` is a reference by tag where the base is pulled, locked by digest."""
 
     name: str
     summary: str
@@ -57,8 +98,10 @@ class System:
     release: str
     arches: tuple[str, ...]
     python: str
+    codename: str = ""
     bootstrap: Bootstrap | None = None
     image: str = ""
+    ami: AmiSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +155,9 @@ class Plan:
     versions: Mapping[str, str]
     layers: tuple[Layer, ...]
     checks: str  # digest of the checks that belong to the plan
+    base_image: str = ""  # where the base is pulled from, by digest
+    unlocked: tuple[str, ...] = ()  # downloads that the lock does not answer for: such a plan is not built
+    unverified: tuple[str, ...] = ()  # downloads whose digest nobody has compared with the bytes yet
     workload_files: tuple[PurePosixPath, ...] = ()
 
     @property

@@ -4,12 +4,14 @@ Knows the ports and the order of things, no tool behind them.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import CheckError
+from builder.errors import CheckError, IntegrityError
 from builder.events import Stream
+from builder.lock import PLACE
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
 
@@ -89,6 +91,18 @@ def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> R
 
 def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[str, Any]]:
     return events.step(f"{plan.target.name}/{step}", step, target=plan.target.name)
+
+
+def require_locked(plans: Iterable[Plan]) -> None:
+    """A build downloads nothing that the lock does not answer for."""
+    missing = sorted({want for plan in plans for want in plan.unlocked})
+    if missing:
+        noun = "download" if len(missing) == 1 else "downloads"
+        raise IntegrityError(
+            f"{PLACE}: {len(missing)} {noun} of this build not in it, or changed since: {missing[0]}",
+            hint="builder lock, then review the difference",
+            details="\n".join(missing),
+        )
 
 
 def refusal(plan: Plan, report: Report) -> CheckError:

@@ -12,12 +12,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from builder.catalog import closure, did_you_mean
+from builder.downloads import downloads_of
 from builder.errors import UsageError
+from builder.lock import Lock, Want, as_variable, wants
 from builder.model import Catalog, Component, Layer, Plan, Stack, System, Target, Value
 from builder.sources import Sources, digest_of
 
 # Part of every key: raise it when the way a layer is made changes its contents.
-FORMAT = 2
+FORMAT = 3
 
 
 def find_target(catalog: Catalog, name: str) -> Target:
@@ -26,7 +28,7 @@ def find_target(catalog: Catalog, name: str) -> Target:
     return catalog.targets[name]
 
 
-def plan(catalog: Catalog, target: Target, sources: Sources, *, arch: str) -> Plan:
+def plan(catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch: str) -> Plan:
     """The plan of one target for one architecture."""
     system = catalog.systems[target.system]
     stack = catalog.stacks[target.stack]
@@ -37,7 +39,13 @@ def plan(catalog: Catalog, target: Target, sources: Sources, *, arch: str) -> Pl
             hint="builder show " + target.name,
         )
     components = closure(catalog, target.components)
-    abilities = capabilities(system, kind=target.kind, arch=arch)
+    abilities = capabilities(system, stack, kind=target.kind, arch=arch)
+    wanted = wants(catalog, target, arch=arch)
+    per_role = {
+        name: _variables(catalog.components[name], components, target, system, stack, sources, lock, arch)
+        for name in components
+    }
+    image = lock.value("image", f"{system.image} {arch}")
     return Plan(
         target=target,
         system=system,
@@ -46,13 +54,34 @@ def plan(catalog: Catalog, target: Target, sources: Sources, *, arch: str) -> Pl
         components=components,
         capabilities=abilities,
         versions=_versions(catalog, stack, components, sources),
-        layers=_layers(catalog, target, system, stack, components, abilities, sources, arch),
+        layers=_layers(
+            catalog, target, components, abilities, per_role, sources, _base_layer(wanted, system, lock, arch)
+        ),
         checks=sources.checks,
+        base_image=f"{system.image.rpartition(':')[0]}@{image}" if image else "",
+        unlocked=tuple(f"{want} ({want.owner})" for want in wanted if not _is_locked(want, lock, sources)),
+        unverified=tuple(
+            str(want) for want in wanted if want in lock.entries and not lock.entries[want].verified
+        ),
         workload_files=tuple(PurePosixPath(path) for path, _ in sources.workload_files),
     )
 
 
-def capabilities(system: System, *, kind: str, arch: str) -> dict[str, Value]:
+def _is_locked(want: Want, lock: Lock, sources: Sources) -> bool:
+    found = lock.value(want.kind, want.subject)
+    return found == sources.requirements[want.subject] if want.kind == "requirements" else bool(found)
+
+
+def _base_layer(wanted: Iterable[Want], system: System, lock: Lock, arch: str) -> Layer:
+    """The base and all that decides it: its recipe, and what the lock says of where it comes from."""
+    recipe = {"image": system.image, "bootstrap": system.bootstrap and dataclasses.asdict(system.bootstrap)}
+    inputs = {f"system {system.name}": digest_of([arch, recipe])}
+    kinds = ("suite", "image")
+    inputs |= {str(want): lock.value(want.kind, want.subject) for want in wanted if want.kind in kinds}
+    return _layer("base", kind="base", parent="", inputs=inputs)
+
+
+def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[str, Value]:
     """What a role may ask about the machine it runs on; it may ask nothing else."""
     return {
         "arch": arch,
@@ -62,7 +91,7 @@ def capabilities(system: System, *, kind: str, arch: str) -> dict[str, Value]:
         "system_distribution": system.distribution,
         "system_family": system.family,
         "system_release": system.release,
-        "target_kernel": "",
+        "target_kernel": stack.pins.get("kernel", "") if kind == "ami" else "",
     }
 
 
@@ -85,15 +114,25 @@ def _requirements(component: Component, stack: Stack, sources: Sources) -> tuple
 
 
 def _variables(
-    component: Component, components: Iterable[str], target: Target, stack: Stack, sources: Sources
+    component: Component,
+    components: Iterable[str],
+    target: Target,
+    system: System,
+    stack: Stack,
+    sources: Sources,
+    lock: Lock,
+    arch: str,
 ) -> dict[str, Value]:
-    """The variables of one role: its pin, its requirements, the component's, then the target's."""
+    """The variables of one role: pin, requirements, downloads, the component's own, then the target's."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
         variables[f"{name}_version"] = stack.pins[name]
     if component.requirements:
         variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
+    if component.downloads:
+        found = downloads_of(component, stack=stack, system=system, kind=target.kind, arch=arch)
+        variables[f"{name}_downloads"] = {download.name: as_variable(download, lock) for download in found}
     variables |= component.variables
     variables |= {key: value for key, value in target.variables.items() if owner(key, components) == name}
     return variables
@@ -107,32 +146,16 @@ def owner(variable: str, components: Iterable[str]) -> str:
 def _layers(
     catalog: Catalog,
     target: Target,
-    system: System,
-    stack: Stack,
     components: tuple[str, ...],
     abilities: Mapping[str, Value],
+    per_role: Mapping[str, Mapping[str, Value]],
     sources: Sources,
-    arch: str,
+    base: Layer,
 ) -> tuple[Layer, ...]:
     """base, then one layer per group of components, then the workload; each key covers what lies below."""
-    layers = [
-        _layer(
-            "base",
-            kind="base",
-            parent="",
-            inputs={
-                f"system {system.name}": digest_of(
-                    [arch, system.image or dataclasses.asdict(system)["bootstrap"]]
-                )
-            },
-        )
-    ]
+    layers = [base]
     for name, group in groupby(components, key=lambda c: catalog.components[c].layer):
         members = tuple(group)
-        per_role = {
-            member: _variables(catalog.components[member], components, target, stack, sources)
-            for member in members
-        }
         layers.append(
             _layer(
                 name,
@@ -142,12 +165,12 @@ def _layers(
                 | {f"role {member}": sources.roles[member] for member in members}
                 | {f"variables of {member}": digest_of(per_role[member]) for member in members},
                 components=members,
-                variables={key: value for mine in per_role.values() for key, value in mine.items()},
+                variables={key: value for member in members for key, value in per_role[member].items()},
             )
         )
     if target.workload:
         inputs = {
-            "target": digest_of([target.name, stack.name]),
+            "target": digest_of([target.name, target.stack]),
             f"containers/{target.workload}/Dockerfile": sources.dockerfile,
         } | {f"containers/{path}": digest for path, digest in sources.workload_files}
         layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))

@@ -5,7 +5,8 @@
 
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ class MirrorSettings:
     ca_bundle: str = ""
     proxy: str = ""
     no_proxy: str = ""
+    # Beginning of an address → what stands in its place here; the longest that fits is taken.
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    # Where past states of a package archive are, with {archive} and {stamp}.
+    snapshot: str = ""
+
+    def rewrite(self, url: str) -> str:
+        """The address that a download really comes from."""
+        fitting = max((prefix for prefix in self.prefixes if url.startswith(prefix)), key=len, default="")
+        return self.prefixes[fitting] + url.removeprefix(fitting) if fitting else url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +50,17 @@ class Site:
     mirror: MirrorSettings = MirrorSettings()
     registry: RegistrySettings = RegistrySettings()
 
+
+def _are_strings(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+# Type of a setting's default → what the file may say instead.
+_NOUNS: Mapping[type, tuple[str, Callable[[object], bool]]] = {
+    str: ("a string", lambda value: isinstance(value, str)),
+    tuple: ("a list of strings", lambda value: isinstance(value, list) and _are_strings(value)),
+    dict: ("a table of strings", lambda value: isinstance(value, dict) and _are_strings(value.values())),
+}
 
 _SECTIONS: dict[str, type[MirrorSettings] | type[RegistrySettings]] = {
     "mirror": MirrorSettings,
@@ -75,10 +96,8 @@ def _section(path: Path, name: str, values: object) -> Any:
         if key not in kind.__dataclass_fields__:
             near = did_you_mean(key, kind.__dataclass_fields__)
             raise UsageError(f"{path}: {name}.{key}: unknown key{near}", hint=f"correct {path}")
-        wants_list = isinstance(getattr(default, key), tuple)
-        strings = value if wants_list and isinstance(value, list) else [value]
-        if isinstance(value, list) != wants_list or not all(isinstance(item, str) for item in strings):
-            noun = "a list of strings" if wants_list else "a string"
+        noun, fits = _NOUNS[type(getattr(default, key))]
+        if not fits(value):
             raise UsageError(f"{path}: {name}.{key}: must be {noun}, not {value!r}", hint=f"correct {path}")
-        fields[key] = tuple(value) if wants_list else value
+        fields[key] = tuple(value) if isinstance(value, list) else value
     return kind(**fields)

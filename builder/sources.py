@@ -9,7 +9,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from builder.catalog import closure, read_requirements, role_folder
@@ -32,12 +32,14 @@ class Sources:
     dockerfile: str = ""
     workload_files: tuple[tuple[str, str], ...] = ()
     workload_requirements: tuple[str, ...] = ()
+    requirements: Mapping[str, str] = field(default_factory=dict)  # sha256 of the Python locks, by path
 
 
 def read(root: Path, catalog: Catalog, target: Target) -> Sources:
     """The sources of one target; raises CatalogError where a file it names is missing."""
     components = closure(catalog, target.components)
     ansible = root / "ansible"
+    locks = ["ansible/requirements.lock", catalog.stacks[target.stack].requirements_file]
     fields: dict[str, object] = {}
     if target.workload:
         context = root / "containers"
@@ -50,7 +52,9 @@ def read(root: Path, catalog: Catalog, target: Target) -> Sources:
             ),
             "workload_requirements": read_requirements(context / target.workload / "requirements.lock"),
         }
+        locks.append(f"containers/{target.workload}/requirements.lock")
     return Sources(
+        requirements={path: file_sha256(root / path) for path in locks if path},
         roles={name: role_digest(root, name) for name in components},
         runner=tree_digest([ansible / name for name in _RUNNER]),
         checks=tree_digest(check_folders(root, components, target.workload)),
@@ -97,11 +101,15 @@ def _walk(folder: Path, prefix: str, leave_out: frozenset[str]) -> Iterable[tupl
             yield prefix + path.name, _file_digest(path)
 
 
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _file_digest(path: Path) -> str:
     if path.is_symlink():
         return f"link:{path.readlink()}"
     mode = "x" if path.stat().st_mode & 0o111 else "-"
-    return f"{mode}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"{mode}:{file_sha256(path)}"
 
 
 def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePosixPath, ...]:

@@ -117,6 +117,7 @@ class Factory:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
+        repository.relock()
         return cls(repository=repository, home=home)
 
     def use_role(self, root: Path, name: str, component: str) -> None:

@@ -4,7 +4,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import catalog, plan, sources
+from builder import catalog, lock, plan, sources
 from builder.model import Catalog, Plan
 
 FILES = {
@@ -69,6 +69,20 @@ FILES = {
 }
 
 
+# What stands in the lock of a test for things that it never downloads.
+MADE_UP: dict[str, dict[str, str | int]] = {
+    "ami": {"id": "ami-0123456789abcdef0", "name": "base", "owner": "1", "created": "2026-01-01"},
+    "archive": {"sha256": "a" * 64, "size": 1},
+    "git": {"commit": "b" * 40},
+    "image": {"digest": f"sha256:{'c' * 64}"},
+    "suite": {"sha256": "d" * 64, "date": "2026-01-01", "snapshot": "20260101T000000Z"},
+}
+
+
+def _entry(**values: str | int) -> lock.Entry:
+    return lock.Entry(values=values, verified=True)
+
+
 @dataclass(frozen=True)
 class Repository:
     root: Path
@@ -78,6 +92,7 @@ class Repository:
         repository = cls(root)
         for name, text in FILES.items():
             repository.write(name, text)
+        repository.relock()
         return repository
 
     def write(self, name: str, text: str) -> None:
@@ -94,10 +109,23 @@ class Repository:
     def load(self) -> Catalog:
         return catalog.load(self.root)
 
+    def relock(self) -> None:
+        """Locks what the targets want: Python locks as they are, suites as in the product's own lock."""
+        real = lock.read(Path(__file__).parents[1])
+        entries = {}
+        for want in lock.all_wants(self.load()):
+            if want.kind == "requirements":
+                entries[want] = _entry(sha256=sources.file_sha256(self.root / want.subject), packages=1)
+            else:
+                entries[want] = real.entries.get(want) or _entry(**MADE_UP[want.kind])
+        text = lock.to_text(lock.Lock(entries=entries, inputs=lock.inputs_of(entries)))
+        self.write("catalog/lock.json", text)
+
     def plan(self, target: str = "hello") -> Plan:
         loaded = self.load()
         chosen = plan.find_target(loaded, target)
-        return plan.plan(loaded, chosen, sources.read(self.root, loaded, chosen), arch="x86_64")
+        read = sources.read(self.root, loaded, chosen)
+        return plan.plan(loaded, chosen, read, lock.read(self.root), arch="x86_64")
 
     def keys(self) -> dict[str, str]:
         return {layer.name: layer.key for layer in self.plan().layers}

@@ -144,9 +144,9 @@ class LayerMaker:
         }
 
     def _make_base(self, plan: Plan, layer: Layer, step: str) -> None:
-        if plan.system.image:
-            self._engine.pull(plan.system.image)
-            self._engine.tag(plan.system.image, LAYERS, layer.key)
+        if plan.base_image:
+            self._engine.pull(plan.base_image)
+            self._engine.tag(plan.base_image, LAYERS, layer.key)
             return
         tar = bootstrap.make_root(self._run, plan.system, self._mirror(plan), say=self._say(step))
         changes = ['CMD ["bash"]', *(f'LABEL "{k}"="{v}"' for k, v in self._labels(layer).items())]

@@ -13,7 +13,7 @@ from builder.adapters.receipts import Receipts
 from builder.cli.context import Context, open_context, parser
 from builder.errors import UsageError
 from builder.model import Receipt
-from builder.pipeline import find
+from builder.pipeline import find, require_locked
 from builder.ports import Publisher
 from builder.screen.summary import summary
 from builder.screen.text import Look, look
@@ -37,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
     if parsed.jobs < 1:
         raise UsageError(f"--jobs {parsed.jobs}: at least 1", hint="builder build --help")
     plans = context.plans(names)
+    require_locked(plans)
     engine = Engine()
     publisher = open_publisher(context, engine) if parsed.publish else None
     finder, ledger = EngineFinder(engine), Receipts(context.workspace, root=context.root)

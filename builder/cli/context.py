@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from builder import catalog, plan, site, sources
+from builder import catalog, lock, plan, site, sources
 from builder.adapters.workspace import Workspace, find_workspace
 from builder.errors import UsageError
+from builder.lock import Lock
 from builder.model import Catalog, Plan
 from builder.screen.summary import table
 from builder.screen.text import look
@@ -31,6 +32,10 @@ class Context:
         return catalog.load(self.root)
 
     @cached_property
+    def lock(self) -> Lock:
+        return lock.read(self.root)
+
+    @cached_property
     def site(self) -> Site:
         return site.load(self.root)
 
@@ -45,7 +50,8 @@ class Context:
 
     def plan(self, name: str) -> Plan:
         target = plan.find_target(self.catalog, name)
-        return plan.plan(self.catalog, target, sources.read(self.root, self.catalog, target), arch=machine())
+        read = sources.read(self.root, self.catalog, target)
+        return plan.plan(self.catalog, target, read, self.lock, arch=machine())
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]

@@ -61,8 +61,8 @@ def _downloads(plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str
 
 def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
     if layer.kind == "base":
-        if plan.system.image:
-            return [(plan.system.image, "its registry")]
+        if plan.base_image:
+            return [(plan.base_image, "its registry")]
         assert plan.system.bootstrap
         packages = ", ".join(plan.system.bootstrap.packages)
         return [(f"{plan.system.bootstrap.suite}: essential packages, {packages}", "package archive")]
@@ -72,10 +72,22 @@ def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
         if name in plan.versions
     ]
     for name in layer.components:
+        found += _addresses(layer.variables.get(f"{name}_downloads"))
         lines = layer.variables.get(f"{name}_requirements")
         if isinstance(lines, list):
             found += [(str(line).split()[0], "Python index, by hash") for line in lines]
     return found
+
+
+def _addresses(downloads: object) -> list[tuple[str, str]]:
+    """What a role fetches by address, as the plan hands it over."""
+    if not isinstance(downloads, dict):
+        return []
+    return [
+        (str(entry["url"]), f"commit {entry['commit'][:12]}" if "commit" in entry else "by sha256")
+        for entry in downloads.values()
+        if "sha256" in entry or "commit" in entry
+    ]
 
 
 def _as_json(plan: Plan, states: list[tuple[str, str]]) -> dict[str, object]:

@@ -66,6 +66,9 @@ def produce_all(
         started = time.monotonic()
         names = ",".join(plan.target.name for plan in plans)
         events.emit("run.start", text="build", run=run.name, targets=names)
+        for plan in plans:
+            if plan.unverified:
+                events.emit("note", text=unverified(plan))
         try:
             outcomes = _produce(context, plans, run, engine, events, publish=publish, jobs=jobs)
             ok = all(isinstance(outcome, Receipt) for outcome in outcomes)
@@ -82,6 +85,13 @@ def produce_all(
         first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def unverified(plan: Plan) -> str:
+    """What a build says of digests that are somebody's word."""
+    first, *more = plan.unverified
+    others = f" and {len(more)} more" if more else ""
+    return f"{plan.target.name}: not compared with the bytes yet: {first}{others} (builder lock --verify)"
 
 
 def _produce(

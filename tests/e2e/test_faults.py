@@ -125,6 +125,7 @@ def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_pa
     build = factory.build()
     says(build, 7, "does not match its locked hash", "0" * 64, right)
     factory.repository.replace("containers/hello/requirements.lock", "0" * 64, right)
+    factory.repository.relock()
     clean_and_well(factory)
     image = f"factory-layers:{factory.repository.keys()['workload']}"
     said = factory.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")

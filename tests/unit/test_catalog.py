@@ -152,10 +152,39 @@ def test_all_problems_are_reported_at_once(repository: Repository) -> None:
     assert files == {"targets/hello.toml", "stacks/plain-1.toml", "systems/broken.toml"}
 
 
-def test_a_pulled_base_is_named_by_digest(repository: Repository) -> None:
+@pytest.mark.parametrize("image", ["tiny", "tiny@sha256:" + "0" * 64, "host:5000/tiny"])
+def test_a_pulled_base_is_named_by_tag(repository: Repository, image: str) -> None:
     repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
-    repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "tiny:latest"')
-    assert any("must be a reference by digest" in problem for problem in problems(repository))
+    repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", f'image = "{image}"')
+    assert any("must be a reference by tag" in problem for problem in problems(repository))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            'url = "x/{versoin}"',
+            "downloads[0].url: no placeholder 'versoin' (did you mean 'version'?)",
+        ),
+        ('url = "https://x/{version:uper}"', "downloads[0].url: no filter 'uper'"),
+        ('url = "https://x"\nkind = "gti"', "downloads[0].kind: no kind 'gti' (did you mean 'git'?)"),
+        ('url = "https://x"\nkind = "git"', "downloads[0].ref: goes with kind git, and with it alone"),
+        ('url = "https://x"\nref = "v1"', "downloads[0].ref: goes with kind git, and with it alone"),
+        ('url = "https://x"\nkind = "repository"', "downloads[0].key: missing: who signed it?"),
+        ('url = "https://x"\nsignature = "https://x.sig"', "downloads[0].key: missing: who signed it?"),
+        ('url = "https://x"\nsuit = "a"', "downloads[0].suit: unknown key (did you mean 'suite'?)"),
+    ],
+)
+def test_a_download_is_refused(repository: Repository, text: str, problem: str) -> None:
+    path = repository.root / "catalog/components/fabric.toml"
+    path.write_text(path.read_text() + f'[[downloads]]\nname = "archive"\n{text}\n')
+    assert f"components/fabric.toml: {problem}" in problems(repository)
+
+
+def test_an_ami_source_is_a_parameter_or_an_owner_and_a_name(repository: Repository) -> None:
+    path = repository.root / "catalog/systems/tiny-1.toml"
+    path.write_text(path.read_text() + '[ami]\nuser = "admin"\nregions = ["us-east-1"]\nowner = "1"\n')
+    assert "systems/tiny-1.toml: ami: needs either parameter, or owner and name" in problems(repository)
 
 
 def test_a_requirement_without_hash_is_refused(repository: Repository) -> None:

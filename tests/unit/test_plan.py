@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import catalog, plan, sources
+from builder import catalog, lock, plan, sources
 from builder.errors import CatalogError, UsageError
 from builder.model import Catalog, Component
 from builder.plan import explain
@@ -81,7 +81,7 @@ def test_another_architecture_is_refused(repository: Repository) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     with pytest.raises(UsageError, match="not built for arm64"):
-        plan.plan(loaded, target, sources.read(repository.root, loaded, target), arch="arm64")
+        plan.plan(loaded, target, sources.read(repository.root, loaded, target), lock.Lock(), arch="arm64")
 
 
 def test_an_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
@@ -156,7 +156,8 @@ def _golden(root: Path, name: str) -> dict[str, object]:
     """The plan of a target without digests, which change with every byte of a role."""
     loaded = catalog.load(root)
     target = loaded.targets[name]
-    table = plan.to_json(plan.plan(loaded, target, sources.read(root, loaded, target), arch="x86_64"))
+    read = sources.read(root, loaded, target)
+    table = plan.to_json(plan.plan(loaded, target, read, lock.read(root), arch="x86_64"))
     for layer in table["layers"]:
         layer["inputs"] = sorted(layer["inputs"])
         del layer["key"], layer["parent"]

@@ -1,0 +1,84 @@
+"""What a component downloads on one system: the templates of the catalog with their placeholders filled in.
+
+Pure; knows neither the lock nor any network.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from builder.errors import CatalogError
+from builder.model import Component, Download, Stack, System
+
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)(?::([a-z]+))?\}")
+
+# The words that vendors use for one machine.
+_ARCH_WORDS = {
+    "x86_64": {"uname_arch": "x86_64", "deb_arch": "amd64", "repo_arch": "x86_64"},
+    "arm64": {"uname_arch": "aarch64", "deb_arch": "arm64", "repo_arch": "sbsa"},
+}
+_FILTERS: Mapping[str, Callable[[str], str]] = {
+    "": str,
+    "upstream": lambda version: version.partition("-")[0],
+    "major": lambda version: version.split(".")[0],
+    "minor": lambda version: ".".join(version.split(".")[:2]),
+    "dashed": lambda version: version.replace(".", "-"),
+}
+_TEXTS = ("url", "ref", "suite", "signature", "key")
+WORDS = frozenset(
+    {"version", "arch", "distribution", "release", "codename", "repo_os", *_ARCH_WORDS["x86_64"]}
+)
+
+
+def placeholders(download: Download) -> Iterator[tuple[str, str, str]]:
+    """(key, name, filter) of every placeholder in a template; `known_filter` says whether the last exists."""
+    for key in _TEXTS:
+        for name, chosen in _PLACEHOLDER.findall(getattr(download, key)):
+            yield key, name, chosen
+
+
+def known_filter(name: str) -> bool:
+    return name in _FILTERS
+
+
+def downloads_of(
+    component: Component, *, stack: Stack, system: System, kind: str, arch: str
+) -> tuple[Download, ...]:
+    """The downloads of one component that apply here, without placeholders."""
+    names = {system.distribution, system.family}
+    words = _words(system, arch) | dict(stack.pins)
+    if component.pinned:
+        words["version"] = stack.pins[component.name]
+    return tuple(
+        _resolve(download, words, component, stack)
+        for download in component.downloads
+        if (not download.systems or names & set(download.systems))
+        and (not download.kinds or kind in download.kinds)
+    )
+
+
+def _words(system: System, arch: str) -> dict[str, str]:
+    distribution = "amzn" if system.distribution == "amazon" else system.distribution
+    return {
+        **_ARCH_WORDS[arch],
+        "arch": arch,
+        "distribution": system.distribution,
+        "release": system.release,
+        "codename": system.codename,
+        "repo_os": distribution + system.release.replace(".", ""),
+    }
+
+
+def _resolve(download: Download, words: Mapping[str, str], component: Component, stack: Stack) -> Download:
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in words:
+            place = f"components/{component.name}.toml: downloads '{download.name}'"
+            raise CatalogError(
+                [f"{place}: stack '{stack.name}' has no pin '{match[1]}', which its address names"],
+                hint=f"pin it in catalog/stacks/{stack.name}.toml",
+            )
+        return _FILTERS[match[2] or ""](words[match[1]])
+
+    filled: dict[str, Any] = {key: _PLACEHOLDER.sub(fill, getattr(download, key)) for key in _TEXTS}
+    return dataclasses.replace(download, **filled)

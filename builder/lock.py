@@ -1,0 +1,200 @@
+"""What builds download, each with the digest, commit or id that it must have: `catalog/lock.json`.
+
+Says what a target wants locked and reads and writes the file; asks no network. A build obeys it, and
+`builder lock` alone writes it.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.catalog import closure
+from builder.downloads import downloads_of
+from builder.errors import IntegrityError
+from builder.model import AmiSource, Catalog, Download, System, Target, Value
+from builder.sources import digest_of
+
+FORMAT = 1
+PLACE = "catalog/lock.json"
+
+# Kind → what an entry of it says; the first of them is what a build compares.
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "ami": ("id", "name", "owner", "created", "device", "size_gib"),
+    "archive": ("sha256", "size"),
+    "git": ("commit",),
+    "image": ("digest",),
+    "requirements": ("sha256", "packages"),
+    "suite": ("sha256", "date", "snapshot"),
+}
+_SHAPES = {
+    "sha256": re.compile(r"[0-9a-f]{64}"),
+    "commit": re.compile(r"[0-9a-f]{40}"),
+    "digest": re.compile(r"sha256:[0-9a-f]{64}"),
+    "id": re.compile(r"ami-[0-9a-f]{8,17}"),
+}
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Want:
+    """Something that has to be locked; `owner` is who asks (a component, a system, a file)."""
+
+    kind: str
+    subject: str
+    owner: str = field(compare=False, default="")
+    # sha256 that the vendor publishes: what stands in the lock until the bytes themselves have been seen.
+    published: str = field(compare=False, default="")
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.subject}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What was found; `verified` once the thing itself was seen, not only what somebody says of it."""
+
+    values: Mapping[str, str | int]
+    verified: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """All entries, by want; `inputs` is the digest of the wants that made it."""
+
+    entries: Mapping[Want, Entry] = field(default_factory=dict)
+    inputs: str = ""
+
+    def value(self, kind: str, subject: str, name: str = "") -> str:
+        """One value of an entry, its first unless named; "" where nothing is locked."""
+        entry = self.entries.get(Want(kind, subject))
+        return str(entry.values.get(name or FIELDS[kind][0], "")) if entry else ""
+
+
+def read(root: Path) -> Lock:
+    """The lock of a repository; an empty one where there is no file yet."""
+    path = root / PLACE
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Lock()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{PLACE}: not a lock: {error}", hint=f"restore it (git checkout {PLACE}), or: builder lock"
+        ) from error
+
+
+def _parse(table: Mapping[str, Any]) -> Lock:
+    if table.get("format") != FORMAT:
+        raise ValueError(f"format {table.get('format')!r}, not {FORMAT}")
+    entries = {
+        Want(kind, subject): _entry(kind, subject, dict(values))
+        for kind, group in table["entries"].items()
+        for subject, values in group.items()
+    }
+    return Lock(entries=entries, inputs=str(table.get("inputs", "")))
+
+
+def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:
+    if kind not in FIELDS:
+        raise ValueError(f"unknown kind '{kind}'")
+    verified = values.pop("verified", None)
+    if not isinstance(verified, bool):
+        raise ValueError(f"{kind} {subject}: verified must be true or false")
+    unknown = set(values) - set(FIELDS[kind])
+    if unknown or FIELDS[kind][0] not in values:
+        raise ValueError(f"{kind} {subject}: has to say {', '.join(FIELDS[kind])}")
+    for name, shape in _SHAPES.items():
+        if name in values and not shape.fullmatch(str(values[name])):
+            raise ValueError(f"{kind} {subject}: {name} is no {name}: {values[name]!r}")
+    return Entry(values=values, verified=verified)
+
+
+def to_text(lock: Lock) -> str:
+    """Canonical JSON: sorted, one value a line, so that a review sees what changed."""
+    groups: dict[str, dict[str, Any]] = {}
+    for want, entry in sorted(lock.entries.items()):
+        groups.setdefault(want.kind, {})[want.subject] = {**entry.values, "verified": entry.verified}
+    table = {"format": FORMAT, "inputs": lock.inputs, "entries": groups}
+    return json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def inputs_of(wants: Iterable[Want]) -> str:
+    return digest_of(sorted({str(want) for want in wants}))
+
+
+def wants(catalog: Catalog, target: Target, *, arch: str) -> tuple[Want, ...]:
+    """Everything that a build of one target downloads and that must be known before, sorted."""
+    system, stack = catalog.systems[target.system], catalog.stacks[target.stack]
+    found = {*_base_wants(system, kind=target.kind, arch=arch)}
+    found.add(Want("requirements", "ansible/requirements.lock", "the runner"))
+    kinds_of_requirements = set()
+    for name in closure(catalog, target.components):
+        component = catalog.components[name]
+        kinds_of_requirements.add(component.requirements)
+        for download in downloads_of(component, stack=stack, system=system, kind=target.kind, arch=arch):
+            found.update(_download_wants(download, f"component {name}"))
+    if "stack" in kinds_of_requirements and stack.requirements_file:
+        found.add(Want("requirements", stack.requirements_file, f"stack {stack.name}"))
+    if target.workload:
+        found.add(
+            Want("requirements", f"containers/{target.workload}/requirements.lock", f"target {target.name}")
+        )
+    return tuple(sorted(found))
+
+
+def all_wants(catalog: Catalog) -> tuple[Want, ...]:
+    """What the targets want together, on every architecture of their systems."""
+    found = {
+        want
+        for target in catalog.targets.values()
+        for arch in catalog.systems[target.system].arches
+        for want in wants(catalog, target, arch=arch)
+    }
+    return tuple(sorted(found))
+
+
+def _base_wants(system: System, *, kind: str, arch: str) -> Iterable[Want]:
+    owner = f"system {system.name}"
+    if system.bootstrap:
+        for suite in system.bootstrap.suites:
+            yield Want("suite", f"{system.distribution} {suite}", owner)
+    if system.image and kind == "container":
+        yield Want("image", f"{system.image} {arch}", owner)
+    if system.ami and kind == "ami":
+        for region in system.ami.regions:
+            yield Want("ami", ami_subject(system.ami, region=region, arch=arch), owner)
+
+
+def ami_subject(source: AmiSource, *, region: str, arch: str) -> str:
+    deb_arch = {"x86_64": "amd64"}.get(arch, arch)
+    selector = source.parameter or f"{source.owner}/{source.name}"
+    return f"{region} {arch} " + selector.replace("{arch}", arch).replace("{deb_arch}", deb_arch)
+
+
+def _download_wants(download: Download, owner: str) -> Iterable[Want]:
+    if download.kind == "archive":
+        yield Want("archive", download.url, owner)
+    elif download.kind == "git":
+        yield Want("git", f"{download.url} {download.ref}", owner)
+    for url in (download.signature, download.key):
+        if url:
+            yield Want("archive", url, owner)
+
+
+def as_variable(download: Download, lock: Lock) -> dict[str, Value]:
+    """A download as its role sees it."""
+
+    def archive(url: str) -> dict[str, Value]:
+        return {"url": url, "sha256": lock.value("archive", url)}
+
+    signed: dict[str, Value] = {"signature": download.signature, "key": download.key}
+    more: dict[str, Value] = {name: archive(str(url)) for name, url in signed.items() if url}
+    if download.kind == "git":
+        commit = lock.value("git", f"{download.url} {download.ref}")
+        return {"url": download.url, "ref": download.ref, "commit": commit, **more}
+    if download.kind == "repository":
+        sections: dict[str, Value] = {"suite": download.suite, "components": list(download.components)}
+        return {"url": download.url, **sections, **more}
+    return {**archive(download.url), **more}

@@ -1,0 +1,215 @@
+"""The lock: what a target wants, what the file says, what a plan makes of both."""
+
+import json
+
+import pytest
+
+from builder import lock
+from builder.errors import IntegrityError
+from builder.lock import Entry, Lock, Want
+from builder.pipeline import require_locked
+from tests.repository import Repository
+
+SHA = "a" * 64
+ARCHIVE = "https://vendor.example/fabric-1.2-3-x86_64.tar.gz"
+KEY = "https://vendor.example/key.asc"
+SOURCE = "https://code.example/fabric.git v1.2-3"
+DOWNLOADS = """
+[[downloads]]
+name = "archive"
+url = "https://vendor.example/fabric-{version}-{arch}.tar.gz"
+signature = "https://vendor.example/fabric-{version}-{arch}.tar.gz.sig"
+key = "https://vendor.example/key.asc"
+[[downloads]]
+name = "source"
+kind = "git"
+url = "https://code.example/fabric.git"
+ref = "v{version}"
+[[downloads]]
+name = "packages"
+kind = "repository"
+url = "https://vendor.example/repo/{codename}/"
+suite = "./"
+key = "https://vendor.example/key.asc"
+"""
+
+
+@pytest.fixture
+def downloading(repository: Repository) -> Repository:
+    path = repository.root / "catalog/components/fabric.toml"
+    path.write_text(path.read_text() + DOWNLOADS)
+    repository.relock()
+    return repository
+
+
+def edit(repository: Repository, kind: str, subject: str, **values: object) -> None:
+    """Changes an entry in the file, or removes it."""
+    path = repository.root / lock.PLACE
+    table = json.loads(path.read_text())
+    if values:
+        table["entries"][kind][subject].update(values)
+    else:
+        del table["entries"][kind][subject]
+    path.write_text(json.dumps(table))
+
+
+def test_a_target_wants_all_that_it_downloads(downloading: Repository) -> None:
+    loaded = downloading.load()
+    found = lock.wants(loaded, loaded.targets["hello"], arch="x86_64")
+    assert [str(want) for want in found] == [
+        f"archive {ARCHIVE}",
+        f"archive {ARCHIVE}.sig",
+        f"archive {KEY}",
+        f"git {SOURCE}",
+        "requirements ansible/requirements.lock",
+        "requirements containers/hello/requirements.lock",
+        "suite debian tiny",
+        "suite debian tiny-security",
+        "suite debian tiny-updates",
+    ]
+    assert {want.owner for want in found if want.kind in ("archive", "git")} == {"component fabric"}
+
+
+def test_a_role_gets_addresses_with_their_digests(downloading: Repository) -> None:
+    (system,) = (layer for layer in downloading.plan().layers if "fabric" in layer.components)
+    assert system.variables["fabric_downloads"] == {
+        "archive": {
+            "url": ARCHIVE,
+            "sha256": SHA,
+            "signature": {"url": f"{ARCHIVE}.sig", "sha256": SHA},
+            "key": {"url": KEY, "sha256": SHA},
+        },
+        "source": {"url": "https://code.example/fabric.git", "ref": "v1.2-3", "commit": "b" * 40},
+        "packages": {
+            "url": "https://vendor.example/repo/tiny/",
+            "suite": "./",
+            "components": [],
+            "key": {"url": KEY, "sha256": SHA},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "name", "value", "changed"),
+    [
+        ("archive", ARCHIVE, "sha256", "e" * 64, {"system", "final", "workload"}),
+        ("git", SOURCE, "commit", "e" * 40, {"system", "final", "workload"}),
+        ("suite", "debian tiny", "sha256", "e" * 64, {"base", "system", "final", "workload"}),
+        ("archive", ARCHIVE, "size", 7, set()),
+        ("archive", ARCHIVE, "verified", False, set()),
+    ],
+)
+def test_what_the_lock_says_is_part_of_a_key(
+    downloading: Repository, kind: str, subject: str, name: str, value: object, changed: set[str]
+) -> None:
+    before = downloading.keys()
+    edit(downloading, kind, subject, **{name: value})
+    after = downloading.keys()
+    assert {layer for layer in before if before[layer] != after[layer]} == changed
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "owner"),
+    [
+        ("archive", ARCHIVE, "component fabric"),
+        ("git", SOURCE, "component fabric"),
+        ("suite", "debian tiny-updates", "system tiny-1"),
+        ("requirements", "containers/hello/requirements.lock", "target hello"),
+    ],
+)
+def test_a_build_without_an_entry_is_refused_by_name(
+    downloading: Repository, kind: str, subject: str, owner: str
+) -> None:
+    edit(downloading, kind, subject)
+    with pytest.raises(IntegrityError, match="1 download of this build") as caught:
+        require_locked([downloading.plan()])
+    assert f"{kind} {subject} ({owner})" in caught.value.message
+    assert caught.value.exit_code == 7
+
+
+def test_python_requirements_that_changed_since_are_refused_by_name(repository: Repository) -> None:
+    require_locked([repository.plan()])
+    repository.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    with pytest.raises(IntegrityError, match="containers/hello/requirements"):
+        require_locked([repository.plan()])
+
+
+def test_what_nobody_has_compared_is_named_and_builds(downloading: Repository) -> None:
+    assert downloading.plan().unverified == ()
+    edit(downloading, "archive", KEY, verified=False)
+    assert downloading.plan().unverified == (f"archive {KEY}",)
+    require_locked([downloading.plan()])
+
+
+def test_a_pulled_base_is_the_locked_digest(repository: Repository) -> None:
+    repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
+    repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "host:5000/tiny:1.0"')
+    assert repository.plan().unlocked == ("image host:5000/tiny:1.0 x86_64 (system tiny-1)",)
+    repository.relock()
+    plan = repository.plan()
+    assert plan.base_image == f"host:5000/tiny@sha256:{'c' * 64}"
+    assert plan.unlocked == ()
+
+
+def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None:
+    path = repository.root / "catalog/systems/tiny-1.toml"
+    source = 'user = "admin"\nregions = ["us-east-1", "eu-west-1"]\nowner = "1"\nname = "tiny-{deb_arch}-*"'
+    path.write_text(path.read_text() + f"[ami]\n{source}\n")
+    repository.write(
+        "catalog/targets/ami-hello.toml",
+        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n',
+    )
+    loaded = repository.load()
+    found = lock.wants(loaded, loaded.targets["ami-hello"], arch="x86_64")
+    assert [want.subject for want in found if want.kind == "ami"] == [
+        "eu-west-1 x86_64 1/tiny-amd64-*",
+        "us-east-1 x86_64 1/tiny-amd64-*",
+    ]
+
+
+def test_the_file_says_the_same_after_reading_and_writing(downloading: Repository) -> None:
+    text = (downloading.root / lock.PLACE).read_text()
+    assert lock.to_text(lock.read(downloading.root)) == text
+
+
+def test_the_order_of_entries_does_not_matter() -> None:
+    wants = [Want("git", "b v1"), Want("archive", "c"), Want("archive", "a")]
+    entry = Entry(values={"sha256": SHA}, verified=True)
+    texts = {
+        lock.to_text(Lock(entries=dict.fromkeys(order, entry), inputs=lock.inputs_of(order)))
+        for order in (wants, wants[::-1])
+    }
+    assert len(texts) == 1
+
+
+def test_inputs_tell_that_something_is_wanted_anew() -> None:
+    wants = [Want("git", "b v1")]
+    assert lock.inputs_of(wants) == lock.inputs_of([*wants, *wants])
+    assert lock.inputs_of(wants) != lock.inputs_of([*wants, Want("archive", "c")])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "not a lock"),
+        ("[]", "not a lock"),
+        ('{"format": 9, "entries": {}}', "format 9, not 1"),
+        ('{"format": 1, "entries": {"egg": {"a": {"verified": true}}}}', "unknown kind 'egg'"),
+        ('{"format": 1, "entries": {"git": {"a v1": {"commit": "main", "verified": true}}}}', "'main'"),
+        ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12", "verified": true}}}}', "'12'"),
+        ('{"format": 1, "entries": {"archive": {"a": {"size": 12, "verified": true}}}}', "has to say sha256"),
+        ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12"}}}}', "verified must be"),
+    ],
+)
+def test_a_file_that_is_no_lock_is_refused(repository: Repository, text: str, problem: str) -> None:
+    (repository.root / lock.PLACE).write_text(text)
+    with pytest.raises(IntegrityError) as caught:
+        lock.read(repository.root)
+    assert problem in caught.value.message
+    assert caught.value.exit_code == 7
+
+
+def test_without_a_file_nothing_is_locked(repository: Repository) -> None:
+    (repository.root / lock.PLACE).unlink()
+    assert lock.read(repository.root) == Lock()
+    assert len(repository.plan().unlocked) == 5

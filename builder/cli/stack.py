@@ -131,6 +131,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
         "whether versions fit: a stack, an image, this machine, or --set FACT=VALUE",
         _elsewhere("builder.cli.stack_check"),
     ),
+    "solve": ("the newest versions that fit a machine, with reasons", _elsewhere("builder.cli.stack_solve")),
     "diff": ("what changed between two stacks, riskiest first", _diff),
 }
 

@@ -1,0 +1,268 @@
+"""The newest set of versions that fits a machine and what was asked for, or why there is none.
+
+No error-level rule fires; of such sets one with the fewest warnings; of those the one that is newest where it
+matters most (`solve_problem.IMPORTANCE`). Pure, and the same answer for the same question.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from builder.stack.ask import Request, assume
+from builder.stack.checking import Result, broken, check
+from builder.stack.derive import derive
+from builder.stack.knowledge import Knowledge
+from builder.stack.rules import Clause, Finding, Rule, all_of
+from builder.stack.solve_problem import Choice, Constraint, Contents, Problem, rank
+from builder.stack.solve_search import Domains, Places, each_alone, find_first, forbidden, why_none
+from builder.stack.versions import Version
+from builder.stack.vocabulary import Facts, Value
+
+Reason = Rule | Contents | Request
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """Better choices that were not taken, best first, and what together speaks against them."""
+
+    values: tuple[Choice, ...]
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One thing of the set: its version (None: nobody has read which) and where that comes from."""
+
+    fact: str
+    value: Value | None
+    request: Request | None = None
+    comes_with: tuple[str, ...] = ()  # what brings it
+    twin: str = ""  # the one whose version it has to have
+    held: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """What a rule wants that is no choice of a version, and that nobody has said: it has to be seen to."""
+
+    rule: Rule
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """A set that fits, with the reason for every version."""
+
+    requests: tuple[Request, ...]
+    rows: tuple[Row, ...]
+    stated: Facts
+    result: Result
+    conditions: tuple[Condition, ...]
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.result.findings if finding.rule.severity == "warning")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clash:
+    """One reason why requests contradict each other, and what is known of the things it speaks about."""
+
+    reason: Rule | Contents
+    facts: Facts
+    brought: tuple[tuple[str, Version, tuple[Version, ...]], ...] = ()  # carrier, its release, what that has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contradiction:
+    """Requests of which none can be left out, or the rest fits; and the rules by which they clash."""
+
+    core: tuple[Request, ...]
+    clashes: tuple[Clash, ...]
+
+
+def complete(knowledge: Knowledge, requests: Iterable[Request]) -> tuple[Request, ...]:
+    """The requests and what is taken for granted with them."""
+    requests = tuple(requests)
+    return (*requests, *assume(knowledge, requests, Problem(knowledge, requests).needed))
+
+
+def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contradiction:
+    """The best set for exactly these requests."""
+    requests = tuple(sorted(requests, key=_importance))
+    problem = Problem(knowledge, requests)
+    places = _best(problem)
+    if places is None:
+        return _contradiction(knowledge, requests)
+    stated = problem.stated(enumerate(places))
+    result = check(knowledge, stated)
+    return Solution(
+        requests=requests,
+        rows=tuple(_rows(problem, places, result.facts)),
+        stated=stated,
+        result=result,
+        conditions=tuple(_conditions(result)),
+    )
+
+
+def _importance(request: Request) -> tuple[bool, bool, bool, tuple[int, str]]:
+    """The machine, what was stated, what was to be chosen, and last what was only assumed."""
+    return (request.assumed, request.value is None, request.fact != "instance", rank(request.fact))
+
+
+def _any(problem: Problem) -> Places | None:
+    return find_first(problem, hard=problem.hard, accept=_accepted(problem)).places
+
+
+def _best(problem: Problem) -> Places | None:
+    """The newest of the sets with the fewest warnings."""
+    if _any(problem) is None:
+        return None
+    found, bound = None, _unavoidable(problem)
+    while found is None:
+        found = find_first(
+            problem, hard=problem.hard, soft=problem.soft, bound=bound, accept=_accepted(problem)
+        ).places
+        bound += 1
+    return found
+
+
+def _unavoidable(problem: Problem) -> int:
+    """How many warnings there are at least: of each group found here one remains, whatever is chosen."""
+    groups, left = 0, list(problem.soft)
+    while (outcome := find_first(problem, hard=(*problem.hard, *left))).places is None:
+        groups, left = groups + 1, [constraint for constraint in left if constraint not in outcome.used]
+    return groups
+
+
+def _accepted(problem: Problem) -> Callable[[Places], bool]:
+    """The check has the last word, should a rule depend on more choices than its constraint knows."""
+    return lambda places: not broken(problem.knowledge, problem.stated(enumerate(places)))
+
+
+def _conditions(result: Result) -> Iterable[Condition]:
+    for rule in result.undecided:
+        applies = all_of(clause.holds(result.facts, if_absent=False) for clause in rule.when)
+        if rule.severity == "error" and applies:
+            unknown = (c for c in rule.require if c.holds(result.facts, if_absent=True) is None)
+            yield Condition(rule=rule, clauses=tuple(unknown))
+
+
+# Why this version
+
+
+def _rows(problem: Problem, places: Places, facts: Facts) -> Iterable[Row]:
+    """Everything that was chosen or has a version, by importance."""
+    rows = {
+        variable.fact: _chosen(problem, places, level, facts)
+        for level, variable in enumerate(problem.variables)
+    }
+    for name, twin in problem.twins.items():
+        if name in facts:
+            rows[name] = Row(fact=name, value=facts[name], twin=twin)
+    for name, value in facts.items():
+        if name not in rows and isinstance(value, Version):
+            rows[name] = Row(
+                fact=name,
+                value=value,
+                request=problem.requests.get(name),
+                comes_with=problem.carriers_of(name),
+            )
+    return sorted(rows.values(), key=lambda row: rank(row.fact))
+
+
+def _chosen(problem: Problem, places: Places, level: int, facts: Facts) -> Row:
+    variable = problem.variables[level]
+    value = variable.catalogue[places[level]]
+    carriers = tuple(c for c in variable.carriers if value is None or problem.brings(c, facts, variable.fact))
+    return Row(
+        fact=variable.fact,
+        value=value,
+        request=variable.request,
+        comes_with=carriers,
+        held=() if carriers else tuple(_held(problem, places, level)),
+    )
+
+
+def _held(problem: Problem, places: Places, level: int) -> Iterable[Held]:
+    """Why nothing better was taken, in as few groups as there are reasons."""
+    variable = problem.variables[level]
+    better = range(places[level])
+    excluded = tuple(variable.catalogue[place] for place in better if place not in variable.allowed)
+    if excluded and variable.request is not None:
+        yield Held(values=excluded, reasons=(variable.request,))
+    # Warnings that this set has anyway keep nothing back.
+    constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, places))]
+    left = [place for place in better if place in variable.allowed]
+
+    def covered(reasons: Sequence[Constraint]) -> list[int]:
+        return [p for p in left if forbidden(problem, reasons, _instead(problem, places, level, p))]
+
+    while left:
+        domains = _instead(problem, places, level, left[0])
+        alone = each_alone(problem, constraints, domains)
+        choices: list[tuple[Constraint, ...]] = [(one,) for one in alone]
+        choices = choices or [why_none(problem, constraints, domains)]
+        reasons = max(choices, key=lambda choice: len(covered(choice)))
+        held = covered(reasons)
+        yield Held(values=tuple(variable.catalogue[place] for place in held), reasons=_reasons(reasons))
+        left = [place for place in left if place not in held]
+
+
+def _instead(problem: Problem, places: Places, level: int, place: int) -> Domains:
+    """Everything more important as it is, `place` here, and the rest open."""
+    rest = [variable.allowed for variable in problem.variables[level + 1 :]]
+    return [*([settled] for settled in places[:level]), [place], *rest]
+
+
+# Why none
+
+
+def _contradiction(knowledge: Knowledge, requests: Sequence[Request]) -> Contradiction:
+    core = list(requests)
+    # What is assumed should not be blamed where requests alone clash; the machine is the last to be left out.
+    order = sorted(core, key=lambda request: (not request.assumed, request.value is not None, _last(request)))
+    shrinking = True
+    while shrinking:
+        shrinking = False
+        for request in order:
+            rest = [other for other in core if other is not request]
+            if request in core and _any(Problem(knowledge, rest)) is None:
+                core, shrinking = rest, True
+    problem = Problem(knowledge, core)
+    domains = [variable.allowed for variable in problem.variables]
+    modelled = find_first(problem, hard=problem.hard).places is None
+    reasons = why_none(problem, problem.hard, domains) if modelled else ()
+    facts = problem.settled()
+    clashes = tuple(_clash(problem, reason, facts) for reason in _reasons(reasons))
+    return Contradiction(core=tuple(core), clashes=clashes)
+
+
+def _last(request: Request) -> tuple[int, str]:
+    number, name = rank(request.fact)
+    return -number, name
+
+
+def _reasons(constraints: Iterable[Constraint]) -> tuple[Rule | Contents, ...]:
+    """Each once, though several of its requirements may be at work."""
+    return tuple({constraint.reason.id: constraint.reason for constraint in constraints}.values())
+
+
+def _clash(problem: Problem, reason: Rule | Contents, facts: Facts) -> Clash:
+    if isinstance(reason, Rule):
+        return Clash(reason=reason, facts={name: facts[name] for name in reason.facts if name in facts})
+    return Clash(reason=reason, facts={}, brought=tuple(problem.brought(reason)))
+
+
+def ways_out(
+    knowledge: Knowledge, requests: Iterable[Request], found: Contradiction
+) -> tuple[tuple[Request, Value], ...]:
+    """For versions that were asked for in vain: which one it would be if that was left open."""
+    ways = []
+    for request in found.core:
+        problem = Problem(knowledge, [other for other in requests if other.fact != request.fact])
+        is_version = knowledge.vocabulary.facts[request.fact].kind == "version"
+        places = _best(problem) if is_version else None
+        if places is not None:
+            value = derive(problem.stated(enumerate(places)), knowledge).get(request.fact)
+            ways += [(request, value)] if value is not None else []
+    return tuple(ways)

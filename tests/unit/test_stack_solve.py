@@ -1,0 +1,503 @@
+"""The solver: agrees with brute force, fits by the check's own word, explains itself by minimal cores."""
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.stack.ask import Request, choices, known_versions, numbers, pin, state
+from builder.stack.checking import broken, check
+from builder.stack.knowledge import Combination, Instance, Knowledge, Release
+from builder.stack.loading import load
+from builder.stack.rules import Rule, parse_clause
+from builder.stack.solve import Contradiction, Solution, complete, solve, ways_out
+from builder.stack.solve_problem import Contents, Problem
+from builder.stack.versions import Version, parse
+from builder.stack.vocabulary import Fact, Value, Vocabulary, write_value
+
+
+@pytest.fixture(scope="module")
+def knowledge(root: Path) -> Knowledge:
+    return load(root)
+
+
+def requests_of(knowledge: Knowledge, pins: Mapping[str, str], facts: Mapping[str, str]) -> list[Request]:
+    return [
+        *(state(knowledge, name, text, f"--set {name}={text}") for name, text in facts.items()),
+        *(pin(knowledge, name, text, f"--pin {name}={text}") for name, text in pins.items()),
+    ]
+
+
+def ask(
+    knowledge: Knowledge, instance: str, pins: Mapping[str, str] | None = None, **facts: str
+) -> Solution | Contradiction:
+    requests = requests_of(knowledge, pins or {}, {"instance": instance, **facts})
+    return solve(knowledge, complete(knowledge, requests))
+
+
+def versions(answer: Solution | Contradiction) -> dict[str, str]:
+    assert isinstance(answer, Solution)
+    return {row.fact: "" if row.value is None else write_value(row.value) for row in answer.rows}
+
+
+# Small catalogues, against brute force
+
+_MACHINE = ("instance", "family", "accel", "arch", "gdr", "nvswitch", "gpu_sm", "instance_efa_max", "has_efa")
+_COMPONENTS = ("anvil", "bolt", "crank")  # have releases of their own
+_BROUGHT = ("drill", "eel")  # come with an anvil: one in one version, the other perhaps to be chosen
+_VERSIONS = ("2.1", "2.0", "1.1", "1.0")
+
+
+def _vocabulary() -> Vocabulary:
+    facts = [Fact(name=name, kind="word", side="machine", what=name) for name in _MACHINE]
+    facts += [
+        Fact(name=name, kind="version", side="image", what=name, component=name)
+        for name in (*_COMPONENTS, *_BROUGHT)
+    ]
+    facts += [Fact(name=name, kind="flag", side="image", what=name) for name in ("fast", "safe")]
+    return Vocabulary({fact.name: fact for fact in facts})
+
+
+VOCABULARY = _vocabulary()
+MACHINE = Instance(
+    name="m.1", family="m", accelerator="M", accel="nvidia", arch="arm64", gdr=True, nvswitch="none", gpu_sm=1
+)
+EXAMPLES = 150
+_NAMES = st.sampled_from((*_COMPONENTS, *_BROUGHT))
+_TEXTS = st.sampled_from(_VERSIONS)
+_ORDERS = st.sampled_from(("==", "!=", "<", "<=", ">", ">="))
+_CLAUSES = st.one_of(
+    st.builds("{} {} {}".format, _NAMES, _ORDERS, st.one_of(_TEXTS, _NAMES)),
+    st.builds("{} == {}".format, st.sampled_from(("fast", "safe")), st.sampled_from(("true", "false"))),
+    st.builds("{} in [{}, {}]".format, _NAMES, _TEXTS, _TEXTS),
+)
+
+
+def _rule(number: int, severity: str, when: Sequence[str], require: Sequence[str]) -> Rule:
+    return Rule(
+        id=f"R-{number}",
+        severity=severity,
+        side="image",
+        subject="s",
+        why="w",
+        sources=("s",),
+        date="2026-11",
+        when=tuple(parse_clause(text, VOCABULARY) for text in when),
+        require=tuple(parse_clause(text, VOCABULARY) for text in require),
+    )
+
+
+@st.composite
+def _anvils(draw: st.DrawFn, release: Release) -> Release:
+    brings = {name: parse(draw(_TEXTS)) for name in draw(st.sets(st.sampled_from(_BROUGHT)))}
+    offered = draw(st.lists(_TEXTS, max_size=3, unique=True))
+    return replace(release, brings=brings, offers={"eel": tuple(map(parse, offered))} if offered else {})
+
+
+@st.composite
+def catalogues(draw: st.DrawFn) -> Knowledge:
+    releases: dict[str, tuple[Release, ...]] = {}
+    for name in _COMPONENTS:
+        texts = draw(st.lists(_TEXTS, min_size=1, max_size=4, unique=True))
+        releases[name] = tuple(Release(version=v) for v in sorted(map(parse, texts), reverse=True))
+    releases["anvil"] = tuple(draw(_anvils(release)) for release in releases["anvil"])
+    # What no release names would be nothing to ask for.
+    oldest = releases["anvil"][-1]
+    everything = {name: parse(draw(_TEXTS)) for name in _BROUGHT} | dict(oldest.brings)
+    releases["anvil"] = (*releases["anvil"][:-1], replace(oldest, brings=everything))
+    rules = [
+        _rule(
+            number,
+            draw(st.sampled_from(("error", "error", "warning"))),
+            draw(st.lists(_CLAUSES, min_size=1, max_size=2)),
+            draw(st.lists(_CLAUSES, max_size=2)),
+        )
+        for number in range(draw(st.integers(0, 7)))
+    ]
+    usual = {name: parse("1.0") for name in (*_COMPONENTS, *_BROUGHT)}
+    stack = Combination(name="s", summary="", origin="", pins={}, facts=usual, instances=("m.1",))
+    return Knowledge(
+        vocabulary=VOCABULARY,
+        rules=tuple(rules),
+        releases=releases,
+        instances={"m.1": MACHINE},
+        stacks={"s": stack},
+        derived={},
+        sources={},
+    )
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[Knowledge, list[Request]]:
+    knowledge = draw(catalogues())
+    flags = draw(st.dictionaries(st.sampled_from(("fast", "safe")), st.sampled_from(("true", "false"))))
+    pins = {}
+    for name in draw(st.sets(_NAMES)):
+        known = choices(knowledge, name)
+        if known:
+            pins[name] = draw(st.sampled_from(known)).text[: draw(st.sampled_from((1, 3)))]
+    return knowledge, requests_of(knowledge, pins, {"instance": "m.1", **flags})
+
+
+def _every_set(knowledge: Knowledge, requests: Sequence[Request]) -> Iterator[dict[str, Version | None]]:
+    """Every set that can be put together, whether it fits or not; None is what nobody has read."""
+    wanted = {request.fact: request for request in requests if request.value is None}
+
+    def allowed(name: str, version: Version | None) -> bool:
+        return name not in wanted or (version is not None and wanted[name].allows(version))
+
+    for picked in itertools.product(*(knowledge.releases[name] for name in _COMPONENTS)):
+        brought = picked[0].contents
+        eels = [brought["eel"]] if "eel" in brought else list(picked[0].offers.get("eel", ())) or [None]
+        for eel in eels:
+            versions: dict[str, Version | None] = {
+                name: release.version for name, release in zip(_COMPONENTS, picked, strict=True)
+            }
+            versions |= {"drill": brought.get("drill"), "eel": eel}
+            if all(allowed(name, version) for name, version in versions.items()):
+                yield versions
+
+
+def _cost(knowledge: Knowledge, facts: Mapping[str, Value], versions: Mapping[str, Version | None]) -> object:
+    """Warnings, then how far each choice is from the newest, the last of all if nobody has read it."""
+    known = known_versions(knowledge)
+    warnings = len(broken(knowledge, facts, ("warning",)))
+    ages = []
+    for name in (*_COMPONENTS, *(["eel"] if _is_chosen(knowledge) else [])):
+        version = versions[name]
+        ages.append(len(known[name]) if version is None else known[name].index(version))
+    return (warnings, ages)
+
+
+def _is_chosen(knowledge: Knowledge) -> bool:
+    return any("eel" in release.offers for release in knowledge.releases["anvil"])
+
+
+def best_by_force(knowledge: Knowledge, requests: Sequence[Request]) -> object:
+    """The cost of the best set that fits; None where there is none."""
+    given = {request.fact: request.value for request in requests if request.value is not None}
+    costs = []
+    for versions in _every_set(knowledge, requests):
+        facts = {**given, **{name: version for name, version in versions.items() if version is not None}}
+        if not check(knowledge, facts).errors:
+            costs.append(_cost(knowledge, facts, versions))
+    return min(costs, default=None)  # type: ignore[type-var]
+
+
+@given(questions())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_the_solver_agrees_with_brute_force(question: tuple[Knowledge, list[Request]]) -> None:
+    knowledge, requests = question
+    answer = solve(knowledge, requests)
+    expected = best_by_force(knowledge, requests)
+    if isinstance(answer, Contradiction):
+        assert expected is None
+        return
+    assert answer.result.errors == ()
+    versions = {row.fact: row.value for row in answer.rows}
+    found = {name: versions.get(name) for name in (*_COMPONENTS, *_BROUGHT)}
+    assert _cost(knowledge, answer.stated, found) == expected  # type: ignore[arg-type]
+
+
+@given(questions())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_a_core_is_minimal(question: tuple[Knowledge, list[Request]]) -> None:
+    knowledge, requests = question
+    answer = solve(knowledge, requests)
+    if isinstance(answer, Contradiction):
+        assert isinstance(solve(knowledge, answer.core), Contradiction)
+        for request in answer.core:
+            rest = [other for other in answer.core if other is not request]
+            assert isinstance(solve(knowledge, rest), Solution), request.words
+        assert answer.clashes
+
+
+@given(questions(), st.randoms(use_true_random=False))
+@settings(max_examples=EXAMPLES // 2, deadline=None)
+def test_the_answer_does_not_depend_on_any_order(
+    question: tuple[Knowledge, list[Request]], shuffler: random.Random
+) -> None:
+    knowledge, requests = question
+
+    def shuffled(items: Mapping[str, object]) -> dict[str, object]:
+        names = list(items)
+        shuffler.shuffle(names)
+        return {name: items[name] for name in names}
+
+    other = replace(
+        knowledge,
+        vocabulary=Vocabulary(shuffled(VOCABULARY.facts)),  # type: ignore[arg-type]
+        releases=shuffled(knowledge.releases),  # type: ignore[arg-type]
+    )
+    again = requests.copy()
+    shuffler.shuffle(again)
+    first, second = solve(knowledge, requests), solve(other, again)
+    if isinstance(first, Contradiction):
+        assert isinstance(second, Contradiction)
+        assert (second.core, second.clashes) == (first.core, first.clashes)
+    else:
+        assert isinstance(second, Solution)
+        assert (second.rows, second.conditions) == (first.rows, first.conditions)
+        assert second.result == first.result
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("asked", "offered", "expected"),
+    [
+        ("2.10", "2.10.0", True),
+        ("2.10", "2.1.0", False),
+        ("2.1", "2.10.0", False),
+        ("2.10.0", "2.10.1", False),
+        ("13.0.0", "13.0", True),
+        ("580", "580.126.09", True),
+        ("v2.10", "2.10.3", True),
+        ("2.29.3-1", "2.29.3", True),
+        ("2.4.0amzn5.0", "2.4.0amzn1.0", False),
+        ("2.4.0", "2.4.0amzn1.0", True),
+        ("2.9.0.2.14", "2.9.0.2.14.27725", True),
+    ],
+)
+def test_a_version_is_asked_for_by_its_first_numbers(asked: str, offered: str, expected: bool) -> None:
+    assert Request(fact="x", text=asked, words="").allows(parse(offered)) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("nccl", "9", "the catalogue has no nccl 9; its newest is"),
+        ("ncl", "2", "no fact 'ncl' (did you mean 'nccl'?)"),
+        ("nccl", "new", "'new' is not a version"),
+        ("os", "al2", "'os' is no component; state it with --set os=al2"),
+        ("fabric_manager", "1", "the catalogue has no fabric_manager 1"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(
+    knowledge: Knowledge, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        pin(knowledge, name, text, "")
+    assert message in str(caught.value)
+
+
+# The catalogue
+
+_TORCHES = ("2.7", "2.14")
+
+
+def _one_of_each_family(knowledge: Knowledge) -> dict[str, str]:
+    return {instance.family: name for name, instance in knowledge.instances.items()}
+
+
+def test_every_machine_has_a_set_that_fits(knowledge: Knowledge) -> None:
+    for instance in knowledge.instances:
+        answer = ask(knowledge, instance)
+        assert isinstance(answer, Solution), instance
+        assert check(knowledge, answer.stated).errors == (), instance
+        assert answer.warnings == (), instance
+
+
+def test_with_a_framework_it_fits_or_says_why_not(knowledge: Knowledge) -> None:
+    for instance in _one_of_each_family(knowledge).values():
+        framework = "torch_neuronx" if knowledge.instances[instance].accel == "neuron" else "torch"
+        for version in _TORCHES:
+            if not any(numbers(v.text)[:2] == numbers(version) for v in choices(knowledge, framework)):
+                continue
+            answer = ask(knowledge, instance, {framework: version})
+            if isinstance(answer, Solution):
+                assert check(knowledge, answer.stated).errors == (), instance
+                assert versions(answer)[framework].startswith(version)
+            else:
+                assert answer.clashes, instance
+
+
+def test_constraints_say_what_the_check_says(knowledge: Knowledge) -> None:
+    """Whatever is chosen, no rule depends on a choice that its constraint does not know about."""
+    draw = random.Random(7)
+    for instance in ("p5en.48xlarge", "p6e-gb200.36xlarge", "g5.48xlarge", "trn2.48xlarge", "hpc7g.16xlarge"):
+        for kind in ("ami", "container"):
+            facts = {"instance": instance, "kind": kind, "kernel": "6.17", "gin": "true", "memlock": "64"}
+            problem = Problem(knowledge, complete(knowledge, requests_of(knowledge, {}, facts)))
+            for _ in range(40):
+                places = [draw.randrange(len(variable.catalogue)) for variable in problem.variables]
+                _take_what_comes(problem, places)
+                stated = problem.stated(enumerate(places))
+                said = {
+                    constraint.reason.id
+                    for constraint in (*problem.hard, *problem.soft)
+                    if isinstance(constraint.reason, Rule) and problem.forbids(constraint, places)
+                }
+                assert said == broken(knowledge, stated, ("error", "warning")), (instance, kind)
+
+
+def _take_what_comes(problem: Problem, places: list[int]) -> None:
+    """Makes choices about what others bring agree with those others."""
+    for constraint in problem.hard:
+        if isinstance(constraint.reason, Contents):
+            level = problem.level[constraint.reason.fact]
+            for place in range(len(problem.variables[level].catalogue)):
+                places[level] = place
+                if not problem.forbids(constraint, places):
+                    break
+
+
+@pytest.mark.parametrize(
+    ("instance", "there", "missing"),
+    [
+        (
+            "p5en.48xlarge",
+            {"driver", "fabric_manager", "ofi_nccl", "libfabric"},
+            {"imex", "neuron_sdk", "slurm"},
+        ),
+        ("p5.4xlarge", {"driver", "ofi_nccl"}, {"fabric_manager", "imex"}),
+        ("p6e-gb200.36xlarge", {"imex", "ofi_nccl"}, {"fabric_manager"}),
+        ("g5g.16xlarge", {"driver", "torch"}, {"efa_installer", "ofi_nccl", "libfabric"}),
+        ("trn1.32xlarge", {"torch_neuronx", "neuron_dkms", "efa_installer"}, {"driver", "cuda", "ofi_nccl"}),
+        ("inf2.48xlarge", {"torch_neuronx"}, {"efa_installer", "driver"}),
+        ("hpc7g.16xlarge", {"efa_installer", "openmpi5"}, {"driver", "cuda", "torch", "neuron_sdk"}),
+    ],
+)
+def test_a_machine_gets_what_it_needs_and_no_more(
+    knowledge: Knowledge, instance: str, there: set[str], missing: set[str]
+) -> None:
+    found = versions(ask(knowledge, instance)).keys()
+    assert there <= found
+    assert not missing & found
+
+
+def test_services_have_the_version_of_their_driver(knowledge: Knowledge) -> None:
+    found = versions(ask(knowledge, "p6-b200.48xlarge"))
+    assert found["fabric_manager"] == found["driver"]
+    found = versions(ask(knowledge, "p6-b200.48xlarge", {"fabric_manager": "580"}))
+    assert found["driver"] == found["fabric_manager"]
+    assert numbers(found["driver"])[0] == 580
+
+
+def test_a_request_moves_what_depends_on_it_and_nothing_else(knowledge: Knowledge) -> None:
+    newest = versions(ask(knowledge, "p5en.48xlarge"))
+    older = versions(ask(knowledge, "p5en.48xlarge", {"torch": "2.10"}))
+    assert older["nccl"] == older["torch_nccl"]  # the wheel loads its own
+    assert numbers(older["cuda"])[0] == numbers(older["torch_cuda"])[0] == 12
+    same = ("driver", "efa_installer", "ofi_nccl", "gdrcopy", "nccl_tests", "dcgm")
+    assert {name: older[name] for name in same} == {name: newest[name] for name in same}
+
+
+def test_every_version_says_why_it_is_not_newer(knowledge: Knowledge) -> None:
+    for pins in ({}, {"torch": "2.10"}, {"efa": "1.43.2"}):
+        problem = ask(knowledge, "p5en.48xlarge", pins)
+        assert isinstance(problem, Solution)
+        for row in problem.rows:
+            if row.value is None or row.comes_with or row.twin or row.fact == "driver_flavor":
+                continue
+            newer = [version for version in known_versions(knowledge)[row.fact] if version > row.value]  # type: ignore[operator]
+            assert [value for held in row.held for value in held.values] == newer, row.fact
+            assert all(held.reasons for held in row.held)
+
+
+def test_a_kernel_module_comes_with_the_installer_only_on_the_machine_itself(knowledge: Knowledge) -> None:
+    assert versions(ask(knowledge, "p5en.48xlarge", {"efa": "1.47.0"}))["efa_kmod"] == "3.0.0"
+    apart = versions(ask(knowledge, "p5en.48xlarge", {"efa": "1.47.0"}, kind="container"))
+    assert parse(apart["efa_kmod"]) > parse("3.0.0")
+
+
+def test_what_nobody_has_read_stays_unknown(knowledge: Knowledge) -> None:
+    answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.49"})
+    assert versions(answer)["efa_kmod"] == ""
+    assert isinstance(answer, Solution)
+    assert "EFA-NV-01" in {condition.rule.id for condition in answer.conditions}
+    assert "efa_kmod" not in answer.result.facts
+
+
+def test_before_the_plugin_came_along_it_is_installed_by_itself(knowledge: Knowledge) -> None:
+    answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.37"})
+    assert isinstance(answer, Solution)
+    plugin = next(row for row in answer.rows if row.fact == "ofi_nccl")
+    assert plugin.comes_with == ()
+    assert plugin.value == knowledge.releases["ofi_nccl"][0].version
+
+
+def test_torch_is_worth_more_than_the_newest_sdk(knowledge: Knowledge) -> None:
+    """The newest SDK has no torch any more; who asks for it gets it."""
+    found = versions(ask(knowledge, "trn1.32xlarge"))
+    assert found["torch_neuronx"]
+    assert numbers(found["libneuronxla"])[0] == 2
+    assert versions(ask(knowledge, "trn1.32xlarge", {"neuron_sdk": "2.32"}))["torch_neuronx"] == ""
+
+
+def test_what_is_wanted_of_the_job_is_a_condition_and_no_fact(knowledge: Knowledge) -> None:
+    answer = ask(knowledge, "p6-b200.48xlarge")
+    assert isinstance(answer, Solution)
+    conditions = {c.rule.id: [clause.text for clause in c.clauses] for c in answer.conditions}
+    assert conditions["EFA-RUN-01"] == ["memlock == unlimited"]
+    assert conditions["FM-02"] == ["nvlsm == true", "ib_umad == true"]
+    assert "memlock" not in answer.result.facts
+    met = ask(knowledge, "p6-b200.48xlarge", memlock="unlimited", nvlsm="true", ib_umad="true")
+    assert isinstance(met, Solution)
+    assert not {"EFA-RUN-01", "FM-02"} & {condition.rule.id for condition in met.conditions}
+
+
+@pytest.mark.parametrize(
+    ("instance", "pins", "facts", "core", "reasons"),
+    [
+        ("g7.48xlarge", {"driver": "580"}, {}, {"instance", "driver"}, ["DRV-595-03"]),
+        ("p6-b200.48xlarge", {"torch": "2.6", "efa": "1.47"}, {}, {"instance", "torch"}, ["TORCH-SM-100"]),
+        (
+            "p5.48xlarge",
+            {"driver": "570", "torch": "2.11"},
+            {},
+            {"driver", "torch", "torch_index"},
+            ["TORCH-DRV"],
+        ),
+        (
+            "p5en.48xlarge",
+            {"torch": "2.11", "efa": "1.42", "python": "3.12"},
+            {"os": "ubuntu2404"},
+            {"instance", "torch", "efa_installer", "kind", "torch_index"},
+            ["efa_kmod of efa_installer", "EFA-NV-01", "TORCH-DRV"],
+        ),
+        (
+            "p5.48xlarge",
+            {"efa": "1.47.0", "ofi_nccl": "1.22"},
+            {},
+            {"instance", "efa_installer", "ofi_nccl"},
+            ["ofi_nccl of efa_installer"],
+        ),
+        ("p4d.24xlarge", {}, {"boot_mode": "uefi"}, {"instance", "boot_mode"}, ["BOOT-01"]),
+        ("trn1.32xlarge", {"neuron_sdk": "2.32"}, {"nxd": "true"}, {"neuron_sdk", "nxd"}, ["NRN-15"]),
+        ("p5.48xlarge", {"efa": "1.51"}, {"os": "al2"}, {"efa_installer", "os"}, ["EFA-OS-01"]),
+    ],
+)
+def test_a_contradiction_names_requests_and_rules(
+    knowledge: Knowledge,
+    instance: str,
+    pins: dict[str, str],
+    facts: dict[str, str],
+    core: set[str],
+    reasons: list[str],
+) -> None:
+    answer = ask(knowledge, instance, pins, **facts)
+    assert isinstance(answer, Contradiction)
+    assert {request.fact for request in answer.core} == core
+    assert [clash.reason.id for clash in answer.clashes] == reasons
+    for request in answer.core:
+        rest = [other for other in answer.core if other is not request]
+        assert isinstance(solve(knowledge, rest), Solution), request.words
+
+
+def test_a_way_out_is_one(knowledge: Knowledge) -> None:
+    requests = requests_of(knowledge, {"driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
+    requests = list(complete(knowledge, requests))
+    answer = solve(knowledge, requests)
+    assert isinstance(answer, Contradiction)
+    ((request, value),) = ways_out(knowledge, requests, answer)
+    assert request.fact == "driver"
+    instead = [r for r in requests if r is not request]
+    instead.append(state(knowledge, "driver", write_value(value), ""))
+    assert isinstance(solve(knowledge, instead), Solution)

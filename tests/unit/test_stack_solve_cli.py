@@ -1,0 +1,217 @@
+"""`builder stack solve` as people call it: what it prints, how it ends, what can be pasted."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from builder.cli.main import main
+from builder.stack.checking import check
+from builder.stack.loading import load
+
+
+def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[int, str, str]:
+    code = main(["stack", "solve", *words, "--root", str(root)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def words_of(text: str) -> str:
+    """Printed text without the breaks of lines."""
+    return " ".join(text.split())
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_a_set_is_printed_with_its_reasons(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    code, out, _ = run(capsys, root, "--instance", "p5en.48xlarge", "--torch", "2.10", "--os", "ubuntu-24.04")
+    rows = [words_of(line) for line in out.splitlines()]
+    assert code == 0
+    assert any(row.startswith("image torch 2.10.0 asked for: --torch 2.10") for row in rows)
+    assert any(row.startswith("image nccl 2.27.5") and row.endswith("TORCH-NCCL") for row in rows)
+    assert any(
+        row.startswith("host fabric_manager") and row.endswith("has to be that of driver") for row in rows
+    )
+    assert any(row.startswith("image libfabric") and row.endswith("comes with efa_installer") for row in rows)
+    assert any(row.startswith("TORCH-PY-02 error There are wheels for Python") for row in rows)
+    assert "assumed kind=ami (one machine: host and image are the same installation)" in rows
+    assert "see to memlock == unlimited (EFA-RUN-01)" in rows
+    assert "wait for" in out
+    assert "neuron" not in out
+
+
+def test_warnings_that_remain_are_explained(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    code, out, _ = run(capsys, root, "--instance", "p5en.48xlarge", "--pin", "efa=1.43.2")
+    assert code == 0
+    assert "the newest set, with 2 warnings" in out
+    assert "warning OFI-MEM-01" in out
+    assert "fix Take plugin 1.17.3 or later." in words_of(out)
+
+
+def test_a_contradiction_is_printed_in_words(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    words = ("--instance", "p5en.48xlarge", "--torch", "2.11", "--pin", "efa=1.42", "--pin", "python=3.12")
+    code, out, _ = run(capsys, root, *words)
+    text = words_of(out)
+    assert code == 2
+    assert "these requests contradict each other; without any one of them the others fit" in text
+    assert "--instance p5en.48xlarge --torch 2.11 --pin efa=1.42 kind=ami (assumed: " in text
+    assert "python" not in text
+    assert "contents efa_installer 1.42.0: 2.15.3" in text
+    assert "rule accel == nvidia, driver >= 580, gdr == true → efa_kmod >= 2.17.3" in text
+    assert "source efa-notes, amzn-drivers" in text
+    assert "error TORCH-DRV" in text
+    assert "instead of --torch 2.11: 2.10.0" in text
+
+
+def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    code, out, _ = run(capsys, root, "--json", "--instance", "p6e-gb200.36xlarge", "--torch", "2.11")
+    answer = json.loads(out)
+    rows = {row["fact"]: row for row in answer["versions"]}
+    assert (code, answer["fits"], answer["warnings"]) == (0, True, [])
+    assert rows["torch"]["request"] == "--torch 2.11"
+    assert rows["libfabric"]["comes_with"] == ["efa_installer"]
+    assert rows["imex"]["has_to_be_that_of"] == "driver"
+    assert rows["driver"]["held_back"][0]["by"] == ["DRV-595-02"]
+    assert answer["rules"]["DRV-595-02"]["severity"] == "error"
+    assert answer["see_to"]["BOOT-02"] == ["boot_mode == uefi"]
+    assert {request["words"]: request["assumed"] for request in answer["requests"]}["has_efa=true"]
+    assert tomllib.loads(answer["stack"])["pins"]["nvidia_driver"] == rows["driver"]["value"]
+
+
+def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    words = ("--json", "--instance", "p5.48xlarge", "--pin", "efa=1.47.0", "--pin", "aws_ofi_nccl=1.22")
+    code, out, _ = run(capsys, root, *words)
+    answer = json.loads(out)
+    assert (code, answer["fits"]) == (2, False)
+    assert [request["words"] for request in answer["contradiction"]] == [
+        "--instance p5.48xlarge",
+        "--pin efa=1.47.0",
+        "--pin aws_ofi_nccl=1.22",
+    ]
+    assert answer["because"][0]["contents"] == ["efa_installer 1.47.0: 1.18.0"]
+    assert answer["instead"] == {"--pin efa=1.47.0": "1.51.0", "--pin aws_ofi_nccl=1.22": "1.18.0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--instance", "p5.48xlarg"], "--instance: no type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)"),
+        (
+            ["--instance", "p5.48xlarge", "--pin", "ncl=2"],
+            "--pin ncl=2: no fact 'ncl' (did you mean 'nccl'?)",
+        ),
+        (
+            ["--instance", "p5.48xlarge", "--pin", "nccl=9"],
+            "--pin nccl=9: the catalogue has no nccl 9; its newest",
+        ),
+        (["--instance", "p5.48xlarge", "--pin", "nccl"], "--pin nccl: write NAME=VALUE"),
+        (["--instance", "p5.48xlarge", "--pin", "nccl=x"], "--pin nccl=x: 'x' is not a version"),
+        (["--instance", "p5.48xlarge", "--pin", "os=al2"], "state it with --set os=al2"),
+        (["--instance", "p5.48xlarge", "--set", "gdr=1"], "--set gdr=1: gdr: '1' is neither true nor false"),
+        (
+            ["--instance", "p5.48xlarge", "--os", "ubunto-24.04"],
+            "none of its values (did you mean 'ubuntu2404'?)",
+        ),
+        (["--instance", "p5.48xlarge", "--torch", "9"], "--torch 9: the catalogue has no torch 9"),
+        (
+            ["--instance", "p5.48xlarge", "--torch", "2.10", "--pin", "torch=2.11"],
+            "--pin torch=2.11: --torch 2.10 is about torch already",
+        ),
+        (["--torch", "2.10"], "for which machine?"),
+    ],
+)
+def test_a_mistake_is_named(
+    capsys: pytest.CaptureFixture[str], root: Path, words: list[str], message: str
+) -> None:
+    code, _, err = run(capsys, root, *words)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("name", ["ubuntu-24.04", "ubuntu2404"])
+def test_systems_are_named_as_the_catalogue_or_the_rules_do(
+    capsys: pytest.CaptureFixture[str], root: Path, name: str
+) -> None:
+    _, out, _ = run(capsys, root, "--json", "--instance", "p5.48xlarge", "--os", name)
+    assert json.loads(out)["facts"]["os"] == "ubuntu2404"
+
+
+def test_torch_means_the_one_of_the_machine(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    _, out, _ = run(capsys, root, "--json", "--instance", "trn1.32xlarge", "--torch", "2.7")
+    facts = json.loads(out)["facts"]
+    assert facts["torch_neuronx"].startswith("2.7.")
+    assert "torch" not in facts
+
+
+def test_without_a_type_the_make_of_the_accelerators_is_enough(
+    capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    code, out, _ = run(capsys, root, "--json", "--set", "accel=nvidia", "--torch", "2.14")
+    assert code == 0
+    assert {"driver", "cuda", "nccl"} <= json.loads(out)["facts"].keys()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--instance", "p5en.48xlarge", "--torch", "2.10", "--os", "ubuntu-24.04"],
+        [
+            "--instance",
+            "p6-b200.48xlarge",
+            "--os",
+            "al2023",
+            "--set",
+            "memlock=unlimited",
+            "--set",
+            "nvlsm=true",
+        ],
+        ["--instance", "p6e-gb200.36xlarge", "--set", "boot_mode=uefi"],
+        ["--instance", "p5.48xlarge", "--set", "kind=container", "--set", "efa_flags=-y,--skip-kmod"],
+        ["--instance", "trn2.48xlarge", "--set", "kernel=6.8"],
+        ["--instance", "hpc7a.96xlarge", "--os", "al2023"],
+    ],
+)
+def test_what_is_printed_as_a_stack_is_one(
+    capsys: pytest.CaptureFixture[str], root: Path, tmp_path: Path, words: list[str]
+) -> None:
+    """The set, pasted into the catalogue, passes the check for its machine, where what it lacks is absent."""
+    code, out, _ = run(capsys, root, "--toml", *words)
+    assert code == 0
+    shutil.copytree(root / "catalog", tmp_path / "catalog")
+    (tmp_path / "catalog" / "stacks" / "solved.toml").write_text(out, encoding="utf-8")
+    knowledge = load(tmp_path)
+    stack = knowledge.stacks["solved"]
+    assert stack.instances == (words[1],)
+    assert "libfabric" not in stack.pins  # comes with the installer
+    result = check(knowledge, {**knowledge.stack_facts("solved"), "instance": words[1]})
+    assert [finding.rule.id for finding in result.errors] == []
+
+
+def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stack", "--help"]) == 0
+    assert "solve  the newest versions that fit a machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--torch", "2.10"], ["--torch", "2.11", "--pin", "efa=1.42"]])
+def test_an_answer_takes_less_than_a_second(root: Path, words: list[str]) -> None:
+    """Of processor time, from the shell, over the whole catalogue; and no library is loaded for it."""
+    program = (
+        "import sys; from builder.cli.main import main; main(sys.argv[1:]);"
+        "print(sorted({'docker', 'boto3', 'rich', 'yaml', 'hypothesis'} & set(sys.modules)), file=sys.stderr)"
+    )
+    argv = [sys.executable, "-c", program, "stack", "solve", "--instance", "p5en.48xlarge", *words]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = subprocess.run(
+        [*argv, "--root", str(root)], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert finished.stderr.splitlines()[-1] == "[]"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

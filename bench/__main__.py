@@ -135,6 +135,7 @@ def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory,
     beds.make_repository(bed)
     beds.write_site(bed)
     beds.download_wheels(bed)
+    factory.lock()
     bed.edit("base")
     factory.build()
     beds.share_base(bed)

@@ -116,13 +116,11 @@ class Bed:
 
 
 def make_repository(bed: Bed) -> None:
-    """The checkout's components, systems and roles; targets and Python packages of the bench."""
+    """The checkout's catalog and roles; targets and Python packages of the bench."""
     root = bed.repository
     without = shutil.ignore_patterns("__pycache__", "tests", "molecule")
     shutil.copytree(_CHECKOUT / "ansible", root / "ansible", ignore=without)
-    for name in ("components", "systems", "stacks"):
-        shutil.copytree(_CHECKOUT / "catalog" / name, root / "catalog" / name)
-    shutil.copy(_CHECKOUT / "catalog" / "layers.toml", root / "catalog")
+    shutil.copytree(_CHECKOUT / "catalog", root / "catalog", ignore=shutil.ignore_patterns("targets"))
     shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "debian-12.requirements.lock")
     check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
     check.parent.mkdir()
@@ -186,7 +184,8 @@ def discover_mirror(bed: Bed) -> Mirror:
     """Where the factory's containers download from in this run."""
     context = Context(bed.repository)
     plan = bed.plan()
-    return mirror.discover(site.load(_CHECKOUT).mirror, plan.system, context.catalog.stacks[plan.stack.name])
+    stack = context.catalog.stacks[plan.stack.name]
+    return mirror.discover(site.load(_CHECKOUT).mirror, plan.system, stack, plan.suites)
 
 
 def make_tools(bed: Bed, docker: Path) -> None:

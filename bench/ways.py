@@ -192,6 +192,11 @@ class Factory:
         ]
         return timed(argv, env=self._bed.environment(), cwd=Path.cwd(), log=self._bed.log)
 
+    def lock(self) -> None:
+        """The checkout's lock, and the Python packages of the bench in place of the stack's."""
+        argv = [sys.executable, "-m", "builder.cli.main", "lock", "--root", str(self._bed.repository)]
+        timed(argv, env=self._bed.environment(), cwd=Path.cwd(), log=self._bed.log)
+
     def image(self) -> str:
         return f"{LAYERS}:{self._bed.plan().key}"
 

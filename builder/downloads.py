@@ -14,7 +14,7 @@ from builder.model import Component, Download, Stack, System
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)(?::([a-z]+))?\}")
 
 # The words that vendors use for one machine.
-_ARCH_WORDS = {
+ARCH_WORDS: Mapping[str, Mapping[str, str]] = {
     "x86_64": {"uname_arch": "x86_64", "deb_arch": "amd64", "repo_arch": "x86_64"},
     "arm64": {"uname_arch": "aarch64", "deb_arch": "arm64", "repo_arch": "sbsa"},
 }
@@ -27,7 +27,7 @@ _FILTERS: Mapping[str, Callable[[str], str]] = {
 }
 _TEXTS = ("url", "ref", "suite", "signature", "key")
 WORDS = frozenset(
-    {"version", "arch", "distribution", "release", "codename", "repo_os", *_ARCH_WORDS["x86_64"]}
+    {"version", "arch", "distribution", "release", "codename", "repo_os", *ARCH_WORDS["x86_64"]}
 )
 
 
@@ -61,7 +61,7 @@ def downloads_of(
 def _words(system: System, arch: str) -> dict[str, str]:
     distribution = "amzn" if system.distribution == "amazon" else system.distribution
     return {
-        **_ARCH_WORDS[arch],
+        **ARCH_WORDS[arch],
         "arch": arch,
         "distribution": system.distribution,
         "release": system.release,
@@ -70,15 +70,18 @@ def _words(system: System, arch: str) -> dict[str, str]:
     }
 
 
-def _resolve(download: Download, words: Mapping[str, str], component: Component, stack: Stack) -> Download:
-    def fill(match: re.Match[str]) -> str:
-        if match[1] not in words:
-            place = f"components/{component.name}.toml: downloads '{download.name}'"
-            raise CatalogError(
-                [f"{place}: stack '{stack.name}' has no pin '{match[1]}', which its address names"],
-                hint=f"pin it in catalog/stacks/{stack.name}.toml",
-            )
-        return _FILTERS[match[2] or ""](words[match[1]])
+def fill(template: str, words: Mapping[str, str]) -> str:
+    """A template without placeholders; KeyError with the name of one that no word fills."""
+    return _PLACEHOLDER.sub(lambda match: _FILTERS[match[2] or ""](words[match[1]]), template)
 
-    filled: dict[str, Any] = {key: _PLACEHOLDER.sub(fill, getattr(download, key)) for key in _TEXTS}
+
+def _resolve(download: Download, words: Mapping[str, str], component: Component, stack: Stack) -> Download:
+    try:
+        filled: dict[str, Any] = {key: fill(getattr(download, key), words) for key in _TEXTS}
+    except KeyError as missing:
+        place = f"components/{component.name}.toml: downloads '{download.name}'"
+        raise CatalogError(
+            [f"{place}: stack '{stack.name}' has no pin {missing}, which its address names"],
+            hint=f"pin it in catalog/stacks/{stack.name}.toml",
+        ) from missing
     return dataclasses.replace(download, **filled)

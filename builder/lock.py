@@ -60,6 +60,14 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the source of a download said when it was asked; `note` is for a person."""
+
+    entry: Entry
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
     """All entries, by want; `inputs` is the digest of the wants that made it."""
 
@@ -81,7 +89,7 @@ def read(root: Path) -> Lock:
         return Lock()
     except (ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{PLACE}: not a lock: {error}", hint=f"restore it (git checkout {PLACE}), or: builder lock"
+            f"{PLACE}: not a lock: {error}", hint=f"restore it: git checkout {PLACE}; then: builder lock"
         ) from error
 
 
@@ -131,10 +139,8 @@ def wants(catalog: Catalog, target: Target, *, arch: str) -> tuple[Want, ...]:
     found.add(Want("requirements", "ansible/requirements.lock", "the runner"))
     kinds_of_requirements = set()
     for name in closure(catalog, target.components):
-        component = catalog.components[name]
-        kinds_of_requirements.add(component.requirements)
-        for download in downloads_of(component, stack=stack, system=system, kind=target.kind, arch=arch):
-            found.update(_download_wants(download, f"component {name}"))
+        kinds_of_requirements.add(catalog.components[name].requirements)
+        found.update(component_wants(catalog, name, target, arch=arch))
     if "stack" in kinds_of_requirements and stack.requirements_file:
         found.add(Want("requirements", stack.requirements_file, f"stack {stack.name}"))
     if target.workload:
@@ -144,15 +150,39 @@ def wants(catalog: Catalog, target: Target, *, arch: str) -> tuple[Want, ...]:
     return tuple(sorted(found))
 
 
-def all_wants(catalog: Catalog) -> tuple[Want, ...]:
-    """What the targets want together, on every architecture of their systems."""
+def component_wants(catalog: Catalog, name: str, target: Target, *, arch: str) -> tuple[Want, ...]:
+    """What one component of a target downloads, in the order of its file."""
+    downloads = downloads_of(
+        catalog.components[name],
+        stack=catalog.stacks[target.stack],
+        system=catalog.systems[target.system],
+        kind=target.kind,
+        arch=arch,
+    )
+    return tuple(want for download in downloads for want in _download_wants(download, f"component {name}"))
+
+
+def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, ...]:
+    """What the targets want together, on every architecture of their systems, and what makes them."""
     found = {
         want
         for target in catalog.targets.values()
         for arch in catalog.systems[target.system].arches
         for want in wants(catalog, target, arch=arch)
     }
+    found.update(tool_wants(catalog, tools))
     return tuple(sorted(found))
+
+
+def tool_wants(catalog: Catalog, tools: Iterable[Download]) -> tuple[Want, ...]:
+    """What the factory fetches for itself, if there is a target that it is for."""
+    kinds = {target.kind for target in catalog.targets.values()}
+    return tuple(
+        want
+        for tool in tools
+        if not tool.kinds or kinds & set(tool.kinds)
+        for want in _download_wants(tool, tool.name)
+    )
 
 
 def _base_wants(system: System, *, kind: str, arch: str) -> Iterable[Want]:

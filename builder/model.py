@@ -143,6 +143,16 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """One suite of a package archive as it was locked: its signed list, of when that is, when it was seen."""
+
+    name: str
+    sha256: str
+    date: str = ""
+    snapshot: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A target resolved: everything a build will do, known before anything runs."""
 
@@ -156,9 +166,12 @@ class Plan:
     layers: tuple[Layer, ...]
     checks: str  # digest of the checks that belong to the plan
     base_image: str = ""  # where the base is pulled from, by digest
+    suites: tuple[Suite, ...] = ()  # what the base is made from, where it is bootstrapped
     unlocked: tuple[str, ...] = ()  # downloads that the lock does not answer for: such a plan is not built
     unverified: tuple[str, ...] = ()  # downloads whose digest nobody has compared with the bytes yet
     workload_files: tuple[PurePosixPath, ...] = ()
+    # What a job has to set, by machine type ("*" for any); said when it is built, and no part of a key.
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

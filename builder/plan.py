@@ -14,8 +14,8 @@ from typing import Any
 from builder.catalog import closure, did_you_mean
 from builder.downloads import downloads_of
 from builder.errors import UsageError
-from builder.lock import Lock, Want, as_variable, wants
-from builder.model import Catalog, Component, Layer, Plan, Stack, System, Target, Value
+from builder.lock import FIELDS, Lock, Want, as_variable, wants
+from builder.model import Catalog, Component, Layer, Plan, Stack, Suite, System, Target, Value
 from builder.sources import Sources, digest_of
 
 # Part of every key: raise it when the way a layer is made changes its contents.
@@ -59,6 +59,7 @@ def plan(catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch
         ),
         checks=sources.checks,
         base_image=f"{system.image.rpartition(':')[0]}@{image}" if image else "",
+        suites=tuple(_suites(wanted, lock)),
         unlocked=tuple(f"{want} ({want.owner})" for want in wanted if not _is_locked(want, lock, sources)),
         unverified=tuple(
             str(want) for want in wanted if want in lock.entries and not lock.entries[want].verified
@@ -70,6 +71,13 @@ def plan(catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch
 def _is_locked(want: Want, lock: Lock, sources: Sources) -> bool:
     found = lock.value(want.kind, want.subject)
     return found == sources.requirements[want.subject] if want.kind == "requirements" else bool(found)
+
+
+def _suites(wanted: Iterable[Want], lock: Lock) -> Iterable[Suite]:
+    for want in wanted:
+        if want.kind == "suite":
+            values = {name: lock.value("suite", want.subject, name) for name in FIELDS["suite"]}
+            yield Suite(name=want.subject.partition(" ")[2], **values)
 
 
 def _base_layer(wanted: Iterable[Want], system: System, lock: Lock, arch: str) -> Layer:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from builder.lock import Answer, Entry, Want
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 
 
@@ -53,3 +54,17 @@ class Ledger(Protocol):
         report: Report | None,
         publications: tuple[Publication, ...],
     ) -> Receipt: ...
+
+
+class Resolver(Protocol):
+    """Asks where downloads come from.
+
+    Raises MissingError where nobody can be asked (no way there, no tool, no credentials) and IntegrityError
+    where the answer contradicts itself or the lock.
+    """
+
+    def resolve(self, want: Want) -> Answer:
+        """What its source holds now."""
+
+    def confirm(self, want: Want, entry: Entry) -> Answer:
+        """What its source holds of what is locked."""

@@ -11,6 +11,9 @@ FILES = {
     "catalog/layers.toml": """
         order = ["system", "final"]
     """,
+    "catalog/sources.toml": "",
+    "catalog/facts.toml": "",
+    "catalog/instances.toml": "",
     "catalog/components/base.toml": """
         summary = "users"
         layer = "system"

@@ -2,13 +2,15 @@
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from builder.adapters import process
 from builder.adapters.mirror import Mirror
+from builder.adapters.suites import Watch
 from builder.adapters.workspace import Run
 from builder.errors import BuildError, MissingError
-from builder.model import System
+from builder.model import Suite, System
 
 _TIMEOUT_S = 1800
 
@@ -24,8 +26,16 @@ rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
 """
 
 
-def make_root(run: Run, system: System, mirror: Mirror, *, say: process.OnLine) -> Path:
-    """The tar of a fresh root file system, in the run's scratch folder."""
+def make_root(
+    run: Run,
+    system: System,
+    mirror: Mirror,
+    *,
+    suites: Sequence[Suite],
+    say: process.OnLine,
+    note: process.OnLine,
+) -> Path:
+    """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones."""
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
             f"system '{system.name}' cannot be bootstrapped here", hint="give it an image by digest"
@@ -38,14 +48,25 @@ def make_root(run: Run, system: System, mirror: Mirror, *, say: process.OnLine) 
     recipe = system.bootstrap
     hook = run.scratch / "settle.sh"
     hook.write_text(_SETTLE, encoding="utf-8")
+    watch = Watch(system=system, suites=suites, mirror=mirror)
+    listed = run.scratch / "suites.sh"
+    listed.write_text(watch.hook, encoding="utf-8")
     tar = run.scratch / f"{system.name}.tar"
     argv = [
         *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
         *(f"--dpkgopt={option}" for option in (*recipe.dpkg_options, "force-unsafe-io")),
         *(f"--aptopt={option}" for option in apt_options(mirror)),
+        f'--extract-hook=sh {shlex.quote(str(listed))} "$1"',
         *(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"', recipe.suite, str(tar), *mirror.apt_sources),
     ]
-    done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=say)
+
+    def hear(line: str) -> None:
+        say(line)
+        watch.line(line)
+
+    done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=hear)
+    if (done.code == 0 or watch.said) and (moved := watch.judge()):
+        note(moved)
     if done.code != 0:
         raise BuildError(
             f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",
@@ -65,4 +86,7 @@ def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
     ]
     if ca_bundle or mirror.ca_bundle:
         options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
+    if mirror.settings.snapshot:
+        # A past state is past its date; that it is the right one, its digest in the lock says.
+        options.append('Acquire::Check-Valid-Until "false"')
     return options

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
 
-from builder.errors import BuildError, MissingError
+from builder.errors import BuildError, IntegrityError, MissingError
 
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
 RUN_LABEL = "factory.run"
@@ -191,7 +191,10 @@ class Engine:
                 if line.strip():
                     last = json.loads(line)
                     if "error" in last:
-                        raise BuildError(f"the engine: {last['error']}", hint="builder doctor")
+                        message = f"the engine: {last['error']}"
+                        if "verification failed" in message:  # of a manifest or a layer, by its digest
+                            raise IntegrityError(message, hint="builder lock --verify")
+                        raise BuildError(message, hint="builder doctor")
             if response.status >= 400:
                 raise BuildError(f"the engine: {last.get('message', response.status)}", hint="builder doctor")
         return last

@@ -144,11 +144,20 @@ class LayerMaker:
         }
 
     def _make_base(self, plan: Plan, layer: Layer, step: str) -> None:
+        mirror = self._mirror(plan)
         if plan.base_image:
-            self._engine.pull(plan.base_image)
-            self._engine.tag(plan.base_image, LAYERS, layer.key)
+            image = mirror.settings.rewrite(plan.base_image)
+            self._engine.pull(image)
+            self._engine.tag(image, LAYERS, layer.key)
             return
-        tar = bootstrap.make_root(self._run, plan.system, self._mirror(plan), say=self._say(step))
+        tar = bootstrap.make_root(
+            self._run,
+            plan.system,
+            mirror,
+            suites=plan.suites,
+            say=self._say(step),
+            note=lambda text: self._events.emit("note", text=f"{plan.system.name}: {text}"),
+        )
         changes = ['CMD ["bash"]', *(f'LABEL "{k}"="{v}"' for k, v in self._labels(layer).items())]
         self._engine.import_image(tar, repository=LAYERS, tag=layer.key, changes=changes)
         tar.unlink()

@@ -4,27 +4,34 @@ Everything here is applied while building and leaves no trace in an image; nothi
 """
 
 import ast
+import dataclasses
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.adapters import process
-from builder.errors import UsageError
-from builder.model import Stack, System
+from builder.errors import IntegrityError, UsageError
+from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
 
 _APT = Path("/etc/apt")
 _PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy")
 
 
+# What a distribution's own tools take where nobody says otherwise: its archive, and that for security.
+_ARCHIVES = {"debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mirror:
-    """Resolved places; `folders` are host folders that hold wheels or a file:// index."""
+    """Resolved places; `folders` are host folders of wheels, of a file:// index or of what a prefix names."""
 
+    settings: MirrorSettings = field(default_factory=MirrorSettings)
     apt_sources: tuple[str, ...] = ()
     pip_index: str = ""
     pip_extra_indexes: tuple[str, ...] = ()
@@ -38,29 +45,49 @@ class Mirror:
         links = {_local_folder(place) for place in self.pip_find_links}
         indexes = {_local_folder(place) for place in (*self.pip_extra_indexes, self.pip_index)}
         paths = links | {index.parent for index in indexes if index}
+        for place in self.settings.prefixes.values():
+            folder = _local_folder(place)
+            paths.add(folder if folder is None or place.endswith("/") else folder.parent)
         return tuple(sorted(path for path in paths if path is not None))
 
+    def proxy_for(self, url: str) -> str:
+        """The proxy through which an address is reached; "" for none."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if host in ("localhost", "::1") or host.startswith("127."):
+            return ""
+        named = [name.strip().lstrip(".").lower() for name in self.proxies.get("no_proxy", "").split(",")]
+        if any(name in ("*", host, parts.netloc) or host.endswith(f".{name}") for name in named if name):
+            return ""
+        return self.proxies.get(f"{parts.scheme}_proxy", "")
 
-def discover(settings: MirrorSettings, system: System, stack: Stack) -> Mirror:
+
+def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
+    """`suites` are the locked ones, which a site with snapshots goes back to."""
     pip = _host_pip()
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
     links = settings.pip_find_links or tuple(pip.get("find-links", "").split())
     if stack.wheel_index and not (index or extra or links):
         extra = (stack.wheel_index,)
-    bundle = settings.ca_bundle or pip.get("cert", "") or os.environ.get("SSL_CERT_FILE", "")
+    return dataclasses.replace(
+        connection(settings, pip),
+        apt_sources=_apt_sources(settings, system, suites),
+        pip_index=index,
+        pip_extra_indexes=tuple(place for place in extra if _is_there(place)),
+        pip_find_links=tuple(place for place in links if _is_there(place)),
+    )
+
+
+def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -> Mirror:
+    """How this site reaches any address: its prefixes, proxies and certificates."""
+    configured = _host_pip() if pip is None else pip
+    bundle = settings.ca_bundle or configured.get("cert", "") or os.environ.get("SSL_CERT_FILE", "")
     if bundle and not Path(bundle).is_file():
         raise UsageError(
             f"CA bundle {bundle}: no such file", hint="correct mirror.ca_bundle, SSL_CERT_FILE or pip's cert"
         )
-    return Mirror(
-        apt_sources=_apt_sources(settings, system),
-        pip_index=index,
-        pip_extra_indexes=tuple(place for place in extra if _is_there(place)),
-        pip_find_links=tuple(place for place in links if _is_there(place)),
-        ca_bundle=Path(bundle) if bundle else None,
-        proxies=_proxies(settings),
-    )
+    return Mirror(settings=settings, ca_bundle=Path(bundle) if bundle else None, proxies=_proxies(settings))
 
 
 def _local_folder(place: str) -> Path | None:
@@ -97,20 +124,48 @@ def _proxies(settings: MirrorSettings) -> dict[str, str]:
     return {name: value for name, value in proxies.items() if value}
 
 
-def _apt_sources(settings: MirrorSettings, system: System) -> tuple[str, ...]:
+def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suite]) -> tuple[str, ...]:
     """Lines for sources.list; none where the defaults of the distribution's tools are meant."""
     if system.bootstrap is None or system.family != "debian":
         return ()
-    suite = system.bootstrap.suite
-    if settings.apt:
-        main = settings.apt
-        security = settings.apt_security or f"{main.rstrip('/')}-security"
-        places = {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
-    elif platform.freedesktop_os_release().get("ID") == system.distribution:
-        places = _host_apt(suite)
+    if settings.snapshot and suites:
+        places = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
     else:
-        places = {}
-    return tuple(f"deb {uri} {name} main" for name, uri in places.items())
+        places = archives(settings, system)
+    return tuple(f"deb {settings.rewrite(uri)} {name} main" for name, uri in places.items())
+
+
+def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
+    """suite → archive as it is today: the site's, this host's own, or the distribution's."""
+    assert system.bootstrap is not None
+    suite = system.bootstrap.suite
+    main, security = settings.apt, settings.apt_security
+    if not main and platform.freedesktop_os_release().get("ID") == system.distribution:
+        places = _host_apt(suite)
+        if places:
+            return places
+    if not main:
+        main, security = _ARCHIVES.get(system.distribution, ("", ""))
+    if not main:
+        return {}
+    security = security or f"{main.rstrip('/')}-security"
+    return {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
+
+
+def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -> str:
+    """Where the state of an archive at `stamp` is."""
+    if "{archive}" not in settings.snapshot or "{stamp}" not in settings.snapshot:
+        raise UsageError(
+            f"mirror.snapshot: {settings.snapshot!r} has no {{archive}} or no {{stamp}}",
+            hint='as in: snapshot = "https://snapshot.example/archive/{archive}/{stamp}"',
+        )
+    if not stamp:
+        raise IntegrityError(
+            f"catalog/lock.json: suite {system.distribution} {suite} has no snapshot",
+            hint=f"builder lock --update {system.name}",
+        )
+    archive = f"{system.distribution}-security" if suite.endswith("-security") else system.distribution
+    return settings.snapshot.replace("{archive}", archive).replace("{stamp}", stamp)
 
 
 def _host_apt(suite: str) -> dict[str, str]:

@@ -50,6 +50,10 @@ class Failure:
     task: str
     message: str
     details: str = ""
+    # Of a download that is not what was locked.
+    url: str = ""
+    expected: str = ""
+    actual: str = ""
 
 
 @dataclass
@@ -75,8 +79,13 @@ class Listener:
             self.events.emit("step.task", step=self.step, text=where)
         elif said.get("event") == "failed":
             details = str(said.get("details") or "")
+            download = {name: str(said.get(name) or "") for name in ("url", "expected", "actual")}
             self.failure = self.failure or Failure(
-                role=said.get("role", ""), task=said.get("task", ""), message=said["message"], details=details
+                role=said.get("role", ""),
+                task=said.get("task", ""),
+                message=said["message"],
+                details=details,
+                **download,
             )
             for text in [f"FAILED {where}: {said['message']}", *details.splitlines()]:
                 self.events.emit("step.log", step=self.step, text=text)
@@ -97,6 +106,8 @@ def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
         )
     text = f"{found.message}\n{found.details}"
     where = f"layer '{layer.name}': role '{found.role}': {found.task}"
+    if found.expected:
+        return _mismatch(where, found)
     if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
         return IntegrityError(
             f"{where}: a package does not match its locked hash",
@@ -110,6 +121,16 @@ def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
         return BuildError(f"{where}: the package mirror lacks what it asked for", hint=hint, details=text)
     hint = f"correct ansible/roles/{found.role}, then build again: what succeeded is kept"
     return BuildError(f"{where} failed", hint=hint, details=text)
+
+
+def _mismatch(where: str, found: Failure) -> IntegrityError:
+    """A download is not what the lock says: never taken, whoever changed it."""
+    return IntegrityError(
+        f"{where}: {found.url} is not what is locked",
+        hint=f"find out who changed it and why; if it is right: builder lock --update {found.role};"
+        " if it came from a mirror: see mirror.prefixes in site.toml",
+        details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
+    )
 
 
 def prepare(run: Run, root: Path, plan: Plan) -> Path:
@@ -180,6 +201,7 @@ def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> N
         **plan.capabilities,
         **layer.variables,
         "image_components": list(layer.components),
+        "factory_mirrors": _mirrors(mirror),
         "ansible_python_interpreter": "/usr/bin/python3",
     }
     apt = [
@@ -236,6 +258,12 @@ def _inside(places: tuple[str, ...]) -> list[str]:
         else place
         for place in places
     ]
+
+
+def _mirrors(mirror: Mirror) -> dict[str, str]:
+    """Beginning of an address → what stands in its place; read by what downloads, and part of no key."""
+    prefixes = mirror.settings.prefixes
+    return dict(zip(prefixes, _inside(tuple(prefixes.values())), strict=True))
 
 
 def _mirror_mounts(settings: Path, mirror: Mirror) -> list[Bind]:

@@ -115,9 +115,10 @@ class Registry:
         secure: bool | None = None,
         wait: Callable[[float], bool] | None = None,
         say: Callable[[str], None] | None = None,
+        wire: Wire | None = None,
     ) -> None:
         self.host = host
-        self._wire = Wire(
+        self._wire = wire or Wire(
             host, credentials=credentials, cancelled=cancelled, secure=secure, wait=wait, say=say
         )
 

@@ -50,12 +50,7 @@ def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
 
 
 def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> None:
-    platforms = [word for name in _PLATFORMS[arch] for word in ("--platform", name)]
-    argv = [
-        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-        *("--target", str(folder), "--python-version", python, "--implementation", "cp", *platforms),
-        *("--only-binary=:all:", "--no-deps", "--no-compile", "--require-hashes", "-r", str(lock)),
-    ]
+    argv = [*pip_install(lock, folder, python=python, arch=arch), "--no-compile"]
     done = process.run(argv, timeout_s=600, cancelled=run.cancelled)
     if done.code != 0:
         kind = IntegrityError if "DO NOT MATCH THE HASHES" in done.output else BuildError
@@ -64,6 +59,16 @@ def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> N
         )
     for name in ("bin", "share"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str]:
+    """Installs a lock, exactly, for a Python and a machine that need not be the ones we run on."""
+    platforms = [word for name in _PLATFORMS[arch] for word in ("--platform", name)]
+    return [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--target", str(folder), "--python-version", python, "--implementation", "cp", *platforms),
+        *("--only-binary=:all:", "--no-deps", "--require-hashes", "-r", str(lock)),
+    ]
 
 
 def needs_compiling(folder: Path) -> bool:

@@ -131,8 +131,15 @@ class Wire:
         secure: bool | None = None,
         wait: Callable[[float], bool] | None = None,
         say: Callable[[str], None] | None = None,
+        proxy_for: Callable[[str], str] | None = None,
+        ca_bundle: Path | None = None,
     ) -> None:
-        """`secure` overrides that https is spoken but on loopback; `wait` returns True when cancelled."""
+        """`secure` overrides that https is spoken but on loopback; `wait` returns True when cancelled.
+
+        Proxies and certificates are those of the environment where nothing else is said.
+        """
+        self._proxy_for = proxy_for or _environment_proxy
+        self._ca_bundle = ca_bundle
         self._secure = not _is_loopback(urlsplit(f"//{host}").hostname or "") if secure is None else secure
         self.origin = f"{'https' if self._secure else 'http'}://{host}"
         self.host = host
@@ -343,7 +350,7 @@ class Wire:
         if self._is_own(target) and (authorization := self._authorization(request)):
             headers["Authorization"] = authorization
         path = target.path + (f"?{target.query}" if target.query else "")
-        if target.scheme == "http" and (proxy := _proxy(target)):
+        if target.scheme == "http" and (proxy := self._proxy(target)):
             path = target.geturl()
             headers |= _proxy_login(proxy)
         try:
@@ -373,12 +380,21 @@ class Wire:
     def _is_own(self, target: SplitResult) -> bool:
         return f"{target.scheme}://{target.netloc}" == self.origin
 
+    def _proxy(self, target: SplitResult) -> SplitResult | None:
+        """The proxy to a host; loopback is never asked through one."""
+        proxy = "" if _is_loopback(target.hostname or "") else self._proxy_for(target.geturl())
+        if not proxy:
+            return None
+        return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+
     def _connect(self, target: SplitResult) -> HTTPConnection:
-        proxy = _proxy(target)
+        proxy = self._proxy(target)
         reached = proxy or target
         host, port = reached.hostname or "", reached.port
         if target.scheme == "https":
             context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR
+            if self._ca_bundle:
+                context.load_verify_locations(self._ca_bundle)
             connection: HTTPConnection = http.client.HTTPSConnection(
                 host, port, timeout=_CONNECT_S, context=context
             )
@@ -432,17 +448,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _proxy(target: SplitResult) -> SplitResult | None:
-    """The proxy that the environment names for a host; loopback is never asked through one."""
-    host = target.hostname or ""
-    if _is_loopback(host):
-        return None
+def _environment_proxy(url: str) -> str:
     from urllib.request import getproxies, proxy_bypass  # half the cost of this module, for few of its users
 
+    target = urlsplit(url)
     proxy = getproxies().get(target.scheme, "")
-    if not proxy or proxy_bypass(target.netloc):
-        return None
-    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return "" if not proxy or proxy_bypass(target.netloc) else proxy
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:

@@ -30,7 +30,8 @@ def run(argv: Sequence[str]) -> int:
 
     from builder.adapters.testinfra import ImageChecker
     from builder.adapters.workspace import open_run
-    from builder.cli.work import clear_dead, interruptible, open_screen
+    from builder.cli.interrupts import interruptible
+    from builder.cli.work import clear_dead, open_screen
     from builder.events import Stream
     from builder.model import Artifact
     from builder.pipeline import check, refusal

@@ -1,5 +1,7 @@
 """`builder completion SHELL`: prints a completion script; targets are asked for when TAB is pressed."""
 
+import json
+import shlex
 from collections.abc import Sequence
 
 from builder.cli.context import parser
@@ -12,6 +14,10 @@ _builder() {{
         mapfile -t COMPREPLY < <(compgen -W "{verbs}" -- "$word")
     elif [ "$before" = --target ] || [ "$before" = show ]; then
         mapfile -t COMPREPLY < <(compgen -W "$(builder list --names 2>/dev/null)" -- "$word")
+    elif [ "$before" = --update ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(builder lock --names 2>/dev/null)" -- "$word")
+    elif [ "${{COMP_WORDS[1]}}" = lock ]; then
+        mapfile -t COMPREPLY < <(compgen -W "--update --diff --verify --json --root --help" -- "$word")
     else
         mapfile -t COMPREPLY < <(compgen -W "--target --all --publish --jobs --json --root --help" -- "$word")
     fi
@@ -28,6 +34,11 @@ _builder() {{
     elif [[ $words[CURRENT-1] == (--target|show) ]]; then
         targets=(${{(f)"$(builder list --names 2>/dev/null)"}})
         _describe target targets
+    elif [[ $words[CURRENT-1] == --update ]]; then
+        targets=(${{(f)"$(builder lock --names 2>/dev/null)"}})
+        _describe name targets
+    elif [[ $words[2] == lock ]]; then
+        _arguments '--update' '--diff' '--verify' '--json' '--root' '--help'
     else
         _arguments '--target' '--all' '--publish' '--jobs' '--json' '--root' '--help'
     fi
@@ -38,6 +49,9 @@ _FISH = """\
 complete -c builder -f
 {lines}
 complete -c builder -l target -x -a '(builder list --names 2>/dev/null)'
+complete -c builder -n '__fish_seen_subcommand_from lock' -l update -x -a '(builder lock --names 2>/dev/null)'
+complete -c builder -n '__fish_seen_subcommand_from lock' -l diff
+complete -c builder -n '__fish_seen_subcommand_from lock' -l verify
 complete -c builder -n '__fish_seen_subcommand_from show' -a '(builder list --names 2>/dev/null)'
 """
 
@@ -49,11 +63,11 @@ def run(argv: Sequence[str]) -> int:
     if shell == "bash":
         print(_BASH.format(verbs=" ".join(VERBS)), end="")
     elif shell == "zsh":
-        described = " ".join(f"'{verb}:{summary}'" for verb, summary in VERBS.items())
+        described = " ".join(shlex.quote(f"{verb}:{summary}") for verb, summary in VERBS.items())
         print(_ZSH.format(described=described), end="")
     else:
         lines = "\n".join(
-            f"complete -c builder -n __fish_use_subcommand -a {verb} -d '{summary}'"
+            f"complete -c builder -n __fish_use_subcommand -a {verb} -d {json.dumps(summary)}"
             for verb, summary in VERBS.items()
         )
         print(_FISH.format(lines=lines), end="")

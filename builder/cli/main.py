@@ -13,6 +13,7 @@ VERBS = {
     "build": "make targets, check them, publish them",
     "check": "run a target's checks on an existing image",
     "stack": "which versions fit together: list, show, check, diff",
+    "lock": "what builds download, by digest: fill in, --update, --diff, --verify",
     "doctor": "what this machine lacks, each with the fix",
     "clean": "what the factory left behind, and remove it",
     "registry": "the registry on this machine: up, down, status",

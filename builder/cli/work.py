@@ -1,16 +1,15 @@
 """A build that has something to do: run, screen, threads, and an orderly end whatever happens."""
 
+import dataclasses
 import os
 import platform
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import cache
-from types import FrameType
 
 from builder.adapters import mirror
 from builder.adapters.engine import Engine
@@ -21,40 +20,26 @@ from builder.adapters.testinfra import ImageChecker
 from builder.adapters.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.cli.build import open_publisher
 from builder.cli.context import Context
+from builder.cli.interrupts import interruptible
 from builder.errors import FactoryError, Interrupted
 from builder.events import Event, Stream
-from builder.model import Plan, Receipt
+from builder.model import Plan, Receipt, Suite
 from builder.pipeline import Tools, produce
 from builder.ports import LayerCache
 from builder.screen.attempt import Attempt, attempt_after
 from builder.screen.files import RunFiles
 from builder.screen.text import look
+from builder.stack.loading import load
+from builder.stack.obeying import judge
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SETTLE_S = 60.0
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Signals that end a program become an exception in the main thread, once."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for one in _SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing of this run is left")
-
-    before = {one: signal.signal(one, stop) for one in _SIGNALS}
-    try:
-        yield
-    finally:
-        for one, action in before.items():
-            signal.signal(one, action)
 
 
 def produce_all(
     context: Context, plans: Sequence[Plan], *, engine: Engine, publish: bool, jobs: int, as_json: bool
 ) -> list[Receipt]:
     """Receipts of all plans, made side by side; the first error is raised after all have ended."""
+    plans, warnings = obey(context, plans)
     label = plans[0].target.name if len(plans) == 1 else f"{len(plans)}-targets"
     recorded: list[Event] = []
     with ExitStack() as stack:
@@ -66,9 +51,8 @@ def produce_all(
         started = time.monotonic()
         names = ",".join(plan.target.name for plan in plans)
         events.emit("run.start", text="build", run=run.name, targets=names)
-        for plan in plans:
-            if plan.unverified:
-                events.emit("note", text=unverified(plan))
+        for text in [*warnings, *(unverified(plan) for plan in plans if plan.unverified)]:
+            events.emit("note", text=text)
         try:
             outcomes = _produce(context, plans, run, engine, events, publish=publish, jobs=jobs)
             ok = all(isinstance(outcome, Receipt) for outcome in outcomes)
@@ -85,6 +69,22 @@ def produce_all(
         first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def obey(context: Context, plans: Sequence[Plan]) -> tuple[list[Plan], list[str]]:
+    """The plans with the settings of their jobs, and what the rules warn of; an error refuses the build."""
+    knowledge = load(context.root)
+    verdicts = [judge(knowledge, plan) for plan in plans]
+    warnings = [
+        f"{plan.target.name}: {', '.join(verdict.warnings)} warn (builder stack check {plan.stack.name})"
+        for plan, verdict in zip(plans, verdicts, strict=True)
+        if verdict.warnings
+    ]
+    settled = [
+        dataclasses.replace(plan, settings=verdict.settings)
+        for plan, verdict in zip(plans, verdicts, strict=True)
+    ]
+    return settled, warnings
 
 
 def unverified(plan: Plan) -> str:
@@ -109,14 +109,14 @@ def _produce(
     discovering = threading.Lock()
 
     @cache
-    def discover(system: str, stack: str) -> Mirror:
+    def discover(system: str, stack: str, suites: tuple[Suite, ...]) -> Mirror:
         return mirror.discover(
-            context.site.mirror, context.catalog.systems[system], context.catalog.stacks[stack]
+            context.site.mirror, context.catalog.systems[system], context.catalog.stacks[stack], suites
         )
 
     def mirror_of(plan: Plan) -> Mirror:
         with discovering:
-            return discover(plan.system.name, plan.stack.name)
+            return discover(plan.system.name, plan.stack.name, plan.suites)
 
     maker = LayerMaker(
         engine=engine,

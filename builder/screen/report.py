@@ -51,6 +51,7 @@ def render(
         sections.checks(attempt.report),
         sections.publications(attempt.publications),
         sections.versions(attempt.plan.versions, versions),
+        sections.settings(attempt.plan.settings),
         _repeat(attempt),
         sections.environment(environment),
         sections.plan(attempt.plan),

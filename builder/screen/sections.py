@@ -236,6 +236,17 @@ def pairs(facts: Iterable[tuple[str, str]]) -> Markup:
     return tag("dl", *rows, cls="pairs")
 
 
+def settings(carried: Mapping[str, Sequence[str]]) -> Markup | None:
+    """What a job has to set, by machine type."""
+    if not carried:
+        return None
+    rows = [
+        tag("div", tag("dt", "any machine" if name == "*" else name), tag("dd", ", ".join(values)))
+        for name, values in carried.items()
+    ]
+    return section("Settings of the job", tag("dl", *rows, cls="versions"))
+
+
 def plan(plan: Plan) -> Markup:
     text = json.dumps(to_json(plan), indent=2, sort_keys=True, ensure_ascii=False)
     lines = tag("small", count(text.count("\n") + 1, "line"))

@@ -9,5 +9,6 @@
 - `checking`: check(knowledge, stated) -> Result: findings and what is unknown
 - `nearest`: the smallest change that makes a rule hold
 - `differences`: what changed between two stacks, riskiest first
+- `locking`: relock(lock, wants, resolver) -> the lock made anew, and what became of every entry
 - `reference`: the rules as a page of the documentation
 """

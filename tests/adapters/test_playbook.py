@@ -1,11 +1,16 @@
-"""Package folders of build containers: filled from the store, kept in it, never more than what there is."""
+"""Build containers: package folders that are filled and kept, mirrors for roles, what a failure means."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from builder.adapters import playbook
+from builder.adapters.mirror import Mirror
 from builder.adapters.workspace import Workspace, open_run
+from builder.errors import BuildError, IntegrityError
+from builder.events import Stream
+from builder.site import MirrorSettings
 from tests.repository import Repository
 
 
@@ -67,3 +72,45 @@ def test_lists_that_are_not_there_are_old(workspace: Workspace, repository: Repo
             workspace.cache("apt", "tiny"), run.scratch / "layer", repository.plan()
         )
         assert Path(binds[1].source).stat().st_mtime == 0
+
+
+def test_roles_hear_of_mirrors_and_keys_do_not(tmp_path: Path, repository: Repository) -> None:
+    plan = repository.plan()
+    prefixes = {"https://a.example/": "http://b.example/", "https://c.example/": "file:///srv/c/"}
+    playbook._write_settings(
+        tmp_path, plan.layers[1], plan, Mirror(settings=MirrorSettings(prefixes=prefixes))
+    )
+    variables = json.loads((tmp_path / "variables.json").read_text())
+    assert variables["factory_mirrors"] == {
+        "https://a.example/": "http://b.example/",
+        "https://c.example/": "file:///dev/factory/host/srv/c/",
+    }
+    repository.write("site.toml", '[mirror.prefixes]\n"https://a.example/" = "http://b.example/"\n')
+    assert repository.plan() == plan
+
+
+FAILED = {"event": "failed", "role": "efa", "task": "Fetch the installer", "seconds": 1.0, "details": ""}
+
+
+def failure(repository: Repository, **said: str) -> Exception:
+    listener = playbook.Listener(Stream(), "hello/fabric")
+    listener.line(json.dumps({**FAILED, **said}))
+    listener.line(json.dumps({**FAILED, "message": "a later failure"}))
+    return playbook.failure(repository.plan().layers[1], listener, 2)
+
+
+def test_a_download_that_is_not_what_was_locked_is_named_with_both_digests(repository: Repository) -> None:
+    url = "https://vendor.example/installer.tar.gz"
+    error = failure(repository, message="other bytes", url=url, expected="a" * 64, actual="b" * 64)
+    assert isinstance(error, IntegrityError)
+    assert error.exit_code == 7
+    assert f"role 'efa': Fetch the installer: {url} is not what is locked" in error.message
+    assert error.details == f"expected  {'a' * 64}\nactual    {'b' * 64}\nurl       {url}"
+    assert "builder lock --update efa" in error.hint
+    assert "mirror.prefixes" in error.hint
+
+
+def test_any_other_failure_is_the_roles(repository: Repository) -> None:
+    error = failure(repository, message="no such file")
+    assert isinstance(error, BuildError)
+    assert "correct ansible/roles/efa" in error.hint

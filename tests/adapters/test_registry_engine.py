@@ -12,7 +12,7 @@ import pytest
 from builder.adapters.blobs import BlobStore, collect, sha256
 from builder.adapters.engine import Engine
 from builder.adapters.registry import Registry, push
-from builder.errors import MissingError
+from builder.errors import IntegrityError, MissingError
 from builder.model import Publication
 from builder.rehearsal.registry import Fault, LocalRegistry
 
@@ -135,3 +135,15 @@ def test_the_engine_resumes_what_breaks_off(engine: Engine, image: str, tmp_path
         assert "digest: sha256:" in docker("push", name)
         docker("rmi", name)
     assert cut
+
+
+def test_an_image_of_other_bytes_than_its_digest_is_an_integrity_error(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "registry"
+    with LocalRegistry(folder) as registry:
+        made = publish(engine, image, registry.host, BlobStore(tmp_path / "store"))
+        (manifest,) = folder.rglob(f"blobs/{made.digest}")
+        manifest.write_bytes(manifest.read_bytes() + b" ")
+        with pytest.raises(IntegrityError, match="verification failed"):
+            engine.pull(made.name)

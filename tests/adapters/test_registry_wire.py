@@ -2,9 +2,7 @@
 
 import http.server
 import json
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,23 +144,6 @@ def test_redirects_in_a_circle_end(serve: Serve, tmp_path: Path) -> None:
     stub = serve(Stub(answer=lambda asked: (302, {"Location": asked.line.split(" ")[1]}, b"")))
     with Registry(stub.host) as registry, pytest.raises(PublishError, match="redirected 5 times"):
         registry.fetch_blob("app", sha256(BLOB), tmp_path / "blob")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("capability absent: no openssl program to make a certificate with")
-    path = tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run(
-        [*argv, "-keyout", str(path), "-out", str(tmp_path / "c")],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    path.write_text(path.read_text() + (tmp_path / "c").read_text())
-    return path
 
 
 def test_tls_with_a_ca_of_ones_own(serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:

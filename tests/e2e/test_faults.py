@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from builder import lock
+from builder.lock import Want
 from tests.engine_proxy import Fault, engine_with
 from tests.factory import Build, Factory
 
@@ -133,6 +135,57 @@ def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_pa
     assert str(tmp_path) not in factory.in_image(
         image, "sh", "-c", "cat /opt/venv/pyvenv.cfg; env; cat /etc/pip.conf || :"
     )
+
+
+def edit_lock(factory: Factory, want: Want, **values: str) -> str:
+    """Changes an entry of the lock, or removes it; returns what the file was."""
+    path = factory.repository.root / lock.PLACE
+    before = path.read_text()
+    found = lock.read(factory.repository.root)
+    entries = dict(found.entries)
+    old = entries.pop(want)
+    if values:
+        entries[want] = lock.Entry(values={**old.values, **values}, verified=True)
+    path.write_text(lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
+    return before
+
+
+def test_a_build_without_an_entry_in_the_lock(factory: Factory) -> None:
+    edit_lock(factory, Want("suite", "debian bookworm-updates"))
+    build = factory.build()
+    says(build, 7, "suite debian bookworm-updates (system debian-12)", "builder lock")
+    assert build.events == []
+
+
+def test_a_package_archive_in_another_state(factory: Factory) -> None:
+    before = edit_lock(
+        factory, Want("suite", "debian bookworm"), sha256="0" * 64, date="2001-01-01T00:00:00Z"
+    )
+    key = factory.repository.keys()["base"]
+    build = factory.build()
+    says(
+        build,
+        7,
+        "suite debian bookworm is not what catalog/lock.json says",
+        f"expected  sha256 {'0' * 64}",
+        "/dists/bookworm/InRelease",
+        "builder lock --update debian-12",
+    )
+    assert key not in factory.engine.layers()
+    (factory.repository.root / lock.PLACE).write_text(before)
+    clean_and_well(factory)
+
+
+def test_updates_of_the_package_archive_that_moved_on(factory: Factory) -> None:
+    """They do so every day: a build says it once and goes on."""
+    want = Want("suite", "debian bookworm-security")
+    edit_lock(factory, want, sha256="0" * 64, date="2001-01-01T00:00:00Z")
+    build = factory.build()
+    assert build.code == 0, build.stderr
+    notes = [event["text"] for event in build.events if event["name"] == "note"]
+    (note,) = (text for text in notes if "has moved on since it was locked" in text)
+    assert note.startswith("debian-12: ")
+    assert "bookworm-security (2001-01-01T00:00:00Z → 20" in note
 
 
 @pytest.mark.parametrize(

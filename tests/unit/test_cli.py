@@ -136,7 +136,8 @@ def test_bash_completes_verbs_and_targets(root: Path) -> None:
     script = (
         f'builder() {{ {sys.executable} -m builder.cli.main "$@"; }}; source <(builder completion bash);'
         " COMP_WORDS=(builder build --target cpu); COMP_CWORD=3; _builder; echo ${COMPREPLY[@]};"
-        " COMP_WORDS=(builder pl); COMP_CWORD=1; _builder; echo ${COMPREPLY[@]}"
+        " COMP_WORDS=(builder pl); COMP_CWORD=1; _builder; echo ${COMPREPLY[@]};"
+        " COMP_WORDS=(builder lock --update deb); COMP_CWORD=3; _builder; echo ${COMPREPLY[@]}"
     )
     done = subprocess.run(
         ["bash", "-c", script],
@@ -147,4 +148,4 @@ def test_bash_completes_verbs_and_targets(root: Path) -> None:
         check=True,
         env=dict(os.environ),
     )
-    assert done.stdout.split() == ["cpu-ddp", "plan"]
+    assert done.stdout.split() == ["cpu-ddp", "plan", "debian-12"]

@@ -85,10 +85,21 @@ def test_nothing_is_fetched_and_nothing_runs(outcome: Receipt | Attempt) -> None
     assert any("default-src 'none'" in (one.get("content") or "") for one in page.named("meta"))
 
 
+def test_settings_of_the_job_are_shown_by_machine_type() -> None:
+    settings = {"p5.48xlarge": ("A=1", "sysctl b=2"), "*": ("C=3",)}
+    plan = dataclasses.replace(a_plan(), settings=settings)
+    shown = Page(render(a_receipt(plan=plan), [], {})).words
+    for word in ("Settings of the job", "p5.48xlarge", "A=1, sysctl b=2", "any machine", "C=3"):
+        assert word in shown
+    assert "Settings of the job" not in Page(render(a_receipt(), [], {})).words
+
+
 def test_hostile_names_are_text() -> None:
     receipt = a_receipt(
         plan=dataclasses.replace(
-            a_plan(target=HOSTILE, layers=("base", HOSTILE)), versions={HOSTILE: HOSTILE}
+            a_plan(target=HOSTILE, layers=("base", HOSTILE)),
+            versions={HOSTILE: HOSTILE},
+            settings={HOSTILE: (HOSTILE,)},
         ),
         report=a_report(
             [(HOSTILE, HOSTILE, outcome, HOSTILE) for outcome in ("passed", "failed", "skipped")]

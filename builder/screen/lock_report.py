@@ -1,0 +1,68 @@
+"""What `builder lock` found, for people: counts first, then what changed, then what needs attention."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from builder.lock import PLACE, Entry, Want
+from builder.screen.summary import table
+from builder.screen.text import Look, count
+from builder.stack.locking import OUTCOMES, Outcome, Relocked
+
+# What a person should look at, unless it ends the command with a message of its own.
+_ATTENTION = ("missing", "unverified", "unreached")
+_MOST_ROWS = 15
+_MOST_NAMES = 4
+
+
+def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> str:
+    """All of it on a few lines; `everything` shows every change, however many there are."""
+    lines = [f"{PLACE}: {count(len(relocked.lock.entries), 'download')}{title}"]
+    counts = Counter(outcome.what for outcome in relocked.outcomes)
+    lines += [
+        f"  {counts[what]:>4} {what:<11} {meaning}" for what, meaning in OUTCOMES.items() if counts[what]
+    ]
+    changes = [outcome for outcome in relocked.outcomes if outcome.before != outcome.after]
+    if changes and (everything or len(changes) <= _MOST_ROWS):
+        rows = [
+            (one.want.kind, one.want.subject, shown(one.want, one.before), shown(one.want, one.after))
+            for one in changes
+        ]
+        lines += ["", table(("kind", "entry", "before", "after"), rows, look.width, look=look)]
+    elif changes:
+        lines += ["", f"{len(changes)} entries changed: git diff {PLACE}"]
+    for what in _ATTENTION:
+        lines += _grouped(what, relocked.those(what), look)
+    notes = [one for one in relocked.those("verified") if one.reason]
+    lines += [""] * bool(notes) + [f"{one.want} {one.reason}" for one in notes]
+    return look.plain("\n".join(lines))
+
+
+def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
+    """One line for each reason, with the first few that it is the reason of."""
+    groups: defaultdict[str, list[Want]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.reason].append(outcome.want)
+    lines = [""] * bool(groups)
+    for reason, wants in groups.items():
+        lines.append(look.paint(f"{what}: {reason}", "bold" if what == "missing" else ""))
+        lines += [f"    {want} ({want.owner})" for want in wants[:_MOST_NAMES]]
+        if len(wants) > _MOST_NAMES:
+            lines.append(f"    and {len(wants) - _MOST_NAMES} more (--json has all)")
+    return lines
+
+
+def shown(want: Want, entry: Entry | None) -> str:
+    """An entry in a few words: what it is known by, and what tells a person more than a digest does."""
+    if entry is None:
+        return "-"
+    values = entry.values
+    packages = count(int(values.get("packages", 0)), "package")
+    words: Mapping[str, tuple[str, ...]] = {
+        "ami": (str(values.get("id", "")), str(values.get("name", ""))),
+        "archive": (str(values.get("sha256", ""))[:12],),
+        "git": (str(values.get("commit", ""))[:12],),
+        "image": (str(values.get("digest", ""))[:19],),
+        "requirements": (str(values.get("sha256", ""))[:12], packages),
+        "suite": (str(values.get("sha256", ""))[:12], str(values.get("date", ""))),
+    }
+    return " ".join(filter(None, (*words[want.kind], "" if entry.verified else "unverified")))

@@ -1,0 +1,227 @@
+"""Makes a lock anew from the one that is there: what is missing, what was asked for, what nobody has seen.
+
+Pure but for the resolver port; decides what becomes of each entry, and loses no value that it cannot replace.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from builder.catalog import closure
+from builder.errors import IntegrityError, MissingError
+from builder.lock import (
+    FIELDS,
+    Answer,
+    Entry,
+    Lock,
+    Want,
+    all_wants,
+    component_wants,
+    inputs_of,
+    tool_wants,
+    wants,
+)
+from builder.model import Catalog, Download
+from builder.ports import Resolver
+from builder.stack.knowledge import Knowledge
+from builder.stack.versions import parse
+
+# What may become of an entry, and what that means; the order is that of a report.
+OUTCOMES: Mapping[str, str] = {
+    "differs": "not what is locked: the lock keeps what it had",
+    "missing": "not in the lock",
+    "unverified": "in the lock, and never compared with the thing itself",
+    "unreached": "in the lock since an earlier run, could not be asked for now",
+    "added": "not in the lock before",
+    "updated": "another value than before",
+    "dropped": "nobody wants it any more",
+    "verified": "seen at its source",
+    "unchanged": "was verified before, not asked for",
+}
+_BASE = ("ami", "image", "suite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one entry; `found` is what its source holds where that is not what is locked."""
+
+    want: Want
+    what: str
+    before: Entry | None = None
+    after: Entry | None = None
+    found: Entry | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relocked:
+    """The lock after it was made anew, and what became of every entry."""
+
+    lock: Lock
+    outcomes: tuple[Outcome, ...]
+
+    def those(self, *what: str) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.what in what)
+
+
+class Each(Protocol):
+    """How to call a function on many things: in turn, as `map` does, or several at a time."""
+
+    def __call__(self, action: Callable[[Want], Outcome], items: Sequence[Want], /) -> Iterable[Outcome]: ...
+
+
+def relock(
+    lock: Lock,
+    wanted: Iterable[Want],
+    resolver: Resolver,
+    *,
+    refresh: Callable[[Want], bool] = lambda _: False,
+    recheck: bool = False,
+    each: Each = map,
+) -> Relocked:
+    """Resolves what is missing and what `refresh` names, verifies the rest that is unverified.
+
+    With `recheck` it compares every entry with its source instead, and takes nothing new.
+    """
+    everything = sorted(set(wanted))
+
+    def settle(want: Want) -> Outcome:
+        entry = lock.entries.get(want)
+        if entry is None or (refresh(want) and not recheck):
+            return _resolved(want, entry, resolver)
+        return _confirmed(want, entry, resolver)
+
+    outcomes: list[Outcome] = []
+    asked: list[Want] = []
+    for want in everything:
+        entry = lock.entries.get(want)
+        if entry is None and recheck:
+            outcomes.append(Outcome(want=want, what="missing", reason="nobody has locked it"))
+        elif entry is not None and entry.verified and not recheck and not refresh(want):
+            outcomes.append(Outcome(want=want, what="unchanged", before=entry, after=entry))
+        else:
+            asked.append(want)
+    outcomes += each(settle, asked)
+    gone = lock.entries.keys() - set(everything)
+    outcomes += [
+        Outcome(want=want, what="dropped", before=lock.entries[want]) for want in gone if not recheck
+    ]
+    entries = {outcome.want: outcome.after for outcome in outcomes if outcome.after}
+    if recheck:
+        remade = Lock(entries={**lock.entries, **entries}, inputs=lock.inputs)
+    else:
+        remade = Lock(entries=entries, inputs=inputs_of(everything))
+    return Relocked(lock=remade, outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.want)))
+
+
+def _first(want: Want, entry: Entry | None) -> str:
+    """The value that a build compares."""
+    return str(entry.values[FIELDS[want.kind][0]]) if entry else ""
+
+
+def _resolved(want: Want, before: Entry | None, resolver: Resolver) -> Outcome:
+    try:
+        answer = resolver.resolve(want)
+    except MissingError as error:
+        return _unreached(want, before, error)
+    except IntegrityError as error:
+        return Outcome(want=want, what="differs", before=before, after=before, reason=error.message)
+    found = answer.entry
+    if want.published and _first(want, found) != want.published:
+        return Outcome(
+            want=want,
+            what="differs",
+            before=before or _published(want),
+            after=before,
+            found=found,
+            reason="the catalog has another digest, as published by the vendor",
+        )
+    if before and _first(want, before) == _first(want, found):
+        return _compared(want, before, answer)
+    what = "unverified" if not found.verified else "added" if before is None else "updated"
+    return Outcome(want=want, what=what, before=before, after=found, reason=answer.note)
+
+
+def _published(want: Want) -> Entry:
+    return Entry(values={FIELDS[want.kind][0]: want.published}, verified=False)
+
+
+def _unreached(want: Want, before: Entry | None, error: MissingError) -> Outcome:
+    """Keeps what there is; a digest that the vendor publishes is better than none."""
+    after = before or (_published(want) if want.published else None)
+    what = "missing" if after is None else "unreached" if after.verified else "unverified"
+    return Outcome(want=want, what=what, before=before, after=after, reason=error.message)
+
+
+def _confirmed(want: Want, before: Entry, resolver: Resolver) -> Outcome:
+    try:
+        answer = resolver.confirm(want, before)
+    except MissingError as error:
+        return _unreached(want, before, error)
+    except IntegrityError as error:
+        return Outcome(want=want, what="differs", before=before, after=before, reason=error.message)
+    return _compared(want, before, answer)
+
+
+def _compared(want: Want, before: Entry, answer: Answer) -> Outcome:
+    found = answer.entry
+    if _first(want, found) != _first(want, before):
+        return Outcome(
+            want=want, what="differs", before=before, after=before, found=found, reason=answer.note
+        )
+    verified = before.verified or found.verified
+    after = Entry(values={**found.values, **before.values}, verified=verified)
+    what = "verified" if found.verified else "unreached" if before.verified else "unverified"
+    return Outcome(want=want, what=what, before=before, after=after, reason=answer.note)
+
+
+def wanted(catalog: Catalog, knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
+    """All that has to be locked, with the digests that vendors publish and the catalog knows."""
+    published = _published_digests(catalog, knowledge)
+    return tuple(
+        dataclasses.replace(want, published=published.get(want, "")) for want in all_wants(catalog, tools)
+    )
+
+
+def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str]:
+    """The digest of a release belongs to the first archive of its component."""
+    found: dict[Want, str] = {}
+    for target in catalog.targets.values():
+        for name in closure(catalog, target.components):
+            fact = knowledge.vocabulary.of_component(name)
+            if fact is None or not catalog.components[name].pinned:
+                continue
+            release = knowledge.release(fact.name, parse(catalog.stacks[target.stack].pins[name]))
+            if release is None or not release.sha256:
+                continue
+            for arch in catalog.systems[target.system].arches:
+                of_component = component_wants(catalog, name, target, arch=arch)
+                first = next((want for want in of_component if want.kind == "archive"), None)
+                if first is not None:
+                    found[first] = release.sha256
+    return found
+
+
+def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
+    """What a person may call entries by: component, system, stack, target, tool, or all of them."""
+    found: defaultdict[str, set[Want]] = defaultdict(set)
+    for want in tool_wants(catalog, tools):
+        _note(found, want)
+    for target in catalog.targets.values():
+        for arch in catalog.systems[target.system].arches:
+            for want in wants(catalog, target, arch=arch):
+                _note(found, want)
+                found[target.name].add(want)
+                if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
+                    found[target.stack].add(want)
+            for name in closure(catalog, target.components):
+                for want in component_wants(catalog, name, target, arch=arch):
+                    _note(found, want)
+    return dict(found)
+
+
+def _note(found: defaultdict[str, set[Want]], want: Want) -> None:
+    found[want.owner.rpartition(" ")[2]].add(want)
+    found["all"].add(want)

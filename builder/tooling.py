@@ -1,0 +1,77 @@
+"""What the factory fetches for itself: Ansible collections and Packer plugins, each at one exact version.
+
+Reads `ansible/requirements.yml` and `catalog/packer.toml`; knows neither the lock nor any network.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from builder.catalog import TABLES, TEXT, Problems, Shape, fits, read_toml
+from builder.downloads import ARCH_WORDS, fill
+from builder.errors import CatalogError
+from builder.model import Download
+
+COLLECTIONS = "ansible/requirements.yml"
+_PLUGINS = "packer.toml"
+# Where ansible-galaxy itself looks, with what it calls an archive.
+_GALAXY = (
+    "https://galaxy.ansible.com/api/v3/plugin/ansible/content/published/collections/artifacts/"
+    "{name:dashed}-{version}.tar.gz"
+)
+_FILE: Shape = {"plugins": (TABLES, True)}
+_PLUGIN: Shape = {"name": (TEXT, True), "version": (TEXT, True), "source": (TEXT, True), "url": (TEXT, True)}
+# The part of YAML that a list of collections needs; it is read without a parser of somebody else's.
+_LINE = re.compile(
+    r""" *(?P<first>- +)?(?P<key>name|version): +(?P<quote>["']?)(?P<value>[\w.+-]+)(?P=quote)"""
+)
+_EXACT = re.compile(r"\d+\.\d+\.\d+(?:[.+-][\w.+-]+)?")
+
+
+def read(root: Path) -> tuple[Download, ...]:
+    """Everything that is pinned; raises one CatalogError with all problems."""
+    problems = Problems()
+    found = (*_collections(root, problems), *_plugins(root, problems))
+    if problems.found:
+        raise CatalogError(sorted(problems.found))
+    return found
+
+
+def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
+    """Packer's plugins, for both machines that a builder may run on."""
+    folder = root / "catalog"
+    table = read_toml(folder, _PLUGINS, problems) if (folder / _PLUGINS).exists() else None
+    if table is None or not fits(table, _FILE, _PLUGINS, "", problems):
+        return
+    for i, plugin in enumerate(table["plugins"]):
+        if fits(plugin, _PLUGIN, _PLUGINS, f"plugins[{i}].", problems):
+            for words in ARCH_WORDS.values():
+                try:
+                    url = fill(plugin["url"], {**words, **plugin})
+                except KeyError as missing:
+                    problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
+                    break
+                yield Download(name=f"Packer plugin {plugin['name']}", url=url, kinds=("ami",))
+
+
+def _collections(root: Path, problems: Problems) -> Iterator[Download]:
+    path = root / COLLECTIONS
+    if not path.exists():
+        return
+    found: list[dict[str, str]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text = re.sub(r"(^|\s)#.*", "", line).rstrip()
+        match = _LINE.fullmatch(text)
+        if match and match["first"]:
+            found.append({})
+        if match and found:
+            found[-1][match["key"]] = match["value"]
+        elif text not in ("", "---", "collections:"):
+            problems.add(COLLECTIONS, f"line {number}", "below collections: may stand - name and version")
+    for i, entry in enumerate(found):
+        if re.fullmatch(r"\w+\.\w+", entry.get("name", "")) and _EXACT.fullmatch(entry.get("version", "")):
+            yield Download(name=f"Ansible collection {entry['name']}", url=fill(_GALAXY, entry))
+        else:
+            problems.add(
+                COLLECTIONS, f"collections[{i}]", "needs a name (NAMESPACE.NAME) and an exact version"
+            )

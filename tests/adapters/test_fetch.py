@@ -1,0 +1,220 @@
+"""Reading addresses: digests and sizes, mirrors, proxies, certificates, and what networks do to that."""
+
+import hashlib
+import http.server
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.fetch import Fetched, Fetcher
+from builder.adapters.mirror import Mirror
+from builder.errors import Interrupted, MissingError, UsageError
+from builder.site import MirrorSettings
+
+BYTES = bytes(range(256)) * 20_000
+SEEN = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
+
+
+@dataclass
+class Web:
+    """A server on loopback: path → bytes, and what goes wrong with the next requests, by status."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: list[int] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    host: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+
+@contextmanager
+def serving(web: Web, *, context: ssl.SSLContext | None = None) -> Iterator[Web]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            web.asked.append(self.path)
+            fault = web.faults.pop(0) if web.faults else 0
+            path = self.path.partition("?")[0]
+            if fault >= 400:
+                self.send_error(fault)
+            elif path in web.redirects:
+                self.send_response(302)
+                self.send_header("Location", web.redirects[path])
+                self.end_headers()
+            elif path not in web.files:
+                self.send_error(404)
+            else:
+                body = web.files[path]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: fault or None])  # a fault below 400 is where the body breaks off
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    web.host = f"127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serving(Web(files={"/a.tar.gz": BYTES})) as served:
+        yield served
+
+
+def a_mirror(prefixes: Mapping[str, str] | None = None, **more: object) -> Mirror:
+    return Mirror(settings=MirrorSettings(prefixes=prefixes or {}), **more)  # type: ignore[arg-type]
+
+
+def a_fetcher(mirror: Mirror | None = None, pauses: list[float] | None = None) -> Fetcher:
+    taken: list[float] = [] if pauses is None else pauses
+    return Fetcher(mirror or a_mirror(), wait=lambda seconds: bool(taken.append(seconds)))
+
+
+def test_digest_and_size_of_an_address(web: Web) -> None:
+    assert a_fetcher().measure(f"{web.url}/a.tar.gz") == SEEN
+
+
+def test_a_file_is_an_address(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(BYTES)
+    assert a_fetcher().measure(f"file://{tmp_path}/a") == SEEN
+    with pytest.raises(MissingError, match=r"no file .*/b"):
+        a_fetcher().measure(f"file://{tmp_path}/b")
+
+
+def test_the_longest_prefix_names_the_mirror(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    mirror = a_mirror(
+        {"https://vendor.example/": f"{web.url}/", "https://vendor.example/x/": f"file://{tmp_path}/"}
+    )
+    assert a_fetcher(mirror).measure("https://vendor.example/a.tar.gz") == SEEN
+    assert a_fetcher(mirror).measure("https://vendor.example/x/x").size == 1
+
+
+@pytest.mark.parametrize("fault", [503, 429, 300])
+def test_what_passes_is_tried_again(web: Web, fault: int) -> None:
+    web.faults = [fault, fault]
+    pauses: list[float] = []
+    assert a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz") == SEEN
+    assert pauses == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("fault", "words"), [(503, "answers 503"), (300, "broke off after 300 of 5120000")])
+def test_what_does_not_pass_ends_after_four_tries(web: Web, fault: int, words: str) -> None:
+    web.faults = [fault] * 9
+    with pytest.raises(MissingError, match=rf"{web.host}: {words}.* \(4 tries\)"):
+        a_fetcher().measure(f"{web.url}/a.tar.gz")
+    assert len(web.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("/none", "answers 404 Not Found"), ("/a.tar.gz", "answers 403")]
+)
+def test_a_refusal_is_said_at_once(web: Web, path: str, words: str) -> None:
+    web.faults = [403] if "403" in words else []
+    with pytest.raises(MissingError, match=words):
+        a_fetcher().measure(web.url + path)
+    assert len(web.asked) == 1
+
+
+def test_nobody_there_is_said_at_once_without_the_path() -> None:
+    pauses: list[float] = []
+    for url, words in (
+        ("http://127.0.0.1:9/a/b/c", "127.0.0.1:9 cannot be reached: Connection refused"),
+        ("https://vendor.invalid/a/b/c", "vendor.invalid cannot be reached: Name or service not known"),
+        ("gopher://vendor.invalid/a", "vendor.invalid cannot be reached: unknown url type: gopher"),
+    ):
+        with pytest.raises(MissingError) as caught:
+            a_fetcher(pauses=pauses).measure(url)
+        assert caught.value.message == words
+        assert "mirror.prefixes" in caught.value.hint
+    assert pauses == []
+
+
+def test_an_interruption_ends_a_pause_and_a_transfer(web: Web) -> None:
+    web.faults = [503]
+    with pytest.raises(Interrupted):
+        Fetcher(a_mirror(), wait=lambda _: True).measure(f"{web.url}/a.tar.gz")
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(Interrupted):
+        Fetcher(a_mirror(), cancelled=cancelled).measure(f"{web.url}/a.tar.gz")
+
+
+def test_a_proxy_is_asked_but_not_for_loopback_and_what_is_excepted(web: Web) -> None:
+    web.files["http://vendor.example/b"] = b"through the proxy"
+    proxies = {"http_proxy": web.url, "no_proxy": ".internal.invalid, other.invalid"}
+    fetcher = a_fetcher(a_mirror(proxies=proxies))
+    assert fetcher.measure("http://vendor.example/b").size == 17
+    assert web.asked == ["http://vendor.example/b"]
+    assert fetcher.measure(f"{web.url}/a.tar.gz") == SEEN
+    for host in ("a.internal.invalid", "other.invalid"):
+        with pytest.raises(MissingError, match=f"{host} cannot be reached"):
+            fetcher.measure(f"http://{host}/b")
+
+
+def test_a_redirection_is_followed_through_the_proxy_that_it_needs(web: Web) -> None:
+    web.redirects = {"/away": "http://vendor.example/b"}
+    web.files["http://vendor.example/b"] = b"through the proxy"
+    fetcher = a_fetcher(a_mirror(proxies={"http_proxy": web.url}))
+    assert fetcher.measure(f"{web.url}/away").size == 17
+    assert web.asked == ["/away", "http://vendor.example/b"]
+
+
+def test_a_bundle_without_certificates_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("what\n")
+    with pytest.raises(UsageError, match="holds no certificates"):
+        a_fetcher(a_mirror(ca_bundle=tmp_path / "ca.pem"))
+
+
+def test_what_is_read_is_bounded(web: Web) -> None:
+    web.files["/list"] = b"x" * 1000
+    assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
+    with pytest.raises(MissingError, match="holds more than 999 bytes"):
+        a_fetcher().read(f"{web.url}/list", limit=999)
+
+
+def test_what_is_read_again_is_not_there_twice(web: Web) -> None:
+    web.files["/list"] = b"x" * 1000
+    web.faults = [300]
+    assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
+
+
+def test_redirections_are_followed(web: Web) -> None:
+    web.redirects = {"/old": "/a.tar.gz", "/round": "/round"}
+    assert a_fetcher().measure(f"{web.url}/old") == SEEN
+    with pytest.raises(MissingError):
+        a_fetcher().measure(f"{web.url}/round")
+
+
+def test_a_ca_of_ones_own_and_no_way_down_from_tls(web: Web, certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    away = Web(files={"/a": b"secure"}, redirects={"/down": f"{web.url}/a.tar.gz"})
+    with serving(away, context=context) as secure:
+        url = f"https://{secure.host}"
+        with pytest.raises(MissingError, match="not trusted here") as caught:
+            a_fetcher().measure(f"{url}/a")
+        assert "mirror.ca_bundle" in caught.value.hint
+        trusting = a_fetcher(a_mirror(ca_bundle=certificate))
+        assert trusting.measure(f"{url}/a").size == 6
+        with pytest.raises(MissingError, match="which is not https"):
+            trusting.measure(f"{url}/down")
+    assert web.asked == []

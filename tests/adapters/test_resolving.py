@@ -1,0 +1,502 @@
+"""The world behind the lock, as far as one machine has it: real git, pip, registry; moto for AWS."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from builder import lock
+from builder.adapters.blobs import sha256
+from builder.adapters.mirror import Mirror
+from builder.adapters.registry import CONFIG, MANIFEST, Blob, Registry
+from builder.adapters.resolving import Crew, SourceResolver, Wheels
+from builder.errors import IntegrityError, MissingError, UsageError
+from builder.lock import Answer, Entry, Want
+from builder.model import Bootstrap, System
+from builder.rehearsal.registry import LocalRegistry
+from builder.site import MirrorSettings
+from tests.adapters.test_fetch import BYTES, SEEN, Web, serving
+from tests.repository import Repository
+
+SYSTEM = System(
+    name="debian-12",
+    summary="",
+    distribution="debian",
+    family="debian",
+    release="12",
+    arches=("x86_64",),
+    python="3.11",
+    bootstrap=Bootstrap(suite="tiny", packages=()),
+)
+SUITES = {f"debian {suite}": SYSTEM for suite in ("tiny", "tiny-updates", "tiny-security")}
+
+
+def resolver(
+    root: Path, settings: MirrorSettings | None = None, wheels: Sequence[Wheels] = (), **mirror: object
+) -> SourceResolver:
+    return SourceResolver(
+        root=root,
+        mirror=Mirror(settings=settings or MirrorSettings(), **mirror),  # type: ignore[arg-type]
+        systems=SUITES,
+        wheels=lambda _: wheels,
+        cancelled=threading.Event(),
+    )
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serving(Web()) as served:
+        yield served
+
+
+def seen(answer: Answer) -> Mapping[str, str | int]:
+    assert answer.entry.verified
+    return answer.entry.values
+
+
+def locked(**values: str | int) -> Entry:
+    return Entry(values=values, verified=True)
+
+
+# Archives
+
+
+def test_an_archive_is_measured_through_the_mirror(web: Web, tmp_path: Path) -> None:
+    web.files["/v/a.tar.gz"] = BYTES
+    settings = MirrorSettings(prefixes={"https://vendor.example/": f"{web.url}/v/"})
+    answer = resolver(tmp_path, settings).resolve(Want("archive", "https://vendor.example/a.tar.gz"))
+    assert seen(answer) == {"sha256": SEEN.sha256, "size": SEEN.size}
+
+
+# git
+
+_GIT = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *who, *words],
+        env=os.environ | _GIT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def source(tmp_path: Path, web: Web) -> tuple[str, dict[str, str]]:
+    """A repository that any web server can serve; its commits by the name of a tag or branch."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    commits = {}
+    for name in ("v1.0", "v1.1", "main"):
+        git(folder, "commit", "--quiet", "--allow-empty", "-m", name)
+        commits[name] = git(folder, "rev-parse", "HEAD")
+        if name == "v1.0":
+            git(folder, "tag", "-a", "-m", "annotated", name)
+        elif name == "v1.1":
+            git(folder, "tag", name)
+    git(folder, "branch", "v1.1", commits["v1.0"])  # a tag is what people mean
+    git(folder, "update-server-info")
+    for path in (folder / ".git").rglob("*"):
+        if path.is_file():
+            web.files[f"/source.git/{path.relative_to(folder / '.git')}"] = path.read_bytes()
+    return f"{web.url}/source.git", commits
+
+
+@pytest.mark.parametrize("ref", ["v1.0", "v1.1", "main"])
+def test_a_tag_or_branch_is_the_commit_it_names(
+    source: tuple[str, dict[str, str]], tmp_path: Path, ref: str
+) -> None:
+    url, commits = source
+    settings = MirrorSettings(prefixes={"https://code.example/": f"{url.rpartition('/')[0]}/"})
+    want = Want("git", f"https://code.example/source.git {ref}")
+    asking = resolver(tmp_path, settings)
+    assert seen(asking.resolve(want)) == {"commit": commits[ref]}
+    assert seen(asking.confirm(want, locked(commit="0" * 40))) == {"commit": commits[ref]}
+
+
+def test_a_commit_is_itself_and_is_verified_where_something_ends_at_it(
+    source: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    url, commits = source
+    assert (
+        seen(resolver(tmp_path).resolve(Want("git", f"{url} {commits['main']}")))["commit"] == commits["main"]
+    )
+    unknown = resolver(tmp_path).resolve(Want("git", f"{url} {'1' * 40}"))
+    assert unknown.entry == Entry(values={"commit": "1" * 40}, verified=False)
+    assert unknown.note == "no branch or tag ends at this commit"
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"),
+    [
+        ("{url} v9", "has no tag or branch 'v9'"),
+        ("https://code.invalid/a.git v1", "code.invalid cannot be reached: Name or service not known"),
+        ("{url}x v1", "not found"),
+    ],
+)
+def test_where_git_fails_it_says_why(
+    source: tuple[str, dict[str, str]], tmp_path: Path, subject: str, words: str
+) -> None:
+    with pytest.raises(MissingError, match=words):
+        resolver(tmp_path).resolve(Want("git", subject.format(url=source[0])))
+
+
+# Container images
+
+
+def put_image(registry: Registry, arch: str) -> tuple[bytes, str]:
+    config = json.dumps({"os": "linux", "architecture": arch}).encode()
+    registry.push_blob("base/tiny", Blob.of(config))
+    content = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": sha256(config), "size": len(config)},
+            "layers": [],
+        }
+    ).encode()
+    return content, registry.put_manifest("base/tiny", f"only-{arch}", content)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A registry with an image for two machines behind one tag, and its digests by machine."""
+    with LocalRegistry(tmp_path / "registry") as local, Registry(local.host) as registry:
+        parts = {arch: put_image(registry, arch) for arch in ("amd64", "arm64")}
+        entries = [
+            {"mediaType": MANIFEST, "digest": digest, "size": len(content), "platform": platform}
+            for arch, (content, digest) in reversed(parts.items())
+            for platform in (
+                {"os": "unknown", "architecture": "unknown"},
+                {"os": "linux", "architecture": arch},
+            )
+        ]
+        kind = "application/vnd.oci.image.index.v1+json"
+        index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+        registry.put_manifest("base/tiny", "1.0", index, kind)
+        yield local.host, {arch: digest for arch, (_, digest) in parts.items()}
+
+
+def test_a_tag_is_the_digest_of_the_image_for_a_machine(
+    images: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    host, digests = images
+    settings = MirrorSettings(prefixes={"registry.example/": f"{host}/"})
+    asking = resolver(tmp_path, settings)
+    for arch, name in (("x86_64", "amd64"), ("arm64", "arm64")):
+        answer = asking.resolve(Want("image", f"registry.example/base/tiny:1.0 {arch}"))
+        assert seen(answer) == {"digest": digests[name]}
+    only = asking.resolve(Want("image", f"{host}/base/tiny:only-arm64 arm64"))
+    assert seen(only) == {"digest": digests["arm64"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("base/tiny:2.0", "has no 2.0"),
+        ("base/tiny:only-arm64", "is for arm64, not for amd64"),
+        ("base/none:1.0", "has no 1.0"),
+    ],
+)
+def test_an_image_that_is_not_there_is_said(
+    images: tuple[str, dict[str, str]], tmp_path: Path, name: str, words: str
+) -> None:
+    with pytest.raises(MissingError, match=words):
+        resolver(tmp_path).resolve(Want("image", f"{images[0]}/{name} x86_64"))
+
+
+def test_a_locked_image_counts_and_not_its_tag(images: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    host, digests = images
+    want = Want("image", f"{host}/base/tiny:moved-on x86_64")
+    asking = resolver(tmp_path)
+    assert seen(asking.confirm(want, locked(digest=digests["amd64"]))) == {"digest": digests["amd64"]}
+    with pytest.raises(IntegrityError, match="any more"):
+        asking.confirm(want, locked(digest=f"sha256:{'0' * 64}"))
+
+
+def test_a_registry_that_cannot_be_reached_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"registry\.invalid cannot be reached"):
+        resolver(tmp_path).resolve(Want("image", "registry.invalid/base/tiny:1.0 x86_64"))
+
+
+# Package archives
+
+LIST = "Origin: Tiny\nSuite: {suite}\nDate: {date}\n"
+DATES = {"tiny": "Sat, 11 Jul 2026 10:16:37 UTC", "tiny-updates": "Thu, 19 Nov 2026 02:12:54 UTC"}
+
+
+def publish(web: Web, place: str, suite: str, date: str) -> str:
+    content = LIST.format(suite=suite, date=date).encode()
+    web.files[f"{place}/dists/{suite}/InRelease"] = content
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_suite_is_its_signed_list(web: Web, tmp_path: Path) -> None:
+    asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian/"))
+    digest = publish(web, "/debian", "tiny", DATES["tiny"])
+    values = seen(asking.resolve(Want("suite", "debian tiny")))
+    assert (values["sha256"], values["date"]) == (digest, "2026-07-11T10:16:37Z")
+    assert len(str(values["snapshot"])) == len("20260711T101637Z")
+    digest = publish(web, "/debian-security", "tiny-security", DATES["tiny"])
+    assert seen(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
+
+
+def test_updates_may_move_on_and_the_release_may_not(web: Web, tmp_path: Path) -> None:
+    asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian"))
+    for suite in ("tiny", "tiny-updates"):
+        want = Want("suite", f"debian {suite}")
+        publish(web, "/debian", suite, DATES["tiny"])
+        entry = asking.resolve(want).entry
+        assert asking.confirm(want, entry) == Answer(entry=entry)
+        publish(web, "/debian", suite, DATES["tiny-updates"])
+        later = asking.confirm(want, entry)
+        if suite == "tiny":
+            assert later.entry.values["date"] == "2026-11-19T02:12:54Z"
+            assert later.entry.values["sha256"] != entry.values["sha256"]
+        else:
+            assert (later.entry, later.note) == (
+                entry,
+                "has moved on since (2026-11-19T02:12:54Z); a build says so",
+            )
+
+
+def test_with_snapshots_all_is_as_it_was_locked(web: Web, tmp_path: Path) -> None:
+    settings = MirrorSettings(apt=f"{web.url}/debian", snapshot=f"{web.url}/{{archive}}/{{stamp}}")
+    publish(web, "/debian", "tiny-updates", DATES["tiny-updates"])
+    digest = publish(web, "/debian/20260711T110000Z", "tiny-updates", DATES["tiny"])
+    other = publish(web, "/debian-security/20260711T110000Z", "tiny-security", DATES["tiny"])
+    asking = resolver(tmp_path, settings)
+    entry = locked(sha256=digest, date="2026-07-11T10:16:37Z", snapshot="20260711T110000Z")
+    assert seen(asking.confirm(Want("suite", "debian tiny-updates"), entry)) == entry.values
+    changed = asking.confirm(Want("suite", "debian tiny-security"), entry)
+    assert changed.entry.values["sha256"] == other
+    with pytest.raises(IntegrityError, match="has no snapshot"):
+        asking.confirm(Want("suite", "debian tiny-updates"), locked(sha256=digest))
+    with pytest.raises(MissingError, match="404"):  # the state of now is not in this archive of states
+        asking.resolve(Want("suite", "debian tiny-updates"))
+
+
+def test_what_is_no_archive_is_said(web: Web, tmp_path: Path) -> None:
+    web.files["/debian/dists/tiny/InRelease"] = b"<html>"
+    with pytest.raises(MissingError, match="is no list of a suite"):
+        resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian")).resolve(Want("suite", "debian tiny"))
+    with pytest.raises(UsageError, match=r"has no \{archive\} or no \{stamp\}"):
+        resolver(tmp_path, MirrorSettings(snapshot="http://a.example/")).resolve(Want("suite", "debian tiny"))
+
+
+# Machine images
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """An account of moto with images of ours in one region; their ids by name."""
+    from moto import mock_aws
+    from moto.ec2 import ec2_backends
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        backend = ec2_backends["123456789012"]["eu-west-1"]
+        found = {}
+        for name, arch, created in (
+            ("tiny-2026.1", "x86_64", datetime(2026, 1, 1, tzinfo=UTC)),
+            ("tiny-2026.3", "arm64", datetime(2026, 3, 1, tzinfo=UTC)),
+            ("tiny-2026.2", "x86_64", datetime(2026, 2, 1, tzinfo=UTC)),
+            ("other-2026.4", "x86_64", datetime(2026, 4, 1, tzinfo=UTC)),
+        ):
+            image = backend.register_image(name, "")
+            image.architecture, image.creation_date = arch, created
+            found[name] = image.id
+        yield found
+
+
+def test_the_newest_image_of_an_owner_for_a_machine(cloud: dict[str, str], tmp_path: Path) -> None:
+    want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
+    asking = resolver(tmp_path)
+    answer = asking.resolve(want)
+    assert seen(answer) == {
+        "id": cloud["tiny-2026.2"],
+        "name": "tiny-2026.2",
+        "owner": "123456789012",
+        "created": "2026-02-01T00:00:00.000Z",
+        "device": "/dev/sda1",
+        "size_gib": 15,
+    }
+    assert asking.confirm(want, answer.entry) == answer
+    arm = asking.resolve(Want("ami", "eu-west-1 arm64 123456789012/tiny-*"))
+    assert seen(arm)["name"] == "tiny-2026.3"
+
+
+def test_the_image_that_a_public_parameter_names(cloud: dict[str, str], tmp_path: Path) -> None:
+    import boto3
+
+    parameter = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+    public = seen(resolver(tmp_path).resolve(Want("ami", f"us-east-1 x86_64 {parameter}")))
+    assert str(public["name"]).startswith("al2023-ami-2023")
+    ssm = boto3.client("ssm", region_name="eu-west-1")
+    ssm.put_parameter(Name="/images/tiny", Value=cloud["tiny-2026.1"], Type="String")
+    found = resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/tiny"))
+    assert seen(found)["id"] == cloud["tiny-2026.1"]
+    ssm.put_parameter(Name="/images/gone", Value="ami-00000000", Type="String")
+    with pytest.raises(MissingError, match="/images/gone names ami-00000000, which is not there"):
+        resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/gone"))
+
+
+def test_an_image_that_is_gone_or_another_is_no_longer_what_was_locked(
+    cloud: dict[str, str], tmp_path: Path
+) -> None:
+    want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
+    asking = resolver(tmp_path)
+    with pytest.raises(IntegrityError, match="has no image ami-00000000 any more"):
+        asking.confirm(want, locked(id="ami-00000000"))
+    with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, the lock has tiny-2026\.2"):
+        asking.confirm(want, locked(id=cloud["tiny-2026.1"], name="tiny-2026.2", owner="123456789012"))
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"),
+    [
+        ("eu-west-1 x86_64 123456789012/none-*", "eu-west-1: no image none-* of 123456789012 for x86_64"),
+        ("eu-west-1 x86_64 /none", "AWS eu-west-1: ParameterNotFound"),
+    ],
+)
+def test_what_aws_does_not_have_is_said(
+    cloud: dict[str, str], tmp_path: Path, subject: str, words: str
+) -> None:
+    with pytest.raises(MissingError) as caught:
+        resolver(tmp_path).resolve(Want("ami", subject))
+    assert caught.value.message.startswith(words)
+
+
+def test_without_credentials_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(MissingError, match="no AWS credentials here") as caught:
+        resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/tiny"))
+    assert "aws configure" in caught.value.hint
+
+
+# Python requirements
+
+
+def a_wheel(folder: Path) -> str:
+    """A tiny package; returns the sha256 of its wheel."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "greet-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = "greet-1.0.dist-info"
+        archive.writestr("greet.py", "WORD = 'hello'\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "greet.py,,\n")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("digest", "version", "what"),
+    [("right", "1.0", "seen"), ("0" * 64, "1.0", "refused"), ("right", "2.0", "unseen"), ("", "", "empty")],
+)
+def test_requirements_are_seen_where_pip_would_install_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str, version: str, what: str
+) -> None:
+    found = a_wheel(tmp_path / "wheels")
+    (tmp_path / "index").mkdir()
+    digest = found if digest == "right" else digest
+    text = f"greet=={version} ; python_version >= '3.11' \\\n    --hash=sha256:{digest}\n" if version else ""
+    (tmp_path / "requirements.lock").write_text(text)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # nothing but what the resolver says
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    places = Mirror(pip_index=f"file://{tmp_path}/index", pip_find_links=(str(tmp_path / "wheels"),))
+    asking = resolver(tmp_path, wheels=[Wheels(python="3.11", arch="x86_64", mirror=places)])
+    want = Want("requirements", "requirements.lock")
+    if what == "refused":
+        with pytest.raises(IntegrityError, match=f"expected sha256 {digest}, got {found}"):
+            asking.resolve(want)
+        return
+    answer = asking.resolve(want)
+    values = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "packages": 1 if version else 0}
+    assert answer.entry == Entry(values=values, verified=what != "unseen")
+    assert answer.note.startswith("pip: Could not find a version" if what == "unseen" else "")
+    assert bool(answer.note) == (what == "unseen")
+
+
+def test_requirements_without_a_file_or_a_hash_are_refused(tmp_path: Path) -> None:
+    want = Want("requirements", "requirements.lock")
+    with pytest.raises(MissingError, match=r"no file requirements\.lock"):
+        resolver(tmp_path).resolve(want)
+    (tmp_path / "requirements.lock").write_text("greet==1.0\n")
+    with pytest.raises(IntegrityError, match="needs an exact version and a sha256 hash"):
+        resolver(tmp_path).resolve(want)
+
+
+# Several at a time
+
+
+def test_a_crew_works_side_by_side_and_gives_results_as_they_come() -> None:
+    meeting = threading.Barrier(3, timeout=30)  # nobody gets past it alone
+
+    def meet(number: int) -> int:
+        meeting.wait()
+        return number
+
+    crew = Crew(jobs=3, cancelled=threading.Event())
+    assert sorted(crew(meet, [1, 2, 3])) == [1, 2, 3]
+    assert list(crew(meet, [])) == []
+
+
+def test_the_first_error_ends_a_crew() -> None:
+    cancelled = threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 2:
+            raise IntegrityError("two")
+        done.append(number)
+        return number
+
+    with pytest.raises(IntegrityError, match="two"):
+        list(Crew(jobs=1, cancelled=cancelled)(work, list(range(9))))
+    assert cancelled.is_set()
+    assert done == [0, 1]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_a_question_that_nobody_answers(
+    repository: Repository, sign: signal.Signals
+) -> None:
+    path = repository.root / "catalog/components/fabric.toml"
+    path.write_text(path.read_text() + '[[downloads]]\nname = "a"\nurl = "https://vendor.example/a.tar.gz"\n')
+    repository.relock()
+    before = (repository.root / lock.PLACE).read_text()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        repository.write("site.toml", f'[mirror.prefixes]\n"https://vendor.example/" = "{url}"\n')
+        argv = [sys.executable, "-m", "builder.cli.main", "lock", "--update", "fabric", "--root"]
+        with subprocess.Popen([*argv, str(repository.root)], stderr=subprocess.PIPE, text=True) as child:
+            connection, _ = silent.accept()
+            child.send_signal(sign)
+            _, said = child.communicate(timeout=30)
+            connection.close()
+    assert (child.returncode, (repository.root / lock.PLACE).read_text()) == (130, before)
+    assert f"interrupted by {sign.name}" in said
+    assert "Traceback" not in said

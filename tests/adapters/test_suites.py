@@ -1,0 +1,144 @@
+"""The state of the package archive while a base is made: what apt fetched, against what was locked."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.bootstrap import apt_options
+from builder.adapters.mirror import Mirror, discover
+from builder.adapters.suites import Watch
+from builder.errors import IntegrityError
+from builder.model import Bootstrap, Stack, Suite, System
+from builder.site import MirrorSettings
+
+SYSTEM = System(
+    name="tiny-1",
+    summary="",
+    distribution="debian",
+    family="debian",
+    release="1",
+    arches=("x86_64",),
+    python="3.11",
+    bootstrap=Bootstrap(suite="tiny", packages=()),
+)
+STACK = Stack(name="plain", summary="", pins={})
+OLD, NEW = "Date: Sat, 11 Jul 2026 10:16:37 UTC\n", "Date: Thu, 19 Nov 2026 02:12:54 UTC\n"
+SUITES = tuple(
+    Suite(
+        name=name,
+        sha256=hashlib.sha256(OLD.encode()).hexdigest(),
+        date="2026-07-11T10:16:37Z",
+        snapshot=stamp,
+    )
+    for name, stamp in (("tiny", "1"), ("tiny-security", "2"), ("tiny-updates", "3"))
+)
+
+
+def bootstrap(root: Path, watch: Watch, **lists: str) -> int:
+    """What mmdebstrap does with the hook, once apt has fetched these lists."""
+    folder = root / "var/lib/apt/lists"
+    folder.mkdir(parents=True)
+    for suite, text in lists.items():
+        (folder / f"mirror.example_debian_dists_{suite.replace('_', '-')}_InRelease").write_text(text)
+    (root / "hook.sh").write_text(watch.hook)
+    done = subprocess.run(
+        ["sh", str(root / "hook.sh"), str(root)], capture_output=True, text=True, timeout=30, check=False
+    )
+    for line in done.stdout.splitlines():
+        watch.line(line)
+    return done.returncode
+
+
+def a_watch(**settings: str) -> Watch:
+    sources = tuple(f"deb http://mirror.example/debian {suite.name} main" for suite in SUITES)
+    mirror = Mirror(settings=MirrorSettings(**settings), apt_sources=sources)  # type: ignore[arg-type]
+    return Watch(system=SYSTEM, suites=SUITES, mirror=mirror)
+
+
+def test_the_locked_state_is_nothing_to_speak_of(tmp_path: Path) -> None:
+    watch = a_watch()
+    assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=OLD, tiny_security=OLD) == 0
+    assert watch.judge() == ""
+
+
+def test_updates_that_moved_on_are_one_sentence(tmp_path: Path) -> None:
+    watch = a_watch()
+    assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=NEW) == 0
+    assert watch.judge() == (
+        "the package archive has moved on since it was locked:"
+        " tiny-security (2026-07-11T10:16:37Z → not in the sources here),"
+        " tiny-updates (2026-07-11T10:16:37Z → 2026-11-19T02:12:54Z)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "lists", "suite"),
+    [
+        ({}, {"tiny": NEW, "tiny_updates": OLD}, "tiny"),
+        (
+            {"snapshot": "http://s/{archive}/{stamp}"},
+            {"tiny": OLD, "tiny_security": OLD, "tiny_updates": NEW},
+            "tiny-updates",
+        ),
+    ],
+)
+def test_another_state_ends_the_bootstrap_with_both_digests(
+    tmp_path: Path, settings: dict[str, str], lists: dict[str, str], suite: str
+) -> None:
+    watch = a_watch(**settings)
+    assert bootstrap(tmp_path, watch, **lists) == 1
+    with pytest.raises(
+        IntegrityError, match=f"suite debian {suite} is not what catalog/lock.json says"
+    ) as caught:
+        watch.judge()
+    for part in (
+        f"expected  sha256 {SUITES[0].sha256}",
+        f"actual    sha256 {hashlib.sha256(NEW.encode()).hexdigest()}",
+        f"url       http://mirror.example/debian/dists/{suite}/InRelease",
+    ):
+        assert part in caught.value.details
+    assert "builder lock --update tiny-1" in caught.value.hint
+    assert caught.value.exit_code == 7
+
+
+def test_a_release_without_a_signed_list_is_refused(tmp_path: Path) -> None:
+    watch = a_watch()
+    assert bootstrap(tmp_path, watch) == 1
+    with pytest.raises(IntegrityError, match="it has no InRelease"):
+        watch.judge()
+
+
+# Where the lists come from.
+
+
+def test_a_site_with_snapshots_goes_back_to_the_locked_states() -> None:
+    settings = MirrorSettings(snapshot="http://s.example/{archive}/{stamp}")
+    mirror = discover(settings, SYSTEM, STACK, SUITES)
+    assert mirror.apt_sources == (
+        "deb http://s.example/debian/1 tiny main",
+        "deb http://s.example/debian-security/2 tiny-security main",
+        "deb http://s.example/debian/3 tiny-updates main",
+    )
+    assert 'Acquire::Check-Valid-Until "false"' in apt_options(mirror)
+
+
+def test_prefixes_hold_for_package_archives() -> None:
+    settings = MirrorSettings(
+        apt="http://a.example/debian", prefixes={"http://a.example/": "http://b.example/"}
+    )
+    mirror = discover(settings, SYSTEM, STACK, SUITES)
+    assert mirror.apt_sources == (
+        "deb http://b.example/debian tiny main",
+        "deb http://b.example/debian tiny-updates main",
+        "deb http://b.example/debian-security tiny-security main",
+    )
+    assert not any("Valid-Until" in option for option in apt_options(mirror))
+
+
+def test_folders_of_prefixes_are_mounted() -> None:
+    settings = MirrorSettings(
+        prefixes={"https://a/": "file:///srv/a/", "https://b/": "file:///srv/b/x-", "https://c/": "http://c/"}
+    )
+    assert Mirror(settings=settings).folders == (Path("/srv/a"), Path("/srv/b"))

@@ -1,0 +1,34 @@
+"""A world of downloads for tests of the lock: what sources hold, and which of them can be asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from builder.errors import FactoryError
+from builder.lock import FIELDS, Answer, Entry, Want
+
+_SHAPES = {"sha256": "{:064x}", "commit": "{:040x}", "digest": "sha256:{:064x}", "id": "ami-{:08x}"}
+
+
+def entry(want: Want, number: int, *, verified: bool = True) -> Entry:
+    """An entry of the kind of `want`, another one for another number."""
+    first = FIELDS[want.kind][0]
+    return Entry(values={first: _SHAPES[first].format(number)}, verified=verified)
+
+
+@dataclass
+class World:
+    """Answers for what it holds; what it holds as an error is raised."""
+
+    holds: Mapping[Want, Entry | FactoryError]
+    note: str = ""
+    asked: list[Want] = field(default_factory=list)
+
+    def resolve(self, want: Want) -> Answer:
+        self.asked.append(want)
+        found = self.holds[want]
+        if isinstance(found, FactoryError):
+            raise found
+        return Answer(entry=replace(found), note=self.note)
+
+    def confirm(self, want: Want, entry: Entry) -> Answer:
+        return self.resolve(want)

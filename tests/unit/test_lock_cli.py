@@ -1,0 +1,295 @@
+"""`builder lock` as people call it: what it writes, what it prints, how it ends; the world is a stand-in."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from builder import lock
+from builder.cli import lock as verb
+from builder.cli.main import main
+from builder.errors import Interrupted, MissingError
+from builder.lock import Entry, Want
+from tests.repository import Repository
+from tests.resolvers import World, entry
+
+ARCHIVE = Want("archive", "https://vendor.example/fabric-1.2-3.tar.gz", "component fabric")
+SUITE = Want("suite", "debian tiny", "system tiny-1")
+NOWHERE = MissingError("vendor.example cannot be reached: Name or service not known")
+DOWNLOAD = '[[downloads]]\nname = "a"\nurl = "https://vendor.example/fabric-{version}.tar.gz"\n'
+
+
+@pytest.fixture
+def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository with one archive, all of it locked, and no pip that is asked where wheels are."""
+    path = repository.root / "catalog/components/fabric.toml"
+    path.write_text(path.read_text() + DOWNLOAD)
+    repository.relock()
+    monkeypatch.setattr(verb.mirror, "connection", lambda _: None)
+    return repository
+
+
+@pytest.fixture
+def world(locked: Repository, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Sources that hold what is locked."""
+    made = World(dict(lock.read(locked.root).entries))
+    monkeypatch.setattr(verb, "SourceResolver", lambda **_: made)
+    return made
+
+
+def holds(world: World, want: Want, found: Entry | MissingError | Interrupted) -> None:
+    world.holds = {**world.holds, want: found}
+
+
+def forget(repository: Repository, want: Want) -> None:
+    found = lock.read(repository.root)
+    entries = {one: entry for one, entry in found.entries.items() if one != want}
+    text = lock.to_text(lock.Lock(entries=entries, inputs=found.inputs))
+    repository.write(lock.PLACE, text)
+
+
+def run(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
+    code = main(["lock", *words, "--root", str(repository.root)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def text(repository: Repository) -> str:
+    return (repository.root / lock.PLACE).read_text()
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_whole_lock_stays_as_it_is(locked: Repository, world: World, capsys: Capture) -> None:
+    before = text(locked)
+    code, out, _ = run(capsys, locked)
+    assert (code, world.asked) == (0, [])
+    assert "catalog/lock.json: 6 downloads, as it was" in out
+    assert text(locked) == before
+
+
+def test_what_is_missing_is_filled_in(locked: Repository, world: World, capsys: Capture) -> None:
+    before = text(locked)
+    forget(locked, ARCHIVE)
+    code, out, _ = run(capsys, locked)
+    assert (code, world.asked) == (0, [ARCHIVE])
+    assert text(locked) == before
+    assert "1 added" in out
+    assert "5 unchanged" in out
+    assert "aaaaaaaaaaaa" in out
+
+
+def test_requirements_follow_their_file(locked: Repository, world: World, capsys: Capture) -> None:
+    locked.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    want = Want("requirements", "containers/hello/requirements.lock")
+    holds(world, want, entry(want, 9))
+    assert run(capsys, locked)[0] == 0
+    assert lock.read(locked.root).entries[want] == entry(want, 9)
+
+
+def test_what_cannot_be_reached_is_said_once_for_each_reason(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
+    before = lock.read(locked.root).entries[ARCHIVE]
+    holds(world, ARCHIVE, NOWHERE)
+    code, out, _ = run(capsys, locked, "--update", "fabric")
+    assert (code, lock.read(locked.root).entries[ARCHIVE]) == (0, before)
+    assert f"unreached: {NOWHERE.message}\n    {ARCHIVE} (component fabric)" in out
+    forget(locked, ARCHIVE)
+    code, out, err = run(capsys, locked)
+    assert code == 3
+    assert f"missing: {NOWHERE.message}" in out
+    assert f"1 download not in it: {ARCHIVE}" in err
+    assert "mirror.prefixes" in err
+
+
+def test_a_digest_that_the_vendor_publishes_is_taken_unverified(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
+    locked.write("catalog/sources.toml", 'notes = "release notes"\n')
+    locked.write(
+        "catalog/versions/fabric.toml",
+        f"""
+        summary = "a fabric"
+        fact = "fabric"
+        side = "image"
+        source = ["notes"]
+        [[release]]
+        version = "1.2"
+        date = "2026-01"
+        sha256 = "{"7" * 64}"
+        """,
+    )
+    forget(locked, ARCHIVE)
+    holds(world, ARCHIVE, NOWHERE)
+    code, out, _ = run(capsys, locked)
+    found = lock.read(locked.root).entries[ARCHIVE]
+    assert (code, found) == (0, Entry(values={"sha256": "7" * 64}, verified=False))
+    assert f"unverified: {NOWHERE.message}" in out
+
+
+@pytest.mark.parametrize("words", [["--verify"], ["--diff"], []])
+def test_a_source_with_other_bytes_ends_with_both_digests(
+    locked: Repository, world: World, capsys: Capture, words: list[str]
+) -> None:
+    if "--verify" not in words:  # what was verified is not asked for without a reason
+        found = lock.read(locked.root)
+        entries = {**found.entries, ARCHIVE: Entry(values={"sha256": "a" * 64}, verified=False)}
+        locked.write(lock.PLACE, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
+    before = text(locked)
+    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+    locked.write("site.toml", '[mirror.prefixes]\n"https://vendor.example/" = "http://here.example/v/"\n')
+    code, _, err = run(capsys, locked, *words)
+    assert code == 7
+    for part in (
+        "a" * 64,
+        f"{9:064x}",
+        "url       http://here.example/v/fabric-1.2-3.tar.gz",
+        "--update fabric",
+    ):
+        assert part in err
+    assert text(locked) == before
+
+
+def test_verify_marks_what_it_saw_and_says_what_it_could_not_see(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
+    found = lock.read(locked.root)
+    entries = {want: Entry(values=one.values, verified=False) for want, one in found.entries.items()}
+    locked.write(lock.PLACE, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
+    holds(world, ARCHIVE, NOWHERE)
+    code, out, _ = run(capsys, locked, "--verify")
+    assert code == 0
+    assert "5 verified" in out
+    assert f"unverified: {NOWHERE.message}" in out
+    assert [want for want, one in lock.read(locked.root).entries.items() if not one.verified] == [ARCHIVE]
+
+
+def test_verify_refuses_a_lock_that_lacks_something(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
+    forget(locked, ARCHIVE)
+    before = text(locked)
+    code, _, err = run(capsys, locked, "--verify")
+    assert (code, text(locked)) == (7, before)
+    assert f"1 download not in it: {ARCHIVE}" in err
+    assert "hint: builder lock" in err
+
+
+def test_diff_shows_the_change_and_writes_nothing(locked: Repository, world: World, capsys: Capture) -> None:
+    before = text(locked)
+    assert run(capsys, locked, "--diff", "--update", "all")[0] == 0
+    values = {"sha256": "e" * 64, "date": "2026-02-02T00:00:00Z"}
+    holds(world, SUITE, Entry(values=values, verified=True))
+    code, out, _ = run(capsys, locked, "--diff", "--update", "tiny-1")
+    assert (code, text(locked)) == (1, before)
+    row = next(line for line in out.splitlines() if line.startswith("suite"))
+    assert row.split() == [
+        "suite",
+        "debian",
+        "tiny",
+        "dddddddddddd",
+        "2026-01-01",
+        "eeeeeeeeeeee",
+        values["date"],
+    ]
+    assert run(capsys, locked, "--update", "tiny-1")[0] == 0
+    assert lock.read(locked.root).entries[SUITE].values == values
+
+
+def test_json_has_everything(locked: Repository, world: World, capsys: Capture) -> None:
+    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+    code, out, _ = run(capsys, locked, "--json", "--update", "fabric")
+    said = json.loads(out)
+    assert (code, said["changed"], said["written"]) == (0, True, True)
+    (one,) = (outcome for outcome in said["outcomes"] if outcome["kind"] == "archive")
+    assert one == {
+        "kind": "archive",
+        "subject": ARCHIVE.subject,
+        "owner": "component fabric",
+        "outcome": "updated",
+        "reason": "",
+        "before": {"sha256": "a" * 64, "size": 1, "verified": True},
+        "after": {"sha256": f"{9:064x}", "verified": True},
+        "found": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--update", "fabrik"], "--update fabrik: no such name (did you mean 'fabric'?)"),
+        (["--update", "base"], "--update base: it downloads nothing that is locked for itself"),
+        (["--update", "all", "--verify"], "--verify takes nothing new"),
+    ],
+)
+def test_wrong_words_are_refused(locked: Repository, capsys: Capture, words: list[str], message: str) -> None:
+    code, out, err = run(capsys, locked, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "hint: " in err
+
+
+def test_names_are_listed(locked: Repository, capsys: Capture) -> None:
+    assert run(capsys, locked, "--names")[1].split() == [
+        "all",
+        "fabric",
+        "hello",
+        "plain-1",
+        "runner",
+        "tiny-1",
+    ]
+
+
+def test_an_interruption_leaves_the_file(locked: Repository, world: World, capsys: Capture) -> None:
+    before = text(locked)
+    holds(world, SUITE, entry(SUITE, 9))
+    holds(world, ARCHIVE, Interrupted("interrupted by SIGINT"))
+    code, _, err = run(capsys, locked, "--update", "all")
+    assert (code, text(locked)) == (130, before)
+    assert "interrupted by SIGINT" in err
+
+
+def test_a_full_disk_leaves_the_file(
+    locked: Repository, world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = text(locked)
+    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+
+    def full(path: Path, content: str, **_: object) -> int:
+        with path.open("w") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        code, _, err = run(capsys, locked, "--update", "fabric")
+    assert (code, text(locked)) == (3, before)
+    assert "catalog/lock.json cannot be written: No space left on device; it is as it was" in err
+    assert [path.name for path in (locked.root / "catalog").glob(".*")] == []
+
+
+def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
+    forget(locked, ARCHIVE)
+    theirs = text(locked).replace("2026-01-01", "2026-02-02")
+    answer = world.resolve
+
+    def slowly(want: Want) -> lock.Answer:
+        locked.write(lock.PLACE, theirs)
+        return answer(want)
+
+    world.resolve = slowly  # type: ignore[method-assign]
+    code, _, err = run(capsys, locked)
+    assert (code, text(locked)) == (7, theirs)
+    assert "changed by somebody else meanwhile" in err
+
+
+def test_a_file_that_is_no_lock_is_not_replaced(locked: Repository, world: World, capsys: Capture) -> None:
+    locked.write(lock.PLACE, "<<<<<<< ours\n")
+    code, _, err = run(capsys, locked)
+    assert (code, text(locked)) == (7, "<<<<<<< ours\n")
+    assert "git checkout catalog/lock.json" in err

@@ -47,7 +47,8 @@ class Mirror:
         paths = links | {index.parent for index in indexes if index}
         for place in self.settings.prefixes.values():
             folder = _local_folder(place)
-            paths.add(folder if folder is None or place.endswith("/") else folder.parent)
+            if folder is not None:
+                paths.add(folder if place.endswith("/") else folder.parent)
         return tuple(sorted(path for path in paths if path is not None))
 
     def proxy_for(self, url: str) -> str:
@@ -87,7 +88,13 @@ def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -
         raise UsageError(
             f"CA bundle {bundle}: no such file", hint="correct mirror.ca_bundle, SSL_CERT_FILE or pip's cert"
         )
-    return Mirror(settings=settings, ca_bundle=Path(bundle) if bundle else None, proxies=_proxies(settings))
+    mirror = Mirror(settings=settings, ca_bundle=Path(bundle) if bundle else None, proxies=_proxies(settings))
+    for folder in mirror.folders:
+        if not folder.is_dir():
+            raise UsageError(
+                f"mirror.prefixes: no folder {folder}", hint="correct mirror.prefixes in site.toml"
+            )
+    return mirror
 
 
 def _local_folder(place: str) -> Path | None:

@@ -12,7 +12,7 @@ VERBS = {
     "plan": "what a build would do, and why, before it does it",
     "build": "make targets, check them, publish them",
     "check": "run a target's checks on an existing image",
-    "stack": "which versions fit together: list, show, check, diff",
+    "stack": "which versions fit together: list, show, check, solve, diff",
     "lock": "what builds download, by digest: fill in, --update, --diff, --verify",
     "doctor": "what this machine lacks, each with the fix",
     "clean": "what the factory left behind, and remove it",

@@ -201,10 +201,7 @@ def _speaks(answer: Solution, row: Row, reason: Reason) -> str:
     carriers = " and ".join(f"{name} {write_value(answer.result.facts[name])}" for name in reason.carriers)
     if row.fact == reason.fact:
         return f"not in {carriers}"
-    version = _value(answer.result.facts.get(reason.fact))
-    return (
-        f"without {reason.fact} {version}" if row.fact in reason.carriers else f"{reason.fact} of {carriers}"
-    )
+    return f"its {reason.fact}" if row.fact in reason.carriers else f"{reason.fact} of {carriers}"
 
 
 def _rules_of(rows: Iterable[Row]) -> tuple[Rule, ...]:

@@ -9,6 +9,10 @@
 - `checking`: check(knowledge, stated) -> Result: findings and what is unknown
 - `nearest`: the smallest change that makes a rule hold
 - `differences`: what changed between two stacks, riskiest first
+- `ask`: what somebody asks for, and what is taken for granted with it
+- `solve_needs`, `solve_problem`, `solve_search`: what a machine needs, as variables and constraints, searched
+- `solve`: the newest set that fits, with reasons, or the smallest set of requests that contradict each other
+- `obeying`: what a build owes to the rules
 - `locking`: relock(lock, wants, resolver) -> the lock made anew, and what became of every entry
 - `reference`: the rules as a page of the documentation
 """

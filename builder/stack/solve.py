@@ -1,14 +1,15 @@
 """The newest set of versions that fits a machine and what was asked for, or why there is none.
 
-No error-level rule fires; of such sets one with the fewest warnings; of those the one that is newest where it
-matters most (`solve_problem.IMPORTANCE`). Pure, and the same answer for the same question.
+No error-level rule fires; if possible nothing is in a version that nobody has read; of such sets those with
+the fewest warnings; of these the one that is newest where it matters most (`solve_problem.IMPORTANCE`). Pure,
+and the same answer for the same question.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from builder.stack.ask import Request, assume
-from builder.stack.checking import Result, broken, check
+from builder.stack.checking import Result, check
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import Clause, Finding, Rule, all_of
@@ -90,14 +91,14 @@ def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contr
     """The best set for exactly these requests."""
     requests = tuple(sorted(requests, key=_importance))
     problem = Problem(knowledge, requests)
-    places = _best(problem)
-    if places is None:
+    best = _best(problem)
+    if best is None:
         return _contradiction(knowledge, requests)
-    stated = problem.stated(enumerate(places))
+    stated = problem.stated(enumerate(best.places))
     result = check(knowledge, stated)
     return Solution(
         requests=requests,
-        rows=tuple(_rows(problem, places, result.facts)),
+        rows=tuple(_rows(problem, best, result.facts)),
         stated=stated,
         result=result,
         conditions=tuple(_conditions(result)),
@@ -109,34 +110,42 @@ def _importance(request: Request) -> tuple[bool, bool, bool, tuple[int, str]]:
     return (request.assumed, request.value is None, request.fact != "instance", rank(request.fact))
 
 
-def _any(problem: Problem) -> Places | None:
-    return find_first(problem, hard=problem.hard, accept=_accepted(problem)).places
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The choices, and among what they were made."""
+
+    places: Places
+    domains: Domains
 
 
-def _best(problem: Problem) -> Places | None:
-    """The newest of the sets with the fewest warnings."""
-    if _any(problem) is None:
+def _fits(problem: Problem, domains: Domains) -> bool:
+    """Whether anything fits; the problem has learned what only the check knew."""
+    return find_first(problem, hard=problem.hard, domains=domains, learn=True).places is not None
+
+
+def _best(problem: Problem) -> _Best | None:
+    """The newest of the sets with the fewest warnings.
+
+    What nobody has read is taken only where nothing else fits: that a rule cannot be decided is no merit.
+    """
+    domains = next((one for one in (problem.read, problem.allowed) if _fits(problem, one)), None)
+    if domains is None:
         return None
-    found, bound = None, _unavoidable(problem)
+    found, bound = None, _unavoidable(problem, domains)
     while found is None:
         found = find_first(
-            problem, hard=problem.hard, soft=problem.soft, bound=bound, accept=_accepted(problem)
+            problem, hard=problem.hard, soft=problem.soft, bound=bound, domains=domains, learn=True
         ).places
         bound += 1
-    return found
+    return _Best(found, domains)
 
 
-def _unavoidable(problem: Problem) -> int:
+def _unavoidable(problem: Problem, domains: Domains) -> int:
     """How many warnings there are at least: of each group found here one remains, whatever is chosen."""
     groups, left = 0, list(problem.soft)
-    while (outcome := find_first(problem, hard=(*problem.hard, *left))).places is None:
+    while (outcome := find_first(problem, hard=(*problem.hard, *left), domains=domains)).places is None:
         groups, left = groups + 1, [constraint for constraint in left if constraint not in outcome.used]
     return groups
-
-
-def _accepted(problem: Problem) -> Callable[[Places], bool]:
-    """The check has the last word, should a rule depend on more choices than its constraint knows."""
-    return lambda places: not broken(problem.knowledge, problem.stated(enumerate(places)))
 
 
 def _conditions(result: Result) -> Iterable[Condition]:
@@ -150,10 +159,10 @@ def _conditions(result: Result) -> Iterable[Condition]:
 # Why this version
 
 
-def _rows(problem: Problem, places: Places, facts: Facts) -> Iterable[Row]:
+def _rows(problem: Problem, best: _Best, facts: Facts) -> Iterable[Row]:
     """Everything that was chosen or has a version, by importance."""
     rows = {
-        variable.fact: _chosen(problem, places, level, facts)
+        variable.fact: _chosen(problem, best, level, facts)
         for level, variable in enumerate(problem.variables)
     }
     for name, twin in problem.twins.items():
@@ -170,35 +179,35 @@ def _rows(problem: Problem, places: Places, facts: Facts) -> Iterable[Row]:
     return sorted(rows.values(), key=lambda row: rank(row.fact))
 
 
-def _chosen(problem: Problem, places: Places, level: int, facts: Facts) -> Row:
+def _chosen(problem: Problem, best: _Best, level: int, facts: Facts) -> Row:
     variable = problem.variables[level]
-    value = variable.catalogue[places[level]]
+    value = variable.catalogue[best.places[level]]
     carriers = tuple(c for c in variable.carriers if value is None or problem.brings(c, facts, variable.fact))
     return Row(
         fact=variable.fact,
         value=value,
         request=variable.request,
         comes_with=carriers,
-        held=() if carriers else tuple(_held(problem, places, level)),
+        held=() if carriers else tuple(_held(problem, best, level)),
     )
 
 
-def _held(problem: Problem, places: Places, level: int) -> Iterable[Held]:
+def _held(problem: Problem, best: _Best, level: int) -> Iterable[Held]:
     """Why nothing better was taken, in as few groups as there are reasons."""
     variable = problem.variables[level]
-    better = range(places[level])
+    better = range(best.places[level])
     excluded = tuple(variable.catalogue[place] for place in better if place not in variable.allowed)
     if excluded and variable.request is not None:
         yield Held(values=excluded, reasons=(variable.request,))
     # Warnings that this set has anyway keep nothing back.
-    constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, places))]
+    constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, best.places))]
     left = [place for place in better if place in variable.allowed]
 
     def covered(reasons: Sequence[Constraint]) -> list[int]:
-        return [p for p in left if forbidden(problem, reasons, _instead(problem, places, level, p))]
+        return [p for p in left if forbidden(problem, reasons, _instead(best, level, p))]
 
     while left:
-        domains = _instead(problem, places, level, left[0])
+        domains = _instead(best, level, left[0])
         alone = each_alone(problem, constraints, domains)
         choices: list[tuple[Constraint, ...]] = [(one,) for one in alone]
         choices = choices or [why_none(problem, constraints, domains)]
@@ -208,10 +217,9 @@ def _held(problem: Problem, places: Places, level: int) -> Iterable[Held]:
         left = [place for place in left if place not in held]
 
 
-def _instead(problem: Problem, places: Places, level: int, place: int) -> Domains:
+def _instead(best: _Best, level: int, place: int) -> Domains:
     """Everything more important as it is, `place` here, and the rest open."""
-    rest = [variable.allowed for variable in problem.variables[level + 1 :]]
-    return [*([settled] for settled in places[:level]), [place], *rest]
+    return [*([settled] for settled in best.places[:level]), [place], *best.domains[level + 1 :]]
 
 
 # Why none
@@ -226,12 +234,12 @@ def _contradiction(knowledge: Knowledge, requests: Sequence[Request]) -> Contrad
         shrinking = False
         for request in order:
             rest = [other for other in core if other is not request]
-            if request in core and _any(Problem(knowledge, rest)) is None:
+            problem = Problem(knowledge, rest)
+            if request in core and not _fits(problem, problem.allowed):
                 core, shrinking = rest, True
     problem = Problem(knowledge, core)
-    domains = [variable.allowed for variable in problem.variables]
-    modelled = find_first(problem, hard=problem.hard).places is None
-    reasons = why_none(problem, problem.hard, domains) if modelled else ()
+    assert not _fits(problem, problem.allowed)
+    reasons = why_none(problem, problem.hard, problem.allowed)
     facts = problem.settled()
     clashes = tuple(_clash(problem, reason, facts) for reason in _reasons(reasons))
     return Contradiction(core=tuple(core), clashes=clashes)
@@ -261,8 +269,8 @@ def ways_out(
     for request in found.core:
         problem = Problem(knowledge, [other for other in requests if other.fact != request.fact])
         is_version = knowledge.vocabulary.facts[request.fact].kind == "version"
-        places = _best(problem) if is_version else None
-        if places is not None:
-            value = derive(problem.stated(enumerate(places)), knowledge).get(request.fact)
+        best = _best(problem) if is_version else None
+        if best is not None:
+            value = derive(problem.stated(enumerate(best.places)), knowledge).get(request.fact)
             ways += [(request, value)] if value is not None else []
     return tuple(ways)

@@ -1,26 +1,25 @@
 """A question to the solver as variables and constraints: what to choose, from what, and what forbids it.
 
-Which components a machine needs is read off the stacks for machines with the same accelerators and off the
-rules. Knows nothing of the order in which choices are tried.
+Knows nothing of the order in which choices are tried.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from builder.stack.ask import Request, known_versions, twin_of
+from builder.stack.checking import broken
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge, Release
-from builder.stack.rules import Clause, Rule, all_of
+from builder.stack.rules import Clause, Rule
+from builder.stack.solve_needs import needed
 from builder.stack.versions import Version
-from builder.stack.vocabulary import ABSENT, Facts, Value
+from builder.stack.vocabulary import Facts, Value
 
 # What decides more about a cluster is chosen first, the rest by name.
 IMPORTANCE = (
     *("torch", "torch_neuronx", "neuron_sdk", "cuda", "driver", "driver_flavor"),
     *("nccl", "efa_installer", "efa_kmod", "ofi_nccl"),
 )
-# Of no use on a machine that is known not to have the thing.
-_ONLY_WITH = {"efa_installer": "has_efa"}
 # Facts that derive.py reads off two choices at once; all others show when one choice is made.
 _JOINT = {"driver_below_bundled": ("driver", "cuda")}
 
@@ -78,41 +77,35 @@ class Problem:
             if request.value is not None and request.value not in self.known.get(request.fact, ())
         }
         self._follows = derive(self.given, knowledge)
-        self.needed = self._needs()
+        asked = {name for name in self.requests if knowledge.vocabulary.facts[name].kind == "version"}
+        some = {name: self.known[name][0] for name in asked & self.known.keys() - self.given.keys()}
+        self.needed = needed(knowledge, {**self._follows, **some}, asked)
         # What somebody wants chosen is open, whatever would follow without that.
         open_ = self.requests.keys() - self.given.keys()
         self.base = {name: value for name, value in self._follows.items() if name not in open_}
         self.twins = self._twins()
+        self.base |= {name: self.base[twin] for name, twin in self.twins.items() if twin in self.base}
         self._decided_by: dict[str, set[str]] = {}  # fact → the choices that it follows from
         self._effects: dict[tuple[str, Value], Facts] = {}  # what one choice alone brings about
         self.variables = self._choose()
         self.level = {variable.fact: level for level, variable in enumerate(self.variables)}
         self._joint = frozenset({*_JOINT, *knowledge.derived})
-        constraints = tuple(self._constraints())
-        self.hard = tuple(c for c in constraints if c.hard)
-        self.soft = tuple(c for c in constraints if not c.hard)
+        constraints = list(self._constraints())
+        self.hard = [c for c in constraints if c.hard]
+        self.soft = [c for c in constraints if not c.hard]
 
-    def _needs(self) -> frozenset[str]:
-        """What most stacks for such machines have, what a rule wants there, and what was asked for."""
-        facts, base = self.knowledge.vocabulary.facts, self._follows
-        asked = {name for name in self.requests if facts[name].kind == "version"}
-        usual = _usual(self.knowledge, base.get("accel"))
-        for name, flag in _ONLY_WITH.items():
-            if base.get(flag) is False and name not in asked:
-                usual -= {name, *(fact for release in self._releases(name) for fact in release.contents)}
-        chosen = (asked - self.given.keys()) & self.known.keys()
-        present = {**base, **{name: self.known[name][0] for name in chosen}}
-        demanded: dict[str, bool] = {}
-        for rule in self.knowledge.rules:
-            for clause in rule.require:
-                if rule.severity == "error" and clause.operator == "exists":
-                    applies = all_of(c.holds(present, if_absent=False) for c in rule.when) is True
-                    demanded[clause.fact] = demanded.get(clause.fact, False) or applies
-        return frozenset(
-            {name for name in usual if demanded.get(name, True)}
-            | {name for name, applies in demanded.items() if applies}
-            | asked
-        )
+    @property
+    def allowed(self) -> list[tuple[int, ...]]:
+        """For each choice the places of what may be taken."""
+        return [variable.allowed for variable in self.variables]
+
+    @property
+    def read(self) -> list[tuple[int, ...]]:
+        """The same without what would be in a version that nobody has read."""
+        return [
+            tuple(place for place in variable.allowed if variable.catalogue[place] is not None)
+            for variable in self.variables
+        ]
 
     # What there is to choose
 
@@ -238,6 +231,23 @@ class Problem:
             below |= {fact for clause in clauses for fact in clause.facts}
         return set().union(*(self._levels(other) for other in below - {name}))
 
+    def learn(self, places: Sequence[int]) -> Constraint | None:
+        """A constraint for an error that all choices together bring and that no constraint knew about.
+
+        The check has the last word, should a rule depend on more choices than could be foreseen.
+        """
+        chosen = list(enumerate(places))
+        errors = broken(self.knowledge, self.stated(chosen))
+        for rule in self.knowledge.rules:
+            if rule.id in errors:
+                for choice in chosen.copy():
+                    fewer = [other for other in chosen if other is not choice]
+                    if rule.fires(self.facts(fewer)):
+                        chosen = fewer
+                self.hard.append(Constraint(rule, tuple(level for level, _ in chosen), rule))
+                return self.hard[-1]
+        return None
+
     def forbids(self, constraint: Constraint, places: Sequence[int]) -> bool:
         """Whether the constraint speaks against these choices (a place in the catalogue for each level)."""
         key = tuple(places[level] for level in constraint.scope)
@@ -251,7 +261,7 @@ class Problem:
         reason, rule = constraint.reason, constraint.test
         if rule is not None or isinstance(reason, Rule):
             assert rule is not None
-            jointly = any(name in self._joint for name in rule.facts)
+            jointly = rule is reason or any(name in self._joint for name in rule.facts)
             return rule.fires(self.facts(chosen, jointly=jointly)) is True
         facts = self.facts(chosen, jointly=False)
         if reason.request is not None:
@@ -346,25 +356,6 @@ class Problem:
             if twin in stated:
                 stated[name] = stated[twin]
         return stated
-
-
-def _usual(knowledge: Knowledge, accel: Value | None) -> set[str]:
-    """The components, and the choices about the host, that most stacks for machines of this make have."""
-    counts: dict[str, int] = {}
-    total = 0
-    for stack in knowledge.stacks.values():
-        instance = next((i for i in stack.instances if knowledge.instances[i].accel == accel), None)
-        if instance is None:
-            continue
-        total += 1
-        stated = knowledge.stack_facts(stack.name)
-        facts = derive({**stated, "instance": instance}, knowledge)
-        for name, value in facts.items():
-            fact = knowledge.vocabulary.facts[name]
-            chosen = name in stack.facts and fact.kind == "word" and fact.side == "host" and fact.one_of
-            if value is not ABSENT and (fact.component or chosen):
-                counts[name] = counts.get(name, 0) + 1
-    return {name for name, count in counts.items() if 2 * count > total}
 
 
 def rank(name: str) -> tuple[int, str]:

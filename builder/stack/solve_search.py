@@ -6,14 +6,15 @@ can be explained. Knows nothing of versions.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from builder.stack.solve_problem import Constraint, Problem
+from builder.stack.solve_problem import Constraint, Contents, Problem
 
 Places = tuple[int, ...]
 Domains = Sequence[Sequence[int]]
-_SMALL = 8  # choices few enough to be tried beside all of another thing before the search begins
+_SMALL = 12  # choices few enough to be tried beside all of another thing before the search begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,8 @@ class Outcome:
 class _Search:
     """One walk through the choices; at most `bound` of the soft constraints may be broken."""
 
-    def __init__(
-        self, problem: Problem, domains: Domains, accept: Callable[[Places], bool], bound: int
-    ) -> None:
-        self.problem, self.accept, self.bound = problem, accept, bound
+    def __init__(self, problem: Problem, domains: Domains, *, bound: int, learn: bool) -> None:
+        self.problem, self.bound, self.learn = problem, bound, learn
         self.domains = [list(domain) for domain in domains]
         self.places = [domain[0] if domain else -1 for domain in domains]
         self.reasons: list[set[Constraint]] = [set() for _ in domains]  # why a domain is smaller than it was
@@ -53,8 +52,7 @@ class _Search:
         while changed:
             changed = False
             for constraint in hard:
-                sizes = sorted(len(self.domains[level]) for level in constraint.scope)
-                if not sizes or max(sizes[:-1], default=1) > _SMALL or sum(size > 1 for size in sizes) > 2:
+                if not self._is_worth_it(constraint):
                     continue
                 kept = self._supported(constraint)
                 for level, places in zip(constraint.scope, kept, strict=True):
@@ -69,6 +67,14 @@ class _Search:
                             return False
         self.places = [domain[0] for domain in self.domains]
         return True
+
+    def _is_worth_it(self, constraint: Constraint) -> bool:
+        """Whether trying everything costs little, or what is left of one thing decides about another."""
+        sizes = sorted(len(self.domains[level]) for level in constraint.scope)
+        if isinstance(constraint.reason, Contents):
+            catalogues = (len(self.problem.variables[level].catalogue) for level in constraint.scope)
+            return len(sizes) <= 2 and any(map(operator.lt, sizes, sorted(catalogues)))
+        return bool(sizes) and max(sizes[:-1], default=1) <= _SMALL and sum(size > 1 for size in sizes) <= 2
 
     def _supported(self, constraint: Constraint) -> list[set[int]]:
         """For each choice that the constraint is about, what may be taken if the others are chosen well."""
@@ -104,7 +110,13 @@ class _Search:
     def _extend(self, step: int) -> frozenset[int] | None:
         """None when all choices from this step on are made, else the earlier ones that are to blame."""
         if step == len(self.order):
-            return None if self.accept(tuple(self.places)) else frozenset(self.order)
+            learned = self.problem.learn(self.places) if self.learn else None
+            if learned is None:
+                return None
+            for known, new in zip(self.hard, self._by_step([learned]), strict=True):
+                known += new
+            self.used.add(learned)
+            return frozenset(learned.scope)
         level, so_far = self.order[step], len(self.broken)
         guilty: frozenset[int] = frozenset()
         for place in self.domains[level]:
@@ -129,11 +141,14 @@ def find_first(
     hard: Sequence[Constraint],
     soft: Sequence[Constraint] = (),
     bound: int = 0,
-    domains: Domains | None = None,
-    accept: Callable[[Places], bool] = lambda _: True,
+    domains: Domains,
+    learn: bool = False,
 ) -> Outcome:
-    """The first choices in lexicographic order that break nothing hard and at most `bound` soft ones."""
-    search = _Search(problem, domains or [v.allowed for v in problem.variables], accept, bound)
+    """The first choices in lexicographic order that break nothing hard and at most `bound` soft ones.
+
+    With `learn`, the check is asked about the outcome and what it refuses becomes a constraint.
+    """
+    search = _Search(problem, domains, bound=bound, learn=learn)
     found = search.run(hard, soft)
     return Outcome(tuple(search.places) if found else None, frozenset(search.used))
 

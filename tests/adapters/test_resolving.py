@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from builder.rehearsal.registry import LocalRegistry
 from builder.site import MirrorSettings
 from tests.adapters.test_fetch import BYTES, SEEN, Web, serving
 from tests.repository import Repository
+from tests.wheels import make_wheel
 
 SYSTEM = System(
     name="debian-12",
@@ -398,19 +398,6 @@ def test_without_credentials_nobody_is_asked(tmp_path: Path, monkeypatch: pytest
 # Python requirements
 
 
-def a_wheel(folder: Path) -> str:
-    """A tiny package; returns the sha256 of its wheel."""
-    folder.mkdir(exist_ok=True)
-    path = folder / "greet-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        info = "greet-1.0.dist-info"
-        archive.writestr("greet.py", "WORD = 'hello'\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "greet.py,,\n")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize(
     ("digest", "version", "what"),
     [("right", "1.0", "seen"), ("0" * 64, "1.0", "refused"), ("right", "2.0", "unseen"), ("", "", "empty")],
@@ -418,7 +405,7 @@ def a_wheel(folder: Path) -> str:
 def test_requirements_are_seen_where_pip_would_install_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str, version: str, what: str
 ) -> None:
-    found = a_wheel(tmp_path / "wheels")
+    found = make_wheel(tmp_path / "wheels")
     (tmp_path / "index").mkdir()
     digest = found if digest == "right" else digest
     text = f"greet=={version} ; python_version >= '3.11' \\\n    --hash=sha256:{digest}\n" if version else ""

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.bootstrap import apt_options
-from builder.adapters.mirror import Mirror, discover
+from builder.adapters.engine import LAYERS
+from builder.adapters.layers import LayerMaker
+from builder.adapters.mirror import Mirror, connection, discover
 from builder.adapters.suites import Watch
-from builder.errors import IntegrityError
+from builder.errors import IntegrityError, UsageError
+from builder.events import Stream
 from builder.model import Bootstrap, Stack, Suite, System
 from builder.site import MirrorSettings
+from tests.repository import Repository
 
 SYSTEM = System(
     name="tiny-1",
@@ -137,8 +141,48 @@ def test_prefixes_hold_for_package_archives() -> None:
     assert not any("Valid-Until" in option for option in apt_options(mirror))
 
 
-def test_folders_of_prefixes_are_mounted() -> None:
-    settings = MirrorSettings(
-        prefixes={"https://a/": "file:///srv/a/", "https://b/": "file:///srv/b/x-", "https://c/": "http://c/"}
+def test_folders_of_prefixes_are_mounted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    prefixes = {
+        "https://a/": f"file://{tmp_path}/a/",
+        "https://b/": f"file://{tmp_path}/x-",
+        "https://c/": "http://c/",
+    }
+    found = connection(MirrorSettings(prefixes=prefixes))
+    assert found.folders == (tmp_path, tmp_path / "a")
+    with pytest.raises(UsageError, match=f"no folder {tmp_path}/none"):
+        connection(MirrorSettings(prefixes={"https://a/": f"file://{tmp_path}/none/"}))
+
+
+class Recorder:
+    """An engine that only says what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    def pull(self, reference: str) -> None:
+        self.asked.append(("pull", reference))
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        self.asked.append(("tag", image, repository, tag))
+
+
+def test_a_base_is_pulled_by_digest_through_the_mirror(repository: Repository) -> None:
+    repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
+    repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "host:5000/tiny:1.0"')
+    repository.relock()
+    plan, engine = repository.plan(), Recorder()
+    settings = MirrorSettings(prefixes={"host:5000/": "mirror.example/host/"})
+    maker = LayerMaker(
+        engine=engine,  # type: ignore[arg-type]
+        run=None,  # type: ignore[arg-type]
+        root=repository.root,
+        events=Stream(),
+        jobs=1,
+        mirror=lambda _: Mirror(settings=settings),
+        cache=None,
+        last_layers=lambda _: {},
     )
-    assert Mirror(settings=settings).folders == (Path("/srv/a"), Path("/srv/b"))
+    maker._make_base(plan, plan.layers[0], "hello/base")
+    image = f"mirror.example/host/tiny@sha256:{'c' * 64}"
+    assert engine.asked == [("pull", image), ("tag", image, LAYERS, plan.layers[0].key)]

@@ -1,9 +1,7 @@
 """What goes wrong around a build: one clear message, a hint, an exit code of its own, and nothing lost."""
 
-import hashlib
 import http.server
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from builder import lock
 from builder.lock import Want
 from tests.engine_proxy import Fault, engine_with
 from tests.factory import Build, Factory
+from tests.wheels import make_wheel
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -98,21 +97,6 @@ def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> N
     says(factory.build(), 4, "the package mirror lacks what it asked for", "mirror.apt in site.toml")
     factory.repository.write(tasks, before)
     clean_and_well(factory)
-
-
-def make_wheel(folder: Path) -> str:
-    """A tiny package; returns the sha256 of its wheel."""
-    folder.mkdir()
-    wheel = folder / "greet-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("greet.py", "WORD = 'hello'\n")
-        archive.writestr("greet-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n")
-        archive.writestr(
-            "greet-1.0.dist-info/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        archive.writestr("greet-1.0.dist-info/RECORD", "greet.py,,\n")
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_path: Path) -> None:

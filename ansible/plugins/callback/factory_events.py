@@ -6,7 +6,8 @@ here already censored.
 ==========  ===================================================================
 task        role, task
 result      role, task, changed, seconds; skipped (only when true)
-failed      role, task, seconds, message, details (end of stdout, stderr, trace)
+failed      role, task, seconds, message, details (end of stdout, stderr, trace); url, expected and
+            actual (where something that was downloaded is not what was locked)
 recap       hosts: {name: {ok, changed, failed, unreachable, skipped}}, seconds
 ==========  ===================================================================
 """
@@ -47,6 +48,7 @@ SILENT_ACTIONS = frozenset(
 )
 MESSAGE_KEYS = ("censored", "msg", "reason")
 DETAIL_KEYS = ("stdout", "stderr", "module_stdout", "module_stderr", "exception")
+MISMATCH_KEYS = ("url", "expected", "actual")
 DETAIL_CHARACTERS = 4000
 # What Ansible puts where a trace would be when a module reports a failure of its own accord.
 NO_TRACE = "(traceback unavailable)"
@@ -105,6 +107,7 @@ class CallbackModule(CallbackBase):
             seconds=self._seconds(),
             message=find_message(failure),
             details=collect_details(failure),
+            **find_mismatch(failure),
         )
 
     def _seconds(self) -> float:
@@ -138,6 +141,12 @@ def collect_details(failure: dict[str, Any]) -> str:
         return ""
     texts = (str(failure.get(key) or "").strip() for key in DETAIL_KEYS)
     return "\n".join(text[-DETAIL_CHARACTERS:] for text in texts if text and text != NO_TRACE)
+
+
+def find_mismatch(failure: dict[str, Any]) -> dict[str, str]:
+    """What was to come and what came, of a download that is not what was locked."""
+    found = {key: str(failure[key]) for key in MISMATCH_KEYS if failure.get(key)}
+    return found if len(found) == len(MISMATCH_KEYS) else {}
 
 
 def rename(summary: dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,12 @@
-"""What every image has: the user for training, the locale, the time zone."""
+"""What every image has: the user for training, the locale, the time zone; nothing that upgrades by itself."""
+
+import pytest
+
+UPGRADERS = {
+    "debian": ("apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"),
+    "redhat": ("dnf-automatic.timer", "dnf-automatic-install.timer", "dnf-makecache.timer"),
+}
+SETTINGS = "apt-config dump --format '%f=%v%n' | sed -n 's/^APT::Periodic:://p'"
 
 
 def test_training_user(host, expected):
@@ -44,3 +52,21 @@ def test_sudo_only_where_asked_for(host, expected):
     assert allowed is variables["base_sudo"]
     if variables["base_sudo"]:
         assert host.run("visudo --check --strict").rc == 0
+
+
+@pytest.mark.needs("has_systemd")
+def test_nothing_upgrades_by_itself(host, expected):
+    units = UPGRADERS[expected.capabilities["system_family"]]
+    states = {unit: host.run("systemctl is-enabled %s", unit).stdout.strip() for unit in units}
+    assert set(states.values()) == {"masked"}, states
+    if expected.capabilities["system_family"] == "debian":
+        settings = dict(line.split("=", 1) for line in host.check_output(SETTINGS).splitlines())
+        assert settings["Enable"] == settings["Unattended-Upgrade"] == "0"
+
+
+@pytest.mark.needs("has_systemd")
+def test_no_upgrade_restarts_services(host, expected):
+    # needrestart reads its folder in order, and its last word counts.
+    if expected.capabilities["system_family"] == "debian":
+        said = host.check_output("sed -n 's/^[^#]*nrconf{restart} *= *//p' /etc/needrestart/conf.d/*.conf")
+        assert said.splitlines()[-1] == "'l';"

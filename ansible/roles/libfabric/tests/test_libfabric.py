@@ -1,15 +1,15 @@
 """libfabric: the pinned version, EFA compiled in, and a provider that works without any device."""
 
-VERSION_QUERIES = {
-    "debian": "dpkg-query --show --showformat '${Version}' %s",
-    "redhat": "rpm --query --queryformat '%%{VERSION}-%%{RELEASE}' %s",
-}
+from checks import held, package_version
 
 
 def test_exact_version(host, expected):
-    query = VERSION_QUERIES[expected.capabilities["system_family"]]
-    versions = {name: host.check_output(query, name) for name in expected.variables["libfabric_packages"]}
+    versions = {name: package_version(host, name) for name in expected.variables["libfabric_packages"]}
     assert versions == dict.fromkeys(versions, expected.versions["libfabric"])
+
+
+def test_upgrades_leave_it_alone(host, expected):
+    assert [name for name in expected.variables["libfabric_packages"] if not held(host, name)] == []
 
 
 def test_program_and_library_are_of_one_version(host, expected):

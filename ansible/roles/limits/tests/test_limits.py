@@ -1,57 +1,57 @@
-"""Limits of sessions and services, settings of the kernel."""
+"""Limits of sessions and services."""
 
 import pytest
 
 SESSION_FILE = "/etc/security/limits.d/90-image.conf"
-SYSCTL_FILE = "/etc/sysctl.d/90-image.conf"
 
 
-def read_lines(host, path):
-    lines = (line.partition("#")[0].strip() for line in host.file(path).content_string.splitlines())
-    return [line for line in lines if line]
+def read_entries(host):
+    lines = (line.partition("#")[0].split() for line in host.file(SESSION_FILE).content_string.splitlines())
+    return [tuple(words) for words in lines if words]
 
 
 def test_session_limits_parse(host, expected):
-    entries = [tuple(line.split()) for line in read_lines(host, SESSION_FILE)]
+    entries = read_entries(host)
     wanted = expected.variables["limits_session"]
     for domain in ("*", "root"):
         assert {name: value for who, kind, name, value in entries if who == domain} == wanted
     assert {kind for _, kind, _, _ in entries} == {"-"}
 
 
+def test_memory_may_be_locked_without_limit(host):
+    assert {("*", "-", "memlock", "unlimited"), ("root", "-", "memlock", "unlimited")} <= set(
+        read_entries(host)
+    )
+
+
+def test_no_later_file_overrules_a_limit(host):
+    # pam_limits reads the files in the order of their names; the last word on a limit counts.
+    names = {name for _, _, name, _ in read_entries(host)}
+    files = host.check_output("ls /etc/security/limits.d/*.conf").split()
+    later = [path for path in files if path > SESSION_FILE]
+    said = {path: host.check_output("awk '!/^#/ && NF == 4 {print $3}' %s", path).split() for path in later}
+    assert {path: words for path, words in said.items() if names & set(words)} == {}
+
+
 def test_a_session_opens_under_the_limits(host):
     assert host.run("su root -s /bin/sh -c true").rc == 0
 
 
-@pytest.mark.needs("has_systemd")
+@pytest.mark.needs("kernel")
 def test_sessions_have_the_limits(host, expected):
+    # A container cannot have more than its engine was given.
     flags = {"core": "c", "memlock": "l", "nofile": "n", "stack": "s"}
     for name, value in expected.variables["limits_session"].items():
         assert host.check_output("su - root -c 'ulimit -H%s'", flags[name]) == value
 
 
-def test_kernel_settings_are_written_once_each(host, expected):
-    lines = [line.split(" = ") for line in read_lines(host, SYSCTL_FILE)]
-    found = dict(lines)
-    assert len(found) == len(lines)
-    wanted = {name: str(value) for name, value in expected.variables["limits_sysctl"].items()}
-    assert wanted.items() <= found.items()
-    assert found["net.ipv4.tcp_congestion_control"] == expected.variables["limits_congestion_control"]
-
-
-def test_socket_buffers_fit_the_largest_window(host):
-    found = dict(line.split(" = ") for line in read_lines(host, SYSCTL_FILE))
-    for way in ("rmem", "wmem"):
-        smallest, usual, largest = map(int, found[f"net.ipv4.tcp_{way}"].split())
-        assert smallest <= usual <= largest <= int(found[f"net.core.{way}_max"])
-
-
-@pytest.mark.needs("can_load_modules")
-def test_kernel_has_the_settings(host, expected):
-    for name, value in expected.variables["limits_sysctl"].items():
-        assert host.check_output("sysctl -n %s", name).split() == str(value).split()
-
-
 @pytest.mark.needs("has_systemd")
 def test_services_have_the_limits(host):
+    merged = host.check_output("systemd-analyze cat-config systemd/system.conf").splitlines()
+    found = dict(line.split("=", 1) for line in merged if line.startswith("DefaultLimit"))
+    assert found["DefaultLimitMEMLOCK"] == found["DefaultLimitSTACK"] == "infinity"
+
+
+@pytest.mark.needs("kernel")
+def test_running_services_have_the_limits(host):
     assert host.check_output("systemctl show --property DefaultLimitMEMLOCK --value") == "infinity"

@@ -1,21 +1,19 @@
 """Open MPI: the pinned version, a real job of two processes, and the way to EFA left open."""
 
 import pytest
+from checks import held, package_version
 
 # Host name and network of a check container are its own affair: the job stays inside.
 RUN = "mpirun --allow-run-as-root --oversubscribe --host localhost:2 -n 2 "
 
 
-VERSION_QUERIES = {
-    "debian": "dpkg-query --show --showformat '${Version}' %s",
-    "redhat": "rpm --query --queryformat '%%{VERSION}-%%{RELEASE}' %s",
-}
-
-
 def test_exact_version(host, expected):
-    query = VERSION_QUERIES[expected.capabilities["system_family"]]
-    versions = {name: host.check_output(query, name) for name in expected.variables["openmpi_packages"]}
+    versions = {name: package_version(host, name) for name in expected.variables["openmpi_packages"]}
     assert versions == dict.fromkeys(versions, expected.versions["openmpi"])
+
+
+def test_upgrades_leave_it_alone(host, expected):
+    assert [name for name in expected.variables["openmpi_packages"] if not held(host, name)] == []
 
 
 def test_program_is_of_that_version(host, expected):

@@ -1,0 +1,139 @@
+"""EFA: the pinned installer with every package, modules for the kernel of the image, one MPI."""
+
+import re
+
+import pytest
+from checks import module_info, package_version
+
+RECORD = "/opt/amazon/efa_installed_packages"
+
+
+def recorded(host):
+    """Package → version as the installer wrote them down: name_version_arch, or name-version-release.arch."""
+    lines = host.check_output("grep --invert-match ^# %s", RECORD).split()
+    if host.exists("dpkg-query"):
+        return dict(line.split("_")[:2] for line in lines)
+    return dict(re.fullmatch(r"(.+)-([^-]+-[^-]+)[.][^.]+", line).groups() for line in lines)
+
+
+def is_minimal(expected):
+    return expected.variables["efa_minimal"]
+
+
+def names_elsewhere(expected):
+    """Packages of the installer that other components take away again, or that have nothing to do here."""
+    names = set() if expected.capabilities["is_container"] else {"efa-nv-peermem"}
+    if expected.variables.get("aws_ofi_nccl_policy") == "source":
+        names.add("libnccl-ofi")
+    return names
+
+
+def test_installer_is_the_pinned_one(host, expected):
+    first = host.check_output("head --lines=1 %s", RECORD)
+    assert first == f"# EFA installer version: {expected.versions['efa']}"
+
+
+def test_every_package_of_the_installer_is_there(host, expected):
+    # An installer that meets newer packages leaves them and writes its own versions down.
+    wanted = {
+        name: version for name, version in recorded(host).items() if name not in names_elsewhere(expected)
+    }
+    assert {name: package_version(host, name) for name in wanted} == wanted
+
+
+def test_nothing_of_an_older_installer_remains(host):
+    # Up to the time when installers wrote their record beside their folder.
+    assert not host.file("/opt/amazon/efa/installed_packages").exists
+
+
+def test_libfabric_is_of_one_version(host, expected):
+    if is_minimal(expected):
+        assert not host.file("/opt/amazon/efa/bin/fi_info").exists
+        return
+    name = "libfabric1-aws" if host.exists("dpkg-query") else "libfabric-aws"
+    said = dict(
+        line.split(": ", 1)
+        for line in host.check_output("/opt/amazon/efa/bin/fi_info --version").splitlines()
+    )
+    assert said["fi_info"] == said["libfabric"] == package_version(host, name).partition("-")[0]
+
+
+def test_loader_finds_libfabric_of_efa_first(host, expected):
+    if is_minimal(expected):
+        return
+    found = host.check_output("ldconfig -p | awk '/libfabric[.]so[.]1 / {print $NF}'").splitlines()
+    assert found[0].startswith("/opt/amazon/efa/lib")
+
+
+def test_no_device_is_no_data(host, expected):
+    if is_minimal(expected) or expected.capabilities.get("efa-device"):
+        return
+    run = host.run("/opt/amazon/efa/bin/fi_info -p efa")
+    assert run.rc != 0
+    assert "No data available" in run.stdout + run.stderr
+
+
+def test_one_libibverbs(host):
+    found = host.check_output("ldconfig -p | awk '/libibverbs[.]so[.]1 / {print $NF}'").splitlines()
+    assert len({host.file(path).linked_to for path in found}) == 1
+
+
+def test_mpi_of_the_distribution_is_gone(host, expected):
+    if is_minimal(expected):
+        return
+    assert [name for name in expected.variables["efa_conflicting"] if package_version(host, name)] == []
+
+
+def test_mpi_of_the_installer_runs(host, expected):
+    programs = host.run("ls /opt/amazon/openmpi*/bin/mpirun").stdout.split()
+    assert bool(programs) != is_minimal(expected)
+    for program in programs:
+        assert "Open MPI" in host.check_output("%s --version", program)
+
+
+def test_container_has_no_kernel_module(host, expected):
+    if not expected.capabilities["is_container"]:
+        return
+    assert package_version(host, "efa") == ""
+    assert package_version(host, "efa-nv-peermem") == ""
+    assert host.run("find /usr/src /var/lib/dkms -maxdepth 1 -name 'efa*'").stdout == ""
+
+
+def test_container_has_no_limits_of_a_host(host, expected):
+    # The installer's limits replace those of the image; on a machine they are part of it.
+    assert bool(package_version(host, "efa-config")) != expected.capabilities["is_container"]
+
+
+@pytest.mark.needs("can_load_modules")
+def test_module_is_for_the_kernel_of_the_image(host, expected):
+    kernel = expected.capabilities["target_kernel"]
+    module = module_info(host, kernel, "efa")
+    assert module["vermagic"].split()[0] == kernel
+    assert package_version(host, "efa").startswith(re.match(r"[0-9.]+", module["version"]).group())
+
+
+@pytest.mark.needs("can_load_modules")
+def test_every_module_is_installed_and_none_only_built(host):
+    lines = [line for line in host.check_output("dkms status").splitlines() if line.startswith("efa")]
+    assert lines
+    assert [line for line in lines if not line.endswith(": installed")] == []
+
+
+@pytest.mark.needs("can_load_modules")
+def test_peer_memory_module_goes_with_the_driver_of_nvidia(host, expected):
+    kernel = expected.capabilities["target_kernel"]
+    has_driver = bool(module_info(host, kernel, "nvidia"))
+    module = module_info(host, kernel, "efa_nv_peermem")
+    assert bool(module) == has_driver
+    assert not has_driver or module["vermagic"].split()[0] == kernel
+    # What is left of it asks for NVIDIA's driver at every boot.
+    entries = host.run("grep -rls efa_nv_peermem /etc/modules-load.d /usr/lib/modules-load.d").stdout.split()
+    assert bool(entries) <= has_driver
+
+
+@pytest.mark.needs("efa-device")
+def test_device_is_usable(host):
+    run = host.run("/opt/amazon/efa/bin/fi_info -p efa -t FI_EP_RDM")
+    assert run.rc == 0
+    assert "provider: efa" in run.stdout
+    assert host.run("ls /dev/infiniband/uverbs*").rc == 0

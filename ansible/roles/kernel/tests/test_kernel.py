@@ -1,0 +1,120 @@
+"""One kernel, the one that was asked for, with its headers, and nothing that brings another."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from checks import held, package_version
+
+ROLES = Path(__file__).resolve().parents[2]
+# Names of packages that stand for "the newest kernel" and not for one.
+FOLLOWER = re.compile(
+    r"linux(-image|-headers|-modules-extra)?(-cloud)?-(amd64|arm64|aws|generic|virtual)(-(lts|hwe|edge).*)?"
+)
+
+
+def find_steps(role):
+    """(file, step) of every step of a role, blocks opened."""
+
+    def open_blocks(steps):
+        for step in steps:
+            yield step
+            for key in ("block", "rescue", "always"):
+                yield from open_blocks(step.get(key, []))
+
+    for path in sorted((role / "tasks").glob("*.yml")):
+        yield from ((path, step) for step in open_blocks(yaml.safe_load(path.read_text(encoding="utf-8"))))
+
+
+def packages_of(host, expected):
+    """Image and headers of the kernel."""
+    kernel = expected.capabilities["target_kernel"]
+    if expected.capabilities["system_family"] == "debian":
+        return [f"linux-image-{kernel}", f"linux-headers-{kernel}"]
+    owner = "rpm --query --queryformat '%%{NAME}' --file /boot/vmlinuz-%s"
+    name = host.check_output(owner, kernel)
+    return [name, f"{name}-devel"]
+
+
+def test_there_is_one_kernel(host, expected):
+    found = host.check_output("find /lib/modules -mindepth 1 -maxdepth 1 -printf '%f\\n'").split()
+    assert found == [expected.capabilities["target_kernel"]]
+
+
+def test_boot_loader_finds_one_kernel(host, expected):
+    kernel = expected.capabilities["target_kernel"]
+    found = host.check_output("find /boot -maxdepth 1 -name 'vmlinuz-*' -printf '%f\\n'").split()
+    assert [name for name in found if "rescue" not in name] == [f"vmlinuz-{kernel}"]
+    first_root = host.check_output("find /boot -maxdepth 1 -name 'init*%s*' -size +1M", kernel).split()
+    assert len(first_root) == 1
+
+
+def test_stack_and_image_mean_the_same_kernel(host, expected):
+    wanted = expected.versions["kernel"]
+    image, _ = packages_of(host, expected)
+    version = package_version(host, image)
+    assert wanted == expected.capabilities["target_kernel"] or re.match(
+        rf"{re.escape(wanted)}(\W|$)", version
+    )
+
+
+def test_headers_are_those_of_the_kernel(host, expected):
+    kernel = expected.capabilities["target_kernel"]
+    build = f"/lib/modules/{kernel}/build"
+    assert host.file(f"{build}/Makefile").exists
+    assert host.file(f"{build}/Module.symvers").size > 0
+    release = host.file(f"{build}/include/generated/utsrelease.h").content_string
+    assert f'UTS_RELEASE "{kernel}"' in release
+
+
+def test_compiler_of_the_headers_is_there(host, expected):
+    # A module that another compiler made may load and still misbehave.
+    kernel = expected.capabilities["target_kernel"]
+    asked = host.check_output(
+        "sed -n 's/^CONFIG_CC_VERSION_TEXT=\"\\([a-z0-9_-]*\\).*/\\1/p' /lib/modules/%s/build/.config", kernel
+    )
+    assert host.exists(asked), asked
+
+
+def test_modules_are_indexed(host, expected):
+    kernel = expected.capabilities["target_kernel"]
+    assert host.file(f"/lib/modules/{kernel}/modules.dep").size > 0
+    assert host.check_output("modinfo -k %s -F vermagic tcp_bbr", kernel).split()[0] == kernel
+
+
+def test_kernel_is_held(host, expected):
+    missing = [name for name in packages_of(host, expected) if not held(host, name)]
+    assert missing == []
+
+
+def test_no_package_follows_the_newest_kernel(host, expected):
+    if expected.capabilities["system_family"] == "debian":
+        installed = host.check_output("dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\\n'")
+        names = [line.split()[-1] for line in installed.splitlines() if line[1] == "i"]
+        followers = [name for name in names if FOLLOWER.fullmatch(name)]
+        assert followers == []
+    else:
+        names = host.check_output("rpm --query --all --queryformat '%{NAME}\\n' 'kernel*'").split()
+        assert len([name for name in names if re.fullmatch(r"kernel(\d+\.\d+)?", name)]) == 1
+
+
+@pytest.mark.needs("kernel")
+def test_machine_runs_it(host, expected):
+    assert host.check_output("uname --kernel-release") == expected.capabilities["target_kernel"]
+
+
+def test_no_other_role_restarts_the_machine():
+    guilty = {
+        role.name
+        for role in ROLES.iterdir()
+        for _, step in find_steps(role)
+        if {"ansible.builtin.reboot", "reboot"} & set(step)
+    }
+    assert guilty == {"kernel"}
+
+
+def test_a_restart_needs_a_reason():
+    steps = [step for _, step in find_steps(ROLES / "kernel")]
+    [restart] = [step for step in steps if step.get("ansible.builtin.include_tasks") == "restart.yml"]
+    assert restart["when"].startswith("kernel_running.stdout in")

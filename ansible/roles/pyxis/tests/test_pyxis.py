@@ -1,0 +1,87 @@
+"""pyxis: one plugin for each release of Slurm, and a Slurm that loads it and whatever it loaded before."""
+
+import re
+
+import pytest
+
+PREFIX = "/opt/pyxis"
+SLURMS = ("/opt/slurm", "/opt/aws/pcs/scheduler/slurm-*", "/usr")
+# A client needs a cluster's settings to start; these name the plugins of the image and nothing else.
+PROBE = "/tmp/probe-slurm.conf"
+SETTINGS = "ClusterName=probe\\nSlurmctldHost=localhost\\nPlugStackConfig=%s/plugstack.conf\\n"
+
+
+def list_slurms(host):
+    found = host.run("ls -d " + " ".join(f"{slurm}/include/slurm/spank.h" for slurm in SLURMS)).stdout.split()
+    return [path.removesuffix("/include/slurm/spank.h") for path in found]
+
+
+def settings_of(slurm):
+    return {"/usr": "/etc/slurm", "/opt/slurm": "/opt/slurm/etc"}.get(slurm, slurm.replace("/opt", "/etc", 1))
+
+
+@pytest.fixture
+def probe(host):
+    """Runs a program of a Slurm."""
+
+    def run(slurm, program, option):
+        host.check_output(f"printf '{SETTINGS}' > {PROBE}", settings_of(slurm))
+        return host.run(f"SLURM_CONF={PROBE} %s/bin/%s %s", slurm, program, option)
+
+    yield run
+    host.check_output("rm -f %s", PROBE)
+
+
+def test_every_slurm_has_a_plugin_of_its_release(host, expected, probe):
+    releases = [probe(slurm, "sinfo", "--version").stdout.split()[-1] for slurm in list_slurms(host)]
+    wanted = {f"{PREFIX}/{expected.versions['pyxis']}/slurm-{release}" for release in releases}
+    found = host.check_output("find %s -mindepth 2 -maxdepth 2", PREFIX).split()
+    assert wanted
+    assert set(found) == wanted
+
+
+def test_slurm_loads_the_plugin(host, probe):
+    # srun refuses to start where a required plugin is of another release.
+    for slurm in list_slurms(host):
+        run = probe(slurm, "srun", "--help")
+        assert run.rc == 0, run.stderr
+        assert "--container-image" in run.stdout
+
+
+def test_folder_of_plugins_is_read_once(host):
+    for slurm in list_slurms(host):
+        lines = host.file(f"{settings_of(slurm)}/plugstack.conf").content_string.splitlines()
+        assert len([line for line in lines if re.match(r"\s*include\s+\S*plugstack\.conf\.d/", line)]) == 1
+
+
+def test_plugins_that_are_named_are_there(host):
+    # Whatever was in the file before, a name that leads nowhere keeps every job from starting.
+    for slurm in list_slurms(host):
+        text = host.check_output(
+            "cat %s/plugstack.conf %s/plugstack.conf.d/*", settings_of(slurm), settings_of(slurm)
+        )
+        named = re.findall(r"^\s*required\s+(/\S+)", text, re.MULTILINE)
+        assert f"{PREFIX}/" in " ".join(named)
+        for path in named:
+            assert host.file(path).is_file, path
+
+
+def test_plugin_is_complete(host):
+    for path in host.check_output("find %s -name spank_pyxis.so", PREFIX).split():
+        assert "not found" not in host.check_output("ldd %s", path)
+        assert (host.file(path).user, host.file(path).mode) == ("root", 0o644)
+
+
+def test_hooks_of_enroot_find_the_commands_of_slurm(host):
+    # slurmd hands its own path on to them.
+    drop_in = host.file("/etc/systemd/system/slurmd.service.d/image-path.conf")
+    path = (
+        re.search(r"PATH=(\S+)", drop_in.content_string).group(1) if drop_in.exists else "/usr/sbin:/usr/bin"
+    )
+    assert "" not in path.split(":")
+    if "/opt/slurm" in list_slurms(host) or "/usr" in list_slurms(host):
+        assert host.run("PATH=%s command -v scontrol", path).rc == 0
+
+
+def test_nothing_of_the_build_stays(host):
+    assert host.run("ls -d /tmp/pyxis* /root/pyxis* /usr/local/lib/slurm").stdout == ""

@@ -1,0 +1,70 @@
+"""Slurm: the pinned release from where it belongs, its commands, and no key that all machines would share."""
+
+import pytest
+from checks import held, package_version
+
+PLACES = ("/opt/slurm/bin", "/opt/aws/pcs/scheduler/slurm-*/bin", "/usr/bin")
+
+
+def find_programs(host, name):
+    return host.run("ls -d " + " ".join(f"{place}/{name}" for place in PLACES)).stdout.split()
+
+
+@pytest.fixture
+def release_of(host):
+    """Asks a program of Slurm for its release; it says nothing without the settings of a cluster."""
+    host.check_output("printf 'ClusterName=probe\\nSlurmctldHost=localhost\\n' > /tmp/probe-slurm.conf")
+    yield lambda path: host.check_output("SLURM_CONF=/tmp/probe-slurm.conf %s --version", path).split()[-1]
+    host.check_output("rm /tmp/probe-slurm.conf")
+
+
+def from_the_archive(host):
+    return find_programs(host, "sinfo") == ["/usr/bin/sinfo"]
+
+
+def test_release_is_the_pinned_one(host, expected, release_of):
+    releases = [release_of(path) for path in find_programs(host, "sinfo")]
+    assert expected.versions["slurm"].partition("-")[0] in releases
+
+
+def test_there_is_one_source_of_slurm(host):
+    # Two would answer each other with errors of the protocol.
+    folders = {path.split("/bin/")[0] for path in find_programs(host, "sinfo")}
+    assert len({folder for folder in folders if not folder.startswith("/opt/aws/pcs")}) <= 1
+    assert folders == {"/usr"} or "/usr" not in folders
+
+
+def test_packages_are_held(host, expected):
+    if from_the_archive(host):
+        for package in expected.variables["slurm_packages"]:
+            assert package_version(host, package) == expected.versions["slurm"]
+            assert held(host, package)
+
+
+@pytest.mark.parametrize("program", ["sbatch", "scontrol", "sinfo", "squeue", "srun"])
+def test_programs_are_there(host, program):
+    assert find_programs(host, program)
+
+
+def test_headers_for_plugins_are_there(host):
+    for path in find_programs(host, "sinfo"):
+        assert host.file(path.removesuffix("/bin/sinfo") + "/include/slurm/spank.h").is_file
+
+
+def test_libraries_are_complete(host):
+    for path in find_programs(host, "srun"):
+        assert "not found" not in host.check_output("ldd %s", path)
+
+
+def test_no_key_in_the_image(host):
+    if from_the_archive(host):
+        assert not host.file("/etc/munge/munge.key").exists
+
+
+@pytest.mark.needs("has_systemd")
+def test_authentication_waits_for_its_key(host):
+    if from_the_archive(host):
+        unit = host.check_output("systemctl cat munge")
+        assert "ConditionPathExists=/etc/munge/munge.key" in unit.splitlines()
+        assert host.check_output("systemctl is-enabled munge") == "enabled"
+        assert host.run("systemctl is-active munge").stdout.strip() == "inactive"

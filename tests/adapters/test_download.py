@@ -1,0 +1,273 @@
+"""The modules that bring things in from outside: what they let in, what they refuse, what they try again."""
+
+import http.server
+import json
+import os
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.standins.site import Site, serve
+
+ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
+URL = "https://vendor.example/tool-1.tar.gz"
+KEY = "https://vendor.example/key.pub"
+REPOSITORY = "https://code.example/tool.git"
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serve(tmp_path_factory.mktemp("s"), {}) as made:
+        yield made
+
+
+@dataclass
+class Result:
+    """What a module said at its end."""
+
+    failed: bool
+    fields: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        return str(self.fields.get("msg", ""))
+
+
+def call(module: str, **arguments: Any) -> Result:
+    """Runs a module as Ansible does, on this machine."""
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.oneline",
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+    }
+    program = str(Path(sys.executable).with_name("ansible"))
+    argv = [
+        program,
+        "localhost",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-m",
+        module,
+        "-a",
+        json.dumps(arguments),
+    ]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    head, _, body = done.stdout.partition(" => ")
+    assert body, done.stdout + done.stderr
+    return Result(failed="FAILED" in head, fields=json.loads(body))
+
+
+def sum_of(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def archive(site: Site, url: str = URL) -> dict[str, str]:
+    path = site.url_file(url)
+    if not path.exists():
+        site.tar(url, {"tool/install.sh": "#!/bin/sh\n"})
+    return {"url": url, "sha256": sum_of(path)}
+
+
+def test_a_locked_file_comes_through_the_mirror_and_only_once(site: Site, tmp_path: Path) -> None:
+    dest = tmp_path / "deep" / "tool.tgz"
+    arguments = {**archive(site), "dest": str(dest), "mode": "0755", "mirrors": site.mirrors}
+    first, second = call("download", **arguments), call("download", **arguments)
+    assert first.fields["changed"] is True
+    assert first.fields["fetched_from"].startswith("http://127.0.0.1:")
+    assert second.fields["changed"] is False
+    assert dest.read_bytes() == site.url_file(URL).read_bytes()
+    assert dest.stat().st_mode & 0o777 == 0o755
+    assert site.requests == ["/vendor.example/tool-1.tar.gz"]
+
+
+def test_another_file_than_the_locked_one_is_refused(site: Site, tmp_path: Path) -> None:
+    wanted = archive(site)
+    site.url_file(URL).write_bytes(b"something else")
+    dest = tmp_path / "tool.tgz"
+    result = call("download", **wanted, dest=str(dest), mirrors=site.mirrors)
+    assert result.failed
+    assert f"does not match its lock: expected sha256 {wanted['sha256']}, got " in result.message
+    assert result.fields["url"] == URL
+    assert result.fields["expected"] == wanted["sha256"]
+    assert result.fields["actual"] == sum_of(site.url_file(URL))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_there_and_is_another_one_stays_until_the_right_one_is_here(
+    site: Site, tmp_path: Path
+) -> None:
+    wanted = archive(site)
+    dest = tmp_path / "tool.tgz"
+    dest.write_bytes(b"old")
+    site.faults["/vendor.example/tool-1.tar.gz"] = (404, 1)
+    assert call("download", **wanted, dest=str(dest), mirrors=site.mirrors).failed
+    assert dest.read_bytes() == b"old"
+    assert call("download", **wanted, dest=str(dest), mirrors=site.mirrors).fields["changed"] is True
+    assert sum_of(dest) == wanted["sha256"]
+
+
+@pytest.mark.parametrize(("status", "tries"), [(503, 3), (429, 3), (404, 1), (403, 1)])
+def test_what_may_pass_is_tried_again_and_the_rest_is_not(
+    site: Site, tmp_path: Path, status: int, tries: int
+) -> None:
+    wanted = archive(site)
+    site.faults["/vendor.example/tool-1.tar.gz"] = (status, 9)
+    result = call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors)
+    assert result.failed
+    assert f"the server answered {status}" in result.message
+    assert len(site.requests) == tries
+
+
+def test_a_server_that_is_busy_once_is_no_failure(site: Site, tmp_path: Path) -> None:
+    wanted = archive(site)
+    site.faults["/vendor.example/tool-1.tar.gz"] = (503, 1)
+    assert not call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors).failed
+
+
+def test_a_repository_that_cannot_be_reached_is_said_with_its_address(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9/tool.tgz"
+    result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert result.message.startswith(f"{url}: no answer: ")
+    assert "(3 tries)" in result.message
+
+
+class Cutting(http.server.BaseHTTPRequestHandler):
+    """Promises more than it sends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", self.server.promised)  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(b"x" * 10)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def cutting(promised: int) -> Iterator[str]:
+    with socketserver.TCPServer(("127.0.0.1", 0), Cutting) as server:
+        server.promised = str(promised)  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/file"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    with cutting(promised=1000) as url:
+        result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert "the connection broke after 10 of 1000 bytes" in result.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(tmp_path: Path) -> None:
+    with cutting(promised=1 << 60) as url:
+        result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert f"has {1 << 60} bytes, and the disk has room for " in result.message
+
+
+def signed(site: Site, *, armored_key: bool = True) -> dict[str, Any]:
+    wanted = archive(site)
+    site.sign(site.url_file(URL))
+    site.key(KEY, armored=armored_key)
+    return {
+        **wanted,
+        "signature": {"url": f"{URL}.sig", "sha256": sum_of(site.url_file(f"{URL}.sig"))},
+        "key": {"url": KEY, "sha256": sum_of(site.url_file(KEY))},
+        "mirrors": site.mirrors,
+    }
+
+
+@pytest.mark.parametrize("armored", [True, False])
+def test_a_signature_by_the_vendors_key_is_accepted(site: Site, tmp_path: Path, armored: bool) -> None:
+    result = call("download", **signed(site, armored_key=armored), dest=str(tmp_path / "x"))
+    assert not result.failed, result.message
+    assert sum_of(tmp_path / "x") == archive(site)["sha256"]
+
+
+def test_a_signature_of_another_file_is_refused(site: Site, tmp_path: Path) -> None:
+    arguments = signed(site)
+    site.write("https://vendor.example/other", b"other")
+    site.sign(site.url_file("https://vendor.example/other"))
+    other = "https://vendor.example/other.sig"
+    arguments["signature"] = {"url": other, "sha256": sum_of(site.url_file(other))}
+    result = call("download", **arguments, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert f"does not match its lock: expected a signature by {KEY}, got: " in result.message
+    assert {"url", "expected", "actual"} <= result.fields.keys()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signature_by_another_key_is_refused(
+    site: Site, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    arguments = signed(site)
+    with serve(tmp_path_factory.mktemp("t"), {}) as other:
+        other.key(KEY)
+        site.url_file(KEY).write_bytes(other.url_file(KEY).read_bytes())
+    arguments["key"] = {"url": KEY, "sha256": sum_of(site.url_file(KEY))}
+    result = call("download", **arguments, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert "No public key" in result.fields["actual"]
+
+
+def test_a_key_that_is_not_the_locked_one_is_refused(site: Site, tmp_path: Path) -> None:
+    arguments = signed(site)
+    arguments["key"]["sha256"] = "0" * 64
+    result = call("download", **arguments, dest=str(tmp_path / "x"))
+    assert result.failed
+    assert result.message.startswith(f"{KEY} does not match its lock: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sources_are_those_of_the_locked_commit_even_when_the_tag_has_moved(
+    site: Site, tmp_path: Path
+) -> None:
+    commit = site.git(REPOSITORY, "v1", {"src/tool.c": "int main(void) { return 0; }\n"})
+    site.git(REPOSITORY, "v1", {"src/tool.c": "int main(void) { return 1; }\n"})
+    dest = tmp_path / "tool"
+    arguments = {"url": REPOSITORY, "ref": "v1", "commit": commit, "dest": str(dest), "mirrors": site.mirrors}
+    result = call("checkout", **arguments)
+    assert not result.failed, result.message
+    assert (dest / "src/tool.c").read_text() == "int main(void) { return 0; }\n"
+
+
+def test_a_commit_that_is_nowhere_is_refused(site: Site, tmp_path: Path) -> None:
+    actual = site.git(REPOSITORY, "v1", {"README": "tool\n"})
+    dest = tmp_path / "tool"
+    arguments = {"url": REPOSITORY, "ref": "v1", "commit": "0" * 40, "dest": str(dest)}
+    result = call("checkout", **arguments, mirrors=site.mirrors)
+    assert result.failed
+    assert (
+        f"{REPOSITORY} v1 does not match its lock: expected commit {'0' * 40}, got {actual}" in result.message
+    )
+    assert {"url", "expected", "actual"} <= result.fields.keys()
+    assert not dest.exists()
+
+
+def test_a_server_without_git_of_its_own_serves_sources_too(site: Site, tmp_path: Path) -> None:
+    commit = site.git(REPOSITORY, "v1", {"README": "tool\n"})
+    bare = site.url_file(REPOSITORY)
+    subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
+    plain = bare.rename(bare.with_name("plain"))
+    arguments = {"url": f"https://code.example/{plain.name}", "ref": "v1", "commit": commit}
+    result = call("checkout", **arguments, dest=str(tmp_path / "tool"), mirrors=site.mirrors)
+    assert not result.failed, result.message
+    assert (tmp_path / "tool/README").read_text() == "tool\n"

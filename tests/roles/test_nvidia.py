@@ -1,0 +1,136 @@
+"""The driver and what goes with it, from the vendor's repository: versions move together, failures are clear.
+
+The names are those of Ubuntu, on a machine of Debian: both install, hold and compile in the same way.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from builder import catalog
+from builder.model import Catalog, Plan
+from tests.roles import plans
+from tests.roles.bench import Bench, open_bench
+from tests.roles.plans import Wanted
+from tests.roles.play import Play
+from tests.standins import nvidia_driver
+from tests.standins.cuda_repository import publish
+from tests.standins.site import Site, serve
+
+pytestmark = pytest.mark.engine
+
+PINS = {
+    "cuda": "13.0.2",
+    "cudnn": "9.10.2.21",
+    "dcgm": "4.7.0",
+    "kernel": "6.1.0-50-amd64",
+    "nvidia_driver": "580.159.03",
+}
+DRIVER = ("nvidia_driver", "nvidia_fabric_manager", "nvidia_imex", "nvidia_persistence")
+LIST_NVIDIA = (
+    "dpkg-query --show --showformat '${db:Status-Abbrev}${Package} ${Version}\\n' | grep '^[ih]i.*nvidia'"
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serve(tmp_path_factory.mktemp("s"), dict(PINS)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def bench(site: Site) -> Iterator[Bench]:
+    plan = plans.make(Wanted(components=["kernel", "packages"], pins=site.pins), site)
+    with open_bench(plan, site=site, say=print, label="nvidia") as opened:
+        play = opened.apply(plan)
+        assert play.passed, play.failure
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one system of the bench goes by another name."""
+    load = catalog.load
+
+    def rename(*words: object, **named: object) -> Catalog:
+        loaded = load(*words, **named)  # type: ignore[arg-type]
+        system = loaded.systems["debian-12"]
+        renamed = dataclasses.replace(system, distribution="ubuntu", release="24.04", codename="noble")
+        return dataclasses.replace(loaded, systems={**loaded.systems, "debian-12": renamed})
+
+    monkeypatch.setattr(plans.catalog, "load", rename)
+
+
+def plan_of(site: Site, *components: str, variables: dict[str, object] | None = None, **pins: str) -> Plan:
+    """A plan of just these components: the machine has a kernel already, and it is Debian's."""
+    site.pins = {**PINS, **pins}
+    plan = plans.make(Wanted(components=components, pins=site.pins, variables=variables or {}), site)
+    return dataclasses.replace(plan, components=tuple(name for name in plan.components if name in components))
+
+
+def message_of(play: Play) -> str:
+    assert play.failure is not None
+    return play.failure["message"] + play.failure.get("details", "")
+
+
+def failures(bench: Bench, plan: Plan) -> list[str]:
+    return [f"{check.name}: {check.message}" for check in bench.check(plan) if check.outcome == "failed"]
+
+
+def test_all_of_it_is_of_one_version(bench: Bench, site: Site) -> None:
+    plan = plan_of(site, *DRIVER, "cuda", "cudnn", "dcgm")
+    play = bench.apply(plan)
+    assert play.passed, play.failure
+    assert failures(bench, plan) == []
+    assert bench.apply(plan).changed == []
+
+
+def test_another_driver_takes_everything_along(bench: Bench, site: Site) -> None:
+    plan = plan_of(site, *DRIVER, nvidia_driver="595.91.07")
+    play = bench.apply(plan)
+    assert play.passed, play.failure
+    assert failures(bench, plan) == []
+    assert "580.159.03" not in bench.shell(LIST_NVIDIA)
+    back = plan_of(site, *DRIVER)
+    assert bench.apply(back).passed
+    assert failures(bench, back) == []
+
+
+def test_the_other_flavor_takes_the_place_of_the_first(bench: Bench, site: Site) -> None:
+    flavor = {
+        "nvidia_driver_flavor": "proprietary",
+        "nvidia_driver_parameters": {"NVreg_EnableGpuFirmware": 0},
+    }
+    plan = plan_of(site, "nvidia_driver", variables=flavor)
+    assert bench.apply(plan).passed
+    assert failures(bench, plan) == []
+    assert bench.apply(plan_of(site, "nvidia_driver")).passed
+
+
+def test_toolkits_stand_side_by_side(bench: Bench, site: Site) -> None:
+    plan = plan_of(site, "cuda", variables={"cuda_further": ["12.8.1"]})
+    assert bench.apply(plan).passed
+    assert failures(bench, plan) == []
+    other = plan_of(site, "cuda", cuda="12.8.1")
+    assert bench.apply(other).passed
+    assert failures(bench, other) == []
+
+
+def test_a_driver_that_does_not_compile_says_why(bench: Bench, site: Site) -> None:
+    plan = plan_of(site, "nvidia_driver", nvidia_driver="580.173.02")
+    flaw = "int broken(void) { return no_such_thing; }\n"
+    publish(site, debs=nvidia_driver.ubuntu(site, "580.173.02", flaw=flaw))
+    play = bench.apply(plan)
+    assert not play.passed
+    assert "nvidia 580.173.02 cannot be compiled for kernel 6.1.0-50-amd64" in message_of(play)
+    assert "no_such_thing" in message_of(play)
+    repaired = plan_of(site, "nvidia_driver")
+    assert bench.apply(repaired).passed
+    assert failures(bench, repaired) == []
+
+
+def test_a_kernel_without_headers_is_named(bench: Bench, site: Site) -> None:
+    play = bench.apply(plan_of(site, "nvidia_driver", kernel="6.1.0-1-amd64"))
+    assert not play.passed
+    assert "no headers of kernel 6.1.0-1-amd64" in message_of(play)

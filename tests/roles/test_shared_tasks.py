@@ -1,0 +1,211 @@
+"""The task files that roles share, on a machine: vendors' repositories, packages of one version, holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from builder.adapters.playbook import MOUNT
+from builder.adapters.process import wait_until
+from builder.model import Plan
+from tests.roles import plans
+from tests.roles.bench import Bench, open_bench
+from tests.roles.plans import Wanted
+from tests.roles.play import Play
+from tests.standins.site import Site, serve
+
+pytestmark = pytest.mark.engine
+
+URL = "https://vendor.example/debian/"
+KEY = "https://vendor.example/key.asc"
+TASKS = f"{MOUNT}/ansible/tasks"
+WORK = "/var/cache/factory-probe"
+ADD = {"ansible.builtin.include_tasks": f"{TASKS}/repository_debian.yml"}
+INSTALL = {"ansible.builtin.include_tasks": f"{TASKS}/install_debian.yml"}
+END = {"work_folder": {"path": WORK, "state": "absent"}}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serve(tmp_path_factory.mktemp("s"), {}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plan(site: Site) -> Plan:
+    return plans.make(Wanted(components=["base"]), site)
+
+
+@pytest.fixture(scope="module")
+def bench(plan: Plan, site: Site) -> Iterator[Bench]:
+    with open_bench(plan, site=site, say=print, label="shared") as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def clean(bench: Bench, plan: Plan) -> Iterator[None]:
+    yield
+    bench.apply(plan, tasks=[END])
+    installed = bench.shell("dpkg-query --show --showformat '${Package} ' 'tool*' 2>/dev/null || test $? = 1")
+    if installed:
+        bench.shell(f"apt-mark unhold {installed}; dpkg --purge {installed}")
+
+
+def publish(site: Site, *versions: str, url: str = URL, suite: str = "./") -> None:
+    debs = []
+    for version in versions:
+        debs.append(site.deb("tool-data", version, {"/usr/share/tool/version": version}))
+        debs.append(site.deb("tool", version, {"/usr/bin/tool": "#!/bin/sh\n"}, depends=["tool-data"]))
+    site.apt_repository(url, debs, KEY, suite=suite, components=[] if suite == "./" else ["stable"])
+
+
+def repository(site: Site, *, url: str = URL, suite: str = "./") -> dict[str, Any]:
+    key = plans.sum_of(site.url_file(KEY))
+    components = [] if suite == "./" else ["stable"]
+    of = {"url": url, "suite": suite, "components": components, "key": {"url": KEY, "sha256": key}}
+    return {**ADD, "vars": {"repository_of": of, "repository_name": "vendor"}}
+
+
+def install(version: str, *, hold: bool = True) -> dict[str, Any]:
+    variables = {"install_packages": ["tool", "tool-data"], "install_version": version, "install_hold": hold}
+    return {**INSTALL, "vars": variables}
+
+
+def succeed(play: Play) -> Play:
+    assert play.passed, play.failure
+    return play
+
+
+def versions(bench: Bench) -> str:
+    return bench.shell("dpkg-query --show --showformat '${Package}=${Version} ' 'tool*'").strip()
+
+
+@pytest.mark.parametrize("suite", ["./", "bookworm"])
+def test_packages_of_a_vendor_come_in_one_version_and_stay_there(
+    bench: Bench, plan: Plan, site: Site, suite: str
+) -> None:
+    url = f"https://vendor.example/{suite.strip('./') or 'flat'}/"
+    publish(site, "1.0-1", "2.0-1", url=url, suite=suite)
+    tasks = [repository(site, url=url, suite=suite), install("1.0-1")]
+    assert succeed(bench.apply(plan, tasks=tasks)).failure is None
+    assert versions(bench) == "tool=1.0-1 tool-data=1.0-1"
+    assert bench.shell("apt-mark showhold").split() == ["tool", "tool-data"]
+    assert bench.shell("apt-get --simulate dist-upgrade | grep -c '^Inst tool' || test $? = 1") == "0"
+
+
+def test_the_second_run_changes_nothing(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    tasks = [repository(site), install("1.0-1"), END]
+    assert bench.apply(plan, tasks=tasks).changes > 0
+    assert bench.apply(plan, tasks=tasks).changes == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("1.0-1", "2.0-1"), ("2.0-1", "1.0-1")])
+def test_another_version_takes_the_place_of_a_held_one(
+    bench: Bench, plan: Plan, site: Site, first: str, second: str
+) -> None:
+    publish(site, "1.0-1", "2.0-1")
+    succeed(bench.apply(plan, tasks=[repository(site), install(first)]))
+    succeed(bench.apply(plan, tasks=[repository(site), install(second)]))
+    assert versions(bench) == f"tool={second} tool-data={second}"
+    assert bench.shell("apt-mark showhold").split() == ["tool", "tool-data"]
+
+
+def test_a_machine_keeps_the_vendors_address_switched_off(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    succeed(bench.apply(plan, tasks=[repository(site), END]))
+    files = bench.shell("find /etc/apt/sources.list.d /etc/apt/keyrings -type f").split()
+    assert sorted(files) == ["/etc/apt/keyrings/vendor.gpg", "/etc/apt/sources.list.d/vendor.sources"]
+    kept = bench.shell("cat /etc/apt/sources.list.d/vendor.sources")
+    assert "127.0.0.1" not in kept
+    assert {f"URIs: {URL}", "Enabled: no"} <= set(kept.splitlines())
+    assert "Signed-By: /etc/apt/keyrings/vendor.gpg" in kept
+    assert bench.shell("apt-get indextargets --format '$(SITE)' | grep -c vendor || test $? = 1") == "0"
+
+
+def test_the_lists_of_others_do_not_look_fresher_than_they_are(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
+    succeed(bench.apply(plan, tasks=[repository(site)]))
+    assert bench.shell("stat -c %Y /var/lib/apt/lists") == "1000000000"
+
+
+def test_a_repository_that_somebody_else_signed_is_refused(
+    bench: Bench, plan: Plan, site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    publish(site, "1.0-1")
+    wanted = repository(site)
+    with serve(tmp_path_factory.mktemp("t"), {}) as other:
+        publish(other, "1.0-1")
+        for name in ("InRelease", "Release", "Release.gpg"):
+            theirs = other.url_file(URL) / name
+            (site.url_file(URL) / name).write_bytes(theirs.read_bytes())
+    play = bench.apply(plan, tasks=[wanted])
+    assert play.failure is not None
+    assert play.failure["message"].startswith(
+        f"{URL} does not match its lock: expected a repository signed by {KEY}"
+    )
+    assert {"url", "expected", "actual"} <= play.failure.keys()
+
+
+def test_a_changed_list_of_packages_is_refused(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    wanted = repository(site)
+    for name in ("Packages", "Packages.gz"):
+        (site.url_file(URL) / name).write_bytes(b"changed")
+    play = bench.apply(plan, tasks=[wanted])
+    assert play.failure is not None
+    assert f"{URL}: cannot be read: " in play.failure["message"]
+
+
+def test_a_repository_that_does_not_answer_is_refused(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    wanted = repository(site, url="https://vendor.example/nothing/")
+    play = bench.apply(plan, tasks=[wanted])
+    assert play.failure is not None
+    assert play.failure["message"].startswith("https://vendor.example/nothing/: cannot be read: E")
+
+
+@contextmanager
+def locked(bench: Bench, path: str, *, for_s: int) -> Iterator[None]:
+    """Another program holds a lock of the package manager for so long, or until the block ends."""
+    hold = f"import fcntl, select; f = open('{path}', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    hold += f"; select.select([], [], [], {for_s})"
+    bench.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
+    assert wait_until(lambda: path in bench.shell("lslocks --noheadings --output PATH || true"), timeout_s=10)
+    try:
+        yield
+    finally:
+        bench.shell("kill $(cat /run/holder) 2>/dev/null || test $? = 1")
+
+
+LOCKS = ["/var/lib/dpkg/lock-frontend", "/var/lib/apt/lists/lock"]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_that_is_given_back_is_waited_for(bench: Bench, plan: Plan, site: Site, lock: str) -> None:
+    publish(site, "1.0-1")
+    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
+    with locked(bench, lock, for_s=4):
+        succeed(bench.apply(plan, tasks=[repository(site), install("1.0-1")]))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_that_is_kept_is_said(bench: Bench, plan: Plan, site: Site, lock: str) -> None:
+    publish(site, "1.0-1")
+    succeed(bench.apply(plan, tasks=[repository(site)]))
+    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
+    tasks = [{**INSTALL, "vars": {**install("1.0-1")["vars"], "install_wait_s": 2}}]
+    with locked(bench, lock, for_s=300):
+        play = bench.apply(plan, tasks=tasks)
+    assert play.failure is not None
+    assert f"lock {lock}" in play.failure["message"] + play.failure["details"]
+
+
+def test_no_trace_of_the_mirror_is_in_the_machine(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1")
+    succeed(bench.apply(plan, tasks=[repository(site), install("1.0-1"), END]))
+    found = bench.shell(f"grep -rl 127.0.0.1:{site.port} /etc /usr /var || test $? = 1").split()
+    # apt's own caches; the role `cleanup` knows them.
+    assert [path for path in found if not path.startswith("/var/cache/apt/")] == []

@@ -1,0 +1,68 @@
+"""Stand-in for the AWS command line interface: its archive, with an installer that behaves as the vendor's.
+
+It refuses where another version is installed unless told to update, and takes any folder of its version for a
+whole installation.
+"""
+
+import shutil
+
+from tests.standins.site import Site
+
+ARCHIVES = "https://awscli.amazonaws.com/awscli-exe-linux"
+KEY = "https://keyserver.ubuntu.com/pks/lookup?op=get&search=0xFB5DB77FD5C118B80511ADA8A6310ACC4672475C"
+PROGRAM = """\
+#!/bin/sh
+case "$1" in
+    --version) echo 'aws-cli/%s Python/3 Linux exe/stand-in' ;;
+    configure) exit 1 ;;
+    *) echo "stand-in: $*" >&2; exit 252 ;;
+esac
+"""
+COMPLETER = "#!/bin/sh\nexit 0\n"
+INSTALLER = """\
+#!/bin/sh
+set -eu
+root=/usr/local/aws-cli programs=/usr/local/bin update=no
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -u|--update) update=yes ;;
+        -i|--install-dir) root=$2; shift ;;
+        -b|--bin-dir) programs=$2; shift ;;
+        *) echo "install: unknown option $1" >&2; exit 2 ;;
+    esac
+    shift
+done
+bundle=$(cd "$(dirname "$0")" && pwd)
+version=$("$bundle/dist/aws" --version | cut -d ' ' -f 1 | cut -d / -f 2)
+here=$root/v2/$version current=$root/v2/current
+if [ -L "$current" ] && [ $update = no ]; then
+    echo "$current is there already: run again with --update" >&2
+    exit 1
+fi
+if [ -d "$here" ]; then
+    echo "$here is there already: nothing to do"
+    exit 0
+fi
+mkdir -p "$here/bin" "$programs"
+cp -r "$bundle/dist" "$here/dist"
+for program in aws aws_completer; do ln -s "../dist/$program" "$here/bin/$program"; done
+ln -snf "$here" "$current"
+for program in aws aws_completer; do ln -sf "$current/bin/$program" "$programs/$program"; done
+"""
+
+
+def build(site: Site) -> None:
+    version = site.pin("aws_cli")
+    for arch in ("x86_64", "aarch64"):
+        archive = site.zip(
+            f"{ARCHIVES}-{arch}-{version}.zip",
+            {
+                "aws/README.md": "Stand-in.\n",
+                "aws/dist/aws": PROGRAM % version,
+                "aws/dist/aws_completer": COMPLETER,
+                "aws/install": INSTALLER,
+            },
+        )
+        site.sign(archive)
+    # A server finds the file by its path alone; the lock is made of the whole address.
+    shutil.copy(site.key(KEY), site.url_file(KEY.partition("?")[0]))

@@ -1,0 +1,70 @@
+"""Stand-in for a release of the plugin: its options, checked as the real script does, and a real build."""
+
+from pathlib import Path
+
+from tests.standins.site import Site
+
+HERE = Path(__file__).parent
+RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
+MAKEFILE = """\
+CXXFLAGS = -O1 -fPIC -shared -I@cuda@/include -I@libfabric@/include -DVERSION='"{version}"'
+LDLIBS = -L@libfabric@/lib -lfabric -lhwloc
+PLUGINS = libnccl-net-ofi.so
+ifeq (@platform_aws@,yes)
+PLUGINS += libnccl-ofi-tuner.so
+endif
+
+all: $(PLUGINS)
+
+libnccl-net-ofi.so: net.cpp
+libnccl-ofi-tuner.so: tuner.cpp
+$(PLUGINS):
+\tg++ $(CXXFLAGS) -Wl,--no-as-needed,-soname,$@ -o $@ $< $(LDLIBS)
+
+install: all
+\tinstall -d @libdir@ @prefix@/share/aws-ofi-nccl/xml
+\tinstall -m 0644 p4d-24xl-topo.xml @prefix@/share/aws-ofi-nccl/xml
+\tinstall -m 0755 $(PLUGINS) @libdir@
+ifeq (@symlink@,yes)
+\tln -sf libnccl-net-ofi.so @libdir@/libnccl-net.so
+endif
+ifeq (@platform_aws@,yes)
+\tln -sf libnccl-ofi-tuner.so @libdir@/libnccl-tuner-ofi.so
+endif
+"""
+SOURCE = """\
+// Stand-in: has the interfaces that NCCL asks for by name, and says who it is.
+#include <cuda_runtime.h>
+#include <rdma/fabric.h>
+struct interface {{ const char *name; }};
+extern "C" {{
+extern const char *standin_says;
+const char *standin_says = "NET/OFI Initializing aws-ofi-nccl " VERSION;
+unsigned standin_libfabric() {{ return fi_version(); }}
+{interfaces}
+}}
+"""
+# Tests put here what does not compile.
+FLAW = ""
+INTERFACE = 'extern interface {name}; interface {name} = {{"OFI"}};'
+
+
+def build(site: Site) -> None:
+    version = site.pin("aws_ofi_nccl")
+    folder = f"aws-ofi-nccl-{version}"
+    site.tar(
+        f"{RELEASES}/v{version}/{folder}.tar.gz",
+        {
+            f"{folder}/configure": (HERE / "files/ofi_configure.sh").read_text(encoding="utf-8"),
+            f"{folder}/Makefile.in": MAKEFILE.format(version=version),
+            f"{folder}/net.cpp": source("ncclNetPlugin_v", (9, 10, 11)) + FLAW,
+            f"{folder}/tuner.cpp": source("ncclTunerPlugin_v", (2, 3)),
+            f"{folder}/p4d-24xl-topo.xml": "<system/>\n",
+        },
+    )
+
+
+def source(name: str, versions: tuple[int, ...]) -> str:
+    return SOURCE.format(
+        interfaces="\n".join(INTERFACE.format(name=f"{name}{version}") for version in versions)
+    )

@@ -1,0 +1,43 @@
+"""Stand-in for the agent of CloudWatch: both packages, signed, with the vendor's names and folders."""
+
+import shutil
+
+from tests.standins.site import Site
+
+BUCKET = "https://amazoncloudwatch-agent.s3.amazonaws.com"
+FOLDER = "/opt/aws/amazon-cloudwatch-agent"
+PROGRAM = "#!/bin/sh\nexec tail --follow /dev/null\n"
+CONTROL = '#!/bin/sh\necho \'{"status": "stopped", "configstatus": "not configured"}\'\n'
+UNIT = f"""\
+[Unit]
+Description=Amazon CloudWatch Agent
+After=network.target
+
+[Service]
+Type=simple
+ExecStart={FOLDER}/bin/start-amazon-cloudwatch-agent
+KillMode=process
+Restart=on-failure
+RestartSec=60s
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def build(site: Site) -> None:
+    version = site.pin("cloudwatch_agent")
+    files = {
+        f"{FOLDER}/bin/CWAGENT_VERSION": version,
+        f"{FOLDER}/bin/amazon-cloudwatch-agent": PROGRAM,
+        f"{FOLDER}/bin/amazon-cloudwatch-agent-ctl": CONTROL,
+        f"{FOLDER}/bin/start-amazon-cloudwatch-agent": PROGRAM,
+        f"{FOLDER}/etc/common-config.toml": "# Stand-in.\n",
+        "/etc/systemd/system/amazon-cloudwatch-agent.service": UNIT,
+    }
+    deb = site.deb("amazon-cloudwatch-agent", f"{version}-1", files)
+    rpm = site.rpm("amazon-cloudwatch-agent", f"{version}-1", files)
+    for package, folder in ((deb, "debian"), (rpm, "amazon_linux")):
+        url = f"{BUCKET}/{folder}/amd64/{version}/amazon-cloudwatch-agent{package.suffix}"
+        site.sign(shutil.copy(package, site.url_file(url)))
+    site.key(f"{BUCKET}/assets/amazon-cloudwatch-agent.gpg")

@@ -1,0 +1,48 @@
+"""Stand-in for DCGM: the vendor's packages, one for each CUDA, its unit, a program that knows its version."""
+
+from tests.standins.cuda_repository import publish
+from tests.standins.site import Site
+
+PROGRAM = (
+    '#!/bin/sh\n[ "$1" = --version ] && echo "dcgmi  version: %s" && exit 0\necho stand-in >&2\nexit 1\n'
+)
+ENGINE = "#!/bin/sh\nexec tail -f /dev/null\n"
+UNIT = """\
+[Unit]
+Description=NVIDIA DCGM service
+
+[Service]
+User=root
+PrivateTmp=false
+Environment="DCGM_HOME_DIR=/var/log/nvidia-dcgm"
+ExecStart=/usr/bin/nv-hostengine -n --service-account nvidia-dcgm
+Restart=on-abort
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def build(site: Site) -> None:
+    pin = site.pin("dcgm")
+    major, rest = pin.split(".", 1)
+    core = f"datacenter-gpu-manager-{major}-core"
+    debs, rpms = [], []
+    for version in (pin, f"{major}.{int(rest.split('.')[0]) + 1}.0"):
+        files = {
+            "/usr/bin/dcgmi": PROGRAM % version,
+            "/usr/bin/nv-hostengine": ENGINE,
+            "/usr/lib/systemd/system/nvidia-dcgm.service": UNIT,
+        }
+        # As packages of Debian do it: what is installed starts at boot unless somebody says otherwise.
+        scripts = {
+            "postinst": "#!/bin/sh\nset -e\ndeb-systemd-helper enable nvidia-dcgm.service >/dev/null\n"
+        }
+        debs.append(site.deb(core, f"1:{version}-1", files, scripts=scripts))
+        rpms.append(site.rpm(core, f"{version}-1", files))
+        for cuda in (11, 12, 13):
+            name = f"datacenter-gpu-manager-{major}-cuda{cuda}"
+            plugin = {f"/usr/libexec/datacenter-gpu-manager-{major}/plugins/cuda{cuda}/README": "Stand-in.\n"}
+            debs.append(site.deb(name, f"1:{version}-1", plugin, depends=[f"{core} (= 1:{version}-1)"]))
+            rpms.append(site.rpm(name, f"{version}-1", plugin, depends=[f"{core} = {version}-1"]))
+    publish(site, debs=debs, rpms=rpms)

@@ -1,0 +1,229 @@
+"""Stand-in for the installer of EFA: the catalog says what a release brings; each of it is next to nothing.
+
+The libraries and programs are real ones that know their version and nothing else; the kernel modules are real
+sources that dkms compiles.
+"""
+
+import tomllib
+from pathlib import Path
+
+from tests.standins import native
+from tests.standins.site import Content, Site
+
+HOST = "https://efa-installer.amazonaws.com"
+HERE = Path(__file__).parent
+CATALOG = HERE.parents[1] / "catalog"
+# Since when the plugin lies in lib itself, and since when the installer looks for images of NVIDIA.
+PLUGIN_IN_LIB, KNOWS_NGC = (1, 44), (1, 48)
+# Tests put sources here that do not compile.
+MODULE = native.MODULE
+LIBFABRIC = """\
+/* Stand-in: knows its version, and no device. */
+#include <stddef.h>
+const char *fi_standin_version(void) { return "%(libfabric)s"; }
+unsigned fi_version(void) { return 2u << 16; }
+int fi_getinfo(void) { return -61; }
+"""
+FI_INFO = """\
+#include <stdio.h>
+#include <string.h>
+extern const char *fi_standin_version(void);
+extern int fi_getinfo(void);
+int main(int count, char **words)
+{
+    if (count == 2 && !strcmp(words[1], "--version")) {
+        printf("fi_info: %(libfabric)s\\nlibfabric: %%s\\nlibfabric api: 2.4\\n", fi_standin_version());
+        return 0;
+    }
+    fprintf(stderr, "fi_getinfo: %%d (No data available)\\n", fi_getinfo());
+    return 61;
+}
+"""
+FABRIC_HEADER = """\
+#define FI_MAJOR_VERSION %(major)s
+#define FI_MINOR_VERSION %(minor)s
+#ifdef __cplusplus
+extern "C"
+#endif
+unsigned fi_version(void);
+"""
+MPI = """\
+int MPI_Init(int *c, char ***v) { (void)c; (void)v; return 0; }
+int MPI_Finalize(void) { return 0; }
+"""
+MPI_HEADER = """\
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern int MPI_Init(int *, char ***);
+extern int MPI_Finalize(void);
+#ifdef __cplusplus
+}
+#endif
+"""
+MPIRUN = '#!/bin/sh\n[ "$1" = --version ] || exit 1\necho "mpirun (Open MPI) %s"\n'
+PLUGIN = """\
+/* Stand-in: has the interfaces that NCCL asks for by name, and says who it is. */
+#include <stddef.h>
+extern unsigned fi_version(void);
+const char *standin_says = "NET/OFI Initializing aws-ofi-nccl %(aws_ofi_nccl)s";
+unsigned standin_libfabric(void) { return fi_version(); }
+struct named { const char *name; } ncclNetPlugin_v9 = {"OFI"}, ncclNetPlugin_v10 = {"OFI"};
+struct named ncclNetPlugin_v11 = {"OFI"}, ncclTunerPlugin_v2 = {"OFI"}, ncclTunerPlugin_v3 = {"OFI"};
+"""
+LDCONFIG = {"postinst": "#!/bin/sh\nldconfig\n", "postrm": "#!/bin/sh\nldconfig\n"}
+
+
+def build(site: Site) -> None:
+    build_release(site, site.pin("efa"))
+
+
+def build_release(site: Site, version: str) -> Path:
+    """Serves one release, signed; the archive."""
+    packages = [*make_userland(site, version), *make_modules(site, bundle(version))]
+    folder = "aws-efa-installer"
+    contents: dict[str, Content] = {
+        f"{folder}/efa_installer.sh": (HERE / "files/efa_installer.sh").read_text(encoding="utf-8"),
+        f"{folder}/common.sh": "# Stand-in\n",
+        f"{folder}/env.sh": (
+            f"EFA_INSTALLER_VERSION={version}\nKNOWS_NGC={int(numbers(version) >= KNOWS_NGC)}\n"
+        ),
+    }
+    for place, path in packages:
+        contents[f"{folder}/DEBS/DEBIAN12/x86_64/{place}{path.name}"] = path.read_bytes()
+    archive = site.tar(f"{HOST}/aws-efa-installer-{version}.tar.gz", contents)
+    site.sign(archive)
+    site.key(f"{HOST}/aws-efa-installer.key")
+    return archive
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def bundle(version: str) -> dict[str, str]:
+    """Component → version that a release brings; what nobody wrote down is as in the release before."""
+    table = tomllib.loads((CATALOG / "versions/efa.toml").read_text(encoding="utf-8"))
+    found: dict[str, str] = {}
+    for release in table["release"]:
+        if numbers(release["version"]) <= numbers(version):
+            found = {**release.get("keeps", {}), **release.get("brings", {}), **found}
+    return found
+
+
+def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
+    """(folder in the archive, package) of everything but the kernel modules."""
+    has = bundle(version)
+    major, minor = has["libfabric"].split(".")[:2]
+    words = {**has, "major": major, "minor": minor}
+    fabric = native.library(LIBFABRIC % words, soname="libfabric.so.1")
+    lib = "/opt/amazon/efa/lib"
+    packages = [
+        site.deb(
+            "libfabric1-aws",
+            has["libfabric"],
+            {f"{lib}/libfabric.so.1.30.0": fabric},
+            links={f"{lib}/libfabric.so.1": "libfabric.so.1.30.0"},
+        ),
+        site.deb(
+            "libfabric-aws-bin",
+            has["libfabric"],
+            {
+                "/opt/amazon/efa/bin/fi_info": native.program(
+                    FI_INFO % words, libraries={"libfabric.so.1": fabric}, folder=lib
+                )
+            },
+            depends=[f"libfabric1-aws (= {has['libfabric']})"],
+        ),
+        site.deb(
+            "libfabric-aws-dev",
+            has["libfabric"],
+            {"/opt/amazon/efa/include/rdma/fabric.h": FABRIC_HEADER % words},
+            links={f"{lib}/libfabric.so": "libfabric.so.1"},
+            depends=[f"libfabric1-aws (= {has['libfabric']})"],
+        ),
+        make_mpi(site, "openmpi40-aws", has["openmpi4"], "/opt/amazon/openmpi"),
+        make_mpi(site, "openmpi50-aws", has["openmpi5"], "/opt/amazon/openmpi5"),
+        make_plugin(site, version, has, fabric),
+        site.deb(
+            "efa-config",
+            "1.18",
+            {"/etc/security/limits.d/01_efa.conf": "* - memlock unlimited\n"},
+            arch="all",
+        ),
+        site.deb(
+            "efa-profile",
+            "1.7",
+            {
+                "/etc/profile.d/zippy_efa.sh": 'PATH="/opt/amazon/openmpi/bin:/opt/amazon/efa/bin:$PATH"\n',
+                "/etc/ld.so.conf.d/000_efa.conf": f"{lib}\n/opt/amazon/openmpi/lib\n",
+            },
+            arch="all",
+            scripts=LDCONFIG,
+        ),
+    ]
+    return [("", package) for package in packages] + [("rdma-core/", make_verbs(site, has["rdma_core"]))]
+
+
+def make_mpi(site: Site, name: str, version: str, prefix: str) -> Path:
+    return site.deb(
+        name,
+        version,
+        {
+            f"{prefix}/bin/mpirun": MPIRUN % version.partition("-")[0],
+            f"{prefix}/include/mpi.h": MPI_HEADER,
+            f"{prefix}/lib/libmpi.so.40": native.library(MPI, soname="libmpi.so.40"),
+        },
+        links={f"{prefix}/lib/libmpi.so": "libmpi.so.40"},
+    )
+
+
+def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) -> Path:
+    folder = "/opt/amazon/ofi-nccl/lib"
+    folder += "" if numbers(version) >= PLUGIN_IN_LIB else "/x86_64-linux-gnu"
+    libraries = {"libfabric.so.1": fabric}
+    return site.deb(
+        "libnccl-ofi",
+        f"{has['aws_ofi_nccl']}-1",
+        {
+            f"{folder}/libnccl-net-ofi.so": native.library(
+                PLUGIN % has, soname="libnccl-net-ofi.so", libraries=libraries
+            ),
+            f"{folder}/libnccl-ofi-tuner.so": native.library(
+                PLUGIN % has, soname="libnccl-ofi-tuner.so", libraries=libraries
+            ),
+            "/etc/ld.so.conf.d/100_ofinccl.conf": f"{folder}\n",
+        },
+        links={
+            f"{folder}/libnccl-net.so": "libnccl-net-ofi.so",
+            f"{folder}/libnccl-tuner-ofi.so": "libnccl-ofi-tuner.so",
+        },
+        scripts=LDCONFIG,
+    )
+
+
+def make_verbs(site: Site, version: str) -> Path:
+    folder = "/usr/lib/x86_64-linux-gnu"
+    verbs = native.library("int ibv_standin(void) { return 0; }\n", soname="libibverbs.so.1")
+    return site.deb(
+        "libibverbs1",
+        f"{version}-1",
+        {f"{folder}/libibverbs.so.1.15.{version.split('.')[0]}": verbs},
+        links={f"{folder}/libibverbs.so.1": f"libibverbs.so.1.15.{version.split('.')[0]}"},
+        scripts=LDCONFIG,
+    )
+
+
+def make_modules(site: Site, has: dict[str, str]) -> list[tuple[str, Path]]:
+    peer = "efa_nv_peermem"
+    packages = [
+        native.dkms_package(site, "efa", has["efa_kmod"], module="efa", source=MODULE),
+        native.dkms_package(
+            site,
+            "efa-nv-peermem",
+            has[peer],
+            module=peer,
+            files={f"/etc/modules-load.d/{peer}.conf": f"{peer}\n"},
+        ),
+    ]
+    return [("efa-driver/", package) for package in packages]

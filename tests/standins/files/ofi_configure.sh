@@ -1,0 +1,34 @@
+#!/bin/sh
+# Stand-in for the configure script of the plugin: its options, what it looks for, and what it refuses.
+set -e
+prefix=/usr/local libdir='' libfabric='' cuda='' platform_aws=no symlink=yes
+for word in "$@"; do
+    value=${word#*=}
+    case "$word" in
+    --prefix=*) prefix=$value ;;
+    --libdir=*) libdir=$value ;;
+    --with-libfabric=*) libfabric=$value ;;
+    --with-cuda=*) cuda=$value ;;
+    --with-mpi=* | --with-hwloc=* | --with-gdrcopy=* | --disable-tests | --disable-werror | --enable-cudart-dynamic) ;;
+    --enable-platform-aws) platform_aws=yes ;;
+    --disable-nccl-net-symlink) symlink=no ;;
+    *) echo "configure: error: unrecognized option: $word" >&2 && exit 1 ;;
+    esac
+done
+
+has() {
+    # $1: header, $2: flags, $3: what to say where it is missing
+    echo "checking for $1"
+    # shellcheck disable=SC2086  # flags are several words
+    if ! printf '#include <%s>\nint main() { return 0; }\n' "$1" | g++ -x c++ $2 -o conftest - 2>config.log; then
+        cat config.log
+        echo "configure: error: $3" >&2
+        exit 1
+    fi
+}
+has rdma/fabric.h "-I$libfabric/include -L$libfabric/lib -lfabric" "NCCL OFI Plugin could not find a working Libfabric install."
+has cuda_runtime.h "-I$cuda/include" "NCCL OFI Plugin requires either CUDA or Neuron runtime."
+has hwloc.h "-lhwloc" "Could not find the hwloc library. Use --with-hwloc to provide the path to non-standard hwloc installation."
+sed -e "s|@prefix@|$prefix|" -e "s|@libdir@|${libdir:-$prefix/lib}|" -e "s|@libfabric@|$libfabric|" \
+    -e "s|@cuda@|$cuda|" -e "s|@platform_aws@|$platform_aws|" -e "s|@symlink@|$symlink|" Makefile.in >Makefile
+echo "* Platform-specific optimizations: $platform_aws"

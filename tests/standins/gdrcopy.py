@@ -1,0 +1,124 @@
+"""Stand-in for the sources of GDRCopy: the real variables and places, a real library and a real module.
+
+The module is compiled against the driver's own header and needs its symbols, as the real one does; no program
+copies anything.
+"""
+
+from tests.standins.site import Content, Site
+
+URL = "https://github.com/NVIDIA/gdrcopy.git"
+MAKEFILE = """\
+prefix ?= /usr/local
+exec_prefix ?= $(prefix)
+libdir ?= $(exec_prefix)/lib
+bindir ?= $(exec_prefix)/bin
+includedir ?= $(prefix)/include
+CUDA ?= /usr/local/cuda
+VERSION := {major}.{minor}
+PROGRAMS := apiperf copybw copylat sanity
+
+all: driver lib exes
+
+driver:
+\t$(MAKE) -C src/gdrdrv
+
+lib:
+\tgcc -shared -fPIC -Iinclude -Wl,-soname,libgdrapi.so.{major} -o src/libgdrapi.so.$(VERSION) src/gdrapi.c
+\tln -sf libgdrapi.so.$(VERSION) src/libgdrapi.so
+
+exes: lib
+\tfor name in $(PROGRAMS); do \\
+\t\tg++ -Iinclude -I$(CUDA)/include -o tests/gdrcopy_$$name tests/program.cpp -Lsrc -L$(CUDA)/lib64 \\
+\t\t\t-Wl,--no-as-needed -lgdrapi -lcudart -lcuda || exit 1; \\
+\tdone
+
+lib_install: lib
+\tinstall -D -m 0755 -t $(DESTDIR)$(libdir) src/libgdrapi.so.$(VERSION)
+\tinstall -D -m 0644 -t $(DESTDIR)$(includedir) include/gdrapi.h
+\tln -sf libgdrapi.so.$(VERSION) $(DESTDIR)$(libdir)/libgdrapi.so.{major}
+\tln -sf libgdrapi.so.{major} $(DESTDIR)$(libdir)/libgdrapi.so
+
+exes_install: exes
+\tinstall -D -m 0755 -t $(DESTDIR)$(bindir) $(PROGRAMS:%=tests/gdrcopy_%)
+
+.PHONY: all driver lib exes lib_install exes_install
+"""
+HEADER = """\
+/* Stand-in. */
+#define GDR_API_MAJOR_VERSION    {major}
+#define GDR_API_MINOR_VERSION    {minor}
+#ifdef __cplusplus
+extern "C"
+#endif
+void *gdr_open_safe(void);
+"""
+LIBRARY = """\
+#include <gdrapi.h>
+void *gdr_open_safe(void) { return 0; }
+int gdr_pin_buffer(void) { return -1; }
+"""
+PROGRAM = """\
+#include <cuda.h>
+#include <cuda_runtime.h>
+#include <gdrapi.h>
+int main() { int count; return cudaGetDeviceCount(&count) || cuInit(0) || !gdr_open_safe(); }
+"""
+MODULE_MAKEFILE = """\
+ifneq ($(KERNELRELEASE),)
+obj-m := nv-p2p-dummy.o gdrdrv.o
+ccflags-y += -I$(NVIDIA_SRC_DIR)
+else
+KVER ?= $(shell uname -r)
+CONF_SCRIPT_DIR ?= $(PWD)/../../scripts
+export NVIDIA_SRC_DIR ?= $(shell dirname $$(find /usr/src/nvidia-* -name nv-p2p.h -print -quit))
+all:
+\tsh $(CONF_SCRIPT_DIR)/test_gdrdrv_HAVE_VM_FLAGS_SET.sh -k $(KVER)
+\t$(MAKE) -C /lib/modules/$(KVER)/build M=$(PWD) modules
+endif
+"""
+DUMMY = """\
+/* Stand-in: has the symbol that the module asks for, so that it can be linked without the driver's. */
+#include <linux/module.h>
+#include <nv-p2p.h>
+int nvidia_p2p_free_page_table(struct nvidia_p2p_page_table *table) { return -EINVAL; }
+EXPORT_SYMBOL(nvidia_p2p_free_page_table);
+MODULE_LICENSE("Dual MIT/GPL");
+"""
+MODULE = """\
+/* Stand-in: needs the driver, and does nothing with it. */
+#include <linux/module.h>
+#include <nv-p2p.h>
+static int __init begin(void) {{ return nvidia_p2p_free_page_table(NULL) ? 0 : -EINVAL; }}
+static void __exit end(void) {{ }}
+module_init(begin);
+module_exit(end);
+MODULE_VERSION("{major}.{minor}");
+MODULE_LICENSE("Dual MIT/GPL");
+"""
+
+
+def build(site: Site) -> None:
+    build_release(site, site.pin("gdrcopy"))
+
+
+def build_release(site: Site, version: str, **other: Content) -> None:
+    """Serves a tag; `other` takes the place of files (`module`, `library`)."""
+    major, minor, *_ = version.split(".")
+    texts = {name: text.format(major=major, minor=minor) for name, text in _FORMATS.items()}
+    site.git(
+        URL,
+        f"v{version}",
+        {
+            "Makefile": texts["makefile"],
+            "include/gdrapi.h": texts["header"],
+            "src/gdrapi.c": other.get("library", LIBRARY),
+            "src/gdrdrv/Makefile": MODULE_MAKEFILE,
+            "src/gdrdrv/gdrdrv.c": other.get("module", texts["module"]),
+            "src/gdrdrv/nv-p2p-dummy.c": DUMMY,
+            "scripts/test_gdrdrv_HAVE_VM_FLAGS_SET.sh": "#!/bin/sh\ntest -d /lib/modules/$2/build\n",
+            "tests/program.cpp": PROGRAM,
+        },
+    )
+
+
+_FORMATS = {"makefile": MAKEFILE, "header": HEADER, "module": MODULE}

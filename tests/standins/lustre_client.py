@@ -1,0 +1,48 @@
+"""Stand-in for the FSx repository: programs, and modules that say which kernel they are for, no more."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.standins.site import Site
+
+REPOSITORY = "https://fsx-lustre-client-repo.s3.amazonaws.com/ubuntu"
+KEY = "https://fsx-lustre-client-repo-public-keys.s3.amazonaws.com/fsx-ubuntu-public-key.asc"
+MODULES = ("lnet", "lustre")
+# Kernels that the vendor has modules for besides the one of the image.
+OTHERS = ("6.1.0-1-cloud-amd64", "6.8.0-1039-aws")
+PROGRAM = "#!/bin/sh\necho stand-in\n"
+
+
+def compile_module(name: str, version: str, kernel: str) -> bytes:
+    """An object file with what `modinfo` reads; no kernel would load it."""
+    facts = {"license": "GPL", "version": version, "name": name, "vermagic": f"{kernel} SMP stand-in"}
+    lines = [
+        f'__attribute__((section(".modinfo"), used)) static const char {key}[] = "{key}={value}";'
+        for key, value in facts.items()
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder, "module.c"), Path(folder, "module.ko")
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        subprocess.run(["gcc", "-c", "-o", str(made), str(source)], check=True, capture_output=True)
+        return made.read_bytes()
+
+
+def build(site: Site) -> None:
+    version = site.pin("lustre_client")
+    programs = ("/usr/sbin/lctl", "/usr/bin/lfs", "/sbin/mount.lustre")
+    debs = [site.deb("lustre-client-utils", version, dict.fromkeys(programs, PROGRAM))]
+    for kernel in (site.pin("kernel"), *OTHERS):
+        folder = f"/lib/modules/{kernel}/updates/kernel"
+        debs.append(
+            site.deb(
+                f"lustre-client-modules-{kernel}",
+                version,
+                {f"{folder}/{name}.ko": compile_module(name, version, kernel) for name in MODULES},
+                depends=["kmod", f"lustre-client-utils (= {version})"],
+                scripts={"postinst": f"#!/bin/sh\nset -e\ndepmod -a {kernel}\n"},
+            )
+        )
+    newest = f"lustre-client-modules-{OTHERS[-1]}"
+    debs.append(site.deb("lustre-client-modules-aws", version, {}, depends=[newest]))
+    site.apt_repository(REPOSITORY, debs, KEY, suite="bookworm", components=["main"])

@@ -1,0 +1,84 @@
+"""What stand-ins hold of compiled code: small libraries and programs, and modules that dkms compiles."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.standins.repositories import run
+from tests.standins.site import Content, Site
+
+MODULE = """\
+#include <linux/module.h>
+static int __init standin_init(void) { return -ENODEV; }
+static void __exit standin_exit(void) {}
+module_init(standin_init);
+module_exit(standin_exit);
+MODULE_DESCRIPTION("Stand-in for %(module)s");
+MODULE_LICENSE("Dual BSD/GPL");
+MODULE_VERSION("%(version)s");
+"""
+DKMS = """\
+PACKAGE_NAME="%(name)s"
+PACKAGE_VERSION="%(version)s"
+BUILT_MODULE_NAME[0]="%(module)s"
+DEST_MODULE_LOCATION[0]="/kernel/drivers/extra"
+MAKE[0]="make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules"
+CLEAN="true"
+AUTOINSTALL="yes"
+"""
+# As dkms itself writes them into packages.
+INSTALL = """\
+#!/bin/sh
+exec /usr/lib/dkms/common.postinst %(name)s %(version)s /usr/share/%(name)s
+"""
+REMOVE = """\
+#!/bin/sh
+[ -z "$(dkms status -m %(name)s -v %(version)s)" ] || dkms remove -m %(name)s -v %(version)s --all
+"""
+
+
+def library(source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None) -> bytes:
+    """A shared library; `libraries` (file name → bytes) are linked to it, as the loader will find them."""
+    return _compile(source, ["-shared", "-fPIC", f"-Wl,-soname,{soname}"], libraries or {})
+
+
+def program(source: str, *, libraries: Mapping[str, bytes] | None = None, folder: str = "") -> bytes:
+    """A program; `folder` is where it looks for libraries first."""
+    return _compile(source, [f"-Wl,-rpath,{folder}"] if folder else [], libraries or {})
+
+
+def _compile(source: str, options: Sequence[str], libraries: Mapping[str, bytes]) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "source.c").write_text(source, encoding="utf-8")
+        for name, content in libraries.items():
+            (folder / name).write_bytes(content)
+        words = ["-O1", "-s", *options, "-o", "result", "source.c", "-L.", "-Wl,--no-as-needed"]
+        words += [f"-l:{name}" for name in libraries]
+        run("gcc", *words, cwd=folder)
+        return (folder / "result").read_bytes()
+
+
+def dkms_package(
+    site: Site,
+    package: str,
+    version: str,
+    *,
+    module: str,
+    name: str = "",
+    revision: str = "-1",
+    source: str = MODULE,
+    files: Mapping[str, Content] | None = None,
+) -> Path:
+    """A package with the sources of a module, which dkms knows by `name` and compiles on installation."""
+    words = {"name": name or package, "module": module, "version": version}
+    place = f"/usr/src/{words['name']}-{version}"
+    sources: dict[str, Content] = {
+        f"{place}/dkms.conf": DKMS % words,
+        f"{place}/Makefile": f"obj-m := {module}.o\n",
+        f"{place}/{module}.c": source % words,
+    }
+    scripts = {"postinst": INSTALL % words, "prerm": REMOVE % words}
+    return site.deb(
+        package, version + revision, {**sources, **(files or {})}, depends=["dkms"], scripts=scripts
+    )

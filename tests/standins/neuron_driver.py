@@ -1,0 +1,21 @@
+"""Stand-in for Neuron's kernel module: sources that dkms compiles, and no device."""
+
+from tests.standins import native
+from tests.standins.neuron_packages import archive_version, publish
+from tests.standins.site import Site
+
+# Tests put sources here that do not compile.
+SOURCE = native.MODULE
+
+
+def build(site: Site) -> None:
+    package = native.dkms_package(
+        site,
+        "aws-neuronx-dkms",
+        archive_version(site, "neuron_driver"),
+        name="aws-neuronx",
+        module="neuron",
+        revision="",
+        source=SOURCE,
+    )
+    publish(site, package)

@@ -1,0 +1,18 @@
+"""Stand-in for Neuron's runtime: a library where the real one is."""
+
+from tests.standins import native
+from tests.standins.neuron_packages import BUILD, archive_version, publish
+from tests.standins.site import Site
+
+FOLDER = "/opt/aws/neuron/lib"
+
+
+def build(site: Site) -> None:
+    library = native.library("int nrt_init(void) { return 1; }\n", soname="libnrt.so.1")
+    package = site.deb(
+        "aws-neuronx-runtime-lib",
+        archive_version(site, "neuron_runtime", build=BUILD),
+        {f"{FOLDER}/libnrt.so.1": library},
+        links={f"{FOLDER}/libnrt.so": "libnrt.so.1"},
+    )
+    publish(site, package)

@@ -1,0 +1,266 @@
+"""What no role may do, found by reading it: one function per rule, each yields what it found.
+
+Rules are of the kind that cost people days: commands that hide their failure, versions that move, services
+that are started in an image build, settings that take choices from programs that know better.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# A task's own keys; any other key is what it does.
+KEYWORDS = frozenset(
+    {
+        *(
+            "args",
+            "block",
+            "changed_when",
+            "check_mode",
+            "delay",
+            "delegate_to",
+            "environment",
+            "failed_when",
+        ),
+        *(
+            "listen",
+            "loop",
+            "loop_control",
+            "name",
+            "no_log",
+            "notify",
+            "register",
+            "rescue",
+            "always",
+            "retries",
+        ),
+        *(
+            "run_once",
+            "tags",
+            "throttle",
+            "until",
+            "vars",
+            "when",
+            "any_errors_fatal",
+            "become",
+            "become_user",
+        ),
+        *("diff", "ignore_errors", "ignore_unreachable", "module_defaults", "with_items"),
+    }
+)
+REFUSED = {
+    "shell": "a shell hides the failure of all but the last command",
+    "raw": "a shell hides the failure of all but the last command",
+    "script": "a script is not idempotent and says nothing",
+    "get_url": "downloads go through tasks/download.yml",
+    "uri": "downloads go through tasks/download.yml",
+    "git": "sources come through tasks/checkout.yml",
+    "subversion": "sources come through tasks/checkout.yml",
+    "apt_key": "keys come with their repository through tasks/repository_*.yml",
+    "rpm_key": "keys come with their repository through tasks/repository_*.yml",
+    "apt_repository": "repositories come through tasks/repository_*.yml",
+    "deb822_repository": "repositories come through tasks/repository_*.yml",
+    "yum_repository": "repositories come through tasks/repository_*.yml",
+    "pip": "Python packages come through the module venv",
+    "blockinfile": "two blocks with one marker leave the second; write a file of one's own with tree",
+    "reboot": "an image is not booted while it is made",
+    "sysctl": "settings act at boot; write a file with tree",
+    "modprobe": "modules act at boot; write a file with tree",
+    "package": "names differ between families; use tasks/install_*.yml",
+}
+SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
+COMMANDS = frozenset({"command"})
+STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
+NEVER_STARTED = "services are enabled or disabled, never started"
+# Programs that act on the machine that builds, that fetch past the lock, or that hide what they do.
+REFUSED_PROGRAMS = {
+    **dict.fromkeys(("curl", "wget", "git"), "downloads go through tasks/download.yml or checkout.yml"),
+    **dict.fromkeys(("sudo", "su"), "the play decides who runs it"),
+    **dict.fromkeys(("sh", "bash"), "a shell hides the failure of all but the last command"),
+    **dict.fromkeys(("modprobe", "insmod", "rmmod"), "modules act at boot; write a file with tree"),
+    **dict.fromkeys(("reboot", "shutdown"), "an image is not booted while it is made"),
+    **dict.fromkeys(("pip", "pip3"), "Python packages come through the module venv"),
+    **dict.fromkeys(("amazon-linux-extras", "apt-key"), "is gone from the systems that are built for"),
+    "uname": "says what kernel the builder runs; the image's is target_kernel",
+}
+TEXTS: Mapping[str, tuple[str, str]] = {
+    "running kernel": (
+        r"ansible_kernel|ansible_facts|uname\s+-r|\buname -",
+        "the running kernel is the builder's; the image's is target_kernel",
+    ),
+    "preload": (r"\bLD_PRELOAD\b|ld\.so\.preload", "a preload is forced on every program, for ever"),
+    "empty path element": (
+        r"\b(?!PATH=)[A-Z_]*PATH=(?::|[^\n]*?(?:::|:[\"']?$|(?<!\+):\$(?:[A-Z_]+|\{[A-Z_]+\})))",
+        "an empty element of a path list is the current directory",
+    ),
+    "moving version": (
+        r"state:\s*latest|/latest/|\brefs/heads/|\bversion:\s*[\"']?(?:HEAD|master|main|latest)\b|=\d[\w.]*\*",
+        "a version that moves is not the one that was tested",
+    ),
+    "hidden failure": (
+        r"\|\|\s*(?:true|:)\b|ignore_errors|ignore_unreachable|failed_when:\s*false",
+        "a failure that is hidden is found by somebody else",
+    ),
+    "unsigned packages": (
+        r"gpgcheck\s*[:=]\s*(?:0|false|no)\b|allow_unauthenticated|disable_gpg_check|trusted=yes"
+        r"|validate_certs:\s*false|--no-check-certificate|--nogpgcheck|\bforce:\s*true.*deb",
+        "what is not signed is anybody's",
+    ),
+    "unbounded make": (
+        r"\bmake\b[^\n]*\s-j(?!\s*[\d{$])|['\"]-j['\"]",
+        "make -j without a number takes all memory",
+    ),
+    "forced choice": (
+        r"\b(?:NCCL_PROTO|NCCL_ALGO|FI_PROVIDER|FI_EFA_FORK_SAFE|FI_EFA_USE_DEVICE_RDMA|RDMAV_\w+)\s*=",
+        "a choice that was right for one old release is wrong for the next",
+    ),
+    "upgrade of everything": (
+        r"name:\s*[\"']\*[\"']|upgrade:\s*(?:dist|full|safe|yes|true)|dist-upgrade|\bdnf\b[^\n]*\bupgrade\b",
+        "an upgrade of everything takes modules away from the kernel that they were built for",
+    ),
+    "address past the lock": (
+        r"(?:https?|ftp)://(?!127\.|localhost|169\.254\.|\[)[\w-]+(?:\.[\w-]+)+",
+        "addresses are in the catalog, where the lock knows them",
+    ),
+}
+TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
+# What explains may name an address and what is wrong; nobody executes or fetches it.
+EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
+# The one role that may boot the machine that an AMI is made on, and asks whether that has happened.
+EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def find_tasks(document: Any) -> Iterator[dict[str, Any]]:
+    """All tasks of a document, those in blocks as well."""
+    for task in document if isinstance(document, list) else ():
+        if isinstance(task, dict):
+            yield task
+            for part in ("block", "rescue", "always"):
+                yield from find_tasks(task.get(part))
+
+
+def actions_of(task: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in task.items():
+        if key not in KEYWORDS:
+            yield key.rpartition(".")[2], value
+
+
+def task_files(role: Path) -> Iterator[Path]:
+    for folder in ("tasks", "handlers"):
+        yield from sorted((role / folder).rglob("*.yml"))
+
+
+def tasks_of(role: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in task_files(role):
+        for task in find_tasks(read_yaml(path)):
+            yield path, task
+
+
+def words_of(value: Any) -> list[str]:
+    """The words of a command, as far as they can be read without rendering it."""
+    if isinstance(value, dict):
+        value = value.get("argv") or value.get("cmd") or ""
+    return [str(word) for word in value] if isinstance(value, list) else str(value).split()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a role may not do."""
+
+    rule: str
+    text: str
+
+
+def refused_actions(role: Path) -> Iterator[Finding]:
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            if action in REFUSED:
+                yield Finding(action, f"{path.name}: uses {action}: {REFUSED[action]}")
+            fetched = value.get("deb", "") if action == "apt" and isinstance(value, dict) else ""
+            if "://" in (str(value) if action in ("unarchive", "dnf") else str(fetched)):
+                yield Finding("fetch", f"{path.name}: {action} fetches: {REFUSED['get_url']}")
+
+
+def refused_programs(role: Path) -> Iterator[Finding]:
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            words = words_of(value) if action in COMMANDS else []
+            program = words[0].rpartition("/")[2] if words else ""
+            if program in REFUSED_PROGRAMS:
+                yield Finding(program, f"{path.name}: runs {program}: {REFUSED_PROGRAMS[program]}")
+            if program == "systemctl" and STARTS & set(words):
+                yield Finding("started", f"{path.name}: runs {' '.join(words)}: {NEVER_STARTED}")
+
+
+def started_services(role: Path) -> Iterator[Finding]:
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            if action not in SERVICES:
+                continue
+            where = f"{path.name}: {task.get('name')}"
+            if not isinstance(value, dict) or "state" in value:
+                yield Finding("started", f"{where}: {NEVER_STARTED}")
+            elif not {"enabled", "masked", "daemon_reload"} & set(value):
+                yield Finding("started", f"{where}: says neither enabled nor masked")
+
+
+def other_users(role: Path) -> Iterator[Finding]:
+    for path, task in tasks_of(role):
+        for key in ("become", "become_user", "delegate_to", "remote_user"):
+            if key in task:
+                where = f"{path.name}: {task.get('name')}"
+                yield Finding(key, f"{where}: {key}: the play decides who runs it and where")
+
+
+def silent_commands(role: Path) -> Iterator[Finding]:
+    """Commands that would count as a change in every run."""
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            told = {**(task.get("args") or {}), **(value if isinstance(value, dict) else {})}
+            if action in COMMANDS and not ({"creates", "removes"} & set(told) or "changed_when" in task):
+                text = f"{path.name}: {task.get('name')}: a command says when it changes something"
+                yield Finding("silent", text)
+
+
+def hidden_dependencies(role: Path) -> Iterator[Finding]:
+    for path in (*(role / "defaults").rglob("*.yml"), *(role / "meta").rglob("*.yml")):
+        if "dependencies" in (read_yaml(path) or {}):
+            where = f"{path.parent.name}/{path.name}"
+            yield Finding("dependencies", f"{where}: what a component requires is in the catalog")
+
+
+def texts_of(role: Path) -> Iterator[tuple[Path, str]]:
+    for folder in ("tasks", "handlers", "defaults", "vars", "templates", "files"):
+        for path in sorted((role / folder).rglob("*")):
+            if path.is_file():
+                yield path, EXPLANATION.sub("", path.read_text(encoding="utf-8"))
+
+
+def refused_texts(role: Path) -> Iterator[Finding]:
+    for path, text in texts_of(role):
+        for name, (pattern, why) in TEXT_RULES.items():
+            if found := pattern.search(text):
+                yield Finding(name, f"{path.name}: {name} ({found.group().strip()}): {why}")
+
+
+RULES: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+    refused_actions,
+    refused_programs,
+    started_services,
+    other_users,
+    silent_commands,
+    hidden_dependencies,
+    refused_texts,
+)
+
+
+def check(role: Path) -> list[Finding]:
+    exempt = EXEMPT.get(role.name, frozenset())
+    return [found for rule in RULES for found in rule(role) if found.rule not in exempt]

@@ -9,9 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SHELL_FILES := .ci/run scripts/ensure-engine scripts/lock
+SHELL_FILES := .ci/run scripts/ensure-engine scripts/lint-packer scripts/lock
 
-.PHONY: help setup engine demo fmt lint type unit test check bench docs clean
+SITE ?= local
+
+.PHONY: help setup engine demo ami fmt lint type unit test molecule check bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +33,9 @@ engine: setup ## a container engine: finds one, or installs and starts the distr
 demo: engine ## builds, checks and publishes cpu-ddp to a registry on this machine
 	$(RUN) builder build --target cpu-ddp --publish
 
+ami: engine ## all AMIs that the site can make, side by side; SITE=aws for the account of the environment
+	$(RUN) builder build --all --kind ami --site $(SITE)
+
 fmt: setup ## formats the code
 	$(RUN) ruff check --fix-only --quiet .
 	$(RUN) ruff format .
@@ -43,6 +48,7 @@ lint: setup ## style, import order, roles, Dockerfiles, scripts
 	cd ansible && $(RUN) ansible-lint --offline --profile production
 	$(RUN) hadolint --failure-threshold info containers/*/Dockerfile
 	$(RUN) shellcheck $(SHELL_FILES)
+	$(RUN) scripts/lint-packer packer/ami packer/plugins
 
 type: setup ## mypy, strict
 	$(RUN) mypy
@@ -50,8 +56,11 @@ type: setup ## mypy, strict
 unit: setup ## the fast tests
 	$(RUN) pytest -q tests/unit
 
-test: lint type engine ## lint, types and all tests
-	$(RUN) pytest
+test: lint type engine ## lint, types and all tests but those of `make molecule`
+	$(RUN) pytest -m "not roles"
+
+molecule: engine ## every role on machines of its own, twice, then its checks (half an hour)
+	$(RUN) pytest tests/roles -m roles
 
 check: test ## what CI runs
 
@@ -65,4 +74,4 @@ clean: ## what was built here; `builder clean` clears the engine
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 %: catalog/targets/%.toml engine ## any target of the catalog, by its name
-	$(RUN) builder build --target $@
+	$(RUN) builder build --target $@ --site $(SITE)

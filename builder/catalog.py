@@ -3,6 +3,7 @@
 Owns the shape of the TOML files. Knows nothing of engines, networks or versions on this machine.
 """
 
+import dataclasses
 import difflib
 import re
 import tomllib
@@ -13,7 +14,7 @@ from typing import Any
 
 from builder.downloads import WORDS, known_filter, placeholders
 from builder.errors import CatalogError
-from builder.model import AmiSource, Bootstrap, Catalog, Component, Download, Stack, System, Target
+from builder.model import AmiShape, AmiSource, Bootstrap, Catalog, Component, Download, Stack, System, Target
 
 KINDS = ("ami", "container")
 REQUIREMENTS = ("", "stack", "workload")
@@ -35,12 +36,13 @@ _TYPES: Mapping[str, Callable[[object], bool]] = {
     ),
     "a table": lambda value: isinstance(value, dict),
     "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "a price": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "a list of tables": lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value),
     "a list of lists of strings": lambda value: (
         isinstance(value, list) and all(_TYPES["a list of strings"](v) for v in value)
     ),
 }
-TEXT, FLAG, LIST, STRINGS, TABLE, NUMBER, TABLES, LISTS = _TYPES
+TEXT, FLAG, LIST, STRINGS, TABLE, NUMBER, PRICE, TABLES, LISTS = _TYPES
 
 Table = Mapping[str, Any]
 Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
@@ -85,10 +87,25 @@ SHAPES: Mapping[str, Shape] = {
         "system": (TEXT, True),
         "stack": (TEXT, True),
         "components": (LIST, True),
+        "if_pinned": (LIST, False),
         "workload": (TEXT, False),
+        "systems": (STRINGS, False),
+        "ami": (TABLE, False),
         "variables": (TABLE, False),
     },
-    "bootstrap": {"suite": (TEXT, True), "packages": (LIST, True), "dpkg_options": (LIST, False)},
+    "ami of a target": {
+        "build_on": (STRINGS, True),
+        "volume_gib": (NUMBER, True),
+        "minutes": (NUMBER, True),
+        "dollars_per_hour": (PRICE, True),
+        "encryptable": (FLAG, False),
+    },
+    "bootstrap": {
+        "suite": (TEXT, True),
+        "packages": (LIST, True),
+        "areas": (LIST, False),
+        "dpkg_options": (LIST, False),
+    },
     "ami": {
         "user": (TEXT, True),
         "regions": (LIST, True),
@@ -148,7 +165,7 @@ def load(root: Path) -> Catalog:
         components={name: _component(name, table, problems) for name, table in files["components"].items()},
         stacks={name: _stack(folder, name, table, problems) for name, table in files["stacks"].items()},
         systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
-        targets={name: Target(name=name, **_tuples(table)) for name, table in files["targets"].items()},
+        targets={name: _target(name, table, problems) for name, table in files["targets"].items()},
         layers=order,
     )
     if not problems.found:
@@ -260,6 +277,17 @@ def _system(name: str, table: Table, problems: Problems) -> System:
     return System(name=name, **fields)
 
 
+def _target(name: str, table: Table, problems: Problems) -> Target:
+    fields = _tuples(table)
+    place = f"targets/{name}.toml"
+    shape = fields.pop("ami", None)
+    if (shape is None) == (fields["kind"] == "ami"):
+        problems.add(place, "ami", "goes with kind ami, and with it alone")
+    if shape is not None and fits(shape, SHAPES["ami of a target"], place, "ami.", problems):
+        fields["ami"] = AmiShape(**shape)
+    return Target(name=name, **fields)
+
+
 def read_requirements(path: Path) -> tuple[str, ...]:
     """The requirements of a pip lock, one string each, comments and continuations resolved.
 
@@ -363,21 +391,36 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
 def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
     for name, target in catalog.targets.items():
         place = f"targets/{name}.toml"
-        for i, component in enumerate(target.components):
-            if component not in catalog.components:
-                problems.unknown(place, f"components[{i}]", "component", component, catalog.components)
-        if target.system not in catalog.systems:
-            problems.unknown(place, "system", "system", target.system, catalog.systems)
-        if target.stack not in catalog.stacks:
-            problems.unknown(place, "stack", "stack", target.stack, catalog.stacks)
+        for key in ("components", "if_pinned"):
+            for i, component in enumerate(getattr(target, key)):
+                if component not in catalog.components:
+                    problems.unknown(place, f"{key}[{i}]", "component", component, catalog.components)
         if target.kind not in KINDS:
             problems.unknown(place, "kind", "kind", target.kind, KINDS)
+        _check_systems(place, catalog, target, problems)
         if problems.found:
             continue
-        members = closure(catalog, target.components)
-        _check_members(place, catalog, target, members, problems)
-        _check_variables(root, place, target.variables, members, problems)
-        _check_workload(root, place, target, members, catalog, problems)
+        for system in (target.system, *target.systems):
+            variant = on_system(target, system)
+            members = members_of(catalog, variant)
+            _check_members(place, catalog, variant, members, problems)
+        everything = closure(catalog, (*target.components, *target.if_pinned))
+        _check_variables(root, place, target.variables, everything, problems)
+        _check_workload(root, place, target, members_of(catalog, target), catalog, problems)
+
+
+def _check_systems(place: str, catalog: Catalog, target: Target, problems: Problems) -> None:
+    pairs = [("", target.system, target.stack)]
+    pairs += [("systems.", system, stack) for system, stack in target.systems.items()]
+    for prefix, system, stack in pairs:
+        if system not in catalog.systems:
+            key = f"{prefix}{system}" if prefix else "system"
+            problems.unknown(place, key, "system", system, catalog.systems)
+        elif prefix and target.kind == "ami" and catalog.systems[system].ami is None:
+            problems.add(place, f"{prefix}{system}", "has no [ami], so no AMI starts from it")
+        if stack not in catalog.stacks:
+            key = f"{prefix}{system}" if prefix else "stack"
+            problems.unknown(place, key, "stack", stack, catalog.stacks)
 
 
 def _check_members(
@@ -419,6 +462,19 @@ def _check_variables(
     for variable in variables:
         if variable not in known:
             problems.unknown(place, f"variables.{variable}", "variable", variable, known)
+
+
+def on_system(target: Target, system: str) -> Target:
+    """The target on one of its systems, with the stack that it has there."""
+    if system == target.system:
+        return target
+    return dataclasses.replace(target, system=system, stack=target.systems[system])
+
+
+def members_of(catalog: Catalog, target: Target) -> tuple[str, ...]:
+    """All components of a target in canonical order; its stack decides about those that it may leave out."""
+    pins = catalog.stacks[target.stack].pins
+    return closure(catalog, (*target.components, *(name for name in target.if_pinned if name in pins)))
 
 
 def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:

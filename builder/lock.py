@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import closure
+from builder.catalog import members_of, on_system
 from builder.downloads import downloads_of
 from builder.errors import IntegrityError
 from builder.model import AmiSource, Catalog, Download, System, Target, Value
@@ -19,6 +19,8 @@ from builder.sources import digest_of
 
 FORMAT = 1
 PLACE = "catalog/lock.json"
+# Where a build happens: on this machine, or in an account of AWS.
+LOCAL, ACCOUNT = "local", "aws"
 
 # Kind → what an entry of it says; the first of them is what a build compares.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -132,13 +134,16 @@ def inputs_of(wants: Iterable[Want]) -> str:
     return digest_of(sorted({str(want) for want in wants}))
 
 
-def wants(catalog: Catalog, target: Target, *, arch: str) -> tuple[Want, ...]:
-    """Everything that a build of one target downloads and that must be known before, sorted."""
+def wants(catalog: Catalog, target: Target, *, arch: str, site: str = LOCAL) -> tuple[Want, ...]:
+    """Everything that a build of one target downloads and that must be known before, sorted.
+
+    Here the machine that an AMI starts from is made from the package archive; in an account it is an AMI.
+    """
     system, stack = catalog.systems[target.system], catalog.stacks[target.stack]
-    found = {*_base_wants(system, kind=target.kind, arch=arch)}
+    found = {*_base_wants(system, kind=target.kind, arch=arch, site=site)}
     found.add(Want("requirements", "ansible/requirements.lock", "the runner"))
     kinds_of_requirements = set()
-    for name in closure(catalog, target.components):
+    for name in members_of(catalog, target):
         kinds_of_requirements.add(catalog.components[name].requirements)
         found.update(component_wants(catalog, name, target, arch=arch))
     if "stack" in kinds_of_requirements and stack.requirements_file:
@@ -162,13 +167,21 @@ def component_wants(catalog: Catalog, name: str, target: Target, *, arch: str) -
     return tuple(want for download in downloads for want in _download_wants(download, f"component {name}"))
 
 
+def variants(catalog: Catalog) -> Iterable[tuple[Target, str, str]]:
+    """(target, architecture, site) of everything that can be built."""
+    for target in catalog.targets.values():
+        for system in (target.system, *target.systems):
+            for arch in catalog.systems[system].arches:
+                for site in (LOCAL, ACCOUNT):
+                    yield on_system(target, system), arch, site
+
+
 def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, ...]:
-    """What the targets want together, on every architecture of their systems, and what makes them."""
+    """What the targets want together, on every system and architecture, here and in an account."""
     found = {
         want
-        for target in catalog.targets.values()
-        for arch in catalog.systems[target.system].arches
-        for want in wants(catalog, target, arch=arch)
+        for target, arch, site in variants(catalog)
+        for want in wants(catalog, target, arch=arch, site=site)
     }
     found.update(tool_wants(catalog, tools))
     return tuple(sorted(found))
@@ -185,16 +198,18 @@ def tool_wants(catalog: Catalog, tools: Iterable[Download]) -> tuple[Want, ...]:
     )
 
 
-def _base_wants(system: System, *, kind: str, arch: str) -> Iterable[Want]:
+def _base_wants(system: System, *, kind: str, arch: str, site: str) -> Iterable[Want]:
     owner = f"system {system.name}"
+    if kind == "ami" and site == ACCOUNT:
+        for region in system.ami.regions if system.ami else ():
+            assert system.ami
+            yield Want("ami", ami_subject(system.ami, region=region, arch=arch), owner)
+        return
     if system.bootstrap:
         for suite in system.bootstrap.suites:
             yield Want("suite", f"{system.distribution} {suite}", owner)
     if system.image and kind == "container":
         yield Want("image", f"{system.image} {arch}", owner)
-    if system.ami and kind == "ami":
-        for region in system.ami.regions:
-            yield Want("ami", ami_subject(system.ami, region=region, arch=arch), owner)
 
 
 def ami_subject(source: AmiSource, *, region: str, arch: str) -> str:

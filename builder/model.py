@@ -65,6 +65,7 @@ class Bootstrap:
 
     suite: str
     packages: tuple[str, ...]
+    areas: tuple[str, ...] = ("main",)  # of the archive, in the image's sources as well
     dpkg_options: tuple[str, ...] = ()
 
     @property
@@ -105,8 +106,26 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AmiShape:
+    """How an AMI is made: the instance types to build on, by architecture, and its root volume.
+
+    Some services refuse an encrypted image; elsewhere the site decides.
+    """
+
+    build_on: Mapping[str, str]
+    volume_gib: int
+    minutes: int  # that a build takes, about
+    dollars_per_hour: float  # of the instance, about
+    encryptable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Something a user can ask for by name."""
+    """Something a user can ask for by name.
+
+    `systems` are further systems that it exists for, each with its stack; in an account the first of them
+    is meant, unless another is named.
+    """
 
     name: str
     summary: str
@@ -114,7 +133,10 @@ class Target:
     system: str
     stack: str
     components: tuple[str, ...]
+    if_pinned: tuple[str, ...] = ()  # components that belong to it wherever the stack has a version of them
     workload: str = ""
+    systems: Mapping[str, str] = field(default_factory=dict)
+    ami: AmiShape | None = None
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 

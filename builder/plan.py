@@ -11,10 +11,10 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
-from builder.catalog import closure, did_you_mean
+from builder.catalog import did_you_mean, members_of
 from builder.downloads import downloads_of
 from builder.errors import UsageError
-from builder.lock import FIELDS, Lock, Want, as_variable, wants
+from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, wants
 from builder.model import Catalog, Component, Layer, Plan, Stack, Suite, System, Target, Value
 from builder.sources import Sources, digest_of
 
@@ -28,8 +28,10 @@ def find_target(catalog: Catalog, name: str) -> Target:
     return catalog.targets[name]
 
 
-def plan(catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch: str) -> Plan:
-    """The plan of one target for one architecture."""
+def plan(
+    catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch: str, site: str = LOCAL
+) -> Plan:
+    """The plan of one target for one architecture, here or in an account."""
     system = catalog.systems[target.system]
     stack = catalog.stacks[target.stack]
     if arch not in system.arches:
@@ -38,9 +40,9 @@ def plan(catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch
             f" (it is for {', '.join(system.arches)})",
             hint="builder show " + target.name,
         )
-    components = closure(catalog, target.components)
+    components = members_of(catalog, target)
     abilities = capabilities(system, stack, kind=target.kind, arch=arch)
-    wanted = wants(catalog, target, arch=arch)
+    wanted = wants(catalog, target, arch=arch, site=site)
     per_role = {
         name: _variables(catalog.components[name], components, target, system, stack, sources, lock, arch)
         for name in components
@@ -84,7 +86,7 @@ def _base_layer(wanted: Iterable[Want], system: System, lock: Lock, arch: str) -
     """The base and all that decides it: its recipe, and what the lock says of where it comes from."""
     recipe = {"image": system.image, "bootstrap": system.bootstrap and dataclasses.asdict(system.bootstrap)}
     inputs = {f"system {system.name}": digest_of([arch, recipe])}
-    kinds = ("suite", "image")
+    kinds = ("ami", "suite", "image")
     inputs |= {str(want): lock.value(want.kind, want.subject) for want in wanted if want.kind in kinds}
     return _layer("base", kind="base", parent="", inputs=inputs)
 

@@ -46,7 +46,28 @@ class RegistrySettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AwsSettings:
+    """Where AMIs are built in an account, and who gets them; credentials come from the environment."""
+
+    region: str = "us-east-1"
+    subnet: str = ""
+    security_group: str = ""  # without one Packer makes its own for the time of the build
+    source_cidrs: tuple[str, ...] = ()  # who may reach the builder instance then
+    public_address: bool = False
+    instance_profile: str = ""
+    ssh_interface: str = ""  # private_ip, public_ip, session_manager
+    encrypt: bool = False
+    kms_key: str = ""
+    copy_regions: tuple[str, ...] = ()
+    share_accounts: tuple[str, ...] = ()
+    share_organizations: tuple[str, ...] = ()  # ARNs of organisations or their units
+    deprecate_after_days: int = 0  # 0: never
+    parameters: str = "/image-factory"  # under which the ids are published
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
+    aws: AwsSettings = AwsSettings()
     mirror: MirrorSettings = MirrorSettings()
     registry: RegistrySettings = RegistrySettings()
 
@@ -57,12 +78,15 @@ def _are_strings(values: Iterable[object]) -> bool:
 
 # Type of a setting's default → what the file may say instead.
 _NOUNS: Mapping[type, tuple[str, Callable[[object], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     str: ("a string", lambda value: isinstance(value, str)),
     tuple: ("a list of strings", lambda value: isinstance(value, list) and _are_strings(value)),
     dict: ("a table of strings", lambda value: isinstance(value, dict) and _are_strings(value.values())),
 }
 
-_SECTIONS: dict[str, type[MirrorSettings] | type[RegistrySettings]] = {
+_SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]] = {
+    "aws": AwsSettings,
     "mirror": MirrorSettings,
     "registry": RegistrySettings,
 }

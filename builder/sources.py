@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from builder.catalog import closure, read_requirements, role_folder
+from builder.catalog import members_of, read_requirements, role_folder
 from builder.errors import CatalogError
 from builder.model import Catalog, Target
 
@@ -37,7 +37,7 @@ class Sources:
 
 def read(root: Path, catalog: Catalog, target: Target) -> Sources:
     """The sources of one target; raises CatalogError where a file it names is missing."""
-    components = closure(catalog, target.components)
+    components = members_of(catalog, target)
     ansible = root / "ansible"
     locks = ["ansible/requirements.lock", catalog.stacks[target.stack].requirements_file]
     fields: dict[str, object] = {}

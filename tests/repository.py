@@ -72,6 +72,9 @@ FILES = {
 }
 
 
+# What a target of kind ami says besides.
+AMI = '[ami]\nbuild_on = { x86_64 = "m7i.large" }\nvolume_gib = 8\nminutes = 5\ndollars_per_hour = 0.1\n'
+
 # What stands in the lock of a test for things that it never downloads.
 MADE_UP: dict[str, dict[str, str | int]] = {
     "ami": {"id": "ami-0123456789abcdef0", "name": "base", "owner": "1", "created": "2026-01-01"},

@@ -18,7 +18,8 @@ _TIMEOUT_S = 1800
 # of its sources, no name servers and no host name of the machine that built it.
 _SETTLE = """\
 set -eu
-sed -n 's/^\\(deb .* main\\).*/\\1/p' "$1/usr/share/doc/apt/examples/sources.list" > "$1/etc/apt/sources.list"
+example="$1/usr/share/doc/apt/examples/sources.list"
+sed -n 's/^\\(deb .*\\) main.*/\\1 {areas}/p' "$example" > "$1/etc/apt/sources.list"
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
 : > "$1/etc/resolv.conf"
 : > "$1/etc/hostname"
@@ -31,11 +32,15 @@ def make_root(
     system: System,
     mirror: Mirror,
     *,
-    suites: Sequence[Suite],
     say: process.OnLine,
-    note: process.OnLine,
+    suites: Sequence[Suite] = (),
+    note: process.OnLine | None = None,
+    settle: Sequence[str] = (),
 ) -> Path:
-    """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones."""
+    """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones.
+
+    `settle` is shell, run after the packages are configured, with the new root in $1.
+    """
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
             f"system '{system.name}' cannot be bootstrapped here", hint="give it an image by digest"
@@ -47,7 +52,7 @@ def make_root(
         )
     recipe = system.bootstrap
     hook = run.scratch / "settle.sh"
-    hook.write_text(_SETTLE, encoding="utf-8")
+    hook.write_text("".join((_SETTLE.format(areas=" ".join(recipe.areas)), *settle)), encoding="utf-8")
     watch = Watch(system=system, suites=suites, mirror=mirror)
     listed = run.scratch / "suites.sh"
     listed.write_text(watch.hook, encoding="utf-8")
@@ -66,7 +71,7 @@ def make_root(
 
     done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=hear)
     if (done.code == 0 or watch.said) and (moved := watch.judge()):
-        note(moved)
+        (note or say)(moved)
     if done.code != 0:
         raise BuildError(
             f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",

@@ -6,6 +6,7 @@ that a container or a machine may lack says so with `@pytest.mark.needs("gpu")`.
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ class Expected:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where the package `checks` lies, which check files share.
+    sys.path.append(str(config.rootpath / "ansible"))
     config.addinivalue_line("markers", "needs(*capabilities): skip where a declared capability is absent")
 
 

@@ -139,7 +139,8 @@ def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suit
         places = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
     else:
         places = archives(settings, system)
-    return tuple(f"deb {settings.rewrite(uri)} {name} main" for name, uri in places.items())
+    areas = " ".join(system.bootstrap.areas)
+    return tuple(f"deb {settings.rewrite(uri)} {name} {areas}" for name, uri in places.items())
 
 
 def archives(settings: MirrorSettings, system: System) -> dict[str, str]:

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from builder.errors import BuildError, Interrupted, MissingError
 
 _GRACE_S = 5.0
 _POLL_S = 0.1
+# How a group is ended: which signals, and how long each has to take effect.
+_ENDING = ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S))
 
 OnLine = Callable[[str], None]
 
@@ -39,10 +42,12 @@ def run(
     on_line: OnLine | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    ending: Sequence[tuple[signal.Signals, float]] = _ENDING,
 ) -> Finished:
     """Runs a program to its end, both outputs joined; never raises for its exit code.
 
-    The program is ended, group and all, when `cancelled` is set or the time is over.
+    The program is ended, group and all, when `cancelled` is set or the time is over: by the signals of
+    `ending`, each with the seconds that it has before the next.
     """
     try:
         child = subprocess.Popen(
@@ -65,7 +70,7 @@ def run(
     try:
         _wait(child, argv, timeout_s=timeout_s, cancelled=cancelled)
     finally:
-        _end_group(child)
+        _end_group(child, ending)
         reader.join(_GRACE_S)
         child.stdout.close()
     return Finished(code=child.returncode, output="\n".join(lines))
@@ -98,15 +103,15 @@ def _wait(
             raise BuildError(f"no end after {timeout_s:.0f} s: {shlex.join(argv)}", hint="run it by hand")
 
 
-def _end_group(child: subprocess.Popen[str]) -> None:
+def _end_group(child: subprocess.Popen[str], ending: Sequence[tuple[signal.Signals, float]]) -> None:
     """Ends whatever is left of the child's process group, gently first."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    for number, grace_s in ending:
         with suppress(ProcessLookupError):
-            os.killpg(child.pid, sign)
+            os.killpg(child.pid, number)
         if child.poll() is not None:
             continue
         with suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_S)
+            child.wait(grace_s)
 
 
 def start_detached(argv: Sequence[str], *, log: Path) -> Callable[[], bool]:
@@ -120,9 +125,9 @@ def start_detached(argv: Sequence[str], *, log: Path) -> Callable[[], bool]:
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
     """Whether `condition` came true in time."""
-    clock = threading.Event()
-    for _ in range(int(timeout_s / _POLL_S)):
-        if condition():
-            return True
+    clock, deadline = threading.Event(), time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
         clock.wait(_POLL_S)
-    return condition()
+    return True

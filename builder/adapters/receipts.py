@@ -24,15 +24,14 @@ class Receipts:
 
     def find(self, plan: Plan) -> Receipt | None:
         """The receipt of exactly this plan, checks included."""
-        table = _read(self._folder / plan.target.name / f"{plan.key}.json")
+        table = read(self._folder / plan.target.name / f"{plan.key}.json")
         if table is None or table["plan"]["checks"] != plan.checks:
             return None
         return _receipt(table, plan)
 
     def last_layers(self, target: str) -> dict[str, dict[str, Any]]:
         """The layers of the newest receipt of a target, by name."""
-        paths = sorted((self._folder / target).glob("*.json"), key=lambda path: path.stat().st_mtime)
-        table = _read(paths[-1]) if paths else None
+        table = newest(self._folder.parent, target)
         return {layer["name"]: layer for layer in table["plan"]["layers"]} if table else {}
 
     def record(
@@ -70,6 +69,24 @@ class Receipts:
         return head.output.strip() + ("+" if changed.output.strip() else "")
 
 
+def references(out: Path) -> frozenset[str]:
+    """What a checkout has receipts of, by what the engine or EC2 calls it."""
+    tables = (read(path) for path in (out / "receipts").glob("*/*.json"))
+    return frozenset(str(table["artifact"]["reference"]) for table in tables if table)
+
+
+def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
+    """The JSON of the receipt of one artifact."""
+    tables = (read(path) for path in sorted((out / "receipts").glob("*/*.json")))
+    return next((one for one in tables if one and one["artifact"]["reference"] == reference), None)
+
+
+def newest(out: Path, target: str) -> dict[str, Any] | None:
+    """The JSON of the newest receipt of a target."""
+    paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return read(paths[-1]) if paths else None
+
+
 def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -79,7 +96,7 @@ def as_json(receipt: Receipt) -> dict[str, Any]:
     return {"format": FORMAT, **table, "plan": to_json(receipt.plan)}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> dict[str, Any] | None:
     """A receipt's JSON; None for one that is missing, from another format, or not whole."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,54 +76,71 @@ class ImageChecker:
             containers.remove(container)
 
     def _pytest(self, plan: Plan, folders: list[Path], host: str) -> tuple[Check, ...]:
-        name = plan.target.name
-        results = self._run.folder / f"checks-{name}.xml"
-        promises = self._run.scratch / f"expected-{name}.json"
-        promises.write_text(
-            json.dumps(
-                {
-                    "versions": plan.versions,
-                    "variables": _variables(self._root, plan),
-                    "capabilities": plan.capabilities,
-                    "components": plan.components,
-                }
-            ),
-            encoding="utf-8",
+        environment = self._environment() | {"DOCKER_HOST": self._url}
+        return run_checks(self._run, self._root, self._events, plan, folders, host, environment=environment)
+
+
+def run_checks(
+    run: Run,
+    root: Path,
+    events: Stream,
+    plan: Plan,
+    folders: list[Path],
+    host: str,
+    *,
+    environment: Mapping[str, str],
+    options: Sequence[str] = (),
+) -> tuple[Check, ...]:
+    """The checks in these folders on whatever `host` names, in a pytest of their own."""
+    name = plan.target.name
+    results = run.folder / f"checks-{name}.xml"
+    promises = run.scratch / f"expected-{name}.json"
+    promises.write_text(
+        json.dumps(
+            {
+                "versions": plan.versions,
+                "variables": _variables(root, plan),
+                "capabilities": plan.capabilities,
+                "components": plan.components,
+            }
+        ),
+        encoding="utf-8",
+    )
+    argv = [
+        *(sys.executable, "-m", "pytest", "-p", "builder.adapters.expected", "-p", "no:cacheprovider"),
+        *("-c", "/dev/null", "--rootdir", str(root), "--import-mode=importlib", "-v", "--color=no"),
+        *(f"--hosts={host}", *options, f"--junitxml={results}", *map(str, folders)),
+    ]
+    done = process.run(
+        argv,
+        timeout_s=_TIMEOUT_S,
+        cancelled=run.cancelled,
+        on_line=_listener(events, f"{name}/checks"),
+        env={**environment, VARIABLE: str(promises)},
+        cwd=root,
+    )
+    if done.code not in (0, 1) or not results.is_file():
+        raise CheckError(
+            f"the checks of '{name}' could not run (pytest ended with {done.code})",
+            hint="run the command of the log by hand",
+            details=done.tail,
         )
-        argv = [
-            *(sys.executable, "-m", "pytest", "-p", "builder.adapters.expected", "-p", "no:cacheprovider"),
-            *("-c", "/dev/null", "--rootdir", str(self._root), "--import-mode=importlib", "-v", "--color=no"),
-            *(f"--hosts={host}", f"--junitxml={results}", *map(str, folders)),
-        ]
-        done = process.run(
-            argv,
-            timeout_s=_TIMEOUT_S,
-            cancelled=self._run.cancelled,
-            on_line=self._listen(f"{name}/checks"),
-            env=self._environment() | {VARIABLE: str(promises), "DOCKER_HOST": self._url},
-            cwd=self._root,
-        )
-        if done.code not in (0, 1) or not results.is_file():
-            raise CheckError(
-                f"the checks of '{name}' could not run (pytest ended with {done.code})",
-                hint="run the command of the log by hand",
-                details=done.tail,
-            )
-        return tuple(_read(results))
+    return tuple(_read(results))
 
-    def _listen(self, step: str) -> Callable[[str], None]:
-        last = ""
 
-        def listen(line: str) -> None:
-            nonlocal last
-            self._events.emit("step.log", step=step, text=line)
-            file, _, rest = line.partition("::")
-            component = file.rsplit("test_", 1)[-1].removesuffix(".py")
-            if rest and component != last:
-                last = component
-                self._events.emit("step.task", step=step, text=component)
+def _listener(events: Stream, step: str) -> Callable[[str], None]:
+    last = ""
 
-        return listen
+    def listen(line: str) -> None:
+        nonlocal last
+        events.emit("step.log", step=step, text=line)
+        file, _, rest = line.partition("::")
+        component = file.rsplit("test_", 1)[-1].removesuffix(".py")
+        if rest and component != last:
+            last = component
+            events.emit("step.task", step=step, text=component)
+
+    return listen
 
 
 def _variables(root: Path, plan: Plan) -> dict[str, Value]:

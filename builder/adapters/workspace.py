@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ class Run:
     cancelled: threading.Event = field(default_factory=threading.Event)
     # Set when the engine could not be cleared: the scratch folder then stays, as the mark of a dead run.
     unsettled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def near(self) -> Path:
+        """A folder of the run with a path short enough for sockets in it; made by who needs it."""
+        return _near(self.name)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -115,7 +121,12 @@ def open_run(workspace: Workspace, label: str) -> Iterator[Run]:
             yield run
         finally:
             if not run.unsettled.is_set():
-                shutil.rmtree(scratch, ignore_errors=True)
+                forget_run(workspace, name)
+
+
+def _near(name: str) -> Path:
+    """Below the system's folder for temporary files: the path of a socket has 107 bytes at most."""
+    return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def dead_runs(workspace: Workspace) -> list[str]:
@@ -123,6 +134,12 @@ def dead_runs(workspace: Workspace) -> list[str]:
     if not workspace.scratch.is_dir():
         return []
     return sorted(folder.name for folder in workspace.scratch.iterdir() if not _is_alive(folder))
+
+
+def is_running(workspace: Workspace, run: str) -> bool:
+    """Whether the process of a run lives."""
+    scratch = workspace.scratch / run
+    return scratch.is_dir() and _is_alive(scratch)
 
 
 def _is_alive(scratch: Path) -> bool:
@@ -138,7 +155,8 @@ def _is_alive(scratch: Path) -> bool:
 
 
 def forget_run(workspace: Workspace, name: str) -> None:
-    shutil.rmtree(workspace.scratch / name, ignore_errors=True)
+    for folder in (_near(name), workspace.scratch / name):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

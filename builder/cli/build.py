@@ -10,11 +10,12 @@ from pathlib import Path
 from builder.adapters.engine import Engine
 from builder.adapters.finder import EngineFinder
 from builder.adapters.receipts import Receipts
-from builder.cli.context import Context, open_context, parser
+from builder.catalog import KINDS
+from builder.cli.context import Context, add_site, open_context, parser
 from builder.errors import UsageError
 from builder.model import Receipt
 from builder.pipeline import find, require_locked
-from builder.ports import Publisher
+from builder.ports import Finder, Publisher
 from builder.screen.summary import summary
 from builder.screen.text import Look, look
 
@@ -26,12 +27,15 @@ def run(argv: Sequence[str]) -> int:
     )
     options.add_argument("--target", action="append", default=[], metavar="NAME", help="may be repeated")
     options.add_argument("--all", action="store_true", help="every target of the catalog")
+    options.add_argument("--kind", choices=KINDS, help="with --all: only targets of this kind")
     options.add_argument("--publish", action="store_true", help="push to the registry of the site")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
     options.add_argument("--json", action="store_true", help="events as NDJSON on stdout")
+    options.add_argument("--yes", action="store_true", help="in an account: do not ask before creating")
+    add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
-    names = list(context.catalog.targets) if parsed.all else parsed.target
+    names = _all(context, parsed.kind) if parsed.all else parsed.target
     if not names:
         raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
     if parsed.jobs < 1:
@@ -39,9 +43,27 @@ def run(argv: Sequence[str]) -> int:
     plans = context.plans(names)
     require_locked(plans)
     engine = Engine()
-    publisher = open_publisher(context, engine) if parsed.publish else None
-    finder, ledger = EngineFinder(engine), Receipts(context.workspace, root=context.root)
-    done = [find(plan, finder=finder, ledger=ledger, publisher=publisher) for plan in plans]
+    kinds = {plan.target.kind for plan in plans}
+    publishers: dict[str, Publisher] = {}
+    if parsed.publish and "container" in kinds:
+        publishers["container"] = open_publisher(context, engine)
+    ledger = Receipts(context.workspace, root=context.root)
+    finders: dict[str, Finder] = {"container": EngineFinder(engine)}
+    if "ami" in kinds:
+        from builder.cli import amis
+
+        finders["ami"] = amis.announce(context, plans, yes=parsed.yes)
+        if parsed.publish:
+            publishers["ami"] = amis.open_publisher(amis.Place(context))
+    done = [
+        find(
+            plan,
+            finder=finders[plan.target.kind],
+            ledger=ledger,
+            publisher=publishers.get(plan.target.kind),
+        )
+        for plan in plans
+    ]
     receipts = [receipt for receipt in done if receipt is not None]
     if len(receipts) < len(plans):
         from builder.cli.work import produce_all
@@ -53,6 +75,10 @@ def run(argv: Sequence[str]) -> int:
         _announce(receipts)
     _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
     return 0
+
+
+def _all(context: Context, kind: str | None) -> list[str]:
+    return [name for name, target in context.catalog.targets.items() if kind in (None, target.kind)]
 
 
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event | None = None) -> Publisher:
@@ -109,12 +135,18 @@ def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quie
                 seconds=seconds,
                 look=style,
                 report_path=path if path.is_file() else None,
-                next_command=f"docker run --rm {image_name(receipt)} --help",
+                next_command=_next(receipt),
             ),
             file=sys.stderr,
         )
         if not quiet:
             print(_result(receipt))
+
+
+def _next(receipt: Receipt) -> str:
+    if receipt.artifact.kind == "ami":
+        return f"builder ami show {receipt.artifact.reference}"
+    return f"docker run --rm {image_name(receipt)} --help"
 
 
 def image_name(receipt: Receipt) -> str:

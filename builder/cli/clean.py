@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.adapters.engine import CHECKOUT_LABEL, LAYERS, Engine
 from builder.adapters.workspace import dead_runs, forget_run
-from builder.cli.context import Context, open_context, parser, print_table
+from builder.cli.context import Context, add_site, open_context, parser, print_table
 from builder.errors import FactoryError
 from builder.screen.text import size
 
@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> int:
     options.add_argument(
         "--all", action="store_true", help="also every layer, cache and receipt that is still good"
     )
+    add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     found = list(_leftovers(context, Engine(), everything=parsed.all))
@@ -53,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _leftovers(context: Context, engine: Engine, *, everything: bool) -> Iterable[Leftover]:
     yield from _dead(context, engine)
+    yield from _rehearsals(context, engine)
+    yield from _accounts(context)
     yield from _layers(context, engine, everything=everything)
     yield from _folders(context, everything=everything)
 
@@ -73,6 +76,39 @@ def _forget(context: Context, engine: Engine, run: str) -> None:
 
     sweep(engine, run)
     forget_run(context.workspace, run)
+
+
+def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
+    from builder.rehearsal import session
+
+    for name in session.dead(context.workspace):
+        yield Leftover(
+            what=f"rehearsal {name}",
+            why="its process is gone",
+            size_bytes=_size(session.files_of(context.workspace, name).folder),
+            remove=partial(session.down, context.workspace, name, engine_url=engine.url),
+        )
+
+
+def _accounts(context: Context) -> Iterable[Leftover]:
+    """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
+    if not any((context.workspace.home / "journal").glob("*.ndjson")):
+        return
+    from builder.cli.amis import dead_runs
+
+    for dead in dead_runs(context):
+        if dead.account is None:
+            print(
+                f"run {dead.run} may have left something at {dead.place}: builder clean --site aws",
+                file=sys.stderr,
+            )
+            continue
+        yield Leftover(
+            what=f"run {dead.run} at {dead.place}",
+            why="its process is gone",
+            size_bytes=0,
+            remove=partial(dead.clear, context, keep_complete=False),
+        )
 
 
 def _layers(context: Context, engine: Engine, *, everything: bool) -> Iterable[Leftover]:

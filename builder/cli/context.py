@@ -12,20 +12,26 @@ from pathlib import Path
 from builder import catalog, lock, plan, site, sources
 from builder.adapters.workspace import Workspace, find_workspace
 from builder.errors import UsageError
-from builder.lock import Lock
-from builder.model import Catalog, Plan
+from builder.lock import ACCOUNT, LOCAL, Lock
+from builder.model import Catalog, Plan, Target
 from builder.screen.summary import table
 from builder.screen.text import look
 from builder.site import Site
 
+PLACES = (LOCAL, ACCOUNT)
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 @dataclass(frozen=True)
 class Context:
-    """One repository and this machine; read when first asked for."""
+    """One repository and this machine; read when first asked for.
+
+    `place` is where builds happen; `system` the one that was asked for, where a target exists for several.
+    """
 
     root: Path
+    place: str = LOCAL
+    system: str = ""
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -49,9 +55,27 @@ class Context:
         return self.workspace.home / "cache" / "blobs"
 
     def plan(self, name: str) -> Plan:
-        target = plan.find_target(self.catalog, name)
+        target = self._variant(plan.find_target(self.catalog, name))
         read = sources.read(self.root, self.catalog, target)
-        return plan.plan(self.catalog, target, read, self.lock, arch=machine())
+        return plan.plan(self.catalog, target, read, self.lock, arch=machine(), site=self.place)
+
+    def _variant(self, target: Target) -> Target:
+        """The target on the system that was asked for; in an account, on the first that is for accounts."""
+        if self.system:
+            return catalog.on_system(target, self._known_system(target))
+        if self.place == ACCOUNT and target.systems:
+            return catalog.on_system(target, next(iter(target.systems)))
+        return target
+
+    def _known_system(self, target: Target) -> str:
+        known = (target.system, *target.systems)
+        if self.system not in known:
+            near = catalog.did_you_mean(self.system, known)
+            raise UsageError(
+                f"target '{target.name}' does not exist for system '{self.system}'{near}",
+                hint=f"builder show {target.name}",
+            )
+        return self.system
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]
@@ -77,7 +101,24 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
 
 
 def open_context(options: argparse.Namespace) -> Context:
-    return Context(options.root.absolute() if options.root else _find_root())
+    place = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
+    if place not in PLACES:
+        raise UsageError(
+            f"no site '{place}'{catalog.did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site"
+        )
+    return Context(
+        options.root.absolute() if options.root else _find_root(),
+        place=place,
+        system=getattr(options, "system", None) or "",
+    )
+
+
+def add_site(options: argparse.ArgumentParser) -> None:
+    """The options of verbs that build or plan."""
+    options.add_argument(
+        "--site", choices=PLACES, help="this machine (the default), or the AWS account of the environment"
+    )
+    options.add_argument("--system", metavar="NAME", help="for targets that exist for several")
 
 
 def _find_root() -> Path:

@@ -14,9 +14,12 @@ VERBS = {
     "check": "run a target's checks on an existing image",
     "stack": "which versions fit together: list, show, check, solve, diff",
     "lock": "what builds download, by digest: fill in, --update, --diff, --verify",
+    "ami": "images that were built: list, show, copy, share, deprecate, publish, retire",
+    "iam": "the policy that building and publishing a target in an account needs",
     "doctor": "what this machine lacks, each with the fix",
     "clean": "what the factory left behind, and remove it",
     "registry": "the registry on this machine: up, down, status",
+    "rehearse": "an AWS account on this machine: up, down, status, env",
     "completion": "completion for bash, zsh or fish",
 }
 

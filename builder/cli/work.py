@@ -45,6 +45,11 @@ def produce_all(
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         clear_dead(context.workspace, engine)
+        if any(plan.target.kind == "ami" for plan in plans):
+            from builder.cli import amis
+
+            for dead in amis.dead_runs(context):
+                dead.clear(context, keep_complete=True)
         run = stack.enter_context(open_run(context.workspace, label))
         events = Stream(recorded.append, stack.enter_context(RunFiles(run.folder)))
         events.subscribe(stack.enter_context(open_screen(as_json=as_json)))
@@ -128,21 +133,29 @@ def _produce(
         cache=_open_cache(context, engine, run),
         last_layers=ledger.last_layers,
     )
-    tools = Tools(
-        maker=maker,
-        checker=ImageChecker(
-            engine_url=engine.url,
-            run=run,
-            root=context.root,
+    kinds = {plan.target.kind for plan in plans}
+    publisher = open_publisher(context, engine, run.cancelled) if publish and "container" in kinds else None
+    tools = {
+        "container": Tools(
+            maker=maker,
+            checker=ImageChecker(
+                engine_url=engine.url,
+                run=run,
+                root=context.root,
+                events=events,
+                environment=lambda: dict(os.environ),
+            ),
+            ledger=ledger,
             events=events,
-            environment=lambda: dict(os.environ),
-        ),
-        ledger=ledger,
-        events=events,
-        publisher=open_publisher(context, engine, run.cancelled) if publish else None,
-    )
+            publisher=publisher,
+        )
+    }
+    if "ami" in kinds:
+        from builder.cli import amis
+
+        tools["ami"] = amis.open_tools(context, run, ledger, events, mirror=mirror_of, publish=publish)
     pool = ThreadPoolExecutor(max_workers=len(plans))
-    futures = [pool.submit(_one, plan, tools) for plan in plans]
+    futures = [pool.submit(_one, plan, tools[plan.target.kind]) for plan in plans]
     try:
         wait(futures)
     except Interrupted:
@@ -152,6 +165,8 @@ def _produce(
         settle(engine, run, futures)
         pool.shutdown(wait=True)
         maker.close()
+        if "ami" in kinds:
+            amis.clear_run(context, run)
     return [future.result() for future in futures]
 
 

@@ -377,6 +377,7 @@ class LocalRegistry:
         create_on_push: bool = True,
         immutable_tags: bool = False,
         faults: Faults = lambda _method, _path: None,
+        storage: Callable[[Path], Storage] | None = None,
     ) -> None:
         if not ipaddress.ip_address(address).is_loopback:
             raise UsageError(
@@ -392,7 +393,11 @@ class LocalRegistry:
                 hint="choose another port, or 0 for any that is free",
             ) from error
         # Only who holds the port may touch the folder: opening it ends the uploads in it.
-        self.storage = Storage(folder, create_on_push=create_on_push, immutable_tags=immutable_tags)
+        self.storage = (
+            storage(folder)
+            if storage
+            else Storage(folder, create_on_push=create_on_push, immutable_tags=immutable_tags)
+        )
         self._server.storage = self.storage
         self.host = f"{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)

@@ -92,6 +92,12 @@ class Storage:
         for kind in ("_blobs", "_manifests", "_tags"):
             (self._repositories / name / kind).mkdir(parents=True, exist_ok=True)
 
+    def remove_repository(self, name: str) -> None:
+        """With all that is in it; what repositories below it hold stays."""
+        repository = self._repository(name)
+        for kind in ("_blobs", "_tags", "_manifests"):
+            shutil.rmtree(repository / kind)
+
     def repositories(self) -> list[str]:
         found = self._repositories.rglob("_manifests")
         return sorted(str(path.parent.relative_to(self._repositories)) for path in found)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from builder.catalog import closure
+from builder.catalog import members_of
 from builder.errors import IntegrityError, MissingError
 from builder.lock import (
     FIELDS,
@@ -21,6 +21,7 @@ from builder.lock import (
     component_wants,
     inputs_of,
     tool_wants,
+    variants,
     wants,
 )
 from builder.model import Catalog, Download
@@ -189,7 +190,7 @@ def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str
     """The digest of a release belongs to the first archive of its component."""
     found: dict[Want, str] = {}
     for target in catalog.targets.values():
-        for name in closure(catalog, target.components):
+        for name in members_of(catalog, target):
             fact = knowledge.vocabulary.of_component(name)
             if fact is None or not catalog.components[name].pinned:
                 continue
@@ -209,16 +210,15 @@ def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)
-    for target in catalog.targets.values():
-        for arch in catalog.systems[target.system].arches:
-            for want in wants(catalog, target, arch=arch):
+    for target, arch, site in variants(catalog):
+        for want in wants(catalog, target, arch=arch, site=site):
+            _note(found, want)
+            found[target.name].add(want)
+            if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
+                found[target.stack].add(want)
+        for name in members_of(catalog, target):
+            for want in component_wants(catalog, name, target, arch=arch):
                 _note(found, want)
-                found[target.name].add(want)
-                if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
-                    found[target.stack].add(want)
-            for name in closure(catalog, target.components):
-                for want in component_wants(catalog, name, target, arch=arch):
-                    _note(found, want)
     return dict(found)
 
 

@@ -21,6 +21,7 @@ _SHAPE = re.compile(
     (?:-aws)?                                  # aws-ofi-nccl tags up to 1.13
     (?:-(?P<revision>\d+(?:\.\d+)*))?          # package revision: 2.29.3-1
     (?:\+(?:b(?P<rebuild>\d+)|[a-z]+[a-z0-9.]*))?  # rebuild of a package; else a variant, which has no rank
+    (?:-(?:cloud-)?(?:amd64|arm64)|-aws|\.amzn20\d\d\.(?:x86_64|aarch64))?  # release of a kernel
     """,
     re.VERBOSE | re.ASCII,
 )

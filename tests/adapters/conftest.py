@@ -1,10 +1,40 @@
-"""What tests of several adapters need."""
+"""What tests of several adapters need: a rehearsed account without machines, a certificate."""
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.rehearsal import Clients, Metal, RehearsedAccount, served
+
+
+# Not for the whole session: while an account is served, moto is not itself for other tests of this process.
+@pytest.fixture(scope="module")
+def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
+    with served(tmp_path_factory.mktemp("rehearsal")) as account:
+        yield account
+
+
+@pytest.fixture
+def metal(rehearsed_account: RehearsedAccount) -> Metal:
+    """What was asked of the hosts, from now on."""
+    rehearsed_account.metal.asked.clear()
+    rehearsed_account.metal.failing = None
+    return rehearsed_account.metal
+
+
+@pytest.fixture
+def aws(rehearsed_account: RehearsedAccount, metal: Metal) -> Clients:
+    return Clients(rehearsed_account.endpoint)
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A folder for keys."""
+    tmp_path.chmod(0o700)
+    return tmp_path
 
 
 @pytest.fixture

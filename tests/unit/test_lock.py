@@ -8,7 +8,7 @@ from builder import lock
 from builder.errors import IntegrityError
 from builder.lock import Entry, Lock, Want
 from builder.pipeline import require_locked
-from tests.repository import Repository
+from tests.repository import AMI, Repository
 
 SHA = "a" * 64
 ARCHIVE = "https://vendor.example/fabric-1.2-3-x86_64.tar.gz"
@@ -157,10 +157,15 @@ def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None
     path.write_text(path.read_text() + f"[ami]\n{source}\n")
     repository.write(
         "catalog/targets/ami-hello.toml",
-        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n',
+        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n'
+        + AMI,
     )
     loaded = repository.load()
-    found = lock.wants(loaded, loaded.targets["ami-hello"], arch="x86_64")
+    target = loaded.targets["ami-hello"]
+    here = lock.wants(loaded, target, arch="x86_64")
+    assert {want.kind for want in here} == {"requirements", "suite"}
+    found = lock.wants(loaded, target, arch="x86_64", site=lock.ACCOUNT)
+    assert {want.kind for want in found} == {"requirements", "ami"}
     assert [want.subject for want in found if want.kind == "ami"] == [
         "eu-west-1 x86_64 1/tiny-amd64-*",
         "us-east-1 x86_64 1/tiny-amd64-*",

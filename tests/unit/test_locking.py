@@ -14,7 +14,7 @@ from builder.lock import Entry, Lock, Want
 from builder.stack import locking
 from builder.stack.loading import load
 from builder.stack.locking import Relocked, relock
-from tests.repository import Repository
+from tests.repository import AMI, Repository
 from tests.resolvers import World, entry
 
 ARCHIVE = Want("archive", "https://vendor.example/a.tar.gz", "component a")
@@ -275,7 +275,8 @@ def test_packers_plugins_are_wanted_where_there_is_an_ami(downloading: Repositor
     )
     downloading.write(
         "catalog/targets/machine.toml",
-        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n',
+        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n'
+        + AMI,
     )
     found = locking.names(downloading.load(), tooling.read(downloading.root))
     assert sorted(want.subject for want in found["amazon"]) == [

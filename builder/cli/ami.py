@@ -1,0 +1,237 @@
+"""`builder ami`: what becomes of images after they are built, the same in a rehearsal and in an account."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from builder.adapters import ami_family, ami_steps, receipts
+from builder.adapters.ami import KEY_TAG, RUN_TAG, TARGET_TAG
+from builder.adapters.ami_family import Member
+from builder.adapters.ami_publisher import LATEST, STACK_TAG, SYSTEM_TAG
+from builder.adapters.ami_steps import Sharing
+from builder.adapters.workspace import open_run
+from builder.cli.amis import Place, open_publisher
+from builder.cli.context import Context, add_site, open_context, parser, print_table
+from builder.cli.interrupts import interruptible
+from builder.errors import UsageError
+
+_IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("ami", "Images that were built: look at them, hand them on, take them back.")
+    options.add_argument("action", choices=_ACTIONS)
+    options.add_argument("image", nargs="?", default="", metavar="IMAGE", help=_IMAGE_HELP)
+    options.add_argument("--region", action="append", default=[], help="copy: where to; may be repeated")
+    options.add_argument("--account", action="append", default=[], help="share: with whom; may be repeated")
+    options.add_argument(
+        "--organization", action="append", default=[], metavar="ARN", help="share: or a unit of one"
+    )
+    options.add_argument("--after", type=int, default=0, metavar="DAYS", help="deprecate: from today")
+    options.add_argument("--force", action="store_true", help="retire: even what 'latest' leads to")
+    options.add_argument("--yes", action="store_true", help="retire: do not ask")
+    options.add_argument("--json", action="store_true", help="list, show: as JSON")
+    add_site(options)
+    parsed = options.parse_args(argv)
+    context = open_context(parsed)
+    with interruptible():
+        return _ACTIONS[parsed.action](context, Place(context), parsed)
+
+
+def _list(context: Context, place: Place, options: argparse.Namespace) -> int:
+    members = ami_family.all_of(place.account, _regions(context, place))
+    names = ami_family.pointers(members, context.site.aws.parameters)
+    rows = [_row(member, names.get(member.spot, [])) for member in members]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    else:
+        print("no image was built here", file=sys.stderr)
+    return 0
+
+
+def _row(member: Member, names: Sequence[str]) -> dict[str, str]:
+    tags = member.tags
+    newest = any(f"/{LATEST}/" in name for name in names)
+    return {
+        "target": tags.get(TARGET_TAG, ""),
+        "system": tags.get(SYSTEM_TAG, ""),
+        "stack": tags.get(STACK_TAG, ""),
+        "region": member.spot.region,
+        "ami": member.spot.ami,
+        "created": str(member.image["CreationDate"])[:16],
+        "state": str(member.image["State"]),
+        "published": LATEST if newest else "yes" if names else "no",
+    }
+
+
+def _show(context: Context, place: Place, options: argparse.Namespace) -> int:
+    members = _family(context, place, options)
+    names = ami_family.pointers(members, context.site.aws.parameters)
+    tables = [ami_family.describe(member, names.get(member.spot, [])) for member in members]
+    if options.json:
+        print(json.dumps(tables, indent=2))
+        return 0
+    for table in tables:
+        print_table(("", ""), [(name, _text(value)) for name, value in table.items()])
+        print()
+    return 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={one}" for name, one in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _copy(context: Context, place: Place, options: argparse.Namespace) -> int:
+    home = _family(context, place, options)[0]
+    wanted = [region for region in options.region if region != home.spot.region]
+    if not wanted:
+        raise UsageError("builder ami copy: where to?", hint="--region REGION, another than the image's own")
+    unknown = sorted(set(wanted) - set(ami_family.regions_of(place.account)))
+    if unknown:
+        raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami copy --help")
+    with open_run(context.workspace, "copy") as run:
+        publisher = open_publisher(place, run, say=_say)
+        tags = ami_steps.own_tags(home.image)
+        publisher.finish(home.spot, tags)
+        for region in wanted:
+            print(publisher.copy(home.spot, region, tags))
+    return 0
+
+
+def _share(context: Context, place: Place, options: argparse.Namespace) -> int:
+    sharing = Sharing(accounts=tuple(options.account), organizations=tuple(options.organization))
+    if not sharing:
+        raise UsageError("builder ami share: with whom?", hint="--account NUMBER or --organization ARN")
+    return _each(context, place, options, lambda member: ami_steps.share(member.spot, sharing))
+
+
+def _deprecate(context: Context, place: Place, options: argparse.Namespace) -> int:
+    if options.after < 1:
+        raise UsageError(f"--after {options.after}: at least 1 day", hint="builder ami --help")
+    return _each(
+        context,
+        place,
+        options,
+        lambda member: ami_steps.deprecate(member.spot, after_days=options.after, again=True),
+    )
+
+
+def _each(context: Context, place: Place, options: argparse.Namespace, act: Callable[[Member], None]) -> int:
+    for member in _family(context, place, options):
+        act(member)
+        print(member.spot)
+    return 0
+
+
+def _publish(context: Context, place: Place, options: argparse.Namespace) -> int:
+    home = _family(context, place, options)[0]
+    missing = sorted({TARGET_TAG, KEY_TAG, STACK_TAG, SYSTEM_TAG} - set(home.tags))
+    if missing:
+        raise UsageError(
+            f"{home.spot} was not built here: it has no tag {missing[0]}", hint="builder build --publish"
+        )
+    _require_checked(context, home)
+    with open_run(context.workspace, "publish") as run:
+        publication = open_publisher(place, run, say=_say).publish_image(
+            home.spot.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
+        )
+    for name in publication.tags:
+        print(name)
+    return 0
+
+
+def _require_checked(context: Context, home: Member) -> None:
+    """Only what has passed its checks leads anybody to it."""
+    receipt = receipts.of_reference(context.workspace.out, home.spot.ami)
+    if receipt is None:
+        raise UsageError(
+            f"{home.spot} has no receipt here, so nobody knows of its checks",
+            hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
+        )
+    checks = (receipt.get("report") or {}).get("checks", ())
+    if not any(one["outcome"] == "passed" for one in checks) or any(
+        one["outcome"] == "failed" for one in checks
+    ):
+        raise UsageError(
+            f"{home.spot} has not passed its checks",
+            hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
+        )
+
+
+def _retire(context: Context, place: Place, options: argparse.Namespace) -> int:
+    ami = _reference(context, options)
+    regions = ami_family.regions_of(place.account)
+    members = ami_family.family(place.account, ami, regions)
+    print("\n".join(f"to be removed: {member.spot}" for member in members), file=sys.stderr)
+    if not options.yes:
+        _agree(ami)
+    ami_family.retire(
+        place.account,
+        ami,
+        regions,
+        prefix=context.site.aws.parameters,
+        force=options.force,
+        say=print,
+    )
+    return 0
+
+
+def _agree(ami: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(f"nobody is here to agree to the end of {ami}", hint="builder ami retire … --yes")
+    if input("remove all of it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was removed", hint="builder ami show …")
+
+
+_ACTIONS: Mapping[str, Callable[[Context, Place, argparse.Namespace], int]] = {
+    "list": _list,
+    "show": _show,
+    "copy": _copy,
+    "share": _share,
+    "deprecate": _deprecate,
+    "publish": _publish,
+    "retire": _retire,
+}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _regions(context: Context, place: Place) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((place.account.region, *context.site.aws.copy_regions)))
+
+
+def _family(context: Context, place: Place, options: argparse.Namespace) -> list[Member]:
+    """The image that is meant, and its copies wherever they are."""
+    ami = _reference(context, options)
+    members = ami_family.family(place.account, ami, ami_family.regions_of(place.account))
+    if not members or members[0].spot.ami != ami:
+        raise UsageError(f"there is no {ami} in {place.account.region}", hint="builder ami list")
+    return members
+
+
+def _reference(context: Context, options: argparse.Namespace) -> str:
+    """The id of the image that is meant."""
+    said = str(options.image)
+    if not said:
+        raise UsageError(f"builder ami {options.action}: which image?", hint="builder ami list")
+    if re.fullmatch(r"ami-[0-9a-f]{8,17}", said):
+        return said
+    table = (
+        receipts.read(Path(said)) if said.endswith(".json") else receipts.newest(context.workspace.out, said)
+    )
+    if table is None or table["artifact"]["kind"] != "ami":
+        raise UsageError(f"no receipt of an image: {said}", hint=f"{_IMAGE_HELP}; builder ami list")
+    return str(table["artifact"]["reference"])

@@ -1,0 +1,28 @@
+"""`builder iam TARGET`: the policy that building and publishing it in the account of the site needs."""
+
+import json
+from collections.abc import Sequence
+
+from builder.adapters.permissions import needs, policy
+from builder.cli.context import Context, open_context, parser
+from builder.errors import UsageError
+from builder.lock import ACCOUNT
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("iam", "What building and publishing a target may do, as an IAM policy. Asks nobody.")
+    options.add_argument("target")
+    options.add_argument("--system", metavar="NAME", help="for targets that exist for several")
+    options.add_argument(
+        "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"
+    )
+    parsed = options.parse_args(argv)
+    opened = open_context(parsed)
+    # The policy is for an account, whichever site builds by default.
+    context = Context(opened.root, place=ACCOUNT, system=opened.system)
+    plan = context.plan(parsed.target)
+    if plan.target.kind != "ami":
+        raise UsageError(f"target '{plan.target.name}' makes no AMI", hint="builder list")
+    settings = context.site.aws
+    print(json.dumps(policy(needs(plan, settings), settings, partition=parsed.partition), indent=2))
+    return 0

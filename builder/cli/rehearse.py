@@ -1,0 +1,166 @@
+"""`builder rehearse`: an AWS account on this machine, whose instances are containers."""
+
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from builder.adapters import mirror
+from builder.adapters.engine import Engine
+from builder.adapters.workspace import open_run
+from builder.cli.context import Context, machine, open_context, parser, print_table
+from builder.errors import MissingError
+from builder.model import Stack
+from builder.rehearsal import session
+from builder.rehearsal.session import Rehearsal
+
+DEFAULT = "default"
+_ACTIONS = ("up", "down", "status", "env")
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parser("rehearse", "EC2, ECR and Systems Manager on this machine, to rehearse images on.")
+    options.add_argument("action", choices=_ACTIONS, help="env prints what a shell needs, for eval")
+    options.add_argument(
+        "--name", default=DEFAULT, help="several can run side by side (default: %(default)s)"
+    )
+    options.add_argument(
+        "--keep-state", action="store_true", help="down: the next up goes on where this one was"
+    )
+    options.add_argument(
+        "--pending", type=float, default=0.0, metavar="SECONDS", help="up: how long new AMIs are pending"
+    )
+    options.add_argument("--json", action="store_true", help="status: as JSON")
+    parsed = options.parse_args(argv)
+    context = open_context(parsed)
+    if parsed.action == "up":
+        _describe(ensure_up(context, parsed.name, pending_s=parsed.pending))
+        return 0
+    if parsed.action == "down":
+        return _down(context, parsed.name, keep_state=parsed.keep_state)
+    found = session.find(context.workspace, parsed.name)
+    if parsed.action == "env":
+        return _print_environment(found)
+    return _status(context, parsed.name, found, as_json=parsed.json)
+
+
+def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) -> Rehearsal:
+    """The rehearsal of that name, started if it does not run."""
+    if running := session.find(context.workspace, name):
+        return running
+    from builder.rehearsal import seeds
+
+    engine = Engine()
+    _require(engine)
+    for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
+        print(f"rehearsal '{dead}' was killed; what it left is removed", file=sys.stderr)
+    account = seeds.load(context.root, context.catalog, arch=machine())
+    return session.up(
+        context.workspace,
+        name,
+        engine_url=engine.url,
+        account=account.as_table(),
+        machines=_ensure_machines(context, account.systems, engine.url),
+        pending_s=pending_s,
+    )
+
+
+def _require(engine: Engine) -> None:
+    """What only a rehearsal needs of this machine."""
+    if importlib.util.find_spec("moto") is None:
+        raise MissingError(
+            "a rehearsal needs moto, which is not installed", hint="pip install 'image-factory[rehearsal]'"
+        )
+    if not engine.url.startswith("unix://"):
+        raise MissingError(
+            f"a rehearsal's machines have addresses of this host, and the engine is at {engine.url}",
+            hint="unset DOCKER_HOST, or rehearse where the engine is",
+        )
+
+
+def _ensure_machines(context: Context, systems: Sequence[str], engine_url: str) -> Mapping[str, str]:
+    """system → image that its machines start from; what is not there yet takes a minute to make."""
+    from builder.rehearsal.machine import ensure
+
+    made = {}
+    with open_run(context.workspace, "rehearse") as run:
+        for name in systems:
+            system = context.catalog.systems[name]
+            place = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
+            made[name] = ensure(engine_url, run, system, place, lambda line: print(line, file=sys.stderr))
+    return made
+
+
+def _describe(found: Rehearsal) -> None:
+    """Where it is: the endpoint on stdout, the rest for people."""
+    print(found.endpoint)
+    lines = [
+        f"rehearsal '{found.name}': account {found.account}, regions {', '.join(found.regions)}",
+        f"ECR at {', '.join(f'{host} ({region})' for region, host in found.registries.items())}",
+        f"starts {', '.join(found.starts) or 'nothing'}; SSH in 127.0.0.0/8, port {found.ssh_port}",
+        f'for other tools: eval "$(builder rehearse env{_named(found.name)})"',
+        f"to end it: builder rehearse down{_named(found.name)}",
+    ]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _named(name: str) -> str:
+    return "" if name == DEFAULT else f" --name {name}"
+
+
+def _down(context: Context, name: str, *, keep_state: bool) -> int:
+    ended = session.down(context.workspace, name, engine_url=Engine().url, keep_state=keep_state)
+    if not ended:
+        print("was not running", file=sys.stderr)
+    elif keep_state:
+        print(f"stopped; to go on: builder rehearse up{_named(name)}", file=sys.stderr)
+    else:
+        print("stopped; its instances, images and parameters are gone", file=sys.stderr)
+    return 0
+
+
+def _print_environment(found: Rehearsal | None) -> int:
+    if found is None:
+        raise MissingError("no rehearsal runs", hint="builder rehearse up")
+    scratch = found.folder / "shell"
+    for name, value in sorted(found.fence(scratch, inherited={}).environment.items()):
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _status(context: Context, name: str, found: Rehearsal | None, *, as_json: bool) -> int:
+    if found is None:
+        print(json.dumps(None) if as_json else _absence(context, name))
+        return 3
+    has, calls = found.status(), found.calls()
+    if as_json:
+        facts = {"endpoint": found.endpoint, "registries": dict(found.registries), "calls": len(calls)}
+        print(json.dumps({"name": name, **facts, **has}, indent=2))
+        return 0
+    _describe(found)
+    changing = sum(call.mutating for call in calls)
+    print(f"{len(calls)} calls so far, {changing} of them changed something: {found.folder / 'calls.ndjson'}")
+    rows = [
+        (
+            kind.removesuffix("s"),
+            row["id"],
+            row["region"],
+            row["state"],
+            row.get("address") or row.get("name", ""),
+        )
+        for kind, entries in has.items()
+        for row in entries
+    ]
+    if rows:
+        print_table(("what", "id", "region", "state", "where or what"), rows)
+    return 0
+
+
+def _absence(context: Context, name: str) -> str:
+    kept = session.files_of(context.workspace, name).state.exists()
+    return (
+        f"not running, its state is kept; to go on: builder rehearse up{_named(name)}"
+        if kept
+        else "not running"
+    )

@@ -1,0 +1,68 @@
+"""The environment of tools that run against a rehearsal: its endpoint, its credentials, and no way out.
+
+Proxies that refuse everything stand before whatever ignores the endpoint; no profile, no metadata service and
+no login of the person is read. Deciding is left to the tools: nothing here says "rehearsal" to them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.rehearsal.addresses import require_loopback
+
+ACCESS_KEY, SECRET_KEY = "AKIAREHEARSALREHEARS", "rehearsal"
+_LOCAL = "127.0.0.1,localhost"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fence:
+    """What a tool is given: `environment` for its process, the rest for its settings."""
+
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: str
+    environment: Mapping[str, str]
+
+
+def fence(
+    endpoint: str, *, region: str, refusing_port: int, scratch: Path, inherited: Mapping[str, str]
+) -> Fence:
+    """`scratch` holds what tools leave behind (keys in temporary files, logins); its owner removes it.
+
+    Nothing listens on `refusing_port`: whoever goes through it is refused at once.
+    """
+    require_loopback(endpoint)
+    temporary, docker = scratch / "tmp", scratch / "docker"
+    for folder in (temporary, docker):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    nowhere = f"http://127.0.0.1:{refusing_port}"
+    proxies = {"HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere, "ALL_PROXY": nowhere, "NO_PROXY": _LOCAL}
+    kept = {name: value for name, value in inherited.items() if not _is_foreign(name)}
+    return Fence(
+        endpoint=endpoint,
+        region=region,
+        access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+        environment={
+            **kept,
+            **proxies,
+            **{name.lower(): value for name, value in proxies.items()},
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_DEFAULT_REGION": region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_REGION": region,
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            "CHECKPOINT_DISABLE": "1",
+            "DOCKER_CONFIG": str(docker),
+            "TMPDIR": str(temporary),
+        },
+    )
+
+
+def _is_foreign(name: str) -> bool:
+    """Settings of a person's own AWS, and the variables that Packer takes for its own."""
+    return name.startswith(("AWS_", "PACKER_", "PKR_VAR_")) or name.upper().endswith("_PROXY")

@@ -1,0 +1,247 @@
+"""A proxy before an AWS endpoint of this machine: writes down every call, and disturbs those it is told to.
+
+The recorder of "what would this do" and the fault injector of tests are the same thing. It speaks to loopback
+on both sides and to nothing else.
+"""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from builder.errors import FactoryError, UsageError
+from builder.rehearsal.addresses import require_loopback
+from builder.rehearsal.calls import Call, Disturbance, error_body, read_call
+
+CONTROL = "/_rehearsal/"
+_BOUND_S = 900.0
+_ERROR = re.compile(rb"<Code>([\w.]+)</Code>|\"__type\":\s*\"(?:[\w.]+#)?(\w+)\"")
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
+# What a person or a test may ask the proxy itself: name → what to do with the query and the JSON that came.
+Control = Callable[[Mapping[str, str], Any], object]
+
+
+class _Lost(Exception):
+    """The connection ends without an answer."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: "_Server"
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        try:
+            if self.path.startswith(CONTROL):
+                self._control(body)
+            else:
+                status, headers, answer = self.server.proxy.pass_on(
+                    self.command, self.path, dict(self.headers.items()), body
+                )
+                self._answer(status, headers, answer)
+        except (_Lost, OSError):
+            self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 (the base class looks for these)
+
+    def _control(self, body: bytes) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        try:
+            act = self.server.proxy.controls[f"{self.command} {url.path.removeprefix(CONTROL)}"]
+            status, found = 200, act(query, json.loads(body or b"null"))
+        except (KeyError, TypeError, ValueError) as error:
+            status, found = 400, {"error": repr(error)}
+        except FactoryError as error:
+            status, found = 400, {"error": error.message, "hint": error.hint}
+        self._answer(status, {"Content-Type": "application/json"}, json.dumps(found).encode())
+
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it so)
+        """Silent: the calls are written down elsewhere."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    proxy: "Proxy"
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks the resolver for our name
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+
+class Proxy:
+    """Serves while it is entered. `calls` are all that were made through it, in the order that they ended."""
+
+    def __init__(self, upstream: str, *, port: int = 0, journal: Path | None = None) -> None:
+        self._upstream = urlsplit(require_loopback(upstream)).netloc
+        try:
+            self._server = _Server(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise UsageError(
+                f"the proxy cannot listen on 127.0.0.1:{port}: {error.strerror}",
+                hint="0 takes any that is free",
+            ) from error
+        self._server.proxy = self
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.calls: list[Call] = []
+        self.controls: dict[str, Control] = {
+            "GET calls": lambda query, _: [
+                call.as_table() for call in list(self.calls) if call.number > int(query.get("after", "0"))
+            ],
+            "PUT disturbances": lambda _, tables: self.disturb(*map(Disturbance.from_table, tables)),
+            "DELETE disturbances": lambda _, __: self.calm(),
+        }
+        self._journal = journal
+        self._disturbances: list[tuple[Disturbance, list[int]]] = []  # with the numbers of calls that matched
+        self._count = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def disturb(self, *disturbances: Disturbance) -> None:
+        with self._lock:
+            self._disturbances += [(one, []) for one in disturbances]
+
+    def calm(self) -> None:
+        with self._lock:
+            self._disturbances.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is still owed."""
+        with self._lock:
+            return len(self.calls) < self._count
+
+    @property
+    def mutating(self) -> list[tuple[str, str, str]]:
+        """(service, action, region) of all calls that changed something, or would have."""
+        return [(call.service, call.action, call.region) for call in list(self.calls) if call.mutating]
+
+    def pass_on(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        with self._lock:
+            self._count += 1
+            call = read_call(self._count, method, path, headers, body)
+            call = replace(call, started_s=time.time())
+            disturbance = self._disturbance_of(call)
+        began, done = time.monotonic(), ""
+        status, answer = 0, b""
+        try:
+            if disturbance is None:
+                status, fields, answer = self._forward(method, path, headers, body)
+            else:
+                done = "disturbed"
+                status, fields, answer = self._suffer(call, disturbance, method, path, headers, body)
+            return status, fields, answer
+        except _Lost:
+            done = "dropped"
+            raise
+        finally:
+            found = _ERROR.search(answer) if status >= 400 else None
+            error = next(filter(None, found.groups()), b"").decode() if found else ""
+            seconds = time.monotonic() - began
+            self._write(replace(call, status=status, error=error, seconds=seconds, disturbed=done))
+
+    def _disturbance_of(self, call: Call) -> Disturbance | None:
+        hit = None
+        for disturbance, met in self._disturbances:
+            if disturbance.meets(call):
+                met.append(call.number)
+                due = len(met) - disturbance.first
+                if due >= 0 and (not disturbance.count or due < disturbance.count):
+                    hit = hit or disturbance
+        return hit
+
+    def _suffer(
+        self,
+        call: Call,
+        disturbance: Disturbance,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        if disturbance.delay_s:
+            self._stopping.wait(disturbance.delay_s)
+        if disturbance.kill == "before":
+            _kill(disturbance, call)
+        if disturbance.drop == "before":
+            raise _Lost
+        if disturbance.code or disturbance.status:
+            content_type, answer = error_body(call, disturbance.code or "InternalError", disturbance.message)
+            return disturbance.status or 400, {"Content-Type": content_type}, answer
+        status, fields, answer = self._forward(method, path, headers, body)
+        if disturbance.kill == "after":
+            _kill(disturbance, call)
+        if disturbance.drop == "after":
+            raise _Lost
+        if disturbance.replace:
+            pattern, text = disturbance.replace
+            answer = re.sub(pattern, text, answer.decode()).encode()
+        return status, fields, answer
+
+    def _forward(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        connection = http.client.HTTPConnection(self._upstream, timeout=_BOUND_S)
+        try:
+            kept = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
+            connection.request(method, path, body=body, headers=kept)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        except http.client.HTTPException as error:
+            raise _Lost from error
+        finally:
+            connection.close()
+
+    def _write(self, call: Call) -> None:
+        with self._lock:
+            self.calls.append(call)
+            if self._journal:
+                with self._journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(call.as_table()) + "\n")
+
+
+def _kill(disturbance: Disturbance, call: Call) -> None:
+    if disturbance.callback:
+        disturbance.callback(call)
+    else:
+        with suppress(ProcessLookupError):
+            os.kill(disturbance.pid, signal.Signals[disturbance.signal])

@@ -1,0 +1,152 @@
+"""The background process of a rehearsal: cloud, registries and proxy, from its folder's settings to SIGTERM.
+
+    python -m builder.rehearsal.serve FOLDER
+
+moto is loaded here and nowhere else.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.adapters import process
+from builder.adapters.engine import Engine
+from builder.adapters.workspace import write_atomically
+from builder.errors import FactoryError, UsageError
+from builder.rehearsal.addresses import find_ssh_port
+from builder.rehearsal.hosts import EngineHosts, sweep
+from builder.rehearsal.proxy import Proxy
+from builder.rehearsal.seeds import Account
+from builder.rehearsal.session import Files, Settings, hold
+
+_SETTLE_S = 60.0
+_LOCK_S = 5.0  # who only looks whether somebody holds the lock has it for an instant
+
+
+@dataclass
+class _Rehearsal:
+    """What runs in this process."""
+
+    files: Files
+    settings: Settings
+    hosts: EngineHosts
+    engine: Engine
+    proxy: Proxy
+    kept: bool = False
+
+
+def main(arguments: list[str]) -> int:
+    files = Files(Path(arguments[0]))
+    ended = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, lambda _number, _frame: ended.set())
+    try:
+        with hold(files.alive, patience_s=_LOCK_S):
+            _serve(files, Settings.read(files.settings), ended)
+    except FactoryError as error:
+        print(f"{error.message}\n{error.details}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
+    engine = Engine(settings.engine_url)
+    if not files.state.exists():
+        sweep(engine, settings.session)  # what is left of one that was killed
+    account = Account.from_table(settings.account)
+    hosts = EngineHosts(
+        engine_url=settings.engine_url,
+        session=settings.session,
+        ssh_port=find_ssh_port(),
+        network_image=next(iter(settings.machines.values()), ""),
+    )
+    with ExitStack() as stack:
+        rehearsal = _start(stack, files, settings, account, hosts, engine)
+        ended.wait()
+        _end(rehearsal, stack)
+
+
+def _start(
+    stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts, engine: Engine
+) -> _Rehearsal:
+    from builder.rehearsal import backends
+
+    cloud = stack.enter_context(
+        backends.serve(
+            account, hosts, settings.machines, folder=files.registries, pending_s=settings.pending_s
+        )
+    )
+    if files.state.exists():
+        backends.load(files.state)
+        hosts.resume(*backends.instances())
+    proxy = stack.enter_context(_open_proxy(cloud.endpoint, settings.port, files.calls))
+    rehearsal = _Rehearsal(files, settings, hosts, engine, proxy)
+    refusing = stack.enter_context(socket.socket())
+    refusing.bind(("127.0.0.1", 0))  # bound and never listening: connections to it are refused
+
+    def keep(*_: Any) -> str:
+        backends.save(files.state)
+        rehearsal.kept = True
+        return str(files.state)
+
+    def pending(_: Any, seconds: Any) -> float:
+        return backends.set_pending(float(seconds))
+
+    proxy.controls |= {
+        "PUT keep": keep,
+        "PUT pending": pending,
+        "GET status": lambda *_: backends.status(),
+    }
+    announced = {
+        "endpoint": proxy.endpoint,
+        "pid": os.getpid(),
+        "session": settings.session,
+        "account": account.id,
+        "regions": account.regions,
+        "registries": cloud.registries.hosts,
+        "ssh_port": hosts.ssh_port,
+        "refusing_port": refusing.getsockname()[1],
+        "starts": sorted(settings.machines),
+    }
+    write_atomically(files.ready, json.dumps(announced, indent=2))
+    files.state.unlink(missing_ok=True)  # only now is there nothing that could fail and lose it
+    return rehearsal
+
+
+def _open_proxy(upstream: str, port: int, journal: Path) -> Proxy:
+    """Where it was the last time, if that is free."""
+    with suppress(UsageError):
+        return Proxy(upstream, port=port, journal=journal)
+    return Proxy(upstream, journal=journal)
+
+
+def _end(rehearsal: _Rehearsal, stack: ExitStack) -> None:
+    """Nothing new is taken; what is under way is waited for; then all of it goes, or is kept."""
+    rehearsal.files.ready.unlink(missing_ok=True)
+    stack.close()
+
+    def settled() -> bool:
+        if not rehearsal.kept:
+            sweep(rehearsal.engine, rehearsal.settings.session)
+        return not rehearsal.proxy.busy
+
+    process.wait_until(settled, timeout_s=_SETTLE_S)
+    if rehearsal.kept:
+        rehearsal.hosts.suspend()
+    else:
+        sweep(rehearsal.engine, rehearsal.settings.session)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m builder.rehearsal.serve FOLDER")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    sys.exit(main(sys.argv[1:]))

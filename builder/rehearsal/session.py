@@ -1,0 +1,310 @@
+"""A rehearsal seen from outside: started, found, asked and ended. Loads neither moto nor boto3.
+
+It runs in a process of its own and lives in a folder of the builder's state; a lock that the process holds
+says whether it lives, whatever files are there.
+"""
+
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from builder.adapters import process
+from builder.adapters.engine import Engine
+from builder.adapters.workspace import Workspace, locked, write_atomically
+from builder.errors import FactoryError, MissingError, UsageError
+from builder.rehearsal.calls import Call, Disturbance
+from builder.rehearsal.fence import Fence, fence
+from builder.rehearsal.hosts import sweep
+from builder.rehearsal.proxy import CONTROL
+
+_START_S, _END_S = 120.0, 180.0
+_ASK_S = 60.0
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where things lie in a rehearsal's folder."""
+
+    folder: Path
+
+    @property
+    def alive(self) -> Path:
+        return self.folder / "alive"
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def ready(self) -> Path:
+        return self.folder / "ready.json"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def calls(self) -> Path:
+        return self.folder / "calls.ndjson"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def registries(self) -> Path:
+        return self.folder / "ecr"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the background process is told; `machines` are the images that systems start from."""
+
+    session: str
+    engine_url: str
+    account: Mapping[str, Any]
+    machines: Mapping[str, str]
+    port: int = 0
+    pending_s: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def hold(path: Path, *, patience_s: float = 0.0) -> Iterator[None]:
+    """The lock that says that a rehearsal lives; it falls with the process, however that ends."""
+    with path.open("w") as file:
+        if not process.wait_until(lambda: _try_lock(file.fileno()), timeout_s=patience_s):
+            raise UsageError(f"a rehearsal runs in {path.parent} already", hint="builder rehearse status")
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _lives(files: Files) -> bool:
+    if not files.alive.exists():
+        return False
+    with suppress(UsageError), hold(files.alive):
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsal:
+    """One that runs: where it answers, and what it is made of."""
+
+    name: str
+    folder: Path
+    endpoint: str
+    pid: int
+    session: str
+    account: str
+    regions: tuple[str, ...]
+    registries: Mapping[str, str]
+    ssh_port: int
+    refusing_port: int
+    starts: tuple[str, ...]
+
+    def fence(self, scratch: Path, *, region: str = "", inherited: Mapping[str, str] = os.environ) -> Fence:
+        """What tools are started with."""
+        return fence(
+            self.endpoint,
+            region=region or self.regions[0],
+            refusing_port=self.refusing_port,
+            scratch=scratch,
+            inherited=inherited,
+        )
+
+    def _ask(self, method: str, what: str, content: object = None) -> Any:
+        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_ASK_S)
+        try:
+            connection.request(method, f"{CONTROL}{what}", body=json.dumps(content))
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except OSError as error:
+            raise MissingError(
+                f"the rehearsal at {self.endpoint} does not answer: {error}", hint="builder rehearse status"
+            ) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise UsageError(
+                f"the rehearsal refused {what}: {answer['error']}", hint=answer.get("hint", "look at its log")
+            )
+        return answer
+
+    def calls(self, *, after: int = 0) -> list[Call]:
+        """In the order that they came."""
+        found = [Call(**table) for table in self._ask("GET", f"calls?after={after}")]
+        return sorted(found, key=lambda call: call.number)
+
+    def disturb(self, *disturbances: Disturbance) -> None:
+        tables = [asdict(one) for one in disturbances]
+        for table in tables:
+            if table.pop("callback"):
+                raise UsageError("a callback cannot leave its process", hint="use a Proxy of your own")
+        self._ask("PUT", "disturbances", tables)
+
+    def calm(self) -> None:
+        self._ask("DELETE", "disturbances")
+
+    def set_pending(self, seconds: float) -> None:
+        """New AMIs stay pending for so long at least."""
+        self._ask("PUT", "pending", seconds)
+
+    def status(self) -> dict[str, list[dict[str, str]]]:
+        answer = self._ask("GET", "status")
+        assert isinstance(answer, dict)
+        return answer
+
+    def keep(self) -> None:
+        self._ask("PUT", "keep")
+
+
+def files_of(workspace: Workspace, name: str) -> Files:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a rehearsal", hint="lower case letters, digits and dashes, at most 31"
+        )
+    return Files(workspace.home / "rehearsals" / name)
+
+
+def session_of(files: Files) -> str:
+    """A name in the engine that is the same for the same folder, and tells nothing of it."""
+    return hashlib.sha256(str(files.folder).encode()).hexdigest()[:10]
+
+
+def find(workspace: Workspace, name: str) -> Rehearsal | None:
+    files = files_of(workspace, name)
+    try:
+        table = json.loads(files.ready.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not _lives(files):
+        return None
+    lists = {key: tuple(table[key]) for key in ("regions", "starts")}
+    return Rehearsal(name=name, folder=files.folder, **{**table, **lists})
+
+
+def names(workspace: Workspace) -> list[str]:
+    """All rehearsals that have a folder: running, kept, or dead."""
+    return sorted(path.name for path in (workspace.home / "rehearsals").glob("*") if path.is_dir())
+
+
+def up(
+    workspace: Workspace,
+    name: str,
+    *,
+    engine_url: str,
+    account: Mapping[str, Any],
+    machines: Mapping[str, str],
+    pending_s: float = 0.0,
+) -> Rehearsal:
+    """The one that runs, or a new one; a kept state is taken up again."""
+    with locked(workspace, f"rehearsal-{name}"):
+        if running := find(workspace, name):
+            return running
+        files = files_of(workspace, name)
+        if _lives(files):
+            raise MissingError(
+                f"the rehearsal '{name}' runs and does not answer",
+                hint=f"see {files.log}, then: {_down(name)}",
+            )
+        if not files.state.exists():
+            shutil.rmtree(files.folder, ignore_errors=True)
+        files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = Settings(
+            session=session_of(files),
+            engine_url=engine_url,
+            account=account,
+            machines=machines,
+            port=_last_port(files),
+            pending_s=pending_s,
+        )
+        write_atomically(files.settings, json.dumps(asdict(settings)))
+        return _start(workspace, name, files)
+
+
+def _last_port(files: Files) -> int:
+    """A state that was kept is found again where it was."""
+    with suppress(FileNotFoundError, ValueError):
+        return int((files.folder / "port").read_text())
+    return 0
+
+
+def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
+    argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
+    runs = process.start_detached(argv, log=files.log)
+    process.wait_until(lambda: bool(find(workspace, name)) or not runs(), timeout_s=_START_S)
+    found = find(workspace, name)
+    if found is None:
+        said = files.log.read_text(encoding="utf-8", errors="replace")
+        last = "\n".join(said.splitlines()[-20:])
+        raise MissingError(f"the rehearsal '{name}' did not start", hint=f"see {files.log}", details=last)
+    (files.folder / "port").write_text(str(urlsplit(found.endpoint).port))
+    return found
+
+
+def down(workspace: Workspace, name: str, *, engine_url: str, keep_state: bool = False) -> bool:
+    """Whether there was one. Nothing of it is left, or what `up` needs to go on."""
+    with locked(workspace, f"rehearsal-{name}"):
+        files = files_of(workspace, name)
+        running = find(workspace, name)
+        if not files.folder.exists():
+            return False
+        if keep_state:
+            if running is None:
+                raise UsageError(
+                    f"the rehearsal '{name}' does not run: there is nothing to keep",
+                    hint="builder rehearse up",
+                )
+            running.keep()
+        if running:
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGTERM)
+            if not process.wait_until(lambda: not _lives(files), timeout_s=_END_S):
+                raise FactoryError(
+                    f"the rehearsal '{name}' does not end (process {running.pid})", hint=f"see {files.log}"
+                )
+        if not keep_state:
+            sweep(Engine(engine_url), session_of(files))
+            shutil.rmtree(files.folder)
+        return True
+
+
+def _down(name: str) -> str:
+    return f"builder rehearse down --name {name}"
+
+
+def dead(workspace: Workspace) -> list[str]:
+    """Rehearsals whose process is gone without their state having been kept."""
+    found = ((name, files_of(workspace, name)) for name in names(workspace))
+    return [name for name, files in found if not _lives(files) and not files.state.exists()]
+
+
+def sweep_dead(workspace: Workspace, *, engine_url: str) -> list[str]:
+    """Removes what rehearsals left whose process is gone; those that were kept stay."""
+    swept = dead(workspace)
+    for name in swept:
+        down(workspace, name, engine_url=engine_url)
+    return swept

@@ -1,0 +1,50 @@
+# The instance that becomes the image. What changes an image after it exists (IMDSv2, sharing, deprecation,
+# copies) is not here: the builder does it, journaled, the same for every version of Packer.
+source "amazon-ebs" "image" {
+  region                      = var.region
+  custom_endpoint_ec2         = var.endpoint
+  skip_credential_validation  = var.endpoint != ""
+  skip_metadata_api_check     = var.endpoint != ""
+  skip_region_validation      = true
+  source_ami                  = var.source_ami
+  instance_type               = var.instance_type
+  shutdown_behavior           = "terminate"
+  ebs_optimized               = true
+  subnet_id                   = var.network.subnet
+  security_group_id           = var.network.security_group
+  associate_public_ip_address = var.network.public_address
+  iam_instance_profile        = var.network.iam_instance_profile
+
+  # Only without a security group of the site: then Packer makes one for the time of the build.
+  temporary_security_group_source_cidrs = var.network.source_cidrs
+
+  ssh_username         = var.ssh.user
+  ssh_keypair_name     = var.ssh.keypair
+  ssh_private_key_file = var.ssh.key_file
+  ssh_port             = var.ssh.port
+  ssh_timeout          = var.ssh.timeout
+  ssh_interface        = var.ssh.interface
+
+  ami_name        = var.ami_name
+  ami_description = var.ami_description
+  encrypt_boot    = var.volume.encrypted
+  kms_key_id      = var.volume.kms_key
+  tags            = var.tags
+  snapshot_tags   = var.tags
+  run_tags        = merge(var.tags, { Name = "image factory ${var.run}" })
+  run_volume_tags = var.tags
+
+  launch_block_device_mappings {
+    device_name           = var.volume.device
+    volume_type           = "gp3"
+    volume_size           = var.volume.size_gib
+    iops                  = var.volume.iops
+    throughput            = var.volume.throughput
+    delete_on_termination = true
+  }
+
+  aws_polling {
+    delay_seconds = var.polling.delay_s
+    max_attempts  = var.polling.attempts
+  }
+}

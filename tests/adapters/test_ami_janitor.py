@@ -1,0 +1,264 @@
+"""What a dead run left, and what the janitor makes of it: all of that run's goes, nothing of another."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters import janitor, journal
+from builder.adapters.ami import RUN_TAG
+from builder.adapters.workspace import Run, open_run
+from builder.rehearsal.proxy import Proxy
+from tests.rehearsal import EAST, WEST, Clients, RehearsedAccount
+from tests.rehearsed_account import Shop
+
+LIVING = ["pending", "running", "stopping", "stopped"]
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    with Proxy(rehearsed_account.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def shop(aws: Clients, proxy: Proxy, tmp_path: Path) -> Shop:
+    return Shop.open(aws, proxy, tmp_path)
+
+
+def tagged(run: str, *kinds: str) -> list[dict[str, Any]]:
+    return [{"ResourceType": kind, "Tags": [{"Key": RUN_TAG, "Value": run}]} for kind in kinds]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Ids of what one run has in one region."""
+
+    instance: str
+    key: str
+    group: str
+    bare_group: str
+    volume: str
+    image: str
+    untagged: str
+    snapshots: tuple[str, ...]
+    orphan: str
+
+
+def leave(aws: Clients, run: str, region: str = EAST) -> Left:
+    """One of everything, as a run that is killed leaves it."""
+    ec2 = aws("ec2", region)
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    group, bare = (
+        ec2.create_security_group(
+            GroupName=f"packer_{uuid.uuid4()}", Description="Temporary group for Packer", VpcId=vpc
+        )["GroupId"]
+        for _ in range(2)
+    )
+    key = f"ami-x-{run}"
+    ec2.create_key_pair(KeyName=key)
+    running = aws.run(region=region, KeyName=key, TagSpecifications=tagged(run, "instance", "volume"))
+    instance = running["InstanceId"]
+    ec2.modify_instance_attribute(InstanceId=instance, Groups=[group])
+    volume = ec2.create_volume(
+        AvailabilityZone=f"{region}a", Size=1, TagSpecifications=tagged(run, "volume")
+    )["VolumeId"]
+    image = aws.ready_image(
+        instance, region, Name=f"ami-x-{run}", TagSpecifications=tagged(run, "image", "snapshot")
+    )
+    # Older versions of Packer tag last.
+    untagged = aws.ready_image(instance, region, Name=f"ami-y-{run}")
+    orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, "snapshot"))["SnapshotId"]
+    disks = tuple(snapshot_of(aws, one, region) for one in (image, untagged))
+    return Left(instance, key, group, bare, volume, image, untagged, disks, orphan)
+
+
+def snapshot_of(aws: Clients, image: str, region: str) -> str:
+    return str(aws.describe(image, region)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"])
+
+
+def there(aws: Clients, region: str = EAST) -> set[str]:
+    """Everything that a region has of ours."""
+    ec2 = aws("ec2", region)
+    living = [{"Name": "instance-state-name", "Values": LIVING}]
+    reservations = ec2.describe_instances(Filters=living)["Reservations"]
+    return {
+        *(one["InstanceId"] for each in reservations for one in each["Instances"]),
+        *(one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]),
+        *(one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]),
+        *(one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]),
+        *(one["ImageId"] for one in ec2.describe_images(Owners=["self"])["Images"]),
+        *(one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]),
+    }
+
+
+def ids(left: Left, *but: str) -> set[str]:
+    found = {name: getattr(left, name) for name in Left.__dataclass_fields__ if name not in but}
+    snapshots = found.pop("snapshots", ())
+    return {*found.values(), *snapshots}
+
+
+def begin(shop: Shop, run: Run, left: Left | None = None, region: str = EAST) -> None:
+    """The journal of a run that is killed in the middle."""
+    account = shop.account
+    account.region = region
+    journal.note(run, account, "instance", f"ami-x-{run.name}")
+    journal.note(run, account, "image", f"ami-x-{run.name}")
+    if left:
+        found = shop.aws("ec2", region).describe_security_groups(GroupIds=[left.bare_group])
+        journal.note(run, account, "security-group", found["SecurityGroups"][0]["GroupName"])
+
+
+def record(run: Run, target: str, ami: str) -> None:
+    """A receipt, as far as anybody here reads it."""
+    folder = run.workspace.out / "receipts" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    receipt = {"format": 1, "artifact": {"reference": ami}, "plan": {}}
+    (folder / f"{ami}.json").write_text(json.dumps(receipt))
+
+
+def test_everything_of_a_dead_run_goes_and_nothing_of_another(shop: Shop, aws: Clients) -> None:
+    with shop.run() as dead, shop.run() as living:
+        mine, theirs = leave(aws, dead.name), leave(aws, living.name)
+        begin(shop, dead, mine)
+        begin(shop, living, theirs)
+        similar = leave(aws, f"{dead.name}0")
+    before = there(aws)
+    assert ids(mine) | ids(theirs) | ids(similar) <= before
+    removed = janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+    gone = before - there(aws)
+    root_volumes = {one for one in gone if one.startswith("vol-")} - {mine.volume}
+    assert gone - root_volumes == ids(mine)
+    assert len(root_volumes) == 1, "the one that ended with its instance"
+    assert {mine.instance, mine.key, mine.group, mine.image, mine.untagged} <= set(removed)
+    assert journal.read(shop.workspace, dead.name) == []
+    assert journal.runs(shop.workspace) == [living.name]
+
+
+def test_only_the_regions_of_the_journal_are_swept(shop: Shop, aws: Clients, proxy: Proxy) -> None:
+    with shop.run() as dead:
+        here, west = leave(aws, dead.name), leave(aws, dead.name, WEST)
+        begin(shop, dead, west, region=WEST)
+    janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+    assert ids(west) & there(aws, WEST) == set()
+    assert ids(here) <= there(aws)
+    assert {call.region for call in proxy.calls} == {WEST}
+
+
+def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(shop: Shop, proxy: Proxy) -> None:
+    with shop.run() as dead:
+        thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
+        journal._write(dead, "begun", thing)
+    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == []
+    assert proxy.calls == []
+    assert journal.runs(shop.workspace) == [dead.name], "it is left for whoever is in that account"
+
+
+def test_an_image_with_a_receipt_stays_and_so_do_its_copies(shop: Shop, aws: Clients) -> None:
+    with shop.run() as dead:
+        home = shop.image(run=dead.name, name=f"{shop.target}-{dead.name}")
+        with journal.making(dead, shop.account, "image", f"{shop.target}-{dead.name}") as made:
+            made.id = home
+        record(dead, shop.target, home)
+        shop.publisher(dead).publish_image(home, shop.tags(run=dead.name))
+        journal.note(dead, shop.account, "copy", "interrupted afterwards")
+        west = journal.read(shop.workspace, dead.name)[0]
+        assert west.kind == "image"
+    before = {region: there(aws, region) for region in (EAST, WEST)}
+    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == []
+    assert {region: there(aws, region) for region in (EAST, WEST)} == before
+    assert journal.runs(shop.workspace) == []
+
+
+def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans(
+    shop: Shop, aws: Clients
+) -> None:
+    with shop.run() as dead:
+        home = shop.image(run=dead.name, name=f"{shop.target}-{dead.name}")
+        with journal.making(dead, shop.account, "image", f"{shop.target}-{dead.name}") as made:
+            made.id = home
+        journal.note(dead, shop.account, "instance", "of the checks")
+    disk = snapshot_of(aws, home, EAST)
+    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=True) == []
+    assert {home, disk} <= there(aws)
+    assert journal.runs(shop.workspace) == [dead.name]
+    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == [home]
+    assert {home, disk} & there(aws) == set()
+    assert journal.runs(shop.workspace) == []
+
+
+def test_a_run_that_ended_well_costs_no_call(shop: Shop, proxy: Proxy) -> None:
+    with shop.run() as run:
+        with (
+            journal.making(run, shop.account, "image", "x") as made,
+            journal.passing(run, shop.account, ("key-pair", "instance"), "x"),
+        ):
+            made.id = "ami-0123456789abcdef0"
+        record(run, shop.target, made.id)
+        assert janitor.sweep(shop.workspace, shop.account, run.name, keep_complete=True) == []
+    assert proxy.calls == []
+    assert journal.runs(shop.workspace) == []
+
+
+def test_a_removal_that_was_cut_short_is_ended(
+    shop: Shop, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.adapters import account
+    from builder.errors import FactoryError
+    from builder.rehearsal.calls import Disturbance
+
+    monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    with shop.run() as dead:
+        left = leave(aws, dead.name)
+        begin(shop, dead, left)
+    rounds = 0
+    while True:
+        rounds += 1
+        proxy.calm()
+        proxy.disturb(Disturbance(mutating=True, first=2, count=0, drop="before"))
+        try:
+            janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+        except FactoryError:
+            assert rounds < 30
+            continue
+        break
+    assert rounds > 5, "one thing went in each"
+    assert ids(left) & there(aws) == set()
+
+
+def test_what_fails_stays_open_and_what_ends_well_does_not(shop: Shop) -> None:
+    with shop.run() as run:
+        with (
+            pytest.raises(RuntimeError),
+            journal.making(run, shop.account, "image", "a"),
+            journal.passing(run, shop.account, ("key-pair",), "a"),
+        ):
+            raise RuntimeError
+        with journal.passing(run, shop.account, ("key-pair", "instance"), "b"):
+            assert len(journal.read(shop.workspace, run.name)) == 4
+        found = journal.read(shop.workspace, run.name)
+    assert [(one.kind, one.name, one.id) for one in found] == [("image", "a", ""), ("key-pair", "a", "")]
+
+
+def test_half_a_line_is_no_news(shop: Shop) -> None:
+    with shop.run() as run:
+        journal.note(run, shop.account, "instance", "a")
+        path = journal.path_of(shop.workspace, run.name)
+        whole = path.read_bytes()
+        journal.note(run, shop.account, "instance", "b")
+        rest = path.read_bytes()[len(whole) :]
+        for length in range(len(rest)):
+            path.write_bytes(whole + rest[:length])
+            assert [one.name for one in journal.read(shop.workspace, run.name)] in (["a"], ["a", "b"])
+
+
+def test_runs_at_once_do_not_mix_their_journals(shop: Shop) -> None:
+    with open_run(shop.workspace, "one") as one, open_run(shop.workspace, "two") as two:
+        journal.note(one, shop.account, "instance", "a")
+        journal.note(two, shop.account, "instance", "b")
+        assert [thing.name for thing in journal.read(shop.workspace, one.name)] == ["a"]
+        assert journal.runs(shop.workspace) == sorted([one.name, two.name])

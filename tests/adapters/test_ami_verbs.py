@@ -1,0 +1,301 @@
+"""`builder ami` and `builder iam` in a rehearsed account, called as a person calls them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters import ami_family
+from builder.adapters.permissions import GRANTS, allows, needs, policy
+from builder.cli.context import Context
+from builder.cli.main import main
+from builder.rehearsal.calls import Disturbance
+from builder.rehearsal.proxy import Proxy
+from builder.site import AwsSettings
+from tests.adapters.test_ami_janitor import begin, leave
+from tests.rehearsal import EAST, ROOT, WEST, Clients, RehearsedAccount
+from tests.rehearsed_account import FRIEND, IRELAND, REGIONS, Shop, environment
+
+SITE = f"""
+[aws]
+region = "{EAST}"
+copy_regions = ["{WEST}", "{IRELAND}"]
+share_accounts = ["{FRIEND}"]
+share_organizations = ["arn:aws:organizations::123456789012:organization/o-abc1234567"]
+deprecate_after_days = 400
+"""
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    with Proxy(rehearsed_account.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def shop(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """The environment of who calls `builder`; the regions are those that the rehearsal has images in."""
+    (tmp_path / "site.toml").write_text(SITE)
+    for name, value in environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BUILDER_SITE_FILE", str(tmp_path / "site.toml"))
+    monkeypatch.setenv("BUILDER_SITE", "aws")
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(Context, "workspace", Shop.open(aws, proxy, tmp_path).workspace)
+    monkeypatch.setattr(ami_family, "regions_of", lambda _: REGIONS)
+    return Shop.open(aws, proxy, tmp_path)
+
+
+def receipt(shop: Shop, ami: str, outcome: str = "passed") -> Path:
+    folder = shop.workspace.out / "receipts" / shop.target
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{ami}.json"
+    table = {
+        "format": 1,
+        "artifact": {"kind": "ami", "reference": ami},
+        "report": {"checks": [{"outcome": outcome}]},
+    }
+    path.write_text(json.dumps(table))
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    capsys.readouterr()
+    assert main(["ami", *words, "--root", str(ROOT)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_image_from_its_receipt_to_its_end(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    home = shop.image()
+    path = receipt(shop, home)
+    assert main(["ami", "publish", shop.target]) == 0
+    assert shop.pointer(IRELAND) == shop.family(home)[IRELAND]
+    rows = [one for one in said(capsys, "list", "--json") if one["target"] == shop.target]
+    assert {one["region"]: one["ami"] for one in rows} == shop.family(home)
+    assert {one["published"] for one in rows} == {"latest"}
+    assert main(["ami", "share", home, "--account", "444455556666"]) == 0
+    assert main(["ami", "deprecate", str(path), "--after", "30"]) == 0
+    shown = said(capsys, "show", home, "--json")
+    assert [one["region"] for one in shown] == list(REGIONS)
+    for one in shown:
+        assert {FRIEND, "444455556666"} <= set(one["shared with"])
+        assert (one["metadata tokens"], one["protected"]) == ("required", True)
+        assert shop.latest in one["parameters"]
+    assert main(["ami", "show", home]) == 0
+    assert shop.latest in capsys.readouterr().out.replace("\n", "")
+
+    assert main(["ami", "retire", home, "--yes"]) == 2, "the newest is not taken away by accident"
+    assert shop.pointer(EAST) == home
+    family = shop.family(home)
+    disks = {region: shop.aws.describe(ami, region) for region, ami in family.items()}
+    assert main(["ami", "retire", home, "--yes", "--force"]) == 0
+    for region in REGIONS:
+        assert shop.pointer(region) == ""
+        snapshot = disks[region]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+        own = shop.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
+        assert snapshot not in [one["SnapshotId"] for one in own]
+    assert shop.copies(home, WEST) == []
+
+
+def test_an_older_image_is_retired_while_the_newest_is_followed(shop: Shop) -> None:
+    old, new = shop.image(key="old-key-old-key"), shop.image()
+    for ami, key in ((old, "old-key-old-key"), (new, "")):
+        shop.publish(ami, key=key)
+    assert main(["ami", "retire", old, "--yes"]) == 0
+    assert {region: shop.pointer(region) for region in REGIONS} == shop.family(new)
+    names = shop.aws("ssm").get_parameters_by_path(Path=f"/image-factory/{shop.target}", Recursive=True)
+    assert {one["Value"] for one in names["Parameters"]} == {new}
+
+
+def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
+    shop: Shop, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.adapters import account
+
+    monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    home = shop.image()
+    shop.publish(home)
+    regions = {region: shop.aws.describe(ami, region) for region, ami in shop.family(home).items()}
+    rounds = 0
+    while True:
+        proxy.calm()
+        # One changing call gets through in each round, and its answer is lost.
+        proxy.disturb(
+            Disturbance(mutating=True, drop="after"),
+            Disturbance(mutating=True, first=2, count=0, drop="before"),
+        )
+        rounds += 1
+        code = main(["ami", "retire", home, "--yes", "--force"])
+        for region in REGIONS:
+            ami = shop.pointer(region)
+            assert ami in ("", regions[region]["ImageId"])
+            assert not ami or shop.lacks(region, ami) == ""
+        if code == 0:
+            break
+        assert rounds < 40
+    assert rounds > 9
+    for region, image in regions.items():
+        own = shop.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
+        assert image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] not in [one["SnapshotId"] for one in own]
+
+
+def test_a_copy_is_shared_and_protected_like_its_image(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = shop.image()
+    assert main(["ami", "copy", home, "--region", WEST, "--root", str(ROOT)]) == 0
+    (copy,) = shop.copies(home, WEST)
+    assert capsys.readouterr().out == f"{WEST}/{copy['ImageId']}\n"
+    assert shop.lacks(WEST, copy["ImageId"]) == ""
+    assert shop.pointer(WEST) == "", "nobody is led to it yet"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["show"], "which image"),
+        (["show", "ami-00000000000000000"], "there is no ami-00000000000000000"),
+        (["show", "nothing-of-that-name"], "no receipt of an image"),
+        (["copy", "HOME"], "where to"),
+        (["copy", "HOME", "--region", "mars-1"], "no region mars-1"),
+        (["share", "HOME"], "with whom"),
+        (["deprecate", "HOME"], "at least 1 day"),
+        (["publish", "HOME"], "has no receipt"),
+        (["retire", "HOME"], "nobody is here to agree"),
+    ],
+)
+def test_what_cannot_be_done_changes_nothing(
+    shop: Shop, proxy: Proxy, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
+) -> None:
+    home = shop.image()
+    assert main(["ami", *(home if word == "HOME" else word for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert "hint:" in error
+    assert proxy.mutating == []
+
+
+def test_what_failed_its_checks_is_not_published(shop: Shop, proxy: Proxy) -> None:
+    home = shop.image()
+    receipt(shop, home, "failed")
+    assert main(["ami", "publish", home]) == 2
+    assert proxy.mutating == []
+
+
+def test_cleaning_says_what_is_left_and_removes_it(
+    shop: Shop, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.cli import amis
+
+    with shop.run() as dead, shop.run() as living:
+        left, theirs = leave(aws, dead.name), leave(aws, living.name)
+        begin(shop, dead, left)
+        begin(shop, living, theirs)
+        context = Context(ROOT, place="aws")
+        assert amis.dead_runs(context) == [], "both live"
+    with shop.run() as living:
+        begin(shop, living)
+        found = amis.dead_runs(context)
+        assert dead.name in [one.run for one in found]
+        assert living.name not in [one.run for one in found]
+        (mine,) = (one for one in found if one.run == dead.name)
+        assert left.image in mine.clear(context, keep_complete=False)
+    assert dead.name not in [one.run for one in amis.dead_runs(context)]
+
+
+def test_a_site_without_the_account_leaves_it_alone(shop: Shop, proxy: Proxy) -> None:
+    from builder.adapters import journal
+    from builder.cli import amis
+
+    with shop.run() as dead:
+        thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
+        journal._write(dead, "begun", thing)
+    (found,) = amis.dead_runs(Context(ROOT))
+    assert (found.run, found.account) == (dead.name, None)
+    assert found.clear(Context(ROOT), keep_complete=False) == []
+    assert journal.runs(shop.workspace) == [dead.name]
+    assert proxy.calls == []
+
+
+def test_the_policy_covers_every_call_that_was_made(
+    shop: Shop, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publication, all verbs and the janitor, as recorded; reading calls included."""
+    from builder.adapters import janitor
+
+    monkeypatch.undo()
+    home = shop.image()
+    shop.publish(home)
+    account = shop.account
+    account.number()
+    everywhere = ami_family.family(account, home, REGIONS)
+    ami_family.pointers(everywhere, "/image-factory")
+    ami_family.describe(everywhere[0], ())
+    ami_family.regions_of(account)
+    assert ami_family.all_of(account, REGIONS)
+    ami_family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
+    with shop.run() as dead:
+        begin(shop, dead, leave(aws, dead.name))
+    janitor.sweep(shop.workspace, account, dead.name, keep_complete=False)
+    called = {(call.service, call.action) for call in proxy.calls}
+    assert len(called) > 25
+    document = policy({"build", "publish", "copy", "deprecate", "packers-group"}, shop.settings)
+    assert [one for one in sorted(called) if not allows(document, *one)] == []
+
+
+# What a build asks for besides the publisher: recorded from Packer 1.6.6 and the checks in a rehearsal. With
+# them what its documentation names for cleaning up.
+BUILDING = (
+    *("AuthorizeSecurityGroupIngress", "CreateImage", "CreateSecurityGroup", "CreateTags", "DeleteKeyPair"),
+    *("DeleteSecurityGroup", "DescribeImages", "DescribeInstances", "DescribeSecurityGroups"),
+    *(
+        "ImportKeyPair",
+        "ModifyImageAttribute",
+        "ModifyInstanceMetadataOptions",
+        "RunInstances",
+        "StopInstances",
+    ),
+    *("TerminateInstances", "DeregisterImage", "DeleteSnapshot", "DeleteVolume", "DescribeVolumes"),
+)
+
+
+def test_the_policy_covers_what_packer_calls() -> None:
+    document = policy({"build", "packers-group"}, AwsSettings())
+    assert [one for one in BUILDING if not allows(document, "ec2", one)] == []
+
+
+def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
+    plan = Context(ROOT, place="aws").plan("ami-cpu")
+    least = AwsSettings(security_group="sg-1")
+    assert needs(plan, least) == {"build", "publish"}
+    document = policy(needs(plan, least), least)
+    assert not allows(document, "ec2", "CopyImage")
+    assert not allows(document, "ec2", "CreateSecurityGroup")
+    assert not allows(document, "kms", "CreateGrant")
+    full = AwsSettings(
+        copy_regions=(WEST,), deprecate_after_days=1, encrypt=True, instance_profile="p", parameters="/x"
+    )
+    document = policy(needs(plan, full), full, partition="aws-cn")
+    text = json.dumps(document)
+    assert "{" not in "".join(json.dumps(one["Resource"]) for one in document["Statement"])
+    assert "arn:aws-cn:ssm:*:*:parameter/x/*" in text
+    assert '"arn:aws:' not in text
+    for action in ("CopyImage", "EnableImageDeprecation", "CreateSecurityGroup"):
+        assert allows(document, "ec2", action)
+    assert len({grant.name for grant in GRANTS}) == len(GRANTS)
+
+
+def test_nothing_that_changes_is_allowed_on_everything() -> None:
+    """Where EC2 knows resources or conditions, they are named."""
+    free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
+    assert free == {"Read", "PackersGroup", "Session"}
+
+
+def test_the_policy_is_printed_without_an_account(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["iam", "ami-cpu", "--root", str(ROOT)]) == 0
+    assert json.loads(capsys.readouterr().out)["Version"] == "2012-10-17"
+    assert main(["iam", "cpu-ddp", "--root", str(ROOT)]) == 2

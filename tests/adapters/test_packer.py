@@ -1,0 +1,257 @@
+"""The Packer adapter: the real program on the real templates, and stand-ins for other versions."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import threading
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import tooling
+from builder.adapters import packer, process
+from builder.adapters.packer import Packer, Said
+from builder.errors import BuildError, Interrupted, MissingError
+
+needs_packer = pytest.mark.skipif(
+    shutil.which("packer") is None, reason="no Packer here: apt-get install packer"
+)
+
+
+def variables(tmp_path: Path, **changed: Any) -> Path:
+    key = tmp_path / "key"
+    made = process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], timeout_s=60)
+    assert made.code == 0
+    playbook = tmp_path / "image.yml"
+    playbook.write_text("[]\n")
+    table = {
+        "run": "run-1",
+        "region": "us-east-1",
+        "endpoint": "http://127.0.0.1:9",
+        "source_ami": "ami-0123456789abcdef0",
+        "instance_type": "m7i.large",
+        "ami_name": "hello-1",
+        "ami_description": "an AMI",
+        "tags": {"factory:run": "run-1"},
+        "volume": {
+            "device": "/dev/xvda",
+            "size_gib": 8,
+            "iops": 3000,
+            "throughput": 125,
+            "encrypted": False,
+            "kms_key": "",
+        },
+        "ssh": {
+            "user": "admin",
+            "keypair": "run-1",
+            "key_file": str(key),
+            "port": 22,
+            "timeout": "5s",
+            "interface": "",
+        },
+        "network": {
+            "subnet": "",
+            "security_group": "",
+            "source_cidrs": ["127.0.0.0/8"],
+            "public_address": False,
+            "iam_instance_profile": "",
+        },
+        "polling": {"delay_s": 1, "attempts": 5},
+        "ansible": {
+            "command": "/bin/true",
+            "playbook": str(playbook),
+            "variables_file": str(playbook),
+            "environment": [],
+        },
+        "manifest": str(tmp_path / "manifest.json"),
+    }
+    path = tmp_path / "packer.json"
+    path.write_text(json.dumps({**table, **changed}))
+    return path
+
+
+def standin(folder: Path, script: str) -> str:
+    """A program that stands in for a Packer that cannot be had here."""
+    program = folder / "packer"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(program)
+
+
+@needs_packer
+def test_the_template_is_valid(root: Path, tmp_path: Path) -> None:
+    real = Packer(root / "packer" / "ami", variables=variables(tmp_path))
+    assert real.version() >= packer.OLDEST
+    real.validate(environment=keys())
+
+
+@needs_packer
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"source_ami": "latest"}, "source AMI must be an id"),
+        ({"ami_name": "x"}, "ami_name"),
+        ({"volume": {"device": "/dev/xvda"}}, "volume"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(
+    root: Path, tmp_path: Path, changed: Mapping[str, Any], words: str
+) -> None:
+    real = Packer(root / "packer" / "ami", variables=variables(tmp_path, **changed))
+    with pytest.raises(BuildError) as caught:
+        real.validate(environment=keys())
+    assert words in caught.value.details
+
+
+@needs_packer
+@pytest.mark.parametrize("folder", ["ami", "plugins"])
+def test_templates_are_formatted(root: Path, folder: str) -> None:
+    assert process.run(["packer", "fmt", "-check", str(root / "packer" / folder)], timeout_s=60).code == 0
+
+
+def keys() -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+
+
+def test_plugins_are_those_of_the_catalog(root: Path) -> None:
+    text = (root / "packer" / "plugins" / "plugins.pkr.hcl").read_text()
+    assert tooling.read(root)
+    plugins = tomllib.loads((root / "catalog" / "packer.toml").read_text())["plugins"]
+    for plugin in plugins:
+        assert f'source  = "{plugin["source"]}"' in text
+        assert f'version = "= {plugin["version"]}"' in text
+
+
+def test_nothing_of_a_variable_is_on_the_command_line(tmp_path: Path) -> None:
+    program = standin(tmp_path, f'echo "$@" > {tmp_path}/argv')
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"password": "hunter2"}')
+    build(Packer(tmp_path, variables=secret, program=program), tmp_path)
+    argv = (tmp_path / "argv").read_text()
+    assert argv.split() == [
+        *("build", "-machine-readable", "-color=false", "-on-error=cleanup"),
+        *(f"-var-file={secret}", str(tmp_path)),
+    ]
+
+
+def build(
+    program: Packer, folder: Path, cancelled: threading.Event | None = None
+) -> tuple[process.Finished, list[Said]]:
+    heard: list[Said] = []
+    done = program.build(
+        environment={},
+        timeout_s=60,
+        cancelled=cancelled or threading.Event(),
+        said=heard.append,
+        cwd=folder,
+    )
+    return done, heard
+
+
+def test_machine_readable_lines_are_put_back_into_words(tmp_path: Path) -> None:
+    script = r"""
+printf '%s\n' '1700000000,,ui,say,==> amazon-ebs.image: one%!(PACKER_COMMA) two\nthree'
+printf '%s\n' '1700000000,,ui,error,it broke'
+printf '%s\n' '1700000000,amazon-ebs.image,artifact,0,id,us-east-1:ami-1'
+printf '%s\n' 'a line of its own'
+"""
+    done, heard = build(Packer(tmp_path, program=standin(tmp_path, script)), tmp_path)
+    assert done.code == 0
+    assert [(one.kind, one.lines) for one in heard] == [
+        ("say", ["==> amazon-ebs.image: one, two", "three"]),
+        ("error", ["it broke"]),
+        ("artifact", ["0,id,us-east-1:ami-1"]),
+        ("log", ["a line of its own"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo Packer v1.5.4", "Packer 1.5.4 is too old: 1.6.6 is the oldest that will do"),
+        ("echo cracklib 2.9", "is not HashiCorp's Packer"),
+    ],
+)
+def test_a_packer_that_will_not_do_is_refused(tmp_path: Path, script: str, words: str) -> None:
+    with pytest.raises(MissingError) as caught:
+        Packer(tmp_path, program=standin(tmp_path, script)).version()
+    assert words in caught.value.message
+    assert caught.value.exit_code == 3
+
+
+def test_a_packer_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="Packer makes the AMIs"):
+        Packer(tmp_path, program=str(tmp_path / "nowhere"))
+
+
+NEW = """
+case "$1 $2" in
+  "version ") echo "Packer v1.11.2" ;;
+  "init "*) exit {init} ;;
+  "plugins installed") echo "/p/packer-plugin-amazon_v1.8.2_x5.0_linux_amd64" ;;
+esac
+"""
+
+
+def test_plugins_that_are_there_are_enough(tmp_path: Path) -> None:
+    program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=0)))
+    program.install_plugins(tmp_path, {"amazon": "1.8.2"})
+
+
+@pytest.mark.parametrize(
+    ("init", "wanted", "words"),
+    [
+        (0, {"amazon": "1.8.2", "ansible": "1.1.6"}, "Packer lacks ansible 1.1.6"),
+        (0, {"amazon": "1.8.3"}, "Packer lacks amazon 1.8.3"),
+        (1, {"amazon": "1.8.2"}, "packer init could not install its plugins"),
+    ],
+)
+def test_a_plugin_that_is_missing_is_named(
+    tmp_path: Path, init: int, wanted: Mapping[str, str], words: str
+) -> None:
+    program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=init)))
+    with pytest.raises(MissingError, match=words):
+        program.install_plugins(tmp_path, wanted)
+
+
+def test_before_plugins_were_apart_nothing_is_installed(tmp_path: Path) -> None:
+    script = '[ "$1" = version ] && echo "Packer v1.6.6"'
+    Packer(tmp_path, program=standin(tmp_path, script)).install_plugins(tmp_path, {"amazon": "1.8.2"})
+
+
+def test_an_interrupt_reaches_the_whole_group_and_waits_for_its_end(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    script = f"""
+trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT
+echo '1700000000,,ui,say,started'
+while :; do read -r line < {tmp_path}/fifo; done
+"""
+    os.mkfifo(tmp_path / "fifo")
+    program = Packer(tmp_path, program=standin(tmp_path, script))
+
+    def said(one: Said) -> None:
+        cancelled.set()
+
+    with pytest.raises(Interrupted):
+        program.build(environment={}, timeout_s=60, cancelled=cancelled, said=said, cwd=tmp_path)
+    assert (tmp_path / "cleaned").read_text() == "cleaned\n"
+    assert packer._ENDING[0][0] is signal.SIGINT
+
+
+def test_a_run_finds_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    assert packer.made(manifest, "mine") == {}
+    builds = [
+        {"artifact_id": "us-east-1:ami-1", "custom_data": {"run": "another"}},
+        {"artifact_id": "us-east-1:ami-2,eu-west-1:ami-3", "custom_data": {"run": "mine"}},
+        {"artifact_id": "us-east-1:ami-4", "custom_data": None},
+    ]
+    manifest.write_text(json.dumps({"builds": builds}))
+    assert packer.made(manifest, "mine") == {"us-east-1": "ami-2", "eu-west-1": "ami-3"}
+    manifest.write_text("{")
+    assert packer.made(manifest, "mine") == {}

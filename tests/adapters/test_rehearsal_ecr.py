@@ -1,0 +1,165 @@
+"""ECR of the rehearsal: the control plane and the registry have one state."""
+
+import base64
+import hashlib
+import http.client
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.adapters.test_rehearsal_images import refused
+from tests.rehearsal import WEST, Clients
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+class Registry:
+    """The data plane, spoken to with the token of the control plane."""
+
+    def __init__(self, aws: Clients, name: str, region: str = "us-east-1", **settings: Any) -> None:
+        self.ecr, self.name = aws("ecr", region), name
+        self.uri = self.ecr.create_repository(repositoryName=name, **settings)["repository"]["repositoryUri"]
+        self.host = self.uri.split("/")[0]
+        self.token = self.ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        fields.setdefault("Authorization", f"Basic {self.token}")
+        connection = http.client.HTTPConnection(self.host, timeout=20)
+        try:
+            connection.request(method, path, body=body, headers=fields)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def blob(self, content: bytes) -> dict[str, Any]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert self.ask("POST", f"/v2/{self.name}/blobs/uploads/?digest={digest}", content)[0] == 201
+        return {"digest": digest, "size": len(content), "mediaType": "application/octet-stream"}
+
+    def manifest(self, layer: bytes) -> bytes:
+        parts = {"config": self.blob(b"{}"), "layers": [self.blob(layer)]}
+        return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **parts}).encode()
+
+    def push(self, tag: str, manifest: bytes) -> tuple[int, str]:
+        status, said = self.ask("PUT", f"/v2/{self.name}/manifests/{tag}", manifest, Content_Type=MANIFEST)
+        return status, "" if status < 400 else json.loads(said)["errors"][0]["code"]
+
+    def pull(self, reference: str) -> bytes | None:
+        status, content = self.ask("GET", f"/v2/{self.name}/manifests/{reference}")
+        return content if status == 200 else None
+
+    def images(self) -> dict[str, list[str]]:
+        found = self.ecr.describe_images(repositoryName=self.name)["imageDetails"]
+        return {one["imageDigest"]: sorted(one.get("imageTags", [])) for one in found}
+
+
+def digest_of(manifest: bytes) -> str:
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+def test_what_is_pushed_is_described(aws: Clients) -> None:
+    registry = Registry(aws, "team/pushed")
+    manifest = registry.manifest(b"layer" * 100)
+    assert registry.push("1", manifest) == (201, "")
+    assert registry.push("2", manifest) == (201, "")
+    assert registry.images() == {digest_of(manifest): ["1", "2"]}
+    (found,) = registry.ecr.describe_images(repositoryName=registry.name)["imageDetails"]
+    assert found["imageSizeInBytes"] == 500
+    assert found["imageManifestMediaType"] == MANIFEST
+    moved = registry.manifest(b"other")
+    assert registry.push("2", moved) == (201, "")
+    assert registry.images() == {digest_of(manifest): ["1"], digest_of(moved): ["2"]}
+
+
+def test_everything_is_on_this_machine(aws: Clients) -> None:
+    registry = Registry(aws, "team/here")
+    assert registry.uri.startswith("127.0.0.1:")
+    (data,) = registry.ecr.get_authorization_token()["authorizationData"]
+    assert data["proxyEndpoint"] == f"http://{registry.host}"
+    assert base64.b64decode(data["authorizationToken"]).startswith(b"AWS:")
+    assert data["expiresAt"] > datetime.now(UTC) + timedelta(hours=11)
+    elsewhere = Registry(aws, "team/here", WEST)
+    assert elsewhere.host != registry.host, "a registry is of one region"
+    assert elsewhere.ask("GET", "/v2/", Authorization=f"Basic {registry.token}")[0] == 401
+
+
+def test_no_token_no_answer(aws: Clients) -> None:
+    registry = Registry(aws, "team/closed")
+    assert registry.ask("GET", "/v2/", Authorization="Basic bm86cGFzcw==")[0] == 401
+    assert registry.ask("GET", "/v2/")[0] == 200
+
+
+def test_pushing_does_not_make_a_repository(aws: Clients) -> None:
+    registry = Registry(aws, "team/known")
+    status, said = registry.ask("POST", "/v2/team/unknown/blobs/uploads/")
+    error = json.loads(said)["errors"][0]
+    assert (status, error["code"]) == (404, "NAME_UNKNOWN")
+    assert "'team/unknown' does not exist in the registry with id '123456789012'" in error["message"]
+
+
+def test_immutable_tags(aws: Clients) -> None:
+    registry = Registry(aws, "team/immutable", imageTagMutability="IMMUTABLE")
+    first, second = registry.manifest(b"one"), registry.manifest(b"two")
+    assert registry.push("1", first) == (201, "")
+    assert registry.push("1", first) == (201, ""), "the same again changes nothing"
+    assert registry.push("1", second) == (400, "TAG_INVALID")
+    assert registry.images() == {digest_of(first): ["1"]}
+    registry.ecr.put_image_tag_mutability(repositoryName=registry.name, imageTagMutability="MUTABLE")
+    assert registry.push("1", second) == (201, "")
+
+
+def test_a_tag_that_is_given_by_the_control_plane_can_be_pulled(aws: Clients) -> None:
+    registry = Registry(aws, "team/retagged")
+    manifest = registry.manifest(b"layer")
+    registry.push("1", manifest)
+    (image,) = registry.ecr.batch_get_image(repositoryName=registry.name, imageIds=[{"imageTag": "1"}])[
+        "images"
+    ]
+    registry.ecr.put_image(
+        repositoryName=registry.name, imageTag="latest", imageManifest=image["imageManifest"]
+    )
+    assert registry.pull("latest") == manifest
+    again = {"repositoryName": registry.name, "imageTag": "latest", "imageManifest": image["imageManifest"]}
+    assert refused(registry.ecr.put_image, **again) == "ImageAlreadyExistsException"
+    missing = json.dumps({**json.loads(manifest), "layers": [{"digest": f"sha256:{'0' * 64}", "size": 1}]})
+    again = {"repositoryName": registry.name, "imageTag": "x", "imageManifest": missing}
+    assert refused(registry.ecr.put_image, **again) == "InvalidParameterException"
+
+
+def test_what_is_deleted_cannot_be_pulled(aws: Clients) -> None:
+    registry = Registry(aws, "team/deleted")
+    manifest = registry.manifest(b"layer")
+    for tag in ("1", "2"):
+        registry.push(tag, manifest)
+    registry.ecr.batch_delete_image(repositoryName=registry.name, imageIds=[{"imageTag": "1"}])
+    assert registry.pull("1") is None
+    assert registry.pull("2") == manifest
+    assert (
+        refused(registry.ecr.delete_repository, repositoryName=registry.name) == "RepositoryNotEmptyException"
+    )
+    registry.ecr.delete_repository(repositoryName=registry.name, force=True)
+    assert registry.pull("2") is None
+    assert registry.push("3", manifest) == (404, "NAME_UNKNOWN")
+    with pytest.raises(registry.ecr.exceptions.RepositoryNotFoundException):
+        registry.images()
+
+
+def test_layers_are_asked_for_before_they_are_sent(aws: Clients) -> None:
+    registry = Registry(aws, "team/layers")
+    there, missing = registry.blob(b"a layer")["digest"], f"sha256:{'0' * 64}"
+    answer = registry.ecr.batch_check_layer_availability(
+        repositoryName=registry.name, layerDigests=[there, missing]
+    )
+    assert [(one["layerDigest"], one["layerSize"]) for one in answer["layers"]] == [(there, 7)]
+    assert [one["layerDigest"] for one in answer["failures"]] == [missing]
+
+
+def test_ecr_takes_every_layer_itself(aws: Clients) -> None:
+    source, target = Registry(aws, "team/source"), Registry(aws, "team/target")
+    digest = source.blob(b"shared")["digest"]
+    mount = f"/v2/{target.name}/blobs/uploads/?mount={digest}&from={source.name}"
+    assert target.ask("POST", mount)[0] == 202

@@ -1,0 +1,215 @@
+"""What an instance gets at its first boot: user data and the metadata service, each on its own."""
+
+import base64
+import gzip
+import http.client
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.rehearsal.imds import Metadata
+from builder.rehearsal.userdata import Unsupported, to_script
+
+# User data.
+
+
+def effects(user_data: str | bytes, folder: Path) -> Path:
+    """Runs the script of user data in a folder that stands for the root of a machine."""
+    data = user_data if isinstance(user_data, bytes) else textwrap.dedent(user_data).encode()
+    script = to_script(data)
+    for place in ("/var/lib/cloud/instance", "/var/log", "/etc", "/opt"):
+        script = script.replace(place, f"{folder}{place}")
+        (folder / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    script = script.replace("chown root:root", ":")
+    subprocess.run(["/bin/sh", "-c", script], check=False, timeout=30)
+    assert (folder / "var/lib/cloud/instance/boot-finished").exists()
+    return folder
+
+
+def test_a_script(tmp_path: Path) -> None:
+    effects(f"#!/bin/sh\necho said\nprintf ran > {tmp_path}/done\n".encode(), tmp_path)
+    assert (tmp_path / "done").read_text() == "ran"
+    assert "said" in (tmp_path / "var/log/cloud-init-output.log").read_text()
+
+
+def test_a_script_in_another_language(tmp_path: Path) -> None:
+    effects(f"#!{sys.executable}\nopen({str(tmp_path / 'done')!r}, 'w').write('python')\n".encode(), tmp_path)
+    assert (tmp_path / "done").read_text() == "python"
+
+
+def test_a_cloud_config(tmp_path: Path) -> None:
+    config = """\
+        #cloud-config
+        hostname: node-1
+        users: [default]
+        runcmd:
+          - [sh, -c, "cat /opt/b/file > /opt/copied"]
+          - exit 3
+        write_files:
+          - {path: /opt/b/file, content: "a 'quoted' $text\\n", permissions: "0640"}
+          - {path: /opt/binary, content: AAH/, encoding: b64}
+    """
+    root = effects(config, tmp_path)
+    assert (root / "opt/b/file").read_text() == "a 'quoted' $text\n"
+    assert (root / "opt/b/file").stat().st_mode & 0o777 == 0o640
+    assert (root / "opt/binary").read_bytes() == b"\0\1\xff"
+    assert (root / "opt/copied").read_text() == "a 'quoted' $text\n", "files are there before commands run"
+    assert (root / "etc/hostname").read_text() == "node-1\n"
+
+
+def test_parts_and_compression(tmp_path: Path) -> None:
+    message = (
+        "MIME-Version: 1.0\n"
+        'Content-Type: multipart/mixed; boundary="//"\n\n'
+        '--//\nContent-Type: text/x-shellscript; charset="us-ascii"\n\n'
+        f"#!/bin/sh\nprintf one > {tmp_path}/one\n"
+        '--//\nContent-Type: text/cloud-config; charset="us-ascii"\n\n'
+        f'#cloud-config\nruncmd: ["printf two > {tmp_path}/two"]\n'
+        "--//--\n"
+    )
+    effects(gzip.compress(message.encode()), tmp_path)
+    assert ((tmp_path / "one").read_text(), (tmp_path / "two").read_text()) == ("one", "two")
+
+
+def test_users_and_keys() -> None:
+    script = to_script(
+        b"#cloud-config\nssh_authorized_keys: [key-1]\n"
+        b"users: [{name: ml, groups: [docker, video], sudo: 'ALL=(ALL) NOPASSWD:ALL',"
+        b" ssh_authorized_keys: [key-2]}]\n"
+    )
+    assert "useradd --create-home --shell /bin/bash --groups docker,video ml" in script
+    assert base64.b64encode(b"ml ALL=(ALL) NOPASSWD:ALL\n").decode() in script
+    assert script.index("key-2") > script.index("useradd")
+    assert "$(id -nu 1000)" in script
+
+
+@pytest.mark.parametrize(
+    ("user_data", "reason"),
+    [
+        (b"#cloud-config\npackages: [vim]\n", "does not know packages"),
+        (b"#cloud-config\nusers: [{name: a, uid: 5}]\n", "does not know uid"),
+        (b"#cloud-config\n- a\n", "no mapping"),
+        (b"#cloud-config\nruncmd: reboot\n", "no list"),
+        (b"#cloud-config\n{\n", "no YAML"),
+        (b"## template: jinja\n#cloud-config\n", "begins with"),
+        (b"\xff\xfe", "no text"),
+        (b"\x1f\x8bbroken", "no text"),
+    ],
+)
+def test_what_would_not_be_honoured(user_data: bytes, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        to_script(user_data)
+
+
+def test_nothing_to_do() -> None:
+    assert to_script(b"") == to_script(b"\n") == ""
+
+
+# The metadata service.
+
+DOCUMENT = {
+    "options": {"HttpTokens": "required", "HttpEndpoint": "enabled"},
+    "user_data": base64.b64encode(b"#!/bin/sh\n").decode(),
+    "paths": {
+        "meta-data": {
+            "instance-id": "i-1",
+            "placement": {"region": "us-east-1"},
+            "public-keys": {"": "0=mine", "0": {"openssh-key": "ssh-ed25519 AAAA"}},
+        }
+    },
+}
+
+
+class Service:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, headers=named)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def token(self, seconds: str = "60", **more: str) -> tuple[int, str]:
+        headers = {"X_aws_ec2_metadata_token_ttl_seconds": seconds, **more}
+        return self.ask("/latest/api/token", "PUT", **headers)
+
+    def read(self, path: str) -> str:
+        status, said = self.ask(path, X_aws_ec2_metadata_token=self.token()[1])
+        assert status == 200, said
+        return said
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps(DOCUMENT))
+    return path
+
+
+@pytest.fixture
+def service(file: Path) -> Iterator[Service]:
+    with Metadata(("127.0.0.1", 0), file) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield Service(server.server_port)
+        server.shutdown()
+        thread.join()
+
+
+def test_nothing_is_said_without_a_token(service: Service) -> None:
+    assert service.ask("/latest/meta-data/instance-id")[0] == 401
+    assert service.ask("/latest/meta-data/instance-id", X_aws_ec2_metadata_token="guessed")[0] == 401
+    assert service.read("/latest/meta-data/instance-id") == "i-1"
+
+
+@pytest.mark.parametrize("seconds", ["", "0", "21601", "-1", "soon"])
+def test_a_token_has_a_life(service: Service, seconds: str) -> None:
+    assert service.token(seconds)[0] == 400
+
+
+def test_a_token_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from builder.rehearsal import imds
+
+    token = service.token("60")[1]
+    assert service.ask("/latest/meta-data/", X_aws_ec2_metadata_token=token)[0] == 200
+    later = imds.time.monotonic() + 61
+    monkeypatch.setattr(imds.time, "monotonic", lambda: later)
+    assert service.ask("/latest/meta-data/", X_aws_ec2_metadata_token=token)[0] == 401
+
+
+def test_a_forwarded_request_gets_no_token(service: Service) -> None:
+    assert service.token("60", X_Forwarded_For="10.0.0.1")[0] == 403
+
+
+def test_folders_leaves_and_what_is_not_there(service: Service) -> None:
+    assert service.read("/latest/meta-data/").splitlines() == ["instance-id", "placement/", "public-keys/"]
+    assert service.read("/2021-07-15/meta-data/placement/region") == "us-east-1"
+    assert service.read("/latest/meta-data/public-keys/") == "0=mine"
+    assert service.read("/latest/meta-data/public-keys/0/openssh-key") == "ssh-ed25519 AAAA"
+    assert service.read("/latest/user-data") == "#!/bin/sh\n"
+    token = service.token()[1]
+    assert service.ask("/latest/meta-data/nothing", X_aws_ec2_metadata_token=token)[0] == 404
+    assert service.ask("/latest/meta-data/instance-id/x", X_aws_ec2_metadata_token=token)[0] == 404
+
+
+def test_it_follows_its_file(service: Service, file: Path) -> None:
+    options: dict[str, Any] = {**DOCUMENT, "options": {"HttpTokens": "optional", "HttpEndpoint": "enabled"}}
+    file.write_text(json.dumps(options))
+    assert service.ask("/latest/meta-data/instance-id") == (200, "i-1")
+    file.write_text('{"half')
+    assert service.ask("/latest/meta-data/instance-id") == (200, "i-1"), "as it was before"
+    options["options"]["HttpEndpoint"] = "disabled"
+    file.write_text(json.dumps(options))
+    assert service.ask("/latest/meta-data/instance-id")[0] == 403

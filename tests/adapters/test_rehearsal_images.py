@@ -1,0 +1,343 @@
+"""AMIs of the rehearsal: answered as EC2 answers, where moto alone would not."""
+
+import datetime
+import threading
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from builder.adapters.process import wait_until
+from tests.rehearsal import EAST, WEST, Clients, Metal
+
+
+def refused(act: Any, **request: Any) -> str:
+    """The code that a request is refused with."""
+    with pytest.raises(ClientError) as caught:
+        act(**request)
+    return str(caught.value.response["Error"]["Code"])
+
+
+def tags_of(found: dict[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+
+
+@pytest.fixture
+def instance(aws: Clients) -> str:
+    return str(aws.run()["InstanceId"])
+
+
+def test_base_images_are_found_as_people_look_for_them(aws: Clients) -> None:
+    filters = [
+        {"Name": "name", "Values": ["debian-12-amd64-*"]},
+        {"Name": "root-device-type", "Values": ["ebs"]},
+        {"Name": "virtualization-type", "Values": ["hvm"]},
+        {"Name": "architecture", "Values": ["x86_64"]},
+        {"Name": "state", "Values": ["available"]},
+    ]
+    (found,) = aws.ec2.describe_images(Owners=["136693071363"], Filters=filters)["Images"]
+    assert found["ImageId"] == aws.debian()
+    assert (found["RootDeviceType"], found["RootDeviceName"], found["Public"]) == ("ebs", "/dev/xvda", True)
+    amazon = aws.ec2.describe_images(Owners=["amazon"])["Images"]
+    assert {image["OwnerId"] for image in amazon} >= {"137112412989", "602401143452"}
+    assert aws.debian() != aws.debian(WEST), "an AMI belongs to a region"
+    assert (
+        aws.ec2.describe_images(Owners=["self"], Filters=[{"Name": "name", "Values": ["debian*"]}])["Images"]
+        == []
+    )
+
+
+def test_an_image_remembers_what_it_was_made_from(aws: Clients, metal: Metal, instance: str) -> None:
+    aws.ec2.stop_instances(InstanceIds=[instance])
+    tags = [{"Key": "run", "Value": "r1"}]
+    image = aws.image(
+        instance,
+        Name="made-from",
+        Description="a description",
+        TagSpecifications=[{"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")],
+    )
+    found = aws.describe(image)
+    assert found["State"] == "available"
+    assert (found["RootDeviceType"], found["RootDeviceName"]) == ("ebs", "/dev/xvda")
+    assert (found["SourceInstanceId"], found["SourceImageId"]) == (instance, aws.debian())
+    assert (found["Name"], found["Description"], found["Public"]) == ("made-from", "a description", False)
+    assert found["OwnerId"] == "123456789012"
+    (disk,) = [mapping["Ebs"] for mapping in found["BlockDeviceMappings"]]
+    (snapshot,) = aws.ec2.describe_snapshots(SnapshotIds=[disk["SnapshotId"]])["Snapshots"]
+    assert (snapshot["State"], disk["Encrypted"]) == ("completed", False)
+    assert tags_of(found) == tags_of(snapshot) == {"run": "r1"}
+    assert metal.disks[disk["SnapshotId"]] == f"disk of {instance}"
+
+
+def test_the_disk_of_an_image_is_as_the_instance_had_it(aws: Clients) -> None:
+    disk = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 60, "VolumeType": "gp3", "Encrypted": True}}
+    instance = aws.run(BlockDeviceMappings=[disk])["InstanceId"]
+    (mapping,) = aws.describe(aws.image(instance))["BlockDeviceMappings"]
+    assert (mapping["Ebs"]["VolumeSize"], mapping["Ebs"]["Encrypted"]) == (60, True)
+    copy = aws("ec2", WEST).copy_image(
+        SourceImageId=aws.image(instance), SourceRegion=EAST, Name="stays-encrypted"
+    )["ImageId"]
+    (mapping,) = aws.describe(copy, WEST)["BlockDeviceMappings"]
+    assert (mapping["Ebs"]["VolumeSize"], mapping["Ebs"]["Encrypted"]) == (60, True)
+
+
+def test_a_running_instance_is_rebooted_for_its_image_unless_told_not_to(
+    aws: Clients, metal: Metal, instance: str
+) -> None:
+    metal.asked.clear()
+    aws.image(instance)
+    assert [words[0] for words in metal.asked] == ["stop", "capture", "start"]
+    metal.asked.clear()
+    aws.image(instance, NoReboot=True)
+    assert [words[0] for words in metal.asked] == ["capture"]
+
+
+@pytest.mark.parametrize("name", ["a" * 129, "with:colon", "hash#"])
+def test_names_that_ec2_does_not_take(aws: Clients, instance: str, name: str) -> None:
+    assert refused(aws.ec2.create_image, InstanceId=instance, Name=name) == "InvalidAMIName.Malformed"
+
+
+def test_a_name_is_there_once_per_region(aws: Clients, instance: str) -> None:
+    image = aws.image(instance, Name="only-once")
+    assert refused(aws.ec2.create_image, InstanceId=instance, Name="only-once") == "InvalidAMIName.Duplicate"
+    request = {"SourceImageId": image, "SourceRegion": EAST, "Name": "only-once"}
+    assert refused(aws.ec2.copy_image, **request) == "InvalidAMIName.Duplicate"
+    assert aws("ec2", WEST).copy_image(**request)["ImageId"]
+    aws.ec2.deregister_image(ImageId=image)
+    assert aws.image(instance, Name="only-once") != image
+
+
+def test_one_name_asked_for_twice_at_once_is_made_once(aws: Clients, instance: str) -> None:
+    outcomes: list[str] = []
+
+    def make() -> None:
+        try:
+            outcomes.append(aws.image(instance, Name="a-race"))
+        except ClientError as error:
+            outcomes.append(error.response["Error"]["Code"])
+
+    threads = [threading.Thread(target=make) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[:5] == ["InvalidAMIName.Duplicate"] * 5
+
+
+def test_a_disk_that_cannot_be_captured_makes_a_failed_image(
+    aws: Clients, metal: Metal, instance: str
+) -> None:
+    metal.failing = "capture"
+    found = aws.describe(aws.image(instance, Name="fails"))
+    assert found["State"] == "failed"
+    assert "capture failed" in found["StateReason"]["Message"]
+    metal.failing = None
+    assert aws.describe(aws.image(instance, Name="fails"))["State"] == "available", "its name is free again"
+
+
+def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
+    aws: Clients, metal: Metal, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.rehearsal import images
+
+    given_up, capture = threading.Event(), Metal.capture
+
+    def slowly(self: Metal, of: str, snapshot: str) -> None:
+        given_up.wait(30)
+        capture(self, of, snapshot)
+
+    monkeypatch.setattr(images, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(Metal, "capture", slowly)
+    image = aws.image(instance)
+    snapshot = aws.describe(image)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    aws.ec2.deregister_image(ImageId=image)
+    aws.ec2.delete_snapshot(SnapshotId=snapshot)
+    metal.asked.clear()
+    given_up.set()
+    assert wait_until(lambda: ("forget", snapshot) in metal.asked, timeout_s=20)
+    assert snapshot not in metal.disks
+
+
+def test_what_is_pending_cannot_be_used_yet(
+    aws: Clients, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.rehearsal.cloud import Cloud
+
+    monkeypatch.setattr(Cloud, "pending_s", 3600.0)
+    image = aws.image(instance)
+    assert aws.describe(image)["State"] == "pending"
+    assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"
+    copy = {"SourceImageId": image, "SourceRegion": EAST, "Name": "too-early"}
+    assert refused(aws("ec2", WEST).copy_image, **copy) == "InvalidAMIID.Unavailable"
+    share = {"ImageId": image, "LaunchPermission": {"Add": [{"UserId": "111122223333"}]}}
+    assert refused(aws.ec2.modify_image_attribute, **share) == "InvalidAMIID.Unavailable"
+
+
+def test_a_copy_takes_tags_when_asked_and_no_permissions(aws: Clients, metal: Metal, instance: str) -> None:
+    tags = [{"ResourceType": "image", "Tags": [{"Key": "stack", "Value": "s1"}]}]
+    image = aws.image(instance, Description="original", TagSpecifications=tags)
+    aws.ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"UserId": "111122223333"}]})
+    west = aws("ec2", WEST)
+    request = {"SourceImageId": image, "SourceRegion": EAST}
+    plain = aws.describe(west.copy_image(Name="plain", **request)["ImageId"], WEST)
+    assert (tags_of(plain), plain["Description"]) == ({}, "original")
+    assert (plain["SourceImageId"], plain["SourceImageRegion"]) == (image, EAST)
+    both = [{"ResourceType": kind, "Tags": [{"Key": "of", "Value": kind}]} for kind in ("image", "snapshot")]
+    answer = west.copy_image(
+        Name="full", CopyImageTags=True, TagSpecifications=both, Encrypted=True, **request
+    )
+    full = aws.describe(answer["ImageId"], WEST)
+    disk = full["BlockDeviceMappings"][0]["Ebs"]
+    (snapshot,) = west.describe_snapshots(SnapshotIds=[disk["SnapshotId"]])["Snapshots"]
+    assert tags_of(full) == {"stack": "s1", "of": "image"}
+    assert (tags_of(snapshot), snapshot["Encrypted"]) == ({"of": "snapshot"}, True)
+    permissions = west.describe_image_attribute(ImageId=full["ImageId"], Attribute="launchPermission")
+    assert permissions["LaunchPermissions"] == []
+    assert metal.disks[disk["SnapshotId"]] == f"disk of {instance}"
+
+
+def test_a_copy_that_is_asked_for_again_is_the_same(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    west = aws("ec2", WEST)
+    request = {"SourceImageId": image, "SourceRegion": EAST, "ClientToken": "token-1", "Name": "by-token"}
+    assert west.copy_image(**request)["ImageId"] == west.copy_image(**request)["ImageId"]
+    assert refused(west.copy_image, **{**request, "Name": "other"}) == "IdempotentParameterMismatch"
+
+
+def test_the_disk_outlives_the_image_until_its_snapshot_is_deleted(
+    aws: Clients, metal: Metal, instance: str
+) -> None:
+    image = aws.image(instance)
+    snapshot = aws.describe(image)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    assert refused(aws.ec2.delete_snapshot, SnapshotId=snapshot) == "InvalidSnapshot.InUse"
+    aws.ec2.deregister_image(ImageId=image)
+    assert refused(aws.ec2.deregister_image, ImageId=image) == "InvalidAMIID.Unavailable"
+    assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"
+    assert snapshot in metal.disks
+    again = aws.ec2.register_image(
+        Name="registered-again",
+        Architecture="x86_64",
+        RootDeviceName="/dev/sda1",
+        VirtualizationType="hvm",
+        EnaSupport=True,
+        ImdsSupport="v2.0",
+        BootMode="uefi-preferred",
+        BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snapshot}}],
+    )["ImageId"]
+    found = aws.describe(again)
+    assert (found["Architecture"], found["BootMode"], found["ImdsSupport"]) == (
+        "x86_64",
+        "uefi-preferred",
+        "v2.0",
+    )
+    assert (found["EnaSupport"], found["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]) == (True, snapshot)
+    answer = aws.ec2.deregister_image(ImageId=again, DeleteAssociatedSnapshots=True)
+    assert [one["ReturnCode"] for one in answer["DeleteSnapshotResults"]] == ["success"]
+    assert snapshot not in metal.disks
+
+
+def test_somebody_elses_image_is_not_ours_to_change(aws: Clients) -> None:
+    image = aws.debian()
+    assert refused(aws.ec2.deregister_image, ImageId=image) == "AuthFailure"
+    assert refused(aws.ec2.disable_image, ImageId=image) == "AuthFailure"
+    change = {"ImageId": image, "LaunchPermission": {"Add": [{"UserId": "111122223333"}]}}
+    assert refused(aws.ec2.modify_image_attribute, **change) == "AuthFailure"
+
+
+def test_what_there_is_not(aws: Clients) -> None:
+    assert refused(aws.ec2.describe_images, ImageIds=["ami-00000000000000000"]) == "InvalidAMIID.NotFound"
+    both = [aws.debian(), "ami-00000000000000000"]
+    assert refused(aws.ec2.describe_images, ImageIds=both) == "InvalidAMIID.NotFound"
+    assert refused(aws.ec2.describe_images, ImageIds=["nonsense"]) == "InvalidAMIID.Malformed"
+    assert refused(aws.run, image="ami-00000000000000000") == "InvalidAMIID.NotFound"
+    unknown = {"Bucket": "b", "ObjectKey": "k"}
+    assert refused(aws.ec2.create_restore_image_task, **unknown) == "InvalidAction"
+
+
+def test_deprecation(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=400, seconds=17)
+    aws.ec2.enable_image_deprecation(ImageId=image, DeprecateAt=soon)
+    said = datetime.datetime.fromisoformat(aws.describe(image)["DeprecationTime"])
+    assert abs(said - soon) <= datetime.timedelta(seconds=30)
+    assert said.second == 0
+    aws.ec2.disable_image_deprecation(ImageId=image)
+    assert "DeprecationTime" not in aws.describe(image)
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    answer = refused(aws.ec2.enable_image_deprecation, ImageId=image, DeprecateAt=past)
+    assert answer == "InvalidParameterValue"
+
+
+def test_a_disabled_image_is_hidden_private_and_does_not_start(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    aws.ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"Group": "all"}]})
+    aws.ec2.disable_image(ImageId=image)
+    seen = aws.ec2.describe_images(Owners=["self"])["Images"]
+    assert image not in [one["ImageId"] for one in seen]
+    found = aws.describe(image, IncludeDisabled=True)
+    assert (found["State"], found["Public"]) == ("disabled", False)
+    assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"
+    aws.ec2.enable_image(ImageId=image)
+    assert aws.describe(image)["State"] == "available"
+
+
+def test_protection_from_deregistering(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    aws.ec2.enable_image_deregistration_protection(ImageId=image)
+    assert aws.describe(image)["DeregistrationProtection"] == "enabled-without-cooldown"
+    assert refused(aws.ec2.deregister_image, ImageId=image) == "OperationNotPermitted"
+    aws.ec2.disable_image_deregistration_protection(ImageId=image)
+    aws.ec2.deregister_image(ImageId=image)
+    cooling = aws.image(instance)
+    aws.ec2.enable_image_deregistration_protection(ImageId=cooling, WithCooldown=True)
+    aws.ec2.disable_image_deregistration_protection(ImageId=cooling)
+    assert refused(aws.ec2.deregister_image, ImageId=cooling) == "OperationNotPermitted"
+
+
+def test_attributes_are_changed_and_read_back(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    aws.ec2.modify_image_attribute(ImageId=image, Description={"Value": "changed"})
+    aws.ec2.modify_image_attribute(ImageId=image, Attribute="imdsSupport", Value="v2.0")
+    assert (aws.describe(image)["Description"], aws.describe(image)["ImdsSupport"]) == ("changed", "v2.0")
+    answer = aws.ec2.describe_image_attribute(ImageId=image, Attribute="imdsSupport")
+    assert answer["ImdsSupport"]["Value"] == "v2.0"
+    back = {"ImageId": image, "Attribute": "imdsSupport", "Value": "v1.0"}
+    assert refused(aws.ec2.modify_image_attribute, **back) == "InvalidParameterValue"
+    organisation = "arn:aws:organizations::123456789012:organization/o-abc1234567"
+    added = [{"UserId": "111122223333"}, {"OrganizationArn": organisation}]
+    aws.ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": added})
+    answer = aws.ec2.describe_image_attribute(ImageId=image, Attribute="launchPermission")
+    assert answer["LaunchPermissions"] == added
+
+
+def test_fast_snapshot_restores(aws: Clients, instance: str) -> None:
+    snapshot = aws.describe(aws.image(instance))["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    asked = {"AvailabilityZones": [f"{EAST}a", f"{WEST}a"], "SourceSnapshotIds": [snapshot]}
+    answer = aws.ec2.enable_fast_snapshot_restores(**asked)
+    assert [(one["AvailabilityZone"], one["State"]) for one in answer["Successful"]] == [
+        (f"{EAST}a", "enabling")
+    ]
+    assert [one["SnapshotId"] for one in answer["Unsuccessful"]] == [snapshot]
+    found = aws.ec2.describe_fast_snapshot_restores(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])
+    assert [one["State"] for one in found["FastSnapshotRestores"]] == ["enabled"]
+    aws.ec2.disable_fast_snapshot_restores(AvailabilityZones=[f"{EAST}a"], SourceSnapshotIds=[snapshot])
+    found = aws.ec2.describe_fast_snapshot_restores(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])
+    assert [one["State"] for one in found["FastSnapshotRestores"]] == ["disabled"]
+
+
+def test_fast_launch_is_for_another_system(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    assert refused(aws.ec2.enable_fast_launch, ImageId=image) == "InvalidParameter"
+    assert aws.ec2.describe_fast_launch_images(ImageIds=[image])["FastLaunchImages"] == []
+
+
+def test_a_dry_run_changes_nothing(aws: Clients, instance: str) -> None:
+    image = aws.image(instance)
+    for act in (
+        aws.ec2.deregister_image,
+        aws.ec2.disable_image,
+        aws.ec2.enable_image_deregistration_protection,
+    ):
+        assert refused(act, ImageId=image, DryRun=True) == "DryRunOperation"
+    found = aws.describe(image)
+    assert (found["State"], found["DeregistrationProtection"]) == ("available", "disabled")

@@ -1,0 +1,234 @@
+"""Parts of the rehearsal on their own: addresses, the fence, seeds, kept state."""
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from builder import catalog
+from builder.errors import CatalogError, MissingError, UsageError
+from builder.rehearsal import addresses, seeds
+from builder.rehearsal.addresses import Addresses, require_loopback
+from builder.rehearsal.fence import fence
+from tests.rehearsal import ROOT, Clients, Metal
+
+# Addresses.
+
+
+def test_no_two_allocators_have_the_same_address() -> None:
+    first, second = Addresses(22), Addresses(22)
+    taken = [allocator.take() for allocator in (first, second, first, second)]
+    assert len(set(taken)) == 4
+    assert all(ipaddress.ip_address(one) in ipaddress.ip_network("127.0.0.0/8") for one in taken)
+    first.release(taken[0])
+    assert second.take() == taken[0], "what was released can be had again"
+    with pytest.raises(MissingError, match="belongs to another rehearsal"):
+        first.take_again(taken[1])
+    for allocator in (first, second):
+        for address in taken:
+            allocator.release(address)
+
+
+def test_addresses_are_free_when_their_process_is_gone() -> None:
+    code = "from builder.rehearsal.addresses import Addresses; print(Addresses(22).take())"
+    ends = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in "ab"
+    ]
+    assert ends[0].stdout == ends[1].stdout
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("10.0.0.1", "54.214.1.2", "0.0.0.0", "::1", "localhost", "", "128.0.0.1", "127.0.0.1.example.com"),
+        *("https://ec2.us-east-1.amazonaws.com", "http://localhost:5000", "http://127.0.0.1@example.com/"),
+    ],
+)
+def test_what_is_not_this_machine_is_refused(place: str) -> None:
+    with pytest.raises(UsageError, match="a rehearsal stays on this machine"):
+        require_loopback(place)
+
+
+def test_loopback_is_let_through() -> None:
+    for place in ("127.0.0.1", "127.9.8.7", "http://127.0.0.1:4566", "https://127.0.0.1"):
+        assert require_loopback(place) == place
+
+
+def test_the_port_for_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr\n"
+    table = tmp_path / "tcp"
+
+    def listening(*local: str) -> None:
+        rows = [f"   0: {one} 00000000:0000 0A 00000000:00000000 00:00000000\n" for one in local]
+        table.write_text(head + "".join(rows))
+
+    real = addresses.listeners
+    monkeypatch.setattr(addresses, "listeners", lambda: real((table, tmp_path / "none")))
+    listening()
+    assert addresses.find_ssh_port() == 22
+    listening("0100007F:0016")
+    assert addresses.find_ssh_port() == 22, "a daemon on one address leaves the others"
+    listening("00000000:0016")
+    assert addresses.find_ssh_port() == 2222
+    listening("00000000000000000000000000000000:0016", "00000000:08AE")
+    with pytest.raises(MissingError, match="22 and 2222"):
+        addresses.find_ssh_port()
+
+
+# The fence.
+
+
+def test_the_fence_lets_nothing_out_and_nothing_in(tmp_path: Path) -> None:
+    inherited = {
+        "PATH": "/bin",
+        "AWS_PROFILE": "production",
+        "AWS_SESSION_TOKEN": "secret",
+        "AWS_ENDPOINT_URL_EC2": "https://somewhere",
+        "HTTPS_PROXY": "http://proxy.example.com",
+        "no_proxy": "*",
+        "PKR_VAR_region": "x",
+        "PACKER_LOG": "1",
+    }
+    made = fence(
+        "http://127.0.0.1:4566", region="eu-west-1", refusing_port=9, scratch=tmp_path, inherited=inherited
+    )
+    found = made.environment
+    assert (found["PATH"], found["AWS_ENDPOINT_URL"]) == ("/bin", "http://127.0.0.1:4566")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_EC2", "PKR_VAR_region", "PACKER_LOG"):
+        assert name not in found
+    for name in ("http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        assert found[name] == "http://127.0.0.1:9"
+    assert found["no_proxy"] == found["NO_PROXY"] == "127.0.0.1,localhost"
+    assert found["AWS_EC2_METADATA_DISABLED"] == "true"
+    for name in ("TMPDIR", "DOCKER_CONFIG"):
+        assert Path(found[name]).is_relative_to(tmp_path)
+        assert Path(found[name]).stat().st_mode & 0o777 == 0o700
+
+
+def test_the_fence_stands_only_around_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        fence("https://aws.example.com", region="x", refusing_port=9, scratch=tmp_path, inherited={})
+
+
+def test_a_tool_without_its_endpoint_runs_into_the_fence(tmp_path: Path, aws: Clients) -> None:
+    """boto3 as a tool that ignores AWS_ENDPOINT_URL: it gets to the refusing port and no further."""
+    made = fence(aws.endpoint, region="us-east-1", refusing_port=1, scratch=tmp_path, inherited=os.environ)
+    code = (
+        "import boto3, botocore.config\n"
+        "config = botocore.config.Config(retries={'total_max_attempts': 1}, connect_timeout=5)\n"
+        "client = boto3.client('ec2', config=config)\n"
+        "print(client.describe_regions()['Regions'][0]['RegionName'])\n"
+    )
+
+    def run(environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    inside = run(made.environment)
+    assert inside.returncode == 0, inside.stderr
+    without = {name: value for name, value in made.environment.items() if name != "AWS_ENDPOINT_URL"}
+    outside = run(without)
+    assert outside.returncode != 0
+    assert "ProxyConnectionError" in outside.stderr
+
+
+# Seeds and state.
+
+
+def test_the_seeds_of_the_catalog() -> None:
+    account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
+    assert [seed.system for seed in account.seeds if seed.starts] == ["debian-12"]
+    names = [(seed.owner, seed.name) for seed in account.seeds]
+    assert len(set(names)) == len(names)
+    parameters = [name for seed in account.seeds for name in seed.parameters]
+    assert len(set(parameters)) == len(parameters)
+    ids = {seed.id_in(region) for seed in account.seeds for region in account.regions}
+    assert len(ids) == len(account.seeds) * len(account.regions)
+    assert seeds.Account.from_table(json.loads(json.dumps(account.as_table()))) == account
+
+
+def test_seeds_of_another_shape_are_refused(tmp_path: Path) -> None:
+    text = (ROOT / "catalog/rehearsal.toml").read_text()
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "catalog/rehearsal.toml").write_text(text.replace('arch = "x86_64"', 'arc = "x86_64"', 1))
+    with pytest.raises(CatalogError) as caught:
+        seeds.load(tmp_path, catalog.load(ROOT), arch="x86_64")
+    assert any("images[0].arc: unknown key (did you mean 'arch'?)" in one for one in caught.value.problems)
+
+
+def test_a_state_that_was_kept_is_the_state_that_was(aws: Clients, metal: Metal, tmp_path: Path) -> None:
+    from builder.rehearsal import backends
+
+    disk = {"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True}}  # for which KMS makes a key
+    instance = aws.run(BlockDeviceMappings=[disk])["InstanceId"]
+    image = aws.image(instance)
+    aws("ssm").put_parameter(Name="/kept/one", Value="1", Type="String", Tags=[{"Key": "a", "Value": "b"}])
+    uri = aws("ecr").create_repository(repositoryName="kept")["repository"]["repositoryUri"]
+    aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument='{"Version": "x", "Statement": []}')
+    before = aws.describe(image)
+    backends.save(tmp_path / "state")
+    aws.ec2.deregister_image(ImageId=image)
+    aws("ssm").delete_parameter(Name="/kept/one")
+    aws("ecr").delete_repository(repositoryName="kept")
+    aws("iam").delete_role(RoleName="kept")
+    backends.load(tmp_path / "state")
+    assert aws.describe(image) == before
+    tags = aws("ssm").list_tags_for_resource(ResourceType="Parameter", ResourceId="/kept/one")["TagList"]
+    assert tags == [{"Key": "a", "Value": "b"}]
+    found = aws("ecr").describe_repositories(repositoryNames=["kept"])["repositories"]
+    assert found[0]["repositoryUri"] == uri
+    assert aws("iam").get_role(RoleName="kept")["Role"]["RoleName"] == "kept"
+    running, _ = backends.instances()
+    assert running[instance] == metal.launches[instance].address
+    assert aws.image(instance) != image, "it goes on"
+
+
+def test_a_state_of_another_moto_is_refused(tmp_path: Path, aws: Clients) -> None:
+    from builder.rehearsal import backends
+
+    (tmp_path / "state").write_bytes(b"moto 1.0, Python 2.7\nnonsense")
+    with pytest.raises(UsageError, match="is not from moto 5"):
+        backends.load(tmp_path / "state")
+
+
+def test_a_state_with_an_image_that_is_being_made_is_not_kept(
+    aws: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.rehearsal import backends, images
+
+    going_on = threading.Event()
+    monkeypatch.setattr(images, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(Metal, "capture", lambda *_: going_on.wait(30))
+    image = aws.image(aws.run()["InstanceId"])
+    try:
+        assert aws.describe(image)["State"] == "pending"
+        with pytest.raises(UsageError, match=f"{image} is still being made"):
+            backends.save(tmp_path / "state")
+    finally:
+        going_on.set()
+
+
+def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
+    code = (
+        "import sys\n"
+        "from builder.cli.main import main\n"
+        "main(['--help'])\n"
+        "import builder.cli.rehearse, builder.rehearsal.session\n"
+        "print([name for name in ('moto', 'boto3', 'docker', 'flask') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

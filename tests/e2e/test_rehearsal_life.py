@@ -1,0 +1,158 @@
+"""The life of a rehearsal: side by side, kept, interrupted, killed; in the end nothing of it is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters.process import wait_until
+from tests.rehearsal import Clients, Key
+from tests.rehearsed import Program
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+Names = Callable[[], str]
+
+
+def started(aws: Clients, key: Key) -> dict[str, Any]:
+    aws.ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.public)
+    return aws.run(KeyName="test")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    return Key.create(tmp_path)
+
+
+def test_two_side_by_side(program: Program, rehearsal_name: Names, key: Key) -> None:
+    names = [rehearsal_name(), rehearsal_name()]
+    accounts = [Clients(program.up(name)) for name in names]
+    machines = [started(aws, key) for aws in accounts]
+    addresses = [one["PrivateIpAddress"] for one in machines]
+    assert len(set(addresses)) == 2
+    for address in addresses:
+        key.ssh(address, "true")
+    for aws, other in zip(accounts, reversed(machines), strict=True):
+        seen = [one["Instances"][0]["InstanceId"] for one in aws.ec2.describe_instances()["Reservations"]]
+        assert other["InstanceId"] not in seen
+    assert program.call("down", "--name", names[0]).returncode == 0
+    assert program.left(names[0]) == []
+    key.ssh(addresses[1], "true")
+    accounts[1].ready_image(machines[1]["InstanceId"])
+    assert program.call("down", "--name", names[1]).returncode == 0
+    assert program.left(names[1]) == []
+    assert not program.folder(names[1]).exists()
+
+
+def test_a_state_that_is_kept(program: Program, rehearsal_name: Names, key: Key) -> None:
+    name = rehearsal_name()
+    endpoint = program.up(name)
+    aws = Clients(endpoint)
+    running, stopped = started(aws, key), aws.run(KeyName="test")
+    key.ssh(running["PrivateIpAddress"], "sudo touch /etc/kept")
+    aws.ec2.stop_instances(InstanceIds=[stopped["InstanceId"]])
+    image = aws.ready_image(stopped["InstanceId"])
+    uri = aws("ecr").create_repository(repositoryName="kept")["repository"]["repositoryUri"]
+    assert program.call("down", "--name", name, "--keep-state").returncode == 0
+    states = {one["State"] for one in program.containers(name)}
+    assert states == {"exited"}
+    assert "its state is kept" in program.call("status", "--name", name).stdout
+    assert program.up(name) == endpoint, "it is found where it was"
+    key.ssh(running["PrivateIpAddress"], "test -e /etc/kept")
+    aws.ec2.start_instances(InstanceIds=[stopped["InstanceId"]])
+    key.ssh(stopped["PrivateIpAddress"], "true")
+    clone = aws.run(image, KeyName="test")
+    key.ssh(clone["PrivateIpAddress"], "true")
+    found = aws("ecr").describe_repositories(repositoryNames=["kept"])["repositories"]
+    assert found[0]["repositoryUri"] == uri
+    assert program.call("down", "--name", name).returncode == 0
+    assert program.left(name) == []
+
+
+def test_one_that_was_killed_is_swept_at_the_next_start(
+    program: Program, rehearsal_name: Names, key: Key
+) -> None:
+    name, other = rehearsal_name(), rehearsal_name()
+    aws = Clients(program.up(name))
+    instance = started(aws, key)["InstanceId"]
+    aws.ready_image(instance)
+    os.kill(program.ready(name)["pid"], signal.SIGKILL)
+    assert wait_until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20)
+    assert len(program.left(name)) >= 4, "two containers, and images of two disks"
+    said = Clients(program.up(name))
+    assert said.ec2.describe_instances()["Reservations"] == []
+    assert program.containers(name) == []
+    machine = started(said, key)
+    key.ssh(machine["PrivateIpAddress"], "true")
+    os.kill(program.ready(name)["pid"], signal.SIGKILL)
+    wait_until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20)
+    done = program.call("up", "--name", other)
+    assert f"'{name}' was killed; what it left is removed" in done.stderr
+    assert program.left(name) == []
+    assert not program.folder(name).exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_a_machine_starts_leaves_nothing(
+    program: Program, rehearsal_name: Names, key: Key, sign: signal.Signals
+) -> None:
+    name = rehearsal_name()
+    aws = Clients(program.up(name))
+    aws.ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.public)
+    aws.debian()
+
+    def start() -> None:
+        try:
+            aws.run(KeyName="test", MaxCount=3, MinCount=3)
+        except Exception as error:  # noqa: BLE001 (whatever a client is told when the other side goes)
+            errors.append(error)
+
+    errors: list[Exception] = []
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert wait_until(lambda: len(program.containers(name)) > 0, timeout_s=30)
+    pid = program.ready(name)["pid"]
+    os.kill(pid, sign)
+    assert wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), timeout_s=90)
+    thread.join()
+    assert errors
+    assert program.left(name) == []
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+def test_what_people_see(program: Program, rehearsal_name: Names, key: Key) -> None:
+    name = rehearsal_name()
+    assert program.call("status", "--name", name).returncode == 3
+    up = program.call("up", "--name", name)
+    assert up.stdout.startswith("http://127.0.0.1:")
+    assert "account 123456789012, regions us-east-1, us-west-2, eu-west-1" in up.stderr
+    again = program.call("up", "--name", name)
+    assert (again.returncode, again.stdout) == (0, up.stdout)
+    aws = Clients(up.stdout.strip())
+    machine = started(aws, key)
+    status = program.call("status", "--name", name)
+    assert machine["PrivateIpAddress"] in status.stdout
+    assert "3 calls so far, 2 of them changed something" in status.stdout
+    as_json = json.loads(program.call("status", "--name", name, "--json").stdout)
+    assert as_json["instances"][0]["id"] == machine["InstanceId"]
+    code = "import boto3; print(boto3.client('sts').get_caller_identity()['Account'])"
+    script = f'{program.call("env", "--name", name).stdout}\n{sys.executable} -c "{code}"'
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "123456789012"
+    assert program.call("down", "--name", name).returncode == 0
+    assert "was not running" in program.call("down", "--name", name).stderr
+    wrong = program.call("up", "--name", "Not A Name")
+    assert (wrong.returncode, "no name for a rehearsal" in wrong.stderr) == (2, True)

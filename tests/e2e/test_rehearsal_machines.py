@@ -1,0 +1,243 @@
+"""Instances of the rehearsal as machines: SSH, disks, copies, metadata, and their registry."""
+
+import base64
+import json
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from builder.adapters.engine import Engine
+from builder.adapters.process import wait_until
+from builder.rehearsal.hosts import LABEL
+from tests.rehearsal import DEBIAN, WEST, Clients, Key
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+ASK = """
+import sys, urllib.error, urllib.request as web
+base = "http://169.254.169.254/latest/"
+def ask(path, method="GET", **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.urlopen(web.Request(base + path, method=method, headers=headers), timeout=5).read().decode()
+try:
+    print(ask("meta-data/instance-id"))
+except urllib.error.HTTPError as error:
+    print(error.code)
+token = ask("api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60")
+for path in sys.argv[1:]:
+    print(ask(path, X_aws_ec2_metadata_token=token))
+"""
+
+
+@pytest.fixture(scope="module")
+def aws(endpoint: str) -> Clients:
+    return Clients(endpoint)
+
+
+@pytest.fixture(scope="module")
+def key(aws: Clients, tmp_path_factory: pytest.TempPathFactory) -> Key:
+    made = Key.create(tmp_path_factory.mktemp("keys"))
+    for region in ("us-east-1", WEST):
+        aws("ec2", region).import_key_pair(KeyName="test", PublicKeyMaterial=made.public)
+    return made
+
+
+@pytest.fixture(scope="module")
+def machine(aws: Clients, key: Key) -> Iterator[dict[str, Any]]:
+    """An instance that tests may look at and must not change."""
+    user_data = "#!/bin/sh\necho said\nhostname > /var/lib/user-data-ran\n"
+    options = {"HttpTokens": "required", "HttpEndpoint": "enabled"}
+    made = aws.run(KeyName="test", UserData=user_data, MetadataOptions=options)
+    yield made
+    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+
+
+def at(address: str, key: Key, command: str) -> bool:
+    return key.try_ssh(address, command).returncode == 0
+
+
+def test_a_machine_boots_for_its_user(machine: dict[str, Any], key: Key, tmp_path: Path) -> None:
+    address = machine["PrivateIpAddress"]
+    assert key.ssh(address, "sudo id -un; whoami; hostname").split() == [
+        "root",
+        "admin",
+        f"ip-{address.replace('.', '-')}",
+    ]
+    assert wait_until(lambda: at(address, key, "systemctl is-system-running"), timeout_s=30)
+    assert key.try_ssh(address, "true", user="root").returncode == 255, "wrong user"
+    assert Key.create(tmp_path).try_ssh(address, "true").returncode == 255, "wrong key"
+
+
+def test_user_data_ran(machine: dict[str, Any], key: Key) -> None:
+    address = machine["PrivateIpAddress"]
+    assert wait_until(lambda: at(address, key, "test -e /var/lib/cloud/instance/boot-finished"), timeout_s=30)
+    assert key.ssh(address, "cat /var/lib/user-data-ran").strip() == key.ssh(address, "hostname").strip()
+    assert "said" in key.ssh(address, "cat /var/log/cloud-init-output.log")
+
+
+def test_the_metadata_service_at_its_real_address(machine: dict[str, Any], key: Key) -> None:
+    address = machine["PrivateIpAddress"]
+    script = base64.b64encode(ASK.encode()).decode()
+    paths = "meta-data/instance-id meta-data/local-ipv4 meta-data/placement/region meta-data/public-keys/"
+    said = key.ssh(address, f"echo {script} | base64 -d | python3 - {paths}").splitlines()
+    assert said == ["401", machine["InstanceId"], address, "us-east-1", "0=test"]
+
+
+def test_the_metadata_service_is_the_machines_alone(machine: dict[str, Any], key: Key) -> None:
+    """Nothing at the link-local address is seen from this host or from another machine's place."""
+    said = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=False).stdout
+    routes = Path("/proc/net/route").read_text()
+    assert "169.254.169.254" not in said
+    assert "FEA9FEA9" not in routes
+
+
+def test_no_address_is_anywhere_else(aws: Clients, machine: dict[str, Any]) -> None:
+    said = json.dumps([aws.ec2.describe_instances(), aws.ec2.describe_network_interfaces()], default=str)
+    found = set(re.findall(r"\d{1,3}(?:\.\d{1,3}){3}", said))
+    assert found
+    assert [one for one in found if not one.startswith("127.")] == []
+    ports = [
+        port
+        for container in Engine().containers(f"{LABEL}.instance={machine['InstanceId']}")
+        for port in container["Ports"]
+    ]
+    assert [port["IP"] for port in ports if "IP" in port] == [machine["PrivateIpAddress"]]
+
+
+def test_an_image_of_a_machine_boots_in_two_regions(aws: Clients, key: Key) -> None:
+    original = aws.run(KeyName="test")
+    mark = uuid.uuid4().hex
+    key.ssh(original["PrivateIpAddress"], f"echo {mark} | sudo tee /etc/mark; sudo rm /etc/ssh/ssh_host_*")
+    aws.ec2.stop_instances(InstanceIds=[original["InstanceId"]])
+    aws.ec2.get_waiter("instance_stopped").wait(InstanceIds=[original["InstanceId"]])
+    assert key.try_ssh(original["PrivateIpAddress"], "true").returncode == 255
+    image = aws.ready_image(original["InstanceId"], Name=f"mark-{mark}")
+    aws.ec2.terminate_instances(InstanceIds=[original["InstanceId"]])
+    request = {"SourceImageId": image, "SourceRegion": "us-east-1", "Name": f"mark-{mark}"}
+    copy = aws("ec2", WEST).copy_image(**request)["ImageId"]
+    clones = [aws.run(image, KeyName="test"), aws.run(copy, WEST, KeyName="test")]
+    addresses = [clone["PrivateIpAddress"] for clone in clones]
+    assert [key.ssh(address, "cat /etc/mark").strip() for address in addresses] == [mark, mark]
+    hosts = {key.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub") for address in addresses}
+    assert len(hosts) == 2, "host keys come into being at the first boot"
+    keys = key.ssh(addresses[0], "cat ~/.ssh/authorized_keys").splitlines()
+    assert keys == [key.public.decode().strip()]
+    aws.ec2.terminate_instances(InstanceIds=[clones[0]["InstanceId"]])
+    aws("ec2", WEST).terminate_instances(InstanceIds=[clones[1]["InstanceId"]])
+
+
+def test_keys_that_an_image_brings_along_stay(aws: Clients, key: Key, tmp_path: Path) -> None:
+    """As in EC2, where only the image's maker can take them away: so a forgotten key is seen here."""
+    first = aws.run(KeyName="test")
+    image = aws.ready_image(first["InstanceId"], NoReboot=True)
+    other = Key.create(tmp_path)
+    name = f"other-{uuid.uuid4().hex[:6]}"
+    aws.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=other.public)
+    second = aws.run(image, KeyName=name)
+    keys = other.ssh(second["PrivateIpAddress"], "cat ~/.ssh/authorized_keys").splitlines()
+    assert keys == [key.public.decode().strip(), other.public.decode().strip()]
+    aws.ec2.terminate_instances(InstanceIds=[first["InstanceId"], second["InstanceId"]])
+
+
+def test_stop_start_and_both_kinds_of_reboot(aws: Clients, key: Key) -> None:
+    made = aws.run(KeyName="test")
+    instance, address = made["InstanceId"], made["PrivateIpAddress"]
+    key.ssh(address, "sudo touch /etc/stays")
+
+    def booted() -> str:
+        return key.try_ssh(address, "test -e /etc/stays && stat -c %Y.%y /proc/1").stdout
+
+    times = [booted()]
+    key.try_ssh(address, "sudo systemctl reboot")
+    assert wait_until(lambda: booted() not in ("", times[0]), timeout_s=60), "a reboot from inside"
+    times.append(booted())
+    aws.ec2.reboot_instances(InstanceIds=[instance])
+    times.append(booted())
+    aws.ec2.stop_instances(InstanceIds=[instance])
+    aws.ec2.start_instances(InstanceIds=[instance])
+    times.append(booted())
+    assert all(times)
+    assert len(set(times)) == 4
+    aws.ec2.terminate_instances(InstanceIds=[instance])
+    assert Engine().containers(f"{LABEL}.instance={instance}") == []
+
+
+def test_an_image_of_a_running_machine_restarts_it(aws: Clients, key: Key) -> None:
+    made = aws.run(KeyName="test")
+    key.ssh(made["PrivateIpAddress"], "sudo touch /etc/written")
+    image = aws.ready_image(made["InstanceId"])
+    assert aws.describe(image)["State"] == "available"
+    key.ssh(made["PrivateIpAddress"], "test -e /etc/written")
+    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+
+
+def test_an_instance_without_ssh_runs_and_does_not_answer(aws: Clients, key: Key) -> None:
+    """As in EC2, where nobody waits for SSH but who wants to log in."""
+    made = aws.run(KeyName="test")
+    key.ssh(made["PrivateIpAddress"], "sudo systemctl mask ssh")
+    image = aws.ready_image(made["InstanceId"])
+    silent = aws.run(image, KeyName="test")
+    assert key.try_ssh(silent["PrivateIpAddress"], "true").returncode == 255
+    found = aws.ec2.describe_instances(InstanceIds=[silent["InstanceId"]])["Reservations"][0]["Instances"][0]
+    assert found["State"]["Name"] == "running"
+    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"], silent["InstanceId"]])
+
+
+def test_a_machine_that_cannot_boot_says_why(aws: Clients, key: Key) -> None:
+    made = aws.run(KeyName="test")
+    broken = "printf '#!/bin/sh\\necho no root today\\nexit 1\\n' | sudo tee /lib/systemd/systemd"
+    key.ssh(
+        made["PrivateIpAddress"],
+        f"sudo rm /lib/systemd/systemd; {broken}; sudo chmod 755 /lib/systemd/systemd",
+    )
+    image = aws.ready_image(made["InstanceId"], NoReboot=True)
+    with pytest.raises(ClientError, match=r"InternalFailure.*ended while it booted.*no root today"):
+        aws.run(image, KeyName="test")
+    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+
+
+def test_a_consumer_starts_what_a_parameter_points_at(aws: Clients, key: Key) -> None:
+    made = aws.run(f"resolve:ssm:{DEBIAN}", KeyName="test")
+    assert key.ssh(made["PrivateIpAddress"], "cat /etc/debian_version").startswith("12.")
+    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+
+
+def test_pushing_with_the_engines_own_client(aws: Clients, tmp_path: Path) -> None:
+    ecr = aws("ecr")
+    uri = ecr.create_repository(repositoryName="team/app", imageTagMutability="IMMUTABLE")["repository"][
+        "repositoryUri"
+    ]
+    data = ecr.get_authorization_token()["authorizationData"][0]
+    user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+
+    def docker(*words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
+        argv = ["docker", "--config", str(tmp_path), *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, **more)
+
+    login = docker("login", "--username", user, "--password-stdin", data["proxyEndpoint"], input=password)
+    assert login.returncode == 0, login.stderr
+    dockerfile = "FROM scratch\nCOPY file /\n"
+    digests = []
+    try:
+        for content in ("one", "two"):
+            (tmp_path / "file").write_text(content)
+            (tmp_path / "Dockerfile").write_text(dockerfile)
+            for name in (f"{uri}:1", f"{uri}-missing:1"):
+                assert docker("build", "--quiet", "--tag", name, str(tmp_path)).returncode == 0
+            pushed = docker("push", f"{uri}:1")
+            digests += re.findall(r"digest: (sha256:\w+)", pushed.stdout)
+        assert "cannot be overwritten because the repository is immutable" in pushed.stderr
+        missing = docker("push", f"{uri}-missing:1")
+        assert "does not exist in the registry" in missing.stderr
+        (found,) = ecr.describe_images(repositoryName="team/app")["imageDetails"]
+        assert [found["imageDigest"]] == digests
+        docker("image", "rm", "--force", f"{uri}:1")
+        assert docker("pull", f"{uri}@{digests[0]}").returncode == 0
+    finally:
+        docker("image", "rm", "--force", f"{uri}:1", f"{uri}-missing:1", *(f"{uri}@{one}" for one in digests))

@@ -1,0 +1,34 @@
+"""The exporters beside each other: each on the port that dashboards expect, started by what it needs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+PORTS = {"node_exporter": 9100, "efa_exporter": 9109, "dcgm_exporter": 9400, "neuron_monitor": 8000}
+
+
+def test_every_exporter_has_its_own_port(root: Path) -> None:
+    ports = {}
+    for path in sorted((root / "ansible/roles").glob("*/defaults/main.yml")):
+        role = path.parents[1].name
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if f"{role}_port" in values:
+            ports[role] = values[f"{role}_port"]
+    assert ports == PORTS
+    assert len(set(ports.values())) == len(ports)
+
+
+def starting_with(path: Path, word: str) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(word)]
+
+
+@pytest.mark.parametrize("role", sorted(PORTS.keys() - {"node_exporter"}))
+def test_what_starts_an_exporter_is_what_it_needs(root: Path, role: str) -> None:
+    # Where the two differ, systemd starts the service over and over, and its condition fails every time.
+    templates = root / "ansible/roles" / role / "templates"
+    (path,) = templates.glob("*.path.j2")
+    (service,) = (file for file in templates.glob("*.j2") if file != path)
+    conditions = starting_with(service, "ConditionPathExists")
+    assert len(conditions) == 1
+    assert conditions == [f"Condition{line}" for line in starting_with(path, "PathExists")]

@@ -58,6 +58,7 @@ SHAPES: Mapping[str, Shape] = {
         "after": (LIST, False),
         "kinds": (LIST, False),
         "pinned": (FLAG, False),
+        "pin": (TEXT, False),
         "requirements": (TEXT, False),
         "downloads": (TABLES, False),
         "variables": (TABLE, False),
@@ -381,7 +382,7 @@ def _check_order(catalog: Catalog, problems: Problems) -> None:
 def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
     """A pin names a component whose role takes a version, or one whose versions the catalog lists."""
     listed = {path.stem for path in (folder / "versions").glob("*.toml")}
-    known = listed | {name for name, component in catalog.components.items() if component.pinned}
+    known = listed | {component.pinned_as for component in catalog.components.values() if component.pinned}
     for name, stack in catalog.stacks.items():
         for pin in stack.pins:
             if pin not in known:
@@ -431,8 +432,9 @@ def _check_members(
         component = catalog.components[member]
         if target.kind not in component.kinds:
             problems.add(place, "components", f"'{member}' cannot go into a {target.kind}")
-        if component.pinned and member not in pins:
-            problems.add(place, "stack", f"'{target.stack}' has no pin for component '{member}'")
+        if component.pinned and component.pinned_as not in pins:
+            called = f", called {component.pin}" if component.pin else ""
+            problems.add(place, "stack", f"'{target.stack}' has no pin for component '{member}'{called}")
 
 
 def _check_workload(
@@ -474,7 +476,8 @@ def on_system(target: Target, system: str) -> Target:
 def members_of(catalog: Catalog, target: Target) -> tuple[str, ...]:
     """All components of a target in canonical order; its stack decides about those that it may leave out."""
     pins = catalog.stacks[target.stack].pins
-    return closure(catalog, (*target.components, *(name for name in target.if_pinned if name in pins)))
+    chosen = [name for name in target.if_pinned if catalog.components[name].pinned_as in pins]
+    return closure(catalog, (*target.components, *chosen))
 
 
 def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:

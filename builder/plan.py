@@ -92,7 +92,13 @@ def _base_layer(wanted: Iterable[Want], system: System, lock: Lock, arch: str) -
 
 
 def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[str, Value]:
-    """What a role may ask about the machine it runs on; it may ask nothing else."""
+    """What a role may ask about the machine it runs on; it may ask nothing else.
+
+    A stack names the whole release of its kernel, or its series: then the base's own kernel is meant, which
+    the play finds, and which the lock decides with the base.
+    """
+    kernel = stack.pins.get("kernel", "") if kind == "ami" else ""
+    series = {"kernel_series": kernel} if kernel and "-" not in kernel else {"target_kernel": kernel}
     return {
         "arch": arch,
         "can_load_modules": kind == "ami",
@@ -101,7 +107,7 @@ def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[
         "system_distribution": system.distribution,
         "system_family": system.family,
         "system_release": system.release,
-        "target_kernel": stack.pins.get("kernel", "") if kind == "ami" else "",
+        **series,
     }
 
 
@@ -109,7 +115,8 @@ def _versions(
     catalog: Catalog, stack: Stack, components: tuple[str, ...], sources: Sources
 ) -> dict[str, str]:
     """Every version that the image promises: pinned components and Python packages."""
-    versions = {name: stack.pins[name] for name in components if catalog.components[name].pinned}
+    pinned = [catalog.components[name] for name in components if catalog.components[name].pinned]
+    versions = {component.name: stack.pins[component.pinned_as] for component in pinned}
     for name in components:
         for line in _requirements(catalog.components[name], stack, sources):
             package, _, version = line.split()[0].partition("==")
@@ -137,7 +144,7 @@ def _variables(
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
-        variables[f"{name}_version"] = stack.pins[name]
+        variables[f"{name}_version"] = stack.pins[component.pinned_as]
     if component.requirements:
         variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
     if component.downloads:

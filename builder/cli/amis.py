@@ -85,13 +85,7 @@ class Place:
 
         account = seeds.load(self.context.root, self.context.catalog, arch=machine())
         fitting = (seed for seed in account.seeds if seed.system == plan.system.name and seed.starts)
-        seed = next(fitting, None)
-        if seed is None:
-            raise UsageError(
-                f"'{plan.system.name}' cannot be rehearsed: no machine of it can be made from an archive",
-                hint=f"builder build --target {plan.target.name} --site {ACCOUNT}",
-            )
-        return seed.id_in(self.account.region)
+        return next(fitting).id_in(self.account.region)
 
 
 def announce(context: Context, plans: Sequence[Plan], *, yes: bool) -> AmiFinder:

@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
         "build", "Make targets, check them and, if asked, publish them. stdout: one name a line."
     )
     options.add_argument("--target", action="append", default=[], metavar="NAME", help="may be repeated")
-    options.add_argument("--all", action="store_true", help="every target of the catalog")
+    options.add_argument("--all", action="store_true", help="every target that the site can make")
     options.add_argument("--kind", choices=KINDS, help="with --all: only targets of this kind")
     options.add_argument("--publish", action="store_true", help="push to the registry of the site")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
@@ -40,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
     if parsed.jobs < 1:
         raise UsageError(f"--jobs {parsed.jobs}: at least 1", hint="builder build --help")
+    context.require_possible(names)
     plans = context.plans(names)
     require_locked(plans)
     engine = Engine()
@@ -78,7 +79,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _all(context: Context, kind: str | None) -> list[str]:
-    return [name for name, target in context.catalog.targets.items() if kind in (None, target.kind)]
+    """Every target that the site can make; says which it cannot."""
+    names = []
+    for name, target in context.catalog.targets.items():
+        if kind not in (None, target.kind):
+            continue
+        if why := context.obstacle(target):
+            print(f"left out: {name}: {why}", file=sys.stderr)
+        else:
+            names.append(name)
+    return names
 
 
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event | None = None) -> Publisher:

@@ -77,6 +77,21 @@ class Context:
             )
         return self.system
 
+    def obstacle(self, target: Target) -> str:
+        """Why the site cannot make a target; "" where it can."""
+        system = self.catalog.systems[self._variant(target).system]
+        if target.kind == "ami" and self.place == LOCAL and system.bootstrap is None:
+            return f"no machine of '{system.name}' can be made here, only started in an account"
+        return ""
+
+    def require_possible(self, names: Iterable[str]) -> None:
+        for name in names:
+            if why := self.obstacle(plan.find_target(self.catalog, name)):
+                raise UsageError(
+                    f"target '{name}' cannot be rehearsed: {why}",
+                    hint=f"builder build --target {name} --site {ACCOUNT}",
+                )
+
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]
 

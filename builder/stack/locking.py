@@ -191,10 +191,13 @@ def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str
     found: dict[Want, str] = {}
     for target in catalog.targets.values():
         for name in members_of(catalog, target):
-            fact = knowledge.vocabulary.of_component(name)
-            if fact is None or not catalog.components[name].pinned:
+            component = catalog.components[name]
+            fact = knowledge.vocabulary.of_component(component.pinned_as)
+            if fact is None or not component.pinned:
                 continue
-            release = knowledge.release(fact.name, parse(catalog.stacks[target.stack].pins[name]))
+            release = knowledge.release(
+                fact.name, parse(catalog.stacks[target.stack].pins[component.pinned_as])
+            )
             if release is None or not release.sha256:
                 continue
             for arch in catalog.systems[target.system].arches:

@@ -209,3 +209,28 @@ def test_no_trace_of_the_mirror_is_in_the_machine(bench: Bench, plan: Plan, site
     found = bench.shell(f"grep -rl 127.0.0.1:{site.port} /etc /usr /var || test $? = 1").split()
     # apt's own caches; the role `cleanup` knows them.
     assert [path for path in found if not path.startswith("/var/cache/apt/")] == []
+
+
+KERNEL = [
+    {"ansible.builtin.include_tasks": f"{TASKS}/kernel_of_base.yml"},
+    {"ansible.builtin.copy": {"content": "{{ target_kernel }}", "dest": "/tmp/kernel", "mode": "0644"}},
+]
+
+
+@pytest.fixture
+def of_series(site: Site, bench: Bench) -> Iterator[Plan]:
+    yield plans.make(Wanted(components=["base"], pins={"kernel": "6.1"}), site)
+    bench.shell("rm -rf /lib/modules /tmp/kernel")
+
+
+def test_the_newest_kernel_of_the_series_is_the_one_of_the_image(bench: Bench, of_series: Plan) -> None:
+    kernels = ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.0-1-amd64")
+    bench.shell(f"cd / && mkdir -p {' '.join(f'lib/modules/{name}' for name in kernels)}")
+    succeed(bench.apply(of_series, tasks=KERNEL))
+    assert bench.shell("cat /tmp/kernel") == "6.1.0-10-amd64"
+
+
+def test_a_base_without_a_kernel_of_the_series_is_refused(bench: Bench, of_series: Plan) -> None:
+    bench.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
+    play = bench.apply(of_series, tasks=KERNEL)
+    assert "asks for a kernel 6.1; the base has 6.12.0-1-amd64" in str(play.failure)

@@ -1,5 +1,6 @@
 """The plan: deterministic, complete in its keys, canonical in its order."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_order_is_canonical_and_requirements_come_first(made: Catalog, data: st.
         assert set(made.components[name].requires) <= set(ordered[:i])
     ranks = [made.layers.index(made.components[name].layer) for name in ordered]
     assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pin", "said"),
+    [
+        ("ami", "6.1.0-50-amd64", {"target_kernel": "6.1.0-50-amd64"}),
+        ("ami", "6.8", {"kernel_series": "6.8"}),
+        ("container", "6.8", {"target_kernel": ""}),
+    ],
+)
+def test_a_kernel_is_named_by_its_release_or_by_its_series(
+    repository: Repository, kind: str, pin: str, said: dict[str, str]
+) -> None:
+    loaded = repository.load()
+    system, stack = next(iter(loaded.systems.values())), next(iter(loaded.stacks.values()))
+    stack = dataclasses.replace(stack, pins={"kernel": pin})
+    told = plan.capabilities(system, stack, kind=kind, arch="x86_64")
+    assert {name: told[name] for name in told if "kernel" in name} == said
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,9 +1,11 @@
 """Builds obey the rules: an error refuses, a setting reaches the job, a warning is said."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from builder import catalog, lock, plan, sources
 from builder.errors import CatalogError
 from builder.stack.loading import load
 from builder.stack.obeying import Verdict, judge
@@ -97,3 +99,10 @@ def test_a_setting_reaches_the_job(ruled: Repository) -> None:
 def test_a_warning_is_handed_on(ruled: Repository) -> None:
     rule(ruled, "kind == container", 'kind = "container"', severity="warning")
     assert verdict(ruled).warnings == ("FAB-01",)
+
+
+def test_every_target_obeys_the_rules_wherever_it_exists(root: Path) -> None:
+    loaded, knowledge, locked = catalog.load(root), load(root), lock.read(root)
+    for target, arch, site in lock.variants(loaded):
+        read = sources.read(root, loaded, target)
+        judge(knowledge, plan.plan(loaded, target, read, locked, arch=arch, site=site))

@@ -147,6 +147,18 @@ def asking(what: str) -> Iterator[None]:
         raise MissingError(f"{what}: {error}", hint=hint) from error
 
 
+@contextmanager
+def unless(*codes: str) -> Iterator[None]:
+    """Lets an answer of AWS with one of these codes pass."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) not in codes:
+            raise
+
+
 def tags_of(resource: Resource) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in resource.get("Tags", ())}
 

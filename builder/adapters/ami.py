@@ -29,6 +29,8 @@ KEY_TAG, RUN_TAG, TARGET_TAG = "factory:key", "factory:run", "factory:target"
 # Who may reach port 22 of the instance while Packer's own security group is around it.
 _ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
 _TIMEOUT_S = 4 * 3600.0
+# Certificates of the site on the machine that is built on; the play takes them away again.
+_CA = "/var/cache/factory-ca.pem"
 _INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
 _GROUP = re.compile(r"temporary security group for this instance: (packer_\S+)")
 _SPEAKER = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
@@ -147,7 +149,7 @@ class AmiMaker:
         )
         self.run.stop_if_cancelled()
         if listener.failure is not None:
-            raise playbook.failure(plan.layers[-1], listener, done.code)
+            raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
         found = packer.made(manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
@@ -231,8 +233,12 @@ class AmiMaker:
             **{name: value for layer in plan.layers for name, value in layer.variables.items()},
             "image_components": list(plan.components),
             "ansible_python_interpreter": "/usr/bin/python3",
-            "factory_environment": dict(place.proxies),
+            "factory_environment": playbook.far_environment(place, _CA if place.ca_bundle else ""),
+            "factory_mirrors": playbook.far_mirrors(place),
+            "factory_module_cache": str(self.run.workspace.cache("modules")),
         }
+        if place.ca_bundle:
+            table["factory_ca_bundle"] = {"here": str(place.ca_bundle.resolve()), "there": _CA}
         path = folder / "variables.json"
         path.write_text(json.dumps(table), encoding="utf-8")
         return path

@@ -7,12 +7,11 @@ import datetime
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder.adapters.account import Account, Resource, as_tags, asking, code_of, tags_of
+from builder.adapters.account import Account, Resource, as_tags, asking, tags_of, unless
 from builder.errors import Interrupted, PublishError
 
 SOURCE_TAG = "factory:source"  # on a copy: the image that it is a copy of
@@ -219,18 +218,6 @@ def own_tags(resource: Resource) -> dict[str, str]:
 def remove_snapshot(account: Account, region: str, snapshot: str) -> None:
     with asking(f"deleting {region}/{snapshot}"), unless("InvalidSnapshot.NotFound"):
         account.client("ec2", region).delete_snapshot(SnapshotId=snapshot)
-
-
-@contextmanager
-def unless(*codes: str) -> Iterator[None]:
-    """Lets an answer of AWS with one of these codes pass."""
-    from botocore.exceptions import ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        if code_of(error) not in codes:
-            raise
 
 
 def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -> list[Resource]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from builder.adapters import ami_steps as steps
 from builder.adapters import journal, process
-from builder.adapters.account import Account, Resource, as_tags, asking, tags_of
+from builder.adapters.account import Account, Resource, as_tags, asking, tags_of, unless
 from builder.adapters.ami import RUN_TAG
-from builder.adapters.ami_steps import SOURCE_TAG, Spot, snapshots_of, unless
+from builder.adapters.ami_steps import SOURCE_TAG, Spot, snapshots_of
 from builder.adapters.receipts import references
 from builder.adapters.workspace import Workspace
 from builder.errors import BuildError

@@ -179,7 +179,7 @@ class LayerMaker:
             code = containers.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
-                raise playbook.failure(layer, listener, code)
+                raise playbook.failure(f"layer '{layer.name}'", listener, code)
             self._refuse_if_changed(layer)
             ready.keep_packages()
             containers.commit(

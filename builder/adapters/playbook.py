@@ -95,17 +95,17 @@ class Listener:
             self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds}")
 
 
-def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
-    """What to tell a person about a play that failed."""
+def failure(about: str, listener: Listener, code: int) -> FactoryError:
+    """What to tell a person about a play that failed while `about` was made."""
     found = listener.failure
     if found is None:
         return BuildError(
-            f"layer '{layer.name}': Ansible ended with code {code}",
+            f"{about}: Ansible ended with code {code}",
             hint="see the log of the run",
             details="\n".join(listener.tail),
         )
     text = f"{found.message}\n{found.details}"
-    where = f"layer '{layer.name}': role '{found.role}': {found.task}"
+    where = f"{about}: role '{found.role}': {found.task}"
     if found.expected:
         return _mismatch(where, found)
     if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
@@ -119,7 +119,7 @@ def failure(layer: Layer, listener: Listener, code: int) -> FactoryError:
             "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
         )
         return BuildError(f"{where}: the package mirror lacks what it asked for", hint=hint, details=text)
-    hint = f"correct ansible/roles/{found.role}, then build again: what succeeded is kept"
+    hint = f"correct ansible/roles/{found.role}, then build again"
     return BuildError(f"{where} failed", hint=hint, details=text)
 
 
@@ -221,9 +221,6 @@ def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> N
 
 def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
     """The environment of the play; it is never that of the image."""
-    wheels = _inside(mirror.pip_find_links)
-    indexes = _inside(mirror.pip_extra_indexes)
-    index = " ".join(_inside((mirror.pip_index,))) if mirror.pip_index else ""
     environment = {
         "HOME": "/tmp/home",  # noqa: S108
         "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
@@ -235,16 +232,36 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         "LC_ALL": "C.UTF-8",
         "PIP_CACHE_DIR": _PIP_CACHE,
+        **_packages(mirror, bundle, _inside),
+    }
+    return {name: value for name, value in environment.items() if value}
+
+
+def far_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
+    """The environment of tasks on a machine that is reached over SSH: what lies on this one is not there."""
+
+    def far(places: tuple[str, ...]) -> list[str]:
+        return [place for place in places if "://" in place and not place.startswith("file://")]
+
+    return {name: value for name, value in _packages(mirror, bundle, far).items() if value}
+
+
+def far_mirrors(mirror: Mirror) -> dict[str, str]:
+    return {name: place for name, place in mirror.settings.prefixes.items() if place.startswith("http")}
+
+
+def _packages(mirror: Mirror, bundle: str, called: Callable[[tuple[str, ...]], list[str]]) -> dict[str, str]:
+    """Where packages of Python come from and how anything is reached; `called` knows the names there."""
+    return {
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
-        "PIP_INDEX_URL": index,
-        "PIP_EXTRA_INDEX_URL": " ".join(indexes),
-        "PIP_FIND_LINKS": " ".join(wheels),
+        "PIP_INDEX_URL": " ".join(called((mirror.pip_index,))) if mirror.pip_index else "",
+        "PIP_EXTRA_INDEX_URL": " ".join(called(mirror.pip_extra_indexes)),
+        "PIP_FIND_LINKS": " ".join(called(mirror.pip_find_links)),
         "PIP_CERT": bundle,
         "SSL_CERT_FILE": bundle,
         **mirror.proxies,
     }
-    return {name: value for name, value in environment.items() if value}
 
 
 def _inside(places: tuple[str, ...]) -> list[str]:

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ _GRACE_S = 5.0
 _POLL_S = 0.1
 # How a group is ended: which signals, and how long each has to take effect.
 _ENDING = ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S))
+_STRAYS_ENDING = ((signal.SIGINT, 60.0), *_ENDING)
 
 OnLine = Callable[[str], None]
 
@@ -112,6 +114,31 @@ def _end_group(child: subprocess.Popen[str], ending: Sequence[tuple[signal.Signa
             continue
         with suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
+
+
+def end_strays(mark: str) -> None:
+    """Ends what still works for somebody who was killed: the groups of processes with `mark` in their words.
+
+    Interrupted first, as by a terminal: who has something to put in order does it then.
+    """
+    for group in {found for found, words in _processes() if mark in words} - {os.getpgrp()}:
+        for number, grace_s in _STRAYS_ENDING:
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
+            if wait_until(partial(_is_over, group), timeout_s=grace_s):
+                break
+
+
+def _is_over(group: int) -> bool:
+    return group not in {found for found, _ in _processes()}
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    """(group, command line) of everything that runs here; those that have ended have no words any more."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if words := (path / "cmdline").read_bytes():
+                yield os.getpgid(int(path.name)), words.replace(b"\0", b" ").decode(errors="replace")
 
 
 def start_detached(argv: Sequence[str], *, log: Path) -> Callable[[], bool]:

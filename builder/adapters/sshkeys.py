@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.adapters import process
-from builder.adapters.account import Account, asking, specifications
+from builder.adapters.account import Account, asking, specifications, unless
 from builder.errors import MissingError
 
 
@@ -29,7 +29,8 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
         raise MissingError(f"ssh-keygen made no key: {made.tail}", hint="apt-get install openssh-client")
     public = file.with_name(f"{file.name}.pub")
     try:
-        with asking(f"importing the key {name}"):
+        # The name is the run's own: one that is there already is ours, and its answer was lost on the way.
+        with asking(f"importing the key {name}"), unless("InvalidKeyPair.Duplicate"):
             account.client("ec2").import_key_pair(
                 KeyName=name,
                 PublicKeyMaterial=public.read_bytes(),

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.adapters import process
 from builder.errors import Interrupted, MissingError
 
 _POLL_S = 0.1
@@ -155,6 +156,8 @@ def _is_alive(scratch: Path) -> bool:
 
 
 def forget_run(workspace: Workspace, name: str) -> None:
+    """Ends what still works for a dead run, Packer above all, and removes its folders."""
+    process.end_strays(f"{workspace.scratch / name}/")
     for folder in (_near(name), workspace.scratch / name):
         shutil.rmtree(folder, ignore_errors=True)
 

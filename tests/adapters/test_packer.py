@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import threading
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import pytest
 from builder import tooling
 from builder.adapters import packer, process
 from builder.adapters.packer import Packer, Said
+from builder.cli.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
 
 needs_packer = pytest.mark.skipif(
@@ -237,7 +239,8 @@ while :; do read -r line < {tmp_path}/fifo; done
     def said(one: Said) -> None:
         cancelled.set()
 
-    with pytest.raises(Interrupted):
+    # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
+    with interruptible(), pytest.raises(Interrupted):
         program.build(environment={}, timeout_s=60, cancelled=cancelled, said=said, cwd=tmp_path)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"
     assert packer._ENDING[0][0] is signal.SIGINT
@@ -255,3 +258,26 @@ def test_a_run_finds_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     assert packer.made(manifest, "mine") == {"us-east-1": "ami-2", "eu-west-1": "ami-3"}
     manifest.write_text("{")
     assert packer.made(manifest, "mine") == {}
+
+
+def test_what_works_for_a_dead_run_is_interrupted_and_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "work.sh"
+    script.write_text(
+        f"trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT\n"
+        f"mkfifo {tmp_path}/$2; echo > {tmp_path}/$2.ready; while :; do read -r line < {tmp_path}/$2; done\n"
+    )
+    with interruptible():
+        mine, other = (
+            subprocess.Popen(["sh", str(script), mark, name], start_new_session=True)
+            for mark, name in (("scratch/dead-run/x", "mine"), ("scratch/dead-run2/x", "other"))
+        )
+    try:
+        ready = [tmp_path / f"{name}.ready" for name in ("mine", "other")]
+        assert process.wait_until(lambda: all(path.exists() for path in ready), timeout_s=20)
+        process.end_strays("scratch/dead-run/")
+        assert mine.wait(20) == 1
+        assert (tmp_path / "cleaned").read_text() == "cleaned\n"
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait(20)

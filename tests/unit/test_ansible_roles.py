@@ -32,7 +32,9 @@ CAPABILITIES = frozenset(
 MAGIC = frozenset({"item", "omit", "playbook_dir", "role_path"})
 # Given by the play: a place for the time of the role, where downloads really come from, what was compiled
 # before from the very same sources. None of it can be seen in an image.
-GIVEN = frozenset({"factory_environment", "factory_mirrors", "factory_module_cache", "work_folder"})
+GIVEN = frozenset(
+    {"factory_ca_bundle", "factory_environment", "factory_mirrors", "factory_module_cache", "work_folder"}
+)
 FUNCTIONS = frozenset({"lookup"})
 LOOKUPS = frozenset({"ansible.builtin.first_found"})
 # Files outside the roles that roles include, and the prefix of what is passed to them.

@@ -51,7 +51,7 @@ class AwsSettings:
 
     region: str = "us-east-1"
     subnet: str = ""
-    security_group: str = ""  # without one Packer makes its own for the time of the build
+    security_group: str = ""  # without one each build has its own
     source_cidrs: tuple[str, ...] = ()  # who may reach the builder instance then
     public_address: bool = False
     instance_profile: str = ""

@@ -16,6 +16,7 @@ from typing import Any
 
 from builder.adapters import journal, packer, playbook, runtime
 from builder.adapters.account import Account, Resource, asking
+from builder.adapters.groups import security_group
 from builder.adapters.mirror import Mirror
 from builder.adapters.packer import Packer, Said
 from builder.adapters.sshkeys import KeyPair, key_pair
@@ -25,14 +26,13 @@ from builder.events import Stream
 from builder.model import Artifact, Made, Plan
 from builder.site import AwsSettings
 
+# What a machine of a run has besides itself, all under one name.
+MACHINE = ("key-pair", "security-group", "instance")
 KEY_TAG, RUN_TAG, TARGET_TAG = "factory:key", "factory:run", "factory:target"
-# Who may reach port 22 of the instance while Packer's own security group is around it.
-_ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
 _TIMEOUT_S = 4 * 3600.0
 # Certificates of the site on the machine that is built on; the play takes them away again.
 _CA = "/var/cache/factory-ca.pem"
 _INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
-_GROUP = re.compile(r"temporary security group for this instance: (packer_\S+)")
 _SPEAKER = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
 
 
@@ -108,10 +108,11 @@ class AmiMaker:
             with (
                 self._folder(plan) as folder,
                 journal.making(self.run, self.account, "image", image_of) as made,
-                journal.passing(self.run, self.account, ("key-pair", "instance"), name),
+                journal.passing(self.run, self.account, MACHINE, name),
                 key_pair(self.account, name, folder, mine) as key,
+                security_group(self.account, self.settings, name, mine) as group,
             ):
-                ami = made.id = self._build(plan, source, key, mine, folder, step)
+                ami = made.id = self._build(plan, source, key, group, mine, folder, step)
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
                 hint = "builder clean, then build again"
@@ -129,11 +130,18 @@ class AmiMaker:
         yield folder
 
     def _build(
-        self, plan: Plan, source: Resource, key: KeyPair, mine: Mapping[str, str], folder: Path, step: str
+        self,
+        plan: Plan,
+        source: Resource,
+        key: KeyPair,
+        group: str,
+        mine: Mapping[str, str],
+        folder: Path,
+        step: str,
     ) -> str:
         manifest = folder / "manifest.json"
         variables = folder / "packer.json"
-        table = self._variables(plan, source, key, mine, folder, manifest)
+        table = self._variables(plan, source, key, group, mine, folder, manifest)
         variables.touch(mode=0o600)
         variables.write_text(json.dumps(table), encoding="utf-8")
         program = Packer(self.root / "packer" / "ami", variables=variables)
@@ -157,8 +165,6 @@ class AmiMaker:
                 hint="builder doctor; the whole log of the run has more",
                 details="\n".join(talk.tail[-20:]),
             )
-        if talk.group:
-            journal.gone(self.run, self.account, "security-group", talk.group)
         return found[self.account.region]
 
     def _environment(self) -> dict[str, str]:
@@ -171,6 +177,7 @@ class AmiMaker:
         plan: Plan,
         source: Resource,
         key: KeyPair,
+        group: str,
         mine: Mapping[str, str],
         folder: Path,
         manifest: Path,
@@ -206,8 +213,7 @@ class AmiMaker:
             },
             "network": {
                 "subnet": site.subnet,
-                "security_group": site.security_group,
-                "source_cidrs": list(site.source_cidrs) or [_ANYWHERE if not self._is_near else _HERE],
+                "security_group": group,
                 "public_address": site.public_address,
                 "iam_instance_profile": site.instance_profile,
             },
@@ -295,7 +301,6 @@ class _Talk:
         self._listener = listener
         self._step = step
         self.error = ""
-        self.group = ""
         self.tail: list[str] = []
 
     def said(self, said: Said) -> None:
@@ -311,10 +316,6 @@ class _Talk:
         self._maker.events.emit("step.log", step=self._step, text=line)
         if kind == "error" and line and not self.error:
             self.error = line.strip()
-        if group := _GROUP.search(line):
-            # It has this name and no tag that would say whose it is.
-            self.group = group[1]
-            journal.note(self._maker.run, self._maker.account, "security-group", self.group)
         if started := _INSTANCE.search(line):
             self._maker.require_tokens(started[1])
         elif kind == "say" and line:

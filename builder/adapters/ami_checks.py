@@ -8,6 +8,8 @@ from pathlib import Path
 
 from builder.adapters import journal, process
 from builder.adapters.account import Account, Resource, asking, specifications
+from builder.adapters.ami import MACHINE
+from builder.adapters.groups import security_group
 from builder.adapters.sshkeys import KeyPair, key_pair
 from builder.adapters.testinfra import run_checks
 from builder.adapters.workspace import Run
@@ -52,9 +54,10 @@ class MachineChecker:
         folder = self.run.scratch / f"check-{plan.key[:16]}"
         name = f"{plan.target.name}-{self.run.name}-check"
         with (
-            journal.passing(self.run, self.account, ("key-pair", "instance"), name),
+            journal.passing(self.run, self.account, MACHINE, name),
             key_pair(self.account, name, folder, self.tags(plan)) as key,
-            self._instance(plan, artifact.reference, key) as address,
+            security_group(self.account, self.settings, name, self.tags(plan)) as group,
+            self._instance(plan, artifact.reference, key, group) as address,
         ):
             config = self._login(plan, key, folder)
             self._wait_for_login(address, config)
@@ -71,15 +74,11 @@ class MachineChecker:
         return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
 
     @contextmanager
-    def _instance(self, plan: Plan, ami: str, key: KeyPair) -> Iterator[str]:
+    def _instance(self, plan: Plan, ami: str, key: KeyPair, group: str) -> Iterator[str]:
         """The address of a new instance of `ami`, which is gone afterwards."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
-        site = self.settings
-        places = {
-            "SubnetId": site.subnet,
-            "SecurityGroupIds": [site.security_group] if site.security_group else [],
-        }
+        subnet = self.settings.subnet
         with asking(f"starting an instance of {ami}"):
             answer = ec2.run_instances(
                 ImageId=ami,
@@ -93,7 +92,8 @@ class MachineChecker:
                 TagSpecifications=specifications(
                     {**self.tags(plan), "Name": key.name}, ["instance", "volume"]
                 ),
-                **{name: value for name, value in places.items() if value},
+                SecurityGroupIds=[group],
+                **({"SubnetId": subnet} if subnet else {}),
             )
         instance = answer["Instances"][0]["InstanceId"]
         try:

@@ -5,22 +5,20 @@ a run is dead is for the caller to know; nothing of any other run is touched.
 """
 
 import re
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from builder.adapters import ami_steps as steps
-from builder.adapters import journal, process
-from builder.adapters.account import Account, Resource, as_tags, asking, tags_of, unless
+from builder.adapters import groups, journal, process
+from builder.adapters.account import Account, Resource, asking, tags_of, unless
 from builder.adapters.ami import RUN_TAG
 from builder.adapters.ami_steps import SOURCE_TAG, Spot, snapshots_of
 from builder.adapters.receipts import references
 from builder.adapters.workspace import Workspace
 from builder.errors import BuildError
 
-_PACKERS_GROUP = "packer_"
 _END_S = 300.0
 _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 
@@ -33,7 +31,6 @@ class Janitor:
     region: str
     run: str
     keeps: Callable[[str], bool]
-    groups: frozenset[str] = frozenset()  # names of security groups that Packer said it would make
     removed: list[str] = field(default_factory=list)
 
     @property
@@ -43,11 +40,9 @@ class Janitor:
     def sweep(self) -> list[str]:
         """What was removed; in the order in which things let go of each other."""
         instances = self._instances()
-        groups = self._groups(instances)
         self._terminate(instances)
         self._key_pairs()
-        for group in groups:
-            self._remove_group(group)
+        self._groups()
         self._volumes()
         self._images()
         self._snapshots()
@@ -86,39 +81,10 @@ class Janitor:
         if not process.wait_until(are_gone, timeout_s=_END_S):
             raise BuildError(f"{', '.join(ids)} do not end", hint="builder clean")
 
-    def _groups(self, instances: Iterable[Resource]) -> dict[str, str]:
-        """id → name of what Packer made for the run: as tagged, as used by its machines, as announced."""
-        used = {
-            group["GroupId"]: group["GroupName"]
-            for instance in instances
-            for group in instance.get("SecurityGroups", ())
-        }
-        found = self._all("describe_security_groups", "SecurityGroups", self._mine())
-        if self.groups:
-            named = {"group-name": sorted(self.groups)}
-            found += self._all("describe_security_groups", "SecurityGroups", named)
-        known = {one["GroupId"]: one["GroupName"] for one in found}
-        packers = {id_: name for id_, name in (used | known).items() if name.startswith(_PACKERS_GROUP)}
-        if strangers := sorted(set(packers) - set(known)):
-            # Once its machine is gone nothing else leads from the run to it.
-            with asking(f"tagging {', '.join(strangers)}"):
-                self.ec2.create_tags(Resources=strangers, Tags=as_tags({RUN_TAG: self.run}))
-        return packers
-
-    def _remove_group(self, group: str) -> None:
-        # The interface of an instance lets go a moment after the instance has ended.
-        deadline = time.monotonic() + _END_S
-
-        def is_gone() -> bool:
-            codes = () if time.monotonic() > deadline else ("DependencyViolation",)
-            with asking(f"deleting {group}"), unless(*codes):
-                with unless("InvalidGroup.NotFound"):
-                    self.ec2.delete_security_group(GroupId=group)
-                return True
-            return False
-
-        if process.wait_until(is_gone, timeout_s=_END_S):
-            self.removed.append(group)
+    def _groups(self) -> None:
+        for group in self._all("describe_security_groups", "SecurityGroups", self._mine()):
+            groups.remove(self.account, self.region, group["GroupId"])
+            self.removed.append(group["GroupId"])
 
     def _key_pairs(self) -> None:
         with asking(f"looking for keys of {self.run}"):
@@ -191,7 +157,6 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
                 region=region,
                 run=run,
                 keeps=kept.__contains__,
-                groups=frozenset(one.name for one in here if one.kind == "security-group"),
             )
             removed += janitor.sweep()
     is_settled = not (complete and keep_complete)

@@ -80,11 +80,6 @@ def note(run: Run, account: Account, kind: str, name: str) -> None:
     _write(run, _BEGUN, _thing(run, account, kind, name, ""))
 
 
-def gone(run: Run, account: Account, kind: str, name: str) -> None:
-    """They removed it again."""
-    _write(run, _GONE, _thing(run, account, kind, name, ""))
-
-
 def _thing(run: Run, account: Account, kind: str, name: str, region: str) -> dict[str, Any]:
     place = {"region": region or account.region, "place": place_of(account), "out": str(run.workspace.out)}
     return {"kind": kind, "name": name, **place}

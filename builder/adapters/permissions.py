@@ -23,7 +23,7 @@ class Grant:
     actions: tuple[str, ...]
     resources: tuple[str, ...] = _ANY
     condition: Mapping[str, Mapping[str, Any]] | None = None
-    when: str = "build"  # build, publish, copy, share, deprecate, encrypt, profile, session, packers-group
+    when: str = "build"  # build, publish, copy, share, deprecate, encrypt, profile, session, group
 
 
 def _ec2(*kinds: str) -> tuple[str, ...]:
@@ -32,7 +32,10 @@ def _ec2(*kinds: str) -> tuple[str, ...]:
 
 _IS_OURS = {"StringLike": {f"ec2:ResourceTag/{RUN_TAG}": "*"}}
 _BECOMES_OURS = {"StringLike": {f"aws:RequestTag/{RUN_TAG}": "*"}}
-_CREATING = ("RunInstances", "CreateImage", "CopyImage", "ImportKeyPair", "CreateVolume", "CreateSnapshot")
+_CREATING = (
+    *("RunInstances", "CreateImage", "CopyImage", "ImportKeyPair", "CreateVolume", "CreateSnapshot"),
+    "CreateSecurityGroup",
+)
 
 GRANTS: tuple[Grant, ...] = (
     Grant(
@@ -99,7 +102,7 @@ GRANTS: tuple[Grant, ...] = (
         name="TagNew",
         actions=("ec2:CreateTags",),
         resources=(
-            *_ec2("instance", "volume", "key-pair"),
+            *_ec2("instance", "volume", "key-pair", "security-group"),
             "arn:{partition}:ec2:*::image/*",
             "arn:{partition}:ec2:*::snapshot/*",
         ),
@@ -124,21 +127,20 @@ GRANTS: tuple[Grant, ...] = (
         resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
         condition=_IS_OURS,
     ),
-    # Packer's own group has a name of its making and, in older versions, no tag.
     Grant(
-        name="PackersGroup",
-        actions=(
-            "ec2:AuthorizeSecurityGroupIngress",
-            "ec2:CreateSecurityGroup",
-            "ec2:DeleteSecurityGroup",
-        ),
-        when="packers-group",
-    ),
-    Grant(
-        name="TagPackersGroup",
-        actions=("ec2:CreateTags",),
+        name="Group",
+        actions=("ec2:CreateSecurityGroup",),
         resources=_ec2("security-group"),
-        when="packers-group",
+        condition=_BECOMES_OURS,
+        when="group",
+    ),
+    Grant(name="GroupSomewhere", actions=("ec2:CreateSecurityGroup",), resources=_ec2("vpc"), when="group"),
+    Grant(
+        name="GroupEnd",
+        actions=("ec2:AuthorizeSecurityGroupIngress", "ec2:DeleteSecurityGroup"),
+        resources=_ec2("security-group"),
+        condition=_IS_OURS,
+        when="group",
     ),
     Grant(
         name="ChangeImages",
@@ -205,7 +207,7 @@ def needs(plan: Plan, settings: AwsSettings) -> set[str]:
     """What of the table a target needs at a site."""
     shape = plan.target.ami
     asked = {
-        "packers-group": not settings.security_group,
+        "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
         "deprecate": bool(settings.deprecate_after_days),
         "encrypt": bool(settings.encrypt and shape and shape.encryptable),

@@ -15,9 +15,6 @@ source "amazon-ebs" "image" {
   associate_public_ip_address = var.network.public_address
   iam_instance_profile        = var.network.iam_instance_profile
 
-  # Only without a security group of the site: then Packer makes one for the time of the build.
-  temporary_security_group_source_cidrs = var.network.source_cidrs
-
   ssh_username         = var.ssh.user
   ssh_keypair_name     = var.ssh.keypair
   ssh_private_key_file = var.ssh.key_file

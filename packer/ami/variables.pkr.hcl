@@ -70,7 +70,6 @@ variable "network" {
   type = object({
     subnet               = string
     security_group       = string
-    source_cidrs         = list(string)
     public_address       = bool
     iam_instance_profile = string
   })

@@ -1,7 +1,6 @@
 """What a dead run left, and what the janitor makes of it: all of that run's goes, nothing of another."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,6 @@ class Left:
     instance: str
     key: str
     group: str
-    bare_group: str
     volume: str
     image: str
     untagged: str
@@ -52,13 +50,9 @@ class Left:
 def leave(aws: Clients, run: str, region: str = EAST) -> Left:
     """One of everything, as a run that is killed leaves it."""
     ec2 = aws("ec2", region)
-    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-    group, bare = (
-        ec2.create_security_group(
-            GroupName=f"packer_{uuid.uuid4()}", Description="Temporary group for Packer", VpcId=vpc
-        )["GroupId"]
-        for _ in range(2)
-    )
+    group = ec2.create_security_group(
+        GroupName=f"ami-x-{run}", Description="SSH", TagSpecifications=tagged(run, "security-group")
+    )["GroupId"]
     key = f"ami-x-{run}"
     ec2.create_key_pair(KeyName=key)
     running = aws.run(region=region, KeyName=key, TagSpecifications=tagged(run, "instance", "volume"))
@@ -74,7 +68,7 @@ def leave(aws: Clients, run: str, region: str = EAST) -> Left:
     untagged = aws.ready_image(instance, region, Name=f"ami-y-{run}")
     orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, "snapshot"))["SnapshotId"]
     disks = tuple(snapshot_of(aws, one, region) for one in (image, untagged))
-    return Left(instance, key, group, bare, volume, image, untagged, disks, orphan)
+    return Left(instance, key, group, volume, image, untagged, disks, orphan)
 
 
 def snapshot_of(aws: Clients, image: str, region: str) -> str:
@@ -102,15 +96,12 @@ def ids(left: Left, *but: str) -> set[str]:
     return {*found.values(), *snapshots}
 
 
-def begin(shop: Shop, run: Run, left: Left | None = None, region: str = EAST) -> None:
+def begin(shop: Shop, run: Run, region: str = EAST) -> None:
     """The journal of a run that is killed in the middle."""
     account = shop.account
     account.region = region
     journal.note(run, account, "instance", f"ami-x-{run.name}")
     journal.note(run, account, "image", f"ami-x-{run.name}")
-    if left:
-        found = shop.aws("ec2", region).describe_security_groups(GroupIds=[left.bare_group])
-        journal.note(run, account, "security-group", found["SecurityGroups"][0]["GroupName"])
 
 
 def record(run: Run, target: str, ami: str) -> None:
@@ -124,8 +115,8 @@ def record(run: Run, target: str, ami: str) -> None:
 def test_everything_of_a_dead_run_goes_and_nothing_of_another(shop: Shop, aws: Clients) -> None:
     with shop.run() as dead, shop.run() as living:
         mine, theirs = leave(aws, dead.name), leave(aws, living.name)
-        begin(shop, dead, mine)
-        begin(shop, living, theirs)
+        begin(shop, dead)
+        begin(shop, living)
         similar = leave(aws, f"{dead.name}0")
     before = there(aws)
     assert ids(mine) | ids(theirs) | ids(similar) <= before
@@ -142,7 +133,7 @@ def test_everything_of_a_dead_run_goes_and_nothing_of_another(shop: Shop, aws: C
 def test_only_the_regions_of_the_journal_are_swept(shop: Shop, aws: Clients, proxy: Proxy) -> None:
     with shop.run() as dead:
         here, west = leave(aws, dead.name), leave(aws, dead.name, WEST)
-        begin(shop, dead, west, region=WEST)
+        begin(shop, dead, region=WEST)
     janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
     assert ids(west) & there(aws, WEST) == set()
     assert ids(here) <= there(aws)
@@ -214,7 +205,7 @@ def test_a_removal_that_was_cut_short_is_ended(
     monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
     with shop.run() as dead:
         left = leave(aws, dead.name)
-        begin(shop, dead, left)
+        begin(shop, dead)
     rounds = 0
     while True:
         rounds += 1

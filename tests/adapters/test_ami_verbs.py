@@ -190,9 +190,10 @@ def test_cleaning_says_what_is_left_and_removes_it(
     from builder.cli import amis
 
     with shop.run() as dead, shop.run() as living:
-        left, theirs = leave(aws, dead.name), leave(aws, living.name)
-        begin(shop, dead, left)
-        begin(shop, living, theirs)
+        left = leave(aws, dead.name)
+        leave(aws, living.name)
+        begin(shop, dead)
+        begin(shop, living)
         context = Context(ROOT, place="aws")
         assert amis.dead_runs(context) == [], "both live"
     with shop.run() as living:
@@ -237,11 +238,12 @@ def test_the_policy_covers_every_call_that_was_made(
     assert ami_family.all_of(account, REGIONS)
     ami_family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
     with shop.run() as dead:
-        begin(shop, dead, leave(aws, dead.name))
+        leave(aws, dead.name)
+        begin(shop, dead)
     janitor.sweep(shop.workspace, account, dead.name, keep_complete=False)
     called = {(call.service, call.action) for call in proxy.calls}
     assert len(called) > 25
-    document = policy({"build", "publish", "copy", "deprecate", "packers-group"}, shop.settings)
+    document = policy({"build", "publish", "copy", "deprecate", "group"}, shop.settings)
     assert [one for one in sorted(called) if not allows(document, *one)] == []
 
 
@@ -262,7 +264,7 @@ BUILDING = (
 
 
 def test_the_policy_covers_what_packer_calls() -> None:
-    document = policy({"build", "packers-group"}, AwsSettings())
+    document = policy({"build", "group"}, AwsSettings())
     assert [one for one in BUILDING if not allows(document, "ec2", one)] == []
 
 
@@ -290,7 +292,7 @@ def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
 def test_nothing_that_changes_is_allowed_on_everything() -> None:
     """Where EC2 knows resources or conditions, they are named."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
-    assert free == {"Read", "PackersGroup", "Session"}
+    assert free == {"Read", "Session"}
 
 
 def test_the_policy_is_printed_without_an_account(

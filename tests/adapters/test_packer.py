@@ -59,7 +59,6 @@ def variables(tmp_path: Path, **changed: Any) -> Path:
         "network": {
             "subnet": "",
             "security_group": "",
-            "source_cidrs": ["127.0.0.0/8"],
             "public_address": False,
             "iam_instance_profile": "",
         },

@@ -203,12 +203,42 @@ GRANTS: tuple[Grant, ...] = (
 )
 
 
+# Calls that change something, in the order in which they come first, and what needs them. Reading calls are
+# not here, nor what clears up after a build that failed.
+CALLS: tuple[tuple[str, str, str], ...] = (
+    ("ec2", "ImportKeyPair", "build"),
+    ("ec2", "CreateSecurityGroup", "group"),
+    ("ec2", "AuthorizeSecurityGroupIngress", "group"),
+    ("ec2", "RunInstances", "build"),
+    ("ec2", "ModifyInstanceMetadataOptions", "build"),
+    ("ec2", "StopInstances", "build"),
+    ("ec2", "CreateImage", "build"),
+    ("ec2", "ModifyImageAttribute", "build"),
+    ("ec2", "CreateTags", "build"),
+    ("ec2", "TerminateInstances", "build"),
+    ("ec2", "DeleteSecurityGroup", "group"),
+    ("ec2", "DeleteKeyPair", "build"),
+    ("ec2", "ModifySnapshotAttribute", "share"),
+    ("ec2", "EnableImageDeprecation", "deprecate"),
+    ("ec2", "EnableImageDeregistrationProtection", "publish"),
+    ("ec2", "CopyImage", "copy"),
+    ("ssm", "PutParameter", "publish"),
+)
+
+
+def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
+    """(service, call) of everything that changes an account when all goes well."""
+    wanted = set(wanted)
+    return [(service, action) for service, action, when in CALLS if when in wanted]
+
+
 def needs(plan: Plan, settings: AwsSettings) -> set[str]:
     """What of the table a target needs at a site."""
     shape = plan.target.ami
     asked = {
         "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
+        "share": bool(settings.share_accounts),
         "deprecate": bool(settings.deprecate_after_days),
         "encrypt": bool(settings.encrypt and shape and shape.encryptable),
         "profile": bool(settings.instance_profile),

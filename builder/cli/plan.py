@@ -6,22 +6,30 @@ from collections.abc import Sequence
 from builder.adapters.engine import Engine
 from builder.adapters.finder import EngineFinder
 from builder.adapters.receipts import Receipts
-from builder.cli.context import Context, open_context, parser, print_table
+from builder.cli.context import Context, add_site, open_context, parser, print_table
 from builder.model import Layer, Plan
 from builder.plan import explain, to_json
+from builder.screen.text import wrap
 
 
 def run(argv: Sequence[str]) -> int:
     options = parser("plan", "What a build would make, what it would reuse and why, what it would download.")
     options.add_argument("--target", action="append", required=True, metavar="NAME")
     options.add_argument("--json", action="store_true", help="the plan as JSON")
+    options.add_argument("--publish", action="store_true", help="with what a publication of AMIs does")
+    add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     plans = context.plans(parsed.target)
     finder = EngineFinder(Engine())
     states = {plan.target.name: _states(context, plan, finder) for plan in plans}
     if parsed.json:
-        print(json.dumps([_as_json(plan, states[plan.target.name]) for plan in plans], indent=2))
+        tables = [_as_json(plan, states[plan.target.name]) for plan in plans]
+        for plan, table in zip(plans, tables, strict=True):
+            if plan.target.kind == "ami":
+                calls = _calls(context, plan, publish=parsed.publish)
+                table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
+        print(json.dumps(tables, indent=2))
         return 0
     for plan in plans:
         print(f"{plan.target.name} ({plan.system.name}, {plan.stack.name}, {plan.arch})\n")
@@ -36,8 +44,19 @@ def run(argv: Sequence[str]) -> int:
             print_table(("would be downloaded", "from"), downloads)
         else:
             print("nothing would be downloaded")
+        if plan.target.kind == "ami":
+            names = [action for _, action in _calls(context, plan, publish=parsed.publish)]
+            print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
         print()
     return 0
+
+
+def _calls(context: Context, plan: Plan, *, publish: bool) -> list[tuple[str, str]]:
+    """The calls that change something in the account, or in the rehearsal of one."""
+    from builder.adapters.permissions import changing, needs
+
+    wanted = needs(plan, context.site.aws)
+    return changing(wanted if publish else wanted & {"build", "group"})
 
 
 def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
@@ -60,6 +79,9 @@ def _downloads(plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str
 
 
 def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
+    if layer.kind == "base" and plan.target.kind == "ami" and not plan.suites:
+        wanted = [name.removeprefix("ami ") for name in layer.inputs if name.startswith("ami ")]
+        return [(name, "the account's image") for name in wanted]
     if layer.kind == "base":
         if plan.base_image:
             return [(plan.base_image, "its registry")]

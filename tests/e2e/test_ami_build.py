@@ -224,6 +224,33 @@ def test_an_image_that_fails_its_checks_is_not_a_result_and_is_not_made_again(sh
     assert [one for one in parameters if "machine" in one["Name"]] == []
 
 
+EVERYTHING = """
+[aws]
+copy_regions = ["us-west-2"]
+share_accounts = ["210987654321"]
+deprecate_after_days = 30
+"""
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [("", []), ("", ["--publish"]), (EVERYTHING, ["--publish"])],
+    ids=["build", "publication", "copies, shares, deprecation"],
+)
+def test_what_is_planned_is_what_is_called(shop: Shop, tmp_path: Path, site: str, words: list[str]) -> None:
+    """No call that changes something is made and was not announced, and none is announced in vain."""
+    file = tmp_path / "site.toml"
+    file.write_text(site)
+    own = {"BUILDER_SITE_FILE": str(file)}
+    shown = shop.factory.call("plan", "--target", "machine", "--json", *words, **own)
+    (planned,) = json.loads(shown.stdout)
+    number = shop.calls()[-1].number
+    done = shop.factory.call("build", "--target", "machine", *words, **own)
+    assert done.code == 0, done.stderr
+    called = {(call.service, call.action) for call in shop.calls(number) if call.mutating}
+    assert called == {(one["service"], one["call"]) for one in planned["changing_calls"]}
+
+
 # Faults: one clear message, the right code, and the next build goes on
 
 FAULTS: dict[str, tuple[Disturbance, int, str]] = {

@@ -3,12 +3,13 @@
 A receipt exists only for an artifact; a run that failed has a plan and some layers, and is told the same way.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.errors import FactoryError
 from builder.events import Event
-from builder.model import Made, Plan, Publication, Receipt, Report
+from builder.model import Layer, Made, Plan, Publication, Receipt, Report
 from builder.screen.steps import Board
 
 
@@ -40,6 +41,13 @@ class Attempt:
 
     def made(self, *outcomes: str) -> tuple[Made, ...]:
         return tuple(layer for layer in self.layers if layer.outcome in outcomes)
+
+
+def layers_of(plan: Plan) -> tuple[Layer, ...]:
+    """The layers that are made one by one; a machine image is made in one go, of all components."""
+    if plan.target.kind != "ami":
+        return plan.layers
+    return (dataclasses.replace(plan.layers[-1], name="image", components=plan.components),)
 
 
 def attempt_of(receipt: Receipt) -> Attempt:
@@ -84,7 +92,7 @@ def attempt_after(
             size_bytes=row.size_bytes,
             components=layer.components,
         )
-        for layer in plan.layers
+        for layer in layers_of(plan)
         if (row := steps.get(layer.key))
     )
     return Attempt(

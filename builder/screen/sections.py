@@ -8,7 +8,7 @@ from itertools import starmap
 
 from builder.model import Check, Layer, Made, Plan, Publication, Report
 from builder.plan import to_json
-from builder.screen.attempt import Attempt
+from builder.screen.attempt import Attempt, layers_of
 from builder.screen.markup import Markup, breakable, tag
 from builder.screen.steps import Board, Row
 from builder.screen.text import STYLE_OF_OUTCOME, count, duration, short, size
@@ -56,7 +56,7 @@ def layers(attempt: Attempt) -> Markup:
         tag("th", "Size", cls="num"),
         tag("th", "Key"),
     )
-    rows = (_layer(layer, made.get(layer.key), longest, largest) for layer in attempt.plan.layers)
+    rows = (_layer(layer, made.get(layer.key), longest, largest) for layer in layers_of(attempt.plan))
     table = tag("table", tag("thead", head), tag("tbody", *rows), cls="layers")
     return section("Layers", table, note="from the base upwards")
 
@@ -99,7 +99,7 @@ def timeline(board: Board, plan: Plan) -> Markup | None:
     ticks = _ticks(span)
     marks = (_mark(tick, 100 * tick / span) for tick in ticks)
     several = len({row.target for row in rows if row.target}) > 1
-    names = {} if several else {layer.key: layer.name for layer in plan.layers}
+    names = {} if several else {layer.key: layer.name for layer in layers_of(plan)}
     titles = (names.get(row.key) or (row.full_title if several else row.title) for row in rows)
     grid = f"--tick:{100 * (ticks[1] if len(ticks) > 1 else span) / span:.3f}%"
     bars = (_bar(row, board.started_s, span, name=name) for row, name in zip(rows, titles, strict=True))

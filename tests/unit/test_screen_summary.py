@@ -1,5 +1,6 @@
 """The closing summary, tables and errors at several widths."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -111,3 +112,14 @@ def test_error() -> None:
     assert error(CatalogError(["a.toml: x", "b.toml: \x1b[31my"], hint="run this")) == (
         "error: catalog: 2 problems\n  a.toml: x\n  b.toml: y\nhint: run this"
     )
+
+
+def test_a_machine_image_is_one_piece() -> None:
+    receipt = a_receipt()
+    target = dataclasses.replace(receipt.plan.target, kind="ami")
+    plan = dataclasses.replace(receipt.plan, target=target)
+    image = dataclasses.replace(receipt.artifact.layers[-1], name="image", key=plan.key, outcome="built")
+    artifact = dataclasses.replace(receipt.artifact, kind="ami", layers=(image,))
+    text = summary(dataclasses.replace(receipt, plan=plan, artifact=artifact), seconds=61)
+    assert "not reached" not in text
+    assert "layers     1 built" in text

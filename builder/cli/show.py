@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from builder.cli.context import open_context, parser, print_table
+from builder.cli.context import add_site, open_context, parser, print_table
 from builder.plan import to_json
 
 
@@ -11,6 +11,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser("show", "One target: its components, versions and variables.")
     options.add_argument("target")
     options.add_argument("--json", action="store_true", help="the whole plan as JSON")
+    add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     plan = context.plan(parsed.target)
@@ -18,6 +19,9 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(to_json(plan), indent=2))
         return 0
     target, system, stack = plan.target, plan.system, plan.stack
+    declared = context.catalog.targets[target.name]
+    systems = {declared.system: declared.stack, **declared.systems}
+    others = {name: pinned for name, pinned in systems.items() if name != target.system}
     print(f"{target.name}: {target.summary}\n")
     print_table(
         ("", ""),
@@ -25,6 +29,7 @@ def run(argv: Sequence[str]) -> int:
             ("kind", target.kind),
             ("system", f"{system.name}: {system.summary}"),
             ("stack", f"{stack.name}: {stack.summary}"),
+            *(("", f"with --system {name}: stack {other}") for name, other in others.items()),
             ("architecture", plan.arch),
             ("workload", f"containers/{target.workload}" if target.workload else "none"),
         ],

@@ -13,7 +13,7 @@ SHELL_FILES := .ci/run scripts/ensure-engine scripts/lint-packer scripts/lock
 
 SITE ?= local
 
-.PHONY: help setup engine demo ami fmt lint type unit test molecule boundaries check bench docs clean
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,13 +56,17 @@ type: setup ## mypy, strict
 unit: setup ## the fast tests
 	$(RUN) pytest -q tests/unit
 
-test: lint type engine ## lint, types and all tests but those of `molecule` and `boundaries`
+tools: engine ## what the tests play with: a registry, Packer, makers of packages
+	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg \
+	    rpmbuild:rpm createrepo_c:createrepo-c
+
+test: tools lint type ## lint, types and all tests but those of `molecule` and `boundaries`
 	$(RUN) pytest -m "not roles and not boundaries"
 
-molecule: engine ## every role on machines of its own, twice, then its checks (half an hour)
+molecule: tools ## every role on machines of its own, twice, then its checks (half an hour)
 	$(RUN) pytest tests/roles -m roles
 
-boundaries: engine ## kills builds of an AMI at every call and at every task (half an hour)
+boundaries: tools ## kills builds of an AMI at every call and at every task (half an hour)
 	$(RUN) pytest tests/e2e -m boundaries
 
 check: test ## what CI runs

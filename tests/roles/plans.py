@@ -122,8 +122,8 @@ def sum_of(path: Path) -> str:
 
 
 def lock_site(site: Site, wants: Iterable[Want]) -> Lock:
-    """A lock of what a site serves; whatever it does not serve is an error."""
-    entries = {}
+    """A lock of what a site serves, and of the archive behind the base; what nobody serves is an error."""
+    entries, real = {}, lock.read(ROOT).entries
     for want in wants:
         if want.kind == "archive":
             path = site.url_file(want.subject)
@@ -137,6 +137,8 @@ def lock_site(site: Site, wants: Iterable[Want]) -> Lock:
                 "commit": subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
             }
         else:
+            if want in real:
+                entries[want] = real[want]
             continue
         entries[want] = Entry(values=values, verified=True)
     return Lock(entries=entries)

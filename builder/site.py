@@ -39,7 +39,10 @@ class MirrorSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
-    """Where images go, and the repository (host/name) that layers are shared through; "" for none."""
+    """Where images go, and the repository (host/name) that layers are shared through; "" for none.
+
+    "ecr" in place of a host is the registry of the account; who we are to it comes from the account as well.
+    """
 
     push: str = ""
     cache: str = ""

@@ -3,14 +3,14 @@
 import base64
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.blobs import BlobStore, collect
 from builder.adapters.engine import LAYERS, Engine
 from builder.adapters.registry import Registry, push
-from builder.adapters.wire import find_credentials
+from builder.adapters.wire import Credentials, find_credentials
 from builder.errors import BuildError
 from builder.model import Artifact, Plan, Publication
 
@@ -23,6 +23,7 @@ class _Way:
     place: str
     blobs: Path
     cancelled: threading.Event | None = None
+    credentials: Credentials | None = None  # else those that the engine was logged in with
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -34,7 +35,8 @@ class _Way:
         return self.place.partition("/")[2]
 
     def registry(self) -> Registry:
-        return Registry(self.host, credentials=find_credentials(self.host), cancelled=self.cancelled)
+        credentials = self.credentials or find_credentials(self.host)
+        return Registry(self.host, credentials=credentials, cancelled=self.cancelled)
 
     def push(
         self,
@@ -78,9 +80,14 @@ class RegistryPublisher:
         blobs: Path,
         siblings: Sequence[str] = (),
         cancelled: threading.Event | None = None,
+        credentials: Credentials | None = None,
+        ensure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._siblings = siblings
-        self._way = _Way(engine=engine, place=place, blobs=blobs, cancelled=cancelled)
+        self._ensure = ensure  # makes a repository, where the registry does not do that when it is pushed to
+        self._way = _Way(
+            engine=engine, place=place, blobs=blobs, cancelled=cancelled, credentials=credentials
+        )
         self._registry = self._way.registry()
 
     def holds(self, publication: Publication) -> bool:
@@ -95,10 +102,12 @@ class RegistryPublisher:
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
         """Under the stack's name, which moves, and under the key, which never does."""
+        repository = self._repository(plan.target.name)
+        self._ensure(repository)
         return self._way.push(
             artifact.reference,
             registry=self._registry,
-            repository=self._repository(plan.target.name),
+            repository=repository,
             tags=(plan.stack.name, f"key-{plan.key[:16]}"),
             mount_from=[self._repository(name) for name in self._siblings],
         )

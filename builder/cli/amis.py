@@ -5,11 +5,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from builder.adapters import janitor, journal, process
+from builder.adapters import ecr, janitor, journal, process
 from builder.adapters.account import Account, Resource
 from builder.adapters.ami import AmiFinder, AmiMaker, tags
 from builder.adapters.ami_checks import MachineChecker
@@ -167,6 +167,13 @@ def open_publisher(
     return AmiPublisher(
         account=place.account, settings=place.context.site.aws, run=run, patience=patience, say=say
     )
+
+
+def open_ecr(context: Context) -> tuple[str, dict[str, Any]]:
+    """The host of the account's own registry, and what a publisher needs for it."""
+    account = Place(context).account
+    host, credentials = ecr.log_in(account)
+    return host, {"credentials": credentials, "ensure": partial(ecr.ensure_repository, account)}
 
 
 def clear_run(context: Context, run: Run) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from builder.adapters.engine import Engine
 from builder.adapters.finder import EngineFinder
@@ -18,6 +19,9 @@ from builder.pipeline import find, require_locked
 from builder.ports import Finder, Publisher
 from builder.screen.summary import summary
 from builder.screen.text import Look, look
+
+# In a site's file, in place of a host: the registry of the account, or of the rehearsal of one.
+ECR = "ecr"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -94,12 +98,20 @@ def _all(context: Context, kind: str | None) -> list[str]:
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event | None = None) -> Publisher:
     from builder.adapters.publisher import RegistryPublisher
 
+    place, more = push_place(context), dict[str, Any]()
+    name, _, path = place.partition("/")
+    if name == ECR:
+        from builder.cli.amis import open_ecr
+
+        host, more = open_ecr(context)
+        place = f"{host}/{path}" if path else host
     return RegistryPublisher(
         engine=engine,
-        place=push_place(context),
+        place=place,
         blobs=context.blobs,
         siblings=tuple(context.catalog.targets),
         cancelled=cancelled,
+        **more,
     )
 
 

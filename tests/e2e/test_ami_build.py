@@ -251,6 +251,23 @@ def test_what_is_planned_is_what_is_called(shop: Shop, tmp_path: Path, site: str
     assert called == {(one["service"], one["call"]) for one in planned["changing_calls"]}
 
 
+def test_a_container_goes_to_the_registry_of_the_account(shop: Shop, tmp_path: Path) -> None:
+    """ECR takes nothing for a repository that is not there, and nothing without a token."""
+    file = tmp_path / "site.toml"
+    file.write_text('[registry]\npush = "ecr/training"\n')
+    own = {"BUILDER_SITE_FILE": str(file)}
+    done = shop.factory.call("build", "--target", "hello", "--publish", **own)
+    assert done.code == 0, done.stderr
+    name, _, digest = done.stdout.strip().partition("@")
+    assert name == f"{shop.rehearsal.registries[EAST]}/training/hello"
+    found = shop.aws("ecr").describe_images(repositoryName="training/hello")["imageDetails"]
+    assert {one["imageDigest"] for one in found} == {digest}
+    number = shop.calls()[-1].number
+    assert shop.factory.call("build", "--target", "hello", "--publish", **own).stdout == done.stdout
+    assert [call for call in shop.calls(number) if call.mutating] == []
+    shop.aws("ecr").delete_repository(repositoryName="training/hello", force=True)
+
+
 # Faults: one clear message, the right code, and the next build goes on
 
 FAULTS: dict[str, tuple[Disturbance, int, str]] = {

@@ -53,6 +53,11 @@ class Account:
         self._clients: dict[tuple[str, str], Any] = {}
         self._session: Any = None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether its instances are on this machine."""
+        return "127.0.0.1" in self.environment.get("AWS_ENDPOINT_URL", "")
+
     def client(self, service: str, region: str = "") -> Any:
         """A client whose calls raise what boto3 raises; wrap them in `asking`."""
         import boto3

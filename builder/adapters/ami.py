@@ -208,7 +208,8 @@ class AmiMaker:
                 "keypair": key.name,
                 "key_file": str(key.file),
                 "port": self.ssh_port,
-                "timeout": "60s" if self._is_near else "10m",
+                # A wrong address on this machine is to be found out at once.
+                "timeout": "60s" if self.account.is_near else "10m",
                 "interface": site.ssh_interface,
             },
             "network": {
@@ -226,11 +227,6 @@ class AmiMaker:
             },
             "manifest": str(manifest),
         }
-
-    @property
-    def _is_near(self) -> bool:
-        """Whether the instances are on this machine, where a wrong address is to be found out at once."""
-        return "127.0.0.1" in self.account.environment.get("AWS_ENDPOINT_URL", "")
 
     def _role_variables(self, plan: Plan, folder: Path) -> Path:
         place = self.mirror(plan)

@@ -64,8 +64,7 @@ def _network(ec2: Any, subnet: str) -> Resource:
 
 
 def _permission(account: Account, settings: AwsSettings) -> Resource:
-    is_near = "127.0.0.1" in account.environment.get("AWS_ENDPOINT_URL", "")
-    cidrs = settings.source_cidrs or (_HERE if is_near else _ANYWHERE,)
+    cidrs = settings.source_cidrs or (_HERE if account.is_near else _ANYWHERE,)
     return {
         "IpProtocol": "tcp",
         "FromPort": _SSH,

@@ -59,6 +59,7 @@ class AwsSettings:
     public_address: bool = False
     instance_profile: str = ""
     ssh_interface: str = ""  # private_ip, public_ip, session_manager
+    wait_minutes: int = 240  # for an image, and for a copy of one, to become available
     encrypt: bool = False
     kms_key: str = ""
     copy_regions: tuple[str, ...] = ()
@@ -82,7 +83,10 @@ def _are_strings(values: Iterable[object]) -> bool:
 # Type of a setting's default → what the file may say instead.
 _NOUNS: Mapping[type, tuple[str, Callable[[object], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    int: (
+        "a whole number, not negative",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    ),
     str: ("a string", lambda value: isinstance(value, str)),
     tuple: ("a list of strings", lambda value: isinstance(value, list) and _are_strings(value)),
     dict: ("a table of strings", lambda value: isinstance(value, dict) and _are_strings(value.values())),

@@ -6,6 +6,7 @@ Reads `ansible/requirements.yml` and `catalog/packer.toml`; knows neither the lo
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from builder.catalog import TABLES, TEXT, Problems, Shape, fits, read_toml
 from builder.downloads import ARCH_WORDS, fill
@@ -37,21 +38,35 @@ def read(root: Path) -> tuple[Download, ...]:
     return found
 
 
-def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
-    """Packer's plugins, for both machines that a builder may run on."""
+def plugins(root: Path) -> dict[str, str]:
+    """name → version of Packer's plugins."""
+    problems = Problems()
+    found = {str(plugin["name"]): str(plugin["version"]) for plugin in _tables(root, problems)}
+    if problems.found:
+        raise CatalogError(sorted(problems.found))
+    return found
+
+
+def _tables(root: Path, problems: Problems) -> Iterator[dict[str, Any]]:
     folder = root / "catalog"
     table = read_toml(folder, _PLUGINS, problems) if (folder / _PLUGINS).exists() else None
     if table is None or not fits(table, _FILE, _PLUGINS, "", problems):
         return
     for i, plugin in enumerate(table["plugins"]):
         if fits(plugin, _PLUGIN, _PLUGINS, f"plugins[{i}].", problems):
-            for words in ARCH_WORDS.values():
-                try:
-                    url = fill(plugin["url"], {**words, **plugin})
-                except KeyError as missing:
-                    problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
-                    break
-                yield Download(name=f"Packer plugin {plugin['name']}", url=url, kinds=("ami",))
+            yield plugin
+
+
+def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
+    """Packer's plugins, for both machines that a builder may run on."""
+    for i, plugin in enumerate(_tables(root, problems)):
+        for words in ARCH_WORDS.values():
+            try:
+                url = fill(plugin["url"], {**words, **plugin})
+            except KeyError as missing:
+                problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
+                break
+            yield Download(name=f"Packer plugin {plugin['name']}", url=url, kinds=("ami",))
 
 
 def _collections(root: Path, problems: Problems) -> Iterator[Download]:

@@ -188,6 +188,22 @@ class Factory:
                 process.send_signal(signal.SIGKILL)
                 process.communicate(timeout=BOUND_S)
 
+    def signalled(self, number: signal.Signals, moment: tuple[str, str], *words: str, skip: int = 0) -> int:
+        """Signals a build at an event of a step, `skip` such events later; its exit code."""
+        with self.started(*words) as process:
+            assert process.stdout
+            for line in process.stdout:
+                event = json.loads(line)
+                if (event["name"], event["step"]) == moment:
+                    if skip == 0:
+                        break
+                    skip -= 1
+            else:
+                raise AssertionError(f"the build ended before {moment}")
+            process.send_signal(number)
+            process.communicate(timeout=BOUND_S)
+            return process.returncode
+
     def run_names(self) -> list[str]:
         return [path.name for path in (self.out / "runs").glob("*")]
 

@@ -9,8 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from builder.site import AwsSettings
 # What a machine of a run has besides itself, all under one name.
 MACHINE = ("key-pair", "security-group", "instance")
 KEY_TAG, RUN_TAG, TARGET_TAG = "factory:key", "factory:run", "factory:target"
-_TIMEOUT_S = 4 * 3600.0
+_WORK_S = 4 * 3600.0  # for everything before the image is made
 # Certificates of the site on the machine that is built on; the play takes them away again.
 _CA = "/var/cache/factory-ca.pem"
 _INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
@@ -63,6 +62,28 @@ def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str,
     return Artifact(
         kind="ami", target=plan.target.name, reference=image["ImageId"], key=plan.key, layers=(made,)
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One image to be made: from what, under which names, and what has been prepared for it."""
+
+    plan: Plan
+    step: str
+    run: str
+    source: Resource
+    tags: Mapping[str, str]
+    folder: Path
+    key: KeyPair
+    group: str
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def image(self) -> str:
+        return image_name(self.plan, self.run)
 
 
 class AmiFinder:
@@ -101,18 +122,26 @@ class AmiMaker:
                 end.update(text=f"{found.reference}, in this account", outcome="reused", seconds=0.0)
                 return found
             started = time.monotonic()
-            source = self.source(plan)
+            source, folder = self.source(plan), self._folder(plan)
             name = f"{plan.target.name}-{self.run.name}"
             mine = tags(plan, self.run.name, self.commit)
-            image_of = image_name(plan, self.run.name)
             with (
-                self._folder(plan) as folder,
-                journal.making(self.run, self.account, "image", image_of) as made,
+                journal.making(self.run, self.account, "image", image_name(plan, self.run.name)) as made,
                 journal.passing(self.run, self.account, MACHINE, name),
                 key_pair(self.account, name, folder, mine) as key,
                 security_group(self.account, self.settings, name, mine) as group,
             ):
-                ami = made.id = self._build(plan, source, key, group, mine, folder, step)
+                job = Job(
+                    plan=plan,
+                    step=step,
+                    run=self.run.name,
+                    source=source,
+                    tags=mine,
+                    folder=folder,
+                    key=key,
+                    group=group,
+                )
+                ami = made.id = self._build(job)
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
                 hint = "builder clean, then build again"
@@ -122,47 +151,36 @@ class AmiMaker:
             end.update(text=ami, outcome="built", seconds=seconds)
         return artifact(plan, image, outcome="built", reason=reason, seconds=seconds)
 
-    @contextmanager
-    def _folder(self, plan: Plan) -> Iterator[Path]:
-        """Keys and variables of one build; the run's own folder is removed with it."""
+    def _folder(self, plan: Plan) -> Path:
+        """Keys and variables of one build; it is removed with the run's own folder."""
         folder = self.run.scratch / plan.key[:16]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        yield folder
+        return folder
 
-    def _build(
-        self,
-        plan: Plan,
-        source: Resource,
-        key: KeyPair,
-        group: str,
-        mine: Mapping[str, str],
-        folder: Path,
-        step: str,
-    ) -> str:
-        manifest = folder / "manifest.json"
-        variables = folder / "packer.json"
-        table = self._variables(plan, source, key, group, mine, folder, manifest)
+    def _build(self, job: Job) -> str:
+        plan = job.plan
+        variables = job.folder / "packer.json"
+        table = self._variables(job)
         variables.touch(mode=0o600)
         variables.write_text(json.dumps(table), encoding="utf-8")
         program = Packer(self.root / "packer" / "ami", variables=variables)
-        program.version()
-        listener = playbook.Listener(self.events, step)
-        talk = _Talk(self, listener, step)
+        listener = playbook.Listener(self.events, job.step)
+        talk = _Talk(self, listener, job.step)
         done = program.build(
             environment=self._environment(),
-            timeout_s=_TIMEOUT_S,
+            timeout_s=_WORK_S + self.settings.wait_minutes * 60,
             cancelled=self.run.cancelled,
             said=talk.said,
-            cwd=folder,
+            cwd=job.folder,
         )
         self.run.stop_if_cancelled()
         if listener.failure is not None:
             raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
-        found = packer.made(manifest, self.run.name)
+        found = packer.made(job.manifest, job.run)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
                 f"Packer made no image of '{plan.target.name}': {talk.error or 'it does not say why'}",
-                hint="builder doctor; the whole log of the run has more",
+                hint=_way_out(talk.error, plan),
                 details="\n".join(talk.tail[-20:]),
             )
         return found[self.account.region]
@@ -172,31 +190,23 @@ class AmiMaker:
         self.run.near.mkdir(mode=0o700, exist_ok=True)
         return {**self.account.environment, "TMPDIR": str(self.run.near)}
 
-    def _variables(
-        self,
-        plan: Plan,
-        source: Resource,
-        key: KeyPair,
-        group: str,
-        mine: Mapping[str, str],
-        folder: Path,
-        manifest: Path,
-    ) -> dict[str, Any]:
+    def _variables(self, job: Job) -> dict[str, Any]:
         """Everything that the template may know."""
+        plan = job.plan
         shape, site = plan.target.ami, self.settings
         assert shape is not None
         assert plan.system.ami is not None
         return {
-            "run": self.run.name,
+            "run": job.run,
             "region": self.account.region,
             "endpoint": self.account.environment.get("AWS_ENDPOINT_URL", ""),
-            "source_ami": source["ImageId"],
+            "source_ami": job.source["ImageId"],
             "instance_type": shape.build_on[plan.arch],
-            "ami_name": image_name(plan, self.run.name),
+            "ami_name": job.image,
             "ami_description": f"{plan.target.summary}; {plan.system.name}, {plan.stack.name}",
-            "tags": {**mine, "Name": image_name(plan, self.run.name)},
+            "tags": {**job.tags, "Name": job.image},
             "volume": {
-                "device": source["RootDeviceName"],
+                "device": job.source["RootDeviceName"],
                 "size_gib": shape.volume_gib,
                 "iops": 3000,
                 "throughput": 500,
@@ -205,27 +215,30 @@ class AmiMaker:
             },
             "ssh": {
                 "user": plan.system.ami.user,
-                "keypair": key.name,
-                "key_file": str(key.file),
+                "keypair": job.key.name,
+                "key_file": str(job.key.file),
                 "port": self.ssh_port,
                 # A wrong address on this machine is to be found out at once.
-                "timeout": "60s" if self.account.is_near else "10m",
+                "timeout": "30s" if self.account.is_near else "10m",
                 "interface": site.ssh_interface,
             },
             "network": {
                 "subnet": site.subnet,
-                "security_group": group,
+                "security_group": job.group,
                 "public_address": site.public_address,
                 "iam_instance_profile": site.instance_profile,
             },
-            "polling": {"delay_s": self.polling_s, "attempts": 4 * 3600 // self.polling_s},
+            "polling": {
+                "delay_s": self.polling_s,
+                "attempts": max(1, site.wait_minutes * 60 // self.polling_s),
+            },
             "ansible": {
-                "command": str(self._launcher(plan, folder)),
+                "command": str(self._launcher(plan, job.folder)),
                 "playbook": str(self.root / "ansible" / "image.yml"),
-                "variables_file": str(self._role_variables(plan, folder)),
+                "variables_file": str(self._role_variables(plan, job.folder)),
                 "environment": [],
             },
-            "manifest": str(manifest),
+            "manifest": str(job.manifest),
         }
 
     def _role_variables(self, plan: Plan, folder: Path) -> Path:
@@ -282,6 +295,19 @@ class AmiMaker:
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
             )
+
+
+def _way_out(error: str, plan: Plan) -> str:
+    """What to look at first for what Packer said."""
+    assert plan.system.ami is not None
+    if "SSH" in error:
+        return (
+            f"is '{plan.system.ami.user}' the user of {plan.system.name}, and can this machine reach the"
+            " instance? site.toml: [aws] subnet, security_group, source_cidrs, public_address, ssh_interface"
+        )
+    if "waiting for AMI" in error:
+        return "a large volume takes long: [aws] wait_minutes in site.toml; then build again"
+    return "builder doctor; the whole log of the run has more"
 
 
 def image_name(plan: Plan, run: str) -> str:

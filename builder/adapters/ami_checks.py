@@ -19,7 +19,7 @@ from builder.model import Artifact, Plan, Report
 from builder.site import AwsSettings
 from builder.sources import check_folders
 
-_BOOT_S = 900.0
+_BOOT_S, _NEAR_BOOT_S = 900.0, 180.0
 _LOGIN = """\
 Host *
   User {user}
@@ -131,7 +131,7 @@ class MachineChecker:
             said = done.tail
             return said.strip() in ("running", "degraded")
 
-        if not process.wait_until(is_up, timeout_s=_BOOT_S):
+        if not process.wait_until(is_up, timeout_s=_NEAR_BOOT_S if self.account.is_near else _BOOT_S):
             raise CheckError(
                 f"nobody can log in to {address}: {said}", hint="look at the console of the instance"
             )

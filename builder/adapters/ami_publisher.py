@@ -111,7 +111,10 @@ class AmiPublisher:
             image = home.look()
             if image["State"] != "available":
                 raise PublishError(f"{home} is {image['State']}", hint=AGAIN)
-            self._require_shareable(image)
+            encrypted = any(
+                one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ())
+            )
+            self._require_shareable(image["ImageId"], encrypted=encrypted)
             wanted = {**steps.own_tags(image), **known}
             self.finish(home, wanted)
             spots = [home, *self._copy_all(home, wanted)]
@@ -151,19 +154,25 @@ class AmiPublisher:
         if lacks := self._lacks(spot, spot.look()):
             raise PublishError(f"{spot} cannot be published: {lacks}", hint=AGAIN)
 
-    def _require_shareable(self, image: Resource) -> None:
+    def foresee(self, plan: Plan) -> None:
+        """Refuses, before it is made, an image that could not be published once it is there."""
+        assert plan.target.ami is not None
+        encrypted = self.settings.encrypt and plan.target.ami.encryptable
+        self._require_shareable(f"target '{plan.target.name}'", encrypted=encrypted)
+
+    def _require_shareable(self, what: str, *, encrypted: bool) -> None:
         """What is encrypted with AWS's own key starts in no other account; copies need the key by alias."""
-        if not any(one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ())):
+        if not encrypted:
             return
         key = self.settings.kms_key
         if self.sharing and not key:
             raise PublishError(
-                f"{image['ImageId']} is encrypted with AWS's own key and cannot be shared",
+                f"{what} is encrypted with AWS's own key and cannot be shared",
                 hint="aws.kms_key in site.toml, then build it again",
             )
         if len(self.regions) > 1 and key and not key.startswith("alias/"):
             raise PublishError(
-                f"{image['ImageId']} is to be copied, and other regions do not know the key {key}",
+                f"{what} is to be copied, and other regions do not know the key {key}",
                 hint='name an alias that exists in every region: aws.kms_key = "alias/…" in site.toml',
             )
 

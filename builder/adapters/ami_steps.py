@@ -26,7 +26,7 @@ class Patience:
     """How often to look, how long a copy may take, and when to stop at once."""
 
     polling_s: float = 15.0
-    copy_s: float = 2 * 3600.0
+    copy_s: float
     appear_s: float = 60.0  # EC2 may not know yet what it has just named
     cancelled: threading.Event
 

@@ -85,26 +85,25 @@ class Packer(Arguments):  # type: ignore[misc]
         return version
 
     def install_plugins(self, folder: Path, wanted: Mapping[str, str]) -> None:
-        """Where plugins are apart from Packer: those that the lock names, and no others are used."""
-        if self.version() < _PLUGINS_SINCE:
+        """Where plugins are apart from Packer: exactly these; it fetches them only if one is lacking."""
+        if self.version() < _PLUGINS_SINCE or not self._lacking(wanted):
             return
+        hint = f"packer init {folder}"
         done = process.run(
             [self._program, "init", str(folder.resolve())], timeout_s=600, env=_environment({})
         )
         if done.code != 0:
-            raise MissingError(
-                "packer init could not install its plugins", hint=f"packer init {folder}", details=done.tail
-            )
+            raise MissingError("packer init could not install its plugins", hint=hint, details=done.tail)
+        if missing := self._lacking(wanted):
+            raise MissingError(f"Packer lacks {', '.join(missing)}", hint=hint)
+
+    def _lacking(self, wanted: Mapping[str, str]) -> list[str]:
         listed = process.run([self._program, "plugins", "installed"], timeout_s=60, env=_environment({}))
-        missing = [
+        return [
             f"{name} {version}"
             for name, version in wanted.items()
             if not re.search(rf"packer-plugin-{re.escape(name)}_v{re.escape(version)}_", listed.output)
         ]
-        if missing:
-            raise MissingError(
-                f"Packer lacks {', '.join(missing)}", hint=f"packer init {folder}", details=listed.tail
-            )
 
     def validate(self, *, environment: Mapping[str, str]) -> None:
         """Raises BuildError with what Packer has against the template or its variables."""

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from builder import tooling
 from builder.adapters import ecr, janitor, journal, process
 from builder.adapters.account import Account, Resource
 from builder.adapters.ami import AmiFinder, AmiMaker, tags
@@ -16,6 +17,7 @@ from builder.adapters.ami_checks import MachineChecker
 from builder.adapters.ami_publisher import AmiPublisher
 from builder.adapters.ami_steps import Patience
 from builder.adapters.mirror import Mirror
+from builder.adapters.packer import Packer
 from builder.adapters.workspace import Run, is_running
 from builder.cli.context import Context, machine
 from builder.errors import FactoryError, IntegrityError, UsageError
@@ -29,7 +31,7 @@ from builder.rehearsal.session import Rehearsal
 
 _LOOPBACK = "http://127."
 # How a rehearsal is waited for: everything there happens at once.
-_NEAR: Mapping[str, float] = {"polling_s": 0.2, "copy_s": 900.0, "appear_s": 2.0}
+_NEAR: Mapping[str, float] = {"polling_s": 0.2, "appear_s": 2.0}
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def open_tools(
 ) -> Tools:
     """Who makes, checks and, if asked, publishes AMIs in one run."""
     place, commit = Place(context), _commit(context.root)
+    folder = context.root / "packer"
+    Packer(folder / "ami").install_plugins(folder / "plugins", tooling.plugins(context.root))
     common: dict[str, Any] = {
         "account": place.account,
         "settings": context.site.aws,
@@ -159,14 +163,22 @@ def open_tools(
 
 
 def open_publisher(
-    place: Place, run: Run | None = None, *, say: Callable[[str], object] = lambda _: None
+    place: Place,
+    run: Run | None = None,
+    *,
+    plans: Sequence[Plan] = (),
+    say: Callable[[str], object] = lambda _: None,
 ) -> AmiPublisher:
-    """Who publishes images; without a run it can only look."""
+    """Who publishes images; without a run it can only look. Refuses plans of what it could not publish."""
     cancelled = run.cancelled if run else threading.Event()
-    patience = Patience(cancelled=cancelled, **(_NEAR if place.is_rehearsal else {}))
-    return AmiPublisher(
-        account=place.account, settings=place.context.site.aws, run=run, patience=patience, say=say
-    )
+    settings = place.context.site.aws
+    near = _NEAR if place.is_rehearsal else {}
+    patience = Patience(cancelled=cancelled, copy_s=settings.wait_minutes * 60.0, **near)
+    made = AmiPublisher(account=place.account, settings=settings, run=run, patience=patience, say=say)
+    for plan in plans:
+        if plan.target.kind == "ami":
+            made.foresee(plan)
+    return made
 
 
 def open_ecr(context: Context) -> tuple[str, dict[str, Any]]:

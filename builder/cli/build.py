@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
 
         finders["ami"] = amis.announce(context, plans, yes=parsed.yes)
         if parsed.publish:
-            publishers["ami"] = amis.open_publisher(amis.Place(context))
+            publishers["ami"] = amis.open_publisher(amis.Place(context), plans=plans)
     done = [
         find(
             plan,

@@ -24,19 +24,20 @@ source "amazon-ebs" "image" {
 
   ami_name        = var.ami_name
   ami_description = var.ami_description
-  encrypt_boot    = var.volume.encrypted
-  kms_key_id      = var.volume.kms_key
   tags            = var.tags
   snapshot_tags   = var.tags
   run_tags        = merge(var.tags, { Name = "image factory ${var.run}" })
   run_volume_tags = var.tags
 
   launch_block_device_mappings {
-    device_name           = var.volume.device
-    volume_type           = "gp3"
-    volume_size           = var.volume.size_gib
-    iops                  = var.volume.iops
-    throughput            = var.volume.throughput
+    device_name = var.volume.device
+    volume_type = "gp3"
+    volume_size = var.volume.size_gib
+    iops        = var.volume.iops
+    throughput  = var.volume.throughput
+    # From the start: what is encrypted afterwards is copied for it, and a second image is in the account.
+    encrypted             = var.volume.encrypted ? true : null
+    kms_key_id            = var.volume.kms_key
     delete_on_termination = true
   }
 

@@ -1,4 +1,4 @@
-"""Rehearsals with real machines, each with a name and a folder of its own; nothing of them stays."""
+"""Rehearsals with real machines, and the factory that makes AMIs in one; nothing of them stays."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.workspace import Workspace
+from builder.rehearsal import session
+from builder.rehearsal.session import Rehearsal
+from tests.e2e.shop import Shop, prepare
+from tests.factory import Factory
+from tests.rehearsal import EAST
 from tests.rehearsed import Program
 
 
@@ -34,3 +40,28 @@ def endpoint(program: Program) -> Iterator[str]:
     name = f"t-{uuid.uuid4().hex[:8]}"
     yield program.up(name)
     program.call("down", "--name", name)
+
+
+@pytest.fixture(scope="package")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path) -> Iterator[Rehearsal]:
+    """The rehearsal that all tests of AMIs build in."""
+    made = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=home, root=root), root)
+    up = made.call("rehearse", "up")
+    assert up.code == 0, up.stderr
+    found = session.find(Workspace(home=home, out=made.out), "default")
+    assert found
+    yield found
+    made.call("rehearse", "down")
+
+
+@pytest.fixture
+def shop(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[Shop]:
+    folder = session.files_of(Workspace(home=factory.home, out=factory.out), "default")
+    made = Shop(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
+    made.before = made.account()
+    yield made
+    rehearsal.calm()
+    images = made.aws.ec2.describe_images(Owners=["self"])["Images"]
+    for ami in {one["ImageId"] for one in images} - set(made.before[EAST]):
+        made.factory.call("ami", "retire", ami, "--force", "--yes")
+    factory.call("clean", "--yes")

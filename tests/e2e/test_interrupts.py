@@ -1,10 +1,7 @@
 """A build that is killed at any moment: nothing half-made is reused, nothing of the dead run stays."""
 
-import json
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -41,31 +38,9 @@ def fresh(factory: Factory) -> Factory:
     return factory
 
 
-def send_at(factory: Factory, number: signal.Signals, moment: tuple[str, str]) -> int:
-    """Starts a build and sends the signal when the moment has come; the exit code."""
-    with factory.started() as process:
-        _wait_for(process, moment)
-        process.send_signal(number)
-        process.communicate(timeout=BOUND_S)
-        return process.returncode
-
-
-def _wait_for(process: "subprocess.Popen[str]", moment: tuple[str, str]) -> None:
-    for event in _events(process):
-        if (event["name"], event["step"]) == moment:
-            return
-    pytest.fail(f"the build ended before {moment}")
-
-
-def _events(process: "subprocess.Popen[str]") -> Iterator[dict[str, str]]:
-    assert process.stdout
-    for line in process.stdout:
-        yield json.loads(line)
-
-
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
 def test_sigkill_anywhere_costs_the_next_build_nothing(fresh: Factory, moment: tuple[str, str]) -> None:
-    assert send_at(fresh, signal.SIGKILL, moment) == -signal.SIGKILL
+    assert fresh.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
     build = fresh.build()
     assert build.code == 0, build.stderr
     assert build.outcomes["checks"] == "passed"
@@ -85,7 +60,7 @@ def test_sigkill_anywhere_costs_the_next_build_nothing(fresh: Factory, moment: t
 def test_a_signal_leaves_nothing_at_once(
     fresh: Factory, number: signal.Signals, moment: tuple[str, str]
 ) -> None:
-    assert send_at(fresh, number, moment) == 130
+    assert fresh.signalled(number, moment) == 130
     assert fresh.containers() == []
     assert fresh.untagged() == []
     assert fresh.scratch() == []

@@ -6,7 +6,6 @@ import signal
 import pytest
 
 from builder.adapters.process import wait_until
-from tests.e2e.test_interrupts import send_at
 from tests.factory import Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
@@ -33,7 +32,7 @@ def test_doctor_tells_every_finding_at_once_each_with_a_fix(factory: Factory) ->
 
 
 def test_clean_shows_what_a_killed_run_left_and_removes_it_when_told(factory: Factory) -> None:
-    assert send_at(factory, signal.SIGKILL, ("step.task", "hello/system")) == -signal.SIGKILL
+    assert factory.signalled(signal.SIGKILL, ("step.task", "hello/system")) == -signal.SIGKILL
     shown = factory.call("clean")
     assert shown.code == 0
     assert "its process is gone" in shown.stdout

@@ -1,0 +1,83 @@
+"""A build of an AMI that is interrupted or killed at any moment: the account is as it was before."""
+
+import re
+import signal
+
+import pytest
+
+from builder.rehearsal.calls import Disturbance
+from tests.e2e.shop import Shop, ami_of
+from tests.factory import BOUND_S
+from tests.rehearsal import EAST
+
+pytestmark = [pytest.mark.engine, pytest.mark.e2e]
+
+# (event, step) after which the signal comes, over the whole life of a build.
+MOMENTS = [
+    ("step.start", "machine/image"),
+    ("step.task", "machine/image"),
+    ("step.start", "machine/checks"),
+    ("step.log", "machine/checks"),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        *((number, MOMENTS[1]) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        (signal.SIGINT, MOMENTS[2]),
+    ],
+)
+def test_a_signal_leaves_nothing_at_once(shop: Shop, number: signal.Signals, moment: tuple[str, str]) -> None:
+    assert shop.signalled(number, moment) == 130
+    if moment[1].endswith("image"):
+        assert shop.left() == []
+        return
+    # The image is complete: the next build goes on with it, and so nothing else may be left.
+    images = [one for one in shop.account()[EAST] if one.startswith("ami-")]
+    assert not [one for one in shop.account()[EAST] if re.match(r"i-|machine-|sg-|vol-", one)]
+    assert ami_of(shop.build()) in images
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
+def test_a_killed_build_is_cleared(shop: Shop, moment: tuple[str, str]) -> None:
+    assert shop.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
+    shop.settle()
+    assert shop.left() == []
+
+
+@pytest.mark.boundaries
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("task", range(10))
+def test_a_signal_at_any_task(shop: Shop, number: signal.Signals, task: int) -> None:
+    code = shop.signalled(number, ("step.task", "machine/image"), skip=2 * task)
+    assert code == (-number if number == signal.SIGKILL else 130)
+    if number == signal.SIGKILL:
+        shop.settle()
+    assert shop.left() == []
+
+
+@pytest.mark.boundaries
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", range(1, 41))
+def test_killed_at_every_call(shop: Shop, when: str, call: int) -> None:
+    """The process dies at a call that changes something; the last of them is followed by none."""
+    process = shop.start_alone()
+    shop.rehearsal.disturb(Disturbance(mutating=True, first=call, kill=when, pid=process.pid))
+    process.communicate(timeout=BOUND_S)
+    shop.rehearsal.calm()
+    if process.returncode == 0:
+        pytest.skip("no capability calls: a build makes fewer")
+    assert process.returncode == -signal.SIGKILL
+    shop.settle()
+    assert shop.left() == []
+
+
+def test_another_run_is_left_alone(shop: Shop) -> None:
+    """A build is under way while another one, which is dead, is cleared up."""
+    assert shop.signalled(signal.SIGKILL, MOMENTS[1]) == -signal.SIGKILL
+    process = shop.start_alone()
+    assert process.wait(BOUND_S) == 0
+    made = [one for one in shop.account()[EAST] if one.startswith("ami-")]
+    assert len(made) == len([one for one in shop.before[EAST] if one.startswith("ami-")]) + 1
+    assert list((shop.factory.home / "journal").iterdir()) == []

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Shop:
             deprecate_after_days=400,
         )
 
-    @property
+    @cached_property
     def account(self) -> Account:
         return Account(environment(self.proxy.endpoint), region=EAST)
 

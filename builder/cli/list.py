@@ -18,6 +18,7 @@ def run(argv: Sequence[str]) -> int:
         keys = ("name", "kind", "system", "stack", "summary")
         print(json.dumps([{key: getattr(target, key) for key in keys} for target in targets], indent=2))
     else:
-        rows = [(t.name, t.kind, t.system, t.stack, t.summary) for t in targets]
+        # A row is one line; `builder show` has the rest of the sentence.
+        rows = [(t.name, t.kind, t.system, t.stack, t.summary.partition(":")[0]) for t in targets]
         print_table(("target", "kind", "system", "stack", "what it is"), rows)
     return 0

@@ -60,6 +60,7 @@ class Follower:
             if self.stopped.is_set():
                 return
             self.look(region)
+            self.stopped.wait(0.02)  # as long as a call takes: the account has others to answer
 
     def look(self, region: str) -> None:
         ami = self.shop.pointer(region)

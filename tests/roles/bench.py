@@ -133,6 +133,10 @@ class Bench:
         with self.started_anew(plan) as container:
             return check_container(self.run, plan, container, chosen)
 
+    def failures(self, plan: Plan) -> list[str]:
+        """The checks that do not hold, each with what it says."""
+        return [f"{check.name}: {check.message}" for check in self.check(plan) if check.outcome == "failed"]
+
     @contextmanager
     def started_anew(self, plan: Plan) -> Iterator[str]:
         """Stores the container as an image and starts that: without mounts, network and what only ran."""

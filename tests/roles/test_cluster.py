@@ -47,10 +47,6 @@ def apply(bench: Bench, site: Site, *components: str, **pins: str) -> Play:
     return bench.apply(plan_of(site, *components, **pins))
 
 
-def failures(bench: Bench, plan: Plan) -> list[str]:
-    return [f"{check.name}: {check.message}" for check in bench.check(plan) if check.outcome == "failed"]
-
-
 def message_of(play: Play) -> str:
     assert play.failure is not None
     return play.failure["message"] + play.failure.get("details", "")
@@ -67,7 +63,7 @@ def test_another_release_takes_the_place_of_the_first(bench: Bench, site: Site) 
     play = bench.apply(plan)
     assert play.passed, play.failure
     assert bench.shell("ls /opt/pyxis") == PINS["pyxis"]
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
 
 
 def test_sources_that_do_not_compile_change_nothing(
@@ -128,7 +124,7 @@ def test_a_kernel_without_module_is_refused_before_anything_is_installed(bench: 
     assert "6.1.0-1-amd64, 6.1.0-1-cloud-amd64, 6.8.0-1039-aws" in said
     assert bench.shell("dpkg-query --list 'lustre*' 2>/dev/null | grep -c ^ii || test $? = 1") == "0"
     assert bench.apply(plan).passed
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
 
 
 def test_a_base_that_is_no_node_of_eks_is_refused(bench: Bench, site: Site) -> None:
@@ -143,9 +139,9 @@ def test_a_node_of_eks_passes_and_nothing_changes(bench: Bench, site: Site) -> N
     play = bench.apply(plan)
     assert play.passed, play.failure
     assert play.roles["eks_node"].changed == []
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
     # What a later role might do to it is noticed.
     bench.shell("sed -i s/v1.33.5/v1.33.6/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
-    found = "\n".join(failures(bench, plan))
+    found = "\n".join(bench.failures(plan))
     assert "test_kubelet_is_the_one_of_the_base" in found
     assert "test_nodeadm_starts_the_rest" in found

@@ -44,11 +44,6 @@ class Image:
     def apply(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Play:
         return self.bench.apply(self.plan(version, *components, plugin=plugin, **variables))
 
-    def failures(self, plan: Plan) -> list[str]:
-        """The checks that do not hold."""
-        checks = self.bench.check(plan)
-        return [f"{check.name}: {check.message}" for check in checks if check.outcome == "failed"]
-
     def version_of(self, package: str) -> str:
         query = (
             "dpkg-query --show --showformat '${db:Status-Status} ${Version}' %s 2>/dev/null || test $? = 1"
@@ -96,7 +91,7 @@ def test_another_version_is_really_installed(image: Image, first: str, second: s
     plan = image.plan(second, *FABRIC)
     succeed(image.bench.apply(plan))
     assert image.version_of("libfabric1-aws") == efa.bundle(second)["libfabric"]
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     assert image.bench.apply(plan).changed == []
 
 
@@ -139,15 +134,15 @@ def test_an_installation_that_was_cut_short_is_finished(image: Image) -> None:
     plan = image.plan(NEW, *FABRIC)
     succeed(image.bench.apply(plan))
     image.bench.shell(f"rm {RECORD}; dpkg --purge --force-depends libfabric-aws-dev libnccl-ofi")
-    assert image.failures(plan) != []
+    assert image.bench.failures(plan) != []
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
 
 
 def test_the_minimal_installation_has_no_libfabric(image: Image) -> None:
     plan = image.plan(NEW, efa_minimal=True)
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     assert image.version_of("libfabric1-aws") == ""
     assert image.bench.apply(plan).changed == []
     # The rest comes when it is asked for, though the version is there.
@@ -162,7 +157,7 @@ def test_the_distributions_mpi_gives_way(image: Image) -> None:
     image.bench.shell("apt-mark hold openmpi-bin")
     plan = image.plan(NEW)
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     assert [image.version_of(name) for name in names] == ["", ""]
 
 
@@ -171,7 +166,7 @@ def test_an_image_made_from_nvidias_gets_all_of_it(image: Image, version: str) -
     image.bench.put({"/opt/nvidia/nvidia_entrypoint.sh": "#!/bin/sh\n"})
     plan = image.plan(version, *FABRIC)
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
 
 
 def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
@@ -184,7 +179,7 @@ def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
     image.bench.shell(f"dpkg --install /var/{other.name}; dpkg --unpack /var/{broken.name}; rm /var/*.deb")
     plan = image.plan(NEW, *FABRIC, efa_policy="purge_then_install")
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     assert image.bench.apply(plan).changed == []
 
 
@@ -208,7 +203,7 @@ def test_nccl_would_not_find_the_plugin_by_itself(image: Image) -> None:
     succeed(image.bench.apply(plan))
     assert "NCCL_NET_PLUGIN=ofi" in image.bench.shell("cat /etc/nccl.conf")
     image.bench.shell("rm /etc/nccl.conf")
-    failed = [line.partition(": ")[0] for line in image.failures(plan)]
+    failed = [line.partition(": ")[0] for line in image.bench.failures(plan)]
     assert "aws_ofi_nccl::test_nccl_finds_it_under_a_name_it_tries" in failed
     assert "nccl_env::test_nccl_asks_for_a_plugin_that_is_there" in failed
 
@@ -234,11 +229,11 @@ def test_a_build_takes_the_place_of_the_bundled_plugin(image: Image, cuda: str) 
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
     succeed(image.bench.apply(plan))
     assert image.version_of("libnccl-ofi") == ""
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     assert image.bench.apply(plan).changed == []
     another = image.plan(NEW, *FABRIC, plugin="1.20.0", **build)
     succeed(image.bench.apply(another))
-    assert image.failures(another) == []
+    assert image.bench.failures(another) == []
 
 
 def test_sources_that_do_not_compile_say_why(
@@ -248,11 +243,11 @@ def test_sources_that_do_not_compile_say_why(
     monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error of its own\n")
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
     assert "#error of its own" in message_of(image.bench.apply(plan))
-    assert any(line.startswith("aws_ofi_nccl::") for line in image.failures(plan))
+    assert any(line.startswith("aws_ofi_nccl::") for line in image.bench.failures(plan))
     monkeypatch.undo()
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
 
 
 def test_headers_that_are_missing_are_named(image: Image) -> None:
@@ -274,9 +269,9 @@ DEFECTS = {
 def test_what_images_did_to_every_job_is_caught(image: Image) -> None:
     plan = image.plan(NEW, "nccl_env")
     succeed(image.bench.apply(plan))
-    assert image.failures(plan) == []
+    assert image.bench.failures(plan) == []
     image.bench.shell("cp -a /etc/environment /root/environment; " + "; ".join(DEFECTS))
-    failed = {line.partition(": ")[0] for line in image.failures(plan)}
+    failed = {line.partition(": ")[0] for line in image.bench.failures(plan)}
     image.bench.shell(
         "mv /root/environment /etc; rm /etc/profile.d/[abc].sh /etc/ld.so.preload /etc/nccl.conf"
     )
@@ -289,7 +284,7 @@ def test_a_second_plugin_is_caught(image: Image) -> None:
     image.bench.shell(
         "install -D -t /opt/aws-ofi-nccl/install/lib /opt/amazon/ofi-nccl/lib/libnccl-net-ofi.so"
     )
-    failed = image.failures(plan)
+    failed = image.bench.failures(plan)
     image.bench.shell("rm -r /opt/aws-ofi-nccl")
     assert [line for line in failed if "no_other_plugin_lies_about" in line]
 
@@ -298,4 +293,4 @@ def test_an_upgrade_that_only_wrote_itself_down_is_caught(image: Image) -> None:
     plan = image.plan(NEW)
     succeed(image.bench.apply(plan))
     image.bench.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")
-    assert [line for line in image.failures(plan) if "every_package_of_the_installer_is_there" in line]
+    assert [line for line in image.bench.failures(plan) if "every_package_of_the_installer_is_there" in line]

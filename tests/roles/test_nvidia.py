@@ -74,15 +74,11 @@ def message_of(play: Play) -> str:
     return play.failure["message"] + play.failure.get("details", "")
 
 
-def failures(bench: Bench, plan: Plan) -> list[str]:
-    return [f"{check.name}: {check.message}" for check in bench.check(plan) if check.outcome == "failed"]
-
-
 def test_all_of_it_is_of_one_version(bench: Bench, site: Site) -> None:
     plan = plan_of(site, *DRIVER, "cuda", "cudnn", "dcgm")
     play = bench.apply(plan)
     assert play.passed, play.failure
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
     assert bench.apply(plan).changed == []
 
 
@@ -90,11 +86,11 @@ def test_another_driver_takes_everything_along(bench: Bench, site: Site) -> None
     plan = plan_of(site, *DRIVER, nvidia_driver="595.91.07")
     play = bench.apply(plan)
     assert play.passed, play.failure
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
     assert "580.159.03" not in bench.shell(LIST_NVIDIA)
     back = plan_of(site, *DRIVER)
     assert bench.apply(back).passed
-    assert failures(bench, back) == []
+    assert bench.failures(back) == []
 
 
 def test_the_other_flavor_takes_the_place_of_the_first(bench: Bench, site: Site) -> None:
@@ -104,17 +100,17 @@ def test_the_other_flavor_takes_the_place_of_the_first(bench: Bench, site: Site)
     }
     plan = plan_of(site, "nvidia_driver", variables=flavor)
     assert bench.apply(plan).passed
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
     assert bench.apply(plan_of(site, "nvidia_driver")).passed
 
 
 def test_toolkits_stand_side_by_side(bench: Bench, site: Site) -> None:
     plan = plan_of(site, "cuda", variables={"cuda_further": ["12.8.1"]})
     assert bench.apply(plan).passed
-    assert failures(bench, plan) == []
+    assert bench.failures(plan) == []
     other = plan_of(site, "cuda", cuda="12.8.1")
     assert bench.apply(other).passed
-    assert failures(bench, other) == []
+    assert bench.failures(other) == []
 
 
 def test_a_driver_that_does_not_compile_says_why(bench: Bench, site: Site) -> None:
@@ -127,7 +123,7 @@ def test_a_driver_that_does_not_compile_says_why(bench: Bench, site: Site) -> No
     assert "no_such_thing" in message_of(play)
     repaired = plan_of(site, "nvidia_driver")
     assert bench.apply(repaired).passed
-    assert failures(bench, repaired) == []
+    assert bench.failures(repaired) == []
 
 
 def test_a_kernel_without_headers_is_named(bench: Bench, site: Site) -> None:

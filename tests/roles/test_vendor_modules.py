@@ -31,10 +31,6 @@ class Machine:
         wanted = Wanted(components=["kernel", *components], pins=PINS)
         return replace(plans.make(wanted, self.site), components=components)
 
-    def failures(self, plan: Plan) -> list[str]:
-        checks = self.bench.check(plan)
-        return [f"{check.name}: {check.message}" for check in checks if check.outcome == "failed"]
-
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -53,7 +49,7 @@ def test_a_module_that_does_not_compile_says_why(machine: Machine, monkeypatch: 
         play = machine.bench.apply(plan)
         assert play.failure is not None
         assert "#error of its own" in play.failure["message"] + play.failure["details"]
-        assert machine.failures(plan) != []
+        assert machine.bench.failures(plan) != []
     monkeypatch.undo()
     # A vendor does not publish two packages of one version; here the next one has the same.
     machine.bench.shell("dpkg --purge --force-all efa efa-nv-peermem aws-neuronx-dkms")
@@ -63,7 +59,7 @@ def test_modules_are_for_the_kernel_of_the_image(machine: Machine) -> None:
     plan = machine.plan(*COMPONENTS)
     play = machine.bench.apply(plan)
     assert play.passed, play.failure
-    assert machine.failures(plan) == []
+    assert machine.bench.failures(plan) == []
     assert machine.bench.apply(plan).changed == []
 
 
@@ -72,12 +68,12 @@ def test_a_module_for_another_kernel_is_caught(machine: Machine) -> None:
     machine.bench.shell(
         f"find /lib/modules/{machine.kernel}/updates -name '*.ko*' -delete; depmod {machine.kernel}"
     )
-    failed = [line.partition(": ")[0] for line in machine.failures(plan)]
+    failed = [line.partition(": ")[0] for line in machine.bench.failures(plan)]
     assert "efa::test_module_is_for_the_kernel_of_the_image" in failed
     assert "neuron_driver::test_module_is_for_the_kernel_of_the_image" in failed
     play = machine.bench.apply(plan)
     assert play.passed, play.failure
-    assert machine.failures(plan) == []
+    assert machine.bench.failures(plan) == []
 
 
 def test_the_module_for_nvidia_goes_where_there_is_no_driver_of_nvidia(machine: Machine) -> None:
@@ -87,6 +83,6 @@ def test_the_module_for_nvidia_goes_where_there_is_no_driver_of_nvidia(machine: 
         "not found."
     )
     machine.bench.shell("echo efa_nv_peermem > /etc/modules-load.d/efa_nv_peermem.conf")
-    failed = machine.failures(plan)
+    failed = machine.bench.failures(plan)
     machine.bench.shell("rm /etc/modules-load.d/efa_nv_peermem.conf")
     assert [line for line in failed if "peer_memory_module_goes_with_the_driver" in line]

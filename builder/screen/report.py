@@ -107,7 +107,11 @@ def _figures(attempt: Attempt, board: Board) -> Markup:
     if attempt.publications:
         sent = sum(item.pushed_bytes for item in attempt.publications)
         present = sum(item.reused_bytes for item in attempt.publications)
-        figures.append(_figure("Pushed", size(sent), f"{size(present)} already there"))
+        names = {name for item in attempt.publications for name in item.tags}
+        if sent or present:
+            figures.append(_figure("Pushed", size(sent), f"{size(present)} already there"))
+        else:
+            figures.append(_figure("Published", str(len(names)), "names lead to it"))
     return tag("dl", *figures, cls="figures")
 
 

@@ -11,7 +11,7 @@ from builder.plan import to_json
 from builder.screen.attempt import Attempt, layers_of
 from builder.screen.markup import Markup, breakable, tag
 from builder.screen.steps import Board, Row
-from builder.screen.text import STYLE_OF_OUTCOME, count, duration, short, size
+from builder.screen.text import STYLE_OF_OUTCOME, count, duration, moved, short, size
 
 _UNREACHED = "not reached"
 # Percent of the time line that a figure such as "1 min 05 s" takes on a small screen.
@@ -198,14 +198,12 @@ def publications(published: Sequence[Publication]) -> Markup | None:
 
 
 def _publication(publication: Publication) -> Markup:
-    facts = [
-        f"{size(publication.pushed_bytes)} sent",
-        f"{size(publication.reused_bytes)} already there",
-        duration(publication.seconds),
-        f"tags: {', '.join(publication.tags)}" if publication.tags else "",
-    ]
+    facts = (moved(publication.pushed_bytes, publication.reused_bytes), duration(publication.seconds))
     words = " · ".join(fact for fact in facts if fact)
-    return tag("li", tag("code", breakable(publication.name)), tag("p", words))
+    names = (tag("code", breakable(name)) for name in publication.tags)
+    return tag(
+        "li", tag("code", breakable(publication.name)), tag("p", words), *(tag("p", one) for one in names)
+    )
 
 
 def versions(planned: Mapping[str, str], found: Mapping[str, str] | None) -> Markup | None:

@@ -13,6 +13,7 @@ from builder.screen.text import (
     cells,
     clean,
     duration,
+    moved,
     pad,
     size,
     wrap,
@@ -49,7 +50,7 @@ def summary(
         ("image", [attempt.name] if attempt.name else []),
         ("layers", _layers(attempt, look)),
         ("checks", _checks(attempt.report, look)),
-        ("pushed", [_pushed(attempt)] if attempt.publications else []),
+        ("published", _published(attempt) if attempt.publications else []),
         ("report", [str(report_path)] if report_path else []),
         ("next", [look.paint(next_command, "bold")] if next_command else []),
     ]
@@ -116,13 +117,16 @@ def _checks(report: Report | None, look: Look) -> list[str]:
     return lines
 
 
-def _pushed(attempt: Attempt) -> str:
+def _published(attempt: Attempt) -> list[str]:
     pushed = sum(publication.pushed_bytes for publication in attempt.publications)
     reused = sum(publication.reused_bytes for publication in attempt.publications)
     took = sum(publication.seconds for publication in attempt.publications)
-    tags = ", ".join(dict.fromkeys(tag for item in attempt.publications for tag in item.tags))
-    words = f"{size(pushed)} sent, {size(reused)} already there · {duration(took)}"
-    return f"{words} · tags: {tags}" if tags else words
+    names = dict.fromkeys(tag for item in attempt.publications for tag in item.tags)
+    words = " · ".join(filter(None, (moved(pushed, reused), duration(took))))
+    # Parameters are long, and read one by one; tags are neither.
+    if any(name.startswith("/") for name in names):
+        return [words, *names]
+    return [f"{words} · tags: {', '.join(names)}" if names else words]
 
 
 def error(err: FactoryError) -> str:

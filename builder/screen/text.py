@@ -190,3 +190,10 @@ def _head(word: str, width: int) -> str:
         if used > width and index:
             return word[:index]
     return word
+
+
+def moved(sent_bytes: int, present_bytes: int) -> str:
+    """What a publication sent; "" for one that only leads to what is there."""
+    if not sent_bytes and not present_bytes:
+        return ""
+    return f"{size(sent_bytes)} sent, {size(present_bytes)} already there"

@@ -23,7 +23,7 @@ READY = f"""
              ● reused  base, system
   checks     4 passed, 1 skipped · 21.3 s
              ○ 1 skipped: no efa-device in a container
-  pushed     24 MB sent, 301 MB already there · 2.4 s · tags: debian-12, a5cd086
+  published  24 MB sent, 301 MB already there · 2.4 s · tags: debian-12, a5cd086
   report     out/report.html
   next       docker run --rm cpu-ddp
 """

@@ -38,13 +38,14 @@ DEFECTS = {
         "time_sync::first_server_is_preferred",
     ),
     "systemctl --quiet disable chrony.service": ("time_sync::service_starts_with_the_machine",),
-    "sed -i /max-size/d /etc/docker/daemon.json": (
+    'sed -i \'s/"max-size": "[^"]*"/"max-size": "-1"/\' /etc/docker/daemon.json': (
         "docker::settings_are_those_of_the_image",
         "docker::logs_do_not_fill_the_disk",
     ),
     "apt-mark unhold docker.io": ("docker::version_is_the_pinned_one",),
     "echo 'Environment=A=$' > /etc/systemd/system/docker.service.d/99-a.conf": (
         "docker::service_has_no_mistakes",
+        "containerd::service_has_no_mistakes",  # which Docker's wants, and is read with it
     ),
     "systemctl --quiet disable docker.service": ("docker::service_starts_with_the_machine",),
 }

@@ -63,7 +63,7 @@ tools: engine ## what the tests play with: a registry, Packer, makers of package
 test: tools lint type ## lint, types and all tests but those of `molecule` and `boundaries`
 	$(RUN) pytest -m "not roles and not boundaries"
 
-molecule: tools ## every role on machines of its own, twice, then its checks (half an hour)
+molecule: tools ## every role on machines of its own, twice, then its checks (an hour)
 	$(RUN) pytest tests/roles -m roles
 
 boundaries: tools ## kills builds of an AMI at every call and at every task (half an hour)

@@ -1,4 +1,4 @@
-"""What runs roles on machines takes half an hour: `make molecule` runs it, `make test` does not."""
+"""What runs roles on machines takes an hour: `make molecule` runs it, `make test` does not."""
 
 from pathlib import Path
 

@@ -3,13 +3,15 @@
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from builder.rehearsal.calls import Call
 from builder.rehearsal.session import Rehearsal
-from tests.factory import Build, Factory
+from tests.factory import BOUND_S, Build, Factory
 from tests.rehearsal import Clients
 from tests.repository import AMI
 
@@ -88,14 +90,22 @@ class Shop:
     def signalled(self, number: signal.Signals, moment: tuple[str, str], *, skip: int = 0) -> int:
         return self.factory.signalled(number, moment, "--target", "machine", skip=skip)
 
-    def start_alone(self) -> "subprocess.Popen[Any]":
-        return subprocess.Popen(
+    @contextmanager
+    def started_alone(self) -> Iterator["subprocess.Popen[Any]"]:
+        """A build in a session of its own; one that is still under way when the block ends is interrupted."""
+        process = subprocess.Popen(
             self.factory.argv("build", "--target", "machine"),
             env=self.factory.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(BOUND_S)
 
     def settle(self) -> None:
         """After a kill: `builder clean` removes what is left, whoever is still at work for the dead run."""

@@ -63,9 +63,9 @@ def test_a_signal_at_any_task(shop: Shop, number: signal.Signals, task: int) -> 
 def test_killed_at_every_call(shop: Shop, when: str) -> None:
     """The process dies at a call that changes something: the first, the second, until there are no more."""
     for call in itertools.count(1):
-        process = shop.start_alone()
-        shop.rehearsal.disturb(Disturbance(mutating=True, first=call, kill=when, pid=process.pid))
-        process.communicate(timeout=BOUND_S)
+        with shop.started_alone() as process:
+            shop.rehearsal.disturb(Disturbance(mutating=True, first=call, kill=when, pid=process.pid))
+            process.wait(BOUND_S)
         shop.rehearsal.calm()
         if process.returncode == 0:
             break
@@ -79,8 +79,8 @@ def test_killed_at_every_call(shop: Shop, when: str) -> None:
 def test_another_run_is_left_alone(shop: Shop) -> None:
     """A build is under way while another one, which is dead, is cleared up."""
     assert shop.signalled(signal.SIGKILL, MOMENTS[1]) == -signal.SIGKILL
-    process = shop.start_alone()
-    assert process.wait(BOUND_S) == 0
+    with shop.started_alone() as process:
+        assert process.wait(BOUND_S) == 0
     made = [one for one in shop.account()[EAST] if one.startswith("ami-")]
     assert len(made) == len([one for one in shop.before[EAST] if one.startswith("ami-")]) + 1
     assert list((shop.factory.home / "journal").iterdir()) == []

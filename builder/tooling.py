@@ -41,25 +41,26 @@ def read(root: Path) -> tuple[Download, ...]:
 def plugins(root: Path) -> dict[str, str]:
     """name → version of Packer's plugins."""
     problems = Problems()
-    found = {str(plugin["name"]): str(plugin["version"]) for plugin in _tables(root, problems)}
+    found = {str(plugin["name"]): str(plugin["version"]) for _, plugin in _tables(root, problems)}
     if problems.found:
         raise CatalogError(sorted(problems.found))
     return found
 
 
-def _tables(root: Path, problems: Problems) -> Iterator[dict[str, Any]]:
+def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place in the file, plugin) of those that are whole."""
     folder = root / "catalog"
     table = read_toml(folder, _PLUGINS, problems) if (folder / _PLUGINS).exists() else None
     if table is None or not fits(table, _FILE, _PLUGINS, "", problems):
         return
     for i, plugin in enumerate(table["plugins"]):
         if fits(plugin, _PLUGIN, _PLUGINS, f"plugins[{i}].", problems):
-            yield plugin
+            yield i, plugin
 
 
 def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
     """Packer's plugins, for both machines that a builder may run on."""
-    for i, plugin in enumerate(_tables(root, problems)):
+    for i, plugin in _tables(root, problems):
         for words in ARCH_WORDS.values():
             try:
                 url = fill(plugin["url"], {**words, **plugin})

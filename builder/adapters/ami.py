@@ -70,7 +70,7 @@ class Job:
 
     plan: Plan
     step: str
-    run: str
+    image: str  # its name
     source: Resource
     tags: Mapping[str, str]
     folder: Path
@@ -80,10 +80,6 @@ class Job:
     @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
-
-    @property
-    def image(self) -> str:
-        return image_name(self.plan, self.run)
 
 
 class AmiFinder:
@@ -124,9 +120,9 @@ class AmiMaker:
             started = time.monotonic()
             source, folder = self.source(plan), self._folder(plan)
             name = f"{plan.target.name}-{self.run.name}"
-            mine = tags(plan, self.run.name, self.commit)
+            mine, image_of = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
             with (
-                journal.making(self.run, self.account, "image", image_name(plan, self.run.name)) as made,
+                journal.making(self.run, self.account, "image", image_of) as made,
                 journal.passing(self.run, self.account, MACHINE, name),
                 key_pair(self.account, name, folder, mine) as key,
                 security_group(self.account, self.settings, name, mine) as group,
@@ -134,7 +130,7 @@ class AmiMaker:
                 job = Job(
                     plan=plan,
                     step=step,
-                    run=self.run.name,
+                    image=image_of,
                     source=source,
                     tags=mine,
                     folder=folder,
@@ -176,7 +172,7 @@ class AmiMaker:
         self.run.stop_if_cancelled()
         if listener.failure is not None:
             raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
-        found = packer.made(job.manifest, job.run)
+        found = packer.made(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
                 f"Packer made no image of '{plan.target.name}': {talk.error or 'it does not say why'}",
@@ -197,7 +193,7 @@ class AmiMaker:
         assert shape is not None
         assert plan.system.ami is not None
         return {
-            "run": job.run,
+            "run": self.run.name,
             "region": self.account.region,
             "endpoint": self.account.environment.get("AWS_ENDPOINT_URL", ""),
             "source_ami": job.source["ImageId"],

@@ -163,22 +163,14 @@ def open_tools(
 
 
 def open_publisher(
-    place: Place,
-    run: Run | None = None,
-    *,
-    plans: Sequence[Plan] = (),
-    say: Callable[[str], object] = lambda _: None,
+    place: Place, run: Run | None = None, *, say: Callable[[str], object] = lambda _: None
 ) -> AmiPublisher:
-    """Who publishes images; without a run it can only look. Refuses plans of what it could not publish."""
+    """Who publishes images; without a run it can only look."""
     cancelled = run.cancelled if run else threading.Event()
     settings = place.context.site.aws
     near = _NEAR if place.is_rehearsal else {}
     patience = Patience(cancelled=cancelled, copy_s=settings.wait_minutes * 60.0, **near)
-    made = AmiPublisher(account=place.account, settings=settings, run=run, patience=patience, say=say)
-    for plan in plans:
-        if plan.target.kind == "ami":
-            made.foresee(plan)
-    return made
+    return AmiPublisher(account=place.account, settings=settings, run=run, patience=patience, say=say)
 
 
 def open_ecr(context: Context) -> tuple[str, dict[str, Any]]:

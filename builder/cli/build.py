@@ -59,7 +59,11 @@ def run(argv: Sequence[str]) -> int:
 
         finders["ami"] = amis.announce(context, plans, yes=parsed.yes)
         if parsed.publish:
-            publishers["ami"] = amis.open_publisher(amis.Place(context), plans=plans)
+            publisher = amis.open_publisher(amis.Place(context))
+            for plan in plans:
+                if plan.target.kind == "ami":
+                    publisher.foresee(plan)
+            publishers["ami"] = publisher
     done = [
         find(
             plan,

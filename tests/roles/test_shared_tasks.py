@@ -234,3 +234,63 @@ def test_a_base_without_a_kernel_of_the_series_is_refused(bench: Bench, of_serie
     bench.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
     play = bench.apply(of_series, tasks=KERNEL)
     assert "asks for a kernel 6.1; the base has 6.12.0-1-amd64" in str(play.failure)
+
+
+INITRAMFS = "/usr/sbin/update-initramfs"
+PUT_OFF = {"initramfs": {"state": "put_off"}}
+MAKE = {"initramfs": {"state": "made"}}
+
+
+@pytest.fixture
+def program(bench: Bench) -> Iterator[str]:
+    """What stands for the program of the package: it keeps what it was called with."""
+    content = "#!/bin/sh\necho $* >> /var/log/asked\ntest ! -e /tmp/full\n"
+    bench.put({INITRAMFS: content})
+    yield content.strip()
+    assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""
+    assert bench.shell(f"cat {INITRAMFS}") == content.strip()
+    bench.shell(f"rm -f {INITRAMFS} /var/log/asked")
+
+
+def asking(*words: str) -> dict[str, Any]:
+    return {"ansible.builtin.command": {"argv": [INITRAMFS, *words]}}
+
+
+def asked(bench: Bench) -> list[str]:
+    return bench.shell("cat /var/log/asked 2>/dev/null || test $? = 1").splitlines()
+
+
+@pytest.mark.usefixtures("program")
+def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(bench: Bench, plan: Plan) -> None:
+    requests = [asking("-u"), asking("-c", "-k", "6.1.0-50-amd64"), asking("-d", "-k", "6.1.0-49-amd64")]
+    made = succeed(bench.apply(plan, tasks=[PUT_OFF, *requests, MAKE]))
+    assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all"]
+    assert made.changes == len([*requests, MAKE])
+    assert succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE])).changes == 0
+    assert len(asked(bench)) == 2
+
+
+@pytest.mark.usefixtures("program")
+def test_what_was_put_off_is_made_by_the_next_run(bench: Bench, plan: Plan) -> None:
+    succeed(bench.apply(plan, tasks=[PUT_OFF, asking("-u")]))
+    bench.shell("touch /tmp/full")
+    play = bench.apply(plan, tasks=[PUT_OFF, MAKE])
+    assert f"{INITRAMFS}.aside -c -k all: exit code 1" in str(play.failure)
+    bench.shell("rm /tmp/full; > /var/log/asked")
+    succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE]))
+    assert asked(bench) == ["-c -k all"]
+
+
+@pytest.mark.usefixtures("program")
+def test_a_program_that_was_not_put_aside_is_left_alone(bench: Bench, plan: Plan) -> None:
+    assert succeed(bench.apply(plan, tasks=[MAKE])).changes == 0
+
+
+def test_a_program_that_comes_later_is_put_back_as_it_came(bench: Bench, plan: Plan, site: Site) -> None:
+    succeed(bench.apply(plan, tasks=[PUT_OFF, asking("-u"), MAKE]))
+    assert bench.shell(f"ls {INITRAMFS}* 2>/dev/null || test $? = 2") == ""
+    site.apt_repository(URL, [site.deb("tool", "1.0-1", {INITRAMFS: "#!/bin/sh\n"})], KEY, suite="./")
+    tool = {**INSTALL, "vars": {"install_packages": ["tool"]}}
+    succeed(bench.apply(plan, tasks=[PUT_OFF, repository(site), tool, asking("-u"), MAKE]))
+    assert bench.shell("dpkg --verify tool") == ""
+    assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""

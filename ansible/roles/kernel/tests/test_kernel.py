@@ -50,6 +50,13 @@ def test_boot_loader_finds_one_kernel(host, expected):
     assert len(first_root) == 1
 
 
+def test_nothing_of_the_first_root_is_still_put_off(host):
+    # While roles are applied, requests to make it are only noted.
+    if host.exists("dpkg-divert"):
+        assert host.check_output("dpkg-divert --list /usr/sbin/update-initramfs") == ""
+    assert not host.file("/var/lib/misc/initramfs-asked").exists
+
+
 def test_stack_and_image_mean_the_same_kernel(host, expected):
     wanted = expected.versions["kernel"]
     image, _ = packages_of(host, expected)

@@ -112,6 +112,36 @@ def test_another_version_takes_the_place_of_a_held_one(
     assert bench.shell("apt-mark showhold").split() == ["tool", "tool-data"]
 
 
+def test_a_version_that_nobody_offers_is_said(bench: Bench, plan: Plan, site: Site) -> None:
+    publish(site, "1.0-1", "2.0-1")
+    play = bench.apply(plan, tasks=[repository(site), install("3.*")])
+    assert play.failure is not None
+    assert "no package tool=3.* is on offer; there is 2.0-1, 1.0-1" in play.failure["message"]
+    succeed(bench.apply(plan, tasks=[repository(site), install("1.*")]))
+    assert versions(bench) == "tool=1.0-1 tool-data=1.0-1"
+
+
+POLICY = "/usr/sbin/policy-rc.d"
+
+
+@pytest.mark.parametrize("before", ["", "#!/bin/sh\nexit 0\n", "killed"])
+def test_scripts_of_packages_start_nothing(bench: Bench, plan: Plan, site: Site, before: str) -> None:
+    """Whatever was there before, and be it the ban of a run that was killed."""
+    postinst = f"#!/bin/sh\nset +e; {POLICY} tool start; echo $? > /var/tmp/answer\n"
+    deb = site.deb("tool", "5.0-1", {"/usr/bin/tool": "#!/bin/sh\n"}, scripts={"postinst": postinst})
+    site.apt_repository(URL, [deb], KEY, suite="./")
+    keep = {"apt_packages": {"names": ["tool"]}}
+    if before == "killed":
+        bench.put({POLICY: "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"})
+    elif before:
+        bench.put({POLICY: before})
+    succeed(bench.apply(plan, tasks=[repository(site), keep, END]))
+    assert bench.shell("cat /var/tmp/answer") == "101"
+    left = bench.shell(f"cat {POLICY} 2>/dev/null || test $? = 1")
+    bench.shell(f"rm -f {POLICY}")
+    assert left == ("" if before == "killed" else before.strip())
+
+
 def test_a_machine_keeps_the_vendors_address_switched_off(bench: Bench, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     succeed(bench.apply(plan, tasks=[repository(site), END]))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.fetching import Refused, dearmor, fetch, rewrite
+from ansible.module_utils.patience import run_patiently
 
 DOCUMENTATION = """
 module: repository
@@ -147,24 +147,11 @@ def write(path: Path, content: bytes) -> bool:
     return True
 
 
-def run_patiently(module: AnsibleModule, command: list[str]) -> tuple[int, str]:
-    """Runs a package manager's update; while another program holds the lists, it is run again."""
-    patience, tries = threading.Event(), LOCK_WAIT_S
-    while True:
-        code, output, errors = module.run_command(command)
-        tries -= 1
-        # apt waits for the lock of its packages, and for that of its lists it does not.
-        if code == 0 or not tries or "Could not get lock" not in errors:
-            return code, f"{output}\n{errors}"
-        patience.wait(1)
-
-
 def read_lists(module: AnsibleModule, source: Path, name: str) -> None:
     """Has the package manager read what this one repository holds."""
-    url = module.params["url"]
+    url, before = module.params["url"], None
     if module.params["manager"] == "dnf":
         command = ["dnf", "--quiet", "--assumeyes", "makecache", "--disablerepo=*", f"--enablerepo={name}"]
-        code, said = run_patiently(module, command)
     else:
         # The age of the folder tells others whether their own lists are fresh; this was not about theirs.
         before = APT_LISTS.stat() if APT_LISTS.is_dir() else None
@@ -175,11 +162,12 @@ def read_lists(module: AnsibleModule, source: Path, name: str) -> None:
             "APT::Update::Error-Mode": "any",
         }
         command = ["apt-get", "update", *(word for k, v in options.items() for word in ("-o", f"{k}={v}"))]
-        code, said = run_patiently(module, command)
-        if before:
-            os.utime(APT_LISTS, (before.st_atime, before.st_mtime))
+    code, output, errors = run_patiently(module, command, LOCK_WAIT_S)
+    if before:
+        os.utime(APT_LISTS, (before.st_atime, before.st_mtime))
     if code == 0:
         return
+    said = f"{output}\n{errors}"
     forged = FORGED.search(said)
     if forged:
         key = module.params["key"]["url"]

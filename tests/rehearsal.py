@@ -20,7 +20,7 @@ from builder.rehearsal.hosts import Launch
 
 ROOT = Path(__file__).resolve().parents[1]
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"
-EAST, WEST = "us-east-1", "us-west-2"
+EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 
 
 @dataclass

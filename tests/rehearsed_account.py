@@ -18,10 +18,8 @@ from builder.model import Publication
 from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
-from tests.rehearsal import EAST, WEST, Clients
+from tests.rehearsal import EAST, IRELAND, WEST, Clients
 
-IRELAND = "eu-west-1"
-REGIONS = (EAST, WEST, IRELAND)
 FRIEND = "111122223333"
 ORGANIZATION = "arn:aws:organizations::123456789012:organization/o-abc1234567"
 

@@ -24,8 +24,8 @@ from builder.adapters.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
-from tests.rehearsal import EAST, ROOT, WEST, Clients, RehearsedAccount
-from tests.rehearsed_account import FRIEND, IRELAND, ORGANIZATION, REGIONS, Shop
+from tests.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.rehearsed_account import FRIEND, ORGANIZATION, Shop
 
 
 @pytest.fixture

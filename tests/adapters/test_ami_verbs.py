@@ -15,8 +15,8 @@ from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
-from tests.rehearsal import EAST, ROOT, WEST, Clients, RehearsedAccount
-from tests.rehearsed_account import FRIEND, IRELAND, REGIONS, Shop, environment
+from tests.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.rehearsed_account import FRIEND, Shop, environment
 
 SITE = f"""
 [aws]

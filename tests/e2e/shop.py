@@ -12,7 +12,7 @@ from typing import Any
 from builder.rehearsal.calls import Call
 from builder.rehearsal.session import Rehearsal
 from tests.factory import BOUND_S, Build, Factory
-from tests.rehearsal import Clients
+from tests.rehearsal import REGIONS, Clients
 from tests.repository import AMI
 
 TARGET = """
@@ -25,7 +25,6 @@ components = ["fabric", "cleanup"]
 base_greeting = "{greeting}"
 """
 CLEANUP = 'summary = "nothing of the build stays"\nlayer = "final"\nrequires = ["base"]\n'
-REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 
 
 @dataclass
@@ -125,6 +124,13 @@ def prepare(factory: Factory, root: Path) -> Factory:
     factory.use_role(root, "cleanup", CLEANUP)
     repository.relock()
     return factory
+
+
+def site(folder: Path, text: str) -> dict[str, str]:
+    """The environment that makes `text` what is said of the site."""
+    file = folder / "site.toml"
+    file.write_text(text, encoding="utf-8")
+    return {"BUILDER_SITE_FILE": str(file)}
 
 
 def ami_of(build: Build) -> str:

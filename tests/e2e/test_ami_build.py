@@ -8,7 +8,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from tests.e2e.shop import Shop, ami_of
+from tests.e2e.shop import Shop, ami_of, site
 from tests.rehearsal import EAST, Key
 from tests.repository import AMI
 
@@ -48,8 +48,8 @@ def plant(folder: Path) -> dict[str, str]:
     shutil.copy(certifi.where(), bundle)
     with bundle.open("a", encoding="utf-8") as file:
         file.write(f"# {CANARY}\n")
-    site = folder / "site.toml"
-    site.write_text(
+    own = site(
+        folder,
         f"""
         [aws]
         parameters = "/{CANARY}"
@@ -63,10 +63,9 @@ def plant(folder: Path) -> dict[str, str]:
         [mirror.prefixes]
         "https://vendor.example/" = "http://{CANARY}@127.0.0.1:9/vendor/"
         """,
-        encoding="utf-8",
     )
     return {
-        "BUILDER_SITE_FILE": str(site),
+        **own,
         "FACTORY_CANARY": CANARY,
         "AWS_SESSION_TOKEN": CANARY,
         "GIT_AUTHOR_NAME": CANARY,
@@ -160,7 +159,7 @@ components = ["base"]
 
 
 @pytest.mark.parametrize(
-    ("target", "site", "words"),
+    ("target", "settings", "words"),
     [
         ("machine", "", []),
         ("bare", "[aws]\nencrypt = true\n", ["--publish"]),
@@ -169,10 +168,11 @@ components = ["base"]
     ids=["build", "publication, encrypted", "copies, shares, deprecation"],
 )
 def test_what_is_planned_is_what_is_called(
-    shop: Shop, tmp_path: Path, target: str, site: str, words: list[str]
+    shop: Shop, tmp_path: Path, target: str, settings: str, words: list[str]
 ) -> None:
     """No call that changes something is made and was not announced, and none is announced in vain."""
-    own = prepare_other_targets(shop, tmp_path, site)
+    prepare_other_targets(shop)
+    own = site(tmp_path, settings)
     shown = shop.factory.call("plan", "--target", target, "--json", *words, **own)
     assert shown.code == 0, shown.stderr
     (planned,) = json.loads(shown.stdout)
@@ -183,21 +183,16 @@ def test_what_is_planned_is_what_is_called(
     assert called == {(one["service"], one["call"]) for one in planned["changing_calls"]}
 
 
-def prepare_other_targets(shop: Shop, folder: Path, site: str) -> dict[str, str]:
+def prepare_other_targets(shop: Shop) -> None:
     repository = shop.factory.repository
     repository.write("catalog/targets/sealed.toml", SEALED + AMI + "encryptable = false\n")
     repository.write("catalog/targets/bare.toml", SEALED.replace("takes no", "takes an") + AMI)
     repository.relock()
-    file = folder / "site.toml"
-    file.write_text(site)
-    return {"BUILDER_SITE_FILE": str(file)}
 
 
 def test_a_container_goes_to_the_registry_of_the_account(shop: Shop, tmp_path: Path) -> None:
     """ECR takes nothing for a repository that is not there, and nothing without a token."""
-    file = tmp_path / "site.toml"
-    file.write_text('[registry]\npush = "ecr/training"\n')
-    own = {"BUILDER_SITE_FILE": str(file)}
+    own = site(tmp_path, '[registry]\npush = "ecr/training"\n')
     done = shop.factory.call("build", "--target", "hello", "--publish", **own)
     assert done.code == 0, done.stderr
     name, _, digest = done.stdout.strip().partition("@")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from builder.rehearsal.calls import Disturbance
-from tests.e2e.shop import REGIONS, Shop, ami_of
+from tests.e2e.shop import Shop, ami_of, site
 from tests.factory import Build
+from tests.rehearsal import REGIONS
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -61,17 +62,10 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
 def test_a_fault_ends_with_one_message_and_nothing_left(shop: Shop, tmp_path: Path, name: str) -> None:
     disturbance, code, words = FAULTS[name]
     shop.rehearsal.disturb(disturbance)
-    done = shop.build(**site(tmp_path, "wait_minutes = 1"))
+    done = shop.build(**site(tmp_path, "[aws]\nwait_minutes = 1\n"))
     shop.rehearsal.calm()
     said_once(done, code, words)
     assert shop.left() == []
-
-
-def site(folder: Path, *lines: str) -> dict[str, str]:
-    """The environment that makes `lines` what the site says of accounts."""
-    file = folder / "site.toml"
-    file.write_text("\n".join(["[aws]", *lines]), encoding="utf-8")
-    return {"BUILDER_SITE_FILE": str(file)}
 
 
 def said_once(done: Build, code: int, words: str) -> None:
@@ -119,14 +113,14 @@ def test_without_a_packer_that_will_do_nothing_is_started(
 
 
 def test_what_could_not_be_published_is_not_made(shop: Shop, tmp_path: Path) -> None:
-    own = site(tmp_path, "encrypt = true", 'share_accounts = ["210987654321"]')
+    own = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
     number = shop.calls()[-1].number
     said_once(shop.build("--publish", **own), 6, "target 'machine' is encrypted with AWS's own key")
     assert [call for call in shop.calls(number) if call.mutating] == []
 
 
 def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(shop: Shop, tmp_path: Path) -> None:
-    own = site(tmp_path, 'copy_regions = ["us-west-2", "eu-west-1"]')
+    own = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
     shop.rehearsal.disturb(
         Disturbance(action="CopyImage", region="eu-west-1", status=500, code="InternalError", count=0)
     )

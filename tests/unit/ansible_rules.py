@@ -183,8 +183,9 @@ def refused_actions(role: Path) -> Iterator[Finding]:
         for action, value in actions_of(task):
             if action in REFUSED:
                 yield Finding(action, f"{path.name}: uses {action}: {REFUSED[action]}")
-            fetched = value.get("deb", "") if action == "apt" and isinstance(value, dict) else ""
-            if "://" in (str(value) if action in ("unarchive", "dnf") else str(fetched)):
+            if action == "apt" and not (isinstance(value, dict) and value.get("state") == "absent"):
+                yield Finding("apt", f"{path.name}: installs with apt: {REFUSED['package']}")
+            if action in ("unarchive", "dnf") and "://" in str(value):
                 yield Finding("fetch", f"{path.name}: {action} fetches: {REFUSED['get_url']}")
 
 

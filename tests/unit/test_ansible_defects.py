@@ -80,7 +80,7 @@ DEFECTS = {
     "a package from an address": (
         "tasks/main.yml",
         task("ansible.builtin.apt", {"deb": "http://vendor.example/x.deb"}),
-        "fetch",
+        "apt",
     ),
     "an address past the lock": (
         "defaults/main.yml",

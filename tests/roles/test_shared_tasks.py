@@ -267,6 +267,7 @@ def test_a_base_without_a_kernel_of_the_series_is_refused(bench: Bench, of_serie
 
 
 INITRAMFS = "/usr/sbin/update-initramfs"
+MENU = "/usr/sbin/update-grub"
 PUT_OFF = {"initramfs": {"state": "put_off"}}
 MAKE = {"initramfs": {"state": "made"}}
 
@@ -275,11 +276,11 @@ MAKE = {"initramfs": {"state": "made"}}
 def program(bench: Bench) -> Iterator[str]:
     """What stands for the program of the package: it keeps what it was called with."""
     content = "#!/bin/sh\necho $* >> /var/log/asked\ntest ! -e /tmp/full\n"
-    bench.put({INITRAMFS: content})
+    bench.put({INITRAMFS: content, MENU: "#!/bin/sh\necho menu >> /var/log/asked\n"})
     yield content.strip()
     assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""
     assert bench.shell(f"cat {INITRAMFS}") == content.strip()
-    bench.shell(f"rm -f {INITRAMFS} /var/log/asked")
+    bench.shell(f"rm -f {INITRAMFS} {MENU} /var/log/asked")
 
 
 def asking(*words: str) -> dict[str, Any]:
@@ -294,10 +295,10 @@ def asked(bench: Bench) -> list[str]:
 def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(bench: Bench, plan: Plan) -> None:
     requests = [asking("-u"), asking("-c", "-k", "6.1.0-50-amd64"), asking("-d", "-k", "6.1.0-49-amd64")]
     made = succeed(bench.apply(plan, tasks=[PUT_OFF, *requests, MAKE]))
-    assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all"]
+    assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
     assert made.changes == len([*requests, MAKE])
     assert succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE])).changes == 0
-    assert len(asked(bench)) == 2
+    assert len(asked(bench)) == 3
 
 
 @pytest.mark.usefixtures("program")
@@ -308,7 +309,7 @@ def test_what_was_put_off_is_made_by_the_next_run(bench: Bench, plan: Plan) -> N
     assert f"{INITRAMFS}.aside -c -k all: exit code 1" in str(play.failure)
     bench.shell("rm /tmp/full; > /var/log/asked")
     succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE]))
-    assert asked(bench) == ["-c -k all"]
+    assert asked(bench) == ["-c -k all", "menu"]
 
 
 @pytest.mark.usefixtures("program")

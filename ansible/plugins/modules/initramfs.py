@@ -8,7 +8,6 @@ While it is put off, such a request is noted; it is carried out when the image h
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -23,7 +22,8 @@ options:
   state:
     description:
       - C(put_off) notes requests from now on.
-      - C(made) carries out what was noted, for every kernel that is installed, and puts the program back.
+      - C(made) carries out what was noted, for every kernel that is installed, has the boot menu written, and
+        puts the program back.
     type: str
     choices: [put_off, made]
     required: true
@@ -37,21 +37,25 @@ EXAMPLES = """
 """
 
 RETURN = """
-made:
+changed:
   description: Whether a first file system was made.
   returned: always
   type: bool
 """
 
 PROGRAM = Path("/usr/sbin/update-initramfs")
+ASIDE = PROGRAM.with_name(f"{PROGRAM.name}.aside")
 NOTE = Path("/var/lib/misc/initramfs-asked")
+# The package of a kernel writes the boot menu right after it has asked for the first file system, and the
+# menu names only what exists by then.
+WRITE_MENU = Path("/usr/sbin/update-grub")
 # With a kernel that is removed goes what belongs to it. Everything else waits.
-STAND_IN = """\
+STAND_IN = f"""\
 #!/bin/sh
 # Here while an image is made: requests are noted and carried out at the end, once.
 case " $* " in
-*" -d "*) if [ -x {aside} ]; then exec {aside} "$@"; fi ;;
-*) : > {note} ;;
+*" -d "*) if [ -x {ASIDE} ]; then exec {ASIDE} "$@"; fi ;;
+*) : > {NOTE} ;;
 esac
 """
 ERROR_CHARACTERS = 4000
@@ -61,48 +65,42 @@ class Refused(Exception):
     """A program of the system failed; the message is what it said last."""
 
 
-@dataclass(frozen=True)
-class Initramfs:
-    """The program that makes first file systems, and the note that it is wanted."""
+def run(module: AnsibleModule, *argv: str) -> str:
+    code, output, errors = module.run_command(list(argv), environ_update={"LC_ALL": "C"})
+    if code != 0:
+        said = (errors or output).strip()[-ERROR_CHARACTERS:]
+        raise Refused(f"{shlex.join(argv)}: exit code {code}: {said}")
+    return str(output)
 
-    module: AnsibleModule
-    program: Path = PROGRAM
-    note: Path = NOTE
 
-    @property
-    def aside(self) -> Path:
-        return self.program.with_name(f"{self.program.name}.aside")
+def divert(module: AnsibleModule, *words: str) -> None:
+    run(module, "dpkg-divert", "--quiet", "--local", "--rename", *words, str(PROGRAM))
 
-    def run(self, *argv: str) -> str:
-        code, output, errors = self.module.run_command(list(argv), environ_update={"LC_ALL": "C"})
-        if code != 0:
-            said = (errors or output).strip()[-ERROR_CHARACTERS:]
-            raise Refused(f"{shlex.join(argv)}: exit code {code}: {said}")
-        return str(output)
 
-    def is_put_off(self) -> bool:
-        return self.run("dpkg-divert", "--truename", str(self.program)).strip() == str(self.aside)
+def is_put_off(module: AnsibleModule) -> bool:
+    return run(module, "dpkg-divert", "--truename", str(PROGRAM)).strip() == str(ASIDE)
 
-    def divert(self, *words: str) -> None:
-        self.run("dpkg-divert", "--quiet", "--local", "--rename", *words, str(self.program))
 
-    def put_off(self) -> None:
-        if not self.is_put_off():
-            self.divert("--divert", str(self.aside), "--add")
-        self.program.write_text(STAND_IN.format(aside=self.aside, note=self.note), encoding="utf-8")
-        self.program.chmod(0o755)
+def put_off(module: AnsibleModule) -> None:
+    if not is_put_off(module):
+        divert(module, "--divert", str(ASIDE), "--add")
+    PROGRAM.write_text(STAND_IN, encoding="utf-8")
+    PROGRAM.chmod(0o755)
 
-    def make(self) -> bool:
-        """Whether there was something to make; where this is cut short, the next run finds the note."""
-        if not self.is_put_off():
-            return False
-        wanted = self.note.exists() and self.aside.exists()
-        if wanted:
-            self.run(str(self.aside), "-c", "-k", "all")
-        self.note.unlink(missing_ok=True)
-        self.program.unlink(missing_ok=True)
-        self.divert("--remove")
-        return wanted
+
+def make(module: AnsibleModule) -> bool:
+    """Whether there was something to make; where this is cut short, the next run finds the note."""
+    if not is_put_off(module):
+        return False
+    wanted = NOTE.exists() and ASIDE.exists()
+    if wanted:
+        run(module, str(ASIDE), "-c", "-k", "all")
+        if WRITE_MENU.exists():
+            run(module, str(WRITE_MENU))
+    NOTE.unlink(missing_ok=True)
+    PROGRAM.unlink(missing_ok=True)
+    divert(module, "--remove")
+    return wanted
 
 
 def main() -> None:
@@ -115,12 +113,12 @@ def main() -> None:
         if module.check_mode:
             pass
         elif module.params["state"] == "made":
-            made = Initramfs(module).make()
+            made = make(module)
         else:
-            Initramfs(module).put_off()
+            put_off(module)
     except (OSError, Refused) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=made, made=made)
+    module.exit_json(changed=made)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def test_nothing_of_the_first_root_is_still_put_off(host):
     assert not host.file("/var/lib/misc/initramfs-asked").exists
 
 
+def test_boot_menu_names_the_first_root(host, expected):
+    # A menu that was written before the first root was there starts the kernel without one.
+    menu = host.file("/boot/grub/grub.cfg")
+    if expected.capabilities["system_family"] == "debian" and menu.exists:
+        assert f"initrd.img-{expected.capabilities['target_kernel']}" in menu.content_string
+
+
 def test_stack_and_image_mean_the_same_kernel(host, expected):
     wanted = expected.versions["kernel"]
     image, _ = packages_of(host, expected)

@@ -27,10 +27,10 @@ from builder.model import Layer, Plan
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
-# How apt and its Ansible module say that a mirror has no such list, file or version.
+# How apt and the module `apt_packages` say that a mirror has no such list, file, package or version.
 _MIRROR = re.compile(
-    r"404 +Not Found|does not have a Release file|Failed to fetch|Version '.*' for '.*' was not found"
-    r"|no available installation candidate|No package matching|Failed to update apt cache"
+    r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
+    r"|has no installation candidate|no package \S+ is on offer"
 )
 
 

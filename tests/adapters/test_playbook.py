@@ -114,3 +114,20 @@ def test_any_other_failure_is_the_roles(repository: Repository) -> None:
     error = failure(repository, message="no such file")
     assert isinstance(error, BuildError)
     assert "correct ansible/roles/efa" in error.hint
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no package libfabric1=1.17* is on offer; there is 1.20-1",
+        "apt-get install: Unable to locate package libfabric9",
+        "apt-get install: Package 'libfabric9' has no installation candidate",
+        "apt-get update: Failed to fetch http://mirror.example/dists/bookworm/InRelease  404  Not Found",
+    ],
+)
+def test_what_the_mirror_lacks_is_no_mistake_of_the_role(repository: Repository, message: str) -> None:
+    error = failure(repository, message=message)
+    assert isinstance(error, BuildError)
+    assert "the package mirror lacks what it asked for" in error.message
+    assert "mirror.apt in site.toml" in error.hint
+    assert message in error.details

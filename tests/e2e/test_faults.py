@@ -87,10 +87,9 @@ def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> N
     tasks = "ansible/roles/base/tasks/main.yml"
     install = """
         - name: Install a package
-          ansible.builtin.apt:
-            name: hello
-            update_cache: true
-            update_cache_retries: 1
+          ansible.builtin.include_tasks: "{{ playbook_dir }}/tasks/install_{{ system_family }}.yml"
+          vars:
+            install_packages: [hello]
     """
     before = (factory.repository.root / tasks).read_text()
     factory.repository.write(tasks, install)

@@ -142,6 +142,18 @@ def test_scripts_of_packages_start_nothing(bench: Bench, plan: Plan, site: Site,
     assert left == ("" if before == "killed" else before.strip())
 
 
+def test_an_installation_that_was_killed_is_finished(bench: Bench, plan: Plan, site: Site) -> None:
+    once = "test -e /var/tmp/killed || { touch /var/tmp/killed; kill -KILL $PPID; sleep 9; }"
+    files = {"/usr/bin/tool": "#!/bin/sh\n"}
+    deb = site.deb("tool", "6.0-1", files, scripts={"postinst": f"#!/bin/sh\n{once}\n"})
+    site.apt_repository(URL, [deb], KEY, suite="./")
+    tasks = [repository(site), {"apt_packages": {"names": ["tool"], "version": "6.*", "hold": True}}, END]
+    assert not bench.apply(plan, tasks=tasks).passed
+    assert "half-configured" in bench.shell("dpkg-query --show --showformat '${Status}' tool")
+    succeed(bench.apply(plan, tasks=tasks))
+    assert bench.shell("dpkg-query --show --showformat '${Status}' tool") == "hold ok installed"
+
+
 def test_a_machine_keeps_the_vendors_address_switched_off(bench: Bench, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     succeed(bench.apply(plan, tasks=[repository(site), END]))

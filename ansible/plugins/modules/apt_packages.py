@@ -69,6 +69,8 @@ changed:
 
 LISTS = Path("/var/lib/apt/lists")
 FRESH_S = 86400
+# What dpkg has decided and not yet written into its table.
+UNFINISHED = Path("/var/lib/dpkg/updates")
 POLICY = Path("/usr/sbin/policy-rc.d")
 NOTHING_STARTS = "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"
 ENVIRONMENT = {
@@ -187,6 +189,9 @@ class Apt:
             words += ["--allow-downgrades", "--allow-change-held-packages"]
         wanted = self.files or [self.choose(name) for name in missing]
         with nothing_starts():
+            if any(UNFINISHED.glob("[0-9]*")):
+                # dpkg was killed; apt-get refuses to do anything before it is told how that ends.
+                self.module.run_command(["dpkg", "--configure", "--pending"], environ_update=ENVIRONMENT)
             said = self.get("install", *words, *wanted)
         return not NOTHING_DONE.search(said)
 

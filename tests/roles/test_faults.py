@@ -55,7 +55,7 @@ def test_a_play_that_was_killed_is_applied_again(bench: Bench, plan: Plan, task:
 
     def kill(where: str) -> None:
         if where == task:
-            bench.shell("pkill -KILL -f '[r]un/launch.py'")
+            bench.shell("pkill -KILL -f '[r]un/launch.py|[a]nsible-tmp-|^[a]pt-get|[d]pkg'")
 
     cut_short = bench.apply(plan, watch=kill)
     assert not cut_short.passed

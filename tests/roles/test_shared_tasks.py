@@ -309,8 +309,10 @@ def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(bench: Benc
     made = succeed(bench.apply(plan, tasks=[PUT_OFF, *requests, MAKE]))
     assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
     assert made.changes == len([*requests, MAKE])
+    before = bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old")
     assert succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE])).changes == 0
     assert len(asked(bench)) == 3
+    assert bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old") == before
 
 
 @pytest.mark.usefixtures("program")

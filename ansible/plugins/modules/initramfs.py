@@ -45,6 +45,7 @@ changed:
 
 PROGRAM = Path("/usr/sbin/update-initramfs")
 ASIDE = PROGRAM.with_name(f"{PROGRAM.name}.aside")
+COPY = Path("/var/lib/dpkg/diversions-old")
 NOTE = Path("/var/lib/misc/initramfs-asked")
 # The package of a kernel writes the boot menu right after it has asked for the first file system, and the
 # menu names only what exists by then.
@@ -74,7 +75,11 @@ def run(module: AnsibleModule, *argv: str) -> str:
 
 
 def divert(module: AnsibleModule, *words: str) -> None:
+    """Leaves no copy of the table of diversions as it was before."""
+    kept = COPY.exists()
     run(module, "dpkg-divert", "--quiet", "--local", "--rename", *words, str(PROGRAM))
+    if not kept:
+        COPY.unlink(missing_ok=True)
 
 
 def is_put_off(module: AnsibleModule) -> bool:

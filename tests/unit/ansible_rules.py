@@ -185,7 +185,8 @@ def refused_actions(role: Path) -> Iterator[Finding]:
                 yield Finding(action, f"{path.name}: uses {action}: {REFUSED[action]}")
             if action == "apt" and not (isinstance(value, dict) and value.get("state") == "absent"):
                 yield Finding("apt", f"{path.name}: installs with apt: {REFUSED['package']}")
-            if action in ("unarchive", "dnf") and "://" in str(value):
+            fetched = value.get("deb", "") if action == "apt" and isinstance(value, dict) else ""
+            if "://" in (str(value) if action in ("unarchive", "dnf") else str(fetched)):
                 yield Finding("fetch", f"{path.name}: {action} fetches: {REFUSED['get_url']}")
 
 

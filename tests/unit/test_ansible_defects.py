@@ -80,6 +80,11 @@ DEFECTS = {
     "a package from an address": (
         "tasks/main.yml",
         task("ansible.builtin.apt", {"deb": "http://vendor.example/x.deb"}),
+        "fetch",
+    ),
+    "a package past the shared task": (
+        "tasks/main.yml",
+        task("ansible.builtin.apt", {"name": "git", "state": "present"}),
         "apt",
     ),
     "an address past the lock": (

@@ -8,7 +8,7 @@ import errno
 import ipaddress
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -85,11 +85,12 @@ class Addresses:
         self._held: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
 
-    def take(self) -> str:
+    def take(self, promised: Collection[str] = ()) -> str:
+        """An address that nobody has, nor is promised to a rehearsal that is to come back."""
         with self._lock:
             busy = listeners()
             for address in self._candidates():
-                if (address, self.port) not in busy and self._hold(address):
+                if address not in promised and (address, self.port) not in busy and self._hold(address):
                     return address
         raise MissingError("all addresses of the rehearsal are taken", hint="builder rehearse status")
 

@@ -79,7 +79,9 @@ class EngineHosts:
         return self._locks.setdefault(instance, threading.Lock())
 
     def take_address(self) -> str:
-        return self._addresses.take()
+        """No machine's of any rehearsal, not even of one that is down with its state kept."""
+        labels = [one["Labels"] for one in self._engine.containers(LABEL)]
+        return self._addresses.take({one.get(f"{LABEL}.address", "") for one in labels})
 
     def release_address(self, address: str) -> None:
         self._addresses.release(address)

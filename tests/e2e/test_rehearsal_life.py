@@ -64,6 +64,8 @@ def test_a_state_that_is_kept(program: Program, rehearsal_name: Names, key: Key)
     states = {one["State"] for one in program.containers(name)}
     assert states == {"exited"}
     assert "its state is kept" in program.call("status", "--name", name).stdout
+    meanwhile = started(Clients(program.up(rehearsal_name())), key)
+    key.ssh(meanwhile["PrivateIpAddress"], "test ! -e /etc/kept")
     assert program.up(name) == endpoint, "it is found where it was"
     key.ssh(running["PrivateIpAddress"], "test -e /etc/kept")
     aws.ec2.start_instances(InstanceIds=[stopped["InstanceId"]])

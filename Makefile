@@ -12,6 +12,8 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SHELL_FILES := .ci/run scripts/ensure-engine scripts/lint-packer scripts/lock
 
 SITE ?= local
+# One more than there are processors: many tests wait for something that is not this machine's work.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 
 .PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench docs clean
 
@@ -61,13 +63,13 @@ tools: engine ## what the tests play with: a registry, Packer, makers of package
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
 test: tools lint type ## lint, types and all tests but those of `molecule` and `boundaries`
-	$(RUN) pytest -m "not roles and not boundaries"
+	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries"
 
 molecule: tools ## every role on machines of its own, twice, then its checks (an hour)
 	$(RUN) pytest tests/roles -m roles
 
 boundaries: tools ## kills builds of an AMI at every call and at every task (half an hour)
-	$(RUN) pytest tests/e2e -m boundaries
+	$(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries
 
 check: test ## what CI runs
 

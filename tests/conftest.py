@@ -5,9 +5,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.factory import Factory
 from tests.repository import Repository
+
+# Tests of many seconds that share nothing: workers take them one by one, all others by the file.
+_ONE_BY_ONE = ("tests/e2e/", "tests/images/test_caching.py")
+
+
+class Shares(LoadScopeScheduling):
+    """How tests are shared out among workers (`pytest -n`)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(_ONE_BY_ONE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Shares(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

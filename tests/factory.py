@@ -107,8 +107,8 @@ class Factory:
         repository = Repository.create(folder / "repository")
         for name, text in FILES.items():
             repository.write(name, text)
-        # Layers of its own: what another test or an earlier session built has another key.
-        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{folder.name}"\nfabric')
+        made = cls(repository=repository, home=home)
+        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{made.greeting}"\nfabric')
         shutil.copy(root / "catalog/systems/debian-12.toml", repository.root / "catalog/systems")
         (repository.root / "catalog/systems/tiny-1.toml").unlink()
         for name in RUNNER:
@@ -118,7 +118,13 @@ class Factory:
             else:
                 shutil.copy(source, target)
         repository.relock()
-        return cls(repository=repository, home=home)
+        return made
+
+    @property
+    def greeting(self) -> str:
+        """Makes the layers its own: what another test, worker or session built has another key."""
+        folder = self.repository.root.parent
+        return f"{folder.name} in {folder.parent}"
 
     def use_role(self, root: Path, name: str, component: str) -> None:
         """Takes a role of the checkout into this factory."""
@@ -240,10 +246,16 @@ class Factory:
         return dict(zip(said[::2], said[1::2], strict=True))
 
     def in_image(self, image: str, *command: str) -> str:
+        """What a command says in a container of an image; read when it is over, and all of it is there."""
         client = docker.DockerClient(base_url=self.engine.url)
-        return client.containers.run(
-            image, list(command), network_mode="none", remove=True, entrypoint=[]
-        ).decode()
+        container = client.containers.create(image, list(command), network_mode="none", entrypoint=[])
+        try:
+            container.start()
+            code = container.wait()["StatusCode"]
+            assert code == 0, f"{command} ended with {code}: {container.logs(stdout=False).decode()}"
+            return str(container.logs(stderr=False).decode())
+        finally:
+            container.remove(force=True)
 
     def remove_images(self, names: Sequence[str]) -> None:
         """Removes the images that the named runs made."""

@@ -115,9 +115,7 @@ class Shop:
 def prepare(factory: Factory, root: Path) -> Factory:
     """What a factory needs to make machines."""
     repository = factory.repository
-    repository.write(
-        "catalog/targets/machine.toml", TARGET.format(greeting=repository.root.parent.name) + AMI
-    )
+    repository.write("catalog/targets/machine.toml", TARGET.format(greeting=factory.greeting) + AMI)
     for name in ("rehearsal.toml", "packer.toml"):
         shutil.copy(root / "catalog" / name, repository.root / "catalog")
     shutil.copytree(root / "packer", repository.root / "packer")

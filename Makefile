@@ -12,8 +12,8 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SHELL_FILES := .ci/run scripts/ensure-engine scripts/lint-packer scripts/lock
 
 SITE ?= local
-# One more than there are processors: many tests wait for something that is not this machine's work.
-WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+# One more than there are processors, as many tests wait; few, as each has caches and a base image of its own.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
 .PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench docs clean
 

@@ -1,13 +1,16 @@
 """Signals that end a program, as an exception that unwinds what is under way."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from builder.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HEAR_S = 0.2
 
 
 @contextmanager
@@ -25,3 +28,31 @@ def interruptible() -> Iterator[None]:
     finally:
         for one, action in before.items():
             signal.signal(one, action)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals that end a program arrive when the block is over; in it, threads are started.
+
+    An exception in the middle of a thread's start leaves a thread that nobody ends, and the program waits
+    for it for ever.
+    """
+    arrived: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: arrived.append(number)) for one in _SIGNALS}
+    try:
+        yield
+    finally:
+        for one, action in before.items():
+            signal.signal(one, action)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
+def wait_for_all(futures: Sequence["Future[Any]"]) -> None:
+    """Waits, and wakes up now and then.
+
+    The system may give a signal to any thread, and only the main thread acts on it, as soon as it runs: one
+    that sleeps until all work is done would hear of it when there is nothing left to interrupt.
+    """
+    while wait(futures, timeout=_HEAR_S).not_done:
+        pass

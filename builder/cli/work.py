@@ -20,7 +20,7 @@ from builder.adapters.testinfra import ImageChecker
 from builder.adapters.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.cli.build import open_publisher
 from builder.cli.context import Context
-from builder.cli.interrupts import interruptible
+from builder.cli.interrupts import held_back, interruptible, wait_for_all
 from builder.errors import FactoryError, Interrupted
 from builder.events import Event, Stream
 from builder.model import Plan, Receipt, Suite
@@ -155,9 +155,11 @@ def _produce(
 
         tools["ami"] = amis.open_tools(context, run, ledger, events, mirror=mirror_of, publish=publish)
     pool = ThreadPoolExecutor(max_workers=len(plans))
-    futures = [pool.submit(_one, plan, tools[plan.target.kind]) for plan in plans]
+    futures: list[Future[Receipt | FactoryError]] = []
     try:
-        wait(futures)
+        with held_back():
+            futures = [pool.submit(_one, plan, tools[plan.target.kind]) for plan in plans]
+        wait_for_all(futures)
     except Interrupted:
         run.cancelled.set()
         raise

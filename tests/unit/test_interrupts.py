@@ -1,0 +1,55 @@
+"""Signals reach the main thread whoever is given them, and never in the middle of a thread's start."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from builder.cli.interrupts import held_back, interruptible, wait_for_all
+from builder.errors import Interrupted
+
+ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+BOUND_S = 20
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+@pytest.mark.parametrize("number", sorted(ENDS))
+def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
+    pool: ThreadPoolExecutor, number: signal.Signals
+) -> None:
+    waiting, over = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        waiting.wait(BOUND_S)
+        time.sleep(0.5)  # the main thread sleeps by then
+        signal.pthread_kill(threading.get_ident(), number)
+        return over.wait(BOUND_S)
+
+    future = pool.submit(work)
+    with interruptible():
+        waiting.set()
+        with pytest.raises(Interrupted):
+            wait_for_all([future])
+        assert not future.done()
+        over.set()
+    assert future.result()
+
+
+def test_signals_wait_for_threads_to_have_started(pool: ThreadPoolExecutor) -> None:
+    futures = []
+    with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):  # noqa: PT012 (it is raised late)
+        with held_back():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            futures += [pool.submit(os.getpid) for _ in range(2)]
+        raise AssertionError("the signal was lost")
+    assert [future.result() for future in futures] == [os.getpid()] * 2

@@ -1,7 +1,7 @@
 """Signals that end a program, as an exception that unwinds what is under way."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +22,13 @@ def interruptible() -> Iterator[None]:
             signal.signal(one, signal.SIG_IGN)
         raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing of this run is left")
 
-    before = {one: signal.signal(one, stop) for one in _SIGNALS}
+    with _answered_by(stop):
+        yield
+
+
+@contextmanager
+def _answered_by(answer: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {one: signal.signal(one, answer) for one in _SIGNALS}
     try:
         yield
     finally:
@@ -34,16 +40,14 @@ def interruptible() -> Iterator[None]:
 def held_back() -> Iterator[None]:
     """Signals that end a program arrive when the block is over; in it, threads are started.
 
-    An exception in the middle of a thread's start leaves a thread that nobody ends, and the program waits
-    for it for ever.
+    An exception in the middle of a thread's start leaves a thread that its pool does not know of, and so
+    neither ends nor waits for.
     """
     arrived: list[int] = []
-    before = {one: signal.signal(one, lambda number, _: arrived.append(number)) for one in _SIGNALS}
     try:
-        yield
+        with _answered_by(lambda number, _: arrived.append(number)):
+            yield
     finally:
-        for one, action in before.items():
-            signal.signal(one, action)
         for number in arrived[:1]:
             signal.raise_signal(number)
 

@@ -80,8 +80,8 @@ class EngineHosts:
 
     def take_address(self) -> str:
         """No machine's of any rehearsal, not even of one that is down with its state kept."""
-        labels = [one["Labels"] for one in self._engine.containers(LABEL)]
-        return self._addresses.take({one.get(f"{LABEL}.address", "") for one in labels})
+        given = {one["Labels"][f"{LABEL}.address"] for one in self._engine.containers(LABEL)}
+        return self._addresses.take(given)
 
     def release_address(self, address: str) -> None:
         self._addresses.release(address)

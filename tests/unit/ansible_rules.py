@@ -183,10 +183,10 @@ def refused_actions(role: Path) -> Iterator[Finding]:
         for action, value in actions_of(task):
             if action in REFUSED:
                 yield Finding(action, f"{path.name}: uses {action}: {REFUSED[action]}")
-            if action == "apt" and not (isinstance(value, dict) and value.get("state") == "absent"):
+            arguments = value if isinstance(value, dict) else {}
+            if action == "apt" and arguments.get("state") != "absent":
                 yield Finding("apt", f"{path.name}: installs with apt: {REFUSED['package']}")
-            fetched = value.get("deb", "") if action == "apt" and isinstance(value, dict) else ""
-            if "://" in (str(value) if action in ("unarchive", "dnf") else str(fetched)):
+            if "://" in str({"apt": arguments.get("deb"), "unarchive": value, "dnf": value}.get(action)):
                 yield Finding("fetch", f"{path.name}: {action} fetches: {REFUSED['get_url']}")
 
 

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from builder.adapters.process import wait_until
 from builder.cli.interrupts import held_back, interruptible, wait_for_all
 from builder.errors import Interrupted
 
@@ -22,6 +23,11 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
+def main_thread_sleeps() -> bool:
+    main = threading.main_thread().ident
+    return main is not None and sys._current_frames()[main].f_code is threading.Condition.wait.__code__
+
+
 @pytest.mark.parametrize("number", sorted(ENDS))
 def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
     pool: ThreadPoolExecutor, number: signal.Signals
@@ -30,7 +36,7 @@ def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
 
     def work() -> bool:
         waiting.wait(BOUND_S)
-        time.sleep(0.5)  # the main thread sleeps by then
+        assert wait_until(main_thread_sleeps, timeout_s=BOUND_S)
         signal.pthread_kill(threading.get_ident(), number)
         return over.wait(BOUND_S)
 

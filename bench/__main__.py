@@ -26,7 +26,7 @@ from bench.bed import BASE, BRANCHES, TOOLS, Bed
 from bench.figures import Sample
 from bench.programs import find_client, find_program, said
 from bench.ways import Dockerfile, Factory, Packer, Way
-from builder.adapters.engine import Engine
+from builder.adapters.engine.client import Engine
 from builder.errors import FactoryError, MissingError
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from bench.programs import said
 from builder import site
-from builder.adapters import mirror, runtime
-from builder.adapters.bootstrap import apt_options
-from builder.adapters.engine import LAYERS, Engine
-from builder.adapters.mirror import Mirror
-from builder.adapters.workspace import open_run
-from builder.cli.context import Context, machine
+from builder.adapters.ansible import runtime
+from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.host.workspace import open_run
+from builder.adapters.upstream import mirror
+from builder.adapters.upstream.mirror import Mirror, apt_options
+from builder.app.context import Context, machine
 from builder.model import Plan
 from builder.plan import variables_of
 

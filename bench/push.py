@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from builder.adapters import process
-from builder.adapters.blobs import BlobStore, LayerBlob, collect
-from builder.adapters.engine import Engine
-from builder.adapters.registry import Registry, push
-from tests.docker_registry import PROGRAM, docker_registry
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, collect
+from builder.adapters.registry.client import Registry, push
+from tests.support.docker_registry import PROGRAM, docker_registry
 
 BOUND_S = 1200
 START_S = 20
@@ -34,7 +34,7 @@ Times = dict[str, list[float]]
 def rehearsal_registry(folder: Path) -> Iterator[str]:
     folder.mkdir()
     ready = folder / "ready.json"
-    argv = [sys.executable, "-m", "builder.rehearsal.registry", "--folder", str(folder / "data")]
+    argv = [sys.executable, "-m", "builder.rehearsal.registry.server", "--folder", str(folder / "data")]
     child = subprocess.Popen([*argv, "--ready-file", str(ready)])
     try:
         if not process.wait_until(ready.exists, timeout_s=START_S):

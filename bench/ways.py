@@ -14,8 +14,8 @@ from typing import Protocol
 
 from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
 from bench.programs import said, timed
-from builder.adapters.engine import LAYERS, RUN_LABEL, Engine
-from builder.adapters.layers import sweep
+from builder.adapters.container.maker import sweep
+from builder.adapters.engine.client import LAYERS, RUN_LABEL, Engine
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = f"{PREFIX}-packer"

@@ -8,8 +8,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.factory import Factory
-from tests.repository import Repository
+from tests.support.factory import Factory
+from tests.support.repository import Repository
 
 # Tests of many seconds that share nothing: workers take them one by one, all others by the file.
 _ONE_BY_ONE = ("tests/e2e/", "tests/images/test_caching.py")

@@ -1,1 +1,1 @@
-"""One module per outside tool; nothing here reads the catalog or decides what to build."""
+"""Everything that reaches outside this process, one package for each thing that it talks to."""

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from builder.adapters import ami_family, ami_steps, receipts
-from builder.adapters.ami import KEY_TAG, RUN_TAG, TARGET_TAG
-from builder.adapters.ami_family import Member
-from builder.adapters.ami_publisher import LATEST, STACK_TAG, SYSTEM_TAG
-from builder.adapters.ami_steps import Sharing
-from builder.adapters.workspace import open_run
-from builder.cli.amis import Place, open_publisher
-from builder.cli.context import Context, add_site, open_context, parser, print_table
-from builder.cli.interrupts import interruptible
+from builder.adapters.ami import family, steps
+from builder.adapters.ami.family import Member
+from builder.adapters.ami.maker import KEY_TAG, RUN_TAG, TARGET_TAG
+from builder.adapters.ami.publisher import LATEST, STACK_TAG, SYSTEM_TAG
+from builder.adapters.ami.steps import Sharing
+from builder.adapters.host import receipts
+from builder.adapters.host.workspace import open_run
+from builder.app.context import Context, add_site, open_context, parser, print_table
+from builder.app.interrupts import interruptible
+from builder.app.lanes.ami import Place, open_publisher
 from builder.errors import UsageError
 
 _IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
@@ -42,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _list(context: Context, place: Place, options: argparse.Namespace) -> int:
-    members = ami_family.all_of(place.account, _regions(context, place))
-    names = ami_family.pointers(members, context.site.aws.parameters)
+    members = family.all_of(place.account, _regions(context, place))
+    names = family.pointers(members, context.site.aws.parameters)
     rows = [_row(member, names.get(member.spot, [])) for member in members]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -71,8 +72,8 @@ def _row(member: Member, names: Sequence[str]) -> dict[str, str]:
 
 def _show(context: Context, place: Place, options: argparse.Namespace) -> int:
     members = _family(context, place, options)
-    names = ami_family.pointers(members, context.site.aws.parameters)
-    tables = [ami_family.describe(member, names.get(member.spot, [])) for member in members]
+    names = family.pointers(members, context.site.aws.parameters)
+    tables = [family.describe(member, names.get(member.spot, [])) for member in members]
     if options.json:
         print(json.dumps(tables, indent=2))
         return 0
@@ -97,12 +98,12 @@ def _copy(context: Context, place: Place, options: argparse.Namespace) -> int:
     wanted = [region for region in options.region if region != home.spot.region]
     if not wanted:
         raise UsageError("builder ami copy: where to?", hint="--region REGION, another than the image's own")
-    unknown = sorted(set(wanted) - set(ami_family.regions_of(place.account)))
+    unknown = sorted(set(wanted) - set(family.regions_of(place.account)))
     if unknown:
         raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami copy --help")
     with open_run(context.workspace, "copy") as run:
         publisher = open_publisher(place, run, say=_say)
-        tags = ami_steps.own_tags(home.image)
+        tags = steps.own_tags(home.image)
         publisher.finish(home.spot, tags)
         for region in wanted:
             print(publisher.copy(home.spot, region, tags))
@@ -113,7 +114,7 @@ def _share(context: Context, place: Place, options: argparse.Namespace) -> int:
     sharing = Sharing(accounts=tuple(options.account), organizations=tuple(options.organization))
     if not sharing:
         raise UsageError("builder ami share: with whom?", hint="--account NUMBER or --organization ARN")
-    return _each(context, place, options, lambda member: ami_steps.share(member.spot, sharing))
+    return _each(context, place, options, lambda member: steps.share(member.spot, sharing))
 
 
 def _deprecate(context: Context, place: Place, options: argparse.Namespace) -> int:
@@ -123,7 +124,7 @@ def _deprecate(context: Context, place: Place, options: argparse.Namespace) -> i
         context,
         place,
         options,
-        lambda member: ami_steps.deprecate(member.spot, after_days=options.after, again=True),
+        lambda member: steps.deprecate(member.spot, after_days=options.after, again=True),
     )
 
 
@@ -171,12 +172,12 @@ def _require_checked(context: Context, home: Member) -> None:
 
 def _retire(context: Context, place: Place, options: argparse.Namespace) -> int:
     ami = _reference(context, options)
-    regions = ami_family.regions_of(place.account)
-    members = ami_family.family(place.account, ami, regions)
+    regions = family.regions_of(place.account)
+    members = family.family(place.account, ami, regions)
     print("\n".join(f"to be removed: {member.spot}" for member in members), file=sys.stderr)
     if not options.yes:
         _agree(ami)
-    ami_family.retire(
+    family.retire(
         place.account,
         ami,
         regions,
@@ -216,7 +217,7 @@ def _regions(context: Context, place: Place) -> tuple[str, ...]:
 def _family(context: Context, place: Place, options: argparse.Namespace) -> list[Member]:
     """The image that is meant, and its copies wherever they are."""
     ami = _reference(context, options)
-    members = ami_family.family(place.account, ami, ami_family.regions_of(place.account))
+    members = family.family(place.account, ami, family.regions_of(place.account))
     if not members or members[0].spot.ami != ami:
         raise UsageError(f"there is no {ami} in {place.account.region}", hint="builder ami list")
     return members

@@ -2,26 +2,22 @@
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from builder.adapters.engine import Engine
-from builder.adapters.finder import EngineFinder
-from builder.adapters.receipts import Receipts
+from builder.adapters.container.finder import EngineFinder
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.receipts import Receipts
+from builder.app.context import Context, add_site, open_context, parser
+from builder.app.lanes.container import open_publisher
 from builder.catalog import KINDS
-from builder.cli.context import Context, add_site, open_context, parser
 from builder.errors import UsageError
 from builder.model import Receipt
 from builder.pipeline import find, require_locked
 from builder.ports import Finder, Publisher
 from builder.screen.summary import summary
 from builder.screen.text import Look, look
-
-# In a site's file, in place of a host: the registry of the account, or of the rehearsal of one.
-ECR = "ecr"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,11 +51,11 @@ def run(argv: Sequence[str]) -> int:
     ledger = Receipts(context.workspace, root=context.root)
     finders: dict[str, Finder] = {"container": EngineFinder(engine)}
     if "ami" in kinds:
-        from builder.cli import amis
+        from builder.app.lanes import ami
 
-        finders["ami"] = amis.announce(context, plans, yes=parsed.yes)
+        finders["ami"] = ami.announce(context, plans, yes=parsed.yes)
         if parsed.publish:
-            publisher = amis.open_publisher(amis.Place(context))
+            publisher = ami.open_publisher(ami.Place(context))
             for plan in plans:
                 if plan.target.kind == "ami":
                     publisher.foresee(plan)
@@ -75,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     ]
     receipts = [receipt for receipt in done if receipt is not None]
     if len(receipts) < len(plans):
-        from builder.cli.work import produce_all
+        from builder.app.session import produce_all
 
         receipts = produce_all(
             context, plans, engine=engine, publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json
@@ -97,35 +93,6 @@ def _all(context: Context, kind: str | None) -> list[str]:
         else:
             names.append(name)
     return names
-
-
-def open_publisher(context: Context, engine: Engine, cancelled: threading.Event | None = None) -> Publisher:
-    from builder.adapters.publisher import RegistryPublisher
-
-    place, more = push_place(context), dict[str, Any]()
-    name, _, path = place.partition("/")
-    if name == ECR:
-        from builder.cli.amis import open_ecr
-
-        host, more = open_ecr(context)
-        place = f"{host}/{path}" if path else host
-    return RegistryPublisher(
-        engine=engine,
-        place=place,
-        blobs=context.blobs,
-        siblings=tuple(context.catalog.targets),
-        cancelled=cancelled,
-        **more,
-    )
-
-
-def push_place(context: Context) -> str:
-    """The site's registry; where it names none, the one on this machine, started if need be."""
-    if context.site.registry.push:
-        return context.site.registry.push
-    from builder.cli.registry import ensure_up
-
-    return ensure_up(context.workspace)
 
 
 def report_path(context: Context, receipt: Receipt) -> Path:

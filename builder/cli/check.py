@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from builder.adapters.engine import TARGET_LABEL, Engine
-from builder.cli.context import open_context, parser
+from builder.adapters.engine.client import TARGET_LABEL, Engine
+from builder.app.context import open_context, parser
 from builder.errors import UsageError
 
 
@@ -28,10 +28,10 @@ def run(argv: Sequence[str]) -> int:
         )
     plan = context.plan(name)
 
-    from builder.adapters.testinfra import ImageChecker
-    from builder.adapters.workspace import open_run
-    from builder.cli.interrupts import interruptible
-    from builder.cli.work import clear_dead, open_screen
+    from builder.adapters.checks.testinfra import ImageChecker
+    from builder.adapters.host.workspace import open_run
+    from builder.app.interrupts import interruptible
+    from builder.app.session import clear_dead, open_screen
     from builder.events import Stream
     from builder.model import Artifact
     from builder.pipeline import check, refusal

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.engine import CHECKOUT_LABEL, LAYERS, Engine
-from builder.adapters.workspace import dead_runs, forget_run
-from builder.cli.context import Context, add_site, open_context, parser, print_table
+from builder.adapters.engine.client import CHECKOUT_LABEL, LAYERS, Engine
+from builder.adapters.host.workspace import dead_runs, forget_run
+from builder.app.context import Context, add_site, open_context, parser, print_table
 from builder.errors import FactoryError
 from builder.screen.text import size
 
@@ -72,7 +72,7 @@ def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
 
 
 def _forget(context: Context, engine: Engine, run: str) -> None:
-    from builder.adapters.layers import sweep
+    from builder.adapters.container.maker import sweep
 
     sweep(engine, run)
     forget_run(context.workspace, run)
@@ -94,7 +94,7 @@ def _accounts(context: Context) -> Iterable[Leftover]:
     """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
-    from builder.cli.amis import dead_runs
+    from builder.app.lanes.ami import dead_runs
 
     for dead in dead_runs(context):
         if dead.account is None:

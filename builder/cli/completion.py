@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
-from builder.cli.context import parser
+from builder.app.context import parser
 from builder.cli.main import VERBS
 
 _BASH = """\

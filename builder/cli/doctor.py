@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.adapters import process
-from builder.adapters.engine import Engine
-from builder.cli.context import Context, open_context, parser
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.app.context import Context, open_context, parser
 from builder.errors import FactoryError
 from builder.screen.text import look, size
 
@@ -121,7 +121,7 @@ def _room(about: str, folder: Path, fix: str) -> Finding:
 
 
 def _registry(context: Context) -> Iterable[Finding]:
-    from builder.cli.registry import find
+    from builder.adapters.registry.local import find
 
     named = context.site.registry.push
     host = named.split("/")[0] if named else find(context.workspace)

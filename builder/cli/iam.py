@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from builder.adapters.permissions import needs, policy
-from builder.cli.context import Context, open_context, parser
+from builder.adapters.ami.permissions import needs, policy
+from builder.app.context import Context, open_context, parser
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
 

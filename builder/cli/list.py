@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from builder.cli.context import open_context, parser, print_table
+from builder.app.context import open_context, parser, print_table
 
 
 def run(argv: Sequence[str]) -> int:

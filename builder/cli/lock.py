@@ -11,12 +11,13 @@ from functools import cache
 
 from builder import lock as locks
 from builder import tooling
-from builder.adapters import mirror
-from builder.adapters.resolving import Crew, SourceResolver, Wheels
-from builder.adapters.workspace import write_atomically
+from builder.adapters.aws.images import Images
+from builder.adapters.host.workspace import write_atomically
+from builder.adapters.upstream import mirror
+from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
+from builder.app.context import Context, open_context, parser
+from builder.app.interrupts import interruptible
 from builder.catalog import did_you_mean
-from builder.cli.context import Context, open_context, parser
-from builder.cli.interrupts import interruptible
 from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import FIELDS, PLACE, Entry, Want
 from builder.model import System
@@ -113,11 +114,13 @@ def _resolver(context: Context, wants: Iterable[Want], cancelled: threading.Even
         for want in wants
         if want.kind == "suite" and want.owner == f"system {system.name}"
     }
+    connection = mirror.connection(context.site.mirror)
     return SourceResolver(
         root=context.root,
-        mirror=mirror.connection(context.site.mirror),
+        mirror=connection,
         systems=systems,
         wheels=_wheels(context),
+        images=Images(connection),
         cancelled=cancelled,
     )
 

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 
-from builder.adapters.engine import Engine
-from builder.adapters.finder import EngineFinder
-from builder.adapters.receipts import Receipts
-from builder.cli.context import Context, add_site, open_context, parser, print_table
+from builder.adapters.container.finder import EngineFinder
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.receipts import Receipts
+from builder.app.context import Context, add_site, open_context, parser, print_table
 from builder.model import Layer, Plan
 from builder.plan import explain, to_json
 from builder.screen.text import wrap
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _calls(context: Context, plan: Plan, *, publish: bool) -> list[tuple[str, str]]:
     """The calls that change something in the account, or in the rehearsal of one."""
-    from builder.adapters.permissions import changing, needs
+    from builder.adapters.ami.permissions import changing, needs
 
     wanted = needs(plan, context.site.aws)
     return changing(wanted if publish else wanted & {"build", "group"})

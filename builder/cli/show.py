@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from builder.cli.context import add_site, open_context, parser, print_table
+from builder.app.context import add_site, open_context, parser, print_table
 from builder.plan import to_json
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-from builder.cli.context import open_context, parser, print_table
+from builder.app.context import open_context, parser, print_table
 from builder.errors import UsageError
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from builder.app.context import open_context, parser
 from builder.catalog import did_you_mean
-from builder.cli.context import open_context, parser
 from builder.cli.stack import find_stack
 from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.checking import Result, check
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
-from builder.stack.nearest import nearest, words
 from builder.stack.rules import Change, Finding
+from builder.stack.solving.nearest import nearest, words
 from builder.stack.vocabulary import Value, read_value, write_value
 
 _SYMBOLS = {"error": "failed", "warning": "skipped", "setting": "built", "note": "present"}
@@ -116,7 +116,7 @@ def _subjects(
 
 def _survey(knowledge: Knowledge, parsed: argparse.Namespace, said: Mapping[str, Value]) -> Subject:
     """An image says what is in it and the host what is below it; asked together they are one combination."""
-    from builder.adapters import survey
+    from builder.adapters.host import survey
 
     names, facts, unread = [], dict[str, Value](), list[str]()
     if parsed.host:
@@ -126,7 +126,7 @@ def _survey(knowledge: Knowledge, parsed: argparse.Namespace, said: Mapping[str,
         facts |= knowledge.vocabulary.on(found.facts, sides)
         names, unread = ["this machine"], list(found.unread)
     if parsed.image:
-        from builder.adapters.engine import Engine
+        from builder.adapters.engine.client import Engine
 
         found = survey.of_image(Engine(), parsed.image, knowledge.vocabulary)
         facts |= knowledge.vocabulary.on(found.facts, ("image",))

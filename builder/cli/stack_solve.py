@@ -10,17 +10,27 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from builder.app.context import open_context, parser, print_table
 from builder.catalog import did_you_mean
-from builder.cli.context import open_context, parser, print_table
 from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
-from builder.stack.ask import Request, pin, state
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
 from builder.stack.rules import Rule
-from builder.stack.solve import Clash, Contradiction, Held, Reason, Row, Solution, complete, solve, ways_out
-from builder.stack.solve_problem import IMPORTANCE
+from builder.stack.solving.ask import Request, pin, state
+from builder.stack.solving.problem import IMPORTANCE
+from builder.stack.solving.solve import (
+    Clash,
+    Contradiction,
+    Held,
+    Reason,
+    Row,
+    Solution,
+    complete,
+    solve,
+    ways_out,
+)
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Value, write_value
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.adapters import process
-from builder.adapters.engine import Engine
-from builder.adapters.workspace import write_atomically
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.adapters.host.workspace import write_atomically
 from builder.errors import FactoryError, UsageError
 from builder.rehearsal.addresses import find_ssh_port
-from builder.rehearsal.hosts import EngineHosts, sweep
+from builder.rehearsal.ec2.hosts import EngineHosts, sweep
+from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.proxy import Proxy
-from builder.rehearsal.seeds import Account
 from builder.rehearsal.session import Files, Settings, hold
 
 _SETTLE_S = 60.0
@@ -77,7 +77,7 @@ def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
 def _start(
     stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts, engine: Engine
 ) -> _Rehearsal:
-    from builder.rehearsal import backends
+    from builder.rehearsal.ec2 import backends
 
     cloud = stack.enter_context(
         backends.serve(

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from builder.adapters import process
-from builder.adapters.engine import Engine
-from builder.adapters.workspace import Workspace, locked, write_atomically
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.errors import FactoryError, MissingError, UsageError
 from builder.rehearsal.calls import Call, Disturbance
+from builder.rehearsal.ec2.hosts import sweep
 from builder.rehearsal.fence import Fence, fence
-from builder.rehearsal.hosts import sweep
 from builder.rehearsal.proxy import CONTROL
 
 _START_S, _END_S = 120.0, 180.0

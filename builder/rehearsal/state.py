@@ -26,10 +26,10 @@ from moto.core.base_backend import BackendDict
 from moto.ssm.models import ParameterDict
 
 from builder.errors import BuildError, UsageError
-from builder.rehearsal.cloud import Cloud
-from builder.rehearsal.ecr import RehearsedEcr, StoredImage
-from builder.rehearsal.images import Image, ImageBackend
-from builder.rehearsal.parameters import Parameters
+from builder.rehearsal.ec2.cloud import Cloud
+from builder.rehearsal.ec2.images import Image, ImageBackend
+from builder.rehearsal.ec2.parameters import Parameters
+from builder.rehearsal.registry.ecr import RehearsedEcr, StoredImage
 
 # They bear module names of moto, which has nothing of their names.
 _OWN = {one.__name__: one for one in (Cloud, Image, ImageBackend, Parameters, RehearsedEcr, StoredImage)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rehearsal import Clients, Metal, RehearsedAccount, served
+from tests.support.rehearsal import Clients, Metal, RehearsedAccount, served
 
 
 # Not for the whole session: while an account is served, moto is not itself for other tests of this process.

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from builder.adapters import janitor, journal
-from builder.adapters.ami import RUN_TAG
-from builder.adapters.workspace import Run, open_run
+from builder.adapters.ami import janitor, journal
+from builder.adapters.ami.maker import RUN_TAG
+from builder.adapters.host.workspace import Run, open_run
 from builder.rehearsal.proxy import Proxy
-from tests.rehearsal import EAST, WEST, Clients, RehearsedAccount
-from tests.rehearsed_account import Shop
+from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
+from tests.support.rehearsed_account import Shop
 
 LIVING = ["pending", "running", "stopping", "stopped"]
 
@@ -198,7 +198,7 @@ def test_a_run_that_ended_well_costs_no_call(shop: Shop, proxy: Proxy) -> None:
 def test_a_removal_that_was_cut_short_is_ended(
     shop: Shop, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.adapters import account
+    from builder.adapters.aws import account
     from builder.errors import FactoryError
     from builder.rehearsal.calls import Disturbance
 

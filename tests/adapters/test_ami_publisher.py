@@ -16,16 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters import account as account_module
-from builder.adapters import journal
-from builder.adapters.account import tags_of
-from builder.adapters.ami_steps import Sharing, snapshots_of
-from builder.adapters.workspace import dead_runs, forget_run
+from builder.adapters.ami import journal
+from builder.adapters.ami.steps import Sharing, snapshots_of
+from builder.adapters.aws import account as account_module
+from builder.adapters.aws.account import tags_of
+from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
-from tests.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
-from tests.rehearsed_account import FRIEND, ORGANIZATION, Shop
+from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.support.rehearsed_account import FRIEND, ORGANIZATION, Shop
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_a_copy_that_fails_in_one_region_is_removed_and_made_again(
     shop: Shop, aws: Clients, metal: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.errors import BuildError
-    from tests.rehearsal import Metal
+    from tests.support.rehearsal import Metal
 
     old = shop.image(key="old-key-old-key")
     shop.publish(old, key="old-key-old-key")
@@ -247,7 +247,7 @@ def test_a_copy_that_fails_in_one_region_is_removed_and_made_again(
 def test_a_copy_that_stays_pending_is_not_published_and_waited_for_again(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.rehearsal.cloud import Cloud
+    from builder.rehearsal.ec2.cloud import Cloud
 
     old = shop.image(key="old-key-old-key")
     shop.publish(old, key="old-key-old-key")
@@ -264,7 +264,7 @@ def test_a_copy_that_stays_pending_is_not_published_and_waited_for_again(
 
 
 def test_an_interrupted_wait_ends_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder.rehearsal.cloud import Cloud
+    from builder.rehearsal.ec2.cloud import Cloud
 
     home = shop.image()
     monkeypatch.setattr(Cloud, "pending_s", 600.0)
@@ -374,8 +374,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from builder.adapters.workspace import Workspace
-from tests.rehearsed_account import Shop
+from builder.adapters.host.workspace import Workspace
+from tests.support.rehearsed_account import Shop
 endpoint, folder, target, ami, key = sys.argv[1:]
 workspace = Workspace(home=Path(folder) / "home", out=Path(folder) / "out")
 Shop(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(ami, key=key)

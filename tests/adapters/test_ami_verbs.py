@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from builder.adapters import ami_family
-from builder.adapters.permissions import GRANTS, allows, needs, policy
-from builder.cli.context import Context
+from builder.adapters.ami import family
+from builder.adapters.ami.permissions import GRANTS, allows, needs, policy
+from builder.app.context import Context
 from builder.cli.main import main
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
-from tests.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
-from tests.rehearsed_account import FRIEND, Shop, environment
+from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.support.rehearsed_account import FRIEND, Shop, environment
 
 SITE = f"""
 [aws]
@@ -44,7 +44,7 @@ def shop(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BUILDER_SITE", "aws")
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(Context, "workspace", Shop.open(aws, proxy, tmp_path).workspace)
-    monkeypatch.setattr(ami_family, "regions_of", lambda _: REGIONS)
+    monkeypatch.setattr(family, "regions_of", lambda _: REGIONS)
     return Shop.open(aws, proxy, tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_an_older_image_is_retired_while_the_newest_is_followed(shop: Shop) -> N
 def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
     shop: Shop, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.adapters import account
+    from builder.adapters.aws import account
 
     monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
     home = shop.image()
@@ -187,7 +187,7 @@ def test_what_failed_its_checks_is_not_published(shop: Shop, proxy: Proxy) -> No
 def test_cleaning_says_what_is_left_and_removes_it(
     shop: Shop, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.cli import amis
+    from builder.app.lanes import ami
 
     with shop.run() as dead, shop.run() as living:
         left = leave(aws, dead.name)
@@ -195,25 +195,25 @@ def test_cleaning_says_what_is_left_and_removes_it(
         begin(shop, dead)
         begin(shop, living)
         context = Context(ROOT, place="aws")
-        assert amis.dead_runs(context) == [], "both live"
+        assert ami.dead_runs(context) == [], "both live"
     with shop.run() as living:
         begin(shop, living)
-        found = amis.dead_runs(context)
+        found = ami.dead_runs(context)
         assert dead.name in [one.run for one in found]
         assert living.name not in [one.run for one in found]
         (mine,) = (one for one in found if one.run == dead.name)
         assert left.image in mine.clear(context, keep_complete=False)
-    assert dead.name not in [one.run for one in amis.dead_runs(context)]
+    assert dead.name not in [one.run for one in ami.dead_runs(context)]
 
 
 def test_a_site_without_the_account_leaves_it_alone(shop: Shop, proxy: Proxy) -> None:
-    from builder.adapters import journal
-    from builder.cli import amis
+    from builder.adapters.ami import journal
+    from builder.app.lanes import ami
 
     with shop.run() as dead:
         thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
         journal._write(dead, "begun", thing)
-    (found,) = amis.dead_runs(Context(ROOT))
+    (found,) = ami.dead_runs(Context(ROOT))
     assert (found.run, found.account) == (dead.name, None)
     assert found.clear(Context(ROOT), keep_complete=False) == []
     assert journal.runs(shop.workspace) == [dead.name]
@@ -224,19 +224,19 @@ def test_the_policy_covers_every_call_that_was_made(
     shop: Shop, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Publication, all verbs and the janitor, as recorded; reading calls included."""
-    from builder.adapters import janitor
+    from builder.adapters.ami import janitor
 
     monkeypatch.undo()
     home = shop.image()
     shop.publish(home)
     account = shop.account
     account.number()
-    everywhere = ami_family.family(account, home, REGIONS)
-    ami_family.pointers(everywhere, "/image-factory")
-    ami_family.describe(everywhere[0], ())
-    ami_family.regions_of(account)
-    assert ami_family.all_of(account, REGIONS)
-    ami_family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
+    everywhere = family.family(account, home, REGIONS)
+    family.pointers(everywhere, "/image-factory")
+    family.describe(everywhere[0], ())
+    family.regions_of(account)
+    assert family.all_of(account, REGIONS)
+    family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
     with shop.run() as dead:
         leave(aws, dead.name)
         begin(shop, dead)

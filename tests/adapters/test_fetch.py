@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.fetch import Fetched, Fetcher
-from builder.adapters.mirror import Mirror
+from builder.adapters.upstream.fetch import Fetched, Fetcher
+from builder.adapters.upstream.mirror import Mirror
 from builder.errors import Interrupted, MissingError, UsageError
 from builder.site import MirrorSettings
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from builder import tooling
-from builder.adapters import packer, process
-from builder.adapters.packer import Packer, Said
-from builder.cli.interrupts import interruptible
+from builder.adapters.ami import packer
+from builder.adapters.ami.packer import Packer, Said
+from builder.adapters.host import process
+from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
 
 needs_packer = pytest.mark.skipif(

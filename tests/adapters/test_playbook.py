@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters import playbook
-from builder.adapters.mirror import Mirror
-from builder.adapters.workspace import Workspace, open_run
+from builder.adapters.ansible import playbook
+from builder.adapters.host.workspace import Workspace, open_run
+from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError, IntegrityError
 from builder.events import Stream
 from builder.site import MirrorSettings
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 
 @pytest.fixture

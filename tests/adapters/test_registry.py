@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.blobs import BlobStore, LayerBlob, sha256
-from builder.adapters.registry import MANIFEST, Blob, Registry, manifest, push
-from builder.adapters.wire import Credentials
+from builder.adapters.host.http import Credentials
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
+from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest, push
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
-from builder.rehearsal.registry import Fault, LocalRegistry
-from tests.docker_registry import PROGRAM, docker_registry
+from builder.rehearsal.registry.server import Fault, LocalRegistry
+from tests.support.docker_registry import PROGRAM, docker_registry
 
 CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 NO_DIGEST = f"sha256:{'0' * 64}"

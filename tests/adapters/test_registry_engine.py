@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.blobs import BlobStore, collect, sha256
-from builder.adapters.engine import Engine
-from builder.adapters.registry import Registry, push
+from builder.adapters.engine.client import Engine
+from builder.adapters.registry.blobs import BlobStore, collect, sha256
+from builder.adapters.registry.client import Registry, push
 from builder.errors import IntegrityError, MissingError
 from builder.model import Publication
-from builder.rehearsal.registry import Fault, LocalRegistry
+from builder.rehearsal.registry.server import Fault, LocalRegistry
 
 pytestmark = pytest.mark.engine
 BOUND_S = 120

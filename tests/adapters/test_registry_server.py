@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.blobs import sha256
+from builder.adapters.registry.blobs import sha256
 from builder.errors import UsageError
-from builder.rehearsal.registry import LocalRegistry
+from builder.rehearsal.registry.server import LocalRegistry
 
 BOUND_S = 20
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -244,7 +244,7 @@ def test_a_taken_port_is_said_before_anything_is_touched(registry: LocalRegistry
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path, sign: signal.Signals) -> None:
     ready = tmp_path / "ready.json"
-    argv = [sys.executable, "-m", "builder.rehearsal.registry", "--folder", str(tmp_path / "data")]
+    argv = [sys.executable, "-m", "builder.rehearsal.registry.server", "--folder", str(tmp_path / "data")]
     child = subprocess.Popen([*argv, "--ready-file", str(ready)], stderr=subprocess.PIPE)
     try:
         state = _read_when_there(ready, child)
@@ -260,7 +260,7 @@ def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path, sign: signal
 
 
 def _read_when_there(path: Path, child: subprocess.Popen[bytes]) -> dict[str, Any]:
-    from builder.adapters.process import wait_until
+    from builder.adapters.host.process import wait_until
 
     assert wait_until(lambda: path.exists() or child.poll() is not None, timeout_s=BOUND_S)
     state = json.loads(path.read_text())
@@ -269,7 +269,7 @@ def _read_when_there(path: Path, child: subprocess.Popen[bytes]) -> dict[str, An
 
 
 def test_the_program_refuses_other_addresses_with_a_hint(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "builder.rehearsal.registry", "--folder", str(tmp_path / "data")]
+    argv = [sys.executable, "-m", "builder.rehearsal.registry.server", "--folder", str(tmp_path / "data")]
     ended = subprocess.run(
         [*argv, "--address", "0.0.0.0", "--ready-file", str(tmp_path / "ready")],
         capture_output=True,

@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from builder.adapters.blobs import sha256
-from builder.adapters.registry import Registry
-from builder.adapters.wire import Credentials
+from builder.adapters.host.http import Credentials
+from builder.adapters.registry.blobs import sha256
+from builder.adapters.registry.client import Registry
 from builder.errors import MissingError, PublishError
-from builder.rehearsal.registry import LocalRegistry
+from builder.rehearsal.registry.server import LocalRegistry
 
 BLOB = b"the blob"
 

@@ -109,7 +109,7 @@ def test_a_private_name_is_what_it_was(name: str) -> None:
 
 
 def test_everything_that_is_replaced_is_there() -> None:
-    from builder.rehearsal.backends import REPLACED
+    from builder.rehearsal.ec2.backends import REPLACED
 
     for owner, name, value in REPLACED:
         before = inspect.getattr_static(owner, name)
@@ -121,7 +121,8 @@ def test_everything_that_is_replaced_is_there() -> None:
 
 def test_every_override_is_of_something() -> None:
     """A method that moto renames would be ours alone, and silently without effect."""
-    from builder.rehearsal import actions, cloud, ecr, images, parameters
+    from builder.rehearsal.ec2 import actions, cloud, images, parameters
+    from builder.rehearsal.registry import ecr
 
     ours = {
         images.Image: {"is_being_made", "deregistration_protection", "state", "image_location"},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.test_rehearsal_images import refused
-from tests.rehearsal import WEST, Clients
+from tests.support.rehearsal import WEST, Clients
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 

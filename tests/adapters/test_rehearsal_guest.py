@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from builder.rehearsal.imds import Metadata
-from builder.rehearsal.userdata import Unsupported, to_script
+from builder.rehearsal.ec2.imds import Metadata
+from builder.rehearsal.ec2.userdata import Unsupported, to_script
 
 # User data.
 
@@ -180,7 +180,7 @@ def test_a_token_has_a_life(service: Service, seconds: str) -> None:
 
 
 def test_a_token_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder.rehearsal import imds
+    from builder.rehearsal.ec2 import imds
 
     token = service.token("60")[1]
     assert service.ask("/latest/meta-data/", X_aws_ec2_metadata_token=token)[0] == 200

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from builder.adapters.process import wait_until
-from tests.rehearsal import EAST, WEST, Clients, Metal
+from builder.adapters.host.process import wait_until
+from tests.support.rehearsal import EAST, WEST, Clients, Metal
 
 
 def refused(act: Any, **request: Any) -> str:
@@ -138,7 +138,7 @@ def test_a_disk_that_cannot_be_captured_makes_a_failed_image(
 def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
     aws: Clients, metal: Metal, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.rehearsal import images
+    from builder.rehearsal.ec2 import images
 
     given_up, capture = threading.Event(), Metal.capture
 
@@ -161,7 +161,7 @@ def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
 def test_what_is_pending_cannot_be_used_yet(
     aws: Clients, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.rehearsal.cloud import Cloud
+    from builder.rehearsal.ec2.cloud import Cloud
 
     monkeypatch.setattr(Cloud, "pending_s", 3600.0)
     image = aws.image(instance)

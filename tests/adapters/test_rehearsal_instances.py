@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.adapters.test_rehearsal_images import refused
-from tests.rehearsal import DEBIAN, EAST, WEST, Clients, Key, Metal
+from tests.support.rehearsal import DEBIAN, EAST, WEST, Clients, Key, Metal
 
 
 def state(aws: Clients, instance: str) -> str:

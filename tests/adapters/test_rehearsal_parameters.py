@@ -4,7 +4,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.adapters.test_rehearsal_images import refused
-from tests.rehearsal import WEST, Clients
+from tests.support.rehearsal import WEST, Clients
 
 IMAGE = "aws:ec2:image"
 

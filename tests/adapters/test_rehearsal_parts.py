@@ -13,10 +13,11 @@ import pytest
 
 from builder import catalog
 from builder.errors import CatalogError, MissingError, UsageError
-from builder.rehearsal import addresses, seeds
+from builder.rehearsal import addresses
 from builder.rehearsal.addresses import Addresses, require_loopback
+from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.fence import fence
-from tests.rehearsal import ROOT, Clients, Metal
+from tests.support.rehearsal import ROOT, Clients, Metal
 
 # Addresses. Rehearsals of other tests, which may run at the same time, are given the first ones.
 OTHERS = {str(ipaddress.ip_address("127.0.2.2") + number) for number in range(10_000)}
@@ -168,7 +169,7 @@ def test_seeds_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_that_was_kept_is_the_state_that_was(aws: Clients, metal: Metal, tmp_path: Path) -> None:
-    from builder.rehearsal import backends
+    from builder.rehearsal.ec2 import backends
 
     disk = {"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True}}  # for which KMS makes a key
     instance = aws.run(BlockDeviceMappings=[disk])["InstanceId"]
@@ -195,7 +196,7 @@ def test_a_state_that_was_kept_is_the_state_that_was(aws: Clients, metal: Metal,
 
 
 def test_a_state_of_another_moto_is_refused(tmp_path: Path, aws: Clients) -> None:
-    from builder.rehearsal import backends
+    from builder.rehearsal.ec2 import backends
 
     (tmp_path / "state").write_bytes(b"moto 1.0, Python 2.7\nnonsense")
     with pytest.raises(UsageError, match="is not from moto 5"):
@@ -205,7 +206,7 @@ def test_a_state_of_another_moto_is_refused(tmp_path: Path, aws: Clients) -> Non
 def test_a_state_with_an_image_that_is_being_made_is_not_kept(
     aws: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.rehearsal import backends, images
+    from builder.rehearsal.ec2 import backends, images
 
     going_on = threading.Event()
     monkeypatch.setattr(images, "_PATIENCE_S", 0.1)
@@ -224,7 +225,7 @@ def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
         "import sys\n"
         "from builder.cli.main import main\n"
         "main(['--help'])\n"
-        "import builder.cli.rehearse, builder.rehearsal.session\n"
+        "import builder.app.rehearsal, builder.rehearsal.session\n"
         "print([name for name in ('moto', 'boto3', 'docker', 'flask') if name in sys.modules])\n"
     )
     done = subprocess.run(

@@ -20,7 +20,7 @@ from builder.errors import UsageError
 from builder.rehearsal.calls import Call, Disturbance, read_call
 from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
 from builder.rehearsal.proxy import Proxy
-from tests.rehearsal import EAST, RehearsedAccount
+from tests.support.rehearsal import EAST, RehearsedAccount
 
 
 @pytest.fixture

@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 
 from builder import lock
-from builder.adapters.blobs import sha256
-from builder.adapters.mirror import Mirror
-from builder.adapters.registry import CONFIG, MANIFEST, Blob, Registry
-from builder.adapters.resolving import Crew, SourceResolver, Wheels
+from builder.adapters.aws.images import Images
+from builder.adapters.registry.blobs import sha256
+from builder.adapters.registry.client import CONFIG, MANIFEST, Blob, Registry
+from builder.adapters.upstream.mirror import Mirror
+from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
 from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import Answer, Entry, Want
 from builder.model import Bootstrap, System
-from builder.rehearsal.registry import LocalRegistry
+from builder.rehearsal.registry.server import LocalRegistry
 from builder.site import MirrorSettings
 from tests.adapters.test_fetch import BYTES, SEEN, Web, serving
-from tests.repository import Repository
-from tests.wheels import make_wheel
+from tests.support.repository import Repository
+from tests.support.wheels import make_wheel
 
 SYSTEM = System(
     name="debian-12",
@@ -44,11 +45,13 @@ SUITES = {f"debian {suite}": SYSTEM for suite in ("tiny", "tiny-updates", "tiny-
 def resolver(
     root: Path, settings: MirrorSettings | None = None, wheels: Sequence[Wheels] = (), **mirror: object
 ) -> SourceResolver:
+    connection = Mirror(settings=settings or MirrorSettings(), **mirror)  # type: ignore[arg-type]
     return SourceResolver(
         root=root,
-        mirror=Mirror(settings=settings or MirrorSettings(), **mirror),  # type: ignore[arg-type]
+        mirror=connection,
         systems=SUITES,
         wheels=lambda _: wheels,
+        images=Images(connection),
         cancelled=threading.Event(),
     )
 

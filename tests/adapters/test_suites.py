@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.bootstrap import apt_options
-from builder.adapters.engine import LAYERS
-from builder.adapters.layers import LayerMaker
-from builder.adapters.mirror import Mirror, connection, discover
-from builder.adapters.suites import Watch
+from builder.adapters.container.maker import LayerMaker
+from builder.adapters.engine.client import LAYERS
+from builder.adapters.upstream.mirror import Mirror, apt_options, connection, discover
+from builder.adapters.upstream.suites import Watch
 from builder.errors import IntegrityError, UsageError
 from builder.events import Stream
 from builder.model import Bootstrap, Stack, Suite, System
 from builder.site import MirrorSettings
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 SYSTEM = System(
     name="tiny-1",

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.workspace import Workspace
+from builder.adapters.host.workspace import Workspace
 from builder.rehearsal import session
 from builder.rehearsal.session import Rehearsal
 from tests.e2e.shop import Shop, prepare
-from tests.factory import Factory
-from tests.rehearsal import EAST
-from tests.rehearsed import Program
+from tests.support.factory import Factory
+from tests.support.rehearsal import EAST
+from tests.support.rehearsed import Program
 
 
 @pytest.fixture(scope="session")

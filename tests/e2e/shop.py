@@ -11,9 +11,9 @@ from typing import Any
 
 from builder.rehearsal.calls import Call
 from builder.rehearsal.session import Rehearsal
-from tests.factory import BOUND_S, Build, Factory
-from tests.rehearsal import REGIONS, Clients
-from tests.repository import AMI
+from tests.support.factory import BOUND_S, Build, Factory
+from tests.support.rehearsal import REGIONS, Clients
+from tests.support.repository import AMI
 
 TARGET = """
 summary = "a small machine"

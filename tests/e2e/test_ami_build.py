@@ -9,8 +9,8 @@ import certifi
 import pytest
 
 from tests.e2e.shop import Shop, ami_of, site
-from tests.rehearsal import EAST, Key
-from tests.repository import AMI
+from tests.support.rehearsal import EAST, Key
+from tests.support.repository import AMI
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

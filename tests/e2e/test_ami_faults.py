@@ -7,8 +7,8 @@ import pytest
 
 from builder.rehearsal.calls import Disturbance
 from tests.e2e.shop import Shop, ami_of, site
-from tests.factory import Build
-from tests.rehearsal import REGIONS
+from tests.support.factory import Build
+from tests.support.rehearsal import REGIONS
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

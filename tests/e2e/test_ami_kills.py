@@ -8,8 +8,8 @@ import pytest
 
 from builder.rehearsal.calls import Disturbance
 from tests.e2e.shop import Shop, ami_of
-from tests.factory import BOUND_S
-from tests.rehearsal import EAST
+from tests.support.factory import BOUND_S
+from tests.support.rehearsal import EAST
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

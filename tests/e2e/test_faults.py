@@ -9,9 +9,9 @@ import pytest
 
 from builder import lock
 from builder.lock import Want
-from tests.engine_proxy import Fault, engine_with
-from tests.factory import Build, Factory
-from tests.wheels import make_wheel
+from tests.support.engine_proxy import Fault, engine_with
+from tests.support.factory import Build, Factory
+from tests.support.wheels import make_wheel
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

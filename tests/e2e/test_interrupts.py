@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.factory import BOUND_S, Factory
+from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.rehearsal.registry import Fault, LocalRegistry
-from tests.factory import Factory
+from builder.rehearsal.registry.server import Fault, LocalRegistry
+from tests.support.factory import Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.process import wait_until
-from tests.rehearsal import Clients, Key
-from tests.rehearsed import Program
+from builder.adapters.host.process import wait_until
+from tests.support.rehearsal import Clients, Key
+from tests.support.rehearsed import Program
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

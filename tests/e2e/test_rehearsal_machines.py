@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from builder.adapters.engine import Engine
-from builder.adapters.process import wait_until
-from builder.rehearsal.hosts import LABEL
-from tests.rehearsal import DEBIAN, WEST, Clients, Key
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.process import wait_until
+from builder.rehearsal.ec2.hosts import LABEL
+from tests.support.rehearsal import DEBIAN, WEST, Clients, Key
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from builder.adapters.process import wait_until
-from tests.factory import Factory
+from builder.adapters.host.process import wait_until
+from tests.support.factory import Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 

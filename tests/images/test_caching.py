@@ -10,7 +10,7 @@ import shutil
 import docker
 import pytest
 
-from tests.factory import Factory
+from tests.support.factory import Factory
 
 pytestmark = pytest.mark.engine
 
@@ -93,7 +93,7 @@ def test_what_a_role_registers_stays_in_its_layer(built: Factory) -> None:
 
 PROBE = """
 import sys
-from builder.adapters.engine import Engine
+from builder.adapters.engine.client import Engine
 from builder.cli import build
 
 asked = []

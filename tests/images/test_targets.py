@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from builder import catalog
-from builder.adapters.engine import Engine
-from builder.rehearsal.registry import LocalRegistry
+from builder.adapters.engine.client import Engine
+from builder.rehearsal.registry.server import LocalRegistry
 
 pytestmark = pytest.mark.engine
 

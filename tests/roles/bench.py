@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from builder import site as site_file
-from builder.adapters import containers, mirror, playbook, process
-from builder.adapters.containers import Bind
-from builder.adapters.engine import RUN_LABEL, Engine
-from builder.adapters.layers import LayerMaker
-from builder.adapters.mirror import Mirror
-from builder.adapters.testinfra import ImageChecker
-from builder.adapters.workspace import Run, Workspace, find_workspace, open_run
+from builder.adapters.ansible import playbook
+from builder.adapters.checks.testinfra import ImageChecker
+from builder.adapters.container.maker import LayerMaker
+from builder.adapters.engine import containers
+from builder.adapters.engine.client import RUN_LABEL, Engine
+from builder.adapters.engine.containers import Bind
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run, Workspace, find_workspace, open_run
+from builder.adapters.upstream import mirror
+from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Stream
 from builder.model import Check, Plan
-from builder.rehearsal import machine
+from builder.rehearsal.ec2 import machine
 from builder.sources import check_folders
 from tests.roles import plans
 from tests.roles.door import Door

@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from builder.adapters import containers
-from builder.adapters.engine import Engine
-from builder.adapters.mirror import Mirror
-from builder.adapters.process import start_detached, wait_until
-from builder.adapters.workspace import write_atomically
-from builder.cli.work import interruptible
+from builder.adapters.engine import containers
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.process import start_detached, wait_until
+from builder.adapters.host.workspace import write_atomically
+from builder.adapters.upstream.mirror import Mirror
+from builder.app.session import interruptible
 from builder.errors import BuildError, FactoryError, Interrupted
-from builder.rehearsal.machine import LOGIN_USERS
+from builder.rehearsal.ec2.machine import LOGIN_USERS
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench, open_scratch, open_site
 from tests.roles.door import Door

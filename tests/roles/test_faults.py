@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from builder.adapters.playbook import MOUNT
+from builder.adapters.ansible.playbook import MOUNT
 from builder.model import Plan
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench

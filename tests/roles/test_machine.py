@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from builder.model import Plan
-from builder.rehearsal import machine
+from builder.rehearsal.ec2 import machine
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench
 from tests.roles.door import Door

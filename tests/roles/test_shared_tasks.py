@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.playbook import MOUNT
-from builder.adapters.process import wait_until
+from builder.adapters.ansible.playbook import MOUNT
+from builder.adapters.host.process import wait_until
 from builder.model import Plan
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench

@@ -6,7 +6,7 @@ import pytest
 
 from builder import catalog
 from builder.errors import CatalogError, FactoryError
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 
 def problems(repository: Repository) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import main as cli
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 THIRD_PARTY = {"docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible", "jinja2"}
 PROBE = """

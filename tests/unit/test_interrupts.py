@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from builder.adapters.process import wait_until
-from builder.cli.interrupts import held_back, interruptible, wait_for_all
+from builder.adapters.host.process import wait_until
+from builder.app.interrupts import held_back, interruptible, wait_for_all
 from builder.errors import Interrupted
 
 ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

@@ -8,7 +8,7 @@ from builder import lock
 from builder.errors import IntegrityError
 from builder.lock import Entry, Lock, Want
 from builder.pipeline import require_locked
-from tests.repository import AMI, Repository
+from tests.support.repository import AMI, Repository
 
 SHA = "a" * 64
 ARCHIVE = "https://vendor.example/fabric-1.2-3-x86_64.tar.gz"

@@ -11,8 +11,8 @@ from builder.cli import lock as verb
 from builder.cli.main import main
 from builder.errors import Interrupted, MissingError
 from builder.lock import Entry, Want
-from tests.repository import Repository
-from tests.resolvers import World, entry
+from tests.support.repository import Repository
+from tests.support.resolvers import World, entry
 
 ARCHIVE = Want("archive", "https://vendor.example/fabric-1.2-3.tar.gz", "component fabric")
 SUITE = Want("suite", "debian tiny", "system tiny-1")

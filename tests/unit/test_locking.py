@@ -14,8 +14,8 @@ from builder.lock import Entry, Lock, Want
 from builder.stack import locking
 from builder.stack.loading import load
 from builder.stack.locking import Relocked, relock
-from tests.repository import AMI, Repository
-from tests.resolvers import World, entry
+from tests.support.repository import AMI, Repository
+from tests.support.resolvers import World, entry
 
 ARCHIVE = Want("archive", "https://vendor.example/a.tar.gz", "component a")
 GIT = Want("git", "https://code.example/b.git v1", "component b")

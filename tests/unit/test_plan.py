@@ -13,7 +13,7 @@ from builder import catalog, lock, plan, sources
 from builder.errors import CatalogError, UsageError
 from builder.model import Catalog, Component
 from builder.plan import explain
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 # What changes → which layers of the small repository get another key.
 EVERYTHING = {"base", "system", "final", "workload"}

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.adapters import blobs
-from builder.adapters.blobs import BlobStore, LayerBlob, collect, export, sha256
+from builder.adapters.registry import blobs
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, collect, export, sha256
 from builder.errors import BuildError, IntegrityError, Interrupted, PublishError
 
 ENGINE_ID = {"created": "1970-01-01T00:00:00Z", "container_config": {"Hostname": "", "Env": None}}

@@ -13,9 +13,9 @@ from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
-from builder.stack.nearest import nearest
 from builder.stack.reference import page
 from builder.stack.rules import Finding
+from builder.stack.solving.nearest import nearest
 from builder.stack.vocabulary import ABSENT, Value, read_value
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters import survey
+from builder.adapters.host import survey
 from builder.cli.main import main
 from builder.stack.loading import load
 from builder.stack.versions import parse
@@ -194,7 +194,7 @@ def test_systems_have_the_names_that_rules_use(identity: str, version: str, expe
 
 def test_check_loads_nothing_but_the_standard_library(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     """People ask this often and from scripts; it has to answer at once."""
-    from builder.adapters import process
+    from builder.adapters.host import process
 
     program = (
         "import sys; from builder.cli.main import main; main(sys.argv[1:]);"

@@ -9,7 +9,7 @@ from builder import catalog, lock, plan, sources
 from builder.errors import CatalogError
 from builder.stack.loading import load
 from builder.stack.obeying import Verdict, judge
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 Judge = Callable[[], Verdict]
 RULES = """

@@ -13,7 +13,7 @@ from builder.stack.loading import load
 from builder.stack.rules import Clause, all_of, parse_clause
 from builder.stack.versions import parse
 from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 RULE = """
     subject = "Fabrics"

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.stack.ask import Request, choices, known_versions, numbers, pin, state
 from builder.stack.checking import broken, check
 from builder.stack.knowledge import Combination, Instance, Knowledge, Release
 from builder.stack.loading import load
 from builder.stack.rules import Rule, parse_clause
-from builder.stack.solve import Contradiction, Solution, complete, solve, ways_out
-from builder.stack.solve_problem import Contents, Problem
+from builder.stack.solving.ask import Request, choices, known_versions, numbers, pin, state
+from builder.stack.solving.problem import Contents, Problem
+from builder.stack.solving.solve import Contradiction, Solution, complete, solve, ways_out
 from builder.stack.versions import Version, parse
 from builder.stack.vocabulary import Fact, Value, Vocabulary, write_value
 

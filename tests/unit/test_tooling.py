@@ -6,7 +6,7 @@ import pytest
 
 from builder import tooling
 from builder.errors import CatalogError
-from tests.repository import Repository
+from tests.support.repository import Repository
 
 GALAXY = "https://galaxy.ansible.com/api/v3/plugin/ansible/content/published/collections/artifacts"
 PLUGIN = """

@@ -1,0 +1,1 @@
+"""Make, check, publish and remove AMIs in one AWS account."""

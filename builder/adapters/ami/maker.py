@@ -1,0 +1,341 @@
+"""Finds or makes the AMI of a plan: Packer starts an instance, Ansible applies roles, EC2 keeps the image.
+
+Everything that is started carries the run's name, in its own name and in its tags, from its first moment.
+The account may be a real one or a rehearsal; nothing here can tell.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.ami import journal, packer
+from builder.adapters.ami.packer import Packer, Said
+from builder.adapters.ansible import playbook, runtime
+from builder.adapters.aws.account import Account, Resource, asking
+from builder.adapters.aws.groups import security_group
+from builder.adapters.aws.sshkeys import KeyPair, key_pair
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror
+from builder.errors import BuildError
+from builder.events import Stream
+from builder.model import Artifact, Made, Plan
+from builder.site import AwsSettings
+
+# What a machine of a run has besides itself, all under one name.
+MACHINE = ("key-pair", "security-group", "instance")
+KEY_TAG, RUN_TAG, TARGET_TAG = "factory:key", "factory:run", "factory:target"
+_WORK_S = 4 * 3600.0  # for everything before the image is made
+# Certificates of the site on the machine that is built on; the play takes them away again.
+_CA = "/var/cache/factory-ca.pem"
+_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
+_SPEAKER = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
+
+
+def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
+    return {
+        TARGET_TAG: plan.target.name,
+        KEY_TAG: plan.key,
+        RUN_TAG: run,
+        "factory:stack": plan.stack.name,
+        "factory:system": plan.system.name,
+        "factory:commit": commit,
+    }
+
+
+def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
+    """An image of the account as the pipeline sees it."""
+    size = sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in image.get("BlockDeviceMappings", ()))
+    made = Made(
+        name="image",
+        key=plan.key,
+        outcome=outcome,
+        reason=reason,
+        image=image["ImageId"],
+        seconds=seconds,
+        size_bytes=size * 1024**3,
+        components=plan.components,
+    )
+    return Artifact(
+        kind="ami", target=plan.target.name, reference=image["ImageId"], key=plan.key, layers=(made,)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One image to be made: from what, under which names, and what has been prepared for it."""
+
+    plan: Plan
+    step: str
+    image: str  # its name
+    source: Resource
+    tags: Mapping[str, str]
+    folder: Path
+    key: KeyPair
+    group: str
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+
+class AmiFinder:
+    """Knows the images of the account by the key in their tags."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def find(self, plan: Plan) -> Artifact | None:
+        for image in self._account.images({KEY_TAG: plan.key}):
+            if image["State"] == "available":
+                return artifact(plan, image, outcome="reused", reason="in this account", seconds=0.0)
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AmiMaker:
+    """Makes AMIs, one instance each; several plans may be made at once by several threads."""
+
+    account: Account
+    settings: AwsSettings
+    run: Run
+    root: Path
+    events: Stream
+    commit: str
+    mirror: Callable[[Plan], Mirror]
+    source: Callable[[Plan], Resource]  # what an instance starts from, as the lock has it
+    ssh_port: int = 22
+    polling_s: int = 15
+
+    def make(self, plan: Plan) -> Artifact:
+        step = f"{plan.target.name}/image"
+        title = f"{len(plan.components)} components on {plan.system.name}"
+        with self.events.step(step, title, target=plan.target.name, key=plan.key) as end:
+            if found := AmiFinder(self.account).find(plan):
+                end.update(text=f"{found.reference}, in this account", outcome="reused", seconds=0.0)
+                return found
+            started = time.monotonic()
+            source, folder = self.source(plan), self._folder(plan)
+            name = f"{plan.target.name}-{self.run.name}"
+            mine, image_of = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
+            with (
+                journal.making(self.run, self.account, "image", image_of) as made,
+                journal.passing(self.run, self.account, MACHINE, name),
+                key_pair(self.account, name, folder, mine) as key,
+                security_group(self.account, self.settings, name, mine) as group,
+            ):
+                job = Job(
+                    plan=plan,
+                    step=step,
+                    image=image_of,
+                    source=source,
+                    tags=mine,
+                    folder=folder,
+                    key=key,
+                    group=group,
+                )
+                ami = made.id = self._build(job)
+            image = self.account.image(ami)
+            if image is None or image["State"] != "available":
+                hint = "builder clean, then build again"
+                raise BuildError(f"{ami} was made and is not available", hint=hint)
+            seconds = time.monotonic() - started
+            reason = f"from {source['ImageId']} ({source.get('Name', '')})"
+            end.update(text=ami, outcome="built", seconds=seconds)
+        return artifact(plan, image, outcome="built", reason=reason, seconds=seconds)
+
+    def _folder(self, plan: Plan) -> Path:
+        """Keys and variables of one build; it is removed with the run's own folder."""
+        folder = self.run.scratch / plan.key[:16]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def _build(self, job: Job) -> str:
+        plan = job.plan
+        variables = job.folder / "packer.json"
+        table = self._variables(job)
+        variables.touch(mode=0o600)
+        variables.write_text(json.dumps(table), encoding="utf-8")
+        program = Packer(self.root / "packer" / "ami", variables=variables)
+        listener = playbook.Listener(self.events, job.step)
+        talk = _Talk(self, listener, job.step)
+        done = program.build(
+            environment=self._environment(),
+            timeout_s=_WORK_S + self.settings.wait_minutes * 60,
+            cancelled=self.run.cancelled,
+            said=talk.said,
+            cwd=job.folder,
+        )
+        self.run.stop_if_cancelled()
+        if listener.failure is not None:
+            raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
+        found = packer.made(job.manifest, self.run.name)
+        if done.code != 0 or self.account.region not in found:
+            raise BuildError(
+                f"Packer made no image of '{plan.target.name}': {talk.error or 'it does not say why'}",
+                hint=_way_out(talk.error, plan),
+                details="\n".join(talk.tail[-20:]),
+            )
+        return found[self.account.region]
+
+    def _environment(self) -> dict[str, str]:
+        # Packer talks to its plugins through sockets in the folder for temporary files.
+        self.run.near.mkdir(mode=0o700, exist_ok=True)
+        return {**self.account.environment, "TMPDIR": str(self.run.near)}
+
+    def _variables(self, job: Job) -> dict[str, Any]:
+        """Everything that the template may know."""
+        plan = job.plan
+        shape, site = plan.target.ami, self.settings
+        assert shape is not None
+        assert plan.system.ami is not None
+        return {
+            "run": self.run.name,
+            "region": self.account.region,
+            "endpoint": self.account.environment.get("AWS_ENDPOINT_URL", ""),
+            "source_ami": job.source["ImageId"],
+            "instance_type": shape.build_on[plan.arch],
+            "ami_name": job.image,
+            "ami_description": f"{plan.target.summary}; {plan.system.name}, {plan.stack.name}",
+            "tags": {**job.tags, "Name": job.image},
+            "volume": {
+                "device": job.source["RootDeviceName"],
+                "size_gib": shape.volume_gib,
+                "iops": 3000,
+                "throughput": 500,
+                "encrypted": site.encrypt and shape.encryptable,
+                "kms_key": site.kms_key if shape.encryptable else "",
+            },
+            "ssh": {
+                "user": plan.system.ami.user,
+                "keypair": job.key.name,
+                "key_file": str(job.key.file),
+                "port": self.ssh_port,
+                # A wrong address on this machine is to be found out at once.
+                "timeout": "30s" if self.account.is_near else "10m",
+                "interface": site.ssh_interface,
+            },
+            "network": {
+                "subnet": site.subnet,
+                "security_group": job.group,
+                "public_address": site.public_address,
+                "iam_instance_profile": site.instance_profile,
+            },
+            "polling": {
+                "delay_s": self.polling_s,
+                "attempts": max(1, site.wait_minutes * 60 // self.polling_s),
+            },
+            "ansible": {
+                "command": str(self._launcher(plan, job.folder)),
+                "playbook": str(self.root / "ansible" / "image.yml"),
+                "variables_file": str(self._role_variables(plan, job.folder)),
+                "environment": [],
+            },
+            "manifest": str(job.manifest),
+        }
+
+    def _role_variables(self, plan: Plan, folder: Path) -> Path:
+        place = self.mirror(plan)
+        table: dict[str, Any] = {
+            **plan.capabilities,
+            **{name: value for layer in plan.layers for name, value in layer.variables.items()},
+            "image_components": list(plan.components),
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "factory_environment": playbook.far_environment(place, _CA if place.ca_bundle else ""),
+            "factory_mirrors": playbook.far_mirrors(place),
+            "factory_module_cache": str(self.run.workspace.cache("modules")),
+        }
+        if place.ca_bundle:
+            table["factory_ca_bundle"] = {"here": str(place.ca_bundle.resolve()), "there": _CA}
+        path = folder / "variables.json"
+        path.write_text(json.dumps(table), encoding="utf-8")
+        return path
+
+    def _launcher(self, plan: Plan, folder: Path) -> Path:
+        """ansible-playbook out of the locked runtime, as a program that Packer can call."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        lock = self.root / "ansible" / "requirements.lock"
+        mount = folder / "mount"
+        for name, target in (
+            ("runtime", runtime.folder_of(self.run, lock, python=version, arch=plan.arch)),
+            ("ansible", self.root / "ansible"),
+        ):
+            mount.mkdir(exist_ok=True)
+            (mount / name).symlink_to(target)
+        (mount / "run").mkdir()
+        home = folder / "home"
+        environment = {
+            "HOME": str(home),
+            "ANSIBLE_CONFIG": str(mount / "ansible" / "ansible.cfg"),
+            "ANSIBLE_HOME": str(home / ".ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(home / "local"),
+            "ANSIBLE_STDOUT_CALLBACK": "factory_events",
+            "ANSIBLE_HOST_KEY_CHECKING": "False",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.run.near / "ssh"),
+            "LC_ALL": "C.UTF-8",
+        }
+        (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+        (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=mount), encoding="utf-8")
+        program = folder / "ansible-playbook"
+        script = f'#!/bin/sh\nexec "{sys.executable}" -I "{mount}/run/launch.py" "$@"\n'
+        program.write_text(script, encoding="utf-8")
+        program.chmod(0o700)
+        return program
+
+    def require_tokens(self, instance: str) -> None:
+        """Metadata version 2 alone on the instance that is built on; older templates cannot ask for it."""
+        with asking(f"requiring metadata tokens on {instance}"):
+            self.account.client("ec2").modify_instance_metadata_options(
+                InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
+            )
+
+
+def _way_out(error: str, plan: Plan) -> str:
+    """What to look at first for what Packer said."""
+    assert plan.system.ami is not None
+    if "SSH" in error:
+        return (
+            f"is '{plan.system.ami.user}' the user of {plan.system.name}, and can this machine reach the"
+            " instance? site.toml: [aws] subnet, security_group, source_cidrs, public_address, ssh_interface"
+        )
+    if "waiting for AMI" in error:
+        return "a large volume takes long: [aws] wait_minutes in site.toml; then build again"
+    return "builder doctor; the whole log of the run has more"
+
+
+def image_name(plan: Plan, run: str) -> str:
+    """Unique, sorted by time within a target, and short enough for EC2 (128 characters)."""
+    return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}-{run}"[:128]
+
+
+class _Talk:
+    """What Packer says: the lines of Ansible go to the listener, the first error is kept."""
+
+    def __init__(self, maker: AmiMaker, listener: playbook.Listener, step: str) -> None:
+        self._maker = maker
+        self._listener = listener
+        self._step = step
+        self.error = ""
+        self.tail: list[str] = []
+
+    def said(self, said: Said) -> None:
+        words = _SPEAKER.sub("", said.text, count=1)
+        if words.startswith('{"event"'):
+            self._listener.line(words)
+            return
+        for line in said.lines:
+            self._line(said.kind, _SPEAKER.sub("", line, count=1).rstrip())
+
+    def _line(self, kind: str, line: str) -> None:
+        self.tail = [*self.tail[-39:], line]
+        self._maker.events.emit("step.log", step=self._step, text=line)
+        if kind == "error" and line and not self.error:
+            self.error = line.strip()
+        if started := _INSTANCE.search(line):
+            self._maker.require_tokens(started[1])
+        elif kind == "say" and line:
+            self._maker.events.emit("step.task", step=self._step, text=line)

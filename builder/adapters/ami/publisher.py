@@ -1,0 +1,262 @@
+"""Brings an AMI to those who start instances of it: regions, accounts, and parameters that lead to it.
+
+Every step looks before it acts, so an interrupted publication goes on where it was; who follows a parameter
+finds an available, shared image or what was there before, whatever happens here and whenever.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from builder.adapters.ami import journal
+from builder.adapters.ami import steps as steps
+from builder.adapters.ami.maker import KEY_TAG, TARGET_TAG
+from builder.adapters.ami.steps import AGAIN, SOURCE_TAG, Patience, Sharing, Spot
+from builder.adapters.aws.account import Account, Resource, asking, specifications, tags_of
+from builder.adapters.host.workspace import Run
+from builder.errors import BuildError, PublishError
+from builder.model import Artifact, Plan, Publication
+from builder.site import AwsSettings
+
+STACK_TAG, SYSTEM_TAG = "factory:stack", "factory:system"
+LATEST = "latest"
+_COPIES = 3  # of one image in one region: a token may lead to a copy that was given up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What the parameters of one image are called: one that never moves, one that follows the newest."""
+
+    prefix: str
+    target: str
+    system: str
+    arch: str
+    version: str
+
+    @classmethod
+    def of(cls, prefix: str, tags: Mapping[str, str], arch: str) -> "Names":
+        version = f"{tags[STACK_TAG]}-{tags[KEY_TAG][:12]}"
+        return cls(
+            prefix=prefix, target=tags[TARGET_TAG], system=tags[SYSTEM_TAG], arch=arch, version=version
+        )
+
+    @property
+    def folder(self) -> str:
+        system = self.system if self.arch == "x86_64" else f"{self.system}-{self.arch}"
+        return f"{self.prefix}/{self.target}/{system}"
+
+    @property
+    def fixed(self) -> str:
+        return f"{self.folder}/{self.version}/image_id"
+
+    @property
+    def moving(self) -> str:
+        return f"{self.folder}/{LATEST}/image_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmiPublisher:
+    """Publishes images of one account as its site has it."""
+
+    account: Account
+    settings: AwsSettings
+    patience: Patience
+    run: Run | None = None  # needed only to publish
+    say: Callable[[str], object] = lambda _: None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.account.region, *self.settings.copy_regions)))
+
+    @property
+    def sharing(self) -> Sharing:
+        return Sharing(accounts=self.settings.share_accounts, organizations=self.settings.share_organizations)
+
+    def holds(self, publication: Publication) -> bool:
+        """Whether the parameters of every region of the site lead to the image, and it is as promised."""
+        region, _, ami = publication.name.partition("/")
+        if region != self.account.region or not publication.tags:
+            return False
+        return all(self._leads(one, publication.tags, ami) for one in self.regions)
+
+    def _leads(self, region: str, names: tuple[str, ...], home: str) -> bool:
+        values = steps.read_parameters(self.account, region, names)
+        amis = {values.get(name, "") for name in names}
+        if len(amis) != 1 or "" in amis:
+            return False
+        spot = Spot(account=self.account, region=region, ami=amis.pop())
+        image = spot.find()
+        if image is None or home not in (spot.ami, tags_of(image).get(SOURCE_TAG)):
+            return False
+        return not self._lacks(spot, image)
+
+    def publish(self, plan: Plan, artifact: Artifact) -> Publication:
+        known = {
+            TARGET_TAG: plan.target.name,
+            KEY_TAG: plan.key,
+            STACK_TAG: plan.stack.name,
+            SYSTEM_TAG: plan.system.name,
+        }
+        return self.publish_image(artifact.reference, known)
+
+    def publish_image(self, ami: str, known: Mapping[str, str]) -> Publication:
+        """`known` are tags that the image has to have."""
+        assert self.run is not None
+        started = time.monotonic()
+        home = Spot(account=self.account, region=self.account.region, ami=ami)
+        with _as_published(), self.run.locked(f"publish-{known[TARGET_TAG]}-{known[SYSTEM_TAG]}"):
+            image = home.look()
+            if image["State"] != "available":
+                raise PublishError(f"{home} is {image['State']}", hint=AGAIN)
+            encrypted = any(
+                one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ())
+            )
+            self._require_shareable(image["ImageId"], encrypted=encrypted)
+            wanted = {**steps.own_tags(image), **known}
+            self.finish(home, wanted)
+            spots = [home, *self._copy_all(home, wanted)]
+            for spot in spots:
+                self._verify(spot)
+            names = Names.of(self.settings.parameters, wanted, image["Architecture"])
+            for name in (names.fixed, names.moving):
+                for spot in spots:
+                    self.say(f"{name} in {spot.region}: {spot.ami}")
+                    steps.point(spot, name, self.patience)
+        return Publication(
+            name=str(home),
+            digest=ami,
+            tags=(names.fixed, names.moving),
+            seconds=time.monotonic() - started,
+        )
+
+    def finish(self, spot: Spot, wanted: Mapping[str, str]) -> None:
+        """Everything that one available image has to be before somebody is led to it."""
+        steps.require_tokens(spot)
+        steps.tag(spot, wanted)
+        steps.share(spot, self.sharing)
+        steps.deprecate(spot, after_days=self.settings.deprecate_after_days)
+        steps.protect(spot)
+
+    def _lacks(self, spot: Spot, image: Resource) -> str:
+        """What somebody who is led to the image would miss."""
+        if image["State"] != "available":
+            return f"it is {image['State']}"
+        if image.get("ImdsSupport") != "v2.0":
+            return "it does not require metadata tokens"
+        if not steps.is_shared(spot, image, self.sharing):
+            return "it is not shared as the site says"
+        return ""
+
+    def _verify(self, spot: Spot) -> None:
+        if lacks := self._lacks(spot, spot.look()):
+            raise PublishError(f"{spot} cannot be published: {lacks}", hint=AGAIN)
+
+    def foresee(self, plan: Plan) -> None:
+        """Refuses, before it is made, an image that could not be published once it is there."""
+        assert plan.target.ami is not None
+        encrypted = self.settings.encrypt and plan.target.ami.encryptable
+        self._require_shareable(f"target '{plan.target.name}'", encrypted=encrypted)
+
+    def _require_shareable(self, what: str, *, encrypted: bool) -> None:
+        """What is encrypted with AWS's own key starts in no other account; copies need the key by alias."""
+        if not encrypted:
+            return
+        key = self.settings.kms_key
+        if self.sharing and not key:
+            raise PublishError(
+                f"{what} is encrypted with AWS's own key and cannot be shared",
+                hint="aws.kms_key in site.toml, then build it again",
+            )
+        if len(self.regions) > 1 and key and not key.startswith("alias/"):
+            raise PublishError(
+                f"{what} is to be copied, and other regions do not know the key {key}",
+                hint='name an alias that exists in every region: aws.kms_key = "alias/…" in site.toml',
+            )
+
+    def _copy_all(self, home: Spot, wanted: Mapping[str, str]) -> list[Spot]:
+        """Copies in the other regions, made side by side; the first error is raised when all have ended."""
+        others = [region for region in self.regions if region != home.region]
+        if not others:
+            return []
+        with ThreadPoolExecutor(len(others), thread_name_prefix="copy") as pool:
+            futures: list[Future[Spot]] = [pool.submit(self.copy, home, one, wanted) for one in others]
+            wait(futures)
+        return [future.result() for future in futures]
+
+    def copy(self, home: Spot, region: str, wanted: Mapping[str, str]) -> Spot:
+        """The copy of an image in another region, found or made, and finished."""
+        tags = {**wanted, SOURCE_TAG: home.ami}
+        given_up: list[str] = []
+        for _ in range(_COPIES):
+            spot = self._find_copy(home, region) or self._begin_copy(home, region, tags, given_up)
+            state = self._settled(spot)
+            if state == "available":
+                self.finish(spot, tags)
+                return spot
+            given_up.append(spot.ami)
+            if state == "failed":
+                reason = spot.look().get("StateReason", {}).get("Message", "EC2 does not say why")
+                steps.remove(spot, tags)
+                raise PublishError(f"the copy of {home} to {region} failed: {reason}", hint=AGAIN)
+        raise PublishError(f"{home} cannot be copied to {region}: its copies are gone at once", hint=AGAIN)
+
+    def _find_copy(self, home: Spot, region: str) -> Spot | None:
+        found = self.account.images({SOURCE_TAG: home.ami}, region=region)
+        fitting = [one for one in found if one["State"] in ("available", "pending")]
+        # The oldest: everybody who looks takes the same.
+        return Spot(account=self.account, region=region, ami=fitting[-1]["ImageId"]) if fitting else None
+
+    def _begin_copy(self, home: Spot, region: str, tags: Mapping[str, str], given_up: Iterable[str]) -> Spot:
+        assert self.run is not None
+        image = home.look()
+        encrypted = any(one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ()))
+        key = self.settings.kms_key if encrypted else ""
+        token = hashlib.sha256(" ".join((home.ami, region, *given_up)).encode()).hexdigest()
+        self.say(f"copying {home} to {region}")
+        with (
+            journal.making(self.run, self.account, "copy", image["Name"], region=region) as made,
+            asking(f"copying {home} to {region}"),
+        ):
+            answer = self.account.client("ec2", region).copy_image(
+                SourceImageId=home.ami,
+                SourceRegion=home.region,
+                Name=image["Name"],
+                Description=image.get("Description", ""),
+                ClientToken=token,
+                TagSpecifications=specifications(tags, ["image", "snapshot"]),
+                **({"Encrypted": True, "KmsKeyId": key} if key else {}),
+            )
+            made.id = answer["ImageId"]
+        return Spot(account=self.account, region=region, ami=made.id)
+
+    def _settled(self, spot: Spot) -> str:
+        """The state that a copy comes to: available, failed or gone."""
+        state, seen_s = "pending", time.monotonic()
+
+        def is_settled() -> bool:
+            nonlocal state, seen_s
+            found = spot.find()
+            if found is None:
+                state = "gone" if time.monotonic() - seen_s > self.patience.appear_s else "pending"
+            else:
+                state, seen_s = found["State"], time.monotonic()
+            return state != "pending"
+
+        if not self.patience.until(is_settled, timeout_s=self.patience.copy_s):
+            raise PublishError(
+                f"{spot} is still pending after {self.patience.copy_s / 60:.0f} min",
+                hint="run the command again: it goes on waiting",
+            )
+        return state
+
+
+@contextmanager
+def _as_published() -> Iterator[None]:
+    """What goes wrong on the way to others is a failed publication, whichever call it was."""
+    try:
+        yield
+    except BuildError as error:
+        raise PublishError(error.message, hint=error.hint, details=error.details) from error

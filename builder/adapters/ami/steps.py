@@ -1,0 +1,271 @@
+"""Single steps on one AMI in one region, each of which looks first and changes only what is not so yet.
+
+They know neither plans nor the order of things; what is asked for again costs reading calls alone.
+"""
+
+import datetime
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder.adapters.aws.account import Account, Resource, as_tags, asking, tags_of, unless
+from builder.errors import Interrupted, PublishError
+
+SOURCE_TAG = "factory:source"  # on a copy: the image that it is a copy of
+AGAIN = "run the command again: it goes on where it was"
+_IMAGE_TYPE = "aws:ec2:image"
+_PROTECTED = "enabled"
+_SETTLE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How often to look, how long a copy may take, and when to stop at once."""
+
+    polling_s: float = 15.0
+    copy_s: float
+    appear_s: float = 60.0  # EC2 may not know yet what it has just named
+    cancelled: threading.Event
+
+    def until(self, condition: Callable[[], bool], *, timeout_s: float) -> bool:
+        """Whether `condition` came true in time."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            if self.cancelled.wait(self.polling_s):
+                raise Interrupted("interrupted")
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """Who may start an image besides its owner."""
+
+    accounts: tuple[str, ...] = ()
+    organizations: tuple[str, ...] = ()  # ARNs of organisations or their units
+
+    def __bool__(self) -> bool:
+        return bool(self.accounts or self.organizations)
+
+    @property
+    def permissions(self) -> list[dict[str, str]]:
+        return [
+            *({"UserId": one} for one in self.accounts),
+            *(
+                {"OrganizationArn" if ":organization/" in one else "OrganizationalUnitArn": one}
+                for one in self.organizations
+            ),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spot:
+    """One AMI: its id and the region where it is."""
+
+    account: Account
+    region: str
+    ami: str
+
+    def __str__(self) -> str:
+        return f"{self.region}/{self.ami}"
+
+    @property
+    def ec2(self) -> Any:
+        return self.account.client("ec2", self.region)
+
+    def find(self) -> Resource | None:
+        return self.account.image(self.ami, region=self.region)
+
+    def look(self) -> Resource:
+        found = self.find()
+        if found is None:
+            raise PublishError(f"{self} is gone", hint="builder build makes it again")
+        return found
+
+
+def snapshots_of(image: Resource) -> list[str]:
+    found = (one.get("Ebs", {}).get("SnapshotId") for one in image.get("BlockDeviceMappings", ()))
+    return [one for one in found if one]
+
+
+def require_tokens(spot: Spot) -> None:
+    """Instances of the image answer metadata requests with a token alone; EC2 knows no way back."""
+    if spot.look().get("ImdsSupport") != "v2.0":
+        with asking(f"requiring metadata tokens of instances of {spot}"):
+            spot.ec2.modify_image_attribute(ImageId=spot.ami, ImdsSupport={"Value": "v2.0"})
+
+
+def tag(spot: Spot, wanted: Mapping[str, str]) -> None:
+    """The image and its snapshots have these tags, whatever else they have."""
+    image = spot.look()
+    missing = [] if wanted.items() <= tags_of(image).items() else [spot.ami]
+    _tag(spot, [*missing, *_lacking(spot, snapshots_of(image), wanted)], wanted)
+
+
+def _lacking(spot: Spot, among: list[str], wanted: Mapping[str, str]) -> list[str]:
+    """Snapshots without one of the tags."""
+    if not among:
+        return []
+    with asking(f"looking at the snapshots of {spot}"):
+        found = spot.ec2.describe_snapshots(SnapshotIds=among)["Snapshots"]
+    return [one["SnapshotId"] for one in found if not wanted.items() <= tags_of(one).items()]
+
+
+def _tag(spot: Spot, resources: list[str], wanted: Mapping[str, str]) -> None:
+    if resources:
+        with asking(f"tagging {spot}"):
+            spot.ec2.create_tags(Resources=resources, Tags=as_tags(wanted))
+
+
+def shared_with(spot: Spot) -> list[dict[str, str]]:
+    with asking(f"asking whom {spot} is shared with"):
+        answer = spot.ec2.describe_image_attribute(ImageId=spot.ami, Attribute="launchPermission")
+    return list(answer.get("LaunchPermissions", ()))
+
+
+def share(spot: Spot, sharing: Sharing) -> None:
+    """Those may start the image; accounts may use its snapshots, which organisations cannot."""
+    if not sharing:
+        return
+    there = shared_with(spot)
+    missing = [one for one in sharing.permissions if one not in there]
+    if missing:
+        with asking(f"sharing {spot}"):
+            spot.ec2.modify_image_attribute(ImageId=spot.ami, LaunchPermission={"Add": missing})
+    for snapshot in snapshots_of(spot.look()) if sharing.accounts else ():
+        absent = [one for one in sharing.accounts if one not in _volume_makers(spot, snapshot)]
+        if absent:
+            with asking(f"sharing {snapshot} of {spot}"):
+                spot.ec2.modify_snapshot_attribute(
+                    SnapshotId=snapshot,
+                    Attribute="createVolumePermission",
+                    OperationType="add",
+                    UserIds=absent,
+                )
+
+
+def _volume_makers(spot: Spot, snapshot: str) -> set[str]:
+    with asking(f"asking whom {snapshot} is shared with"):
+        answer = spot.ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute="createVolumePermission")
+    return {one["UserId"] for one in answer.get("CreateVolumePermissions", ()) if "UserId" in one}
+
+
+def is_shared(spot: Spot, image: Resource, sharing: Sharing) -> bool:
+    if not sharing:
+        return True
+    there = shared_with(spot)
+    if any(one not in there for one in sharing.permissions):
+        return False
+    return all(set(sharing.accounts) <= _volume_makers(spot, one) for one in snapshots_of(image))
+
+
+def deprecate(spot: Spot, *, after_days: int, again: bool = False) -> None:
+    """Hidden from others after so many days; a date that it has stays, unless it is to be set again."""
+    if not after_days or (spot.look().get("DeprecationTime") and not again):
+        return
+    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=after_days)
+    with asking(f"deprecating {spot}"):
+        spot.ec2.enable_image_deprecation(ImageId=spot.ami, DeprecateAt=moment)
+
+
+def is_protected(image: Resource) -> bool:
+    return str(image.get("DeregistrationProtection", "")).startswith(_PROTECTED)
+
+
+def protect(spot: Spot) -> None:
+    if not is_protected(spot.look()):
+        with asking(f"protecting {spot}"):
+            spot.ec2.enable_image_deregistration_protection(ImageId=spot.ami)
+
+
+def remove(spot: Spot, mark: Mapping[str, str]) -> None:
+    """The image and its snapshots; what is gone already is no error.
+
+    All of it is marked first: once the image is gone nothing else leads to its snapshots, and a policy
+    may allow the removal of what is marked alone.
+    """
+    image = spot.find()
+    if image is None:
+        return
+    found = snapshots_of(image) or _half_made(spot)
+    if is_protected(image):
+        with asking(f"ending the protection of {spot}"):
+            spot.ec2.disable_image_deregistration_protection(ImageId=spot.ami)
+    unmarked = [] if mark.items() <= tags_of(image).items() else [spot.ami]
+    _tag(spot, [*unmarked, *_lacking(spot, found, mark)], mark)
+    with asking(f"deregistering {spot}"), unless("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound"):
+        spot.ec2.deregister_image(ImageId=spot.ami)
+    for snapshot in found:
+        remove_snapshot(spot.account, spot.region, snapshot)
+
+
+def _half_made(spot: Spot) -> list[str]:
+    """Snapshots of an image that does not name them yet; EC2 says in them what they are for."""
+    told = re.compile(rf"(for|DestinationAmi) {re.escape(spot.ami)}\b")
+    found = snapshots(spot.account, spot.region, "description", [f"*{spot.ami}*"])
+    return [one["SnapshotId"] for one in found if told.search(one.get("Description", ""))]
+
+
+def own_tags(resource: Resource) -> dict[str, str]:
+    """Without those that only AWS may set."""
+    return {name: value for name, value in tags_of(resource).items() if not name.startswith("aws:")}
+
+
+def remove_snapshot(account: Account, region: str, snapshot: str) -> None:
+    with asking(f"deleting {region}/{snapshot}"), unless("InvalidSnapshot.NotFound"):
+        account.client("ec2", region).delete_snapshot(SnapshotId=snapshot)
+
+
+def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -> list[Resource]:
+    """The account's own by one filter."""
+    with asking(f"looking for snapshots in {region}"):
+        pages = account.client("ec2", region).get_paginator("describe_snapshots")
+        filters = [{"Name": name, "Values": list(values)}]
+        return [
+            one for page in pages.paginate(OwnerIds=["self"], Filters=filters) for one in page["Snapshots"]
+        ]
+
+
+# Parameters that lead to images.
+
+
+def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict[str, str]:
+    """Those that exist, by name; as many as ten at once."""
+    with asking(f"reading parameters in {region}"):
+        answer = account.client("ssm", region).get_parameters(Names=list(names))
+    return {one["Name"]: one["Value"] for one in answer["Parameters"]}
+
+
+def point(spot: Spot, name: str, patience: Patience) -> None:
+    """The parameter leads to the image; it is read back, because an image is looked at after the answer."""
+    if read_parameters(spot.account, spot.region, [name]).get(name) == spot.ami:
+        return
+    with asking(f"writing {name} in {spot.region}"):
+        spot.account.client("ssm", spot.region).put_parameter(
+            Name=name, Value=spot.ami, Type="String", DataType=_IMAGE_TYPE, Overwrite=True
+        )
+
+    def is_there() -> bool:
+        return read_parameters(spot.account, spot.region, [name]).get(name) == spot.ami
+
+    if not patience.until(is_there, timeout_s=_SETTLE_S):
+        raise PublishError(f"{name} in {spot.region} does not lead to {spot.ami}", hint=AGAIN)
+
+
+def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:
+    """Parameters below `prefix` that lead to one of the images, with the image."""
+    wanted = set(amis)
+    with asking(f"reading parameters in {region}"):
+        pages = account.client("ssm", region).get_paginator("get_parameters_by_path")
+        found = [one for page in pages.paginate(Path=prefix, Recursive=True) for one in page["Parameters"]]
+    return {one["Name"]: one["Value"] for one in found if one["Value"] in wanted}
+
+
+def remove_parameters(account: Account, region: str, names: Sequence[str]) -> None:
+    for start in range(0, len(names), 10):
+        with asking(f"deleting parameters in {region}"):
+            account.client("ssm", region).delete_parameters(Names=list(names[start : start + 10]))

@@ -1,0 +1,1 @@
+"""Apply the roles of a plan to a machine or a container."""

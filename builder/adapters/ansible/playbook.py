@@ -1,0 +1,342 @@
+"""Runs roles inside a build container: what is mounted, what is said on the way, what a failure means.
+
+Package caches are private to each container, filled with hard links, because apt locks its archive folder
+and rewrites its lists; what a successful run downloaded is linked back for the next one.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.ansible import runtime
+from builder.adapters.ansible.runtime import MOUNT
+from builder.adapters.engine import containers
+from builder.adapters.engine.containers import Bind
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror, apt_options
+from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.events import Stream
+from builder.model import Layer, Plan
+
+_TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
+_CA = f"{MOUNT}/ca.pem"
+_PIP_CACHE = f"{MOUNT}/pip"
+# How apt and the module `apt_packages` say that a mirror has no such list, file, package or version.
+_MIRROR = re.compile(
+    r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
+    r"|has no installation candidate|no package \S+ is on offer"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Everything that a container needs to run the roles of one layer."""
+
+    command: tuple[str, ...]
+    mounts: tuple[Bind, ...]
+    tmpfs: Mapping[str, str]
+    keep_packages: Callable[[], None]
+
+
+@dataclass(kw_only=True)
+class Failure:
+    role: str
+    task: str
+    message: str
+    details: str = ""
+    # Of a download that is not what was locked.
+    url: str = ""
+    expected: str = ""
+    actual: str = ""
+
+
+@dataclass
+class Listener:
+    """Reads the lines of a play: tasks become events, the first failure is kept."""
+
+    events: Stream
+    step: str
+    failure: Failure | None = None
+    tail: list[str] = field(default_factory=list)
+
+    def line(self, line: str) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            self.tail = [*self.tail[-19:], line]
+            self.events.emit("step.log", step=self.step, text=line)
+            return
+        where = f"{said.get('role', '')} : {said.get('task', '')}".strip(" :")
+        if said.get("event") == "task":
+            self.events.emit("step.task", step=self.step, text=where)
+        elif said.get("event") == "failed":
+            details = str(said.get("details") or "")
+            download = {name: str(said.get(name) or "") for name in ("url", "expected", "actual")}
+            self.failure = self.failure or Failure(
+                role=said.get("role", ""),
+                task=said.get("task", ""),
+                message=said["message"],
+                details=details,
+                **download,
+            )
+            for text in [f"FAILED {where}: {said['message']}", *details.splitlines()]:
+                self.events.emit("step.log", step=self.step, text=text)
+        elif said.get("event") == "result":
+            state = "changed" if said.get("changed") else "skipped" if said.get("skipped") else "ok"
+            seconds = f"{said.get('seconds', 0):.1f} s"
+            self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds}")
+
+
+def failure(about: str, listener: Listener, code: int) -> FactoryError:
+    """What to tell a person about a play that failed while `about` was made."""
+    found = listener.failure
+    if found is None:
+        return BuildError(
+            f"{about}: Ansible ended with code {code}",
+            hint="see the log of the run",
+            details="\n".join(listener.tail),
+        )
+    text = f"{found.message}\n{found.details}"
+    where = f"{about}: role '{found.role}': {found.task}"
+    if found.expected:
+        return _mismatch(where, found)
+    if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
+        return IntegrityError(
+            f"{where}: a package does not match its locked hash",
+            hint="somebody changed the package, or the lock is wrong: compare, then lock again",
+            details=text,
+        )
+    if _MIRROR.search(text):
+        hint = (
+            "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
+        )
+        return BuildError(f"{where}: the package mirror lacks what it asked for", hint=hint, details=text)
+    hint = f"correct ansible/roles/{found.role}, then build again"
+    return BuildError(f"{where} failed", hint=hint, details=text)
+
+
+def _mismatch(where: str, found: Failure) -> IntegrityError:
+    """A download is not what the lock says: never taken, whoever changed it."""
+    return IntegrityError(
+        f"{where}: {found.url} is not what is locked",
+        hint=f"find out who changed it and why; if it is right: builder lock --update {found.role};"
+        " if it came from a mirror: see mirror.prefixes in site.toml",
+        details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
+    )
+
+
+def prepare(run: Run, root: Path, plan: Plan) -> Path:
+    """The Ansible runtime of a plan, not compiled yet; may be called beforehand and by several at once."""
+    lock = root / "ansible" / "requirements.lock"
+    return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+
+
+@contextmanager
+def mounts(
+    run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine_url: str
+) -> Iterator[Ready]:
+    """Prepares the folders of one run of roles; they are gone afterwards."""
+    folder = prepare(run, root, plan)
+    if runtime.needs_compiling(folder):
+        with run.locked(f"compile-{folder.name}"):
+            if runtime.needs_compiling(folder):
+                _compile(run, folder, base_image, engine_url)
+    scratch = run.scratch / layer.key[:16]
+    store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")
+    try:
+        settings = scratch / "run"
+        settings.mkdir(parents=True)
+        _write_settings(settings, layer, plan, mirror)
+        yield Ready(
+            command=("python3", "-I", f"{MOUNT}/run/launch.py", *_arguments()),
+            mounts=(
+                Bind(source=str(folder), target=f"{MOUNT}/runtime"),
+                Bind(source=str(root / "ansible"), target=f"{MOUNT}/ansible"),
+                Bind(source=str(settings), target=f"{MOUNT}/run"),
+                Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
+                *_package_folders(store, scratch, plan),
+                *_mirror_mounts(settings, mirror),
+            ),
+            tmpfs=_TMPFS,
+            keep_packages=lambda: _keep_packages(run, store, scratch, plan),
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
+    container = containers.create(
+        engine_url,
+        image,
+        command=runtime.COMPILE,
+        network="none",
+        mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True)],
+        labels={"factory.run": run.name},
+    )
+    try:
+        said: list[str] = []
+        if containers.run_to_end(container, said.append) != 0:
+            raise BuildError(
+                "could not compile the Ansible runtime", hint="builder doctor", details="\n".join(said)
+            )
+    finally:
+        containers.remove(container)
+
+
+def _arguments() -> tuple[str, ...]:
+    return ("-i", "localhost,", "-c", "local", "-e", f"@{MOUNT}/run/variables.json", "image.yml")
+
+
+def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> None:
+    bundle = _CA if mirror.ca_bundle else ""
+    variables: dict[str, Any] = {
+        **plan.capabilities,
+        **layer.variables,
+        "image_components": list(layer.components),
+        "factory_mirrors": _mirrors(mirror),
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    apt = [
+        *(f"{option};" for option in apt_options(mirror, ca_bundle=bundle)),
+        'Dpkg::Options { "--force-unsafe-io"; };',
+    ]
+    texts = {
+        "launch.py": runtime.LAUNCHER.format(mount=MOUNT),
+        "variables.json": json.dumps(variables),
+        "environment.json": json.dumps(_environment(mirror, bundle)),
+        "apt.conf": "\n".join(apt) + "\n",
+        "sources.list": "\n".join(mirror.apt_sources) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
+    """The environment of the play; it is never that of the image."""
+    environment = {
+        "HOME": "/tmp/home",  # noqa: S108
+        "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
+        "ANSIBLE_HOME": "/tmp/home/.ansible",  # noqa: S108
+        "ANSIBLE_STDOUT_CALLBACK": "factory_events",
+        "ANSIBLE_LOCAL_TEMP": "/tmp/ansible/local",  # noqa: S108
+        "ANSIBLE_REMOTE_TEMP": "/tmp/ansible/remote",  # noqa: S108
+        "APT_CONFIG": f"{MOUNT}/run/apt.conf",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C.UTF-8",
+        "PIP_CACHE_DIR": _PIP_CACHE,
+        **_packages(mirror, bundle, _inside),
+    }
+    return {name: value for name, value in environment.items() if value}
+
+
+def far_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
+    """The environment of tasks on a machine that is reached over SSH: what lies on this one is not there."""
+
+    def far(places: tuple[str, ...]) -> list[str]:
+        return [place for place in places if "://" in place and not place.startswith("file://")]
+
+    return {name: value for name, value in _packages(mirror, bundle, far).items() if value}
+
+
+def far_mirrors(mirror: Mirror) -> dict[str, str]:
+    return {name: place for name, place in mirror.settings.prefixes.items() if place.startswith("http")}
+
+
+def _packages(mirror: Mirror, bundle: str, called: Callable[[tuple[str, ...]], list[str]]) -> dict[str, str]:
+    """Where packages of Python come from and how anything is reached; `called` knows the names there."""
+    return {
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_INDEX_URL": " ".join(called((mirror.pip_index,))) if mirror.pip_index else "",
+        "PIP_EXTRA_INDEX_URL": " ".join(called(mirror.pip_extra_indexes)),
+        "PIP_FIND_LINKS": " ".join(called(mirror.pip_find_links)),
+        "PIP_CERT": bundle,
+        "SSL_CERT_FILE": bundle,
+        **mirror.proxies,
+    }
+
+
+def _inside(places: tuple[str, ...]) -> list[str]:
+    """Places as they are called inside the container; host folders are mounted under their own path."""
+    prefix = f"{MOUNT}/host"
+    return [
+        f"file://{prefix}{place.removeprefix('file://')}"
+        if place.startswith("file://")
+        else f"{prefix}{place}"
+        if place.startswith("/")
+        else place
+        for place in places
+    ]
+
+
+def _mirrors(mirror: Mirror) -> dict[str, str]:
+    """Beginning of an address → what stands in its place; read by what downloads, and part of no key."""
+    prefixes = mirror.settings.prefixes
+    return dict(zip(prefixes, _inside(tuple(prefixes.values())), strict=True))
+
+
+def _mirror_mounts(settings: Path, mirror: Mirror) -> list[Bind]:
+    binds = [Bind(source=str(folder), target=f"{MOUNT}/host{folder}") for folder in mirror.folders]
+    if mirror.ca_bundle:
+        binds.append(Bind(source=str(mirror.ca_bundle.resolve()), target=_CA))
+    if mirror.apt_sources:
+        binds.append(Bind(source=str(settings / "sources.list"), target="/etc/apt/sources.list"))
+    return binds
+
+
+def _package_folders(store: Path, scratch: Path, plan: Plan) -> list[Bind]:
+    """apt's archives and lists, private to this container."""
+    if plan.system.family != "debian":
+        return []
+    binds = []
+    for name, target in (("archives", "/var/cache/apt"), ("lists", "/var/lib/apt/lists")):
+        private = scratch / name
+        kept = private / "archives" if name == "archives" else private
+        kept.mkdir(parents=True)
+        (kept / "partial").mkdir()
+        for file in (store / name).glob("*"):
+            with suppress(FileNotFoundError):  # replaced under us by another run that has newer ones
+                os.link(file, kept / file.name)
+        # apt judges the age of its lists by the folder's time; lists that are not there are old.
+        stamp = (store / name).stat().st_mtime if (store / name).is_dir() else 0
+        os.utime(kept, (stamp, stamp))
+        binds.append(Bind(source=str(private), target=target, writable=True))
+    return binds
+
+
+def _keep_packages(run: Run, store: Path, scratch: Path, plan: Plan) -> None:
+    """Links what this run downloaded into the store."""
+    if plan.system.family != "debian":
+        return
+    with run.locked(f"apt-{store.name}"):
+        for name in ("archives", "lists"):
+            private = scratch / name / "archives" if name == "archives" else scratch / name
+            kept = store / name
+            kept.mkdir(parents=True, exist_ok=True)
+            if name == "lists" and private.stat().st_mtime <= kept.stat().st_mtime and any(kept.iterdir()):
+                continue
+            stamp = private.stat().st_mtime
+            for file in private.iterdir():
+                if file.is_file() and file.name != "lock":
+                    _link(file, kept / file.name)
+            os.utime(kept, (stamp, stamp))
+
+
+def _link(file: Path, kept: Path) -> None:
+    """Puts `file` in the place of `kept`, in one step."""
+    # Renaming one name of a file to another name of the same file does nothing and keeps both.
+    if kept.exists() and kept.samefile(file):
+        return
+    # Not in the folder itself: a container that is being filled would take it along.
+    temporary = kept.parent.parent / f".{kept.name}"
+    temporary.unlink(missing_ok=True)
+    os.link(file, temporary)
+    temporary.replace(kept)

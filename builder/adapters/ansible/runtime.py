@@ -1,0 +1,72 @@
+"""Ansible as one read-only folder that is mounted into build containers, never installed in an image.
+
+The folder is made once per lock and Python version, compiled by the Python that will run it,
+and started with `python3 -I`: a PYTHONPATH would leak into every module that a role runs.
+"""
+
+import shutil
+from pathlib import Path
+
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.pip import pip_install
+from builder.errors import BuildError, IntegrityError
+from builder.sources import digest_of
+
+_FORMAT = 1
+# Where the folder is mounted: /dev is a tmpfs in every container, so no mount point stays in a layer.
+MOUNT = "/dev/factory"
+LAUNCHER = """\
+import json, os, runpy, sys
+sys.path.insert(0, "{mount}/runtime")
+sys.dont_write_bytecode = True
+os.environ.update(json.load(open("{mount}/run/environment.json")))
+for folder in ("HOME", "ANSIBLE_LOCAL_TEMP"):
+    os.makedirs(os.environ[folder], exist_ok=True)
+os.chdir("{mount}/ansible")
+sys.argv[0] = "ansible-playbook"
+from ansible.cli.playbook import main
+sys.exit(main())
+"""
+
+
+def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
+    """The runtime for one Python; made if it is not there yet."""
+    key = digest_of([_FORMAT, lock.read_text(encoding="utf-8"), python, arch])[:16]
+    folder = run.workspace.cache("runtime") / key
+    if folder.is_dir():
+        return folder
+    with run.locked(f"runtime-{key}"):
+        if not folder.is_dir():
+            staging = run.scratch / f"runtime-{key}"
+            shutil.rmtree(staging, ignore_errors=True)
+            _install(run, lock, staging, python=python, arch=arch)
+            staging.rename(folder)
+    return folder
+
+
+def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> None:
+    argv = [*pip_install(lock, folder, python=python, arch=arch), "--no-compile"]
+    done = process.run(argv, timeout_s=600, cancelled=run.cancelled)
+    if done.code != 0:
+        kind = IntegrityError if "DO NOT MATCH THE HASHES" in done.output else BuildError
+        raise kind(
+            "could not install the Ansible runtime", hint=f"check {lock.name} and pip", details=done.tail
+        )
+    for name in ("bin", "share"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def needs_compiling(folder: Path) -> bool:
+    return not (folder / ".compiled").exists()
+
+
+# Run in a container of the base image, because byte code belongs to one version of Python.
+COMPILE = (
+    "python3",
+    "-c",
+    f"import compileall, py_compile, pathlib; p = '{MOUNT}/runtime'; "
+    "compileall.compile_dir(p, quiet=2, workers=0, "
+    "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH); "
+    "pathlib.Path(p, '.compiled').touch()",
+)

@@ -1,0 +1,1 @@
+"""Talk to one AWS account; the only package that imports boto3."""

@@ -1,0 +1,89 @@
+"""The security group around the machines of a run: SSH from where the site says, and nothing else.
+
+Ours and not Packer's: it has the run's name and tags from its first moment, in every version of Packer, and
+the machine that is checked is reached through it as well.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
+from builder.adapters.host import process
+from builder.site import AwsSettings
+
+# Who may come in where the site does not say: whoever has the run's key; on this machine, itself.
+_ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
+_SSH = 22
+_LET_GO_S = 300.0
+
+
+@contextmanager
+def security_group(
+    account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]
+) -> Iterator[str]:
+    """The id of the site's own, or of one that is there as long as the block."""
+    if settings.security_group:
+        yield settings.security_group
+        return
+    with asking(f"making the security group {name}"):
+        group = _make(account, settings, name, tags)
+    try:
+        with asking(f"opening {group} for SSH"), unless("InvalidPermission.Duplicate"):
+            account.client("ec2").authorize_security_group_ingress(
+                GroupId=group, IpPermissions=[_permission(account, settings)]
+            )
+        yield group
+    finally:
+        remove(account, account.region, group)
+
+
+def _make(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
+    """The name is the run's own: a group that has it already is ours, and its answer was lost on the way."""
+    ec2 = account.client("ec2")
+    network = _network(ec2, settings.subnet)
+    with unless("InvalidGroup.Duplicate"):
+        return str(
+            ec2.create_security_group(
+                GroupName=name,
+                Description="SSH to a machine that an image is made or checked on",
+                TagSpecifications=specifications(tags, ["security-group"]),
+                **network,
+            )["GroupId"]
+        )
+    found = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
+    return str(found["SecurityGroups"][0]["GroupId"])
+
+
+def _network(ec2: Any, subnet: str) -> Resource:
+    """The one of the subnet; without it the account's default one is meant."""
+    if not subnet:
+        return {}
+    return {"VpcId": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]}
+
+
+def _permission(account: Account, settings: AwsSettings) -> Resource:
+    cidrs = settings.source_cidrs or (_HERE if account.is_near else _ANYWHERE,)
+    return {
+        "IpProtocol": "tcp",
+        "FromPort": _SSH,
+        "ToPort": _SSH,
+        "IpRanges": [{"CidrIp": one} for one in cidrs],
+    }
+
+
+def remove(account: Account, region: str, group: str) -> None:
+    """The interface of an instance lets go of a group a moment after the instance has ended."""
+    deadline = time.monotonic() + _LET_GO_S
+    ec2 = account.client("ec2", region)
+
+    def is_gone() -> bool:
+        codes = () if time.monotonic() > deadline else ("DependencyViolation",)
+        with asking(f"deleting {group}"), unless(*codes):
+            with unless("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
+                ec2.delete_security_group(GroupId=group)
+            return True
+        return False
+
+    process.wait_until(is_gone, timeout_s=_LET_GO_S)

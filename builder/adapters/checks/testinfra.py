@@ -1,0 +1,181 @@
+"""Runs the checks of a plan against an image: a container without network, testinfra in a child pytest.
+
+The check files lie beside the roles and the workload; what they may expect of the image comes from the plan
+through the fixture `expected` of `builder.adapters.checks.expected`.
+"""
+
+import json
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
+from builder.adapters.engine import containers
+from builder.adapters.engine.client import RUN_LABEL
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run
+from builder.catalog import role_folder
+from builder.errors import CheckError
+from builder.events import Stream
+from builder.model import Artifact, Check, Plan, Report, Value
+from builder.plan import variables_of
+from builder.sources import check_folders
+
+_TIMEOUT_S = 1200
+# What a check may count on in every container it meets.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
+class ImageChecker:
+    """Checks images of the engine."""
+
+    def __init__(
+        self,
+        *,
+        engine_url: str,
+        run: Run,
+        root: Path,
+        events: Stream,
+        environment: Callable[[], dict[str, str]],
+    ) -> None:
+        self._url = engine_url
+        self._run = run
+        self._root = root
+        self._events = events
+        self._environment = environment
+
+    def check(self, plan: Plan, artifact: Artifact) -> Report:
+        folders = check_folders(self._root, plan.components, plan.target.workload)
+        started = time.monotonic()
+        with self._container(artifact.reference) as host:
+            checks = self._pytest(plan, folders, host)
+        return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
+
+    @contextmanager
+    def _container(self, image: str) -> Iterator[str]:
+        container = containers.create(
+            self._url,
+            image,
+            command=["sleep", "infinity"],
+            network="none",
+            labels={RUN_LABEL: self._run.name},
+            hostname="localhost",
+            environment=_ENVIRONMENT,
+            shm_size="1g",
+            init=True,
+        )
+        try:
+            with containers.engine_errors("starting a container for the checks"):
+                container.start()
+            yield f"docker://{container.id}"
+        finally:
+            containers.remove(container)
+
+    def _pytest(self, plan: Plan, folders: list[Path], host: str) -> tuple[Check, ...]:
+        environment = self._environment() | {"DOCKER_HOST": self._url}
+        return run_checks(self._run, self._root, self._events, plan, folders, host, environment=environment)
+
+
+def run_checks(
+    run: Run,
+    root: Path,
+    events: Stream,
+    plan: Plan,
+    folders: list[Path],
+    host: str,
+    *,
+    environment: Mapping[str, str],
+    options: Sequence[str] = (),
+) -> tuple[Check, ...]:
+    """The checks in these folders on whatever `host` names, in a pytest of their own."""
+    name = plan.target.name
+    results = run.folder / f"checks-{name}.xml"
+    promises = run.scratch / f"expected-{name}.json"
+    promises.write_text(
+        json.dumps(
+            {
+                "versions": plan.versions,
+                "variables": _variables(root, plan),
+                "capabilities": plan.capabilities,
+                "components": plan.components,
+            }
+        ),
+        encoding="utf-8",
+    )
+    argv = [
+        *(sys.executable, "-m", "pytest", "-p", "builder.adapters.checks.expected", "-p", "no:cacheprovider"),
+        *("-c", "/dev/null", "--rootdir", str(root), "--import-mode=importlib", "-v", "--color=no"),
+        *(f"--hosts={host}", *options, f"--junitxml={results}", *map(str, folders)),
+    ]
+    done = process.run(
+        argv,
+        timeout_s=_TIMEOUT_S,
+        cancelled=run.cancelled,
+        on_line=_listener(events, f"{name}/checks"),
+        env={**environment, VARIABLE: str(promises)},
+        cwd=root,
+    )
+    if done.code not in (0, 1) or not results.is_file():
+        raise CheckError(
+            f"the checks of '{name}' could not run (pytest ended with {done.code})",
+            hint="run the command of the log by hand",
+            details=done.tail,
+        )
+    return tuple(_read(results))
+
+
+def _listener(events: Stream, step: str) -> Callable[[str], None]:
+    last = ""
+
+    def listen(line: str) -> None:
+        nonlocal last
+        events.emit("step.log", step=step, text=line)
+        file, _, rest = line.partition("::")
+        component = file.rsplit("test_", 1)[-1].removesuffix(".py")
+        if rest and component != last:
+            last = component
+            events.emit("step.task", step=step, text=component)
+
+    return listen
+
+
+def _variables(root: Path, plan: Plan) -> dict[str, Value]:
+    """What the roles of a plan work with: their own values, then those of the system, then the plan's."""
+    system = plan.system
+    names = ("defaults/main", f"vars/{system.family}", f"vars/{system.distribution}-{system.release}")
+    found: dict[str, Value] = {}
+    for component in plan.components:
+        for name in names:
+            path = role_folder(root, component) / f"{name}.yml"
+            if path.is_file():
+                found |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return found | variables_of(plan)
+
+
+def _read(results: Path) -> Iterator[Check]:
+    """The cases of a JUnit file; a skip that no absent capability excuses is a failure."""
+    # pytest wrote this file a moment ago.
+    for case in ET.parse(results).getroot().iter("testcase"):  # noqa: S314
+        problem = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        outcome, message = "passed", ""
+        if problem is not None:
+            message = problem.get("message", "") or ""
+            outcome = "skipped" if problem.tag == "skipped" else "failed"
+            if outcome == "skipped" and not message.startswith(SKIP_PREFIX):
+                outcome, message = "failed", f"skipped without a declared capability: {message}"
+            elif outcome == "failed":
+                message = (problem.text or message).strip()
+        name = case.get("name", "").split("[")[0]
+        component = case.get("classname", "").rsplit(".test_", 1)[-1].split(".")[0]
+        yield Check(
+            name=f"{component}::{name}",
+            component=component,
+            outcome=outcome,
+            seconds=float(case.get("time", 0)),
+            message=message,
+        )

@@ -1,0 +1,1 @@
+"""Find and make the layers of container images."""

@@ -1,0 +1,81 @@
+"""Makes a base image's root file system from a distribution's own archive, by mmdebstrap."""
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror, apt_options
+from builder.adapters.upstream.suites import Watch
+from builder.errors import BuildError, MissingError
+from builder.model import Suite, System
+
+_TIMEOUT_S = 1800
+
+# What remains is the same wherever the packages came from: the distribution's own example
+# of its sources, no name servers and no host name of the machine that built it.
+_SETTLE = """\
+set -eu
+example="$1/usr/share/doc/apt/examples/sources.list"
+sed -n 's/^\\(deb .*\\) main.*/\\1 {areas}/p' "$example" > "$1/etc/apt/sources.list"
+rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
+: > "$1/etc/resolv.conf"
+: > "$1/etc/hostname"
+: > "$1/etc/machine-id"
+"""
+
+
+def make_root(
+    run: Run,
+    system: System,
+    mirror: Mirror,
+    *,
+    say: process.OnLine,
+    suites: Sequence[Suite] = (),
+    note: process.OnLine | None = None,
+    settle: Sequence[str] = (),
+) -> Path:
+    """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones.
+
+    `settle` is shell, run after the packages are configured, with the new root in $1.
+    """
+    if system.bootstrap is None or system.family != "debian":
+        raise BuildError(
+            f"system '{system.name}' cannot be bootstrapped here", hint="give it an image by digest"
+        )
+    if not shutil.which("mmdebstrap"):
+        raise MissingError(
+            f"mmdebstrap makes the base of '{system.name}' and is not installed",
+            hint="apt-get install mmdebstrap",
+        )
+    recipe = system.bootstrap
+    hook = run.scratch / "settle.sh"
+    hook.write_text("".join((_SETTLE.format(areas=" ".join(recipe.areas)), *settle)), encoding="utf-8")
+    watch = Watch(system=system, suites=suites, mirror=mirror)
+    listed = run.scratch / "suites.sh"
+    listed.write_text(watch.hook, encoding="utf-8")
+    tar = run.scratch / f"{system.name}.tar"
+    argv = [
+        *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
+        *(f"--dpkgopt={option}" for option in (*recipe.dpkg_options, "force-unsafe-io")),
+        *(f"--aptopt={option}" for option in apt_options(mirror)),
+        f'--extract-hook=sh {shlex.quote(str(listed))} "$1"',
+        *(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"', recipe.suite, str(tar), *mirror.apt_sources),
+    ]
+
+    def hear(line: str) -> None:
+        say(line)
+        watch.line(line)
+
+    done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=hear)
+    if (done.code == 0 or watch.said) and (moved := watch.judge()):
+        (note or say)(moved)
+    if done.code != 0:
+        raise BuildError(
+            f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",
+            hint="is the archive reachable? see mirror.apt in site.toml, and: builder doctor",
+            details=done.tail,
+        )
+    return tar

@@ -1,0 +1,44 @@
+"""Knows which layers the engine has: one round trip for any number of plans, and no third-party import."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from builder.adapters.engine.client import Engine, Image
+from builder.model import Artifact, Layer, Made, Plan
+
+
+class EngineFinder:
+    """Looks once and answers from what it saw."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @cached_property
+    def images(self) -> Mapping[str, Image]:
+        return self._engine.layers()
+
+    def find(self, plan: Plan) -> Artifact | None:
+        if plan.key not in self.images:
+            return None
+        return Artifact(
+            kind="container",
+            target=plan.target.name,
+            reference=self.images[plan.key].id,
+            key=plan.key,
+            layers=tuple(reused(layer, self.images, "in this engine") for layer in plan.layers),
+        )
+
+
+def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> Made:
+    """What to say of a layer that exists; its size is what it adds to its parent."""
+    image, parent = images.get(layer.key), images.get(layer.parent)
+    known = image is not None and (parent is not None or not layer.parent)
+    return Made(
+        name=layer.name,
+        key=layer.key,
+        outcome="reused",
+        reason=reason,
+        image=image.id if image else "",
+        size_bytes=image.size_bytes - (parent.size_bytes if parent else 0) if image and known else 0,
+        components=layer.components,
+    )

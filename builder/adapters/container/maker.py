@@ -1,0 +1,267 @@
+"""Finds or makes the layers of a plan in the engine: bootstrap, roles run in a container, workload build.
+
+A layer is an image tagged with its key. The tag is set by the engine in the same call that makes the image,
+and only after the play returned 0, so a tag that exists is a layer that is whole.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.ansible import playbook
+from builder.adapters.container import bootstrap, workload
+from builder.adapters.container.finder import reused
+from builder.adapters.engine import containers
+from builder.adapters.engine.client import (
+    CHECKOUT_LABEL,
+    KEY_LABEL,
+    LAYERS,
+    RUN_LABEL,
+    TARGET_LABEL,
+    Engine,
+    Image,
+)
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror
+from builder.errors import BuildError, IntegrityError
+from builder.events import Stream
+from builder.model import Artifact, Layer, Made, Plan
+from builder.plan import explain
+from builder.ports import LayerCache
+from builder.sources import role_digest
+
+
+class LayerMaker:
+    """Makes container images; several plans may be made at once by several threads."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        run: Run,
+        root: Path,
+        events: Stream,
+        jobs: int,
+        mirror: Callable[[Plan], Mirror],
+        cache: LayerCache | None,
+        last_layers: Callable[[str], dict[str, dict[str, Any]]],
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._root = root
+        self._events = events
+        self._working = threading.Semaphore(jobs)
+        self._mirror = mirror
+        self._cache = cache
+        self._last_layers = last_layers
+        self._background = ThreadPoolExecutor(max_workers=2)
+        self._known: dict[str, Image] = {}
+
+    def make(self, plan: Plan) -> Artifact:
+        """Every missing layer from the topmost that exists upwards."""
+        self._known |= self._engine.layers()
+        start = self._topmost(plan)
+        if plan.key not in self._known:
+            # These take seconds and wait for nothing; the first layer of components needs them all.
+            self._background.submit(containers.load)
+            self._background.submit(self._mirror, plan)
+            self._background.submit(playbook.prepare, self._run, self._root, plan)
+        made = []
+        for i, layer in enumerate(plan.layers):
+            step = f"{plan.target.name}/{layer.name}"
+            title = ", ".join(layer.components) or layer.name
+            with self._events.step(step, title, target=plan.target.name, key=layer.key) as end:
+                if i < start:
+                    outcome = self._reused(layer, "below a layer that exists")
+                else:
+                    outcome = self._ensure(plan, layer, step)
+                    self._share(layer)
+                made.append(outcome)
+                end.update(
+                    text=outcome.reason,
+                    outcome=outcome.outcome,
+                    seconds=outcome.seconds,
+                    size_bytes=outcome.size_bytes,
+                )
+        self._engine.tag(self._known[plan.key].id, plan.target.name, plan.stack.name)
+        return self._artifact(plan, made)
+
+    def close(self) -> None:
+        self._background.shutdown(wait=True)
+
+    def _topmost(self, plan: Plan) -> int:
+        """Index of the highest layer that the engine or the cache has; what lies below is not needed."""
+        for i in range(len(plan.layers) - 1, -1, -1):
+            key = plan.layers[i].key
+            if key in self._known or (self._cache and self._cache.has(key)):
+                return i
+        return 0
+
+    def _reused(self, layer: Layer, reason: str) -> Made:
+        return reused(layer, self._known, reason)
+
+    def _ensure(self, plan: Plan, layer: Layer, step: str) -> Made:
+        if layer.key in self._known:
+            return self._reused(layer, "in this engine")
+        with self._run.locked(f"layer-{layer.key}") as waited:
+            if self._refresh(layer):
+                return self._reused(layer, "made by another build meanwhile" if waited else "in this engine")
+            started = time.monotonic()
+            with self._working:
+                self._run.stop_if_cancelled()
+                if self._cache and self._cache.has(layer.key):
+                    self._cache.fetch(layer.key)
+                    outcome, reason = "pulled", "from the registry cache"
+                else:
+                    reason = explain(layer, self._last_layers(plan.target.name))
+                    self._make_layer(plan, layer, step)
+                    outcome = "built"
+            if not self._refresh(layer):
+                raise BuildError(
+                    f"layer '{layer.name}' is not in the engine after it was made", hint="build again"
+                )
+            return dataclasses.replace(
+                self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
+            )
+
+    def _share(self, layer: Layer) -> None:
+        """Gives a layer of this engine to the others, whoever made it."""
+        if self._cache and not self._cache.has(layer.key):
+            self._cache.keep(layer.key)
+
+    def _refresh(self, layer: Layer) -> bool:
+        self._known |= self._engine.layers()
+        return layer.key in self._known
+
+    def _make_layer(self, plan: Plan, layer: Layer, step: str) -> None:
+        make = {"base": self._make_base, "components": self._run_roles, "workload": self._build_workload}
+        make[layer.kind](plan, layer, step)
+
+    def _say(self, step: str) -> Callable[[str], None]:
+        return lambda line: self._events.emit("step.log", step=step, text=line)
+
+    def _labels(self, layer: Layer) -> dict[str, str]:
+        return {
+            KEY_LABEL: layer.key,
+            RUN_LABEL: self._run.name,
+            CHECKOUT_LABEL: self._run.workspace.checkout,
+        }
+
+    def _make_base(self, plan: Plan, layer: Layer, step: str) -> None:
+        mirror = self._mirror(plan)
+        if plan.base_image:
+            image = mirror.settings.rewrite(plan.base_image)
+            self._engine.pull(image)
+            self._engine.tag(image, LAYERS, layer.key)
+            return
+        tar = bootstrap.make_root(
+            self._run,
+            plan.system,
+            mirror,
+            suites=plan.suites,
+            say=self._say(step),
+            note=lambda text: self._events.emit("note", text=f"{plan.system.name}: {text}"),
+        )
+        changes = ['CMD ["bash"]', *(f'LABEL "{k}"="{v}"' for k, v in self._labels(layer).items())]
+        self._engine.import_image(tar, repository=LAYERS, tag=layer.key, changes=changes)
+        tar.unlink()
+
+    def _run_roles(self, plan: Plan, layer: Layer, step: str) -> None:
+        parent = self._known[layer.parent].id
+        base = self._known.get(plan.layers[0].key)
+        mounts = playbook.mounts(
+            self._run,
+            self._root,
+            plan,
+            layer,
+            self._mirror(plan),
+            base_image=base.id if base else parent,
+            engine_url=self._engine.url,
+        )
+        with mounts as ready, self._container(parent, ready) as container:
+            listener = playbook.Listener(self._events, step)
+            code = containers.run_to_end(container, listener.line)
+            self._run.stop_if_cancelled()
+            if code != 0 or listener.failure:
+                raise playbook.failure(f"layer '{layer.name}'", listener, code)
+            self._refuse_if_changed(layer)
+            ready.keep_packages()
+            containers.commit(
+                container,
+                repository=LAYERS,
+                tag=layer.key,
+                labels=self._labels(layer),
+                parent_config=(self._engine.inspect_image(parent) or {}).get("Config") or {},
+            )
+
+    @contextmanager
+    def _container(self, image: str, ready: playbook.Ready) -> Iterator[Any]:
+        container = containers.create(
+            self._engine.url,
+            image,
+            command=ready.command,
+            mounts=ready.mounts,
+            tmpfs=ready.tmpfs,
+            network="host",
+            labels={RUN_LABEL: self._run.name},
+        )
+        try:
+            yield container
+        finally:
+            # Removing a container with many files takes seconds; nobody needs to wait for it here.
+            self._background.submit(self._engine.remove_container, str(container.id))
+
+    def _refuse_if_changed(self, layer: Layer) -> None:
+        """A role that was edited while it ran must not be stored under the key of what it was before."""
+        for component in layer.components:
+            if role_digest(self._root, component) != layer.inputs[f"role {component}"]:
+                raise IntegrityError(
+                    f"role '{component}' changed while it ran; layer '{layer.name}' was not stored",
+                    hint="build again",
+                )
+
+    def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:
+        workload.build(
+            self._engine.url,
+            self._root,
+            plan,
+            parent=self._known[layer.parent].id,
+            tag=f"{LAYERS}:{layer.key}",
+            run_label=(RUN_LABEL, self._run.name),
+            labels=self._labels(layer)
+            | {
+                TARGET_LABEL: plan.target.name,
+                "factory.stack": plan.stack.name,
+                "factory.versions": json.dumps(plan.versions, sort_keys=True),
+                "org.opencontainers.image.title": plan.target.name,
+                "org.opencontainers.image.description": plan.target.summary,
+            },
+            say=self._say(step),
+        )
+
+    def _artifact(self, plan: Plan, made: list[Made]) -> Artifact:
+        return Artifact(
+            kind="container",
+            target=plan.target.name,
+            reference=self._known[plan.key].id,
+            key=plan.key,
+            layers=tuple(made),
+        )
+
+
+def sweep(engine: Engine, run_name: str) -> int:
+    """Removes the containers and half-made images of one run; returns how many."""
+    label = f"{RUN_LABEL}={run_name}"
+    containers_left = engine.containers(label)
+    for container in containers_left:
+        engine.remove_container(container["Id"])
+    half_made = [image for image in engine.labelled(label) if not image.tags]
+    for image in sorted(half_made, key=lambda image: -image.created):
+        engine.remove_image(image.id)
+    return len(containers_left) + len(half_made)

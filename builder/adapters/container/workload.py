@@ -1,0 +1,91 @@
+"""Builds a workload's Dockerfile on top of its component layers with the engine's own builder.
+
+The context is exactly the files that the Dockerfile copies, and the build has no network: what a workload
+downloads is locked and belongs to a component.
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from builder.adapters.engine import containers
+from builder.errors import BuildError
+from builder.model import Plan
+
+
+def build(
+    engine_url: str,
+    root: Path,
+    plan: Plan,
+    *,
+    parent: str,
+    tag: str,
+    run_label: tuple[str, str],
+    labels: Mapping[str, str],
+    say: Callable[[str], None],
+) -> None:
+    folder = root / "containers"
+    dockerfile = (folder / plan.target.workload / "Dockerfile").read_text(encoding="utf-8")
+    context = _context(folder, plan, _labelled(dockerfile, run_label))
+    client = containers.client(engine_url)
+    with containers.engine_errors(f"building containers/{plan.target.workload}"):
+        stream = client.api.build(
+            fileobj=context,
+            custom_context=True,
+            dockerfile="Dockerfile",
+            tag=tag,
+            buildargs={"PARENT": parent},
+            labels=dict(labels),
+            network_mode="none",
+            nocache=True,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        said: list[str] = []
+        for event in stream:
+            for line in str(event.get("stream", "")).rstrip().splitlines():
+                said.append(line)
+                say(line)
+            if "error" in event:
+                raise BuildError(
+                    f"containers/{plan.target.workload}/Dockerfile: {event['error']}",
+                    hint="correct the Dockerfile; it is built without network",
+                    details="\n".join(said[-20:]),
+                )
+
+
+def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
+    """The Dockerfile with the run's label right after FROM, so that a half-made image can be told by it."""
+    return re.sub(
+        r"^(FROM\s.*)$",
+        lambda match: f'{match[1]}\nLABEL "{label[0]}"="{label[1]}"',
+        dockerfile,
+        flags=re.MULTILINE | re.IGNORECASE,
+    )
+
+
+def _context(folder: Path, plan: Plan, dockerfile: str) -> io.BytesIO:
+    """A tar whose bytes depend on names, modes and contents alone."""
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        _add(tar, "Dockerfile", dockerfile.encode(), executable=False)
+        for name in plan.workload_files:
+            path = folder / name
+            if path.is_symlink():
+                link = tarfile.TarInfo(str(name))
+                link.type, link.linkname = tarfile.SYMTYPE, str(path.readlink())
+                tar.addfile(link)
+            else:
+                _add(tar, str(name), path.read_bytes(), executable=bool(path.stat().st_mode & 0o111))
+    context.seek(0)
+    return context
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, *, executable: bool) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o755 if executable else 0o644
+    tar.addfile(member, io.BytesIO(content))

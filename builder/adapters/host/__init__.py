@@ -1,0 +1,1 @@
+"""Work on this machine: processes, HTTP, workspace, receipts."""

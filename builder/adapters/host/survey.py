@@ -1,0 +1,232 @@
+"""Reads from an image or from this machine which versions are there; changes nothing, starts no container.
+
+Knows where vendors write versions, not which of them fit. What it cannot read it leaves out.
+"""
+
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.errors import FactoryError, UsageError
+from builder.stack.vocabulary import Value, Vocabulary, read_value
+
+VERSIONS_LABEL = "factory.versions"
+_ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+# Variables in which published images name what they were built with, and the fact that each is.
+_VARIABLES = {
+    "CUDA_VERSION": "cuda",
+    "NCCL_VERSION": "nccl",
+    "NV_LIBNCCL_PACKAGE_VERSION": "nccl",
+    "CUDNN_VERSION": "cudnn",
+    "NV_CUDNN_VERSION": "cudnn",
+    "EFA_INSTALLER_VERSION": "efa_installer",
+    "EFA_VERSION": "efa_installer",
+    "AWS_OFI_NCCL_VERSION": "ofi_nccl",
+    "NCCL_TESTS_VERSION": "nccl_tests",
+    "GDRCOPY_VERSION": "gdrcopy",
+    "PYTORCH_VERSION": "torch",
+    "PYTHON_VERSION": "python",
+}
+# Files of a running kernel, and the fact that each holds.
+_FILES = {
+    "/sys/module/efa/version": "efa_kmod",
+    "/sys/module/efa_nv_peermem/version": "nv_peermem",
+    "/sys/module/gdrdrv/version": "gdrdrv",
+    "/sys/module/neuron/version": "neuron_dkms",
+}
+# Modules whose version is asked of modinfo where they are installed and not loaded.
+_MODULES = {"efa": "efa_kmod", "efa_nv_peermem": "nv_peermem", "gdrdrv": "gdrdrv", "neuron": "neuron_dkms"}
+_COMMANDS = {
+    ("nv-fabricmanager", "--version"): "fabric_manager",
+    ("nvidia-imex", "--version"): "imex",
+    ("nvidia-ctk", "--version"): "container_toolkit",
+    ("enroot", "version"): "enroot",
+    ("sinfo", "--version"): "slurm",
+}
+_NUMBER = re.compile(r"\d+(?:\.\d+)+[\w.-]*")
+_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What was read, and what was there and made no sense."""
+
+    facts: Mapping[str, Value]
+    unread: tuple[str, ...] = ()
+
+
+class _Notes:
+    """Collects facts; the first place that names one is believed."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.facts: dict[str, Value] = {}
+        self.unread: list[str] = []
+
+    def add(self, place: str, name: str, raw: object) -> None:
+        fact = self._vocabulary.named(name)
+        if fact.name in self.facts:
+            return
+        try:
+            self.facts[fact.name] = read_value(fact, raw)
+        except ValueError as error:
+            self.unread.append(f"{place}: {error}")
+
+    def found(self) -> Found:
+        return Found(facts=self.facts, unread=tuple(self.unread))
+
+
+def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Found:
+    """What labels, environment and entrypoint of an image say; they may be wrong, and are all there is."""
+    image = engine.inspect_image(reference)
+    if image is None:
+        raise UsageError(f"no image '{reference}' in the engine", hint=f"docker pull {reference}")
+    config: Mapping[str, Any] = image.get("Config") or {}
+    labels: Mapping[str, str] = config.get("Labels") or {}
+    variables = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
+    notes = _Notes(vocabulary)
+    notes.add("image", "kind", "container")
+    if image.get("Architecture") in _ARCHES:
+        notes.add("image", "arch", _ARCHES[image["Architecture"]])
+    _our_labels(labels, notes, vocabulary)
+    for variable, name in _VARIABLES.items():
+        if variables.get(variable):
+            notes.add(f"variable {variable}", name, variables[variable])
+    _system_label(labels, notes)
+    _environment(variables, config.get("Entrypoint") or (), notes)
+    return notes.found()
+
+
+def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary) -> None:
+    if VERSIONS_LABEL not in labels:
+        return
+    try:
+        versions = json.loads(labels[VERSIONS_LABEL])
+    except ValueError:
+        versions = None
+    if not isinstance(versions, dict):
+        notes.unread.append(f"label {VERSIONS_LABEL}: not a JSON table")
+        return
+    for name, version in versions.items():
+        fact = vocabulary.of_component(name) or vocabulary.of_package(name)
+        if fact is not None:
+            notes.add(f"label {VERSIONS_LABEL}", fact.name, version)
+
+
+def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
+    """The base images of Ubuntu, and those made from them, name their system in two labels."""
+    name = labels.get("org.opencontainers.image.ref.name", "")
+    version = labels.get("org.opencontainers.image.version", "")
+    if name == "ubuntu" and re.fullmatch(r"\d\d\.\d\d", version):
+        notes.add("label org.opencontainers.image.version", "os", system_name("ubuntu", version))
+
+
+def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes: _Notes) -> None:
+    """What can be told for certain; the loader's own configuration files are not in sight."""
+    notes.add("environment", "env", list(variables))
+    path = variables.get("LD_LIBRARY_PATH", "")
+    if "hpcx" in path:
+        notes.add("LD_LIBRARY_PATH", "hpcx_in_ldpath", raw=True)
+    if "/compat" in path:
+        notes.add("LD_LIBRARY_PATH", "cuda_compat_in_ldpath", "always")
+    if "/amazon/efa/lib" in path and "ofi-nccl" in path:
+        notes.add("LD_LIBRARY_PATH", "ldpath_has_efa_and_ofi", raw=True)
+    if any("nvidia_entrypoint" in word for word in entrypoint):
+        notes.add("entrypoint", "ngc_entrypoint", raw=True)
+
+
+def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Found:
+    """What this machine says about itself; `root` is another place to look for its files."""
+    notes = _Notes(vocabulary)
+    machine = _ARCHES.get(platform.machine().lower())
+    if machine:
+        notes.add("machine", "arch", machine)
+    kernel = re.match(r"\d+(\.\d+)*", platform.release())
+    if kernel:
+        notes.add("kernel", "kernel", kernel[0])
+    if not any((root / name).exists() for name in (".dockerenv", "run/.containerenv")):
+        _system_file(root, notes)  # in a container, os-release is the container's
+    _driver(root, notes)
+    for path, name in _FILES.items():
+        text = _read(root / path.lstrip("/"))
+        if text:
+            notes.add(path, name, _number(text))
+    if (root / "sys/module").is_dir():
+        notes.add("/sys/module", "ib_umad", (root / "sys/module/ib_umad").exists())
+    if _read(root / "sys/class/dmi/id/sys_vendor").strip() == "Amazon EC2":
+        notes.add(
+            "/sys/class/dmi/id/product_name",
+            "instance",
+            _read(root / "sys/class/dmi/id/product_name").strip(),
+        )
+    installer = re.search(r"installer version: (\S+)", _read(root / "opt/amazon/efa_installed_packages"))
+    if installer:
+        notes.add("/opt/amazon/efa_installed_packages", "efa_installer", installer[1])
+    if root == Path("/"):
+        _ask_programs(notes)
+    return notes.found()
+
+
+def system_name(identity: str, version: str) -> str:
+    """The name that rules use, from os-release: ubuntu2204, al2023, rhel9, debian12."""
+    if identity == "amzn":
+        return f"al{version}"
+    major = version.partition(".")[0]
+    return f"{identity}{version.replace('.', '') if identity == 'ubuntu' else major}"
+
+
+def _system_file(root: Path, notes: _Notes) -> None:
+    text = _read(root / "etc/os-release")
+    fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
+    if "ID" in fields and "VERSION_ID" in fields:
+        name = system_name(fields["ID"], fields["VERSION_ID"])
+        notes.add("/etc/os-release", "host_os", name)
+        notes.add("/etc/os-release", "os", name)
+
+
+def _driver(root: Path, notes: _Notes) -> None:
+    text = _read(root / "proc/driver/nvidia/version")
+    version = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
+    if version:
+        notes.add("/proc/driver/nvidia/version", "driver", version[1])
+        flavor = "open" if "Open Kernel Module" in text else "proprietary"
+        notes.add("/proc/driver/nvidia/version", "driver_flavor", flavor)
+
+
+def _ask_programs(notes: _Notes) -> None:
+    for module, name in _MODULES.items():
+        text = _answer(["modinfo", "-F", "version", module])
+        if text:
+            notes.add(f"modinfo {module}", name, _number(text))
+    for argv, name in _COMMANDS.items():
+        version = _NUMBER.search(_answer(argv))
+        if version:
+            notes.add(" ".join(argv), name, version[0])
+
+
+def _number(text: str) -> str:
+    """The version without the letter by which a module says how it was built (2.17.3g: with GPU memory)."""
+    match = re.match(r"\d+(\.\d+)*", text.strip())
+    return match[0] if match else text.strip()
+
+
+def _answer(argv: Iterable[str]) -> str:
+    """What a program prints; "" where it is missing or fails."""
+    try:
+        finished = process.run([*argv], timeout_s=_TIMEOUT_S)
+    except FactoryError:
+        return ""
+    return finished.output if finished.code == 0 else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

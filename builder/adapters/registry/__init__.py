@@ -1,0 +1,1 @@
+"""Push images to OCI registries and share layers through them."""

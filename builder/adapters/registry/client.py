@@ -1,0 +1,398 @@
+"""Images in a registry: what is there, pushing without the engine's help, and pulling bytes back verified.
+
+Knows blobs, manifests, tags and digests; must not know the engine, nor what an image is for. HTTP itself,
+with its retries and refusals, is `wire`'s.
+"""
+
+import hashlib
+import json
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlencode
+
+from builder.adapters.host.http import Broken, Credentials, Request, Wire
+from builder.adapters.registry.blobs import CHUNK, DIGEST, LayerBlob, sha256
+from builder.errors import IntegrityError, Interrupted, PublishError, UsageError
+from builder.model import Publication
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_ACCEPT = ", ".join(
+    (
+        MANIFEST,
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    )
+)
+_CONNECTIONS = 4
+_PAGES = 1000
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    r"(?P<host>(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?)"
+    rf"/(?P<repository>{_PART}(?:/{_PART})*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?"
+    r"(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """The full name of an image: host[:port]/repository[:tag][@digest]."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        match = _REFERENCE.fullmatch(text)
+        # As the engine reads names, a first part without "." or ":" would be a repository, not a host.
+        if match is None or not (re.search(r"[.:]", match["host"]) or match["host"] == "localhost"):
+            raise UsageError(
+                f"{text!r} is no full image name",
+                hint="write HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST], as in localhost:5000/team/app:1.0",
+            )
+        found = match.groupdict(default="")
+        return cls(
+            host=found["host"], repository=found["repository"], tag=found["tag"], digest=found["digest"]
+        )
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.host}/{self.repository}{tag}{digest}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blob:
+    """Bytes to be pushed: a layer's file, or a config in memory."""
+
+    digest: str
+    size_bytes: int
+    source: Path | bytes
+
+    @classmethod
+    def of(cls, thing: LayerBlob | bytes) -> Self:
+        if isinstance(thing, LayerBlob):
+            return cls(digest=thing.digest, size_bytes=thing.size_bytes, source=thing.path)
+        return cls(digest=sha256(thing), size_bytes=len(thing), source=thing)
+
+    def read(self) -> Iterator[bytes]:
+        if isinstance(self.source, bytes):
+            yield self.source
+            return
+        try:
+            with self.source.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except FileNotFoundError as error:
+            raise PublishError(
+                f"{self.source}: the compressed layer was removed meanwhile", hint="run the command again"
+            ) from error
+
+
+class Registry:
+    """One registry. Threads may share it; `cancelled` stops every one of its transfers at the next chunk."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        credentials: Credentials | None = None,
+        cancelled: threading.Event | None = None,
+        secure: bool | None = None,
+        wait: Callable[[float], bool] | None = None,
+        say: Callable[[str], None] | None = None,
+        wire: Wire | None = None,
+    ) -> None:
+        self.host = host
+        self._wire = wire or Wire(
+            host, credentials=credentials, cancelled=cancelled, secure=secure, wait=wait, say=say
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wire.close()
+
+    def ping(self) -> None:
+        """Raises MissingError where nobody answers or the credentials are refused."""
+        self._wire.ask(Request(method="GET", path="/v2/", about="ping"))
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        request = Request(
+            method="HEAD",
+            path=f"/v2/{repository}/blobs/{digest}",
+            about=f"blob {digest}",
+            repository=repository,
+            expect=(200, 404),
+        )
+        return self._wire.ask(request).status == 200
+
+    def push_blob(
+        self,
+        repository: str,
+        blob: Blob,
+        *,
+        mount_from: Sequence[str] = (),
+        stop: threading.Event | None = None,
+    ) -> bool:
+        """Whether bytes had to be sent: not if the repository, or one of `mount_from`, has them."""
+        if self.has_blob(repository, blob.digest):
+            return False
+        source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")
+        return self._wire.persist(
+            f"{self.host}/{repository}: blob {blob.digest}",
+            lambda: self._upload(repository, blob, source=source, stop=stop),
+        )
+
+    def _upload(self, repository: str, blob: Blob, *, source: str, stop: threading.Event | None) -> bool:
+        """One try at the whole blob: a broken upload is begun anew, not resumed."""
+        start = f"/v2/{repository}/blobs/uploads/"
+        about = f"blob {blob.digest}"
+        if source:
+            start += "?" + urlencode({"mount": blob.digest, "from": source})
+        begun = self._wire.try_once(
+            Request(
+                method="POST",
+                path=start,
+                about=about,
+                repository=repository,
+                headers={"Content-Length": "0"},
+                expect=(201, 202),
+                scopes=(f"repository:{source}:pull",) if source else (),
+            )
+        )
+        if begun.status == 201:
+            return False
+
+        def chunks() -> Iterator[bytes]:
+            for chunk in blob.read():
+                if stop is not None and stop.is_set():
+                    raise Interrupted(f"{about}: given up because another part failed")
+                yield chunk
+
+        location = begun.headers.get("Location", "")
+        if not location:
+            raise PublishError(
+                f"{self.host}/{repository}: {about}: the registry began an upload and did not say where",
+                hint=f"is that a registry? see: curl -i {self._wire.origin}/v2/",
+            )
+        self._wire.try_once(
+            Request(
+                method="PUT",
+                path=f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': blob.digest})}",
+                about=about,
+                repository=repository,
+                headers={
+                    "Content-Length": str(blob.size_bytes),
+                    "Content-Type": "application/octet-stream",
+                },
+                body=chunks,
+                expect=(201, 204),
+            )
+        )
+        return True
+
+    def push_blobs(
+        self, repository: str, blobs: Sequence[Blob], *, mount_from: Sequence[str] = ()
+    ) -> tuple[int, int]:
+        """Push all, a few at a time; returns the bytes sent and the bytes that were there."""
+        stop = threading.Event()
+        pushed = reused = 0
+        with ThreadPoolExecutor(_CONNECTIONS, "push") as pool:
+            pending = {
+                pool.submit(self.push_blob, repository, blob, mount_from=mount_from, stop=stop): blob
+                for blob in blobs
+            }
+            try:
+                for done in as_completed(pending):
+                    if done.result():
+                        pushed += pending[done].size_bytes
+                    else:
+                        reused += pending[done].size_bytes
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return pushed, reused
+
+    def find_manifest(self, repository: str, reference: str) -> str | None:
+        """The digest behind a tag, or None: one round trip."""
+        answer = self._wire.ask(self._manifest_request("HEAD", repository, reference))
+        if answer.status == 404:
+            return None
+        digest = answer.headers.get("Docker-Content-Digest", "")
+        if DIGEST.fullmatch(digest):
+            return digest
+        found = self.get_manifest(repository, reference)  # the header is optional, the bytes are not
+        return found[1] if found else None
+
+    def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
+        """Bytes, digest and media type of a manifest by tag or digest."""
+        answer = self._wire.ask(self._manifest_request("GET", repository, reference))
+        if answer.status == 404:
+            return None
+        digest = sha256(answer.body)
+        announced = {answer.headers.get("Docker-Content-Digest", digest)}
+        if DIGEST.fullmatch(reference):
+            announced.add(reference)
+        if announced != {digest}:
+            raise self._mismatch(repository, f"manifest {reference}", sorted(announced)[0], digest)
+        return answer.body, digest, answer.headers.get("Content-Type", MANIFEST)
+
+    def _manifest_request(self, method: str, repository: str, reference: str) -> Request:
+        return Request(
+            method=method,
+            path=f"/v2/{repository}/manifests/{reference}",
+            about=f"manifest {reference}",
+            repository=repository,
+            headers={"Accept": _ACCEPT},
+            expect=(200, 404),
+        )
+
+    def put_manifest(
+        self, repository: str, reference: str, content: bytes, media_type: str = MANIFEST
+    ) -> str:
+        """Put a manifest under a tag or its digest, then ask what the registry has there now."""
+        digest = sha256(content)
+        self._wire.ask(
+            Request(
+                method="PUT",
+                path=f"/v2/{repository}/manifests/{reference}",
+                about=f"manifest {reference}",
+                repository=repository,
+                headers={"Content-Type": media_type, "Content-Length": str(len(content))},
+                body=lambda: iter((content,)),
+                expect=(201, 202),
+            )
+        )
+        found = self.find_manifest(repository, reference)
+        if found != digest:
+            raise self._mismatch(repository, f"manifest {reference}", digest, found or "nothing")
+        return digest
+
+    def fetch_blob(self, repository: str, digest: str, to: Path) -> None:
+        """Bring a blob to a file, which appears only when all its bytes are the right ones."""
+
+        def save(response: HTTPResponse) -> None:
+            hashed = hashlib.sha256()
+            while chunk := response.read(CHUNK):
+                self._wire.check_cancelled()
+                hashed.update(chunk)
+                partial.write(chunk)
+            if response.length:
+                raise Broken(f"the registry broke off {response.length} bytes before the end")
+            if f"sha256:{hashed.hexdigest()}" != digest:
+                raise self._mismatch(repository, f"blob {digest}", digest, f"sha256:{hashed.hexdigest()}")
+
+        def download() -> None:
+            partial.seek(0)
+            partial.truncate()
+            self._wire.try_once(request, consume=save)
+
+        request = Request(
+            method="GET",
+            path=f"/v2/{repository}/blobs/{digest}",
+            about=f"blob {digest}",
+            repository=repository,
+        )
+        with tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", delete=False) as partial:
+            try:
+                self._wire.persist(f"{self.host}/{repository}: blob {digest}", download)
+                partial.flush()
+                Path(partial.name).rename(to)
+            except OSError as error:
+                raise PublishError(
+                    f"{to}: cannot be written: {error.strerror}", hint=f"df -h {to.parent}"
+                ) from error
+            finally:
+                Path(partial.name).unlink(missing_ok=True)
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """All tags; none where the repository does not exist."""
+        path = f"/v2/{repository}/tags/list"
+        found: list[str] = []
+        for _ in range(_PAGES):
+            answer = self._wire.ask(
+                Request(method="GET", path=path, about="tags", repository=repository, expect=(200, 404))
+            )
+            if answer.status == 404:
+                break
+            found += answer.json().get("tags") or ()
+            following = re.match(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("Link", ""))
+            if following is None:
+                break
+            path = following[1]
+        return tuple(sorted(found))
+
+    def _mismatch(self, repository: str, what: str, wanted: str, got: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self.host}/{repository}: {what}: expected {wanted}, the registry has {got}",
+            hint="somebody else pushed there or something on the way alters bytes: push under another tag",
+        )
+
+
+def manifest(image_config: bytes, layers: Sequence[LayerBlob]) -> bytes:
+    """The OCI manifest of an image; its digest is known before anything is pushed."""
+
+    def describe(media_type: str, blob: Blob) -> dict[str, str | int]:
+        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
+
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": describe(CONFIG, Blob.of(image_config)),
+        "layers": [describe(LAYER, Blob.of(layer)) for layer in layers],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def push(
+    image_config: bytes,
+    layers: Sequence[LayerBlob],
+    *,
+    registry: Registry,
+    repository: str,
+    tags: Sequence[str],
+    mount_from: Sequence[str] = (),
+) -> Publication:
+    """Bring an image to a registry: what it lacks of the blobs, then the manifest under every tag.
+
+    A tag that holds this very manifest already is left alone, so that pushing again costs one round
+    trip a tag and works where tags are immutable.
+    """
+    began = time.monotonic()
+    content = manifest(image_config, layers)
+    digest = sha256(content)
+    blobs = {blob.digest: blob for blob in [Blob.of(image_config), *[Blob.of(layer) for layer in layers]]}
+    references = tags or (digest,)
+    absent = [name for name in references if registry.find_manifest(repository, name) != digest]
+    pushed, reused = 0, sum(blob.size_bytes for blob in blobs.values())
+    if absent:
+        pushed, reused = registry.push_blobs(repository, tuple(blobs.values()), mount_from=mount_from)
+    for name in absent:
+        registry.put_manifest(repository, name, content)
+    return Publication(
+        name=f"{registry.host}/{repository}@{digest}",
+        digest=digest,
+        tags=tuple(tags),
+        pushed_bytes=pushed,
+        reused_bytes=reused,
+        seconds=time.monotonic() - began,
+    )

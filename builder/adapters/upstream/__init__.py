@@ -1,0 +1,1 @@
+"""Ask package archives, Python indexes and vendors, and download from them."""

@@ -1,0 +1,221 @@
+"""Where a build downloads from: the site file first, then the host's own apt and pip configuration.
+
+Everything here is applied while building and leaves no trace in an image; nothing here is part of a key.
+"""
+
+import ast
+import dataclasses
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from builder.adapters.host import process
+from builder.errors import IntegrityError, UsageError
+from builder.model import Stack, Suite, System
+from builder.site import MirrorSettings
+
+_APT = Path("/etc/apt")
+_PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy")
+
+
+# What a distribution's own tools take where nobody says otherwise: its archive, and that for security.
+_ARCHIVES = {"debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mirror:
+    """Resolved places; `folders` are host folders of wheels, of a file:// index or of what a prefix names."""
+
+    settings: MirrorSettings = field(default_factory=MirrorSettings)
+    apt_sources: tuple[str, ...] = ()
+    pip_index: str = ""
+    pip_extra_indexes: tuple[str, ...] = ()
+    pip_find_links: tuple[str, ...] = ()
+    ca_bundle: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Host folders with wheels, and those above file:// indexes, which link to files beside them."""
+        links = {_local_folder(place) for place in self.pip_find_links}
+        indexes = {_local_folder(place) for place in (*self.pip_extra_indexes, self.pip_index)}
+        paths = links | {index.parent for index in indexes if index}
+        for place in self.settings.prefixes.values():
+            folder = _local_folder(place)
+            if folder is not None:
+                paths.add(folder if place.endswith("/") else folder.parent)
+        return tuple(sorted(path for path in paths if path is not None))
+
+    def proxy_for(self, url: str) -> str:
+        """The proxy through which an address is reached; "" for none."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if host in ("localhost", "::1") or host.startswith("127."):
+            return ""
+        named = [name.strip().lstrip(".").lower() for name in self.proxies.get("no_proxy", "").split(",")]
+        if any(name in ("*", host, parts.netloc) or host.endswith(f".{name}") for name in named if name):
+            return ""
+        return self.proxies.get(f"{parts.scheme}_proxy", "")
+
+
+def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
+    """`suites` are the locked ones, which a site with snapshots goes back to."""
+    pip = _host_pip()
+    index = settings.pip_index or pip.get("index-url", "")
+    extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
+    links = settings.pip_find_links or tuple(pip.get("find-links", "").split())
+    if stack.wheel_index and not (index or extra or links):
+        extra = (stack.wheel_index,)
+    return dataclasses.replace(
+        connection(settings, pip),
+        apt_sources=_apt_sources(settings, system, suites),
+        pip_index=index,
+        pip_extra_indexes=tuple(place for place in extra if _is_there(place)),
+        pip_find_links=tuple(place for place in links if _is_there(place)),
+    )
+
+
+def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -> Mirror:
+    """How this site reaches any address: its prefixes, proxies and certificates."""
+    configured = _host_pip() if pip is None else pip
+    bundle = settings.ca_bundle or configured.get("cert", "") or os.environ.get("SSL_CERT_FILE", "")
+    if bundle and not Path(bundle).is_file():
+        raise UsageError(
+            f"CA bundle {bundle}: no such file", hint="correct mirror.ca_bundle, SSL_CERT_FILE or pip's cert"
+        )
+    mirror = Mirror(settings=settings, ca_bundle=Path(bundle) if bundle else None, proxies=_proxies(settings))
+    for folder in mirror.folders:
+        if not folder.is_dir():
+            raise UsageError(
+                f"mirror.prefixes: no folder {folder}", hint="correct mirror.prefixes in site.toml"
+            )
+    return mirror
+
+
+def _local_folder(place: str) -> Path | None:
+    path = place.removeprefix("file://")
+    return Path(path) if path.startswith("/") else None
+
+
+def _is_there(place: str) -> bool:
+    folder = _local_folder(place)
+    return folder is None or folder.is_dir()
+
+
+def _host_pip() -> dict[str, str]:
+    """pip's own view of its configuration: files first, then the environment, as pip itself ranks them."""
+    listed = process.run([sys.executable, "-m", "pip", "config", "list"], timeout_s=60)
+    ranks = {"global": 0, "user": 1, "site": 2, ":env:": 3}
+    found: dict[str, tuple[int, str]] = {}
+    for line in listed.output.splitlines():
+        match = re.match(r"(global|user|site|install|:env:)\.([a-z-]+)=(.*)", line)
+        if not match:
+            continue
+        rank = ranks.get(match[1], 2)
+        if rank >= found.get(match[2], (0, ""))[0]:
+            found[match[2]] = (rank, str(ast.literal_eval(match[3])))
+    return {key: value for key, (_, value) in found.items()}
+
+
+def _proxies(settings: MirrorSettings) -> dict[str, str]:
+    proxies = {name: os.environ.get(name) or os.environ.get(name.upper()) or "" for name in _PROXY_NAMES}
+    if settings.proxy:
+        proxies |= {"http_proxy": settings.proxy, "https_proxy": settings.proxy}
+    if settings.no_proxy:
+        proxies["no_proxy"] = settings.no_proxy
+    return {name: value for name, value in proxies.items() if value}
+
+
+def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suite]) -> tuple[str, ...]:
+    """Lines for sources.list; none where the defaults of the distribution's tools are meant."""
+    if system.bootstrap is None or system.family != "debian":
+        return ()
+    if settings.snapshot and suites:
+        places = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
+    else:
+        places = archives(settings, system)
+    areas = " ".join(system.bootstrap.areas)
+    return tuple(f"deb {settings.rewrite(uri)} {name} {areas}" for name, uri in places.items())
+
+
+def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
+    """suite → archive as it is today: the site's, this host's own, or the distribution's."""
+    assert system.bootstrap is not None
+    suite = system.bootstrap.suite
+    main, security = settings.apt, settings.apt_security
+    if not main and platform.freedesktop_os_release().get("ID") == system.distribution:
+        places = _host_apt(suite)
+        if places:
+            return places
+    if not main:
+        main, security = _ARCHIVES.get(system.distribution, ("", ""))
+    if not main:
+        return {}
+    security = security or f"{main.rstrip('/')}-security"
+    return {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
+
+
+def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -> str:
+    """Where the state of an archive at `stamp` is."""
+    if "{archive}" not in settings.snapshot or "{stamp}" not in settings.snapshot:
+        raise UsageError(
+            f"mirror.snapshot: {settings.snapshot!r} has no {{archive}} or no {{stamp}}",
+            hint='as in: snapshot = "https://snapshot.example/archive/{archive}/{stamp}"',
+        )
+    if not stamp:
+        raise IntegrityError(
+            f"catalog/lock.json: suite {system.distribution} {suite} has no snapshot",
+            hint=f"builder lock --update {system.name}",
+        )
+    archive = f"{system.distribution}-security" if suite.endswith("-security") else system.distribution
+    return settings.snapshot.replace("{archive}", archive).replace("{stamp}", stamp)
+
+
+def _host_apt(suite: str) -> dict[str, str]:
+    """suite → archive of the host's own sources, if the host runs this suite at all."""
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in [_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))]
+        if path.suffix in (".list", ".sources") and path.is_file()
+    ]
+    wanted = (suite, f"{suite}-updates", f"{suite}-security")
+    found: dict[str, str] = {}
+    for uri, name in (entry for text in texts for entry in _apt_entries(text)):
+        if name in wanted and uri.startswith("http"):
+            found.setdefault(name, uri)
+    return {name: found[name] for name in wanted if name in found} if suite in found else {}
+
+
+def _apt_entries(text: str) -> Iterable[tuple[str, str]]:
+    """(archive, suite) of both formats of apt's sources."""
+    for line in text.splitlines():
+        match = re.match(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s", line)
+        if match:
+            yield match[1], match[2]
+    for stanza in re.split(r"\n\s*\n", text):
+        keys = dict(re.findall(r"^(Types|URIs|Suites|Enabled):[ \t]*(.*)$", stanza, re.MULTILINE))
+        if "deb" in keys.get("Types", "").split() and keys.get("Enabled", "yes").strip() != "no":
+            for uri in keys.get("URIs", "").split():
+                for name in keys.get("Suites", "").split():
+                    yield uri, name
+
+
+def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
+    """apt's settings for the time of a build."""
+    options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
+    options += [
+        f'Acquire::{scheme}::Proxy "{mirror.proxies[f"{scheme}_proxy"]}"'
+        for scheme in ("http", "https")
+        if f"{scheme}_proxy" in mirror.proxies
+    ]
+    if ca_bundle or mirror.ca_bundle:
+        options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
+    if mirror.settings.snapshot:
+        # A past state is past its date; that it is the right one, its digest in the lock says.
+        options.append('Acquire::Check-Valid-Until "false"')
+    return options

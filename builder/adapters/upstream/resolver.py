@@ -1,0 +1,310 @@
+"""Asks the sources of downloads what they hold: addresses, git, registries, package archives, AWS, indexes.
+
+One method for each kind of entry in the lock. All of it goes through the site's mirror; knows no catalog.
+"""
+
+import hashlib
+import os
+import queue
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from builder.adapters.host import process
+from builder.adapters.upstream.fetch import REACH, Fetcher
+from builder.adapters.upstream.manifests import locked_image, pick_image
+from builder.adapters.upstream.mirror import Mirror, archives, snapshot
+from builder.adapters.upstream.pip import pip_install
+from builder.adapters.upstream.suites import address, release_date
+from builder.catalog import read_requirements
+from builder.errors import BuildError, IntegrityError, MissingError
+from builder.lock import Answer, Entry, Want
+from builder.model import System
+from builder.sources import file_sha256
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_LIST_LIMIT = 8 << 20
+_GIT_S = 60
+_GIT_TRIES = 3
+_PIP_S = 1800
+_GRACE_S = 3.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What git says of a network that may be better in a moment.
+_PASSING = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheels:
+    """For which Python and machine a requirements file is installed, and where its packages are."""
+
+    python: str
+    arch: str
+    mirror: Mirror
+
+
+class MachineImages(Protocol):
+    """Looks up machine images in an AWS region; each answer holds what the lock records of an image."""
+
+    def newest(self, *, region: str, arch: str, owner: str, name: str) -> Mapping[str, str | int]: ...
+
+    def of_parameter(self, *, region: str, parameter: str) -> Mapping[str, str | int]: ...
+
+    def find(self, *, region: str, image: str) -> Mapping[str, str | int] | None: ...
+
+
+class SourceResolver:
+    """The world behind the lock; threads may share it."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        mirror: Mirror,
+        systems: Mapping[str, System],
+        wheels: Callable[[str], Sequence[Wheels]],
+        images: MachineImages,
+        cancelled: threading.Event,
+    ) -> None:
+        """`systems` are those of suites, by the subject of the want; `wheels` answers for requirements."""
+        self._root = root
+        self._mirror = mirror
+        self._systems = systems
+        self._wheels = wheels
+        self._cancelled = cancelled
+        self._fetcher = Fetcher(mirror, cancelled=cancelled)
+        self._images = images
+        self._stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+    def resolve(self, want: Want) -> Answer:
+        ask: Mapping[str, Callable[[Want], Answer]] = {
+            "ami": self._ami,
+            "archive": self._archive,
+            "git": self._git,
+            "image": self._image,
+            "requirements": self._requirements,
+            "suite": self._suite,
+        }
+        return ask[want.kind](want)
+
+    def confirm(self, want: Want, entry: Entry) -> Answer:
+        ask: Mapping[str, Callable[[Want, Entry], Answer]] = {
+            "ami": self._locked_ami,
+            "image": self._locked_image,
+            "suite": self._locked_suite,
+        }
+        return ask[want.kind](want, entry) if want.kind in ask else self.resolve(want)
+
+    def _archive(self, want: Want) -> Answer:
+        found = self._fetcher.measure(want.subject)
+        return _seen({"sha256": found.sha256, "size": found.size})
+
+    # git
+
+    def _git(self, want: Want) -> Answer:
+        url, _, ref = want.subject.rpartition(" ")
+        # A tag that is signed or annotated is an object of its own; ^{} is the commit that it names.
+        names = (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}")
+        listed = self._ls_remote(
+            self._mirror.settings.rewrite(url), *(() if _COMMIT.fullmatch(ref) else names)
+        )
+        commits = {
+            name: commit for commit, name in re.findall(r"^([0-9a-f]{40})\t(\S+)$", listed, re.MULTILINE)
+        }
+        if _COMMIT.fullmatch(ref):
+            note = "" if ref in commits.values() else "no branch or tag ends at this commit"
+            return Answer(entry=Entry(values={"commit": ref}, verified=not note), note=note)
+        found = next((commits[name] for name in names if name in commits), "")
+        if not found:
+            raise MissingError(f"{url} has no tag or branch '{ref}'", hint=f"git ls-remote {url}")
+        return _seen({"commit": found})
+
+    def _ls_remote(self, url: str, *names: str) -> str:
+        environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | dict(self._mirror.proxies)
+        if self._mirror.ca_bundle:
+            environment["GIT_SSL_CAINFO"] = str(self._mirror.ca_bundle)
+        argv = ["git", "-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=30"]
+        argv += ["ls-remote", "--quiet", url, *names]
+        for attempt in range(_GIT_TRIES):
+            try:
+                done = process.run(argv, timeout_s=_GIT_S, cancelled=self._cancelled, env=environment)
+            except BuildError as error:
+                raise MissingError(f"git: {url}: no answer within {_GIT_S} s", hint=REACH) from error
+            if done.code == 0:
+                return done.output
+            if not _PASSING.search(done.output) or self._cancelled.wait(2**attempt):
+                break
+        said = re.sub(r"^fatal: (unable to access '[^']*': )?", "", done.output, flags=re.MULTILINE)
+        first = (said.splitlines() or ["no answer"])[0]
+        if unknown := re.search(r"Could not resolve host: (\S+)", first):
+            raise MissingError(f"{unknown[1]} cannot be reached: Name or service not known", hint=REACH)
+        raise MissingError(f"git: {first}", hint=REACH)
+
+    # container images
+
+    def _image(self, want: Want) -> Answer:
+        name, _, arch = want.subject.rpartition(" ")
+        real = self._mirror.settings.rewrite(name)
+        return _seen({"digest": pick_image(real, arch=arch, mirror=self._mirror, cancelled=self._cancelled)})
+
+    def _locked_image(self, want: Want, entry: Entry) -> Answer:
+        """The bytes behind the digest count; that a tag has moved on is no harm."""
+        name = self._mirror.settings.rewrite(want.subject.rpartition(" ")[0])
+        digest = str(entry.values["digest"])
+        locked_image(name, digest=digest, mirror=self._mirror, cancelled=self._cancelled)
+        return _seen(entry.values)
+
+    # machine images
+
+    def _ami(self, want: Want) -> Answer:
+        region, arch, selector = want.subject.split(" ", 2)
+        if selector.startswith("/"):
+            return _seen(self._images.of_parameter(region=region, parameter=selector))
+        owner, _, name = selector.partition("/")
+        return _seen(self._images.newest(region=region, arch=arch, owner=owner, name=name))
+
+    def _locked_ami(self, want: Want, entry: Entry) -> Answer:
+        """The image itself counts; that its owner has a newer one is no harm."""
+        region, image = want.subject.split(" ", 1)[0], str(entry.values["id"])
+        found = self._images.find(region=region, image=image)
+        if found is None:
+            raise IntegrityError(f"{region} has no image {image} any more, or it is not ours to use")
+        for name in ("name", "owner"):
+            if found[name] != entry.values.get(name, found[name]):
+                raise IntegrityError(
+                    f"{region}: {image} has {name} {found[name]}, the lock has {entry.values[name]}"
+                )
+        return _seen(found)
+
+    # package archives
+
+    def _suite(self, want: Want) -> Answer:
+        return self._suite_at(want, self._stamp)
+
+    def _suite_at(self, want: Want, stamp: str) -> Answer:
+        name = want.subject.partition(" ")[2]
+        system, settings = self._systems[want.subject], self._mirror.settings
+        if settings.snapshot:
+            archive = snapshot(settings, system, name, stamp)
+        else:
+            archive = archives(settings, system).get(name, "")
+        if not archive:
+            raise MissingError(
+                f"no package archive is known here for {want.subject}",
+                hint="name it: mirror.apt in site.toml",
+            )
+        text = self._fetcher.read(address(archive, name), limit=_LIST_LIMIT)
+        date = re.search(rb"^Date: *(.*)$", text, re.MULTILINE)
+        when = release_date(date[1].decode(errors="replace")) if date else ""
+        if not when:
+            raise MissingError(
+                f"{address(archive, name)} is no list of a suite", hint="correct mirror.apt in site.toml"
+            )
+        return _seen({"sha256": hashlib.sha256(text).hexdigest(), "date": when, "snapshot": stamp})
+
+    def _locked_suite(self, want: Want, entry: Entry) -> Answer:
+        """Updates move every day, and a build says so; the release itself must be the locked one."""
+        system = self._systems[want.subject]
+        found = self._suite_at(want, str(entry.values.get("snapshot", ""))).entry
+        assert system.bootstrap is not None
+        is_fixed = self._mirror.settings.snapshot or want.subject.partition(" ")[2] == system.bootstrap.suite
+        if found.values["sha256"] == entry.values["sha256"]:
+            return _seen({**found.values, "snapshot": entry.values.get("snapshot", "")})
+        if is_fixed:
+            return Answer(entry=found, note=f"its list is of {found.values['date']}")
+        return Answer(entry=entry, note=f"has moved on since ({found.values['date']}); a build says so")
+
+    # Python packages
+
+    def _requirements(self, want: Want) -> Answer:
+        path = self._root / want.subject
+        try:
+            lines = read_requirements(path)
+        except FileNotFoundError as error:
+            raise MissingError(f"no file {want.subject}", hint=f"git checkout {want.subject}") from error
+        except ValueError as error:
+            raise IntegrityError(f"{want.subject}: {error}") from error
+        values: dict[str, str | int] = {"sha256": file_sha256(path), "packages": len(lines)}
+        for place in self._wheels(want.subject) if lines else ():
+            if note := self._try_pip(path, want, place):
+                return Answer(entry=Entry(values=values, verified=False), note=note)
+        return _seen(values)
+
+    def _try_pip(self, path: Path, want: Want, place: Wheels) -> str:
+        """Why pip would not install what a file names, "" if it would; nothing is installed."""
+        settings = {
+            "PIP_INDEX_URL": place.mirror.pip_index,
+            "PIP_EXTRA_INDEX_URL": " ".join(place.mirror.pip_extra_indexes),
+            "PIP_FIND_LINKS": " ".join(place.mirror.pip_find_links),
+            "PIP_CERT": str(place.mirror.ca_bundle or ""),
+            **place.mirror.proxies,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            argv = pip_install(path, Path(folder), python=place.python, arch=place.arch)
+            try:
+                done = process.run(
+                    [*argv, "--dry-run", "--ignore-installed"],
+                    timeout_s=_PIP_S,
+                    cancelled=self._cancelled,
+                    env=os.environ | {name: value for name, value in settings.items() if value},
+                )
+            except BuildError:
+                return f"pip: no end after {_PIP_S} s"
+        if done.code == 0:
+            return ""
+        if found := re.search(r"(\S+) from .*:\s+Expected sha256 (\w+)[\s\S]*?Got\s+(\w+)", done.output):
+            raise IntegrityError(f"{want.subject}: {found[1]}: expected sha256 {found[2]}, got {found[3]}")
+        said = re.findall(r"^ERROR: (.*)$", done.output, re.MULTILINE)
+        return f"pip: {said[0] if said else done.tail}"
+
+
+def _seen(values: Mapping[str, str | int]) -> Answer:
+    return Answer(entry=Entry(values=values, verified=True))
+
+
+class Crew:
+    """Calls a function on many things, several at a time; its threads never keep a program from ending."""
+
+    def __init__(self, *, jobs: int, cancelled: threading.Event) -> None:
+        self._jobs = jobs
+        self._cancelled = cancelled
+
+    def __call__(self, action: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        """The results as they come; the first error ends everything."""
+        todo: queue.SimpleQueue[A] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[list[B], BaseException | None]] = queue.SimpleQueue()
+        for item in items:
+            todo.put(item)
+
+        def work() -> None:
+            while not self._cancelled.is_set():
+                try:
+                    item = todo.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    done.put(([action(item)], None))
+                except BaseException as error:  # noqa: BLE001 (raised where the results are awaited)
+                    done.put(([], error))
+                    self._cancelled.set()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self._jobs, len(items)))]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in items:
+                results, error = done.get()
+                if error is not None:
+                    raise error
+                yield from results
+        except BaseException:
+            self._cancelled.set()
+            for thread in threads:
+                thread.join(_GRACE_S)
+            raise

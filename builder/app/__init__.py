@@ -1,0 +1,1 @@
+"""Run what a command asks for: the session, its context and the two lanes."""

@@ -1,0 +1,152 @@
+"""What every verb starts from: the repository, its catalog, the site, the plans that were asked for."""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from builder import catalog, lock, plan, site, sources
+from builder.adapters.host.workspace import Workspace, find_workspace
+from builder.errors import UsageError
+from builder.lock import ACCOUNT, LOCAL, Lock
+from builder.model import Catalog, Plan, Target
+from builder.screen.summary import table
+from builder.screen.text import look
+from builder.site import Site
+
+PLACES = (LOCAL, ACCOUNT)
+_ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """One repository and this machine; read when first asked for.
+
+    `place` is where builds happen; `system` the one that was asked for, where a target exists for several.
+    """
+
+    root: Path
+    place: str = LOCAL
+    system: str = ""
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return catalog.load(self.root)
+
+    @cached_property
+    def lock(self) -> Lock:
+        return lock.read(self.root)
+
+    @cached_property
+    def site(self) -> Site:
+        return site.load(self.root)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        return find_workspace(self.root)
+
+    @property
+    def blobs(self) -> Path:
+        """Compressed layers, on their way to registries."""
+        return self.workspace.home / "cache" / "blobs"
+
+    def plan(self, name: str) -> Plan:
+        target = self._variant(plan.find_target(self.catalog, name))
+        read = sources.read(self.root, self.catalog, target)
+        return plan.plan(self.catalog, target, read, self.lock, arch=machine(), site=self.place)
+
+    def _variant(self, target: Target) -> Target:
+        """The target on the system that was asked for; in an account, on the first that is for accounts."""
+        if self.system:
+            return catalog.on_system(target, self._known_system(target))
+        if self.place == ACCOUNT and target.systems:
+            return catalog.on_system(target, next(iter(target.systems)))
+        return target
+
+    def _known_system(self, target: Target) -> str:
+        known = (target.system, *target.systems)
+        if self.system not in known:
+            near = catalog.did_you_mean(self.system, known)
+            raise UsageError(
+                f"target '{target.name}' does not exist for system '{self.system}'{near}",
+                hint=f"builder show {target.name}",
+            )
+        return self.system
+
+    def obstacle(self, target: Target) -> str:
+        """Why the site cannot make a target; "" where it can."""
+        system = self.catalog.systems[self._variant(target).system]
+        if target.kind == "ami" and self.place == LOCAL and system.bootstrap is None:
+            return f"no machine of '{system.name}' can be made here, only started in an account"
+        return ""
+
+    def require_possible(self, names: Iterable[str]) -> None:
+        for name in names:
+            if why := self.obstacle(plan.find_target(self.catalog, name)):
+                raise UsageError(
+                    f"target '{name}' cannot be rehearsed: {why}",
+                    hint=f"builder build --target {name} --site {ACCOUNT}",
+                )
+
+    def plans(self, names: Iterable[str]) -> list[Plan]:
+        return [self.plan(name) for name in dict.fromkeys(names)]
+
+
+def machine() -> str:
+    return _ARCHES.get(platform.machine().lower(), platform.machine().lower())
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our own error: one sentence, a hint, exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
+
+
+def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    made = _Parser(prog=f"builder {verb}", description=description, allow_abbrev=False)
+    made.add_argument(
+        "--root", type=Path, help="the repository (default: the folder above that has catalog/)"
+    )
+    return made
+
+
+def open_context(options: argparse.Namespace) -> Context:
+    place = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
+    if place not in PLACES:
+        raise UsageError(
+            f"no site '{place}'{catalog.did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site"
+        )
+    return Context(
+        options.root.absolute() if options.root else _find_root(),
+        place=place,
+        system=getattr(options, "system", None) or "",
+    )
+
+
+def add_site(options: argparse.ArgumentParser) -> None:
+    """The options of verbs that build or plan."""
+    options.add_argument(
+        "--site", choices=PLACES, help="this machine (the default), or the AWS account of the environment"
+    )
+    options.add_argument("--system", metavar="NAME", help="for targets that exist for several")
+
+
+def _find_root() -> Path:
+    here = Path.cwd()
+    named = os.environ.get("BUILDER_ROOT")
+    candidates: Sequence[Path] = [Path(named)] if named else [here, *here.parents]
+    for folder in candidates:
+        if (folder / "catalog" / "targets").is_dir():
+            return folder
+    return Path(__file__).resolve().parents[2]
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, as wide as the terminal."""
+    style = look(sys.stdout, os.environ)
+    print(table(headers, rows, style.width, look=style))

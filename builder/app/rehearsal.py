@@ -1,0 +1,63 @@
+"""Start the rehearsal that a site `local` needs: an AWS account on this machine."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import open_run
+from builder.adapters.upstream import mirror
+from builder.app.context import Context, machine
+from builder.errors import MissingError
+from builder.model import Stack
+from builder.rehearsal import session
+from builder.rehearsal.session import Rehearsal
+
+DEFAULT = "default"
+
+
+def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) -> Rehearsal:
+    """The rehearsal of that name, started if it does not run."""
+    if running := session.find(context.workspace, name):
+        return running
+    from builder.rehearsal.ec2 import seeds
+
+    engine = Engine()
+    _require(engine)
+    for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
+        print(f"rehearsal '{dead}' was killed; what it left is removed", file=sys.stderr)
+    account = seeds.load(context.root, context.catalog, arch=machine())
+    return session.up(
+        context.workspace,
+        name,
+        engine_url=engine.url,
+        account=account.as_table(),
+        machines=_ensure_machines(context, account.systems, engine.url),
+        pending_s=pending_s,
+    )
+
+
+def _require(engine: Engine) -> None:
+    """What only a rehearsal needs of this machine."""
+    if importlib.util.find_spec("moto") is None:
+        raise MissingError(
+            "a rehearsal needs moto, which is not installed", hint="pip install 'image-factory[rehearsal]'"
+        )
+    if not engine.url.startswith("unix://"):
+        raise MissingError(
+            f"a rehearsal's machines have addresses of this host, and the engine is at {engine.url}",
+            hint="unset DOCKER_HOST, or rehearse where the engine is",
+        )
+
+
+def _ensure_machines(context: Context, systems: Sequence[str], engine_url: str) -> Mapping[str, str]:
+    """system → image that its machines start from; what is not there yet takes a minute to make."""
+    from builder.rehearsal.ec2.machine import ensure
+
+    made = {}
+    with open_run(context.workspace, "rehearse") as run:
+        for name in systems:
+            system = context.catalog.systems[name]
+            place = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
+            made[name] = ensure(engine_url, run, system, place, lambda line: print(line, file=sys.stderr))
+    return made

@@ -1,0 +1,1 @@
+"""EC2 and Systems Manager as the rehearsal serves them."""

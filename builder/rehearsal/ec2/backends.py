@@ -1,0 +1,175 @@
+"""moto with all of the rehearsal's parts in place, served on loopback; the one module that starts it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import moto.ec2.urls
+import moto.ecr.urls
+from moto.core.base_backend import BackendDict
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.instances import Instance
+from moto.ecr.models import ecr_backends
+from moto.server import ThreadedMotoServer
+from moto.ssm.models import ssm_backends
+
+from builder.errors import UsageError
+from builder.rehearsal import state
+from builder.rehearsal.ec2.actions import Actions
+from builder.rehearsal.ec2.cloud import Cloud
+from builder.rehearsal.ec2.hosts import Hosts
+from builder.rehearsal.ec2.images import Image
+from builder.rehearsal.ec2.parameters import Parameters
+from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    endpoint: str
+    registries: Registries
+
+
+# What stands in the place of moto's own while a rehearsal is served. All of these names are moto's private
+# affairs; tests/adapters/test_rehearsal_contract.py says what they must look like.
+REPLACED: tuple[tuple[Any, str, Any], ...] = (
+    (ec2_backends, "backend", Cloud),
+    (ecr_backends, "backend", RehearsedEcr),
+    (ssm_backends, "backend", Parameters),
+    (moto.ec2.urls, "url_paths", {"{0}/": Actions.dispatch}),
+    (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
+    # A name in a domain of AWS for an address of this host would be looked up there.
+    (Instance, "public_dns_name", property(lambda _: None)),
+)
+_WORKERS = 8
+
+
+@contextmanager
+def serve(
+    account: Account,
+    hosts: Hosts,
+    machines: Mapping[str, str],
+    *,
+    folder: Path,
+    pending_s: float = 0.0,
+) -> Iterator[Served]:
+    """One rehearsed account, the only one of this process; `machines` are what systems start from."""
+    settings = {
+        "MOTO_ACCOUNT_ID": account.id,
+        "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # 1,300 images per region
+    }
+    with ExitStack() as stack:
+        stack.enter_context(_environment(settings))
+        for owner, name, value in REPLACED:
+            stack.enter_context(_replaced(owner, name, value))
+        stack.callback(_forget)
+        Cloud.account = Parameters.account = account
+        Cloud.metal, Cloud.machines, Cloud.pending_s = hosts, machines, pending_s
+        Cloud.workers = stack.enter_context(ThreadPoolExecutor(_WORKERS, thread_name_prefix="disk"))
+        registries = RehearsedEcr.registries = stack.enter_context(Registries(folder, account.id))
+        for region in account.regions:
+            registries.open(region)
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        stack.callback(server.stop)
+        host, port = server.get_host_and_port()
+        yield Served(endpoint=f"http://{host}:{port}", registries=registries)
+
+
+def _forget() -> None:
+    """What moto has made is dropped as it is: its own reset would end instances that are to be kept."""
+    for service in BackendDict._instances:  # type: ignore[misc]
+        service.clear()
+    BackendDict._instances.clear()  # type: ignore[misc]
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name) if not isinstance(owner, type) else vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.pop(name, None) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def _regions() -> Iterator[Cloud]:
+    for regions in ec2_backends.values():
+        for backend in list(regions.values()):
+            assert isinstance(backend, Cloud)
+            yield backend
+
+
+def instances() -> tuple[dict[str, str], dict[str, str]]:
+    """instance → address, of those that run and of those that are stopped."""
+    found: dict[str, dict[str, str]] = {"running": {}, "stopped": {}}
+    for backend in _regions():
+        for instance in backend.all_instances():
+            if instance.state in found:
+                found[instance.state][instance.id] = str(instance.private_ip_address)
+    return found["running"], found["stopped"]
+
+
+def status() -> dict[str, Any]:
+    """What the account has, as a person would want to see it."""
+    rows: dict[str, list[dict[str, str]]] = {"instances": [], "images": [], "snapshots": []}
+    for backend in _regions():
+        region = backend.region_name
+        for instance in backend.all_instances():
+            address = str(instance.private_ip_address)
+            if instance.state != "terminated":
+                rows["instances"].append(
+                    {"id": instance.id, "region": region, "state": instance.state, "address": address}
+                )
+        own = [image for image in backend.amis.values() if image.owner_id == backend.account_id]
+        rows["images"] += [
+            {"id": image.id, "region": region, "state": image.state, "name": str(image.name)} for image in own
+        ]
+        rows["snapshots"] += [
+            {"id": one.id, "region": region, "state": one.status, "name": one.description}
+            for one in backend.snapshots.values()
+            if one.owner_id == backend.account_id
+        ]
+    return rows
+
+
+def set_pending(seconds: float) -> float:
+    """From now on new AMIs are pending for so long at least."""
+    Cloud.pending_s = seconds
+    return seconds
+
+
+def save(path: Path) -> None:
+    for backend in _regions():
+        for image in backend.amis.values():
+            if isinstance(image, Image) and image.is_being_made:
+                raise UsageError(
+                    f"{image.id} is still being made: its disk is not there",
+                    hint="wait until it is available",
+                )
+    state.save(path)
+
+
+def load(path: Path) -> None:
+    state.load(path)
+    for regions in ecr_backends.values():
+        for backend in list(regions.values()):
+            assert isinstance(backend, RehearsedEcr)
+            backend.settle()

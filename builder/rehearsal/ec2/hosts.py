@@ -1,0 +1,322 @@
+"""Instances as containers: systemd machines with an address of their own, their disks as images.
+
+Each instance is a pair. The network container holds the address and the metadata service, as a network
+interface outlives the machine that it is plugged into; the machine joins its network, and is stopped, started
+and captured. Knows nothing of moto; what is where is read from the engine's labels and names alone.
+"""
+
+import io
+import json
+import socket
+import tarfile
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.adapters.engine import containers
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.errors import BuildError
+from builder.rehearsal.addresses import Addresses
+from builder.rehearsal.ec2 import imds, machine
+
+LABEL = "factory.rehearsal"  # whose containers and images they are
+_REPOSITORY = "factory-rehearsal"
+_BOOT_S, _STOP_S = 25.0, 25  # together within the 60 s that clients wait for an answer
+_LOGIN_UID = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """What a new instance starts with; `address` is one that the same hosts handed out."""
+
+    instance: str
+    snapshot: str
+    address: str
+    hostname: str
+    metadata: Mapping[str, Any]
+    public_key: str = ""
+    script: str = ""  # of the first boot
+
+
+class Hosts(Protocol):
+    """What the rehearsed cloud asks of whoever runs its instances."""
+
+    ssh_port: int
+
+    def take_address(self) -> str: ...
+    def release_address(self, address: str) -> None: ...
+    def adopt(self, snapshot: str, image: str) -> None: ...
+    def can_start(self, snapshot: str) -> bool: ...
+    def launch(self, launch: Launch) -> None: ...
+    def stop(self, instance: str) -> None: ...
+    def start(self, instance: str, address: str) -> None: ...
+    def reboot(self, instance: str, address: str) -> None: ...
+    def remove(self, instance: str) -> None: ...
+    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None: ...
+    def capture(self, instance: str, snapshot: str) -> None: ...
+    def copy(self, source: str, snapshot: str) -> None: ...
+    def forget(self, snapshot: str) -> None: ...
+
+
+class EngineHosts:
+    """Hosts on this machine's engine. `session` names all that belongs to one rehearsal."""
+
+    def __init__(self, *, engine_url: str, session: str, ssh_port: int, network_image: str) -> None:
+        self.ssh_port = ssh_port
+        self._url = engine_url
+        self._engine = Engine(engine_url)
+        self._client = containers.client(engine_url)
+        self._session = session
+        self._network_image = network_image
+        self._addresses = Addresses(ssh_port)
+        self._locks: dict[str, threading.Lock] = {}
+
+    def _alone(self, instance: str) -> threading.Lock:
+        """One thing at a time with one instance."""
+        return self._locks.setdefault(instance, threading.Lock())
+
+    def take_address(self) -> str:
+        """No machine's of any rehearsal, not even of one that is down with its state kept."""
+        given = {one["Labels"][f"{LABEL}.address"] for one in self._engine.containers(LABEL)}
+        return self._addresses.take(given)
+
+    def release_address(self, address: str) -> None:
+        self._addresses.release(address)
+
+    # Disks.
+
+    def _reference(self, snapshot: str) -> str:
+        return f"{_REPOSITORY}/{self._session}:{snapshot}"
+
+    def adopt(self, snapshot: str, image: str) -> None:
+        """Makes an image of the engine the content of a snapshot."""
+        self._engine.tag(image, f"{_REPOSITORY}/{self._session}", snapshot)
+
+    def can_start(self, snapshot: str) -> bool:
+        return self._engine.inspect_image(self._reference(snapshot)) is not None
+
+    def copy(self, source: str, snapshot: str) -> None:
+        if found := self._engine.inspect_image(self._reference(source)):
+            self.adopt(snapshot, str(found["Id"]))
+
+    def forget(self, snapshot: str) -> None:
+        self._engine.remove_image(self._reference(snapshot))
+
+    def capture(self, instance: str, snapshot: str) -> None:
+        with self._alone(instance), containers.engine_errors(f"capturing {instance}"):
+            self._machine(instance).commit(repository=f"{_REPOSITORY}/{self._session}", tag=snapshot)
+
+    # Instances.
+
+    def launch(self, launch: Launch) -> None:
+        with self._alone(launch.instance):
+            try:
+                self._make_network(launch)
+                self._make_machine(launch)
+                self._wait_for_ssh(launch.instance, launch.address)
+                if launch.script:
+                    self._run_detached(launch)
+            except BaseException:
+                self._remove_pair(launch.instance)
+                raise
+
+    def _labels(self, launch: Launch) -> dict[str, str]:
+        return {
+            LABEL: self._session,
+            f"{LABEL}.instance": launch.instance,
+            f"{LABEL}.address": launch.address,
+        }
+
+    def _make_network(self, launch: Launch) -> None:
+        script = Path(imds.__file__).read_bytes()
+        created = containers.create(
+            self._url,
+            self._network_image,
+            command=("python3", "-I", "/imds.py", "/imds.json"),
+            network="bridge",
+            labels=self._labels(launch) | {f"{LABEL}.part": "network"},
+            name=self._name(launch.instance, "network"),
+            hostname=launch.hostname,
+            ports={"22/tcp": (launch.address, self.ssh_port)},
+            # The link-local address of the metadata service; it exists in this network alone.
+            cap_add=["NET_ADMIN"],
+            stop_signal="SIGKILL",  # it has nothing to finish, and as process 1 it would not hear another
+        )
+        with containers.engine_errors(f"starting the network of {launch.instance}"):
+            _put(created, "/", {"imds.py": script, "imds.json": json.dumps(launch.metadata).encode()})
+            created.start()
+
+    def _make_machine(self, launch: Launch) -> None:
+        network = self._name(launch.instance, "network")
+        created = machine.create(
+            self._url,
+            self._reference(launch.snapshot),
+            labels=self._labels(launch) | {f"{LABEL}.part": "machine"},
+            network=f"container:{network}",
+            name=self._name(launch.instance, "machine"),
+            # A reboot from inside ends the container, like a power-off; only the former is of use here.
+            restart_policy={"Name": "always"},
+        )
+        with containers.engine_errors(f"starting {launch.instance}"):
+            if launch.public_key:
+                _authorize(created, launch.public_key)
+            created.start()
+
+    def _run_detached(self, launch: Launch) -> None:
+        with containers.engine_errors(f"running the user data of {launch.instance}"):
+            self._machine(launch.instance).exec_run(["/bin/sh", "-c", launch.script], detach=True)
+
+    def stop(self, instance: str) -> None:
+        with self._alone(instance), containers.engine_errors(f"stopping {instance}"):
+            self._machine(instance).stop(timeout=_STOP_S)
+
+    def start(self, instance: str, address: str) -> None:
+        with self._alone(instance):
+            with containers.engine_errors(f"starting {instance}"):
+                self._machine(instance).start()
+            self._wait_for_ssh(instance, address)
+
+    def reboot(self, instance: str, address: str) -> None:
+        self.stop(instance)
+        self.start(instance, address)
+
+    def remove(self, instance: str) -> None:
+        with self._alone(instance):  # a capture that is under way is finished first
+            self._remove_pair(instance)
+
+    def _remove_pair(self, instance: str) -> None:
+        for part in ("machine", "network"):
+            self._engine.remove_container(self._name(instance, part))
+
+    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None:
+        with containers.engine_errors(f"telling {instance} its metadata"):
+            network = self._client.containers.get(self._name(instance, "network"))
+            _put(network, "/", {"imds.json": json.dumps(metadata).encode()})
+
+    def _name(self, instance: str, part: str) -> str:
+        return f"factory-{self._session}-{instance}-{part}"
+
+    def _machine(self, instance: str) -> Any:
+        return self._client.containers.get(self._name(instance, "machine"))
+
+    def _wait_for_ssh(self, instance: str, address: str) -> None:
+        """Returns when the machine answers, or when it is clear that it takes longer: then who calls waits.
+
+        An error only if the machine has not stayed up at all.
+        """
+
+        def settled() -> bool:
+            return not self._is_up(instance) or _has_banner(address, self.ssh_port)
+
+        process.wait_until(settled, timeout_s=_BOOT_S)
+        if not self._is_up(instance):
+            with containers.engine_errors(f"reading the end of {instance}"):
+                said = self._machine(instance).logs(tail=20).decode(errors="replace")
+            raise BuildError(f"{instance} ended while it booted", hint="builder doctor", details=said)
+
+    def _is_up(self, instance: str) -> bool:
+        found = self._engine.ask("GET", f"/containers/{self._name(instance, 'machine')}/json")
+        # One that ends at once is started again and again.
+        return bool(found and found["State"]["Running"] and not found["State"]["Restarting"])
+
+    # All of them.
+
+    def suspend(self) -> None:
+        """Stops everything and lets go of all addresses; `resume` brings it back."""
+        for container in self._containers():
+            with containers.engine_errors("stopping what is left"):
+                self._client.containers.get(container["Id"]).stop(timeout=_STOP_S)
+            with suppress(KeyError):
+                self._addresses.release(container["Labels"][f"{LABEL}.address"])
+
+    def resume(self, running: Mapping[str, str], stopped: Mapping[str, str]) -> None:
+        """instance → address, of those that ran when they were suspended and those that did not."""
+        for instance, address in {**running, **stopped}.items():
+            self._addresses.take_again(address)
+            with containers.engine_errors(f"starting the network of {instance}"):
+                self._client.containers.get(self._name(instance, "network")).start()
+        for instance, address in running.items():
+            self.start(instance, address)
+
+    def _containers(self) -> list[dict[str, Any]]:
+        """Machines before the networks that they use."""
+        found = self._engine.containers(f"{LABEL}={self._session}")
+        return sorted(found, key=lambda one: str(one["Labels"].get(f"{LABEL}.part")))
+
+
+def sweep(engine: Engine, session: str) -> int:
+    """Removes all containers and images of a rehearsal from the engine; returns how many."""
+    found = sorted(
+        engine.containers(f"{LABEL}={session}"), key=lambda one: str(one["Labels"].get(f"{LABEL}.part"))
+    )
+    for container in found:
+        engine.remove_container(container["Id"])
+    repository = f"{_REPOSITORY}/{session}"
+    filters = json.dumps({"reference": [repository]})
+    tagged = engine.ask("GET", "/images/json", query={"filters": filters})
+    tags = [tag for image in tagged for tag in image["RepoTags"] if tag.startswith(f"{repository}:")]
+    # What was captured when the power went has the label of its container and no tag.
+    half_made = [image.id for image in engine.labelled(f"{LABEL}={session}") if not image.tags]
+    for reference in (*tags, *half_made):
+        engine.remove_image(reference)
+    return len(found) + len(tags)
+
+
+def _has_banner(address: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((address, port), timeout=2) as connection:
+        connection.settimeout(2)
+        return connection.recv(16).startswith(b"SSH-")
+    return False
+
+
+def _put(container: Any, folder: str, files: Mapping[str, bytes]) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    container.put_archive(folder, content.getvalue())
+
+
+def _authorize(container: Any, public_key: str) -> None:
+    """Adds a key to those of the login user; keys that an image brought along stay, as they would in EC2."""
+    uid, gid, home = _login_user(_get(container, "/etc/passwd").decode())
+    path = f"{home}/.ssh/authorized_keys"
+    keys = _get(container, path).decode().splitlines()
+    keys += [public_key.strip()] if public_key.strip() not in keys else []
+    content, text = io.BytesIO(), "".join(f"{key}\n" for key in keys).encode()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, mode, kind in ((f"{home}/.ssh", 0o700, tarfile.DIRTYPE), (path, 0o600, tarfile.REGTYPE)):
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.mode, entry.type, entry.uid, entry.gid = mode, kind, uid, gid
+            entry.size = len(text) if kind == tarfile.REGTYPE else 0
+            tar.addfile(entry, io.BytesIO(text))
+    container.put_archive("/", content.getvalue())
+
+
+def _login_user(passwd: str) -> tuple[int, int, str]:
+    for line in passwd.splitlines():
+        _, _, uid, gid, _, home, _ = line.split(":")
+        if int(uid) == _LOGIN_UID:
+            return int(uid), int(gid), home
+    raise BuildError(
+        f"the image has no user {_LOGIN_UID} to log in as", hint="was it removed while the image was made?"
+    )
+
+
+def _get(container: Any, path: str) -> bytes:
+    """A file of a container; empty if there is none."""
+    from docker.errors import NotFound
+
+    with suppress(NotFound):
+        stream, _ = container.get_archive(path)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member else None
+            return file.read() if file else b""
+    return b""

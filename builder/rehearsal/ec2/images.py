@@ -1,0 +1,382 @@
+"""AMIs and their snapshots as EC2 keeps them, where moto keeps them otherwise; behind each snapshot a disk.
+
+The content of an AMI belongs to its snapshot: deregistering leaves it, deleting the snapshot ends it.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+from moto.ec2.exceptions import (
+    EC2ClientError,
+    InvalidAMIIdError,
+    InvalidSnapshotIdError,
+    InvalidSnapshotInUse,
+    UnvailableAMIIdError,
+)
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.amis import Ami
+from moto.ec2.models.instances import Instance
+from moto.ec2.utils import random_ami_id
+
+from builder.errors import FactoryError
+from builder.rehearsal.ec2.hosts import Hosts
+from builder.rehearsal.ec2.seeds import Seed
+
+Tags = Iterable[Mapping[str, Any]]
+_NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
+_COOLDOWN = timedelta(hours=24)
+_LONGEST_LIFE = timedelta(days=3653)
+# How long CreateImage waits for its disk before it answers: a small one is there at once, a client's
+# time-out is 60 s.
+_PATIENCE_S = 8.0
+
+
+class Image(Ami):
+    """An AMI; pending until its disk is there and its time has come."""
+
+    __module__ = "moto.ec2.models.amis"  # moto derives the service from it
+
+    def __init__(self, backend: Any, ami_id: str, **fields: Any) -> None:
+        self.available_at = 0.0
+        self.state_reason: dict[str, str] | None = None
+        self.deprecation_time: str | None = None
+        self.imds_support: str | None = None
+        self.last_launched_time: str | None = None
+        self.source_image_id: str | None = None
+        self.source_image_region: str | None = None
+        self.ena_support = True
+        self.platform_details, self.usage_operation = "Linux/UNIX", "RunInstances"
+        self.protection = "disabled"
+        self.unprotected_at: datetime | None = None
+        super().__init__(backend, ami_id, **fields)
+
+    @property
+    def state(self) -> str:
+        return "pending" if self._state == "available" and time.time() < self.available_at else self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+
+    @property
+    def is_being_made(self) -> bool:
+        return self._state == "pending"
+
+    @property
+    def deregistration_protection(self) -> str:
+        return self.protection
+
+    @property
+    def image_location(self) -> str:
+        return f"{self.owner_id}/{self.name}"
+
+    @image_location.setter
+    def image_location(self, _: str | None) -> None:
+        """Follows from owner and name."""
+
+    @property
+    def block_device_mappings(self) -> list[dict[str, Any]]:
+        snapshot = self.ebs_snapshot
+        disk = {
+            "SnapshotId": snapshot.id,
+            "VolumeSize": snapshot.volume.size,
+            "DeleteOnTermination": True,
+            "VolumeType": snapshot.volume.volume_type,
+            "Encrypted": snapshot.encrypted,
+        }
+        return [{"DeviceName": self.root_device_name, "Ebs": disk}]
+
+
+class ImageBackend(EC2Backend):
+    """The part of EC2 that has to do with AMIs. The class carries what one rehearsal's regions share."""
+
+    __module__ = "moto.ec2.models"
+
+    metal: ClassVar[Hosts]  # moto has `hosts`, those that EC2 dedicates
+    naming: ClassVar[threading.Lock] = threading.Lock()
+    pending_s: ClassVar[float] = 0.0  # how long a new AMI is pending at least
+    workers: ClassVar[ThreadPoolExecutor]
+
+    def __init__(self, region_name: str, account_id: str) -> None:
+        self.fast_restores: dict[tuple[str, str], str] = {}
+        super().__init__(region_name, account_id)
+
+    def plant(self, seed: Seed, created: str) -> Image:
+        image = Image(
+            self,
+            seed.id_in(self.region_name),
+            name=seed.name,
+            owner_id=seed.owner,
+            owner_alias=seed.alias or None,
+            public=True,
+            root_device_name=seed.device,
+            creation_date=datetime.fromisoformat(created),
+            **self._fixed(seed.arch),
+        )
+        image.ebs_snapshot.volume.size = 8
+        self.amis[image.id] = image
+        return image
+
+    def _fixed(self, arch: str | None) -> dict[str, Any]:
+        return {
+            "architecture": arch,
+            "virtualization_type": "hvm",
+            "hypervisor": "xen",
+            "root_device_type": "ebs",
+            "boot_mode": "uefi" if arch == "arm64" else "uefi-preferred",
+            "region_name": f"{self.region_name}a",
+        }
+
+    def _new_image(self, name: str, description: str | None, arch: str | None, **fields: Any) -> Image:
+        made = {"name": name, "description": description, "state": "pending"}
+        with self.naming:
+            self._check_name(name)
+            image = Image(self, random_ami_id(), **made, **self._fixed(arch), **fields)
+            image.ebs_snapshot.status = "pending"
+            self.amis[image.id] = image
+        return image
+
+    def _check_name(self, name: str) -> None:
+        if not name or not _NAME.fullmatch(name):
+            raise EC2ClientError("InvalidAMIName.Malformed", f"AMI name '{name}' is invalid")
+        for image in list(self.amis.values()):
+            if image.name == name and image.owner_id == self.account_id and image.state != "failed":
+                raise EC2ClientError(
+                    "InvalidAMIName.Duplicate", f"AMI name {name} is already in use by AMI {image.id}"
+                )
+
+    def own_image(self, ami_id: str, *, state: str = "") -> Image:
+        """An AMI of this account, in that state if one is named; else the error that EC2 has for it."""
+        if ami_id in self.deleted_amis:
+            raise UnvailableAMIIdError(ami_id)
+        if ami_id not in self.amis:
+            raise InvalidAMIIdError(ami_id)
+        image = self.amis[ami_id]
+        if image.owner_id != self.account_id or not isinstance(image, Image):
+            raise EC2ClientError("AuthFailure", f"Not authorized for image:{ami_id}")
+        if state and image.state != state:
+            raise EC2ClientError("InvalidAMIID.Unavailable", f"The image ID '{ami_id}' is not {state}")
+        return image
+
+    def create_image(
+        self,
+        instance_id: str,
+        name: str,
+        description: str,
+        tag_specifications: Tags,
+        *,
+        reboot: bool = True,
+    ) -> Image:
+        instance = self.get_instance(instance_id)
+        if instance.state not in ("running", "stopped"):
+            raise EC2ClientError(
+                "IncorrectInstanceState",
+                f"The instance '{instance_id}' is {instance.state}: no image can be made of it",
+            )
+        image = self._new_image(
+            name,
+            description,
+            str(instance.architecture),
+            instance=instance,
+            root_device_name=instance.root_device_name,
+            snapshot_description=f"Created by CreateImage({instance_id}) for a new AMI",
+        )
+        image.source_image_id, image.source_image_region = instance.image_id, self.region_name
+        snapshot, root = image.ebs_snapshot, instance.block_device_mapping.get(instance.root_device_name)
+        if root is not None:
+            volume = self.get_volume(str(root.volume_id))
+            snapshot.volume.size, snapshot.volume.volume_type = volume.size, volume.volume_type
+            snapshot.encrypted, snapshot.kms_key_id = volume.encrypted, volume.kms_key_id
+        snapshot.description = f"Created by CreateImage({instance_id}) for {image.id}"
+        self.tag_image(image, tag_specifications)
+        restart = reboot and instance.state == "running"
+        self._wait_for(self.workers.submit(self._capture, image, instance, restart=restart))
+        return image
+
+    def _capture(self, image: Image, instance: Instance, *, restart: bool) -> None:
+        with self._settled(image):
+            if restart:
+                self.metal.stop(instance.id)
+            self.metal.capture(instance.id, image.ebs_snapshot.id)
+        if image.ebs_snapshot.id not in self.snapshots:  # somebody gave it up meanwhile
+            self.metal.forget(image.ebs_snapshot.id)
+        if restart:
+            self.metal.start(instance.id, str(instance.private_ip_address))
+
+    @contextmanager
+    def _settled(self, image: Image) -> Iterator[None]:
+        """The AMI is available when its disk is there, and failed if that cannot be made."""
+        try:
+            yield
+        except FactoryError as error:
+            image.state_reason = {"Code": "Client.InternalError", "Message": error.message}
+            image.state, image.ebs_snapshot.status = "failed", "error"
+            return
+        image.available_at = time.time() + self.pending_s
+        image.state, image.ebs_snapshot.status = "available", "completed"
+
+    def _wait_for(self, work: "Future[None]") -> None:
+        """Who asked waits a while and no longer: clients give up when there is no answer."""
+        wait([work], timeout=_PATIENCE_S)
+
+    def copy_image(  # type: ignore[override]
+        self,
+        source_image_id: str,
+        source_region: str,
+        name: str,
+        description: str | None = None,
+        *,
+        tag_specifications: Tags = (),
+        copy_tags: bool = False,
+        encrypted: bool = False,
+        kms_key_id: str | None = None,
+    ) -> Image:
+        origin = ec2_backends[self.account_id][source_region]
+        source = origin.describe_images(ami_ids=[source_image_id])[0]
+        if source.state != "available":
+            raise EC2ClientError(
+                "InvalidAMIID.Unavailable", f"The image ID '{source_image_id}' is not available"
+            )
+        image = self._new_image(
+            name,
+            description or source.description,
+            source.architecture,
+            root_device_name=source.root_device_name,
+            snapshot_description=f"Copied for DestinationAmi from SourceAmi {source_image_id}",
+        )
+        image.source_image_id, image.source_image_region = source_image_id, source_region
+        image.imds_support, image.boot_mode = getattr(source, "imds_support", None), source.boot_mode
+        snapshot, before = image.ebs_snapshot, source.ebs_snapshot
+        snapshot.volume.size, snapshot.volume.volume_type = before.volume.size, before.volume.volume_type
+        snapshot.encrypted = encrypted or before.encrypted
+        snapshot.kms_key_id = kms_key_id if snapshot.encrypted else None
+        if copy_tags:
+            kept = {
+                tag["key"]: tag["value"] for tag in source.get_tags() if not tag["key"].startswith("aws:")
+            }
+            image.add_tags(kept)
+        self.tag_image(image, tag_specifications)
+        with self._settled(image):
+            self.metal.copy(before.id, snapshot.id)
+        return image
+
+    def register_image(  # type: ignore[override]
+        self,
+        name: str,
+        description: str | None = None,
+        *,
+        snapshot_id: str = "",
+        tag_specifications: Tags = (),
+        arch: str = "i386",
+        device: str = "/dev/sda1",
+        **fields: Any,
+    ) -> Image:
+        if snapshot_id not in self.snapshots:
+            raise InvalidSnapshotIdError
+        image = self._new_image(name, description, arch, root_device_name=device)
+        self.snapshots.pop(image.ebs_snapshot.id)
+        image.ebs_snapshot = self.snapshots[snapshot_id]
+        for field, value in fields.items():
+            if value is not None:
+                setattr(image, field, value)
+        self.tag_image(image, tag_specifications)
+        image.state = "available"
+        return image
+
+    def tag_image(self, image: Image, specifications: Tags) -> None:
+        places = {"image": image, "snapshot": image.ebs_snapshot}
+        for specification in specifications:
+            kind = specification["ResourceType"]
+            if kind not in places:
+                raise EC2ClientError(
+                    "InvalidParameterValue",
+                    f"'{kind}' is not a valid taggable resource type for this operation.",
+                )
+            places[kind].add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+
+    def describe_images(  # type: ignore[override]
+        self, ami_ids: list[str] | None = None, *, disabled: bool = True, **selectors: Any
+    ) -> list[Ami]:
+        missing = [one for one in ami_ids or () if one not in self.amis and one not in self.deleted_amis]
+        if missing and all(one.startswith("ami-") for one in missing):
+            raise InvalidAMIIdError(missing)
+        found = super().describe_images(ami_ids=ami_ids, **selectors)
+        return [image for image in found if disabled or image.state != "disabled"]
+
+    def deregister_image(self, ami_id: str) -> None:
+        image = self.own_image(ami_id)
+        cooling = image.unprotected_at is not None and datetime.now(UTC) - image.unprotected_at < _COOLDOWN
+        if image.protection != "disabled" or cooling:
+            raise EC2ClientError(
+                "OperationNotPermitted",
+                f"The image '{ami_id}' is protected from deregistration ({image.protection})",
+            )
+        super().deregister_image(ami_id)
+
+    def delete_snapshot(self, snapshot_id: str) -> Any:
+        for image in self.amis.values():
+            if image.ebs_snapshot.id == snapshot_id:
+                raise InvalidSnapshotInUse(snapshot_id, image.id)
+        snapshot = super().delete_snapshot(snapshot_id)
+        self.metal.forget(snapshot_id)
+        return snapshot
+
+    def delete_unused(self, snapshot_id: str) -> bool:
+        """Whether nothing else needed the snapshot, so that it could go."""
+        with suppress(InvalidSnapshotInUse):
+            self.delete_snapshot(snapshot_id)
+            return True
+        return False
+
+    def set_fast_restore(self, snapshot_id: str, zone: str, state: str) -> dict[str, str]:
+        """The error for it, if there is one."""
+        if snapshot_id not in self.snapshots:
+            return {"Code": "InvalidSnapshot.NotFound", "Message": f"{snapshot_id} does not exist"}
+        if not zone.startswith(self.region_name):
+            return {"Code": "InvalidParameterValue", "Message": f"{zone} is not in {self.region_name}"}
+        if state == "disabled" and (snapshot_id, zone) not in self.fast_restores:
+            return {"Code": "InvalidFastSnapshotRestore.NotFound", "Message": f"none for {snapshot_id}"}
+        self.fast_restores[snapshot_id, zone] = state
+        return {}
+
+    def modify_image_attribute(self, ami_id: str, **permissions: Any) -> None:  # type: ignore[override]
+        self.own_image(ami_id, state="available")
+        super().modify_image_attribute(ami_id=ami_id, **permissions)
+
+    def disable_image(self, ami_id: str) -> None:
+        self.own_image(ami_id)
+        super().disable_image(ami_id)
+        self.amis[ami_id].launch_permissions.clear()
+
+    def deprecate(self, ami_id: str, moment: datetime | None) -> None:
+        image = self.own_image(ami_id)
+        if moment is None:
+            image.deprecation_time = None
+            return
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        now = datetime.now(UTC)
+        if moment < now or moment > now + _LONGEST_LIFE:
+            raise EC2ClientError(
+                "InvalidParameterValue", f"{moment:%Y-%m-%dT%H:%M:%SZ} is in the past or beyond 10 years"
+            )
+        rounded = (moment + timedelta(seconds=30)).replace(second=0, microsecond=0)
+        image.deprecation_time = f"{rounded:%Y-%m-%dT%H:%M:%S}.000Z"
+
+    def protect(self, ami_id: str, *, cooldown: bool) -> str:
+        image = self.own_image(ami_id)
+        image.protection = "enabled-with-cooldown" if cooldown else "enabled-without-cooldown"
+        image.unprotected_at = None
+        return image.protection
+
+    def unprotect(self, ami_id: str) -> str:
+        image = self.own_image(ami_id)
+        if image.protection == "enabled-with-cooldown":
+            image.unprotected_at = datetime.now(UTC)
+        image.protection = "disabled"
+        return image.protection

@@ -1,0 +1,74 @@
+"""Systems Manager's parameters where they have to do with AMIs: public ones, and those of type aws:ec2:image.
+
+Like the real one it answers such a write before it has looked at the AMI, and forgets it if there is none.
+"""
+
+import re
+from typing import ClassVar
+
+from moto.core.utils import utcnow
+from moto.ec2.models import ec2_backends
+from moto.ssm.exceptions import ParameterAlreadyExists, ValidationException
+from moto.ssm.models import Parameter, SimpleSystemManagerBackend
+
+from builder.rehearsal.ec2.seeds import Account
+
+_IMAGE_TYPE = "aws:ec2:image"
+_IMAGE_ID = re.compile(r"ami-[0-9a-f]{8,17}")
+
+
+class Parameters(SimpleSystemManagerBackend):
+    """The parameters of one region."""
+
+    __module__ = "moto.ssm.models"
+
+    account: ClassVar[Account]
+
+    def __init__(self, region_name: str, account_id: str) -> None:
+        super().__init__(region_name, account_id)
+        # moto's own public parameters name AMIs that this account has not.
+        self._parameters.latest_amis_loaded = self._parameters.latest_ecs_amis_loaded = True
+        for seed in self.account.seeds:
+            for name in seed.parameters:
+                self._parameters[name].append(self._made(name, seed.id_in(region_name), version=1))
+
+    def _made(self, name: str, value: str, version: int) -> Parameter:
+        return Parameter(  # type: ignore[abstract]
+            account_id=self.account_id,
+            name=name,
+            value=value,
+            parameter_type="String",
+            description=None,
+            allowed_pattern=None,
+            keyid=None,
+            last_modified_date=utcnow(),
+            version=version,
+            data_type=_IMAGE_TYPE,
+            tier=self.default_parameter_tier,
+        )
+
+    def put_parameter(
+        self,
+        name: str,
+        description: str,
+        value: str,
+        parameter_type: str,
+        allowed_pattern: str,
+        keyid: str,
+        overwrite: bool,  # noqa: FBT001 (moto's signature)
+        tags: list[dict[str, str]],
+        data_type: str,
+        tier: str | None = None,
+        policies: str | None = None,
+    ) -> Parameter:
+        if data_type == _IMAGE_TYPE:
+            if not _IMAGE_ID.fullmatch(value):
+                raise ValidationException(f"The value {value!r} of {name} is no AMI id")
+            image = ec2_backends[self.account_id][self.region_name].amis.get(value)
+            if image is None or image.state != "available":
+                before = self._parameters.get(name, [])
+                if before and not overwrite:
+                    raise ParameterAlreadyExists
+                return self._made(name, value, version=before[-1].version + 1 if before else 1)
+        rest = (parameter_type, allowed_pattern, keyid, overwrite, tags, data_type, tier, policies)
+        return super().put_parameter(name, description, value, *rest)

@@ -1,0 +1,1 @@
+"""An OCI registry server with the rules of ECR."""

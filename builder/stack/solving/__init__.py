@@ -1,0 +1,1 @@
+"""Find the newest versions that satisfy the rules for a machine."""

@@ -1,0 +1,269 @@
+"""Real builds for tests: the `builder` program on a small repository, real engine, Ansible and base image."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from builder.adapters.engine.client import LAYERS, RUN_LABEL, Engine
+from tests.support.repository import Repository
+
+BOUND_S = 600
+RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
+FILES = {
+    "catalog/layers.toml": 'order = ["system", "fabric", "final"]\n',
+    "catalog/components/base.toml": 'summary = "a greeting"\nlayer = "system"\n',
+    "catalog/components/fabric.toml": """
+        summary = "loops and a handler"
+        layer = "fabric"
+        requires = ["base"]
+        pinned = true
+    """,
+    "catalog/targets/hello.toml": """
+        summary = "says hello"
+        kind = "container"
+        system = "debian-12"
+        stack = "plain-1"
+        components = ["fabric", "workload_env"]
+        workload = "hello"
+        [variables]
+        base_greeting = "hello"
+        fabric_tools = true
+    """,
+    "ansible/roles/base/defaults/main.yml": "base_greeting: none\n",
+    "ansible/roles/base/templates/greeting.j2": "{{ base_greeting }}\n",
+    "ansible/roles/base/tasks/main.yml": """
+        - name: Write the greeting
+          ansible.builtin.template:
+            src: greeting.j2
+            dest: /etc/greeting
+            mode: "0644"
+          register: base_result
+    """,
+    "ansible/roles/base/tests/test_base.py": """
+        def test_greeting(host, expected):
+            assert host.file("/etc/greeting").content_string.strip() == expected.variables["base_greeting"]
+    """,
+    "ansible/roles/fabric/tasks/main.yml": """
+        - name: Write files in a loop
+          ansible.builtin.copy:
+            content: "{{ item }}"
+            dest: "/etc/fabric-{{ item }}"
+            mode: "0644"
+          loop: [a, b, c]
+          notify: Settle
+        - name: Write what another role registered
+          ansible.builtin.copy:
+            content: leaked
+            dest: /etc/leaked
+            mode: "0644"
+          when: base_result is defined
+    """,
+    "ansible/roles/fabric/handlers/main.yml": """
+        - name: Settle
+          ansible.builtin.copy:
+            content: settled
+            dest: /etc/fabric-settled
+            mode: "0644"
+    """,
+}
+
+
+@dataclass
+class Build:
+    """One finished call of the program."""
+
+    code: int
+    stdout: str
+    stderr: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """What became of each step, by its name within the target."""
+        ends = [event for event in self.events if event["name"] == "step.end"]
+        return {event["step"].split("/")[1]: event["fields"]["outcome"] for event in ends}
+
+
+@dataclass
+class Factory:
+    """A small repository, a home for caches, and the program."""
+
+    repository: Repository
+    home: Path
+    engine: Engine = field(default_factory=Engine)
+
+    @classmethod
+    def create(cls, folder: Path, *, home: Path, root: Path) -> "Factory":
+        repository = Repository.create(folder / "repository")
+        for name, text in FILES.items():
+            repository.write(name, text)
+        made = cls(repository=repository, home=home)
+        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{made.greeting}"\nfabric')
+        shutil.copy(root / "catalog/systems/debian-12.toml", repository.root / "catalog/systems")
+        (repository.root / "catalog/systems/tiny-1.toml").unlink()
+        for name in RUNNER:
+            source, target = root / "ansible" / name, repository.root / "ansible" / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        repository.relock()
+        return made
+
+    @property
+    def greeting(self) -> str:
+        """Makes the layers its own: what another test, worker or session built has another key."""
+        folder = self.repository.root.parent
+        return f"{folder.name} in {folder.parent}"
+
+    def use_role(self, root: Path, name: str, component: str) -> None:
+        """Takes a role of the checkout into this factory."""
+        self.repository.write(f"catalog/components/{name}.toml", component)
+        target = self.repository.root / "ansible/roles" / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(root / "ansible/roles" / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+    @property
+    def out(self) -> Path:
+        return self.repository.root / "out"
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"BUILDER_HOME": str(self.home), "NO_COLOR": "1"}
+
+    def argv(self, *words: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "builder.cli.main",
+            words[0],
+            "--root",
+            str(self.repository.root),
+            *words[1:],
+        ]
+
+    def call(self, *words: str, **environment: str) -> Build:
+        done = subprocess.run(
+            self.argv(*words),
+            env=self.environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+        return Build(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+    def python(self, code: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=True,
+        )
+
+    def build(self, *words: str, **environment: str) -> Build:
+        build = self.call("build", "--json", *(words or ("--target", "hello")), **environment)
+        build.events = [json.loads(line) for line in build.stdout.splitlines() if line.startswith("{")]
+        return build
+
+    @contextmanager
+    def started(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
+        """A build that is under way; it is killed, with all that it started, when the block ends."""
+        process = subprocess.Popen(
+            self.argv("build", "--json", *(words or ("--target", "hello"))),
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate(timeout=BOUND_S)
+
+    def signalled(self, number: signal.Signals, moment: tuple[str, str], *words: str, skip: int = 0) -> int:
+        """Signals a build at an event of a step, `skip` such events later; its exit code."""
+        with self.started(*words) as process:
+            assert process.stdout
+            for line in process.stdout:
+                event = json.loads(line)
+                if (event["name"], event["step"]) == moment:
+                    if skip == 0:
+                        break
+                    skip -= 1
+            else:
+                raise AssertionError(f"the build ended before {moment}")
+            process.send_signal(number)
+            process.communicate(timeout=BOUND_S)
+            return process.returncode
+
+    def run_names(self) -> list[str]:
+        return [path.name for path in (self.out / "runs").glob("*")]
+
+    def containers(self) -> list[str]:
+        """Containers that any run of this repository still has."""
+        return [
+            container["Id"]
+            for name in self.run_names()
+            for container in self.engine.containers(f"{RUN_LABEL}={name}")
+        ]
+
+    def untagged(self) -> list[str]:
+        """Half-made images that any run of this repository still has."""
+        return [
+            image.id
+            for name in self.run_names()
+            for image in self.engine.labelled(f"{RUN_LABEL}={name}")
+            if not image.tags and not self._has_child(image.id)
+        ]
+
+    def _has_child(self, image: str) -> bool:
+        images = self.engine.ask("GET", "/images/json", query={"all": "1"})
+        return any(other["ParentId"] == image for other in images)
+
+    def scratch(self) -> list[str]:
+        return [path.name for path in (self.home / "scratch").glob("*")]
+
+    def files(self, image: str, *folders: str) -> dict[str, str]:
+        """path → mode and contents' digest of the files below some folders of an image."""
+        command = (
+            f"find {' '.join(folders)} -type f -exec sh -c 'stat -c %a:%n $1; sha256sum < $1' _ {{}} ';'"
+        )
+        said = self.in_image(image, "sh", "-c", command).splitlines()
+        return dict(zip(said[::2], said[1::2], strict=True))
+
+    def in_image(self, image: str, *command: str) -> str:
+        """What a command says in a container of an image; read when it is over, and all of it is there."""
+        client = docker.DockerClient(base_url=self.engine.url)
+        container = client.containers.create(image, list(command), network_mode="none", entrypoint=[])
+        try:
+            container.start()
+            code = container.wait()["StatusCode"]
+            assert code == 0, f"{command} ended with {code}: {container.logs(stdout=False).decode()}"
+            return str(container.logs(stderr=False).decode())
+        finally:
+            container.remove(force=True)
+
+    def remove_images(self, names: Sequence[str]) -> None:
+        """Removes the images that the named runs made."""
+        made = [image for name in names for image in self.engine.labelled(f"{RUN_LABEL}={name}")]
+        for image in sorted(made, key=lambda image: -image.created):
+            for reference in (*image.tags, image.id):
+                self.engine.remove_image(reference)
+
+    def forget_layer(self, name: str) -> None:
+        key = self.repository.keys()[name]
+        self.engine.remove_image(f"{LAYERS}:{key}")

@@ -1,0 +1,202 @@
+"""Rehearsals for tests: one in this process without machines, clients, and keys."""
+
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from builder import catalog
+from builder.errors import BuildError
+from builder.rehearsal.ec2 import seeds
+from builder.rehearsal.ec2.hosts import Launch
+from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+DEBIAN = "/aws/service/debian/release/12/latest/amd64"
+EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
+
+
+@dataclass
+class Metal:
+    """Hosts that start nothing and remember what they were asked; a disk is what was captured in it."""
+
+    ssh_port: int = 22
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    disks: dict[str, str] = field(default_factory=dict)
+    launches: dict[str, Launch] = field(default_factory=dict)
+    told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failing: str | None = None
+    taken: set[str] = field(default_factory=set)
+
+    def _ask(self, *words: Any) -> None:
+        self.asked.append(words)
+        if words[0] == self.failing:
+            raise BuildError(f"{words[0]} failed", details="for a test")
+
+    def take_address(self) -> str:
+        address = next(
+            f"127.0.{n >> 8}.{n & 255}"
+            for n in range(514, 65000)
+            if f"127.0.{n >> 8}.{n & 255}" not in self.taken
+        )
+        self.taken.add(address)
+        return address
+
+    def release_address(self, address: str) -> None:
+        self.taken.discard(address)
+
+    def adopt(self, snapshot: str, image: str) -> None:
+        self.disks[snapshot] = image
+
+    def can_start(self, snapshot: str) -> bool:
+        return snapshot in self.disks
+
+    def launch(self, launch: Launch) -> None:
+        self.launches[launch.instance] = launch
+        self.told[launch.instance] = launch.metadata
+        self._ask("launch", launch.instance, launch.snapshot)
+
+    def stop(self, instance: str) -> None:
+        self._ask("stop", instance)
+
+    def start(self, instance: str, address: str) -> None:
+        self._ask("start", instance, address)
+
+    def reboot(self, instance: str, address: str) -> None:
+        self._ask("reboot", instance, address)
+
+    def remove(self, instance: str) -> None:
+        self._ask("remove", instance)
+
+    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None:
+        self.told[instance] = metadata
+
+    def capture(self, instance: str, snapshot: str) -> None:
+        self._ask("capture", instance, snapshot)
+        self.disks[snapshot] = f"disk of {instance}"
+
+    def copy(self, source: str, snapshot: str) -> None:
+        self._ask("copy", source, snapshot)
+        if source in self.disks:
+            self.disks[snapshot] = self.disks[source]
+
+    def forget(self, snapshot: str) -> None:
+        self._ask("forget", snapshot)
+        self.disks.pop(snapshot, None)
+
+
+@dataclass(frozen=True)
+class RehearsedAccount:
+    endpoint: str
+    metal: Metal
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[RehearsedAccount]:
+    """moto is loaded here and not before: most tests do without."""
+    from builder.rehearsal.ec2 import backends
+
+    account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
+    metal = Metal()
+    machines = {"debian-12": "image of debian-12"}
+    with backends.serve(account, metal, machines, folder=folder) as cloud:
+        yield RehearsedAccount(cloud.endpoint, metal)
+
+
+@cache
+def _client(endpoint: str, service: str, region: str) -> Any:
+    # One try: a test that wants a second one says so by asking again.
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=120)
+    return boto3.client(
+        service,
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        config=config,
+    )
+
+
+@dataclass(frozen=True)
+class Clients:
+    """boto3, and the few things that nearly every test needs of it."""
+
+    endpoint: str
+
+    def __call__(self, service: str, region: str = EAST) -> Any:
+        return _client(self.endpoint, service, region)
+
+    @property
+    def ec2(self) -> Any:
+        return self("ec2")
+
+    def debian(self, region: str = EAST) -> str:
+        return str(self("ssm", region).get_parameter(Name=DEBIAN)["Parameter"]["Value"])
+
+    def run(self, image: str = "", region: str = EAST, **more: Any) -> dict[str, Any]:
+        request = {"MinCount": 1, "MaxCount": 1, "InstanceType": "m5.large"} | more
+        answer = self("ec2", region).run_instances(ImageId=image or self.debian(region), **request)
+        found: dict[str, Any] = answer["Instances"][0]
+        return found
+
+    def image(self, instance: str, region: str = EAST, **more: Any) -> str:
+        request = {"Name": f"test-{uuid.uuid4().hex[:8]}"} | more
+        return str(self("ec2", region).create_image(InstanceId=instance, **request)["ImageId"])
+
+    def ready_image(self, instance: str, region: str = EAST, **more: Any) -> str:
+        """An image that can be used; on a busy machine that takes a while."""
+        image = self.image(instance, region, **more)
+        waiter = self("ec2", region).get_waiter("image_available")
+        waiter.wait(ImageIds=[image], WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        return image
+
+    def describe(self, image: str, region: str = EAST, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self("ec2", region).describe_images(ImageIds=[image], **more)["Images"][0]
+        return found
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key pair of a test."""
+
+    file: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> "Key":
+        file = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+        return cls(file)
+
+    @property
+    def public(self) -> bytes:
+        return self.file.with_suffix(".pub").read_bytes()
+
+    def ssh(self, address: str, command: str, *, user: str = "admin", port: int = 22) -> str:
+        done = self.try_ssh(address, command, user=user, port=port)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def try_ssh(
+        self, address: str, command: str, *, user: str = "admin", port: int = 22
+    ) -> "subprocess.CompletedProcess[str]":
+        assert address.startswith("127."), f"{address} is not on this machine"
+        options = ["BatchMode=yes", "ConnectTimeout=10", "IdentitiesOnly=yes", "LogLevel=ERROR"]
+        options += ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+        argv = [
+            "ssh",
+            "-p",
+            str(port),
+            "-i",
+            str(self.file),
+            *(word for one in options for word in ("-o", one)),
+        ]
+        return subprocess.run(
+            [*argv, f"{user}@{address}", command], capture_output=True, text=True, timeout=60, check=False
+        )

@@ -1,0 +1,67 @@
+"""`builder rehearse` for tests, and what it left in the engine."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import Workspace
+from builder.rehearsal.ec2.hosts import LABEL
+from builder.rehearsal.session import files_of, session_of
+from tests.support.rehearsal import ROOT
+
+BOUND_S = 600
+
+
+@dataclass(frozen=True)
+class Program:
+    home: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(home=self.home, out=ROOT / "out")
+
+    def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "builder.cli.main", "rehearse", *words],
+            env=os.environ | {"BUILDER_HOME": str(self.home), "NO_COLOR": "1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+
+    def up(self, name: str, *words: str) -> str:
+        done = self.call("up", "--name", name, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def ready(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.folder(name).joinpath("ready.json").read_text())
+        return found
+
+    def folder(self, name: str) -> Path:
+        return files_of(self.workspace, name).folder
+
+    def session(self, name: str) -> str:
+        return session_of(files_of(self.workspace, name))
+
+    def containers(self, name: str) -> list[dict[str, Any]]:
+        return Engine().containers(f"{LABEL}={self.session(name)}")
+
+    def left(self, name: str) -> list[str]:
+        """Everything of a rehearsal that is still in the engine."""
+        engine = Engine()
+        filters = json.dumps({"reference": [f"factory-rehearsal/{self.session(name)}"]})
+        tagged = engine.ask("GET", "/images/json", query={"filters": filters})
+        untagged = [one.id for one in engine.labelled(f"{LABEL}={self.session(name)}") if not one.tags]
+        return [
+            *(str(one["Names"]) for one in self.containers(name)),
+            *(tag for one in tagged for tag in one["RepoTags"]),
+            *untagged,
+        ]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.container.maker import LayerMaker
-from builder.adapters.engine.client import LAYERS
+from builder.adapters.engine.client import LAYERS, Image
+from builder.adapters.host.workspace import Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror, apt_options, connection, discover
 from builder.adapters.upstream.suites import Watch
 from builder.errors import IntegrityError, UsageError
@@ -154,10 +155,14 @@ def test_folders_of_prefixes_are_mounted(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """An engine that only says what was asked of it."""
+    """An engine that records what it is asked; an image that was tagged as a layer is there."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
+
+    def layers(self) -> dict[str, Image]:
+        keys = [words[3] for words in self.asked if words[0] == "tag"]
+        return {key: Image(id=f"image of {key}", tags=(), labels={}, size_bytes=0, created=0) for key in keys}
 
     def pull(self, reference: str) -> None:
         self.asked.append(("pull", reference))
@@ -166,22 +171,23 @@ class Recorder:
         self.asked.append(("tag", image, repository, tag))
 
 
-def test_a_base_is_pulled_by_digest_through_the_mirror(repository: Repository) -> None:
+def test_a_base_is_pulled_by_digest_through_the_mirror(repository: Repository, tmp_path: Path) -> None:
     repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
     repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "host:5000/tiny:1.0"')
     repository.relock()
     plan, engine = repository.plan(), Recorder()
     settings = MirrorSettings(prefixes={"host:5000/": "mirror.example/host/"})
-    maker = LayerMaker(
-        engine=engine,  # type: ignore[arg-type]
-        run=None,  # type: ignore[arg-type]
-        root=repository.root,
-        events=Stream(),
-        jobs=1,
-        mirror=lambda _: Mirror(settings=settings),
-        cache=None,
-        last_layers=lambda _: {},
-    )
-    maker._make_base(plan, plan.layers[0], "hello/base")
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
+        maker = LayerMaker(
+            engine=engine,  # type: ignore[arg-type]
+            run=run,
+            root=repository.root,
+            events=Stream(),
+            jobs=1,
+            mirror=lambda _: Mirror(settings=settings),
+            cache=None,
+            last_layers=lambda _: {},
+        )
+        assert maker.ensure_base(plan) == f"image of {plan.layers[0].key}"
     image = f"mirror.example/host/tiny@sha256:{'c' * 64}"
     assert engine.asked == [("pull", image), ("tag", image, LAYERS, plan.layers[0].key)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from builder import site as site_file
 from builder.adapters.ansible import playbook
-from builder.adapters.checks.testinfra import ImageChecker
+from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine import containers
 from builder.adapters.engine.client import RUN_LABEL, Engine
@@ -57,23 +57,20 @@ class Bench:
     ) -> Play:
         """Runs the play with the roles of a plan, or other tasks with its variables."""
         settings = self.settings(plan)
-        play_file = "image.yml"
+        command = playbook.command()
         if tasks:
-            play_file = f"{playbook.MOUNT}/run/tasks.yml"
+            command = playbook.command(f"{playbook.MOUNT}/run/tasks.yml")
             content = [{"hosts": "all", "gather_facts": False, "tasks": list(tasks)}]
             (settings / "tasks.yml").write_text(json.dumps(content), encoding="utf-8")
         play = Play(self.say, watch)
-        command = ("python3", "-I", f"{playbook.MOUNT}/run/launch.py", *playbook._arguments()[:-1], play_file)
         play.end(self.execute(command, play.line))
         return play
 
     def settings(self, plan: Plan) -> Path:
         """Writes what a play of this plan needs to know; the folder it is in."""
         folder = self.run.scratch / "settings"
-        playbook._write_settings(folder, plans.one_layer(plan), plan, self.mirror)
-        variables = json.loads((folder / "variables.json").read_text(encoding="utf-8"))
-        variables["factory_module_cache"] = _MODULES
-        (folder / "variables.json").write_text(json.dumps(variables), encoding="utf-8")
+        more = {"factory_module_cache": _MODULES}
+        playbook.write_settings(folder, plans.one_layer(plan), plan, self.mirror, more)
         return folder
 
     def execute(self, command: tuple[str, ...], on_line: Say) -> int:
@@ -165,11 +162,8 @@ class Bench:
 
 def check_container(run: Run, plan: Plan, container: str, components: Sequence[str]) -> tuple[Check, ...]:
     """The checks of the components, as `builder check` runs them."""
-    checker = ImageChecker(
-        engine_url=Engine().url, run=run, root=ROOT, events=Stream(), environment=lambda: dict(os.environ)
-    )
-    folders = check_folders(ROOT, components, "")
-    return checker._pytest(plan, folders, f"docker://{container}")
+    folders, environment = check_folders(ROOT, components, ""), os.environ | {"DOCKER_HOST": Engine().url}
+    return run_checks(run, ROOT, Stream(), plan, folders, f"docker://{container}", environment=environment)
 
 
 @contextmanager
@@ -216,7 +210,7 @@ def open_bench(
             playbook.mounts(run, ROOT, plan, layer, places, base_image=image, engine_url=url)
         )
         # The settings change from play to play; the mount that holds them stays.
-        folder = next(Path(bind.source) for bind in ready.mounts if bind.target == f"{playbook.MOUNT}/run")
+        folder = ready.settings
         (run.scratch / "settings").symlink_to(folder)
         modules = Bind(source=str(run.workspace.cache("modules")), target=_MODULES, writable=True)
         ready = dataclasses.replace(
@@ -275,7 +269,7 @@ def _image(url: str, run: Run, plan: Plan, places: Mirror, say: Say) -> str:
         last_layers=lambda _: {},
     )
     try:
-        return maker._ensure(plan, plan.layers[0], "base").image
+        return maker.ensure_base(plan)
     finally:
         maker.close()
 

@@ -1,20 +1,15 @@
-"""Runs roles inside a build container: what is mounted, what is said on the way, what a failure means.
-
-Package caches are private to each container, filled with hard links, because apt locks its archive folder
-and rewrites its lists; what a successful run downloaded is linked back for the next one.
-"""
+"""Runs roles inside a build container: what is mounted, what is said on the way, what a failure means."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ansible import runtime
+from builder.adapters.ansible import packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine import containers
 from builder.adapters.engine.containers import Bind
@@ -22,7 +17,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
 from builder.errors import BuildError, FactoryError, IntegrityError
 from builder.events import Stream
-from builder.model import Layer, Plan
+from builder.model import Layer, Plan, Value
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
 _CA = f"{MOUNT}/ca.pem"
@@ -41,6 +36,8 @@ class Ready:
     command: tuple[str, ...]
     mounts: tuple[Bind, ...]
     tmpfs: Mapping[str, str]
+    # The folder that is mounted for the play: variables, environment, launcher.
+    settings: Path
     keep_packages: Callable[[], None]
 
 
@@ -57,13 +54,24 @@ class Failure:
 
 
 @dataclass
+class RoleResult:
+    """How many tasks of one role ran, which of them changed something, how long they took."""
+
+    tasks: int = 0
+    changed: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
 class Listener:
-    """Reads the lines of a play: tasks become events, the first failure is kept."""
+    """Reads the lines of a play: tasks become events, results are counted, the first failure is kept."""
 
     events: Stream
     step: str
     failure: Failure | None = None
     tail: list[str] = field(default_factory=list)
+    # Tasks of the play itself have no role: they are counted under "".
+    roles: dict[str, RoleResult] = field(default_factory=dict)
 
     def line(self, line: str) -> None:
         try:
@@ -91,8 +99,13 @@ class Listener:
                 self.events.emit("step.log", step=self.step, text=text)
         elif said.get("event") == "result":
             state = "changed" if said.get("changed") else "skipped" if said.get("skipped") else "ok"
-            seconds = f"{said.get('seconds', 0):.1f} s"
-            self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds}")
+            seconds = float(said.get("seconds", 0))
+            self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds:.1f} s")
+            result = self.roles.setdefault(said.get("role", ""), RoleResult())
+            result.tasks += 1
+            result.seconds += seconds
+            if state == "changed":
+                result.changed.append(where)
 
 
 def failure(about: str, listener: Listener, code: int) -> FactoryError:
@@ -151,22 +164,24 @@ def mounts(
                 _compile(run, folder, base_image, engine_url)
     scratch = run.scratch / layer.key[:16]
     store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")
+    has_apt = plan.system.family == "debian"
     try:
         settings = scratch / "run"
         settings.mkdir(parents=True)
-        _write_settings(settings, layer, plan, mirror)
+        write_settings(settings, layer, plan, mirror)
         yield Ready(
-            command=("python3", "-I", f"{MOUNT}/run/launch.py", *_arguments()),
+            command=command(),
             mounts=(
                 Bind(source=str(folder), target=f"{MOUNT}/runtime"),
                 Bind(source=str(root / "ansible"), target=f"{MOUNT}/ansible"),
                 Bind(source=str(settings), target=f"{MOUNT}/run"),
                 Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
-                *_package_folders(store, scratch, plan),
+                *(packages.mounts(store, scratch) if has_apt else ()),
                 *_mirror_mounts(settings, mirror),
             ),
             tmpfs=_TMPFS,
-            keep_packages=lambda: _keep_packages(run, store, scratch, plan),
+            settings=settings,
+            keep_packages=lambda: packages.keep(run, store, scratch) if has_apt else None,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -191,11 +206,16 @@ def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
         containers.remove(container)
 
 
-def _arguments() -> tuple[str, ...]:
-    return ("-i", "localhost,", "-c", "local", "-e", f"@{MOUNT}/run/variables.json", "image.yml")
+def command(play: str = "image.yml") -> tuple[str, ...]:
+    """argv that runs a play in a container with the mounts of `mounts`."""
+    options = ("-i", "localhost,", "-c", "local", "-e", f"@{MOUNT}/run/variables.json")
+    return ("python3", "-I", f"{MOUNT}/run/launch.py", *options, play)
 
 
-def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> None:
+def write_settings(
+    folder: Path, layer: Layer, plan: Plan, mirror: Mirror, more: Mapping[str, Value] | None = None
+) -> None:
+    """Write the launcher, the variables and the environment of a play; `more` are further variables."""
     bundle = _CA if mirror.ca_bundle else ""
     variables: dict[str, Any] = {
         **plan.capabilities,
@@ -203,6 +223,7 @@ def _write_settings(folder: Path, layer: Layer, plan: Plan, mirror: Mirror) -> N
         "image_components": list(layer.components),
         "factory_mirrors": _mirrors(mirror),
         "ansible_python_interpreter": "/usr/bin/python3",
+        **(more or {}),
     }
     apt = [
         *(f"{option};" for option in apt_options(mirror, ca_bundle=bundle)),
@@ -232,7 +253,7 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         "LC_ALL": "C.UTF-8",
         "PIP_CACHE_DIR": _PIP_CACHE,
-        **_packages(mirror, bundle, _inside),
+        **_package_sources(mirror, bundle, _inside),
     }
     return {name: value for name, value in environment.items() if value}
 
@@ -243,14 +264,16 @@ def far_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
     def far(places: tuple[str, ...]) -> list[str]:
         return [place for place in places if "://" in place and not place.startswith("file://")]
 
-    return {name: value for name, value in _packages(mirror, bundle, far).items() if value}
+    return {name: value for name, value in _package_sources(mirror, bundle, far).items() if value}
 
 
 def far_mirrors(mirror: Mirror) -> dict[str, str]:
     return {name: place for name, place in mirror.settings.prefixes.items() if place.startswith("http")}
 
 
-def _packages(mirror: Mirror, bundle: str, called: Callable[[tuple[str, ...]], list[str]]) -> dict[str, str]:
+def _package_sources(
+    mirror: Mirror, bundle: str, called: Callable[[tuple[str, ...]], list[str]]
+) -> dict[str, str]:
     """Where packages of Python come from and how anything is reached; `called` knows the names there."""
     return {
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -290,53 +313,3 @@ def _mirror_mounts(settings: Path, mirror: Mirror) -> list[Bind]:
     if mirror.apt_sources:
         binds.append(Bind(source=str(settings / "sources.list"), target="/etc/apt/sources.list"))
     return binds
-
-
-def _package_folders(store: Path, scratch: Path, plan: Plan) -> list[Bind]:
-    """apt's archives and lists, private to this container."""
-    if plan.system.family != "debian":
-        return []
-    binds = []
-    for name, target in (("archives", "/var/cache/apt"), ("lists", "/var/lib/apt/lists")):
-        private = scratch / name
-        kept = private / "archives" if name == "archives" else private
-        kept.mkdir(parents=True)
-        (kept / "partial").mkdir()
-        for file in (store / name).glob("*"):
-            with suppress(FileNotFoundError):  # replaced under us by another run that has newer ones
-                os.link(file, kept / file.name)
-        # apt judges the age of its lists by the folder's time; lists that are not there are old.
-        stamp = (store / name).stat().st_mtime if (store / name).is_dir() else 0
-        os.utime(kept, (stamp, stamp))
-        binds.append(Bind(source=str(private), target=target, writable=True))
-    return binds
-
-
-def _keep_packages(run: Run, store: Path, scratch: Path, plan: Plan) -> None:
-    """Links what this run downloaded into the store."""
-    if plan.system.family != "debian":
-        return
-    with run.locked(f"apt-{store.name}"):
-        for name in ("archives", "lists"):
-            private = scratch / name / "archives" if name == "archives" else scratch / name
-            kept = store / name
-            kept.mkdir(parents=True, exist_ok=True)
-            if name == "lists" and private.stat().st_mtime <= kept.stat().st_mtime and any(kept.iterdir()):
-                continue
-            stamp = private.stat().st_mtime
-            for file in private.iterdir():
-                if file.is_file() and file.name != "lock":
-                    _link(file, kept / file.name)
-            os.utime(kept, (stamp, stamp))
-
-
-def _link(file: Path, kept: Path) -> None:
-    """Puts `file` in the place of `kept`, in one step."""
-    # Renaming one name of a file to another name of the same file does nothing and keeps both.
-    if kept.exists() and kept.samefile(file):
-        return
-    # Not in the folder itself: a container that is being filled would take it along.
-    temporary = kept.parent.parent / f".{kept.name}"
-    temporary.unlink(missing_ok=True)
-    os.link(file, temporary)
-    temporary.replace(kept)

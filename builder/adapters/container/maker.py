@@ -92,6 +92,11 @@ class LayerMaker:
         self._engine.tag(self._known[plan.key].id, plan.target.name, plan.stack.name)
         return self._artifact(plan, made)
 
+    def ensure_base(self, plan: Plan) -> str:
+        """The image of the plan's base layer; made if the engine and the cache have none."""
+        self._known |= self._engine.layers()
+        return self._ensure(plan, plan.layers[0], f"{plan.target.name}/base").image
+
     def close(self) -> None:
         self._background.shutdown(wait=True)
 

@@ -1,7 +1,7 @@
 """Containers of the engine through its SDK, which is loaded only when a container really starts."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,14 +92,28 @@ def run_to_end(container: "Container", on_line: Callable[[str], None]) -> int:
     """Starts a container, hands on its output line by line, returns its exit code."""
     with engine_errors("running a container"):
         container.start()
-        rest = b""
-        for chunk in container.logs(stream=True, follow=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                on_line(line.decode(errors="replace").rstrip("\r"))
-        if rest:
-            on_line(rest.decode(errors="replace"))
+        _hand_on(container.logs(stream=True, follow=True), on_line)
         return int(container.wait()["StatusCode"])
+
+
+def execute(container: "Container", command: Sequence[str], on_line: Callable[[str], None]) -> int:
+    """Runs a program in a running container, hands on its output line by line, returns its exit code."""
+    assert container.client
+    api = container.client.api
+    with engine_errors("running a program in a container"):
+        started = api.exec_create(container.id, list(command))["Id"]
+        _hand_on(api.exec_start(started, stream=True), on_line)
+        return int(api.exec_inspect(started)["ExitCode"])
+
+
+def _hand_on(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            on_line(line.decode(errors="replace").rstrip("\r"))
+    if rest:
+        on_line(rest.decode(errors="replace"))
 
 
 def remove(container: "Container") -> None:

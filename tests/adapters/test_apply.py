@@ -1,0 +1,99 @@
+"""Applying roles to a running container: the settings that the play reads, the command, the outcome."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters.ansible import playbook
+from builder.adapters.ansible.apply import Applied, Applier
+from builder.adapters.upstream.mirror import Mirror
+from builder.events import Stream
+from tests.support.repository import Repository
+
+RESULT = {"event": "result", "role": "fabric", "seconds": 0.5}
+LINES = [
+    {**RESULT, "task": "Write files", "changed": True},
+    {**RESULT, "task": "Write links"},
+    {**RESULT, "role": "", "task": "Make the file system", "changed": True},
+]
+
+
+@dataclass
+class FakeContainer:
+    """A container whose programs print these lines; the SDK's calls as far as they are used."""
+
+    lines: Sequence[dict[str, Any]] = ()
+    code: int = 0
+    id: str = "c0ffee"
+    ran: list[list[str]] = field(default_factory=list)
+
+    @property
+    def client(self) -> "FakeContainer":
+        return self
+
+    @property
+    def api(self) -> "FakeContainer":
+        return self
+
+    def exec_create(self, container: str, command: list[str]) -> dict[str, str]:
+        assert container == self.id
+        self.ran.append(command)
+        return {"Id": "1"}
+
+    def exec_start(self, started: str, *, stream: bool) -> list[bytes]:
+        text = "".join(json.dumps(line) + "\n" for line in self.lines).encode()
+        return [text[:20], text[20:]]
+
+    def exec_inspect(self, started: str) -> dict[str, int]:
+        return {"ExitCode": self.code}
+
+
+def applier(container: FakeContainer, settings: Path) -> Applier:
+    return Applier(
+        container=container,  # type: ignore[arg-type]
+        settings=settings,
+        mirror=Mirror(),
+        events=Stream(),
+    )
+
+
+def test_roles_get_the_command_and_the_variables_of_a_build(repository: Repository, tmp_path: Path) -> None:
+    plan, container = repository.plan(), FakeContainer()
+    applier(container, tmp_path).apply(plan)
+    assert container.ran == [list(playbook.command())]
+    variables = json.loads((tmp_path / "variables.json").read_text())
+    for layer in plan.layers:
+        assert layer.variables.items() <= variables.items()
+    assert plan.capabilities.items() <= variables.items()
+    assert variables["image_components"] == list(plan.components)
+
+
+def test_tasks_run_with_the_variables_of_the_plan(repository: Repository, tmp_path: Path) -> None:
+    task = {"ansible.builtin.ping": {}}
+    container = FakeContainer()
+    applier(container, tmp_path).apply(repository.plan(), tasks=[task])
+    assert container.ran == [list(playbook.command("/dev/factory/run/tasks.yml"))]
+    (play,) = json.loads((tmp_path / "tasks.yml").read_text())
+    assert play["tasks"] == [task]
+
+
+def test_the_outcome_counts_tasks_and_changes_by_role(repository: Repository, tmp_path: Path) -> None:
+    outcome = applier(FakeContainer(LINES), tmp_path).apply(repository.plan())
+    assert outcome.passed
+    assert outcome.changed == ["fabric : Write files", "Make the file system"]
+    assert (outcome.roles["fabric"].tasks, outcome.roles["fabric"].seconds) == (2, 1.0)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_failed_task_or_an_exit_code_fails_the_play(
+    repository: Repository, tmp_path: Path, code: int
+) -> None:
+    failed = {"event": "failed", "role": "fabric", "task": "Write files", "message": "no space"}
+    lines = [failed] if code == 0 else []
+    outcome: Applied = applier(FakeContainer(lines, code), tmp_path).apply(repository.plan())
+    assert not outcome.passed
+    assert (outcome.failure.message if outcome.failure else "") == ("no space" if code == 0 else "")

@@ -22,9 +22,6 @@ def run(argv: Sequence[str]) -> int:
         "--name", default=DEFAULT, help="several can run side by side (default: %(default)s)"
     )
     options.add_argument(
-        "--keep-state", action="store_true", help="down: the next up goes on where this one was"
-    )
-    options.add_argument(
         "--pending", type=float, default=0.0, metavar="SECONDS", help="up: how long new AMIs are pending"
     )
     options.add_argument("--json", action="store_true", help="status: as JSON")
@@ -34,11 +31,11 @@ def run(argv: Sequence[str]) -> int:
         _describe(ensure_up(context, parsed.name, pending_s=parsed.pending))
         return 0
     if parsed.action == "down":
-        return _down(context, parsed.name, keep_state=parsed.keep_state)
+        return _down(context, parsed.name)
     found = session.find(context.workspace, parsed.name)
     if parsed.action == "env":
         return _print_environment(found)
-    return _status(context, parsed.name, found, as_json=parsed.json)
+    return _status(parsed.name, found, as_json=parsed.json)
 
 
 def _describe(found: Rehearsal) -> None:
@@ -58,12 +55,9 @@ def _named(name: str) -> str:
     return "" if name == DEFAULT else f" --name {name}"
 
 
-def _down(context: Context, name: str, *, keep_state: bool) -> int:
-    ended = session.down(context.workspace, name, engine_url=Engine().url, keep_state=keep_state)
-    if not ended:
+def _down(context: Context, name: str) -> int:
+    if not session.down(context.workspace, name, engine_url=Engine().url):
         print("was not running", file=sys.stderr)
-    elif keep_state:
-        print(f"stopped; to go on: builder rehearse up{_named(name)}", file=sys.stderr)
     else:
         print("stopped; its instances, images and parameters are gone", file=sys.stderr)
     return 0
@@ -78,9 +72,9 @@ def _print_environment(found: Rehearsal | None) -> int:
     return 0
 
 
-def _status(context: Context, name: str, found: Rehearsal | None, *, as_json: bool) -> int:
+def _status(name: str, found: Rehearsal | None, *, as_json: bool) -> int:
     if found is None:
-        print(json.dumps(None) if as_json else _absence(context, name))
+        print(json.dumps(None) if as_json else "not running")
         return 3
     has, calls = found.status(), found.calls()
     if as_json:
@@ -104,12 +98,3 @@ def _status(context: Context, name: str, found: Rehearsal | None, *, as_json: bo
     if rows:
         print_table(("what", "id", "region", "state", "where or what"), rows)
     return 0
-
-
-def _absence(context: Context, name: str) -> str:
-    kept = session.files_of(context.workspace, name).state.exists()
-    return (
-        f"not running, its state is kept; to go on: builder rehearse up{_named(name)}"
-        if kept
-        else "not running"
-    )

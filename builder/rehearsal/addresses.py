@@ -85,23 +85,14 @@ class Addresses:
         self._held: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
 
-    def take(self, promised: Collection[str] = ()) -> str:
-        """An address that nobody has, nor is promised to a rehearsal that is to come back."""
+    def take(self, excluded: Collection[str] = ()) -> str:
+        """An address outside `excluded` that no process of this machine holds."""
         with self._lock:
             busy = listeners()
             for address in self._candidates():
-                if address not in promised and (address, self.port) not in busy and self._hold(address):
+                if address not in excluded and (address, self.port) not in busy and self._hold(address):
                     return address
         raise MissingError("all addresses of the rehearsal are taken", hint="builder rehearse status")
-
-    def take_again(self, address: str) -> None:
-        """An address of an earlier time; an error if somebody has it now."""
-        require_loopback(address)
-        with self._lock:
-            if not self._hold(address):
-                raise MissingError(
-                    f"{address} belongs to another rehearsal now", hint="builder rehearse down, then up"
-                )
 
     def release(self, address: str) -> None:
         with self._lock:

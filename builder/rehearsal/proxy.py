@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from builder.errors import FactoryError, UsageError
+from builder.errors import FactoryError
 from builder.rehearsal.addresses import require_loopback
 from builder.rehearsal.calls import Call, Disturbance, error_body, read_call
 
@@ -96,15 +96,9 @@ class _Server(ThreadingHTTPServer):
 class Proxy:
     """Serves while it is entered. `calls` are all that were made through it, in the order that they ended."""
 
-    def __init__(self, upstream: str, *, port: int = 0, journal: Path | None = None) -> None:
+    def __init__(self, upstream: str, *, journal: Path | None = None) -> None:
         self._upstream = urlsplit(require_loopback(upstream)).netloc
-        try:
-            self._server = _Server(("127.0.0.1", port), _Handler)
-        except OSError as error:
-            raise UsageError(
-                f"the proxy cannot listen on 127.0.0.1:{port}: {error.strerror}",
-                hint="0 takes any that is free",
-            ) from error
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self.calls: list[Call] = []

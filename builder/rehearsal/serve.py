@@ -12,15 +12,14 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.adapters.host.workspace import write_atomically
-from builder.errors import FactoryError, UsageError
+from builder.errors import FactoryError
 from builder.rehearsal.addresses import find_ssh_port
 from builder.rehearsal.ec2.hosts import EngineHosts, sweep
 from builder.rehearsal.ec2.seeds import Account
@@ -29,18 +28,6 @@ from builder.rehearsal.session import Files, Settings, hold
 
 _SETTLE_S = 60.0
 _LOCK_S = 5.0  # who only looks whether somebody holds the lock has it for an instant
-
-
-@dataclass
-class _Rehearsal:
-    """What runs in this process."""
-
-    files: Files
-    settings: Settings
-    hosts: EngineHosts
-    engine: Engine
-    proxy: Proxy
-    kept: bool = False
 
 
 def main(arguments: list[str]) -> int:
@@ -59,8 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
     engine = Engine(settings.engine_url)
-    if not files.state.exists():
-        sweep(engine, settings.session)  # what is left of one that was killed
+    sweep(engine, settings.session)  # what is left of one that was killed
     account = Account.from_table(settings.account)
     hosts = EngineHosts(
         engine_url=settings.engine_url,
@@ -69,14 +55,12 @@ def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
         network_image=next(iter(settings.machines.values()), ""),
     )
     with ExitStack() as stack:
-        rehearsal = _start(stack, files, settings, account, hosts, engine)
+        proxy = _start(stack, files, settings, account, hosts)
         ended.wait()
-        _end(rehearsal, stack)
+        _end(files, engine, settings.session, proxy, stack)
 
 
-def _start(
-    stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts, engine: Engine
-) -> _Rehearsal:
+def _start(stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts) -> Proxy:
     from builder.rehearsal.ec2 import backends
 
     cloud = stack.enter_context(
@@ -84,24 +68,14 @@ def _start(
             account, hosts, settings.machines, folder=files.registries, pending_s=settings.pending_s
         )
     )
-    if files.state.exists():
-        backends.load(files.state)
-        hosts.resume(*backends.instances())
-    proxy = stack.enter_context(_open_proxy(cloud.endpoint, settings.port, files.calls))
-    rehearsal = _Rehearsal(files, settings, hosts, engine, proxy)
+    proxy = stack.enter_context(Proxy(cloud.endpoint, journal=files.calls))
     refusing = stack.enter_context(socket.socket())
     refusing.bind(("127.0.0.1", 0))  # bound and never listening: connections to it are refused
-
-    def keep(*_: Any) -> str:
-        backends.save(files.state)
-        rehearsal.kept = True
-        return str(files.state)
 
     def pending(_: Any, seconds: Any) -> float:
         return backends.set_pending(float(seconds))
 
     proxy.controls |= {
-        "PUT keep": keep,
         "PUT pending": pending,
         "GET status": lambda *_: backends.status(),
     }
@@ -117,32 +91,20 @@ def _start(
         "starts": sorted(settings.machines),
     }
     write_atomically(files.ready, json.dumps(announced, indent=2))
-    files.state.unlink(missing_ok=True)  # only now is there nothing that could fail and lose it
-    return rehearsal
+    return proxy
 
 
-def _open_proxy(upstream: str, port: int, journal: Path) -> Proxy:
-    """Where it was the last time, if that is free."""
-    with suppress(UsageError):
-        return Proxy(upstream, port=port, journal=journal)
-    return Proxy(upstream, journal=journal)
-
-
-def _end(rehearsal: _Rehearsal, stack: ExitStack) -> None:
-    """Nothing new is taken; what is under way is waited for; then all of it goes, or is kept."""
-    rehearsal.files.ready.unlink(missing_ok=True)
+def _end(files: Files, engine: Engine, session: str, proxy: Proxy, stack: ExitStack) -> None:
+    """Close the endpoint, wait for calls in progress, remove all that the rehearsal has."""
+    files.ready.unlink(missing_ok=True)
     stack.close()
 
-    def settled() -> bool:
-        if not rehearsal.kept:
-            sweep(rehearsal.engine, rehearsal.settings.session)
-        return not rehearsal.proxy.busy
+    def is_idle() -> bool:
+        sweep(engine, session)
+        return not proxy.busy
 
-    process.wait_until(settled, timeout_s=_SETTLE_S)
-    if rehearsal.kept:
-        rehearsal.hosts.suspend()
-    else:
-        sweep(rehearsal.engine, rehearsal.settings.session)
+    process.wait_until(is_idle, timeout_s=_SETTLE_S)
+    sweep(engine, session)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,6 @@ class Files:
         return self.folder / "ready.json"
 
     @property
-    def state(self) -> Path:
-        return self.folder / "state"
-
-    @property
     def calls(self) -> Path:
         return self.folder / "calls.ndjson"
 
@@ -77,7 +73,6 @@ class Settings:
     engine_url: str
     account: Mapping[str, Any]
     machines: Mapping[str, str]
-    port: int = 0
     pending_s: float = 0.0
 
     @classmethod
@@ -177,9 +172,6 @@ class Rehearsal:
         assert isinstance(answer, dict)
         return answer
 
-    def keep(self) -> None:
-        self._ask("PUT", "keep")
-
 
 def files_of(workspace: Workspace, name: str) -> Files:
     if not _NAME.fullmatch(name):
@@ -207,7 +199,7 @@ def find(workspace: Workspace, name: str) -> Rehearsal | None:
 
 
 def names(workspace: Workspace) -> list[str]:
-    """All rehearsals that have a folder: running, kept, or dead."""
+    """All rehearsals that have a folder, running or dead."""
     return sorted(path.name for path in (workspace.home / "rehearsals").glob("*") if path.is_dir())
 
 
@@ -220,7 +212,7 @@ def up(
     machines: Mapping[str, str],
     pending_s: float = 0.0,
 ) -> Rehearsal:
-    """The one that runs, or a new one; a kept state is taken up again."""
+    """The rehearsal of that name; started, without anything of an earlier one, if it does not run."""
     with locked(workspace, f"rehearsal-{name}"):
         if running := find(workspace, name):
             return running
@@ -230,26 +222,17 @@ def up(
                 f"the rehearsal '{name}' runs and does not answer",
                 hint=f"see {files.log}, then: {_down(name)}",
             )
-        if not files.state.exists():
-            shutil.rmtree(files.folder, ignore_errors=True)
+        shutil.rmtree(files.folder, ignore_errors=True)
         files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = Settings(
             session=session_of(files),
             engine_url=engine_url,
             account=account,
             machines=machines,
-            port=_last_port(files),
             pending_s=pending_s,
         )
         write_atomically(files.settings, json.dumps(asdict(settings)))
         return _start(workspace, name, files)
-
-
-def _last_port(files: Files) -> int:
-    """A state that was kept is found again where it was."""
-    with suppress(FileNotFoundError, ValueError):
-        return int((files.folder / "port").read_text())
-    return 0
 
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
@@ -261,24 +244,16 @@ def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
         said = files.log.read_text(encoding="utf-8", errors="replace")
         last = "\n".join(said.splitlines()[-20:])
         raise MissingError(f"the rehearsal '{name}' did not start", hint=f"see {files.log}", details=last)
-    (files.folder / "port").write_text(str(urlsplit(found.endpoint).port))
     return found
 
 
-def down(workspace: Workspace, name: str, *, engine_url: str, keep_state: bool = False) -> bool:
-    """Whether there was one. Nothing of it is left, or what `up` needs to go on."""
+def down(workspace: Workspace, name: str, *, engine_url: str) -> bool:
+    """End a rehearsal and remove all that it has; returns false if there was none."""
     with locked(workspace, f"rehearsal-{name}"):
         files = files_of(workspace, name)
         running = find(workspace, name)
         if not files.folder.exists():
             return False
-        if keep_state:
-            if running is None:
-                raise UsageError(
-                    f"the rehearsal '{name}' does not run: there is nothing to keep",
-                    hint="builder rehearse up",
-                )
-            running.keep()
         if running:
             with suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGTERM)
@@ -286,9 +261,8 @@ def down(workspace: Workspace, name: str, *, engine_url: str, keep_state: bool =
                 raise FactoryError(
                     f"the rehearsal '{name}' does not end (process {running.pid})", hint=f"see {files.log}"
                 )
-        if not keep_state:
-            sweep(Engine(engine_url), session_of(files))
-            shutil.rmtree(files.folder)
+        sweep(Engine(engine_url), session_of(files))
+        shutil.rmtree(files.folder)
         return True
 
 
@@ -297,13 +271,12 @@ def _down(name: str) -> str:
 
 
 def dead(workspace: Workspace) -> list[str]:
-    """Rehearsals whose process is gone without their state having been kept."""
-    found = ((name, files_of(workspace, name)) for name in names(workspace))
-    return [name for name, files in found if not _lives(files) and not files.state.exists()]
+    """Rehearsals whose process is gone."""
+    return [name for name in names(workspace) if not _lives(files_of(workspace, name))]
 
 
 def sweep_dead(workspace: Workspace, *, engine_url: str) -> list[str]:
-    """Removes what rehearsals left whose process is gone; those that were kept stay."""
+    """Remove what rehearsals left whose process is gone; returns their names."""
     swept = dead(workspace)
     for name in swept:
         down(workspace, name, engine_url=engine_url)

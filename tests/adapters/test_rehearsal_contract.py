@@ -125,7 +125,7 @@ def test_every_override_is_of_something() -> None:
     from builder.rehearsal.registry import ecr
 
     ours = {
-        images.Image: {"is_being_made", "deregistration_protection", "state", "image_location"},
+        images.Image: {"deregistration_protection", "state", "image_location"},
         images.ImageBackend: {
             *("plant", "own_image", "tag_image", "delete_unused", "set_fast_restore"),
             *("deprecate", "protect", "unprotect", "_fixed", "_new_image", "_check_name"),
@@ -133,7 +133,7 @@ def test_every_override_is_of_something() -> None:
         },
         cloud.Cloud: {"once", "_run", "_resolved", "_launchable", "_boot", "_tell"},
         parameters.Parameters: {"_made"},
-        ecr.RehearsedEcr: {"settle", "record", "is_immutable", "_storage"},
+        ecr.RehearsedEcr: {"record", "is_immutable", "_storage"},
         ecr.StoredImage: set(),
         ecr.EcrActions: set(),
         actions.Actions: {

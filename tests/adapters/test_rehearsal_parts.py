@@ -1,26 +1,28 @@
-"""Parts of the rehearsal on their own: addresses, the fence, seeds, kept state."""
+"""Parts of the rehearsal on their own: addresses, the fence, seeds."""
 
 import ipaddress
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from builder import catalog
+from builder.adapters.host.workspace import Workspace
 from builder.errors import CatalogError, MissingError, UsageError
-from builder.rehearsal import addresses
+from builder.rehearsal import addresses, session
 from builder.rehearsal.addresses import Addresses, require_loopback
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.fence import fence
-from tests.support.rehearsal import ROOT, Clients, Metal
+from tests.support.rehearsal import ROOT, Clients
 
 # Addresses. Rehearsals of other tests, which may run at the same time, are given the first ones.
-OTHERS = {str(ipaddress.ip_address("127.0.2.2") + number) for number in range(10_000)}
+FIRST, LAST = ipaddress.ip_address("127.0.2.2"), ipaddress.ip_address("127.0.250.254")
+ALL = {str(ipaddress.ip_address(number)) for number in range(int(FIRST), int(LAST) + 1)}
+OTHERS = {str(FIRST + number) for number in range(10_000)}
 
 
 def test_no_two_allocators_have_the_same_address() -> None:
@@ -30,17 +32,21 @@ def test_no_two_allocators_have_the_same_address() -> None:
     assert all(ipaddress.ip_address(one) in ipaddress.ip_network("127.0.0.0/8") for one in taken)
     first.release(taken[0])
     assert second.take(OTHERS) == taken[0], "what was released can be had again"
-    with pytest.raises(MissingError, match="belongs to another rehearsal"):
-        first.take_again(taken[1])
+    with pytest.raises(MissingError, match="all addresses of the rehearsal are taken"):
+        first.take(ALL - {taken[1]})
     for allocator in (first, second):
         for address in taken:
             allocator.release(address)
 
 
 def test_addresses_are_free_when_their_process_is_gone() -> None:
-    code = "from builder.rehearsal.addresses import Addresses; Addresses(22).take_again('127.0.249.7')"
+    code = (
+        "from tests.adapters.test_rehearsal_parts import ALL\n"
+        "from builder.rehearsal.addresses import Addresses\n"
+        "Addresses(22).take(ALL - {'127.0.249.7'})"
+    )
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,7 @@ def test_a_tool_without_its_endpoint_runs_into_the_fence(tmp_path: Path, aws: Cl
     assert "ProxyConnectionError" in outside.stderr
 
 
-# Seeds and state.
+# Seeds.
 
 
 def test_the_seeds_of_the_catalog() -> None:
@@ -168,56 +174,13 @@ def test_seeds_of_another_shape_are_refused(tmp_path: Path) -> None:
     assert any("images[0].arc: unknown key (did you mean 'arch'?)" in one for one in caught.value.problems)
 
 
-def test_a_state_that_was_kept_is_the_state_that_was(aws: Clients, metal: Metal, tmp_path: Path) -> None:
-    from builder.rehearsal.ec2 import backends
-
-    disk = {"DeviceName": "/dev/xvda", "Ebs": {"Encrypted": True}}  # for which KMS makes a key
-    instance = aws.run(BlockDeviceMappings=[disk])["InstanceId"]
-    image = aws.image(instance)
-    aws("ssm").put_parameter(Name="/kept/one", Value="1", Type="String", Tags=[{"Key": "a", "Value": "b"}])
-    uri = aws("ecr").create_repository(repositoryName="kept")["repository"]["repositoryUri"]
-    aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument='{"Version": "x", "Statement": []}')
-    before = aws.describe(image)
-    backends.save(tmp_path / "state")
-    aws.ec2.deregister_image(ImageId=image)
-    aws("ssm").delete_parameter(Name="/kept/one")
-    aws("ecr").delete_repository(repositoryName="kept")
-    aws("iam").delete_role(RoleName="kept")
-    backends.load(tmp_path / "state")
-    assert aws.describe(image) == before
-    tags = aws("ssm").list_tags_for_resource(ResourceType="Parameter", ResourceId="/kept/one")["TagList"]
-    assert tags == [{"Key": "a", "Value": "b"}]
-    found = aws("ecr").describe_repositories(repositoryNames=["kept"])["repositories"]
-    assert found[0]["repositoryUri"] == uri
-    assert aws("iam").get_role(RoleName="kept")["Role"]["RoleName"] == "kept"
-    running, _ = backends.instances()
-    assert running[instance] == metal.launches[instance].address
-    assert aws.image(instance) != image, "it goes on"
-
-
-def test_a_state_of_another_moto_is_refused(tmp_path: Path, aws: Clients) -> None:
-    from builder.rehearsal.ec2 import backends
-
-    (tmp_path / "state").write_bytes(b"moto 1.0, Python 2.7\nnonsense")
-    with pytest.raises(UsageError, match="is not from moto 5"):
-        backends.load(tmp_path / "state")
-
-
-def test_a_state_with_an_image_that_is_being_made_is_not_kept(
-    aws: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from builder.rehearsal.ec2 import backends, images
-
-    going_on = threading.Event()
-    monkeypatch.setattr(images, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(Metal, "capture", lambda *_: going_on.wait(30))
-    image = aws.image(aws.run()["InstanceId"])
-    try:
-        assert aws.describe(image)["State"] == "pending"
-        with pytest.raises(UsageError, match=f"{image} is still being made"):
-            backends.save(tmp_path / "state")
-    finally:
-        going_on.set()
+def test_a_state_kept_by_an_older_builder_counts_as_dead(tmp_path: Path) -> None:
+    workspace = Workspace(home=tmp_path / "home", out=tmp_path / "out")
+    files = session.files_of(workspace, "old")
+    files.folder.mkdir(parents=True)
+    files.alive.touch()
+    (files.folder / "state").write_bytes(b"moto 5.1.0, Python 3.11\n")
+    assert session.dead(workspace) == ["old"]
 
 
 def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:

@@ -1,4 +1,4 @@
-"""The life of a rehearsal: side by side, kept, interrupted, killed; in the end nothing of it is left."""
+"""The life of a rehearsal: side by side, interrupted, killed; in the end nothing of it is left."""
 
 import json
 import os
@@ -49,33 +49,6 @@ def test_two_side_by_side(program: Program, rehearsal_name: Names, key: Key) -> 
     assert program.call("down", "--name", names[1]).returncode == 0
     assert program.left(names[1]) == []
     assert not program.folder(names[1]).exists()
-
-
-def test_a_state_that_is_kept(program: Program, rehearsal_name: Names, key: Key) -> None:
-    name = rehearsal_name()
-    endpoint = program.up(name)
-    aws = Clients(endpoint)
-    running, stopped = started(aws, key), aws.run(KeyName="test")
-    key.ssh(running["PrivateIpAddress"], "sudo touch /etc/kept")
-    aws.ec2.stop_instances(InstanceIds=[stopped["InstanceId"]])
-    image = aws.ready_image(stopped["InstanceId"])
-    uri = aws("ecr").create_repository(repositoryName="kept")["repository"]["repositoryUri"]
-    assert program.call("down", "--name", name, "--keep-state").returncode == 0
-    states = {one["State"] for one in program.containers(name)}
-    assert states == {"exited"}
-    assert "its state is kept" in program.call("status", "--name", name).stdout
-    meanwhile = started(Clients(program.up(rehearsal_name())), key)
-    key.ssh(meanwhile["PrivateIpAddress"], "test ! -e /etc/kept")
-    assert program.up(name) == endpoint, "it is found where it was"
-    key.ssh(running["PrivateIpAddress"], "test -e /etc/kept")
-    aws.ec2.start_instances(InstanceIds=[stopped["InstanceId"]])
-    key.ssh(stopped["PrivateIpAddress"], "true")
-    clone = aws.run(image, KeyName="test")
-    key.ssh(clone["PrivateIpAddress"], "true")
-    found = aws("ecr").describe_repositories(repositoryNames=["kept"])["repositories"]
-    assert found[0]["repositoryUri"] == uri
-    assert program.call("down", "--name", name).returncode == 0
-    assert program.left(name) == []
 
 
 def test_one_that_was_killed_is_swept_at_the_next_start(

@@ -233,12 +233,10 @@ def _account_of(context: Context, place: str) -> Account | None:
 
 
 def _is_over(context: Context, place: str) -> bool:
-    """Whether it was a rehearsal that neither runs nor was kept."""
+    """Whether it was a rehearsal that does not run any more."""
     if not place.startswith(_LOOPBACK) or context.place == ACCOUNT:
         return False
-    workspace = context.workspace
-    kept = any(session.files_of(workspace, name).state.exists() for name in session.names(workspace))
-    return not kept and _account_of(context, place) is None
+    return _account_of(context, place) is None
 
 
 def _commit(root: Path) -> str:

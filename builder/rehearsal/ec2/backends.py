@@ -17,12 +17,9 @@ from moto.ecr.models import ecr_backends
 from moto.server import ThreadedMotoServer
 from moto.ssm.models import ssm_backends
 
-from builder.errors import UsageError
-from builder.rehearsal import state
 from builder.rehearsal.ec2.actions import Actions
 from builder.rehearsal.ec2.cloud import Cloud
 from builder.rehearsal.ec2.hosts import Hosts
-from builder.rehearsal.ec2.images import Image
 from builder.rehearsal.ec2.parameters import Parameters
 from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
@@ -81,7 +78,7 @@ def serve(
 
 
 def _forget() -> None:
-    """What moto has made is dropped as it is: its own reset would end instances that are to be kept."""
+    """Drop moto's objects without its own reset, which would end the instances one by one."""
     for service in BackendDict._instances:  # type: ignore[misc]
         service.clear()
     BackendDict._instances.clear()  # type: ignore[misc]
@@ -117,16 +114,6 @@ def _regions() -> Iterator[Cloud]:
             yield backend
 
 
-def instances() -> tuple[dict[str, str], dict[str, str]]:
-    """instance → address, of those that run and of those that are stopped."""
-    found: dict[str, dict[str, str]] = {"running": {}, "stopped": {}}
-    for backend in _regions():
-        for instance in backend.all_instances():
-            if instance.state in found:
-                found[instance.state][instance.id] = str(instance.private_ip_address)
-    return found["running"], found["stopped"]
-
-
 def status() -> dict[str, Any]:
     """What the account has, as a person would want to see it."""
     rows: dict[str, list[dict[str, str]]] = {"instances": [], "images": [], "snapshots": []}
@@ -154,22 +141,3 @@ def set_pending(seconds: float) -> float:
     """From now on new AMIs are pending for so long at least."""
     Cloud.pending_s = seconds
     return seconds
-
-
-def save(path: Path) -> None:
-    for backend in _regions():
-        for image in backend.amis.values():
-            if isinstance(image, Image) and image.is_being_made:
-                raise UsageError(
-                    f"{image.id} is still being made: its disk is not there",
-                    hint="wait until it is available",
-                )
-    state.save(path)
-
-
-def load(path: Path) -> None:
-    state.load(path)
-    for regions in ecr_backends.values():
-        for backend in list(regions.values()):
-            assert isinstance(backend, RehearsedEcr)
-            backend.settle()

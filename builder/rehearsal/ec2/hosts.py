@@ -80,7 +80,7 @@ class EngineHosts:
         return self._locks.setdefault(instance, threading.Lock())
 
     def take_address(self) -> str:
-        """No machine's of any rehearsal, not even of one that is down with its state kept."""
+        """Take an address that no machine of any rehearsal has, running or stopped."""
         given = {one["Labels"][f"{LABEL}.address"] for one in self._engine.containers(LABEL)}
         return self._addresses.take(given)
 
@@ -223,36 +223,11 @@ class EngineHosts:
         # One that ends at once is started again and again.
         return bool(found and found["State"]["Running"] and not found["State"]["Restarting"])
 
-    # All of them.
-
-    def suspend(self) -> None:
-        """Stops everything and lets go of all addresses; `resume` brings it back."""
-        for container in self._containers():
-            with containers.engine_errors("stopping what is left"):
-                self._client.containers.get(container["Id"]).stop(timeout=_STOP_S)
-            with suppress(KeyError):
-                self._addresses.release(container["Labels"][f"{LABEL}.address"])
-
-    def resume(self, running: Mapping[str, str], stopped: Mapping[str, str]) -> None:
-        """instance → address, of those that ran when they were suspended and those that did not."""
-        for instance, address in {**running, **stopped}.items():
-            self._addresses.take_again(address)
-            with containers.engine_errors(f"starting the network of {instance}"):
-                self._client.containers.get(self._name(instance, "network")).start()
-        for instance, address in running.items():
-            self.start(instance, address)
-
-    def _containers(self) -> list[dict[str, Any]]:
-        """Machines before the networks that they use."""
-        found = self._engine.containers(f"{LABEL}={self._session}")
-        return sorted(found, key=lambda one: str(one["Labels"].get(f"{LABEL}.part")))
-
 
 def sweep(engine: Engine, session: str) -> int:
     """Removes all containers and images of a rehearsal from the engine; returns how many."""
-    found = sorted(
-        engine.containers(f"{LABEL}={session}"), key=lambda one: str(one["Labels"].get(f"{LABEL}.part"))
-    )
+    found = engine.containers(f"{LABEL}={session}")
+    found.sort(key=lambda container: str(container["Labels"].get(f"{LABEL}.part")))  # machines first
     for container in found:
         engine.remove_container(container["Id"])
     repository = f"{_REPOSITORY}/{session}"

@@ -65,10 +65,6 @@ class Image(Ami):
         self._state = state
 
     @property
-    def is_being_made(self) -> bool:
-        return self._state == "pending"
-
-    @property
     def deregistration_protection(self) -> str:
         return self.protection
 

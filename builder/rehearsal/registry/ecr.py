@@ -22,7 +22,6 @@ from moto.ecr.exceptions import ImageAlreadyExistsException, InvalidParameterExc
 from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
-from builder.errors import UsageError
 from builder.rehearsal.registry.server import LocalRegistry
 from builder.rehearsal.registry.storage import Refused, Storage, invalid
 
@@ -113,16 +112,10 @@ class RehearsedEcr(ECRBackend):
     def _storage(self) -> EcrStorage:
         return self.registries.open(self.region_name).storage
 
-    def settle(self) -> None:
-        """Says where the repositories are now; the registry's port may be another than it was."""
-        host = self.registries.open(self.region_name).host
-        for repository in self.repositories.values():
-            repository.uri = f"{host}/{repository.name}"
-
     def create_repository(self, *args: Any, **kwargs: Any) -> Repository:
         repository = super().create_repository(*args, **kwargs)
         self._storage.create_repository(repository.name)
-        self.settle()
+        repository.uri = f"{self.registries.open(self.region_name).host}/{repository.name}"
         return repository
 
     def delete_repository(self, *args: Any, **kwargs: Any) -> Repository:
@@ -235,24 +228,16 @@ class Registries:
                 password = secrets.token_urlsafe(48)
                 server = self._stack.enter_context(self._listen(region, password))
                 self._open[region] = _Registry(server=server, password=password)
-                (self._folder / region / "port").write_text(server.host.split(":")[1])
             return self._open[region]
 
     def _listen(self, region: str, password: str) -> LocalRegistry:
-        """At the port of the last time if it is free, so that names which were printed stay valid."""
         folder = self._folder / region
         folder.mkdir(parents=True, exist_ok=True)
-        last = folder / "port"
-        ports = [int(last.read_text())] if last.exists() else []
-        for port in (*ports, 0):
-            with suppress(UsageError):
-                return LocalRegistry(
-                    folder,
-                    port=port,
-                    login=(_USER, password),
-                    storage=lambda place: EcrStorage(place, region=region, account_id=self._account_id),
-                )
-        raise UsageError("no port for a registry on 127.0.0.1", hint="ss -ltn")
+        return LocalRegistry(
+            folder,
+            login=(_USER, password),
+            storage=lambda path: EcrStorage(path, region=region, account_id=self._account_id),
+        )
 
     @property
     def hosts(self) -> dict[str, str]:

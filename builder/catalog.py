@@ -58,7 +58,6 @@ SHAPES: Mapping[str, Shape] = {
         "after": (LIST, False),
         "kinds": (LIST, False),
         "pinned": (FLAG, False),
-        "pin": (TEXT, False),
         "requirements": (TEXT, False),
         "downloads": (TABLES, False),
         "variables": (TABLE, False),
@@ -143,12 +142,40 @@ class Problems:
         self.add(place, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
 
 
+# Words that facts and pins had before they were named after their component: good for a suggestion alone.
+RENAMED: Mapping[str, str] = {
+    "container_toolkit": "nvidia_container_toolkit",
+    "driver": "nvidia_driver",
+    "driver_below_bundled": "nvidia_driver_below_bundled",
+    "driver_branch": "nvidia_driver_branch",
+    "driver_flavor": "nvidia_driver_flavor",
+    "driver_rebuilt_after_efa": "nvidia_driver_rebuilt_after_efa",
+    "efa_installer": "efa",
+    "fabric_manager": "nvidia_fabric_manager",
+    "fm_started_in_build": "nvidia_fabric_manager_started_in_build",
+    "imex": "nvidia_imex",
+    "k8s": "kubernetes",
+    "neuron_dkms": "neuron_driver",
+    "neuron_dkms_in_container": "neuron_driver_in_container",
+    "nv_peermem": "efa_nv_peermem",
+    "nxd": "uses_nxd",
+    "nxdt": "uses_nxd_training",
+    "nxdt_version": "nxd_training",
+    "ofi_build_libfabric_major_gt_runtime": "aws_ofi_nccl_libfabric_major_gt_runtime",
+    "ofi_configure": "aws_ofi_nccl_configure",
+    "ofi_custom_build": "aws_ofi_nccl_custom_build",
+    "ofi_nccl": "aws_ofi_nccl",
+    "pcluster_version": "parallelcluster",
+}
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that refuses `name`: the nearest known name, or all of them if they are few."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    words = {old: new for old, new in RENAMED.items() if new in names} | {name: name for name in names}
+    near = difflib.get_close_matches(name, words, n=1)
     if near:
-        return f" (did you mean '{near[0]}'?)"
+        return f" (did you mean '{words[near[0]]}'?)"
     return f" (there is: {', '.join(names)})" if 0 < len(names) <= 8 else ""
 
 
@@ -382,7 +409,7 @@ def _check_order(catalog: Catalog, problems: Problems) -> None:
 def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
     """A pin names a component whose role takes a version, or one whose versions the catalog lists."""
     listed = {path.stem for path in (folder / "versions").glob("*.toml")}
-    known = listed | {component.pinned_as for component in catalog.components.values() if component.pinned}
+    known = listed | {component.name for component in catalog.components.values() if component.pinned}
     for name, stack in catalog.stacks.items():
         for pin in stack.pins:
             if pin not in known:
@@ -432,9 +459,8 @@ def _check_members(
         component = catalog.components[member]
         if target.kind not in component.kinds:
             problems.add(place, "components", f"'{member}' cannot go into a {target.kind}")
-        if component.pinned and component.pinned_as not in pins:
-            called = f", called {component.pin}" if component.pin else ""
-            problems.add(place, "stack", f"'{target.stack}' has no pin for component '{member}'{called}")
+        if component.pinned and member not in pins:
+            problems.add(place, "stack", f"'{target.stack}' has no pin for component '{member}'")
 
 
 def _check_workload(
@@ -476,7 +502,7 @@ def on_system(target: Target, system: str) -> Target:
 def members_of(catalog: Catalog, target: Target) -> tuple[str, ...]:
     """All components of a target in canonical order; its stack decides about those that it may leave out."""
     pins = catalog.stacks[target.stack].pins
-    chosen = [name for name in target.if_pinned if catalog.components[name].pinned_as in pins]
+    chosen = [name for name in target.if_pinned if name in pins]
     return closure(catalog, (*target.components, *chosen))
 
 

@@ -49,7 +49,7 @@ def downloads_of(
     names = {system.distribution, system.family}
     words = _words(system, arch) | dict(stack.pins)
     if component.pinned:
-        words["version"] = stack.pins[component.pinned_as]
+        words["version"] = stack.pins[component.name]
     return tuple(
         _resolve(download, words, component, stack)
         for download in component.downloads

@@ -42,14 +42,9 @@ class Component:
     after: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("ami", "container")
     pinned: bool = False
-    pin: str = ""  # what stacks call its version, where that is not its name
     requirements: str = ""  # whose Python requirements it installs: "", stack or workload
     downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
-
-    @property
-    def pinned_as(self) -> str:
-        return self.pin or self.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

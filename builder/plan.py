@@ -19,7 +19,7 @@ from builder.model import Catalog, Component, Layer, Plan, Stack, Suite, System,
 from builder.sources import Sources, digest_of
 
 # Part of every key: raise it when the way a layer is made changes its contents.
-FORMAT = 3
+FORMAT = 4
 
 
 def find_target(catalog: Catalog, name: str) -> Target:
@@ -115,8 +115,7 @@ def _versions(
     catalog: Catalog, stack: Stack, components: tuple[str, ...], sources: Sources
 ) -> dict[str, str]:
     """Every version that the image promises: pinned components and Python packages."""
-    pinned = [catalog.components[name] for name in components if catalog.components[name].pinned]
-    versions = {component.name: stack.pins[component.pinned_as] for component in pinned}
+    versions = {name: stack.pins[name] for name in components if catalog.components[name].pinned}
     for name in components:
         for line in _requirements(catalog.components[name], stack, sources):
             package, _, version = line.split()[0].partition("==")
@@ -144,7 +143,7 @@ def _variables(
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
-        variables[f"{name}_version"] = stack.pins[component.pinned_as]
+        variables[f"{name}_version"] = stack.pins[name]
     if component.requirements:
         variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
     if component.downloads:

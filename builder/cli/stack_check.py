@@ -84,7 +84,7 @@ def _said(knowledge: Knowledge, settings: Iterable[str]) -> dict[str, Value]:
         if not equals:
             raise UsageError(f"--set {setting}: write FACT=VALUE", hint="builder stack check --help")
         try:
-            fact = knowledge.vocabulary.named(name)
+            fact = knowledge.vocabulary.fact(name)
             said[fact.name] = read_value(fact, text)
         except ValueError as error:
             raise UsageError(

@@ -296,7 +296,7 @@ def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
         "versions": [
             {
                 "fact": row.fact,
-                "component": vocabulary[row.fact].component,
+                "component": row.fact if vocabulary[row.fact].is_component else "",
                 "side": vocabulary[row.fact].side,
                 "value": None if row.value is None else write_value(row.value),
                 "request": row.request.words if row.request else None,
@@ -362,9 +362,9 @@ def stack_file(knowledge: Knowledge, answer: Solution) -> str:
     vocabulary, facts = knowledge.vocabulary.facts, answer.result.facts
     brought = {row.fact for row in answer.rows if row.comes_with}
     pins = {
-        vocabulary[name].component: value
+        name: value
         for name, value in answer.stated.items()
-        if vocabulary[name].component and name not in brought and value is not ABSENT
+        if vocabulary[name].is_component and name not in brought and value is not ABSENT
     }
     others = {
         name: value
@@ -372,7 +372,7 @@ def stack_file(knowledge: Knowledge, answer: Solution) -> str:
             **answer.stated,
             **{name: facts[name] for name in ("arch",) if name in facts},
         }.items()
-        if not vocabulary[name].component and name not in brought and name != "instance"
+        if not vocabulary[name].is_component and name not in brought and name != "instance"
     }
     instance = answer.stated.get("instance")
     words = ", ".join(request.words.removeprefix("--") for request in answer.requests if not request.assumed)

@@ -11,8 +11,8 @@ from builder.stack.vocabulary import ABSENT, Facts, Value
 
 # Things that are only there for one make of accelerator.
 _MAKES = {
-    "nvidia": ("cuda", "driver", "nccl"),
-    "neuron": ("neuron_sdk", "neuron_dkms", "neuron_runtime"),
+    "nvidia": ("cuda", "nvidia_driver", "nccl"),
+    "neuron": ("neuron_sdk", "neuron_driver", "neuron_runtime"),
 }
 
 
@@ -73,17 +73,17 @@ def _from_index(facts: Facts) -> bool:
 
 
 def _plugin_in_use(facts: Facts) -> bool:
-    return facts.get("accel") == "nvidia" and facts.get("ofi_custom_build") is not True
+    return facts.get("accel") == "nvidia" and facts.get("aws_ofi_nccl_custom_build") is not True
 
 
 # When the contents of a release may be concluded, and when one thing among them may.
 _BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
-_COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"ofi_nccl": _plugin_in_use}
+_COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"aws_ofi_nccl": _plugin_in_use}
 
 
 def _plugin(facts: Facts, _: Knowledge) -> Facts:
     """Other makes than NVIDIA have no use for the plugin of NCCL."""
-    return {"ofi_nccl": ABSENT} if facts.get("accel") in ("none", "neuron") else {}
+    return {"aws_ofi_nccl": ABSENT} if facts.get("accel") in ("none", "neuron") else {}
 
 
 def _one_machine(facts: Facts, _: Knowledge) -> Facts:
@@ -95,15 +95,17 @@ def _one_machine(facts: Facts, _: Knowledge) -> Facts:
 
 
 def _driver(facts: Facts, knowledge: Knowledge) -> Facts:
-    driver = facts.get("driver")
+    driver = facts.get("nvidia_driver")
     if driver is ABSENT:
-        return dict.fromkeys(("driver_branch", "driver_flavor", "driver_below_bundled"), ABSENT)
+        return dict.fromkeys(
+            ("nvidia_driver_branch", "nvidia_driver_flavor", "nvidia_driver_below_bundled"), ABSENT
+        )
     if not isinstance(driver, Version):
         return {}
-    found: dict[str, Value] = {"driver_branch": driver.major}
+    found: dict[str, Value] = {"nvidia_driver_branch": driver.major}
     cuda = knowledge.release("cuda", facts.get("cuda"))
     if cuda is not None and cuda.bundled_driver is not None:
-        found["driver_below_bundled"] = driver < cuda.bundled_driver
+        found["nvidia_driver_below_bundled"] = driver < cuda.bundled_driver
     return found
 
 

@@ -10,14 +10,23 @@ from builder.stack.vocabulary import ABSENT, Value, write_value
 
 # What breaks a cluster most thoroughly when it changes comes first; everything else follows by name.
 _RISK = (
-    *("os", "arch", "kind", "kernel", "driver", "driver_flavor", "fabric_manager", "imex"),
-    *("neuron_dkms", "cuda", "neuron_sdk", "efa_installer", "efa_kmod", "libfabric", "ofi_nccl"),
+    *(
+        "os",
+        "arch",
+        "kind",
+        "kernel",
+        "nvidia_driver",
+        "nvidia_driver_flavor",
+        "nvidia_fabric_manager",
+        "nvidia_imex",
+    ),
+    *("neuron_driver", "cuda", "neuron_sdk", "efa", "efa_kmod", "libfabric", "aws_ofi_nccl"),
     *("nccl", "torch_nccl", "neuron_runtime", "neuron_collectives", "gdrdrv", "gdrcopy"),
     *("torch", "torch_cuda", "torch_neuronx", "cudnn", "python", "slurm"),
 )
 # Read off other facts, so that a change in them is no change of its own.
 _ECHOES = frozenset(
-    {"driver_branch", "driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
+    {"nvidia_driver_branch", "nvidia_driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
 )
 
 

@@ -127,6 +127,6 @@ class Knowledge:
             for other in release.contents
         }
         for fact in self.vocabulary.facts.values():
-            if fact.component and fact.side in sides and fact.name not in brought:
+            if fact.is_component and fact.side in sides and fact.name not in brought:
                 stated.setdefault(fact.name, ABSENT)
         return stated

@@ -38,7 +38,6 @@ from builder.stack.vocabulary import KINDS, SIDES, Fact, Value, Vocabulary, read
 _COMPONENT: Shape = {
     "summary": (TEXT, True),
     "side": (TEXT, True),
-    "fact": (TEXT, False),
     "source": (LIST, False),
     "packages": (LIST, False),
     "release": (TABLES, False),
@@ -120,11 +119,11 @@ def _vocabulary(components: Mapping[str, Table], words: Table, problems: Problem
     for name, table in components.items():
         if table:
             fact = Fact(
-                name=table.get("fact", name),
+                name=name,
                 kind="version",
                 side=table["side"],
                 what=table["summary"],
-                component=name,
+                is_component=True,
                 packages=tuple(table.get("packages", ())),
             )
             _add(fact, f"versions/{name}.toml", "", facts, problems)
@@ -143,7 +142,7 @@ def _add(fact: Fact, place: str, prefix: str, facts: dict[str, Fact], problems: 
     elif fact.side not in SIDES:
         problems.unknown(place, f"{prefix}side", "side", fact.side, SIDES)
     elif fact.name in facts:
-        problems.add(place, f"{prefix}fact", f"'{fact.name}' is already the fact of another file")
+        problems.add(place, prefix.rstrip("."), f"'{fact.name}' is already a component of versions/")
     else:
         facts[fact.name] = fact
 
@@ -167,7 +166,7 @@ def _releases(
                     "release",
                     f"newest first: '{newer.version}' stands before '{older.version}' and is not newer",
                 )
-        found[table.get("fact", name)] = tuple(kept)
+        found[name] = tuple(kept)
     return found
 
 
@@ -184,7 +183,7 @@ def _release(
     def versions(key: str) -> dict[str, Version]:
         named = {}
         for name, text in entry.get(key, {}).items():
-            fact, value = vocabulary.find(name), version(f"{key}.{name}", text)
+            fact, value = vocabulary.facts.get(name), version(f"{key}.{name}", text)
             if fact is None or fact.kind != "version":
                 problems.unknown(place, f"{prefix}{key}.{name}", "component", name, vocabulary.facts)
             elif value is not None:
@@ -274,7 +273,7 @@ def _stack_facts(
 ) -> dict[str, Value]:
     """Pins of components whose role knows no fact (a distribution's package) say nothing to a rule."""
     entries: list[tuple[str, Fact | None, Any]] = [
-        (f"pins.{name}", vocabulary.of_component(name), version) for name, version in table["pins"].items()
+        (f"pins.{name}", vocabulary.component(name), version) for name, version in table["pins"].items()
     ]
     for name, raw in table.get("facts", {}).items():
         fact = vocabulary.facts.get(name)

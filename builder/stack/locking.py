@@ -192,12 +192,9 @@ def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str
     for target in catalog.targets.values():
         for name in members_of(catalog, target):
             component = catalog.components[name]
-            fact = knowledge.vocabulary.of_component(component.pinned_as)
-            if fact is None or not component.pinned:
+            if not component.pinned or knowledge.vocabulary.component(name) is None:
                 continue
-            release = knowledge.release(
-                fact.name, parse(catalog.stacks[target.stack].pins[component.pinned_as])
-            )
+            release = knowledge.release(name, parse(catalog.stacks[target.stack].pins[name]))
             if release is None or not release.sha256:
                 continue
             for arch in catalog.systems[target.system].arches:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.catalog import did_you_mean
 from builder.stack.versions import Version, compare
 from builder.stack.vocabulary import ABSENT, Fact, Facts, Value, Vocabulary, read_value
 
@@ -99,9 +98,7 @@ def parse_clause(text: str, vocabulary: Vocabulary) -> Clause:
     match = _CLAUSE.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is not a condition; write: fact operator value, or: fact exists")
-    fact = vocabulary.facts.get(match["fact"])
-    if fact is None:
-        raise ValueError(f"no fact '{match['fact']}'{did_you_mean(match['fact'], vocabulary.facts)}")
+    fact = vocabulary.fact(match["fact"])
     operator = match["operator"] or "exists"
     allowed = _OPERATORS[fact.kind]
     if operator not in allowed:

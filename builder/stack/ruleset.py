@@ -104,7 +104,7 @@ class _Reader:
             facts: dict[str, Value] = {}
             for name, raw in table.items():
                 try:
-                    facts[name] = read_value(self._vocabulary.named(name), raw)
+                    facts[name] = read_value(self._vocabulary.fact(name), raw)
                 except ValueError as error:
                     self._refuse(f"{key}[{i}].{name}", str(error))
             examples.append(facts)

@@ -40,33 +40,31 @@ class Fact:
     kind: str
     side: str
     what: str
-    component: str = ""  # what stacks and roles call it; "" for what cannot be pinned
+    is_component: bool = False  # the version of the component of that name, which stacks pin
     packages: tuple[str, ...] = ()  # Python packages whose version it is
     one_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All facts, found by their name, by the component or by the Python package that carries the version."""
+    """All facts, by name."""
 
     facts: Mapping[str, Fact]
 
-    def find(self, name: str) -> Fact | None:
-        """The fact of that name or component, or None."""
-        return self.facts.get(name) or self.of_component(name)
+    def fact(self, name: str) -> Fact:
+        """The fact of that name; raises ValueError with the nearest name if there is none."""
+        if name not in self.facts:
+            raise ValueError(f"no fact '{name}'{did_you_mean(name, self.facts)}")
+        return self.facts[name]
 
-    def of_component(self, name: str) -> Fact | None:
-        return next((fact for fact in self.facts.values() if fact.component == name), None)
+    def component(self, name: str) -> Fact | None:
+        """The fact that holds the version of a component, or None if the catalog lists no versions of it."""
+        fact = self.facts.get(name)
+        return fact if fact is not None and fact.is_component else None
 
     def of_package(self, name: str) -> Fact | None:
+        """The fact that holds the version of a Python package, or None."""
         return next((fact for fact in self.facts.values() if name in fact.packages), None)
-
-    def named(self, name: str) -> Fact:
-        """The fact of that name; ValueError with the nearest one where there is none."""
-        fact = self.find(name)
-        if fact is None:
-            raise ValueError(f"no fact '{name}'{did_you_mean(name, self.facts)}")
-        return fact
 
     def on(self, facts: Facts, sides: Iterable[str]) -> dict[str, Value]:
         """Those of `facts` that belong to `sides`: an image says nothing about the host it will run on."""

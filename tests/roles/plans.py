@@ -76,7 +76,7 @@ def load(wanted: Wanted) -> tuple[Catalog, Target]:
     stack = loaded.stacks[wanted.stack]
     stack = dataclasses.replace(stack, pins={**stack.pins, **wanted.pins})
     for name in catalog.closure(loaded, wanted.components):
-        if loaded.components[name].pinned and loaded.components[name].pinned_as not in stack.pins:
+        if loaded.components[name].pinned and name not in stack.pins:
             raise UsageError(
                 f"stack '{stack.name}' has no pin for component '{name}'",
                 hint=f"pin it in catalog/stacks/{stack.name}.toml, or for --standins in"

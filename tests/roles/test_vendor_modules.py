@@ -14,7 +14,7 @@ from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
 
-PINS = {"efa": "1.47.0", "neuron_dkms": "2.29.0"}
+PINS = {"efa": "1.47.0", "neuron_driver": "2.29.0"}
 COMPONENTS = ("efa", "neuron_driver")
 BROKEN = native.MODULE + "#error of its own\n"
 

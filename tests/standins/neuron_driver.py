@@ -12,7 +12,7 @@ def build(site: Site) -> None:
     package = native.dkms_package(
         site,
         "aws-neuronx-dkms",
-        archive_version(site, "neuron_dkms"),
+        archive_version(site, "neuron_driver"),
         name="aws-neuronx",
         module="neuron",
         revision="",

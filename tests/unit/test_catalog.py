@@ -6,6 +6,7 @@ import pytest
 
 from builder import catalog
 from builder.errors import CatalogError, FactoryError
+from builder.stack.loading import load as load_knowledge
 from tests.support.repository import Repository
 
 
@@ -197,3 +198,25 @@ def test_a_folder_without_catalog_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FactoryError) as caught:
         catalog.load(tmp_path)
     assert "--root" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "suggestion"),
+    [
+        ("driver", ["neuron_driver", "nvidia_driver"], " (did you mean 'nvidia_driver'?)"),
+        ("fabric_manager", ["nvidia_fabric_manager", "efa"], " (did you mean 'nvidia_fabric_manager'?)"),
+        ("efa_instaler", ["efa", "nccl"], " (did you mean 'efa'?)"),
+        ("driver", ["hello", "driven"], " (did you mean 'driven'?)"),
+        ("k8s", ["efa", "nccl"], " (there is: efa, nccl)"),
+    ],
+)
+def test_a_renamed_word_leads_to_its_new_name_where_that_is_known(
+    word: str, known: list[str], suggestion: str
+) -> None:
+    assert catalog.did_you_mean(word, known) == suggestion
+
+
+def test_every_renamed_word_leads_to_a_word_that_exists(root: Path) -> None:
+    facts = load_knowledge(root).vocabulary.facts
+    assert set(catalog.RENAMED.values()) <= set(facts)
+    assert not set(catalog.RENAMED) & set(facts)

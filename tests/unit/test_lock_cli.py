@@ -113,7 +113,6 @@ def test_a_digest_that_the_vendor_publishes_is_taken_unverified(
         "catalog/versions/fabric.toml",
         f"""
         summary = "a fabric"
-        fact = "fabric"
         side = "image"
         source = ["notes"]
         [[release]]
@@ -221,6 +220,7 @@ def test_json_has_everything(locked: Repository, world: World, capsys: Capture) 
     ("words", "message"),
     [
         (["--update", "fabrik"], "--update fabrik: no such name (did you mean 'fabric'?)"),
+        (["--update", "efa_installer"], "--update efa_installer: no such name"),
         (["--update", "base"], "--update base: it downloads nothing that is locked for itself"),
         (["--update", "all", "--verify"], "--verify takes nothing new"),
     ],

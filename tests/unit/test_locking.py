@@ -213,7 +213,6 @@ url = "https://vendor.example/other.tar.gz"
 """
 VERSIONS = """
 summary = "a fabric"
-fact = "fabric"
 side = "image"
 source = ["notes"]
 [[release]]

@@ -1,6 +1,7 @@
 """The catalogue's versions, stacks and machine types: complete, sound, frozen where they are released."""
 
 import ast
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ import pytest
 from builder.stack.checking import check
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
-from builder.stack.knowledge import Knowledge
+from builder.stack.knowledge import Combination, Knowledge
 from builder.stack.loading import load
 from builder.stack.reference import page
 from builder.stack.rules import Finding
 from builder.stack.solving.nearest import nearest
 from builder.stack.vocabulary import ABSENT, Value, read_value
+
+# Names of pins and facts of today → those before, and the digests that the released stacks had under them.
+BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +29,7 @@ def knowledge(root: Path) -> Knowledge:
 
 
 def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
-    return {
-        knowledge.vocabulary.named(name).name: read_value(knowledge.vocabulary.named(name), value)
-        for name, value in raw.items()
-    }
+    return {name: read_value(knowledge.vocabulary.fact(name), value) for name, value in raw.items()}
 
 
 # Stacks
@@ -46,15 +47,15 @@ def test_every_stack_fits_the_machines_it_is_for(knowledge: Knowledge) -> None:
 _NEEDED = {
     "nvidia": (
         "kernel",
-        "driver",
-        "driver_flavor",
+        "nvidia_driver",
+        "nvidia_driver_flavor",
         "cuda",
         "nccl",
         "nccl_tests",
-        "efa_installer",
-        "ofi_nccl",
+        "efa",
+        "aws_ofi_nccl",
     ),
-    "neuron": ("kernel", "neuron_sdk", "neuron_dkms", "neuron_runtime", "torch_neuronx", "python"),
+    "neuron": ("kernel", "neuron_sdk", "neuron_driver", "neuron_runtime", "torch_neuronx", "python"),
     "none": (),
 }
 
@@ -63,11 +64,11 @@ def test_every_stack_has_all_versions(knowledge: Knowledge) -> None:
     for name, stack in knowledge.stacks.items():
         for instance in stack.instances:
             facts = derive({**knowledge.stack_facts(name), "instance": instance}, knowledge)
-            needed = {*_NEEDED[str(facts["accel"])], "efa_installer", "efa_kmod", "libfabric", "memlock"}
+            needed = {*_NEEDED[str(facts["accel"])], "efa", "efa_kmod", "libfabric", "memlock"}
             lacking = [fact for fact in needed if facts.get(fact, ABSENT) is ABSENT]
             assert lacking == [], f"{name} on {instance}"
             if facts["nvswitch"] in ("gen2", "gen3", "gen4"):
-                assert facts["fabric_manager"] == facts["driver"], name
+                assert facts["nvidia_fabric_manager"] == facts["nvidia_driver"], name
 
 
 def test_pins_are_releases_that_the_catalogue_lists(knowledge: Knowledge) -> None:
@@ -100,14 +101,22 @@ def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
-    """Who built with a stack finds the same one under its name; what is better gets a new name."""
+    """A released stack keeps its contents under its name; a better one gets a new name."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
-    assert {name: knowledge.stacks[name].digest for name in released} == released
+    assert {name: _under_old_names(knowledge.stacks[name]).digest for name in released} == released
+
+
+def _under_old_names(stack: Combination) -> Combination:
+    """The stack with the pins and facts called as before they were named after their component."""
+    old = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))
+    return dataclasses.replace(
+        stack,
+        pins={old["pins"].get(name, name): version for name, version in stack.pins.items()},
+        facts={old["facts"].get(name, name): value for name, value in stack.facts.items()},
+    )
 
 
 def test_the_digest_covers_contents_and_not_words(knowledge: Knowledge) -> None:
-    import dataclasses
-
     stack = knowledge.stacks["cuda-13.0"]
     assert dataclasses.replace(stack, summary="x", origin="y").digest == stack.digest
     assert dataclasses.replace(stack, pins={**stack.pins, "nccl": "2.29.3"}).digest != stack.digest
@@ -170,23 +179,27 @@ def _strings(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("raw", "rule", "changes"),
     [
-        ({"efa": "1.28.0", "nccl": "2.19.3"}, "ENV-01", {"efa_installer": "1.29.1"}),
-        ({"cuda": "13.0.0", "driver": "575.57.08"}, "CUDA-DRV-13", {"driver": "580.65.06"}),
+        ({"efa": "1.28.0", "nccl": "2.19.3"}, "ENV-01", {"efa": "1.29.1"}),
+        ({"cuda": "13.0.0", "nvidia_driver": "575.57.08"}, "CUDA-DRV-13", {"nvidia_driver": "580.65.06"}),
         (
-            {"instance": "p5.48xlarge", "driver": "580.126.09", "fabric_manager": "580.126.16"},
+            {"instance": "p5.48xlarge", "nvidia_driver": "580.126.09", "nvidia_fabric_manager": "580.126.16"},
             "FM-01",
-            {"fabric_manager": "580.126.09"},
+            {"nvidia_fabric_manager": "580.126.09"},
         ),
         (
-            {"instance": "p5.48xlarge", "driver": "580.126.09", "fabric_manager": "absent"},
+            {"instance": "p5.48xlarge", "nvidia_driver": "580.126.09", "nvidia_fabric_manager": "absent"},
             "FM-01",
-            {"fabric_manager": "580.126.09"},
+            {"nvidia_fabric_manager": "580.126.09"},
         ),
-        ({"os": "al2", "efa": "1.50.0"}, "EFA-OS-01", {"efa_installer": "1.49.0"}),
-        ({"kind": "ami", "kernel": "6.17", "efa": "1.42.0"}, "EFA-KERN-04", {"efa_installer": "1.43.3"}),
+        ({"os": "al2", "efa": "1.50.0"}, "EFA-OS-01", {"efa": "1.49.0"}),
+        ({"kind": "ami", "kernel": "6.17", "efa": "1.42.0"}, "EFA-KERN-04", {"efa": "1.43.3"}),
         ({"env": "NCCL_DEBUG,RDMAV_FORK_SAFE"}, "ENV-08", {"env": "('NCCL_DEBUG',)"}),
-        ({"gpu_sm": 100, "driver_flavor": "proprietary"}, "DRV-OPEN-01", {"driver_flavor": "open"}),
-        ({"ofi_nccl": "1.16.3", "nccl": "2.20.5"}, "OFI-NCCL-02", {"ofi_nccl": "1.17.0"}),
+        (
+            {"gpu_sm": 100, "nvidia_driver_flavor": "proprietary"},
+            "DRV-OPEN-01",
+            {"nvidia_driver_flavor": "open"},
+        ),
+        ({"aws_ofi_nccl": "1.16.3", "nccl": "2.20.5"}, "OFI-NCCL-02", {"aws_ofi_nccl": "1.17.0"}),
         ({"torch": "2.15.0", "python": "3.10"}, "TORCH-PY-01", {"python": "3.11"}),
         ({"family": "g5g", "arch": "x86_64"}, "ARCH-01", {}),
     ],
@@ -204,7 +217,7 @@ def test_a_change_that_breaks_something_else_brings_the_repair_along(knowledge: 
     stated = knowledge.stack_facts("cuda-12.8") | facts_of(knowledge, instance="p5.48xlarge", cuda="13.0.2")
     finding = next(f for f in check(knowledge, stated).errors if f.rule.id == "CUDA-DRV-13")
     changes = {change.fact: change.after for change in nearest(knowledge, stated, finding)}
-    assert changes.keys() == {"driver", "fabric_manager", "efa_installer"}
+    assert changes.keys() == {"nvidia_driver", "nvidia_fabric_manager", "efa"}
     after = {error.rule.id for error in check(knowledge, {**stated, **changes}).errors}
     assert after <= {error.rule.id for error in check(knowledge, stated).errors} - {"CUDA-DRV-13"}
 
@@ -227,7 +240,13 @@ def test_settings_are_what_a_job_has_to_carry(knowledge: Knowledge) -> None:
 
 def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
     rows = differences(knowledge, "cuda-12.8", "cuda-13.0-slurm-25.11")
-    assert [row.fact for row in rows[:5]] == ["os", "kernel", "driver", "fabric_manager", "cuda"]
+    assert [row.fact for row in rows[:5]] == [
+        "os",
+        "kernel",
+        "nvidia_driver",
+        "nvidia_fabric_manager",
+        "cuda",
+    ]
     assert {row.change for row in rows if row.fact == "enroot"} == {"added"}
     assert differences(knowledge, "cuda-12.8", "cuda-12.8") == ()
     text = markdown("cuda-12.8", "cuda-13.0-slurm-25.11", rows)

@@ -23,14 +23,22 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
     ("words", "code", "expected"),
     [
         (
-            ["--set", "efa_installer=1.28.0", "--set", "nccl=2.19.3"],
+            ["--set", "efa=1.28.0", "--set", "nccl=2.19.3"],
             0,
             "set      FI_EFA_SET_CUDA_SYNC_MEMOPS=0",
         ),
-        (["--set", "cuda=13.0.0", "--set", "driver=575.57.08"], 2, "nearest  driver 575.57.08 → 580.65.06"),
+        (
+            ["--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"],
+            2,
+            "nearest  nvidia_driver 575.57.08 → 580.65.06",
+        ),
         (["cuda-13.0", "--instance", "p5en.48xlarge"], 0, "cuda-13.0 on p5en.48xlarge: 2 settings, 4 notes"),
-        (["cuda-12.8", "--set", "fabric_manager=570.172.07"], 2, "error FM-01"),
-        (["--set", "ofi_nccl=1.18.0", "--set", "ofi_build_libfabric_major_gt_runtime=true"], 2, "OFI-LF-04"),
+        (["cuda-12.8", "--set", "nvidia_fabric_manager=570.172.07"], 2, "error FM-01"),
+        (
+            ["--set", "aws_ofi_nccl=1.18.0", "--set", "aws_ofi_nccl_libfabric_major_gt_runtime=true"],
+            2,
+            "OFI-LF-04",
+        ),
         (["--set", "kernel=6.17"], 0, "unknown: "),
     ],
 )
@@ -51,20 +59,35 @@ def test_check_of_everything_fits(capsys: pytest.CaptureFixture[str], root: Path
 
 
 def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
-    code, out, _ = run(capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "driver=575.57.08")
+    code, out, _ = run(
+        capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"
+    )
     (one,) = json.loads(out)
     error = one["findings"][0]
     assert code == 2
     assert error["rule"] == "CUDA-DRV-13"
     assert error["sources"] == ["cuda-notes"]
-    assert error["nearest"] == [{"fact": "driver", "from": "575.57.08", "to": "580.65.06"}]
-    assert "ofi_nccl" in one["undecided"]["OFI-CUDA-01"]
+    assert error["nearest"] == [{"fact": "nvidia_driver", "from": "575.57.08", "to": "580.65.06"}]
+    assert "aws_ofi_nccl" in one["undecided"]["OFI-CUDA-01"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check", "--set", "drivr=1"], "--set drivr=1: no fact 'drivr' (did you mean 'driver'?)"),
+        (["check", "--set", "drivr=1"], "--set drivr=1: no fact 'drivr' (did you mean 'nvidia_driver'?)"),
+        (
+            ["check", "--set", "driver=580"],
+            "--set driver=580: no fact 'driver' (did you mean 'nvidia_driver'?)",
+        ),
+        (["check", "--set", "k8s=1.33"], "--set k8s=1.33: no fact 'k8s' (did you mean 'kubernetes'?)"),
+        (
+            ["solve", "--instance", "p5.48xlarge", "--pin", "efa_installer=1.51"],
+            "--pin efa_installer=1.51: no fact 'efa_installer' (did you mean 'efa'?)",
+        ),
+        (
+            ["solve", "--instance", "trn2.48xlarge", "--pin", "neuron_dkms=2.29"],
+            "--pin neuron_dkms=2.29: no fact 'neuron_dkms' (did you mean 'neuron_driver'?)",
+        ),
         (["check", "--set", "nccl=banana"], "--set nccl=banana: nccl: 'banana' is not a version"),
         (["check", "--set", "nccl="], "--set nccl=: nccl: '' is not a version"),
         (["check", "--set", "nccl"], "--set nccl: write FACT=VALUE"),
@@ -116,7 +139,7 @@ def read_image(root: Path, **config: object) -> survey.Found:
 def test_our_images_say_what_is_in_them(root: Path) -> None:
     versions = {"libfabric": "1.17.0-3", "efa": "1.47.0", "torch": "2.13.0+cpu", "numpy": "2.4.1"}
     found = read_image(root, Labels={"factory.versions": json.dumps(versions)})
-    assert found.facts["efa_installer"] == parse("1.47.0")
+    assert found.facts["efa"] == parse("1.47.0")
     assert found.facts["torch"] == parse("2.13.0+cpu")
     assert found.facts["kind"] == "container"
     assert found.unread == ()
@@ -136,8 +159,8 @@ def test_a_foreign_image_is_read_by_its_environment(root: Path) -> None:
     assert read["arch"] == "x86_64"
     assert read["ngc_entrypoint"] == "true"
     assert "FI_PROVIDER" in read["env"]
-    assert "driver" not in read
-    assert found.unread == ("variable EFA_VERSION: efa_installer: 'newest' is not a version",)
+    assert "nvidia_driver" not in read
+    assert found.unread == ("variable EFA_VERSION: efa: 'newest' is not a version",)
 
 
 def test_a_broken_label_is_reported_and_not_believed(root: Path) -> None:
@@ -161,12 +184,12 @@ def test_this_machine_is_read_from_its_files(tmp_path: Path, root: Path) -> None
     found = survey.of_host(load(root).vocabulary, tmp_path)
     read = {name: write_value(value) for name, value in found.facts.items()}
     assert read["host_os"] == "al2023"
-    assert read["driver"] == "580.95.05"
-    assert read["driver_flavor"] == "open"
+    assert read["nvidia_driver"] == "580.95.05"
+    assert read["nvidia_driver_flavor"] == "open"
     assert read["efa_kmod"] == "2.17.3"
     assert read["gdrdrv"] == "2.5.1"
     assert read["instance"] == "p5en.48xlarge"
-    assert read["efa_installer"] == "1.43.3"
+    assert read["efa"] == "1.43.3"
     assert read["ib_umad"] == "false"
 
 
@@ -175,7 +198,7 @@ def test_a_closed_driver_is_told_from_an_open_one(tmp_path: Path, root: Path) ->
     path.parent.mkdir(parents=True)
     path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar\n", encoding="utf-8")
     facts = survey.of_host(load(root).vocabulary, tmp_path).facts
-    assert (str(facts["driver"]), facts["driver_flavor"]) == ("570.133.20", "proprietary")
+    assert (str(facts["nvidia_driver"]), facts["nvidia_driver_flavor"]) == ("570.133.20", "proprietary")
 
 
 @pytest.mark.parametrize(

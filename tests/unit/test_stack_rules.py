@@ -95,7 +95,7 @@ def clause(knowledge: Knowledge, text: str) -> Clause:
 
 
 def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
-    return {name: read_value(knowledge.vocabulary.named(name), value) for name, value in raw.items()}
+    return {name: read_value(knowledge.vocabulary.fact(name), value) for name, value in raw.items()}
 
 
 # The rules of the catalogue
@@ -149,14 +149,18 @@ def test_a_verdict_survives_whatever_is_learned_later(knowledge: Knowledge) -> N
         ("nccl >= 2.19.0", {"nccl": "2.18.6"}, False),
         ("nccl in [2.19.3, 2.19.4]", {"nccl": "2.19.4-1"}, True),
         ("nccl not_in [2.19.3, 2.19.4]", {"nccl": "2.19.4-1"}, False),
-        ("fabric_manager == driver", {"driver": "580.95.05"}, None),
-        ("fabric_manager == driver", {"driver": "580.95.05", "fabric_manager": "580.82.07"}, False),
-        ("imex exists", {}, None),
-        ("imex exists", {"imex": "absent"}, False),
-        ("imex exists", {"imex": "580.95.05"}, True),
-        ("efa_installer >= 1.0", {"efa_installer": "latest"}, None),
-        ("efa_installer == latest", {"efa_installer": "latest"}, True),
-        ("efa_installer == latest", {"efa_installer": "1.51.0"}, False),
+        ("nvidia_fabric_manager == nvidia_driver", {"nvidia_driver": "580.95.05"}, None),
+        (
+            "nvidia_fabric_manager == nvidia_driver",
+            {"nvidia_driver": "580.95.05", "nvidia_fabric_manager": "580.82.07"},
+            False,
+        ),
+        ("nvidia_imex exists", {}, None),
+        ("nvidia_imex exists", {"nvidia_imex": "absent"}, False),
+        ("nvidia_imex exists", {"nvidia_imex": "580.95.05"}, True),
+        ("efa >= 1.0", {"efa": "latest"}, None),
+        ("efa == latest", {"efa": "latest"}, True),
+        ("efa == latest", {"efa": "1.51.0"}, False),
         ("gpu_sm >= 100", {"gpu_sm": "103"}, True),
         ("gdr == true", {"gdr": "false"}, False),
         ("gdr != true", {"gdr": "false"}, True),
@@ -184,13 +188,15 @@ def test_all_of_is_kleenes_and(truths: list[bool | None]) -> None:
 
 
 def test_an_image_says_nothing_about_its_host(knowledge: Knowledge) -> None:
-    read = facts_of(knowledge, nccl="2.29.7", driver="580.95.05", instance="p5.48xlarge", efa_kmod="3.0.0")
+    read = facts_of(
+        knowledge, nccl="2.29.7", nvidia_driver="580.95.05", instance="p5.48xlarge", efa_kmod="3.0.0"
+    )
     assert set(knowledge.vocabulary.on(read, ("image",))) == {"nccl"}
-    assert set(knowledge.vocabulary.on(read, ("host",))) == {"driver", "efa_kmod"}
+    assert set(knowledge.vocabulary.on(read, ("host",))) == {"nvidia_driver", "efa_kmod"}
 
 
 def test_the_kernel_module_of_an_installer_is_the_hosts_only_in_a_machine_image(knowledge: Knowledge) -> None:
-    stated = facts_of(knowledge, efa_installer="1.47.0")
+    stated = facts_of(knowledge, efa="1.47.0")
     assert "efa_kmod" not in derive(stated, knowledge)
     assert "efa_kmod" not in derive({**stated, "kind": "container"}, knowledge)
     assert derive({**stated, "kind": "ami"}, knowledge)["efa_kmod"] == parse("3.0.0")
@@ -198,9 +204,7 @@ def test_the_kernel_module_of_an_installer_is_the_hosts_only_in_a_machine_image(
 
 
 def test_a_stated_fact_is_never_overridden(knowledge: Knowledge) -> None:
-    stated = facts_of(
-        knowledge, efa_installer="1.47.0", libfabric="1.17.0-3", instance="p5.48xlarge", gdr=False
-    )
+    stated = facts_of(knowledge, efa="1.47.0", libfabric="1.17.0-3", instance="p5.48xlarge", gdr=False)
     derived = derive(stated, knowledge)
     assert {name: derived[name] for name in stated} == stated
 

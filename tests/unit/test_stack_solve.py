@@ -56,7 +56,7 @@ _VERSIONS = ("2.1", "2.0", "1.1", "1.0")
 def _vocabulary() -> Vocabulary:
     facts = [Fact(name=name, kind="word", side="machine", what=name) for name in _MACHINE]
     facts += [
-        Fact(name=name, kind="version", side="image", what=name, component=name)
+        Fact(name=name, kind="version", side="image", what=name, is_component=True)
         for name in (*_COMPONENTS, *_BROUGHT)
     ]
     facts += [Fact(name=name, kind="flag", side="image", what=name) for name in ("fast", "safe")]
@@ -279,7 +279,7 @@ def test_a_version_is_asked_for_by_its_first_numbers(asked: str, offered: str, e
         ("ncl", "2", "no fact 'ncl' (did you mean 'nccl'?)"),
         ("nccl", "new", "'new' is not a version"),
         ("os", "al2", "'os' is no component; state it with --set os=al2"),
-        ("fabric_manager", "1", "the catalogue has no fabric_manager 1"),
+        ("nvidia_fabric_manager", "1", "the catalogue has no nvidia_fabric_manager 1"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(
@@ -361,15 +361,19 @@ def _take_what_comes(problem: Problem, places: list[int]) -> None:
     [
         (
             "p5en.48xlarge",
-            {"driver", "fabric_manager", "ofi_nccl", "libfabric"},
-            {"imex", "neuron_sdk", "slurm"},
+            {"nvidia_driver", "nvidia_fabric_manager", "aws_ofi_nccl", "libfabric"},
+            {"nvidia_imex", "neuron_sdk", "slurm"},
         ),
-        ("p5.4xlarge", {"driver", "ofi_nccl"}, {"fabric_manager", "imex"}),
-        ("p6e-gb200.36xlarge", {"imex", "ofi_nccl"}, {"fabric_manager"}),
-        ("g5g.16xlarge", {"driver", "torch"}, {"efa_installer", "ofi_nccl", "libfabric"}),
-        ("trn1.32xlarge", {"torch_neuronx", "neuron_dkms", "efa_installer"}, {"driver", "cuda", "ofi_nccl"}),
-        ("inf2.48xlarge", {"torch_neuronx"}, {"efa_installer", "driver"}),
-        ("hpc7g.16xlarge", {"efa_installer", "openmpi5"}, {"driver", "cuda", "torch", "neuron_sdk"}),
+        ("p5.4xlarge", {"nvidia_driver", "aws_ofi_nccl"}, {"nvidia_fabric_manager", "nvidia_imex"}),
+        ("p6e-gb200.36xlarge", {"nvidia_imex", "aws_ofi_nccl"}, {"nvidia_fabric_manager"}),
+        ("g5g.16xlarge", {"nvidia_driver", "torch"}, {"efa", "aws_ofi_nccl", "libfabric"}),
+        (
+            "trn1.32xlarge",
+            {"torch_neuronx", "neuron_driver", "efa"},
+            {"nvidia_driver", "cuda", "aws_ofi_nccl"},
+        ),
+        ("inf2.48xlarge", {"torch_neuronx"}, {"efa", "nvidia_driver"}),
+        ("hpc7g.16xlarge", {"efa", "openmpi5"}, {"nvidia_driver", "cuda", "torch", "neuron_sdk"}),
     ],
 )
 def test_a_machine_gets_what_it_needs_and_no_more(
@@ -382,10 +386,10 @@ def test_a_machine_gets_what_it_needs_and_no_more(
 
 def test_services_have_the_version_of_their_driver(knowledge: Knowledge) -> None:
     found = versions(ask(knowledge, "p6-b200.48xlarge"))
-    assert found["fabric_manager"] == found["driver"]
-    found = versions(ask(knowledge, "p6-b200.48xlarge", {"fabric_manager": "580"}))
-    assert found["driver"] == found["fabric_manager"]
-    assert numbers(found["driver"])[0] == 580
+    assert found["nvidia_fabric_manager"] == found["nvidia_driver"]
+    found = versions(ask(knowledge, "p6-b200.48xlarge", {"nvidia_fabric_manager": "580"}))
+    assert found["nvidia_driver"] == found["nvidia_fabric_manager"]
+    assert numbers(found["nvidia_driver"])[0] == 580
 
 
 def test_a_request_moves_what_depends_on_it_and_nothing_else(knowledge: Knowledge) -> None:
@@ -393,7 +397,7 @@ def test_a_request_moves_what_depends_on_it_and_nothing_else(knowledge: Knowledg
     older = versions(ask(knowledge, "p5en.48xlarge", {"torch": "2.10"}))
     assert older["nccl"] == older["torch_nccl"]  # the wheel loads its own
     assert numbers(older["cuda"])[0] == numbers(older["torch_cuda"])[0] == 12
-    same = ("driver", "efa_installer", "ofi_nccl", "gdrcopy", "nccl_tests", "dcgm")
+    same = ("nvidia_driver", "efa", "aws_ofi_nccl", "gdrcopy", "nccl_tests", "dcgm")
     assert {name: older[name] for name in same} == {name: newest[name] for name in same}
 
 
@@ -402,7 +406,7 @@ def test_every_version_says_why_it_is_not_newer(knowledge: Knowledge) -> None:
         problem = ask(knowledge, "p5en.48xlarge", pins)
         assert isinstance(problem, Solution)
         for row in problem.rows:
-            if row.value is None or row.comes_with or row.twin or row.fact == "driver_flavor":
+            if row.value is None or row.comes_with or row.twin or row.fact == "nvidia_driver_flavor":
                 continue
             newer = [version for version in known_versions(knowledge)[row.fact] if version > row.value]  # type: ignore[operator]
             assert [value for held in row.held for value in held.values] == newer, row.fact
@@ -426,9 +430,9 @@ def test_what_nobody_has_read_stays_unknown(knowledge: Knowledge) -> None:
 def test_before_the_plugin_came_along_it_is_installed_by_itself(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.37"})
     assert isinstance(answer, Solution)
-    plugin = next(row for row in answer.rows if row.fact == "ofi_nccl")
+    plugin = next(row for row in answer.rows if row.fact == "aws_ofi_nccl")
     assert plugin.comes_with == ()
-    assert plugin.value == knowledge.releases["ofi_nccl"][0].version
+    assert plugin.value == knowledge.releases["aws_ofi_nccl"][0].version
 
 
 def test_torch_is_worth_more_than_the_newest_sdk(knowledge: Knowledge) -> None:
@@ -454,35 +458,41 @@ def test_what_is_wanted_of_the_job_is_a_condition_and_no_fact(knowledge: Knowled
 @pytest.mark.parametrize(
     ("instance", "pins", "facts", "core", "reasons"),
     [
-        ("g7.48xlarge", {"driver": "580"}, {}, {"instance", "driver"}, ["DRV-595-03"]),
+        ("g7.48xlarge", {"nvidia_driver": "580"}, {}, {"instance", "nvidia_driver"}, ["DRV-595-03"]),
         ("p6-b200.48xlarge", {"torch": "2.6", "efa": "1.47"}, {}, {"instance", "torch"}, ["TORCH-SM-100"]),
         (
             "p5.48xlarge",
-            {"driver": "570", "torch": "2.11"},
+            {"nvidia_driver": "570", "torch": "2.11"},
             {},
-            {"driver", "torch", "torch_index"},
+            {"nvidia_driver", "torch", "torch_index"},
             ["TORCH-DRV"],
         ),
         (
             "p5en.48xlarge",
             {"torch": "2.11", "efa": "1.42", "python": "3.12"},
             {"os": "ubuntu2404"},
-            {"instance", "torch", "efa_installer", "kind", "torch_index"},
-            ["efa_kmod of efa_installer", "EFA-NV-01", "TORCH-DRV"],
+            {"instance", "torch", "efa", "kind", "torch_index"},
+            ["efa_kmod of efa", "EFA-NV-01", "TORCH-DRV"],
         ),
         (
             "p5.48xlarge",
-            {"efa": "1.47.0", "ofi_nccl": "1.22"},
+            {"efa": "1.47.0", "aws_ofi_nccl": "1.22"},
             {},
-            {"instance", "efa_installer", "ofi_nccl"},
-            ["ofi_nccl of efa_installer"],
+            {"instance", "efa", "aws_ofi_nccl"},
+            ["aws_ofi_nccl of efa"],
         ),
         # Follows from two choices that no constraint sees together: the check itself says so.
         ("p5.48xlarge", {"neuron_sdk": "2.31"}, {}, {"instance", "neuron_sdk"}, ["IMG-01"]),
-        ("p5.48xlarge", {}, {"driver": "absent"}, {"instance", "driver"}, ["FM-01"]),
+        ("p5.48xlarge", {}, {"nvidia_driver": "absent"}, {"instance", "nvidia_driver"}, ["FM-01"]),
         ("p4d.24xlarge", {}, {"boot_mode": "uefi"}, {"instance", "boot_mode"}, ["BOOT-01"]),
-        ("trn1.32xlarge", {"neuron_sdk": "2.32"}, {"nxd": "true"}, {"neuron_sdk", "nxd"}, ["NRN-15"]),
-        ("p5.48xlarge", {"efa": "1.51"}, {"os": "al2"}, {"efa_installer", "os"}, ["EFA-OS-01"]),
+        (
+            "trn1.32xlarge",
+            {"neuron_sdk": "2.32"},
+            {"uses_nxd": "true"},
+            {"neuron_sdk", "uses_nxd"},
+            ["NRN-15"],
+        ),
+        ("p5.48xlarge", {"efa": "1.51"}, {"os": "al2"}, {"efa", "os"}, ["EFA-OS-01"]),
     ],
 )
 def test_a_contradiction_names_requests_and_rules(
@@ -503,12 +513,12 @@ def test_a_contradiction_names_requests_and_rules(
 
 
 def test_a_way_out_is_one(knowledge: Knowledge) -> None:
-    requests = requests_of(knowledge, {"driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
+    requests = requests_of(knowledge, {"nvidia_driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
     requests = list(complete(knowledge, requests))
     answer = solve(knowledge, requests)
     assert isinstance(answer, Contradiction)
     ((request, value),) = ways_out(knowledge, requests, answer)
-    assert request.fact == "driver"
+    assert request.fact == "nvidia_driver"
     instead = [r for r in requests if r is not request]
-    instead.append(state(knowledge, "driver", write_value(value), ""))
+    instead.append(state(knowledge, "nvidia_driver", write_value(value), ""))
     assert isinstance(solve(knowledge, instead), Solution)

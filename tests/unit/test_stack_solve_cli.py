@@ -37,9 +37,10 @@ def test_a_set_is_printed_with_its_reasons(capsys: pytest.CaptureFixture[str], r
     assert any(row.startswith("image torch 2.10.0 asked for: --torch 2.10") for row in rows)
     assert any(row.startswith("image nccl 2.27.5") and row.endswith("TORCH-NCCL") for row in rows)
     assert any(
-        row.startswith("host fabric_manager") and row.endswith("has to be that of driver") for row in rows
+        row.startswith("host nvidia_fabric_manager") and row.endswith("has to be that of nvidia_driver")
+        for row in rows
     )
-    assert any(row.startswith("image libfabric") and row.endswith("comes with efa_installer") for row in rows)
+    assert any(row.startswith("image libfabric") and row.endswith("comes with efa") for row in rows)
     assert any(row.startswith("TORCH-PY-02 error There are wheels for Python") for row in rows)
     assert "assumed kind=ami (one machine: host and image are the same installation)" in rows
     assert "see to memlock == unlimited (EFA-RUN-01)" in rows
@@ -63,8 +64,8 @@ def test_a_contradiction_is_printed_in_words(capsys: pytest.CaptureFixture[str],
     assert "these requests contradict each other; without any one of them the others fit" in text
     assert "--instance p5en.48xlarge --torch 2.11 --pin efa=1.42 kind=ami (assumed: " in text
     assert "python" not in text
-    assert "contents efa_installer 1.42.0: 2.15.3" in text
-    assert "rule accel == nvidia, driver >= 580, gdr == true → efa_kmod >= 2.17.3" in text
+    assert "contents efa 1.42.0: 2.15.3" in text
+    assert "rule accel == nvidia, nvidia_driver >= 580, gdr == true → efa_kmod >= 2.17.3" in text
     assert "source efa-notes, amzn-drivers" in text
     assert "error TORCH-DRV" in text
     assert "instead of --torch 2.11: 2.10.0" in text
@@ -76,13 +77,13 @@ def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Pa
     rows = {row["fact"]: row for row in answer["versions"]}
     assert (code, answer["fits"], answer["warnings"]) == (0, True, [])
     assert rows["torch"]["request"] == "--torch 2.11"
-    assert rows["libfabric"]["comes_with"] == ["efa_installer"]
-    assert rows["imex"]["has_to_be_that_of"] == "driver"
-    assert rows["driver"]["held_back"][0]["by"] == ["DRV-595-02"]
+    assert rows["libfabric"]["comes_with"] == ["efa"]
+    assert rows["nvidia_imex"]["has_to_be_that_of"] == "nvidia_driver"
+    assert rows["nvidia_driver"]["held_back"][0]["by"] == ["DRV-595-02"]
     assert answer["rules"]["DRV-595-02"]["severity"] == "error"
     assert answer["see_to"]["BOOT-02"] == ["boot_mode == uefi"]
     assert {request["words"]: request["assumed"] for request in answer["requests"]}["has_efa=true"]
-    assert tomllib.loads(answer["stack"])["pins"]["nvidia_driver"] == rows["driver"]["value"]
+    assert tomllib.loads(answer["stack"])["pins"]["nvidia_driver"] == rows["nvidia_driver"]["value"]
 
 
 def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path) -> None:
@@ -95,7 +96,7 @@ def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path)
         "--pin efa=1.47.0",
         "--pin aws_ofi_nccl=1.22",
     ]
-    assert answer["because"][0]["contents"] == ["efa_installer 1.47.0: 1.18.0"]
+    assert answer["because"][0]["contents"] == ["efa 1.47.0: 1.18.0"]
     assert answer["instead"] == {"--pin efa=1.47.0": "1.51.0", "--pin aws_ofi_nccl=1.22": "1.18.0"}
 
 
@@ -155,7 +156,7 @@ def test_without_a_type_the_make_of_the_accelerators_is_enough(
 ) -> None:
     code, out, _ = run(capsys, root, "--json", "--set", "accel=nvidia", "--torch", "2.14")
     assert code == 0
-    assert {"driver", "cuda", "nccl"} <= json.loads(out)["facts"].keys()
+    assert {"nvidia_driver", "cuda", "nccl"} <= json.loads(out)["facts"].keys()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_releases_are_in_the_vendors_order(root: Path) -> None:
 
 def test_what_an_installer_brings_never_gets_older(root: Path) -> None:
     """The contents of successive installers are a release order that nobody sorted by our rules."""
-    newest_first = load(root).releases["efa_installer"]
+    newest_first = load(root).releases["efa"]
     for part in {name for release in newest_first for name in release.contents}:
         row = [release.contents[part] for release in newest_first if part in release.contents]
         assert all(newer >= older for newer, older in pairwise(row)), part

@@ -25,9 +25,9 @@ _VARIABLES = {
     "NV_LIBNCCL_PACKAGE_VERSION": "nccl",
     "CUDNN_VERSION": "cudnn",
     "NV_CUDNN_VERSION": "cudnn",
-    "EFA_INSTALLER_VERSION": "efa_installer",
-    "EFA_VERSION": "efa_installer",
-    "AWS_OFI_NCCL_VERSION": "ofi_nccl",
+    "EFA_INSTALLER_VERSION": "efa",
+    "EFA_VERSION": "efa",
+    "AWS_OFI_NCCL_VERSION": "aws_ofi_nccl",
     "NCCL_TESTS_VERSION": "nccl_tests",
     "GDRCOPY_VERSION": "gdrcopy",
     "PYTORCH_VERSION": "torch",
@@ -36,16 +36,21 @@ _VARIABLES = {
 # Files of a running kernel, and the fact that each holds.
 _FILES = {
     "/sys/module/efa/version": "efa_kmod",
-    "/sys/module/efa_nv_peermem/version": "nv_peermem",
+    "/sys/module/efa_nv_peermem/version": "efa_nv_peermem",
     "/sys/module/gdrdrv/version": "gdrdrv",
-    "/sys/module/neuron/version": "neuron_dkms",
+    "/sys/module/neuron/version": "neuron_driver",
 }
 # Modules whose version is asked of modinfo where they are installed and not loaded.
-_MODULES = {"efa": "efa_kmod", "efa_nv_peermem": "nv_peermem", "gdrdrv": "gdrdrv", "neuron": "neuron_dkms"}
+_MODULES = {
+    "efa": "efa_kmod",
+    "efa_nv_peermem": "efa_nv_peermem",
+    "gdrdrv": "gdrdrv",
+    "neuron": "neuron_driver",
+}
 _COMMANDS = {
-    ("nv-fabricmanager", "--version"): "fabric_manager",
-    ("nvidia-imex", "--version"): "imex",
-    ("nvidia-ctk", "--version"): "container_toolkit",
+    ("nv-fabricmanager", "--version"): "nvidia_fabric_manager",
+    ("nvidia-imex", "--version"): "nvidia_imex",
+    ("nvidia-ctk", "--version"): "nvidia_container_toolkit",
     ("enroot", "version"): "enroot",
     ("sinfo", "--version"): "slurm",
 }
@@ -70,7 +75,7 @@ class _Notes:
         self.unread: list[str] = []
 
     def add(self, place: str, name: str, raw: object) -> None:
-        fact = self._vocabulary.named(name)
+        fact = self._vocabulary.fact(name)
         if fact.name in self.facts:
             return
         try:
@@ -114,7 +119,7 @@ def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary
         notes.unread.append(f"label {VERSIONS_LABEL}: not a JSON table")
         return
     for name, version in versions.items():
-        fact = vocabulary.of_component(name) or vocabulary.of_package(name)
+        fact = vocabulary.component(name) or vocabulary.of_package(name)
         if fact is not None:
             notes.add(f"label {VERSIONS_LABEL}", fact.name, version)
 
@@ -167,7 +172,7 @@ def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Found:
         )
     installer = re.search(r"installer version: (\S+)", _read(root / "opt/amazon/efa_installed_packages"))
     if installer:
-        notes.add("/opt/amazon/efa_installed_packages", "efa_installer", installer[1])
+        notes.add("/opt/amazon/efa_installed_packages", "efa", installer[1])
     if root == Path("/"):
         _ask_programs(notes)
     return notes.found()
@@ -194,9 +199,9 @@ def _driver(root: Path, notes: _Notes) -> None:
     text = _read(root / "proc/driver/nvidia/version")
     version = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", text)
     if version:
-        notes.add("/proc/driver/nvidia/version", "driver", version[1])
+        notes.add("/proc/driver/nvidia/version", "nvidia_driver", version[1])
         flavor = "open" if "Open Kernel Module" in text else "proprietary"
-        notes.add("/proc/driver/nvidia/version", "driver_flavor", flavor)
+        notes.add("/proc/driver/nvidia/version", "nvidia_driver_flavor", flavor)
 
 
 def _ask_programs(notes: _Notes) -> None:

@@ -56,7 +56,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def pin(knowledge: Knowledge, name: str, text: str, words: str) -> Request:
     """A release among those that the catalogue knows; ValueError where there is none."""
-    fact = knowledge.vocabulary.named(name)
+    fact = knowledge.vocabulary.fact(name)
     if fact.kind != "version":
         raise ValueError(f"'{fact.name}' is no component; state it with --set {fact.name}={text}")
     parse(text)
@@ -70,7 +70,7 @@ def pin(knowledge: Knowledge, name: str, text: str, words: str) -> Request:
 
 def state(knowledge: Knowledge, name: str, text: str, words: str) -> Request:
     """A fact as it is, whether the catalogue lists such a version or not."""
-    fact = knowledge.vocabulary.named(name)
+    fact = knowledge.vocabulary.fact(name)
     value = read_value(fact, text)
     return Request(fact=fact.name, text=write_value(value), words=words, value=value)
 
@@ -82,7 +82,7 @@ def assume(knowledge: Knowledge, requests: Iterable[Request], needed: Iterable[s
     wanted = {"kind"}
     if facts.get("accel") == "nvidia" and "torch" in needed:
         wanted.add("torch_index")
-    if "efa_installer" in needed:
+    if "efa" in needed:
         wanted.add("has_efa")
     return tuple(
         Request(fact=fact, text=text, words=f"{fact}={text}", value=read_value(known, text), why=why)

@@ -17,8 +17,8 @@ from builder.stack.vocabulary import ABSENT, Facts, Value, write_value
 _GIVEN = frozenset({"os", "host_os", "arch", "kind", "has_efa", "torch_index"})
 # What a derived fact is read off.
 _FOLLOWS = {
-    "driver_branch": "driver",
-    "driver_below_bundled": "driver",
+    "nvidia_driver_branch": "nvidia_driver",
+    "nvidia_driver_below_bundled": "nvidia_driver",
     "gdrdrv": "gdrcopy",
     "kernel_gpl_symbols": "kernel",
 }

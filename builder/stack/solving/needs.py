@@ -11,7 +11,7 @@ from builder.stack.rules import all_of
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
 # Of no use, with all that they bring, on a machine that is known not to have the thing.
-_ONLY_WITH = {"efa_installer": "has_efa"}
+_ONLY_WITH = {"efa": "has_efa"}
 
 
 def needed(knowledge: Knowledge, facts: Facts, asked: Iterable[str]) -> frozenset[str]:
@@ -47,6 +47,6 @@ def _usual(knowledge: Knowledge, accel: Value | None) -> set[str]:
         for name, value in facts.items():
             fact = knowledge.vocabulary.facts[name]
             chosen = name in stack.facts and fact.kind == "word" and fact.side == "host" and fact.one_of
-            if value is not ABSENT and (fact.component or chosen):
+            if value is not ABSENT and (fact.is_component or chosen):
                 counts[name] = counts.get(name, 0) + 1
     return {name for name, count in counts.items() if 2 * count > total}

@@ -17,11 +17,11 @@ from builder.stack.vocabulary import Facts, Value
 
 # What decides more about a cluster is chosen first, the rest by name.
 IMPORTANCE = (
-    *("torch", "torch_neuronx", "neuron_sdk", "cuda", "driver", "driver_flavor"),
-    *("nccl", "efa_installer", "efa_kmod", "ofi_nccl"),
+    *("torch", "torch_neuronx", "neuron_sdk", "cuda", "nvidia_driver", "nvidia_driver_flavor"),
+    *("nccl", "efa", "efa_kmod", "aws_ofi_nccl"),
 )
 # Facts that derive.py reads off two choices at once; all others show when one choice is made.
-_JOINT = {"driver_below_bundled": ("driver", "cuda")}
+_JOINT = {"nvidia_driver_below_bundled": ("nvidia_driver", "cuda")}
 
 Choice = Version | str | None  # None: comes with something else, in a version that nobody has read
 

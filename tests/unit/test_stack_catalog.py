@@ -103,6 +103,12 @@ def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
     """A released stack keeps its contents under its name; a better one gets a new name."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
+    assert {name: knowledge.stacks[name].digest for name in released} == released
+
+
+def test_renaming_pins_and_facts_left_the_values_of_released_stacks(knowledge: Knowledge) -> None:
+    """Under the older names a stack has the digest that it was released with."""
+    released = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))["digests"]
     assert {name: _under_old_names(knowledge.stacks[name]).digest for name in released} == released
 
 

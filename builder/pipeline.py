@@ -16,34 +16,56 @@ from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tools:
-    """Who does the work; without a publisher nothing leaves this machine."""
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Finds finished targets; without a publisher, where they were published does not count."""
 
-    maker: Maker
-    checker: Checker
+    finder: Finder
     ledger: Ledger
-    events: Stream
     publisher: Publisher | None = None
 
 
-def find(plan: Plan, *, finder: Finder, ledger: Ledger, publisher: Publisher | None = None) -> Receipt | None:
+@dataclass(frozen=True, kw_only=True)
+class Tools(Search):
+    """Produces targets."""
+
+    maker: Maker
+    checker: Checker
+    events: Stream
+
+
+def find(plan: Plan, search: Search) -> Receipt | None:
     """The receipt of a plan of which nothing remains to be done."""
-    earlier = ledger.find(plan)
+    earlier = search.ledger.find(plan)
     if earlier is None or earlier.report is None or not earlier.report.passed:
         return None
-    artifact = finder.find(plan)
+    artifact = search.finder.find(plan)
     if artifact is None or artifact.reference != earlier.artifact.reference:
         return None
-    if publisher and _published(earlier, publisher) is None:
+    if search.publisher and _published(earlier, search.publisher) is None:
         return None
-    there = tuple(
+    publications = tuple(
         dataclasses.replace(
-            one, pushed_bytes=0, reused_bytes=one.pushed_bytes + one.reused_bytes, seconds=0.0
+            publication,
+            pushed_bytes=0,
+            reused_bytes=publication.pushed_bytes + publication.reused_bytes,
+            seconds=0.0,
         )
-        for one in earlier.publications
+        for publication in earlier.publications
     )
-    return dataclasses.replace(earlier, artifact=artifact, publications=there)
+    return dataclasses.replace(earlier, artifact=artifact, publications=publications)
+
+
+def result(receipt: Receipt) -> str:
+    """The name that a build prints: the published one, else that of the artifact."""
+    return receipt.publications[0].name if receipt.publications else receipt.artifact.reference
+
+
+def report_reused(receipt: Receipt, events: Stream) -> None:
+    """Emit one ended step for each layer of a target of which nothing had to be done."""
+    for made in receipt.artifact.layers:
+        step = f"{receipt.plan.target.name}/{made.name}"
+        events.emit("step.end", step=step, text=made.reason, outcome="reused", seconds=0.0)
 
 
 def produce(plan: Plan, tools: Tools) -> Receipt:

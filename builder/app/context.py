@@ -13,7 +13,7 @@ from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.errors import UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock
-from builder.model import Catalog, Plan, Target
+from builder.model import Catalog, Plan, System, Target
 from builder.screen.summary import table
 from builder.screen.text import look
 from builder.site import Site
@@ -77,20 +77,9 @@ class Context:
             )
         return self.system
 
-    def obstacle(self, target: Target) -> str:
-        """Why the site cannot make a target; "" where it can."""
-        system = self.catalog.systems[self._variant(target).system]
-        if target.kind == "ami" and self.place == LOCAL and system.bootstrap is None:
-            return f"no machine of '{system.name}' can be made here, only started in an account"
-        return ""
-
-    def require_possible(self, names: Iterable[str]) -> None:
-        for name in names:
-            if why := self.obstacle(plan.find_target(self.catalog, name)):
-                raise UsageError(
-                    f"target '{name}' cannot be rehearsed: {why}",
-                    hint=f"builder build --target {name} --site {ACCOUNT}",
-                )
+    def system_of(self, target: Target) -> System:
+        """The system that a target would be made on."""
+        return self.catalog.systems[self._variant(target).system]
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]

@@ -14,9 +14,10 @@ from builder.adapters.ami.publisher import LATEST, STACK_TAG, SYSTEM_TAG
 from builder.adapters.ami.steps import Sharing
 from builder.adapters.host import receipts
 from builder.adapters.host.workspace import open_run
+from builder.app.account import SiteAccount
 from builder.app.context import Context, add_site, open_context, parser, print_table
 from builder.app.interrupts import interruptible
-from builder.app.lanes.ami import Place, open_publisher
+from builder.app.lanes.ami import open_publisher
 from builder.errors import UsageError
 
 _IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
@@ -39,11 +40,11 @@ def run(argv: Sequence[str]) -> int:
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     with interruptible():
-        return _ACTIONS[parsed.action](context, Place(context), parsed)
+        return _ACTIONS[parsed.action](context, SiteAccount(context), parsed)
 
 
-def _list(context: Context, place: Place, options: argparse.Namespace) -> int:
-    members = family.all_of(place.account, _regions(context, place))
+def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
+    members = family.all_of(site.account, _regions(context, site))
     names = family.pointers(members, context.site.aws.parameters)
     rows = [_row(member, names.get(member.spot, [])) for member in members]
     if options.json:
@@ -70,8 +71,8 @@ def _row(member: Member, names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _show(context: Context, place: Place, options: argparse.Namespace) -> int:
-    members = _family(context, place, options)
+def _show(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
+    members = _family(context, site, options)
     names = family.pointers(members, context.site.aws.parameters)
     tables = [family.describe(member, names.get(member.spot, [])) for member in members]
     if options.json:
@@ -93,16 +94,16 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _copy(context: Context, place: Place, options: argparse.Namespace) -> int:
-    home = _family(context, place, options)[0]
+def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
+    home = _family(context, site, options)[0]
     wanted = [region for region in options.region if region != home.spot.region]
     if not wanted:
         raise UsageError("builder ami copy: where to?", hint="--region REGION, another than the image's own")
-    unknown = sorted(set(wanted) - set(family.regions_of(place.account)))
+    unknown = sorted(set(wanted) - set(family.regions_of(site.account)))
     if unknown:
         raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami copy --help")
     with open_run(context.workspace, "copy") as run:
-        publisher = open_publisher(place, run, say=_say)
+        publisher = open_publisher(site, run.cancelled, run=run, say=_say)
         tags = steps.own_tags(home.image)
         publisher.finish(home.spot, tags)
         for region in wanted:
@@ -110,33 +111,35 @@ def _copy(context: Context, place: Place, options: argparse.Namespace) -> int:
     return 0
 
 
-def _share(context: Context, place: Place, options: argparse.Namespace) -> int:
+def _share(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     sharing = Sharing(accounts=tuple(options.account), organizations=tuple(options.organization))
     if not sharing:
         raise UsageError("builder ami share: with whom?", hint="--account NUMBER or --organization ARN")
-    return _each(context, place, options, lambda member: steps.share(member.spot, sharing))
+    return _each(context, site, options, lambda member: steps.share(member.spot, sharing))
 
 
-def _deprecate(context: Context, place: Place, options: argparse.Namespace) -> int:
+def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     if options.after < 1:
         raise UsageError(f"--after {options.after}: at least 1 day", hint="builder ami --help")
     return _each(
         context,
-        place,
+        site,
         options,
         lambda member: steps.deprecate(member.spot, after_days=options.after, again=True),
     )
 
 
-def _each(context: Context, place: Place, options: argparse.Namespace, act: Callable[[Member], None]) -> int:
-    for member in _family(context, place, options):
+def _each(
+    context: Context, site: SiteAccount, options: argparse.Namespace, act: Callable[[Member], None]
+) -> int:
+    for member in _family(context, site, options):
         act(member)
         print(member.spot)
     return 0
 
 
-def _publish(context: Context, place: Place, options: argparse.Namespace) -> int:
-    home = _family(context, place, options)[0]
+def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
+    home = _family(context, site, options)[0]
     missing = sorted({TARGET_TAG, KEY_TAG, STACK_TAG, SYSTEM_TAG} - set(home.tags))
     if missing:
         raise UsageError(
@@ -144,7 +147,7 @@ def _publish(context: Context, place: Place, options: argparse.Namespace) -> int
         )
     _require_checked(context, home)
     with open_run(context.workspace, "publish") as run:
-        publication = open_publisher(place, run, say=_say).publish_image(
+        publication = open_publisher(site, run.cancelled, run=run, say=_say).publish_image(
             home.spot.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
         )
     for name in publication.tags:
@@ -153,7 +156,7 @@ def _publish(context: Context, place: Place, options: argparse.Namespace) -> int
 
 
 def _require_checked(context: Context, home: Member) -> None:
-    """Only what has passed its checks leads anybody to it."""
+    """Refuse to publish an AMI whose checks have not passed."""
     receipt = receipts.of_reference(context.workspace.out, home.spot.ami)
     if receipt is None:
         raise UsageError(
@@ -170,15 +173,15 @@ def _require_checked(context: Context, home: Member) -> None:
         )
 
 
-def _retire(context: Context, place: Place, options: argparse.Namespace) -> int:
+def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     ami = _reference(context, options)
-    regions = family.regions_of(place.account)
-    members = family.family(place.account, ami, regions)
+    regions = family.regions_of(site.account)
+    members = family.family(site.account, ami, regions)
     print("\n".join(f"to be removed: {member.spot}" for member in members), file=sys.stderr)
     if not options.yes:
         _agree(ami)
     family.retire(
-        place.account,
+        site.account,
         ami,
         regions,
         prefix=context.site.aws.parameters,
@@ -190,12 +193,15 @@ def _retire(context: Context, place: Place, options: argparse.Namespace) -> int:
 
 def _agree(ami: str) -> None:
     if not sys.stdin.isatty():
-        raise UsageError(f"nobody is here to agree to the end of {ami}", hint="builder ami retire … --yes")
+        raise UsageError(
+            f"cannot ask for confirmation (no terminal): pass --yes to retire {ami}",
+            hint="builder ami retire … --yes",
+        )
     if input("remove all of it? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was removed", hint="builder ami show …")
 
 
-_ACTIONS: Mapping[str, Callable[[Context, Place, argparse.Namespace], int]] = {
+_ACTIONS: Mapping[str, Callable[[Context, SiteAccount, argparse.Namespace], int]] = {
     "list": _list,
     "show": _show,
     "copy": _copy,
@@ -210,16 +216,16 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _regions(context: Context, place: Place) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((place.account.region, *context.site.aws.copy_regions)))
+def _regions(context: Context, site: SiteAccount) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((site.account.region, *context.site.aws.copy_regions)))
 
 
-def _family(context: Context, place: Place, options: argparse.Namespace) -> list[Member]:
+def _family(context: Context, site: SiteAccount, options: argparse.Namespace) -> list[Member]:
     """The image that is meant, and its copies wherever they are."""
     ami = _reference(context, options)
-    members = family.family(place.account, ami, family.regions_of(place.account))
+    members = family.family(site.account, ami, family.regions_of(site.account))
     if not members or members[0].spot.ami != ami:
-        raise UsageError(f"there is no {ami} in {place.account.region}", hint="builder ami list")
+        raise UsageError(f"there is no {ami} in {site.account.region}", hint="builder ami list")
     return members
 
 

@@ -6,18 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.adapters.container.finder import EngineFinder
-from builder.adapters.engine.client import Engine
-from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser
-from builder.app.lanes.container import open_publisher
+from builder.app.lanes.lane import open_lane
+from builder.app.session import Request, build
 from builder.catalog import KINDS
 from builder.errors import UsageError
+from builder.lock import ACCOUNT
 from builder.model import Receipt
-from builder.pipeline import find, require_locked
-from builder.ports import Finder, Publisher
+from builder.pipeline import require_locked, result
+from builder.plan import find_target
 from builder.screen.summary import summary
-from builder.screen.text import Look, look
+from builder.screen.text import look
 
 
 def run(argv: Sequence[str]) -> int:
@@ -34,114 +33,64 @@ def run(argv: Sequence[str]) -> int:
     options.add_argument("--yes", action="store_true", help="in an account: do not ask before creating")
     add_site(options)
     parsed = options.parse_args(argv)
-    context = open_context(parsed)
-    names = _all(context, parsed.kind) if parsed.all else parsed.target
-    if not names:
-        raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
     if parsed.jobs < 1:
         raise UsageError(f"--jobs {parsed.jobs}: at least 1", hint="builder build --help")
-    context.require_possible(names)
+    context = open_context(parsed)
+    names = _all(context, parsed.kind) if parsed.all else _possible(context, parsed.target)
     plans = context.plans(names)
     require_locked(plans)
-    engine = Engine()
-    kinds = {plan.target.kind for plan in plans}
-    publishers: dict[str, Publisher] = {}
-    if parsed.publish and "container" in kinds:
-        publishers["container"] = open_publisher(context, engine)
-    ledger = Receipts(context.workspace, root=context.root)
-    finders: dict[str, Finder] = {"container": EngineFinder(engine)}
-    if "ami" in kinds:
-        from builder.app.lanes import ami
-
-        finders["ami"] = ami.announce(context, plans, yes=parsed.yes)
-        if parsed.publish:
-            publisher = ami.open_publisher(ami.Place(context))
-            for plan in plans:
-                if plan.target.kind == "ami":
-                    publisher.foresee(plan)
-            publishers["ami"] = publisher
-    done = [
-        find(
-            plan,
-            finder=finders[plan.target.kind],
-            ledger=ledger,
-            publisher=publishers.get(plan.target.kind),
-        )
-        for plan in plans
-    ]
-    receipts = [receipt for receipt in done if receipt is not None]
-    if len(receipts) < len(plans):
-        from builder.app.session import produce_all
-
-        receipts = produce_all(
-            context, plans, engine=engine, publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json
-        )
-    elif parsed.json:
-        _announce(receipts)
+    request = Request(publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json, yes=parsed.yes)
+    receipts = build(context, plans, request)
     _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
     return 0
 
 
 def _all(context: Context, kind: str | None) -> list[str]:
-    """Every target that the site can make; says which it cannot."""
+    """Every target that the site can make; a line on stderr for each that it cannot."""
     names = []
     for name, target in context.catalog.targets.items():
         if kind not in (None, target.kind):
             continue
-        if why := context.obstacle(target):
-            print(f"left out: {name}: {why}", file=sys.stderr)
+        if obstacle := _obstacle(context, name):
+            print(f"left out: {name}: {obstacle}", file=sys.stderr)
         else:
             names.append(name)
     return names
 
 
-def report_path(context: Context, receipt: Receipt) -> Path:
-    return context.workspace.out / "runs" / receipt.run / f"report-{receipt.plan.target.name}.html"
+def _possible(context: Context, names: Sequence[str]) -> Sequence[str]:
+    """The same names; refuses the first that the site cannot make."""
+    if not names:
+        raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
+    for name in names:
+        if obstacle := _obstacle(context, name):
+            raise UsageError(
+                f"target '{name}' cannot be rehearsed: {obstacle}",
+                hint=f"builder build --target {name} --site {ACCOUNT}",
+            )
+    return names
 
 
-def _announce(receipts: Sequence[Receipt]) -> None:
-    """The stream of a run in which everything was reused."""
-    from builder.events import Stream
-    from builder.screen.ndjson import JsonLines
-
-    events = Stream(JsonLines(sys.stdout))
-    names = ",".join(receipt.plan.target.name for receipt in receipts)
-    events.emit("run.start", text="build", targets=names)
-    for receipt in receipts:
-        for made in receipt.artifact.layers:
-            step = f"{receipt.plan.target.name}/{made.name}"
-            events.emit("step.end", step=step, text=made.reason, outcome="reused", seconds=0.0)
-    events.emit("run.end", ok=True, seconds=0.0, result=_result(receipts[-1]))
-
-
-def _result(receipt: Receipt) -> str:
-    return receipt.publications[0].name if receipt.publications else receipt.artifact.reference
+def _obstacle(context: Context, name: str) -> str:
+    target = find_target(context.catalog, name)
+    return open_lane(target.kind, context).obstacle(context.system_of(target))
 
 
 def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quiet: bool) -> None:
-    style: Look = look(sys.stderr, os.environ)
+    style = look(sys.stderr, os.environ)
     for receipt in receipts:
         path = report_path(context, receipt)
-        print(
-            summary(
-                receipt,
-                seconds=seconds,
-                look=style,
-                report_path=path if path.is_file() else None,
-                next_command=_next(receipt),
-            ),
-            file=sys.stderr,
+        text = summary(
+            receipt,
+            seconds=seconds,
+            look=style,
+            report_path=path if path.is_file() else None,
+            next_command=open_lane(receipt.artifact.kind, context).next_command(receipt),
         )
+        print(text, file=sys.stderr)
         if not quiet:
-            print(_result(receipt))
+            print(result(receipt))
 
 
-def _next(receipt: Receipt) -> str:
-    if receipt.artifact.kind == "ami":
-        return f"builder ami show {receipt.artifact.reference}"
-    return f"docker run --rm {image_name(receipt)} --help"
-
-
-def image_name(receipt: Receipt) -> str:
-    """What the engine calls the newest image of a target."""
-    return f"{receipt.plan.target.name}:{receipt.plan.stack.name}"
+def report_path(context: Context, receipt: Receipt) -> Path:
+    return context.workspace.out / "runs" / receipt.run / f"report-{receipt.plan.target.name}.html"

@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     from builder.adapters.checks.testinfra import ImageChecker
     from builder.adapters.host.workspace import open_run
     from builder.app.interrupts import interruptible
-    from builder.app.session import clear_dead, open_screen
+    from builder.app.production import clear_dead, open_screen
     from builder.events import Stream
     from builder.model import Artifact
     from builder.pipeline import check, refusal
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 
     with ExitStack() as stack:
         stack.enter_context(interruptible())
-        clear_dead(context.workspace, engine)
+        clear_dead(context.workspace)
         run = stack.enter_context(open_run(context.workspace, f"check-{name}"))
         events = Stream(stack.enter_context(RunFiles(run.folder)))
         events.subscribe(stack.enter_context(open_screen(as_json=False)))

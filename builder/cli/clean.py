@@ -94,17 +94,17 @@ def _accounts(context: Context) -> Iterable[Leftover]:
     """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
-    from builder.app.lanes.ami import dead_runs
+    from builder.app.dead_runs import dead_runs
 
     for dead in dead_runs(context):
         if dead.account is None:
             print(
-                f"run {dead.run} may have left something at {dead.place}: builder clean --site aws",
+                f"run {dead.run} may have left something at {dead.account_id}: builder clean --site aws",
                 file=sys.stderr,
             )
             continue
         yield Leftover(
-            what=f"run {dead.run} at {dead.place}",
+            what=f"run {dead.run} at {dead.account_id}",
             why="its process is gone",
             size_bytes=0,
             remove=partial(dead.clear, context, keep_complete=False),

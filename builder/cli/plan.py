@@ -7,6 +7,7 @@ from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser, print_table
+from builder.app.lanes.lane import open_lane
 from builder.model import Layer, Plan
 from builder.plan import explain, to_json
 from builder.screen.text import wrap
@@ -24,10 +25,9 @@ def run(argv: Sequence[str]) -> int:
     finder = EngineFinder(Engine())
     states = {plan.target.name: _states(context, plan, finder) for plan in plans}
     if parsed.json:
-        tables = [_as_json(plan, states[plan.target.name]) for plan in plans]
+        tables = [_as_json(context, plan, states[plan.target.name]) for plan in plans]
         for plan, table in zip(plans, tables, strict=True):
-            if plan.target.kind == "ami":
-                calls = _calls(context, plan, publish=parsed.publish)
+            if calls := _changing_calls(context, plan, publish=parsed.publish):
                 table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
         print(json.dumps(tables, indent=2))
         return 0
@@ -38,25 +38,21 @@ def run(argv: Sequence[str]) -> int:
             for layer, state in zip(plan.layers, states[plan.target.name], strict=True)
         ]
         print_table(("layer", "components", "key", "", "why"), rows)
-        downloads = _downloads(plan, states[plan.target.name])
+        downloads = _downloads(context, plan, states[plan.target.name])
         print()
         if downloads:
             print_table(("would be downloaded", "from"), downloads)
         else:
             print("nothing would be downloaded")
-        if plan.target.kind == "ami":
-            names = [action for _, action in _calls(context, plan, publish=parsed.publish)]
+        if calls := _changing_calls(context, plan, publish=parsed.publish):
+            names = [action for _, action in calls]
             print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
         print()
     return 0
 
 
-def _calls(context: Context, plan: Plan, *, publish: bool) -> list[tuple[str, str]]:
-    """The calls that change something in the account, or in the rehearsal of one."""
-    from builder.adapters.ami.permissions import changing, needs
-
-    wanted = needs(plan, context.site.aws)
-    return changing(wanted if publish else wanted & {"build", "group"})
+def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
+    return open_lane(plan.target.kind, context).changing_calls(plan, publish=publish)
 
 
 def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
@@ -72,19 +68,16 @@ def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[st
     ]
 
 
-def _downloads(plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _downloads(context: Context, plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """What the missing layers fetch, unless this machine's caches have it."""
     missing = [layer for layer, (state, _) in zip(plan.layers, states, strict=True) if state == "build"]
-    return [download for layer in missing for download in _of_layer(plan, layer)]
+    return [download for layer in missing for download in _of_layer(context, plan, layer)]
 
 
-def _of_layer(plan: Plan, layer: Layer) -> list[tuple[str, str]]:
-    if layer.kind == "base" and plan.target.kind == "ami" and not plan.suites:
-        wanted = [name.removeprefix("ami ") for name in layer.inputs if name.startswith("ami ")]
-        return [(name, "the account's image") for name in wanted]
+def _of_layer(context: Context, plan: Plan, layer: Layer) -> list[tuple[str, str]]:
     if layer.kind == "base":
-        if plan.base_image:
-            return [(plan.base_image, "its registry")]
+        if source := open_lane(plan.target.kind, context).base_source(plan):
+            return list(source)
         assert plan.system.bootstrap
         packages = ", ".join(plan.system.bootstrap.packages)
         return [(f"{plan.system.bootstrap.suite}: essential packages, {packages}", "package archive")]
@@ -112,12 +105,12 @@ def _addresses(downloads: object) -> list[tuple[str, str]]:
     ]
 
 
-def _as_json(plan: Plan, states: list[tuple[str, str]]) -> dict[str, object]:
+def _as_json(context: Context, plan: Plan, states: list[tuple[str, str]]) -> dict[str, object]:
     layers = [
         {"name": layer.name, "key": layer.key, "state": state, "why": why}
         for layer, (state, why) in zip(plan.layers, states, strict=True)
     ]
-    downloads = [{"what": what, "from": source} for what, source in _downloads(plan, states)]
+    downloads = [{"what": what, "from": source} for what, source in _downloads(context, plan, states)]
     return {
         "target": plan.target.name,
         "key": plan.key,

@@ -163,7 +163,7 @@ def test_a_copy_is_shared_and_protected_like_its_image(
         (["share", "HOME"], "with whom"),
         (["deprecate", "HOME"], "at least 1 day"),
         (["publish", "HOME"], "has no receipt"),
-        (["retire", "HOME"], "nobody is here to agree"),
+        (["retire", "HOME"], "cannot ask for confirmation"),
     ],
 )
 def test_what_cannot_be_done_changes_nothing(
@@ -187,7 +187,7 @@ def test_what_failed_its_checks_is_not_published(shop: Shop, proxy: Proxy) -> No
 def test_cleaning_says_what_is_left_and_removes_it(
     shop: Shop, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from builder.app.lanes import ami
+    from builder.app.dead_runs import dead_runs
 
     with shop.run() as dead, shop.run() as living:
         left = leave(aws, dead.name)
@@ -195,25 +195,25 @@ def test_cleaning_says_what_is_left_and_removes_it(
         begin(shop, dead)
         begin(shop, living)
         context = Context(ROOT, place="aws")
-        assert ami.dead_runs(context) == [], "both live"
+        assert dead_runs(context) == [], "both live"
     with shop.run() as living:
         begin(shop, living)
-        found = ami.dead_runs(context)
+        found = dead_runs(context)
         assert dead.name in [one.run for one in found]
         assert living.name not in [one.run for one in found]
         (mine,) = (one for one in found if one.run == dead.name)
         assert left.image in mine.clear(context, keep_complete=False)
-    assert dead.name not in [one.run for one in ami.dead_runs(context)]
+    assert dead.name not in [one.run for one in dead_runs(context)]
 
 
 def test_a_site_without_the_account_leaves_it_alone(shop: Shop, proxy: Proxy) -> None:
     from builder.adapters.ami import journal
-    from builder.app.lanes import ami
+    from builder.app.dead_runs import dead_runs
 
     with shop.run() as dead:
         thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
         journal._write(dead, "begun", thing)
-    (found,) = ami.dead_runs(Context(ROOT))
+    (found,) = dead_runs(Context(ROOT))
     assert (found.run, found.account) == (dead.name, None)
     assert found.clear(Context(ROOT), keep_complete=False) == []
     assert journal.runs(shop.workspace) == [dead.name]

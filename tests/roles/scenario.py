@@ -20,7 +20,7 @@ from builder.adapters.engine.client import Engine
 from builder.adapters.host.process import start_detached, wait_until
 from builder.adapters.host.workspace import write_atomically
 from builder.adapters.upstream.mirror import Mirror
-from builder.app.session import interruptible
+from builder.app.interrupts import interruptible
 from builder.errors import BuildError, FactoryError, Interrupted
 from builder.rehearsal.ec2.machine import LOGIN_USERS
 from tests.roles import plans

@@ -154,8 +154,8 @@ class AmiPublisher:
         if lacks := self._lacks(spot, spot.look()):
             raise PublishError(f"{spot} cannot be published: {lacks}", hint=AGAIN)
 
-    def foresee(self, plan: Plan) -> None:
-        """Refuses, before it is made, an image that could not be published once it is there."""
+    def require_publishable(self, plan: Plan) -> None:
+        """Fail early if the site's settings make publishing impossible."""
         assert plan.target.ami is not None
         encrypted = self.settings.encrypt and plan.target.ami.encryptable
         self._require_shareable(f"target '{plan.target.name}'", encrypted=encrypted)

@@ -102,7 +102,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def open_run(workspace: Workspace, label: str) -> Iterator[Run]:
+def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | None = None) -> Iterator[Run]:
     """A run whose scratch folder is gone when the block ends, however it ends."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
@@ -117,7 +117,13 @@ def open_run(workspace: Workspace, label: str) -> Iterator[Run]:
         ) from error
     with (scratch / "alive").open("w") as alive:
         _try_lock(alive.fileno())
-        run = Run(name=name, workspace=workspace, folder=folder, scratch=scratch)
+        run = Run(
+            name=name,
+            workspace=workspace,
+            folder=folder,
+            scratch=scratch,
+            cancelled=cancelled or threading.Event(),
+        )
         try:
             yield run
         finally:

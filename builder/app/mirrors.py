@@ -1,0 +1,26 @@
+"""Where the downloads of plans come from, found once for each system and stack of a run."""
+
+import threading
+from collections.abc import Callable
+from functools import cache
+
+from builder.adapters.upstream import mirror
+from builder.adapters.upstream.mirror import Mirror
+from builder.app.context import Context
+from builder.model import Plan, Suite
+
+
+def mirrors_of(context: Context) -> Callable[[Plan], Mirror]:
+    """A function that returns the mirror of a plan; threads may share it."""
+    discovering = threading.Lock()
+
+    @cache
+    def discover(system: str, stack: str, suites: tuple[Suite, ...]) -> Mirror:
+        catalog = context.catalog
+        return mirror.discover(context.site.mirror, catalog.systems[system], catalog.stacks[stack], suites)
+
+    def mirror_of(plan: Plan) -> Mirror:
+        with discovering:
+            return discover(plan.system.name, plan.stack.name, plan.suites)
+
+    return mirror_of

@@ -1,0 +1,188 @@
+"""A build that has something to do: run, screen, threads, and an orderly end whatever happens."""
+
+import dataclasses
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+
+from builder.adapters.container.maker import sweep
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.receipts import Receipts, now
+from builder.adapters.host.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
+from builder.app.context import Context
+from builder.app.interrupts import held_back, interruptible, wait_for_all
+from builder.app.lanes.lane import Lane, Work
+from builder.app.mirrors import mirrors_of
+from builder.app.session import Request
+from builder.errors import FactoryError, Interrupted
+from builder.events import Event, Stream
+from builder.model import Plan, Receipt
+from builder.pipeline import Tools, produce, report_reused
+from builder.screen.attempt import Attempt, attempt_after
+from builder.screen.files import RunFiles
+from builder.screen.report import render
+from builder.screen.text import look
+from builder.stack.loading import load
+from builder.stack.obeying import judge
+
+_STOP_S = 60.0  # for the workers of an interrupted run to end
+
+
+def produce_all(
+    context: Context,
+    plans: Sequence[Plan],
+    reused: Sequence[Receipt],
+    *,
+    lanes: Mapping[str, Lane],
+    request: Request,
+    cancelled: threading.Event,
+) -> list[Receipt]:
+    """Receipts of all plans, made side by side; the first error is raised after all have ended."""
+    plans, warnings = obey(context, plans)
+    targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
+    label = targets[0] if len(targets) == 1 else f"{len(targets)}-targets"
+    recorded: list[Event] = []
+    with ExitStack() as stack:
+        stack.enter_context(interruptible())
+        clear_dead(context.workspace)
+        for lane in lanes.values():
+            lane.clear_dead()
+        run = stack.enter_context(open_run(context.workspace, label, cancelled=cancelled))
+        events = Stream(recorded.append, stack.enter_context(RunFiles(run.folder)))
+        events.subscribe(stack.enter_context(open_screen(as_json=request.as_json)))
+        started = time.monotonic()
+        events.emit("run.start", text="build", run=run.name, targets=",".join(targets))
+        for receipt in reused:
+            report_reused(receipt, events)
+        for text in [*warnings, *(unverified(plan) for plan in plans if plan.unverified)]:
+            events.emit("note", text=text)
+        work = Work(
+            run=run,
+            events=events,
+            ledger=Receipts(context.workspace, root=context.root, run=run),
+            mirror=mirrors_of(context),
+            jobs=request.jobs,
+            publish=request.publish,
+        )
+        try:
+            outcomes = _produce(plans, lanes, work)
+            ok = all(isinstance(outcome, Receipt) for outcome in outcomes)
+            events.emit("run.end", ok=ok, seconds=time.monotonic() - started)
+        except Interrupted as error:
+            events.emit("note", text=error.message)
+            events.emit("run.end", ok=False, seconds=time.monotonic() - started)
+            raise
+        for plan, outcome in zip(plans, outcomes, strict=True):
+            _write_report(run, plan, outcome, recorded)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
+    if errors:
+        first = errors[0]
+        first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
+        raise first
+    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def obey(context: Context, plans: Sequence[Plan]) -> tuple[list[Plan], list[str]]:
+    """The plans with the settings of their jobs, and what the rules warn of; an error refuses the build."""
+    knowledge = load(context.root)
+    verdicts = [judge(knowledge, plan) for plan in plans]
+    warnings = [
+        f"{plan.target.name}: {', '.join(verdict.warnings)} warn (builder stack check {plan.stack.name})"
+        for plan, verdict in zip(plans, verdicts, strict=True)
+        if verdict.warnings
+    ]
+    settled = [
+        dataclasses.replace(plan, settings=verdict.settings)
+        for plan, verdict in zip(plans, verdicts, strict=True)
+    ]
+    return settled, warnings
+
+
+def unverified(plan: Plan) -> str:
+    """A note about digests that were never compared with the bytes."""
+    first, *more = plan.unverified
+    others = f" and {len(more)} more" if more else ""
+    return f"{plan.target.name}: not compared with the bytes yet: {first}{others} (builder lock --verify)"
+
+
+def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> list[Receipt | FactoryError]:
+    pool = ThreadPoolExecutor(max_workers=len(plans))
+    futures: list[Future[Receipt | FactoryError]] = []
+    try:
+        tools = {kind: lane.begin(work) for kind, lane in lanes.items()}
+        with held_back():
+            futures = [pool.submit(_outcome, plan, tools[plan.target.kind]) for plan in plans]
+        wait_for_all(futures)
+    except Interrupted:
+        work.run.cancelled.set()
+        raise
+    finally:
+        _stop_all(lanes, work.run, futures)
+        pool.shutdown(wait=True)
+        for lane in lanes.values():
+            lane.end(work.run)
+    return [future.result() for future in futures]
+
+
+def _outcome(plan: Plan, tools: Tools) -> Receipt | FactoryError:
+    try:
+        return produce(plan, tools)
+    except FactoryError as error:
+        tools.events.emit("note", text=f"{plan.target.name}: {error.message}")
+        return error
+
+
+def _stop_all(lanes: Mapping[str, Lane], run: Run, futures: Sequence[Future[Receipt | FactoryError]]) -> None:
+    """Remove what the workers use, again and again, until all of them have ended."""
+    deadline = time.monotonic() + _STOP_S
+    pending = list(futures)
+    while pending and time.monotonic() < deadline:
+        for lane in lanes.values():
+            with suppress(FactoryError):
+                lane.stop(run)
+        _, rest = wait(pending, timeout=0.3)
+        pending = list(rest)
+
+
+def clear_dead(workspace: Workspace) -> None:
+    """Remove the containers, processes and folders of runs whose process is gone."""
+    for name in dead_runs(workspace):
+        sweep(Engine(), name)
+        forget_run(workspace, name)
+
+
+def open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
+    """The subscriber that a person or a program looks at."""
+    if as_json:
+        from builder.screen.ndjson import JsonLines
+
+        return nullcontext(JsonLines(sys.stdout))
+    if look(sys.stderr, os.environ).live:
+        from builder.screen.live import LiveTree
+
+        return LiveTree(sys.stderr, os.environ)
+    from builder.screen.plain import PlainLines
+
+    return nullcontext(PlainLines(sys.stderr))
+
+
+def _write_report(run: Run, plan: Plan, outcome: Receipt | FactoryError, events: Sequence[Event]) -> None:
+    attempt: Receipt | Attempt = (
+        outcome
+        if isinstance(outcome, Receipt)
+        else attempt_after(outcome, plan=plan, events=events, run=run.name, created=now(), commit="")
+    )
+    path = run.folder / f"report-{plan.target.name}.html"
+    write_atomically(path, render(attempt, events, environment=_environment()))
+
+
+def _environment() -> Mapping[str, str]:
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

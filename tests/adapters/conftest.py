@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.rehearsal import Clients, Metal, RehearsedAccount, served
+from tests.support.stub_server import Serve, stub_servers
 
 
 # Not for the whole session: while an account is served, moto is not itself for other tests of this process.
@@ -42,7 +43,7 @@ def certificate(tmp_path: Path) -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("capability absent: no openssl program to make a certificate with")
     path = tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:registry.test"]
     argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
     subprocess.run(
         [*argv, "-keyout", str(path), "-out", str(tmp_path / "c")],
@@ -52,3 +53,10 @@ def certificate(tmp_path: Path) -> Path:
     )
     path.write_text(path.read_text() + (tmp_path / "c").read_text())
     return path
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers on loopback that answer as a test says."""
+    with stub_servers() as start:
+        yield start

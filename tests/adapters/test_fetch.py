@@ -15,6 +15,7 @@ from builder.adapters.upstream.fetch import Fetched, Fetcher
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import Interrupted, MissingError, UsageError
 from builder.site import MirrorSettings
+from tests.support.stub_server import Pauses
 
 BYTES = bytes(range(256)) * 20_000
 SEEN = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
@@ -83,9 +84,8 @@ def a_mirror(prefixes: Mapping[str, str] | None = None, **more: object) -> Mirro
     return Mirror(settings=MirrorSettings(prefixes=prefixes or {}), **more)  # type: ignore[arg-type]
 
 
-def a_fetcher(mirror: Mirror | None = None, pauses: list[float] | None = None) -> Fetcher:
-    taken: list[float] = [] if pauses is None else pauses
-    return Fetcher(mirror or a_mirror(), wait=lambda seconds: bool(taken.append(seconds)))
+def a_fetcher(mirror: Mirror | None = None, pauses: Pauses | None = None) -> Fetcher:
+    return Fetcher(mirror or a_mirror(), cancelled=pauses or Pauses())
 
 
 def test_digest_and_size_of_an_address(web: Web) -> None:
@@ -111,17 +111,17 @@ def test_the_longest_prefix_names_the_mirror(web: Web, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [503, 429, 300])
 def test_what_passes_is_tried_again(web: Web, fault: int) -> None:
     web.faults = [fault, fault]
-    pauses: list[float] = []
+    pauses = Pauses()
     assert a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz") == SEEN
-    assert pauses == [1.0, 2.0]
+    assert pauses.taken == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(("fault", "words"), [(503, "answers 503"), (300, "broke off after 300 of 5120000")])
-def test_what_does_not_pass_ends_after_four_tries(web: Web, fault: int, words: str) -> None:
+def test_what_does_not_pass_ends_after_five_tries(web: Web, fault: int, words: str) -> None:
     web.faults = [fault] * 9
-    with pytest.raises(MissingError, match=rf"{web.host}: {words}.* \(4 tries\)"):
+    with pytest.raises(MissingError, match=rf"{web.host}: {words}.* \(5 tries\)"):
         a_fetcher().measure(f"{web.url}/a.tar.gz")
-    assert len(web.asked) == 4
+    assert len(web.asked) == 5
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_refusal_is_said_at_once(web: Web, path: str, words: str) -> None:
 
 
 def test_nobody_there_is_said_at_once_without_the_path() -> None:
-    pauses: list[float] = []
+    pauses = Pauses()
     for url, words in (
         ("http://127.0.0.1:9/a/b/c", "127.0.0.1:9 cannot be reached: Connection refused"),
         ("https://vendor.invalid/a/b/c", "vendor.invalid cannot be reached: Name or service not known"),
@@ -145,13 +145,23 @@ def test_nobody_there_is_said_at_once_without_the_path() -> None:
             a_fetcher(pauses=pauses).measure(url)
         assert caught.value.message == words
         assert "mirror.prefixes" in caught.value.hint
-    assert pauses == []
+    assert pauses.taken == []
+
+
+class CancelledByPause(Pauses):
+    """Is set while it is waited for, as by a signal."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return super().wait(timeout)
 
 
 def test_an_interruption_ends_a_pause_and_a_transfer(web: Web) -> None:
     web.faults = [503]
+    pauses = CancelledByPause()
     with pytest.raises(Interrupted):
-        Fetcher(a_mirror(), wait=lambda _: True).measure(f"{web.url}/a.tar.gz")
+        a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz")
+    assert pauses.taken == [0.5]
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(Interrupted):
@@ -181,7 +191,7 @@ def test_a_redirection_is_followed_through_the_proxy_that_it_needs(web: Web) -> 
 def test_a_bundle_without_certificates_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("what\n")
     with pytest.raises(UsageError, match="holds no certificates"):
-        a_fetcher(a_mirror(ca_bundle=tmp_path / "ca.pem"))
+        a_fetcher(a_mirror(ca_bundle=tmp_path / "ca.pem")).measure("https://127.0.0.1:9/a")
 
 
 def test_what_is_read_is_bounded(web: Web) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.host.http import Credentials
+from builder.adapters.registry.api import Credentials
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
 from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest, push
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
 from builder.rehearsal.registry.server import Fault, LocalRegistry
 from tests.support.docker_registry import PROGRAM, docker_registry
+from tests.support.stub_server import Pauses
 
 CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 NO_DIGEST = f"sha256:{'0' * 64}"
@@ -54,17 +55,6 @@ class Faults:
                 self._left -= 1
                 return self._fault
         return None
-
-
-class Pauses:
-    """Stands in for waiting: remembers how long it would have been."""
-
-    def __init__(self) -> None:
-        self.taken: list[float] = []
-
-    def __call__(self, seconds: float) -> bool:
-        self.taken.append(seconds)
-        return False
 
 
 @pytest.fixture
@@ -192,7 +182,7 @@ def test_what_passes_is_tried_again_and_said(
 ) -> None:
     said: list[str] = []
     faults = Faults(pattern, fault)
-    with Registry(serve(faults=faults).host, wait=pauses, say=said.append) as registry:
+    with Registry(serve(faults=faults).host, cancelled=pauses, say=said.append) as registry:
         publication = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert registry.tags("app") == ("1",)
         assert registry.find_manifest("app", "1") == publication.digest
@@ -205,7 +195,7 @@ def test_what_passes_is_tried_again_and_said(
 
 def test_the_registrys_own_pause_is_respected(serve: Serve, pauses: Pauses) -> None:
     faults = Faults("HEAD", Fault(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": "7"}))
-    with Registry(serve(faults=faults).host, wait=pauses) as registry:
+    with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         assert not registry.has_blob("app", NO_DIGEST)
     assert pauses.taken == [7.0]
 
@@ -222,7 +212,10 @@ def test_what_does_not_pass_ends_after_five_tries(
 ) -> None:
     faults = Faults(pattern, fault, times=1000)
     registry = serve(faults=faults)
-    with Registry(registry.host, wait=pauses) as client, pytest.raises(PublishError, match=words) as caught:
+    with (
+        Registry(registry.host, cancelled=pauses) as client,
+        pytest.raises(PublishError, match=words) as caught,
+    ):
         push(CONFIG, layers[:1], registry=client, repository="app", tags=("1",))
     assert "(5 tries)" in caught.value.message
     assert f"{registry.host}/app: blob sha256:" in caught.value.message
@@ -233,7 +226,7 @@ def test_what_does_not_pass_ends_after_five_tries(
 def test_nobody_there_is_said_at_once(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "gone") as gone:
         host = gone.host
-    with Registry(host, wait=pauses) as registry, pytest.raises(MissingError, match="refused") as caught:
+    with Registry(host, cancelled=pauses) as registry, pytest.raises(MissingError, match="refused") as caught:
         registry.ping()
     assert host in caught.value.message
     assert "curl" in caught.value.hint
@@ -242,7 +235,7 @@ def test_nobody_there_is_said_at_once(tmp_path: Path, pauses: Pauses) -> None:
 
 def test_who_goes_away_is_waited_for(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "gone") as gone:
-        registry = Registry(gone.host, wait=pauses)
+        registry = Registry(gone.host, cancelled=pauses)
         registry.ping()
     with registry, pytest.raises(MissingError, match="5 tries"):
         registry.ping()
@@ -251,7 +244,7 @@ def test_who_goes_away_is_waited_for(tmp_path: Path, pauses: Pauses) -> None:
 
 def test_a_kept_connection_that_was_closed_is_no_failure(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "registry") as first:
-        registry = Registry(first.host, wait=pauses)
+        registry = Registry(first.host, cancelled=pauses)
         registry.ping()
     port = int(first.host.rsplit(":", 1)[1])
     with LocalRegistry(tmp_path / "registry", port=port), registry:
@@ -284,7 +277,7 @@ def test_a_download_that_breaks_off_begins_anew(
     serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, tmp_path: Path
 ) -> None:
     faults = Faults("GET .*/blobs/", Fault(truncate_to=1000))
-    with Registry(serve(faults=faults).host, wait=pauses) as registry:
+    with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         registry.fetch_blob("app", layers[1].digest, tmp_path / "blob")
     assert (tmp_path / "blob").read_bytes() == layers[1].path.read_bytes()

@@ -189,7 +189,7 @@ def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
         "from builder.cli.main import main\n"
         "main(['--help'])\n"
         "import builder.app.rehearsal, builder.rehearsal.session\n"
-        "print([name for name in ('moto', 'boto3', 'docker', 'flask') if name in sys.modules])\n"
+        "print([name for name in ('moto', 'boto3', 'docker', 'flask', 'urllib3') if name in sys.modules])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

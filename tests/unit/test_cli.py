@@ -12,7 +12,18 @@ import pytest
 from builder.cli import main as cli
 from tests.support.repository import Repository
 
-THIRD_PARTY = {"docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible", "jinja2"}
+THIRD_PARTY = {
+    "docker",
+    "requests",
+    "rich",
+    "yaml",
+    "boto3",
+    "pytest",
+    "isal",
+    "ansible",
+    "jinja2",
+    "urllib3",
+}
 PROBE = """
 import sys
 from builder.cli.main import main

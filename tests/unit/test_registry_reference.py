@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.adapters.host.http import Credentials, find_credentials
+from builder.adapters.registry.api import Credentials, find_credentials
 from builder.adapters.registry.blobs import LayerBlob, sha256
 from builder.adapters.registry.client import Reference, manifest
 from builder.errors import MissingError, UsageError

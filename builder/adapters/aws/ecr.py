@@ -4,7 +4,7 @@ import base64
 from urllib.parse import urlsplit
 
 from builder.adapters.aws.account import Account, asking, unless
-from builder.adapters.host.http import Credentials
+from builder.adapters.registry.api import Credentials
 
 
 def log_in(account: Account) -> tuple[str, Credentials]:

@@ -1,7 +1,6 @@
 """Images in a registry: what is there, pushing without the engine's help, and pulling bytes back verified.
 
-Knows blobs, manifests, tags and digests; must not know the engine, nor what an image is for. HTTP itself,
-with its retries and refusals, is `wire`'s.
+Knows blobs, manifests, tags and digests; must not know the engine, nor what an image is for.
 """
 
 import hashlib
@@ -13,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from http.client import HTTPResponse
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
-from builder.adapters.host.http import Broken, Credentials, Request, Wire
+from builder.adapters.host.network import Network
+from builder.adapters.registry.api import Api, Credentials, Request
 from builder.adapters.registry.blobs import CHUNK, DIGEST, LayerBlob, sha256
 from builder.errors import IntegrityError, Interrupted, PublishError, UsageError
 from builder.model import Publication
@@ -104,23 +103,22 @@ class Blob:
 
 
 class Registry:
-    """One registry. Threads may share it; `cancelled` stops every one of its transfers at the next chunk."""
+    """One registry. Threads may share it; `cancelled` stops every one of its transfers at the next chunk.
+
+    Without a `network`, proxies are those of the environment.
+    """
 
     def __init__(
         self,
         host: str,
         *,
         credentials: Credentials | None = None,
+        network: Network | None = None,
         cancelled: threading.Event | None = None,
-        secure: bool | None = None,
-        wait: Callable[[float], bool] | None = None,
-        say: Callable[[str], None] | None = None,
-        wire: Wire | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.host = host
-        self._wire = wire or Wire(
-            host, credentials=credentials, cancelled=cancelled, secure=secure, wait=wait, say=say
-        )
+        self._api = Api(host, credentials=credentials, network=network, cancelled=cancelled, say=say)
 
     def __enter__(self) -> Self:
         return self
@@ -128,11 +126,11 @@ class Registry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._wire.close()
+        self._api.http.close()
 
     def ping(self) -> None:
-        """Raises MissingError where nobody answers or the credentials are refused."""
-        self._wire.ask(Request(method="GET", path="/v2/", about="ping"))
+        """Raise MissingError if the registry does not answer or refuses the credentials."""
+        self._api.ask(Request(method="GET", path="/v2/", about="ping"))
 
     def has_blob(self, repository: str, digest: str) -> bool:
         request = Request(
@@ -142,7 +140,7 @@ class Registry:
             repository=repository,
             expect=(200, 404),
         )
-        return self._wire.ask(request).status == 200
+        return self._api.ask(request).status == 200
 
     def push_blob(
         self,
@@ -156,7 +154,7 @@ class Registry:
         if self.has_blob(repository, blob.digest):
             return False
         source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")
-        return self._wire.persist(
+        return self._api.http.persist(
             f"{self.host}/{repository}: blob {blob.digest}",
             lambda: self._upload(repository, blob, source=source, stop=stop),
         )
@@ -167,7 +165,7 @@ class Registry:
         about = f"blob {blob.digest}"
         if source:
             start += "?" + urlencode({"mount": blob.digest, "from": source})
-        begun = self._wire.try_once(
+        begun = self._api.ask_once(
             Request(
                 method="POST",
                 path=start,
@@ -191,9 +189,9 @@ class Registry:
         if not location:
             raise PublishError(
                 f"{self.host}/{repository}: {about}: the registry began an upload and did not say where",
-                hint=f"is that a registry? see: curl -i {self._wire.origin}/v2/",
+                hint=f"is that a registry? see: curl -i {self._api.origin}/v2/",
             )
-        self._wire.try_once(
+        self._api.ask_once(
             Request(
                 method="PUT",
                 path=f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': blob.digest})}",
@@ -234,7 +232,7 @@ class Registry:
 
     def find_manifest(self, repository: str, reference: str) -> str | None:
         """The digest behind a tag, or None: one round trip."""
-        answer = self._wire.ask(self._manifest_request("HEAD", repository, reference))
+        answer = self._api.ask(self._manifest_request("HEAD", repository, reference))
         if answer.status == 404:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
@@ -245,7 +243,7 @@ class Registry:
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
         """Bytes, digest and media type of a manifest by tag or digest."""
-        answer = self._wire.ask(self._manifest_request("GET", repository, reference))
+        answer = self._api.ask(self._manifest_request("GET", repository, reference))
         if answer.status == 404:
             return None
         digest = sha256(answer.body)
@@ -271,7 +269,7 @@ class Registry:
     ) -> str:
         """Put a manifest under a tag or its digest, then ask what the registry has there now."""
         digest = sha256(content)
-        self._wire.ask(
+        self._api.ask(
             Request(
                 method="PUT",
                 path=f"/v2/{repository}/manifests/{reference}",
@@ -290,21 +288,18 @@ class Registry:
     def fetch_blob(self, repository: str, digest: str, to: Path) -> None:
         """Bring a blob to a file, which appears only when all its bytes are the right ones."""
 
-        def save(response: HTTPResponse) -> None:
+        def save(chunks: Iterator[bytes]) -> None:
             hashed = hashlib.sha256()
-            while chunk := response.read(CHUNK):
-                self._wire.check_cancelled()
+            for chunk in chunks:
                 hashed.update(chunk)
                 partial.write(chunk)
-            if response.length:
-                raise Broken(f"the registry broke off {response.length} bytes before the end")
             if f"sha256:{hashed.hexdigest()}" != digest:
                 raise self._mismatch(repository, f"blob {digest}", digest, f"sha256:{hashed.hexdigest()}")
 
         def download() -> None:
             partial.seek(0)
             partial.truncate()
-            self._wire.try_once(request, consume=save)
+            self._api.ask_once(request, consume=save)
 
         request = Request(
             method="GET",
@@ -314,7 +309,7 @@ class Registry:
         )
         with tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", delete=False) as partial:
             try:
-                self._wire.persist(f"{self.host}/{repository}: blob {digest}", download)
+                self._api.http.persist(f"{self.host}/{repository}: blob {digest}", download)
                 partial.flush()
                 Path(partial.name).rename(to)
             except OSError as error:
@@ -329,7 +324,7 @@ class Registry:
         path = f"/v2/{repository}/tags/list"
         found: list[str] = []
         for _ in range(_PAGES):
-            answer = self._wire.ask(
+            answer = self._api.ask(
                 Request(method="GET", path=path, about="tags", repository=repository, expect=(200, 404))
             )
             if answer.status == 404:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.engine.client import LAYERS, Engine
-from builder.adapters.host.http import Credentials, find_credentials
+from builder.adapters.registry.api import Credentials, find_credentials
 from builder.adapters.registry.blobs import BlobStore, collect
 from builder.adapters.registry.client import Registry, push
 from builder.errors import BuildError

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.host.http import Wire, find_credentials
+from builder.adapters.registry.api import find_credentials
 from builder.adapters.registry.client import Reference, Registry
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import IntegrityError, MissingError, PublishError
@@ -46,15 +46,9 @@ def locked_image(name: str, *, digest: str, mirror: Mirror, cancelled: threading
 @contextmanager
 def _open(reference: Reference, mirror: Mirror, cancelled: threading.Event) -> Iterator[Registry]:
     host = _HOSTS.get(reference.host, reference.host)
-    wire = Wire(
-        host,
-        credentials=find_credentials(reference.host),
-        cancelled=cancelled,
-        proxy_for=mirror.proxy_for,
-        ca_bundle=mirror.ca_bundle,
-    )
+    credentials = find_credentials(reference.host)
     try:
-        with Registry(host, wire=wire) as registry:
+        with Registry(host, credentials=credentials, network=mirror.network, cancelled=cancelled) as registry:
             yield registry
     except PublishError as error:
         raise MissingError(error.message, hint=error.hint) from error

@@ -12,15 +12,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from builder.adapters.host import process
+from builder.adapters.host.network import Network, environment_proxies
 from builder.errors import IntegrityError, UsageError
 from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
 
 _APT = Path("/etc/apt")
-_PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 # What a distribution's own tools take where nobody says otherwise: its archive, and that for security.
@@ -51,16 +50,9 @@ class Mirror:
                 paths.add(folder if place.endswith("/") else folder.parent)
         return tuple(sorted(path for path in paths if path is not None))
 
-    def proxy_for(self, url: str) -> str:
-        """The proxy through which an address is reached; "" for none."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if host in ("localhost", "::1") or host.startswith("127."):
-            return ""
-        named = [name.strip().lstrip(".").lower() for name in self.proxies.get("no_proxy", "").split(",")]
-        if any(name in ("*", host, parts.netloc) or host.endswith(f".{name}") for name in named if name):
-            return ""
-        return self.proxies.get(f"{parts.scheme}_proxy", "")
+    @property
+    def network(self) -> Network:
+        return Network(proxies=self.proxies, ca_bundle=self.ca_bundle)
 
 
 def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
@@ -123,12 +115,12 @@ def _host_pip() -> dict[str, str]:
 
 
 def _proxies(settings: MirrorSettings) -> dict[str, str]:
-    proxies = {name: os.environ.get(name) or os.environ.get(name.upper()) or "" for name in _PROXY_NAMES}
+    proxies = environment_proxies()
     if settings.proxy:
         proxies |= {"http_proxy": settings.proxy, "https_proxy": settings.proxy}
     if settings.no_proxy:
         proxies["no_proxy"] = settings.no_proxy
-    return {name: value for name, value in proxies.items() if value}
+    return proxies
 
 
 def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suite]) -> tuple[str, ...]:

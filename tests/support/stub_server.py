@@ -1,0 +1,86 @@
+"""An HTTP server on loopback whose every answer a test decides."""
+
+import http.server
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class Asked:
+    line: str
+    authorization: str
+    host: str
+    proxy_authorization: str = ""
+
+
+@dataclass(kw_only=True)
+class Stub:
+    """`answer` gives status, headers and body; `asked` are the requests so far."""
+
+    answer: Callable[[Asked], tuple[int, dict[str, str], bytes]]
+    asked: list[Asked] = field(default_factory=list)
+    host: str = ""
+
+
+Serve = Callable[..., Stub]
+
+
+@contextmanager
+def serving(stub: Stub, context: ssl.SSLContext | None = None) -> Iterator[Stub]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = Asked(
+                line=f"{self.command} {self.path}",
+                authorization=self.headers.get("Authorization", ""),
+                host=self.headers.get("Host", ""),
+                proxy_authorization=self.headers.get("Proxy-Authorization", ""),
+            )
+            stub.asked.append(asked)
+            status, headers, body = stub.answer(asked)
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_POST = do_PUT = do_CONNECT = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    stub.host = f"127.0.0.1:{server.server_port}"
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def stub_servers() -> Iterator[Serve]:
+    """A function that starts servers, all of which end with the block."""
+    with ExitStack() as stack:
+        yield lambda stub, context=None: stack.enter_context(serving(stub, context))
+
+
+class Pauses(threading.Event):
+    """An event for `cancelled` whose waits take no time; `taken` are the seconds that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.taken.append(timeout)
+        return self.is_set()

@@ -1,6 +1,5 @@
 """`builder doctor`: everything a build needs of this machine, all findings at once, each with the fix."""
 
-import http.client
 import os
 import shutil
 import sys
@@ -15,6 +14,7 @@ from builder.errors import FactoryError
 from builder.screen.text import look, size
 
 _ROOM_BYTES = 10 * 1024**3
+ANSWER_S = 5.0  # for a registry
 _PACKAGES = {"docker": "docker.io"}
 _GOOD, _NOTE, _BAD = "passed", "skipped", "failed"
 
@@ -121,7 +121,10 @@ def _room(about: str, folder: Path, fix: str) -> Finding:
 
 
 def _registry(context: Context) -> Iterable[Finding]:
+    from builder.adapters.host.http import Client, TransientError
+    from builder.adapters.registry.api import origin_of
     from builder.adapters.registry.local import find
+    from builder.adapters.upstream.mirror import connection
 
     named = context.site.registry.push
     host = named.split("/")[0] if named else find(context.workspace)
@@ -130,21 +133,14 @@ def _registry(context: Context) -> Iterable[Finding]:
             about="registry", state=_GOOD, text="the one on this machine, started when it is needed"
         )
         return
-    loopback = host.startswith(("127.", "localhost"))
-    kind = http.client.HTTPConnection if loopback else http.client.HTTPSConnection
+    fix = "builder registry up, or registry.push in site.toml"
+    client = Client(connection(context.site.mirror).network, hint=fix, silence_s=ANSWER_S)
     try:
-        connection = kind(host, timeout=5)
-        connection.request("GET", "/v2/")
-        answer = f"answers {connection.getresponse().status}"
-        state = _GOOD
-    except OSError as error:
+        with client.open("GET", f"{origin_of(host)}/v2/") as response:
+            answer, state = f"answers {response.status}", _GOOD
+    except TransientError as error:
         answer, state = f"does not answer: {error}", _BAD
-    yield Finding(
-        about="registry",
-        state=state,
-        text=f"{host} {answer}",
-        fix="builder registry up, or registry.push in site.toml",
-    )
+    yield Finding(about="registry", state=state, text=f"{host} {answer}", fix=fix)
 
 
 def _credentials(context: Context) -> Iterable[Finding]:

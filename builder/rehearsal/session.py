@@ -6,7 +6,6 @@ says whether it lives, whatever files are there.
 
 import fcntl
 import hashlib
-import http.client
 import json
 import os
 import re
@@ -18,10 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
+from builder.adapters.host.http import Client, TransientError
+from builder.adapters.host.network import Network
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.errors import FactoryError, MissingError, UsageError
 from builder.rehearsal.calls import Call, Disturbance
@@ -131,17 +131,19 @@ class Rehearsal:
         )
 
     def _ask(self, method: str, what: str, content: object = None) -> Any:
-        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_ASK_S)
+        client, body = Client(Network(), silence_s=_ASK_S), json.dumps(content).encode()
+        length = {"Content-Length": str(len(body))}
         try:
-            connection.request(method, f"{CONTROL}{what}", body=json.dumps(content))
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-        except OSError as error:
+            with client.open(
+                method, f"{self.endpoint}{CONTROL}{what}", headers=length, body=iter((body,))
+            ) as response:
+                answer = json.loads(b"".join(client.chunks(response)))
+        except (TransientError, MissingError) as error:
             raise MissingError(
                 f"the rehearsal at {self.endpoint} does not answer: {error}", hint="builder rehearse status"
             ) from error
         finally:
-            connection.close()
+            client.close()
         if response.status >= 400:
             raise UsageError(
                 f"the rehearsal refused {what}: {answer['error']}", hint=answer.get("hint", "look at its log")

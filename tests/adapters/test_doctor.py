@@ -1,0 +1,35 @@
+"""`builder doctor` and the registry that a site names: it answers, is silent, or cannot be reached."""
+
+import socket
+
+import pytest
+
+from builder.cli import doctor
+from tests.support.repository import Repository
+from tests.support.stub_server import Serve, Stub
+
+
+def registry_line(repository: Repository, host: str, capsys: pytest.CaptureFixture[str]) -> str:
+    repository.write("site.toml", f'[registry]\npush = "{host}/team"\n')
+    doctor.run(["--root", str(repository.root)])
+    lines = capsys.readouterr().out.splitlines()
+    return next(line for line in lines if "registry " in line)
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_a_registry_that_answers_is_there(
+    repository: Repository, serve: Serve, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    stub = serve(Stub(answer=lambda _: (status, {}, b"")))
+    assert f"{stub.host} answers {status}" in registry_line(repository, stub.host, capsys)
+    assert [asked.line for asked in stub.asked] == ["GET /v2/"]
+
+
+def test_a_registry_that_does_not_answer_is_said(
+    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert f"{host} does not answer: silent for 0.2 s" in registry_line(repository, host, capsys)
+    assert f"{host} cannot be reached: Connection refused" in registry_line(repository, host, capsys)

@@ -15,7 +15,8 @@ from typing import Protocol
 from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
 from bench.programs import said, timed
 from builder.adapters.container.maker import sweep
-from builder.adapters.engine.client import LAYERS, RUN_LABEL, Engine
+from builder.adapters.engine.client import LAYERS, Engine
+from builder.marks import RUN_LABEL
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = f"{PREFIX}-packer"

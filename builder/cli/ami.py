@@ -9,8 +9,7 @@ from pathlib import Path
 
 from builder.adapters.ami import family, steps
 from builder.adapters.ami.family import Member
-from builder.adapters.ami.maker import KEY_TAG, RUN_TAG, TARGET_TAG
-from builder.adapters.ami.publisher import LATEST, STACK_TAG, SYSTEM_TAG
+from builder.adapters.ami.publisher import LATEST
 from builder.adapters.ami.steps import Sharing
 from builder.adapters.host import receipts
 from builder.adapters.host.workspace import open_run
@@ -19,6 +18,7 @@ from builder.app.context import Context, add_site, open_context, parser, print_t
 from builder.app.interrupts import interruptible
 from builder.app.lanes.ami import open_publisher
 from builder.errors import UsageError
+from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
 _IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
 

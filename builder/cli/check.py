@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from builder.adapters.engine.client import TARGET_LABEL, Engine
+from builder.adapters.engine.client import Engine
 from builder.app.context import open_context, parser
 from builder.errors import UsageError
+from builder.marks import TARGET_LABEL
 
 
 def run(argv: Sequence[str]) -> int:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.engine.client import CHECKOUT_LABEL, LAYERS, Engine
+from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.app.context import Context, add_site, open_context, parser, print_table
 from builder.errors import FactoryError
+from builder.marks import CHECKOUT_LABEL
 from builder.screen.text import size
 
 _KEPT_RUNS = 20

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from builder.adapters.ami import janitor, journal
-from builder.adapters.ami.maker import RUN_TAG
 from builder.adapters.host.workspace import Run, open_run
+from builder.marks import RUN_TAG
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
 from tests.support.rehearsed_account import Shop

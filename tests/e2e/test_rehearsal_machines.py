@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.process import wait_until
-from builder.rehearsal.ec2.hosts import LABEL
+from builder.marks import REHEARSAL_LABEL
 from tests.support.rehearsal import DEBIAN, WEST, Clients, Key
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
@@ -104,7 +104,7 @@ def test_no_address_is_anywhere_else(aws: Clients, machine: dict[str, Any]) -> N
     assert [one for one in found if not one.startswith("127.")] == []
     ports = [
         port
-        for container in Engine().containers(f"{LABEL}.instance={machine['InstanceId']}")
+        for container in Engine().containers(f"{REHEARSAL_LABEL}.instance={machine['InstanceId']}")
         for port in container["Ports"]
     ]
     assert [port["IP"] for port in ports if "IP" in port] == [machine["PrivateIpAddress"]]
@@ -165,7 +165,7 @@ def test_stop_start_and_both_kinds_of_reboot(aws: Clients, key: Key) -> None:
     assert all(times)
     assert len(set(times)) == 4
     aws.ec2.terminate_instances(InstanceIds=[instance])
-    assert Engine().containers(f"{LABEL}.instance={instance}") == []
+    assert Engine().containers(f"{REHEARSAL_LABEL}.instance={instance}") == []
 
 
 def test_an_image_of_a_running_machine_restarts_it(aws: Clients, key: Key) -> None:

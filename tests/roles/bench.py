@@ -17,7 +17,7 @@ from builder.adapters.ansible import playbook
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine import containers
-from builder.adapters.engine.client import RUN_LABEL, Engine
+from builder.adapters.engine.client import Engine
 from builder.adapters.engine.containers import Bind
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run, Workspace, find_workspace, open_run
@@ -25,6 +25,7 @@ from builder.adapters.upstream import mirror
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Stream
+from builder.marks import RUN_LABEL
 from builder.model import Check, Plan
 from builder.rehearsal.ec2 import machine
 from builder.sources import check_folders

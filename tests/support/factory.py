@@ -14,7 +14,8 @@ from typing import Any
 
 import docker
 
-from builder.adapters.engine.client import LAYERS, RUN_LABEL, Engine
+from builder.adapters.engine.client import LAYERS, Engine
+from builder.marks import RUN_LABEL
 from tests.support.repository import Repository
 
 BOUND_S = 600

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import Workspace
-from builder.rehearsal.ec2.hosts import LABEL
+from builder.marks import REHEARSAL_LABEL
 from builder.rehearsal.session import files_of, session_of
 from tests.support.rehearsal import ROOT
 
@@ -52,14 +52,16 @@ class Program:
         return session_of(files_of(self.workspace, name))
 
     def containers(self, name: str) -> list[dict[str, Any]]:
-        return Engine().containers(f"{LABEL}={self.session(name)}")
+        return Engine().containers(f"{REHEARSAL_LABEL}={self.session(name)}")
 
     def left(self, name: str) -> list[str]:
         """Everything of a rehearsal that is still in the engine."""
         engine = Engine()
         filters = json.dumps({"reference": [f"factory-rehearsal/{self.session(name)}"]})
         tagged = engine.ask("GET", "/images/json", query={"filters": filters})
-        untagged = [one.id for one in engine.labelled(f"{LABEL}={self.session(name)}") if not one.tags]
+        untagged = [
+            one.id for one in engine.labelled(f"{REHEARSAL_LABEL}={self.session(name)}") if not one.tags
+        ]
         return [
             *(str(one["Names"]) for one in self.containers(name)),
             *(tag for one in tagged for tag in one["RepoTags"]),

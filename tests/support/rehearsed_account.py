@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ami.maker import KEY_TAG, RUN_TAG, TARGET_TAG
-from builder.adapters.ami.publisher import STACK_TAG, SYSTEM_TAG, AmiPublisher
-from builder.adapters.ami.steps import SOURCE_TAG, Patience
+from builder.adapters.ami.publisher import AmiPublisher
+from builder.adapters.ami.steps import Patience
 from builder.adapters.aws.account import Account, tags_of
 from builder.adapters.host.workspace import Run, Workspace, open_run
+from builder.marks import KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Publication
 from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
 from builder.rehearsal.proxy import Proxy

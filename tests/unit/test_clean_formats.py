@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from builder import plan
-from builder.adapters.engine.client import CHECKOUT_LABEL, LAYERS, Image
+from builder.adapters.engine.client import LAYERS, Image
 from builder.adapters.host.workspace import find_workspace
 from builder.cli import clean
+from builder.marks import CHECKOUT_LABEL
 from tests.support.repository import Repository
 
 

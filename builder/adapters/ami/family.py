@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from builder.adapters.ami import steps as steps
-from builder.adapters.ami.maker import TARGET_TAG
 from builder.adapters.ami.publisher import LATEST
-from builder.adapters.ami.steps import SOURCE_TAG, Spot, snapshots_of
+from builder.adapters.ami.steps import Spot, snapshots_of
 from builder.adapters.aws.account import Account, Resource, asking, tags_of
 from builder.errors import UsageError
+from builder.marks import IMAGE_TAG, SOURCE_TAG, TARGET_TAG
 
-IMAGE_TAG = "factory:image"  # on what is being retired with an image: that image
 _AT_ONCE = 8
 _Found = TypeVar("_Found")
 

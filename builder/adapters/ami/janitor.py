@@ -12,14 +12,14 @@ from typing import Any
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
-from builder.adapters.ami.maker import RUN_TAG
-from builder.adapters.ami.steps import SOURCE_TAG, Spot, snapshots_of
+from builder.adapters.ami.steps import Spot, snapshots_of
 from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account, Resource, asking, tags_of, unless
 from builder.adapters.host import process
 from builder.adapters.host.receipts import references
 from builder.adapters.host.workspace import Workspace
 from builder.errors import BuildError
+from builder.marks import RUN_TAG, SOURCE_TAG
 
 _END_S = 300.0
 _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]

@@ -23,12 +23,12 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Stream
+from builder.marks import COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, Made, Plan
 from builder.site import AwsSettings
 
 # What a machine of a run has besides itself, all under one name.
 MACHINE = ("key-pair", "security-group", "instance")
-KEY_TAG, RUN_TAG, TARGET_TAG = "factory:key", "factory:run", "factory:target"
 _WORK_S = 4 * 3600.0  # for everything before the image is made
 # Certificates of the site on the machine that is built on; the play takes them away again.
 _CA = "/var/cache/factory-ca.pem"
@@ -41,9 +41,9 @@ def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
         TARGET_TAG: plan.target.name,
         KEY_TAG: plan.key,
         RUN_TAG: run,
-        "factory:stack": plan.stack.name,
-        "factory:system": plan.system.name,
-        "factory:commit": commit,
+        STACK_TAG: plan.stack.name,
+        SYSTEM_TAG: plan.system.name,
+        COMMIT_TAG: commit,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.adapters.ami.maker import RUN_TAG
+from builder.marks import RUN_TAG
 from builder.model import Plan
 from builder.site import AwsSettings
 

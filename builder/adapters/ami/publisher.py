@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
-from builder.adapters.ami.maker import KEY_TAG, TARGET_TAG
-from builder.adapters.ami.steps import AGAIN, SOURCE_TAG, Patience, Sharing, Spot
+from builder.adapters.ami.steps import AGAIN, Patience, Sharing, Spot
 from builder.adapters.aws.account import Account, Resource, asking, specifications, tags_of
 from builder.adapters.host.workspace import Run
 from builder.errors import BuildError, PublishError
+from builder.marks import KEY_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, Plan, Publication
 from builder.site import AwsSettings
 
-STACK_TAG, SYSTEM_TAG = "factory:stack", "factory:system"
 LATEST = "latest"
 _COPIES = 3  # of one image in one region: a token may lead to a copy that was given up
 

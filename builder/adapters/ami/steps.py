@@ -14,7 +14,6 @@ from typing import Any
 from builder.adapters.aws.account import Account, Resource, as_tags, asking, tags_of, unless
 from builder.errors import Interrupted, PublishError
 
-SOURCE_TAG = "factory:source"  # on a copy: the image that it is a copy of
 AGAIN = "run the command again: it goes on where it was"
 _IMAGE_TYPE = "aws:ec2:image"
 _PROTECTED = "enabled"

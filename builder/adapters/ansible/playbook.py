@@ -17,6 +17,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
 from builder.errors import BuildError, FactoryError, IntegrityError
 from builder.events import Stream
+from builder.marks import RUN_LABEL
 from builder.model import Layer, Plan, Value
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
@@ -194,7 +195,7 @@ def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
         command=runtime.COMPILE,
         network="none",
         mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True)],
-        labels={"factory.run": run.name},
+        labels={RUN_LABEL: run.name},
     )
     try:
         said: list[str] = []

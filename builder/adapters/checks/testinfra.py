@@ -16,12 +16,12 @@ import yaml
 
 from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
 from builder.adapters.engine import containers
-from builder.adapters.engine.client import RUN_LABEL
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.catalog import role_folder
 from builder.errors import CheckError
 from builder.events import Stream
+from builder.marks import RUN_LABEL
 from builder.model import Artifact, Check, Plan, Report, Value
 from builder.plan import variables_of
 from builder.sources import check_folders

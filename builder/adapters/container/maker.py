@@ -18,19 +18,21 @@ from builder.adapters.ansible import playbook
 from builder.adapters.container import bootstrap, workload
 from builder.adapters.container.finder import reused
 from builder.adapters.engine import containers
-from builder.adapters.engine.client import (
-    CHECKOUT_LABEL,
-    KEY_LABEL,
-    LAYERS,
-    RUN_LABEL,
-    TARGET_LABEL,
-    Engine,
-    Image,
-)
+from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError, IntegrityError
 from builder.events import Stream
+from builder.marks import (
+    CHECKOUT_LABEL,
+    DESCRIPTION_LABEL,
+    KEY_LABEL,
+    RUN_LABEL,
+    STACK_LABEL,
+    TARGET_LABEL,
+    TITLE_LABEL,
+    VERSIONS_LABEL,
+)
 from builder.model import Artifact, Layer, Made, Plan
 from builder.plan import explain
 from builder.ports import LayerCache
@@ -242,10 +244,10 @@ class LayerMaker:
             labels=self._labels(layer)
             | {
                 TARGET_LABEL: plan.target.name,
-                "factory.stack": plan.stack.name,
-                "factory.versions": json.dumps(plan.versions, sort_keys=True),
-                "org.opencontainers.image.title": plan.target.name,
-                "org.opencontainers.image.description": plan.target.summary,
+                STACK_LABEL: plan.stack.name,
+                VERSIONS_LABEL: json.dumps(plan.versions, sort_keys=True),
+                TITLE_LABEL: plan.target.name,
+                DESCRIPTION_LABEL: plan.target.summary,
             },
             say=self._say(step),
         )

@@ -17,10 +17,6 @@ from urllib.parse import quote, urlencode
 from builder.errors import BuildError, IntegrityError, MissingError
 
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
-RUN_LABEL = "factory.run"
-KEY_LABEL = "factory.key"
-TARGET_LABEL = "factory.target"
-CHECKOUT_LABEL = "factory.checkout"  # whose layer it is, where checkouts share an engine
 _TIMEOUT_S = 60
 _LONG_S = 1800
 _HINT = "start it (systemctl start docker), or see: builder doctor"

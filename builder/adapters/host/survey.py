@@ -14,9 +14,9 @@ from typing import Any
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.errors import FactoryError, UsageError
+from builder.marks import REF_NAME_LABEL, VERSION_LABEL, VERSIONS_LABEL
 from builder.stack.vocabulary import Value, Vocabulary, read_value
 
-VERSIONS_LABEL = "factory.versions"
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 # Variables in which published images name what they were built with, and the fact that each is.
 _VARIABLES = {
@@ -126,10 +126,10 @@ def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary
 
 def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
     """The base images of Ubuntu, and those made from them, name their system in two labels."""
-    name = labels.get("org.opencontainers.image.ref.name", "")
-    version = labels.get("org.opencontainers.image.version", "")
+    name = labels.get(REF_NAME_LABEL, "")
+    version = labels.get(VERSION_LABEL, "")
     if name == "ubuntu" and re.fullmatch(r"\d\d\.\d\d", version):
-        notes.add("label org.opencontainers.image.version", "os", system_name("ubuntu", version))
+        notes.add(f"label {VERSION_LABEL}", "os", system_name("ubuntu", version))
 
 
 def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes: _Notes) -> None:

@@ -20,10 +20,10 @@ from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.errors import BuildError
+from builder.marks import REHEARSAL_LABEL
 from builder.rehearsal.addresses import Addresses
 from builder.rehearsal.ec2 import imds, machine
 
-LABEL = "factory.rehearsal"  # whose containers and images they are
 _REPOSITORY = "factory-rehearsal"
 _BOOT_S, _STOP_S = 25.0, 25  # together within the 60 s that clients wait for an answer
 _LOGIN_UID = 1000
@@ -81,7 +81,9 @@ class EngineHosts:
 
     def take_address(self) -> str:
         """Take an address that no machine of any rehearsal has, running or stopped."""
-        given = {one["Labels"][f"{LABEL}.address"] for one in self._engine.containers(LABEL)}
+        given = {
+            one["Labels"][f"{REHEARSAL_LABEL}.address"] for one in self._engine.containers(REHEARSAL_LABEL)
+        }
         return self._addresses.take(given)
 
     def release_address(self, address: str) -> None:
@@ -126,9 +128,9 @@ class EngineHosts:
 
     def _labels(self, launch: Launch) -> dict[str, str]:
         return {
-            LABEL: self._session,
-            f"{LABEL}.instance": launch.instance,
-            f"{LABEL}.address": launch.address,
+            REHEARSAL_LABEL: self._session,
+            f"{REHEARSAL_LABEL}.instance": launch.instance,
+            f"{REHEARSAL_LABEL}.address": launch.address,
         }
 
     def _make_network(self, launch: Launch) -> None:
@@ -138,7 +140,7 @@ class EngineHosts:
             self._network_image,
             command=("python3", "-I", "/imds.py", "/imds.json"),
             network="bridge",
-            labels=self._labels(launch) | {f"{LABEL}.part": "network"},
+            labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "network"},
             name=self._name(launch.instance, "network"),
             hostname=launch.hostname,
             ports={"22/tcp": (launch.address, self.ssh_port)},
@@ -155,7 +157,7 @@ class EngineHosts:
         created = machine.create(
             self._url,
             self._reference(launch.snapshot),
-            labels=self._labels(launch) | {f"{LABEL}.part": "machine"},
+            labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "machine"},
             network=f"container:{network}",
             name=self._name(launch.instance, "machine"),
             # A reboot from inside ends the container, like a power-off; only the former is of use here.
@@ -226,8 +228,10 @@ class EngineHosts:
 
 def sweep(engine: Engine, session: str) -> int:
     """Removes all containers and images of a rehearsal from the engine; returns how many."""
-    found = engine.containers(f"{LABEL}={session}")
-    found.sort(key=lambda container: str(container["Labels"].get(f"{LABEL}.part")))  # machines first
+    found = engine.containers(f"{REHEARSAL_LABEL}={session}")
+    found.sort(
+        key=lambda container: str(container["Labels"].get(f"{REHEARSAL_LABEL}.part"))
+    )  # machines first
     for container in found:
         engine.remove_container(container["Id"])
     repository = f"{_REPOSITORY}/{session}"
@@ -235,7 +239,7 @@ def sweep(engine: Engine, session: str) -> int:
     tagged = engine.ask("GET", "/images/json", query={"filters": filters})
     tags = [tag for image in tagged for tag in image["RepoTags"] if tag.startswith(f"{repository}:")]
     # What was captured when the power went has the label of its container and no tag.
-    half_made = [image.id for image in engine.labelled(f"{LABEL}={session}") if not image.tags]
+    half_made = [image.id for image in engine.labelled(f"{REHEARSAL_LABEL}={session}") if not image.tags]
     for reference in (*tags, *half_made):
         engine.remove_image(reference)
     return len(found) + len(tags)

@@ -195,11 +195,29 @@ def test_a_base_that_brings_efa_is_looked_at_and_left(image: Image) -> None:
 
 def test_a_bundled_plugin_that_is_not_the_pinned_one_is_refused(image: Image) -> None:
     said = message_of(image.apply(NEW, *FABRIC, plugin=OTHER_PLUGIN))
-    assert f"Wanted one plugin, aws-ofi-nccl {OTHER_PLUGIN}, and found /opt/amazon/ofi-nccl" in said
+    assert f"Expected aws-ofi-nccl {OTHER_PLUGIN} in one folder; found /opt/amazon/ofi-nccl" in said
+
+
+@pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])
+def test_a_plugin_has_both_names(image: Image, version: str, kind: str) -> None:
+    """A link up to 1.16, a library of its own from 1.17 on: the role and its checks take either."""
+    plan = image.plan(version, *FABRIC)
+    succeed(image.bench.apply(plan))
+    assert image.bench.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
+    assert image.bench.failures(plan) == []
+
+
+@pytest.mark.parametrize("path", ["/opt/amazon/ofi-nccl/lib64", "/opt/amazon/ofi-nccl/lib"])
+def test_a_plugin_of_another_version_beside_it_is_refused(image: Image, path: str) -> None:
+    plan = image.plan(NEW, *FABRIC)
+    succeed(image.bench.apply(plan))
+    image.bench.shell(f"mkdir -p {path}; echo aws-ofi-nccl 1.99.9 > {path}/libnccl-net-old.so")
+    assert f"Expected aws-ofi-nccl {efa.bundle(NEW)['aws_ofi_nccl']}" in message_of(image.bench.apply(plan))
 
 
 def test_nccl_would_not_find_the_plugin_by_itself(image: Image) -> None:
-    plan = image.plan(NEW, *FABRIC)
+    # Before 1.17 the name that NCCL asks for is a link, which the loader's list does not have.
+    plan = image.plan(OLD, *FABRIC)
     succeed(image.bench.apply(plan))
     assert "NCCL_NET_PLUGIN=ofi" in image.bench.shell("cat /etc/nccl.conf")
     image.bench.shell("rm /etc/nccl.conf")

@@ -6,25 +6,39 @@ from tests.standins.site import Site
 
 HERE = Path(__file__).parent
 RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
+# From this release on each library is linked under both its names; before, the second name is a link.
+BOTH_NAMES = (1, 17)
 MAKEFILE = """\
 CXXFLAGS = -O1 -fPIC -shared -I@cuda@/include -I@libfabric@/include -DVERSION='"{version}"'
 LDLIBS = -L@libfabric@/lib -lfabric -lhwloc
-PLUGINS = libnccl-net-ofi.so
+NET = libnccl-net-ofi.so
+TUNER =
 ifeq (@platform_aws@,yes)
-PLUGINS += libnccl-ofi-tuner.so
+TUNER += libnccl-ofi-tuner.so
 endif
+{both_names}
+all: $(NET) $(TUNER)
 
-all: $(PLUGINS)
-
-libnccl-net-ofi.so: net.cpp
-libnccl-ofi-tuner.so: tuner.cpp
-$(PLUGINS):
+$(NET): net.cpp
+$(TUNER): tuner.cpp
+$(NET) $(TUNER):
 \tg++ $(CXXFLAGS) -Wl,--no-as-needed,-soname,$@ -o $@ $< $(LDLIBS)
 
 install: all
 \tinstall -d @libdir@ @prefix@/share/aws-ofi-nccl/xml
 \tinstall -m 0644 p4d-24xl-topo.xml @prefix@/share/aws-ofi-nccl/xml
-\tinstall -m 0755 $(PLUGINS) @libdir@
+\tinstall -m 0755 $(NET) $(TUNER) @libdir@
+{links}
+"""
+LIBRARIES = """\
+ifeq (@symlink@,yes)
+NET += libnccl-net.so
+endif
+ifeq (@platform_aws@,yes)
+TUNER += libnccl-tuner-ofi.so
+endif
+"""
+LINKS = """\
 ifeq (@symlink@,yes)
 \tln -sf libnccl-net-ofi.so @libdir@/libnccl-net.so
 endif
@@ -56,12 +70,21 @@ def build(site: Site) -> None:
         f"{RELEASES}/v{version}/{folder}.tar.gz",
         {
             f"{folder}/configure": (HERE / "files/ofi_configure.sh").read_text(encoding="utf-8"),
-            f"{folder}/Makefile.in": MAKEFILE.format(version=version),
+            f"{folder}/Makefile.in": _makefile(version),
             f"{folder}/net.cpp": source("ncclNetPlugin_v", (9, 10, 11)) + FLAW,
             f"{folder}/tuner.cpp": source("ncclTunerPlugin_v", (2, 3)),
             f"{folder}/p4d-24xl-topo.xml": "<system/>\n",
         },
     )
+
+
+def has_both_names(version: str) -> bool:
+    return tuple(map(int, version.split("."))) >= BOTH_NAMES
+
+
+def _makefile(version: str) -> str:
+    both = has_both_names(version)
+    return MAKEFILE.format(version=version, both_names=LIBRARIES if both else "", links="" if both else LINKS)
 
 
 def source(name: str, versions: tuple[int, ...]) -> str:

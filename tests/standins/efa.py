@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from tests.standins import native
+from tests.standins.aws_ofi_nccl import has_both_names
 from tests.standins.site import Content, Site
 
 HOST = "https://efa-installer.amazonaws.com"
@@ -181,23 +182,22 @@ def make_mpi(site: Site, name: str, version: str, prefix: str) -> Path:
 def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) -> Path:
     folder = "/opt/amazon/ofi-nccl/lib"
     folder += "" if numbers(version) >= PLUGIN_IN_LIB else "/x86_64-linux-gnu"
-    libraries = {"libfabric.so.1": fabric}
+    aliases = {"libnccl-net.so": "libnccl-net-ofi.so", "libnccl-tuner-ofi.so": "libnccl-ofi-tuner.so"}
+    both = has_both_names(has["aws_ofi_nccl"])
+    names = [*aliases.values(), *(aliases if both else ())]
     return site.deb(
         "libnccl-ofi",
         f"{has['aws_ofi_nccl']}-1",
         {
-            f"{folder}/libnccl-net-ofi.so": native.library(
-                PLUGIN % has, soname="libnccl-net-ofi.so", libraries=libraries
-            ),
-            f"{folder}/libnccl-ofi-tuner.so": native.library(
-                PLUGIN % has, soname="libnccl-ofi-tuner.so", libraries=libraries
-            ),
+            **{
+                f"{folder}/{name}": native.library(
+                    PLUGIN % has, soname=name, libraries={"libfabric.so.1": fabric}
+                )
+                for name in names
+            },
             "/etc/ld.so.conf.d/100_ofinccl.conf": f"{folder}\n",
         },
-        links={
-            f"{folder}/libnccl-net.so": "libnccl-net-ofi.so",
-            f"{folder}/libnccl-tuner-ofi.so": "libnccl-ofi-tuner.so",
-        },
+        links={} if both else {f"{folder}/{alias}": name for alias, name in aliases.items()},
         scripts=LDCONFIG,
     )
 

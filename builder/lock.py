@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import members_of, on_system
 from builder.downloads import downloads_of
 from builder.errors import IntegrityError
+from builder.members import members_of, on_system
 from builder.model import AmiSource, Catalog, Download, System, Target, Value
 from builder.sources import digest_of
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+# What a target makes; a component says which of them it may go into.
+KINDS = ("ami", "container")
+
 # A role's variable: what TOML can say and JSON can carry.
 Value = str | int | float | bool | list["Value"] | dict[str, "Value"]
 
@@ -40,7 +43,7 @@ class Component:
     layer: str
     requires: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("ami", "container")
+    kinds: tuple[str, ...] = KINDS
     pinned: bool = False
     requirements: str = ""  # whose Python requirements it installs: "", stack or workload
     downloads: tuple[Download, ...] = ()

@@ -11,12 +11,13 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
-from builder.catalog import did_you_mean, members_of
 from builder.downloads import downloads_of
 from builder.errors import UsageError
 from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, wants
+from builder.members import members_of
 from builder.model import Catalog, Component, Layer, Plan, Stack, Suite, System, Target, Value
 from builder.sources import Sources, digest_of
+from builder.tables import did_you_mean
 
 # Part of every key: raise it when the way a layer is made changes its contents.
 FORMAT = 4

@@ -4,14 +4,25 @@
 """
 
 import os
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import did_you_mean
 from builder.errors import UsageError
+from builder.tables import (
+    COUNT,
+    FLAG,
+    LIST,
+    STRINGS,
+    TEXT,
+    Problems,
+    Shape,
+    did_you_mean,
+    fits,
+    read_toml,
+    tuples,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,21 +87,8 @@ class Site:
     registry: RegistrySettings = RegistrySettings()
 
 
-def _are_strings(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-# Type of a setting's default → what the file may say instead.
-_NOUNS: Mapping[type, tuple[str, Callable[[object], bool]]] = {
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: (
-        "a whole number, not negative",
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-    ),
-    str: ("a string", lambda value: isinstance(value, str)),
-    tuple: ("a list of strings", lambda value: isinstance(value, list) and _are_strings(value)),
-    dict: ("a table of strings", lambda value: isinstance(value, dict) and _are_strings(value.values())),
-}
+# Type of a setting's default → what the file may hold.
+_TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
 
 _SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]] = {
     "aws": AwsSettings,
@@ -100,35 +98,36 @@ _SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySet
 
 
 def load(root: Path) -> Site:
+    """The site of `root`; raises UsageError with every problem of the file."""
     named = os.environ.get("BUILDER_SITE_FILE")
     path = Path(named) if named else root / "site.toml"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         if named:
-            raise UsageError(
-                f"BUILDER_SITE_FILE: no file {path}", hint="unset it or correct the path"
-            ) from error
+            raise UsageError(f"BUILDER_SITE_FILE: no file {path}", hint="unset it or correct the path")
         return Site()
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}", hint=f"correct {path}") from error
-    return Site(**{name: _section(path, name, values) for name, values in table.items()})
+    problems = Problems()
+    sections = {name: _section(str(path), name, values, problems) for name, values in _read(path, problems)}
+    if problems.found:
+        first, *others = problems.found
+        more = f" (and {len(others)} more)" if others else ""
+        raise UsageError(first + more, hint=f"correct {path}", details="\n".join(others))
+    return Site(**sections)
 
 
-def _section(path: Path, name: str, values: object) -> Any:
-    if name not in _SECTIONS or not isinstance(values, dict):
-        raise UsageError(
-            f"{path}: unknown section '{name}'{did_you_mean(name, _SECTIONS)}", hint=f"correct {path}"
-        )
-    kind = _SECTIONS[name]
+def _read(path: Path, problems: Problems) -> Iterable[tuple[str, object]]:
+    table = read_toml(path.parent, path.name, problems, called=str(path))
+    return table.items() if table else ()
+
+
+def _section(file: str, name: str, values: object, problems: Problems) -> Any:
+    kind = _SECTIONS.get(name)
+    if kind is None or not isinstance(values, dict):
+        problems.add(file, "", f"unknown section '{name}'{did_you_mean(name, _SECTIONS)}")
+    elif fits(values, _shape(kind), file, f"{name}.", problems):
+        return kind(**tuples(values))
+    return None
+
+
+def _shape(kind: type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]) -> Shape:
     default = kind()
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in kind.__dataclass_fields__:
-            near = did_you_mean(key, kind.__dataclass_fields__)
-            raise UsageError(f"{path}: {name}.{key}: unknown key{near}", hint=f"correct {path}")
-        noun, fits = _NOUNS[type(getattr(default, key))]
-        if not fits(value):
-            raise UsageError(f"{path}: {name}.{key}: must be {noun}, not {value!r}", hint=f"correct {path}")
-        fields[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**fields)
+    return {key: (_TYPES[type(getattr(default, key))], False) for key in kind.__dataclass_fields__}

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from builder.catalog import members_of, read_requirements, role_folder
 from builder.errors import CatalogError
+from builder.members import members_of
 from builder.model import Catalog, Target
+from builder.requirements import read_requirements
 
 # Parts of a role that leave no mark in an image: a changed check must not rebuild a layer.
 _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
@@ -33,6 +34,10 @@ class Sources:
     workload_files: tuple[tuple[str, str], ...] = ()
     workload_requirements: tuple[str, ...] = ()
     requirements: Mapping[str, str] = field(default_factory=dict)  # sha256 of the Python locks, by path
+
+
+def role_folder(root: Path, component: str) -> Path:
+    return root / "ansible" / "roles" / component
 
 
 def read(root: Path, catalog: Catalog, target: Target) -> Sources:

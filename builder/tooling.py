@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import TABLES, TEXT, Problems, Shape, fits, read_toml
 from builder.downloads import ARCH_WORDS, fill
 from builder.errors import CatalogError
 from builder.model import Download
+from builder.tables import TABLES, TEXT, Problems, Shape, fits, read_toml
 
 COLLECTIONS = "ansible/requirements.yml"
 _PLUGINS = "packer.toml"

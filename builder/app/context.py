@@ -13,10 +13,12 @@ from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.errors import UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock
+from builder.members import on_system
 from builder.model import Catalog, Plan, System, Target
 from builder.screen.summary import table
 from builder.screen.text import look
 from builder.site import Site
+from builder.tables import did_you_mean
 
 PLACES = (LOCAL, ACCOUNT)
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
@@ -62,15 +64,15 @@ class Context:
     def _variant(self, target: Target) -> Target:
         """The target on the system that was asked for; in an account, on the first that is for accounts."""
         if self.system:
-            return catalog.on_system(target, self._known_system(target))
+            return on_system(target, self._known_system(target))
         if self.place == ACCOUNT and target.systems:
-            return catalog.on_system(target, next(iter(target.systems)))
+            return on_system(target, next(iter(target.systems)))
         return target
 
     def _known_system(self, target: Target) -> str:
         known = (target.system, *target.systems)
         if self.system not in known:
-            near = catalog.did_you_mean(self.system, known)
+            near = did_you_mean(self.system, known)
             raise UsageError(
                 f"target '{target.name}' does not exist for system '{self.system}'{near}",
                 hint=f"builder show {target.name}",
@@ -107,9 +109,7 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
 def open_context(options: argparse.Namespace) -> Context:
     place = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
     if place not in PLACES:
-        raise UsageError(
-            f"no site '{place}'{catalog.did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site"
-        )
+        raise UsageError(f"no site '{place}'{did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site")
     return Context(
         options.root.absolute() if options.root else _find_root(),
         place=place,

@@ -9,10 +9,9 @@ from pathlib import Path
 from builder.app.context import Context, add_site, open_context, parser
 from builder.app.lanes.lane import open_lane
 from builder.app.session import Request, build
-from builder.catalog import KINDS
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
-from builder.model import Receipt
+from builder.model import KINDS, Receipt
 from builder.pipeline import require_locked, result
 from builder.plan import find_target
 from builder.screen.summary import summary

@@ -17,7 +17,6 @@ from builder.adapters.upstream import mirror
 from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
 from builder.app.context import Context, open_context, parser
 from builder.app.interrupts import interruptible
-from builder.catalog import did_you_mean
 from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import FIELDS, PLACE, Entry, Want
 from builder.model import System
@@ -26,6 +25,7 @@ from builder.screen.text import clip, count, look
 from builder.sources import file_sha256
 from builder.stack.loading import load
 from builder.stack.locking import Outcome, Relocked, names, relock, wanted
+from builder.tables import did_you_mean
 
 _JOBS = 8
 _SILENT_S = 10.0

@@ -49,7 +49,7 @@ def _run(words: list[str]) -> int:
 
     try:
         if words[0] not in VERBS:
-            from builder.catalog import did_you_mean
+            from builder.tables import did_you_mean
 
             raise UsageError(f"no command '{words[0]}'{did_you_mean(words[0], VERBS)}", hint="builder --help")
         run = importlib.import_module(f"builder.cli.{words[0]}").run

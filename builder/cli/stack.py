@@ -14,7 +14,7 @@ from builder.stack.vocabulary import ABSENT, write_value
 
 
 def run(argv: Sequence[str]) -> int:
-    from builder.catalog import did_you_mean
+    from builder.tables import did_you_mean
 
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def find_stack(knowledge: Knowledge, name: str) -> Combination:
-    from builder.catalog import did_you_mean
+    from builder.tables import did_you_mean
 
     if name not in knowledge.stacks:
         near = did_you_mean(name, knowledge.stacks)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.app.context import open_context, parser
-from builder.catalog import did_you_mean
 from builder.cli.stack import find_stack
 from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
@@ -22,6 +21,7 @@ from builder.stack.loading import load
 from builder.stack.rules import Change, Finding
 from builder.stack.solving.nearest import nearest, words
 from builder.stack.vocabulary import Value, read_value, write_value
+from builder.tables import did_you_mean
 
 _SYMBOLS = {"error": "failed", "warning": "skipped", "setting": "built", "note": "present"}
 _STYLES = {"error": "bad", "warning": "warn", "setting": "work", "note": "dim"}

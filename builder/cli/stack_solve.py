@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from builder.app.context import open_context, parser, print_table
-from builder.catalog import did_you_mean
 from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.derive import derive
@@ -33,6 +32,7 @@ from builder.stack.solving.solve import (
 )
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Value, write_value
+from builder.tables import did_you_mean
 
 _NAMED = 3  # newer versions, and unknown facts, that are named in text; --json has all
 _STYLES = {"error": "bad", "warning": "warn"}

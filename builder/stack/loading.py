@@ -10,12 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import (
+from builder.catalog import SHAPES
+from builder.errors import CatalogError
+from builder.requirements import read_requirements
+from builder.stack.knowledge import Combination, Derived, Instance, Knowledge, Release
+from builder.stack.ruleset import read_clauses, read_rules
+from builder.stack.versions import Version, parse
+from builder.stack.vocabulary import KINDS, SIDES, Fact, Value, Vocabulary, read_value
+from builder.tables import (
     FLAG,
     LIST,
     LISTS,
     NUMBER,
-    SHAPES,
     STRINGS,
     TABLE,
     TABLES,
@@ -25,15 +31,9 @@ from builder.catalog import (
     Table,
     did_you_mean,
     fits,
-    read_requirements,
     read_tables,
     read_toml,
 )
-from builder.errors import CatalogError
-from builder.stack.knowledge import Combination, Derived, Instance, Knowledge, Release
-from builder.stack.ruleset import read_clauses, read_rules
-from builder.stack.versions import Version, parse
-from builder.stack.vocabulary import KINDS, SIDES, Fact, Value, Vocabulary, read_value
 
 _COMPONENT: Shape = {
     "summary": (TEXT, True),

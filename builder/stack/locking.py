@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from builder.catalog import members_of
 from builder.errors import IntegrityError, MissingError
 from builder.lock import (
     FIELDS,
@@ -24,6 +23,7 @@ from builder.lock import (
     variants,
     wants,
 )
+from builder.members import members_of
 from builder.model import Catalog, Download
 from builder.ports import Resolver
 from builder.stack.knowledge import Knowledge

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import FLAG, LIST, STRINGS, TABLES, TEXT, Problems, Shape, Table, fits, read_tables
 from builder.stack.rules import SEVERITIES, SIDES, Clause, Rule, Setting, parse_clause
 from builder.stack.vocabulary import Facts, Value, Vocabulary, read_value
+from builder.tables import FLAG, LIST, STRINGS, TABLES, TEXT, Problems, Shape, Table, fits, read_tables
 
 _SUBJECT: Shape = {"subject": (TEXT, True), "date": (TEXT, True), "rule": (TABLES, True)}
 _RULE: Shape = {

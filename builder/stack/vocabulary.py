@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from builder.catalog import did_you_mean
 from builder.stack.versions import Version, parse
+from builder.tables import did_you_mean
 
 KINDS = ("version", "flag", "word", "words", "number")
 # Who decides a fact: the machine type, the host below a container (or the AMI itself), what is in the image,

@@ -6,7 +6,7 @@ Derived from what runs (the scenarios of molecule, the targets) and from the cat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from builder import catalog
+from builder.members import closure
 from builder.model import Catalog, Component, System, Target
 from tests.roles import plans
 from tests.roles.plans import ROOT, has_standin
@@ -53,10 +53,10 @@ def cells(loaded: Catalog) -> Mapping[tuple[str, str, str], str]:
 def _proofs(loaded: Catalog) -> Iterator[tuple[str, str, str, str]]:
     for platform in scenarios().values():
         system = str(platform.get("system", "debian-12"))
-        for component in catalog.closure(loaded, platform["components"]):
+        for component in closure(loaded, platform["components"]):
             yield component, system, "x86_64", _proof(loaded, platform, component)
     for target in made_here(loaded):
-        for component in catalog.closure(loaded, target.components):
+        for component in closure(loaded, target.components):
             yield component, target.system, "x86_64", REAL
 
 
@@ -76,7 +76,7 @@ def _proof(loaded: Catalog, platform: Mapping[str, Any], name: str) -> str:
     # What stands on a stand-in is proven no further than that.
     played = (
         has_standin(member) and _comes_from_outside(loaded.components[member], system)
-        for member in catalog.closure(loaded, [name])
+        for member in closure(loaded, [name])
     )
     return STANDINS if any(played) else REAL
 
@@ -93,7 +93,7 @@ def render(loaded: Catalog) -> str:
     columns = [(system, arch) for system in SYSTEMS for arch in ARCHES]
     head = " | ".join(f"{system} {arch}" for system, arch in columns)
     lines = [f"| role | layer | goes into | {head} |", "|---" * (len(columns) + 3) + "|"]
-    for name in catalog.closure(loaded, loaded.components):
+    for name in closure(loaded, loaded.components):
         component = loaded.components[name]
         words = " | ".join(proven.get((name, system, arch), LINTED) for system, arch in columns)
         lines.append(f"| `{name}` | {component.layer} | {', '.join(component.kinds)} | {words} |")

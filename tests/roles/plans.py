@@ -11,8 +11,10 @@ from pathlib import Path
 from builder import catalog, lock, plan, sources
 from builder.errors import UsageError
 from builder.lock import Entry, Lock, Want
+from builder.members import closure
 from builder.model import Catalog, Layer, Plan, System, Target, Value
 from builder.plan import variables_of
+from builder.tables import did_you_mean
 from tests.standins import amazon_linux
 from tests.standins.site import Site
 
@@ -71,11 +73,11 @@ def load(wanted: Wanted) -> tuple[Catalog, Target]:
     loaded = load_catalog()
     for name in wanted.components:
         if name not in loaded.components:
-            near = catalog.did_you_mean(name, loaded.components)
+            near = did_you_mean(name, loaded.components)
             raise UsageError(f"no component '{name}'{near}", hint="ls catalog/components")
     stack = loaded.stacks[wanted.stack]
     stack = dataclasses.replace(stack, pins={**stack.pins, **wanted.pins})
-    for name in catalog.closure(loaded, wanted.components):
+    for name in closure(loaded, wanted.components):
         if loaded.components[name].pinned and name not in stack.pins:
             raise UsageError(
                 f"stack '{stack.name}' has no pin for component '{name}'",
@@ -102,7 +104,7 @@ def make(wanted: Wanted, site: Site | None) -> Plan:
     else:
         if wanted.system == amazon_linux.NAME:
             build_standin(site, "amazon_linux")
-        for name in catalog.closure(loaded, target.components):
+        for name in closure(loaded, target.components):
             build_standin(site, name)
         loaded = _use_wheels(loaded, target, site)
         locked = lock_site(site, lock.wants(loaded, target, arch=wanted.arch))

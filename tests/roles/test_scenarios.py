@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder import catalog
+from builder.members import closure
 from tests.roles import matrix, plans
 from tests.roles.plans import ROOT
 from tests.roles.scenario import scenarios
@@ -55,13 +56,9 @@ def test_scenario(running: Runs, name: str) -> None:
 def test_every_role_is_in_a_scenario() -> None:
     loaded = catalog.load(ROOT)
     tried = {
-        member
-        for platform in scenarios().values()
-        for member in catalog.closure(loaded, platform["components"])
+        member for platform in scenarios().values() for member in closure(loaded, platform["components"])
     }
-    targets = {
-        member for target in matrix.made_here(loaded) for member in catalog.closure(loaded, target.components)
-    }
+    targets = {member for target in matrix.made_here(loaded) for member in closure(loaded, target.components)}
     assert set(loaded.components) - tried - targets == set()
 
 

@@ -7,6 +7,7 @@ import pytest
 from builder import catalog
 from builder.errors import CatalogError, FactoryError
 from builder.stack.loading import load as load_knowledge
+from builder.tables import RENAMED, did_you_mean
 from tests.support.repository import Repository
 
 
@@ -213,10 +214,10 @@ def test_a_folder_without_catalog_says_what_to_do(tmp_path: Path) -> None:
 def test_a_renamed_word_leads_to_its_new_name_where_that_is_known(
     word: str, known: list[str], suggestion: str
 ) -> None:
-    assert catalog.did_you_mean(word, known) == suggestion
+    assert did_you_mean(word, known) == suggestion
 
 
 def test_every_renamed_word_leads_to_a_word_that_exists(root: Path) -> None:
     facts = load_knowledge(root).vocabulary.facts
-    assert set(catalog.RENAMED.values()) <= set(facts)
-    assert not set(catalog.RENAMED) & set(facts)
+    assert set(RENAMED.values()) <= set(facts)
+    assert not set(RENAMED) & set(facts)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from builder import catalog, lock, plan, sources
 from builder.errors import CatalogError, UsageError
+from builder.members import closure
 from builder.model import Catalog, Component
 from builder.plan import explain
 from tests.support.repository import Repository
@@ -140,9 +141,9 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 @given(made=catalogs(), data=st.data())
 def test_order_is_canonical_and_requirements_come_first(made: Catalog, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(sorted(made.components)), unique=True, min_size=1))
-    ordered = catalog.closure(made, chosen)
-    assert ordered == catalog.closure(made, list(reversed(chosen)))
-    everything = catalog.closure(made, made.components)
+    ordered = closure(made, chosen)
+    assert ordered == closure(made, list(reversed(chosen)))
+    everything = closure(made, made.components)
     assert [name for name in everything if name in ordered] == list(ordered)
     for i, name in enumerate(ordered):
         assert set(made.components[name].requires) <= set(ordered[:i])

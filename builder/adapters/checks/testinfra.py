@@ -18,13 +18,12 @@ from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
 from builder.adapters.engine import containers
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
-from builder.catalog import role_folder
 from builder.errors import CheckError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Artifact, Check, Plan, Report, Value
 from builder.plan import variables_of
-from builder.sources import check_folders
+from builder.sources import check_folders, role_folder
 
 _TIMEOUT_S = 1200
 # What a check may count on in every container it meets.

@@ -21,10 +21,10 @@ from builder.adapters.upstream.manifests import locked_image, pick_image
 from builder.adapters.upstream.mirror import Mirror, archives, snapshot
 from builder.adapters.upstream.pip import pip_install
 from builder.adapters.upstream.suites import address, release_date
-from builder.catalog import read_requirements
 from builder.errors import BuildError, IntegrityError, MissingError
 from builder.lock import Answer, Entry, Want
 from builder.model import System
+from builder.requirements import read_requirements
 from builder.sources import file_sha256
 
 A = TypeVar("A")

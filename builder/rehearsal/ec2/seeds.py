@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from builder.catalog import LIST, TABLES, TEXT, Problems, Shape, fits, read_table
 from builder.errors import CatalogError
 from builder.model import Catalog, System
+from builder.tables import LIST, TABLES, TEXT, Problems, Shape, fits, read_table
 
 _FILE = "rehearsal.toml"
 _SHAPE: Shape = {

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from builder.catalog import did_you_mean
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.versions import Version, compare, parse
 from builder.stack.vocabulary import Value, read_value, write_value
+from builder.tables import did_you_mean
 
 _NUMBERS = re.compile(r"v?(?:\d+:)?(\d+(?:\.\d+)*)")
 # Release candidates and packages' own numbers are meant to the letter.

@@ -1,0 +1,183 @@
+"""Checks the files of the catalog against each other, the roles and the containers.
+
+Adds each problem with its file and key; reads names and declarations alone.
+"""
+
+import re
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from builder.downloads import WORDS, known_filter, placeholders
+from builder.members import closure, members_of, on_system
+from builder.model import KINDS, Catalog, Component, Target
+from builder.sources import role_folder
+from builder.tables import Problems, Table
+
+_REQUIREMENTS = ("", "stack", "workload")
+_DOWNLOAD_KINDS = ("archive", "git", "repository")
+
+
+def _role_variables(root: Path, component: str) -> set[str]:
+    """The names that a role declares; its defaults are flat, so the first column tells."""
+    defaults = role_folder(root, component) / "defaults" / "main.yml"
+    if not defaults.is_file():
+        return set()
+    return set(re.findall(r"^([a-z][a-z0-9_]*):", defaults.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def check(root: Path, catalog: Catalog, problems: Problems) -> None:
+    """Adds what the files of the catalog say of each other that is not so, with file and key."""
+    _check_components(root, catalog, problems)
+    _check_stacks(root / "catalog", catalog, problems)
+    _check_targets(root, catalog, problems)
+
+
+def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
+    for name, component in catalog.components.items():
+        file = f"components/{name}.toml"
+        for key in ("requires", "after"):
+            for i, other in enumerate(getattr(component, key)):
+                if other not in catalog.components:
+                    problems.unknown(file, f"{key}[{i}]", "component", other, catalog.components)
+        if component.layer not in catalog.layers:
+            problems.unknown(file, "layer", "layer", component.layer, catalog.layers)
+        if component.requirements not in _REQUIREMENTS:
+            problems.unknown(file, "requirements", "source", component.requirements, _REQUIREMENTS[1:])
+        for i, kind in enumerate(component.kinds):
+            if kind not in KINDS:
+                problems.unknown(file, f"kinds[{i}]", "kind", kind, KINDS)
+        if not role_folder(root, name).is_dir():
+            problems.add(file, "", f"no role ansible/roles/{name}")
+        _check_variables(root, file, component.variables, (name,), problems)
+        _check_downloads(file, component, catalog, problems)
+    if not problems.found:
+        _check_order(catalog, problems)
+
+
+def _check_downloads(file: str, component: Component, catalog: Catalog, problems: Problems) -> None:
+    pins = {pin for stack in catalog.stacks.values() for pin in stack.pins}
+    names = [download.name for download in component.downloads]
+    for i, download in enumerate(component.downloads):
+        where = f"downloads[{i}]"
+        if names.index(download.name) != i:
+            problems.add(file, f"{where}.name", f"'{download.name}' is already the name of another download")
+        if download.kind not in _DOWNLOAD_KINDS:
+            problems.unknown(file, f"{where}.kind", "kind", download.kind, _DOWNLOAD_KINDS)
+        if (download.kind == "git") != bool(download.ref):
+            problems.add(file, f"{where}.ref", "goes with kind git, and with it alone")
+        if (download.kind == "repository" or download.signature) and not download.key:
+            problems.add(file, f"{where}.key", "missing: who signed it?")
+        for key, name, chosen in placeholders(download):
+            known = WORDS | pins if component.pinned else (WORDS | pins) - {"version"}
+            if name not in known:
+                problems.unknown(file, f"{where}.{key}", "placeholder", name, known)
+            if not known_filter(chosen):
+                problems.add(file, f"{where}.{key}", f"no filter '{chosen}'")
+
+
+def _check_order(catalog: Catalog, problems: Problems) -> None:
+    components = catalog.components
+    graph = {name: (*component.requires, *component.after) for name, component in components.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle = " → ".join(reversed(error.args[1]))
+        problems.add(f"components/{error.args[1][0]}.toml", "requires", f"goes in a circle: {cycle}")
+        return
+    rank = {layer: i for i, layer in enumerate(catalog.layers)}
+    for name, others in graph.items():
+        for other in others:
+            if rank[components[other].layer] > rank[components[name].layer]:
+                problems.add(
+                    f"components/{name}.toml",
+                    "layer",
+                    f"'{components[name].layer}' lies below layer '{components[other].layer}' "
+                    f"of '{other}', which it requires",
+                )
+
+
+def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
+    """A pin names a component whose role takes a version, or one whose versions the catalog lists."""
+    listed = {path.stem for path in (folder / "versions").glob("*.toml")}
+    known = listed | {component.name for component in catalog.components.values() if component.pinned}
+    for name, stack in catalog.stacks.items():
+        for pin in stack.pins:
+            if pin not in known:
+                problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, known)
+
+
+def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
+    for name, target in catalog.targets.items():
+        file = f"targets/{name}.toml"
+        for key in ("components", "if_pinned"):
+            for i, component in enumerate(getattr(target, key)):
+                if component not in catalog.components:
+                    problems.unknown(file, f"{key}[{i}]", "component", component, catalog.components)
+        if target.kind not in KINDS:
+            problems.unknown(file, "kind", "kind", target.kind, KINDS)
+        _check_systems(file, catalog, target, problems)
+        if problems.found:
+            continue
+        for system in (target.system, *target.systems):
+            variant = on_system(target, system)
+            members = members_of(catalog, variant)
+            _check_members(file, catalog, variant, members, problems)
+        everything = closure(catalog, (*target.components, *target.if_pinned))
+        _check_variables(root, file, target.variables, everything, problems)
+        _check_workload(root, file, target, members_of(catalog, target), catalog, problems)
+
+
+def _check_systems(file: str, catalog: Catalog, target: Target, problems: Problems) -> None:
+    pairs = [("", target.system, target.stack)]
+    pairs += [("systems.", system, stack) for system, stack in target.systems.items()]
+    for prefix, system, stack in pairs:
+        if system not in catalog.systems:
+            key = f"{prefix}{system}" if prefix else "system"
+            problems.unknown(file, key, "system", system, catalog.systems)
+        elif prefix and target.kind == "ami" and catalog.systems[system].ami is None:
+            problems.add(file, f"{prefix}{system}", "has no [ami], so no AMI starts from it")
+        if stack not in catalog.stacks:
+            key = f"{prefix}{system}" if prefix else "stack"
+            problems.unknown(file, key, "stack", stack, catalog.stacks)
+
+
+def _check_members(
+    file: str, catalog: Catalog, target: Target, members: tuple[str, ...], problems: Problems
+) -> None:
+    pins = catalog.stacks[target.stack].pins
+    for member in members:
+        component = catalog.components[member]
+        if target.kind not in component.kinds:
+            problems.add(file, "components", f"'{member}' cannot go into a {target.kind}")
+        if component.pinned and member not in pins:
+            problems.add(file, "stack", f"'{target.stack}' has no pin for component '{member}'")
+
+
+def _check_workload(
+    root: Path,
+    file: str,
+    target: Target,
+    members: tuple[str, ...],
+    catalog: Catalog,
+    problems: Problems,
+) -> None:
+    if not target.workload:
+        return
+    for needed in ("Dockerfile", "requirements.lock"):
+        path = Path("containers") / target.workload / needed
+        if not (root / path).is_file():
+            problems.add(file, "workload", f"no file {path}")
+    if not any(catalog.components[member].requirements == "workload" for member in members):
+        problems.add(file, "components", "a workload needs the component that installs its requirements")
+
+
+def _check_variables(
+    root: Path, file: str, variables: Table, components: Iterable[str], problems: Problems
+) -> None:
+    known: set[str] = set()
+    for component in components:
+        known |= _role_variables(root, component)
+    for variable in variables:
+        if variable not in known:
+            problems.unknown(file, f"variables.{variable}", "variable", variable, known)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import certifi
@@ -20,6 +21,11 @@ CANARY, CANARIES = "canary-4f1c9d", "canary-[4]f1c9d"
 
 def test_an_image_is_made_once_and_boots_without_a_trace_of_its_making(shop: Shop, tmp_path: Path) -> None:
     planted = plant(tmp_path)
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t", "--allow-empty"],
+    ):
+        subprocess.run(["git", "-C", str(shop.factory.repository.root), *words], check=True)
     done = shop.factory.call("build", "--target", "machine", **planted)
     assert done.code == 0, done.stderr
     ami = done.stdout.strip()
@@ -29,6 +35,9 @@ def test_an_image_is_made_once_and_boots_without_a_trace_of_its_making(shop: Sho
     tags = {tag["Key"]: tag["Value"] for tag in image["Tags"]}
     assert tags["factory:target"] == "machine"
     assert image["Public"] is False
+    (receipt,) = (shop.factory.out / "receipts" / "machine").glob("*.json")
+    assert tags["factory:commit"] == json.loads(receipt.read_text())["commit"]
+    assert tags["factory:commit"].endswith("+"), "files of the checkout are not committed"
     # All that was made for the making is gone, and a second build changes nothing.
     left = set(shop.account()[EAST]) - set(shop.before[EAST])
     snapshots = {one["Ebs"]["SnapshotId"] for one in image["BlockDeviceMappings"]}

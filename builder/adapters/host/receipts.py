@@ -41,11 +41,13 @@ class Receipts:
         report: Report | None,
         publications: tuple[Publication, ...],
     ) -> Receipt:
+        from builder.adapters.host.checkout import commit_of  # only a run that records needs git
+
         assert self._run is not None
         receipt = Receipt(
             run=self._run.name,
             created=now(),
-            commit=self._commit(),
+            commit=commit_of(self._root),
             plan=plan,
             artifact=artifact,
             report=report,
@@ -55,18 +57,6 @@ class Receipts:
         write_atomically(self._run.folder / f"receipt-{plan.target.name}.json", text)
         write_atomically(self._folder / plan.target.name / f"{plan.key}.json", text)
         return receipt
-
-    def _commit(self) -> str:
-        """The commit of the checkout, with + where files differ from it; "" outside a repository."""
-        # Only a run records; a build with nothing to do does without.
-        from builder.adapters.host import process
-
-        git = ["git", "-C", str(self._root)]
-        head = process.run([*git, "rev-parse", "HEAD"], timeout_s=30)
-        if head.code != 0:
-            return ""
-        changed = process.run([*git, "status", "--porcelain"], timeout_s=60)
-        return head.output.strip() + ("+" if changed.output.strip() else "")
 
 
 def references(out: Path) -> frozenset[str]:

@@ -15,7 +15,7 @@ from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.permissions import changing, needs
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
-from builder.adapters.host import process
+from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run
 from builder.app.account import SiteAccount
 from builder.app.context import Context
@@ -71,7 +71,7 @@ class AmiLane(Lane):
             dead.clear(self._context, keep_complete=True)
 
     def begin(self, work: Work) -> Tools:
-        context, site, commit = self._context, self._site, _commit(self._context)
+        context, site, commit = self._context, self._site, commit_of(self._context.root)
         folder = context.root / "packer"
         Packer(folder / "ami").install_plugins(folder / "plugins", tooling.plugins(context.root))
         maker = AmiMaker(
@@ -170,8 +170,3 @@ def _ask() -> None:
         raise UsageError("stdin is not a terminal; pass --yes to confirm", hint="builder build … --yes")
     if input("create them? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was created", hint="builder plan shows what a build does")
-
-
-def _commit(context: Context) -> str:
-    head = process.run(["git", "-C", str(context.root), "rev-parse", "HEAD"], timeout_s=30)
-    return head.output.strip() if head.code == 0 else ""

@@ -33,6 +33,7 @@ engine: setup ## a container engine: finds one, or installs and starts the distr
 	$(RUN) scripts/ensure-engine
 
 demo: engine ## builds, checks and publishes cpu-ddp to a registry on this machine
+	$(RUN) scripts/ensure-engine docker-registry
 	$(RUN) builder build --target cpu-ddp --publish
 
 ami: engine ## all AMIs that the site can make, side by side; SITE=aws for the account of the environment

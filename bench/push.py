@@ -19,36 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.host import process
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, collect
 from builder.adapters.registry.client import Registry, push
-from tests.support.docker_registry import PROGRAM, docker_registry
+from builder.adapters.registry.local import PROGRAM, serving
 
 BOUND_S = 1200
-START_S = 20
 REPOSITORY = "bench/image"
 Times = dict[str, list[float]]
-
-
-@contextlib.contextmanager
-def rehearsal_registry(folder: Path) -> Iterator[str]:
-    folder.mkdir()
-    ready = folder / "ready.json"
-    argv = [sys.executable, "-m", "builder.rehearsal.registry.server", "--folder", str(folder / "data")]
-    child = subprocess.Popen([*argv, "--ready-file", str(ready)])
-    try:
-        if not process.wait_until(ready.exists, timeout_s=START_S):
-            sys.exit("the registry did not start")
-        yield json.loads(ready.read_text())["host"]
-    finally:
-        child.terminate()
-        child.wait(START_S)
-
-
-REGISTRIES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
-    "rehearsal": rehearsal_registry,
-    **({"docker-registry": docker_registry} if PROGRAM else {}),
-}
 
 
 class Stopwatch:
@@ -113,7 +90,7 @@ def _docker(*arguments: str) -> None:
         sys.exit(f"docker {' '.join(arguments)}: {ended.stderr.strip()}")
 
 
-def measure(image: str, registry: str, runs: int) -> tuple[Times, int]:
+def measure(image: str, runs: int) -> tuple[Times, int]:
     watch, size = Stopwatch(), 0
     for number in range(runs):
         ways: list[Callable[[str, Path], None]] = []
@@ -129,7 +106,7 @@ def measure(image: str, registry: str, runs: int) -> tuple[Times, int]:
         for way in ways:
             folder = Path(tempfile.mkdtemp(prefix="factory-bench-"))
             try:
-                with REGISTRIES[registry](folder / "registry") as host:
+                with serving(folder / "registry") as host:
                     way(host, folder / "store")
             finally:
                 shutil.rmtree(folder)
@@ -150,14 +127,13 @@ def main() -> None:
     size, layers = found["Size"], len(found["RootFS"]["Layers"])
     results: dict[str, object] = {"image_bytes": size, "layers": layers}
     print(f"{size / 1e6:.0f} MB in {layers} layers, {chosen.runs} runs, medians")
-    for registry in REGISTRIES:
-        times, compressed = measure(chosen.image, registry, chosen.runs)
-        medians = {name: statistics.median(taken) for name, taken in times.items()}
-        print(f"\n{registry} ({compressed / 1e6:.0f} MB compressed by us)")
-        for name, median in medians.items():
-            base = medians["docker push, again" if "again" in name else "docker push, cold"]
-            print(f"  {name:<24} {median:8.3f} s   {median / base:6.2f} of docker push")
-        results[registry] = {"seconds": times, "medians": medians, "compressed_bytes": compressed}
+    times, compressed = measure(chosen.image, chosen.runs)
+    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    print(f"\n{PROGRAM} ({compressed / 1e6:.0f} MB compressed by us)")
+    for name, median in medians.items():
+        base = medians["docker push, again" if "again" in name else "docker push, cold"]
+        print(f"  {name:<24} {median:8.3f} s   {median / base:6.2f} of docker push")
+    results[PROGRAM] = {"seconds": times, "medians": medians, "compressed_bytes": compressed}
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -123,14 +123,20 @@ def _room(about: str, folder: Path, fix: str) -> Finding:
 def _registry(context: Context) -> Iterable[Finding]:
     from builder.adapters.host.http import Client, TransientError
     from builder.adapters.registry.api import origin_of
-    from builder.adapters.registry.local import find
+    from builder.adapters.registry.local import PROGRAM, find
     from builder.adapters.upstream.mirror import connection
 
     named = context.site.registry.push
     host = named.split("/")[0] if named else find(context.workspace)
     if not host:
+        program = shutil.which(PROGRAM)
         yield Finding(
-            about="registry", state=_GOOD, text="the one on this machine, started when it is needed"
+            about="registry",
+            state=_GOOD if program else _NOTE,
+            text="the one on this machine, started when it is needed"
+            if program
+            else f"not installed: {PROGRAM} (serves --publish where the site names no registry)",
+            fix=f"apt-get install {PROGRAM}",
         )
         return
     fix = "builder registry up, or registry.push in site.toml"

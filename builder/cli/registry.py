@@ -15,11 +15,9 @@ def run(argv: Sequence[str]) -> int:
     if parsed.action == "up":
         print(local.ensure_up(workspace))
         return 0
-    host = local.find(workspace)
     if parsed.action == "down":
-        if host:
-            local.stop(workspace)
-        print("stopped" if host else "was not running", file=sys.stderr)
+        print("stopped" if local.stop(workspace) else "was not running", file=sys.stderr)
         return 0
+    host = local.find(workspace)
     print(host or "not running")
     return 0 if host else 3

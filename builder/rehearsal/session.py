@@ -239,8 +239,8 @@ def up(
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
-    runs = process.start_detached(argv, log=files.log)
-    process.wait_until(lambda: bool(find(workspace, name)) or not runs(), timeout_s=_START_S)
+    service = process.start_detached(argv, log=files.log)
+    process.wait_until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S)
     found = find(workspace, name)
     if found is None:
         said = files.log.read_text(encoding="utf-8", errors="replace")

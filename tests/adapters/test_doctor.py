@@ -1,6 +1,7 @@
 """`builder doctor` and the registry that a site names: it answers, is silent, or cannot be reached."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,17 @@ def test_a_registry_that_does_not_answer_is_said(
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         assert f"{host} does not answer: silent for 0.2 s" in registry_line(repository, host, capsys)
     assert f"{host} cannot be reached: Connection refused" in registry_line(repository, host, capsys)
+
+
+def test_without_docker_registry_its_package_is_named(
+    repository: Repository,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    doctor.run(["--root", str(repository.root)])
+    output = capsys.readouterr().out
+    assert "not installed: docker-registry (serves --publish where the site names no registry)" in output
+    assert "fix: apt-get install docker-registry" in output

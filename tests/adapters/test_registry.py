@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +14,9 @@ import pytest
 from builder.adapters.registry.api import Credentials
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
 from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest, push
+from builder.adapters.registry.local import PROGRAM, serving
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
 from builder.rehearsal.registry.server import Fault, LocalRegistry
-from tests.support.docker_registry import PROGRAM, docker_registry
 from tests.support.stub_server import Pauses
 
 CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
@@ -67,10 +68,10 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "ours":
         with LocalRegistry(tmp_path / "registry") as registry:
             yield registry.host
-    elif PROGRAM is None:
+    elif not shutil.which(PROGRAM):
         pytest.skip("capability absent: no docker-registry program (Debian: apt install docker-registry)")
     else:
-        with docker_registry(tmp_path / "registry") as address:
+        with serving(tmp_path / "registry") as address:
             yield address
 
 

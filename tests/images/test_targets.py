@@ -12,7 +12,7 @@ import pytest
 
 from builder import catalog
 from builder.adapters.engine.client import Engine
-from builder.rehearsal.registry.server import LocalRegistry
+from builder.adapters.registry.local import serving
 
 pytestmark = pytest.mark.engine
 
@@ -22,9 +22,9 @@ BOUND_S = 1800
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("site")
-    with LocalRegistry(folder / "registry") as registry:
+    with serving(folder / "registry") as host:
         site = folder / "site.toml"
-        site.write_text(f'[registry]\npush = "{registry.host}"\n', encoding="utf-8")
+        site.write_text(f'[registry]\npush = "{host}"\n', encoding="utf-8")
         yield os.environ | {"BUILDER_HOME": str(home), "BUILDER_SITE_FILE": str(site), "NO_COLOR": "1"}
 
 

@@ -141,13 +141,40 @@ def _processes() -> Iterator[tuple[int, str]]:
                 yield os.getpgid(int(path.name)), words.replace(b"\0", b" ").decode(errors="replace")
 
 
-def start_detached(argv: Sequence[str], *, log: Path) -> Callable[[], bool]:
-    """Starts a service that outlives this process, its output in `log`; the answer says whether it runs."""
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A program that outlives this process."""
+
+    child: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def runs(self) -> bool:
+        return self.child.poll() is None
+
+    def end(self) -> None:
+        """End the program and wait for its exit."""
+        for number, grace_s in _ENDING:
+            if self.runs():
+                self.child.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    self.child.wait(grace_s)
+
+
+def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Service:
+    """Start a service that outlives this process, its output appended to `log`."""
     with log.open("ab") as output:
         child = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=dict(env) if env is not None else None,
         )
-    return lambda: child.poll() is None
+    return Service(child)
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:

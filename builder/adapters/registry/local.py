@@ -1,69 +1,165 @@
-"""The registry on this machine, for builds that have no other."""
+"""Run the registry of this machine, for sites that name no other: `docker-registry` on loopback.
+
+Its process outlives the command that starts it. A state file names the process, whose command line must name
+the configuration in the same folder. Knows nothing of images: the registry's client treats it as any other.
+"""
 
 import json
 import os
+import re
+import shutil
 import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from builder.adapters.host import process
-from builder.adapters.host.workspace import Workspace, locked
-from builder.errors import MissingError
+from builder.adapters.host.workspace import Workspace, locked, write_atomically
+from builder.errors import FactoryError, MissingError
 
-_START_S = 20.0
-
-
-def _folder(workspace: Workspace) -> Path:
-    return workspace.home / "registry"
+PROGRAM = "docker-registry"
+_LISTENING = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
+_WAIT_S = 20.0
 
 
-def _state(workspace: Workspace) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The process that was started last; `port` is 0 until it listens."""
+
+    pid: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DockerRegistry:
+    """One registry, with its configuration, state, log and images in a folder."""
+
+    folder: Path
+
+    def find(self) -> str:
+        """host:port of the registry; "" if it does not run."""
+        state = self._state()
+        return f"127.0.0.1:{state.port}" if state.port and self._runs(state.pid) else ""
+
+    def start(self) -> str:
+        """Start the registry, at its last port if that is free; returns host:port."""
+        if not (host := self.find()):
+            self.stop()  # one whose starter was killed before it listened
+            last = self._state().port  # names that were printed stay valid as long as the port does
+            host = (last and self._start(last)) or self._start(0)
+        if not host:
+            raise MissingError("the registry on this machine did not start", hint=f"see {self._log}")
+        return host
+
+    def stop(self) -> bool:
+        """Stop the registry; returns false if it does not run."""
+        pid = self._state().pid
+        if not self._runs(pid):
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        if not process.wait_until(lambda: not self._runs(pid), timeout_s=_WAIT_S):
+            raise FactoryError(f"the registry (process {pid}) does not end", hint=f"kill -KILL {pid}")
+        return True
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "config.yml"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def _state(self) -> _State:
+        try:
+            return _State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return _State(pid=0, port=0)
+
+    def _write_state(self, state: _State) -> None:
+        write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
+
+    def _runs(self, pid: int) -> bool:
+        """Whether the process is this registry: process ids are reused."""
+        try:
+            argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return argv[1:3] == [b"serve", os.fsencode(self._config)]
+
+    def _start(self, port: int) -> str:
+        """Start the program at a port, 0 for any; returns host:port, "" if it ends without listening."""
+        program = _find_program()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._config.write_text(json.dumps(self._configuration(port)), encoding="utf-8")  # JSON is YAML
+        self._log.write_bytes(b"")
+        # REGISTRY_* of the environment would override the file; version 3 traces unless told not to.
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "OTEL_TRACES_EXPORTER": "none"}
+        argv = [program, "serve", str(self._config)]
+        service = process.start_detached(argv, log=self._log, env=environment)
+        self._write_state(_State(pid=service.pid, port=0))
+        process.wait_until(lambda: bool(self._listening()) or not service.runs(), timeout_s=_WAIT_S)
+        self._write_state(_State(pid=service.pid, port=self._listening()))
+        if not self._listening():
+            service.end()
+        return self.find()
+
+    def _configuration(self, port: int) -> dict[str, object]:
+        return {
+            "version": "0.1",
+            "log": {"level": "info", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.folder / "data")},
+                "delete": {"enabled": True},
+            },
+            "http": {"addr": f"127.0.0.1:{port}"},
+        }
+
+    def _listening(self) -> int:
+        """The port that the log names; 0 as long as it names none."""
+        found = _LISTENING.search(self._log.read_text(encoding="utf-8", errors="replace"))
+        return int(found[1]) if found else 0
+
+
+def _find_program() -> str:
+    if found := shutil.which(PROGRAM):
+        return found
+    raise MissingError(
+        f"no program '{PROGRAM}' here, which serves the registry of this machine",
+        hint=f"apt-get install {PROGRAM}, or: make tools; where no such package exists:"
+        " docker run -d -p 127.0.0.1:5000:5000 registry:2,"
+        ' and push = "127.0.0.1:5000" below [registry] in site.toml',
+    )
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Run a registry in a folder until the block ends; yields host:port."""
+    registry = DockerRegistry(folder.absolute())
     try:
-        state = json.loads((_folder(workspace) / "ready.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
+        yield registry.start()
+    finally:
+        registry.stop()
+
+
+def _of(workspace: Workspace) -> DockerRegistry:
+    """The registry that all checkouts of a user share."""
+    return DockerRegistry(workspace.home.absolute() / PROGRAM)
 
 
 def find(workspace: Workspace) -> str:
-    """Where the registry listens; "" if it does not run."""
-    state = _state(workspace)
-    return str(state["host"]) if state and _runs(int(str(state["pid"]))) else ""
-
-
-def _runs(pid: int) -> bool:
-    """Whether the process is still ours: numbers are used again."""
-    try:
-        return b"builder.rehearsal.registry.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    """host:port of the registry; "" if it does not run."""
+    return _of(workspace).find()
 
 
 def ensure_up(workspace: Workspace) -> str:
+    """host:port of the registry, started if it does not run."""
     with locked(workspace, "registry"):
-        # The port of the last time first, so that names which were printed stay valid.
-        last = str(_state(workspace).get("host", "")).rpartition(":")[2] or "0"
-        return find(workspace) or _start(workspace, last) or _start(workspace, "0") or _refuse(workspace)
+        return _of(workspace).start()
 
 
-def _start(workspace: Workspace, port: str) -> str:
-    """Where it listens; "" if it could not start."""
-    folder = _folder(workspace)
-    folder.mkdir(parents=True, exist_ok=True)
-    ready = folder / "ready.json"
-    ready.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "builder.rehearsal.registry.server", "--folder", str(folder / "data")]
-    runs = process.start_detached([*argv, "--port", port, "--ready-file", str(ready)], log=folder / "log.txt")
-    process.wait_until(lambda: bool(find(workspace)) or not runs(), timeout_s=_START_S)
-    return find(workspace)
-
-
-def _refuse(workspace: Workspace) -> NoReturn:
-    raise MissingError("the local registry did not start", hint=f"see {_folder(workspace) / 'log.txt'}")
-
-
-def stop(workspace: Workspace) -> None:
-    pid = int(str(_state(workspace)["pid"]))
-    os.kill(pid, signal.SIGTERM)
-    process.wait_until(lambda: not find(workspace), timeout_s=_START_S)
+def stop(workspace: Workspace) -> bool:
+    """Stop the registry; returns false if it does not run."""
+    with locked(workspace, "registry"):
+        return _of(workspace).stop()

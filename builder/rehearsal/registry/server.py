@@ -1,23 +1,17 @@
-"""A small OCI registry on loopback: real to the engine, strict enough to rehearse ECR.
+"""A small OCI registry on loopback, for the rules of ECR and for injected faults.
 
 Bytes lie in a folder by digest and survive a restart. Repositories can be made to exist beforehand and tags
-to be immutable, as in ECR; tests can inject faults. It never listens on anything but loopback.
-
-    python -m builder.rehearsal.registry.server --folder F --port P --ready-file R
+to be immutable, as in ECR. It never listens on anything but loopback. Images that users publish go to a real
+registry (`adapters/registry/local.py`).
 """
 
-import argparse
 import base64
 import hmac
 import ipaddress
 import json
-import os
 import re
-import signal
 import socket
 import socketserver
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +23,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-from builder.errors import FactoryError, UsageError
+from builder.errors import UsageError
 from builder.rehearsal.registry.storage import NAME, Refused, Storage, checked_digest, unknown
 
 CHUNK = 1 << 20
@@ -415,39 +409,3 @@ class LocalRegistry:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-def _announce(ready_file: Path, host: str) -> None:
-    """The file appears complete once requests are served; it stays, so that the port can be had again."""
-    with tempfile.NamedTemporaryFile("w", dir=ready_file.parent, delete=False) as partial:
-        json.dump({"host": host, "pid": os.getpid()}, partial)
-    Path(partial.name).rename(ready_file)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(
-        prog="builder.rehearsal.registry.server", description="an OCI registry on loopback"
-    )
-    parser.add_argument("--folder", type=Path, required=True, help="where the images lie")
-    parser.add_argument("--address", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes any that is free")
-    parser.add_argument(
-        "--ready-file", type=Path, required=True, help="JSON with host and pid, once it serves"
-    )
-    chosen = parser.parse_args(arguments)
-    ended = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda _number, _frame: ended.set())
-    try:
-        with LocalRegistry(chosen.folder, address=chosen.address, port=chosen.port) as registry:
-            _announce(chosen.ready_file, registry.host)
-            ended.wait()
-    except FactoryError as error:
-        print(f"{error.message}\nhint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.host import process
 from builder.adapters.host.workspace import write_atomically
 from builder.errors import FactoryError
 from builder.rehearsal.addresses import find_ssh_port
@@ -25,6 +24,7 @@ from builder.rehearsal.ec2.hosts import EngineHosts, sweep
 from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.proxy import Proxy
 from builder.rehearsal.session import Files, Settings, hold
+from builder.wait import until
 
 _SETTLE_S = 60.0
 _LOCK_S = 5.0  # who only looks whether somebody holds the lock has it for an instant
@@ -103,7 +103,7 @@ def _end(files: Files, engine: Engine, session: str, proxy: Proxy, stack: ExitSt
         sweep(engine, session)
         return not proxy.busy
 
-    process.wait_until(is_idle, timeout_s=_SETTLE_S)
+    until(is_idle, timeout_s=_SETTLE_S, every_s=0.1)
     sweep(engine, session)
 
 

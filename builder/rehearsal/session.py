@@ -28,6 +28,7 @@ from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.ec2.hosts import sweep
 from builder.rehearsal.fence import Fence, fence
 from builder.rehearsal.proxy import CONTROL
+from builder.wait import until
 
 _START_S, _END_S = 120.0, 180.0
 _ASK_S = 60.0
@@ -84,7 +85,7 @@ class Settings:
 def hold(path: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """The lock that says that a rehearsal lives; it falls with the process, however that ends."""
     with path.open("w") as file:
-        if not process.wait_until(lambda: _try_lock(file.fileno()), timeout_s=patience_s):
+        if not until(lambda: _try_lock(file.fileno()), timeout_s=patience_s, every_s=0.1):
             raise UsageError(f"a rehearsal runs in {path.parent} already", hint="builder rehearse status")
         yield
 
@@ -240,7 +241,7 @@ def up(
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
     service = process.start_detached(argv, log=files.log)
-    process.wait_until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S)
+    until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)
     found = find(workspace, name)
     if found is None:
         said = files.log.read_text(encoding="utf-8", errors="replace")
@@ -259,7 +260,7 @@ def down(workspace: Workspace, name: str, *, engine_url: str) -> bool:
         if running:
             with suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGTERM)
-            if not process.wait_until(lambda: not _lives(files), timeout_s=_END_S):
+            if not until(lambda: not _lives(files), timeout_s=_END_S, every_s=0.1):
                 raise FactoryError(
                     f"the rehearsal '{name}' does not end (process {running.pid})", hint=f"see {files.log}"
                 )

@@ -20,6 +20,7 @@ from builder.adapters.ami.packer import Packer, Said
 from builder.adapters.host import process
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
+from builder.wait import until
 
 needs_packer = pytest.mark.skipif(
     shutil.which("packer") is None, reason="no Packer here: apt-get install packer"
@@ -274,7 +275,7 @@ def test_what_works_for_a_dead_run_is_interrupted_and_nothing_else(tmp_path: Pat
         )
     try:
         ready = [tmp_path / f"{name}.ready" for name in ("mine", "other")]
-        assert process.wait_until(lambda: all(path.exists() for path in ready), timeout_s=20)
+        assert until(lambda: all(path.exists() for path in ready), timeout_s=20, every_s=0.1)
         process.end_strays("scratch/dead-run/")
         assert mine.wait(20) == 1
         assert (tmp_path / "cleaned").read_text() == "cleaned\n"

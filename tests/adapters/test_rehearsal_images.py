@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from builder.adapters.host.process import wait_until
+from builder.wait import until
 from tests.support.rehearsal import EAST, WEST, Clients, Metal
 
 
@@ -154,7 +154,7 @@ def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
     aws.ec2.delete_snapshot(SnapshotId=snapshot)
     metal.asked.clear()
     given_up.set()
-    assert wait_until(lambda: ("forget", snapshot) in metal.asked, timeout_s=20)
+    assert until(lambda: ("forget", snapshot) in metal.asked, timeout_s=20, every_s=0.1)
     assert snapshot not in metal.disks
 
 

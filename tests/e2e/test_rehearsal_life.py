@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.host.process import wait_until
+from builder.wait import until
 from tests.support.rehearsal import Clients, Key
 from tests.support.rehearsed import Program
 
@@ -59,7 +59,7 @@ def test_one_that_was_killed_is_swept_at_the_next_start(
     instance = started(aws, key)["InstanceId"]
     aws.ready_image(instance)
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
-    assert wait_until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20)
+    assert until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     assert len(program.left(name)) >= 4, "two containers, and images of two disks"
     said = Clients(program.up(name))
     assert said.ec2.describe_instances()["Reservations"] == []
@@ -67,7 +67,7 @@ def test_one_that_was_killed_is_swept_at_the_next_start(
     machine = started(said, key)
     key.ssh(machine["PrivateIpAddress"], "true")
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
-    wait_until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20)
+    until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     done = program.call("up", "--name", other)
     assert f"'{name}' was killed; what it left is removed" in done.stderr
     assert program.left(name) == []
@@ -92,10 +92,10 @@ def test_a_signal_while_a_machine_starts_leaves_nothing(
     errors: list[Exception] = []
     thread = threading.Thread(target=start)
     thread.start()
-    assert wait_until(lambda: len(program.containers(name)) > 0, timeout_s=30)
+    assert until(lambda: len(program.containers(name)) > 0, timeout_s=30, every_s=0.1)
     pid = program.ready(name)["pid"]
     os.kill(pid, sign)
-    assert wait_until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), timeout_s=90)
+    assert until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), timeout_s=90, every_s=0.1)
     thread.join()
     assert errors
     assert program.left(name) == []

@@ -13,8 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.process import wait_until
 from builder.marks import REHEARSAL_LABEL
+from builder.wait import until
 from tests.support.rehearsal import DEBIAN, WEST, Clients, Key
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
@@ -69,14 +69,16 @@ def test_a_machine_boots_for_its_user(machine: dict[str, Any], key: Key, tmp_pat
         "admin",
         f"ip-{address.replace('.', '-')}",
     ]
-    assert wait_until(lambda: at(address, key, "systemctl is-system-running"), timeout_s=30)
+    assert until(lambda: at(address, key, "systemctl is-system-running"), timeout_s=30, every_s=0.1)
     assert key.try_ssh(address, "true", user="root").returncode == 255, "wrong user"
     assert Key.create(tmp_path).try_ssh(address, "true").returncode == 255, "wrong key"
 
 
 def test_user_data_ran(machine: dict[str, Any], key: Key) -> None:
     address = machine["PrivateIpAddress"]
-    assert wait_until(lambda: at(address, key, "test -e /var/lib/cloud/instance/boot-finished"), timeout_s=30)
+    assert until(
+        lambda: at(address, key, "test -e /var/lib/cloud/instance/boot-finished"), timeout_s=30, every_s=0.1
+    )
     assert key.ssh(address, "cat /var/lib/user-data-ran").strip() == key.ssh(address, "hostname").strip()
     assert "said" in key.ssh(address, "cat /var/log/cloud-init-output.log")
 
@@ -155,7 +157,7 @@ def test_stop_start_and_both_kinds_of_reboot(aws: Clients, key: Key) -> None:
 
     times = [booted()]
     key.try_ssh(address, "sudo systemctl reboot")
-    assert wait_until(lambda: booted() not in ("", times[0]), timeout_s=60), "a reboot from inside"
+    assert until(lambda: booted() not in ("", times[0]), timeout_s=60, every_s=0.1), "a reboot from inside"
     times.append(booted())
     aws.ec2.reboot_instances(InstanceIds=[instance])
     times.append(booted())

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from builder.adapters.host.process import wait_until
+from builder.wait import until
 from tests.support.factory import Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
@@ -75,5 +75,5 @@ def test_the_local_registry_comes_back_where_it_was(
         assert factory.call("registry", "up", **own).stdout == first.stdout
     finally:
         factory.call("registry", "down", **own)
-        assert wait_until(lambda: factory.call("registry", "status", **own).code == 3, timeout_s=20)
+        assert until(lambda: factory.call("registry", "status", **own).code == 3, timeout_s=20, every_s=0.1)
         shutil.rmtree(home)

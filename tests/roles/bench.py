@@ -19,7 +19,6 @@ from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
 from builder.adapters.engine.containers import Bind
-from builder.adapters.host import process
 from builder.adapters.host.workspace import Run, Workspace, find_workspace, open_run
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.mirror import Mirror
@@ -29,6 +28,7 @@ from builder.marks import RUN_LABEL
 from builder.model import Check, Plan
 from builder.rehearsal.ec2 import machine
 from builder.sources import check_folders
+from builder.wait import until
 from tests.roles import plans
 from tests.roles.door import Door
 from tests.roles.plans import ROOT
@@ -123,7 +123,7 @@ class Bench:
             self.execute(("systemctl", "is-system-running"), said.append)
             return said in (["running"], ["degraded"])
 
-        if not process.wait_until(is_booted, timeout_s=_BOOT_S) or said[0] not in states:
+        if not until(is_booted, timeout_s=_BOOT_S, every_s=0.1) or said[0] not in states:
             raise BuildError(f"the machine did not boot: {said}", details=self.shell("systemctl --failed"))
 
     def check(self, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:

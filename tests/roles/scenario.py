@@ -17,12 +17,13 @@ import yaml
 
 from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.process import start_detached, wait_until
+from builder.adapters.host.process import start_detached
 from builder.adapters.host.workspace import write_atomically
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, FactoryError, Interrupted
 from builder.rehearsal.ec2.machine import LOGIN_USERS
+from builder.wait import until
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench, open_scratch, open_site
 from tests.roles.door import Door
@@ -70,7 +71,7 @@ def start(folder: Path, scenario: str) -> None:
     state.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "tests.roles.scenario", "keep", str(folder), scenario]
     lives = start_detached(argv, log=folder / "keeper.log")
-    wait_until(lambda: state.exists() or not lives(), timeout_s=_START_S)
+    until(lambda: state.exists() or not lives(), timeout_s=_START_S, every_s=0.1)
     if not state.exists():
         log = (folder / "keeper.log").read_text(encoding="utf-8")
         raise BuildError(f"scenario '{scenario}' did not start", details=log[-4000:])
@@ -145,7 +146,7 @@ def stop(folder: Path) -> None:
 
     if lives():
         os.kill(int(keeper.name), signal.SIGTERM)
-        if not wait_until(lambda: not lives(), timeout_s=_STOP_S):
+        if not until(lambda: not lives(), timeout_s=_STOP_S, every_s=0.1):
             raise BuildError(f"process {keeper.name} does not end", hint=f"see {folder / 'keeper.log'}")
     pid_file.unlink()
 

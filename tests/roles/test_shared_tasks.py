@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from builder.adapters.ansible.playbook import MOUNT
-from builder.adapters.host.process import wait_until
 from builder.model import Plan
+from builder.wait import until
 from tests.roles import plans
 from tests.roles.bench import Bench, open_bench
 from tests.roles.plans import Wanted
@@ -215,7 +215,9 @@ def locked(bench: Bench, path: str, *, for_s: int) -> Iterator[None]:
     hold = f"import fcntl, select; f = open('{path}', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
     hold += f"; select.select([], [], [], {for_s})"
     bench.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
-    assert wait_until(lambda: path in bench.shell("lslocks --noheadings --output PATH || true"), timeout_s=10)
+    assert until(
+        lambda: path in bench.shell("lslocks --noheadings --output PATH || true"), timeout_s=10, every_s=0.1
+    )
     try:
         yield
     finally:

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from builder.adapters.host.process import wait_until
 from builder.app.interrupts import held_back, interruptible, wait_for_all
 from builder.errors import Interrupted
+from builder.wait import until
 
 ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 BOUND_S = 20
@@ -36,7 +36,7 @@ def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
 
     def work() -> bool:
         waiting.wait(BOUND_S)
-        assert wait_until(main_thread_sleeps, timeout_s=BOUND_S)
+        assert until(main_thread_sleeps, timeout_s=BOUND_S, every_s=0.1)
         signal.pthread_kill(threading.get_ident(), number)
         return over.wait(BOUND_S)
 

@@ -19,6 +19,7 @@ from builder.events import Stream
 from builder.model import Artifact, Plan, Report
 from builder.site import AwsSettings
 from builder.sources import check_folders
+from builder.wait import until
 
 _BOOT_S, _NEAR_BOOT_S = 900.0, 180.0
 _LOGIN = """\
@@ -126,13 +127,13 @@ class MachineChecker:
 
         def is_up() -> bool:
             nonlocal said
-            self.run.stop_if_cancelled()
             argv = ["ssh", "-F", str(config), address, "systemctl is-system-running --wait"]
             done = process.run(argv, timeout_s=120, cancelled=self.run.cancelled)
             said = done.tail
             return said.strip() in ("running", "degraded")
 
-        if not process.wait_until(is_up, timeout_s=_NEAR_BOOT_S if self.account.is_near else _BOOT_S):
+        timeout_s = _NEAR_BOOT_S if self.account.is_near else _BOOT_S
+        if not until(is_up, timeout_s=timeout_s, every_s=self.account.polling, cancelled=self.run.cancelled):
             raise CheckError(
                 f"nobody can log in to {address}: {said}", hint="look at the console of the instance"
             )

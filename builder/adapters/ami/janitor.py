@@ -15,11 +15,11 @@ from builder.adapters.ami import steps as steps
 from builder.adapters.ami.steps import Spot, snapshots_of
 from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account, Resource, asking, tags_of, unless
-from builder.adapters.host import process
 from builder.adapters.host.receipts import references
 from builder.adapters.host.workspace import Workspace
 from builder.errors import BuildError
 from builder.marks import RUN_TAG, SOURCE_TAG
+from builder.wait import until
 
 _END_S = 300.0
 _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
@@ -80,7 +80,7 @@ class Janitor:
             filters = {"instance-id": ids, "instance-state-name": _ALIVE}
             return not self._all("describe_instances", "Reservations", filters)
 
-        if not process.wait_until(are_gone, timeout_s=_END_S):
+        if not until(are_gone, timeout_s=_END_S, every_s=self.account.polling):
             raise BuildError(f"{', '.join(ids)} do not end", hint="builder clean")
 
     def _groups(self) -> None:

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from builder.errors import BuildError, FactoryError, MissingError
+from builder.wait import Backoff
 
 _CREDENTIALS = "aws sso login, or export AWS_PROFILE=…; then run the command again: it goes on where it was"
 _RETRIES = {"mode": "standard", "total_max_attempts": 8}
+# AWS throttles callers that ask more often; on this machine everything happens at once.
+_POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
 # What AWS calls a failure → how the factory ends, and what a person can do about it.
 _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
     (
@@ -57,6 +60,11 @@ class Account:
     def is_near(self) -> bool:
         """Whether its instances are on this machine."""
         return "127.0.0.1" in self.environment.get("AWS_ENDPOINT_URL", "")
+
+    @property
+    def polling(self) -> Backoff:
+        """How often a wait may ask this account."""
+        return _LOCAL_POLLING if self.is_near else _POLLING
 
     def client(self, service: str, region: str = "") -> Any:
         """A client whose calls raise what boto3 raises; wrap them in `asking`."""

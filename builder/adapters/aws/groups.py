@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
-from builder.adapters.host import process
 from builder.site import AwsSettings
+from builder.wait import until
 
 # Who may come in where the site does not say: whoever has the run's key; on this machine, itself.
 _ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
@@ -86,4 +86,4 @@ def remove(account: Account, region: str, group: str) -> None:
             return True
         return False
 
-    process.wait_until(is_gone, timeout_s=_LET_GO_S)
+    until(is_gone, timeout_s=_LET_GO_S, every_s=account.polling)

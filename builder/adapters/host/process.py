@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from builder.errors import BuildError, Interrupted, MissingError
+from builder.wait import until
 
 _GRACE_S = 5.0
 _POLL_S = 0.1
@@ -125,7 +125,7 @@ def end_strays(mark: str) -> None:
         for number, grace_s in _STRAYS_ENDING:
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
-            if wait_until(partial(_is_over, group), timeout_s=grace_s):
+            if until(partial(_is_over, group), timeout_s=grace_s, every_s=_POLL_S):
                 break
 
 
@@ -175,13 +175,3 @@ def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | N
             env=dict(env) if env is not None else None,
         )
     return Service(child)
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Whether `condition` came true in time."""
-    clock, deadline = threading.Event(), time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        clock.wait(_POLL_S)
-    return True

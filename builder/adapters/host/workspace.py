@@ -6,6 +6,7 @@ without asking for process ids, and may then remove what the dead one left.
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -14,10 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from builder.adapters.host import process
 from builder.errors import Interrupted, MissingError
+from builder.wait import until
 
 _POLL_S = 0.1
 
@@ -83,13 +86,11 @@ def locked(workspace: Workspace, name: str, *, cancelled: threading.Event | None
     """Holds a lock that all processes of this home see; it falls when the process ends, however it ends."""
     folder = workspace.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    patience = cancelled or threading.Event()
     with (folder / name).open("w") as file:
-        waited = False
-        while not _try_lock(file.fileno()):
-            waited = True
-            if patience.wait(_POLL_S):
-                raise Interrupted("interrupted")
+        waited = not _try_lock(file.fileno())
+        if waited:
+            is_mine = partial(_try_lock, file.fileno())
+            until(is_mine, timeout_s=math.inf, every_s=_POLL_S, cancelled=cancelled)
         yield waited
 
 

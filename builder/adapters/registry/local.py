@@ -17,6 +17,7 @@ from pathlib import Path
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.errors import FactoryError, MissingError
+from builder.wait import until
 
 PROGRAM = "docker-registry"
 _LISTENING = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
@@ -59,7 +60,7 @@ class DockerRegistry:
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        if not process.wait_until(lambda: not self._runs(pid), timeout_s=_WAIT_S):
+        if not until(lambda: not self._runs(pid), timeout_s=_WAIT_S, every_s=0.1):
             raise FactoryError(f"the registry (process {pid}) does not end", hint=f"kill -KILL {pid}")
         return True
 
@@ -99,7 +100,7 @@ class DockerRegistry:
         argv = [program, "serve", str(self._config)]
         service = process.start_detached(argv, log=self._log, env=environment)
         self._write_state(_State(pid=service.pid, port=0))
-        process.wait_until(lambda: bool(self._listening()) or not service.runs(), timeout_s=_WAIT_S)
+        until(lambda: bool(self._listening()) or not service.runs(), timeout_s=_WAIT_S, every_s=0.1)
         self._write_state(_State(pid=service.pid, port=self._listening()))
         if not self._listening():
             service.end()

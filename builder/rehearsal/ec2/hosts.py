@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
-from builder.adapters.host import process
 from builder.errors import BuildError
 from builder.marks import REHEARSAL_LABEL
 from builder.rehearsal.addresses import Addresses
 from builder.rehearsal.ec2 import imds, machine
+from builder.wait import until
 
 _REPOSITORY = "factory-rehearsal"
 _BOOT_S, _STOP_S = 25.0, 25  # together within the 60 s that clients wait for an answer
@@ -214,7 +214,7 @@ class EngineHosts:
         def settled() -> bool:
             return not self._is_up(instance) or _has_banner(address, self.ssh_port)
 
-        process.wait_until(settled, timeout_s=_BOOT_S)
+        until(settled, timeout_s=_BOOT_S, every_s=0.1)
         if not self._is_up(instance):
             with containers.engine_errors(f"reading the end of {instance}"):
                 said = self._machine(instance).logs(tail=20).decode(errors="replace")

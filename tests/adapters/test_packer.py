@@ -276,7 +276,7 @@ def test_what_works_for_a_dead_run_is_interrupted_and_nothing_else(tmp_path: Pat
     try:
         ready = [tmp_path / f"{name}.ready" for name in ("mine", "other")]
         assert until(lambda: all(path.exists() for path in ready), timeout_s=20, every_s=0.1)
-        process.end_strays("scratch/dead-run/")
+        process.end_orphans("scratch/dead-run/")
         assert mine.wait(20) == 1
         assert (tmp_path / "cleaned").read_text() == "cleaned\n"
         assert other.poll() is None

@@ -5,7 +5,6 @@ failure, shows variables to everybody, and leaves the instance running when some
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -93,7 +92,7 @@ class Packer(Arguments):  # type: ignore[misc]
             [self._program, "init", str(folder.resolve())], timeout_s=600, env=_environment({})
         )
         if done.code != 0:
-            raise MissingError("packer init could not install its plugins", hint=hint, details=done.tail)
+            raise MissingError("packer init could not install its plugins", hint=hint, details=done.details)
         if missing := self._lacking(wanted):
             raise MissingError(f"Packer lacks {', '.join(missing)}", hint=hint)
 
@@ -109,7 +108,7 @@ class Packer(Arguments):  # type: ignore[misc]
         """Raises BuildError with what Packer has against the template or its variables."""
         done = process.run(self._argv("validate"), timeout_s=_VALIDATE_S, env=_environment(environment))
         if done.code != 0:
-            raise BuildError("Packer refuses the template", hint="packer/ami", details=done.tail)
+            raise BuildError("Packer refuses the template", hint="packer/ami", details=done.details)
 
     def build(
         self,
@@ -156,7 +155,8 @@ def _plain(text: str) -> str:
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1", **more}
+    """Inherited: Packer and its plugins read proxies, certificates and the user's settings in it."""
+    return process.inherited_environment(CHECKPOINT_DISABLE="1", PACKER_NO_COLOR="1", **more)
 
 
 def made(manifest: Path, run: str) -> dict[str, str]:

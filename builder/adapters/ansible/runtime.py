@@ -47,11 +47,13 @@ def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
 
 def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> None:
     argv = [*pip_install(lock, folder, python=python, arch=arch), "--no-compile"]
-    done = process.run(argv, timeout_s=600, cancelled=run.cancelled)
+    # pip reads indexes, proxies and certificates of the user's in the environment.
+    environment = process.inherited_environment()
+    done = process.run(argv, timeout_s=600, cancelled=run.cancelled, env=environment)
     if done.code != 0:
         kind = IntegrityError if "DO NOT MATCH THE HASHES" in done.output else BuildError
         raise kind(
-            "could not install the Ansible runtime", hint=f"check {lock.name} and pip", details=done.tail
+            "could not install the Ansible runtime", hint=f"check {lock.name} and pip", details=done.details
         )
     for name in ("bin", "share"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -122,8 +122,8 @@ def run_checks(
     if done.code not in (0, 1) or not results.is_file():
         raise CheckError(
             f"the checks of '{name}' could not run (pytest ended with {done.code})",
-            hint="run the command of the log by hand",
-            details=done.tail,
+            hint="see the output and the command below",
+            details=done.details,
         )
     return tuple(_read(results))
 

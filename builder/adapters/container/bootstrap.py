@@ -69,13 +69,19 @@ def make_root(
         say(line)
         watch.line(line)
 
-    done = process.run(argv, timeout_s=_TIMEOUT_S, cancelled=run.cancelled, on_line=hear)
+    done = process.run(
+        argv,
+        timeout_s=_TIMEOUT_S,
+        cancelled=run.cancelled,
+        on_line=hear,
+        env=process.inherited_environment(),  # apt reads proxies in it
+    )
     if (done.code == 0 or watch.said) and (moved := watch.judge()):
         (note or say)(moved)
     if done.code != 0:
         raise BuildError(
             f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",
             hint="is the archive reachable? see mirror.apt in site.toml, and: builder doctor",
-            details=done.tail,
+            details=done.details,
         )
     return tar

@@ -224,7 +224,9 @@ def _number(text: str) -> str:
 def _answer(argv: Iterable[str]) -> str:
     """What a program prints; "" where it is missing or fails."""
     try:
-        finished = process.run([*argv], timeout_s=_TIMEOUT_S)
+        # The versions that the user's own programs would load: LD_LIBRARY_PATH and the like count.
+        environment = process.inherited_environment()
+        finished = process.run([*argv], timeout_s=_TIMEOUT_S, env=environment)
     except FactoryError:
         return ""
     return finished.output if finished.code == 0 else ""

@@ -164,7 +164,7 @@ def _is_alive(scratch: Path) -> bool:
 
 def forget_run(workspace: Workspace, name: str) -> None:
     """Ends what still works for a dead run, Packer above all, and removes its folders."""
-    process.end_strays(f"{workspace.scratch / name}/")
+    process.end_orphans(f"{workspace.scratch / name}/")
     for folder in (_near(name), workspace.scratch / name):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -101,7 +101,8 @@ def _is_there(place: str) -> bool:
 
 def _host_pip() -> dict[str, str]:
     """pip's own view of its configuration: files first, then the environment, as pip itself ranks them."""
-    listed = process.run([sys.executable, "-m", "pip", "config", "list"], timeout_s=60)
+    argv = [sys.executable, "-m", "pip", "config", "list"]
+    listed = process.run(argv, timeout_s=60, env=process.inherited_environment())
     ranks = {"global": 0, "user": 1, "site": 2, ":env:": 3}
     found: dict[str, tuple[int, str]] = {}
     for line in listed.output.splitlines():

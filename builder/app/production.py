@@ -6,9 +6,9 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import Engine
@@ -16,15 +16,17 @@ from builder.adapters.host.receipts import Receipts, now
 from builder.adapters.host.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.app.context import Context
 from builder.app.interrupts import held_back, interruptible, wait_for_all
-from builder.app.lanes.lane import Lane, Work
+from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.mirrors import mirrors_of
-from builder.app.session import Request
 from builder.errors import FactoryError, Interrupted
 from builder.events import Event, Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Tools, produce, report_reused
 from builder.screen.attempt import Attempt, attempt_after
 from builder.screen.files import RunFiles
+from builder.screen.live import LiveTree
+from builder.screen.ndjson import JsonLines
+from builder.screen.plain import PlainLines
 from builder.screen.report import render
 from builder.screen.text import look
 from builder.stack.loading import load
@@ -45,46 +47,67 @@ def produce_all(
     """Receipts of all plans, made side by side; the first error is raised after all have ended."""
     plans, warnings = obey(context, plans)
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
-    label = targets[0] if len(targets) == 1 else f"{len(targets)}-targets"
     recorded: list[Event] = []
-    with ExitStack() as stack:
-        stack.enter_context(interruptible())
+    outcomes: list[Receipt | FactoryError] = []
+    with interruptible():
         clear_dead(context.workspace)
         for lane in lanes.values():
             lane.clear_dead()
-        run = stack.enter_context(open_run(context.workspace, label, cancelled=cancelled))
-        events = Stream(recorded.append, stack.enter_context(RunFiles(run.folder)))
-        events.subscribe(stack.enter_context(open_screen(as_json=request.as_json)))
-        started = time.monotonic()
-        events.emit("run.start", text="build", run=run.name, targets=",".join(targets))
-        for receipt in reused:
-            report_reused(receipt, events)
-        for text in [*warnings, *(unverified(plan) for plan in plans if plan.unverified)]:
-            events.emit("note", text=text)
-        work = Work(
-            run=run,
-            events=events,
-            ledger=Receipts(context.workspace, root=context.root, run=run),
-            mirror=mirrors_of(context),
-            jobs=request.jobs,
-            publish=request.publish,
-        )
         try:
-            outcomes = _produce(plans, lanes, work)
-            ok = all(isinstance(outcome, Receipt) for outcome in outcomes)
-            events.emit("run.end", ok=ok, seconds=time.monotonic() - started)
+            with working(context, "build", targets, request, recorded.append, cancelled=cancelled) as work:
+                for receipt in reused:
+                    report_reused(receipt, work.events)
+                for text in [*warnings, *(unverified(plan) for plan in plans if plan.unverified)]:
+                    work.events.emit("note", text=text)
+                outcomes = _produce(plans, lanes, work)
+                _raise_first(outcomes, work.run)
+        finally:
+            for plan, outcome in zip(plans, outcomes, strict=False):
+                _write_report(work.run, plan, outcome, recorded)
+    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+@contextmanager
+def working(
+    context: Context,
+    command: str,
+    targets: Sequence[str],
+    request: Request,
+    *subscribers: Callable[[Event], None],
+    cancelled: threading.Event | None = None,
+) -> Iterator[Work]:
+    """A run with its log, its screen and its events, which tell how it ended."""
+    label = targets[0] if len(targets) == 1 else f"{len(targets)}-targets"
+    label = label if command == "build" else f"{command}-{label}"
+    with ExitStack() as stack:
+        run = stack.enter_context(open_run(context.workspace, label, cancelled=cancelled))
+        events = Stream(*subscribers, stack.enter_context(RunFiles(run.folder)))
+        events.subscribe(stack.enter_context(_open_screen(as_json=request.as_json)))
+        started, is_good = time.monotonic(), False
+        events.emit("run.start", text=command, run=run.name, targets=",".join(targets))
+        try:
+            yield Work(
+                run=run,
+                events=events,
+                ledger=Receipts(context.workspace, root=context.root, run=run),
+                mirror=mirrors_of(context),
+                request=request,
+            )
+            is_good = True
         except Interrupted as error:
             events.emit("note", text=error.message)
-            events.emit("run.end", ok=False, seconds=time.monotonic() - started)
             raise
-        for plan, outcome in zip(plans, outcomes, strict=True):
-            _write_report(run, plan, outcome, recorded)
+        finally:
+            events.emit("run.end", ok=is_good, seconds=time.monotonic() - started)
+
+
+def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
+    """Raise the first error, with the run's log in its hint."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
     if errors:
         first = errors[0]
         first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
-    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
 def obey(context: Context, plans: Sequence[Plan]) -> tuple[list[Plan], list[str]]:
@@ -156,18 +179,12 @@ def clear_dead(workspace: Workspace) -> None:
         forget_run(workspace, name)
 
 
-def open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
+def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
     """The subscriber that a person or a program looks at."""
     if as_json:
-        from builder.screen.ndjson import JsonLines
-
         return nullcontext(JsonLines(sys.stdout))
     if look(sys.stderr, os.environ).live:
-        from builder.screen.live import LiveTree
-
         return LiveTree(sys.stderr, os.environ)
-    from builder.screen.plain import PlainLines
-
     return nullcontext(PlainLines(sys.stderr))
 
 

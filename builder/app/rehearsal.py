@@ -11,6 +11,8 @@ from builder.app.context import Context, machine
 from builder.errors import MissingError
 from builder.model import Stack
 from builder.rehearsal import session
+from builder.rehearsal.ec2 import seeds
+from builder.rehearsal.ec2.machine import ensure
 from builder.rehearsal.session import Rehearsal
 
 DEFAULT = "default"
@@ -20,8 +22,6 @@ def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) 
     """The rehearsal of that name, started if it does not run."""
     if running := session.find(context.workspace, name):
         return running
-    from builder.rehearsal.ec2 import seeds
-
     engine = Engine()
     _require(engine)
     for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
@@ -52,8 +52,6 @@ def _require(engine: Engine) -> None:
 
 def _ensure_machines(context: Context, systems: Sequence[str], engine_url: str) -> Mapping[str, str]:
     """system → image that its machines start from; what is not there yet takes a minute to make."""
-    from builder.rehearsal.ec2.machine import ensure
-
     made = {}
     with open_run(context.workspace, "rehearse") as run:
         for name in systems:

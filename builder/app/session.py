@@ -3,23 +3,15 @@
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context
-from builder.app.lanes.lane import Lane, open_lanes
+from builder.app.lanes.lane import Lane, Request
+from builder.app.lanes.table import open_lanes
+from builder.events import Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import find, report_reused, result
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asked for, beside the targets."""
-
-    publish: bool = False
-    jobs: int = 1
-    as_json: bool = False
-    yes: bool = False
+from builder.screen.ndjson import JsonLines
 
 
 def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Receipt]:
@@ -60,9 +52,6 @@ def _find(
 
 def _announce(receipts: Sequence[Receipt]) -> None:
     """The stream of a build in which everything was reused."""
-    from builder.events import Stream
-    from builder.screen.ndjson import JsonLines
-
     events = Stream(JsonLines(sys.stdout))
     names = ",".join(receipt.plan.target.name for receipt in receipts)
     events.emit("run.start", text="build", targets=names)

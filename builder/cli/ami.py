@@ -20,6 +20,7 @@ from builder.app.lanes.ami import open_publisher
 from builder.errors import UsageError
 from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
+_AMI_ID = re.compile(r"ami-[0-9a-f]{8,17}")
 _IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
 
 
@@ -230,15 +231,16 @@ def _family(context: Context, site: SiteAccount, options: argparse.Namespace) ->
 
 
 def _reference(context: Context, options: argparse.Namespace) -> str:
-    """The id of the image that is meant."""
-    said = str(options.image)
-    if not said:
+    """The id of the AMI that IMAGE names: itself, a receipt's file, or a target's newest receipt."""
+    name = str(options.image)
+    if not name:
         raise UsageError(f"builder ami {options.action}: which image?", hint="builder ami list")
-    if re.fullmatch(r"ami-[0-9a-f]{8,17}", said):
-        return said
-    table = (
-        receipts.read(Path(said)) if said.endswith(".json") else receipts.newest(context.workspace.out, said)
+    if _AMI_ID.fullmatch(name):
+        return name
+    receipt = (
+        receipts.read(Path(name)) if name.endswith(".json") else receipts.newest(context.workspace.out, name)
     )
-    if table is None or table["artifact"]["kind"] != "ami":
-        raise UsageError(f"no receipt of an image: {said}", hint=f"{_IMAGE_HELP}; builder ami list")
-    return str(table["artifact"]["reference"])
+    reference = str(receipt["artifact"]["reference"]) if receipt else ""
+    if not _AMI_ID.fullmatch(reference):
+        raise UsageError(f"no receipt of an image: {name}", hint=f"{_IMAGE_HELP}; builder ami list")
+    return reference

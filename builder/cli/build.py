@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.app.context import Context, add_site, open_context, parser
-from builder.app.lanes.lane import open_lane
-from builder.app.session import Request, build
+from builder.app.lanes.lane import Request
+from builder.app.lanes.table import open_lane
+from builder.app.session import build
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
 from builder.model import KINDS, Receipt

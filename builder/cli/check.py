@@ -1,15 +1,18 @@
 """`builder check REF`: a target's checks on an image that exists, whoever built it."""
 
-import os
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from builder.adapters.engine.client import Engine
 from builder.app.context import open_context, parser
+from builder.app.interrupts import interruptible
+from builder.app.lanes.lane import Lane, Request, Work
+from builder.app.lanes.table import open_lane
+from builder.app.production import clear_dead, working
 from builder.errors import UsageError
 from builder.marks import TARGET_LABEL
+from builder.model import Artifact, Plan, Report
+from builder.pipeline import check, refusal
 
 
 def run(argv: Sequence[str]) -> int:
@@ -18,8 +21,7 @@ def run(argv: Sequence[str]) -> int:
     options.add_argument("--target", metavar="NAME", help="default: what the image's label says")
     parsed = options.parse_args(argv)
     context = open_context(parsed)
-    engine = Engine()
-    image = engine.inspect_image(parsed.image)
+    image = Engine().inspect_image(parsed.image)
     if image is None:
         raise UsageError(f"no image '{parsed.image}' in the engine", hint=f"docker pull {parsed.image}")
     name = parsed.target or ((image["Config"] or {}).get("Labels") or {}).get(TARGET_LABEL)
@@ -28,38 +30,26 @@ def run(argv: Sequence[str]) -> int:
             f"image '{parsed.image}' does not say which target it is", hint="add --target; builder list"
         )
     plan = context.plan(name)
-
-    from builder.adapters.checks.testinfra import ImageChecker
-    from builder.adapters.host.workspace import open_run
-    from builder.app.interrupts import interruptible
-    from builder.app.production import clear_dead, open_screen
-    from builder.events import Stream
-    from builder.model import Artifact
-    from builder.pipeline import check, refusal
-    from builder.screen.files import RunFiles
-
-    with ExitStack() as stack:
-        stack.enter_context(interruptible())
-        clear_dead(context.workspace)
-        run = stack.enter_context(open_run(context.workspace, f"check-{name}"))
-        events = Stream(stack.enter_context(RunFiles(run.folder)))
-        events.subscribe(stack.enter_context(open_screen(as_json=False)))
-        started = time.monotonic()
-        events.emit("run.start", text="check", run=run.name, targets=name)
-        checker = ImageChecker(
-            engine_url=engine.url,
-            run=run,
-            root=context.root,
-            events=events,
-            environment=lambda: dict(os.environ),
-        )
-        artifact = Artifact(kind="container", target=name, reference=str(image["Id"]), key="")
-        report = check(plan, artifact, checker, events)
-        events.emit("run.end", ok=report.passed, seconds=time.monotonic() - started)
-    for one in report.checks:
-        if one.outcome == "skipped":
-            print(f"skipped {one.name}: {one.message}", file=sys.stderr)
-    if not report.passed:
-        raise refusal(plan, report)
+    artifact = Artifact(kind="container", target=name, reference=str(image["Id"]), key="")
+    report: Report | None = None
+    try:
+        with interruptible():
+            clear_dead(context.workspace)
+            with working(context, "check", [name], Request()) as work:
+                report = _check(plan, artifact, open_lane(artifact.kind, context), work)
+                if not report.passed:
+                    raise refusal(plan, report)
+    finally:
+        for skipped in report.checks if report else ():
+            if skipped.outcome == "skipped":
+                print(f"skipped {skipped.name}: {skipped.message}", file=sys.stderr)
     print(artifact.reference)
     return 0
+
+
+def _check(plan: Plan, artifact: Artifact, lane: Lane, work: Work) -> Report:
+    tools = lane.begin(work)
+    try:
+        return check(plan, artifact, tools.checker, work.events)
+    finally:
+        lane.end(work.run)

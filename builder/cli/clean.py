@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.app.context import Context, add_site, open_context, parser, print_table
+from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
 from builder.errors import FactoryError
 from builder.marks import CHECKOUT_LABEL
+from builder.rehearsal import session
 from builder.screen.text import size
 
 _KEPT_RUNS = 20
@@ -73,15 +76,11 @@ def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
 
 
 def _forget(context: Context, engine: Engine, run: str) -> None:
-    from builder.adapters.container.maker import sweep
-
     sweep(engine, run)
     forget_run(context.workspace, run)
 
 
 def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
-    from builder.rehearsal import session
-
     for name in session.dead(context.workspace):
         yield Leftover(
             what=f"rehearsal {name}",
@@ -95,9 +94,7 @@ def _accounts(context: Context) -> Iterable[Leftover]:
     """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
-    from builder.app.dead_runs import dead_runs
-
-    for dead in dead_runs(context):
+    for dead in dead_runs_in_accounts(context):
         if dead.account is None:
             print(
                 f"run {dead.run} may have left something at {dead.account_id}: builder clean --site aws",

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
+from builder.adapters.host.http import Client, TransientError
+from builder.adapters.registry.api import origin_of
+from builder.adapters.registry.local import PROGRAM, find
+from builder.adapters.upstream.mirror import connection
 from builder.app.context import Context, open_context, parser
 from builder.errors import FactoryError
 from builder.screen.text import look, size
@@ -121,11 +125,6 @@ def _room(about: str, folder: Path, fix: str) -> Finding:
 
 
 def _registry(context: Context) -> Iterable[Finding]:
-    from builder.adapters.host.http import Client, TransientError
-    from builder.adapters.registry.api import origin_of
-    from builder.adapters.registry.local import PROGRAM, find
-    from builder.adapters.upstream.mirror import connection
-
     named = context.site.registry.push
     host = named.split("/")[0] if named else find(context.workspace)
     if not host:

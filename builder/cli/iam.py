@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from builder.adapters.ami.permissions import needs, policy
 from builder.app.context import Context, open_context, parser
+from builder.app.lanes.table import open_lane
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
 
@@ -21,8 +21,8 @@ def run(argv: Sequence[str]) -> int:
     # The policy is for an account, whichever site builds by default.
     context = Context(opened.root, place=ACCOUNT, system=opened.system)
     plan = context.plan(parsed.target)
-    if plan.target.kind != "ami":
+    policy = open_lane(plan.target.kind, context).policy(plan, partition=parsed.partition)
+    if policy is None:
         raise UsageError(f"target '{plan.target.name}' makes no AMI", hint="builder list")
-    settings = context.site.aws
-    print(json.dumps(policy(needs(plan, settings), settings, partition=parsed.partition), indent=2))
+    print(json.dumps(policy, indent=2))
     return 0

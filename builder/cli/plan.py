@@ -7,7 +7,7 @@ from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser, print_table
-from builder.app.lanes.lane import open_lane
+from builder.app.lanes.table import open_lane
 from builder.model import Layer, Plan
 from builder.plan import explain, to_json
 from builder.screen.text import wrap

@@ -11,11 +11,10 @@ from builder.stack.differences import differences, markdown
 from builder.stack.knowledge import Combination, Knowledge
 from builder.stack.loading import load
 from builder.stack.vocabulary import ABSENT, write_value
+from builder.tables import did_you_mean
 
 
 def run(argv: Sequence[str]) -> int:
-    from builder.tables import did_you_mean
-
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -29,8 +28,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 def find_stack(knowledge: Knowledge, name: str) -> Combination:
-    from builder.tables import did_you_mean
-
     if name not in knowledge.stacks:
         near = did_you_mean(name, knowledge.stacks)
         raise UsageError(f"no stack '{name}'{near}", hint="builder stack list")

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import survey
 from builder.app.context import open_context, parser
 from builder.cli.stack import find_stack
 from builder.errors import UsageError
@@ -116,8 +118,6 @@ def _subjects(
 
 def _survey(knowledge: Knowledge, parsed: argparse.Namespace, said: Mapping[str, Value]) -> Subject:
     """An image says what is in it and the host what is below it; asked together they are one combination."""
-    from builder.adapters.host import survey
-
     names, facts, unread = [], dict[str, Value](), list[str]()
     if parsed.host:
         found = survey.of_host(knowledge.vocabulary)
@@ -126,8 +126,6 @@ def _survey(knowledge: Knowledge, parsed: argparse.Namespace, said: Mapping[str,
         facts |= knowledge.vocabulary.on(found.facts, sides)
         names, unread = ["this machine"], list(found.unread)
     if parsed.image:
-        from builder.adapters.engine.client import Engine
-
         found = survey.of_image(Engine(), parsed.image, knowledge.vocabulary)
         facts |= knowledge.vocabulary.on(found.facts, ("image",))
         names, unread = [parsed.image, *names], [*unread, *found.unread]

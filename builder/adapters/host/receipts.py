@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
 from builder.model import Artifact, Check, Made, Plan, Publication, Receipt, Report
 from builder.plan import to_json
@@ -41,8 +42,6 @@ class Receipts:
         report: Report | None,
         publications: tuple[Publication, ...],
     ) -> Receipt:
-        from builder.adapters.host.checkout import commit_of  # only a run that records needs git
-
         assert self._run is not None
         receipt = Receipt(
             run=self._run.name,

@@ -6,13 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from builder import tooling
 from builder.adapters.ami import janitor
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ami.permissions import changing, needs
+from builder.adapters.ami.permissions import changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.host.checkout import commit_of
@@ -96,12 +97,12 @@ class AmiLane(Lane):
             tags=lambda plan: tags(plan, work.run.name, commit),
             environment=dict(os.environ),
         )
-        search = self.search(work.ledger, publish=work.publish)
+        search = self.search(work.ledger, publish=work.request.publish)
         return Tools(
             finder=search.finder,
             maker=maker,
             checker=checker,
-            publisher=self._publisher_of(work) if work.publish else None,
+            publisher=self._publisher_of(work) if work.request.publish else None,
             ledger=work.ledger,
             events=work.events,
         )
@@ -117,6 +118,10 @@ class AmiLane(Lane):
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
         wanted = needs(plan, self._context.site.aws)
         return changing(wanted if publish else wanted & {"build", "group"})
+
+    def policy(self, plan: Plan, *, partition: str) -> Mapping[str, Any]:
+        settings = self._context.site.aws
+        return policy(needs(plan, settings), settings, partition=partition)
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
         if plan.suites:

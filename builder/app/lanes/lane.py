@@ -1,20 +1,28 @@
-"""The interface of a lane, and the table of lanes by kind of target."""
+"""The interface of a lane: how targets of one kind are found, made, checked and published."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
-from builder.app.context import Context
 from builder.events import Stream
 from builder.model import Plan, Receipt, System
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a user asked for, beside the targets."""
+
+    publish: bool = False
+    jobs: int = 1
+    as_json: bool = False
+    yes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
     """What all lanes of one run share."""
 
@@ -22,8 +30,7 @@ class Work:
     events: Stream
     ledger: Ledger
     mirror: Callable[[Plan], Mirror]
-    jobs: int
-    publish: bool
+    request: Request
 
 
 class Lane(Protocol):
@@ -70,30 +77,7 @@ class Lane(Protocol):
         del plan, publish
         return ()
 
-
-def _open_ami(context: Context, cancelled: threading.Event) -> Lane:
-    from builder.app.lanes.ami import AmiLane
-
-    return AmiLane(context, cancelled)
-
-
-def _open_container(context: Context, cancelled: threading.Event) -> Lane:
-    from builder.app.lanes.container import ContainerLane
-
-    return ContainerLane(context, cancelled)
-
-
-# Each opener imports its own lane: a build of containers never loads what AMIs need.
-LANES: Mapping[str, Callable[[Context, threading.Event], Lane]] = {
-    "ami": _open_ami,
-    "container": _open_container,
-}
-
-
-def open_lane(kind: str, context: Context, cancelled: threading.Event | None = None) -> Lane:
-    return LANES[kind](context, cancelled or threading.Event())
-
-
-def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:
-    """The lanes that these plans need, by kind."""
-    return {kind: open_lane(kind, context, cancelled) for kind in sorted({p.target.kind for p in plans})}
+    def policy(self, plan: Plan, *, partition: str) -> Mapping[str, Any] | None:
+        """The IAM policy that building and publishing needs; None where no account is needed."""
+        del plan, partition
+        return None

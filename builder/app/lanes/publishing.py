@@ -1,0 +1,37 @@
+"""Where containers are pushed: the site's registry, the account's ECR, or the registry on this machine."""
+
+import threading
+from functools import partial
+
+from builder.adapters.aws import ecr
+from builder.adapters.engine.client import Engine
+from builder.adapters.registry.local import ensure_up
+from builder.adapters.registry.publisher import RegistryPublisher
+from builder.app.account import SiteAccount
+from builder.app.context import Context
+from builder.ports import Publisher
+
+# In a site's file, in place of a host: the registry of the account, or of its rehearsal.
+ECR = "ecr"
+
+
+def open_publisher(context: Context, engine: Engine, cancelled: threading.Event) -> Publisher:
+    # Without a registry of the site: the one on this machine, started if it does not run.
+    destination = context.site.registry.push or ensure_up(context.workspace)
+    host, _, path = destination.partition("/")
+    publisher = partial(
+        RegistryPublisher,
+        engine=engine,
+        blobs=context.blobs,
+        siblings=tuple(context.catalog.targets),
+        cancelled=cancelled,
+    )
+    if host != ECR:
+        return publisher(place=destination)
+    account = SiteAccount(context).account
+    host, credentials = ecr.log_in(account)
+    return publisher(
+        place=f"{host}/{path}" if path else host,
+        credentials=credentials,
+        ensure=partial(ecr.ensure_repository, account),
+    )

@@ -1,0 +1,36 @@
+"""The table of lanes by kind of target; a build loads the lanes alone that it needs."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from builder.app.context import Context
+from builder.app.lanes.lane import Lane
+from builder.model import Plan
+
+
+def _open_ami(context: Context, cancelled: threading.Event) -> Lane:
+    from builder.app.lanes.ami import AmiLane
+
+    return AmiLane(context, cancelled)
+
+
+def _open_container(context: Context, cancelled: threading.Event) -> Lane:
+    from builder.app.lanes.container import ContainerLane
+
+    return ContainerLane(context, cancelled)
+
+
+# Each opener imports its own lane: a build of containers never loads what AMIs need.
+LANES: Mapping[str, Callable[[Context, threading.Event], Lane]] = {
+    "ami": _open_ami,
+    "container": _open_container,
+}
+
+
+def open_lane(kind: str, context: Context, cancelled: threading.Event | None = None) -> Lane:
+    return LANES[kind](context, cancelled or threading.Event())
+
+
+def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:
+    """The lanes that these plans need, by kind."""
+    return {kind: open_lane(kind, context, cancelled) for kind in sorted({p.target.kind for p in plans})}

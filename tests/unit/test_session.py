@@ -1,0 +1,162 @@
+"""The session of a build: what is opened, found and made, and how often."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.host.workspace import Run
+from builder.app.context import Context
+from builder.app.lanes import table
+from builder.app.lanes.lane import Lane, Request, Work
+from builder.app.session import build
+from builder.errors import BuildError
+from builder.model import Artifact, Check, Made, Plan, Receipt, Report
+from builder.pipeline import Search, Tools
+from builder.ports import Ledger
+from tests.support.repository import Repository
+
+TARGETS = ("hello", "second", "third")
+
+
+class FakeLane(Lane):
+    """A lane whose finder knows some targets, and whose maker fails for others."""
+
+    def __init__(self, *, made: Sequence[str] = (), broken: Sequence[str] = ()) -> None:
+        self.made = set(made)
+        self.broken = broken
+        self.calls: Counter[str] = Counter()
+
+    def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
+        self.calls["prepare"] += 1
+
+    def search(self, ledger: Ledger, *, publish: bool) -> Search:
+        self.calls["search"] += 1
+        return Search(finder=self, ledger=ledger)
+
+    def begin(self, work: Work) -> Tools:
+        self.calls["begin"] += 1
+        return Tools(finder=self, ledger=work.ledger, maker=self, checker=self, events=work.events)
+
+    def end(self, run: Run) -> None:
+        self.calls["end"] += 1
+
+    def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
+        return ()
+
+    def next_command(self, receipt: Receipt) -> str:
+        return ""
+
+    def find(self, plan: Plan) -> Artifact | None:
+        self.calls[f"find {plan.target.name}"] += 1
+        return self._artifact(plan) if plan.target.name in self.made else None
+
+    def make(self, plan: Plan) -> Artifact:
+        self.calls[f"make {plan.target.name}"] += 1
+        if plan.target.name in self.broken:
+            raise BuildError(f"{plan.target.name} is broken")
+        self.made.add(plan.target.name)
+        return self._artifact(plan)
+
+    def check(self, plan: Plan, artifact: Artifact) -> Report:
+        passed = Check(name="check", component="base", outcome="passed", seconds=0.0)
+        return Report(reference=artifact.reference, checks=(passed,), seconds=0.0)
+
+    def _artifact(self, plan: Plan) -> Artifact:
+        layers = tuple(
+            Made(name=layer.name, key=layer.key, outcome="reused", reason="known", image=layer.key)
+            for layer in plan.layers
+        )
+        return Artifact(
+            kind="container", target=plan.target.name, reference=plan.key, key=plan.key, layers=layers
+        )
+
+
+@pytest.fixture
+def context(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
+    text = (repository.root / "catalog/targets/hello.toml").read_text(encoding="utf-8")
+    for name in TARGETS[1:]:
+        repository.write(f"catalog/targets/{name}.toml", text)
+    return Context(repository.root)
+
+
+def run(
+    context: Context, lane: FakeLane, monkeypatch: pytest.MonkeyPatch, *, as_json: bool = False
+) -> list[str]:
+    opened: list[str] = []
+
+    def open_fake(_: Context, cancelled: threading.Event) -> Lane:
+        opened.append("container")
+        return lane
+
+    monkeypatch.setattr(table, "LANES", {"container": open_fake})
+    receipts = build(context, context.plans(TARGETS), Request(jobs=1, as_json=as_json))
+    assert opened == ["container"]
+    return [receipt.plan.target.name for receipt in receipts]
+
+
+def test_a_lane_is_opened_and_every_target_found_once(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = FakeLane()
+    assert run(context, lane, monkeypatch) == list(TARGETS)
+    assert lane.calls == {
+        "prepare": 1,
+        "search": 1,
+        "begin": 1,
+        "end": 1,
+        **{f"{verb} {name}": 1 for verb in ("make",) for name in TARGETS},
+    }
+
+
+def test_only_the_missing_target_is_made(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(context, FakeLane(), monkeypatch)
+    lane = FakeLane(made=["hello", "third"])
+    assert run(context, lane, monkeypatch) == list(TARGETS)
+    assert [call for call in lane.calls if call.startswith("make")] == ["make second"]
+
+
+def test_nothing_missing_opens_no_run(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(context, FakeLane(), monkeypatch)
+    runs = sorted((context.workspace.out / "runs").iterdir())
+    lane = FakeLane(made=TARGETS)
+    assert run(context, lane, monkeypatch) == list(TARGETS)
+    assert "begin" not in lane.calls
+    assert sorted((context.workspace.out / "runs").iterdir()) == runs
+
+
+def test_the_stream_of_a_mixed_build_has_reused_targets(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(context, FakeLane(), monkeypatch)
+    capsys.readouterr()
+    run(context, FakeLane(made=["hello", "third"]), monkeypatch, as_json=True)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    reused = [event["step"] for event in events if event["fields"].get("outcome") == "reused"]
+    layers = [step for step in reused if not step.endswith("/checks")]
+    assert {step.partition("/")[0] for step in layers} == {"hello", "third"}
+    assert (events[0]["name"], events[-1]["name"]) == ("run.start", "run.end")
+    assert events[0]["fields"]["targets"].split(",") == ["hello", "third", "second"]
+    assert events[-1]["fields"]["ok"] is True
+
+
+def test_a_failing_target_lets_the_others_end(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lane = FakeLane(broken=["second"])
+    with pytest.raises(BuildError, match="second is broken") as caught:
+        run(context, lane, monkeypatch, as_json=True)
+    assert lane.made == {"hello", "third"}
+    assert lane.calls["end"] == 1
+    assert "log.txt" in caught.value.hint
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["name"], last["fields"]["ok"]) == ("run.end", False)
+    (folder,) = (context.workspace.out / "runs").iterdir()
+    assert sorted(path.name for path in folder.glob("report-*.html")) == [
+        f"report-{name}.html" for name in TARGETS
+    ]

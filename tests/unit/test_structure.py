@@ -1,0 +1,98 @@
+"""How the product's modules hang together, beyond what the import contracts say."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+# Imports of our own modules inside functions: each keeps out of a start what only some commands need.
+LAZY_IMPORTS = {
+    "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
+    "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
+    "builder.app.session": {"builder.app.production"},
+    # moto takes seconds to load; signals are answered and the log is open before.
+    "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
+    "builder.cli.main": {"builder", "builder.errors", "builder.screen.summary", "builder.tables"},
+}
+# Libraries that take long to load, and of which most commands need none.
+LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}
+
+
+def _modules(root: Path) -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted((root / "builder").rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def modules(root: Path) -> dict[str, ast.Module]:
+    return _modules(root)
+
+
+def _imported(tree: ast.AST, modules: Mapping[str, ast.Module]) -> Iterator[str]:
+    """Names of modules that the nodes below `tree` import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+
+
+def _inside_functions(tree: ast.Module, modules: Mapping[str, ast.Module]) -> set[str]:
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for function in functions for name in _imported(function, modules)}
+
+
+def test_imports_inside_functions_are_declared(modules: Mapping[str, ast.Module]) -> None:
+    found = {}
+    for name, tree in modules.items():
+        lazy = {m for m in _inside_functions(tree, modules) if m.partition(".")[0] not in LAZY_LIBRARIES}
+        if lazy:
+            found[name] = lazy
+    assert found == LAZY_IMPORTS
+
+
+def test_no_modules_import_each_other(modules: Mapping[str, ast.Module]) -> None:
+    """Imports inside functions included: a cycle that they hide is a cycle."""
+    arrows = {name: set(_imported(tree, modules)) & modules.keys() - {name} for name, tree in modules.items()}
+    # Modules without arrows to what is left are taken away until only cycles remain.
+    left = dict(arrows)
+    while leaves := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in leaves:
+            del left[name]
+    # What merely leads to a cycle is no part of it.
+    while roots := [name for name in left if not any(name in targets for targets in left.values())]:
+        for name in roots:
+            del left[name]
+    assert sorted(left) == []
+
+
+def test_only_lanes_ask_for_the_kind_of_a_target(root: Path) -> None:
+    """A new kind of image is a new lane; commands and the session stay as they are."""
+    paths = [
+        path
+        for folder in ("cli", "app", "adapters")
+        for path in sorted((root / "builder" / folder).rglob("*.py"))
+        if "lanes" not in path.parts
+    ]
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in (*paths, root / "builder" / "pipeline.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare) and _names_a_kind(node)
+    ]
+    assert found == []
+
+
+def _names_a_kind(node: ast.Compare) -> bool:
+    words = [
+        value.value
+        for value in (node.left, *node.comparators)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    ]
+    return any(word in ("ami", "container") for word in words)

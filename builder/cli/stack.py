@@ -6,6 +6,7 @@ from importlib import import_module
 
 from builder.app.context import open_context, parser, print_table
 from builder.errors import UsageError
+from builder.stack.checking import Result
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
 from builder.stack.knowledge import Combination, Knowledge
@@ -32,6 +33,13 @@ def find_stack(knowledge: Knowledge, name: str) -> Combination:
         near = did_you_mean(name, knowledge.stacks)
         raise UsageError(f"no stack '{name}'{near}", hint="builder stack list")
     return knowledge.stacks[name]
+
+
+def describe_unknown(result: Result, limit: int) -> str:
+    """Name the unknown facts that most undecided rules need."""
+    named = [f"{name} ({number})" for name, number in result.missing.items()]
+    more = f" and {len(named) - limit} more" if len(named) > limit else ""
+    return f"{len(result.urgent)} rules need {', '.join(named[:limit])}{more}"
 
 
 def _list(argv: Sequence[str]) -> int:
@@ -125,10 +133,13 @@ COMMANDS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "list": ("the stacks of the catalog", _list),
     "show": ("one stack: what it pins, brings and is for", _show),
     "check": (
-        "whether versions fit: a stack, an image, this machine, or --set FACT=VALUE",
+        "check versions against the rules: a stack, an image, this machine, or --set FACT=VALUE",
         _elsewhere("builder.cli.stack_check"),
     ),
-    "solve": ("the newest versions that fit a machine, with reasons", _elsewhere("builder.cli.stack_solve")),
+    "solve": (
+        "find the newest versions that work together on a machine, with reasons",
+        _elsewhere("builder.cli.stack_solve"),
+    ),
     "diff": ("what changed between two stacks, riskiest first", _diff),
 }
 

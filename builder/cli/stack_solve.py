@@ -1,6 +1,6 @@
-"""`builder stack solve`: the newest versions that fit a machine, each with its reason, or why there are none.
+"""`builder stack solve`: find the newest versions that work together on a machine, and explain each.
 
-Exit code 2 if the requests contradict each other.
+Exits with 2 if the requests contradict each other.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from builder.app.context import open_context, parser, print_table
+from builder.cli.stack import describe_unknown
 from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.derive import derive
@@ -22,19 +23,19 @@ from builder.stack.solving.problem import IMPORTANCE
 from builder.stack.solving.solve import (
     Clash,
     Contradiction,
-    Held,
     Reason,
+    Rejection,
     Row,
     Solution,
     complete,
+    find_alternatives,
     solve,
-    ways_out,
 )
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Value, write_value
 from builder.tables import did_you_mean
 
-_NAMED = 3  # newer versions, and unknown facts, that are named in text; --json has all
+_NAMED = 3  # rejected versions and unknown facts named in text; --json has all
 _STYLES = {"error": "bad", "warning": "warn"}
 
 
@@ -46,11 +47,11 @@ def run(argv: Sequence[str]) -> int:
     answer = solve(knowledge, requests)
     style = look(sys.stdout, os.environ)
     if isinstance(answer, Contradiction):
-        ways = ways_out(knowledge, requests, answer)
+        alternatives = find_alternatives(knowledge, requests, answer)
         if parsed.json:
-            print(json.dumps(_contradiction_json(answer, ways), indent=2))
+            print(json.dumps(_contradiction_json(answer, alternatives), indent=2))
         else:
-            print(style.plain("\n".join(_contradiction(answer, ways, style))))
+            print(style.plain("\n".join(_contradiction(answer, alternatives, style))))
         return 2
     if parsed.json:
         print(json.dumps(_solution_json(knowledge, answer), indent=2))
@@ -64,46 +65,46 @@ def run(argv: Sequence[str]) -> int:
 def _options() -> argparse.ArgumentParser:
     options = parser(
         "stack solve",
-        "The versions of the catalogue that fit a machine together, and why none of them is newer:"
-        " no error, then as few warnings as can be, then the newest, first of "
-        f"{', '.join(IMPORTANCE)}, and of the rest by name.",
+        "Find the newest versions in the catalog that work together on a machine, and explain why none is"
+        " newer. The set has no errors, as few warnings as possible, then the newest versions by priority: "
+        f"{', '.join(IMPORTANCE)}, then the others by name.",
     )
     options.add_argument("--instance", metavar="TYPE", help="EC2 type, as in p5.48xlarge")
-    options.add_argument("--torch", metavar="VERSION", help="PyTorch, exact or by its first numbers")
+    options.add_argument("--torch", metavar="VERSION", help="PyTorch, an exact version or its first numbers")
     options.add_argument("--os", metavar="NAME", help="operating system, as in ubuntu-24.04 or al2023")
     options.add_argument(
         "--pin",
         action="append",
         default=[],
         metavar="COMPONENT=VERSION",
-        help="a release of the catalogue, exact or by its first numbers; may be repeated",
+        help="a release in the catalog, an exact version or its first numbers; may be repeated",
     )
     options.add_argument(
         "--set", action="append", default=[], metavar="FACT=VALUE", help="state a fact; may be repeated"
     )
     form = options.add_mutually_exclusive_group()
-    form.add_argument("--toml", action="store_true", help="as a stack, ready for catalog/stacks/")
-    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--toml", action="store_true", help="print a stack file for catalog/stacks/")
+    form.add_argument("--json", action="store_true", help="print JSON")
     return options
 
 
-# What was asked for
+# Requests
 
 
 def _requests(knowledge: Knowledge, parsed: argparse.Namespace) -> tuple[Request, ...]:
     requests: dict[str, Request] = {}
     for request in _read(knowledge, parsed):
         if request.fact in requests:
-            first = requests[request.fact].words
+            first = requests[request.fact].argument
             raise UsageError(
-                f"{request.words}: {first} is about {request.fact} already", hint="keep one of them"
+                f"{request.argument}: {request.fact} is already set by {first}", hint="keep one of them"
             )
         requests[request.fact] = request
     facts = derive({r.fact: r.value for r in requests.values() if r.value is not None}, knowledge)
     if "accel" not in facts:
         raise UsageError(
-            "builder stack solve: for which machine?",
-            hint="add --instance p5.48xlarge, or --set accel=nvidia for any with such accelerators",
+            "builder stack solve: no machine given",
+            hint="add --instance p5.48xlarge, or --set accel=nvidia for any machine with NVIDIA GPUs",
         )
     return tuple(requests.values())
 
@@ -114,47 +115,47 @@ def _read(knowledge: Knowledge, parsed: argparse.Namespace) -> Iterator[Request]
             near = did_you_mean(parsed.instance, knowledge.instances)
             raise UsageError(
                 f"--instance: no type '{parsed.instance}'{near}",
-                hint="catalog/instances.toml lists the types that are known",
+                hint="catalog/instances.toml lists the known types",
             )
         yield state(knowledge, "instance", parsed.instance, f"--instance {parsed.instance}")
     if parsed.os:
-        # Systems are named with dashes and dots in the catalogue, and without in the rules.
+        # The catalog writes ubuntu-24.04, the rules ubuntu2404.
         name = parsed.os.replace("-", "").replace(".", "")
-        yield _said(knowledge, f"--os {parsed.os}", "os", name)
+        yield _request(knowledge, f"--os {parsed.os}", "os", name)
     if parsed.torch:
         instance = knowledge.instances.get(parsed.instance)
         component = "torch_neuronx" if instance is not None and instance.accel == "neuron" else "torch"
-        yield _said(knowledge, f"--torch {parsed.torch}", component, parsed.torch, choose=True)
+        yield _request(knowledge, f"--torch {parsed.torch}", component, parsed.torch, choose=True)
     for option, entries in (("--pin", parsed.pin), ("--set", parsed.set)):
         for entry in entries:
             name, equals, text = entry.partition("=")
             if not equals:
                 raise UsageError(f"{option} {entry}: write NAME=VALUE", hint="builder stack solve --help")
-            yield _said(knowledge, f"{option} {entry}", name, text, choose=option == "--pin")
+            yield _request(knowledge, f"{option} {entry}", name, text, choose=option == "--pin")
 
 
-def _said(knowledge: Knowledge, words: str, name: str, text: str, *, choose: bool = False) -> Request:
+def _request(knowledge: Knowledge, argument: str, name: str, text: str, *, choose: bool = False) -> Request:
     try:
-        return (pin if choose else state)(knowledge, name, text, words)
+        return (pin if choose else state)(knowledge, name, text, argument)
     except ValueError as error:
         hint = (
-            "--set states what the catalogue does not list; catalog/versions/ and facts.toml have all names"
+            "catalog/facts.toml and catalog/versions/ list all names; --set takes versions not listed there"
         )
-        raise UsageError(f"{words}: {error}", hint=hint) from error
+        raise UsageError(f"{argument}: {error}", hint=hint) from error
 
 
-# A set that fits
+# Solutions
 
 
 def _print_solution(knowledge: Knowledge, answer: Solution, style: Look) -> None:
     count = len(answer.warnings)
     warnings = f"with {count} warning{'s' * (count > 1)}" if count else "without a warning"
-    title = ", ".join(request.words for request in answer.requests if not request.assumed)
+    title = ", ".join(request.argument for request in answer.requests if not request.assumed)
     print(style.plain(style.paint(f"{title}: the newest set, {warnings}", "bold") + "\n"))
     vocabulary = knowledge.vocabulary.facts
     rows = sorted(answer.rows, key=lambda row: vocabulary[row.fact].side)
     print_table(
-        ("side", "fact", "version", "why not a newer one"),
+        ("side", "fact", "version", "why not newer"),
         [(vocabulary[row.fact].side, row.fact, _value(row.value), _reason(answer, row)) for row in rows],
     )
     held = [(rule.id, rule.severity, rule.why, ", ".join(rule.sources)) for rule in _rules_of(answer.rows)]
@@ -165,61 +166,58 @@ def _print_solution(knowledge: Knowledge, answer: Solution, style: Look) -> None
     for finding in answer.warnings:
         lines += ["", *_rule(finding.rule, style, facts=finding.facts)]
     notes = [
-        *(("assumed", f"{r.words} ({r.why})") for r in answer.requests if r.assumed),
+        *(("assumed", f"{r.argument} ({r.assumption})") for r in answer.requests if r.assumed),
         *(
-            ("see to", f"{', '.join(c.text for c in condition.clauses)} ({condition.rule.id})")
+            ("ensure", f"{', '.join(c.text for c in condition.clauses)} ({condition.rule.id})")
             for condition in answer.conditions
         ),
     ]
-    missing = [f"{name} ({number})" for name, number in answer.result.missing.items()]
-    if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        waiting = f"{len(answer.result.urgent)} rules wait for {', '.join(missing[:_NAMED])}{more}"
-        notes.append(("unknown", waiting))
+    if answer.result.missing:
+        notes.append(("unknown", describe_unknown(answer.result, _NAMED)))
     lines += ["", *(line for label, text in notes for line in _entry(label, text, style))]
     print(style.plain("\n".join(lines)))
 
 
 def _value(value: Value | None) -> str:
-    return "not read" if value is None else write_value(value)
+    return "unknown" if value is None else write_value(value)
 
 
 def _reason(answer: Solution, row: Row) -> str:
-    """Why this version, in the few words that a table has room for."""
+    """Explain a version briefly, for a table."""
     if row.twin:
-        return f"has to be that of {row.twin}"
+        return f"must match {row.twin}"
     if row.comes_with:
         return f"comes with {' and '.join(row.comes_with)}"
-    asked = f"asked for: {row.request.words}" if row.request else ""
-    held = [_held(answer, row, one) for one in row.held if row.request not in one.reasons]
-    best = "newest" if isinstance(row.value, Version) else "the usual one"
-    return "; ".join([*([asked] if asked else []), *held]) or best
+    requested = f"asked for: {row.request.argument}" if row.request else ""
+    rejected = [_rejection(answer, row, r) for r in row.rejected if row.request not in r.reasons]
+    best = "newest" if isinstance(row.value, Version) else "preferred"
+    return "; ".join([*([requested] if requested else []), *rejected]) or best
 
 
-def _held(answer: Solution, row: Row, held: Held) -> str:
-    named = [_value(value) for value in held.values]
+def _rejection(answer: Solution, row: Row, rejection: Rejection) -> str:
+    named = [_value(value) for value in rejection.values]
     versions = ", ".join(named) if len(named) <= _NAMED else f"{named[0]} to {named[-1]}"
-    return f"{versions}: {' and '.join(_speaks(answer, row, reason) for reason in held.reasons)}"
+    return f"{versions}: {' and '.join(_name(answer, row, reason) for reason in rejection.reasons)}"
 
 
-def _speaks(answer: Solution, row: Row, reason: Reason) -> str:
-    """What speaks against a newer version, seen from the thing that is held back."""
+def _name(answer: Solution, row: Row, reason: Reason) -> str:
+    """Name a reason in the row of the fact that it keeps from being newer."""
     if isinstance(reason, Request):
-        return reason.words
+        return reason.argument
     if isinstance(reason, Rule):
         return reason.id
-    carriers = " and ".join(f"{name} {write_value(answer.result.facts[name])}" for name in reason.carriers)
+    providers = " and ".join(f"{name} {write_value(answer.result.facts[name])}" for name in reason.providers)
     if row.fact == reason.fact:
-        return f"not in {carriers}"
-    return f"its {reason.fact}" if row.fact in reason.carriers else f"{reason.fact} of {carriers}"
+        return f"not in {providers}"
+    return f"its {reason.fact}" if row.fact in reason.providers else f"{reason.fact} of {providers}"
 
 
 def _rules_of(rows: Iterable[Row]) -> tuple[Rule, ...]:
     found = {
         reason.id: reason
         for row in rows
-        for held in row.held
-        for reason in held.reasons
+        for rejection in row.rejected
+        for reason in rejection.reasons
         if isinstance(reason, Rule)
     }
     return tuple(found.values())
@@ -242,20 +240,23 @@ def _entry(label: str, text: str, style: Look) -> list[str]:
     return [f"{label if number == 0 else '':<8} {line}" for number, line in enumerate(lines)]
 
 
-# A contradiction
+# Contradictions
 
 
-def _contradiction(answer: Contradiction, ways: Sequence[tuple[Request, Value]], style: Look) -> list[str]:
-    title = "these requests contradict each other; without any one of them the others fit"
+def _contradiction(
+    answer: Contradiction, alternatives: Sequence[tuple[Request, Value]], style: Look
+) -> list[str]:
+    title = "these requests contradict each other; drop any one of them and the rest fits"
     lines = [style.paint(title, "bold"), ""]
-    lines += [f"  {r.words}{f' (assumed: {r.why})' if r.assumed else ''}" for r in answer.core]
+    lines += [f"  {r.argument}{f' (assumed: {r.assumption})' if r.assumed else ''}" for r in answer.core]
     for clash in answer.clashes:
         asked = {r.fact: r.text for r in answer.core if r.value is None and r.fact not in clash.facts}
         lines += ["", *_clash(clash, asked, style)]
-    if ways:
+    if alternatives:
         lines.append("")
-    for request, value in ways:
-        lines += _entry("instead", f"of {request.words}: {write_value(value)}", style)
+    for request, value in alternatives:
+        text = f"{request.fact} {write_value(value)} instead of {request.argument}"
+        lines += _entry("try", text, style)
     return lines
 
 
@@ -263,26 +264,26 @@ def _clash(clash: Clash, asked: Mapping[str, str], style: Look) -> list[str]:
     if isinstance(clash.reason, Rule):
         open_ = {name: asked[name] for name in clash.reason.facts if name in asked}
         return _rule(clash.reason, style, facts={**clash.facts, **open_})
-    lines = [style.paint(_comes(clash), "bad")]
+    lines = [style.paint(_describe(clash), "bad")]
     return lines + [f"  {line}" for line in _entry("contents", "; ".join(_listed(clash)), style)]
 
 
-def _comes(clash: Clash) -> str:
+def _describe(clash: Clash) -> str:
     reason = clash.reason
     assert not isinstance(reason, Rule)
-    return f"{reason.fact} comes with {' and '.join(reason.carriers)}"
+    return f"{reason.fact} comes with {' and '.join(reason.providers)}"
 
 
 def _listed(clash: Clash) -> Iterator[str]:
-    for carrier, release, versions in clash.brought[:_NAMED]:
-        yield f"{carrier} {release}: {', '.join(str(version) for version in versions)}"
-    if len(clash.brought) > _NAMED:
-        yield f"and {len(clash.brought) - _NAMED} older"
-    if not clash.brought:
-        yield "nobody has read them for what was asked for"
+    for provider, release, versions in clash.provided[:_NAMED]:
+        yield f"{provider} {release}: {', '.join(str(version) for version in versions)}"
+    if len(clash.provided) > _NAMED:
+        yield f"and {len(clash.provided) - _NAMED} older"
+    if not clash.provided:
+        yield "no known contents for the requested version"
 
 
-# For machines
+# JSON and TOML
 
 
 def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
@@ -299,15 +300,15 @@ def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
                 "component": row.fact if vocabulary[row.fact].is_component else "",
                 "side": vocabulary[row.fact].side,
                 "value": None if row.value is None else write_value(row.value),
-                "request": row.request.words if row.request else None,
+                "request": row.request.argument if row.request else None,
                 "comes_with": list(row.comes_with),
                 "has_to_be_that_of": row.twin or None,
                 "held_back": [
                     {
-                        "values": [_value(value) for value in held.values],
-                        "by": [_speaks(answer, row, reason) for reason in held.reasons],
+                        "values": [_value(value) for value in rejection.values],
+                        "by": [_name(answer, row, reason) for reason in rejection.reasons],
                     }
-                    for held in row.held
+                    for rejection in row.rejected
                 ],
             }
             for row in answer.rows
@@ -321,7 +322,9 @@ def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
     }
 
 
-def _contradiction_json(answer: Contradiction, ways: Iterable[tuple[Request, Value]]) -> dict[str, Any]:
+def _contradiction_json(
+    answer: Contradiction, alternatives: Iterable[tuple[Request, Value]]
+) -> dict[str, Any]:
     return {
         "fits": False,
         "contradiction": [_request_json(request) for request in answer.core],
@@ -329,19 +332,19 @@ def _contradiction_json(answer: Contradiction, ways: Iterable[tuple[Request, Val
             _rule_json(clash.reason)
             | {"facts": {name: write_value(value) for name, value in clash.facts.items()}}
             if isinstance(clash.reason, Rule)
-            else {"id": clash.reason.id, "why": _comes(clash), "contents": list(_listed(clash))}
+            else {"id": clash.reason.id, "why": _describe(clash), "contents": list(_listed(clash))}
             for clash in answer.clashes
         ],
-        "instead": {request.words: write_value(value) for request, value in ways},
+        "instead": {request.argument: write_value(value) for request, value in alternatives},
     }
 
 
 def _request_json(request: Request) -> dict[str, Any]:
     return {
-        "words": request.words,
+        "words": request.argument,
         "fact": request.fact,
         "text": request.text,
-        "assumed": request.why or None,
+        "assumed": request.assumption or None,
     }
 
 
@@ -358,7 +361,7 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
 
 
 def stack_file(knowledge: Knowledge, answer: Solution) -> str:
-    """The set as a file of catalog/stacks/: what was chosen or stated, and not what comes with it."""
+    """Return the set as a file for catalog/stacks/, without the versions that other components bring."""
     vocabulary, facts = knowledge.vocabulary.facts, answer.result.facts
     brought = {row.fact for row in answer.rows if row.comes_with}
     pins = {
@@ -375,18 +378,18 @@ def stack_file(knowledge: Knowledge, answer: Solution) -> str:
         if not vocabulary[name].is_component and name not in brought and name != "instance"
     }
     instance = answer.stated.get("instance")
-    words = ", ".join(request.words.removeprefix("--") for request in answer.requests if not request.assumed)
+    asked = ", ".join(r.argument.removeprefix("--") for r in answer.requests if not r.assumed)
     return "\n".join(
         [
-            f"summary = {_toml(f'Solved for {words}')}",
+            f"summary = {_toml(f'Solved for {asked}')}",
             *([f"instances = [{_toml(instance)}]"] if instance else []),
             "\n[pins]",
             *(f"{name} = {_toml(write_value(value))}" for name, value in sorted(pins.items())),
             "\n[facts]",
             *(f"{name} = {_toml(value)}" for name, value in sorted(others.items())),
             *(
-                f"# see to: {' and '.join(c.text for c in one.clauses)} ({one.rule.id})"
-                for one in answer.conditions
+                f"# ensure: {' and '.join(clause.text for clause in condition.clauses)} ({condition.rule.id})"
+                for condition in answer.conditions
             ),
             "",
         ]
@@ -394,7 +397,7 @@ def stack_file(knowledge: Knowledge, answer: Solution) -> str:
 
 
 def _toml(value: Value | str) -> str:
-    """A value of a stack file; JSON's strings, lists and flags are TOML's."""
+    """Write a TOML value; strings, lists and flags are written as in JSON."""
     if isinstance(value, bool | int | tuple):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False)

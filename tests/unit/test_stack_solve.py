@@ -16,7 +16,7 @@ from builder.stack.loading import load
 from builder.stack.rules import Rule, parse_clause
 from builder.stack.solving.ask import Request, choices, known_versions, numbers, pin, state
 from builder.stack.solving.problem import Contents, Problem
-from builder.stack.solving.solve import Contradiction, Solution, complete, solve, ways_out
+from builder.stack.solving.solve import Contradiction, Solution, complete, find_alternatives, solve
 from builder.stack.versions import Version, parse
 from builder.stack.vocabulary import Fact, Value, Vocabulary, write_value
 
@@ -216,7 +216,7 @@ def test_a_core_is_minimal(question: tuple[Knowledge, list[Request]]) -> None:
         assert isinstance(solve(knowledge, answer.core), Contradiction)
         for request in answer.core:
             rest = [other for other in answer.core if other is not request]
-            assert isinstance(solve(knowledge, rest), Solution), request.words
+            assert isinstance(solve(knowledge, rest), Solution), request.argument
         assert answer.clashes
 
 
@@ -269,17 +269,17 @@ def test_the_answer_does_not_depend_on_any_order(
     ],
 )
 def test_a_version_is_asked_for_by_its_first_numbers(asked: str, offered: str, expected: bool) -> None:
-    assert Request(fact="x", text=asked, words="").allows(parse(offered)) is expected
+    assert Request(fact="x", text=asked, argument="").allows(parse(offered)) is expected
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("nccl", "9", "the catalogue has no nccl 9; its newest is"),
+        ("nccl", "9", "the catalog has no nccl 9; the newest is"),
         ("ncl", "2", "no fact 'ncl' (did you mean 'nccl'?)"),
         ("nccl", "new", "'new' is not a version"),
-        ("os", "al2", "'os' is no component; state it with --set os=al2"),
-        ("nvidia_fabric_manager", "1", "the catalogue has no nvidia_fabric_manager 1"),
+        ("os", "al2", "'os' is not a component; set it with --set os=al2"),
+        ("nvidia_fabric_manager", "1", "the catalog has no nvidia_fabric_manager 1"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(
@@ -334,25 +334,25 @@ def test_constraints_say_what_the_check_says(knowledge: Knowledge) -> None:
             facts = {"instance": instance, "kind": kind, "kernel": "6.17", "gin": "true", "memlock": "64"}
             problem = Problem(knowledge, complete(knowledge, requests_of(knowledge, {}, facts)))
             for _ in range(40):
-                places = [draw.randrange(len(variable.catalogue)) for variable in problem.variables]
-                _take_what_comes(problem, places)
-                stated = problem.stated(enumerate(places))
-                said = {
+                assignment = [draw.randrange(len(variable.values)) for variable in problem.variables]
+                _agree_with_contents(problem, assignment)
+                stated = problem.stated(enumerate(assignment))
+                forbidding = {
                     constraint.reason.id
                     for constraint in (*problem.hard, *problem.soft)
-                    if isinstance(constraint.reason, Rule) and problem.forbids(constraint, places)
+                    if isinstance(constraint.reason, Rule) and problem.forbids(constraint, assignment)
                 }
-                assert said == broken(knowledge, stated, ("error", "warning")), (instance, kind)
+                assert forbidding == broken(knowledge, stated, ("error", "warning")), (instance, kind)
 
 
-def _take_what_comes(problem: Problem, places: list[int]) -> None:
-    """Makes choices about what others bring agree with those others."""
+def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
+    """Choose the versions that the chosen providers bring."""
     for constraint in problem.hard:
         if isinstance(constraint.reason, Contents):
             level = problem.level[constraint.reason.fact]
-            for place in range(len(problem.variables[level].catalogue)):
-                places[level] = place
-                if not problem.forbids(constraint, places):
+            for index in range(len(problem.variables[level].values)):
+                assignment[level] = index
+                if not problem.forbids(constraint, assignment):
                     break
 
 
@@ -409,8 +409,8 @@ def test_every_version_says_why_it_is_not_newer(knowledge: Knowledge) -> None:
             if row.value is None or row.comes_with or row.twin or row.fact == "nvidia_driver_flavor":
                 continue
             newer = [version for version in known_versions(knowledge)[row.fact] if version > row.value]  # type: ignore[operator]
-            assert [value for held in row.held for value in held.values] == newer, row.fact
-            assert all(held.reasons for held in row.held)
+            assert [value for rejection in row.rejected for value in rejection.values] == newer, row.fact
+            assert all(rejection.reasons for rejection in row.rejected)
 
 
 def test_a_kernel_module_comes_with_the_installer_only_on_the_machine_itself(knowledge: Knowledge) -> None:
@@ -509,15 +509,15 @@ def test_a_contradiction_names_requests_and_rules(
     assert [clash.reason.id for clash in answer.clashes] == reasons
     for request in answer.core:
         rest = [other for other in answer.core if other is not request]
-        assert isinstance(solve(knowledge, rest), Solution), request.words
+        assert isinstance(solve(knowledge, rest), Solution), request.argument
 
 
-def test_a_way_out_is_one(knowledge: Knowledge) -> None:
+def test_dropping_a_request_for_its_alternative_fits(knowledge: Knowledge) -> None:
     requests = requests_of(knowledge, {"nvidia_driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
     requests = list(complete(knowledge, requests))
     answer = solve(knowledge, requests)
     assert isinstance(answer, Contradiction)
-    ((request, value),) = ways_out(knowledge, requests, answer)
+    ((request, value),) = find_alternatives(knowledge, requests, answer)
     assert request.fact == "nvidia_driver"
     instead = [r for r in requests if r is not request]
     instead.append(state(knowledge, "nvidia_driver", write_value(value), ""))

@@ -37,14 +37,14 @@ def test_a_set_is_printed_with_its_reasons(capsys: pytest.CaptureFixture[str], r
     assert any(row.startswith("image torch 2.10.0 asked for: --torch 2.10") for row in rows)
     assert any(row.startswith("image nccl 2.27.5") and row.endswith("TORCH-NCCL") for row in rows)
     assert any(
-        row.startswith("host nvidia_fabric_manager") and row.endswith("has to be that of nvidia_driver")
+        row.startswith("host nvidia_fabric_manager") and row.endswith("must match nvidia_driver")
         for row in rows
     )
     assert any(row.startswith("image libfabric") and row.endswith("comes with efa") for row in rows)
     assert any(row.startswith("TORCH-PY-02 error There are wheels for Python") for row in rows)
-    assert "assumed kind=ami (one machine: host and image are the same installation)" in rows
-    assert "see to memlock == unlimited (EFA-RUN-01)" in rows
-    assert "wait for" in out
+    assert "assumed kind=ami (an AMI: host and image are the same installation)" in rows
+    assert "ensure memlock == unlimited (EFA-RUN-01)" in rows
+    assert "rules need" in out
     assert "neuron" not in out
 
 
@@ -61,14 +61,14 @@ def test_a_contradiction_is_printed_in_words(capsys: pytest.CaptureFixture[str],
     code, out, _ = run(capsys, root, *words)
     text = words_of(out)
     assert code == 2
-    assert "these requests contradict each other; without any one of them the others fit" in text
+    assert "these requests contradict each other; drop any one of them and the rest fits" in text
     assert "--instance p5en.48xlarge --torch 2.11 --pin efa=1.42 kind=ami (assumed: " in text
     assert "python" not in text
     assert "contents efa 1.42.0: 2.15.3" in text
     assert "rule accel == nvidia, nvidia_driver >= 580, gdr == true → efa_kmod >= 2.17.3" in text
     assert "source efa-notes, amzn-drivers" in text
     assert "error TORCH-DRV" in text
-    assert "instead of --torch 2.11: 2.10.0" in text
+    assert "try torch 2.10.0 instead of --torch 2.11" in text
 
 
 def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
@@ -110,22 +110,22 @@ def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path)
         ),
         (
             ["--instance", "p5.48xlarge", "--pin", "nccl=9"],
-            "--pin nccl=9: the catalogue has no nccl 9; its newest",
+            "--pin nccl=9: the catalog has no nccl 9; the newest",
         ),
         (["--instance", "p5.48xlarge", "--pin", "nccl"], "--pin nccl: write NAME=VALUE"),
         (["--instance", "p5.48xlarge", "--pin", "nccl=x"], "--pin nccl=x: 'x' is not a version"),
-        (["--instance", "p5.48xlarge", "--pin", "os=al2"], "state it with --set os=al2"),
+        (["--instance", "p5.48xlarge", "--pin", "os=al2"], "set it with --set os=al2"),
         (["--instance", "p5.48xlarge", "--set", "gdr=1"], "--set gdr=1: gdr: '1' is neither true nor false"),
         (
             ["--instance", "p5.48xlarge", "--os", "ubunto-24.04"],
             "none of its values (did you mean 'ubuntu2404'?)",
         ),
-        (["--instance", "p5.48xlarge", "--torch", "9"], "--torch 9: the catalogue has no torch 9"),
+        (["--instance", "p5.48xlarge", "--torch", "9"], "--torch 9: the catalog has no torch 9"),
         (
             ["--instance", "p5.48xlarge", "--torch", "2.10", "--pin", "torch=2.11"],
-            "--pin torch=2.11: --torch 2.10 is about torch already",
+            "--pin torch=2.11: torch is already set by --torch 2.10",
         ),
-        (["--torch", "2.10"], "for which machine?"),
+        (["--torch", "2.10"], "no machine given"),
     ],
 )
 def test_a_mistake_is_named(
@@ -197,7 +197,7 @@ def test_what_is_printed_as_a_stack_is_one(
 
 def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stack", "--help"]) == 0
-    assert "solve  the newest versions that fit a machine" in capsys.readouterr().out
+    assert "solve  find the newest versions that work together on a machine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--torch", "2.10"], ["--torch", "2.11", "--pin", "efa=1.42"]])

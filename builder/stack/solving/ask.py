@@ -1,6 +1,6 @@
-"""What somebody asks a solver for: versions, exact or by their first numbers, and facts of the machine.
+"""Requests to the solver: component versions, exact or by their first numbers, and facts of the machine.
 
-Reads and matches requests; knows nothing of how they are met.
+Reads requests and matches versions against them; does not know how they are met.
 """
 
 import re
@@ -14,32 +14,32 @@ from builder.stack.vocabulary import Value, read_value, write_value
 from builder.tables import did_you_mean
 
 _NUMBERS = re.compile(r"v?(?:\d+:)?(\d+(?:\.\d+)*)")
-# Release candidates and packages' own numbers are meant to the letter.
+# Pre-releases and package revisions match exactly.
 _LITERAL = re.compile(r"v?(?:\d+:)?\d+(?:\.\d+)*[^.\d]")
-# What is taken for granted where nobody says otherwise, and why that is no guess.
+# Facts assumed unless the user states them: value and justification.
 _ASSUMED = {
-    "kind": ("ami", "one machine: host and image are the same installation"),
-    "torch_index": ("pypi", "the catalogue lists the wheels of the package index"),
+    "kind": ("ami", "an AMI: host and image are the same installation"),
+    "torch_index": ("pypi", "the catalog lists the wheels on PyPI"),
     "has_efa": ("true", "the set installs EFA, so EFA is used"),
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One thing that was asked for: a fact stated as it is (`value`), or a choice among releases (None)."""
+    """One requirement of the user: a stated fact (`value`), or a version to choose among releases (None)."""
 
     fact: str
     text: str
-    words: str  # as the user wrote it
+    argument: str  # as the user wrote it: `--torch 2.10`
     value: Value | None = None
-    why: str = ""  # of what is assumed; "" where somebody asked
+    assumption: str = ""  # why it is assumed; "" if the user asked for it
 
     @property
     def assumed(self) -> bool:
-        return bool(self.why)
+        return bool(self.assumption)
 
     def allows(self, version: Version) -> bool:
-        """Whether `version` is what was asked for; `2.10` means any 2.10."""
+        """True if `version` meets the request; `2.10` means any 2.10."""
         if self.value is not None:
             return version == self.value
         if _LITERAL.match(self.text):
@@ -49,34 +49,34 @@ class Request:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a version as they are written, zeros at the end included."""
+    """Return the numbers of a version as written, including trailing zeros."""
     match = _NUMBERS.match(text)
     return tuple(int(number) for number in match[1].split(".")) if match else ()
 
 
-def pin(knowledge: Knowledge, name: str, text: str, words: str) -> Request:
-    """A release among those that the catalogue knows; ValueError where there is none."""
+def pin(knowledge: Knowledge, name: str, text: str, argument: str) -> Request:
+    """Request a release that the catalog lists; raise ValueError if there is none."""
     fact = knowledge.vocabulary.fact(name)
     if fact.kind != "version":
-        raise ValueError(f"'{fact.name}' is no component; state it with --set {fact.name}={text}")
+        raise ValueError(f"'{fact.name}' is not a component; set it with --set {fact.name}={text}")
     parse(text)
-    request = Request(fact=fact.name, text=text, words=words)
+    request = Request(fact=fact.name, text=text, argument=argument)
     versions = choices(knowledge, fact.name)
     if versions and not any(request.allows(version) for version in versions):
         near = did_you_mean(text, [str(version) for version in versions])
-        raise ValueError(f"the catalogue has no {fact.name} {text}{near or f'; its newest is {versions[0]}'}")
-    return request if versions else state(knowledge, name, text, words)
+        raise ValueError(f"the catalog has no {fact.name} {text}{near or f'; the newest is {versions[0]}'}")
+    return request if versions else state(knowledge, name, text, argument)
 
 
-def state(knowledge: Knowledge, name: str, text: str, words: str) -> Request:
-    """A fact as it is, whether the catalogue lists such a version or not."""
+def state(knowledge: Knowledge, name: str, text: str, argument: str) -> Request:
+    """State a fact, whether or not the catalog lists such a version."""
     fact = knowledge.vocabulary.fact(name)
     value = read_value(fact, text)
-    return Request(fact=fact.name, text=write_value(value), words=words, value=value)
+    return Request(fact=fact.name, text=write_value(value), argument=argument, value=value)
 
 
 def assume(knowledge: Knowledge, requests: Iterable[Request], needed: Iterable[str]) -> tuple[Request, ...]:
-    """What is taken for granted beside `requests`, each with its reason."""
+    """Return the facts to assume in addition to `requests`, each with its reason."""
     requests, needed = list(requests), set(needed)
     facts = derive({r.fact: r.value for r in requests if r.value is not None}, knowledge)
     wanted = {"kind"}
@@ -85,14 +85,20 @@ def assume(knowledge: Knowledge, requests: Iterable[Request], needed: Iterable[s
     if "efa" in needed:
         wanted.add("has_efa")
     return tuple(
-        Request(fact=fact, text=text, words=f"{fact}={text}", value=read_value(known, text), why=why)
-        for fact, (text, why) in _ASSUMED.items()
+        Request(
+            fact=fact,
+            text=text,
+            argument=f"{fact}={text}",
+            value=read_value(known, text),
+            assumption=assumption,
+        )
+        for fact, (text, assumption) in _ASSUMED.items()
         if fact in wanted and fact not in facts and (known := knowledge.vocabulary.facts.get(fact))
     )
 
 
 def known_versions(knowledge: Knowledge) -> Mapping[str, tuple[Version, ...]]:
-    """Every version of a fact that the catalogue names, its own releases or in others, newest first."""
+    """Return every version of each fact in the catalog, newest first: releases and contents of releases."""
     found: dict[str, dict[Version, None]] = {}
     for fact, releases in knowledge.releases.items():
         for release in releases:
@@ -107,14 +113,14 @@ def known_versions(knowledge: Knowledge) -> Mapping[str, tuple[Version, ...]]:
 
 
 def choices(knowledge: Knowledge, name: str) -> tuple[Version, ...]:
-    """The versions among which `name` can be chosen: its own, or those of its twin."""
+    """Return the versions that `name` can take: its own, or those of its twin."""
     known = known_versions(knowledge)
     twin = twin_of(knowledge, name)
     return known.get(name, ()) or known.get(twin, ())
 
 
 def twin_of(knowledge: Knowledge, name: str) -> str:
-    """The fact whose very version a rule wants of `name`, as of a driver's services; "" if there is none."""
+    """Return the fact whose version a rule requires `name` to have (fabric manager: driver), or ""."""
     twins = (
         clause.other
         for rule in knowledge.rules

@@ -1,7 +1,7 @@
-"""The nearest change that makes a rule hold.
+"""The smallest change of facts that makes a broken rule hold, for advice.
 
-As few facts as can be, newer rather than older, one release away rather than five, and nothing that breaks
-another rule which held before. Pure; a search over releases that the catalog lists.
+Prefers few changes, upgrades and close releases, and breaks no rule that held before. Pure; searches the
+releases of the catalog.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,56 +13,57 @@ from builder.stack.rules import Change, Clause, Finding, Rule
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Facts, Value, write_value
 
-# Nobody is helped by the advice to take another machine, system or processor.
-_GIVEN = frozenset({"os", "host_os", "arch", "kind", "has_efa", "torch_index"})
-# What a derived fact is read off.
-_FOLLOWS = {
+# Never suggest another operating system, processor or machine.
+_FIXED = frozenset({"os", "host_os", "arch", "kind", "has_efa", "torch_index"})
+# The fact to change so that a derived fact changes.
+_DERIVED_FROM = {
     "nvidia_driver_branch": "nvidia_driver",
     "nvidia_driver_below_bundled": "nvidia_driver",
     "gdrdrv": "gdrcopy",
     "kernel_gpl_symbols": "kernel",
 }
-_REPAIRS = 2  # how many further rules one change may drag along
-_TRIES = 4  # values of one fact that are tried when each of them breaks something else
+_REPAIRS = 2  # further rules that one change may break and repair
+_TRIES = 4  # values of one fact to try to repair if they break another rule
 
 
 def nearest(knowledge: Knowledge, stated: Facts, finding: Finding) -> tuple[Change, ...]:
-    """The changes after which the rule of `finding` holds; none where nothing near helps."""
-    held = broken(knowledge, stated)
-    after = _repair(knowledge, stated, finding.rule, held, _REPAIRS)
+    """Return the changes that make the rule of `finding` hold, or none if no small change does."""
+    accepted = broken(knowledge, stated)
+    after = _repair(knowledge, stated, finding.rule, accepted, _REPAIRS)
     changes = tuple(
         Change(fact=name, before=stated.get(name), after=value)
         for name, value in (after or {}).items()
         if stated.get(name) != value
     )
-    # A setting is nothing wrong: worth a newer release, never an older one.
-    worth = finding.rule.severity != "setting" or not any(_is_step_back(change) for change in changes)
-    return changes if worth else ()
+    # A setting is no defect: never suggest a downgrade for it.
+    if finding.rule.severity == "setting" and any(_is_downgrade(change) for change in changes):
+        return ()
+    return changes
 
 
-def _is_step_back(change: Change) -> bool:
+def _is_downgrade(change: Change) -> bool:
     before, after = change.before, change.after
     return isinstance(before, Version) and isinstance(after, Version) and after < before
 
 
 def _repair(
-    knowledge: Knowledge, stated: Facts, rule: Rule, held: frozenset[str], repairs: int
+    knowledge: Knowledge, stated: Facts, rule: Rule, accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """`stated` with the nearest change; the errors in `held` were there before and may stay."""
+    """Return `stated` with the smallest change that makes `rule` hold; errors in `accepted` may remain."""
     facts = derive(stated, knowledge)
     unmet = [clause for clause in rule.require if clause.holds(facts, if_absent=True) is False]
     if unmet:
-        after = _satisfy(knowledge, stated, rule, unmet, held, repairs)
+        after = _satisfy(knowledge, stated, rule, unmet, accepted, repairs)
         if after is not None and rule.fires(derive(after, knowledge)) is not True:
             return after
     choices: list[tuple[bool, int, int, str, Value]] = []
-    for place, name in enumerate(dict.fromkeys(name for clause in rule.when for name in clause.facts)):
+    for position, name in enumerate(dict.fromkeys(name for clause in rule.when for name in clause.facts)):
         source = _source(knowledge, stated, facts, name)
         if source:
             clauses = [clause for clause in rule.when if name in clause.facts]
             choices += [
-                (down, distance, place, source, value)
-                for down, distance, value in _values(knowledge, facts, source, clauses)
+                (is_older, distance, position, source, value)
+                for is_older, distance, value in _values(knowledge, facts, source, clauses)
             ]
     choices.sort(key=lambda choice: choice[:3])
     trials = (
@@ -70,7 +71,7 @@ def _repair(
         for _, _, _, source, value in choices
         if rule.fires(derive(_with(knowledge, stated, source, value), knowledge)) is False
     )
-    return _first_sound(knowledge, trials, held, repairs)
+    return _first_valid(knowledge, trials, accepted, repairs)
 
 
 def _satisfy(
@@ -78,15 +79,15 @@ def _satisfy(
     stated: Facts,
     rule: Rule,
     clauses: Iterable[Clause],
-    held: frozenset[str],
+    accepted: frozenset[str],
     repairs: int,
 ) -> dict[str, Value] | None:
-    """Each clause made true by changing what stands on its left."""
+    """Make each clause true by changing the fact on its left."""
     after: dict[str, Value] = dict(stated)
     for clause in clauses:
         facts = derive(after, knowledge)
         if clause.holds(facts, if_absent=True) is not False:
-            continue  # an earlier change has settled it
+            continue  # an earlier change made it true
         source = _source(knowledge, after, facts, clause.fact)
         if not source:
             return None
@@ -94,57 +95,57 @@ def _satisfy(
         choices = sorted(_values(knowledge, facts, source, about), key=lambda choice: choice[:2])
         trials = (_with(knowledge, after, source, value) for _, _, value in choices)
         kept = (t for t in trials if clause.holds(derive(t, knowledge), if_absent=False) is True)
-        found = _first_sound(knowledge, kept, held, repairs)
+        found = _first_valid(knowledge, kept, accepted, repairs)
         if found is None:
             return None
         after = found
     return after
 
 
-def _first_sound(
-    knowledge: Knowledge, trials: Iterator[dict[str, Value]], held: frozenset[str], repairs: int
+def _first_valid(
+    knowledge: Knowledge, trials: Iterator[dict[str, Value]], accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """The first trial that breaks nothing, or that can be repaired where it does."""
+    """Return the first trial that breaks no further rule, or whose broken rule can be repaired."""
     tries = 0
     for trial in trials:
-        new = broken(knowledge, trial) - held
+        new = broken(knowledge, trial) - accepted
         if not new:
             return trial
         if repairs and tries < _TRIES:
             tries += 1
             rule = next(rule for rule in knowledge.rules if rule.id in new)
-            repaired = _repair(knowledge, trial, rule, held | new, repairs - 1)
-            if repaired is not None and not broken(knowledge, repaired) - held:
+            repaired = _repair(knowledge, trial, rule, accepted | new, repairs - 1)
+            if repaired is not None and not broken(knowledge, repaired) - accepted:
                 return repaired
     return None
 
 
 def _source(knowledge: Knowledge, stated: Facts, facts: Facts, name: str) -> str:
-    """The fact that somebody can change so that `name` becomes another; "" where there is none."""
+    """Return the fact that a user can change so that `name` changes; "" if there is none."""
     if name not in stated:
-        name = _FOLLOWS.get(name, name)
+        name = _DERIVED_FROM.get(name, name)
     if name not in stated:
-        for carrier, value in stated.items():
-            release = knowledge.release(carrier, value)
+        for provider, value in stated.items():
+            release = knowledge.release(provider, value)
             if release is not None and facts.get(name) == release.contents.get(name, ""):
-                name = carrier
+                name = provider
                 break
     side = knowledge.vocabulary.facts[name].side
-    return "" if side == "machine" or name in _GIVEN else name
+    return "" if side == "machine" or name in _FIXED else name
 
 
 def _values(
     knowledge: Knowledge, facts: Facts, name: str, clauses: Iterable[Clause]
 ) -> Iterator[tuple[bool, int, Value]]:
-    """What `name` might become: (is older, how far away, value)."""
+    """Yield the values that `name` could take: (is older, distance, value)."""
     now = facts.get(name)
     if isinstance(now, bool):
         yield False, 0, not now
         return
     versions = [release.version for release in knowledge.releases.get(name, ())]
-    named = [value for clause in clauses for value in _mentioned(clause, name, facts)]
+    mentioned = [value for clause in clauses for value in _mentioned(clause, name, facts)]
     if not versions and (now is ABSENT or isinstance(now, Version)):
-        versions = [value for value in named if isinstance(value, Version)]
+        versions = [value for value in mentioned if isinstance(value, Version)]
     if versions:
         for version in versions:
             if not isinstance(now, Version):
@@ -154,17 +155,17 @@ def _values(
                 yield version < now, sum(low < other <= high for other in versions), version
         return
     if isinstance(now, tuple):
-        words = tuple(str(word) for word in named)
+        words = tuple(str(word) for word in mentioned)
         yield False, 0, tuple(word for word in now if word not in words)
         yield False, 1, (*now, *words)
         return
-    for distance, value in enumerate((*named, *knowledge.vocabulary.facts[name].one_of)):
+    for distance, value in enumerate((*mentioned, *knowledge.vocabulary.facts[name].one_of)):
         if value != now:
             yield False, distance, value
 
 
 def _mentioned(clause: Clause, name: str, facts: Facts) -> Iterator[Value]:
-    """The constants a clause compares `name` with, or the value of the other fact."""
+    """Yield the constants that a clause compares `name` with, or the value of the other fact."""
     if clause.other:
         other = facts.get(clause.other if clause.fact == name else clause.fact)
         if other is not None and other is not ABSENT:
@@ -178,7 +179,7 @@ def _mentioned(clause: Clause, name: str, facts: Facts) -> Iterator[Value]:
 
 
 def _with(knowledge: Knowledge, stated: Facts, name: str, value: Value) -> dict[str, Value]:
-    """`stated` with one fact changed, and with it those that a rule ties to it by equality."""
+    """Return `stated` with one fact changed, and those that a rule requires to be equal to it."""
     before = stated.get(name)
     tied = {
         clause.fact: value
@@ -190,7 +191,7 @@ def _with(knowledge: Knowledge, stated: Facts, name: str, value: Value) -> dict[
     return {**stated, **tied, name: value}
 
 
-def words(change: Change) -> Mapping[str, str]:
-    """A change as strings, for screens and JSON."""
+def change_json(change: Change) -> Mapping[str, str]:
+    """Return a change as strings."""
     before = "" if change.before is None else write_value(change.before)
     return {"fact": change.fact, "from": before, "to": write_value(change.after)}

@@ -1,6 +1,6 @@
-"""What a machine needs: read off the stacks for machines with the same accelerators, and off the rules.
+"""The components that a machine needs, taken from the stacks for the same accelerator and from the rules.
 
-Says which components and choices there have to be, and nothing about versions.
+Names components and host settings to choose; knows nothing about their versions.
 """
 
 from collections.abc import Iterable
@@ -10,19 +10,19 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.rules import all_of
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
-# Of no use, with all that they bring, on a machine that is known not to have the thing.
-_ONLY_WITH = {"efa": "has_efa"}
+# Components left out, with everything they bring, if this fact is known to be false.
+_ONLY_IF = {"efa": "has_efa"}
 
 
 def needed(knowledge: Knowledge, facts: Facts, asked: Iterable[str]) -> frozenset[str]:
-    """What most stacks for such machines have, what a rule wants there, and what was asked for."""
+    """Return what most stacks for such machines have, what rules require there, and what was asked for."""
     asked = frozenset(asked)
     usual = _usual(knowledge, facts.get("accel"))
-    for name, flag in _ONLY_WITH.items():
+    for name, flag in _ONLY_IF.items():
         if facts.get(flag) is False and name not in asked:
             brought = (release.contents for release in knowledge.releases.get(name, ()))
             usual -= {name, *(fact for contents in brought for fact in contents)}
-    # What some rule wants to exist is there where such a rule applies, and nowhere else.
+    # A fact that some rule requires to exist is needed only where such a rule applies.
     demanded: dict[str, bool] = {}
     for rule in knowledge.rules:
         for clause in rule.require:
@@ -34,7 +34,7 @@ def needed(knowledge: Knowledge, facts: Facts, asked: Iterable[str]) -> frozense
 
 
 def _usual(knowledge: Knowledge, accel: Value | None) -> set[str]:
-    """The components, and the choices about the host, that most stacks for machines of this make have."""
+    """Return the components and host settings that most stacks for this accelerator have."""
     counts: dict[str, int] = {}
     total = 0
     for stack in knowledge.stacks.values():

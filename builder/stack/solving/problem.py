@@ -1,6 +1,7 @@
-"""A question to the solver as variables and constraints: what to choose, from what, and what forbids it.
+"""A question to the solver as variables, their values and the constraints over them.
 
-Knows nothing of the order in which choices are tried.
+Knows nothing about the search. A variable is known by its level, its position in the order of importance;
+a choice is a pair of a level and the index of a value; an assignment has one index for every level.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,48 +16,49 @@ from builder.stack.solving.needs import needed
 from builder.stack.versions import Version
 from builder.stack.vocabulary import Facts, Value
 
-# What decides more about a cluster is chosen first, the rest by name.
+# Versions that decide most about a cluster come first; the rest follow by name.
 IMPORTANCE = (
     *("torch", "torch_neuronx", "neuron_sdk", "cuda", "nvidia_driver", "nvidia_driver_flavor"),
     *("nccl", "efa", "efa_kmod", "aws_ofi_nccl"),
 )
-# Facts that derive.py reads off two choices at once; all others show when one choice is made.
+# Facts that derive.py computes from two choices together; all others follow from a single choice.
 _JOINT = {"nvidia_driver_below_bundled": ("nvidia_driver", "cuda")}
 
-Choice = Version | str | None  # None: comes with something else, in a version that nobody has read
+Candidate = Version | str | None  # None: provided by another component in an unknown version
+Choice = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """One thing to choose: all that the catalogue has, best first, and the places of what may be taken."""
+    """One fact to choose: every value in the catalog, best first, and the indexes of those allowed."""
 
     fact: str
-    catalogue: tuple[Choice, ...]
+    values: tuple[Candidate, ...]
     allowed: tuple[int, ...]
     request: Request | None = None
-    carriers: tuple[str, ...] = ()  # what brings or offers it
+    providers: tuple[str, ...] = ()  # components that bring or offer it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A component comes in the version that another one brings, or in one of those that it offers."""
+    """Ties a component to the version that its providers bring, or to one of those they offer."""
 
     fact: str
-    carriers: tuple[str, ...]
-    request: Request | None = None  # what was asked for where the component is no choice of its own
+    providers: tuple[str, ...]
+    request: Request | None = None  # set if the component is not a variable of its own
 
     @property
     def id(self) -> str:
-        return f"{self.fact} of {', '.join(self.carriers)}"
+        return f"{self.fact} of {', '.join(self.providers)}"
 
 
 @dataclass(eq=False)
 class Constraint:
-    """One reason that forbids combinations of choices, with the verdicts that were asked for so far."""
+    """A reason that forbids combinations of choices, with the verdicts computed so far."""
 
     reason: Rule | Contents
-    scope: tuple[int, ...]
-    test: Rule | None = None  # as much of a rule as can be told on this scope
+    scope: tuple[int, ...]  # levels
+    test: Rule | None = None  # the part of a rule that this scope decides
     verdicts: dict[tuple[int, ...], bool] = field(default_factory=dict, repr=False)
 
     @property
@@ -65,7 +67,7 @@ class Constraint:
 
 
 class Problem:
-    """Variables in the order of their importance, constraints over them, and what is given."""
+    """Variables by importance, constraints over them, and the facts that are given."""
 
     def __init__(self, knowledge: Knowledge, requests: Iterable[Request]) -> None:
         self.knowledge = knowledge
@@ -76,18 +78,18 @@ class Problem:
             for request in self.requests.values()
             if request.value is not None and request.value not in self.known.get(request.fact, ())
         }
-        self._follows = derive(self.given, knowledge)
+        self._implied = derive(self.given, knowledge)
         asked = {name for name in self.requests if knowledge.vocabulary.facts[name].kind == "version"}
-        some = {name: self.known[name][0] for name in asked & self.known.keys() - self.given.keys()}
-        self.needed = needed(knowledge, {**self._follows, **some}, asked)
-        # What somebody wants chosen is open, whatever would follow without that.
+        samples = {name: self.known[name][0] for name in asked & self.known.keys() - self.given.keys()}
+        self.needed = needed(knowledge, {**self._implied, **samples}, asked)
+        # A requested choice stays open, even if the given facts imply a value.
         open_ = self.requests.keys() - self.given.keys()
-        self.base = {name: value for name, value in self._follows.items() if name not in open_}
+        self.base = {name: value for name, value in self._implied.items() if name not in open_}
         self.twins = self._twins()
         self.base |= {name: self.base[twin] for name, twin in self.twins.items() if twin in self.base}
-        self._decided_by: dict[str, set[str]] = {}  # fact → the choices that it follows from
-        self._effects: dict[tuple[str, Value], Facts] = {}  # what one choice alone brings about
-        self.variables = self._choose()
+        self._decided_by: dict[str, set[str]] = {}  # fact → variables that it follows from
+        self._effects: dict[tuple[str, Value], Facts] = {}
+        self.variables = self._variables()
         self.level = {variable.fact: level for level, variable in enumerate(self.variables)}
         self._joint = frozenset({*_JOINT, *knowledge.derived})
         constraints = list(self._constraints())
@@ -95,22 +97,22 @@ class Problem:
         self.soft = [c for c in constraints if not c.hard]
 
     @property
-    def allowed(self) -> list[tuple[int, ...]]:
-        """For each choice the places of what may be taken."""
+    def domains(self) -> list[tuple[int, ...]]:
+        """The allowed indexes of each variable."""
         return [variable.allowed for variable in self.variables]
 
     @property
-    def read(self) -> list[tuple[int, ...]]:
-        """The same without what would be in a version that nobody has read."""
+    def known_domains(self) -> list[tuple[int, ...]]:
+        """The allowed indexes of each variable without unknown versions."""
         return [
-            tuple(place for place in variable.allowed if variable.catalogue[place] is not None)
+            tuple(index for index in variable.allowed if variable.values[index] is not None)
             for variable in self.variables
         ]
 
-    # What there is to choose
+    # Variables
 
     def _twins(self) -> dict[str, str]:
-        """Components of no release of their own that take the version of another one."""
+        """Map components without releases of their own to the fact whose version they take."""
         found = {}
         for name in sorted(self.needed):
             if name not in self.known and name not in self.requests and name not in self.base:
@@ -119,63 +121,62 @@ class Problem:
                     found[name] = twin
         return found
 
-    def _choose(self) -> tuple[Variable, ...]:
+    def _variables(self) -> tuple[Variable, ...]:
         names = sorted(self.needed - self.base.keys() - self.twins.keys(), key=rank)
-        catalogues = {name: catalogue for name in names if (catalogue := self._catalogue(name))}
-        for name, catalogue in catalogues.items():
+        values_of = {name: values for name in names if (values := self._values(name))}
+        for name, values in values_of.items():
             if name not in self.requests and name in self.known and not self._releases(name):
-                continue  # comes with others and decides nothing by itself
-            for value in catalogue:
-                effects = self._alone(name, value)
-                for fact in effects.keys() - {name}:
+                continue  # comes with other components and decides nothing
+            for value in values:
+                for fact in self._effects_of(name, value).keys() - {name}:
                     self._decided_by.setdefault(fact, set()).add(name)
-        found = (self._variable(name, catalogue, catalogues) for name, catalogue in catalogues.items())
+        found = (self._variable(name, values, values_of) for name, values in values_of.items())
         return tuple(variable for variable in found if variable is not None)
 
-    def _catalogue(self, name: str) -> tuple[Version | str, ...]:
+    def _values(self, name: str) -> tuple[Version | str, ...]:
         fact = self.knowledge.vocabulary.facts[name]
         if fact.kind == "word":
             return fact.one_of
         return self.known.get(name) or self.known.get(twin_of(self.knowledge, name), ())
 
     def _variable(
-        self, name: str, catalogue: Sequence[Choice], catalogues: Mapping[str, object]
+        self, name: str, values: Sequence[Candidate], others: Mapping[str, object]
     ) -> Variable | None:
-        """What is to choose about a component; None where it follows from others or cannot be known."""
+        """Return the variable for a component, or None if its version follows from others or is unknown."""
         request = self.requests.get(name)
-        carriers = [other for other in catalogues if other != name and self._carries(other, name)]
-        own = bool(self.knowledge.releases.get(name)) or not isinstance(catalogue[0], Version)
+        providers = [other for other in others if other != name and self._provides(other, name)]
+        own = bool(self.knowledge.releases.get(name)) or not isinstance(values[0], Version)
         if request and request.value is not None:
-            carriers = []  # it is so, whatever others bring
-        elif carriers:
-            offered = any(name in release.offers for other in carriers for release in self._releases(other))
-            if not own and not offered and all(rank(other) < rank(name) for other in carriers):
+            providers = []  # a stated version holds, whatever others bring
+        elif providers:
+            offered = any(name in release.offers for other in providers for release in self._releases(other))
+            if not own and not offered and all(rank(other) < rank(name) for other in providers):
                 return None
         elif not (own or request or self._is_on_host(name)) or (self._is_hidden(name) and not request):
             return None
-        if carriers and not request:
-            catalogue = (*catalogue, None)
+        if providers and not request:
+            values = (*values, None)
         allowed = [
-            place
-            for place, value in enumerate(catalogue)
+            index
+            for index, value in enumerate(values)
             if request is None
             or (isinstance(value, Version) and request.allows(value))
             or value == request.value
         ]
         return Variable(
             fact=name,
-            catalogue=tuple(catalogue),
+            values=tuple(values),
             allowed=tuple(allowed),
             request=request,
-            carriers=tuple(carriers),
+            providers=tuple(providers),
         )
 
-    def _carries(self, carrier: str, name: str) -> bool:
-        brought = carrier in self._decided_by.get(name, ())
-        return brought or any(name in release.offers for release in self._releases(carrier))
+    def _provides(self, provider: str, name: str) -> bool:
+        brought = provider in self._decided_by.get(name, ())
+        return brought or any(name in release.offers for release in self._releases(provider))
 
     def _is_hidden(self, name: str) -> bool:
-        """Whether it comes with something stated in a version that the catalogue does not list."""
+        """True if a stated component brings it in a version that the catalog does not list."""
         apart = self._is_on_host(name) and self.base.get("kind") != "ami"
         stated = [release for other in self.given for release in self._releases(other)]
         return not apart and any(name in release.contents for release in stated)
@@ -186,28 +187,25 @@ class Problem:
     def _releases(self, name: str) -> tuple[Release, ...]:
         return self.knowledge.releases.get(name, ())
 
-    # What forbids choices
+    # Constraints
 
     def _constraints(self) -> Iterable[Constraint]:
         for name in sorted(self.needed):
             level = self.level.get(name)
-            carriers = self.carriers_of(name)
-            if level is not None and self.variables[level].carriers:
-                reason = Contents(fact=name, carriers=self.variables[level].carriers)
-                scope = {level, *(self.level[other] for other in reason.carriers)}
+            providers = self.providers_of(name)
+            if level is not None and self.variables[level].providers:
+                reason = Contents(fact=name, providers=self.variables[level].providers)
+                scope = {level, *(self.level[other] for other in reason.providers)}
                 yield Constraint(reason, tuple(sorted(scope)))
-            elif level is None and name in self.requests and name not in self.given and carriers:
-                reason = Contents(fact=name, carriers=carriers, request=self.requests[name])
+            elif level is None and name in self.requests and name not in self.given and providers:
+                reason = Contents(fact=name, providers=providers, request=self.requests[name])
                 yield Constraint(reason, tuple(sorted(self._levels(name))))
         for rule in self.knowledge.rules:
             if rule.severity in ("error", "warning") and rule.fires(self.base) is not False:
                 yield from self._rule(rule)
 
     def _rule(self, rule: Rule) -> Iterable[Constraint]:
-        """What a rule forbids, each of its requirements apart: they are broken one by one.
-
-        A warning stays whole, so that it counts once.
-        """
+        """Split an error into one constraint per requirement; a warning stays whole and counts once."""
         parts: Iterable[tuple[Clause, ...]] = [rule.require]
         if rule.severity == "error" and rule.require:
             parts = [(clause,) for clause in rule.require]
@@ -218,7 +216,7 @@ class Problem:
                 yield Constraint(rule, tuple(sorted(set().union(*levels.values()))), test)
 
     def _levels(self, name: str) -> set[int]:
-        """The choices that decide a fact."""
+        """Return the levels of the variables that decide a fact."""
         if name in self.level:
             return {self.level[name]}
         if name in self.base:
@@ -231,12 +229,12 @@ class Problem:
             below |= {fact for clause in clauses for fact in clause.facts}
         return set().union(*(self._levels(other) for other in below - {name}))
 
-    def learn(self, places: Sequence[int]) -> Constraint | None:
-        """A constraint for an error that all choices together bring and that no constraint knew about.
+    def learn(self, assignment: Sequence[int]) -> Constraint | None:
+        """Run the check on a complete assignment; turn an error that no constraint forbids into one.
 
-        The check has the last word, should a rule depend on more choices than could be foreseen.
+        A rule may depend on more choices than `_levels` finds; the check decides.
         """
-        chosen = list(enumerate(places))
+        chosen = list(enumerate(assignment))
         errors = broken(self.knowledge, self.stated(chosen))
         for rule in self.knowledge.rules:
             if rule.id in errors:
@@ -248,16 +246,16 @@ class Problem:
                 return self.hard[-1]
         return None
 
-    def forbids(self, constraint: Constraint, places: Sequence[int]) -> bool:
-        """Whether the constraint speaks against these choices (a place in the catalogue for each level)."""
-        key = tuple(places[level] for level in constraint.scope)
+    def forbids(self, constraint: Constraint, assignment: Sequence[int]) -> bool:
+        """True if the constraint forbids the choices of its scope in this assignment."""
+        key = tuple(assignment[level] for level in constraint.scope)
         verdict = constraint.verdicts.get(key)
         if verdict is None:
             chosen = tuple(zip(constraint.scope, key, strict=True))
             verdict = constraint.verdicts[key] = self._judge(constraint, chosen)
         return verdict
 
-    def _judge(self, constraint: Constraint, chosen: tuple[tuple[int, int], ...]) -> bool:
+    def _judge(self, constraint: Constraint, chosen: Sequence[Choice]) -> bool:
         reason, rule = constraint.reason, constraint.test
         if rule is not None or isinstance(reason, Rule):
             assert rule is not None
@@ -268,14 +266,14 @@ class Problem:
             value = facts.get(reason.fact)
             return not (isinstance(value, Version) and reason.request.allows(value))
         level = self.level[reason.fact]
-        return not self._comes(reason, facts, self.variables[level].catalogue[dict(chosen)[level]])
+        return not self._agrees(reason, facts, self.variables[level].values[dict(chosen)[level]])
 
-    def _comes(self, reason: Contents, facts: Facts, value: Choice) -> bool:
-        """Whether the chosen carriers leave a component in this version, or in an unknown one."""
+    def _agrees(self, reason: Contents, facts: Facts, value: Candidate) -> bool:
+        """True if the chosen providers leave the component in version `value` (None: unknown)."""
         name = reason.fact
         releases = [
             (other, release)
-            for other in reason.carriers
+            for other in reason.providers
             if (release := self.knowledge.release(other, facts.get(other))) is not None
         ]
         brought = [
@@ -285,71 +283,74 @@ class Problem:
             return all(value == version for version in brought)
         offers = [release.offers[name] for _, release in releases if name in release.offers]
         if offers:
-            return all(value in choice for choice in offers)
+            return all(value in versions for versions in offers)
         apart = bool(releases) and all(self._predates(other, release, name) for other, release in releases)
         return (value is not None) == apart
 
-    def _decides(self, carrier: str, name: str) -> bool:
-        return carrier in self._decided_by.get(name, ())
+    def _decides(self, provider: str, name: str) -> bool:
+        return provider in self._decided_by.get(name, ())
 
-    def _predates(self, carrier: str, release: Release, name: str) -> bool:
-        """Whether a release is from before the component came with it, so that it is installed by itself."""
+    def _predates(self, provider: str, release: Release, name: str) -> bool:
+        """True if a release predates the first that brings `name`, which is then installed separately."""
         facts = self.knowledge.vocabulary.facts
-        first = min((r.version for r in self._releases(carrier) if name in r.contents), default=None)
-        own = bool(self._releases(name)) and facts[name].side == facts[carrier].side
+        first = min((r.version for r in self._releases(provider) if name in r.contents), default=None)
+        own = bool(self._releases(name)) and facts[name].side == facts[provider].side
         return own and first is not None and release.version < first
 
-    def carriers_of(self, name: str) -> tuple[str, ...]:
-        """The choices that decide a fact which is no choice itself."""
+    # Facts
+
+    def providers_of(self, name: str) -> tuple[str, ...]:
+        """Return the variables that decide a fact which is not a variable, by importance."""
         return tuple(sorted(self._decided_by.get(name, ()), key=rank))
 
-    def brings(self, carrier: str, facts: Facts, name: str) -> bool:
-        """Whether the release of `carrier` that is in `facts` brings `name`, in one version and no other."""
-        release = self.knowledge.release(carrier, facts.get(carrier))
-        return release is not None and name in release.contents and self._decides(carrier, name)
+    def brings(self, provider: str, facts: Facts, name: str) -> bool:
+        """True if the release of `provider` in `facts` brings `name` in exactly one version."""
+        release = self.knowledge.release(provider, facts.get(provider))
+        return release is not None and name in release.contents and self._decides(provider, name)
 
-    def brought(self, reason: Contents) -> Iterable[tuple[str, Version, tuple[Version, ...]]]:
-        """What the allowed releases of the carriers have of a component: carrier, release, versions."""
-        for carrier in reason.carriers:
-            variable = self.variables[self.level[carrier]]
-            for place in variable.allowed:
-                version = variable.catalogue[place]
-                release = self.knowledge.release(carrier, version)
+    def provided(self, reason: Contents) -> Iterable[tuple[str, Version, tuple[Version, ...]]]:
+        """Yield provider, release and versions of the component for each allowed release of a provider."""
+        for provider in reason.providers:
+            variable = self.variables[self.level[provider]]
+            for index in variable.allowed:
+                release = self.knowledge.release(provider, variable.values[index])
                 if release is not None and reason.fact in release.contents:
-                    yield carrier, release.version, (release.contents[reason.fact],)
+                    yield provider, release.version, (release.contents[reason.fact],)
                 elif release is not None and reason.fact in release.offers:
-                    yield carrier, release.version, release.offers[reason.fact]
+                    yield provider, release.version, release.offers[reason.fact]
 
-    def settled(self) -> dict[str, Value]:
-        """What is known where each request leaves one choice."""
+    def forced_facts(self) -> dict[str, Value]:
+        """Return the facts known from variables with a single allowed value."""
         return self.facts((n, v.allowed[0]) for n, v in enumerate(self.variables) if len(v.allowed) == 1)
 
-    def facts(self, chosen: Iterable[tuple[int, int]], *, jointly: bool = True) -> dict[str, Value]:
-        """What is known when these choices (level, place) are made and no other.
+    def facts(self, chosen: Iterable[Choice], *, jointly: bool = True) -> dict[str, Value]:
+        """Return the facts known once these choices are made and no others.
 
-        Not `jointly` leaves out what follows only from several choices together, and is much faster.
+        Without `jointly`, leaves out facts that follow only from several choices, and is much faster.
         """
         if jointly:
             return derive(self.stated(chosen), self.knowledge)
         facts, stated = dict(self.base), self.stated(chosen)
         for name, value in stated.items():
             if name not in self.given:
-                facts.update(self._alone(name, value))
+                facts.update(self._effects_of(name, value))
         facts.update(stated)
         return facts
 
-    def _alone(self, name: str, value: Value) -> Facts:
+    def _effects_of(self, name: str, value: Value) -> Facts:
+        """Return the facts that a single choice adds to the given ones."""
         effects = self._effects.get((name, value))
         if effects is None:
             facts = derive({**self.given, name: value}, self.knowledge)
-            effects = {fact: known for fact, known in facts.items() if self._follows.get(fact) != known}
+            effects = {fact: known for fact, known in facts.items() if self._implied.get(fact) != known}
             self._effects[name, value] = effects
         return effects
 
-    def stated(self, chosen: Iterable[tuple[int, int]]) -> dict[str, Value]:
+    def stated(self, chosen: Iterable[Choice]) -> dict[str, Value]:
+        """Return the given facts and the chosen ones."""
         stated = dict(self.given)
-        for level, place in chosen:
-            value = self.variables[level].catalogue[place]
+        for level, index in chosen:
+            value = self.variables[level].values[index]
             if value is not None:
                 stated[self.variables[level].fact] = value
         for name, twin in self.twins.items():
@@ -359,5 +360,5 @@ class Problem:
 
 
 def rank(name: str) -> tuple[int, str]:
-    """Sorts facts by their importance."""
+    """Return the key that sorts facts by importance."""
     return (IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE), name)

@@ -1,8 +1,7 @@
-"""The newest set of versions that fits a machine and what was asked for, or why there is none.
+"""Finds the newest set of versions that meets the requests on a machine, or explains why there is none.
 
-No error-level rule fires; if possible nothing is in a version that nobody has read; of such sets those with
-the fewest warnings; of these the one that is newest where it matters most (`solve_problem.IMPORTANCE`). Pure,
-and the same answer for the same question.
+No error rule fires; unknown versions are used only if nothing else fits; of such sets the one with the fewest
+warnings, then the newest by importance (`problem.IMPORTANCE`). Pure and deterministic.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,15 @@ from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import Clause, Finding, Rule, all_of
 from builder.stack.solving.ask import Request, assume
-from builder.stack.solving.problem import Choice, Constraint, Contents, Problem, rank
-from builder.stack.solving.search import Domains, Places, each_alone, find_first, forbidden, why_none
+from builder.stack.solving.problem import Candidate, Constraint, Contents, Problem, rank
+from builder.stack.solving.search import (
+    Assignment,
+    Domains,
+    explain,
+    find_first,
+    is_unsatisfiable,
+    sufficient_alone,
+)
 from builder.stack.versions import Version
 from builder.stack.vocabulary import Facts, Value
 
@@ -22,28 +28,28 @@ Reason = Rule | Contents | Request
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """Better choices that were not taken, best first, and what together speaks against them."""
+class Rejection:
+    """Better values that were not chosen, best first, and the reasons that together exclude them."""
 
-    values: tuple[Choice, ...]
+    values: tuple[Candidate, ...]
     reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One thing of the set: its version (None: nobody has read which) and where that comes from."""
+    """One fact of the set: its value (None: unknown) and where that comes from."""
 
     fact: str
     value: Value | None
     request: Request | None = None
-    comes_with: tuple[str, ...] = ()  # what brings it
-    twin: str = ""  # the one whose version it has to have
-    held: tuple[Held, ...] = ()
+    comes_with: tuple[str, ...] = ()  # components that bring it
+    twin: str = ""  # the fact whose version it must have
+    rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """What a rule wants that is no choice of a version, and that nobody has said: it has to be seen to."""
+    """Requirements of a rule that the solver cannot choose; the user must ensure them."""
 
     rule: Rule
     clauses: tuple[Clause, ...]
@@ -66,35 +72,35 @@ class Solution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clash:
-    """One reason why requests contradict each other, and what is known of the things it speaks about."""
+    """One reason why requests contradict each other, and the known facts that it depends on."""
 
     reason: Rule | Contents
     facts: Facts
-    brought: tuple[tuple[str, Version, tuple[Version, ...]], ...] = ()  # carrier, its release, what that has
+    provided: tuple[tuple[str, Version, tuple[Version, ...]], ...] = ()  # provider, release, its versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contradiction:
-    """Requests of which none can be left out, or the rest fits; and the rules by which they clash."""
+    """A minimal set of contradicting requests, and the reasons for it."""
 
     core: tuple[Request, ...]
     clashes: tuple[Clash, ...]
 
 
 def complete(knowledge: Knowledge, requests: Iterable[Request]) -> tuple[Request, ...]:
-    """The requests and what is taken for granted with them."""
+    """Add the assumptions to the requests."""
     requests = tuple(requests)
     return (*requests, *assume(knowledge, requests, Problem(knowledge, requests).needed))
 
 
 def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contradiction:
-    """The best set for exactly these requests."""
+    """Find the best set for exactly these requests."""
     requests = tuple(sorted(requests, key=_importance))
     problem = Problem(knowledge, requests)
-    best = _best(problem)
+    best = _find_best(problem)
     if best is None:
         return _contradiction(knowledge, requests)
-    stated = problem.stated(enumerate(best.places))
+    stated = problem.stated(enumerate(best.assignment))
     result = check(knowledge, stated)
     return Solution(
         requests=requests,
@@ -106,44 +112,45 @@ def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contr
 
 
 def _importance(request: Request) -> tuple[bool, bool, bool, tuple[int, str]]:
-    """The machine, what was stated, what was to be chosen, and last what was only assumed."""
+    """Sort the machine first, then stated facts, requested versions and assumptions."""
     return (request.assumed, request.value is None, request.fact != "instance", rank(request.fact))
 
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """The choices, and among what they were made."""
+    """The best assignment, and the domains it was chosen from."""
 
-    places: Places
+    assignment: Assignment
     domains: Domains
 
 
-def _fits(problem: Problem, domains: Domains) -> bool:
-    """Whether anything fits; the problem has learned what only the check knew."""
-    return find_first(problem, hard=problem.hard, domains=domains, learn=True).places is not None
+def _is_satisfiable(problem: Problem, domains: Domains) -> bool:
+    """True if any assignment fits; adds constraints for errors that only the check finds."""
+    return find_first(problem, hard=problem.hard, domains=domains, learn=True).assignment is not None
 
 
-def _best(problem: Problem) -> _Best | None:
-    """The newest of the sets with the fewest warnings.
+def _find_best(problem: Problem) -> _Best | None:
+    """Find the newest of the sets with the fewest warnings.
 
-    What nobody has read is taken only where nothing else fits: that a rule cannot be decided is no merit.
+    Unknown versions are tried last: they leave rules undecided, which must not make a set look better.
     """
-    domains = next((one for one in (problem.read, problem.allowed) if _fits(problem, one)), None)
+    candidates = (problem.known_domains, problem.domains)
+    domains = next((domains for domains in candidates if _is_satisfiable(problem, domains)), None)
     if domains is None:
         return None
-    found, bound = None, _unavoidable(problem, domains)
+    found, bound = None, _count_unavoidable_warnings(problem, domains)
     while found is None:
         found = find_first(
             problem, hard=problem.hard, soft=problem.soft, bound=bound, domains=domains, learn=True
-        ).places
+        ).assignment
         bound += 1
     return _Best(found, domains)
 
 
-def _unavoidable(problem: Problem, domains: Domains) -> int:
-    """How many warnings there are at least: of each group found here one remains, whatever is chosen."""
+def _count_unavoidable_warnings(problem: Problem, domains: Domains) -> int:
+    """Return a lower bound: the number of disjoint groups of warnings that cannot all be avoided."""
     groups, left = 0, list(problem.soft)
-    while (outcome := find_first(problem, hard=(*problem.hard, *left), domains=domains)).places is None:
+    while (outcome := find_first(problem, hard=(*problem.hard, *left), domains=domains)).assignment is None:
         groups, left = groups + 1, [constraint for constraint in left if constraint not in outcome.used]
     return groups
 
@@ -156,14 +163,13 @@ def _conditions(result: Result) -> Iterable[Condition]:
             yield Condition(rule=rule, clauses=tuple(unknown))
 
 
-# Why this version
+# Explaining a version
 
 
 def _rows(problem: Problem, best: _Best, facts: Facts) -> Iterable[Row]:
-    """Everything that was chosen or has a version, by importance."""
+    """Return every chosen fact and every version, by importance."""
     rows = {
-        variable.fact: _chosen(problem, best, level, facts)
-        for level, variable in enumerate(problem.variables)
+        variable.fact: _row(problem, best, level, facts) for level, variable in enumerate(problem.variables)
     }
     for name, twin in problem.twins.items():
         if name in facts:
@@ -174,103 +180,107 @@ def _rows(problem: Problem, best: _Best, facts: Facts) -> Iterable[Row]:
                 fact=name,
                 value=value,
                 request=problem.requests.get(name),
-                comes_with=problem.carriers_of(name),
+                comes_with=problem.providers_of(name),
             )
     return sorted(rows.values(), key=lambda row: rank(row.fact))
 
 
-def _chosen(problem: Problem, best: _Best, level: int, facts: Facts) -> Row:
+def _row(problem: Problem, best: _Best, level: int, facts: Facts) -> Row:
     variable = problem.variables[level]
-    value = variable.catalogue[best.places[level]]
-    carriers = tuple(c for c in variable.carriers if value is None or problem.brings(c, facts, variable.fact))
+    value = variable.values[best.assignment[level]]
+    providers = tuple(
+        p for p in variable.providers if value is None or problem.brings(p, facts, variable.fact)
+    )
     return Row(
         fact=variable.fact,
         value=value,
         request=variable.request,
-        comes_with=carriers,
-        held=() if carriers else tuple(_held(problem, best, level)),
+        comes_with=providers,
+        rejected=() if providers else tuple(_rejections(problem, best, level)),
     )
 
 
-def _held(problem: Problem, best: _Best, level: int) -> Iterable[Held]:
-    """Why nothing better was taken, in as few groups as there are reasons."""
+def _rejections(problem: Problem, best: _Best, level: int) -> Iterable[Rejection]:
+    """Explain why no better value was chosen, grouping values with the same reasons."""
     variable = problem.variables[level]
-    better = range(best.places[level])
-    excluded = tuple(variable.catalogue[place] for place in better if place not in variable.allowed)
+    better = range(best.assignment[level])
+    excluded = tuple(variable.values[index] for index in better if index not in variable.allowed)
     if excluded and variable.request is not None:
-        yield Held(values=excluded, reasons=(variable.request,))
-    # Warnings that this set has anyway keep nothing back.
-    constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, best.places))]
-    left = [place for place in better if place in variable.allowed]
+        yield Rejection(values=excluded, reasons=(variable.request,))
+    # Warnings that the best set has anyway reject nothing.
+    constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, best.assignment))]
+    left = [index for index in better if index in variable.allowed]
 
-    def covered(reasons: Sequence[Constraint]) -> list[int]:
-        return [p for p in left if forbidden(problem, reasons, _instead(best, level, p))]
+    def rejected_by(reasons: Sequence[Constraint]) -> list[int]:
+        return [i for i in left if is_unsatisfiable(problem, reasons, _domains_with(best, level, i))]
 
     while left:
-        domains = _instead(best, level, left[0])
-        alone = each_alone(problem, constraints, domains)
-        choices: list[tuple[Constraint, ...]] = [(one,) for one in alone]
-        choices = choices or [why_none(problem, constraints, domains)]
-        reasons = max(choices, key=lambda choice: len(covered(choice)))
-        held = covered(reasons)
-        yield Held(values=tuple(variable.catalogue[place] for place in held), reasons=_reasons(reasons))
-        left = [place for place in left if place not in held]
+        domains = _domains_with(best, level, left[0])
+        alone = sufficient_alone(problem, constraints, domains)
+        explanations: list[tuple[Constraint, ...]] = [(constraint,) for constraint in alone]
+        explanations = explanations or [explain(problem, constraints, domains)]
+        reasons = max(explanations, key=lambda explanation: len(rejected_by(explanation)))
+        rejected = rejected_by(reasons)
+        yield Rejection(values=tuple(variable.values[index] for index in rejected), reasons=_reasons(reasons))
+        left = [index for index in left if index not in rejected]
 
 
-def _instead(best: _Best, level: int, place: int) -> Domains:
-    """Everything more important as it is, `place` here, and the rest open."""
-    return [*([settled] for settled in best.places[:level]), [place], *best.domains[level + 1 :]]
+def _domains_with(best: _Best, level: int, index: int) -> Domains:
+    """Fix all more important choices and this one; leave the rest open."""
+    return [*([chosen] for chosen in best.assignment[:level]), [index], *best.domains[level + 1 :]]
 
 
-# Why none
+# Explaining a contradiction
 
 
 def _contradiction(knowledge: Knowledge, requests: Sequence[Request]) -> Contradiction:
     core = list(requests)
-    # What is assumed should not be blamed where requests alone clash; the machine is the last to be left out.
-    order = sorted(core, key=lambda request: (not request.assumed, request.value is not None, _last(request)))
+    # Try to drop assumptions first and the machine last.
+    order = sorted(
+        core, key=lambda request: (not request.assumed, request.value is not None, _unimportance(request))
+    )
     shrinking = True
     while shrinking:
         shrinking = False
         for request in order:
             rest = [other for other in core if other is not request]
             problem = Problem(knowledge, rest)
-            if request in core and not _fits(problem, problem.allowed):
+            if request in core and not _is_satisfiable(problem, problem.domains):
                 core, shrinking = rest, True
     problem = Problem(knowledge, core)
-    assert not _fits(problem, problem.allowed)
-    reasons = why_none(problem, problem.hard, problem.allowed)
-    facts = problem.settled()
+    assert not _is_satisfiable(problem, problem.domains)
+    reasons = explain(problem, problem.hard, problem.domains)
+    facts = problem.forced_facts()
     clashes = tuple(_clash(problem, reason, facts) for reason in _reasons(reasons))
     return Contradiction(core=tuple(core), clashes=clashes)
 
 
-def _last(request: Request) -> tuple[int, str]:
+def _unimportance(request: Request) -> tuple[int, str]:
     number, name = rank(request.fact)
     return -number, name
 
 
 def _reasons(constraints: Iterable[Constraint]) -> tuple[Rule | Contents, ...]:
-    """Each once, though several of its requirements may be at work."""
+    """Return each reason once, even if several of its requirements take part."""
     return tuple({constraint.reason.id: constraint.reason for constraint in constraints}.values())
 
 
 def _clash(problem: Problem, reason: Rule | Contents, facts: Facts) -> Clash:
     if isinstance(reason, Rule):
         return Clash(reason=reason, facts={name: facts[name] for name in reason.facts if name in facts})
-    return Clash(reason=reason, facts={}, brought=tuple(problem.brought(reason)))
+    return Clash(reason=reason, facts={}, provided=tuple(problem.provided(reason)))
 
 
-def ways_out(
+def find_alternatives(
     knowledge: Knowledge, requests: Iterable[Request], found: Contradiction
 ) -> tuple[tuple[Request, Value], ...]:
-    """For versions that were asked for in vain: which one it would be if that was left open."""
-    ways = []
+    """For each contradicting version request, find the version that fits if the request is dropped."""
+    alternatives = []
     for request in found.core:
         problem = Problem(knowledge, [other for other in requests if other.fact != request.fact])
         is_version = knowledge.vocabulary.facts[request.fact].kind == "version"
-        best = _best(problem) if is_version else None
+        best = _find_best(problem) if is_version else None
         if best is not None:
-            value = derive(problem.stated(enumerate(best.places)), knowledge).get(request.fact)
-            ways += [(request, value)] if value is not None else []
-    return tuple(ways)
+            value = derive(problem.stated(enumerate(best.assignment)), knowledge).get(request.fact)
+            alternatives += [(request, value)] if value is not None else []
+    return tuple(alternatives)

@@ -362,21 +362,12 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
 
 def stack_file(knowledge: Knowledge, answer: Solution) -> str:
     """Return the set as a file for catalog/stacks/, without the versions that other components bring."""
-    vocabulary, facts = knowledge.vocabulary.facts, answer.result.facts
+    vocabulary, result = knowledge.vocabulary.facts, answer.result
     brought = {row.fact for row in answer.rows if row.comes_with}
-    pins = {
-        name: value
-        for name, value in answer.stated.items()
-        if vocabulary[name].is_component and name not in brought and value is not ABSENT
-    }
-    others = {
-        name: value
-        for name, value in {
-            **answer.stated,
-            **{name: facts[name] for name in ("arch",) if name in facts},
-        }.items()
-        if not vocabulary[name].is_component and name not in brought and name != "instance"
-    }
+    arch = {"arch": result.facts["arch"]} if "arch" in result.facts else {}
+    stated = {n: value for n, value in {**answer.stated, **arch}.items() if n not in {*brought, "instance"}}
+    pins = {n: v for n, v in stated.items() if vocabulary[n].is_component and v is not ABSENT}
+    others = {n: v for n, v in stated.items() if not vocabulary[n].is_component}
     instance = answer.stated.get("instance")
     asked = ", ".join(r.argument.removeprefix("--") for r in answer.requests if not r.assumed)
     return "\n".join(

@@ -87,7 +87,7 @@ def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> N
     tasks = "ansible/roles/base/tasks/main.yml"
     install = """
         - name: Install a package
-          ansible.builtin.include_tasks: "{{ playbook_dir }}/tasks/install_{{ system_family }}.yml"
+          ansible.builtin.include_tasks: "../../../tasks/install_{{ system_family }}.yml"
           vars:
             install_packages: [hello]
     """

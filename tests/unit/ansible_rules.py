@@ -73,6 +73,9 @@ REFUSED = {
 }
 SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
 COMMANDS = frozenset({"command"})
+INCLUDES = frozenset({"include_tasks", "import_tasks"})
+# Relative to the task files of a role, so that play, molecule and ansible-lint find the same file.
+SHARED_TASKS = "../../../tasks/"
 STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
 # Programs that act on the machine that builds, that fetch past the lock, or that hide what they do.
@@ -245,6 +248,17 @@ def texts_of(role: Path) -> Iterator[tuple[Path, str]]:
                 yield path, EXPLANATION.sub("", path.read_text(encoding="utf-8"))
 
 
+def misaddressed_tasks(role: Path) -> Iterator[Finding]:
+    """Included task files that are neither the role's own nor addressed as `../../../tasks/NAME.yml`."""
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            if action not in INCLUDES:
+                continue
+            file = value.get("file", "") if isinstance(value, dict) else value
+            if "/" in str(file).removeprefix(SHARED_TASKS):
+                yield Finding("address", f"{path.name}: includes {file}: shared tasks are in {SHARED_TASKS}")
+
+
 def refused_texts(role: Path) -> Iterator[Finding]:
     for path, text in texts_of(role):
         for name, (pattern, why) in TEXT_RULES.items():
@@ -259,6 +273,7 @@ RULES: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     other_users,
     silent_commands,
     hidden_dependencies,
+    misaddressed_tasks,
     refused_texts,
 )
 

@@ -194,6 +194,16 @@ DEFECTS = {
         task("ansible.builtin.pip", {"name": "docker", "executable": "pip3"}),
         "pip",
     ),
+    "shared tasks under an address of the play": (
+        "tasks/main.yml",
+        task("ansible.builtin.include_tasks", "{{ playbook_dir }}/tasks/download.yml"),
+        "address",
+    ),
+    "shared tasks under an address of the play, with arguments": (
+        "tasks/main.yml",
+        task("ansible.builtin.include_tasks", {"file": "{{ playbook_dir }}/tasks/kernel_module.yml"}),
+        "address",
+    ),
     "make on as many cores as there are processes": (
         "tasks/main.yml",
         task("ansible.builtin.command", "make -j src.build", changed_when=True),
@@ -219,6 +229,12 @@ def test_a_role_with_a_defect_is_found(tmp_path: Path, defect: str) -> None:
 )
 def test_what_is_right_is_not_found(tmp_path: Path, content: str) -> None:
     assert check(make_role(tmp_path, "probe", {"templates/probe.j2": content})) == []
+
+
+@pytest.mark.parametrize("file", ["build.yml", "../../../tasks/install_{{ system_family }}.yml"])
+def test_own_and_shared_task_files_may_be_included(tmp_path: Path, file: str) -> None:
+    content = task("ansible.builtin.include_tasks", file)
+    assert check(make_role(tmp_path, "probe", {"tasks/main.yml": content})) == []
 
 
 def test_only_the_kernel_may_boot_the_machine(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ CAPABILITIES = frozenset(
     }
 )
 # Set by Ansible from the position in the tree, not from the machine or the caller.
-MAGIC = frozenset({"item", "omit", "playbook_dir", "role_path"})
+MAGIC = frozenset({"item", "omit", "role_path"})
 # Given by the play: a place for the time of the role, where downloads really come from, what was compiled
 # before from the very same sources. None of it can be seen in an image.
 GIVEN = frozenset(

@@ -282,8 +282,8 @@ def test_a_base_without_a_kernel_of_the_series_is_refused(bench: Bench, of_serie
 
 INITRAMFS = "/usr/sbin/update-initramfs"
 MENU = "/usr/sbin/update-grub"
-PUT_OFF = {"initramfs": {"state": "put_off"}}
-MAKE = {"initramfs": {"state": "made"}}
+DEFER = {"initramfs": {"state": "deferred"}}
+BUILD = {"initramfs": {"state": "built"}}
 
 
 @pytest.fixture
@@ -308,36 +308,36 @@ def asked(bench: Bench) -> list[str]:
 @pytest.mark.usefixtures("program")
 def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(bench: Bench, plan: Plan) -> None:
     requests = [asking("-u"), asking("-c", "-k", "6.1.0-50-amd64"), asking("-d", "-k", "6.1.0-49-amd64")]
-    made = succeed(bench.apply(plan, tasks=[PUT_OFF, *requests, MAKE]))
+    made = succeed(bench.apply(plan, tasks=[DEFER, *requests, BUILD]))
     assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
-    assert made.changes == len([*requests, MAKE])
+    assert made.changes == len([*requests, BUILD])
     before = bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old")
-    assert succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE])).changes == 0
+    assert succeed(bench.apply(plan, tasks=[DEFER, BUILD])).changes == 0
     assert len(asked(bench)) == 3
     assert bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old") == before
 
 
 @pytest.mark.usefixtures("program")
 def test_what_was_put_off_is_made_by_the_next_run(bench: Bench, plan: Plan) -> None:
-    succeed(bench.apply(plan, tasks=[PUT_OFF, asking("-u")]))
+    succeed(bench.apply(plan, tasks=[DEFER, asking("-u")]))
     bench.shell("touch /tmp/full")
-    play = bench.apply(plan, tasks=[PUT_OFF, MAKE])
+    play = bench.apply(plan, tasks=[DEFER, BUILD])
     assert f"{INITRAMFS}.aside -c -k all: exit code 1" in str(play.failure)
     bench.shell("rm /tmp/full; > /var/log/asked")
-    succeed(bench.apply(plan, tasks=[PUT_OFF, MAKE]))
+    succeed(bench.apply(plan, tasks=[DEFER, BUILD]))
     assert asked(bench) == ["-c -k all", "menu"]
 
 
 @pytest.mark.usefixtures("program")
 def test_a_program_that_was_not_put_aside_is_left_alone(bench: Bench, plan: Plan) -> None:
-    assert succeed(bench.apply(plan, tasks=[MAKE])).changes == 0
+    assert succeed(bench.apply(plan, tasks=[BUILD])).changes == 0
 
 
 def test_a_program_that_comes_later_is_put_back_as_it_came(bench: Bench, plan: Plan, site: Site) -> None:
-    succeed(bench.apply(plan, tasks=[PUT_OFF, asking("-u"), MAKE]))
+    succeed(bench.apply(plan, tasks=[DEFER, asking("-u"), BUILD]))
     assert bench.shell(f"ls {INITRAMFS}* 2>/dev/null || test $? = 2") == ""
     site.apt_repository(URL, [site.deb("tool", "1.0-1", {INITRAMFS: "#!/bin/sh\n"})], KEY, suite="./")
     tool = {**INSTALL, "vars": {"install_packages": ["tool"]}}
-    succeed(bench.apply(plan, tasks=[PUT_OFF, repository(site), tool, asking("-u"), MAKE]))
+    succeed(bench.apply(plan, tasks=[DEFER, repository(site), tool, asking("-u"), BUILD]))
     assert bench.shell("dpkg --verify tool") == ""
     assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""

@@ -71,6 +71,7 @@ REFUSED = {
     "modprobe": "modules act at boot; write a file with tree",
     "package": "names differ between families; use tasks/install_*.yml",
 }
+PACKAGES = "packages are installed by tasks/install_*.yml and removed by tasks/remove_*.yml"
 SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
 COMMANDS = frozenset({"command"})
 INCLUDES = frozenset({"include_tasks", "import_tasks"})
@@ -187,8 +188,8 @@ def refused_actions(role: Path) -> Iterator[Finding]:
             if action in REFUSED:
                 yield Finding(action, f"{path.name}: uses {action}: {REFUSED[action]}")
             arguments = value if isinstance(value, dict) else {}
-            if action == "apt" and arguments.get("state") != "absent":
-                yield Finding("apt", f"{path.name}: installs with apt: {REFUSED['package']}")
+            if action in ("apt", "dnf"):
+                yield Finding(action, f"{path.name}: calls {action}: {PACKAGES}")
             if "://" in str({"apt": arguments.get("deb"), "unarchive": value, "dnf": value}.get(action)):
                 yield Finding("fetch", f"{path.name}: {action} fetches: {REFUSED['get_url']}")
 

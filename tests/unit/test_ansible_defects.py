@@ -87,6 +87,11 @@ DEFECTS = {
         task("ansible.builtin.apt", {"name": "git", "state": "present"}),
         "apt",
     ),
+    "packages removed past the shared task": (
+        "tasks/main.yml",
+        task("ansible.builtin.dnf", {"name": "git", "state": "absent"}),
+        "dnf",
+    ),
     "an address past the lock": (
         "defaults/main.yml",
         "probe_url: http://mirror.centos.org/centos/7/extras/fuse.rpm\n",

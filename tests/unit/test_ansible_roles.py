@@ -49,9 +49,16 @@ SHARED = {
     "tasks/install_files_redhat.yml": "install_",
     "tasks/install_redhat.yml": "install_",
     "tasks/kernel_module.yml": "module_",
+    "tasks/lock_redhat.yml": "install_",
+    "tasks/nvidia_driver_version.yml": "driver_",
+    "tasks/remove_debian.yml": "remove_",
+    "tasks/remove_redhat.yml": "remove_",
     "tasks/repository_debian.yml": "repository_",
     "tasks/repository_redhat.yml": "repository_",
+    "tasks/unlock_redhat.yml": "install_",
 }
+# Facts that shared files set: they follow from the image as it is and from what the file is given.
+YIELDED = frozenset({"driver_version"})
 SHARED_PREFIXES = tuple(sorted({prefix for prefix in SHARED.values() if prefix != "image_"}))
 # Keys whose value is a bare expression.
 EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
@@ -141,7 +148,7 @@ def check_reads(role: Path, prefix: str) -> list[str]:
     problems = []
     for path, templates in read_sources(role).items():
         for template in templates:
-            names = find_names(template) - CAPABILITIES - MAGIC - FUNCTIONS - {"work_folder"}
+            names = find_names(template) - CAPABILITIES - MAGIC - FUNCTIONS - YIELDED - {"work_folder"}
             foreign = sorted(name for name in names if not name.startswith(prefix))
             problems += [f"{path.name}: reads {name}" for name in foreign]
             problems += [f"{path.name}: looks up {name}" for name in sorted(find_lookups(template) - LOOKUPS)]

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Has the first file system of the kernels made once, after everything that wants to be in it is installed.
+"""Builds the initramfs of each kernel once, after all packages that change it are installed.
 
-On Debian's kin half a dozen packages have it made anew when they are installed, half a minute each time.
-While it is put off, such a request is noted; it is carried out when the image has all its parts.
+On Debian and Ubuntu half a dozen packages rebuild it when they are installed, half a minute each time. While
+the build is deferred, requests are recorded; one build at the end answers all of them.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: initramfs
-short_description: Put off making the first file system of the kernels, and make it once
+short_description: Defer rebuilds of the initramfs and build it once
 description:
-  - Diverts C(update-initramfs) to a program that notes each request, and takes the diversion back.
-  - A run that ends in between leaves diversion and note to the next one.
+  - Diverts C(update-initramfs) to a program that records each request, and removes the diversion.
+  - A run that is interrupted in between leaves diversion and record to the next run.
 options:
   state:
     description:
-      - C(put_off) notes requests from now on.
-      - C(made) carries out what was noted, for every kernel that is installed, has the boot menu written, and
-        puts the program back.
+      - C(deferred) records requests from now on.
+      - C(built) builds the initramfs of every installed kernel if there was a request, writes the boot menu
+        and restores the program.
     type: str
-    choices: [put_off, made]
+    choices: [deferred, built]
     required: true
 author: The image factory
 """
 
 EXAMPLES = """
-- name: Put off the first file system of the kernel
+- name: Defer rebuilds of the initramfs
   initramfs:
-    state: put_off
+    state: deferred
 """
 
 RETURN = """
 changed:
-  description: Whether a first file system was made.
+  description: True if an initramfs was built.
   returned: always
   type: bool
 """
@@ -47,13 +47,13 @@ PROGRAM = Path("/usr/sbin/update-initramfs")
 ASIDE = PROGRAM.with_name(f"{PROGRAM.name}.aside")
 COPY = Path("/var/lib/dpkg/diversions-old")
 NOTE = Path("/var/lib/misc/initramfs-asked")
-# The package of a kernel writes the boot menu right after it has asked for the first file system, and the
-# menu names only what exists by then.
+# The package of a kernel writes the boot menu right after it has requested the initramfs, and the menu lists
+# only files that exist by then.
 WRITE_MENU = Path("/usr/sbin/update-grub")
-# With a kernel that is removed goes what belongs to it. Everything else waits.
+# Deletions (-d) run at once, because the kernel they belong to is being removed. Everything else is deferred.
 STAND_IN = f"""\
 #!/bin/sh
-# Here while an image is made: requests are noted and carried out at the end, once.
+# Installed while an image is built: records requests; the initramfs is built once at the end.
 case " $* " in
 *" -d "*) if [ -x {ASIDE} ]; then exec {ASIDE} "$@"; fi ;;
 *) : > {NOTE} ;;
@@ -82,20 +82,20 @@ def divert(module: AnsibleModule, *words: str) -> None:
         COPY.unlink(missing_ok=True)
 
 
-def is_put_off(module: AnsibleModule) -> bool:
+def is_deferred(module: AnsibleModule) -> bool:
     return run(module, "dpkg-divert", "--truename", str(PROGRAM)).strip() == str(ASIDE)
 
 
-def put_off(module: AnsibleModule) -> None:
-    if not is_put_off(module):
+def defer(module: AnsibleModule) -> None:
+    if not is_deferred(module):
         divert(module, "--divert", str(ASIDE), "--add")
     PROGRAM.write_text(STAND_IN, encoding="utf-8")
     PROGRAM.chmod(0o755)
 
 
-def make(module: AnsibleModule) -> bool:
-    """Whether there was something to make; where this is cut short, the next run finds the note."""
-    if not is_put_off(module):
+def build(module: AnsibleModule) -> bool:
+    """Builds if requested and returns True then; after an interruption the next run finds the request."""
+    if not is_deferred(module):
         return False
     wanted = NOTE.exists() and ASIDE.exists()
     if wanted:
@@ -110,20 +110,20 @@ def make(module: AnsibleModule) -> bool:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"state": {"type": "str", "choices": ["put_off", "made"], "required": True}},
+        argument_spec={"state": {"type": "str", "choices": ["deferred", "built"], "required": True}},
         supports_check_mode=True,
     )
-    made = False
+    built = False
     try:
         if module.check_mode:
             pass
-        elif module.params["state"] == "made":
-            made = make(module)
+        elif module.params["state"] == "built":
+            built = build(module)
         else:
-            put_off(module)
+            defer(module)
     except (OSError, Refused) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=made)
+    module.exit_json(changed=built)
 
 
 if __name__ == "__main__":

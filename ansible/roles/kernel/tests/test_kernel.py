@@ -50,7 +50,7 @@ def test_boot_loader_finds_one_kernel(host, expected):
     assert len(first_root) == 1
 
 
-def test_nothing_of_the_first_root_is_still_put_off(host):
+def test_no_rebuild_of_the_initramfs_is_left(host):
     # While roles are applied, requests to make it are only noted.
     if host.exists("dpkg-divert"):
         assert host.check_output("dpkg-divert --list /usr/sbin/update-initramfs") == ""

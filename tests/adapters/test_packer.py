@@ -16,7 +16,8 @@ import pytest
 
 from builder import tooling
 from builder.adapters.ami import packer
-from builder.adapters.ami.packer import Packer, Said
+from builder.adapters.ami.packer import Packer
+from builder.adapters.ami.packer_log import parse
 from builder.adapters.host import process
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
@@ -144,13 +145,13 @@ def test_nothing_of_a_variable_is_on_the_command_line(tmp_path: Path) -> None:
 
 def build(
     program: Packer, folder: Path, cancelled: threading.Event | None = None
-) -> tuple[process.Finished, list[Said]]:
-    heard: list[Said] = []
+) -> tuple[process.Finished, list[str]]:
+    heard: list[str] = []
     done = program.build(
         environment={},
         timeout_s=60,
         cancelled=cancelled or threading.Event(),
-        said=heard.append,
+        on_line=heard.append,
         cwd=folder,
     )
     return done, heard
@@ -165,7 +166,7 @@ printf '%s\n' 'a line of its own'
 """
     done, heard = build(Packer(tmp_path, program=standin(tmp_path, script)), tmp_path)
     assert done.code == 0
-    assert [(one.kind, one.lines) for one in heard] == [
+    assert [(message.kind, message.lines) for message in map(parse, heard)] == [
         ("say", ["==> amazon-ebs.image: one, two", "three"]),
         ("error", ["it broke"]),
         ("artifact", ["0,id,us-east-1:ami-1"]),
@@ -238,12 +239,12 @@ while :; do read -r line < {tmp_path}/fifo; done
     os.mkfifo(tmp_path / "fifo")
     program = Packer(tmp_path, program=standin(tmp_path, script))
 
-    def said(one: Said) -> None:
+    def on_line(_: str) -> None:
         cancelled.set()
 
     # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
     with interruptible(), pytest.raises(Interrupted):
-        program.build(environment={}, timeout_s=60, cancelled=cancelled, said=said, cwd=tmp_path)
+        program.build(environment={}, timeout_s=60, cancelled=cancelled, on_line=on_line, cwd=tmp_path)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"
     assert packer._ENDING[0][0] is signal.SIGINT
 

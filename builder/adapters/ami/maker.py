@@ -6,7 +6,6 @@ The account may be a real one or a rehearsal; nothing here can tell.
 
 import dataclasses
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.ami import journal, packer
-from builder.adapters.ami.packer import Packer, Said
+from builder.adapters.ami.packer import Packer
+from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import playbook, runtime
 from builder.adapters.aws.account import Account, Resource, asking
 from builder.adapters.aws.groups import security_group
@@ -32,8 +32,6 @@ MACHINE = ("key-pair", "security-group", "instance")
 _WORK_S = 4 * 3600.0  # for everything before the image is made
 # Certificates of the site on the machine that is built on; the play takes them away again.
 _CA = "/var/cache/factory-ca.pem"
-_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
-_SPEAKER = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
 
 
 def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
@@ -162,12 +160,17 @@ class AmiMaker:
         variables.write_text(json.dumps(table), encoding="utf-8")
         program = Packer(self.root / "packer" / "ami", variables=variables)
         listener = playbook.Listener(self.events, job.step)
-        talk = _Talk(self, listener, job.step)
+        log = PackerLog()
+
+        def on_line(line: str) -> None:
+            for event in log.read(line):
+                self._act(event, job.step, listener)
+
         done = program.build(
             environment=self._environment(),
             timeout_s=_WORK_S + self.settings.wait_minutes * 60,
             cancelled=self.run.cancelled,
-            said=talk.said,
+            on_line=on_line,
             cwd=job.folder,
         )
         self.run.stop_if_cancelled()
@@ -176,11 +179,23 @@ class AmiMaker:
         found = packer.made(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
-                f"Packer made no image of '{plan.target.name}': {talk.error or 'it does not say why'}",
-                hint=_way_out(talk.error, plan),
-                details="\n".join(talk.tail[-20:]),
+                f"Packer made no image of '{plan.target.name}': {log.error or 'it does not say why'}",
+                hint=_hint_for(log.error, plan),
+                details="\n".join(log.tail[-20:]),
             )
         return found[self.account.region]
+
+    def _act(self, event: Event, step: str, listener: playbook.Listener) -> None:
+        """Reports an event of Packer's log; an error of EC2 ends the build."""
+        match event:
+            case PlayLine(text):
+                listener.line(text)
+            case LogLine(text):
+                self.events.emit("step.log", step=step, text=text)
+            case Task(text):
+                self.events.emit("step.task", step=step, text=text)
+            case Started(instance):
+                self._require_tokens(instance)
 
     def _environment(self) -> dict[str, str]:
         # Packer talks to its plugins through sockets in the folder for temporary files.
@@ -286,16 +301,16 @@ class AmiMaker:
         program.chmod(0o700)
         return program
 
-    def require_tokens(self, instance: str) -> None:
-        """Metadata version 2 alone on the instance that is built on; older templates cannot ask for it."""
+    def _require_tokens(self, instance: str) -> None:
+        """Requires IMDSv2 on the build instance, which templates for older versions of Packer cannot do."""
         with asking(f"requiring metadata tokens on {instance}"):
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
             )
 
 
-def _way_out(error: str, plan: Plan) -> str:
-    """What to look at first for what Packer said."""
+def _hint_for(error: str, plan: Plan) -> str:
+    """What to check first for an error of Packer."""
     assert plan.system.ami is not None
     if "SSH" in error:
         return (
@@ -310,32 +325,3 @@ def _way_out(error: str, plan: Plan) -> str:
 def image_name(plan: Plan, run: str) -> str:
     """Unique, sorted by time within a target, and short enough for EC2 (128 characters)."""
     return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}-{run}"[:128]
-
-
-class _Talk:
-    """What Packer says: the lines of Ansible go to the listener, the first error is kept."""
-
-    def __init__(self, maker: AmiMaker, listener: playbook.Listener, step: str) -> None:
-        self._maker = maker
-        self._listener = listener
-        self._step = step
-        self.error = ""
-        self.tail: list[str] = []
-
-    def said(self, said: Said) -> None:
-        words = _SPEAKER.sub("", said.text, count=1)
-        if words.startswith('{"event"'):
-            self._listener.line(words)
-            return
-        for line in said.lines:
-            self._line(said.kind, _SPEAKER.sub("", line, count=1).rstrip())
-
-    def _line(self, kind: str, line: str) -> None:
-        self.tail = [*self.tail[-39:], line]
-        self._maker.events.emit("step.log", step=self._step, text=line)
-        if kind == "error" and line and not self.error:
-            self.error = line.strip()
-        if started := _INSTANCE.search(line):
-            self._maker.require_tokens(started[1])
-        elif kind == "say" and line:
-            self._maker.events.emit("step.task", step=self._step, text=line)

@@ -8,8 +8,7 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,7 +22,6 @@ _PLUGINS_SINCE = (1, 7, 0)
 _VALIDATE_S = 300.0
 # A group that is interrupted removes its instance, keys and security group; that takes calls and waiting.
 _ENDING = ((signal.SIGINT, 180.0), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
-_MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
 
 
 class _Recorder:
@@ -34,19 +32,6 @@ class _Recorder:
 
     def bake(self, option: str) -> "_Recorder":
         return _Recorder(*self.argv, option)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
-    """One line of Packer's machine-readable talk."""
-
-    kind: str  # say, message, error, artifact, log, ...
-    text: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Packer writes the end of a line as two characters, and does so within JSON as well."""
-        return self.text.replace("\\r", "").split("\\n")
 
 
 class Packer(Arguments):  # type: ignore[misc]
@@ -69,11 +54,11 @@ class Packer(Arguments):  # type: ignore[misc]
 
     def version(self) -> tuple[int, ...]:
         """The version as numbers; raises MissingError for one that is too old."""
-        said = process.run([self._program, "version"], timeout_s=60, env=_environment({}))
-        match = re.search(r"Packer v(\d+)\.(\d+)\.(\d+)", said.output)
+        done = process.run([self._program, "version"], timeout_s=60, env=_environment({}))
+        match = re.search(r"Packer v(\d+)\.(\d+)\.(\d+)", done.output)
         if match is None:
             raise MissingError(
-                f"{self._program} is not HashiCorp's Packer: {said.tail}", hint="builder doctor"
+                f"{self._program} is not HashiCorp's Packer: {done.tail}", hint="builder doctor"
             )
         version = tuple(int(number) for number in match.groups())
         if version < OLDEST:
@@ -116,19 +101,10 @@ class Packer(Arguments):  # type: ignore[misc]
         environment: Mapping[str, str],
         timeout_s: float,
         cancelled: Event,
-        said: Callable[[Said], None],
+        on_line: process.OnLine,
         cwd: Path,
     ) -> process.Finished:
         """Runs a build to its end or, once `cancelled`, until Packer has removed what it had started."""
-
-        def on_line(line: str) -> None:
-            match = _MACHINE_LINE.match(line)
-            if match is None:
-                said(Said(kind="log", text=line))
-                return
-            kind = match["text"].partition(",")[0] if match["kind"] == "ui" else match["kind"]
-            said(Said(kind=kind, text=_plain(match["text"])))
-
         return process.run(
             self._argv("build", "-machine-readable", "-color=false", "-on-error=cleanup"),
             timeout_s=timeout_s,
@@ -146,12 +122,6 @@ class Packer(Arguments):  # type: ignore[misc]
         self._append_base_arguments()
         self._add_opt(self.packerfile)
         return tuple(self.packer_cmd.argv)
-
-
-def _plain(text: str) -> str:
-    """The words of a machine-readable line; a comma is written in words there."""
-    _, _, words = text.partition(",") if text.startswith(("say,", "message,", "error,")) else ("", "", text)
-    return words.replace("%!(PACKER_COMMA)", ",")
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""Turns the machine-readable output of Packer into events; pure: it neither prints nor calls anything.
+
+The format is the same in all versions of Packer: `time,target,type,text`, where a comma and the end of a line
+are written in words.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
+_SOURCE = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
+_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
+_PLAY_EVENT = '{"event"'
+_KEPT_LINES = 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One line of the output; `kind` is say, message, error, artifact, log, ..."""
+
+    kind: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Packer writes the end of a line as two characters, and does so within JSON as well."""
+        return self.text.replace("\\r", "").split("\\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """EC2 has started the instance that the image is made from."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What Packer does now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlayLine:
+    """A JSON line of the callback plugin of our plays."""
+
+    text: str
+
+
+Event = Started | Task | LogLine | PlayLine
+
+
+class PackerLog:
+    """The log of one build; keeps its first error and its last lines for an error message."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self.tail: list[str] = []
+
+    def read(self, line: str) -> Iterator[Event]:
+        """The events of one line of output, in their order."""
+        message = parse(line)
+        text = _SOURCE.sub("", message.text, count=1)
+        if text.startswith(_PLAY_EVENT):
+            yield PlayLine(text)
+            return
+        for part in message.lines:
+            yield from self._read_part(message.kind, _SOURCE.sub("", part, count=1).rstrip())
+
+    def _read_part(self, kind: str, text: str) -> Iterator[Event]:
+        self.tail = [*self.tail[1 - _KEPT_LINES :], text]
+        yield LogLine(text)
+        if kind == "error" and not self.error:
+            self.error = text.strip()
+        if started := _INSTANCE.search(text):
+            yield Started(started[1])
+        elif kind == "say" and text:
+            yield Task(text)
+
+
+def parse(line: str) -> Message:
+    """Splits a machine-readable line; any other line is of the kind `log`."""
+    match = _MACHINE_LINE.match(line)
+    if match is None:
+        return Message(kind="log", text=line)
+    kind, text = match["kind"], match["text"]
+    if kind == "ui":
+        kind, _, text = text.partition(",")
+    return Message(kind=kind, text=text.replace("%!(PACKER_COMMA)", ","))

@@ -1,0 +1,136 @@
+"""The maker of AMIs in a rehearsed account, with a stand-in for Packer: what it does when EC2 says no."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.ami.maker import AmiMaker
+from builder.adapters.ansible import runtime
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror
+from builder.app.context import Context
+from builder.app.interrupts import interruptible
+from builder.errors import Interrupted, MissingError
+from builder.events import Event, Stream
+from builder.marks import RUN_TAG
+from builder.model import Plan
+from builder.rehearsal.calls import Disturbance
+from builder.rehearsal.proxy import Proxy
+from builder.site import AwsSettings
+from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsed_account import Shop
+
+BOUND_S = 60.0
+# Says that it has started an instance, and works until it is interrupted.
+PACKER = """#!/bin/sh
+end() {{
+  echo interrupted > {folder}/interrupted
+  echo '1,,ui,say,==> amazon-ebs.image: Terminating the source AWS instance...'
+  exit 1
+}}
+trap end INT
+echo '1,,ui,say,==> amazon-ebs.image: Launching a source AWS instance...'
+echo '1,,ui,message,    amazon-ebs.image: Instance ID: {instance}'
+echo '1,,ui,say,==> amazon-ebs.image: Waiting for SSH to become available...'
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    with Proxy(rehearsed_account.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def shop(aws: Clients, proxy: Proxy, tmp_path: Path) -> Shop:
+    return Shop.open(aws, proxy, tmp_path)
+
+
+@pytest.fixture
+def instance(aws: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The instance that the stand-in for Packer says it has started."""
+    started = str(aws.run()["InstanceId"])
+    program = tmp_path / "bin" / "packer"
+    program.parent.mkdir()
+    program.write_text(PACKER.format(folder=tmp_path, instance=started))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
+    return started
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Context(ROOT, place="aws").plan("ami-cpu")
+
+
+def make(shop: Shop, run: Run, plan: Plan, hear: Callable[[Event], None]) -> None:
+    source = shop.aws.describe(shop.aws.debian())
+    maker = AmiMaker(
+        account=shop.account,
+        settings=AwsSettings(),
+        run=run,
+        root=ROOT,
+        events=Stream(hear),
+        commit="",
+        mirror=lambda _: Mirror(),
+        source=lambda _: source,
+    )
+    # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
+    with interruptible():
+        maker.make(plan)
+
+
+def left(aws: Clients, run: str) -> list[str]:
+    """Keys and groups of a run."""
+    mine = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+    return [
+        *(one["KeyName"] for one in aws.ec2.describe_key_pairs(Filters=mine)["KeyPairs"]),
+        *(one["GroupId"] for one in aws.ec2.describe_security_groups(Filters=mine)["SecurityGroups"]),
+    ]
+
+
+def test_error_of_ec2_ends_packer_and_is_raised(
+    shop: Shop, aws: Clients, proxy: Proxy, plan: Plan, instance: str, tmp_path: Path
+) -> None:
+    proxy.disturb(Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0))
+    heard: list[Event] = []
+    started = time.monotonic()
+    with (
+        shop.run() as run,
+        pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: AWS says Unauthorized"),
+    ):
+        make(shop, run, plan, heard.append)
+    assert time.monotonic() - started < BOUND_S
+    assert (tmp_path / "interrupted").exists(), "Packer removes what it has started"
+    assert left(aws, run.name) == []
+    (end,) = [event for event in heard if event.name == "step.end"]
+    assert end.fields["outcome"] == "failed"
+    assert "requiring metadata tokens" in end.text
+
+
+def test_tokens_are_required_as_soon_as_the_instance_is_named(
+    shop: Shop, aws: Clients, plan: Plan, instance: str, tmp_path: Path
+) -> None:
+    heard: list[Event] = []
+    with shop.run() as run:
+
+        def hear(event: Event) -> None:
+            heard.append(event)
+            if "Waiting for SSH" in event.text:
+                run.cancelled.set()
+
+        with pytest.raises(Interrupted):
+            make(shop, run, plan, hear)
+    (call,) = [call for call in shop.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
+    assert call.parameters["InstanceId"] == instance
+    assert call.parameters["HttpTokens"] == "required"
+    assert [event.text for event in heard if event.name == "step.task"] == [
+        "Launching a source AWS instance...",
+        "Waiting for SSH to become available...",
+        "Terminating the source AWS instance...",
+    ]

@@ -48,9 +48,11 @@ BRANCHES = {
 _TARGET = """\
 summary = "for the bench"
 kind = "container"
-system = "debian-12"
-stack = "debian-12"
 components = {components}
+[flavours.debian-12]
+summary = "the default"
+system = "debian-12"
+stack = "cpu-debian-12"
 [variables]
 {variables}
 """
@@ -121,7 +123,7 @@ def make_repository(bed: Bed) -> None:
     without = shutil.ignore_patterns("__pycache__", "tests", "molecule")
     shutil.copytree(_CHECKOUT / "ansible", root / "ansible", ignore=without)
     shutil.copytree(_CHECKOUT / "catalog", root / "catalog", ignore=shutil.ignore_patterns("targets"))
-    shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "debian-12.requirements.lock")
+    shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "cpu-debian-12.requirements.lock")
     check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
     check.parent.mkdir()
     check.write_text(CHECKED, encoding="utf-8")

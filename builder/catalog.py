@@ -9,13 +9,24 @@ from pathlib import Path
 
 from builder.crosschecks import check
 from builder.errors import CatalogError
-from builder.model import AmiShape, AmiSource, Bootstrap, Catalog, Component, Download, Stack, System, Target
+from builder.inheritance import complete_stacks, complete_targets
+from builder.model import (
+    AmiShape,
+    AmiSource,
+    Bootstrap,
+    Catalog,
+    Component,
+    Download,
+    Flavour,
+    Stack,
+    System,
+    Target,
+)
 from builder.requirements import read_requirements
 from builder.tables import (
     FLAG,
     LIST,
     NUMBER,
-    PRICE,
     STRINGS,
     TABLE,
     TABLES,
@@ -26,6 +37,7 @@ from builder.tables import (
     fits,
     read_table,
     read_tables,
+    read_toml,
     tuples,
 )
 
@@ -34,10 +46,29 @@ _NAME = {
     "stacks": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
     "systems": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
     "targets": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
+    "profiles": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
 }
 
 # What a stack is for and what else is true of it: `builder.stack` judges by these, a plan does not ask.
 STACK_PURPOSE: Shape = {"instances": (LIST, False), "origin": (TEXT, False), "facts": (TABLE, False)}
+
+# Keys of a target, which its profile may set as well.
+TARGET: Shape = {
+    "summary": (TEXT, True),
+    "inherits": (TEXT, False),
+    "kind": (TEXT, False),
+    "components": (LIST, False),
+    "if_pinned": (LIST, False),
+    "workload": (TEXT, False),
+    "flavours": (TABLE, False),
+    "ami": (TABLE, False),
+    "variables": (TABLE, False),
+}
+# Keys that are required once a file is completed by what it builds on.
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "stacks": ("pins",),
+    "targets": ("kind", "components", "flavours"),
+}
 
 SHAPES: Mapping[str, Shape] = {
     "components": {
@@ -47,13 +78,16 @@ SHAPES: Mapping[str, Shape] = {
         "after": (LIST, False),
         "kinds": (LIST, False),
         "pinned": (FLAG, False),
+        "brought_by": (TEXT, False),
         "requirements": (TEXT, False),
         "downloads": (TABLES, False),
         "variables": (TABLE, False),
     },
     "stacks": {
         "summary": (TEXT, True),
-        "pins": (STRINGS, True),
+        "base": (TEXT, False),
+        "pins": (STRINGS, False),
+        "without": (STRINGS, False),
         "requirements": (TEXT, False),
         "wheel_index": (TEXT, False),
         **STACK_PURPOSE,
@@ -70,23 +104,20 @@ SHAPES: Mapping[str, Shape] = {
         "image": (TEXT, False),
         "ami": (TABLE, False),
     },
-    "targets": {
+    "targets": TARGET,
+    "profiles": TARGET,
+    "flavour": {
         "summary": (TEXT, True),
-        "kind": (TEXT, True),
         "system": (TEXT, True),
         "stack": (TEXT, True),
-        "components": (LIST, True),
-        "if_pinned": (LIST, False),
-        "workload": (TEXT, False),
-        "systems": (STRINGS, False),
-        "ami": (TABLE, False),
-        "variables": (TABLE, False),
+        "site": (TEXT, False),
+        "policy": (STRINGS, False),
+        "with": (LIST, False),
     },
     "ami of a target": {
         "build_on": (STRINGS, True),
         "volume_gib": (NUMBER, True),
         "minutes": (NUMBER, True),
-        "dollars_per_hour": (PRICE, True),
         "encryptable": (FLAG, False),
     },
     "bootstrap": {
@@ -113,6 +144,7 @@ SHAPES: Mapping[str, Shape] = {
         "key": (TEXT, False),
         "systems": (LIST, False),
         "kinds": (LIST, False),
+        "policies": (LIST, False),
     },
     "layers": {"order": (LIST, True)},
 }
@@ -126,13 +158,17 @@ def load(root: Path) -> Catalog:
             [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
         )
     problems = Problems()
-    files = {group: _read_group(folder, group, problems) for group in _NAME}
+    files = _read_files(folder, problems)
+    prices = _prices(folder, problems)
+    brought = _brought(folder, files["components"], problems)
     order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
     catalog = Catalog(
         components={name: _component(name, table, problems) for name, table in files["components"].items()},
-        stacks={name: _stack(folder, name, table, problems) for name, table in files["stacks"].items()},
+        stacks={
+            name: _stack(folder, name, table, brought, problems) for name, table in files["stacks"].items()
+        },
         systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
-        targets={name: _target(name, table, problems) for name, table in files["targets"].items()},
+        targets={name: _target(name, table, prices, problems) for name, table in files["targets"].items()},
         layers=order,
     )
     if not problems.found:
@@ -142,13 +178,50 @@ def load(root: Path) -> Catalog:
     return catalog
 
 
+def _read_files(folder: Path, problems: Problems) -> dict[str, dict[str, Table]]:
+    """The sound tables by group and name, completed by those that they build on."""
+    files = {group: _read_group(folder, group, problems) for group in _NAME}
+    files["stacks"] = complete_stacks(files["stacks"], problems)
+    files["targets"] = complete_targets(files["targets"], files["profiles"], problems)
+    for group, required in _REQUIRED.items():
+        for name, table in files[group].items():
+            for key in required:
+                if table and key not in table:
+                    problems.add(f"{group}/{name}.toml", key, f"missing ({SHAPES[group][key][0]})")
+                    files[group][name] = {}
+    return {group: {name: table for name, table in files[group].items() if table} for group in files}
+
+
+def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) -> dict[str, dict[str, str]]:
+    """Component → its version, by the release ("efa 1.51.0") of the component that brings it."""
+    found: dict[str, dict[str, str]] = {}
+    for name, table in components.items():
+        if bringer := table.get("brought_by"):
+            releases = (read_toml(folder, f"versions/{bringer}.toml", problems) or {}).get("release", ())
+            found[name] = {
+                f"{bringer} {release['version']}": version
+                for release in releases
+                if (version := {**release.get("keeps", {}), **release.get("brings", {})}.get(name))
+            }
+    return found
+
+
+def _prices(folder: Path, problems: Problems) -> dict[str, float | None]:
+    """EC2 type → dollars per hour, None where the catalog does not know it."""
+    return {
+        f"{family}.{size}": entry.get("dollars_per_hour")
+        for family, table in (read_toml(folder, "instances.toml", problems) or {}).items()
+        for size, entry in table.get("sizes", {}).items()
+    }
+
+
 def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
     pattern, style = _NAME[group]
     tables = read_tables(folder, group, SHAPES[group], problems)
     for name in tables:
         if not pattern.fullmatch(name):
             problems.add(f"{group}/{name}.toml", "", f"a file here is named in {style}")
-    return {name: table for name, table in tables.items() if table}
+    return tables
 
 
 def _component(name: str, table: Table, problems: Problems) -> Component:
@@ -162,8 +235,10 @@ def _component(name: str, table: Table, problems: Problems) -> Component:
     return Component(name=name, **fields)
 
 
-def _stack(folder: Path, name: str, table: Table, problems: Problems) -> Stack:
-    fields = {key: value for key, value in table.items() if key not in STACK_PURPOSE}
+def _stack(
+    folder: Path, name: str, table: Table, brought: Mapping[str, Mapping[str, str]], problems: Problems
+) -> Stack:
+    fields = {key: value for key, value in table.items() if key not in (*STACK_PURPOSE, "base")}
     lock = fields.pop("requirements", "")
     lines: tuple[str, ...] = ()
     if lock:
@@ -174,7 +249,16 @@ def _stack(folder: Path, name: str, table: Table, problems: Problems) -> Stack:
         except ValueError as error:
             problems.add(f"stacks/{lock}", "", str(error))
     return Stack(
-        name=name, requirements=lines, requirements_file=f"catalog/stacks/{lock}" if lock else "", **fields
+        name=name,
+        requirements=lines,
+        requirements_file=f"catalog/stacks/{lock}" if lock else "",
+        brought={
+            component: version
+            for component, versions in brought.items()
+            for pin in table["pins"].items()
+            if (version := versions.get(" ".join(pin)))
+        },
+        **fields,
     )
 
 
@@ -199,12 +283,44 @@ def _system(name: str, table: Table, problems: Problems) -> System:
     return System(name=name, **fields)
 
 
-def _target(name: str, table: Table, problems: Problems) -> Target:
+def _target(name: str, table: Table, prices: Mapping[str, float | None], problems: Problems) -> Target:
     fields = tuples(table)
+    fields.pop("inherits", None)
     file = f"targets/{name}.toml"
     shape = fields.pop("ami", None)
     if (shape is None) == (fields["kind"] == "ami"):
         problems.add(file, "ami", "goes with kind ami, and with it alone")
     if shape is not None and fits(shape, SHAPES["ami of a target"], file, "ami.", problems):
-        fields["ami"] = AmiShape(**shape)
+        fields["ami"] = _ami_shape(shape, file, prices, problems)
+    fields["flavours"] = {
+        flavour: _flavour(flavour, entry, file, problems) for flavour, entry in table["flavours"].items()
+    }
+    if not fields["flavours"]:
+        problems.add(file, "flavours", "must have at least one")
     return Target(name=name, **fields)
+
+
+def _flavour(name: str, entry: object, file: str, problems: Problems) -> Flavour | None:
+    prefix = f"flavours.{name}."
+    if not isinstance(entry, dict):
+        problems.add(file, prefix.rstrip("."), f"must be a table, not {entry!r}")
+    elif fits(entry, SHAPES["flavour"], file, prefix, problems):
+        fields = dict(entry)
+        components = tuple(fields.pop("with", ()))
+        if fields.get("site", "local") != "local":
+            problems.add(file, f"{prefix}site", f"must be 'local' where it is set, not {fields['site']!r}")
+        return Flavour(name=name, components=components, **fields)
+    return None
+
+
+def _ami_shape(table: Table, file: str, prices: Mapping[str, float | None], problems: Problems) -> AmiShape:
+    dollars = {}
+    for arch, instance in table["build_on"].items():
+        key, price = f"ami.build_on.{arch}", prices.get(instance)
+        if instance not in prices:
+            problems.unknown(file, key, "type", instance, prices)
+        elif price is None:
+            problems.add(file, key, f"'{instance}' has no dollars_per_hour in instances.toml")
+        else:
+            dollars[arch] = price
+    return AmiShape(**table, dollars_per_hour=dollars)

@@ -9,8 +9,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from builder.downloads import WORDS, known_filter, placeholders
-from builder.members import closure, members_of, on_system
-from builder.model import KINDS, Catalog, Component, Target
+from builder.members import closure, members_of
+from builder.model import KINDS, Catalog, Component, Flavour, Target
 from builder.sources import role_folder
 from builder.tables import Problems, Table
 
@@ -47,6 +47,10 @@ def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
         for i, kind in enumerate(component.kinds):
             if kind not in KINDS:
                 problems.unknown(file, f"kinds[{i}]", "kind", kind, KINDS)
+        if component.brought_by and component.brought_by not in component.requires:
+            problems.unknown(
+                file, "brought_by", "required component", component.brought_by, component.requires
+            )
         if not role_folder(root, name).is_dir():
             problems.add(file, "", f"no role ansible/roles/{name}")
         _check_variables(root, file, component.variables, (name,), problems)
@@ -116,42 +120,59 @@ def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
                     problems.unknown(file, f"{key}[{i}]", "component", component, catalog.components)
         if target.kind not in KINDS:
             problems.unknown(file, "kind", "kind", target.kind, KINDS)
-        _check_systems(file, catalog, target, problems)
+        for flavour in target.flavours.values():
+            _check_flavour(file, catalog, target, flavour, problems)
         if problems.found:
             continue
-        for system in (target.system, *target.systems):
-            variant = on_system(target, system)
-            members = members_of(catalog, variant)
-            _check_members(file, catalog, variant, members, problems)
         everything = closure(catalog, (*target.components, *target.if_pinned))
         _check_variables(root, file, target.variables, everything, problems)
-        _check_workload(root, file, target, members_of(catalog, target), catalog, problems)
+        for flavour in target.flavours.values():
+            members = members_of(catalog, target, flavour)
+            _check_members(file, catalog, target, flavour, members, problems)
+            _check_policy(root, file, flavour, members, problems)
+        _check_workload(root, file, target, members_of(catalog, target, target.default), catalog, problems)
 
 
-def _check_systems(file: str, catalog: Catalog, target: Target, problems: Problems) -> None:
-    pairs = [("", target.system, target.stack)]
-    pairs += [("systems.", system, stack) for system, stack in target.systems.items()]
-    for prefix, system, stack in pairs:
-        if system not in catalog.systems:
-            key = f"{prefix}{system}" if prefix else "system"
-            problems.unknown(file, key, "system", system, catalog.systems)
-        elif prefix and target.kind == "ami" and catalog.systems[system].ami is None:
-            problems.add(file, f"{prefix}{system}", "has no [ami], so no AMI starts from it")
-        if stack not in catalog.stacks:
-            key = f"{prefix}{system}" if prefix else "stack"
-            problems.unknown(file, key, "stack", stack, catalog.stacks)
+def _check_flavour(file: str, catalog: Catalog, target: Target, flavour: Flavour, problems: Problems) -> None:
+    prefix = f"flavours.{flavour.name}."
+    if flavour.system not in catalog.systems:
+        problems.unknown(file, f"{prefix}system", "system", flavour.system, catalog.systems)
+    elif flavour != target.default and target.kind == "ami" and catalog.systems[flavour.system].ami is None:
+        problems.add(file, f"{prefix}system", f"'{flavour.system}' has no [ami], so no AMI starts from it")
+    if flavour.stack not in catalog.stacks:
+        problems.unknown(file, f"{prefix}stack", "stack", flavour.stack, catalog.stacks)
+    for i, component in enumerate(flavour.components):
+        if component not in catalog.components:
+            problems.unknown(file, f"{prefix}with[{i}]", "component", component, catalog.components)
 
 
 def _check_members(
-    file: str, catalog: Catalog, target: Target, members: tuple[str, ...], problems: Problems
+    file: str,
+    catalog: Catalog,
+    target: Target,
+    flavour: Flavour,
+    members: tuple[str, ...],
+    problems: Problems,
 ) -> None:
-    pins = catalog.stacks[target.stack].pins
+    versions = catalog.stacks[flavour.stack].versions
     for member in members:
         component = catalog.components[member]
         if target.kind not in component.kinds:
             problems.add(file, "components", f"'{member}' cannot go into a {target.kind}")
-        if component.pinned and member not in pins:
-            problems.add(file, "stack", f"'{target.stack}' has no pin for component '{member}'")
+        if component.pinned and member not in versions:
+            key = f"flavours.{flavour.name}.stack"
+            problems.add(file, key, f"'{flavour.stack}' has no pin for component '{member}'")
+
+
+def _check_policy(
+    root: Path, file: str, flavour: Flavour, members: tuple[str, ...], problems: Problems
+) -> None:
+    for name in flavour.policy:
+        key = f"flavours.{flavour.name}.policy.{name}"
+        if name not in members:
+            problems.unknown(file, key, "member", name, members)
+        elif f"{name}_policy" not in _role_variables(root, name):
+            problems.add(file, key, f"the role of '{name}' has no variable {name}_policy")
 
 
 def _check_workload(

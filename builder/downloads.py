@@ -43,18 +43,19 @@ def known_filter(name: str) -> bool:
 
 
 def downloads_of(
-    component: Component, *, stack: Stack, system: System, kind: str, arch: str
+    component: Component, *, stack: Stack, system: System, kind: str, policy: str, arch: str
 ) -> tuple[Download, ...]:
     """The downloads of one component that apply here, without placeholders."""
     names = {system.distribution, system.family}
-    words = _words(system, arch) | dict(stack.pins)
+    words = _words(system, arch) | stack.versions
     if component.pinned:
-        words["version"] = stack.pins[component.name]
+        words["version"] = stack.versions[component.name]
     return tuple(
         _resolve(download, words, component, stack)
         for download in component.downloads
         if (not download.systems or names & set(download.systems))
         and (not download.kinds or kind in download.kinds)
+        and (not download.policies or policy in download.policies)
     )
 
 

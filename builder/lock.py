@@ -13,8 +13,8 @@ from typing import Any
 
 from builder.downloads import downloads_of
 from builder.errors import IntegrityError
-from builder.members import members_of, on_system
-from builder.model import AmiSource, Catalog, Download, System, Target, Value
+from builder.members import members_of, policy_of
+from builder.model import AmiSource, Catalog, Download, Flavour, System, Target, Value
 from builder.sources import digest_of
 
 FORMAT = 1
@@ -134,18 +134,20 @@ def inputs_of(wants: Iterable[Want]) -> str:
     return digest_of(sorted({str(want) for want in wants}))
 
 
-def wants(catalog: Catalog, target: Target, *, arch: str, site: str = LOCAL) -> tuple[Want, ...]:
-    """Everything that a build of one target downloads and that must be known before, sorted.
+def wants(
+    catalog: Catalog, target: Target, flavour: Flavour, *, arch: str, site: str = LOCAL
+) -> tuple[Want, ...]:
+    """Everything that a build of one flavour downloads and that must be known before, sorted.
 
     Here the machine that an AMI starts from is made from the package archive; in an account it is an AMI.
     """
-    system, stack = catalog.systems[target.system], catalog.stacks[target.stack]
+    system, stack = catalog.systems[flavour.system], catalog.stacks[flavour.stack]
     found = {*_base_wants(system, kind=target.kind, arch=arch, site=site)}
     found.add(Want("requirements", "ansible/requirements.lock", "the runner"))
     kinds_of_requirements = set()
-    for name in members_of(catalog, target):
+    for name in members_of(catalog, target, flavour):
         kinds_of_requirements.add(catalog.components[name].requirements)
-        found.update(component_wants(catalog, name, target, arch=arch))
+        found.update(component_wants(catalog, name, target, flavour, arch=arch))
     if "stack" in kinds_of_requirements and stack.requirements_file:
         found.add(Want("requirements", stack.requirements_file, f"stack {stack.name}"))
     if target.workload:
@@ -155,33 +157,36 @@ def wants(catalog: Catalog, target: Target, *, arch: str, site: str = LOCAL) -> 
     return tuple(sorted(found))
 
 
-def component_wants(catalog: Catalog, name: str, target: Target, *, arch: str) -> tuple[Want, ...]:
-    """What one component of a target downloads, in the order of its file."""
+def component_wants(
+    catalog: Catalog, name: str, target: Target, flavour: Flavour, *, arch: str
+) -> tuple[Want, ...]:
+    """What one component of a flavour downloads, in the order of its file."""
     downloads = downloads_of(
         catalog.components[name],
-        stack=catalog.stacks[target.stack],
-        system=catalog.systems[target.system],
+        stack=catalog.stacks[flavour.stack],
+        system=catalog.systems[flavour.system],
         kind=target.kind,
+        policy=policy_of(name, target, flavour),
         arch=arch,
     )
     return tuple(want for download in downloads for want in _download_wants(download, f"component {name}"))
 
 
-def variants(catalog: Catalog) -> Iterable[tuple[Target, str, str]]:
-    """(target, architecture, site) of everything that can be built."""
+def variants(catalog: Catalog) -> Iterable[tuple[Target, Flavour, str, str]]:
+    """(target, flavour, architecture, site) of everything that can be built."""
     for target in catalog.targets.values():
-        for system in (target.system, *target.systems):
-            for arch in catalog.systems[system].arches:
+        for flavour in target.flavours.values():
+            for arch in catalog.systems[flavour.system].arches:
                 for site in (LOCAL, ACCOUNT):
-                    yield on_system(target, system), arch, site
+                    yield target, flavour, arch, site
 
 
 def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, ...]:
-    """What the targets want together, on every system and architecture, here and in an account."""
+    """What the targets want together, in every flavour and architecture, here and in an account."""
     found = {
         want
-        for target, arch, site in variants(catalog)
-        for want in wants(catalog, target, arch=arch, site=site)
+        for target, flavour, arch, site in variants(catalog)
+        for want in wants(catalog, target, flavour, arch=arch, site=site)
     }
     found.update(tool_wants(catalog, tools))
     return tuple(sorted(found))

@@ -1,27 +1,40 @@
-"""Which components a target has, in the one canonical order.
+"""The components of a flavour, in the one canonical order, and what is set for them.
 
 Pure functions over the catalog.
 """
 
-import dataclasses
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 
-from builder.model import Catalog, Target
+from builder.model import Catalog, Flavour, Target, Value
 
 
-def on_system(target: Target, system: str) -> Target:
-    """The target on one of its systems, with the stack that it has there."""
-    if system == target.system:
-        return target
-    return dataclasses.replace(target, system=system, stack=target.systems[system])
+def members_of(catalog: Catalog, target: Target, flavour: Flavour) -> tuple[str, ...]:
+    """All components of a flavour in canonical order; its stack decides about those of `if_pinned`."""
+    versions = catalog.stacks[flavour.stack].versions
+    chosen = [name for name in target.if_pinned if name in versions]
+    return closure(catalog, (*target.components, *flavour.components, *chosen))
 
 
-def members_of(catalog: Catalog, target: Target) -> tuple[str, ...]:
-    """All components of a target in canonical order; its stack decides about those that it may leave out."""
-    pins = catalog.stacks[target.stack].pins
-    chosen = [name for name in target.if_pinned if name in pins]
-    return closure(catalog, (*target.components, *chosen))
+def left_out(catalog: Catalog, target: Target, flavour: Flavour) -> dict[str, str]:
+    """The components of `if_pinned` that a flavour lacks, each with the reason of its stack."""
+    stack = catalog.stacks[flavour.stack]
+    members = members_of(catalog, target, flavour)
+    return {
+        name: stack.without.get(name, f"stack '{stack.name}' does not pin it")
+        for name in target.if_pinned
+        if name not in members
+    }
+
+
+def settings_of(target: Target, flavour: Flavour) -> dict[str, Value]:
+    """The role variables that a target and its flavour set."""
+    return {**target.variables, **{f"{name}_policy": word for name, word in flavour.policy.items()}}
+
+
+def policy_of(component: str, target: Target, flavour: Flavour) -> str:
+    """The policy that is set for a component; "" where its role decides."""
+    return str(settings_of(target, flavour).get(f"{component}_policy", ""))
 
 
 def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class Download:
     key: str = ""
     systems: tuple[str, ...] = ()  # distributions or families; () is all
     kinds: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()  # of the component, as a target sets them; () is any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,7 @@ class Component:
     after: tuple[str, ...] = ()
     kinds: tuple[str, ...] = KINDS
     pinned: bool = False
+    brought_by: str = ""  # the component whose release decides its version where a stack does not pin it
     requirements: str = ""  # whose Python requirements it installs: "", stack or workload
     downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
@@ -52,14 +54,21 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stack:
-    """Versions that were tested together."""
+    """Versions that were tested together; `without` has what it leaves out of its base, with the reasons."""
 
     name: str
     summary: str
     pins: Mapping[str, str]
+    brought: Mapping[str, str] = field(default_factory=dict)  # component → version, by what is pinned
+    without: Mapping[str, str] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     requirements_file: str = ""
     wheel_index: str = ""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of every component that the stack decides about."""
+        return {**self.brought, **self.pins}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,29 +127,40 @@ class AmiShape:
     build_on: Mapping[str, str]
     volume_gib: int
     minutes: int  # that a build takes, about
-    dollars_per_hour: float  # of the instance, about
+    dollars_per_hour: Mapping[str, float]  # of these instances, by architecture, about
     encryptable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """Something a user can ask for by name.
+class Flavour:
+    """One form of a target: the system it stands on, the stack, and what only this form has."""
 
-    `systems` are further systems that it exists for, each with its stack; in an account the first of them
-    is meant, unless another is named.
-    """
+    name: str
+    summary: str
+    system: str
+    stack: str
+    site: str = ""  # local: not the default in an account
+    policy: Mapping[str, str] = field(default_factory=dict)  # component → what its role does with the base's
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Something a user can ask for by name, in one flavour or several; the first is the default."""
 
     name: str
     summary: str
     kind: str
-    system: str
-    stack: str
     components: tuple[str, ...]
+    flavours: Mapping[str, Flavour]
     if_pinned: tuple[str, ...] = ()  # components that belong to it wherever the stack has a version of them
     workload: str = ""
-    systems: Mapping[str, str] = field(default_factory=dict)
     ami: AmiShape | None = None
     variables: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def default(self) -> Flavour:
+        return next(iter(self.flavours.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +202,7 @@ class Plan:
     """A target resolved: everything a build will do, known before anything runs."""
 
     target: Target
+    flavour: Flavour
     system: System
     stack: Stack
     arch: str

@@ -14,8 +14,19 @@ from typing import Any
 from builder.downloads import downloads_of
 from builder.errors import UsageError
 from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, wants
-from builder.members import members_of
-from builder.model import Catalog, Component, Layer, Plan, Stack, Suite, System, Target, Value
+from builder.members import members_of, policy_of, settings_of
+from builder.model import (
+    Catalog,
+    Component,
+    Flavour,
+    Layer,
+    Plan,
+    Stack,
+    Suite,
+    System,
+    Target,
+    Value,
+)
 from builder.sources import Sources, digest_of
 from builder.tables import did_you_mean
 
@@ -29,28 +40,55 @@ def find_target(catalog: Catalog, name: str) -> Target:
     return catalog.targets[name]
 
 
+def find_flavour(target: Target, name: str = "", *, site: str = LOCAL) -> Flavour:
+    """The flavour that was asked for by name, else the default of the site."""
+    if name and name not in target.flavours:
+        raise UsageError(
+            f"target '{target.name}' has no flavour '{name}'{did_you_mean(name, target.flavours)}",
+            hint=f"builder show {target.name}",
+        )
+    if name or site == LOCAL:
+        return target.flavours[name] if name else target.default
+    for flavour in target.flavours.values():
+        if flavour.site != LOCAL:
+            return flavour
+    raise UsageError(
+        f"target '{target.name}' has no flavour for site '{site}'", hint=f"builder show {target.name}"
+    )
+
+
 def plan(
-    catalog: Catalog, target: Target, sources: Sources, lock: Lock, *, arch: str, site: str = LOCAL
+    catalog: Catalog,
+    target: Target,
+    flavour: Flavour,
+    sources: Sources,
+    lock: Lock,
+    *,
+    arch: str,
+    site: str = LOCAL,
 ) -> Plan:
-    """The plan of one target for one architecture, here or in an account."""
-    system = catalog.systems[target.system]
-    stack = catalog.stacks[target.stack]
+    """The plan of one flavour for one architecture, here or in an account."""
+    system = catalog.systems[flavour.system]
+    stack = catalog.stacks[flavour.stack]
     if arch not in system.arches:
         raise UsageError(
             f"target '{target.name}': system '{system.name}' is not built for {arch}"
             f" (it is for {', '.join(system.arches)})",
             hint="builder show " + target.name,
         )
-    components = members_of(catalog, target)
+    components = members_of(catalog, target, flavour)
     abilities = capabilities(system, stack, kind=target.kind, arch=arch)
-    wanted = wants(catalog, target, arch=arch, site=site)
+    wanted = wants(catalog, target, flavour, arch=arch, site=site)
     per_role = {
-        name: _variables(catalog.components[name], components, target, system, stack, sources, lock, arch)
+        name: _variables(
+            catalog.components[name], components, target, flavour, system, stack, sources, lock, arch
+        )
         for name in components
     }
     image = lock.value("image", f"{system.image} {arch}")
     return Plan(
         target=target,
+        flavour=flavour,
         system=system,
         stack=stack,
         arch=arch,
@@ -58,7 +96,14 @@ def plan(
         capabilities=abilities,
         versions=_versions(catalog, stack, components, sources),
         layers=_layers(
-            catalog, target, components, abilities, per_role, sources, _base_layer(wanted, system, lock, arch)
+            catalog,
+            target,
+            stack,
+            components,
+            abilities,
+            per_role,
+            sources,
+            _base_layer(wanted, system, lock, arch),
         ),
         checks=sources.checks,
         base_image=f"{system.image.rpartition(':')[0]}@{image}" if image else "",
@@ -116,7 +161,7 @@ def _versions(
     catalog: Catalog, stack: Stack, components: tuple[str, ...], sources: Sources
 ) -> dict[str, str]:
     """Every version that the image promises: pinned components and Python packages."""
-    versions = {name: stack.pins[name] for name in components if catalog.components[name].pinned}
+    versions = {name: stack.versions[name] for name in components if catalog.components[name].pinned}
     for name in components:
         for line in _requirements(catalog.components[name], stack, sources):
             package, _, version = line.split()[0].partition("==")
@@ -134,24 +179,34 @@ def _variables(
     component: Component,
     components: Iterable[str],
     target: Target,
+    flavour: Flavour,
     system: System,
     stack: Stack,
     sources: Sources,
     lock: Lock,
     arch: str,
 ) -> dict[str, Value]:
-    """The variables of one role: pin, requirements, downloads, the component's own, then the target's."""
+    """The variables of one role: version, requirements, downloads, the component's own, then the target's."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
-        variables[f"{name}_version"] = stack.pins[name]
+        variables[f"{name}_version"] = stack.versions[name]
     if component.requirements:
         variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
     if component.downloads:
-        found = downloads_of(component, stack=stack, system=system, kind=target.kind, arch=arch)
+        found = downloads_of(
+            component,
+            stack=stack,
+            system=system,
+            kind=target.kind,
+            policy=policy_of(name, target, flavour),
+            arch=arch,
+        )
         variables[f"{name}_downloads"] = {download.name: as_variable(download, lock) for download in found}
     variables |= component.variables
-    variables |= {key: value for key, value in target.variables.items() if owner(key, components) == name}
+    variables |= {
+        key: value for key, value in settings_of(target, flavour).items() if owner(key, components) == name
+    }
     return variables
 
 
@@ -163,6 +218,7 @@ def owner(variable: str, components: Iterable[str]) -> str:
 def _layers(
     catalog: Catalog,
     target: Target,
+    stack: Stack,
     components: tuple[str, ...],
     abilities: Mapping[str, Value],
     per_role: Mapping[str, Mapping[str, Value]],
@@ -187,7 +243,7 @@ def _layers(
         )
     if target.workload:
         inputs = {
-            "target": digest_of([target.name, target.stack]),
+            "target": digest_of([target.name, stack.name]),
             f"containers/{target.workload}/Dockerfile": sources.dockerfile,
         } | {f"containers/{path}": digest for path, digest in sources.workload_files}
         layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import CatalogError
 from builder.members import members_of
-from builder.model import Catalog, Target
+from builder.model import Catalog, Flavour, Target
 from builder.requirements import read_requirements
 
 # Parts of a role that leave no mark in an image: a changed check must not rebuild a layer.
@@ -40,11 +40,11 @@ def role_folder(root: Path, component: str) -> Path:
     return root / "ansible" / "roles" / component
 
 
-def read(root: Path, catalog: Catalog, target: Target) -> Sources:
-    """The sources of one target; raises CatalogError where a file it names is missing."""
-    components = members_of(catalog, target)
+def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sources:
+    """The sources of one flavour; raises CatalogError where a file it names is missing."""
+    components = members_of(catalog, target, flavour)
     ansible = root / "ansible"
-    locks = ["ansible/requirements.lock", catalog.stacks[target.stack].requirements_file]
+    locks = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
     fields: dict[str, object] = {}
     if target.workload:
         context = root / "containers"

@@ -13,8 +13,7 @@ from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.errors import UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock
-from builder.members import on_system
-from builder.model import Catalog, Plan, System, Target
+from builder.model import Catalog, Flavour, Plan, System, Target
 from builder.screen.summary import table
 from builder.screen.text import look
 from builder.site import Site
@@ -28,12 +27,12 @@ _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "
 class Context:
     """One repository and this machine; read when first asked for.
 
-    `place` is where builds happen; `system` the one that was asked for, where a target exists for several.
+    `place` is where builds happen; `flavour` the one that was asked for, where a target has several.
     """
 
     root: Path
     place: str = LOCAL
-    system: str = ""
+    flavour: str = ""
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -57,31 +56,17 @@ class Context:
         return self.workspace.home / "cache" / "blobs"
 
     def plan(self, name: str) -> Plan:
-        target = self._variant(plan.find_target(self.catalog, name))
-        read = sources.read(self.root, self.catalog, target)
-        return plan.plan(self.catalog, target, read, self.lock, arch=machine(), site=self.place)
+        target = plan.find_target(self.catalog, name)
+        flavour = self.flavour_of(target)
+        read = sources.read(self.root, self.catalog, target, flavour)
+        return plan.plan(self.catalog, target, flavour, read, self.lock, arch=machine(), site=self.place)
 
-    def _variant(self, target: Target) -> Target:
-        """The target on the system that was asked for; in an account, on the first that is for accounts."""
-        if self.system:
-            return on_system(target, self._known_system(target))
-        if self.place == ACCOUNT and target.systems:
-            return on_system(target, next(iter(target.systems)))
-        return target
-
-    def _known_system(self, target: Target) -> str:
-        known = (target.system, *target.systems)
-        if self.system not in known:
-            near = did_you_mean(self.system, known)
-            raise UsageError(
-                f"target '{target.name}' does not exist for system '{self.system}'{near}",
-                hint=f"builder show {target.name}",
-            )
-        return self.system
+    def flavour_of(self, target: Target) -> Flavour:
+        return plan.find_flavour(target, self.flavour, site=self.place)
 
     def system_of(self, target: Target) -> System:
         """The system that a target would be made on."""
-        return self.catalog.systems[self._variant(target).system]
+        return self.catalog.systems[self.flavour_of(target).system]
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]
@@ -110,10 +95,29 @@ def open_context(options: argparse.Namespace) -> Context:
     place = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
     if place not in PLACES:
         raise UsageError(f"no site '{place}'{did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site")
-    return Context(
+    context = Context(
         options.root.absolute() if options.root else _find_root(),
         place=place,
-        system=getattr(options, "system", None) or "",
+        flavour=getattr(options, "flavour", None) or "",
+    )
+    if system := getattr(options, "system", None):
+        raise _no_system(context, system, options.target or ())
+    return context
+
+
+def _no_system(context: Context, name: str, targets: str | Sequence[str]) -> UsageError:
+    """The error for the option --system, with the nearest flavour of the targets that were named."""
+    named = [targets] if isinstance(targets, str) else targets
+    known = {
+        flavour
+        for target in context.catalog.targets.values()
+        for flavour in target.flavours
+        if not named or target.name in named
+    }
+    near = did_you_mean(name, known)
+    return UsageError(
+        f"--system {name}: a target's variants are flavours: use --flavour{near}",
+        hint="builder show TARGET lists the flavours",
     )
 
 
@@ -122,7 +126,14 @@ def add_site(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--site", choices=PLACES, help="this machine (the default), or the AWS account of the environment"
     )
-    options.add_argument("--system", metavar="NAME", help="for targets that exist for several")
+    add_flavour(options)
+
+
+def add_flavour(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--flavour", metavar="NAME", help="of a target that has several: builder show TARGET"
+    )
+    options.add_argument("--system", help=argparse.SUPPRESS)  # the name of --flavour until it had one
 
 
 def _find_root() -> Path:

@@ -51,7 +51,11 @@ def _all(context: Context, kind: str | None) -> list[str]:
     for name, target in context.catalog.targets.items():
         if kind not in (None, target.kind):
             continue
-        if obstacle := _obstacle(context, name):
+        try:
+            obstacle = _obstacle(context, name)
+        except UsageError as error:  # it lacks the flavour that was asked for
+            obstacle = error.message
+        if obstacle:
             print(f"left out: {name}: {obstacle}", file=sys.stderr)
         else:
             names.append(name)

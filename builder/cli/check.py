@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from builder.adapters.engine.client import Engine
-from builder.app.context import open_context, parser
+from builder.app.context import add_flavour, open_context, parser
 from builder.app.interrupts import interruptible
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.lanes.table import open_lane
@@ -19,6 +19,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser("check", "Run the checks of a target on an existing image.")
     options.add_argument("image", help="what the engine calls the image")
     options.add_argument("--target", metavar="NAME", help="default: what the image's label says")
+    add_flavour(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     image = Engine().inspect_image(parsed.image)

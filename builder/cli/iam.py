@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from builder.app.context import Context, open_context, parser
+from builder.app.context import Context, add_flavour, open_context, parser
 from builder.app.lanes.table import open_lane
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
@@ -12,14 +12,14 @@ from builder.lock import ACCOUNT
 def run(argv: Sequence[str]) -> int:
     options = parser("iam", "What building and publishing a target may do, as an IAM policy. Asks nobody.")
     options.add_argument("target")
-    options.add_argument("--system", metavar="NAME", help="for targets that exist for several")
+    add_flavour(options)
     options.add_argument(
         "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"
     )
     parsed = options.parse_args(argv)
     opened = open_context(parsed)
     # The policy is for an account, whichever site builds by default.
-    context = Context(opened.root, place=ACCOUNT, system=opened.system)
+    context = Context(opened.root, place=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(parsed.target)
     policy = open_lane(plan.target.kind, context).policy(plan, partition=parsed.partition)
     if policy is None:

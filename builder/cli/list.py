@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from builder.app.context import open_context, parser, print_table
+from builder.model import Target
 
 
 def run(argv: Sequence[str]) -> int:
@@ -15,10 +17,17 @@ def run(argv: Sequence[str]) -> int:
     if parsed.names:
         print("\n".join(target.name for target in targets))
     elif parsed.json:
-        keys = ("name", "kind", "system", "stack", "summary")
-        print(json.dumps([{key: getattr(target, key) for key in keys} for target in targets], indent=2))
+        print(json.dumps([_as_json(target) for target in targets], indent=2))
     else:
         # A row is one line; `builder show` has the rest of the sentence.
-        rows = [(t.name, t.kind, t.system, t.stack, t.summary.partition(":")[0]) for t in targets]
-        print_table(("target", "kind", "system", "stack", "what it is"), rows)
+        rows = [(t.name, t.kind, ", ".join(t.flavours), t.summary.partition(":")[0]) for t in targets]
+        print_table(("target", "kind", "flavours", "what it is"), rows)
     return 0
+
+
+def _as_json(target: Target) -> dict[str, Any]:
+    flavours = [
+        {"name": flavour.name, "system": flavour.system, "stack": flavour.stack, "summary": flavour.summary}
+        for flavour in target.flavours.values()
+    ]
+    return {"name": target.name, "kind": target.kind, "summary": target.summary, "flavours": flavours}

@@ -18,7 +18,7 @@ from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
 from builder.app.context import Context, open_context, parser
 from builder.app.interrupts import interruptible
 from builder.errors import IntegrityError, MissingError, UsageError
-from builder.lock import FIELDS, PLACE, Entry, Want
+from builder.lock import FIELDS, LOCAL, PLACE, Entry, Want
 from builder.model import System
 from builder.screen.lock_report import report
 from builder.screen.text import clip, count, look
@@ -134,11 +134,11 @@ def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
         return mirror.discover(context.site.mirror, catalog.systems[system], catalog.stacks[stack])
 
     def users(subject: str) -> Iterator[tuple[System, str, str]]:
-        for target in catalog.targets.values():
-            system = catalog.systems[target.system]
-            for arch in system.arches:
-                if Want("requirements", subject) in locks.wants(catalog, target, arch=arch):
-                    yield system, target.stack, arch
+        for target, flavour, arch, site in locks.variants(catalog):
+            if site == LOCAL and Want("requirements", subject) in locks.wants(
+                catalog, target, flavour, arch=arch
+            ):
+                yield catalog.systems[flavour.system], flavour.stack, arch
 
     def wheels(subject: str) -> Sequence[Wheels]:
         different = {(one.python, arch): (one.name, stack) for one, stack, arch in users(subject)}

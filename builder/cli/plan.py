@@ -32,7 +32,9 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(tables, indent=2))
         return 0
     for plan in plans:
-        print(f"{plan.target.name} ({plan.system.name}, {plan.stack.name}, {plan.arch})\n")
+        print(
+            f"{plan.target.name} ({plan.flavour.name}: {plan.system.name}, {plan.stack.name}, {plan.arch})\n"
+        )
         rows = [
             (layer.name, ", ".join(layer.components), layer.key[:12], *state)
             for layer, state in zip(plan.layers, states[plan.target.name], strict=True)

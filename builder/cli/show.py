@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from builder.app.context import add_site, open_context, parser, print_table
+from builder.members import left_out
 from builder.plan import to_json
 
 
@@ -19,19 +20,24 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(to_json(plan), indent=2))
         return 0
     target, system, stack = plan.target, plan.system, plan.stack
-    declared = context.catalog.targets[target.name]
-    systems = {declared.system: declared.stack, **declared.systems}
-    others = {name: pinned for name, pinned in systems.items() if name != target.system}
     print(f"{target.name}: {target.summary}\n")
     print_table(
         ("", ""),
         [
             ("kind", target.kind),
+            ("flavour", f"{plan.flavour.name}: {plan.flavour.summary}"),
             ("system", f"{system.name}: {system.summary}"),
             ("stack", f"{stack.name}: {stack.summary}"),
-            *(("", f"with --system {name}: stack {other}") for name, other in others.items()),
             ("architecture", plan.arch),
             ("workload", f"containers/{target.workload}" if target.workload else "none"),
+        ],
+    )
+    print()
+    print_table(
+        ("flavour", "system", "stack", "what it is"),
+        [
+            (flavour.name, flavour.system, flavour.stack, flavour.summary)
+            for flavour in target.flavours.values()
         ],
     )
     rows = []
@@ -41,6 +47,9 @@ def run(argv: Sequence[str]) -> int:
             rows.append((layer.name, name, plan.versions.get(name, ""), component.summary))
     print()
     print_table(("layer", "component", "version", "what it is"), rows)
+    if missing := left_out(context.catalog, target, plan.flavour):
+        print()
+        print_table(("left out", "why"), sorted(missing.items()))
     python = [(n, v) for n, v in sorted(plan.versions.items()) if n not in plan.components]
     if python:
         print()

@@ -52,6 +52,7 @@ class Instance:
     efa: int | None = None
     cards: int | None = None
     gbps: int | None = None
+    dollars_per_hour: float | None = None
     boot_modes: tuple[str, ...] = ()
 
 

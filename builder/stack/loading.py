@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.catalog import SHAPES
 from builder.errors import CatalogError
+from builder.inheritance import complete_stacks
 from builder.requirements import read_requirements
 from builder.stack.knowledge import Combination, Derived, Instance, Knowledge, Release
 from builder.stack.ruleset import read_clauses, read_rules
@@ -22,6 +23,7 @@ from builder.tables import (
     LIST,
     LISTS,
     NUMBER,
+    PRICE,
     STRINGS,
     TABLE,
     TABLES,
@@ -84,6 +86,7 @@ _SIZE: Shape = {
     "gbps": (NUMBER, False),
     "nvswitch": (TEXT, False),
     "gdr": (FLAG, False),
+    "dollars_per_hour": (PRICE, False),
 }
 
 
@@ -242,7 +245,8 @@ def _derived(words: Table, vocabulary: Vocabulary, problems: Problems) -> dict[s
 
 def _stacks(folder: Path, vocabulary: Vocabulary, problems: Problems) -> dict[str, Combination]:
     found = {}
-    for name, table in read_tables(folder, "stacks", SHAPES["stacks"], problems).items():
+    tables = complete_stacks(read_tables(folder, "stacks", SHAPES["stacks"], problems), problems)
+    for name, table in tables.items():
         if table:
             place = f"stacks/{name}.toml"
             lines = _requirements(folder, table, place, problems)

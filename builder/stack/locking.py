@@ -190,15 +190,16 @@ def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str
     """The digest of a release belongs to the first archive of its component."""
     found: dict[Want, str] = {}
     for target in catalog.targets.values():
-        for name in members_of(catalog, target):
+        flavour = target.default
+        for name in members_of(catalog, target, flavour):
             component = catalog.components[name]
             if not component.pinned or knowledge.vocabulary.component(name) is None:
                 continue
-            release = knowledge.release(name, parse(catalog.stacks[target.stack].pins[name]))
+            release = knowledge.release(name, parse(catalog.stacks[flavour.stack].versions[name]))
             if release is None or not release.sha256:
                 continue
-            for arch in catalog.systems[target.system].arches:
-                of_component = component_wants(catalog, name, target, arch=arch)
+            for arch in catalog.systems[flavour.system].arches:
+                of_component = component_wants(catalog, name, target, flavour, arch=arch)
                 first = next((want for want in of_component if want.kind == "archive"), None)
                 if first is not None:
                     found[first] = release.sha256
@@ -210,14 +211,14 @@ def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)
-    for target, arch, site in variants(catalog):
-        for want in wants(catalog, target, arch=arch, site=site):
+    for target, flavour, arch, site in variants(catalog):
+        for want in wants(catalog, target, flavour, arch=arch, site=site):
             _note(found, want)
             found[target.name].add(want)
             if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
-                found[target.stack].add(want)
-        for name in members_of(catalog, target):
-            for want in component_wants(catalog, name, target, arch=arch):
+                found[flavour.stack].add(want)
+        for name in members_of(catalog, target, flavour):
+            for want in component_wants(catalog, name, target, flavour, arch=arch):
                 _note(found, want)
     return dict(found)
 

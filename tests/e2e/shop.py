@@ -18,9 +18,11 @@ from tests.support.repository import AMI
 TARGET = """
 summary = "a small machine"
 kind = "ami"
+components = ["fabric", "cleanup"]
+[flavours.debian-12]
+summary = "the default"
 system = "debian-12"
 stack = "plain-1"
-components = ["fabric", "cleanup"]
 [variables]
 base_greeting = "{greeting}"
 """

@@ -161,9 +161,11 @@ deprecate_after_days = 30
 SEALED = """
 summary = "for a service that takes no encrypted image"
 kind = "ami"
+components = ["base"]
+[flavours.debian-12]
+summary = "the default"
 system = "debian-12"
 stack = "plain-1"
-components = ["base"]
 """
 
 

@@ -80,7 +80,7 @@ def test_checks_run_on_an_image_by_its_name(
     root: Path, environment: dict[str, str], published: dict[str, str]
 ) -> None:
     assert published
-    done = call(root, environment, "check", "cpu-ddp:debian-12")
+    done = call(root, environment, "check", "cpu-ddp:cpu-debian-12")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
 
@@ -98,7 +98,7 @@ def test_checks_fail_where_an_image_is_not_what_it_says(
 
 @pytest.mark.parametrize("target", ["cpu-ddp", "pytorch-fsdp"])
 def test_the_place_of_the_build_leaves_no_trace(published: dict[str, str], target: str) -> None:
-    image = Engine().inspect_image(f"{target}:debian-12")
+    image = Engine().inspect_image(f"{target}:cpu-debian-12")
     assert image
     labels = image["Config"]["Labels"]
     assert labels["factory.target"] == target

@@ -22,7 +22,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--twice", action="store_true", help="apply a second time; that must change nothing")
     parser.add_argument("--kind", choices=("ami", "container"), default="ami")
     parser.add_argument("--system", default="debian-12")
-    parser.add_argument("--stack", default="debian-12")
+    parser.add_argument("--stack", default="cuda-11.8-debian-12")
     parser.add_argument(
         "--set", action="append", default=[], metavar="VARIABLE=VALUE", help="value in JSON, or text"
     )
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         variables=dict(read_setting(item) for item in options.set),
     )
     loaded, target = plans.load(wanted)
-    with open_site(standins=options.standins, pins=dict(loaded.stacks[target.stack].pins)) as site:
+    with open_site(standins=options.standins, pins=dict(loaded.stacks[target.default.stack].pins)) as site:
         plan = plans.make(wanted, site)
         with open_bench(plan, site=site, say=say, keep=options.keep) as bench:
             if options.keep:

@@ -57,13 +57,13 @@ def _proofs(loaded: Catalog) -> Iterator[tuple[str, str, str, str]]:
             yield component, system, "x86_64", _proof(loaded, platform, component)
     for target in made_here(loaded):
         for component in closure(loaded, target.components):
-            yield component, target.system, "x86_64", REAL
+            yield component, target.default.system, "x86_64", REAL
 
 
 def made_here(loaded: Catalog) -> Iterator[Target]:
     """The targets that are built wherever the tests run; others need an account or a registry of bases."""
     for target in loaded.targets.values():
-        if loaded.systems[target.system].bootstrap is not None:
+        if loaded.systems[target.default.system].bootstrap is not None:
             yield target
 
 

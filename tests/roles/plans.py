@@ -12,7 +12,7 @@ from builder import catalog, lock, plan, sources
 from builder.errors import UsageError
 from builder.lock import Entry, Lock, Want
 from builder.members import closure
-from builder.model import Catalog, Layer, Plan, System, Target, Value
+from builder.model import Catalog, Flavour, Layer, Plan, System, Target, Value
 from builder.plan import variables_of
 from builder.tables import did_you_mean
 from tests.standins import amazon_linux
@@ -55,7 +55,7 @@ class Wanted:
     components: Sequence[str]
     kind: str = "ami"
     system: str = "debian-12"
-    stack: str = "debian-12"
+    stack: str = "cuda-11.8-debian-12"
     arch: str = "x86_64"
     pins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     variables: Mapping[str, Value] = dataclasses.field(default_factory=dict)
@@ -78,19 +78,19 @@ def load(wanted: Wanted) -> tuple[Catalog, Target]:
     stack = loaded.stacks[wanted.stack]
     stack = dataclasses.replace(stack, pins={**stack.pins, **wanted.pins})
     for name in closure(loaded, wanted.components):
-        if loaded.components[name].pinned and name not in stack.pins:
+        if loaded.components[name].pinned and name not in stack.versions:
             raise UsageError(
                 f"stack '{stack.name}' has no pin for component '{name}'",
                 hint=f"pin it in catalog/stacks/{stack.name}.toml, or for --standins in"
                 " tests/standins/stack.toml",
             )
+    flavour = Flavour(name="roles", summary="", system=wanted.system, stack=stack.name)
     target = Target(
         name="roles",
         summary="",
         kind=wanted.kind,
-        system=wanted.system,
-        stack=stack.name,
         components=tuple(wanted.components),
+        flavours={flavour.name: flavour},
         variables=wanted.variables,
     )
     return dataclasses.replace(loaded, stacks={**loaded.stacks, stack.name: stack}), target
@@ -107,15 +107,17 @@ def make(wanted: Wanted, site: Site | None) -> Plan:
         for name in closure(loaded, target.components):
             build_standin(site, name)
         loaded = _use_wheels(loaded, target, site)
-        locked = lock_site(site, lock.wants(loaded, target, arch=wanted.arch))
-    return plan.plan(loaded, target, sources.read(ROOT, loaded, target), locked, arch=wanted.arch)
+        locked = lock_site(site, lock.wants(loaded, target, target.default, arch=wanted.arch))
+    read = sources.read(ROOT, loaded, target, target.default)
+    return plan.plan(loaded, target, target.default, read, locked, arch=wanted.arch)
 
 
 def _use_wheels(loaded: Catalog, target: Target, site: Site) -> Catalog:
     """The catalog with the site's wheels as what the stack locks, where the site has any."""
     if not site.requirements:
         return loaded
-    stack = dataclasses.replace(loaded.stacks[target.stack], requirements=tuple(sorted(site.requirements)))
+    stack = loaded.stacks[target.default.stack]
+    stack = dataclasses.replace(stack, requirements=tuple(sorted(site.requirements)))
     return dataclasses.replace(loaded, stacks={**loaded.stacks, stack.name: stack})
 
 

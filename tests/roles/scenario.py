@@ -87,7 +87,7 @@ def keep(folder: Path, scenario: str) -> None:
     with (
         interruptible(),
         open_site(
-            standins=bool(platform.get("standins")), pins=dict(loaded.stacks[target.stack].pins)
+            standins=bool(platform.get("standins")), pins=dict(loaded.stacks[target.default.stack].pins)
         ) as site,
     ):
         plan = plans.make(wanted, site)

@@ -32,10 +32,12 @@ FILES = {
     "catalog/targets/hello.toml": """
         summary = "says hello"
         kind = "container"
-        system = "debian-12"
-        stack = "plain-1"
         components = ["fabric", "workload_env"]
         workload = "hello"
+        [flavours.plain]
+        summary = "the default"
+        system = "debian-12"
+        stack = "plain-1"
         [variables]
         base_greeting = "hello"
         fabric_tools = true

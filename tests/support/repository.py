@@ -13,7 +13,16 @@ FILES = {
     """,
     "catalog/sources.toml": "",
     "catalog/facts.toml": "",
-    "catalog/instances.toml": "",
+    "catalog/instances.toml": """
+        [m7i]
+        accelerator = "none"
+        accel = "none"
+        arch = "x86_64"
+        gdr = false
+        nvswitch = "none"
+        source = "tests"
+        sizes.large = { dollars_per_hour = 0.1 }
+    """,
     "catalog/components/base.toml": """
         summary = "users"
         layer = "system"
@@ -49,10 +58,12 @@ FILES = {
     "catalog/targets/hello.toml": """
         summary = "says hello"
         kind = "container"
-        system = "tiny-1"
-        stack = "plain-1"
         components = ["fabric", "workload_env"]
         workload = "hello"
+        [flavours.plain]
+        summary = "the default"
+        system = "tiny-1"
+        stack = "plain-1"
     """,
     "ansible/ansible.cfg": "[defaults]\n",
     "ansible/image.yml": "[]\n",
@@ -73,7 +84,13 @@ FILES = {
 
 
 # What a target of kind ami says besides.
-AMI = '[ami]\nbuild_on = { x86_64 = "m7i.large" }\nvolume_gib = 8\nminutes = 5\ndollars_per_hour = 0.1\n'
+AMI = '[ami]\nbuild_on = { x86_64 = "m7i.large" }\nvolume_gib = 8\nminutes = 5\n'
+
+
+def flavour(system: str, stack: str, name: str = "plain") -> str:
+    """A flavour in the file of a target."""
+    return f'[flavours."{name}"]\nsummary = "a flavour"\nsystem = "{system}"\nstack = "{stack}"\n'
+
 
 # What stands in the lock of a test for things that it never downloads.
 MADE_UP: dict[str, dict[str, str | int]] = {
@@ -130,8 +147,9 @@ class Repository:
     def plan(self, target: str = "hello") -> Plan:
         loaded = self.load()
         chosen = plan.find_target(loaded, target)
-        read = sources.read(self.root, loaded, chosen)
-        return plan.plan(loaded, chosen, read, lock.read(self.root), arch="x86_64")
+        flavour = chosen.default
+        read = sources.read(self.root, loaded, chosen, flavour)
+        return plan.plan(loaded, chosen, flavour, read, lock.read(self.root), arch="x86_64")
 
     def keys(self) -> dict[str, str]:
         return {layer.name: layer.key for layer in self.plan().layers}

@@ -49,13 +49,13 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "targets/hello.toml",
             '"plain-1"',
             '"plain-2"',
-            "targets/hello.toml: stack: no stack 'plain-2' (did you mean 'plain-1'?)",
+            "targets/hello.toml: flavours.plain.stack: no stack 'plain-2' (did you mean 'plain-1'?)",
         ),
         (
             "targets/hello.toml",
             '"tiny-1"',
             '"big-1"',
-            "targets/hello.toml: system: no system 'big-1' (there is: tiny-1)",
+            "targets/hello.toml: flavours.plain.system: no system 'big-1' (there is: tiny-1)",
         ),
         (
             "targets/hello.toml",
@@ -79,7 +79,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "stacks/plain-1.toml",
             'fabric = "1.2-3"',
             "",
-            "targets/hello.toml: stack: 'plain-1' has no pin for component 'fabric'",
+            "targets/hello.toml: flavours.plain.stack: 'plain-1' has no pin for component 'fabric'",
         ),
         (
             "stacks/plain-1.toml",

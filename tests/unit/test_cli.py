@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import main as cli
-from tests.support.repository import Repository
+from tests.support.repository import Repository, flavour
 
 THIRD_PARTY = {
     "docker",
@@ -160,3 +160,74 @@ def test_bash_completes_verbs_and_targets(root: Path) -> None:
         env=dict(os.environ),
     )
     assert done.stdout.split() == ["cpu-ddp", "plan", "debian-12"]
+
+
+@pytest.fixture
+def flavoured(repository: Repository) -> Repository:
+    """A repository whose target `hello` has a flavour for this machine and one for everywhere."""
+    repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
+    path = repository.root / "catalog/targets/hello.toml"
+    path.write_text(path.read_text() + flavour("tiny-1", "plain-1", "wide"), encoding="utf-8")
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ([], "plain"),
+        (["--site", "aws"], "wide"),
+        (["--flavour", "wide"], "wide"),
+        (["--site", "aws", "--flavour", "plain"], "plain"),
+    ],
+)
+def test_the_default_flavour_is_that_of_the_site(
+    flavoured: Repository, words: list[str], chosen: str
+) -> None:
+    shown = json.loads(call("show", "hello", "--json", *words, root=flavoured.root).stdout)
+    assert shown["flavour"]["name"] == chosen
+
+
+def test_show_lists_flavours_and_what_their_stack_left_out(flavoured: Repository) -> None:
+    flavoured.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\npinned = true\n')
+    flavoured.write("ansible/roles/spare/tasks/main.yml", "[]\n")
+    flavoured.replace("catalog/targets/hello.toml", "workload =", 'if_pinned = ["spare"]\nworkload =')
+    said = call("show", "hello", root=flavoured.root).stdout
+    assert "wide" in said
+    assert "a flavour" in said
+    assert "stack 'plain-1' does not pin it" in said
+    flavoured.replace("catalog/stacks/plain-1.toml", "[pins]", '[pins]\nspare = "1"')
+    less = 'summary = "less"\nbase = "plain-1"\n[without]\nspare = "nothing starts it"\n'
+    flavoured.write("catalog/stacks/less-1.toml", less)
+    flavoured.replace("catalog/targets/hello.toml", 'stack = "plain-1"\nsite', 'stack = "less-1"\nsite')
+    assert "nothing starts it" in call("show", "hello", root=flavoured.root).stdout
+    assert "left out" not in call("show", "hello", "--flavour", "wide", root=flavoured.root).stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["show", "hello", "--flavour", "wid"], "target 'hello' has no flavour 'wid' (did you mean 'wide'?)"),
+        (["plan", "--target", "hello", "--flavour", "x"], "has no flavour 'x' (there is: plain, wide)"),
+        (["show", "hello", "--system", "wid"], "use --flavour (did you mean 'wide'?)"),
+        (["build", "--all", "--system", "tiny-1"], "use --flavour (there is: plain, wide)"),
+        (["iam", "hello", "--system", "plain"], "use --flavour (did you mean 'plain'?)"),
+    ],
+)
+def test_a_flavour_that_is_not_there_is_refused(flavoured: Repository, argv: list[str], words: str) -> None:
+    done = call(*argv, root=flavoured.root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "hint: " in done.stderr
+
+
+def test_a_target_for_this_machine_alone_has_no_default_in_an_account(repository: Repository) -> None:
+    repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
+    done = call("show", "hello", "--site", "aws", root=repository.root)
+    assert done.returncode == 2
+    assert "target 'hello' has no flavour for site 'aws'" in done.stderr
+
+
+def test_all_leaves_out_what_lacks_the_flavour(flavoured: Repository) -> None:
+    done = call("build", "--all", "--flavour", "nowhere", root=flavoured.root)
+    assert done.returncode == 0
+    assert "left out: hello: target 'hello' has no flavour 'nowhere'" in done.stderr

@@ -26,10 +26,15 @@ AL2023 = dataclasses.replace(
 
 
 def resolved(
-    *downloads: Download, name: str = "nccl", system: System = JAMMY, kind: str = "ami", arch: str = "x86_64"
+    *downloads: Download,
+    name: str = "nccl",
+    system: System = JAMMY,
+    kind: str = "ami",
+    policy: str = "",
+    arch: str = "x86_64",
 ) -> tuple[Download, ...]:
     component = Component(name=name, summary="", layer="l", pinned=True, downloads=downloads)
-    return downloads_of(component, stack=STACK, system=system, kind=kind, arch=arch)
+    return downloads_of(component, stack=STACK, system=system, kind=kind, policy=policy, arch=arch)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from builder import lock
 from builder.errors import IntegrityError
 from builder.lock import Entry, Lock, Want
 from builder.pipeline import require_locked
-from tests.support.repository import AMI, Repository
+from tests.support.repository import AMI, Repository, flavour
 
 SHA = "a" * 64
 ARCHIVE = "https://vendor.example/fabric-1.2-3-x86_64.tar.gz"
@@ -55,7 +55,7 @@ def edit(repository: Repository, kind: str, subject: str, **values: object) -> N
 
 def test_a_target_wants_all_that_it_downloads(downloading: Repository) -> None:
     loaded = downloading.load()
-    found = lock.wants(loaded, loaded.targets["hello"], arch="x86_64")
+    found = lock.wants(loaded, loaded.targets["hello"], loaded.targets["hello"].default, arch="x86_64")
     assert [str(want) for want in found] == [
         f"archive {ARCHIVE}",
         f"archive {ARCHIVE}.sig",
@@ -157,14 +157,13 @@ def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None
     path.write_text(path.read_text() + f"[ami]\n{source}\n")
     repository.write(
         "catalog/targets/ami-hello.toml",
-        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n'
-        + AMI,
+        'summary = "an AMI"\nkind = "ami"\ncomponents = ["base"]\n' + flavour("tiny-1", "plain-1") + AMI,
     )
     loaded = repository.load()
     target = loaded.targets["ami-hello"]
-    here = lock.wants(loaded, target, arch="x86_64")
+    here = lock.wants(loaded, target, target.default, arch="x86_64")
     assert {want.kind for want in here} == {"requirements", "suite"}
-    found = lock.wants(loaded, target, arch="x86_64", site=lock.ACCOUNT)
+    found = lock.wants(loaded, target, target.default, arch="x86_64", site=lock.ACCOUNT)
     assert {want.kind for want in found} == {"requirements", "ami"}
     assert [want.subject for want in found if want.kind == "ami"] == [
         "eu-west-1 x86_64 1/tiny-amd64-*",

@@ -14,7 +14,7 @@ from builder.lock import Entry, Lock, Want
 from builder.stack import locking
 from builder.stack.loading import load
 from builder.stack.locking import Relocked, relock
-from tests.support.repository import AMI, Repository
+from tests.support.repository import AMI, Repository, flavour
 from tests.support.resolvers import World, entry
 
 ARCHIVE = Want("archive", "https://vendor.example/a.tar.gz", "component a")
@@ -274,8 +274,7 @@ def test_packers_plugins_are_wanted_where_there_is_an_ami(downloading: Repositor
     )
     downloading.write(
         "catalog/targets/machine.toml",
-        'summary = "an AMI"\nkind = "ami"\nsystem = "tiny-1"\nstack = "plain-1"\ncomponents = ["base"]\n'
-        + AMI,
+        'summary = "an AMI"\nkind = "ami"\ncomponents = ["base"]\n' + flavour("tiny-1", "plain-1") + AMI,
     )
     found = locking.names(downloading.load(), tooling.read(downloading.root))
     assert sorted(want.subject for want in found["amazon"]) == [
@@ -298,7 +297,8 @@ def test_the_committed_lock_is_that_of_the_catalog(root: Path) -> None:
 def test_what_is_built_on_debian_is_locked_and_verified(root: Path) -> None:
     loaded, committed = catalog.load(root), lock.read(root)
     for target in loaded.targets.values():
-        if target.system == "debian-12" and target.kind == "container":
-            read = sources.read(root, loaded, target)
-            made = plan.plan(loaded, target, read, committed, arch="x86_64")
+        flavour = target.default
+        if flavour.system == "debian-12" and target.kind == "container":
+            read = sources.read(root, loaded, target, flavour)
+            made = plan.plan(loaded, target, flavour, read, committed, arch="x86_64")
             assert (made.unlocked, made.unverified) == ((), ())

@@ -82,8 +82,9 @@ def test_versions_are_those_of_pins_and_requirements(repository: Repository) -> 
 def test_another_architecture_is_refused(repository: Repository) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
+    read = sources.read(repository.root, loaded, target, target.default)
     with pytest.raises(UsageError, match="not built for arm64"):
-        plan.plan(loaded, target, sources.read(repository.root, loaded, target), lock.Lock(), arch="arm64")
+        plan.plan(loaded, target, target.default, read, lock.Lock(), arch="arm64")
 
 
 def test_an_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
@@ -173,11 +174,13 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _golden(root: Path, name: str) -> dict[str, object]:
-    """The plan of a target without digests and dates, which change with every byte of a role or the lock."""
+    """The plan of a flavour without digests and dates, which change with every byte of a role or the lock."""
     loaded = catalog.load(root)
-    target = loaded.targets[name]
-    read = sources.read(root, loaded, target)
-    table = plan.to_json(plan.plan(loaded, target, read, lock.read(root), arch="x86_64"))
+    target, _, flavour = name.partition("@")
+    found = loaded.targets[target]
+    chosen = found.flavours[flavour] if flavour else found.default
+    read = sources.read(root, loaded, found, chosen)
+    table = plan.to_json(plan.plan(loaded, found, chosen, read, lock.read(root), arch="x86_64"))
     table["suites"] = [suite["name"] for suite in table["suites"]]
     for layer in table["layers"]:
         layer["inputs"] = sorted(layer["inputs"])
@@ -191,18 +194,27 @@ def _golden(root: Path, name: str) -> dict[str, object]:
     return dict(table)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def _names(root: Path) -> list[str]:
+    """The names of golden files: TARGET for the default flavour, TARGET@FLAVOUR for the others."""
+    return [
+        name if flavour == target.default.name else f"{name}@{flavour}"
+        for name, target in catalog.load(root).targets.items()
+        for flavour in target.flavours
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.name)
 def test_plans_are_as_reviewed(root: Path, path: Path) -> None:
     """`python -m tests.unit.test_plan` writes the files anew; the diff is what a reviewer reads."""
-    assert _golden(root, path.stem) == json.loads(path.read_text(encoding="utf-8"))
+    assert _golden(root, path.name.removesuffix(".json")) == json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_every_target_has_a_reviewed_plan(root: Path) -> None:
-    assert {path.stem for path in GOLDEN.glob("*.json")} == set(catalog.load(root).targets)
+    assert {path.name for path in GOLDEN.glob("*.json")} == {f"{name}.json" for name in _names(root)}
 
 
 if __name__ == "__main__":
     here = Path(__file__).parents[2]
-    for one in catalog.load(here).targets:
-        text = json.dumps(_golden(here, one), indent=2, sort_keys=True) + "\n"
-        (GOLDEN / f"{one}.json").write_text(text, encoding="utf-8")
+    for name in _names(here):
+        text = json.dumps(_golden(here, name), indent=2, sort_keys=True) + "\n"
+        (GOLDEN / f"{name}.json").write_text(text, encoding="utf-8")

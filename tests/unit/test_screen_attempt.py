@@ -8,6 +8,7 @@ from builder.events import Event, Scalar
 from builder.model import (
     Artifact,
     Check,
+    Flavour,
     Layer,
     Made,
     Plan,
@@ -50,6 +51,9 @@ CHECKS = (
 )
 
 
+DEBIAN = Flavour(name="debian-12", summary="CPU", system="debian-12", stack="cpu-debian-12")
+
+
 def key_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
@@ -62,11 +66,11 @@ def a_plan(*, target: str = "cpu-ddp", layers: Iterable[str] = tuple(row[0] for 
             name=target,
             summary="Distributed data parallel training on CPU, PyTorch over gloo",
             kind="container",
-            system="debian-12",
-            stack="debian-12",
             components=("libfabric", "openmpi"),
+            flavours={DEBIAN.name: DEBIAN},
             workload=target,
         ),
+        flavour=DEBIAN,
         system=System(
             name="debian-12",
             summary="Debian 12",
@@ -76,7 +80,7 @@ def a_plan(*, target: str = "cpu-ddp", layers: Iterable[str] = tuple(row[0] for 
             arches=("x86_64",),
             python="/usr/bin/python3",
         ),
-        stack=Stack(name="debian-12", summary="The archive's own", pins={"openmpi": "4.1.4-3"}),
+        stack=Stack(name="cpu-debian-12", summary="The archive's own", pins={"openmpi": "4.1.4-3"}),
         arch="x86_64",
         components=("libfabric", "openmpi"),
         capabilities={"is_container": True},

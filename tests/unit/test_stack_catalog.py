@@ -97,7 +97,7 @@ def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
     for system in ("ubuntu2204", "ubuntu2404"):
         assert {(system, "p4d"), (system, "p5"), (system, "trn1"), (system, "trn2")} <= served
     assert {("al2023", "p5en"), ("al2023", "p6-b200"), ("al2023", "hpc7a"), ("al2023", "c5n")} <= served
-    assert "debian-12" in knowledge.stacks
+    assert {"cpu-debian-12", "cuda-11.8-debian-12"} <= set(knowledge.stacks)
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
@@ -110,6 +110,34 @@ def test_renaming_pins_and_facts_left_the_values_of_released_stacks(knowledge: K
     """Under the older names a stack has the digest that it was released with."""
     released = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))["digests"]
     assert {name: _under_old_names(knowledge.stacks[name]).digest for name in released} == released
+
+
+# The digests of stacks that were written out in full before they had a base, under their names of today.
+_IN_FULL = {
+    "cuda-13.2-batch": "7a10aa08c6d4735c8f12f9d47b02f82a10f3dab573dcbb8ee0d2aee8ec5ea25c",
+    "neuron-2.28-pcluster-3.14": "0de3e3895163bd2fc07bb02df9176e38aac8166101814dccd97473c118aa9f0d",
+    "neuron-2.31-eks-1.33": "0cffed20bce39459e8439d8b585c67e3f0c5865af1edf3b6b9bfe020ee7ee678",
+}
+
+
+def test_a_stack_on_a_base_has_the_values_it_had_in_full(knowledge: Knowledge) -> None:
+    assert {name: knowledge.stacks[name].digest for name in _IN_FULL} == _IN_FULL
+
+
+# Stacks are called <accelerator>-<version>, followed by their purpose where several would have that name.
+_STACK_NAME = re.compile(r"cpu-[a-z]+-[\d.]+|(cuda|neuron)-(\d+\.\d+)(\.\d+|-[a-z0-9.-]+)?")
+
+
+def test_a_stack_is_called_after_its_accelerator_and_version(root: Path, knowledge: Knowledge) -> None:
+    systems = {path.stem for path in (root / "catalog/systems").glob("*.toml")}
+    released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
+    for name, stack in knowledge.stacks.items():
+        match = _STACK_NAME.fullmatch(name)
+        assert match, name
+        if name.startswith("cpu-"):
+            assert name.removeprefix("cpu-") in systems or name in released
+        elif version := stack.pins.get({"cuda": "cuda", "neuron": "neuron_sdk"}[match[1]]):
+            assert version.startswith(f"{match[2]}."), name
 
 
 def _under_old_names(stack: Combination) -> Combination:

@@ -103,6 +103,6 @@ def test_a_warning_is_handed_on(ruled: Repository) -> None:
 
 def test_every_target_obeys_the_rules_wherever_it_exists(root: Path) -> None:
     loaded, knowledge, locked = catalog.load(root), load(root), lock.read(root)
-    for target, arch, site in lock.variants(loaded):
-        read = sources.read(root, loaded, target)
-        judge(knowledge, plan.plan(loaded, target, read, locked, arch=arch, site=site))
+    for target, flavour, arch, site in lock.variants(loaded):
+        read = sources.read(root, loaded, target, flavour)
+        judge(knowledge, plan.plan(loaded, target, flavour, read, locked, arch=arch, site=site))

@@ -163,7 +163,7 @@ def _intention(site: SiteAccount, plan: Plan) -> str:
     assert shape is not None
     source = site.source(plan)
     type_, minutes = shape.build_on[plan.arch], shape.minutes
-    dollars = shape.dollars_per_hour * minutes / 60
+    dollars = shape.dollars_per_hour[plan.arch] * minutes / 60
     return (
         f"  {plan.target.name}: instances of {type_} from {source['ImageId']} ({source.get('Name', '')}),"
         f" a volume of {shape.volume_gib} GiB, an AMI with its snapshot; about {minutes} min, {dollars:.2f} $"

@@ -1,0 +1,299 @@
+"""Stacks on a base and targets on a profile: what they take over, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from builder import catalog, lock
+from builder.errors import CatalogError
+from builder.members import members_of, policy_of
+from builder.stack import loading
+from tests.support.repository import AMI, Repository, flavour
+
+BASE = 'summary = "s"\n[pins]\nfabric = "1.2-3"\nextra = "{fabric}"\n'
+SPARE = 'summary = "spare"\nlayer = "system"\npinned = true\n'
+
+
+@pytest.fixture
+def stacked(repository: Repository) -> Repository:
+    """A repository whose stacks may pin `fabric` and `extra`."""
+    repository.write("catalog/components/extra.toml", SPARE)
+    repository.write("ansible/roles/extra/tasks/main.yml", "[]\n")
+    repository.write("catalog/stacks/plain-1.toml", BASE)
+    return repository
+
+
+def problems(repository: Repository) -> list[str]:
+    with pytest.raises(CatalogError) as caught:
+        repository.load()
+    return list(caught.value.problems)
+
+
+def test_a_stack_takes_over_what_it_does_not_set(stacked: Repository) -> None:
+    stacked.write("catalog/stacks/next-1.toml", 'summary = "n"\nbase = "plain-1"\n')
+    found = stacked.load().stacks["next-1"]
+    assert (found.summary, found.pins) == ("n", {"fabric": "1.2-3", "extra": "1.2-3"})
+
+
+def test_a_value_that_follows_a_pin_follows_the_pin_of_the_stack_itself(stacked: Repository) -> None:
+    stacked.write("catalog/stacks/next-1.toml", 'summary = "n"\nbase = "plain-1"\n[pins]\nfabric = "2.0"\n')
+    assert stacked.load().stacks["next-1"].pins == {"fabric": "2.0", "extra": "2.0"}
+
+
+def test_what_a_stack_leaves_out_has_a_reason_that_later_stacks_keep(stacked: Repository) -> None:
+    stacked.write(
+        "catalog/stacks/less-1.toml", 'summary = "l"\nbase = "plain-1"\n[without]\nextra = "not needed"\n'
+    )
+    stacked.write("catalog/stacks/least-1.toml", 'summary = "l"\nbase = "less-1"\n')
+    again = 'summary = "l"\nbase = "less-1"\n[pins]\nextra = "9"\n'
+    stacked.write("catalog/stacks/again-1.toml", again)
+    stacks = stacked.load().stacks
+    for name in ("less-1", "least-1"):
+        assert (stacks[name].pins, stacks[name].without) == ({"fabric": "1.2-3"}, {"extra": "not needed"})
+    assert (stacks["again-1"].pins["extra"], stacks["again-1"].without) == ("9", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('base = "plan-1"', "base: no stack 'plan-1' (did you mean 'plain-1'?)"),
+        ('base = ""', "base: no stack '' (there is: next-1, plain-1)"),
+        ('base = "next-1"', "base: goes in a circle: next-1 → next-1"),
+        (
+            'base = "plain-1"\n[pins]\nfabric = "1.2-3"',
+            "pins.fabric: repeats the value of 'plain-1': leave it out",
+        ),
+        (
+            'base = "plain-1"\n[pins]\nextra = "{fabric}"',
+            "pins.extra: repeats the value of 'plain-1': leave it out",
+        ),
+        (
+            'base = "plain-1"\n[without]\nfabrik = "why"',
+            "without.fabrik: base 'plain-1' has no 'fabrik' (did you mean 'fabric'?)",
+        ),
+        ('base = "plain-1"\n[without]\nextra = " "', "without.extra: must give the reason"),
+        (
+            'base = "plain-1"\n[pins]\nextra = "9"\n[without]\nextra = "why"',
+            "without.extra: is set in this file as well",
+        ),
+        ('[pins]\n[without]\nextra = "why"', "without: goes with base"),
+        ("", "pins: missing (a table of strings)"),
+        (
+            '[pins]\nextra = "{fabrik}"\nfabric = "1"',
+            "pins.extra: no pin 'fabrik' (did you mean 'fabric'?)",
+        ),
+        (
+            '[pins]\nextra = "{fabric}"\nfabric = "{extra}"',
+            "pins.extra: follows 'fabric', which follows another pin",
+        ),
+    ],
+)
+def test_a_stack_that_does_not_fit_its_base_is_refused(stacked: Repository, text: str, expected: str) -> None:
+    stacked.write("catalog/stacks/next-1.toml", f'summary = "n"\n{text}\n')
+    assert f"stacks/next-1.toml: {expected}" in problems(stacked)
+
+
+def test_a_circle_of_stacks_is_named_once(stacked: Repository) -> None:
+    stacked.write("catalog/stacks/a-1.toml", 'summary = "a"\nbase = "b-1"\n')
+    stacked.write("catalog/stacks/b-1.toml", 'summary = "b"\nbase = "a-1"\n')
+    assert [problem for problem in problems(stacked) if "circle" in problem] == [
+        "stacks/a-1.toml: base: goes in a circle: a-1 → b-1 → a-1"
+    ]
+
+
+def test_rules_see_the_stack_that_builds_see(root: Path) -> None:
+    """Both readers of stacks complete them in the same way."""
+    built, judged = catalog.load(root).stacks, loading.load(root).stacks
+    assert {name: stack.pins for name, stack in built.items()} == {
+        name: stack.pins for name, stack in judged.items()
+    }
+
+
+PROFILE = """
+summary = "p"
+kind = "container"
+components = ["workload_env"]
+workload = "hello"
+[variables]
+base_user = "p"
+"""
+
+
+def test_a_target_takes_over_what_its_profiles_set(repository: Repository) -> None:
+    repository.write("catalog/profiles/low.toml", PROFILE)
+    repository.write(
+        "catalog/profiles/high.toml",
+        'summary = "h"\ninherits = "low"\ncomponents = ["fabric"]\n' + flavour("tiny-1", "plain-1"),
+    )
+    own = 'summary = "o"\ninherits = "high"\n[variables]\nfabric_tools = false\n'
+    repository.write("catalog/targets/other.toml", own + flavour("tiny-1", "plain-1", "second"))
+    found = repository.load().targets["other"]
+    assert (found.summary, found.kind, found.workload) == ("o", "container", "hello")
+    assert found.components == ("workload_env", "fabric")
+    assert found.variables == {"base_user": "p", "fabric_tools": False}
+    assert list(found.flavours) == ["plain", "second"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('inherits = ""', "inherits: no profile '' (there is: low)"),
+        ('inherits = "lo"', "inherits: no profile 'lo' (did you mean 'low'?)"),
+        (
+            'inherits = "low"\ncomponents = ["fabric", "workload_env"]',
+            "components[1]: 'workload_env' comes with 'low': leave it out",
+        ),
+        ('inherits = "low"\nworkload = "hello"', "workload: repeats the value of 'low': leave it out"),
+        (
+            'inherits = "low"\n[variables]\nbase_user = "p"',
+            "variables.base_user: repeats the value of 'low': leave it out",
+        ),
+        ('inherits = "low"', "flavours: missing (a table)"),
+        ('kind = "container"', "components: missing (a list of strings)"),
+    ],
+)
+def test_a_target_that_does_not_fit_its_profile_is_refused(
+    repository: Repository, text: str, expected: str
+) -> None:
+    repository.write("catalog/profiles/low.toml", PROFILE)
+    repository.write("catalog/targets/other.toml", f'summary = "o"\n{text}\n')
+    assert f"targets/other.toml: {expected}" in problems(repository)
+
+
+def test_profiles_in_a_circle_are_refused(repository: Repository) -> None:
+    repository.write("catalog/profiles/a.toml", 'summary = "a"\ninherits = "b"\n')
+    repository.write("catalog/profiles/b.toml", 'summary = "b"\ninherits = "a"\n')
+    assert "profiles/a.toml: inherits: goes in a circle: a → b → a" in problems(repository)
+
+
+def test_a_broken_profile_is_the_only_problem(repository: Repository) -> None:
+    repository.write("catalog/profiles/low.toml", 'sumary = "p"\n')
+    repository.write("catalog/targets/other.toml", 'summary = "o"\ninherits = "low"\n')
+    assert {problem.split(":")[0] for problem in problems(repository)} == {"profiles/low.toml"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[flavours.plain]", "[flavours]\nplain = 1\n[variables]", "flavours.plain: must be a table, not 1"),
+        ("system =", "sistem =", "flavours.plain.sistem: unknown key (did you mean 'system'?)"),
+        (
+            'stack = "plain-1"',
+            'stack = "plain-1"\nsite = "aws"',
+            "flavours.plain.site: must be 'local' where it is set, not 'aws'",
+        ),
+        (
+            'stack = "plain-1"',
+            'stack = "plain-1"\nwith = ["fabrik"]',
+            "flavours.plain.with[0]: no component 'fabrik' (did you mean 'fabric'?)",
+        ),
+        (
+            'stack = "plain-1"',
+            'stack = "plain-1"\npolicy = { fabrik = "x" }',
+            "flavours.plain.policy.fabrik: no member 'fabrik' (did you mean 'fabric'?)",
+        ),
+        (
+            'stack = "plain-1"',
+            'stack = "plain-1"\npolicy = { fabric = "x" }',
+            "flavours.plain.policy.fabric: the role of 'fabric' has no variable fabric_policy",
+        ),
+    ],
+)
+def test_a_wrong_flavour_is_named_with_file_and_key(
+    repository: Repository, old: str, new: str, expected: str
+) -> None:
+    repository.replace("catalog/targets/hello.toml", old, new)
+    assert f"targets/hello.toml: {expected}" in problems(repository)
+
+
+def test_a_target_has_at_least_one_flavour(repository: Repository) -> None:
+    repository.write(
+        "catalog/targets/bare.toml", 'summary = "b"\nkind = "container"\ncomponents = []\n[flavours]\n'
+    )
+    assert "targets/bare.toml: flavours: must have at least one" in problems(repository)
+
+
+def add_policy(repository: Repository) -> None:
+    defaults = repository.root / "ansible/roles/fabric/defaults/main.yml"
+    defaults.write_text(defaults.read_text() + "fabric_policy: a\n", encoding="utf-8")
+
+
+def test_a_flavour_adds_components_and_sets_policies(stacked: Repository) -> None:
+    stacked.replace(
+        "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
+    )
+    more = 'with = ["extra"]\npolicy = { fabric = "verify" }\n'
+    path = stacked.root / "catalog/targets/hello.toml"
+    path.write_text(path.read_text() + flavour("tiny-1", "plain-1", "more") + more)
+    loaded = stacked.load()
+    target = loaded.targets["hello"]
+    members = {name: members_of(loaded, target, found) for name, found in target.flavours.items()}
+    assert set(members["more"]) - set(members["plain"]) == {"extra"}
+    assert policy_of("fabric", target, target.flavours["more"]) == "verify"
+    assert policy_of("fabric", target, target.flavours["plain"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("instance", "expected"),
+    [
+        ("m7i.larg", "ami.build_on.x86_64: no type 'm7i.larg' (did you mean 'm7i.large'?)"),
+        ("m7i.xlarge", "ami.build_on.x86_64: 'm7i.xlarge' has no dollars_per_hour in instances.toml"),
+    ],
+)
+def test_the_price_of_a_build_is_that_of_its_instance_type(
+    repository: Repository, instance: str, expected: str
+) -> None:
+    path = repository.root / "catalog/instances.toml"
+    path.write_text(path.read_text() + "sizes.xlarge = { vcpus = 4 }\n", encoding="utf-8")
+    text = 'summary = "an AMI"\nkind = "ami"\ncomponents = ["base"]\n' + flavour("tiny-1", "plain-1")
+    repository.write("catalog/targets/machine.toml", text + AMI)
+    ami = repository.load().targets["machine"].ami
+    assert ami is not None
+    assert ami.dollars_per_hour == {"x86_64": 0.1}
+    repository.replace("catalog/targets/machine.toml", "m7i.large", instance)
+    assert f"targets/machine.toml: {expected}" in problems(repository)
+
+
+def test_a_version_that_another_component_brings(stacked: Repository) -> None:
+    stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["fabric"]\nbrought_by = "fabric"\n')
+    stacked.write(
+        "catalog/versions/fabric.toml",
+        'summary = "f"\nside = "image"\n[[release]]\nversion = "1.2-3"\nbrings = { extra = "7" }\n',
+    )
+    stacked.write("catalog/stacks/plain-1.toml", 'summary = "s"\n[pins]\nfabric = "1.2-3"\n')
+    stacked.write("catalog/stacks/pinned-1.toml", 'summary = "s"\n[pins]\nfabric = "1.2-3"\nextra = "8"\n')
+    stacked.write("catalog/stacks/older-1.toml", 'summary = "s"\n[pins]\nfabric = "1.1"\n')
+    stacks = stacked.load().stacks
+    assert {name: stack.versions.get("extra") for name, stack in stacks.items()} == {
+        "plain-1": "7",
+        "pinned-1": "8",
+        "older-1": None,
+    }
+
+
+def test_only_what_a_component_requires_can_bring_it(stacked: Repository) -> None:
+    stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["base"]\nbrought_by = "fabric"\n')
+    stacked.write("catalog/versions/fabric.toml", 'summary = "f"\nside = "image"\n')
+    expected = "components/extra.toml: brought_by: no required component 'fabric' (there is: base)"
+    assert expected in problems(stacked)
+
+
+def test_a_download_for_a_policy_is_wanted_with_that_policy_alone(stacked: Repository) -> None:
+    stacked.replace(
+        "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
+    )
+    path = stacked.root / "catalog/components/fabric.toml"
+    download = '[[downloads]]\nname = "source"\nurl = "https://x/{version}"\npolicies = ["source"]\n'
+    path.write_text(path.read_text() + download)
+    text = flavour("tiny-1", "plain-1", "built") + 'policy = { fabric = "source" }\n'
+    target = stacked.root / "catalog/targets/hello.toml"
+    target.write_text(target.read_text() + text)
+    loaded = stacked.load()
+    hello = loaded.targets["hello"]
+    wanted = {
+        name: [
+            want.subject for want in lock.wants(loaded, hello, found, arch="x86_64") if want.kind == "archive"
+        ]
+        for name, found in hello.flavours.items()
+    }
+    assert wanted == {"plain": [], "built": ["https://x/1.2-3"]}

@@ -128,11 +128,13 @@ def require_locked(plans: Iterable[Plan]) -> None:
 
 
 def refusal(plan: Plan, report: Report) -> CheckError:
-    """What to tell a person about checks that failed."""
+    """Describe a report that did not pass."""
     failed = [check for check in report.checks if check.outcome == "failed"]
-    names = ", ".join(check.name for check in failed[:3]) or "none ran"
+    names = ", ".join(check.name for check in failed[:3])
+    skipped = f" ({len(report.checks)} skipped)" if report.checks else ""
+    reason = f"{len(failed)} of {len(report.checks)} checks failed: {names}"
     return CheckError(
-        f"target '{plan.target.name}': {len(failed)} of {len(report.checks)} checks failed: {names}",
+        f"target '{plan.target.name}': {reason if failed else f'no check ran{skipped}'}",
         hint=f"builder check {report.reference[:19]} --target {plan.target.name}",
         details="\n\n".join(f"{check.name}\n{check.message}" for check in failed),
     )

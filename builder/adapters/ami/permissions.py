@@ -17,13 +17,13 @@ _ANY = ("*",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """Calls that are allowed on the same resources under the same condition; `when` names what needs them."""
+    """Calls that are allowed on the same resources under the same condition."""
 
     name: str
     actions: tuple[str, ...]
     resources: tuple[str, ...] = _ANY
     condition: Mapping[str, Mapping[str, Any]] | None = None
-    when: str = "build"  # build, publish, copy, share, deprecate, encrypt, profile, session, group
+    when: str = "build"  # one of the names that `needs` returns
 
 
 def _ec2(*kinds: str) -> tuple[str, ...]:

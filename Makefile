@@ -5,17 +5,16 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+BIN := .venv/bin
+READY := .venv/.ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SHELL_FILES := .ci/run scripts/ensure-engine scripts/lint-packer scripts/lock
-
+LINTERS := lint-python lint-imports lint-yaml lint-roles lint-dockerfiles lint-scripts lint-packer
 SITE ?= local
 # One more than there are processors, as many tests wait; few, as each has caches and a base image of its own.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
-.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench docs clean
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench lock clean
+.PHONY: $(LINTERS)
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +23,7 @@ setup: $(READY) ## the virtual environment, from the committed lock
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) scripts/check_python.py
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
@@ -43,19 +42,17 @@ fmt: setup ## formats the code
 	$(RUN) ruff check --fix-only --quiet .
 	$(RUN) ruff format .
 
-lint: setup ## style, import order, roles, Dockerfiles, scripts
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) lint-imports --no-cache
-	$(RUN) yamllint --strict .
-	cd ansible && $(RUN) ansible-lint --offline --profile production
-	$(RUN) hadolint --failure-threshold info containers/*/Dockerfile
-	$(RUN) shellcheck $(SHELL_FILES)
-	$(RUN) scripts/lint-packer packer/ami packer/plugins
+lint: $(LINTERS) ## style, import order, roles, Dockerfiles, scripts
+lint-python: setup ; $(RUN) ruff check . && $(RUN) ruff format --check .
+lint-imports: setup ; $(RUN) lint-imports --no-cache
+lint-yaml: setup ; $(RUN) yamllint --strict .
+lint-roles: setup ; cd ansible && $(RUN) ansible-lint --offline --profile production
+lint-dockerfiles: setup ; $(RUN) hadolint --failure-threshold info containers/*/Dockerfile
+lint-scripts: setup ; $(RUN) shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*))
+lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami packer/plugins
 
 type: setup ## mypy, strict
 	$(RUN) mypy
-
 unit: setup ## the fast tests
 	$(RUN) pytest -q tests/unit
 
@@ -65,21 +62,16 @@ tools: engine ## what the tests play with: a registry, Packer, makers of package
 
 test: tools lint type ## lint, types and all tests but those of `molecule` and `boundaries`
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries"
-
 molecule: tools ## every role on machines of its own, twice, then its checks (an hour)
 	$(RUN) pytest tests/roles -m roles
-
 boundaries: tools ## kills builds of an AMI at every call and at every task (half an hour)
 	$(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries
-
 check: test ## what CI runs
 
 bench: engine ## compares with peers, in one run, as ratios
 	$(RUN) python -m bench
-
 lock: setup ## resolves the Python requirements of the factory anew
 	$(RUN) scripts/lock
-
 clean: ## what was built here; `builder clean` clears the engine
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -57,7 +57,9 @@ class Context:
 
     def plan(self, name: str) -> Plan:
         target = plan.find_target(self.catalog, name)
-        flavour = self.flavour_of(target)
+        return self.plan_flavour(target, self.flavour_of(target))
+
+    def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
         read = sources.read(self.root, self.catalog, target, flavour)
         return plan.plan(self.catalog, target, flavour, read, self.lock, arch=machine(), site=self.place)
 

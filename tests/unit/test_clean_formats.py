@@ -28,6 +28,9 @@ class OneCheckout:
     def layers(self) -> Mapping[str, Image]:
         return self._layers
 
+    def images(self) -> list[Image]:
+        return list(self._layers.values())
+
     def remove_image(self, reference: str) -> None:
         self.removed.append(reference)
 

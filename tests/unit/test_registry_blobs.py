@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import io
 import json
+import math
+import os
 import tarfile
 import threading
 import zlib
@@ -17,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.adapters.registry import blobs
-from builder.adapters.registry.blobs import BlobStore, LayerBlob, collect, export, sha256
-from builder.errors import BuildError, IntegrityError, Interrupted, PublishError
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, Stored, collect, export, sha256
+from builder.errors import BuildError, FactoryError, IntegrityError, Interrupted, PublishError
 
 ENGINE_ID = {"created": "1970-01-01T00:00:00Z", "container_config": {"Hostname": "", "Env": None}}
 
@@ -177,15 +179,65 @@ def test_configs_are_kept_byte_for_byte(store: BlobStore) -> None:
     assert store.config(sha256(b"other")) is None
 
 
-def test_prune_keeps_what_is_named(store: BlobStore) -> None:
+def all_unneeded(
+    store: BlobStore, needed: set[str], *, before: float = math.inf, max_bytes: int | None = None
+) -> list[Stored]:
+    groups = store.unneeded(needed, before=before, max_bytes=max_bytes)
+    return [blob for group in groups.values() for blob in group]
+
+
+def test_what_serves_nothing_that_is_needed_is_removed(store: BlobStore) -> None:
     kept, gone = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
     store.add_config(sha256(b"{}"), b"{}")
-    assert store.prune({kept.diff_id}) == gone.size_bytes + len(b"{}")
+    unneeded = all_unneeded(store, {kept.diff_id})
+    assert sum(blob.size_bytes for blob in unneeded) == gone.size_bytes + len(b"{}")
+    assert store.find(gone.diff_id) == gone, "finding removes nothing"
+    store.remove([blob.digest for blob in unneeded])
     assert (store.find(kept.diff_id), store.find(gone.diff_id), store.config(sha256(b"{}"))) == (
         kept,
         None,
         None,
     )
+
+
+def test_records_that_lead_nowhere_and_blobs_without_a_record_go(store: BlobStore) -> None:
+    kept, lost = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
+    lost.path.unlink()
+    (store.folder / "layers" / sha256(b"x").removeprefix("sha256:")).write_text("not JSON")
+    (store.folder / "sha256" / sha256(b"y").removeprefix("sha256:")).write_bytes(b"y")
+    store.remove([blob.digest for blob in all_unneeded(store, {kept.diff_id})])
+    names = {path.name for kind in ("layers", "sha256") for path in (store.folder / kind).iterdir()}
+    assert names == {identifier.removeprefix("sha256:") for identifier in (kept.diff_id, kept.digest)}
+
+
+def test_what_was_used_lately_stays(store: BlobStore) -> None:
+    old, new = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
+    for blob in (old, new):
+        os.utime(blob.path, (1000, 1000))
+    assert store.find(new.diff_id) == new, "which is a use"
+    assert [blob.digest for blob in all_unneeded(store, set(), before=2000)] == [old.digest]
+
+
+def test_the_least_recently_used_go_above_the_limit(store: BlobStore) -> None:
+    blobs = [store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS]
+    for age, blob in enumerate(reversed(blobs)):
+        os.utime(blob.path, (1000 + age, 1000 + age))
+    needed = {blob.diff_id for blob in blobs}
+    total = sum(blob.size_bytes for blob in blobs)
+    assert all_unneeded(store, needed, max_bytes=total) == []
+    assert [blob.digest for blob in all_unneeded(store, needed, max_bytes=total - 1)] == [blobs[-1].digest]
+    assert {blob.digest for blob in all_unneeded(store, needed, max_bytes=0)} == {
+        blob.digest for blob in blobs
+    }
+
+
+def test_nothing_is_removed_while_the_store_is_in_use(store: BlobStore) -> None:
+    blob = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
+    with BlobStore(store.folder).in_use(), pytest.raises(FactoryError, match="are in use, none was removed"):
+        store.remove([blob.digest])
+    assert store.find(blob.diff_id) == blob
+    store.remove([blob.digest])
+    assert store.find(blob.diff_id) is None
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Image:
     tags: tuple[str, ...]
     labels: Mapping[str, str]
     created: int
+    parent: str = ""  # id of the image below; engines that keep images in containerd name none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +120,10 @@ class Engine:
             if tag.startswith(prefix)
         }
 
+    def images(self) -> list[Image]:
+        """All images, intermediate ones too."""
+        return self._images({})
+
     def labelled(self, label: str) -> list[Image]:
         """All images that carry a label, intermediate ones too (they are hidden unless asked for)."""
         return self._images({"label": [label]})
@@ -132,6 +137,7 @@ class Engine:
                 tags=tuple(tag for tag in item["RepoTags"] or () if tag != "<none>:<none>"),
                 labels=item["Labels"] or {},
                 created=item["Created"],
+                parent=item.get("ParentId", ""),
             )
             for item in found
         ]

@@ -144,6 +144,13 @@ def dead_runs(workspace: Workspace) -> list[str]:
     return sorted(folder.name for folder in workspace.scratch.iterdir() if not _is_alive(folder))
 
 
+def live_runs(workspace: Workspace) -> list[str]:
+    """Runs in progress, of all checkouts that share the home."""
+    if not workspace.scratch.is_dir():
+        return []
+    return sorted(folder.name for folder in workspace.scratch.iterdir() if _is_alive(folder))
+
+
 def is_running(workspace: Workspace, run: str) -> bool:
     """Whether the process of a run lives."""
     scratch = workspace.scratch / run

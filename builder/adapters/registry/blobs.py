@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from builder.errors import BuildError, IntegrityError, Interrupted, PublishError
+from builder.errors import BuildError, FactoryError, IntegrityError, Interrupted, PublishError
 
 CHUNK = 1 << 20
 LEVEL = 1  # of igzip: within 2 % of level 2's size, and gzip -1's ratio at four times its speed
@@ -47,6 +47,16 @@ class LayerBlob:
     digest: str
     size_bytes: int
     path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A blob in the store, when it was used last, and the diff ids and image ids that it serves."""
+
+    digest: str
+    size_bytes: int
+    used: float
+    serves: frozenset[str]
 
 
 def sha256(content: bytes) -> str:
@@ -78,6 +88,7 @@ class BlobStore:
             path = self._blob(digest)
             with suppress(FileNotFoundError):
                 if path.stat().st_size == size:
+                    os.utime(path)  # the time of its last use, by which blobs are removed
                     return LayerBlob(diff_id=diff_id, digest=digest, size_bytes=size, path=path)
             path.unlink(missing_ok=True)
         self._entry("layers", diff_id).unlink(missing_ok=True)
@@ -109,28 +120,74 @@ class BlobStore:
             return None
         try:
             config = self._blob(digest).read_bytes()
+            os.utime(self._blob(digest))
         except FileNotFoundError:
             return None
         return config if sha256(config) == digest else None
 
-    def prune(self, keep: Collection[str]) -> int:
-        """Remove what serves none of the diff ids and image ids in `keep`; returns the bytes set free."""
-        used: set[str] = set()
-        freed = 0
-        with self._locked(fcntl.LOCK_EX):
-            for kind in ("layers", "configs"):
-                for entry in (self.folder / kind).iterdir():
-                    identifier = f"sha256:{entry.name}"
-                    record = self._record(kind, identifier)
-                    if identifier in keep and record is not None:
-                        used.add(str(record.get("digest")))
-                    else:
-                        entry.unlink()
-            for path in [*(self.folder / "sha256").iterdir(), *self._partial.iterdir()]:
-                if f"sha256:{path.name}" not in used:
-                    freed += path.stat().st_size
-                    path.unlink()
-        return freed
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nothing is removed from the store until the block ends."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    def unneeded(
+        self, needed: Collection[str], *, before: float, max_bytes: int | None
+    ) -> dict[str, list[Stored]]:
+        """The blobs that can go, by reason, least recently used first.
+
+        They serve none of the diff ids and image ids in `needed` and were last used `before` that time; if
+        those that stay still take more than `max_bytes`, others follow.
+        """
+        found: dict[str, list[Stored]] = {}
+        stored = sorted(self._stored(), key=lambda blob: (blob.used, blob.digest))
+        left = sum(blob.size_bytes for blob in stored)
+        kept = []
+        for blob in stored:
+            if blob.serves.isdisjoint(needed) and blob.used < before:
+                found.setdefault("no image in the engine has them", []).append(blob)
+                left -= blob.size_bytes
+            else:
+                kept.append(blob)
+        for blob in kept:
+            if max_bytes is None or left <= max_bytes:
+                break
+            found.setdefault("least recently used, above --max-size", []).append(blob)
+            left -= blob.size_bytes
+        return found
+
+    def _stored(self) -> Iterator[Stored]:
+        serves: dict[str, set[str]] = {}
+        for kind in ("layers", "configs"):
+            for entry in (self.folder / kind).iterdir():
+                identifier = f"sha256:{entry.name}"
+                record = self._record(kind, identifier) or {}
+                serves.setdefault(str(record.get("digest")), set()).add(identifier)
+        for path in (self.folder / "sha256").iterdir():
+            digest, status = f"sha256:{path.name}", path.stat()
+            yield Stored(
+                digest=digest,
+                size_bytes=status.st_size,
+                used=status.st_mtime,
+                serves=frozenset(serves.get(digest, ())),
+            )
+
+    def remove(self, digests: Collection[str]) -> None:
+        """Remove blobs, and the records that lead to them or to none; raises if the store is in use."""
+        try:
+            with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                for digest in digests:
+                    self._blob(digest).unlink(missing_ok=True)
+                for kind in ("layers", "configs"):
+                    for entry in (self.folder / kind).iterdir():
+                        record = self._record(kind, f"sha256:{entry.name}") or {}
+                        if not self._blob(str(record.get("digest"))).exists():
+                            entry.unlink()
+        except BlockingIOError as error:
+            raise FactoryError(
+                f"{self.folder}: compressed layers are in use, none was removed",
+                hint="run builder clean again when the push is over",
+            ) from error
 
     def _compress(
         self, tar: Readable, accept: Callable[[str], bool], name: str, cancelled: threading.Event | None

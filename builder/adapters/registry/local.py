@@ -134,6 +134,22 @@ def _find_program() -> str:
     )
 
 
+def former_folder(workspace: Workspace) -> Path:
+    """Where earlier versions kept the images of a registry of their own."""
+    return workspace.home / "registry"
+
+
+def remove_former(workspace: Workspace) -> None:
+    """End the registry of an earlier version, if it runs, and remove its images."""
+    folder = former_folder(workspace)
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, ProcessLookupError):
+        pid = int(json.loads((folder / "ready.json").read_text(encoding="utf-8"))["pid"])
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"builder.rehearsal.registry.server" in argv and os.fsencode(folder / "data") in argv:
+            os.kill(pid, signal.SIGTERM)
+    shutil.rmtree(folder)
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Run a registry in a folder until the block ends; yields host:port."""

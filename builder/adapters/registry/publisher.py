@@ -50,13 +50,14 @@ class _Way:
         found = self.engine.inspect_image(image)
         if found is None:
             raise BuildError(f"no image {image} in the engine", hint="build it again")
+        store = BlobStore(self.blobs)
         # One at a time: images share most of their layers, which are then compressed and sent once.
-        with self.turn:
+        with self.turn, store.in_use():
             config, layers = collect(
                 lambda: self.engine.export([image]),
                 image_id=str(found["Id"]),
                 diff_ids=tuple(found["RootFS"]["Layers"]),
-                store=BlobStore(self.blobs),
+                store=store,
                 cancelled=self.cancelled,
             )
             return push(

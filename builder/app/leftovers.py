@@ -1,0 +1,218 @@
+"""Find what the factory left on this machine and nothing needs any more, each with how to remove it.
+
+While a run is in progress, nothing is offered that it could use: neither layers nor caches.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from builder.adapters.container.maker import sweep
+from builder.adapters.engine.client import LAYERS, Engine, Image
+from builder.adapters.host.workspace import dead_runs, forget_run, is_running, live_runs
+from builder.adapters.registry import local
+from builder.adapters.registry.blobs import BlobStore
+from builder.app.context import Context
+from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
+from builder.errors import FactoryError
+from builder.marks import CHECKOUT_LABEL
+from builder.rehearsal import session
+
+KEPT_RUNS = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much stays; `everything` removes layers, caches and receipts that are still good as well."""
+
+    everything: bool = False
+    keep_last: int | None = None
+    older_than_s: float | None = None
+    max_bytes: int | None = None
+
+    @property
+    def before(self) -> float:
+        """What was used after this time stays."""
+        return time.time() - self.older_than_s if self.older_than_s is not None else float("inf")
+
+    @property
+    def kept_runs(self) -> int:
+        if self.keep_last is not None:
+            return self.keep_last
+        return 0 if self.everything or self.older_than_s is not None else KEPT_RUNS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leftover:
+    """Something that nothing needs any more."""
+
+    what: str
+    why: str
+    size_bytes: int
+    remove: Callable[[], object]
+
+
+def find_leftovers(context: Context, engine: Engine, limits: Limits) -> Iterator[Leftover]:
+    yield from _dead(context, engine)
+    yield from _rehearsals(context, engine)
+    yield from _accounts(context)
+    yield from _runs(context, limits)
+    yield from _former_registry(context)
+    if live := live_runs(context.workspace):
+        print(f"run {live[0]} is in progress: layers and caches stay", file=sys.stderr)
+        return
+    yield from _layers(context, engine, limits)
+    yield from _blobs(context, engine, limits)
+    if limits.everything:
+        yield from _folders(context)
+
+
+def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
+    for name in dead_runs(context.workspace):
+        folder = context.workspace.scratch / name
+        yield Leftover(
+            what=f"run {name}",
+            why="its process is gone",
+            size_bytes=_size(folder),
+            remove=partial(_forget, context, engine, name),
+        )
+
+
+def _forget(context: Context, engine: Engine, run: str) -> None:
+    sweep(engine, run)
+    forget_run(context.workspace, run)
+
+
+def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
+    for name in session.dead(context.workspace):
+        yield Leftover(
+            what=f"rehearsal {name}",
+            why="its process is gone",
+            size_bytes=_size(session.files_of(context.workspace, name).folder),
+            remove=partial(session.down, context.workspace, name, engine_url=engine.url),
+        )
+
+
+def _accounts(context: Context) -> Iterable[Leftover]:
+    """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
+    if not any((context.workspace.home / "journal").glob("*.ndjson")):
+        return
+    for dead in dead_runs_in_accounts(context):
+        if dead.account is None:
+            print(
+                f"run {dead.run} may have left something at {dead.account_id}: builder clean --site aws",
+                file=sys.stderr,
+            )
+            continue
+        yield Leftover(
+            what=f"run {dead.run} at {dead.account_id}",
+            why="its process is gone",
+            size_bytes=0,
+            remove=partial(dead.clear, context, keep_complete=False),
+        )
+
+
+def _runs(context: Context, limits: Limits) -> Iterable[Leftover]:
+    """Logs, events and reports of runs, the newest excepted."""
+    runs = sorted((context.workspace.out / "runs").glob("*"))
+    for path in runs[: len(runs) - limits.kept_runs] if limits.kept_runs < len(runs) else ():
+        if not is_running(context.workspace, path.name) and _last_used(path) < limits.before:
+            yield Leftover(
+                what=str(path),
+                why=f"not among the last {limits.kept_runs} runs" if limits.kept_runs else "asked for",
+                size_bytes=_size(path),
+                remove=partial(shutil.rmtree, path),
+            )
+
+
+def _last_used(folder: Path) -> float:
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def _former_registry(context: Context) -> Iterable[Leftover]:
+    folder = local.former_folder(context.workspace)
+    if folder.exists():
+        yield Leftover(
+            what=str(folder),
+            why="images of a registry that earlier versions ran",
+            size_bytes=_size(folder),
+            remove=partial(local.remove_former, context.workspace),
+        )
+
+
+def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
+    """Layers of this checkout that no plan of its catalog has; children first, or their parents stay."""
+    needed = set() if limits.everything else _needed_keys(context)
+    images = {image.id: image for image in engine.images()}
+    layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)
+    for key, image in layers:
+        mine = image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
+        if limits.everything or (mine and key not in needed and image.created < limits.before):
+            yield Leftover(
+                what=f"layer {key[:12]}",
+                why="asked for" if limits.everything else "no target needs it",
+                size_bytes=_own_bytes(image, images),
+                remove=partial(engine.remove_image, f"{LAYERS}:{key}"),
+            )
+
+
+def _own_bytes(image: Image, images: Mapping[str, Image]) -> int:
+    """The size that an image adds to the nearest image below it that has a name."""
+    below = images.get(image.parent)
+    while below is not None and not below.tags:
+        below = images.get(below.parent)
+    return image.size_bytes - (below.size_bytes if below else 0)
+
+
+def _needed_keys(context: Context) -> set[str]:
+    return {
+        layer.key
+        for target in context.catalog.targets.values()
+        for flavour in target.flavours.values()
+        for layer in context.plan_flavour(target, flavour).layers
+    }
+
+
+def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
+    """Compressed layers that no image of this engine has, and the least recently used above the limit."""
+    if limits.everything or not context.blobs.is_dir():
+        return
+    store = BlobStore(context.blobs)
+    groups = store.unneeded(_diff_ids(engine), before=limits.before, max_bytes=limits.max_bytes)
+    for why, blobs in groups.items():
+        yield Leftover(
+            what=f"compressed layers ({len(blobs)})",
+            why=why,
+            size_bytes=sum(blob.size_bytes for blob in blobs),
+            remove=partial(store.remove, [blob.digest for blob in blobs]),
+        )
+
+
+def _diff_ids(engine: Engine) -> Collection[str]:
+    """The ids of all layers in the engine, and the ids of their images' configurations."""
+    found = set()
+    for image in engine.layers().values():
+        record = engine.inspect_image(image.id)
+        found |= {image.id, *(record["RootFS"]["Layers"] if record else ())}
+    return found
+
+
+def _folders(context: Context) -> Iterable[Leftover]:
+    for path in (context.workspace.home / "cache", context.workspace.out / "receipts"):
+        if path.exists():
+            yield Leftover(
+                what=str(path), why="asked for", size_bytes=_size(path), remove=partial(shutil.rmtree, path)
+            )
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(path.lstat().st_size for path in folder.rglob("*"))
+    except OSError as error:
+        raise FactoryError(
+            f"cannot read {error.filename}: {error.strerror}", hint="run it as root"
+        ) from error

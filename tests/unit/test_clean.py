@@ -1,0 +1,271 @@
+"""`builder clean`: what it lists, what each option leaves alone, and what it says of the size."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters.engine.client import LAYERS, Image
+from builder.adapters.host.workspace import Workspace, find_workspace, open_run
+from builder.adapters.registry import local
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
+from builder.app.context import Context
+from builder.cli import clean
+from builder.cli.main import main
+from builder.errors import FactoryError
+from builder.marks import CHECKOUT_LABEL
+from tests.support.repository import Repository
+
+DAY_S = 86400.0
+
+
+class SmallEngine:
+    """An engine with these layers by key, and the diff ids of each of its images."""
+
+    url = "unix:///nowhere.sock"
+
+    def __init__(self, layers: Mapping[str, Image], diff_ids: Mapping[str, list[str]]) -> None:
+        self._layers = dict(layers)
+        self._diff_ids = diff_ids
+        self.removed: list[str] = []
+
+    def layers(self) -> Mapping[str, Image]:
+        return self._layers
+
+    def images(self) -> list[Image]:
+        return list(self._layers.values())
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        return {"RootFS": {"Layers": self._diff_ids.get(reference, [])}}
+
+    def remove_image(self, reference: str) -> None:
+        self.removed.append(reference)
+
+
+@pytest.fixture
+def workspace(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Workspace:
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    return find_workspace(repository.root)
+
+
+@pytest.fixture
+def call(repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Calls the verb; returns its exit code, stdout and stderr."""
+
+    def call(*words: str, engine: SmallEngine | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(clean, "Engine", lambda: engine or SmallEngine({}, {}))
+        code = main(["clean", "--root", str(repository.root), *words])
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+def add_runs(workspace: Workspace, *ages_d: float) -> list[Path]:
+    """Folders of runs that ended so many days ago, with a log of 1000 bytes each."""
+    made = []
+    for age in ages_d:
+        ended = time.time() - age * DAY_S
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(ended))
+        folder = workspace.out / "runs" / f"{stamp}-hello-{len(made):06x}"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_bytes(b"x" * 1000)
+        for path in (folder / "log.txt", folder):
+            os.utime(path, (ended, ended))
+        made.append(folder)
+    return made
+
+
+def left(runs: list[Path]) -> list[Path]:
+    return [run for run in runs if run.exists()]
+
+
+def add_blob(workspace: Workspace, content: bytes, *, age_d: float = 0) -> LayerBlob:
+    blob = BlobStore(workspace.home / "cache" / "blobs").add(sha256(content), io.BytesIO(content))
+    used = time.time() - age_d * DAY_S
+    os.utime(blob.path, (used, used))
+    return blob
+
+
+def image(number: int, *, labels: Mapping[str, str] | None = None, parent: str = "", size: int = 1) -> Image:
+    return Image(
+        id=sha256(str(number).encode()),
+        size_bytes=size,
+        tags=(f"{LAYERS}:{number}",),
+        labels=labels or {},
+        created=number,
+        parent=parent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "stay"),
+    [
+        ((), [0, 1, 2, 3]),
+        (("--keep-last", "2"), [0, 1]),
+        (("--keep-last", "0"), []),
+        (("--older-than", "14d"), [0, 1]),
+        (("--older-than", "0d"), []),
+        (("--keep-last", "1", "--older-than", "9d"), [0]),
+        (("--keep-last", "3", "--older-than", "1d"), [0, 1, 2]),
+        (("--all",), []),
+        (("--all", "--keep-last", "1"), [0]),
+    ],
+)
+def test_runs_stay_by_number_and_by_age(
+    workspace: Workspace, call: Any, words: tuple[str, ...], stay: list[int]
+) -> None:
+    runs = add_runs(workspace, 1.5, 10, 20, 40)
+    assert call(*words)[0] == 0
+    assert left(runs) == runs, "without --yes nothing is removed"
+    assert call("--yes", *words)[0] == 0
+    assert left(runs) == [runs[number] for number in stay]
+
+
+def test_twenty_runs_stay_by_default(workspace: Workspace, call: Any) -> None:
+    runs = add_runs(workspace, *range(1, 23))
+    code, out, err = call()
+    assert (code, out.count("not among the last 20 runs")) == (0, 2)
+    assert "nothing was removed; 2.0 kB would be freed by: builder clean --yes --root" in err
+    code, _, err = call("--yes")
+    assert err == "\nremoved: 2, 2.0 kB freed\n"
+    assert left(runs) == runs[:20]
+
+
+def test_the_options_are_repeated_in_the_hint(workspace: Workspace, call: Any) -> None:
+    add_runs(workspace, 1, 2)
+    _, _, err = call("--keep-last", "1", "--older-than", "36h")
+    assert err.rstrip().endswith("--keep-last 1 --older-than 36h")
+
+
+def test_a_run_in_progress_keeps_its_folder_and_everything_that_it_could_use(
+    workspace: Workspace, call: Any
+) -> None:
+    blob = add_blob(workspace, b"unneeded")
+    engine = SmallEngine({"old": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
+    with open_run(workspace, "build") as run:
+        code, out, err = call("--yes", "--all", engine=engine)
+        assert (code, out) == (0, "")
+        assert f"run {run.name} is in progress: layers and caches stay" in err
+        assert run.folder.exists()
+        assert blob.path.exists()
+        assert engine.removed == []
+    assert call("--yes", "--all", engine=engine)[0] == 0
+    assert (run.folder.exists(), blob.path.exists()) == (False, False)
+    assert engine.removed == [f"{LAYERS}:old"]
+
+
+def test_compressed_layers_that_no_image_has_are_removed(workspace: Workspace, call: Any) -> None:
+    kept, gone = add_blob(workspace, b"kept"), add_blob(workspace, b"gone")
+    found = image(1)
+    engine = SmallEngine({"any": found}, {found.id: [kept.diff_id]})
+    _, out, err = call(engine=engine)
+    assert "compressed layers (1)" in out
+    assert f"{gone.size_bytes} B would be freed" in err
+    assert call("--yes", engine=engine)[2] == f"\nremoved: 1, {gone.size_bytes} B freed\n"
+    assert (kept.path.exists(), gone.path.exists()) == (True, False)
+    assert call(engine=engine)[2] == "nothing to remove\n"
+
+
+def test_compressed_layers_have_a_limit_and_an_age(workspace: Workspace, call: Any) -> None:
+    blobs = [add_blob(workspace, bytes([age]), age_d=age) for age in (1, 20, 30)]
+    found = image(1)
+    engine = SmallEngine({"any": found}, {found.id: [blob.diff_id for blob in blobs]})
+    _, out, _ = call("--max-size", f"{blobs[0].size_bytes}B", engine=engine)
+    assert "compressed layers (2)" in out
+    assert "above --max-size" in out
+    assert call("--max-size", "1G", engine=engine)[2] == "nothing to remove\n"
+    empty = SmallEngine({}, {})
+    call("--yes", "--older-than", "25d", engine=empty)
+    assert [blob.path.exists() for blob in blobs] == [True, True, False]
+
+
+def test_a_push_under_way_keeps_the_compressed_layers(workspace: Workspace, call: Any) -> None:
+    blob = add_blob(workspace, b"unneeded")
+    with BlobStore(workspace.home / "cache" / "blobs").in_use():
+        code, _, err = call("--yes")
+    assert (code, blob.path.exists()) == (FactoryError.exit_code, True)
+    assert "compressed layers are in use, none was removed" in err
+
+
+def test_a_layer_counts_what_it_adds(workspace: Workspace, call: Any) -> None:
+    labels = {CHECKOUT_LABEL: workspace.checkout}
+    base = image(1, labels=labels, size=1_000_000)
+    unnamed = Image(id="unnamed", size_bytes=1_100_000, tags=(), labels={}, created=2, parent=base.id)
+    top = image(3, labels=labels, size=1_200_000, parent="unnamed")
+    engine = SmallEngine({"base": base, "top": top}, {})
+    engine.images = lambda: [base, unnamed, top]  # type: ignore[method-assign]
+    _, out, err = call(engine=engine)
+    assert "1.2 MB would be freed" in err
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("layer")] == ["top", "base"]
+    assert call("--older-than", "1d", engine=engine)[2].count("freed") == 1, "both are of 1970"
+
+
+def test_layers_of_every_flavour_stay(repository: Repository, workspace: Workspace, call: Any) -> None:
+    repository.write("catalog/stacks/plain-2.toml", 'summary = "another"\n[pins]\nfabric = "2.0-1"\n')
+    text = (repository.root / "catalog/targets/hello.toml").read_text()
+    other = '[flavours.other]\nsummary = "other"\nsystem = "tiny-1"\nstack = "plain-2"\n'
+    repository.write("catalog/targets/hello.toml", text + other)
+    target = repository.load().targets["hello"]
+    context = Context(repository.root)
+    plans = [context.plan_flavour(target, flavour) for flavour in target.flavours.values()]
+    keys = {layer.key for plan in plans for layer in plan.layers}
+    assert len(keys) > len(plans[0].layers)
+    labels = {CHECKOUT_LABEL: workspace.checkout}
+    engine = SmallEngine({key: image(number, labels=labels) for number, key in enumerate(sorted(keys))}, {})
+    assert call(engine=engine)[2] == "nothing to remove\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--older-than", "14"),
+            "argument --older-than: '14' is not a span of time; write 90m, 36h, 14d",
+        ),
+        (("--max-size", "20X"), "argument --max-size: '20X' is not a size; write 500M, 20G, 1.5T or 20GiB"),
+        (("--keep-last", "few"), "argument --keep-last: 'few' is not a number of runs; write 0, 5 or 20"),
+        (("--keep-last", "1.5"), "argument --keep-last: '1.5' is not a number of runs"),
+    ],
+)
+def test_bad_values_are_refused_with_the_value(call: Any, words: tuple[str, ...], message: str) -> None:
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "builder clean --help" in err
+
+
+def test_images_of_the_former_registry_are_removed_and_its_server_ended(
+    workspace: Workspace, call: Any
+) -> None:
+    folder = local.former_folder(workspace)
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "blob").write_bytes(b"x" * 5000)
+    words = ["builder.rehearsal.registry.server", "--folder", str(folder / "data")]
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
+    (folder / "ready.json").write_text(json.dumps({"host": "127.0.0.1:1", "pid": server.pid}))
+    try:
+        assert "images of a registry" in call()[1]
+        assert call("--yes")[0] == 0
+        assert server.wait(20) != 0
+    finally:
+        server.kill()
+        server.wait()
+    assert not folder.exists()
+
+
+def test_another_process_with_the_id_of_the_former_registry_lives_on(workspace: Workspace, call: Any) -> None:
+    folder = local.former_folder(workspace)
+    folder.mkdir(parents=True)
+    (folder / "ready.json").write_text(json.dumps({"pid": os.getpid()}))
+    assert call("--yes")[0] == 0
+    assert not folder.exists()
+    shutil.rmtree(workspace.home)

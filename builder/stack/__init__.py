@@ -1,17 +1,17 @@
-"""Which versions fit together: pure, but for the reading of the catalog.
+"""Decides which versions work together. Pure, except for reading the catalog.
 
 - `versions`: parse(text) -> Version, totally ordered; compare(left, operator, right) as a condition means it
 - `vocabulary`: Fact, Vocabulary, Value, ABSENT; read_value(fact, raw)
 - `rules`: Clause, Rule.fires(facts) -> True, False or None (unknown), Setting, Finding
 - `knowledge`: Knowledge (vocabulary, rules, releases, instances, stacks) and the nouns in it
 - `loading`: load(root) -> Knowledge, with every problem reported at once
-- `derive`: derive(stated, knowledge) -> facts, with what follows from the stated ones
-- `checking`: check(knowledge, stated) -> Result: findings and what is unknown
-- `nearest`: the smallest change that makes a rule hold
-- `differences`: what changed between two stacks, riskiest first
-- `ask`: what somebody asks for, and what is taken for granted with it
-- `solve_needs`, `solve_problem`, `solve_search`: what a machine needs, as variables and constraints, searched
-- `solve`: the newest set that fits, with reasons, or the smallest set of requests that contradict each other
+- `derive`: derive(stated, knowledge) -> the stated facts and all that follow from them
+- `checking`: check(knowledge, stated) -> Result: findings and undecided rules
+- `differences`: the changes between two stacks, riskiest first
+- `solving.ask`: requests of the user and assumptions
+- `solving.needs`, `.problem`, `.search`: a machine's components as variables and constraints, and the search
+- `solving.solve`: the newest set that fits, with reasons, or a minimal set of contradicting requests
+- `solving.nearest`: the smallest change that makes a rule hold
 - `obeying`: what a build owes to the rules
 - `locking`: relock(lock, wants, resolver) -> the lock made anew, and what became of every entry
 - `reference`: the rules as a page of the documentation

@@ -1,4 +1,4 @@
-"""Whether a combination fits: every rule over every fact, and what could not be decided."""
+"""Checks a combination of versions against every rule; lists the rules that unknown facts leave undecided."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from builder.stack.vocabulary import Facts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The findings, worst first, and the rules that nobody could decide on these facts."""
+    """The findings, most severe first, and the rules that these facts leave undecided."""
 
     facts: Facts
     findings: tuple[Finding, ...]
@@ -24,12 +24,12 @@ class Result:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """What the image or the job has to carry, without what is merely possible."""
+        """The settings that the image or the job needs, without optional ones."""
         return tuple(s for finding in self.findings for s in finding.rule.settings if not s.optional)
 
     @property
     def urgent(self) -> tuple[Rule, ...]:
-        """The undecided rules that would be an error or a warning, and are about something that is known."""
+        """Undecided errors and warnings that concern at least one known fact."""
         return tuple(
             rule
             for rule in self.undecided
@@ -38,13 +38,13 @@ class Result:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Unknown facts and how many of those rules wait for each; what would decide most comes first."""
+        """Unknown facts with the number of urgent rules that need each, highest number first."""
         waiting = Counter(name for rule in self.urgent for name in rule.missing(self.facts))
         return dict(sorted(waiting.items(), key=lambda item: (-item[1], item[0])))
 
 
 def check(knowledge: Knowledge, stated: Facts) -> Result:
-    """All rules over `stated` and what follows from it."""
+    """Apply all rules to `stated` and the facts that follow from it."""
     facts = derive(stated, knowledge)
     verdicts = [(rule, rule.fires(facts)) for rule in knowledge.rules]
     findings = [
@@ -60,7 +60,7 @@ def check(knowledge: Knowledge, stated: Facts) -> Result:
 
 
 def broken(knowledge: Knowledge, stated: Facts, severities: Iterable[str] = ("error",)) -> frozenset[str]:
-    """The ids of the rules of these severities that fire; the cheap question of a search."""
+    """Return the ids of the rules of these severities that fire; cheaper than `check`."""
     facts = derive(stated, knowledge)
     wanted = frozenset(severities)
     return frozenset(rule.id for rule in knowledge.rules if rule.severity in wanted and rule.fires(facts))

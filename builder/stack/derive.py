@@ -1,4 +1,4 @@
-"""What follows from stated facts: from the machine type, from what a release brings, from other facts.
+"""Derives facts from stated ones: from the machine type, the contents of releases and other facts.
 
 A stated fact is never overridden. Where a conclusion would need a guess there is none.
 """
@@ -9,7 +9,7 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
-# Things that are only there for one make of accelerator.
+# Components that exist for one kind of accelerator only.
 _MAKES = {
     "nvidia": ("cuda", "nvidia_driver", "nccl"),
     "neuron": ("neuron_sdk", "neuron_driver", "neuron_runtime"),
@@ -17,7 +17,7 @@ _MAKES = {
 
 
 def derive(stated: Facts, knowledge: Knowledge) -> dict[str, Value]:
-    """`stated` and everything that follows from it."""
+    """Return `stated` and all facts that follow from it."""
     facts = dict(stated)
     for step in _STEPS:
         for name, value in step(facts, knowledge).items():
@@ -50,7 +50,7 @@ def _make(facts: Facts, _: Knowledge) -> Facts:
 
 
 def _contents(facts: Facts, knowledge: Knowledge) -> Facts:
-    """What the releases bring with them; a host has of it only what was installed on the host itself."""
+    """Return the contents of the releases; those on the host side only if the image is the host."""
     found: dict[str, Value] = {}
     for name, value in facts.items():
         release = knowledge.release(name, value)
@@ -68,7 +68,7 @@ def _always(_: Facts) -> bool:
 
 
 def _from_index(facts: Facts) -> bool:
-    """The contents of torch that are listed are those of the wheel that the package index serves."""
+    """True for the wheel on PyPI, whose contents the catalog lists."""
     return facts.get("torch_index") == "pypi" and getattr(facts["torch"], "variant", "") == ""
 
 
@@ -76,18 +76,18 @@ def _plugin_in_use(facts: Facts) -> bool:
     return facts.get("accel") == "nvidia" and facts.get("aws_ofi_nccl_custom_build") is not True
 
 
-# When the contents of a release may be concluded, and when one thing among them may.
+# Conditions for the contents of a release, and for one component among them.
 _BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
 _COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"aws_ofi_nccl": _plugin_in_use}
 
 
 def _plugin(facts: Facts, _: Knowledge) -> Facts:
-    """Other makes than NVIDIA have no use for the plugin of NCCL."""
+    """Mark the NCCL plugin as absent on machines without NVIDIA GPUs."""
     return {"aws_ofi_nccl": ABSENT} if facts.get("accel") in ("none", "neuron") else {}
 
 
 def _one_machine(facts: Facts, _: Knowledge) -> Facts:
-    """In a machine image, host and image are the same installation."""
+    """Copy image facts to the host of an AMI: both are the same installation."""
     if facts.get("kind") != "ami":
         return {}
     pairs = (("host_os", "os"), ("gdrdrv", "gdrcopy"))

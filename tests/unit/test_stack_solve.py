@@ -145,7 +145,7 @@ def questions(draw: st.DrawFn) -> tuple[Knowledge, list[Request]]:
 
 
 def _every_set(knowledge: Knowledge, requests: Sequence[Request]) -> Iterator[dict[str, Version | None]]:
-    """Every set that can be put together, whether it fits or not; None is what nobody has read."""
+    """Yield every set that can be put together, whether it fits or not; None is an unknown version."""
     wanted = {request.fact: request for request in requests if request.value is None}
 
     def allowed(name: str, version: Version | None) -> bool:
@@ -419,7 +419,7 @@ def test_a_kernel_module_comes_with_the_installer_only_on_the_machine_itself(kno
     assert parse(apart["efa_kmod"]) > parse("3.0.0")
 
 
-def test_what_nobody_has_read_stays_unknown(knowledge: Knowledge) -> None:
+def test_unknown_contents_stay_unknown(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.49"})
     assert versions(answer)["efa_kmod"] == ""
     assert isinstance(answer, Solution)

@@ -146,7 +146,7 @@ def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory,
 
 
 def _facts(engine: Engine, packer: Path, rounds: int) -> dict[str, Any]:
-    info = engine.ask("GET", "/info")
+    info = engine.info()
     processor = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     ansible = said([str(Path(sys.executable).with_name("ansible-playbook")), "--version"])
     return {

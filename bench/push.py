@@ -59,7 +59,7 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
 
     def gather() -> tuple[bytes, tuple[LayerBlob, ...]]:
         return collect(
-            lambda: engine.export([image]),
+            lambda: engine.export(image),
             image_id=found["Id"],
             diff_ids=found["RootFS"]["Layers"],
             store=store,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
 from bench.programs import said, timed
@@ -163,13 +163,13 @@ class Dockerfile:
                 return
 
     def _prune(self, record: str) -> bool:
-        filters = json.dumps({"id": [record]})
-        freed = self._bed.engine.ask("POST", "/build/prune", query={"all": "1", "filters": filters})
-        return bool(freed and freed["CachesDeleted"])
+        filters: Any = {"id": [record]}
+        freed = self._bed.engine.connect().prune_builds(filters=filters, all=True)
+        return bool(freed["CachesDeleted"])
 
 
 def _records(engine: Engine) -> list[str]:
-    found = (engine.ask("GET", "/system/df") or {}).get("BuildCache") or []
+    found = engine.connect().df().get("BuildCache") or []
     marks = (PREFIX, "/dev/factory")
     return [record["ID"] for record in found if any(mark in record["Description"] for mark in marks)]
 

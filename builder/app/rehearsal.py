@@ -32,7 +32,7 @@ def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) 
         name,
         engine_url=engine.url,
         account=account.as_table(),
-        machines=_ensure_machines(context, account.systems, engine.url),
+        machines=_ensure_machines(context, account.systems, engine),
         pending_s=pending_s,
     )
 
@@ -50,12 +50,12 @@ def _require(engine: Engine) -> None:
         )
 
 
-def _ensure_machines(context: Context, systems: Sequence[str], engine_url: str) -> Mapping[str, str]:
+def _ensure_machines(context: Context, systems: Sequence[str], engine: Engine) -> Mapping[str, str]:
     """system → image that its machines start from; what is not there yet takes a minute to make."""
     made = {}
     with open_run(context.workspace, "rehearse") as run:
         for name in systems:
             system = context.catalog.systems[name]
             place = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
-            made[name] = ensure(engine_url, run, system, place, lambda line: print(line, file=sys.stderr))
+            made[name] = ensure(engine, run, system, place, lambda line: print(line, file=sys.stderr))
     return made

@@ -85,7 +85,7 @@ def _engine(_: Context) -> Iterable[Finding]:
         state=_GOOD,
         text=f"{version['Version']}, API {version['ApiVersion']}, at {engine.url}",
     )
-    info = engine.ask("GET", "/info")
+    info = engine.info()
     root = Path(info["DockerRootDir"])
     if root.is_dir():
         yield _room("engine disk", root, "docker system df, then builder clean")

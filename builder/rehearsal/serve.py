@@ -49,7 +49,7 @@ def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
     sweep(engine, settings.session)  # what is left of one that was killed
     account = Account.from_table(settings.account)
     hosts = EngineHosts(
-        engine_url=settings.engine_url,
+        engine=engine,
         session=settings.session,
         ssh_port=find_ssh_port(),
         network_image=next(iter(settings.machines.values()), ""),

@@ -10,6 +10,7 @@ import pytest
 
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.apply import Applied, Applier
+from builder.adapters.engine.client import Engine
 from builder.adapters.upstream.mirror import Mirror
 from builder.events import Stream
 from tests.support.repository import Repository
@@ -24,20 +25,12 @@ LINES = [
 
 @dataclass
 class FakeContainer:
-    """A container whose programs print these lines; the SDK's calls as far as they are used."""
+    """A container whose programs print these lines; the calls of the SDK's client as far as they are used."""
 
     lines: Sequence[dict[str, Any]] = ()
     code: int = 0
     id: str = "c0ffee"
     ran: list[list[str]] = field(default_factory=list)
-
-    @property
-    def client(self) -> "FakeContainer":
-        return self
-
-    @property
-    def api(self) -> "FakeContainer":
-        return self
 
     def exec_create(self, container: str, command: list[str]) -> dict[str, str]:
         assert container == self.id
@@ -52,9 +45,21 @@ class FakeContainer:
         return {"ExitCode": self.code}
 
 
+class FakeEngine(Engine):
+    """An engine that has one container."""
+
+    def __init__(self, container: FakeContainer) -> None:
+        super().__init__()
+        self._container = container
+
+    def connect(self, timeout_s: int = 0) -> Any:
+        return self._container
+
+
 def applier(container: FakeContainer, settings: Path) -> Applier:
     return Applier(
-        container=container,  # type: ignore[arg-type]
+        engine=FakeEngine(container),
+        container=container.id,
         settings=settings,
         mirror=Mirror(),
         events=Stream(),

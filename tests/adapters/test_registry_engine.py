@@ -67,7 +67,7 @@ def publish(engine: Engine, image: str, registry: str, store: BlobStore) -> Publ
     found = engine.inspect_image(image)
     assert found is not None
     config, layers = collect(
-        lambda: engine.export([image]),
+        lambda: engine.export(image),
         image_id=found["Id"],
         diff_ids=found["RootFS"]["Layers"],
         store=store,

@@ -93,12 +93,12 @@ def test_what_a_role_registers_stays_in_its_layer(built: Factory) -> None:
 
 PROBE = """
 import sys
-from builder.adapters.engine.client import Engine
+from builder.adapters.engine import client
 from builder.cli import build
 
 asked = []
-connect = Engine._connect
-Engine._connect = lambda self, timeout_s: (asked.append(1), connect(self, timeout_s))[1]
+list_images = client.list_images
+client.list_images = lambda *words: (asked.append(1), list_images(*words))[1]
 code = build.run(["--root", {root!r}, "--target", "hello"])
 others = ("docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible", "urllib3")
 third = set(others) & set(sys.modules)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         plan = plans.make(wanted, site)
         with open_bench(plan, site=site, say=say, keep=options.keep) as bench:
             if options.keep:
-                say(f"container {bench.container.short_id}: docker exec -it {bench.container.short_id} bash")
+                say(f"container {bench.container[:12]}: docker exec -it {bench.container[:12]} bash")
             first = bench.apply(plan)
             show(first, "first run")
             good = first.passed

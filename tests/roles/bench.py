@@ -16,9 +16,7 @@ from builder import site as site_file
 from builder.adapters.ansible import playbook
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.container.maker import LayerMaker
-from builder.adapters.engine import containers
-from builder.adapters.engine.client import Engine
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run, Workspace, find_workspace, open_run
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.mirror import Mirror
@@ -46,10 +44,10 @@ _MODULES = f"{playbook.MOUNT}/modules"
 class Bench:
     """One running container; `site` is where its downloads come from, None for the vendors themselves."""
 
-    url: str
+    engine: Engine
     run: Run
     mirror: Mirror
-    container: Any
+    container: str
     site: Site | None
     say: Say
 
@@ -76,17 +74,7 @@ class Bench:
 
     def execute(self, command: tuple[str, ...], on_line: Say) -> int:
         """Runs a program in the container; its exit code."""
-        api = self.container.client.api
-        with containers.engine_errors("running a program in a container"):
-            started = api.exec_create(self.container.id, list(command))["Id"]
-            rest = b""
-            for chunk in api.exec_start(started, stream=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    on_line(line.decode(errors="replace"))
-            if rest:
-                on_line(rest.decode(errors="replace"))
-            return int(api.exec_inspect(started)["ExitCode"])
+        return self.engine.execute(self.container, command, on_line)
 
     def shell(self, script: str) -> str:
         """What a script says, both outputs joined; raises where it fails."""
@@ -111,8 +99,7 @@ class Bench:
                 mode, data = mode_and_bytes(content)
                 entry.size, entry.mode = len(data), mode
                 archive.addfile(entry, io.BytesIO(data))
-        with containers.engine_errors("putting files into a container"):
-            self.container.put_archive("/", packed.getvalue())
+        self.engine.put(self.container, "/", packed.getvalue())
 
     def wait_until_booted(self, *states: str) -> None:
         """Waits for the end of the boot; it has to end in one of the states."""
@@ -130,7 +117,7 @@ class Bench:
         """The checks of all or some components; of an image that is finished, on what it starts as."""
         chosen = components or plan.components
         if "cleanup" not in plan.components:
-            return check_container(self.run, plan, self.container.id, chosen)
+            return check_container(self.run, plan, self.container, chosen)
         with self.started_anew(plan) as container:
             return check_container(self.run, plan, container, chosen)
 
@@ -141,22 +128,20 @@ class Bench:
     @contextmanager
     def started_anew(self, plan: Plan) -> Iterator[str]:
         """Stores the container as an image and starts that: without mounts, network and what only ran."""
-        engine, tag = Engine(self.url), f"{_IMAGES}:{self.run.name}"
-        parent = self.container.attrs["Image"]
+        engine, tag = self.engine, f"{_IMAGES}:{self.run.name}"
+        parent = (engine.inspect_container(self.container) or {})["Image"]
         config = (engine.inspect_image(parent) or {}).get("Config") or {}
-        containers.commit(
-            self.container, repository=_IMAGES, tag=self.run.name, labels={}, parent_config=config
-        )
+        engine.commit(self.container, repository=_IMAGES, tag=self.run.name, labels={}, parent_config=config)
         try:
-            container = _start(self.url, self.run, plan, tag, None)
+            container = _start(engine, self.run, plan, tag, None)
             try:
                 fresh = dataclasses.replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
                     # Services of devices that are not here may fail; the checks know which.
                     fresh.wait_until_booted("running", "degraded")
-                yield str(container.id)
+                yield container
             finally:
-                containers.remove(container)
+                engine.remove_container(container)
         finally:
             engine.remove_image(tag)
 
@@ -201,14 +186,14 @@ def open_bench(
 
     With a `door` one can log in by SSH as well.
     """
-    url = Engine().url
+    engine = Engine()
     with ExitStack() as stack:
         run = stack.enter_context(open_scratch(label))
         places = _places(plan, site)
-        image = _image(url, run, plan, places, say)
+        image = _image(engine, run, plan, places, say)
         layer = plans.one_layer(plan)
         ready = stack.enter_context(
-            playbook.mounts(run, ROOT, plan, layer, places, base_image=image, engine_url=url)
+            playbook.mounts(run, ROOT, plan, layer, places, base_image=image, engine=engine)
         )
         # The settings change from play to play; the mount that holds them stays.
         folder = ready.settings
@@ -220,10 +205,10 @@ def open_bench(
         if door:
             door.make(folder)
             ready = dataclasses.replace(ready, mounts=(*ready.mounts, door.mount(folder)))
-        container = _start(url, run, plan, image, ready, may_log_in=door is not None)
+        container = _start(engine, run, plan, image, ready, may_log_in=door is not None)
         if not keep:
-            stack.callback(containers.remove, container)
-        bench = Bench(url=url, run=run, mirror=places, container=container, site=site, say=say)
+            stack.callback(engine.remove_container, container)
+        bench = Bench(engine=engine, run=run, mirror=places, container=container, site=site, say=say)
         if plan.capabilities["has_systemd"]:
             bench.wait_until_booted("running")
         bench.put(site.base if site else {})
@@ -256,11 +241,11 @@ def _places(plan: Plan, site: Site | None) -> Mirror:
     return dataclasses.replace(places, pip_index=site.indexes[0], pip_extra_indexes=(), pip_find_links=())
 
 
-def _image(url: str, run: Run, plan: Plan, places: Mirror, say: Say) -> str:
+def _image(engine: Engine, run: Run, plan: Plan, places: Mirror, say: Say) -> str:
     if plan.target.kind == "ami":
-        return machine.ensure(url, run, plans.machine_of(plan.system), places, say)
+        return machine.ensure(engine, run, plans.machine_of(plan.system), places, say)
     maker = LayerMaker(
-        engine=Engine(url),
+        engine=engine,
         run=run,
         root=ROOT,
         events=Stream(),
@@ -276,14 +261,14 @@ def _image(url: str, run: Run, plan: Plan, places: Mirror, say: Say) -> str:
 
 
 def _start(
-    url: str,
+    engine: Engine,
     run: Run,
     plan: Plan,
     image: str,
     ready: playbook.Ready | None,
     *,
     may_log_in: bool = False,
-) -> Any:
+) -> str:
     """A container with the mounts of a build, or without any of them and of the network."""
     more: dict[str, Any] = {
         "labels": {RUN_LABEL: run.name},
@@ -295,9 +280,8 @@ def _start(
         # It shares the network with this machine, which has a port 22 of its own.
         masked = ready is not None and not may_log_in
         arguments = ("systemd.mask=ssh.service",) if masked else ()
-        container = machine.create(url, image, arguments=arguments, **more)
+        container = machine.create(engine, image, arguments=arguments, **more)
     else:
-        container = containers.create(url, image, command=("sleep", "infinity"), init=True, **more)
-    with containers.engine_errors("starting a machine"):
-        container.start()
+        container = engine.create(image, command=("sleep", "infinity"), init=True, **more)
+    engine.start(container)
     return container

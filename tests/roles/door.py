@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.ansible.playbook import MOUNT
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind
 
 # Before the files of roles, and first wins. The keys lie outside the image: the role `cleanup` removes the
 # image's own, and the machine has to be reached again after that.

@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.process import start_detached
 from builder.adapters.host.workspace import write_atomically
@@ -102,7 +101,7 @@ def keep(folder: Path, scenario: str) -> None:
             }
             write_atomically(folder / "instance_config.yml", yaml.safe_dump([instance]))
             (folder / "plan.pickle").write_bytes(pickle.dumps(plan))
-            state = {"container": bench.container.id, "checked": platform.get("checked", [])}
+            state = {"container": bench.container, "checked": platform.get("checked", [])}
             write_atomically(folder / "state.json", json.dumps(state))
             threading.Event().wait(_LIFE_S)
 
@@ -125,9 +124,9 @@ def verify(folder: Path) -> bool:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     plan = pickle.loads((folder / "plan.pickle").read_bytes())
     with open_scratch("verify") as run:
-        url = Engine().url
-        container = containers.client(url).containers.get(state["container"])
-        bench = Bench(url=url, run=run, mirror=Mirror(), container=container, site=None, say=print)
+        bench = Bench(
+            engine=Engine(), run=run, mirror=Mirror(), container=state["container"], site=None, say=print
+        )
         return show_checks(bench.check(plan, state["checked"]), print)
 
 

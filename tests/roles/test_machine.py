@@ -61,8 +61,7 @@ def test_nobody_logs_in_with_a_password(bench: Bench) -> None:
 
 
 def test_it_has_no_privilege_that_other_containers_have_not(bench: Bench) -> None:
-    bench.container.reload()
-    host = bench.container.attrs["HostConfig"]
+    host = (bench.engine.inspect_container(bench.container) or {})["HostConfig"]
     assert host["Privileged"] is False
     assert not host["CapAdd"]
     assert not host["SecurityOpt"]
@@ -70,7 +69,7 @@ def test_it_has_no_privilege_that_other_containers_have_not(bench: Bench) -> Non
 
 
 def test_its_image_has_no_identity(bench: Bench) -> None:
-    image = bench.container.attrs["Image"]
+    image = (bench.engine.inspect_container(bench.container) or {})["Image"]
     argv = ["docker", "run", "--rm", "--network=none", image, "sh", "-c"]
     folders = "/etc/ssh /home/admin/.ssh /root/.ssh"
     script = f"cat /etc/machine-id; find {folders} -name 'ssh_host_*' -o -name authorized_keys 2>/dev/null"
@@ -93,5 +92,5 @@ def test_the_key_of_its_image_follows_what_it_is_made_of(plan: Plan) -> None:
 
 def test_it_is_made_once(bench: Bench, plan: Plan) -> None:
     said: list[str] = []
-    assert machine.ensure(bench.url, bench.run, plan.system, bench.mirror, said.append)
+    assert machine.ensure(bench.engine, bench.run, plan.system, bench.mirror, said.append)
     assert said == []

@@ -234,7 +234,7 @@ class Factory:
         ]
 
     def _has_child(self, image: str) -> bool:
-        images = self.engine.ask("GET", "/images/json", query={"all": "1"})
+        images = self.engine.connect().images(all=True)
         return any(other["ParentId"] == image for other in images)
 
     def scratch(self) -> list[str]:

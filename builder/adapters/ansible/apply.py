@@ -11,21 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.playbook import Failure, Listener, Ready, RoleResult
 from builder.adapters.ansible.runtime import MOUNT
-from builder.adapters.engine import containers
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.events import Stream
 from builder.model import Layer, Plan
 from builder.plan import variables_of
-
-if TYPE_CHECKING:
-    from docker.models.containers import Container
 
 # Kernel modules that were compiled before, by what they were compiled from.
 _MODULES = f"{MOUNT}/modules"
@@ -33,12 +29,12 @@ _MODULES = f"{MOUNT}/modules"
 
 @contextmanager
 def mounts(
-    run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine_url: str
+    run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[Ready]:
     """The mounts of a container to which plans are applied; `plan` decides its system."""
     modules = Bind(source=str(run.workspace.cache("modules")), target=_MODULES, writable=True)
     with playbook.mounts(
-        run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine_url=engine_url
+        run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine=engine
     ) as ready:
         yield dataclasses.replace(ready, mounts=(*ready.mounts, modules))
 
@@ -66,7 +62,8 @@ class Applied:
 class Applier:
     """Applies plans to one running container that has the mounts of `mounts`."""
 
-    container: "Container"
+    engine: Engine
+    container: str
     settings: Path
     mirror: Mirror
     events: Stream
@@ -81,7 +78,7 @@ class Applier:
             (self.settings / "tasks.yml").write_text(json.dumps(content), encoding="utf-8")
             command = playbook.command(f"{MOUNT}/run/tasks.yml")
         listener, started = Listener(self.events, self.step), time.monotonic()
-        code = containers.execute(self.container, command, listener.line)
+        code = self.engine.execute(self.container, command, listener.line)
         return Applied(
             code=code,
             seconds=time.monotonic() - started,

@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind
 from builder.adapters.host.workspace import Run
 
 _TARGETS = {"archives": "/var/cache/apt", "lists": "/var/lib/apt/lists"}

@@ -11,8 +11,7 @@ from typing import Any
 
 from builder.adapters.ansible import packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
-from builder.adapters.engine import containers
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
 from builder.errors import BuildError, FactoryError, IntegrityError
@@ -155,14 +154,14 @@ def prepare(run: Run, root: Path, plan: Plan) -> Path:
 
 @contextmanager
 def mounts(
-    run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine_url: str
+    run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[Ready]:
     """Prepares the folders of one run of roles; they are gone afterwards."""
     folder = prepare(run, root, plan)
     if runtime.needs_compiling(folder):
         with run.locked(f"compile-{folder.name}"):
             if runtime.needs_compiling(folder):
-                _compile(run, folder, base_image, engine_url)
+                _compile(run, folder, base_image, engine)
     scratch = run.scratch / layer.key[:16]
     store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")
     has_apt = plan.system.family == "debian"
@@ -188,9 +187,8 @@ def mounts(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
-    container = containers.create(
-        engine_url,
+def _compile(run: Run, folder: Path, image: str, engine: Engine) -> None:
+    container = engine.create(
         image,
         command=runtime.COMPILE,
         network="none",
@@ -198,13 +196,13 @@ def _compile(run: Run, folder: Path, image: str, engine_url: str) -> None:
         labels={RUN_LABEL: run.name},
     )
     try:
-        said: list[str] = []
-        if containers.run_to_end(container, said.append) != 0:
+        lines: list[str] = []
+        if engine.run_to_end(container, lines.append) != 0:
             raise BuildError(
-                "could not compile the Ansible runtime", hint="builder doctor", details="\n".join(said)
+                "could not compile the Ansible runtime", hint="builder doctor", details="\n".join(lines)
             )
     finally:
-        containers.remove(container)
+        engine.remove_container(container)
 
 
 def command(play: str = "image.yml") -> tuple[str, ...]:

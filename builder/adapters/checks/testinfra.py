@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
-from builder.adapters.engine import containers
+from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.errors import CheckError
@@ -36,13 +36,13 @@ class ImageChecker:
     def __init__(
         self,
         *,
-        engine_url: str,
+        engine: Engine,
         run: Run,
         root: Path,
         events: Stream,
         environment: Callable[[], dict[str, str]],
     ) -> None:
-        self._url = engine_url
+        self._engine = engine
         self._run = run
         self._root = root
         self._events = events
@@ -57,8 +57,7 @@ class ImageChecker:
 
     @contextmanager
     def _container(self, image: str) -> Iterator[str]:
-        container = containers.create(
-            self._url,
+        container = self._engine.create(
             image,
             command=["sleep", "infinity"],
             network="none",
@@ -69,14 +68,13 @@ class ImageChecker:
             init=True,
         )
         try:
-            with containers.engine_errors("starting a container for the checks"):
-                container.start()
-            yield f"docker://{container.id}"
+            self._engine.start(container)
+            yield f"docker://{container}"
         finally:
-            containers.remove(container)
+            self._engine.remove_container(container)
 
     def _pytest(self, plan: Plan, folders: list[Path], host: str) -> tuple[Check, ...]:
-        environment = self._environment() | {"DOCKER_HOST": self._url}
+        environment = self._environment() | {"DOCKER_HOST": self._engine.url}
         return run_checks(self._run, self._root, self._events, plan, folders, host, environment=environment)
 
 

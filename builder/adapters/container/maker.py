@@ -17,7 +17,6 @@ from typing import Any
 from builder.adapters.ansible import playbook
 from builder.adapters.container import bootstrap, workload
 from builder.adapters.container.finder import reused
-from builder.adapters.engine import containers
 from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
@@ -71,7 +70,7 @@ class LayerMaker:
         start = self._topmost(plan)
         if plan.key not in self._known:
             # These take seconds and wait for nothing; the first layer of components needs them all.
-            self._background.submit(containers.load)
+            self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
             self._background.submit(playbook.prepare, self._run, self._root, plan)
         made = []
@@ -189,17 +188,17 @@ class LayerMaker:
             layer,
             self._mirror(plan),
             base_image=base.id if base else parent,
-            engine_url=self._engine.url,
+            engine=self._engine,
         )
         with mounts as ready, self._container(parent, ready) as container:
             listener = playbook.Listener(self._events, step)
-            code = containers.run_to_end(container, listener.line)
+            code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
                 raise playbook.failure(f"layer '{layer.name}'", listener, code)
             self._refuse_if_changed(layer)
             ready.keep_packages()
-            containers.commit(
+            self._engine.commit(
                 container,
                 repository=LAYERS,
                 tag=layer.key,
@@ -208,9 +207,8 @@ class LayerMaker:
             )
 
     @contextmanager
-    def _container(self, image: str, ready: playbook.Ready) -> Iterator[Any]:
-        container = containers.create(
-            self._engine.url,
+    def _container(self, image: str, ready: playbook.Ready) -> Iterator[str]:
+        container = self._engine.create(
             image,
             command=ready.command,
             mounts=ready.mounts,
@@ -222,7 +220,7 @@ class LayerMaker:
             yield container
         finally:
             # Removing a container with many files takes seconds; nobody needs to wait for it here.
-            self._background.submit(self._engine.remove_container, str(container.id))
+            self._background.submit(self._engine.remove_container, container)
 
     def _refuse_if_changed(self, layer: Layer) -> None:
         """A role that was edited while it ran must not be stored under the key of what it was before."""
@@ -235,7 +233,7 @@ class LayerMaker:
 
     def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:
         workload.build(
-            self._engine.url,
+            self._engine,
             self._root,
             plan,
             parent=self._known[layer.parent].id,

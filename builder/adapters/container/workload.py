@@ -10,13 +10,13 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.adapters.engine import containers
+from builder.adapters.engine.client import Engine
 from builder.errors import BuildError
 from builder.model import Plan
 
 
 def build(
-    engine_url: str,
+    engine: Engine,
     root: Path,
     plan: Plan,
     *,
@@ -29,32 +29,25 @@ def build(
     folder = root / "containers"
     dockerfile = (folder / plan.target.workload / "Dockerfile").read_text(encoding="utf-8")
     context = _context(folder, plan, _labelled(dockerfile, run_label))
-    client = containers.client(engine_url)
-    with containers.engine_errors(f"building containers/{plan.target.workload}"):
-        stream = client.api.build(
-            fileobj=context,
-            custom_context=True,
-            dockerfile="Dockerfile",
-            tag=tag,
-            buildargs={"PARENT": parent},
-            labels=dict(labels),
-            network_mode="none",
-            nocache=True,
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-        said: list[str] = []
-        for event in stream:
-            for line in str(event.get("stream", "")).rstrip().splitlines():
-                said.append(line)
-                say(line)
-            if "error" in event:
-                raise BuildError(
-                    f"containers/{plan.target.workload}/Dockerfile: {event['error']}",
-                    hint="correct the Dockerfile; it is built without network",
-                    details="\n".join(said[-20:]),
-                )
+    events = engine.build(
+        context,
+        dockerfile="Dockerfile",
+        tag=tag,
+        buildargs={"PARENT": parent},
+        labels=dict(labels),
+        network_mode="none",
+    )
+    lines: list[str] = []
+    for event in events:
+        for line in str(event.get("stream", "")).rstrip().splitlines():
+            lines.append(line)
+            say(line)
+        if "error" in event:
+            raise BuildError(
+                f"containers/{plan.target.workload}/Dockerfile: {event['error']}",
+                hint="correct the Dockerfile; it is built without network",
+                details="\n".join(lines[-20:]),
+            )
 
 
 def _labelled(dockerfile: str, label: tuple[str, str]) -> str:

@@ -1,25 +1,31 @@
-"""The container engine over its plain socket, with the standard library alone.
+"""One container engine: its images, its containers, and its errors as the factory's.
 
-Look-ups, removal and streams of whole images live here, so that a build with nothing to do
-never loads the engine's SDK; the SDK serves where containers really start (`layers`, `testinfra`).
+docker-py does the talking and is loaded at the first request; only the list of layers is read without it
+where the engine has a Unix socket (`lookup`). Containers are named by their ids.
 """
 
+import io
 import json
 import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import tarfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote, urlencode
+from typing import IO, TYPE_CHECKING, Any
 
+from builder.adapters.engine.lookup import HINT, list_images
 from builder.errors import BuildError, IntegrityError, MissingError
 
+if TYPE_CHECKING:
+    from docker import APIClient
+
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
-_TIMEOUT_S = 60
-_LONG_S = 1800
-_HINT = "start it (systemctl start docker), or see: builder doctor"
+_DEFAULT_URL = "unix:///var/run/docker.sock"
+_UNIX = "unix://"
+_CHUNK = 1 << 20
+_ASK_S, _WORK_S = 60, 1800  # silence that is taken for the engine's end, when looking up and when working
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,194 +41,380 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
-    """An answer whose body has not been read yet."""
+class Bind:
+    """A host folder or file inside a container."""
 
-    status: int
-    body: IO[bytes]
+    source: str
+    target: str
+    writable: bool = False
 
 
 class Engine:
-    """Requests to one engine; every call is a connection of its own, so threads may share an Engine.
+    """The engine at a URL, by default that of DOCKER_HOST; threads may share it.
 
-    The requests are HTTP/1.0, whose answers end with the connection: that leaves nothing to parse that would
-    need a library, and http.client alone costs a third of a build that has nothing to do.
+    DOCKER_TLS_VERIFY and DOCKER_CERT_PATH hold for engines at a network address, as for every other client.
     """
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        self.url = url or os.environ.get("DOCKER_HOST") or _DEFAULT_URL
+        self._clients: dict[int, APIClient] = {}
+        self._connecting = threading.Lock()
 
-    def _connect(self, timeout_s: float) -> socket.socket:
-        scheme, _, place = self.url.partition("://")
-        if scheme == "unix":
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(timeout_s)
-            connection.connect(place)
-            return connection
-        if scheme in ("tcp", "http") and not os.environ.get("DOCKER_TLS_VERIFY"):
-            host, _, port = place.rstrip("/").rpartition(":")
-            return socket.create_connection((host, int(port)), timeout_s)
-        raise MissingError(
-            f"DOCKER_HOST={self.url}: the factory speaks to unix:// and plain tcp://host:port engines",
-            hint="unset DOCKER_HOST, or forward the engine's socket with ssh -L",
-        )
+    def connect(self, timeout_s: int = _WORK_S) -> "APIClient":
+        """The SDK's client; the first call loads the SDK, which takes a while."""
+        with self._connecting:
+            if timeout_s not in self._clients:
+                self._clients[timeout_s] = self._open(timeout_s)
+            return self._clients[timeout_s]
+
+    def _open(self, timeout_s: int) -> "APIClient":
+        from docker import APIClient
+        from docker.constants import MINIMUM_DOCKER_API_VERSION
+        from docker.utils import kwargs_from_env
+
+        with self.errors("connecting"):
+            if self.url.startswith(_UNIX):  # where DOCKER_TLS_VERIFY means nothing
+                return APIClient(base_url=self.url, timeout=timeout_s)
+            address = kwargs_from_env(environment={**os.environ, "DOCKER_HOST": self.url})
+            # Unless trust_env is False, REQUESTS_CA_BUNDLE wins over the CA in DOCKER_CERT_PATH; a client
+            # that finds out the version by itself asks for it before the attribute can be set.
+            first = APIClient(version=MINIMUM_DOCKER_API_VERSION, timeout=timeout_s, **address)
+            first.trust_env = False
+            version = first.version(api_version=False)["ApiVersion"]
+            client = APIClient(version=version, timeout=timeout_s, **address)
+            client.trust_env = False
+            return client
 
     @contextmanager
-    def open(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Path | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = _TIMEOUT_S,
-    ) -> Iterator[Response]:
-        target = f"{path}?{urlencode(query)}" if query else path
-        size = body.stat().st_size if body else 0
-        fields = {"Host": "engine", "Content-Length": str(size), **(headers or {})}
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        try:
-            with self._connect(timeout_s) as connection, connection.makefile("rb") as answer:
-                connection.sendall(f"{method} {target} HTTP/1.0\r\n{head}\r\n".encode())
-                if body:
-                    with body.open("rb") as file:
-                        connection.sendfile(file)
-                yield Response(status=_read_status(answer), body=answer)
-        except (ConnectionError, FileNotFoundError, PermissionError, TimeoutError) as error:
-            raise MissingError(f"no answer from the engine at {self.url}: {error}", hint=_HINT) from error
+    def errors(self, action: str) -> Iterator[None]:
+        """Raise the errors of the SDK and its transport as the factory's."""
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+        from urllib3.exceptions import HTTPError
 
-    def ask(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, timeout_s: float = _TIMEOUT_S
-    ) -> Any:
-        """The JSON answer to a request, None for "no such thing"."""
-        with self.open(method, path, query=query, timeout_s=timeout_s) as response:
-            text = response.body.read()
-            if response.status == 404:
-                return None
-            if response.status >= 400:
-                raise BuildError(f"the engine refused {method} {path}: {_message(text)}", hint=_HINT)
-            return json.loads(text) if text.strip() else {}
+        try:
+            yield
+        except APIError as error:
+            message = str(error.explanation or error)
+            if "no space left" in message.lower():
+                raise BuildError(
+                    f"the disk of the engine is full ({action})",
+                    hint="make room (builder clean, docker system df), then build again",
+                    details=message,
+                ) from error
+            raise BuildError(
+                f"the engine refused: {action}", hint="builder doctor", details=message
+            ) from error
+        except (DockerException, RequestException, HTTPError) as error:
+            causes = list(_causes(error))
+            if any(isinstance(cause, (RequestException, HTTPError)) for cause in causes):
+                raise MissingError(
+                    f"no answer from the engine at {self.url} ({action}): {causes[-1]}", hint=HINT
+                ) from error
+            raise MissingError(
+                f"DOCKER_HOST={self.url}: {error}",
+                hint="name unix://PATH or tcp://HOST:PORT, or forward the engine's socket with ssh -L;"
+                " DOCKER_CERT_PATH is the folder of ca.pem, cert.pem and key.pem",
+            ) from error
 
     def version(self) -> Mapping[str, Any]:
-        answer = self.ask("GET", "/version")
-        assert isinstance(answer, dict)
-        return answer
+        with self.errors("asking for its version"):
+            return self.connect(_ASK_S).version()
+
+    def info(self) -> Mapping[str, Any]:
+        with self.errors("asking for its settings"):
+            return self.connect(_ASK_S).info()
+
+    # Images.
 
     def layers(self) -> dict[str, Image]:
         """Every finished layer in this engine by key: one round trip."""
-        images = self._images({"reference": [LAYERS]})
         prefix = f"{LAYERS}:"
         return {
             tag.removeprefix(prefix): image
-            for image in images
+            for image in self.images(reference=LAYERS)
             for tag in image.tags
             if tag.startswith(prefix)
         }
 
-    def images(self) -> list[Image]:
-        """All images, intermediate ones too."""
-        return self._images({})
-
-    def labelled(self, label: str) -> list[Image]:
-        """All images that carry a label, intermediate ones too (they are hidden unless asked for)."""
-        return self._images({"label": [label]})
-
-    def _images(self, filters: Mapping[str, list[str]]) -> list[Image]:
-        found = self.ask("GET", "/images/json", query={"all": "1", "filters": json.dumps(filters)})
+    def images(self, **filters: str) -> list[Image]:
+        """The images that match, intermediate ones too."""
+        wanted = {name: [value] for name, value in filters.items()}
+        if self.url.startswith(_UNIX) and not self._clients:
+            found = list_images(Path(self.url.removeprefix(_UNIX)), wanted)
+        else:
+            with self.errors("listing images"):
+                found = self.connect(_ASK_S).images(all=True, filters=wanted)
         return [
             Image(
-                id=item["Id"],
-                size_bytes=item["Size"],
-                tags=tuple(tag for tag in item["RepoTags"] or () if tag != "<none>:<none>"),
-                labels=item["Labels"] or {},
-                created=item["Created"],
-                parent=item.get("ParentId", ""),
+                id=record["Id"],
+                size_bytes=record["Size"],
+                tags=tuple(tag for tag in record["RepoTags"] or () if tag != "<none>:<none>"),
+                labels=record["Labels"] or {},
+                created=record["Created"],
+                parent=record.get("ParentId", ""),
             )
-            for item in found
+            for record in found
         ]
 
+    def labelled(self, label: str) -> list[Image]:
+        """The images with a label, intermediate ones too."""
+        return self.images(label=label)
+
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
-        answer = self.ask("GET", f"/images/{quote(reference, safe='/:@')}/json")
-        assert answer is None or isinstance(answer, dict)
-        return answer
+        """The engine's record of an image; None if it has none."""
+        from docker.errors import NotFound
+
+        with self.errors(f"looking for {reference}"), suppress(NotFound):
+            found: dict[str, Any] = self.connect(_ASK_S).inspect_image(reference)  # type: ignore[no-untyped-call]
+            return found
+        return None
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        if self.ask("POST", f"/images/{image}/tag", query={"repo": repository, "tag": tag}) is None:
-            raise BuildError(f"no image {image} in the engine", hint="build it again")
+        with self.errors(f"tagging {image}"):
+            self.connect(_ASK_S).tag(image, repository, tag)
 
     def remove_image(self, reference: str) -> None:
-        """Removes a tag or an image; what other images still need stays, and that is no error."""
-        with self.open("DELETE", f"/images/{quote(reference, safe='/:@')}") as response:
-            text = response.body.read()
-            if response.status not in (200, 404, 409):
-                raise BuildError(f"the engine did not remove {reference}: {_message(text)}", hint=_HINT)
+        """Remove a tag or an image; an image that other images or containers need stays."""
+        with self.errors(f"removing {reference}"), _tolerating(404, 409):
+            self.connect(_ASK_S).remove_image(reference)
 
-    def containers(self, label: str) -> list[dict[str, Any]]:
-        filters = json.dumps({"label": [label]})
-        return list(self.ask("GET", "/containers/json", query={"all": "1", "filters": filters}))
+    def import_image(self, tar: Path, *, repository: str, tag: str, changes: Iterable[str]) -> None:
+        """Make an image of one layer from the tar of a root file system."""
+        with self.errors(f"importing {repository}:{tag}"):
+            text = self.connect().import_image(
+                str(tar), repository=repository, tag=tag, changes=list(changes)
+            )
+        _read_progress(json.loads(line) for line in text.splitlines() if line.strip())
 
-    def remove_container(self, container: str) -> None:
-        with self.open("DELETE", f"/containers/{container}", query={"force": "1", "v": "1"}) as response:
-            text = response.body.read()
-            # 409: somebody is removing it already.
-            if response.status not in (204, 404, 409):
-                raise BuildError(
-                    f"the engine did not remove container {container}: {_message(text)}", hint=_HINT
-                )
-
-    def import_image(self, tar: Path, *, repository: str, tag: str, changes: Iterable[str]) -> str:
-        """Makes an image of one layer from the tar of a root file system."""
-        query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", c) for c in changes)]
-        headers = {"Content-Type": "application/x-tar"}
-        last = self._progress("POST", f"/images/create?{urlencode(query)}", body=tar, headers=headers)
-        return str(last.get("status", ""))
-
-    def pull(self, reference: str, *, auth: str = "") -> None:
-        """Pulls by tag or digest; raises BuildError with the engine's own words."""
-        headers = {"X-Registry-Auth": auth} if auth else {}
-        self._progress("POST", f"/images/create?{urlencode({'fromImage': reference})}", headers=headers)
-
-    def _progress(
-        self, method: str, path: str, *, headers: Mapping[str, str], body: Path | None = None
-    ) -> dict[str, Any]:
-        """Reads a stream of progress objects to its end; an error among them is raised."""
-        last: dict[str, Any] = {}
-        with self.open(method, path, body=body, headers=headers, timeout_s=_LONG_S) as response:
-            for line in response.body:
-                if line.strip():
-                    last = json.loads(line)
-                    if "error" in last:
-                        message = f"the engine: {last['error']}"
-                        if "verification failed" in message:  # of a manifest or a layer, by its digest
-                            raise IntegrityError(message, hint="builder lock --verify")
-                        raise BuildError(message, hint="builder doctor")
-            if response.status >= 400:
-                raise BuildError(f"the engine: {last.get('message', response.status)}", hint="builder doctor")
-        return last
+    def pull(self, reference: str, *, login: Mapping[str, str] | None = None) -> None:
+        """Pull by tag or digest; raises BuildError with the engine's own message."""
+        with self.errors(f"pulling {reference}"):
+            _read_progress(
+                self.connect().pull(reference, stream=True, decode=True, auth_config=dict(login or {}))
+            )
 
     @contextmanager
-    def export(self, references: Iterable[str]) -> Iterator[IO[bytes]]:
-        """The images as one tar stream in the format of `docker save`."""
-        query = urlencode([("names", reference) for reference in references])
-        with self.open("GET", f"/images/get?{query}", timeout_s=_LONG_S) as response:
-            if response.status >= 400:
-                raise BuildError(f"the engine did not export: {_message(response.body.read())}", hint=_HINT)
-            yield response.body
+    def export(self, image: str) -> Iterator[IO[bytes]]:
+        """An image as one tar stream in the format of `docker save`."""
+        with self.errors(f"exporting {image}"):
+            chunks = self.connect().get_image(image, chunk_size=_CHUNK)
+            with io.BufferedReader(_Chunks(chunks), _CHUNK) as stream:
+                yield stream
+
+    def build(self, context: IO[bytes], **options: Any) -> Iterator[dict[str, Any]]:
+        """Build a Dockerfile from the tar of its context; yields the engine's events."""
+        with self.errors("building an image"):
+            yield from self.connect().build(
+                fileobj=context,
+                custom_context=True,
+                nocache=True,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                **options,
+            )
+
+    # Containers.
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """The engine's records of containers with a label, running or not."""
+        with self.errors("listing containers"):
+            return list(self.connect(_ASK_S).containers(all=True, filters={"label": [label]}))
+
+    def inspect_container(self, container: str) -> dict[str, Any] | None:
+        """The engine's record of a container; None if it has none."""
+        from docker.errors import NotFound
+
+        with self.errors(f"looking for container {container}"), suppress(NotFound):
+            found: dict[str, Any] = self.connect(_ASK_S).inspect_container(container)
+            return found
+        return None
+
+    def create(
+        self,
+        image: str,
+        *,
+        command: Sequence[str],
+        network: str,
+        labels: Mapping[str, str],
+        mounts: Sequence[Bind] = (),
+        tmpfs: Mapping[str, str] | None = None,
+        ports: Mapping[int | str, Any] | None = None,
+        name: str | None = None,
+        hostname: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        stop_signal: str | None = None,
+        **host: Any,
+    ) -> str:
+        """Create a container, which the caller starts and removes; `host` is its host configuration."""
+        from docker.types import Mount
+
+        with self.errors("creating a container"):
+            client = self.connect()
+            created = client.create_container(
+                image,
+                list(command),
+                entrypoint=[],
+                user="0",
+                labels=dict(labels),
+                ports=[tuple(str(port).split("/")) for port in ports or ()],
+                name=name,
+                hostname=hostname,
+                environment=dict(environment or {}),
+                stop_signal=stop_signal,
+                host_config=client.create_host_config(
+                    network_mode=network,
+                    port_bindings=dict(ports or {}),
+                    tmpfs=dict(tmpfs or {}),
+                    mounts=[
+                        Mount(bind.target, bind.source, type="bind", read_only=not bind.writable)
+                        for bind in mounts
+                    ],
+                    **host,
+                ),
+            )
+        return str(created["Id"])
+
+    def start(self, container: str) -> None:
+        with self.errors("starting a container"):
+            self.connect().start(container)
+
+    def stop(self, container: str, *, grace_s: int) -> None:
+        with self.errors("stopping a container"):
+            self.connect().stop(container, timeout=grace_s)
+
+    def run_to_end(self, container: str, on_line: Callable[[str], None]) -> int:
+        """Start a container, hand on its output line by line, return its exit code."""
+        with self.errors("running a container"):
+            client = self.connect()
+            client.start(container)
+            _hand_on(client.logs(container, stream=True, follow=True), on_line)
+            return int(client.wait(container)["StatusCode"])
+
+    def execute(self, container: str, command: Sequence[str], on_line: Callable[[str], None]) -> int:
+        """Run a program in a running container, hand on its output line by line, return its exit code."""
+        with self.errors("running a program in a container"):
+            client = self.connect()
+            started = client.exec_create(container, list(command))["Id"]
+            _hand_on(client.exec_start(started, stream=True), on_line)
+            return int(client.exec_inspect(started)["ExitCode"])
+
+    def execute_detached(self, container: str, command: Sequence[str]) -> None:
+        """Start a program in a running container and do not wait for it."""
+        with self.errors("starting a program in a container"):
+            client = self.connect()
+            client.exec_start(client.exec_create(container, list(command))["Id"], detach=True)
+
+    def output(self, container: str, *, lines: int) -> str:
+        """The last lines that a container printed."""
+        with self.errors("reading the output of a container"):
+            return self.connect().logs(container, tail=lines).decode(errors="replace")
+
+    def put(self, container: str, folder: str, tar: bytes) -> None:
+        """Unpack a tar in a folder of a container."""
+        with self.errors("copying files into a container"):
+            self.connect().put_archive(container, folder, tar)
+
+    def read_file(self, container: str, path: str) -> bytes:
+        """A file of a container; empty if there is none."""
+        from docker.errors import NotFound
+
+        with self.errors(f"reading {path} of a container"), suppress(NotFound):
+            stream, _ = self.connect().get_archive(container, path)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+                member = tar.next()
+                file = tar.extractfile(member) if member else None
+                return file.read() if file else b""
+        return b""
+
+    def commit(
+        self,
+        container: str,
+        *,
+        repository: str | None = None,
+        tag: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        parent_config: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store a container as an image, which starts as its parent does if given its configuration.
+
+        Returns the id of the image.
+        """
+        more: dict[str, Any] = {}
+        if parent_config is not None:
+            more["changes"] = [
+                f"ENTRYPOINT {json.dumps(parent_config.get('Entrypoint') or [])}",
+                f"CMD {json.dumps(parent_config.get('Cmd') or [])}",
+                f"USER {parent_config.get('User') or '0'}",
+                *(f'LABEL "{key}"="{value}"' for key, value in (labels or {}).items()),
+            ]
+            # Without a configuration of ours the engine takes the container's, host name included.
+            more["conf"] = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
+        with self.errors("storing a container as an image"):
+            return str(self.connect().commit(container, repository=repository, tag=tag, **more)["Id"])
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container, running or not, with its volumes."""
+        # 409: another client removes it already.
+        with self.errors(f"removing container {container}"), _tolerating(404, 409):
+            self.connect(_ASK_S).remove_container(container, force=True, v=True)
 
 
-def _read_status(answer: IO[bytes]) -> int:
-    """The status of an answer; leaves `answer` at the beginning of its body."""
-    words = answer.readline().split()
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        raise ConnectionError("it hung up before it answered")
-    while answer.readline().strip():
-        pass
-    return int(words[1])
+@contextmanager
+def _tolerating(*statuses: int) -> Iterator[None]:
+    from docker.errors import APIError
 
-
-def _message(text: bytes) -> str:
     try:
-        return str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
-        return text.decode(errors="replace").strip()
+        yield
+    except APIError as error:
+        if error.status_code not in statuses:
+            raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that the SDK and its transport wrap in it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _hand_on(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            on_line(line.decode(errors="replace").rstrip("\r"))
+    if rest:
+        on_line(rest.decode(errors="replace"))
+
+
+def _read_progress(events: Iterable[Mapping[str, Any]]) -> None:
+    """Read the events of an import or a pull to their end; an error among them is raised."""
+    for event in events:
+        if "error" in event:
+            message = f"the engine: {event['error']}"
+            if "verification failed" in message:  # of a manifest or a layer, by its digest
+                raise IntegrityError(message, hint="builder lock --verify")
+            raise BuildError(message, hint="builder doctor")
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of byte strings as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size

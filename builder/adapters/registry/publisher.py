@@ -1,7 +1,5 @@
 """Pushes finished images to a registry, and shares layers through one: engine → blob store → registry."""
 
-import base64
-import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +52,7 @@ class _Way:
         # One at a time: images share most of their layers, which are then compressed and sent once.
         with self.turn, store.in_use():
             config, layers = collect(
-                lambda: self.engine.export([image]),
+                lambda: self.engine.export(image),
                 image_id=str(found["Id"]),
                 diff_ids=tuple(found["RootFS"]["Layers"]),
                 store=store,
@@ -132,7 +130,7 @@ class RegistryCache:
     def fetch(self, key: str) -> None:
         """Makes the layer one of this engine's."""
         engine, reference = self._way.engine, f"{self._way.place}:{_tag(key)}"
-        engine.pull(reference, auth=self._auth())
+        engine.pull(reference, login=self._login())
         engine.tag(reference, LAYERS, key)
         engine.remove_image(reference)
 
@@ -142,13 +140,12 @@ class RegistryCache:
             f"{LAYERS}:{key}", registry=self._registry, repository=self._way.path, tags=(_tag(key),)
         )
 
-    def _auth(self) -> str:
-        """What the engine wants to hear in order to pull for us."""
+    def _login(self) -> dict[str, str]:
+        """User name and password with which the engine pulls; empty if the registry takes none."""
         credentials = find_credentials(self._way.host)
         if credentials is None:
-            return ""
-        table = {"username": credentials.username, "password": credentials.password}
-        return base64.urlsafe_b64encode(json.dumps(table).encode()).decode()
+            return {}
+        return {"username": credentials.username, "password": credentials.password}
 
 
 def _tag(key: str) -> str:

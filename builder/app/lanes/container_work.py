@@ -35,7 +35,7 @@ class ContainerWork:
             finder=search.finder,
             maker=self._maker,
             checker=ImageChecker(
-                engine_url=engine.url,
+                engine=engine,
                 run=work.run,
                 root=context.root,
                 events=work.events,

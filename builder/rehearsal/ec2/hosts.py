@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from builder.adapters.engine import containers
 from builder.adapters.engine.client import Engine
 from builder.errors import BuildError
 from builder.marks import REHEARSAL_LABEL
@@ -65,11 +64,9 @@ class Hosts(Protocol):
 class EngineHosts:
     """Hosts on this machine's engine. `session` names all that belongs to one rehearsal."""
 
-    def __init__(self, *, engine_url: str, session: str, ssh_port: int, network_image: str) -> None:
+    def __init__(self, *, engine: Engine, session: str, ssh_port: int, network_image: str) -> None:
         self.ssh_port = ssh_port
-        self._url = engine_url
-        self._engine = Engine(engine_url)
-        self._client = containers.client(engine_url)
+        self._engine = engine
         self._session = session
         self._network_image = network_image
         self._addresses = Addresses(ssh_port)
@@ -109,8 +106,10 @@ class EngineHosts:
         self._engine.remove_image(self._reference(snapshot))
 
     def capture(self, instance: str, snapshot: str) -> None:
-        with self._alone(instance), containers.engine_errors(f"capturing {instance}"):
-            self._machine(instance).commit(repository=f"{_REPOSITORY}/{self._session}", tag=snapshot)
+        with self._alone(instance):
+            self._engine.commit(
+                self._machine(instance), repository=f"{_REPOSITORY}/{self._session}", tag=snapshot
+            )
 
     # Instances.
 
@@ -135,8 +134,7 @@ class EngineHosts:
 
     def _make_network(self, launch: Launch) -> None:
         script = Path(imds.__file__).read_bytes()
-        created = containers.create(
-            self._url,
+        created = self._engine.create(
             self._network_image,
             command=("python3", "-I", "/imds.py", "/imds.json"),
             network="bridge",
@@ -148,14 +146,14 @@ class EngineHosts:
             cap_add=["NET_ADMIN"],
             stop_signal="SIGKILL",  # it has nothing to finish, and as process 1 it would not hear another
         )
-        with containers.engine_errors(f"starting the network of {launch.instance}"):
-            _put(created, "/", {"imds.py": script, "imds.json": json.dumps(launch.metadata).encode()})
-            created.start()
+        metadata = json.dumps(launch.metadata).encode()
+        self._engine.put(created, "/", _packed({"imds.py": script, "imds.json": metadata}))
+        self._engine.start(created)
 
     def _make_machine(self, launch: Launch) -> None:
         network = self._name(launch.instance, "network")
         created = machine.create(
-            self._url,
+            self._engine,
             self._reference(launch.snapshot),
             labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "machine"},
             network=f"container:{network}",
@@ -163,23 +161,20 @@ class EngineHosts:
             # A reboot from inside ends the container, like a power-off; only the former is of use here.
             restart_policy={"Name": "always"},
         )
-        with containers.engine_errors(f"starting {launch.instance}"):
-            if launch.public_key:
-                _authorize(created, launch.public_key)
-            created.start()
+        if launch.public_key:
+            _authorize(self._engine, created, launch.public_key)
+        self._engine.start(created)
 
     def _run_detached(self, launch: Launch) -> None:
-        with containers.engine_errors(f"running the user data of {launch.instance}"):
-            self._machine(launch.instance).exec_run(["/bin/sh", "-c", launch.script], detach=True)
+        self._engine.execute_detached(self._machine(launch.instance), ["/bin/sh", "-c", launch.script])
 
     def stop(self, instance: str) -> None:
-        with self._alone(instance), containers.engine_errors(f"stopping {instance}"):
-            self._machine(instance).stop(timeout=_STOP_S)
+        with self._alone(instance):
+            self._engine.stop(self._machine(instance), grace_s=_STOP_S)
 
     def start(self, instance: str, address: str) -> None:
         with self._alone(instance):
-            with containers.engine_errors(f"starting {instance}"):
-                self._machine(instance).start()
+            self._engine.start(self._machine(instance))
             self._wait_for_ssh(instance, address)
 
     def reboot(self, instance: str, address: str) -> None:
@@ -195,15 +190,14 @@ class EngineHosts:
             self._engine.remove_container(self._name(instance, part))
 
     def tell(self, instance: str, metadata: Mapping[str, Any]) -> None:
-        with containers.engine_errors(f"telling {instance} its metadata"):
-            network = self._client.containers.get(self._name(instance, "network"))
-            _put(network, "/", {"imds.json": json.dumps(metadata).encode()})
+        network = self._name(instance, "network")
+        self._engine.put(network, "/", _packed({"imds.json": json.dumps(metadata).encode()}))
 
     def _name(self, instance: str, part: str) -> str:
         return f"factory-{self._session}-{instance}-{part}"
 
-    def _machine(self, instance: str) -> Any:
-        return self._client.containers.get(self._name(instance, "machine"))
+    def _machine(self, instance: str) -> str:
+        return self._name(instance, "machine")
 
     def _wait_for_ssh(self, instance: str, address: str) -> None:
         """Returns when the machine answers, or when it is clear that it takes longer: then who calls waits.
@@ -216,12 +210,11 @@ class EngineHosts:
 
         until(settled, timeout_s=_BOOT_S, every_s=0.1)
         if not self._is_up(instance):
-            with containers.engine_errors(f"reading the end of {instance}"):
-                said = self._machine(instance).logs(tail=20).decode(errors="replace")
-            raise BuildError(f"{instance} ended while it booted", hint="builder doctor", details=said)
+            output = self._engine.output(self._machine(instance), lines=20)
+            raise BuildError(f"{instance} ended while it booted", hint="builder doctor", details=output)
 
     def _is_up(self, instance: str) -> bool:
-        found = self._engine.ask("GET", f"/containers/{self._name(instance, 'machine')}/json")
+        found = self._engine.inspect_container(self._machine(instance))
         # One that ends at once is started again and again.
         return bool(found and found["State"]["Running"] and not found["State"]["Restarting"])
 
@@ -235,9 +228,8 @@ def sweep(engine: Engine, session: str) -> int:
     for container in found:
         engine.remove_container(container["Id"])
     repository = f"{_REPOSITORY}/{session}"
-    filters = json.dumps({"reference": [repository]})
-    tagged = engine.ask("GET", "/images/json", query={"filters": filters})
-    tags = [tag for image in tagged for tag in image["RepoTags"] if tag.startswith(f"{repository}:")]
+    tagged = engine.images(reference=repository)
+    tags = [tag for image in tagged for tag in image.tags if tag.startswith(f"{repository}:")]
     # What was captured when the power went has the label of its container and no tag.
     half_made = [image.id for image in engine.labelled(f"{REHEARSAL_LABEL}={session}") if not image.tags]
     for reference in (*tags, *half_made):
@@ -252,21 +244,22 @@ def _has_banner(address: str, port: int) -> bool:
     return False
 
 
-def _put(container: Any, folder: str, files: Mapping[str, bytes]) -> None:
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    """Files as a tar."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for name, data in files.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    container.put_archive(folder, content.getvalue())
+    return content.getvalue()
 
 
-def _authorize(container: Any, public_key: str) -> None:
+def _authorize(engine: Engine, container: str, public_key: str) -> None:
     """Adds a key to those of the login user; keys that an image brought along stay, as they would in EC2."""
-    uid, gid, home = _login_user(_get(container, "/etc/passwd").decode())
+    uid, gid, home = _login_user(engine.read_file(container, "/etc/passwd").decode())
     path = f"{home}/.ssh/authorized_keys"
-    keys = _get(container, path).decode().splitlines()
+    keys = engine.read_file(container, path).decode().splitlines()
     keys += [public_key.strip()] if public_key.strip() not in keys else []
     content, text = io.BytesIO(), "".join(f"{key}\n" for key in keys).encode()
     with tarfile.open(fileobj=content, mode="w") as tar:
@@ -275,7 +268,7 @@ def _authorize(container: Any, public_key: str) -> None:
             entry.mode, entry.type, entry.uid, entry.gid = mode, kind, uid, gid
             entry.size = len(text) if kind == tarfile.REGTYPE else 0
             tar.addfile(entry, io.BytesIO(text))
-    container.put_archive("/", content.getvalue())
+    engine.put(container, "/", content.getvalue())
 
 
 def _login_user(passwd: str) -> tuple[int, int, str]:
@@ -286,16 +279,3 @@ def _login_user(passwd: str) -> tuple[int, int, str]:
     raise BuildError(
         f"the image has no user {_LOGIN_UID} to log in as", hint="was it removed while the image was made?"
     )
-
-
-def _get(container: Any, path: str) -> bytes:
-    """A file of a container; empty if there is none."""
-    from docker.errors import NotFound
-
-    with suppress(NotFound):
-        stream, _ = container.get_archive(path)
-        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-            member = tar.next()
-            file = tar.extractfile(member) if member else None
-            return file.read() if file else b""
-    return b""

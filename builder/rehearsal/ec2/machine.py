@@ -6,21 +6,16 @@ of what it is made of. Knows nothing of EC2; whoever starts it brings labels, ne
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from builder.adapters.container.bootstrap import make_root
-from builder.adapters.engine import containers
-from builder.adapters.engine.client import Engine
-from builder.adapters.engine.containers import Bind
+from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.model import System
 from builder.sources import digest_of
-
-if TYPE_CHECKING:
-    from docker.models.containers import Container
 
 MACHINES = "factory-machines"  # repository of all machine images in the engine; the tag is the key
 INIT = "/lib/systemd/systemd"
@@ -58,7 +53,7 @@ chroot "$1" systemctl --quiet set-default multi-user.target
 """
 
 
-def ensure(engine_url: str, run: Run, system: System, mirror: Mirror, say: process.OnLine) -> str:
+def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: process.OnLine) -> str:
     """The reference of the system's machine image; made if the engine has none."""
     if system.bootstrap is None or system.distribution not in LOGIN_USERS:
         raise BuildError(
@@ -66,7 +61,6 @@ def ensure(engine_url: str, run: Run, system: System, mirror: Mirror, say: proce
         )
     key = key_of(system)
     reference = f"{MACHINES}:{key}"
-    engine = Engine(engine_url)
     with run.locked(f"machine-{key}"):
         if engine.inspect_image(reference) is None:
             recipe = dataclasses.replace(system.bootstrap, packages=_packages(system))
@@ -91,7 +85,7 @@ def _packages(system: System) -> tuple[str, ...]:
 
 
 def create(
-    engine_url: str,
+    engine: Engine,
     image: str,
     *,
     labels: Mapping[str, str],
@@ -100,14 +94,13 @@ def create(
     tmpfs: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     **more: Any,
-) -> "Container":
+) -> str:
     """A machine that is not started yet; `arguments` are its kernel's, as far as systemd reads them.
 
     It has no privilege that any other container has not: systemd needs to see the host's control groups,
     and nothing more.
     """
-    return containers.create(
-        engine_url,
+    return engine.create(
         image,
         command=(INIT, *arguments),
         network=network,

@@ -1,0 +1,41 @@
+"""List images over an engine's Unix socket with the standard library alone, for builds with nothing to do.
+
+Loading the SDK takes longer than all else in such a build. Requests are HTTP/1.0, whose answers end with the
+connection, so that nothing has to be parsed: http.client alone costs a third of such a build.
+"""
+
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from builder.errors import BuildError, MissingError
+
+HINT = "start it (systemctl start docker), or see: builder doctor"
+_TIMEOUT_S = 60
+
+
+def list_images(path: Path, filters: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """The engine's records of images, intermediate ones included."""
+    target = f"/images/json?{urlencode({'all': '1', 'filters': json.dumps(filters)})}"
+    try:
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as answer:
+            connection.settimeout(_TIMEOUT_S)
+            connection.connect(str(path))
+            connection.sendall(f"GET {target} HTTP/1.0\r\nHost: engine\r\n\r\n".encode())
+            words = answer.readline().split()
+            if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+                raise ConnectionError("connection closed without an answer")
+            while answer.readline().strip():
+                pass
+            text = answer.read()
+    except OSError as error:
+        raise MissingError(f"no answer from the engine at unix://{path}: {error}", hint=HINT) from error
+    if int(words[1]) != 200:
+        raise BuildError(
+            f"the engine refused to list images: {text.decode(errors='replace').strip()}", hint=HINT
+        )
+    found: list[dict[str, Any]] = json.loads(text)
+    return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from builder.crosschecks import check
 from builder.errors import CatalogError
 from builder.inheritance import complete_stacks, complete_targets
+from builder.instances import read_instances
 from builder.model import (
     AmiShape,
     AmiSource,
@@ -18,6 +19,7 @@ from builder.model import (
     Component,
     Download,
     Flavour,
+    Instance,
     Stack,
     System,
     Target,
@@ -48,9 +50,6 @@ _NAME = {
     "targets": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
     "profiles": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
 }
-
-# What a stack is for and what else is true of it: `builder.stack` judges by these, a plan does not ask.
-STACK_PURPOSE: Shape = {"instances": (LIST, False), "origin": (TEXT, False), "facts": (TABLE, False)}
 
 # Keys of a target, which its profile may set as well.
 TARGET: Shape = {
@@ -90,7 +89,9 @@ SHAPES: Mapping[str, Shape] = {
         "without": (STRINGS, False),
         "requirements": (TEXT, False),
         "wheel_index": (TEXT, False),
-        **STACK_PURPOSE,
+        "origin": (TEXT, False),
+        "instances": (LIST, False),
+        "facts": (TABLE, False),
     },
     "systems": {
         "summary": (TEXT, True),
@@ -159,7 +160,7 @@ def load(root: Path) -> Catalog:
         )
     problems = Problems()
     files = _read_files(folder, problems)
-    prices = _prices(folder, problems)
+    instances = read_instances(folder, problems)
     brought = _brought(folder, files["components"], problems)
     order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
     catalog = Catalog(
@@ -168,7 +169,8 @@ def load(root: Path) -> Catalog:
             name: _stack(folder, name, table, brought, problems) for name, table in files["stacks"].items()
         },
         systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
-        targets={name: _target(name, table, prices, problems) for name, table in files["targets"].items()},
+        targets={name: _target(name, table, instances, problems) for name, table in files["targets"].items()},
+        instances=instances,
         layers=order,
     )
     if not problems.found:
@@ -206,15 +208,6 @@ def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) 
     return found
 
 
-def _prices(folder: Path, problems: Problems) -> dict[str, float | None]:
-    """EC2 type → dollars per hour, None where the catalog does not know it."""
-    return {
-        f"{family}.{size}": entry.get("dollars_per_hour")
-        for family, table in (read_toml(folder, "instances.toml", problems) or {}).items()
-        for size, entry in table.get("sizes", {}).items()
-    }
-
-
 def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
     pattern, style = _NAME[group]
     tables = read_tables(folder, group, SHAPES[group], problems)
@@ -238,7 +231,8 @@ def _component(name: str, table: Table, problems: Problems) -> Component:
 def _stack(
     folder: Path, name: str, table: Table, brought: Mapping[str, Mapping[str, str]], problems: Problems
 ) -> Stack:
-    fields = {key: value for key, value in table.items() if key not in (*STACK_PURPOSE, "base")}
+    fields = {**table, "instances": tuple(table.get("instances", ()))}
+    fields.pop("base", None)
     lock = fields.pop("requirements", "")
     lines: tuple[str, ...] = ()
     if lock:
@@ -283,7 +277,7 @@ def _system(name: str, table: Table, problems: Problems) -> System:
     return System(name=name, **fields)
 
 
-def _target(name: str, table: Table, prices: Mapping[str, float | None], problems: Problems) -> Target:
+def _target(name: str, table: Table, instances: Mapping[str, Instance], problems: Problems) -> Target:
     fields = tuples(table)
     fields.pop("inherits", None)
     file = f"targets/{name}.toml"
@@ -291,7 +285,7 @@ def _target(name: str, table: Table, prices: Mapping[str, float | None], problem
     if (shape is None) == (fields["kind"] == "ami"):
         problems.add(file, "ami", "goes with kind ami, and with it alone")
     if shape is not None and fits(shape, SHAPES["ami of a target"], file, "ami.", problems):
-        fields["ami"] = _ami_shape(shape, file, prices, problems)
+        fields["ami"] = _ami_shape(shape, file, instances, problems)
     fields["flavours"] = {
         flavour: _flavour(flavour, entry, file, problems) for flavour, entry in table["flavours"].items()
     }
@@ -313,14 +307,14 @@ def _flavour(name: str, entry: object, file: str, problems: Problems) -> Flavour
     return None
 
 
-def _ami_shape(table: Table, file: str, prices: Mapping[str, float | None], problems: Problems) -> AmiShape:
+def _ami_shape(table: Table, file: str, instances: Mapping[str, Instance], problems: Problems) -> AmiShape:
     dollars = {}
-    for arch, instance in table["build_on"].items():
-        key, price = f"ami.build_on.{arch}", prices.get(instance)
-        if instance not in prices:
-            problems.unknown(file, key, "type", instance, prices)
-        elif price is None:
-            problems.add(file, key, f"'{instance}' has no dollars_per_hour in instances.toml")
+    for arch, name in table["build_on"].items():
+        key, instance = f"ami.build_on.{arch}", instances.get(name)
+        if instance is None:
+            problems.unknown(file, key, "type", name, instances)
+        elif instance.dollars_per_hour is None:
+            problems.add(file, key, f"'{name}' has no dollars_per_hour in instances.toml")
         else:
-            dollars[arch] = price
+            dollars[arch] = instance.dollars_per_hour
     return AmiShape(**table, dollars_per_hour=dollars)

@@ -109,6 +109,11 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
         for pin in stack.pins:
             if pin not in known:
                 problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, known)
+        for i, instance in enumerate(stack.instances):
+            if instance not in catalog.instances:
+                problems.unknown(
+                    f"stacks/{name}.toml", f"instances[{i}]", "type", instance, catalog.instances
+                )
 
 
 def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:

@@ -64,6 +64,9 @@ class Stack:
     requirements: tuple[str, ...] = ()
     requirements_file: str = ""
     wheel_index: str = ""
+    origin: str = ""  # where the set was seen or how it was put together
+    instances: tuple[str, ...] = ()  # EC2 types that it is for; () is any machine
+    facts: Mapping[str, Value] = field(default_factory=dict)  # what else the rules judge it by
 
     @property
     def versions(self) -> dict[str, str]:
@@ -164,6 +167,28 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One EC2 type, as far as versions and prices depend on it; None is unknown."""
+
+    name: str
+    family: str
+    accelerator: str
+    accel: str
+    arch: str
+    gdr: bool
+    nvswitch: str
+    gpu_sm: int | None = None
+    count: int | None = None
+    memory_gib: int | None = None
+    vcpus: int | None = None
+    efa: int | None = None
+    cards: int | None = None
+    gbps: int | None = None
+    dollars_per_hour: float | None = None
+    boot_modes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Catalog:
     """Everything that exists, cross-checked."""
 
@@ -171,6 +196,7 @@ class Catalog:
     stacks: Mapping[str, Stack]
     systems: Mapping[str, System]
     targets: Mapping[str, Target]
+    instances: Mapping[str, Instance]
     layers: tuple[str, ...]
 
 
@@ -216,8 +242,10 @@ class Plan:
     unlocked: tuple[str, ...] = ()  # downloads that the lock does not answer for: such a plan is not built
     unverified: tuple[str, ...] = ()  # downloads whose digest nobody has compared with the bytes yet
     workload_files: tuple[PurePosixPath, ...] = ()
-    # What a job has to set, by machine type ("*" for any); said when it is built, and no part of a key.
-    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # The verdict of the rules; no part of a key.
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a job, by EC2 type ("*": any)
+    warnings: tuple[str, ...] = ()  # ids of rules
+    errors: tuple[str, ...] = ()  # why the rules refuse it: such a plan is not built
 
     @property
     def key(self) -> str:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import CheckError, IntegrityError
+from builder.errors import CatalogError, CheckError, IntegrityError
 from builder.events import Stream
 from builder.lock import PLACE
 from builder.model import Artifact, Plan, Publication, Receipt, Report
@@ -113,6 +113,21 @@ def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> R
 
 def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[str, Any]]:
     return events.step(f"{plan.target.name}/{step}", step, target=plan.target.name)
+
+
+def require_allowed(plans: Iterable[Plan]) -> None:
+    """Raise CatalogError if the rules refuse one of the plans."""
+    refused = [plan for plan in plans if plan.errors]
+    if refused:
+        first = refused[0]
+        raise CatalogError(
+            [
+                f"target '{plan.target.name}': stack '{plan.stack.name}' on {error}"
+                for plan in refused
+                for error in plan.errors
+            ],
+            hint=f"builder stack check {first.stack.name} --set kind={first.target.kind}",
+        )
 
 
 def require_locked(plans: Iterable[Plan]) -> None:

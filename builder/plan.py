@@ -1,4 +1,4 @@
-"""Turns a target into a plan: ordered components, variables, versions and the key of every layer.
+"""Turns a target into a plan: ordered components, variables, versions, the key of every layer, the verdict.
 
 Pure: the same catalog and sources give the same plan, whatever the machine, the clock or the network say.
 """
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,6 +29,8 @@ from builder.model import (
     Value,
 )
 from builder.sources import Sources, digest_of
+from builder.stack.judging import judge
+from builder.stack.knowledge import Knowledge
 from builder.tables import did_you_mean
 
 # Part of every key: raise it when the way a layer is made changes its contents.
@@ -57,8 +60,28 @@ def find_flavour(target: Target, name: str = "", *, site: str = LOCAL) -> Flavou
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Resolved:
+    """One flavour for one architecture with everything that its plan is made from."""
+
+    catalog: Catalog
+    target: Target
+    flavour: Flavour
+    system: System
+    stack: Stack
+    arch: str
+    components: tuple[str, ...]
+    sources: Sources
+    lock: Lock
+    wants: tuple[Want, ...]
+
+    @property
+    def capabilities(self) -> dict[str, Value]:
+        return capabilities(self.system, self.stack, kind=self.target.kind, arch=self.arch)
+
+
 def plan(
-    catalog: Catalog,
+    knowledge: Knowledge,
     target: Target,
     flavour: Flavour,
     sources: Sources,
@@ -67,52 +90,62 @@ def plan(
     arch: str,
     site: str = LOCAL,
 ) -> Plan:
-    """The plan of one flavour for one architecture, here or in an account."""
+    """The plan of one flavour for one architecture, here or in an account, with the verdict of the rules."""
+    of = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
+    verdict = judge(knowledge, of.stack, of.system, kind=target.kind, arch=arch)
+    image = lock.value("image", f"{of.system.image} {arch}")
+    return Plan(
+        target=target,
+        flavour=flavour,
+        system=of.system,
+        stack=of.stack,
+        arch=arch,
+        components=of.components,
+        capabilities=of.capabilities,
+        versions=_versions(of),
+        layers=_layers(of),
+        checks=sources.checks,
+        base_image=f"{of.system.image.rpartition(':')[0]}@{image}" if image else "",
+        suites=tuple(_suites(of)),
+        unlocked=tuple(f"{want} ({want.owner})" for want in of.wants if not _is_locked(want, lock, sources)),
+        unverified=tuple(
+            str(want) for want in of.wants if want in lock.entries and not lock.entries[want].verified
+        ),
+        workload_files=tuple(PurePosixPath(path) for path, _ in sources.workload_files),
+        settings=verdict.settings,
+        warnings=verdict.warnings,
+        errors=verdict.errors,
+    )
+
+
+def _resolve(
+    catalog: Catalog,
+    target: Target,
+    flavour: Flavour,
+    sources: Sources,
+    lock: Lock,
+    *,
+    arch: str,
+    site: str,
+) -> _Resolved:
     system = catalog.systems[flavour.system]
-    stack = catalog.stacks[flavour.stack]
     if arch not in system.arches:
         raise UsageError(
             f"target '{target.name}': system '{system.name}' is not built for {arch}"
             f" (it is for {', '.join(system.arches)})",
             hint="builder show " + target.name,
         )
-    components = members_of(catalog, target, flavour)
-    abilities = capabilities(system, stack, kind=target.kind, arch=arch)
-    wanted = wants(catalog, target, flavour, arch=arch, site=site)
-    per_role = {
-        name: _variables(
-            catalog.components[name], components, target, flavour, system, stack, sources, lock, arch
-        )
-        for name in components
-    }
-    image = lock.value("image", f"{system.image} {arch}")
-    return Plan(
+    return _Resolved(
+        catalog=catalog,
         target=target,
         flavour=flavour,
         system=system,
-        stack=stack,
+        stack=catalog.stacks[flavour.stack],
         arch=arch,
-        components=components,
-        capabilities=abilities,
-        versions=_versions(catalog, stack, components, sources),
-        layers=_layers(
-            catalog,
-            target,
-            stack,
-            components,
-            abilities,
-            per_role,
-            sources,
-            _base_layer(wanted, system, lock, arch),
-        ),
-        checks=sources.checks,
-        base_image=f"{system.image.rpartition(':')[0]}@{image}" if image else "",
-        suites=tuple(_suites(wanted, lock)),
-        unlocked=tuple(f"{want} ({want.owner})" for want in wanted if not _is_locked(want, lock, sources)),
-        unverified=tuple(
-            str(want) for want in wanted if want in lock.entries and not lock.entries[want].verified
-        ),
-        workload_files=tuple(PurePosixPath(path) for path, _ in sources.workload_files),
+        components=members_of(catalog, target, flavour),
+        sources=sources,
+        lock=lock,
+        wants=wants(catalog, target, flavour, arch=arch, site=site),
     )
 
 
@@ -121,19 +154,20 @@ def _is_locked(want: Want, lock: Lock, sources: Sources) -> bool:
     return found == sources.requirements[want.subject] if want.kind == "requirements" else bool(found)
 
 
-def _suites(wanted: Iterable[Want], lock: Lock) -> Iterable[Suite]:
-    for want in wanted:
+def _suites(of: _Resolved) -> Iterable[Suite]:
+    for want in of.wants:
         if want.kind == "suite":
-            values = {name: lock.value("suite", want.subject, name) for name in FIELDS["suite"]}
+            values = {name: of.lock.value("suite", want.subject, name) for name in FIELDS["suite"]}
             yield Suite(name=want.subject.partition(" ")[2], **values)
 
 
-def _base_layer(wanted: Iterable[Want], system: System, lock: Lock, arch: str) -> Layer:
+def _base_layer(of: _Resolved) -> Layer:
     """The base and all that decides it: its recipe, and what the lock says of where it comes from."""
+    system = of.system
     recipe = {"image": system.image, "bootstrap": system.bootstrap and dataclasses.asdict(system.bootstrap)}
-    inputs = {f"system {system.name}": digest_of([arch, recipe])}
+    inputs = {f"system {system.name}": digest_of([of.arch, recipe])}
     kinds = ("ami", "suite", "image")
-    inputs |= {str(want): lock.value(want.kind, want.subject) for want in wanted if want.kind in kinds}
+    inputs |= {str(want): of.lock.value(want.kind, want.subject) for want in of.wants if want.kind in kinds}
     return _layer("base", kind="base", parent="", inputs=inputs)
 
 
@@ -157,57 +191,43 @@ def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[
     }
 
 
-def _versions(
-    catalog: Catalog, stack: Stack, components: tuple[str, ...], sources: Sources
-) -> dict[str, str]:
+def _versions(of: _Resolved) -> dict[str, str]:
     """Every version that the image promises: pinned components and Python packages."""
-    versions = {name: stack.versions[name] for name in components if catalog.components[name].pinned}
-    for name in components:
-        for line in _requirements(catalog.components[name], stack, sources):
+    components = [of.catalog.components[name] for name in of.components]
+    versions = {one.name: of.stack.versions[one.name] for one in components if one.pinned}
+    for component in components:
+        for line in _requirements(of, component):
             package, _, version = line.split()[0].partition("==")
             versions[re.sub(r"[-_.]+", "-", package).lower()] = version.rstrip(";")
     return versions
 
 
-def _requirements(component: Component, stack: Stack, sources: Sources) -> tuple[str, ...]:
-    return {"": (), "stack": stack.requirements, "workload": sources.workload_requirements}[
-        component.requirements
-    ]
+def _requirements(of: _Resolved, component: Component) -> tuple[str, ...]:
+    lists = {"": (), "stack": of.stack.requirements, "workload": of.sources.workload_requirements}
+    return lists[component.requirements]
 
 
-def _variables(
-    component: Component,
-    components: Iterable[str],
-    target: Target,
-    flavour: Flavour,
-    system: System,
-    stack: Stack,
-    sources: Sources,
-    lock: Lock,
-    arch: str,
-) -> dict[str, Value]:
+def _variables(of: _Resolved, component: Component) -> dict[str, Value]:
     """The variables of one role: version, requirements, downloads, the component's own, then the target's."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
-        variables[f"{name}_version"] = stack.versions[name]
+        variables[f"{name}_version"] = of.stack.versions[name]
     if component.requirements:
-        variables[f"{name}_requirements"] = list(_requirements(component, stack, sources))
+        variables[f"{name}_requirements"] = list(_requirements(of, component))
     if component.downloads:
         found = downloads_of(
             component,
-            stack=stack,
-            system=system,
-            kind=target.kind,
-            policy=policy_of(name, target, flavour),
-            arch=arch,
+            stack=of.stack,
+            system=of.system,
+            kind=of.target.kind,
+            policy=policy_of(name, of.target, of.flavour),
+            arch=of.arch,
         )
-        variables[f"{name}_downloads"] = {download.name: as_variable(download, lock) for download in found}
-    variables |= component.variables
-    variables |= {
-        key: value for key, value in settings_of(target, flavour).items() if owner(key, components) == name
-    }
-    return variables
+        variables[f"{name}_downloads"] = {download.name: as_variable(download, of.lock) for download in found}
+    settings = settings_of(of.target, of.flavour)
+    own = {key: value for key, value in settings.items() if owner(key, of.components) == name}
+    return {**variables, **component.variables, **own}
 
 
 def owner(variable: str, components: Iterable[str]) -> str:
@@ -215,37 +235,30 @@ def owner(variable: str, components: Iterable[str]) -> str:
     return max((name for name in components if variable.startswith(f"{name}_")), key=len, default="")
 
 
-def _layers(
-    catalog: Catalog,
-    target: Target,
-    stack: Stack,
-    components: tuple[str, ...],
-    abilities: Mapping[str, Value],
-    per_role: Mapping[str, Mapping[str, Value]],
-    sources: Sources,
-    base: Layer,
-) -> tuple[Layer, ...]:
+def _layers(of: _Resolved) -> tuple[Layer, ...]:
     """base, then one layer per group of components, then the workload; each key covers what lies below."""
-    layers = [base]
-    for name, group in groupby(components, key=lambda c: catalog.components[c].layer):
+    layers = [_base_layer(of)]
+    shared = {"runner": of.sources.runner, "capabilities": digest_of(of.capabilities)}
+    for name, group in groupby(of.components, key=lambda c: of.catalog.components[c].layer):
         members = tuple(group)
+        variables = {member: _variables(of, of.catalog.components[member]) for member in members}
         layers.append(
             _layer(
                 name,
                 kind="components",
                 parent=layers[-1].key,
-                inputs={"runner": sources.runner, "capabilities": digest_of(abilities)}
-                | {f"role {member}": sources.roles[member] for member in members}
-                | {f"variables of {member}": digest_of(per_role[member]) for member in members},
+                inputs=shared
+                | {f"role {member}": of.sources.roles[member] for member in members}
+                | {f"variables of {member}": digest_of(variables[member]) for member in members},
                 components=members,
-                variables={key: value for member in members for key, value in per_role[member].items()},
+                variables={key: value for own in variables.values() for key, value in own.items()},
             )
         )
-    if target.workload:
+    if of.target.workload:
         inputs = {
-            "target": digest_of([target.name, stack.name]),
-            f"containers/{target.workload}/Dockerfile": sources.dockerfile,
-        } | {f"containers/{path}": digest for path, digest in sources.workload_files}
+            "target": digest_of([of.target.name, of.stack.name]),
+            f"containers/{of.target.workload}/Dockerfile": of.sources.dockerfile,
+        } | {f"containers/{path}": digest for path, digest in of.sources.workload_files}
         layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))
     return tuple(layers)
 

@@ -17,6 +17,8 @@ from builder.model import Catalog, Flavour, Plan, System, Target
 from builder.screen.summary import table
 from builder.screen.text import look
 from builder.site import Site
+from builder.stack.knowledge import Knowledge
+from builder.stack.loading import load
 from builder.tables import did_you_mean
 
 PLACES = (LOCAL, ACCOUNT)
@@ -37,6 +39,10 @@ class Context:
     @cached_property
     def catalog(self) -> Catalog:
         return catalog.load(self.root)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        return load(self.root, self.catalog)
 
     @cached_property
     def lock(self) -> Lock:
@@ -61,7 +67,7 @@ class Context:
 
     def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
         read = sources.read(self.root, self.catalog, target, flavour)
-        return plan.plan(self.catalog, target, flavour, read, self.lock, arch=machine(), site=self.place)
+        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=machine(), site=self.place)
 
     def flavour_of(self, target: Target) -> Flavour:
         return plan.find_flavour(target, self.flavour, site=self.place)
@@ -146,6 +152,18 @@ def _find_root() -> Path:
         if (folder / "catalog" / "targets").is_dir():
             return folder
     return Path(__file__).resolve().parents[2]
+
+
+def print_verdict(plan: Plan) -> None:
+    """What the rules say of a plan, on stdout: the settings of its jobs, warnings, reasons to refuse it."""
+    rows = [(instance, " ".join(values)) for instance, values in plan.settings.items()]
+    if rows:
+        print()
+        print_table(("a job sets on", ""), rows)
+    verdicts = [("warning", rule) for rule in plan.warnings] + [("refused", text) for text in plan.errors]
+    if verdicts:
+        print()
+        print_table(("rules", f"of stack {plan.stack.name}"), verdicts)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,5 @@
 """A build that has something to do: run, screen, threads, and an orderly end whatever happens."""
 
-import dataclasses
 import os
 import platform
 import sys
@@ -29,8 +28,6 @@ from builder.screen.ndjson import JsonLines
 from builder.screen.plain import PlainLines
 from builder.screen.report import render
 from builder.screen.text import look
-from builder.stack.loading import load
-from builder.stack.obeying import judge
 
 _STOP_S = 60.0  # for the workers of an interrupted run to end
 
@@ -45,7 +42,6 @@ def produce_all(
     cancelled: threading.Event,
 ) -> list[Receipt]:
     """Receipts of all plans, made side by side; the first error is raised after all have ended."""
-    plans, warnings = obey(context, plans)
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
     recorded: list[Event] = []
     outcomes: list[Receipt | FactoryError] = []
@@ -57,7 +53,10 @@ def produce_all(
             with working(context, "build", targets, request, recorded.append, cancelled=cancelled) as work:
                 for receipt in reused:
                     report_reused(receipt, work.events)
-                for text in [*warnings, *(unverified(plan) for plan in plans if plan.unverified)]:
+                for text in [
+                    *(warning(plan) for plan in plans if plan.warnings),
+                    *(unverified(plan) for plan in plans if plan.unverified),
+                ]:
                     work.events.emit("note", text=text)
                 outcomes = _produce(plans, lanes, work)
                 _raise_first(outcomes, work.run)
@@ -110,20 +109,9 @@ def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
         raise first
 
 
-def obey(context: Context, plans: Sequence[Plan]) -> tuple[list[Plan], list[str]]:
-    """The plans with the settings of their jobs, and what the rules warn of; an error refuses the build."""
-    knowledge = load(context.root)
-    verdicts = [judge(knowledge, plan) for plan in plans]
-    warnings = [
-        f"{plan.target.name}: {', '.join(verdict.warnings)} warn (builder stack check {plan.stack.name})"
-        for plan, verdict in zip(plans, verdicts, strict=True)
-        if verdict.warnings
-    ]
-    settled = [
-        dataclasses.replace(plan, settings=verdict.settings)
-        for plan, verdict in zip(plans, verdicts, strict=True)
-    ]
-    return settled, warnings
+def warning(plan: Plan) -> str:
+    """A note about the rules that warn of a plan."""
+    return f"{plan.target.name}: {', '.join(plan.warnings)} warn (builder stack check {plan.stack.name})"
 
 
 def unverified(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from builder.app.session import build
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
 from builder.model import KINDS, Receipt
-from builder.pipeline import require_locked, result
+from builder.pipeline import require_allowed, require_locked, result
 from builder.plan import find_target
 from builder.screen.summary import summary
 from builder.screen.text import look
@@ -38,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     context = open_context(parsed)
     names = _all(context, parsed.kind) if parsed.all else _possible(context, parsed.target)
     plans = context.plans(names)
+    require_allowed(plans)
     require_locked(plans)
     request = Request(publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json, yes=parsed.yes)
     receipts = build(context, plans, request)

@@ -23,7 +23,6 @@ from builder.model import System
 from builder.screen.lock_report import report
 from builder.screen.text import clip, count, look
 from builder.sources import file_sha256
-from builder.stack.loading import load
 from builder.stack.locking import Outcome, Relocked, names, relock, wanted
 from builder.tables import did_you_mean
 
@@ -43,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         print("\n".join(sorted(named)))
         return 0
     asked = {want for name in parsed.update for want in _find(name, named, context)}
-    wants = wanted(context.catalog, load(context.root), tools)
+    wants = wanted(context.knowledge, tools)
     before, cancelled = _text(context), threading.Event()
     with interruptible():
         relocked = relock(

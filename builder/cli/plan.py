@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
-from builder.app.context import Context, add_site, open_context, parser, print_table
+from builder.app.context import Context, add_site, open_context, parser, print_table, print_verdict
 from builder.app.lanes.table import open_lane
 from builder.model import Layer, Plan
+from builder.pipeline import require_allowed
 from builder.plan import explain, to_json
 from builder.screen.text import wrap
 
@@ -30,27 +31,31 @@ def run(argv: Sequence[str]) -> int:
             if calls := _changing_calls(context, plan, publish=parsed.publish):
                 table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
         print(json.dumps(tables, indent=2))
-        return 0
-    for plan in plans:
-        print(
-            f"{plan.target.name} ({plan.flavour.name}: {plan.system.name}, {plan.stack.name}, {plan.arch})\n"
-        )
-        rows = [
-            (layer.name, ", ".join(layer.components), layer.key[:12], *state)
-            for layer, state in zip(plan.layers, states[plan.target.name], strict=True)
-        ]
-        print_table(("layer", "components", "key", "", "why"), rows)
-        downloads = _downloads(context, plan, states[plan.target.name])
-        print()
-        if downloads:
-            print_table(("would be downloaded", "from"), downloads)
-        else:
-            print("nothing would be downloaded")
-        if calls := _changing_calls(context, plan, publish=parsed.publish):
-            names = [action for _, action in calls]
-            print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
-        print()
+    else:
+        for plan in plans:
+            _print(context, plan, states[plan.target.name], publish=parsed.publish)
+    require_allowed(plans)
     return 0
+
+
+def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publish: bool) -> None:
+    print(f"{plan.target.name} ({plan.flavour.name}: {plan.system.name}, {plan.stack.name}, {plan.arch})\n")
+    rows = [
+        (layer.name, ", ".join(layer.components), layer.key[:12], *state)
+        for layer, state in zip(plan.layers, states, strict=True)
+    ]
+    print_table(("layer", "components", "key", "", "why"), rows)
+    print_verdict(plan)
+    downloads = _downloads(context, plan, states)
+    print()
+    if downloads:
+        print_table(("would be downloaded", "from"), downloads)
+    else:
+        print("nothing would be downloaded")
+    if calls := _changing_calls(context, plan, publish=publish):
+        names = [action for _, action in calls]
+        print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
+    print()
 
 
 def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:

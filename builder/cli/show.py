@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from builder.app.context import add_site, open_context, parser, print_table
+from builder.app.context import add_site, open_context, parser, print_table, print_verdict
 from builder.members import left_out
 from builder.plan import to_json
 
@@ -50,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
     if missing := left_out(context.catalog, target, plan.flavour):
         print()
         print_table(("left out", "why"), sorted(missing.items()))
+    print_verdict(plan)
     python = [(n, v) for n, v in sorted(plan.versions.items()) if n not in plan.components]
     if python:
         print()

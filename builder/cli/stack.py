@@ -6,11 +6,11 @@ from importlib import import_module
 
 from builder.app.context import open_context, parser, print_table
 from builder.errors import UsageError
+from builder.model import Stack
 from builder.stack.checking import Result
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
-from builder.stack.knowledge import Combination, Knowledge
-from builder.stack.loading import load
+from builder.stack.knowledge import Knowledge
 from builder.stack.vocabulary import ABSENT, write_value
 from builder.tables import did_you_mean
 
@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     return command(argv[1:])
 
 
-def find_stack(knowledge: Knowledge, name: str) -> Combination:
+def find_stack(knowledge: Knowledge, name: str) -> Stack:
     if name not in knowledge.stacks:
         near = did_you_mean(name, knowledge.stacks)
         raise UsageError(f"no stack '{name}'{near}", hint="builder stack list")
@@ -46,22 +46,23 @@ def _list(argv: Sequence[str]) -> int:
     options = parser("stack list", "The stacks of the catalog: versions that go together.")
     options.add_argument("--json", action="store_true", help="as JSON")
     parsed = options.parse_args(argv)
-    stacks = load(open_context(parsed).root).stacks.values()
+    knowledge = open_context(parsed).knowledge
+    stacks = knowledge.stacks.values()
     if parsed.json:
-        print(json.dumps([_summary(stack) for stack in stacks], indent=2))
+        print(json.dumps([_summary(knowledge, stack) for stack in stacks], indent=2))
     else:
         rows = [(s.name, ", ".join(i.partition(".")[0] for i in s.instances), s.summary) for s in stacks]
         print_table(("stack", "for", "what it is"), rows)
     return 0
 
 
-def _summary(stack: Combination) -> dict[str, object]:
+def _summary(knowledge: Knowledge, stack: Stack) -> dict[str, object]:
     return {
         "name": stack.name,
         "summary": stack.summary,
         "origin": stack.origin,
         "instances": list(stack.instances),
-        "digest": stack.digest,
+        "digest": knowledge.digest(stack.name),
     }
 
 
@@ -70,14 +71,14 @@ def _show(argv: Sequence[str]) -> int:
     options.add_argument("stack")
     options.add_argument("--json", action="store_true", help="as JSON")
     parsed = options.parse_args(argv)
-    knowledge = load(open_context(parsed).root)
+    knowledge = open_context(parsed).knowledge
     stack = find_stack(knowledge, parsed.stack)
     stated = knowledge.stack_facts(stack.name)
     facts = {name: value for name, value in derive(stated, knowledge).items() if value is not ABSENT}
-    origins = {name: "stated" if name in stack.facts else "follows" for name in facts}
+    origins = {name: "stated" if name in knowledge.stated[stack.name] else "follows" for name in facts}
     if parsed.json:
         values = {name: write_value(value) for name, value in facts.items()}
-        print(json.dumps({**_summary(stack), "pins": dict(stack.pins), "facts": values}, indent=2))
+        print(json.dumps({**_summary(knowledge, stack), "pins": dict(stack.pins), "facts": values}, indent=2))
         return 0
     print(f"{stack.name}: {stack.summary}\n")
     print_table(
@@ -85,7 +86,7 @@ def _show(argv: Sequence[str]) -> int:
         [
             ("for", ", ".join(stack.instances) or "any machine"),
             ("origin", stack.origin or "made here"),
-            ("digest", stack.digest[:16]),
+            ("digest", knowledge.digest(stack.name)[:16]),
         ],
     )
     print()
@@ -106,7 +107,7 @@ def _diff(argv: Sequence[str]) -> int:
     form.add_argument("--markdown", action="store_true", help="a table for release notes")
     form.add_argument("--json", action="store_true", help="as JSON")
     parsed = options.parse_args(argv)
-    knowledge = load(open_context(parsed).root)
+    knowledge = open_context(parsed).knowledge
     before, after = (find_stack(knowledge, name).name for name in (parsed.before, parsed.after))
     rows = differences(knowledge, before, after)
     if parsed.markdown:

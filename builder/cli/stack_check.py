@@ -19,7 +19,6 @@ from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.checking import Result, check
 from builder.stack.knowledge import Knowledge
-from builder.stack.loading import load
 from builder.stack.rules import Change, Finding
 from builder.stack.solving.nearest import change_json, nearest
 from builder.stack.vocabulary import Value, read_value, write_value
@@ -43,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     options = _options()
     parsed = options.parse_args(argv)
     context = open_context(parsed)
-    knowledge = load(context.root)
+    knowledge = context.knowledge
     if parsed.instance and parsed.instance not in knowledge.instances:
         raise UsageError(
             f"--instance: no type '{parsed.instance}'{did_you_mean(parsed.instance, knowledge.instances)}",

@@ -16,7 +16,6 @@ from builder.errors import UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
-from builder.stack.loading import load
 from builder.stack.rules import Rule
 from builder.stack.solving.ask import Request, pin, state
 from builder.stack.solving.problem import IMPORTANCE
@@ -41,7 +40,7 @@ _STYLES = {"error": "bad", "warning": "warn"}
 
 def run(argv: Sequence[str]) -> int:
     parsed = _options().parse_args(argv)
-    knowledge = load(open_context(parsed).root)
+    knowledge = open_context(parsed).knowledge
     asked = _requests(knowledge, parsed)
     requests = complete(knowledge, asked)
     answer = solve(knowledge, requests)

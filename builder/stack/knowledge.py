@@ -1,4 +1,4 @@
-"""What the catalog knows about versions, as frozen values: releases, machine types, stacks, rules."""
+"""What the catalog knows about versions, as frozen values: releases, facts, rules."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from builder.model import Catalog, Instance, Stack
 from builder.stack.rules import Clause, Rule, Truth, all_of
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Facts, Value, Vocabulary, write_value
@@ -35,28 +36,6 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Instance:
-    """One EC2 type, as far as versions depend on it; None is what nobody could read."""
-
-    name: str
-    family: str
-    accelerator: str
-    accel: str
-    arch: str
-    gdr: bool
-    nvswitch: str
-    gpu_sm: int | None = None
-    count: int | None = None
-    memory_gib: int | None = None
-    vcpus: int | None = None
-    efa: int | None = None
-    cards: int | None = None
-    gbps: int | None = None
-    dollars_per_hour: float | None = None
-    boot_modes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
     """A flag that follows from other facts: lists of alternatives, each of them all its clauses."""
 
@@ -70,41 +49,36 @@ class Derived:
         return None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Combination:
-    """A stack as the rules see it: everything stated about it, and the machine types it is for."""
-
-    name: str
-    summary: str
-    origin: str
-    pins: Mapping[str, str]
-    facts: Facts
-    instances: tuple[str, ...] = ()
-    requirements: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Changes with anything a user of the stack would get, and not with the words about it."""
-        content = [
-            dict(self.pins),
-            {name: write_value(value) for name, value in self.facts.items()},
-            sorted(self.instances),
-            list(self.requirements),
-        ]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
-    """Everything that is known, cross-checked."""
+    """The catalog with the rules and all that they judge by."""
 
+    catalog: Catalog
     vocabulary: Vocabulary
     rules: tuple[Rule, ...]
     releases: Mapping[str, tuple[Release, ...]]  # by fact, newest first
-    instances: Mapping[str, Instance]
-    stacks: Mapping[str, Combination]
+    stated: Mapping[str, Facts]  # the facts that a stack states, by its name
     derived: Mapping[str, Derived]
     sources: Mapping[str, str]
+
+    @property
+    def stacks(self) -> Mapping[str, Stack]:
+        return self.catalog.stacks
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        return self.catalog.instances
+
+    def digest(self, name: str) -> str:
+        """Identity of a stack: covers all that a user of it gets, and not the text about it."""
+        stack = self.stacks[name]
+        content = [
+            dict(stack.pins),
+            {fact: write_value(value) for fact, value in self.stated[name].items()},
+            sorted(stack.instances),
+            list(stack.requirements),
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def _by_version(self) -> dict[tuple[str, Version], Release]:
@@ -119,7 +93,7 @@ class Knowledge:
 
     def stack_facts(self, name: str) -> dict[str, Value]:
         """What a stack states; what it does not pin is not in it, except on a host that is not part of it."""
-        stated = dict(self.stacks[name].facts)
+        stated = dict(self.stated[name])
         sides = {"image", "host"} if stated.get("kind") == "ami" else {"image"}
         brought = {
             other

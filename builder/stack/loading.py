@@ -1,29 +1,23 @@
-"""Reads what the catalog says about versions and cross-checks it; reports all problems at once, with place.
+"""Reads the rules and what they judge by, and checks it against the catalog; reports all problems at once.
 
 `catalog/versions/` lists components and their releases, `facts.toml` the other words of the rules, `rules/`
-the rules, `instances.toml` the machine types, `sources.toml` where it was read, `stacks/` what was tested.
+the rules, `sources.toml` where it was read. Stacks and machine types come from the catalog.
 """
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from builder.catalog import SHAPES
 from builder.errors import CatalogError
-from builder.inheritance import complete_stacks
-from builder.requirements import read_requirements
-from builder.stack.knowledge import Combination, Derived, Instance, Knowledge, Release
+from builder.model import Catalog, Stack
+from builder.stack.knowledge import Derived, Knowledge, Release
 from builder.stack.ruleset import read_clauses, read_rules
 from builder.stack.versions import Version, parse
 from builder.stack.vocabulary import KINDS, SIDES, Fact, Value, Vocabulary, read_value
 from builder.tables import (
-    FLAG,
     LIST,
     LISTS,
-    NUMBER,
-    PRICE,
     STRINGS,
     TABLE,
     TABLES,
@@ -31,7 +25,6 @@ from builder.tables import (
     Problems,
     Shape,
     Table,
-    did_you_mean,
     fits,
     read_tables,
     read_toml,
@@ -64,54 +57,24 @@ _FACT: Shape = {
     "true_if": (LISTS, False),
     "false_if": (LISTS, False),
 }
-_FAMILY: Shape = {
-    "accelerator": (TEXT, True),
-    "accel": (TEXT, True),
-    "arch": (TEXT, True),
-    "gdr": (FLAG, True),
-    "nvswitch": (TEXT, True),
-    "family": (TEXT, False),
-    "gpu_sm": (NUMBER, False),
-    "memory_gib": (NUMBER, False),
-    "boot_modes": (LIST, False),
-    "source": (TEXT, True),
-    "note": (TEXT, False),
-    "sizes": (TABLE, True),
-}
-_SIZE: Shape = {
-    "count": (NUMBER, False),
-    "vcpus": (NUMBER, False),
-    "efa": (NUMBER, False),
-    "cards": (NUMBER, False),
-    "gbps": (NUMBER, False),
-    "nvswitch": (TEXT, False),
-    "gdr": (FLAG, False),
-    "dollars_per_hour": (PRICE, False),
-}
 
 
-def load(root: Path) -> Knowledge:
-    """All that the catalog below `root` knows about versions; raises one CatalogError with all problems."""
+def load(root: Path, catalog: Catalog) -> Knowledge:
+    """The rules and all that they judge by; raises one CatalogError with all problems."""
     folder, problems = root / "catalog", Problems()
     sources = read_toml(folder, "sources.toml", problems) or {}
     components = read_tables(folder, "versions", _COMPONENT, problems)
     words = read_toml(folder, "facts.toml", problems) or {}
     vocabulary = _vocabulary(components, words, problems)
     knowledge = Knowledge(
+        catalog=catalog,
         vocabulary=vocabulary,
         rules=read_rules(folder, vocabulary, sources, problems),
         releases=_releases(components, vocabulary, problems),
-        instances=_instances(read_toml(folder, "instances.toml", problems) or {}, problems),
-        stacks=_stacks(folder, vocabulary, problems),
+        stated={name: _facts_of(stack, vocabulary, problems) for name, stack in catalog.stacks.items()},
         derived=_derived(words, vocabulary, problems),
         sources={name: str(text) for name, text in sources.items()},
     )
-    for name, stack in knowledge.stacks.items():
-        for i, instance in enumerate(stack.instances):
-            if instance not in knowledge.instances:
-                problems.unknown(
-                    f"stacks/{name}.toml", f"instances[{i}]", "type", instance, knowledge.instances
-                )
     if problems.found:
         raise CatalogError(sorted(problems.found))
     return knowledge
@@ -211,23 +174,6 @@ def _release(
     )
 
 
-def _instances(families: Table, problems: Problems) -> dict[str, Instance]:
-    found = {}
-    for prefix, table in families.items():
-        if not isinstance(table, dict) or not fits(table, _FAMILY, "instances.toml", f"{prefix}.", problems):
-            continue
-        common = {
-            key: value for key, value in table.items() if key not in ("sizes", "source", "note", "boot_modes")
-        }
-        common.setdefault("family", prefix)
-        for size, own in table["sizes"].items():
-            if fits(own, _SIZE, "instances.toml", f"{prefix}.sizes.{size}.", problems):
-                name = f"{prefix}.{size}"
-                modes = tuple(table.get("boot_modes", ()))
-                found[name] = Instance(name=name, boot_modes=modes, **{**common, **own})
-    return found
-
-
 def _derived(words: Table, vocabulary: Vocabulary, problems: Problems) -> dict[str, Derived]:
     found = {}
     for name, table in words.items():
@@ -243,48 +189,17 @@ def _derived(words: Table, vocabulary: Vocabulary, problems: Problems) -> dict[s
     return found
 
 
-def _stacks(folder: Path, vocabulary: Vocabulary, problems: Problems) -> dict[str, Combination]:
-    found = {}
-    tables = complete_stacks(read_tables(folder, "stacks", SHAPES["stacks"], problems), problems)
-    for name, table in tables.items():
-        if table:
-            place = f"stacks/{name}.toml"
-            lines = _requirements(folder, table, place, problems)
-            found[name] = Combination(
-                name=name,
-                summary=table["summary"],
-                origin=table.get("origin", ""),
-                pins=table["pins"],
-                facts=_stack_facts(table, lines, place, vocabulary, problems),
-                instances=tuple(table.get("instances", ())),
-                requirements=lines,
-            )
-    return found
-
-
-def _requirements(folder: Path, table: Table, place: str, problems: Problems) -> tuple[str, ...]:
-    if "requirements" not in table:
-        return ()
-    try:
-        return read_requirements(folder / "stacks" / table["requirements"])
-    except (OSError, ValueError) as error:
-        problems.add(place, "requirements", str(error))
-        return ()
-
-
-def _stack_facts(
-    table: Table, requirements: Iterable[str], place: str, vocabulary: Vocabulary, problems: Problems
-) -> dict[str, Value]:
-    """Pins of components whose role knows no fact (a distribution's package) say nothing to a rule."""
-    entries: list[tuple[str, Fact | None, Any]] = [
-        (f"pins.{name}", vocabulary.component(name), version) for name, version in table["pins"].items()
+def _facts_of(stack: Stack, vocabulary: Vocabulary, problems: Problems) -> dict[str, Value]:
+    """The facts that a stack states; a pin whose versions the catalog does not list is none."""
+    file = f"stacks/{stack.name}.toml"
+    entries: list[tuple[str, Fact | None, object]] = [
+        (f"pins.{name}", vocabulary.component(name), version) for name, version in stack.pins.items()
     ]
-    for name, raw in table.get("facts", {}).items():
-        fact = vocabulary.facts.get(name)
-        if fact is None:
-            problems.add(place, f"facts.{name}", f"no fact '{name}'{did_you_mean(name, vocabulary.facts)}")
-        entries.append((f"facts.{name}", fact, raw))
-    for line in requirements:
+    for name, value in stack.facts.items():
+        if name not in vocabulary.facts:
+            problems.unknown(file, f"facts.{name}", "fact", name, vocabulary.facts)
+        entries.append((f"facts.{name}", vocabulary.facts.get(name), value))
+    for line in stack.requirements:
         package, _, version = line.split()[0].partition("==")
         name = re.sub(r"[-_.]+", "-", package).lower()
         entries.append(("requirements", vocabulary.of_package(name), version.rstrip(";")))
@@ -294,5 +209,5 @@ def _stack_facts(
             try:
                 facts[fact.name] = read_value(fact, raw)
             except ValueError as error:
-                problems.add(place, key, str(error))
+                problems.add(file, key, str(error))
     return facts

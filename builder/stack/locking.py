@@ -178,16 +178,18 @@ def _compared(want: Want, before: Entry, answer: Answer) -> Outcome:
     return Outcome(want=want, what=what, before=before, after=after, reason=answer.note)
 
 
-def wanted(catalog: Catalog, knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
+def wanted(knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
     """All that has to be locked, with the digests that vendors publish and the catalog knows."""
-    published = _published_digests(catalog, knowledge)
+    published = _published_digests(knowledge)
     return tuple(
-        dataclasses.replace(want, published=published.get(want, "")) for want in all_wants(catalog, tools)
+        dataclasses.replace(want, published=published.get(want, ""))
+        for want in all_wants(knowledge.catalog, tools)
     )
 
 
-def _published_digests(catalog: Catalog, knowledge: Knowledge) -> dict[Want, str]:
+def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
     """The digest of a release belongs to the first archive of its component."""
+    catalog = knowledge.catalog
     found: dict[Want, str] = {}
     for target in catalog.targets.values():
         flavour = target.default

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from builder.catalog import load as load_catalog
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
 from builder.stack.rules import Rule
@@ -57,7 +58,7 @@ def _link(source: str) -> str:
 def main(argv: Sequence[str]) -> int:
     root, target = Path.cwd(), Path(argv[0])
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(load(root)), encoding="utf-8")
+    target.write_text(page(load(root, load_catalog(root))), encoding="utf-8")
     return 0
 
 

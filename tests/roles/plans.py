@@ -14,6 +14,7 @@ from builder.lock import Entry, Lock, Want
 from builder.members import closure
 from builder.model import Catalog, Flavour, Layer, Plan, System, Target, Value
 from builder.plan import variables_of
+from builder.stack import loading
 from builder.tables import did_you_mean
 from tests.standins import amazon_linux
 from tests.standins.site import Site
@@ -109,7 +110,7 @@ def make(wanted: Wanted, site: Site | None) -> Plan:
         loaded = _use_wheels(loaded, target, site)
         locked = lock_site(site, lock.wants(loaded, target, target.default, arch=wanted.arch))
     read = sources.read(ROOT, loaded, target, target.default)
-    return plan.plan(loaded, target, target.default, read, locked, arch=wanted.arch)
+    return plan.plan(loading.load(ROOT, loaded), target, target.default, read, locked, arch=wanted.arch)
 
 
 def _use_wheels(loaded: Catalog, target: Target, site: Site) -> Catalog:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from builder import catalog, lock, plan, sources
 from builder.model import Catalog, Plan
+from builder.stack.knowledge import Knowledge
+from builder.stack.loading import load
 
 FILES = {
     "catalog/layers.toml": """
@@ -106,6 +108,11 @@ def _entry(**values: str | int) -> lock.Entry:
     return lock.Entry(values=values, verified=True)
 
 
+def knowledge_of(root: Path) -> Knowledge:
+    """The catalog below `root` with its rules."""
+    return load(root, catalog.load(root))
+
+
 @dataclass(frozen=True)
 class Repository:
     root: Path
@@ -149,7 +156,7 @@ class Repository:
         chosen = plan.find_target(loaded, target)
         flavour = chosen.default
         read = sources.read(self.root, loaded, chosen, flavour)
-        return plan.plan(loaded, chosen, flavour, read, lock.read(self.root), arch="x86_64")
+        return plan.plan(load(self.root, loaded), chosen, flavour, read, lock.read(self.root), arch="x86_64")
 
     def keys(self) -> dict[str, str]:
         return {layer.name: layer.key for layer in self.plan().layers}

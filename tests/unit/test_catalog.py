@@ -6,9 +6,8 @@ import pytest
 
 from builder import catalog
 from builder.errors import CatalogError, FactoryError
-from builder.stack.loading import load as load_knowledge
 from builder.tables import RENAMED, did_you_mean
-from tests.support.repository import Repository
+from tests.support.repository import Repository, knowledge_of
 
 
 def problems(repository: Repository) -> list[str]:
@@ -218,6 +217,6 @@ def test_a_renamed_word_leads_to_its_new_name_where_that_is_known(
 
 
 def test_every_renamed_word_leads_to_a_word_that_exists(root: Path) -> None:
-    facts = load_knowledge(root).vocabulary.facts
+    facts = knowledge_of(root).vocabulary.facts
     assert set(RENAMED.values()) <= set(facts)
     assert not set(RENAMED) & set(facts)

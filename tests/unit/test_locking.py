@@ -14,7 +14,7 @@ from builder.lock import Entry, Lock, Want
 from builder.stack import locking
 from builder.stack.loading import load
 from builder.stack.locking import Relocked, relock
-from tests.support.repository import AMI, Repository, flavour
+from tests.support.repository import AMI, Repository, flavour, knowledge_of
 from tests.support.resolvers import World, entry
 
 ARCHIVE = Want("archive", "https://vendor.example/a.tar.gz", "component a")
@@ -240,7 +240,7 @@ def downloading(repository: Repository) -> Repository:
 
 
 def test_the_digest_of_a_release_belongs_to_the_first_archive(downloading: Repository) -> None:
-    wants = locking.wanted(downloading.load(), load(downloading.root), ())
+    wants = locking.wanted(knowledge_of(downloading.root), ())
     published = {want.subject.rpartition("/")[2]: want.published for want in wants if want.published}
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
@@ -300,5 +300,5 @@ def test_what_is_built_on_debian_is_locked_and_verified(root: Path) -> None:
         flavour = target.default
         if flavour.system == "debian-12" and target.kind == "container":
             read = sources.read(root, loaded, target, flavour)
-            made = plan.plan(loaded, target, flavour, read, committed, arch="x86_64")
+            made = plan.plan(load(root, loaded), target, flavour, read, committed, arch="x86_64")
             assert (made.unlocked, made.unverified) == ((), ())

@@ -14,6 +14,7 @@ from builder.errors import CatalogError, UsageError
 from builder.members import closure
 from builder.model import Catalog, Component
 from builder.plan import explain
+from builder.stack.loading import load
 from tests.support.repository import Repository
 
 # What changes → which layers of the small repository get another key.
@@ -84,7 +85,7 @@ def test_another_architecture_is_refused(repository: Repository) -> None:
     target = loaded.targets["hello"]
     read = sources.read(repository.root, loaded, target, target.default)
     with pytest.raises(UsageError, match="not built for arm64"):
-        plan.plan(loaded, target, target.default, read, lock.Lock(), arch="arm64")
+        plan.plan(load(repository.root, loaded), target, target.default, read, lock.Lock(), arch="arm64")
 
 
 def test_an_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
@@ -136,7 +137,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
         allowed = [n for n, c in components.items() if layers.index(c.layer) <= layers.index(layer)]
         requires = draw(st.lists(st.sampled_from(allowed), unique=True)) if allowed else []
         components[name] = Component(name=name, summary="", layer=layer, requires=tuple(requires))
-    return Catalog(components=components, stacks={}, systems={}, targets={}, layers=layers)
+    return Catalog(components=components, stacks={}, systems={}, targets={}, instances={}, layers=layers)
 
 
 @given(made=catalogs(), data=st.data())
@@ -180,7 +181,7 @@ def _golden(root: Path, name: str) -> dict[str, object]:
     found = loaded.targets[target]
     chosen = found.flavours[flavour] if flavour else found.default
     read = sources.read(root, loaded, found, chosen)
-    table = plan.to_json(plan.plan(loaded, found, chosen, read, lock.read(root), arch="x86_64"))
+    table = plan.to_json(plan.plan(load(root, loaded), found, chosen, read, lock.read(root), arch="x86_64"))
     table["suites"] = [suite["name"] for suite in table["suites"]]
     for layer in table["layers"]:
         layer["inputs"] = sorted(layer["inputs"])

@@ -6,18 +6,20 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from builder.model import Stack
 from builder.stack.checking import check
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
-from builder.stack.knowledge import Combination, Knowledge
-from builder.stack.loading import load
+from builder.stack.knowledge import Knowledge
 from builder.stack.reference import page
 from builder.stack.rules import Finding
 from builder.stack.solving.nearest import nearest
-from builder.stack.vocabulary import ABSENT, Value, read_value
+from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
+from tests.support.repository import knowledge_of
 
 # Names of pins and facts of today → those before, and the digests that the released stacks had under them.
 BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
@@ -25,7 +27,7 @@ BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
 
 @pytest.fixture(scope="module")
 def knowledge(root: Path) -> Knowledge:
-    return load(root)
+    return knowledge_of(root)
 
 
 def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
@@ -73,19 +75,19 @@ def test_every_stack_has_all_versions(knowledge: Knowledge) -> None:
 
 def test_pins_are_releases_that_the_catalogue_lists(knowledge: Knowledge) -> None:
     listed = {fact for fact, releases in knowledge.releases.items() if releases}
-    for name, stack in knowledge.stacks.items():
-        for fact, value in stack.facts.items():
+    for name, stated in knowledge.stated.items():
+        for fact, value in stated.items():
             if fact in listed:
                 assert knowledge.release(fact, value), f"{name}: {fact} {value} is in no list of releases"
 
 
 def test_a_neuron_stack_takes_what_its_release_offers(knowledge: Knowledge) -> None:
-    for name, stack in knowledge.stacks.items():
-        release = knowledge.release("neuron_sdk", stack.facts.get("neuron_sdk"))
+    for name, stated in knowledge.stated.items():
+        release = knowledge.release("neuron_sdk", stated.get("neuron_sdk"))
         if release is not None:
             for fact, choice in release.offers.items():
-                if fact in stack.facts:
-                    assert stack.facts[fact] in choice, f"{name}: {fact}"
+                if fact in stated:
+                    assert stated[fact] in choice, f"{name}: {fact}"
 
 
 def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
@@ -103,13 +105,13 @@ def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
     """A released stack keeps its contents under its name; a better one gets a new name."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
-    assert {name: knowledge.stacks[name].digest for name in released} == released
+    assert {name: knowledge.digest(name) for name in released} == released
 
 
 def test_renaming_pins_and_facts_left_the_values_of_released_stacks(knowledge: Knowledge) -> None:
     """Under the older names a stack has the digest that it was released with."""
     released = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))["digests"]
-    assert {name: _under_old_names(knowledge.stacks[name]).digest for name in released} == released
+    assert {name: _under_old_names(knowledge, name).digest(name) for name in released} == released
 
 
 # The digests of stacks that were written out in full before they had a base, under their names of today.
@@ -121,7 +123,7 @@ _IN_FULL = {
 
 
 def test_a_stack_on_a_base_has_the_values_it_had_in_full(knowledge: Knowledge) -> None:
-    assert {name: knowledge.stacks[name].digest for name in _IN_FULL} == _IN_FULL
+    assert {name: knowledge.digest(name) for name in _IN_FULL} == _IN_FULL
 
 
 # Stacks are called <accelerator>-<version>, followed by their purpose where several would have that name.
@@ -140,21 +142,31 @@ def test_a_stack_is_called_after_its_accelerator_and_version(root: Path, knowled
             assert version.startswith(f"{match[2]}."), name
 
 
-def _under_old_names(stack: Combination) -> Combination:
-    """The stack with the pins and facts called as before they were named after their component."""
+def _under_old_names(knowledge: Knowledge, name: str) -> Knowledge:
+    """One stack with the pins and facts called as before they were named after their component."""
     old = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))
-    return dataclasses.replace(
-        stack,
-        pins={old["pins"].get(name, name): version for name, version in stack.pins.items()},
-        facts={old["facts"].get(name, name): value for name, value in stack.facts.items()},
-    )
+    stack, stated = knowledge.stacks[name], knowledge.stated[name]
+    pins = {old["pins"].get(pin, pin): version for pin, version in stack.pins.items()}
+    facts = {old["facts"].get(fact, fact): value for fact, value in stated.items()}
+    return _with_stack(knowledge, dataclasses.replace(stack, pins=pins), facts)
+
+
+def _with_stack(knowledge: Knowledge, stack: Stack, stated: Facts) -> Knowledge:
+    catalog = dataclasses.replace(knowledge.catalog, stacks={**knowledge.stacks, stack.name: stack})
+    return dataclasses.replace(knowledge, catalog=catalog, stated={**knowledge.stated, stack.name: stated})
 
 
 def test_the_digest_covers_contents_and_not_words(knowledge: Knowledge) -> None:
-    stack = knowledge.stacks["cuda-13.0"]
-    assert dataclasses.replace(stack, summary="x", origin="y").digest == stack.digest
-    assert dataclasses.replace(stack, pins={**stack.pins, "nccl": "2.29.3"}).digest != stack.digest
-    assert dataclasses.replace(stack, instances=("p5.48xlarge",)).digest != stack.digest
+    stack, stated = knowledge.stacks["cuda-13.0"], knowledge.stated["cuda-13.0"]
+
+    def digest(facts: Facts = stated, **changes: Any) -> str:
+        return _with_stack(knowledge, dataclasses.replace(stack, **changes), facts).digest(stack.name)
+
+    assert digest() == knowledge.digest(stack.name)
+    assert digest(summary="x", origin="y") == digest()
+    assert digest(pins={**stack.pins, "nccl": "2.29.3"}) != digest()
+    assert digest({**stated, "memlock": "64"}) != digest()
+    assert digest(instances=("p5.48xlarge",)) != digest()
 
 
 # Versions live in the catalogue alone

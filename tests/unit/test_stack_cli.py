@@ -8,9 +8,9 @@ import pytest
 
 from builder.adapters.host import survey
 from builder.cli.main import main
-from builder.stack.loading import load
 from builder.stack.versions import parse
 from builder.stack.vocabulary import write_value
+from tests.support.repository import knowledge_of
 
 
 def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[int, str, str]:
@@ -55,7 +55,7 @@ def test_check_of_everything_fits(capsys: pytest.CaptureFixture[str], root: Path
     judged = json.loads(out)
     assert code == 0
     assert all(one["fits"] for one in judged)
-    assert {one["name"].split(" on ")[0] for one in judged} == set(load(root).stacks)
+    assert {one["name"].split(" on ")[0] for one in judged} == set(knowledge_of(root).stacks)
 
 
 def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_mistake_is_named(
 
 def test_list_show_and_diff(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     _, out, _ = run(capsys, root, "list", "--json")
-    assert {stack["name"] for stack in json.loads(out)} == set(load(root).stacks)
+    assert {stack["name"] for stack in json.loads(out)} == set(knowledge_of(root).stacks)
     _, out, _ = run(capsys, root, "show", "cuda-13.0", "--json")
     assert json.loads(out)["facts"]["libfabric"] == "2.4.0amzn1.0"
     _, out, _ = run(capsys, root, "show", "cuda-13.0")
@@ -133,7 +133,7 @@ class OneImage:
 
 
 def read_image(root: Path, **config: object) -> survey.Found:
-    return survey.of_image(OneImage(**config), "image:1", load(root).vocabulary)  # type: ignore[arg-type]
+    return survey.of_image(OneImage(**config), "image:1", knowledge_of(root).vocabulary)  # type: ignore[arg-type]
 
 
 def test_our_images_say_what_is_in_them(root: Path) -> None:
@@ -181,7 +181,7 @@ def test_this_machine_is_read_from_its_files(tmp_path: Path, root: Path) -> None
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    found = survey.of_host(load(root).vocabulary, tmp_path)
+    found = survey.of_host(knowledge_of(root).vocabulary, tmp_path)
     read = {name: write_value(value) for name, value in found.facts.items()}
     assert read["host_os"] == "al2023"
     assert read["nvidia_driver"] == "580.95.05"
@@ -197,7 +197,7 @@ def test_a_closed_driver_is_told_from_an_open_one(tmp_path: Path, root: Path) ->
     path = tmp_path / "proc/driver/nvidia/version"
     path.parent.mkdir(parents=True)
     path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar\n", encoding="utf-8")
-    facts = survey.of_host(load(root).vocabulary, tmp_path).facts
+    facts = survey.of_host(knowledge_of(root).vocabulary, tmp_path).facts
     assert (str(facts["nvidia_driver"]), facts["nvidia_driver_flavor"]) == ("570.133.20", "proprietary")
 
 

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from builder.errors import CatalogError
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
-from builder.stack.loading import load
 from builder.stack.rules import Clause, all_of, parse_clause
 from builder.stack.versions import parse
 from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
-from tests.support.repository import Repository
+from tests.support.repository import Repository, knowledge_of
 
 RULE = """
     subject = "Fabrics"
@@ -87,7 +86,7 @@ def small(repository: Repository) -> Repository:
 
 @pytest.fixture(scope="module")
 def knowledge(root: Path) -> Knowledge:
-    return load(root)
+    return knowledge_of(root)
 
 
 def clause(knowledge: Knowledge, text: str) -> Clause:
@@ -223,7 +222,7 @@ def test_a_kernel_nobody_has_looked_at_stays_unknown(
 
 
 def test_a_small_catalogue_is_sound(small: Repository) -> None:
-    assert [rule.id for rule in load(small.root).rules] == ["FAB-01"]
+    assert [rule.id for rule in knowledge_of(small.root).rules] == ["FAB-01"]
 
 
 @pytest.mark.parametrize(
@@ -363,7 +362,7 @@ def test_a_mistake_is_named_with_place_and_value(
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(CatalogError) as caught:
-        load(small.root)
+        knowledge_of(small.root)
     assert expected in caught.value.problems
 
 
@@ -372,14 +371,14 @@ def test_a_setting_has_the_severity_of_one(small: Repository) -> None:
         "catalog/rules/fabrics.toml", 'fix = "Take glue 1.5."', 'fix = "."\nenvironment = { A = "1" }'
     )
     with pytest.raises(CatalogError) as caught:
-        load(small.root)
+        knowledge_of(small.root)
     assert any("if and only if its severity is 'setting'" in problem for problem in caught.value.problems)
 
 
 def test_two_rules_cannot_have_one_id(small: Repository) -> None:
     small.write("catalog/rules/more.toml", RULE)
     with pytest.raises(CatalogError) as caught:
-        load(small.root)
+        knowledge_of(small.root)
     assert caught.value.problems == (
         "rules/more.toml: FAB-01.id: already the id of a rule in rules/fabrics.toml",
     )

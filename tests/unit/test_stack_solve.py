@@ -10,20 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder.model import Catalog, Instance, Stack
 from builder.stack.checking import broken, check
-from builder.stack.knowledge import Combination, Instance, Knowledge, Release
-from builder.stack.loading import load
+from builder.stack.knowledge import Knowledge, Release
 from builder.stack.rules import Rule, parse_clause
 from builder.stack.solving.ask import Request, choices, known_versions, numbers, pin, state
 from builder.stack.solving.problem import Contents, Problem
 from builder.stack.solving.solve import Contradiction, Solution, complete, find_alternatives, solve
 from builder.stack.versions import Version, parse
 from builder.stack.vocabulary import Fact, Value, Vocabulary, write_value
+from tests.support.repository import knowledge_of
 
 
 @pytest.fixture(scope="module")
 def knowledge(root: Path) -> Knowledge:
-    return load(root)
+    return knowledge_of(root)
 
 
 def requests_of(knowledge: Knowledge, pins: Mapping[str, str], facts: Mapping[str, str]) -> list[Request]:
@@ -120,13 +121,20 @@ def catalogues(draw: st.DrawFn) -> Knowledge:
         for number in range(draw(st.integers(0, 7)))
     ]
     usual = {name: parse("1.0") for name in (*_COMPONENTS, *_BROUGHT)}
-    stack = Combination(name="s", summary="", origin="", pins={}, facts=usual, instances=("m.1",))
+    stack = Stack(name="s", summary="", pins={}, instances=("m.1",))
     return Knowledge(
+        catalog=Catalog(
+            components={},
+            stacks={"s": stack},
+            systems={},
+            targets={},
+            instances={"m.1": MACHINE},
+            layers=(),
+        ),
         vocabulary=VOCABULARY,
         rules=tuple(rules),
         releases=releases,
-        instances={"m.1": MACHINE},
-        stacks={"s": stack},
+        stated={"s": usual},
         derived={},
         sources={},
     )

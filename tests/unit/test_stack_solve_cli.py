@@ -11,7 +11,7 @@ import pytest
 
 from builder.cli.main import main
 from builder.stack.checking import check
-from builder.stack.loading import load
+from tests.support.repository import knowledge_of
 
 
 def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[int, str, str]:
@@ -186,8 +186,10 @@ def test_what_is_printed_as_a_stack_is_one(
     code, out, _ = run(capsys, root, "--toml", *words)
     assert code == 0
     shutil.copytree(root / "catalog", tmp_path / "catalog")
+    for folder in ("ansible", "containers"):
+        (tmp_path / folder).symlink_to(root / folder)
     (tmp_path / "catalog" / "stacks" / "solved.toml").write_text(out, encoding="utf-8")
-    knowledge = load(tmp_path)
+    knowledge = knowledge_of(tmp_path)
     stack = knowledge.stacks["solved"]
     assert stack.instances == (words[1],)
     assert "libfabric" not in stack.pins  # comes with the installer

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.stack.loading import load
 from builder.stack.versions import compare, parse
+from tests.support.repository import knowledge_of
 
 _NUMBERS = st.lists(st.integers(0, 700), min_size=1, max_size=4).map(lambda n: ".".join(map(str, n)))
 TEXTS = st.builds(
@@ -119,13 +119,13 @@ def test_a_condition_is_as_exact_as_it_is_written(
 
 
 def test_releases_are_in_the_vendors_order(root: Path) -> None:
-    for fact, releases in load(root).releases.items():
+    for fact, releases in knowledge_of(root).releases.items():
         assert all(newer.version > older.version for newer, older in pairwise(releases)), fact
 
 
 def test_what_an_installer_brings_never_gets_older(root: Path) -> None:
     """The contents of successive installers are a release order that nobody sorted by our rules."""
-    newest_first = load(root).releases["efa"]
+    newest_first = knowledge_of(root).releases["efa"]
     for part in {name for release in newest_first for name in release.contents}:
         row = [release.contents[part] for release in newest_first if part in release.contents]
         assert all(newer >= older for newer, older in pairwise(row)), part

@@ -1,0 +1,51 @@
+"""Reads `catalog/instances.toml`: the EC2 types, as far as versions and prices depend on them."""
+
+from pathlib import Path
+
+from builder.model import Instance
+from builder.tables import FLAG, LIST, NUMBER, PRICE, TABLE, TEXT, Problems, Shape, fits, read_toml
+
+_FILE = "instances.toml"
+_FAMILY: Shape = {
+    "accelerator": (TEXT, True),
+    "accel": (TEXT, True),
+    "arch": (TEXT, True),
+    "gdr": (FLAG, True),
+    "nvswitch": (TEXT, True),
+    "family": (TEXT, False),
+    "gpu_sm": (NUMBER, False),
+    "memory_gib": (NUMBER, False),
+    "boot_modes": (LIST, False),
+    "source": (TEXT, True),
+    "note": (TEXT, False),
+    "sizes": (TABLE, True),
+}
+_SIZE: Shape = {
+    "count": (NUMBER, False),
+    "vcpus": (NUMBER, False),
+    "efa": (NUMBER, False),
+    "cards": (NUMBER, False),
+    "gbps": (NUMBER, False),
+    "nvswitch": (TEXT, False),
+    "gdr": (FLAG, False),
+    "dollars_per_hour": (PRICE, False),
+}
+
+
+def read_instances(folder: Path, problems: Problems) -> dict[str, Instance]:
+    """The types by name."""
+    families = read_toml(folder, _FILE, problems) or {}
+    found = {}
+    for prefix, table in families.items():
+        if not isinstance(table, dict) or not fits(table, _FAMILY, _FILE, f"{prefix}.", problems):
+            continue
+        common = {
+            key: value for key, value in table.items() if key not in ("sizes", "source", "note", "boot_modes")
+        }
+        common.setdefault("family", prefix)
+        for size, own in table["sizes"].items():
+            if fits(own, _SIZE, _FILE, f"{prefix}.sizes.{size}.", problems):
+                name = f"{prefix}.{size}"
+                modes = tuple(table.get("boot_modes", ()))
+                found[name] = Instance(name=name, boot_modes=modes, **{**common, **own})
+    return found

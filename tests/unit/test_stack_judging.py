@@ -1,0 +1,183 @@
+"""Builds obey the rules: an error refuses, a setting reaches the job, a warning is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder import lock, plan, sources
+from builder.adapters.container.finder import EngineFinder
+from builder.cli import build
+from builder.cli.main import main
+from builder.errors import CatalogError
+from builder.pipeline import require_allowed
+from tests.support.repository import Repository, knowledge_of
+
+RULES = """
+subject = "Fabrics"
+date = "2026-11-21"
+
+[[rule]]
+id = "FAB-01"
+severity = "{severity}"
+side = "image"
+when = ["fabric >= 1.0", "{clause}"]
+why = "It does not hold."
+{more}
+source = ["book"]
+fires = [{{ fabric = "1.0", {fires} }}]
+holds = [{{ fabric = "0.9", {fires} }}]
+"""
+
+
+@pytest.fixture
+def ruled(repository: Repository) -> Repository:
+    repository.write("catalog/sources.toml", 'book = "A book"\n')
+    repository.write("catalog/versions/fabric.toml", 'summary = "The fabric"\nside = "image"\n')
+    facts = {
+        "kind": "image",
+        "arch": "machine",
+        "os": "image",
+        "instance": "machine",
+        "accel": "machine",
+        "gdr": "machine",
+    }
+    repository.write(
+        "catalog/facts.toml",
+        "".join(
+            f'[{name}]\nwhat = "{name}"\nkind = "{"flag" if name == "gdr" else "word"}"\nside = "{side}"\n'
+            for name, side in facts.items()
+        ),
+    )
+    return repository
+
+
+def rule(
+    repository: Repository,
+    clause: str,
+    fires: str,
+    *,
+    severity: str = "error",
+    more: str = 'fix = "Take another."',
+) -> None:
+    text = RULES.format(severity=severity, clause=clause, fires=fires, more=more)
+    repository.write("catalog/rules/fabric.toml", text)
+
+
+@pytest.mark.parametrize(
+    ("clause", "fires"),
+    [
+        ("kind == container", 'kind = "container"'),
+        ("os == debian1", 'os = "debian1"'),
+        ("arch == x86_64", 'arch = "x86_64"'),
+    ],
+)
+def test_an_error_refuses_the_build_and_says_why(ruled: Repository, clause: str, fires: str) -> None:
+    rule(ruled, clause, fires)
+    made = ruled.plan()
+    assert [error.partition(" (")[0] for error in made.errors] == ["*: FAB-01: It does not hold."]
+    with pytest.raises(CatalogError) as caught:
+        require_allowed([made])
+    assert "target 'hello': stack 'plain-1' on *: FAB-01: It does not hold. (fabric 1.2-3" in str(
+        caught.value.details
+    )
+    assert caught.value.exit_code == 2
+    assert caught.value.hint == "builder stack check plain-1 --set kind=container"
+
+
+def test_a_rule_about_something_else_does_not_refuse(ruled: Repository) -> None:
+    rule(ruled, "kind == ami", 'kind = "ami"')
+    made = ruled.plan()
+    assert (made.settings, made.warnings, made.errors) == ({}, (), ())
+    require_allowed([made])
+
+
+def test_a_setting_reaches_the_job(ruled: Repository) -> None:
+    carried = 'environment = { FABRIC_MODE = "soft" }'
+    rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)
+    assert ruled.plan().settings == {"*": ("FABRIC_MODE=soft",)}
+
+
+def test_a_warning_is_handed_on(ruled: Repository) -> None:
+    rule(ruled, "kind == container", 'kind = "container"', severity="warning")
+    assert ruled.plan().warnings == ("FAB-01",)
+
+
+def test_the_verdict_is_no_part_of_a_key(ruled: Repository) -> None:
+    before = ruled.keys()
+    rule(ruled, "kind == container", 'kind = "container"')
+    assert ruled.plan().errors
+    assert ruled.keys() == before
+
+
+def test_every_target_obeys_the_rules_wherever_it_exists(root: Path) -> None:
+    knowledge, locked = knowledge_of(root), lock.read(root)
+    for target, flavour, arch, site in lock.variants(knowledge.catalog):
+        read = sources.read(root, knowledge.catalog, target, flavour)
+        made = plan.plan(knowledge, target, flavour, read, locked, arch=arch, site=site)
+        assert made.errors == (), f"{target.name} {flavour.name} {arch} {site}"
+
+
+# The verbs
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine without an image."""
+    monkeypatch.setattr(EngineFinder, "images", {})
+
+
+def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
+    code = main([*words, "--root", str(repository.root)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_refused_plan_is_printed_with_the_reason(
+    ruled: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule(ruled, "kind == container", 'kind = "container"')
+    code, out, err = call(capsys, ruled, "plan", "--target", "hello")
+    assert code == 2
+    assert ruled.plan().key[:12] in out
+    assert "FAB-01: It does not hold." in err
+    code, out, err = call(capsys, ruled, "plan", "--target", "hello", "--json")
+    assert (code, json.loads(out)[0]["plan"]["errors"]) == (2, list(ruled.plan().errors))
+    assert "FAB-01: It does not hold." in err
+
+
+@pytest.mark.usefixtures("engine")
+def test_plan_and_show_tell_settings_and_warnings(
+    ruled: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried = 'environment = { FABRIC_MODE = "soft" }'
+    rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)
+    for words in (["plan", "--target", "hello"], ["show", "hello"]):
+        code, out, _ = call(capsys, ruled, *words)
+        assert (code, "FABRIC_MODE=soft" in out) == (0, True)
+    rule(ruled, "kind == container", 'kind = "container"', severity="warning")
+    for words in (["plan", "--target", "hello"], ["show", "hello"]):
+        code, out, _ = call(capsys, ruled, *words)
+        assert (code, "FAB-01" in out) == (0, True)
+
+
+def test_show_tells_why_a_target_is_refused(ruled: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    rule(ruled, "kind == container", 'kind = "container"')
+    code, out, _ = call(capsys, ruled, "show", "hello")
+    assert (code, "FAB-01: It does not hold." in out) == (0, True)
+
+
+def test_a_build_is_refused_before_anything_is_looked_for(
+    ruled: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target of which nothing is missing is refused as well."""
+
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("the build has begun")
+
+    monkeypatch.setattr(build, "build", begun)
+    rule(ruled, "kind == container", 'kind = "container"')
+    code, out, err = call(capsys, ruled, "build", "--target", "hello")
+    assert (code, out) == (2, "")
+    assert "FAB-01: It does not hold." in err

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.registry.blobs import BlobStore, LayerBlob, collect
+from builder.adapters.registry.blobs import BlobStore, LayerBlob
 from builder.adapters.registry.client import Registry, push
+from builder.adapters.registry.exports import collect
 from builder.adapters.registry.local import PROGRAM, serving
 
 BOUND_S = 1200

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.registry.blobs import BlobStore, collect, sha256
+from builder.adapters.registry.blobs import BlobStore, sha256
 from builder.adapters.registry.client import Registry, push
+from builder.adapters.registry.exports import collect
 from builder.errors import IntegrityError, MissingError
 from builder.model import Publication
 from builder.rehearsal.registry.server import Fault, LocalRegistry

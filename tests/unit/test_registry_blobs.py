@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.adapters.registry import blobs
-from builder.adapters.registry.blobs import BlobStore, LayerBlob, Stored, collect, export, sha256
+from builder.adapters.registry import blobs, exports
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, Stored, sha256
+from builder.adapters.registry.exports import collect, export
 from builder.errors import BuildError, FactoryError, IntegrityError, Interrupted, PublishError
 
 ENGINE_ID = {"created": "1970-01-01T00:00:00Z", "container_config": {"Hostname": "", "Env": None}}
@@ -314,7 +315,7 @@ def test_a_layer_of_another_image_is_refused(store: BlobStore) -> None:
 
 
 def test_a_zstd_layer_is_refused_with_a_way_out(store: BlobStore) -> None:
-    exported = tar_of({f"blobs/sha256/{'0' * 64}": blobs.ZSTD_MAGIC + b"..."})
+    exported = tar_of({f"blobs/sha256/{'0' * 64}": exports.ZSTD_MAGIC + b"..."})
     with pytest.raises(BuildError, match="zstd") as caught:
         export_bytes(exported, LAYERS, store)
     assert "gzip" in caught.value.hint

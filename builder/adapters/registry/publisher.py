@@ -7,8 +7,9 @@ from pathlib import Path
 
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.registry.api import Credentials, find_credentials
-from builder.adapters.registry.blobs import BlobStore, collect
+from builder.adapters.registry.blobs import BlobStore
 from builder.adapters.registry.client import Registry, push
+from builder.adapters.registry.exports import collect
 from builder.errors import BuildError
 from builder.model import Artifact, Plan, Publication
 

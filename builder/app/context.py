@@ -35,6 +35,7 @@ class Context:
     root: Path
     place: str = LOCAL
     flavour: str = ""
+    arch: str = ""  # default: this machine's
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -67,7 +68,8 @@ class Context:
 
     def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
         read = sources.read(self.root, self.catalog, target, flavour)
-        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=machine(), site=self.place)
+        arch = self.arch or machine()
+        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.place)
 
     def flavour_of(self, target: Target) -> Flavour:
         return plan.find_flavour(target, self.flavour, site=self.place)

@@ -12,6 +12,7 @@ VERBS = {
     "plan": "what a build would do, and why, before it does it",
     "build": "make targets, check them, publish them",
     "check": "run a target's checks on an existing image",
+    "role": "roles on a fresh machine: apply, apply again, check",
     "stack": "which versions fit together: list, show, check, solve, diff",
     "lock": "what builds download, by digest: fill in, --update, --diff, --verify",
     "ami": "images that were built: list, show, copy, share, deprecate, publish, retire",

@@ -2,26 +2,40 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser, print_table, print_verdict
 from builder.app.lanes.table import open_lane
+from builder.errors import UsageError
 from builder.model import Layer, Plan
 from builder.pipeline import require_allowed
-from builder.plan import explain, to_json
+from builder.plan import explain, find_target, to_json
+from builder.screen.golden import golden_names, write_golden
 from builder.screen.text import wrap
 
 
 def run(argv: Sequence[str]) -> int:
     options = parser("plan", "What a build would make, what it would reuse and why, what it would download.")
-    options.add_argument("--target", action="append", required=True, metavar="NAME")
+    options.add_argument("--target", action="append", default=[], metavar="NAME")
     options.add_argument("--json", action="store_true", help="the plan as JSON")
     options.add_argument("--publish", action="store_true", help="with what a publication of AMIs does")
+    options.add_argument(
+        "--write-golden",
+        type=Path,
+        metavar="FOLDER",
+        help="write the plans for x86_64, without digests, as files to review; default: of all targets",
+    )
     add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
+    if parsed.write_golden:
+        return _write_golden(context, parsed.target, parsed.write_golden)
+    if not parsed.target:
+        raise UsageError("builder plan: which target?", hint="builder list, then --target NAME")
     plans = context.plans(parsed.target)
     finder = EngineFinder(Engine())
     states = {plan.target.name: _states(context, plan, finder) for plan in plans}
@@ -56,6 +70,19 @@ def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publi
         names = [action for _, action in calls]
         print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
     print()
+
+
+def _write_golden(context: Context, names: Sequence[str], folder: Path) -> int:
+    """Write plans as they are reviewed: the same on every machine, one for each flavour."""
+    if not folder.is_dir():
+        raise UsageError(f"--write-golden: no folder {folder}", hint="create it, or correct the path")
+    for name in names:
+        find_target(context.catalog, name)
+    for file, (target, flavour) in golden_names(context.catalog).items():
+        if not names or target in names:
+            plan = replace(context, arch="x86_64", flavour=flavour).plan(target)
+            print(write_golden(plan, folder, file))
+    return 0
 
 
 def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:

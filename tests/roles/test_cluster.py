@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from builder.adapters.ansible.apply import Applied
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
-from tests.roles.play import Play
-from tests.standins import pyxis
+from tests.roles.machines import Machine, open_machine
+from tests.standins import overlay, pyxis
 from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
@@ -31,117 +30,119 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def bench(site: Site) -> Iterator[Bench]:
-    with open_bench(plan_of(site, "packages"), site=site, say=print, label="cluster") as opened:
+def machine(site: Site) -> Iterator[Machine]:
+    with open_machine(plan_of(site, "packages"), site=site, label="cluster") as opened:
         opened.shell(f"mkdir -p /etc/slurm && printf '{PLUGSTACK}' > /etc/slurm/plugstack.conf")
         yield opened
 
 
 def plan_of(site: Site, *components: str, **pins: str) -> Plan:
     site.pins = {**PINS, **pins}
-    return plans.make(Wanted(components=components, pins=site.pins), site)
+    return overlay.plan_of(RoleRequest(components=components, pins=site.pins), site)
 
 
-def apply(bench: Bench, site: Site, *components: str, **pins: str) -> Play:
-    assert bench.site is site
-    return bench.apply(plan_of(site, *components, **pins))
+def apply(machine: Machine, site: Site, *components: str, **pins: str) -> Applied:
+    assert machine.site is site
+    return machine.apply(plan_of(site, *components, **pins))
 
 
-def message_of(play: Play) -> str:
+def message_of(play: Applied) -> str:
     assert play.failure is not None
-    return play.failure["message"] + play.failure.get("details", "")
+    return play.failure.message + play.failure.details
 
 
-def test_plugins_of_a_base_stay(bench: Bench, site: Site) -> None:
-    play = apply(bench, site, *JOBS, enroot="4.1.0", pyxis="0.23.0")
+def test_plugins_of_a_base_stay(machine: Machine, site: Site) -> None:
+    play = apply(machine, site, *JOBS, enroot="4.1.0", pyxis="0.23.0")
     assert play.passed, play.failure
-    assert bench.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK
+    assert machine.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK
 
 
-def test_another_release_takes_the_place_of_the_first(bench: Bench, site: Site) -> None:
+def test_another_release_takes_the_place_of_the_first(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *JOBS)
-    play = bench.apply(plan)
+    play = machine.apply(plan)
     assert play.passed, play.failure
-    assert bench.shell("ls /opt/pyxis") == PINS["pyxis"]
-    assert bench.failures(plan) == []
+    assert machine.shell("ls /opt/pyxis") == PINS["pyxis"]
+    assert machine.failures(plan) == []
 
 
 def test_sources_that_do_not_compile_change_nothing(
-    bench: Bench, site: Site, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert apply(bench, site, *JOBS).passed
+    assert apply(machine, site, *JOBS).passed
     monkeypatch.setattr(pyxis, "SOURCE", "#include <slurm/no_such_header.h>\n")
-    said = message_of(apply(bench, site, *JOBS, pyxis="0.99.0"))
+    said = message_of(apply(machine, site, *JOBS, pyxis="0.99.0"))
     assert "fatal error: slurm/no_such_header.h" in said
-    named = bench.shell("cat /etc/slurm/plugstack.conf.d/pyxis.conf").split()[1]
+    named = machine.shell("cat /etc/slurm/plugstack.conf.d/pyxis.conf").split()[1]
     assert named.startswith(f"/opt/pyxis/{PINS['pyxis']}/")
-    assert bench.shell(f"test -s {named}; ls /opt/pyxis") == PINS["pyxis"]
+    assert machine.shell(f"test -s {named}; ls /opt/pyxis") == PINS["pyxis"]
 
 
 @pytest.fixture
-def slurm_of_the_base(bench: Bench, site: Site) -> Iterator[str]:
+def slurm_of_the_base(machine: Machine, site: Site) -> Iterator[str]:
     """A base for clusters: Slurm in its own place, with a plugin of its own."""
-    assert apply(bench, site, "slurm").passed
-    bench.shell(
+    assert apply(machine, site, "slurm").passed
+    machine.shell(
         "mkdir -p /opt/slurm/bin /opt/slurm/include /opt/slurm/etc"
         "; for name in sinfo srun scontrol sbatch squeue; do cp /usr/bin/$name /opt/slurm/bin; done"
         "; cp -r /usr/include/slurm /opt/slurm/include"
         "; printf 'optional /opt/slurm/lib/other.so\\n' > /opt/slurm/etc/plugstack.conf"
     )
     yield "/opt/slurm"
-    bench.shell("rm -rf /opt/slurm /etc/systemd/system/slurmd.service.d")
+    machine.shell("rm -rf /opt/slurm /etc/systemd/system/slurmd.service.d")
 
 
-def test_slurm_of_a_base_is_left_alone(bench: Bench, site: Site, slurm_of_the_base: str) -> None:
+def test_slurm_of_a_base_is_left_alone(machine: Machine, site: Site, slurm_of_the_base: str) -> None:
     assert slurm_of_the_base
-    before = bench.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin")
-    play = apply(bench, site, *JOBS)
+    before = machine.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin")
+    play = apply(machine, site, *JOBS)
     assert play.passed, play.failure
     assert play.roles["slurm"].changed == []
-    assert bench.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin") == before
-    assert bench.shell("cat /opt/slurm/etc/plugstack.conf").splitlines() == [
+    assert machine.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin") == before
+    assert machine.shell("cat /opt/slurm/etc/plugstack.conf").splitlines() == [
         "optional /opt/slurm/lib/other.so",
         "include /opt/slurm/etc/plugstack.conf.d/*.conf",
     ]
-    assert "PATH=/opt/slurm/bin:" in bench.shell("cat /etc/systemd/system/slurmd.service.d/image-path.conf")
-    second = apply(bench, site, *JOBS)
+    assert "PATH=/opt/slurm/bin:" in machine.shell("cat /etc/systemd/system/slurmd.service.d/image-path.conf")
+    second = apply(machine, site, *JOBS)
     assert second.changed == []
 
 
 @pytest.mark.usefixtures("slurm_of_the_base")
-def test_a_base_with_another_slurm_is_refused(bench: Bench, site: Site) -> None:
-    said = message_of(apply(bench, site, "slurm", slurm="25.11.8"))
+def test_a_base_with_another_slurm_is_refused(machine: Machine, site: Site) -> None:
+    said = message_of(apply(machine, site, "slurm", slurm="25.11.8"))
     assert "the stack pins Slurm 25.11.8; the base has slurm-wlm 22.05" in said
     assert "/opt/slurm/bin" in said
 
 
-def test_a_kernel_without_module_is_refused_before_anything_is_installed(bench: Bench, site: Site) -> None:
+def test_a_kernel_without_module_is_refused_before_anything_is_installed(
+    machine: Machine, site: Site
+) -> None:
     plan = plan_of(site, "lustre_client")
     pins = {**PINS, "kernel": "6.1.0-2-amd64"}
-    play = bench.apply(plans.make(Wanted(components=["lustre_client"], pins=pins), site))
+    play = machine.apply(overlay.plan_of(RoleRequest(components=["lustre_client"], pins=pins), site))
     said = message_of(play)
     assert "has no lustre-client-modules-6.1.0-2-amd64" in said
     assert "6.1.0-1-amd64, 6.1.0-1-cloud-amd64, 6.8.0-1039-aws" in said
-    assert bench.shell("dpkg-query --list 'lustre*' 2>/dev/null | grep -c ^ii || test $? = 1") == "0"
-    assert bench.apply(plan).passed
-    assert bench.failures(plan) == []
+    assert machine.shell("dpkg-query --list 'lustre*' 2>/dev/null | grep -c ^ii || test $? = 1") == "0"
+    assert machine.apply(plan).passed
+    assert machine.failures(plan) == []
 
 
-def test_a_base_that_is_no_node_of_eks_is_refused(bench: Bench, site: Site) -> None:
-    said = message_of(apply(bench, site, "eks_node"))
+def test_a_base_that_is_no_node_of_eks_is_refused(machine: Machine, site: Site) -> None:
+    said = message_of(apply(machine, site, "eks_node"))
     assert "nodeadm, kubelet, containerd not in /usr/bin" in said
 
 
-def test_a_node_of_eks_passes_and_nothing_changes(bench: Bench, site: Site) -> None:
+def test_a_node_of_eks_passes_and_nothing_changes(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "eks_node")
-    bench.put(site.base)
-    bench.shell("systemctl daemon-reload")
-    play = bench.apply(plan)
+    machine.put(site.base)
+    machine.shell("systemctl daemon-reload")
+    play = machine.apply(plan)
     assert play.passed, play.failure
     assert play.roles["eks_node"].changed == []
-    assert bench.failures(plan) == []
+    assert machine.failures(plan) == []
     # What a later role might do to it is noticed.
-    bench.shell("sed -i s/v1.33.5/v1.33.6/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
-    found = "\n".join(bench.failures(plan))
+    machine.shell("sed -i s/v1.33.5/v1.33.6/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
+    found = "\n".join(machine.failures(plan))
     assert "test_kubelet_is_the_one_of_the_base" in found
     assert "test_nodeadm_starts_the_rest" in found

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
+from tests.roles.machines import Machine, open_machine
+from tests.standins import overlay
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -53,24 +53,24 @@ DEFECTS = {
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return plans.make(Wanted(components=list(COMPONENTS)), None)
+    return overlay.plan_of(RoleRequest(components=list(COMPONENTS)), None)
 
 
 @pytest.fixture(scope="module")
-def bench(plan: Plan) -> Iterator[Bench]:
-    with open_bench(plan, site=None, say=print, label="defects") as opened:
+def machine(plan: Plan) -> Iterator[Machine]:
+    with open_machine(plan, site=None, label="defects") as opened:
         play = opened.apply(plan)
         assert play.passed, play.failure
         yield opened
 
 
-def test_each_defect_is_seen_and_the_roles_mend_it(bench: Bench, plan: Plan) -> None:
-    assert bench.failures(plan) == []
-    bench.shell("; ".join(DEFECTS))
-    failed = {line.partition(": ")[0].replace("::test_", "::") for line in bench.failures(plan)}
+def test_each_defect_is_seen_and_the_roles_mend_it(machine: Machine, plan: Plan) -> None:
+    assert machine.failures(plan) == []
+    machine.shell("; ".join(DEFECTS))
+    failed = {line.partition(": ")[0].replace("::test_", "::") for line in machine.failures(plan)}
     assert failed == {check for checks in DEFECTS.values() for check in checks}
-    bench.shell("rm /etc/sysctl.d/99-a.conf /etc/security/limits.d/99-a.conf")
-    bench.shell("rm /etc/systemd/system/docker.service.d/99-a.conf")
-    play = bench.apply(plan)
+    machine.shell("rm /etc/sysctl.d/99-a.conf /etc/security/limits.d/99-a.conf")
+    machine.shell("rm /etc/systemd/system/docker.service.d/99-a.conf")
+    play = machine.apply(plan)
     assert play.passed, play.failure
-    assert bench.failures(plan) == []
+    assert machine.failures(plan) == []

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from builder.adapters.ansible.apply import Applied
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan, Value
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
-from tests.roles.play import Play
-from tests.standins import aws_ofi_nccl, efa
+from tests.roles.machines import Machine, open_machine
+from tests.standins import aws_ofi_nccl, efa, overlay
 from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
@@ -32,40 +31,40 @@ class Image:
     """One container to which one plan after the other is applied."""
 
     site: Site
-    bench: Bench
+    machine: Machine
 
     def plan(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Plan:
         """The plan of these components alone; what they require is in the container already."""
         self.site.pins = {"efa": version, "aws_ofi_nccl": plugin or efa.bundle(version)["aws_ofi_nccl"]}
         names = components or ("efa",)
-        wanted = Wanted(components=names, kind="container", pins=self.site.pins, variables=variables)
-        return replace(plans.make(wanted, self.site), components=names)
+        request = RoleRequest(components=names, kind="container", pins=self.site.pins, variables=variables)
+        return replace(overlay.plan_of(request, self.site), components=names)
 
-    def apply(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Play:
-        return self.bench.apply(self.plan(version, *components, plugin=plugin, **variables))
+    def apply(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Applied:
+        return self.machine.apply(self.plan(version, *components, plugin=plugin, **variables))
 
     def version_of(self, package: str) -> str:
         query = (
             "dpkg-query --show --showformat '${db:Status-Status} ${Version}' %s 2>/dev/null || test $? = 1"
         )
-        return self.bench.shell(query % package).removeprefix("installed ")
+        return self.machine.shell(query % package).removeprefix("installed ")
 
     def forget(self) -> None:
         """Back to an image without EFA."""
-        names = self.bench.shell(f"test ! -e {RECORD} || grep --invert-match ^# {RECORD}").split()
+        names = self.machine.shell(f"test ! -e {RECORD} || grep --invert-match ^# {RECORD}").split()
         packages = {name.partition("_")[0] for name in names} | {"libnccl-ofi", "libnccl-ofi-ngc-v3"}
-        self.bench.shell(f"dpkg --purge --force-depends --force-remove-reinstreq {' '.join(packages)}")
-        self.bench.shell("rm -rf /opt/amazon /opt/nvidia /etc/ld.so.conf.d/100_ofinccl.conf /etc/nccl.conf")
-        self.bench.shell("apt-get install --yes --fix-broken; ldconfig")
+        self.machine.shell(f"dpkg --purge --force-depends --force-remove-reinstreq {' '.join(packages)}")
+        self.machine.shell("rm -rf /opt/amazon /opt/nvidia /etc/ld.so.conf.d/100_ofinccl.conf /etc/nccl.conf")
+        self.machine.shell("apt-get install --yes --fix-broken; ldconfig")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     with serve(tmp_path_factory.mktemp("s"), {}) as site:
-        plan = plans.make(Wanted(components=["packages"], kind="container"), site)
-        with open_bench(plan, site=site, say=print, label="fabric") as bench:
-            succeed(bench.apply(plan))
-            yield Image(site=site, bench=bench)
+        plan = overlay.plan_of(RoleRequest(components=["packages"], kind="container"), site)
+        with open_machine(plan, site=site, label="fabric") as machine:
+            succeed(machine.apply(plan))
+            yield Image(site=site, machine=machine)
 
 
 @pytest.fixture
@@ -75,31 +74,31 @@ def image(made: Image) -> Iterator[Image]:
     made.forget()
 
 
-def succeed(play: Play) -> Play:
+def succeed(play: Applied) -> Applied:
     assert play.passed, play.failure
     return play
 
 
-def message_of(play: Play) -> str:
+def message_of(play: Applied) -> str:
     assert play.failure is not None
-    return play.failure["message"] + play.failure.get("details", "")
+    return play.failure.message + play.failure.details
 
 
 @pytest.mark.parametrize(("first", "second"), [(OLD, NEW), (NEW, NEWEST), (NEWEST, NEW)])
 def test_another_version_is_really_installed(image: Image, first: str, second: str) -> None:
     succeed(image.apply(first, *FABRIC))
     plan = image.plan(second, *FABRIC)
-    succeed(image.bench.apply(plan))
+    succeed(image.machine.apply(plan))
     assert image.version_of("libfabric1-aws") == efa.bundle(second)["libfabric"]
-    assert image.bench.failures(plan) == []
-    assert image.bench.apply(plan).changed == []
+    assert image.machine.failures(plan) == []
+    assert image.machine.apply(plan).changed == []
 
 
 def test_an_installer_that_is_not_the_locked_one_is_refused(image: Image) -> None:
     plan = image.plan(NEW)
     archive = image.site.url_file(f"{efa.HOST}/aws-efa-installer-{NEW}.tar.gz")
     archive.write_bytes(archive.read_bytes() + b"more")
-    assert "does not match its lock: expected sha256" in message_of(image.bench.apply(plan))
+    assert "does not match its lock: expected sha256" in message_of(image.machine.apply(plan))
     assert image.version_of("libfabric1-aws") == ""
 
 
@@ -116,7 +115,7 @@ def test_an_installer_that_the_vendor_did_not_sign_is_refused(
     # The lock has all of it as it is: what speaks against it is the signature alone.
     monkeypatch.setattr(efa, "build_release", sign_another)
     plan = image.plan(NEW)
-    play = image.bench.apply(plan)
+    play = image.machine.apply(plan)
     assert "signature" in message_of(play)
     assert image.version_of("libfabric1-aws") == ""
 
@@ -124,27 +123,27 @@ def test_an_installer_that_the_vendor_did_not_sign_is_refused(
 def test_a_vendor_that_does_not_answer_leaves_nothing(image: Image) -> None:
     plan = image.plan(NEW)
     image.site.faults[f"/efa-installer.amazonaws.com/aws-efa-installer-{NEW}.tar.gz"] = (503, 9)
-    assert "the server answered 503" in message_of(image.bench.apply(plan))
+    assert "the server answered 503" in message_of(image.machine.apply(plan))
     assert image.version_of("libfabric1-aws") == ""
     image.site.faults.clear()
-    succeed(image.bench.apply(plan))
+    succeed(image.machine.apply(plan))
 
 
 def test_an_installation_that_was_cut_short_is_finished(image: Image) -> None:
     plan = image.plan(NEW, *FABRIC)
-    succeed(image.bench.apply(plan))
-    image.bench.shell(f"rm {RECORD}; dpkg --purge --force-depends libfabric-aws-dev libnccl-ofi")
-    assert image.bench.failures(plan) != []
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    image.machine.shell(f"rm {RECORD}; dpkg --purge --force-depends libfabric-aws-dev libnccl-ofi")
+    assert image.machine.failures(plan) != []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
 
 
 def test_the_minimal_installation_has_no_libfabric(image: Image) -> None:
     plan = image.plan(NEW, efa_minimal=True)
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
     assert image.version_of("libfabric1-aws") == ""
-    assert image.bench.apply(plan).changed == []
+    assert image.machine.apply(plan).changed == []
     # The rest comes when it is asked for, though the version is there.
     succeed(image.apply(NEW))
     assert image.version_of("libfabric1-aws") == efa.bundle(NEW)["libfabric"]
@@ -153,20 +152,20 @@ def test_the_minimal_installation_has_no_libfabric(image: Image) -> None:
 def test_the_distributions_mpi_gives_way(image: Image) -> None:
     names = ["openmpi-bin", "libopenmpi-dev"]
     mpi = {"name": names, "install_recommends": False, "update_cache": True}
-    succeed(image.bench.apply(image.plan(NEW), tasks=[{"ansible.builtin.apt": mpi}]))
-    image.bench.shell("apt-mark hold openmpi-bin")
+    succeed(image.machine.apply(image.plan(NEW), tasks=[{"ansible.builtin.apt": mpi}]))
+    image.machine.shell("apt-mark hold openmpi-bin")
     plan = image.plan(NEW)
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
     assert [image.version_of(name) for name in names] == ["", ""]
 
 
 @pytest.mark.parametrize("version", [NEW, NEWEST])
 def test_an_image_made_from_nvidias_gets_all_of_it(image: Image, version: str) -> None:
-    image.bench.put({"/opt/nvidia/nvidia_entrypoint.sh": "#!/bin/sh\n"})
+    image.machine.put({"/opt/nvidia/nvidia_entrypoint.sh": "#!/bin/sh\n"})
     plan = image.plan(version, *FABRIC)
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
 
 
 def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
@@ -175,22 +174,22 @@ def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
     broken = image.site.deb(
         "libfabric1-aws", "99.0", {"/opt/amazon/efa/lib/of-the-base": ""}, depends=["no-such-package"]
     )
-    image.bench.put({f"/var/{path.name}": path.read_bytes() for path in (other, broken)})
-    image.bench.shell(f"dpkg --install /var/{other.name}; dpkg --unpack /var/{broken.name}; rm /var/*.deb")
+    image.machine.put({f"/var/{path.name}": path.read_bytes() for path in (other, broken)})
+    image.machine.shell(f"dpkg --install /var/{other.name}; dpkg --unpack /var/{broken.name}; rm /var/*.deb")
     plan = image.plan(NEW, *FABRIC, efa_policy="purge_then_install")
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
-    assert image.bench.apply(plan).changed == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
+    assert image.machine.apply(plan).changed == []
 
 
 def test_a_base_that_brings_efa_is_looked_at_and_left(image: Image) -> None:
     verify = {"efa_policy": "verify_only"}
     assert f"to bring EFA {NEW} and has none" in message_of(image.apply(NEW, **verify))
     succeed(image.apply(NEW))
-    before = image.bench.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum")
+    before = image.machine.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum")
     assert succeed(image.apply(NEW, **verify)).changed == []
     assert f"to bring EFA {NEWEST} and has {NEW}" in message_of(image.apply(NEWEST, **verify))
-    assert image.bench.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum") == before
+    assert image.machine.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum") == before
 
 
 def test_a_bundled_plugin_that_is_not_the_pinned_one_is_refused(image: Image) -> None:
@@ -202,26 +201,26 @@ def test_a_bundled_plugin_that_is_not_the_pinned_one_is_refused(image: Image) ->
 def test_a_plugin_has_both_names(image: Image, version: str, kind: str) -> None:
     """A link up to 1.16, a library of its own from 1.17 on: the role and its checks take either."""
     plan = image.plan(version, *FABRIC)
-    succeed(image.bench.apply(plan))
-    assert image.bench.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
+    assert image.machine.failures(plan) == []
 
 
 @pytest.mark.parametrize("path", ["/opt/amazon/ofi-nccl/lib64", "/opt/amazon/ofi-nccl/lib"])
 def test_a_plugin_of_another_version_beside_it_is_refused(image: Image, path: str) -> None:
     plan = image.plan(NEW, *FABRIC)
-    succeed(image.bench.apply(plan))
-    image.bench.shell(f"mkdir -p {path}; echo aws-ofi-nccl 1.99.9 > {path}/libnccl-net-old.so")
-    assert f"Expected aws-ofi-nccl {efa.bundle(NEW)['aws_ofi_nccl']}" in message_of(image.bench.apply(plan))
+    succeed(image.machine.apply(plan))
+    image.machine.shell(f"mkdir -p {path}; echo aws-ofi-nccl 1.99.9 > {path}/libnccl-net-old.so")
+    assert f"Expected aws-ofi-nccl {efa.bundle(NEW)['aws_ofi_nccl']}" in message_of(image.machine.apply(plan))
 
 
 def test_nccl_would_not_find_the_plugin_by_itself(image: Image) -> None:
     # Before 1.17 the name that NCCL asks for is a link, which the loader's list does not have.
     plan = image.plan(OLD, *FABRIC)
-    succeed(image.bench.apply(plan))
-    assert "NCCL_NET_PLUGIN=ofi" in image.bench.shell("cat /etc/nccl.conf")
-    image.bench.shell("rm /etc/nccl.conf")
-    failed = [line.partition(": ")[0] for line in image.bench.failures(plan)]
+    succeed(image.machine.apply(plan))
+    assert "NCCL_NET_PLUGIN=ofi" in image.machine.shell("cat /etc/nccl.conf")
+    image.machine.shell("rm /etc/nccl.conf")
+    failed = [line.partition(": ")[0] for line in image.machine.failures(plan)]
     assert "aws_ofi_nccl::test_nccl_finds_it_under_a_name_it_tries" in failed
     assert "nccl_env::test_nccl_asks_for_a_plugin_that_is_there" in failed
 
@@ -237,7 +236,7 @@ def cuda(made: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
         with zipfile.ZipFile(path) as wheel:
             names = [name for name in wheel.namelist() if "/include/" in name and not name.endswith("/")]
             headers = {f"{CUDA}/include/{name.partition('/include/')[2]}": wheel.read(name) for name in names}
-        made.bench.put(headers)
+        made.machine.put(headers)
     return CUDA
 
 
@@ -245,13 +244,13 @@ def test_a_build_takes_the_place_of_the_bundled_plugin(image: Image, cuda: str) 
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
     succeed(image.apply(NEW, *FABRIC))
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
-    succeed(image.bench.apply(plan))
+    succeed(image.machine.apply(plan))
     assert image.version_of("libnccl-ofi") == ""
-    assert image.bench.failures(plan) == []
-    assert image.bench.apply(plan).changed == []
+    assert image.machine.failures(plan) == []
+    assert image.machine.apply(plan).changed == []
     another = image.plan(NEW, *FABRIC, plugin="1.20.0", **build)
-    succeed(image.bench.apply(another))
-    assert image.bench.failures(another) == []
+    succeed(image.machine.apply(another))
+    assert image.machine.failures(another) == []
 
 
 def test_sources_that_do_not_compile_say_why(
@@ -260,12 +259,12 @@ def test_sources_that_do_not_compile_say_why(
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
     monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error of its own\n")
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
-    assert "#error of its own" in message_of(image.bench.apply(plan))
-    assert any(line.startswith("aws_ofi_nccl::") for line in image.bench.failures(plan))
+    assert "#error of its own" in message_of(image.machine.apply(plan))
+    assert any(line.startswith("aws_ofi_nccl::") for line in image.machine.failures(plan))
     monkeypatch.undo()
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
 
 
 def test_headers_that_are_missing_are_named(image: Image) -> None:
@@ -286,11 +285,11 @@ DEFECTS = {
 
 def test_what_images_did_to_every_job_is_caught(image: Image) -> None:
     plan = image.plan(NEW, "nccl_env")
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
-    image.bench.shell("cp -a /etc/environment /root/environment; " + "; ".join(DEFECTS))
-    failed = {line.partition(": ")[0] for line in image.bench.failures(plan)}
-    image.bench.shell(
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
+    image.machine.shell("cp -a /etc/environment /root/environment; " + "; ".join(DEFECTS))
+    failed = {line.partition(": ")[0] for line in image.machine.failures(plan)}
+    image.machine.shell(
         "mv /root/environment /etc; rm /etc/profile.d/[abc].sh /etc/ld.so.preload /etc/nccl.conf"
     )
     assert failed == {f"nccl_env::test_{name}" for name in DEFECTS.values()}
@@ -298,17 +297,19 @@ def test_what_images_did_to_every_job_is_caught(image: Image) -> None:
 
 def test_a_second_plugin_is_caught(image: Image) -> None:
     plan = image.plan(NEW, *FABRIC)
-    succeed(image.bench.apply(plan))
-    image.bench.shell(
+    succeed(image.machine.apply(plan))
+    image.machine.shell(
         "install -D -t /opt/aws-ofi-nccl/install/lib /opt/amazon/ofi-nccl/lib/libnccl-net-ofi.so"
     )
-    failed = image.bench.failures(plan)
-    image.bench.shell("rm -r /opt/aws-ofi-nccl")
+    failed = image.machine.failures(plan)
+    image.machine.shell("rm -r /opt/aws-ofi-nccl")
     assert [line for line in failed if "no_other_plugin_lies_about" in line]
 
 
 def test_an_upgrade_that_only_wrote_itself_down_is_caught(image: Image) -> None:
     plan = image.plan(NEW)
-    succeed(image.bench.apply(plan))
-    image.bench.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")
-    assert [line for line in image.bench.failures(plan) if "every_package_of_the_installer_is_there" in line]
+    succeed(image.machine.apply(plan))
+    image.machine.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")
+    assert [
+        line for line in image.machine.failures(plan) if "every_package_of_the_installer_is_there" in line
+    ]

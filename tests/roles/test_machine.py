@@ -6,33 +6,33 @@ from collections.abc import Iterator
 
 import pytest
 
+from builder.adapters.ansible.ssh import SshAccess
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan
-from builder.rehearsal.ec2 import machine
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.door import Door
-from tests.roles.plans import Wanted
+from builder.rehearsal.ec2 import machine as machine_image
+from tests.roles.machines import Machine, open_machine
+from tests.standins import overlay
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return plans.make(Wanted(components=["base"]), None)
+    return overlay.plan_of(RoleRequest(components=["base"]), None)
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
-    return Door(folder=tmp_path_factory.mktemp("door"))
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshAccess:
+    return SshAccess(folder=tmp_path_factory.mktemp("ssh"))
 
 
 @pytest.fixture(scope="module")
-def bench(plan: Plan, door: Door) -> Iterator[Bench]:
-    with open_bench(plan, site=None, say=print, label="machine", door=door) as opened:
+def machine(plan: Plan, ssh: SshAccess) -> Iterator[Machine]:
+    with open_machine(plan, site=None, label="machine", ssh=ssh) as opened:
         yield opened
 
 
-def log_in(door: Door, command: str) -> "subprocess.CompletedProcess[str]":
+def log_in(ssh: SshAccess, command: str) -> "subprocess.CompletedProcess[str]":
     options = {
         "BatchMode": "yes",
         "IdentitiesOnly": "yes",
@@ -40,36 +40,38 @@ def log_in(door: Door, command: str) -> "subprocess.CompletedProcess[str]":
         "UserKnownHostsFile": "/dev/null",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    where = ["-i", str(door.key), "-p", str(door.port), f"{machine.LOGIN_USERS['debian']}@127.0.0.1"]
+    where = ["-i", str(ssh.key), "-p", str(ssh.port), f"{machine_image.LOGIN_USERS['debian']}@127.0.0.1"]
     argv = ["ssh", "-q", *words, *where, command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_it_boots_and_every_service_runs(bench: Bench) -> None:
-    assert bench.shell("systemctl is-system-running") == "running"
-    assert bench.shell("systemctl --failed --plain --no-legend") == ""
+def test_it_boots_and_every_service_runs(machine: Machine) -> None:
+    assert machine.shell("systemctl is-system-running") == "running"
+    assert machine.shell("systemctl --failed --plain --no-legend") == ""
 
 
-def test_its_user_logs_in_with_a_key_and_becomes_root_without_a_password(bench: Bench, door: Door) -> None:
-    done = log_in(door, "id --user --name; sudo --non-interactive id --user")
+def test_its_user_logs_in_with_a_key_and_becomes_root_without_a_password(
+    machine: Machine, ssh: SshAccess
+) -> None:
+    done = log_in(ssh, "id --user --name; sudo --non-interactive id --user")
     assert done.stdout.split() == ["admin", "0"], done.stderr
 
 
-def test_nobody_logs_in_with_a_password(bench: Bench) -> None:
+def test_nobody_logs_in_with_a_password(machine: Machine) -> None:
     for user in ("admin", "root"):
-        assert bench.shell(f"getent shadow {user} | cut -d: -f2").startswith(("!", "*"))
+        assert machine.shell(f"getent shadow {user} | cut -d: -f2").startswith(("!", "*"))
 
 
-def test_it_has_no_privilege_that_other_containers_have_not(bench: Bench) -> None:
-    host = (bench.engine.inspect_container(bench.container) or {})["HostConfig"]
+def test_it_has_no_privilege_that_other_containers_have_not(machine: Machine) -> None:
+    host = (machine.made.engine.inspect_container(machine.made.container) or {})["HostConfig"]
     assert host["Privileged"] is False
     assert not host["CapAdd"]
     assert not host["SecurityOpt"]
     assert not host["Devices"]
 
 
-def test_its_image_has_no_identity(bench: Bench) -> None:
-    image = (bench.engine.inspect_container(bench.container) or {})["Image"]
+def test_its_image_has_no_identity(machine: Machine) -> None:
+    image = (machine.made.engine.inspect_container(machine.made.container) or {})["Image"]
     argv = ["docker", "run", "--rm", "--network=none", image, "sh", "-c"]
     folders = "/etc/ssh /home/admin/.ssh /root/.ssh"
     script = f"cat /etc/machine-id; find {folders} -name 'ssh_host_*' -o -name authorized_keys 2>/dev/null"
@@ -77,20 +79,21 @@ def test_its_image_has_no_identity(bench: Bench) -> None:
     assert done.stdout == ""
 
 
-def test_its_identity_comes_with_the_first_boot(bench: Bench) -> None:
-    assert len(bench.shell("cat /etc/machine-id")) == 32
-    assert "ssh_host_ed25519_key" in bench.shell("ls /etc/ssh")
+def test_its_identity_comes_with_the_first_boot(machine: Machine) -> None:
+    assert len(machine.shell("cat /etc/machine-id")) == 32
+    assert "ssh_host_ed25519_key" in machine.shell("ls /etc/ssh")
 
 
 def test_the_key_of_its_image_follows_what_it_is_made_of(plan: Plan) -> None:
     system = plan.system
     assert system.bootstrap is not None
     more = dataclasses.replace(system.bootstrap, packages=(*system.bootstrap.packages, "less"))
-    assert machine.key_of(dataclasses.replace(system, bootstrap=more)) != machine.key_of(system)
-    assert machine.key_of(dataclasses.replace(system, summary="other")) == machine.key_of(system)
+    assert machine_image.key_of(dataclasses.replace(system, bootstrap=more)) != machine_image.key_of(system)
+    assert machine_image.key_of(dataclasses.replace(system, summary="other")) == machine_image.key_of(system)
 
 
-def test_it_is_made_once(bench: Bench, plan: Plan) -> None:
+def test_it_is_made_once(machine: Machine, plan: Plan) -> None:
     said: list[str] = []
-    assert machine.ensure(bench.engine, bench.run, plan.system, bench.mirror, said.append)
+    made = machine.made
+    assert machine_image.ensure(made.engine, made.run, plan.system, made.applier.mirror, said.append)
     assert said == []

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from builder.adapters.ansible.apply import Applied
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan, Value
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
-from tests.roles.play import Play
-from tests.standins import neuron_framework
+from tests.roles.machines import Machine, open_machine
+from tests.standins import neuron_framework, overlay
 from tests.standins.neuron_packages import REPOSITORY
 from tests.standins.site import Site, serve
 
@@ -27,14 +26,14 @@ class Image:
     """One container to which one plan after the other is applied."""
 
     site: Site
-    bench: Bench
+    machine: Machine
 
     def plan(self, *components: str, pins: dict[str, str] = SECOND, **variables: Value) -> Plan:
         """The plan of these components alone; what they require is in the container already."""
         self.site.pins = pins
         self.site.requirements.clear()
-        wanted = Wanted(components=components, kind="container", pins=pins, variables=variables)
-        return replace(plans.make(wanted, self.site), components=components)
+        request = RoleRequest(components=components, kind="container", pins=pins, variables=variables)
+        return replace(overlay.plan_of(request, self.site), components=components)
 
 
 @pytest.fixture(scope="module")
@@ -42,33 +41,33 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     with serve(tmp_path_factory.mktemp("s"), SECOND) as site:
         # What the site has as its index when the container starts is what pip in it asks, and nothing else.
         neuron_framework.build(site)
-        plan = plans.make(Wanted(components=["packages"], kind="container"), site)
-        with open_bench(plan, site=site, say=print, label="neuron") as bench:
-            succeed(bench.apply(plan))
-            yield Image(site=site, bench=bench)
+        plan = overlay.plan_of(RoleRequest(components=["packages"], kind="container"), site)
+        with open_machine(plan, site=site, label="neuron") as machine:
+            succeed(machine.apply(plan))
+            yield Image(site=site, machine=machine)
 
 
-def succeed(play: Play) -> Play:
+def succeed(play: Applied) -> Applied:
     assert play.passed, play.failure
     return play
 
 
-def message_of(play: Play) -> str:
+def message_of(play: Applied) -> str:
     assert play.failure is not None
-    return play.failure["message"] + play.failure.get("details", "")
+    return play.failure.message + play.failure.details
 
 
 @pytest.mark.parametrize(("first", "second"), [(FIRST, SECOND), (SECOND, FIRST)])
 def test_another_release_takes_the_place_of_a_held_one(
     image: Image, first: dict[str, str], second: dict[str, str]
 ) -> None:
-    succeed(image.bench.apply(image.plan(*PACKAGES, pins=first)))
+    succeed(image.machine.apply(image.plan(*PACKAGES, pins=first)))
     plan = image.plan(*PACKAGES, pins=second)
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
-    assert image.bench.apply(plan).changed == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
+    assert image.machine.apply(plan).changed == []
     # A check that takes 2.33.10 for 2.33.1 would be none.
-    assert [line for line in image.bench.failures(image.plan(*PACKAGES, pins=first)) if "is_pinned" in line]
+    assert [line for line in image.machine.failures(image.plan(*PACKAGES, pins=first)) if "is_pinned" in line]
 
 
 def test_packages_that_the_vendor_did_not_sign_are_refused(image: Image) -> None:
@@ -76,7 +75,7 @@ def test_packages_that_the_vendor_did_not_sign_are_refused(image: Image) -> None
     release = image.site.url_file(REPOSITORY) / "dists/bookworm/InRelease"
     signed = release.read_text(encoding="utf-8")
     release.write_text(signed.replace("Origin: Stand-in", "Origin: Somebody"), encoding="utf-8")
-    said = message_of(image.bench.apply(plan))
+    said = message_of(image.machine.apply(plan))
     release.write_text(signed, encoding="utf-8")
     assert "expected a repository signed by" in said
 
@@ -85,27 +84,31 @@ def test_placeholders_of_the_python_index_are_refused(image: Image) -> None:
     digest = "--hash=sha256:" + "0" * 64
     names = ("torch-neuronx", "neuronx_cc", "neuronx-distributed")
     lines: list[Value] = [f"{name}==1.0 {digest}" for name in names]
-    said = message_of(image.bench.apply(image.plan("neuron_framework", neuron_framework_requirements=lines)))
+    said = message_of(
+        image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=lines))
+    )
     assert "missing are none" in said
     assert "neuronx_cc==1.0" in said
-    said = message_of(image.bench.apply(image.plan("neuron_framework", neuron_framework_requirements=[])))
+    said = message_of(image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=[])))
     assert "missing are neuronx-cc, neuronx-distributed, torch-neuronx" in said
-    assert "aws_neuronx_venv" not in image.bench.shell("ls /opt")
+    assert "aws_neuronx_venv" not in image.machine.shell("ls /opt")
 
 
 def test_a_wheel_that_is_not_the_locked_one_is_refused(image: Image) -> None:
     plan = image.plan("neuron_framework")
     lines = [line.replace("sha256:", "sha256:0000")[: len(line)] for line in image.site.requirements]
     other: list[Value] = list(lines)
-    said = message_of(image.bench.apply(image.plan("neuron_framework", neuron_framework_requirements=other)))
+    said = message_of(
+        image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=other))
+    )
     assert "DO NOT MATCH THE HASHES" in said
-    succeed(image.bench.apply(plan))
-    assert image.bench.failures(plan) == []
-    assert image.bench.apply(plan).changed == []
+    succeed(image.machine.apply(plan))
+    assert image.machine.failures(plan) == []
+    assert image.machine.apply(plan).changed == []
 
 
 def test_a_placeholder_that_got_in_is_caught(image: Image) -> None:
     plan = image.plan("neuron_framework")
-    succeed(image.bench.apply(plan))
-    image.bench.shell("rm -r /opt/aws_neuronx_venv/lib/python3*/site-packages/torch_neuronx")
-    assert [line for line in image.bench.failures(plan) if "nothing_of_it_is_a_placeholder" in line]
+    succeed(image.machine.apply(plan))
+    image.machine.shell("rm -r /opt/aws_neuronx_venv/lib/python3*/site-packages/torch_neuronx")
+    assert [line for line in image.machine.failures(plan) if "nothing_of_it_is_a_placeholder" in line]

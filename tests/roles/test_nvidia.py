@@ -9,12 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from builder import catalog
+from builder.adapters.ansible.apply import Applied
+from builder.app.role_plan import RoleRequest
 from builder.model import Catalog, Plan
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
-from tests.roles.play import Play
-from tests.standins import nvidia_driver
+from tests.roles.machines import Machine, open_machine
+from tests.standins import nvidia_driver, overlay
 from tests.standins.cuda_repository import publish
 from tests.standins.site import Site, serve
 
@@ -40,9 +39,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def bench(site: Site) -> Iterator[Bench]:
-    plan = plans.make(Wanted(components=["kernel", "packages"], pins=site.pins), site)
-    with open_bench(plan, site=site, say=print, label="nvidia") as opened:
+def machine(site: Site) -> Iterator[Machine]:
+    plan = overlay.plan_of(RoleRequest(components=["kernel", "packages"], pins=site.pins), site)
+    with open_machine(plan, site=site, label="nvidia") as opened:
         play = opened.apply(plan)
         assert play.passed, play.failure
         yield opened
@@ -50,7 +49,7 @@ def bench(site: Site) -> Iterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one system of the bench goes by another name."""
+    """The one system of the machine goes by another name."""
     load = catalog.load
 
     def rename(*words: object, **named: object) -> Catalog:
@@ -59,74 +58,76 @@ def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
         renamed = dataclasses.replace(system, distribution="ubuntu", release="24.04", codename="noble")
         return dataclasses.replace(loaded, systems={**loaded.systems, "debian-12": renamed})
 
-    monkeypatch.setattr(plans.catalog, "load", rename)
+    monkeypatch.setattr(catalog, "load", rename)
 
 
 def plan_of(site: Site, *components: str, variables: dict[str, object] | None = None, **pins: str) -> Plan:
     """A plan of just these components: the machine has a kernel already, and it is Debian's."""
     site.pins = {**PINS, **pins}
-    plan = plans.make(Wanted(components=components, pins=site.pins, variables=variables or {}), site)
+    plan = overlay.plan_of(
+        RoleRequest(components=components, pins=site.pins, variables=variables or {}), site
+    )
     return dataclasses.replace(plan, components=tuple(name for name in plan.components if name in components))
 
 
-def message_of(play: Play) -> str:
+def message_of(play: Applied) -> str:
     assert play.failure is not None
-    return play.failure["message"] + play.failure.get("details", "")
+    return play.failure.message + play.failure.details
 
 
-def test_all_of_it_is_of_one_version(bench: Bench, site: Site) -> None:
+def test_all_of_it_is_of_one_version(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *DRIVER, "cuda", "cudnn", "dcgm")
-    play = bench.apply(plan)
+    play = machine.apply(plan)
     assert play.passed, play.failure
-    assert bench.failures(plan) == []
-    assert bench.apply(plan).changed == []
+    assert machine.failures(plan) == []
+    assert machine.apply(plan).changed == []
 
 
-def test_another_driver_takes_everything_along(bench: Bench, site: Site) -> None:
+def test_another_driver_takes_everything_along(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *DRIVER, nvidia_driver="595.91.07")
-    play = bench.apply(plan)
+    play = machine.apply(plan)
     assert play.passed, play.failure
-    assert bench.failures(plan) == []
-    assert "580.159.03" not in bench.shell(LIST_NVIDIA)
+    assert machine.failures(plan) == []
+    assert "580.159.03" not in machine.shell(LIST_NVIDIA)
     back = plan_of(site, *DRIVER)
-    assert bench.apply(back).passed
-    assert bench.failures(back) == []
+    assert machine.apply(back).passed
+    assert machine.failures(back) == []
 
 
-def test_the_other_flavor_takes_the_place_of_the_first(bench: Bench, site: Site) -> None:
+def test_the_other_flavor_takes_the_place_of_the_first(machine: Machine, site: Site) -> None:
     flavor = {
         "nvidia_driver_flavor": "proprietary",
         "nvidia_driver_parameters": {"NVreg_EnableGpuFirmware": 0},
     }
     plan = plan_of(site, "nvidia_driver", variables=flavor)
-    assert bench.apply(plan).passed
-    assert bench.failures(plan) == []
-    assert bench.apply(plan_of(site, "nvidia_driver")).passed
+    assert machine.apply(plan).passed
+    assert machine.failures(plan) == []
+    assert machine.apply(plan_of(site, "nvidia_driver")).passed
 
 
-def test_toolkits_stand_side_by_side(bench: Bench, site: Site) -> None:
+def test_toolkits_stand_side_by_side(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "cuda", variables={"cuda_further": ["12.8.1"]})
-    assert bench.apply(plan).passed
-    assert bench.failures(plan) == []
+    assert machine.apply(plan).passed
+    assert machine.failures(plan) == []
     other = plan_of(site, "cuda", cuda="12.8.1")
-    assert bench.apply(other).passed
-    assert bench.failures(other) == []
+    assert machine.apply(other).passed
+    assert machine.failures(other) == []
 
 
-def test_a_driver_that_does_not_compile_says_why(bench: Bench, site: Site) -> None:
+def test_a_driver_that_does_not_compile_says_why(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "nvidia_driver", nvidia_driver="580.173.02")
     flaw = "int broken(void) { return no_such_thing; }\n"
     publish(site, debs=nvidia_driver.ubuntu(site, "580.173.02", flaw=flaw))
-    play = bench.apply(plan)
+    play = machine.apply(plan)
     assert not play.passed
     assert "nvidia 580.173.02 cannot be compiled for kernel 6.1.0-50-amd64" in message_of(play)
     assert "no_such_thing" in message_of(play)
     repaired = plan_of(site, "nvidia_driver")
-    assert bench.apply(repaired).passed
-    assert bench.failures(repaired) == []
+    assert machine.apply(repaired).passed
+    assert machine.failures(repaired) == []
 
 
-def test_a_kernel_without_headers_is_named(bench: Bench, site: Site) -> None:
-    play = bench.apply(plan_of(site, "nvidia_driver", kernel="6.1.0-1-amd64"))
+def test_a_kernel_without_headers_is_named(machine: Machine, site: Site) -> None:
+    play = machine.apply(plan_of(site, "nvidia_driver", kernel="6.1.0-1-amd64"))
     assert not play.passed
     assert "no headers of kernel 6.1.0-1-amd64" in message_of(play)

@@ -5,39 +5,45 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from builder import catalog
+from builder.app import role_docs
+from builder.app.scenario import scenarios
 from builder.members import closure
-from tests.roles import matrix, plans
-from tests.roles.plans import ROOT
-from tests.roles.scenario import scenarios
+from tests.standins.__main__ import scenario_request, served
+from tests.standins.overlay import ROOT, has_standin
 
 BOUND_S = 3600
+SCENARIOS = scenarios(ROOT)
 Runs = Mapping[str, Future[subprocess.CompletedProcess[str]]]
 
 
 def run(name: str) -> "subprocess.CompletedProcess[str]":
     program = str(Path(sys.executable).with_name("molecule"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        [program, "test", "--scenario-name", name],
-        cwd=ROOT / "ansible",
-        env=os.environ | {"PATH": path, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
-    )
+    request = scenario_request(name)
+    standins = SCENARIOS[name].get("standins")
+    with served(request) if standins else nullcontext(dict(os.environ)) as environment:
+        return subprocess.run(
+            [program, "test", "--scenario-name", name],
+            cwd=ROOT / "ansible",
+            env=environment | {"PATH": path, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
 
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
     """All scenarios that were asked for, as many at once as there are processors: each waits a lot."""
     names = {item.name for item in request.session.items}
-    asked = [name for name in sorted(scenarios()) if f"test_scenario[{name}]" in names]
+    asked = [name for name in SCENARIOS if f"test_scenario[{name}]" in names]
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         yield {name: pool.submit(run, name) for name in asked}
@@ -47,7 +53,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 
 @pytest.mark.engine
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", sorted(scenarios()))
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(running: Runs, name: str) -> None:
     done = running[name].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
@@ -55,13 +61,20 @@ def test_scenario(running: Runs, name: str) -> None:
 
 def test_every_role_is_in_a_scenario() -> None:
     loaded = catalog.load(ROOT)
-    tried = {
-        member for platform in scenarios().values() for member in closure(loaded, platform["components"])
+    tried = {member for platform in SCENARIOS.values() for member in closure(loaded, platform["components"])}
+    targets = {
+        member for target in role_docs.made_here(loaded) for member in closure(loaded, target.components)
     }
-    targets = {member for target in matrix.made_here(loaded) for member in closure(loaded, target.components)}
     assert set(loaded.components) - tried - targets == set()
 
 
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if SCENARIOS[name].get("standins")])
+def test_a_scenario_names_the_stand_ins_that_it_gets(name: str) -> None:
+    members = closure(catalog.load(ROOT), SCENARIOS[name]["components"])
+    assert SCENARIOS[name]["standins"] == [member for member in members if has_standin(member)]
+
+
 def test_the_page_of_roles_is_current() -> None:
-    """`python -m tests.roles.matrix` writes it anew."""
-    assert matrix.PAGE.read_text(encoding="utf-8") == matrix.render(plans.load_catalog())
+    """`builder role --write-docs` writes it anew."""
+    page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
+    assert page == role_docs.render(catalog.load(ROOT), SCENARIOS)

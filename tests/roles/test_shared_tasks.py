@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from builder.adapters.ansible.apply import Applied
 from builder.adapters.ansible.playbook import MOUNT
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan
 from builder.wait import until
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
-from tests.roles.play import Play
+from tests.roles.machines import Machine, open_machine
+from tests.standins import overlay
 from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
@@ -34,22 +34,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def plan(site: Site) -> Plan:
-    return plans.make(Wanted(components=["base"]), site)
+    return overlay.plan_of(RoleRequest(components=["base"]), site)
 
 
 @pytest.fixture(scope="module")
-def bench(plan: Plan, site: Site) -> Iterator[Bench]:
-    with open_bench(plan, site=site, say=print, label="shared") as opened:
+def machine(plan: Plan, site: Site) -> Iterator[Machine]:
+    with open_machine(plan, site=site, label="shared") as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
-def clean(bench: Bench, plan: Plan) -> Iterator[None]:
+def clean(machine: Machine, plan: Plan) -> Iterator[None]:
     yield
-    bench.apply(plan, tasks=[END])
-    installed = bench.shell("dpkg-query --show --showformat '${Package} ' 'tool*' 2>/dev/null || test $? = 1")
+    machine.apply(plan, tasks=[END])
+    installed = machine.shell(
+        "dpkg-query --show --showformat '${Package} ' 'tool*' 2>/dev/null || test $? = 1"
+    )
     if installed:
-        bench.shell(f"apt-mark unhold {installed}; dpkg --purge {installed}")
+        machine.shell(f"apt-mark unhold {installed}; dpkg --purge {installed}")
 
 
 def publish(site: Site, *versions: str, url: str = URL, suite: str = "./") -> None:
@@ -61,7 +63,7 @@ def publish(site: Site, *versions: str, url: str = URL, suite: str = "./") -> No
 
 
 def repository(site: Site, *, url: str = URL, suite: str = "./") -> dict[str, Any]:
-    key = plans.sum_of(site.url_file(KEY))
+    key = overlay.sum_of(site.url_file(KEY))
     components = [] if suite == "./" else ["stable"]
     of = {"url": url, "suite": suite, "components": components, "key": {"url": KEY, "sha256": key}}
     return {**ADD, "vars": {"repository_of": of, "repository_name": "vendor"}}
@@ -72,109 +74,111 @@ def install(version: str, *, hold: bool = True) -> dict[str, Any]:
     return {**INSTALL, "vars": variables}
 
 
-def succeed(play: Play) -> Play:
+def succeed(play: Applied) -> Applied:
     assert play.passed, play.failure
     return play
 
 
-def versions(bench: Bench) -> str:
-    return bench.shell("dpkg-query --show --showformat '${Package}=${Version} ' 'tool*'").strip()
+def versions(machine: Machine) -> str:
+    return machine.shell("dpkg-query --show --showformat '${Package}=${Version} ' 'tool*'").strip()
 
 
 @pytest.mark.parametrize("suite", ["./", "bookworm"])
 def test_packages_of_a_vendor_come_in_one_version_and_stay_there(
-    bench: Bench, plan: Plan, site: Site, suite: str
+    machine: Machine, plan: Plan, site: Site, suite: str
 ) -> None:
     url = f"https://vendor.example/{suite.strip('./') or 'flat'}/"
     publish(site, "1.0-1", "2.0-1", url=url, suite=suite)
     tasks = [repository(site, url=url, suite=suite), install("1.0-1")]
-    assert succeed(bench.apply(plan, tasks=tasks)).failure is None
-    assert versions(bench) == "tool=1.0-1 tool-data=1.0-1"
-    assert bench.shell("apt-mark showhold").split() == ["tool", "tool-data"]
-    assert bench.shell("apt-get --simulate dist-upgrade | grep -c '^Inst tool' || test $? = 1") == "0"
+    assert succeed(machine.apply(plan, tasks=tasks)).failure is None
+    assert versions(machine) == "tool=1.0-1 tool-data=1.0-1"
+    assert machine.shell("apt-mark showhold").split() == ["tool", "tool-data"]
+    assert machine.shell("apt-get --simulate dist-upgrade | grep -c '^Inst tool' || test $? = 1") == "0"
 
 
-def test_the_second_run_changes_nothing(bench: Bench, plan: Plan, site: Site) -> None:
+def test_the_second_run_changes_nothing(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     tasks = [repository(site), install("1.0-1"), END]
-    assert bench.apply(plan, tasks=tasks).changes > 0
-    assert bench.apply(plan, tasks=tasks).changes == 0
+    assert machine.apply(plan, tasks=tasks).changed != []
+    assert machine.apply(plan, tasks=tasks).changed == []
 
 
 @pytest.mark.parametrize(("first", "second"), [("1.0-1", "2.0-1"), ("2.0-1", "1.0-1")])
 def test_another_version_takes_the_place_of_a_held_one(
-    bench: Bench, plan: Plan, site: Site, first: str, second: str
+    machine: Machine, plan: Plan, site: Site, first: str, second: str
 ) -> None:
     publish(site, "1.0-1", "2.0-1")
-    succeed(bench.apply(plan, tasks=[repository(site), install(first)]))
-    succeed(bench.apply(plan, tasks=[repository(site), install(second)]))
-    assert versions(bench) == f"tool={second} tool-data={second}"
-    assert bench.shell("apt-mark showhold").split() == ["tool", "tool-data"]
+    succeed(machine.apply(plan, tasks=[repository(site), install(first)]))
+    succeed(machine.apply(plan, tasks=[repository(site), install(second)]))
+    assert versions(machine) == f"tool={second} tool-data={second}"
+    assert machine.shell("apt-mark showhold").split() == ["tool", "tool-data"]
 
 
-def test_a_version_that_nobody_offers_is_said(bench: Bench, plan: Plan, site: Site) -> None:
+def test_a_version_that_nobody_offers_is_said(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1", "2.0-1")
-    play = bench.apply(plan, tasks=[repository(site), install("3.*")])
+    play = machine.apply(plan, tasks=[repository(site), install("3.*")])
     assert play.failure is not None
-    assert "no package tool=3.* is on offer; there is 2.0-1, 1.0-1" in play.failure["message"]
-    succeed(bench.apply(plan, tasks=[repository(site), install("1.*")]))
-    assert versions(bench) == "tool=1.0-1 tool-data=1.0-1"
+    assert "no package tool=3.* is on offer; there is 2.0-1, 1.0-1" in play.failure.message
+    succeed(machine.apply(plan, tasks=[repository(site), install("1.*")]))
+    assert versions(machine) == "tool=1.0-1 tool-data=1.0-1"
 
 
 POLICY = "/usr/sbin/policy-rc.d"
 
 
 @pytest.mark.parametrize("before", ["", "#!/bin/sh\nexit 0\n", "killed"])
-def test_scripts_of_packages_start_nothing(bench: Bench, plan: Plan, site: Site, before: str) -> None:
+def test_scripts_of_packages_start_nothing(machine: Machine, plan: Plan, site: Site, before: str) -> None:
     """Whatever was there before, and be it the ban of a run that was killed."""
     postinst = f"#!/bin/sh\nset +e; {POLICY} tool start; echo $? > /var/tmp/answer\n"
     deb = site.deb("tool", "5.0-1", {"/usr/bin/tool": "#!/bin/sh\n"}, scripts={"postinst": postinst})
     site.apt_repository(URL, [deb], KEY, suite="./")
     keep = {"apt_packages": {"names": ["tool"]}}
     if before == "killed":
-        bench.put({POLICY: "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"})
+        machine.put({POLICY: "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"})
     elif before:
-        bench.put({POLICY: before})
-    succeed(bench.apply(plan, tasks=[repository(site), keep, END]))
-    assert bench.shell("cat /var/tmp/answer") == "101"
-    left = bench.shell(f"cat {POLICY} 2>/dev/null || test $? = 1")
-    bench.shell(f"rm -f {POLICY}")
+        machine.put({POLICY: before})
+    succeed(machine.apply(plan, tasks=[repository(site), keep, END]))
+    assert machine.shell("cat /var/tmp/answer") == "101"
+    left = machine.shell(f"cat {POLICY} 2>/dev/null || test $? = 1")
+    machine.shell(f"rm -f {POLICY}")
     assert left == ("" if before == "killed" else before.strip())
 
 
-def test_an_installation_that_was_killed_is_finished(bench: Bench, plan: Plan, site: Site) -> None:
+def test_an_installation_that_was_killed_is_finished(machine: Machine, plan: Plan, site: Site) -> None:
     once = "test -e /var/tmp/killed || { touch /var/tmp/killed; kill -KILL $PPID; sleep 9; }"
     files = {"/usr/bin/tool": "#!/bin/sh\n"}
     deb = site.deb("tool", "6.0-1", files, scripts={"postinst": f"#!/bin/sh\n{once}\n"})
     site.apt_repository(URL, [deb], KEY, suite="./")
     tasks = [repository(site), {"apt_packages": {"names": ["tool"], "version": "6.*", "hold": True}}, END]
-    assert not bench.apply(plan, tasks=tasks).passed
-    assert "half-configured" in bench.shell("dpkg-query --show --showformat '${Status}' tool")
-    succeed(bench.apply(plan, tasks=tasks))
-    assert bench.shell("dpkg-query --show --showformat '${Status}' tool") == "hold ok installed"
+    assert not machine.apply(plan, tasks=tasks).passed
+    assert "half-configured" in machine.shell("dpkg-query --show --showformat '${Status}' tool")
+    succeed(machine.apply(plan, tasks=tasks))
+    assert machine.shell("dpkg-query --show --showformat '${Status}' tool") == "hold ok installed"
 
 
-def test_a_machine_keeps_the_vendors_address_switched_off(bench: Bench, plan: Plan, site: Site) -> None:
+def test_a_machine_keeps_the_vendors_address_switched_off(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
-    succeed(bench.apply(plan, tasks=[repository(site), END]))
-    files = bench.shell("find /etc/apt/sources.list.d /etc/apt/keyrings -type f").split()
+    succeed(machine.apply(plan, tasks=[repository(site), END]))
+    files = machine.shell("find /etc/apt/sources.list.d /etc/apt/keyrings -type f").split()
     assert sorted(files) == ["/etc/apt/keyrings/vendor.gpg", "/etc/apt/sources.list.d/vendor.sources"]
-    kept = bench.shell("cat /etc/apt/sources.list.d/vendor.sources")
+    kept = machine.shell("cat /etc/apt/sources.list.d/vendor.sources")
     assert "127.0.0.1" not in kept
     assert {f"URIs: {URL}", "Enabled: no"} <= set(kept.splitlines())
     assert "Signed-By: /etc/apt/keyrings/vendor.gpg" in kept
-    assert bench.shell("apt-get indextargets --format '$(SITE)' | grep -c vendor || test $? = 1") == "0"
+    assert machine.shell("apt-get indextargets --format '$(SITE)' | grep -c vendor || test $? = 1") == "0"
 
 
-def test_the_lists_of_others_do_not_look_fresher_than_they_are(bench: Bench, plan: Plan, site: Site) -> None:
+def test_the_lists_of_others_do_not_look_fresher_than_they_are(
+    machine: Machine, plan: Plan, site: Site
+) -> None:
     publish(site, "1.0-1")
-    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
-    succeed(bench.apply(plan, tasks=[repository(site)]))
-    assert bench.shell("stat -c %Y /var/lib/apt/lists") == "1000000000"
+    machine.shell("touch -d @1000000000 /var/lib/apt/lists")
+    succeed(machine.apply(plan, tasks=[repository(site)]))
+    assert machine.shell("stat -c %Y /var/lib/apt/lists") == "1000000000"
 
 
 def test_a_repository_that_somebody_else_signed_is_refused(
-    bench: Bench, plan: Plan, site: Site, tmp_path_factory: pytest.TempPathFactory
+    machine: Machine, plan: Plan, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     publish(site, "1.0-1")
     wanted = repository(site)
@@ -183,74 +187,76 @@ def test_a_repository_that_somebody_else_signed_is_refused(
         for name in ("InRelease", "Release", "Release.gpg"):
             theirs = other.url_file(URL) / name
             (site.url_file(URL) / name).write_bytes(theirs.read_bytes())
-    play = bench.apply(plan, tasks=[wanted])
+    play = machine.apply(plan, tasks=[wanted])
     assert play.failure is not None
-    assert play.failure["message"].startswith(
+    assert play.failure.message.startswith(
         f"{URL} does not match its lock: expected a repository signed by {KEY}"
     )
-    assert {"url", "expected", "actual"} <= play.failure.keys()
+    assert play.failure.url
+    assert play.failure.expected
+    assert play.failure.actual
 
 
-def test_a_changed_list_of_packages_is_refused(bench: Bench, plan: Plan, site: Site) -> None:
+def test_a_changed_list_of_packages_is_refused(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     wanted = repository(site)
     for name in ("Packages", "Packages.gz"):
         (site.url_file(URL) / name).write_bytes(b"changed")
-    play = bench.apply(plan, tasks=[wanted])
+    play = machine.apply(plan, tasks=[wanted])
     assert play.failure is not None
-    assert f"{URL}: cannot be read: " in play.failure["message"]
+    assert f"{URL}: cannot be read: " in play.failure.message
 
 
-def test_a_repository_that_does_not_answer_is_refused(bench: Bench, plan: Plan, site: Site) -> None:
+def test_a_repository_that_does_not_answer_is_refused(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     wanted = repository(site, url="https://vendor.example/nothing/")
-    play = bench.apply(plan, tasks=[wanted])
+    play = machine.apply(plan, tasks=[wanted])
     assert play.failure is not None
-    assert play.failure["message"].startswith("https://vendor.example/nothing/: cannot be read: E")
+    assert play.failure.message.startswith("https://vendor.example/nothing/: cannot be read: E")
 
 
 @contextmanager
-def locked(bench: Bench, path: str, *, for_s: int) -> Iterator[None]:
+def locked(machine: Machine, path: str, *, for_s: int) -> Iterator[None]:
     """Another program holds a lock of the package manager for so long, or until the block ends."""
     hold = f"import fcntl, select; f = open('{path}', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
     hold += f"; select.select([], [], [], {for_s})"
-    bench.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
+    machine.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
     assert until(
-        lambda: path in bench.shell("lslocks --noheadings --output PATH || true"), timeout_s=10, every_s=0.1
+        lambda: path in machine.shell("lslocks --noheadings --output PATH || true"), timeout_s=10, every_s=0.1
     )
     try:
         yield
     finally:
-        bench.shell("kill $(cat /run/holder) 2>/dev/null || test $? = 1")
+        machine.shell("kill $(cat /run/holder) 2>/dev/null || test $? = 1")
 
 
 LOCKS = ["/var/lib/dpkg/lock-frontend", "/var/lib/apt/lists/lock"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_that_is_given_back_is_waited_for(bench: Bench, plan: Plan, site: Site, lock: str) -> None:
+def test_a_lock_that_is_given_back_is_waited_for(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
     publish(site, "1.0-1")
-    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
-    with locked(bench, lock, for_s=4):
-        succeed(bench.apply(plan, tasks=[repository(site), install("1.0-1")]))
+    machine.shell("touch -d @1000000000 /var/lib/apt/lists")
+    with locked(machine, lock, for_s=4):
+        succeed(machine.apply(plan, tasks=[repository(site), install("1.0-1")]))
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_that_is_kept_is_said(bench: Bench, plan: Plan, site: Site, lock: str) -> None:
+def test_a_lock_that_is_kept_is_said(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
     publish(site, "1.0-1")
-    succeed(bench.apply(plan, tasks=[repository(site)]))
-    bench.shell("touch -d @1000000000 /var/lib/apt/lists")
+    succeed(machine.apply(plan, tasks=[repository(site)]))
+    machine.shell("touch -d @1000000000 /var/lib/apt/lists")
     tasks = [{**INSTALL, "vars": {**install("1.0-1")["vars"], "install_wait_s": 2}}]
-    with locked(bench, lock, for_s=300):
-        play = bench.apply(plan, tasks=tasks)
+    with locked(machine, lock, for_s=300):
+        play = machine.apply(plan, tasks=tasks)
     assert play.failure is not None
-    assert f"lock {lock}" in play.failure["message"] + play.failure["details"]
+    assert f"lock {lock}" in play.failure.message + play.failure.details
 
 
-def test_no_trace_of_the_mirror_is_in_the_machine(bench: Bench, plan: Plan, site: Site) -> None:
+def test_no_trace_of_the_mirror_is_in_the_machine(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
-    succeed(bench.apply(plan, tasks=[repository(site), install("1.0-1"), END]))
-    found = bench.shell(f"grep -rl 127.0.0.1:{site.port} /etc /usr /var || test $? = 1").split()
+    succeed(machine.apply(plan, tasks=[repository(site), install("1.0-1"), END]))
+    found = machine.shell(f"grep -rl 127.0.0.1:{site.port} /etc /usr /var || test $? = 1").split()
     # apt's own caches; the role `cleanup` knows them.
     assert [path for path in found if not path.startswith("/var/cache/apt/")] == []
 
@@ -262,21 +268,21 @@ KERNEL = [
 
 
 @pytest.fixture
-def of_series(site: Site, bench: Bench) -> Iterator[Plan]:
-    yield plans.make(Wanted(components=["base"], pins={"kernel": "6.1"}), site)
-    bench.shell("rm -rf /lib/modules /tmp/kernel")
+def of_series(site: Site, machine: Machine) -> Iterator[Plan]:
+    yield overlay.plan_of(RoleRequest(components=["base"], pins={"kernel": "6.1"}), site)
+    machine.shell("rm -rf /lib/modules /tmp/kernel")
 
 
-def test_the_newest_kernel_of_the_series_is_the_one_of_the_image(bench: Bench, of_series: Plan) -> None:
+def test_the_newest_kernel_of_the_series_is_the_one_of_the_image(machine: Machine, of_series: Plan) -> None:
     kernels = ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.0-1-amd64")
-    bench.shell(f"cd / && mkdir -p {' '.join(f'lib/modules/{name}' for name in kernels)}")
-    succeed(bench.apply(of_series, tasks=KERNEL))
-    assert bench.shell("cat /tmp/kernel") == "6.1.0-10-amd64"
+    machine.shell(f"cd / && mkdir -p {' '.join(f'lib/modules/{name}' for name in kernels)}")
+    succeed(machine.apply(of_series, tasks=KERNEL))
+    assert machine.shell("cat /tmp/kernel") == "6.1.0-10-amd64"
 
 
-def test_a_base_without_a_kernel_of_the_series_is_refused(bench: Bench, of_series: Plan) -> None:
-    bench.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
-    play = bench.apply(of_series, tasks=KERNEL)
+def test_a_base_without_a_kernel_of_the_series_is_refused(machine: Machine, of_series: Plan) -> None:
+    machine.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
+    play = machine.apply(of_series, tasks=KERNEL)
     assert "asks for a kernel 6.1; the base has 6.12.0-1-amd64" in str(play.failure)
 
 
@@ -287,57 +293,57 @@ BUILD = {"initramfs": {"state": "built"}}
 
 
 @pytest.fixture
-def program(bench: Bench) -> Iterator[str]:
+def program(machine: Machine) -> Iterator[str]:
     """What stands for the program of the package: it keeps what it was called with."""
     content = "#!/bin/sh\necho $* >> /var/log/asked\ntest ! -e /tmp/full\n"
-    bench.put({INITRAMFS: content, MENU: "#!/bin/sh\necho menu >> /var/log/asked\n"})
+    machine.put({INITRAMFS: content, MENU: "#!/bin/sh\necho menu >> /var/log/asked\n"})
     yield content.strip()
-    assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""
-    assert bench.shell(f"cat {INITRAMFS}") == content.strip()
-    bench.shell(f"rm -f {INITRAMFS} {MENU} /var/log/asked")
+    assert machine.shell(f"dpkg-divert --list {INITRAMFS}") == ""
+    assert machine.shell(f"cat {INITRAMFS}") == content.strip()
+    machine.shell(f"rm -f {INITRAMFS} {MENU} /var/log/asked")
 
 
 def asking(*words: str) -> dict[str, Any]:
     return {"ansible.builtin.command": {"argv": [INITRAMFS, *words]}}
 
 
-def asked(bench: Bench) -> list[str]:
-    return bench.shell("cat /var/log/asked 2>/dev/null || test $? = 1").splitlines()
+def asked(machine: Machine) -> list[str]:
+    return machine.shell("cat /var/log/asked 2>/dev/null || test $? = 1").splitlines()
 
 
 @pytest.mark.usefixtures("program")
-def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(bench: Bench, plan: Plan) -> None:
+def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(machine: Machine, plan: Plan) -> None:
     requests = [asking("-u"), asking("-c", "-k", "6.1.0-50-amd64"), asking("-d", "-k", "6.1.0-49-amd64")]
-    made = succeed(bench.apply(plan, tasks=[DEFER, *requests, BUILD]))
-    assert asked(bench) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
-    assert made.changes == len([*requests, BUILD])
-    before = bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old")
-    assert succeed(bench.apply(plan, tasks=[DEFER, BUILD])).changes == 0
-    assert len(asked(bench)) == 3
-    assert bench.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old") == before
+    made = succeed(machine.apply(plan, tasks=[DEFER, *requests, BUILD]))
+    assert asked(machine) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
+    assert len(made.changed) == len([*requests, BUILD])
+    before = machine.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old")
+    assert succeed(machine.apply(plan, tasks=[DEFER, BUILD])).changed == []
+    assert len(asked(machine)) == 3
+    assert machine.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old") == before
 
 
 @pytest.mark.usefixtures("program")
-def test_what_was_put_off_is_made_by_the_next_run(bench: Bench, plan: Plan) -> None:
-    succeed(bench.apply(plan, tasks=[DEFER, asking("-u")]))
-    bench.shell("touch /tmp/full")
-    play = bench.apply(plan, tasks=[DEFER, BUILD])
+def test_what_was_put_off_is_made_by_the_next_run(machine: Machine, plan: Plan) -> None:
+    succeed(machine.apply(plan, tasks=[DEFER, asking("-u")]))
+    machine.shell("touch /tmp/full")
+    play = machine.apply(plan, tasks=[DEFER, BUILD])
     assert f"{INITRAMFS}.aside -c -k all: exit code 1" in str(play.failure)
-    bench.shell("rm /tmp/full; > /var/log/asked")
-    succeed(bench.apply(plan, tasks=[DEFER, BUILD]))
-    assert asked(bench) == ["-c -k all", "menu"]
+    machine.shell("rm /tmp/full; > /var/log/asked")
+    succeed(machine.apply(plan, tasks=[DEFER, BUILD]))
+    assert asked(machine) == ["-c -k all", "menu"]
 
 
 @pytest.mark.usefixtures("program")
-def test_a_program_that_was_not_put_aside_is_left_alone(bench: Bench, plan: Plan) -> None:
-    assert succeed(bench.apply(plan, tasks=[BUILD])).changes == 0
+def test_a_program_that_was_not_put_aside_is_left_alone(machine: Machine, plan: Plan) -> None:
+    assert succeed(machine.apply(plan, tasks=[BUILD])).changed == []
 
 
-def test_a_program_that_comes_later_is_put_back_as_it_came(bench: Bench, plan: Plan, site: Site) -> None:
-    succeed(bench.apply(plan, tasks=[DEFER, asking("-u"), BUILD]))
-    assert bench.shell(f"ls {INITRAMFS}* 2>/dev/null || test $? = 2") == ""
+def test_a_program_that_comes_later_is_put_back_as_it_came(machine: Machine, plan: Plan, site: Site) -> None:
+    succeed(machine.apply(plan, tasks=[DEFER, asking("-u"), BUILD]))
+    assert machine.shell(f"ls {INITRAMFS}* 2>/dev/null || test $? = 2") == ""
     site.apt_repository(URL, [site.deb("tool", "1.0-1", {INITRAMFS: "#!/bin/sh\n"})], KEY, suite="./")
     tool = {**INSTALL, "vars": {"install_packages": ["tool"]}}
-    succeed(bench.apply(plan, tasks=[DEFER, repository(site), tool, asking("-u"), BUILD]))
-    assert bench.shell("dpkg --verify tool") == ""
-    assert bench.shell(f"dpkg-divert --list {INITRAMFS}") == ""
+    succeed(machine.apply(plan, tasks=[DEFER, repository(site), tool, asking("-u"), BUILD]))
+    assert machine.shell("dpkg --verify tool") == ""
+    assert machine.shell(f"dpkg-divert --list {INITRAMFS}") == ""

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from builder.app.role_plan import RoleRequest
 from builder.model import Plan
-from tests.roles import plans
-from tests.roles.bench import Bench, open_bench
-from tests.roles.plans import Wanted
+from tests.roles.machines import Machine, open_machine
+from tests.standins import overlay
 from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
@@ -24,25 +24,25 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def plan(site: Site) -> Plan:
-    wanted = Wanted(components=["libfabric"], system="amazon-2023", pins=site.pins)
-    return plans.make(wanted, site)
+    wanted = RoleRequest(components=["libfabric"], system="amazon-2023", pins=site.pins)
+    return overlay.plan_of(wanted, site)
 
 
 @pytest.fixture(scope="module")
-def bench(plan: Plan, site: Site) -> Iterator[Bench]:
-    with open_bench(plan, site=site, say=print, label="locks") as opened:
+def machine(plan: Plan, site: Site) -> Iterator[Machine]:
+    with open_machine(plan, site=site, label="locks") as opened:
         yield opened
 
 
-def test_a_lock_that_is_missing_or_different_is_a_change(bench: Bench, plan: Plan) -> None:
-    first = bench.apply(plan)
+def test_a_lock_that_is_missing_or_different_is_a_change(machine: Machine, plan: Plan) -> None:
+    first = machine.apply(plan)
     assert first.passed, first.failure
     assert LOCK in first.changed
-    assert bench.apply(plan).changed == []
-    locks = sorted(bench.shell("dnf --quiet versionlock list").splitlines())
+    assert machine.apply(plan).changed == []
+    locks = sorted(machine.shell("dnf --quiet versionlock list").splitlines())
     assert "libfabric-0:1.17.0-3.*" in locks
-    bench.shell("sed -i /libfabric/d /etc/dnf/plugins/versionlock.list")
-    assert bench.apply(plan).changed == [LOCK]
-    bench.shell("sed -i 's/libfabric-0:1.17.0-3/libfabric-0:1.16.0-1/' /etc/dnf/plugins/versionlock.list")
-    assert bench.apply(plan).changed == [LOCK]
-    assert sorted(bench.shell("dnf --quiet versionlock list").splitlines()) == locks
+    machine.shell("sed -i /libfabric/d /etc/dnf/plugins/versionlock.list")
+    assert machine.apply(plan).changed == [LOCK]
+    machine.shell("sed -i 's/libfabric-0:1.17.0-3/libfabric-0:1.16.0-1/' /etc/dnf/plugins/versionlock.list")
+    assert machine.apply(plan).changed == [LOCK]
+    assert sorted(machine.shell("dnf --quiet versionlock list").splitlines()) == locks

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import catalog, lock, plan, sources
+from builder.app.context import Context
 from builder.errors import CatalogError, UsageError
 from builder.members import closure
 from builder.model import Catalog, Component
 from builder.plan import explain
+from builder.screen.golden import golden, golden_names, write_golden
 from builder.stack.loading import load
 from tests.support.repository import Repository
 
@@ -174,48 +176,28 @@ def test_a_kernel_is_named_by_its_release_or_by_its_series(
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def _golden(root: Path, name: str) -> dict[str, object]:
-    """The plan of a flavour without digests and dates, which change with every byte of a role or the lock."""
-    loaded = catalog.load(root)
-    target, _, flavour = name.partition("@")
-    found = loaded.targets[target]
-    chosen = found.flavours[flavour] if flavour else found.default
-    read = sources.read(root, loaded, found, chosen)
-    table = plan.to_json(plan.plan(load(root, loaded), found, chosen, read, lock.read(root), arch="x86_64"))
-    table["suites"] = [suite["name"] for suite in table["suites"]]
-    for layer in table["layers"]:
-        layer["inputs"] = sorted(layer["inputs"])
-        del layer["key"], layer["parent"]
-        layer["variables"] = {
-            key: [line.split()[0] for line in value] if key.endswith("_requirements") else value
-            for key, value in layer["variables"].items()
-        }
-    del table["checks"]
-    table["stack"].pop("requirements")
-    return dict(table)
-
-
-def _names(root: Path) -> list[str]:
-    """The names of golden files: TARGET for the default flavour, TARGET@FLAVOUR for the others."""
-    return [
-        name if flavour == target.default.name else f"{name}@{flavour}"
-        for name, target in catalog.load(root).targets.items()
-        for flavour in target.flavours
-    ]
-
-
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.name)
-def test_plans_are_as_reviewed(root: Path, path: Path) -> None:
-    """`python -m tests.unit.test_plan` writes the files anew; the diff is what a reviewer reads."""
-    assert _golden(root, path.name.removesuffix(".json")) == json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", sorted(path.name.removesuffix(".json") for path in GOLDEN.glob("*.json")))
+def test_plans_are_as_reviewed(root: Path, name: str) -> None:
+    """`builder plan --write-golden tests/golden` writes the files anew; a reviewer reads the diff."""
+    target, flavour = golden_names(catalog.load(root))[name]
+    plan = Context(root, arch="x86_64", flavour=flavour).plan(target)
+    assert golden(plan) == json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_every_target_has_a_reviewed_plan(root: Path) -> None:
-    assert {path.name for path in GOLDEN.glob("*.json")} == {f"{name}.json" for name in _names(root)}
+    assert {path.name for path in GOLDEN.glob("*.json")} == {
+        f"{name}.json" for name in golden_names(catalog.load(root))
+    }
 
 
-if __name__ == "__main__":
-    here = Path(__file__).parents[2]
-    for name in _names(here):
-        text = json.dumps(_golden(here, name), indent=2, sort_keys=True) + "\n"
-        (GOLDEN / f"{name}.json").write_text(text, encoding="utf-8")
+def test_a_plan_is_written_as_it_is_compared(repository: Repository, tmp_path: Path) -> None:
+    plan = repository.plan()
+    path = write_golden(plan, tmp_path, "hello@other")
+    assert path == tmp_path / "hello@other.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert table == golden(plan)
+    assert plan.key not in path.read_text(encoding="utf-8")
+    repository.replace("ansible/roles/base/templates/profile.j2", "user", "User")
+    assert golden(repository.plan()) == table
+    repository.replace("catalog/stacks/plain-1.toml", "1.2-3", "1.2-4")
+    assert golden(repository.plan()) != table

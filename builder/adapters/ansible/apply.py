@@ -45,8 +45,16 @@ class Applied:
 
     code: int
     seconds: float
-    roles: Mapping[str, RoleResult]
-    failure: Failure | None
+    listener: Listener
+
+    @property
+    def roles(self) -> Mapping[str, RoleResult]:
+        """Role → its results, in the order of the play; the play's own tasks are under ""."""
+        return self.listener.roles
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.listener.failure
 
     @property
     def passed(self) -> bool:
@@ -67,9 +75,8 @@ class Applier:
     settings: Path
     mirror: Mirror
     events: Stream
-    step: str = "roles"
 
-    def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = ()) -> Applied:
+    def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
         """Run the play with the roles of a plan, or these tasks with its variables."""
         self.write_settings(plan)
         command = playbook.command()
@@ -77,14 +84,9 @@ class Applier:
             content = [{"hosts": "all", "gather_facts": False, "tasks": list(tasks)}]
             (self.settings / "tasks.yml").write_text(json.dumps(content), encoding="utf-8")
             command = playbook.command(f"{MOUNT}/run/tasks.yml")
-        listener, started = Listener(self.events, self.step), time.monotonic()
+        listener, started = Listener(self.events, step), time.monotonic()
         code = self.engine.execute(self.container, command, listener.line)
-        return Applied(
-            code=code,
-            seconds=time.monotonic() - started,
-            roles=listener.roles,
-            failure=listener.failure,
-        )
+        return Applied(code=code, seconds=time.monotonic() - started, listener=listener)
 
     def write_settings(self, plan: Plan) -> None:
         """Write what a play of this plan reads."""

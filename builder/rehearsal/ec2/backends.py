@@ -31,8 +31,8 @@ class Served:
     registries: Registries
 
 
-# What stands in the place of moto's own while a rehearsal is served. All of these names are moto's private
-# affairs; tests/adapters/test_rehearsal_contract.py says what they must look like.
+# What stands in the place of moto's own while a rehearsal is served. These are moto's private
+# names; the contract test of the rehearsal says what they must look like.
 REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (ec2_backends, "backend", Cloud),
     (ecr_backends, "backend", RehearsedEcr),

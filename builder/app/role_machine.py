@@ -1,0 +1,200 @@
+"""A fresh machine or build container that roles are applied to and checked on; it is gone with its block."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.ansible import apply, playbook
+from builder.adapters.ansible.apply import Applied, Applier
+from builder.adapters.ansible.ssh import SshAccess
+from builder.adapters.checks.testinfra import run_checks
+from builder.adapters.container.maker import LayerMaker
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import Run
+from builder.adapters.upstream.mirror import Mirror
+from builder.errors import BuildError
+from builder.events import Stream
+from builder.marks import RUN_LABEL
+from builder.model import Check, Plan
+from builder.rehearsal.ec2 import machine
+from builder.sources import check_folders
+from builder.wait import until
+
+_BOOT_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleMachine:
+    """One running container, and how roles and checks get into it."""
+
+    run: Run
+    root: Path
+    events: Stream
+    engine: Engine
+    container: str
+
+    def execute(self, *command: str) -> tuple[int, str]:
+        """Exit code and output of a program, stdout and stderr joined."""
+        lines: list[str] = []
+        code = self.engine.execute(self.container, command, lines.append)
+        return code, "\n".join(lines)
+
+    def shell(self, script: str) -> str:
+        """The output of a script; raises where it fails."""
+        code, output = self.execute("sh", "-ec", script)
+        if code != 0:
+            raise BuildError(f"{script}: exit code {code}", details=output)
+        return output
+
+    def wait_until_booted(self, *states: str) -> None:
+        """Wait until systemd has started everything; it has to end in one of these states."""
+        state = ""
+
+        def is_booted() -> bool:
+            nonlocal state
+            _, state = self.execute("systemctl", "is-system-running")
+            return state in ("running", "degraded")
+
+        booted = until(is_booted, timeout_s=_BOOT_S, every_s=0.3, cancelled=self.run.cancelled)
+        if not booted or state not in states:
+            _, failed = self.execute("systemctl", "--failed")
+            raise BuildError(
+                f"the machine did not boot: systemd is '{state}'", hint="builder doctor", details=failed
+            )
+
+    def check(self, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:
+        """Run the checks of all or some components; those of a finished image, on what it starts as."""
+        chosen = components or plan.components
+        if "cleanup" not in plan.components:
+            return self._run_checks(plan, chosen)
+        with self.restarted(plan) as fresh:
+            return fresh._run_checks(plan, chosen)
+
+    def _run_checks(self, plan: Plan, components: Sequence[str]) -> tuple[Check, ...]:
+        folders = check_folders(self.root, components, "")
+        environment = os.environ | {"DOCKER_HOST": self.engine.url}
+        host = f"docker://{self.container}"
+        return run_checks(self.run, self.root, self.events, plan, folders, host, environment=environment)
+
+    @contextmanager
+    def restarted(self, plan: Plan) -> Iterator["RoleMachine"]:
+        """Store the container as an image and start that: without mounts, network and running programs."""
+        engine, labels = self.engine, {RUN_LABEL: self.run.name}
+        parent = (engine.inspect_container(self.container) or {})["Image"]
+        config = (engine.inspect_image(parent) or {}).get("Config") or {}
+        image = engine.commit(self.container, labels=labels, parent_config=config)
+        try:
+            container = _start(engine, plan, image, labels=labels, network="none")
+            try:
+                fresh = replace(self, container=container)
+                if plan.capabilities["has_systemd"]:
+                    # Services of devices that are not here may fail; the checks know which.
+                    fresh.wait_until_booted("running", "degraded")
+                yield fresh
+            finally:
+                engine.remove_container(container)
+        finally:
+            engine.remove_image(image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyingMachine(RoleMachine):
+    """A machine with the mounts of a build, which roles can be applied to."""
+
+    applier: Applier
+
+    def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
+        """Run the play with the roles of a plan, or these tasks with its variables."""
+        return self.applier.apply(plan, tasks=tasks, step=step)
+
+
+@contextmanager
+def open_machine(
+    run: Run,
+    root: Path,
+    plan: Plan,
+    mirror: Mirror,
+    events: Stream,
+    *,
+    image: str = "",
+    keep: bool = False,
+    ssh: SshAccess | None = None,
+    tmpfs: Mapping[str, str] | None = None,
+) -> Iterator[ApplyingMachine]:
+    """Start the container that the roles of a plan belong into; `keep` leaves it when the block ends.
+
+    Without an `image` of the engine it starts from what a build of the plan's system starts from.
+    """
+    engine = Engine()
+    given = bool(image)
+    with ExitStack() as stack:
+        image = image or _image(engine, run, root, plan, mirror, events)
+        ready = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
+        access = (ssh.prepare(ready.settings),) if ssh else ()
+        container = _start(
+            engine,
+            plan,
+            image,
+            labels={RUN_LABEL: run.name},
+            network="host",
+            mounts=(*ready.mounts, *access),
+            tmpfs={**ready.tmpfs, **(tmpfs or {})},
+            # It shares the network with this machine, which has a port 22 of its own.
+            arguments=() if ssh else ("systemd.mask=ssh.service",),
+        )
+        if not keep:
+            stack.callback(engine.remove_container, container)
+        applier = Applier(
+            engine=engine, container=container, settings=ready.settings, mirror=mirror, events=events
+        )
+        made = ApplyingMachine(
+            run=run, root=root, events=events, engine=engine, container=container, applier=applier
+        )
+        if plan.capabilities["has_systemd"]:
+            # An image from elsewhere may have services that need what a container lacks.
+            made.wait_until_booted("running", *(("degraded",) if given else ()))
+        yield made
+        _keep_packages(ready, mirror)
+
+
+def _keep_packages(ready: playbook.Ready, mirror: Mirror) -> None:
+    """Leave downloaded packages to builds, unless a prefix replaces vendors: those may be other packages."""
+    if not mirror.settings.prefixes:
+        ready.keep_packages()
+
+
+def _image(engine: Engine, run: Run, root: Path, plan: Plan, mirror: Mirror, events: Stream) -> str:
+    if not plan.capabilities["is_container"]:
+        return machine.ensure(
+            engine, run, plan.system, mirror, lambda line: events.emit("step.log", step="machine", text=line)
+        )
+    maker = LayerMaker(
+        engine=engine,
+        run=run,
+        root=root,
+        events=events,
+        jobs=1,
+        mirror=lambda _: mirror,
+        cache=None,
+        last_layers=lambda _: {},
+    )
+    try:
+        return maker.ensure_base(plan)
+    finally:
+        maker.close()
+
+
+def _start(engine: Engine, plan: Plan, image: str, *, arguments: Sequence[str] = (), **more: Any) -> str:
+    if not plan.capabilities["is_container"]:
+        container = machine.create(engine, image, arguments=arguments, **more)
+    else:
+        container = engine.create(image, command=("sleep", "infinity"), init=True, **more)
+    try:
+        engine.start(container)
+    except BaseException:
+        engine.remove_container(container)
+        raise
+    return container

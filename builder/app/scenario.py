@@ -1,0 +1,153 @@
+"""The machine of a molecule scenario: one process keeps it from `create` to `destroy`, reached over SSH."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from builder.adapters.ansible.ssh import SshAccess
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.process import start_detached
+from builder.adapters.host.workspace import Run, write_atomically
+from builder.app import role
+from builder.app.context import Context
+from builder.app.role_machine import ApplyingMachine, RoleMachine, open_machine
+from builder.app.role_plan import RoleRequest, role_plan
+from builder.errors import BuildError, UsageError
+from builder.model import Check, Plan, System
+from builder.rehearsal.ec2.machine import LOGIN_USERS
+from builder.wait import until
+
+_START_S = 900.0
+_STOP_S = 120.0
+# A machine whose molecule was killed ends by itself after this time.
+_LIFE_S = 7200.0
+# Variables of a play inside the machine; over SSH these are the controller's own.
+_CONTROLLER = ("ANSIBLE_", "HOME")
+# In the words of the keeper's process, so that `stop` tells it from another with the same number.
+_MARK = "--hold"
+
+
+def platform_of(file: Path) -> dict[str, Any]:
+    """The one machine that a molecule.yml names."""
+    try:
+        (platform,) = yaml.safe_load(file.read_text(encoding="utf-8"))["platforms"]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{file}: names no single platform: {error}", hint="see ansible/molecule") from error
+    return dict(platform)
+
+
+def scenarios(root: Path) -> dict[str, dict[str, Any]]:
+    """Scenario → its machine."""
+    files = sorted((root / "ansible" / "molecule").glob("*/molecule.yml"))
+    return {file.parent.name: platform_of(file) for file in files}
+
+
+def request_of(platform: Mapping[str, Any]) -> RoleRequest:
+    return RoleRequest(
+        components=platform["components"],
+        kind=platform.get("kind", "ami"),
+        system=platform.get("system", ""),
+        pins=platform.get("pins", {}),
+        variables=platform.get("variables", {}),
+    )
+
+
+def start(folder: Path, platform: Path, root: Path) -> None:
+    """Start the process that keeps the machine, and wait until the machine can be logged in to."""
+    stop(folder)
+    state, log = folder / "state.json", folder / "keeper.log"
+    state.unlink(missing_ok=True)
+    argv = [sys.executable, "-m", "builder.cli.main", "role", "--root", str(root)]
+    keeper = start_detached([*argv, "--platform", str(platform), _MARK, str(folder)], log=log)
+    until(lambda: state.exists() or not keeper.runs(), timeout_s=_START_S, every_s=0.2)
+    if not state.exists():
+        text = log.read_text(encoding="utf-8")
+        raise BuildError(f"the machine of {platform} did not start", hint=f"see {log}", details=text[-4000:])
+
+
+def hold(context: Context, folder: Path, file: Path) -> None:
+    """Keep the machine of a scenario until told to end."""
+    (folder / "keeper.pid").write_text(str(os.getpid()), encoding="utf-8")
+    platform = platform_of(file)
+    plan, ssh = role_plan(context, request_of(platform)), SshAccess(folder=folder)
+    image = str(platform.get("image") or "")
+    with (
+        role.open_session(context, plan, "molecule") as work,
+        open_machine(
+            work.run,
+            context.root,
+            plan,
+            work.mirror(plan),
+            work.events,
+            image=image,
+            ssh=ssh,
+        ) as machine,
+    ):
+        write_variables(machine, work.run, plan, folder)
+        instance = {
+            "instance": platform["name"],
+            "address": "127.0.0.1",
+            "port": ssh.port,
+            "user": platform.get("user") or _login_user(plan.system),
+            "identity_file": str(ssh.key),
+        }
+        write_atomically(folder / "instance_config.yml", yaml.safe_dump([instance]))
+        write_atomically(folder / "state.json", json.dumps({"container": machine.container}))
+        threading.Event().wait(_LIFE_S)
+
+
+def _login_user(system: System) -> str:
+    return system.ami.user if system.ami else LOGIN_USERS[system.distribution]
+
+
+def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path) -> None:
+    """Write the variables of the play as a build has them, and its environment."""
+    settings = machine.applier.settings
+    machine.applier.write_settings(plan)
+    variables = json.loads((settings / "variables.json").read_text(encoding="utf-8"))
+    environment = json.loads((settings / "environment.json").read_text(encoding="utf-8"))
+    # Beside Ansible, which runs here and not in the machine.
+    variables["factory_module_cache"] = str(run.workspace.cache("modules"))
+    variables["factory_environment"] = {
+        name: value for name, value in environment.items() if not name.startswith(_CONTROLLER)
+    }
+    write_atomically(folder / "variables.json", json.dumps(variables))
+
+
+def verify(context: Context, folder: Path, file: Path) -> tuple[Check, ...]:
+    """Run the checks of a scenario's components on its machine; raises where one fails."""
+    platform = platform_of(file)
+    plan = role_plan(context, request_of(platform))
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    with role.open_session(context, plan, "verify") as work:
+        machine = RoleMachine(
+            run=work.run, root=context.root, events=work.events, engine=Engine(), container=state["container"]
+        )
+        return role.check(machine, plan, platform.get("checked", ()))
+
+
+def stop(folder: Path) -> None:
+    """End the process that keeps the machine; it removes the machine and all its folders."""
+    pid_file = folder / "keeper.pid"
+    if not pid_file.exists():
+        return
+    keeper = Path("/proc", pid_file.read_text(encoding="utf-8"))
+
+    def lives() -> bool:
+        try:
+            return _MARK.encode() in (keeper / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    if lives():
+        os.kill(int(keeper.name), signal.SIGTERM)
+        if not until(lambda: not lives(), timeout_s=_STOP_S, every_s=0.2):
+            raise BuildError(f"process {keeper.name} does not end", hint=f"see {folder / 'keeper.log'}")
+    pid_file.unlink()

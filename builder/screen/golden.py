@@ -1,0 +1,40 @@
+"""The reviewed form of a plan: without digests and dates, so that its diff shows what a change does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builder.model import Catalog, Plan
+from builder.plan import to_json
+
+
+def golden(plan: Plan) -> dict[str, Any]:
+    """The plan without what changes with every byte of a role or of the lock."""
+    table = to_json(plan)
+    table["suites"] = [suite["name"] for suite in table["suites"]]
+    for layer in table["layers"]:
+        layer["inputs"] = sorted(layer["inputs"])
+        del layer["key"], layer["parent"]
+        layer["variables"] = {
+            key: [line.split()[0] for line in value] if key.endswith("_requirements") else value
+            for key, value in layer["variables"].items()
+        }
+    del table["checks"]
+    table["stack"].pop("requirements")
+    return table
+
+
+def golden_names(catalog: Catalog) -> dict[str, tuple[str, str]]:
+    """File stem → (target, flavour): TARGET for the default flavour, TARGET@FLAVOUR for the others."""
+    return {
+        name if flavour == target.default.name else f"{name}@{flavour}": (name, flavour)
+        for name, target in catalog.targets.items()
+        for flavour in target.flavours
+    }
+
+
+def write_golden(plan: Plan, folder: Path, name: str) -> Path:
+    """Write the reviewed form of a plan into the file of that name; its path."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(golden(plan), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,100 @@
+"""`builder role`: the plan of components without a target, molecule's machine, the judgement of two runs."""
+
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.ansible.apply import Applied
+from builder.adapters.ansible.playbook import Listener, RoleResult
+from builder.app.context import Context
+from builder.app.role import require_unchanged
+from builder.app.role_plan import RoleRequest, role_plan
+from builder.app.scenario import platform_of, request_of, scenarios
+from builder.cli import role
+from builder.errors import CheckError, UsageError
+from builder.events import Stream
+from tests.support.repository import Repository
+
+
+def request(*components: str, **fields: object) -> RoleRequest:
+    return RoleRequest(components=components, kind="container", stack="plain-1", **fields)  # type: ignore[arg-type]
+
+
+def test_the_plan_has_all_that_a_component_requires(repository: Repository) -> None:
+    plan = role_plan(Context(repository.root), request("fabric"))
+    assert plan.components == ("base", "fabric")
+    assert plan.versions == {"fabric": "1.2-3"}
+    assert plan.system.bootstrap is not None
+
+
+def test_the_layers_are_those_of_a_target_with_the_same_components(repository: Repository) -> None:
+    """What was tried is what a build makes."""
+    tried = {layer.name: layer.key for layer in role_plan(Context(repository.root), request("fabric")).layers}
+    assert tried.items() <= repository.keys().items()
+
+
+def test_a_pin_and_a_variable_differ_from_the_catalog_for_one_run(repository: Repository) -> None:
+    before = repository.keys()
+    wanted = request("fabric", pins={"fabric": "9-1"}, variables={"base_user": "someone"})
+    plan = role_plan(Context(repository.root), wanted)
+    assert plan.versions == {"fabric": "9-1"}
+    assert plan.layers[1].variables["base_user"] == "someone"
+    assert repository.keys() == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (request("fabrik"), "no component 'fabrik' (did you mean 'fabric'?)"),
+        (request("fabric", system="tiny-2"), "no system 'tiny-2' (did you mean 'tiny-1'?)"),
+        (RoleRequest(components=["fabric"], stack="plain"), "no stack 'plain' (did you mean 'plain-1'?)"),
+    ],
+)
+def test_unknown_names_are_refused_with_a_suggestion(
+    repository: Repository, wanted: RoleRequest, words: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        role_plan(Context(repository.root), wanted)
+    assert refused.value.message == words
+
+
+def test_a_stack_without_the_pin_is_refused_with_the_option_that_gives_one(repository: Repository) -> None:
+    repository.write("catalog/stacks/bare-1.toml", 'summary = "nothing"\n[pins]\n')
+    with pytest.raises(UsageError, match="stack 'bare-1' has no pin for component 'fabric'") as refused:
+        role_plan(Context(repository.root), RoleRequest(components=["fabric"], stack="bare-1"))
+    assert "--pin fabric=VERSION" in refused.value.hint
+
+
+def test_a_second_run_that_changes_something_is_refused_with_its_tasks() -> None:
+    listener = Listener(Stream(), "roles")
+    require_unchanged(Applied(code=0, seconds=1.0, listener=listener))
+    listener.roles["base"] = RoleResult(tasks=2, changed=["base : Write files"])
+    with pytest.raises(CheckError, match="not idempotent: the second run changed base : Write files"):
+        require_unchanged(Applied(code=0, seconds=1.0, listener=listener))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "which component?"),
+        (["base", "--set", "base_user"], "--set base_user: must be NAME=VALUE"),
+        (["base", "--pin", "=1"], "--pin =1: must be NAME=VALUE"),
+        (["--start", "/nowhere"], "which machine?"),
+        (["base", "--kind", "vm"], "invalid choice"),
+    ],
+)
+def test_wrong_words_are_refused(repository: Repository, argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        role.run(["--root", str(repository.root), *argv])
+    assert words in refused.value.message
+
+
+def test_a_scenario_names_one_machine_and_its_components(tmp_path: Path) -> None:
+    file = tmp_path / "ansible" / "molecule" / "host" / "molecule.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text("platforms:\n  - {name: a, components: [base], pins: {kernel: '6'}}\n")
+    assert scenarios(tmp_path).keys() == {"host"}
+    assert request_of(platform_of(file)) == RoleRequest(components=["base"], pins={"kernel": "6"})
+    file.write_text("platforms: []\n")
+    with pytest.raises(UsageError, match="names no single platform"):
+        platform_of(file)

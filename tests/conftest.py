@@ -16,7 +16,11 @@ _ONE_BY_ONE = ("tests/e2e/", "tests/images/test_caching.py")
 
 
 class Shares(LoadScopeScheduling):
-    """How tests are shared out among workers (`pytest -n`)."""
+    """How tests are shared out among workers (`pytest -n`).
+
+    `--dist loadgroup` would do it publicly, but xdist 3.8 puts the group into `item._nodeid`, which pytest
+    9.2 does not read any more.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if nodeid.startswith(_ONE_BY_ONE) else nodeid.partition("::")[0]

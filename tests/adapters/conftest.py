@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rehearsal import Clients, Metal, RehearsedAccount, served
+from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
 from tests.support.stub_server import Serve, stub_servers
 
 
@@ -19,15 +19,15 @@ def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehe
 
 
 @pytest.fixture
-def metal(rehearsed_account: RehearsedAccount) -> Metal:
+def hosts(rehearsed_account: RehearsedAccount) -> FakeHosts:
     """What was asked of the hosts, from now on."""
-    rehearsed_account.metal.asked.clear()
-    rehearsed_account.metal.failing = None
-    return rehearsed_account.metal
+    rehearsed_account.hosts.asked.clear()
+    rehearsed_account.hosts.failing = None
+    return rehearsed_account.hosts
 
 
 @pytest.fixture
-def aws(rehearsed_account: RehearsedAccount, metal: Metal) -> Clients:
+def aws(rehearsed_account: RehearsedAccount, hosts: FakeHosts) -> Clients:
     return Clients(rehearsed_account.endpoint)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from builder.adapters.ami import janitor, journal
+from builder.adapters.aws.account import Account
 from builder.adapters.host.workspace import Run, open_run
 from builder.marks import RUN_TAG
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
-from tests.support.rehearsed_account import Shop
+from tests.support.rehearsed_account import AmiAccount
 
 LIVING = ["pending", "running", "stopping", "stopped"]
 
@@ -25,8 +26,8 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def shop(aws: Clients, proxy: Proxy, tmp_path: Path) -> Shop:
-    return Shop.open(aws, proxy, tmp_path)
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 def tagged(run: str, *kinds: str) -> list[dict[str, Any]]:
@@ -96,9 +97,9 @@ def ids(left: Left, *but: str) -> set[str]:
     return {*found.values(), *snapshots}
 
 
-def begin(shop: Shop, run: Run, region: str = EAST) -> None:
+def begin(ami_account: AmiAccount, run: Run, region: str = EAST) -> None:
     """The journal of a run that is killed in the middle."""
-    account = shop.account
+    account = ami_account.account
     account.region = region
     journal.note(run, account, "instance", f"ami-x-{run.name}")
     journal.note(run, account, "image", f"ami-x-{run.name}")
@@ -112,107 +113,111 @@ def record(run: Run, target: str, ami: str) -> None:
     (folder / f"{ami}.json").write_text(json.dumps(receipt))
 
 
-def test_everything_of_a_dead_run_goes_and_nothing_of_another(shop: Shop, aws: Clients) -> None:
-    with shop.run() as dead, shop.run() as living:
+def test_everything_of_a_dead_run_goes_and_nothing_of_another(ami_account: AmiAccount, aws: Clients) -> None:
+    with ami_account.run() as dead, ami_account.run() as living:
         mine, theirs = leave(aws, dead.name), leave(aws, living.name)
-        begin(shop, dead)
-        begin(shop, living)
+        begin(ami_account, dead)
+        begin(ami_account, living)
         similar = leave(aws, f"{dead.name}0")
     before = there(aws)
     assert ids(mine) | ids(theirs) | ids(similar) <= before
-    removed = janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+    removed = janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     gone = before - there(aws)
     root_volumes = {one for one in gone if one.startswith("vol-")} - {mine.volume}
     assert gone - root_volumes == ids(mine)
     assert len(root_volumes) == 1, "the one that ended with its instance"
     assert {mine.instance, mine.key, mine.group, mine.image, mine.untagged} <= set(removed)
-    assert journal.read(shop.workspace, dead.name) == []
-    assert journal.runs(shop.workspace) == [living.name]
+    assert journal.read(ami_account.workspace, dead.name) == []
+    assert journal.runs(ami_account.workspace) == [living.name]
 
 
-def test_only_the_regions_of_the_journal_are_swept(shop: Shop, aws: Clients, proxy: Proxy) -> None:
-    with shop.run() as dead:
+def test_only_the_regions_of_the_journal_are_swept(
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy
+) -> None:
+    with ami_account.run() as dead:
         here, west = leave(aws, dead.name), leave(aws, dead.name, WEST)
-        begin(shop, dead, region=WEST)
-    janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+        begin(ami_account, dead, region=WEST)
+    janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     assert ids(west) & there(aws, WEST) == set()
     assert ids(here) <= there(aws)
     assert {call.region for call in proxy.calls} == {WEST}
 
 
-def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(shop: Shop, proxy: Proxy) -> None:
-    with shop.run() as dead:
-        thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
-        journal._write(dead, "begun", thing)
-    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == []
+def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(
+    ami_account: AmiAccount, proxy: Proxy
+) -> None:
+    with ami_account.run() as dead:
+        other = Account({"AWS_ENDPOINT_URL": "https://aws.example"}, region=EAST)
+        journal.note(dead, other, "instance", "x")
+    assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == []
     assert proxy.calls == []
-    assert journal.runs(shop.workspace) == [dead.name], "it is left for whoever is in that account"
+    assert journal.runs(ami_account.workspace) == [dead.name], "it is left for whoever is in that account"
 
 
-def test_an_image_with_a_receipt_stays_and_so_do_its_copies(shop: Shop, aws: Clients) -> None:
-    with shop.run() as dead:
-        home = shop.image(run=dead.name, name=f"{shop.target}-{dead.name}")
-        with journal.making(dead, shop.account, "image", f"{shop.target}-{dead.name}") as made:
+def test_an_image_with_a_receipt_stays_and_so_do_its_copies(ami_account: AmiAccount, aws: Clients) -> None:
+    with ami_account.run() as dead:
+        home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
+        with journal.making(dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}") as made:
             made.id = home
-        record(dead, shop.target, home)
-        shop.publisher(dead).publish_image(home, shop.tags(run=dead.name))
-        journal.note(dead, shop.account, "copy", "interrupted afterwards")
-        west = journal.read(shop.workspace, dead.name)[0]
+        record(dead, ami_account.target, home)
+        ami_account.publisher(dead).publish_image(home, ami_account.tags(run=dead.name))
+        journal.note(dead, ami_account.account, "copy", "interrupted afterwards")
+        west = journal.read(ami_account.workspace, dead.name)[0]
         assert west.kind == "image"
     before = {region: there(aws, region) for region in (EAST, WEST)}
-    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == []
+    assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == []
     assert {region: there(aws, region) for region in (EAST, WEST)} == before
-    assert journal.runs(shop.workspace) == []
+    assert journal.runs(ami_account.workspace) == []
 
 
 def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans(
-    shop: Shop, aws: Clients
+    ami_account: AmiAccount, aws: Clients
 ) -> None:
-    with shop.run() as dead:
-        home = shop.image(run=dead.name, name=f"{shop.target}-{dead.name}")
-        with journal.making(dead, shop.account, "image", f"{shop.target}-{dead.name}") as made:
+    with ami_account.run() as dead:
+        home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
+        with journal.making(dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}") as made:
             made.id = home
-        journal.note(dead, shop.account, "instance", "of the checks")
+        journal.note(dead, ami_account.account, "instance", "of the checks")
     disk = snapshot_of(aws, home, EAST)
-    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=True) == []
+    assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True) == []
     assert {home, disk} <= there(aws)
-    assert journal.runs(shop.workspace) == [dead.name]
-    assert janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False) == [home]
+    assert journal.runs(ami_account.workspace) == [dead.name]
+    assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == [home]
     assert {home, disk} & there(aws) == set()
-    assert journal.runs(shop.workspace) == []
+    assert journal.runs(ami_account.workspace) == []
 
 
-def test_a_run_that_ended_well_costs_no_call(shop: Shop, proxy: Proxy) -> None:
-    with shop.run() as run:
+def test_a_run_that_ended_well_costs_no_call(ami_account: AmiAccount, proxy: Proxy) -> None:
+    with ami_account.run() as run:
         with (
-            journal.making(run, shop.account, "image", "x") as made,
-            journal.passing(run, shop.account, ("key-pair", "instance"), "x"),
+            journal.making(run, ami_account.account, "image", "x") as made,
+            journal.passing(run, ami_account.account, ("key-pair", "instance"), "x"),
         ):
             made.id = "ami-0123456789abcdef0"
-        record(run, shop.target, made.id)
-        assert janitor.sweep(shop.workspace, shop.account, run.name, keep_complete=True) == []
+        record(run, ami_account.target, made.id)
+        assert janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True) == []
     assert proxy.calls == []
-    assert journal.runs(shop.workspace) == []
+    assert journal.runs(ami_account.workspace) == []
 
 
 def test_a_removal_that_was_cut_short_is_ended(
-    shop: Shop, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.adapters.aws import account
     from builder.errors import FactoryError
     from builder.rehearsal.calls import Disturbance
 
-    monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
-    with shop.run() as dead:
+    monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    with ami_account.run() as dead:
         left = leave(aws, dead.name)
-        begin(shop, dead)
+        begin(ami_account, dead)
     rounds = 0
     while True:
         rounds += 1
         proxy.calm()
         proxy.disturb(Disturbance(mutating=True, first=2, count=0, drop="before"))
         try:
-            janitor.sweep(shop.workspace, shop.account, dead.name, keep_complete=False)
+            janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
         except FactoryError:
             assert rounds < 30
             continue
@@ -221,35 +226,35 @@ def test_a_removal_that_was_cut_short_is_ended(
     assert ids(left) & there(aws) == set()
 
 
-def test_what_fails_stays_open_and_what_ends_well_does_not(shop: Shop) -> None:
-    with shop.run() as run:
+def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccount) -> None:
+    with ami_account.run() as run:
         with (
             pytest.raises(RuntimeError),
-            journal.making(run, shop.account, "image", "a"),
-            journal.passing(run, shop.account, ("key-pair",), "a"),
+            journal.making(run, ami_account.account, "image", "a"),
+            journal.passing(run, ami_account.account, ("key-pair",), "a"),
         ):
             raise RuntimeError
-        with journal.passing(run, shop.account, ("key-pair", "instance"), "b"):
-            assert len(journal.read(shop.workspace, run.name)) == 4
-        found = journal.read(shop.workspace, run.name)
+        with journal.passing(run, ami_account.account, ("key-pair", "instance"), "b"):
+            assert len(journal.read(ami_account.workspace, run.name)) == 4
+        found = journal.read(ami_account.workspace, run.name)
     assert [(one.kind, one.name, one.id) for one in found] == [("image", "a", ""), ("key-pair", "a", "")]
 
 
-def test_half_a_line_is_no_news(shop: Shop) -> None:
-    with shop.run() as run:
-        journal.note(run, shop.account, "instance", "a")
-        path = journal.path_of(shop.workspace, run.name)
+def test_half_a_line_is_no_news(ami_account: AmiAccount) -> None:
+    with ami_account.run() as run:
+        journal.note(run, ami_account.account, "instance", "a")
+        path = journal.path_of(ami_account.workspace, run.name)
         whole = path.read_bytes()
-        journal.note(run, shop.account, "instance", "b")
+        journal.note(run, ami_account.account, "instance", "b")
         rest = path.read_bytes()[len(whole) :]
         for length in range(len(rest)):
             path.write_bytes(whole + rest[:length])
-            assert [one.name for one in journal.read(shop.workspace, run.name)] in (["a"], ["a", "b"])
+            assert [one.name for one in journal.read(ami_account.workspace, run.name)] in (["a"], ["a", "b"])
 
 
-def test_runs_at_once_do_not_mix_their_journals(shop: Shop) -> None:
-    with open_run(shop.workspace, "one") as one, open_run(shop.workspace, "two") as two:
-        journal.note(one, shop.account, "instance", "a")
-        journal.note(two, shop.account, "instance", "b")
-        assert [thing.name for thing in journal.read(shop.workspace, one.name)] == ["a"]
-        assert journal.runs(shop.workspace) == sorted([one.name, two.name])
+def test_runs_at_once_do_not_mix_their_journals(ami_account: AmiAccount) -> None:
+    with open_run(ami_account.workspace, "one") as one, open_run(ami_account.workspace, "two") as two:
+        journal.note(one, ami_account.account, "instance", "a")
+        journal.note(two, ami_account.account, "instance", "b")
+        assert [thing.name for thing in journal.read(ami_account.workspace, one.name)] == ["a"]
+        assert journal.runs(ami_account.workspace) == sorted([one.name, two.name])

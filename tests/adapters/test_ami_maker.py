@@ -21,7 +21,7 @@ from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
-from tests.support.rehearsed_account import Shop
+from tests.support.rehearsed_account import AmiAccount
 
 BOUND_S = 60.0
 # Says that it has started an instance, and works until it is interrupted.
@@ -46,8 +46,8 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def shop(aws: Clients, proxy: Proxy, tmp_path: Path) -> Shop:
-    return Shop.open(aws, proxy, tmp_path)
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def plan() -> Plan:
     return Context(ROOT, place="aws").plan("ami-cpu")
 
 
-def make(shop: Shop, run: Run, plan: Plan, hear: Callable[[Event], None]) -> None:
-    source = shop.aws.describe(shop.aws.debian())
+def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], None]) -> None:
+    source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
-        account=shop.account,
+        account=ami_account.account,
         settings=AwsSettings(),
         run=run,
         root=ROOT,
@@ -95,16 +95,16 @@ def left(aws: Clients, run: str) -> list[str]:
 
 
 def test_error_of_ec2_ends_packer_and_is_raised(
-    shop: Shop, aws: Clients, proxy: Proxy, plan: Plan, instance: str, tmp_path: Path
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy, plan: Plan, instance: str, tmp_path: Path
 ) -> None:
     proxy.disturb(Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0))
     heard: list[Event] = []
     started = time.monotonic()
     with (
-        shop.run() as run,
+        ami_account.run() as run,
         pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: AWS says Unauthorized"),
     ):
-        make(shop, run, plan, heard.append)
+        make(ami_account, run, plan, heard.append)
     assert time.monotonic() - started < BOUND_S
     assert (tmp_path / "interrupted").exists(), "Packer removes what it has started"
     assert left(aws, run.name) == []
@@ -114,10 +114,10 @@ def test_error_of_ec2_ends_packer_and_is_raised(
 
 
 def test_tokens_are_required_as_soon_as_the_instance_is_named(
-    shop: Shop, aws: Clients, plan: Plan, instance: str, tmp_path: Path
+    ami_account: AmiAccount, aws: Clients, plan: Plan, instance: str, tmp_path: Path
 ) -> None:
     heard: list[Event] = []
-    with shop.run() as run:
+    with ami_account.run() as run:
 
         def hear(event: Event) -> None:
             heard.append(event)
@@ -125,8 +125,8 @@ def test_tokens_are_required_as_soon_as_the_instance_is_named(
                 run.cancelled.set()
 
         with pytest.raises(Interrupted):
-            make(shop, run, plan, hear)
-    (call,) = [call for call in shop.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
+            make(ami_account, run, plan, hear)
+    (call,) = [call for call in ami_account.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
     assert call.parameters["InstanceId"] == instance
     assert call.parameters["HttpTokens"] == "required"
     assert [event.text for event in heard if event.name == "step.task"] == [

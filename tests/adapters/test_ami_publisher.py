@@ -25,7 +25,7 @@ from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
-from tests.support.rehearsed_account import FRIEND, ORGANIZATION, Shop
+from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAccount
 
 
 @pytest.fixture
@@ -35,21 +35,21 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def shop(aws: Clients, proxy: Proxy, tmp_path: Path) -> Shop:
-    return Shop.open(aws, proxy, tmp_path)
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 @pytest.fixture
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls are not repeated: a process that is killed does not repeat any."""
-    monkeypatch.setattr(account_module, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    monkeypatch.setattr(account_module, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
 
 
 @dataclass
 class Follower:
     """Looks where the newest parameters lead, and at what is there."""
 
-    shop: Shop
+    ami_account: AmiAccount
     looked: int = 0
     seen: dict[str, set[str]] = field(default_factory=lambda: {region: set() for region in REGIONS})
     complaints: list[str] = field(default_factory=list)
@@ -63,20 +63,20 @@ class Follower:
             self.stopped.wait(0.02)  # as long as a call takes: the account has others to answer
 
     def look(self, region: str) -> None:
-        ami = self.shop.pointer(region)
+        ami = self.ami_account.pointer(region)
         self.looked += 1
         if not ami:
             if self.seen[region]:
                 self.complaints.append(f"{region}: the parameter is gone")
             return
         self.seen[region].add(ami)
-        if lacks := self.shop.lacks(region, ami):
+        if lacks := self.ami_account.lacks(region, ami):
             self.complaints.append(f"{region}/{ami} {lacks}")
 
 
 @contextmanager
-def followed(shop: Shop) -> Iterator[Follower]:
-    follower = Follower(shop)
+def followed(ami_account: AmiAccount) -> Iterator[Follower]:
+    follower = Follower(ami_account)
     thread = threading.Thread(target=follower.follow, daemon=True)
     thread.start()
     try:
@@ -89,32 +89,34 @@ def followed(shop: Shop) -> Iterator[Follower]:
     assert follower.complaints == []
 
 
-def test_an_image_is_published_in_three_regions(shop: Shop) -> None:
-    home = shop.image()
-    publication = shop.publish(home)
+def test_an_image_is_published_in_three_regions(ami_account: AmiAccount) -> None:
+    home = ami_account.image()
+    publication = ami_account.publish(home)
     assert (publication.name, publication.digest) == (f"{EAST}/{home}", home)
     assert publication.tags == (
-        f"/image-factory/{shop.target}/debian-12/stack-1-{f'key-of-{shop.target}'[:12]}/image_id",
-        shop.latest,
+        f"/image-factory/{ami_account.target}/debian-12/stack-1-{f'key-of-{ami_account.target}'[:12]}/image_id",
+        ami_account.latest,
     )
-    for region, ami in shop.family(home).items():
-        assert shop.lacks(region, ami) == ""
+    for region, ami in ami_account.family(home).items():
+        assert ami_account.lacks(region, ami) == ""
         for name in publication.tags:
-            assert shop.pointer(region, name) == ami
-        image = shop.aws.describe(ami, region)
+            assert ami_account.pointer(region, name) == ami
+        image = ami_account.aws.describe(ami, region)
         assert image["DeregistrationProtection"] == "enabled-without-cooldown"
         assert image["DeprecationTime"]
         (snapshot,) = snapshots_of(image)
-        west = shop.aws("ec2", region)
+        west = ami_account.aws("ec2", region)
         tags = tags_of(west.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0])
-        assert shop.tags().items() <= tags.items()
-        assert shop.tags().items() <= tags_of(image).items()
+        assert ami_account.tags().items() <= tags.items()
+        assert ami_account.tags().items() <= tags_of(image).items()
         answer = west.describe_snapshot_attribute(SnapshotId=snapshot, Attribute="createVolumePermission")
-        assert answer["CreateVolumePermissions"] == [{"UserId": FRIEND}]
+        assert answer["CreateVolumePermissions"] == [{"UserId": OTHER_ACCOUNT}]
 
 
-def test_parameters_come_last_and_the_moving_ones_after_all_others(shop: Shop, proxy: Proxy) -> None:
-    shop.publish(shop.image())
+def test_parameters_come_last_and_the_moving_ones_after_all_others(
+    ami_account: AmiAccount, proxy: Proxy
+) -> None:
+    ami_account.publish(ami_account.image())
     changing = [call for call in proxy.calls if call.mutating]
     written = [call.parameters["Name"].rsplit("/", 2)[1] for call in changing if call.service == "ssm"]
     assert [call.service for call in changing[-6:]] == ["ssm"] * 6
@@ -123,45 +125,45 @@ def test_parameters_come_last_and_the_moving_ones_after_all_others(shop: Shop, p
     assert all(call.parameters["DataType"] == "aws:ec2:image" for call in changing[-6:])
 
 
-def test_what_is_published_is_not_published_again(shop: Shop, proxy: Proxy) -> None:
-    home = shop.image()
-    publication = shop.publish(home)
+def test_what_is_published_is_not_published_again(ami_account: AmiAccount, proxy: Proxy) -> None:
+    home = ami_account.image()
+    publication = ami_account.publish(home)
     before = len(proxy.mutating)
-    assert replace(shop.publish(home), seconds=0) == replace(publication, seconds=0)
-    assert shop.publisher(None).holds(publication)
+    assert replace(ami_account.publish(home), seconds=0) == replace(publication, seconds=0)
+    assert ami_account.publisher(None).holds(publication)
     assert proxy.mutating[before:] == []
 
 
-def test_a_publication_does_not_hold_when_anything_of_it_is_gone(shop: Shop) -> None:
-    home = shop.image()
-    publication = shop.publish(home)
-    west = shop.family(home)[WEST]
-    publisher = shop.publisher(None)
+def test_a_publication_does_not_hold_when_anything_of_it_is_gone(ami_account: AmiAccount) -> None:
+    home = ami_account.image()
+    publication = ami_account.publish(home)
+    west = ami_account.family(home)[WEST]
+    publisher = ami_account.publisher(None)
     assert not publisher.holds(replace(publication, name=f"{WEST}/{home}"))
     assert not publisher.holds(replace(publication, tags=()))
-    permission = {"ImageId": west, "LaunchPermission": {"Remove": [{"UserId": FRIEND}]}}
-    shop.aws("ec2", WEST).modify_image_attribute(**permission)
+    permission = {"ImageId": west, "LaunchPermission": {"Remove": [{"UserId": OTHER_ACCOUNT}]}}
+    ami_account.aws("ec2", WEST).modify_image_attribute(**permission)
     assert not publisher.holds(publication)
-    shop.publish(home)
+    ami_account.publish(home)
     assert publisher.holds(publication)
-    shop.aws("ssm", IRELAND).delete_parameter(Name=shop.latest)
+    ami_account.aws("ssm", IRELAND).delete_parameter(Name=ami_account.latest)
     assert not publisher.holds(publication)
-    shop.publish(home)
-    newer = shop.image(key="another-key-of-it")
-    shop.publish(newer, key="another-key-of-it")
+    ami_account.publish(home)
+    newer = ami_account.image(key="another-key-of-it")
+    ami_account.publish(newer, key="another-key-of-it")
     assert not publisher.holds(publication), "the newest is another"
-    assert shop.pointer(EAST, publication.tags[0]) == home, "its own name stays"
+    assert ami_account.pointer(EAST, publication.tags[0]) == home, "its own name stays"
 
 
-def test_a_date_of_deprecation_that_somebody_set_stays(shop: Shop) -> None:
-    home = shop.image()
-    shop.publish(home)
-    date = shop.aws.describe(home)["DeprecationTime"]
-    with shop.run() as run:
-        publisher = shop.publisher(run)
-        later = replace(publisher, settings=replace(shop.settings, deprecate_after_days=900))
-        later.publish_image(home, shop.tags())
-    assert shop.aws.describe(home)["DeprecationTime"] == date
+def test_a_date_of_deprecation_that_somebody_set_stays(ami_account: AmiAccount) -> None:
+    home = ami_account.image()
+    ami_account.publish(home)
+    date = ami_account.aws.describe(home)["DeprecationTime"]
+    with ami_account.run() as run:
+        publisher = ami_account.publisher(run)
+        later = replace(publisher, settings=replace(ami_account.settings, deprecate_after_days=900))
+        later.publish_image(home, ami_account.tags())
+    assert ami_account.aws.describe(home)["DeprecationTime"] == date
 
 
 DEEDS = {
@@ -175,16 +177,16 @@ DEEDS = {
 
 
 @pytest.mark.parametrize("name", DEEDS)
-def test_what_passes_by_itself_is_ridden_out(shop: Shop, proxy: Proxy, name: str) -> None:
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
-    home = shop.image()
-    with followed(shop) as follower:
+def test_what_passes_by_itself_is_ridden_out(ami_account: AmiAccount, proxy: Proxy, name: str) -> None:
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
+    home = ami_account.image()
+    with followed(ami_account) as follower:
         proxy.disturb(DEEDS[name])
-        shop.publish(home)
+        ami_account.publish(home)
     assert any(call.disturbed for call in proxy.calls)
     assert follower.seen[EAST] <= {old, home}
-    assert {region: shop.pointer(region) for region in REGIONS} == shop.family(home)
+    assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
 
 FAULTS = {
@@ -202,121 +204,125 @@ FAULTS = {
 
 @pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_publication_that_failed_goes_on_where_it_was(shop: Shop, proxy: Proxy, name: str) -> None:
+def test_a_publication_that_failed_goes_on_where_it_was(
+    ami_account: AmiAccount, proxy: Proxy, name: str
+) -> None:
     fault, kind = FAULTS[name]
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
-    home = shop.image()
-    with followed(shop):
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
+    home = ami_account.image()
+    with followed(ami_account):
         proxy.disturb(fault)
         with pytest.raises(kind) as caught:
-            shop.publish(home)
+            ami_account.publish(home)
         assert caught.value.hint
         proxy.calm()
-        shop.publish(home)
-    assert {region: shop.pointer(region) for region in REGIONS} == shop.family(home)
+        ami_account.publish(home)
+    assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
 
 def test_a_copy_that_fails_in_one_region_is_removed_and_made_again(
-    shop: Shop, aws: Clients, metal: object, monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, aws: Clients, hosts: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.errors import BuildError
-    from tests.support.rehearsal import Metal
+    from tests.support.rehearsal import FakeHosts
 
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
-    home = shop.image()
-    good, failures = Metal.copy, itertools.count()
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
+    home = ami_account.image()
+    good, failures = FakeHosts.copy, itertools.count()
 
-    def copy(self: Metal, source: str, snapshot: str) -> None:
+    def copy(self: FakeHosts, source: str, snapshot: str) -> None:
         if next(failures) == 0:
             raise BuildError("the disk is full")
         good(self, source, snapshot)
 
-    monkeypatch.setattr(Metal, "copy", copy)
-    with followed(shop):
+    monkeypatch.setattr(FakeHosts, "copy", copy)
+    with followed(ami_account):
         with pytest.raises(PublishError, match="failed: the disk is full"):
-            shop.publish(home)
-        assert [shop.pointer(region) for region in REGIONS] == list(shop.family(old).values())
-        states = [len(shop.copies(home, region)) for region in (WEST, IRELAND)]
+            ami_account.publish(home)
+        assert [ami_account.pointer(region) for region in REGIONS] == list(ami_account.family(old).values())
+        states = [len(ami_account.copies(home, region)) for region in (WEST, IRELAND)]
         assert sorted(states) == [0, 1], "the failed one is gone, the other stays"
-        shop.publish(home)
-    assert {region: shop.pointer(region) for region in REGIONS} == shop.family(home)
+        ami_account.publish(home)
+    assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
 
 def test_a_copy_that_stays_pending_is_not_published_and_waited_for_again(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
 
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
-    home = shop.image()
-    with followed(shop):
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
+    home = ami_account.image()
+    with followed(ami_account):
         monkeypatch.setattr(Cloud, "pending_s", 3.0)
         with pytest.raises(PublishError, match="still pending"):
-            shop.publish(home, copy_s=0.5)
-        assert shop.pointer(EAST) == old
-        first = shop.family(home)
-        shop.publish(home)
-    assert shop.family(home) == first, "no second copy"
-    assert {region: shop.pointer(region) for region in REGIONS} == first
+            ami_account.publish(home, copy_s=0.5)
+        assert ami_account.pointer(EAST) == old
+        first = ami_account.family(home)
+        ami_account.publish(home)
+    assert ami_account.family(home) == first, "no second copy"
+    assert {region: ami_account.pointer(region) for region in REGIONS} == first
 
 
-def test_an_interrupted_wait_ends_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_wait_ends_at_once(ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
 
-    home = shop.image()
+    home = ami_account.image()
     monkeypatch.setattr(Cloud, "pending_s", 600.0)
-    with shop.run() as run:
-        publisher = shop.publisher(run, copy_s=600)
+    with ami_account.run() as run:
+        publisher = ami_account.publisher(run, copy_s=600)
         threading.Timer(0.5, run.cancelled.set).start()
         with pytest.raises(Interrupted):
-            publisher.publish_image(home, shop.tags())
-    assert shop.pointer(EAST) == ""
+            publisher.publish_image(home, ami_account.tags())
+    assert ami_account.pointer(EAST) == ""
 
 
-def test_every_copy_is_in_the_journal_before_it_is_asked_for(shop: Shop, proxy: Proxy) -> None:
-    home = shop.image()
+def test_every_copy_is_in_the_journal_before_it_is_asked_for(ami_account: AmiAccount, proxy: Proxy) -> None:
+    home = ami_account.image()
     known: dict[str, list[journal.Thing]] = {}
-    with shop.run() as run:
+    with ami_account.run() as run:
 
         def look(call: object) -> None:
-            known[call.region] = journal.read(shop.workspace, run.name)  # type: ignore[attr-defined]
+            known[call.region] = journal.read(ami_account.workspace, run.name)  # type: ignore[attr-defined]
 
         proxy.disturb(Disturbance(action="CopyImage", kill="before", callback=look, count=0))
-        shop.publisher(run).publish_image(home, shop.tags())
-        things = journal.read(shop.workspace, run.name)
+        ami_account.publisher(run).publish_image(home, ami_account.tags())
+        things = journal.read(ami_account.workspace, run.name)
     assert set(known) == {WEST, IRELAND}
     for region, before in known.items():
         assert ("copy", "") in [(one.kind, one.id) for one in before if one.region == region]
     assert {one.region: one.id for one in things} == {
-        region: ami for region, ami in shop.family(home).items() if region != EAST
+        region: ami for region, ami in ami_account.family(home).items() if region != EAST
     }
 
 
 def test_organizations_and_their_units_are_told_apart() -> None:
     unit = "arn:aws:organizations::123456789012:ou/o-abc1234567/ou-ab12-cdefghij"
-    sharing = Sharing(accounts=(FRIEND,), organizations=(ORGANIZATION, unit))
+    sharing = Sharing(accounts=(OTHER_ACCOUNT,), organizations=(ORGANIZATION, unit))
     assert sharing.permissions == [
-        {"UserId": FRIEND},
+        {"UserId": OTHER_ACCOUNT},
         {"OrganizationArn": ORGANIZATION},
         {"OrganizationalUnitArn": unit},
     ]
 
 
-def test_what_is_encrypted_with_awss_own_key_is_not_shared(shop: Shop) -> None:
-    image = shop.image()
-    encrypted = shop.aws.ec2.copy_image(
-        SourceImageId=image, SourceRegion=EAST, Name=f"{shop.target}-encrypted", Encrypted=True
+def test_what_is_encrypted_with_awss_own_key_is_not_shared(ami_account: AmiAccount) -> None:
+    image = ami_account.image()
+    encrypted = ami_account.aws.ec2.copy_image(
+        SourceImageId=image, SourceRegion=EAST, Name=f"{ami_account.target}-encrypted", Encrypted=True
     )["ImageId"]
     with pytest.raises(PublishError, match="cannot be shared"):
-        shop.publish(encrypted)
-    with shop.run() as run:
-        publisher = shop.publisher(run)
-        by_id = replace(publisher, settings=replace(shop.settings, kms_key="arn:aws:kms:us-east-1:1:key/k"))
+        ami_account.publish(encrypted)
+    with ami_account.run() as run:
+        publisher = ami_account.publisher(run)
+        by_id = replace(
+            publisher, settings=replace(ami_account.settings, kms_key="arn:aws:kms:us-east-1:1:key/k")
+        )
         with pytest.raises(PublishError, match="other regions do not know the key"):
-            by_id.publish_image(encrypted, shop.tags())
+            by_id.publish_image(encrypted, ami_account.tags())
 
 
 @dataclass
@@ -341,31 +347,33 @@ class Death:
 
 
 @pytest.mark.usefixtures("once")
-def test_killed_at_every_boundary_it_comes_to_one_image_for_each_region(shop: Shop, proxy: Proxy) -> None:
+def test_killed_at_every_boundary_it_comes_to_one_image_for_each_region(
+    ami_account: AmiAccount, proxy: Proxy
+) -> None:
     """What a process had done that was killed after each changing call, or after each call at all.
 
     A call that is carried out and not answered, and none after it: that is what the account sees of a kill.
     """
     every = os.environ.get("EVERY_BOUNDARY") == "1"
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
     tried = 0
-    with followed(shop) as follower:
+    with followed(ami_account) as follower:
         for number in itertools.count(1):
-            key = f"{number:04}-key-of-it-{shop.target}"
-            home = shop.image(key=key)
+            key = f"{number:04}-key-of-it-{ami_account.target}"
+            home = ami_account.image(key=key)
             dead = Death(number, mutating=None if every else True)
             proxy.disturb(*dead.disturbances)
             with suppress(FactoryError):
-                shop.publish(home, key=key)
+                ami_account.publish(home, key=key)
             proxy.calm()
             if not dead.happened:
                 break
             tried += 1
-            shop.publish(home, key=key)
-            family = shop.family(home)
-            assert {region: shop.pointer(region) for region in REGIONS} == family, number
-            assert [shop.lacks(region, ami) for region, ami in family.items()] == [""] * 3
+            ami_account.publish(home, key=key)
+            family = ami_account.family(home)
+            assert {region: ami_account.pointer(region) for region in REGIONS} == family, number
+            assert [ami_account.lacks(region, ami) for region, ami in family.items()] == [""] * 3
     print(f"{tried} boundaries, {follower.looked} looks at the parameters")
     assert tried > 20
 
@@ -375,24 +383,24 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from builder.adapters.host.workspace import Workspace
-from tests.support.rehearsed_account import Shop
+from tests.support.rehearsed_account import AmiAccount
 endpoint, folder, target, ami, key = sys.argv[1:]
 workspace = Workspace(home=Path(folder) / "home", out=Path(folder) / "out")
-Shop(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(ami, key=key)
+AmiAccount(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(ami, key=key)
 """
 
 
 def test_a_process_that_is_killed_is_followed_by_one_that_ends_its_work(
-    shop: Shop, proxy: Proxy, tmp_path: Path
+    ami_account: AmiAccount, proxy: Proxy, tmp_path: Path
 ) -> None:
     """SIGKILL, while calls are under way: what is remembered is in the account, and in a journal."""
-    old = shop.image(key="old-key-old-key")
-    shop.publish(old, key="old-key-old-key")
-    with followed(shop):
+    old = ami_account.image(key="old-key-old-key")
+    ami_account.publish(old, key="old-key-old-key")
+    with followed(ami_account):
         for number in (2, 8, 14, 20):
-            key = f"{number:04}-key-of-it-{shop.target}"
-            home = shop.image(key=key)
-            argv = [sys.executable, "-c", CHILD, proxy.endpoint, str(tmp_path), shop.target, home, key]
+            key = f"{number:04}-key-of-it-{ami_account.target}"
+            home = ami_account.image(key=key)
+            argv = [sys.executable, "-c", CHILD, proxy.endpoint, str(tmp_path), ami_account.target, home, key]
             reached = threading.Event()
             proxy.disturb(
                 Disturbance(
@@ -406,8 +414,8 @@ def test_a_process_that_is_killed_is_followed_by_one_that_ends_its_work(
                 child.kill()
             assert child.returncode == -signal.SIGKILL
             proxy.calm()
-            (dead,) = dead_runs(shop.workspace)
-            assert all(one.kind == "copy" for one in journal.read(shop.workspace, dead))
-            forget_run(shop.workspace, dead)
-            shop.publish(home, key=key)
-            assert {region: shop.pointer(region) for region in REGIONS} == shop.family(home)
+            (dead,) = dead_runs(ami_account.workspace)
+            assert all(one.kind == "copy" for one in journal.read(ami_account.workspace, dead))
+            forget_run(ami_account.workspace, dead)
+            ami_account.publish(home, key=key)
+            assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)

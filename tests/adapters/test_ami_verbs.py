@@ -9,6 +9,7 @@ import pytest
 
 from builder.adapters.ami import family
 from builder.adapters.ami.permissions import GRANTS, allows, needs, policy
+from builder.adapters.aws.account import Account
 from builder.app.context import Context
 from builder.cli.main import main
 from builder.rehearsal.calls import Disturbance
@@ -16,13 +17,13 @@ from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
 from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
-from tests.support.rehearsed_account import FRIEND, Shop, environment
+from tests.support.rehearsed_account import OTHER_ACCOUNT, AmiAccount, environment
 
 SITE = f"""
 [aws]
 region = "{EAST}"
 copy_regions = ["{WEST}", "{IRELAND}"]
-share_accounts = ["{FRIEND}"]
+share_accounts = ["{OTHER_ACCOUNT}"]
 share_organizations = ["arn:aws:organizations::123456789012:organization/o-abc1234567"]
 deprecate_after_days = 400
 """
@@ -35,7 +36,7 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def shop(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AmiAccount:
     """The environment of who calls `builder`; the regions are those that the rehearsal has images in."""
     (tmp_path / "site.toml").write_text(SITE)
     for name, value in environment(proxy.endpoint).items():
@@ -43,13 +44,13 @@ def shop(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BUILDER_SITE_FILE", str(tmp_path / "site.toml"))
     monkeypatch.setenv("BUILDER_SITE", "aws")
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(Context, "workspace", Shop.open(aws, proxy, tmp_path).workspace)
+    monkeypatch.setattr(Context, "workspace", AmiAccount.open(aws, proxy, tmp_path).workspace)
     monkeypatch.setattr(family, "regions_of", lambda _: REGIONS)
-    return Shop.open(aws, proxy, tmp_path)
+    return AmiAccount.open(aws, proxy, tmp_path)
 
 
-def receipt(shop: Shop, ami: str, outcome: str = "passed") -> Path:
-    folder = shop.workspace.out / "receipts" / shop.target
+def receipt(ami_account: AmiAccount, ami: str, outcome: str = "passed") -> Path:
+    folder = ami_account.workspace.out / "receipts" / ami_account.target
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{ami}.json"
     table = {
@@ -67,57 +68,63 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_an_image_from_its_receipt_to_its_end(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    home = shop.image()
-    path = receipt(shop, home)
-    assert main(["ami", "publish", shop.target]) == 0
-    assert shop.pointer(IRELAND) == shop.family(home)[IRELAND]
-    rows = [one for one in said(capsys, "list", "--json") if one["target"] == shop.target]
-    assert {one["region"]: one["ami"] for one in rows} == shop.family(home)
+def test_an_image_from_its_receipt_to_its_end(
+    ami_account: AmiAccount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ami_account.image()
+    path = receipt(ami_account, home)
+    assert main(["ami", "publish", ami_account.target]) == 0
+    assert ami_account.pointer(IRELAND) == ami_account.family(home)[IRELAND]
+    rows = [one for one in said(capsys, "list", "--json") if one["target"] == ami_account.target]
+    assert {one["region"]: one["ami"] for one in rows} == ami_account.family(home)
     assert {one["published"] for one in rows} == {"latest"}
     assert main(["ami", "share", home, "--account", "444455556666"]) == 0
     assert main(["ami", "deprecate", str(path), "--after", "30"]) == 0
     shown = said(capsys, "show", home, "--json")
     assert [one["region"] for one in shown] == list(REGIONS)
     for one in shown:
-        assert {FRIEND, "444455556666"} <= set(one["shared with"])
+        assert {OTHER_ACCOUNT, "444455556666"} <= set(one["shared with"])
         assert (one["metadata tokens"], one["protected"]) == ("required", True)
-        assert shop.latest in one["parameters"]
+        assert ami_account.latest in one["parameters"]
     assert main(["ami", "show", home]) == 0
-    assert shop.latest in capsys.readouterr().out.replace("\n", "")
+    assert ami_account.latest in capsys.readouterr().out.replace("\n", "")
 
     assert main(["ami", "retire", home, "--yes"]) == 2, "the newest is not taken away by accident"
-    assert shop.pointer(EAST) == home
-    family = shop.family(home)
-    disks = {region: shop.aws.describe(ami, region) for region, ami in family.items()}
+    assert ami_account.pointer(EAST) == home
+    family = ami_account.family(home)
+    disks = {region: ami_account.aws.describe(ami, region) for region, ami in family.items()}
     assert main(["ami", "retire", home, "--yes", "--force"]) == 0
     for region in REGIONS:
-        assert shop.pointer(region) == ""
+        assert ami_account.pointer(region) == ""
         snapshot = disks[region]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
-        own = shop.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
+        own = ami_account.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
         assert snapshot not in [one["SnapshotId"] for one in own]
-    assert shop.copies(home, WEST) == []
+    assert ami_account.copies(home, WEST) == []
 
 
-def test_an_older_image_is_retired_while_the_newest_is_followed(shop: Shop) -> None:
-    old, new = shop.image(key="old-key-old-key"), shop.image()
+def test_an_older_image_is_retired_while_the_newest_is_followed(ami_account: AmiAccount) -> None:
+    old, new = ami_account.image(key="old-key-old-key"), ami_account.image()
     for ami, key in ((old, "old-key-old-key"), (new, "")):
-        shop.publish(ami, key=key)
+        ami_account.publish(ami, key=key)
     assert main(["ami", "retire", old, "--yes"]) == 0
-    assert {region: shop.pointer(region) for region in REGIONS} == shop.family(new)
-    names = shop.aws("ssm").get_parameters_by_path(Path=f"/image-factory/{shop.target}", Recursive=True)
+    assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(new)
+    names = ami_account.aws("ssm").get_parameters_by_path(
+        Path=f"/image-factory/{ami_account.target}", Recursive=True
+    )
     assert {one["Value"] for one in names["Parameters"]} == {new}
 
 
 def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
-    shop: Shop, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.adapters.aws import account
 
-    monkeypatch.setattr(account, "_RETRIES", {"mode": "standard", "total_max_attempts": 1})
-    home = shop.image()
-    shop.publish(home)
-    regions = {region: shop.aws.describe(ami, region) for region, ami in shop.family(home).items()}
+    monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
+    home = ami_account.image()
+    ami_account.publish(home)
+    regions = {
+        region: ami_account.aws.describe(ami, region) for region, ami in ami_account.family(home).items()
+    }
     rounds = 0
     while True:
         proxy.calm()
@@ -129,27 +136,27 @@ def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
         rounds += 1
         code = main(["ami", "retire", home, "--yes", "--force"])
         for region in REGIONS:
-            ami = shop.pointer(region)
+            ami = ami_account.pointer(region)
             assert ami in ("", regions[region]["ImageId"])
-            assert not ami or shop.lacks(region, ami) == ""
+            assert not ami or ami_account.lacks(region, ami) == ""
         if code == 0:
             break
         assert rounds < 40
     assert rounds > 9
     for region, image in regions.items():
-        own = shop.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
+        own = ami_account.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
         assert image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] not in [one["SnapshotId"] for one in own]
 
 
 def test_a_copy_is_shared_and_protected_like_its_image(
-    shop: Shop, capsys: pytest.CaptureFixture[str]
+    ami_account: AmiAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = shop.image()
+    home = ami_account.image()
     assert main(["ami", "copy", home, "--region", WEST, "--root", str(ROOT)]) == 0
-    (copy,) = shop.copies(home, WEST)
+    (copy,) = ami_account.copies(home, WEST)
     assert capsys.readouterr().out == f"{WEST}/{copy['ImageId']}\n"
-    assert shop.lacks(WEST, copy["ImageId"]) == ""
-    assert shop.pointer(WEST) == "", "nobody is led to it yet"
+    assert ami_account.lacks(WEST, copy["ImageId"]) == ""
+    assert ami_account.pointer(WEST) == "", "nobody is led to it yet"
 
 
 @pytest.mark.parametrize(
@@ -167,9 +174,9 @@ def test_a_copy_is_shared_and_protected_like_its_image(
     ],
 )
 def test_what_cannot_be_done_changes_nothing(
-    shop: Shop, proxy: Proxy, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
+    ami_account: AmiAccount, proxy: Proxy, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
 ) -> None:
-    home = shop.image()
+    home = ami_account.image()
     assert main(["ami", *(home if word == "HOME" else word for word in words)]) == 2
     error = capsys.readouterr().err
     assert problem in error
@@ -177,27 +184,27 @@ def test_what_cannot_be_done_changes_nothing(
     assert proxy.mutating == []
 
 
-def test_what_failed_its_checks_is_not_published(shop: Shop, proxy: Proxy) -> None:
-    home = shop.image()
-    receipt(shop, home, "failed")
+def test_what_failed_its_checks_is_not_published(ami_account: AmiAccount, proxy: Proxy) -> None:
+    home = ami_account.image()
+    receipt(ami_account, home, "failed")
     assert main(["ami", "publish", home]) == 2
     assert proxy.mutating == []
 
 
 def test_cleaning_says_what_is_left_and_removes_it(
-    shop: Shop, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.app.dead_runs import dead_runs
 
-    with shop.run() as dead, shop.run() as living:
+    with ami_account.run() as dead, ami_account.run() as living:
         left = leave(aws, dead.name)
         leave(aws, living.name)
-        begin(shop, dead)
-        begin(shop, living)
+        begin(ami_account, dead)
+        begin(ami_account, living)
         context = Context(ROOT, place="aws")
         assert dead_runs(context) == [], "both live"
-    with shop.run() as living:
-        begin(shop, living)
+    with ami_account.run() as living:
+        begin(ami_account, living)
         found = dead_runs(context)
         assert dead.name in [one.run for one in found]
         assert living.name not in [one.run for one in found]
@@ -206,30 +213,30 @@ def test_cleaning_says_what_is_left_and_removes_it(
     assert dead.name not in [one.run for one in dead_runs(context)]
 
 
-def test_a_site_without_the_account_leaves_it_alone(shop: Shop, proxy: Proxy) -> None:
+def test_a_site_without_the_account_leaves_it_alone(ami_account: AmiAccount, proxy: Proxy) -> None:
     from builder.adapters.ami import journal
     from builder.app.dead_runs import dead_runs
 
-    with shop.run() as dead:
-        thing = {"kind": "instance", "name": "x", "region": EAST, "place": "999988887777", "out": "/none"}
-        journal._write(dead, "begun", thing)
+    with ami_account.run() as dead:
+        other = Account({"AWS_ENDPOINT_URL": "https://aws.example"}, region=EAST)
+        journal.note(dead, other, "instance", "x")
     (found,) = dead_runs(Context(ROOT))
     assert (found.run, found.account) == (dead.name, None)
     assert found.clear(Context(ROOT), keep_complete=False) == []
-    assert journal.runs(shop.workspace) == [dead.name]
+    assert journal.runs(ami_account.workspace) == [dead.name]
     assert proxy.calls == []
 
 
 def test_the_policy_covers_every_call_that_was_made(
-    shop: Shop, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
+    ami_account: AmiAccount, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Publication, all verbs and the janitor, as recorded; reading calls included."""
     from builder.adapters.ami import janitor
 
     monkeypatch.undo()
-    home = shop.image()
-    shop.publish(home)
-    account = shop.account
+    home = ami_account.image()
+    ami_account.publish(home)
+    account = ami_account.account
     account.number()
     everywhere = family.family(account, home, REGIONS)
     family.pointers(everywhere, "/image-factory")
@@ -237,13 +244,13 @@ def test_the_policy_covers_every_call_that_was_made(
     family.regions_of(account)
     assert family.all_of(account, REGIONS)
     family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
-    with shop.run() as dead:
+    with ami_account.run() as dead:
         leave(aws, dead.name)
-        begin(shop, dead)
-    janitor.sweep(shop.workspace, account, dead.name, keep_complete=False)
+        begin(ami_account, dead)
+    janitor.sweep(ami_account.workspace, account, dead.name, keep_complete=False)
     called = {(call.service, call.action) for call in proxy.calls}
     assert len(called) > 25
-    document = policy({"build", "publish", "copy", "deprecate", "group"}, shop.settings)
+    document = policy({"build", "publish", "copy", "deprecate", "group"}, ami_account.settings)
     assert [one for one in sorted(called) if not allows(document, *one)] == []
 
 

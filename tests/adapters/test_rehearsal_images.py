@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from builder.wait import until
-from tests.support.rehearsal import EAST, WEST, Clients, Metal
+from tests.support.rehearsal import EAST, WEST, Clients, FakeHosts
 
 
 def refused(act: Any, **request: Any) -> str:
@@ -47,7 +47,7 @@ def test_base_images_are_found_as_people_look_for_them(aws: Clients) -> None:
     )
 
 
-def test_an_image_remembers_what_it_was_made_from(aws: Clients, metal: Metal, instance: str) -> None:
+def test_an_image_remembers_what_it_was_made_from(aws: Clients, hosts: FakeHosts, instance: str) -> None:
     aws.ec2.stop_instances(InstanceIds=[instance])
     tags = [{"Key": "run", "Value": "r1"}]
     image = aws.image(
@@ -66,7 +66,7 @@ def test_an_image_remembers_what_it_was_made_from(aws: Clients, metal: Metal, in
     (snapshot,) = aws.ec2.describe_snapshots(SnapshotIds=[disk["SnapshotId"]])["Snapshots"]
     assert (snapshot["State"], disk["Encrypted"]) == ("completed", False)
     assert tags_of(found) == tags_of(snapshot) == {"run": "r1"}
-    assert metal.disks[disk["SnapshotId"]] == f"disk of {instance}"
+    assert hosts.disks[disk["SnapshotId"]] == f"disk of {instance}"
 
 
 def test_the_disk_of_an_image_is_as_the_instance_had_it(aws: Clients) -> None:
@@ -82,14 +82,14 @@ def test_the_disk_of_an_image_is_as_the_instance_had_it(aws: Clients) -> None:
 
 
 def test_a_running_instance_is_rebooted_for_its_image_unless_told_not_to(
-    aws: Clients, metal: Metal, instance: str
+    aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
-    metal.asked.clear()
+    hosts.asked.clear()
     aws.image(instance)
-    assert [words[0] for words in metal.asked] == ["stop", "capture", "start"]
-    metal.asked.clear()
+    assert [words[0] for words in hosts.asked] == ["stop", "capture", "start"]
+    hosts.asked.clear()
     aws.image(instance, NoReboot=True)
-    assert [words[0] for words in metal.asked] == ["capture"]
+    assert [words[0] for words in hosts.asked] == ["capture"]
 
 
 @pytest.mark.parametrize("name", ["a" * 129, "with:colon", "hash#"])
@@ -125,37 +125,37 @@ def test_one_name_asked_for_twice_at_once_is_made_once(aws: Clients, instance: s
 
 
 def test_a_disk_that_cannot_be_captured_makes_a_failed_image(
-    aws: Clients, metal: Metal, instance: str
+    aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
-    metal.failing = "capture"
+    hosts.failing = "capture"
     found = aws.describe(aws.image(instance, Name="fails"))
     assert found["State"] == "failed"
     assert "capture failed" in found["StateReason"]["Message"]
-    metal.failing = None
+    hosts.failing = None
     assert aws.describe(aws.image(instance, Name="fails"))["State"] == "available", "its name is free again"
 
 
 def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
-    aws: Clients, metal: Metal, instance: str, monkeypatch: pytest.MonkeyPatch
+    aws: Clients, hosts: FakeHosts, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.rehearsal.ec2 import images
 
-    given_up, capture = threading.Event(), Metal.capture
+    given_up, capture = threading.Event(), FakeHosts.capture
 
-    def slowly(self: Metal, of: str, snapshot: str) -> None:
+    def slowly(self: FakeHosts, of: str, snapshot: str) -> None:
         given_up.wait(30)
         capture(self, of, snapshot)
 
-    monkeypatch.setattr(images, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(Metal, "capture", slowly)
+    monkeypatch.setattr(images, "CREATE_IMAGE_WAIT_S", 0.1)
+    monkeypatch.setattr(FakeHosts, "capture", slowly)
     image = aws.image(instance)
     snapshot = aws.describe(image)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
     aws.ec2.deregister_image(ImageId=image)
     aws.ec2.delete_snapshot(SnapshotId=snapshot)
-    metal.asked.clear()
+    hosts.asked.clear()
     given_up.set()
-    assert until(lambda: ("forget", snapshot) in metal.asked, timeout_s=20, every_s=0.1)
-    assert snapshot not in metal.disks
+    assert until(lambda: ("forget", snapshot) in hosts.asked, timeout_s=20, every_s=0.1)
+    assert snapshot not in hosts.disks
 
 
 def test_what_is_pending_cannot_be_used_yet(
@@ -173,7 +173,9 @@ def test_what_is_pending_cannot_be_used_yet(
     assert refused(aws.ec2.modify_image_attribute, **share) == "InvalidAMIID.Unavailable"
 
 
-def test_a_copy_takes_tags_when_asked_and_no_permissions(aws: Clients, metal: Metal, instance: str) -> None:
+def test_a_copy_takes_tags_when_asked_and_no_permissions(
+    aws: Clients, hosts: FakeHosts, instance: str
+) -> None:
     tags = [{"ResourceType": "image", "Tags": [{"Key": "stack", "Value": "s1"}]}]
     image = aws.image(instance, Description="original", TagSpecifications=tags)
     aws.ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"UserId": "111122223333"}]})
@@ -193,7 +195,7 @@ def test_a_copy_takes_tags_when_asked_and_no_permissions(aws: Clients, metal: Me
     assert (tags_of(snapshot), snapshot["Encrypted"]) == ({"of": "snapshot"}, True)
     permissions = west.describe_image_attribute(ImageId=full["ImageId"], Attribute="launchPermission")
     assert permissions["LaunchPermissions"] == []
-    assert metal.disks[disk["SnapshotId"]] == f"disk of {instance}"
+    assert hosts.disks[disk["SnapshotId"]] == f"disk of {instance}"
 
 
 def test_a_copy_that_is_asked_for_again_is_the_same(aws: Clients, instance: str) -> None:
@@ -205,7 +207,7 @@ def test_a_copy_that_is_asked_for_again_is_the_same(aws: Clients, instance: str)
 
 
 def test_the_disk_outlives_the_image_until_its_snapshot_is_deleted(
-    aws: Clients, metal: Metal, instance: str
+    aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
     image = aws.image(instance)
     snapshot = aws.describe(image)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
@@ -213,7 +215,7 @@ def test_the_disk_outlives_the_image_until_its_snapshot_is_deleted(
     aws.ec2.deregister_image(ImageId=image)
     assert refused(aws.ec2.deregister_image, ImageId=image) == "InvalidAMIID.Unavailable"
     assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"
-    assert snapshot in metal.disks
+    assert snapshot in hosts.disks
     again = aws.ec2.register_image(
         Name="registered-again",
         Architecture="x86_64",
@@ -233,7 +235,7 @@ def test_the_disk_outlives_the_image_until_its_snapshot_is_deleted(
     assert (found["EnaSupport"], found["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]) == (True, snapshot)
     answer = aws.ec2.deregister_image(ImageId=again, DeleteAssociatedSnapshots=True)
     assert [one["ReturnCode"] for one in answer["DeleteSnapshotResults"]] == ["success"]
-    assert snapshot not in metal.disks
+    assert snapshot not in hosts.disks
 
 
 def test_somebody_elses_image_is_not_ours_to_change(aws: Clients) -> None:

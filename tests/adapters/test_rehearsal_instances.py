@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.adapters.test_rehearsal_images import refused
-from tests.support.rehearsal import DEBIAN, EAST, WEST, Clients, Key, Metal
+from tests.support.rehearsal import DEBIAN, EAST, WEST, Clients, FakeHosts, Key
 
 
 def state(aws: Clients, instance: str) -> str:
@@ -19,10 +19,10 @@ def state(aws: Clients, instance: str) -> str:
     return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
 
 
-def test_a_life(aws: Clients, metal: Metal) -> None:
+def test_a_life(aws: Clients, hosts: FakeHosts) -> None:
     instance = aws.run()["InstanceId"]
     aws.ec2.get_waiter("instance_running").wait(InstanceIds=[instance])
-    address = metal.launches[instance].address
+    address = hosts.launches[instance].address
     aws.ec2.reboot_instances(InstanceIds=[instance])
     aws.ec2.stop_instances(InstanceIds=[instance])
     aws.ec2.get_waiter("instance_stopped").wait(InstanceIds=[instance])
@@ -31,9 +31,9 @@ def test_a_life(aws: Clients, metal: Metal) -> None:
     aws.ec2.terminate_instances(InstanceIds=[instance])
     aws.ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance])
     aws.ec2.terminate_instances(InstanceIds=[instance])
-    asked = [words[0] for words in metal.asked]
+    asked = [words[0] for words in hosts.asked]
     assert asked == ["launch", "reboot", "stop", "start", "remove"]
-    assert address not in metal.taken
+    assert address not in hosts.taken
     assert refused(aws.ec2.start_instances, InstanceIds=[instance]) == "IncorrectInstanceState"
     assert refused(aws.ec2.create_image, InstanceId=instance, Name="of-the-dead") == "IncorrectInstanceState"
 
@@ -55,7 +55,7 @@ def test_every_address_is_on_this_machine(aws: Clients, public: bool) -> None:
     assert [one for one in addresses if not one.startswith("127")] == []
 
 
-def test_who_asks_while_an_instance_is_made_sees_no_other_address(aws: Clients, metal: Metal) -> None:
+def test_who_asks_while_an_instance_is_made_sees_no_other_address(aws: Clients, hosts: FakeHosts) -> None:
     seen: set[str] = set()
     ended = threading.Event()
 
@@ -76,23 +76,23 @@ def test_who_asks_while_an_instance_is_made_sees_no_other_address(aws: Clients, 
     assert [one for one in seen if not one.startswith("127.")] == []
 
 
-def test_a_request_that_is_repeated_starts_one_instance(aws: Clients, metal: Metal) -> None:
+def test_a_request_that_is_repeated_starts_one_instance(aws: Clients, hosts: FakeHosts) -> None:
     first, second = (aws.run(ClientToken="run-1")["InstanceId"] for _ in range(2))
     assert first == second
-    assert [words[0] for words in metal.asked] == ["launch"]
+    assert [words[0] for words in hosts.asked] == ["launch"]
     other = {"ClientToken": "run-1", "InstanceType": "m5.xlarge"}
     assert refused(aws.run, **other) == "IdempotentParameterMismatch"
 
 
-def test_a_machine_that_does_not_start_leaves_nothing(aws: Clients, metal: Metal) -> None:
-    metal.failing = "launch"
+def test_a_machine_that_does_not_start_leaves_nothing(aws: Clients, hosts: FakeHosts) -> None:
+    hosts.failing = "launch"
     with pytest.raises(ClientError, match=r"InternalFailure.*launch failed for a test"):
         aws.run()
-    metal.failing = None
-    (instance,) = [words[1] for words in metal.asked if words[0] == "launch"]
-    assert ("remove", instance) in metal.asked
+    hosts.failing = None
+    (instance,) = [words[1] for words in hosts.asked if words[0] == "launch"]
+    assert ("remove", instance) in hosts.asked
     assert state(aws, instance) == "terminated"
-    assert metal.launches[instance].address not in metal.taken
+    assert hosts.launches[instance].address not in hosts.taken
 
 
 def test_what_cannot_be_started(aws: Clients) -> None:
@@ -106,9 +106,11 @@ def test_what_cannot_be_started(aws: Clients) -> None:
 
 
 @pytest.mark.parametrize("user_data", ["#cloud-config\npackages: [vim]\n", "#cloud-boothook\n", "hello"])
-def test_user_data_that_would_not_be_honoured_is_refused(aws: Clients, metal: Metal, user_data: str) -> None:
+def test_user_data_that_would_not_be_honoured_is_refused(
+    aws: Clients, hosts: FakeHosts, user_data: str
+) -> None:
     assert refused(aws.run, UserData=user_data) == "Unsupported"
-    assert metal.asked == []
+    assert hosts.asked == []
 
 
 def test_disks_are_the_images_with_the_requests_changes(aws: Clients) -> None:
@@ -132,14 +134,14 @@ def test_disks_are_the_images_with_the_requests_changes(aws: Clients) -> None:
     assert before["/dev/xvdb"]["VolumeId"] in left
 
 
-def test_the_key_and_the_user_data_reach_the_machine(aws: Clients, metal: Metal, private: Path) -> None:
+def test_the_key_and_the_user_data_reach_the_machine(aws: Clients, hosts: FakeHosts, private: Path) -> None:
     key = Key.create(private)
     aws.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=key.public)
     try:
         instance = aws.run(KeyName="mine", UserData="#!/bin/sh\ntouch /done\n")["InstanceId"]
     finally:
         aws.ec2.delete_key_pair(KeyName="mine")
-    launch = metal.launches[instance]
+    launch = hosts.launches[instance]
     assert launch.public_key.strip() == key.public.decode().strip()
     assert base64.b64encode(b"#!/bin/sh\ntouch /done\n").decode() in launch.script
     paths = launch.metadata["paths"]["meta-data"]
@@ -147,21 +149,21 @@ def test_the_key_and_the_user_data_reach_the_machine(aws: Clients, metal: Metal,
     assert paths["local-ipv4"] == launch.address
 
 
-def test_the_metadata_service_follows_what_is_changed(aws: Clients, metal: Metal) -> None:
+def test_the_metadata_service_follows_what_is_changed(aws: Clients, hosts: FakeHosts) -> None:
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "before"}]}]
     options = {"HttpTokens": "required", "InstanceMetadataTags": "enabled"}
     instance = aws.run(MetadataOptions=options, TagSpecifications=tags)["InstanceId"]
-    assert metal.told[instance]["options"]["HttpTokens"] == "required"
-    assert metal.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "before"}
+    assert hosts.told[instance]["options"]["HttpTokens"] == "required"
+    assert hosts.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "before"}
     aws.ec2.create_tags(Resources=[instance], Tags=[{"Key": "Name", "Value": "after"}])
-    assert metal.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "after"}
+    assert hosts.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "after"}
     aws.ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="optional")
-    assert metal.told[instance]["options"] == {"HttpTokens": "optional", "HttpEndpoint": "enabled"}
+    assert hosts.told[instance]["options"] == {"HttpTokens": "optional", "HttpEndpoint": "enabled"}
     answer = aws.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
     assert answer["MetadataOptions"]["InstanceMetadataTags"] == "enabled", "what is left out stays"
 
 
-def test_an_image_that_asks_for_tokens_makes_instances_ask(aws: Clients, metal: Metal) -> None:
+def test_an_image_that_asks_for_tokens_makes_instances_ask(aws: Clients, hosts: FakeHosts) -> None:
     image = aws.image(aws.run()["InstanceId"])
     aws.ec2.modify_image_attribute(ImageId=image, Attribute="imdsSupport", Value="v2.0")
     options = aws.run(image)["MetadataOptions"]
@@ -172,13 +174,13 @@ def test_an_image_that_asks_for_tokens_makes_instances_ask(aws: Clients, metal: 
     )
 
 
-def test_the_role_of_an_instance_has_credentials(aws: Clients, metal: Metal) -> None:
+def test_the_role_of_an_instance_has_credentials(aws: Clients, hosts: FakeHosts) -> None:
     iam = aws("iam")
     iam.create_role(RoleName="maker", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
     iam.create_instance_profile(InstanceProfileName="maker")
     iam.add_role_to_instance_profile(InstanceProfileName="maker", RoleName="maker")
     instance = aws.run(IamInstanceProfile={"Name": "maker"})["InstanceId"]
-    credentials = metal.told[instance]["paths"]["meta-data"]["iam"]["security-credentials"]
+    credentials = hosts.told[instance]["paths"]["meta-data"]["iam"]["security-credentials"]
     assert json.loads(credentials["maker"])["Code"] == "Success"
 
 

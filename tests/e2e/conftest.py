@@ -9,7 +9,7 @@ import pytest
 from builder.adapters.host.workspace import Workspace
 from builder.rehearsal import session
 from builder.rehearsal.session import Rehearsal
-from tests.e2e.shop import Shop, prepare
+from tests.support.ami_factory import AmiFactory, prepare
 from tests.support.factory import Factory
 from tests.support.rehearsal import EAST
 from tests.support.rehearsed import Program
@@ -55,9 +55,9 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path) 
 
 
 @pytest.fixture
-def shop(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[Shop]:
+def ami_factory(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[AmiFactory]:
     folder = session.files_of(Workspace(home=factory.home, out=factory.out), "default")
-    made = Shop(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
+    made = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
     made.before = made.account()
     yield made
     rehearsal.calm()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builder.rehearsal.calls import Disturbance
-from tests.e2e.shop import Shop, ami_of, site
+from tests.support.ami_factory import AmiFactory, ami_of, site
 from tests.support.factory import Build
 from tests.support.rehearsal import REGIONS
 
@@ -59,13 +59,15 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_ends_with_one_message_and_nothing_left(shop: Shop, tmp_path: Path, name: str) -> None:
+def test_a_fault_ends_with_one_message_and_nothing_left(
+    ami_factory: AmiFactory, tmp_path: Path, name: str
+) -> None:
     disturbance, code, words = FAULTS[name]
-    shop.rehearsal.disturb(disturbance)
-    done = shop.build(**site(tmp_path, "[aws]\nwait_minutes = 1\n"))
-    shop.rehearsal.calm()
+    ami_factory.rehearsal.disturb(disturbance)
+    done = ami_factory.build(**site(tmp_path, "[aws]\nwait_minutes = 1\n"))
+    ami_factory.rehearsal.calm()
     said_once(done, code, words)
-    assert shop.left() == []
+    assert ami_factory.left() == []
 
 
 def said_once(done: Build, code: int, words: str) -> None:
@@ -76,10 +78,12 @@ def said_once(done: Build, code: int, words: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_user_is_named(shop: Shop) -> None:
-    shop.factory.repository.replace("catalog/systems/debian-12.toml", 'user = "admin"', 'user = "nobody1"')
-    said_once(shop.build(), 4, "is 'nobody1' the user of debian-12")
-    assert shop.left() == []
+def test_a_wrong_user_is_named(ami_factory: AmiFactory) -> None:
+    ami_factory.factory.repository.replace(
+        "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "nobody1"'
+    )
+    said_once(ami_factory.build(), 4, "is 'nobody1' the user of debian-12")
+    assert ami_factory.left() == []
 
 
 OLD = "#!/bin/sh\necho Packer v1.5.0\n"
@@ -96,7 +100,7 @@ BARE = '#!/bin/sh\ncase "$1" in version) echo Packer v1.11.2 ;; init) exit 1 ;; 
     ids=["missing", "too old", "without plugins"],
 )
 def test_without_a_packer_that_will_do_nothing_is_started(
-    shop: Shop, tmp_path: Path, packer: str, words: str
+    ami_factory: AmiFactory, tmp_path: Path, packer: str, words: str
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -107,38 +111,44 @@ def test_without_a_packer_that_will_do_nothing_is_started(
     if packer:
         (programs / "packer").write_text(packer, encoding="utf-8")
         (programs / "packer").chmod(0o755)
-    number = shop.calls()[-1].number
-    said_once(shop.build(PATH=str(programs)), 3, words)
-    assert [call for call in shop.calls(number) if call.mutating] == []
+    number = ami_factory.calls()[-1].number
+    said_once(ami_factory.build(PATH=str(programs)), 3, words)
+    assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
-def test_what_could_not_be_published_is_not_made(shop: Shop, tmp_path: Path) -> None:
+def test_what_could_not_be_published_is_not_made(ami_factory: AmiFactory, tmp_path: Path) -> None:
     own = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
-    number = shop.calls()[-1].number
-    said_once(shop.build("--publish", **own), 6, "target 'machine' is encrypted with AWS's own key")
-    assert [call for call in shop.calls(number) if call.mutating] == []
+    number = ami_factory.calls()[-1].number
+    said_once(ami_factory.build("--publish", **own), 6, "target 'machine' is encrypted with AWS's own key")
+    assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
-def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(
+    ami_factory: AmiFactory, tmp_path: Path
+) -> None:
     own = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
-    shop.rehearsal.disturb(
+    ami_factory.rehearsal.disturb(
         Disturbance(action="CopyImage", region="eu-west-1", status=500, code="InternalError", count=0)
     )
-    done = shop.build("--publish", **own)
-    shop.rehearsal.calm()
+    done = ami_factory.build("--publish", **own)
+    ami_factory.rehearsal.calm()
     said_once(done, 6, "eu-west-1")
-    assert [one for region in shop.account().values() for one in region if one.startswith("/image")] == []
-    number = shop.calls()[-1].number
-    ami = ami_of(shop.build("--publish", **own))
+    assert [
+        one for region in ami_factory.account().values() for one in region if one.startswith("/image")
+    ] == []
+    number = ami_factory.calls()[-1].number
+    ami = ami_of(ami_factory.build("--publish", **own))
     made = [
-        (call.action, call.region) for call in shop.calls(number) if call.action.startswith(("Copy", "Cre"))
+        (call.action, call.region)
+        for call in ami_factory.calls(number)
+        if call.action.startswith(("Copy", "Cre"))
     ]
     assert made == [("CopyImage", "eu-west-1")]
     for region in REGIONS:
-        names = [one for one in shop.account()[region] if one.startswith("/image")]
+        names = [one for one in ami_factory.account()[region] if one.startswith("/image")]
         assert len(names) == 2
-    shop.retire(ami)
-    assert shop.left() == []
+    ami_factory.retire(ami)
+    assert ami_factory.left() == []
 
 
 @pytest.mark.parametrize(
@@ -150,9 +160,9 @@ def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(shop: Shop, t
     ],
     ids=["throttled", "errors of the service", "an answer that is lost"],
 )
-def test_what_passes_by_itself_is_ridden_out(shop: Shop, disturbance: Disturbance) -> None:
-    shop.rehearsal.disturb(disturbance)
-    ami = ami_of(shop.build())
-    shop.rehearsal.calm()
-    shop.retire(ami)
-    assert shop.left() == []
+def test_what_passes_by_itself_is_ridden_out(ami_factory: AmiFactory, disturbance: Disturbance) -> None:
+    ami_factory.rehearsal.disturb(disturbance)
+    ami = ami_of(ami_factory.build())
+    ami_factory.rehearsal.calm()
+    ami_factory.retire(ami)
+    assert ami_factory.left() == []

@@ -24,7 +24,7 @@ EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 
 
 @dataclass
-class Metal:
+class FakeHosts:
     """Hosts that start nothing and remember what they were asked; a disk is what was captured in it."""
 
     ssh_port: int = 22
@@ -95,7 +95,7 @@ class Metal:
 @dataclass(frozen=True)
 class RehearsedAccount:
     endpoint: str
-    metal: Metal
+    hosts: FakeHosts
 
 
 @contextmanager
@@ -104,10 +104,10 @@ def served(folder: Path) -> Iterator[RehearsedAccount]:
     from builder.rehearsal.ec2 import backends
 
     account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
-    metal = Metal()
+    hosts = FakeHosts()
     machines = {"debian-12": "image of debian-12"}
-    with backends.serve(account, metal, machines, folder=folder) as cloud:
-        yield RehearsedAccount(cloud.endpoint, metal)
+    with backends.serve(account, hosts, machines, folder=folder) as cloud:
+        yield RehearsedAccount(cloud.endpoint, hosts)
 
 
 @cache

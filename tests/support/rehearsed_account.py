@@ -20,7 +20,7 @@ from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.support.rehearsal import EAST, IRELAND, WEST, Clients
 
-FRIEND = "111122223333"
+OTHER_ACCOUNT = "111122223333"
 ORGANIZATION = "arn:aws:organizations::123456789012:organization/o-abc1234567"
 
 
@@ -35,7 +35,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Shop:
+class AmiAccount:
     """One builder at work in the account; `aws` looks past the proxy."""
 
     aws: Clients
@@ -44,7 +44,7 @@ class Shop:
     target: str  # a name of its own for every test: they share the account
 
     @classmethod
-    def open(cls, aws: Clients, proxy: Proxy, folder: Path) -> "Shop":
+    def open(cls, aws: Clients, proxy: Proxy, folder: Path) -> "AmiAccount":
         workspace = Workspace(home=folder / "home", out=folder / "out")
         return cls(aws, proxy, workspace, f"image-{uuid.uuid4().hex[:8]}")
 
@@ -52,7 +52,7 @@ class Shop:
     def settings(self) -> AwsSettings:
         return AwsSettings(
             copy_regions=(WEST, IRELAND),
-            share_accounts=(FRIEND,),
+            share_accounts=(OTHER_ACCOUNT,),
             share_organizations=(ORGANIZATION,),
             deprecate_after_days=400,
         )
@@ -133,7 +133,7 @@ class Shop:
         attribute = self.aws("ec2", region).describe_image_attribute(
             ImageId=ami, Attribute="launchPermission"
         )
-        wanted = [{"UserId": FRIEND}, {"OrganizationArn": ORGANIZATION}]
+        wanted = [{"UserId": OTHER_ACCOUNT}, {"OrganizationArn": ORGANIZATION}]
         return "" if all(one in attribute["LaunchPermissions"] for one in wanted) else "is not shared"
 
     def tags_of(self, region: str, ami: str) -> dict[str, str]:

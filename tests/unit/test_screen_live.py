@@ -8,6 +8,7 @@ from rich.console import Console
 from builder.screen.live import LiveTree, failures, tree
 from builder.screen.steps import Board
 from builder.screen.text import Look, cells
+from builder.wait import until
 from tests.unit.test_screen_attempt import START_S, a_run, event
 
 TREE = """\
@@ -138,7 +139,7 @@ def test_interrupt_stops_running_rows_and_gives_the_cursor_back() -> None:
 
     def run() -> None:
         with screen:
-            screen._timer.join(timeout=60)
+            assert until(lambda: "\x1b[?25l" in stream.getvalue(), timeout_s=60, every_s=0.01)
             for each in a_run()[:5]:
                 screen(each)
             raise KeyboardInterrupt

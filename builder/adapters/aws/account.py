@@ -12,7 +12,7 @@ from builder.errors import BuildError, FactoryError, MissingError
 from builder.wait import Backoff
 
 _CREDENTIALS = "aws sso login, or export AWS_PROFILE=…; then run the command again: it goes on where it was"
-_RETRIES = {"mode": "standard", "total_max_attempts": 8}
+RETRIES = {"mode": "standard", "total_max_attempts": 8}
 # AWS throttles callers that ask more often; on this machine everything happens at once.
 _POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
 # What AWS calls a failure → how the factory ends, and what a person can do about it.
@@ -80,7 +80,7 @@ class Account:
                     service,
                     region_name=place[1],
                     endpoint_url=self.environment.get("AWS_ENDPOINT_URL") or None,
-                    config=Config(retries=_RETRIES, connect_timeout=10, read_timeout=60),
+                    config=Config(retries=RETRIES, connect_timeout=10, read_timeout=60),
                 )
             return self._clients[place]
 

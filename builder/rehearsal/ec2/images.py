@@ -34,7 +34,7 @@ _COOLDOWN = timedelta(hours=24)
 _LONGEST_LIFE = timedelta(days=3653)
 # How long CreateImage waits for its disk before it answers: a small one is there at once, a client's
 # time-out is 60 s.
-_PATIENCE_S = 8.0
+CREATE_IMAGE_WAIT_S = 8.0
 
 
 class Image(Ami):
@@ -219,7 +219,7 @@ class ImageBackend(EC2Backend):
 
     def _wait_for(self, work: "Future[None]") -> None:
         """Who asked waits a while and no longer: clients give up when there is no answer."""
-        wait([work], timeout=_PATIENCE_S)
+        wait([work], timeout=CREATE_IMAGE_WAIT_S)
 
     def copy_image(  # type: ignore[override]
         self,

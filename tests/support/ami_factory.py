@@ -30,7 +30,7 @@ CLEANUP = 'summary = "nothing of the build stays"\nlayer = "final"\nrequires = [
 
 
 @dataclass
-class Shop:
+class AmiFactory:
     """A small factory whose AMIs are made in a rehearsal of its own."""
 
     factory: Factory

@@ -76,4 +76,4 @@ def test_a_role_that_fails_is_named_with_its_task() -> None:
     with started("limits", "--set", "limits_session=7") as process:
         stdout, stderr = process.communicate(timeout=BOUND_S)
     assert (process.returncode, stdout) == (4, "")
-    assert "error: first run: role 'limits': Write the limits failed" in stderr
+    assert "error: first run: role 'limits': Validating arguments" in stderr

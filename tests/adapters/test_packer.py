@@ -157,6 +157,19 @@ def build(
     return done, heard
 
 
+def test_an_account_may_set_what_the_builder_sets_as_well(tmp_path: Path) -> None:
+    program = Packer(tmp_path, program=standin(tmp_path, "env"))
+    done = program.build(
+        environment={"CHECKPOINT_DISABLE": "0", "AWS_PROFILE": "x"},
+        timeout_s=60,
+        cancelled=threading.Event(),
+        on_line=lambda _: None,
+        cwd=tmp_path,
+    )
+    lines = done.output.splitlines()
+    assert {"CHECKPOINT_DISABLE=0", "PACKER_NO_COLOR=1", "AWS_PROFILE=x"} <= set(lines)
+
+
 def test_machine_readable_lines_are_put_back_into_words(tmp_path: Path) -> None:
     script = r"""
 printf '%s\n' '1700000000,,ui,say,==> amazon-ebs.image: one%!(PACKER_COMMA) two\nthree'

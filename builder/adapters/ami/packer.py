@@ -126,7 +126,8 @@ class Packer(Arguments):  # type: ignore[misc]
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """Inherited: Packer and its plugins read proxies, certificates and the user's settings in it."""
-    return process.inherited_environment(CHECKPOINT_DISABLE="1", PACKER_NO_COLOR="1", **more)
+    quiet = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1"}
+    return process.inherited_environment(**{**quiet, **more})
 
 
 def made(manifest: Path, run: str) -> dict[str, str]:

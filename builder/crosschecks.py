@@ -4,7 +4,8 @@ Adds each problem with its file and key; reads names and declarations alone.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -18,22 +19,28 @@ _REQUIREMENTS = ("", "stack", "workload")
 _DOWNLOAD_KINDS = ("archive", "git", "repository")
 
 
-def _role_variables(root: Path, component: str) -> set[str]:
+def _role_variables(root: Path, component: str) -> frozenset[str]:
     """The names that a role declares; its defaults are flat, so the first column tells."""
     defaults = role_folder(root, component) / "defaults" / "main.yml"
     if not defaults.is_file():
-        return set()
-    return set(re.findall(r"^([a-z][a-z0-9_]*):", defaults.read_text(encoding="utf-8"), re.MULTILINE))
+        return frozenset()
+    text = defaults.read_text(encoding="utf-8")
+    return frozenset(re.findall(r"^([a-z][a-z0-9_]*):", text, re.MULTILINE))
+
+
+# A component → the variables that its role declares.
+Declared = Callable[[str], frozenset[str]]
 
 
 def check(root: Path, catalog: Catalog, problems: Problems) -> None:
     """Adds what the files of the catalog say of each other that is not so, with file and key."""
-    _check_components(root, catalog, problems)
+    declared = cache(partial(_role_variables, root))
+    _check_components(root, catalog, declared, problems)
     _check_stacks(root / "catalog", catalog, problems)
-    _check_targets(root, catalog, problems)
+    _check_targets(root, catalog, declared, problems)
 
 
-def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
+def _check_components(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
     for name, component in catalog.components.items():
         file = f"components/{name}.toml"
         for key in ("requires", "after"):
@@ -53,7 +60,7 @@ def _check_components(root: Path, catalog: Catalog, problems: Problems) -> None:
             )
         if not role_folder(root, name).is_dir():
             problems.add(file, "", f"no role ansible/roles/{name}")
-        _check_variables(root, file, component.variables, (name,), problems)
+        _check_variables(declared, file, component.variables, (name,), problems)
         _check_downloads(file, component, catalog, problems)
     if not problems.found:
         _check_order(catalog, problems)
@@ -116,7 +123,7 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
                 )
 
 
-def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
+def _check_targets(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
     for name, target in catalog.targets.items():
         file = f"targets/{name}.toml"
         for key in ("components", "if_pinned"):
@@ -130,11 +137,11 @@ def _check_targets(root: Path, catalog: Catalog, problems: Problems) -> None:
         if problems.found:
             continue
         everything = closure(catalog, (*target.components, *target.if_pinned))
-        _check_variables(root, file, target.variables, everything, problems)
+        _check_variables(declared, file, target.variables, everything, problems)
         for flavour in target.flavours.values():
             members = members_of(catalog, target, flavour)
             _check_members(file, catalog, target, flavour, members, problems)
-            _check_policy(root, file, flavour, members, problems)
+            _check_policy(declared, file, flavour, members, problems)
         _check_workload(root, file, target, members_of(catalog, target, target.default), catalog, problems)
 
 
@@ -170,13 +177,13 @@ def _check_members(
 
 
 def _check_policy(
-    root: Path, file: str, flavour: Flavour, members: tuple[str, ...], problems: Problems
+    declared: Declared, file: str, flavour: Flavour, members: tuple[str, ...], problems: Problems
 ) -> None:
     for name in flavour.policy:
         key = f"flavours.{flavour.name}.policy.{name}"
         if name not in members:
             problems.unknown(file, key, "member", name, members)
-        elif f"{name}_policy" not in _role_variables(root, name):
+        elif f"{name}_policy" not in declared(name):
             problems.add(file, key, f"the role of '{name}' has no variable {name}_policy")
 
 
@@ -199,11 +206,11 @@ def _check_workload(
 
 
 def _check_variables(
-    root: Path, file: str, variables: Table, components: Iterable[str], problems: Problems
+    declared: Declared, file: str, variables: Table, components: Iterable[str], problems: Problems
 ) -> None:
     known: set[str] = set()
     for component in components:
-        known |= _role_variables(root, component)
+        known |= declared(component)
     for variable in variables:
         if variable not in known:
             problems.unknown(file, f"variables.{variable}", "variable", variable, known)

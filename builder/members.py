@@ -4,6 +4,7 @@ Pure functions over the catalog.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from graphlib import TopologicalSorter
 
 from builder.model import Catalog, Flavour, Target, Value
@@ -51,25 +52,22 @@ def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
         if name not in members:
             members.add(name)
             pending.extend(components[name].requires)
-    return tuple(name for name in _rank(catalog) if name in members)
+    arrows = tuple((c.name, c.layer, (*c.requires, *c.after)) for c in components.values())
+    return tuple(name for name in _order(catalog.layers, arrows) if name in members)
 
 
-def _rank(catalog: Catalog) -> list[str]:
-    """All components in canonical order."""
+@cache
+def _order(layers: tuple[str, ...], arrows: tuple[tuple[str, str, tuple[str, ...]], ...]) -> tuple[str, ...]:
+    """All components in canonical order; `arrows` are their names, layers and predecessors."""
     ranked: list[str] = []
-    for layer in catalog.layers:
-        group = {name for name, component in catalog.components.items() if component.layer == layer}
+    for layer in layers:
+        group = {name: before for name, own, before in arrows if own == layer}
         sorter = TopologicalSorter(
-            {
-                name: group.intersection(
-                    (*catalog.components[name].requires, *catalog.components[name].after)
-                )
-                for name in sorted(group)
-            }
+            {name: group.keys() & set(before) for name, before in sorted(group.items())}
         )
         sorter.prepare()
         while sorter.is_active():
             ready = sorted(sorter.get_ready())
             ranked.extend(ready)
             sorter.done(*ready)
-    return ranked
+    return tuple(ranked)

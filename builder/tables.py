@@ -4,10 +4,11 @@ Knows no file and no key by name.
 """
 
 import difflib
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 # Types of values, by the name that an error message gives them.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
@@ -101,10 +102,10 @@ def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Tab
 def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") -> Table | None:
     """One TOML file of any shape, or None; `called` is its name in problems where that is not `file`."""
     try:
-        return tomllib.loads((folder / file).read_text(encoding="utf-8"))
+        return tomli.loads((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.add(called or file, "", "no such file")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.add(called or file, "", f"not TOML: {error}")
     return None
 

@@ -5,13 +5,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from builder.adapters.aws.account import Account, Resource
+from builder.adapters.host.network import Network
 from builder.app.context import Context, machine
+from builder.app.mirrors import site_network
 from builder.app.rehearsal import ensure_up
 from builder.errors import IntegrityError, UsageError
 from builder.lock import LOCAL, ami_subject
 from builder.model import Plan
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.session import Rehearsal
+
+
+def environment_account(region: str, network: Network) -> Account:
+    """The account that the environment of this process names, reached through the site's network."""
+    environment = {**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
+    return Account(environment, region=region, network=network)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class SiteAccount:
         if self.is_rehearsal:
             fence = self.rehearsal.fence(self.context.workspace.cache("fence"), region=region)
             return Account(fence.environment, region=region)
-        return Account({**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}, region=region)
+        return environment_account(region, site_network(self.context))
 
     @property
     def ssh_port(self) -> int:

@@ -1,13 +1,19 @@
-"""Where the downloads of plans come from, found once for each system and stack of a run."""
+"""How a site reaches servers, and where its plans' downloads come from."""
 
 import threading
 from collections.abc import Callable
 from functools import cache
 
+from builder.adapters.host.network import Network
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
 from builder.model import Plan, Suite
+
+
+def site_network(context: Context) -> Network:
+    """How the site reaches servers, AWS and registries among them."""
+    return mirror.connection(context.site.mirror).network
 
 
 def mirrors_of(context: Context) -> Callable[[Plan], Mirror]:

@@ -12,8 +12,8 @@ from builder.adapters.host import process
 from builder.adapters.host.http import Client, TransientError
 from builder.adapters.registry.api import origin_of
 from builder.adapters.registry.local import PROGRAM, find
-from builder.adapters.upstream.mirror import connection
 from builder.app.context import Context, open_context, parser
+from builder.app.mirrors import site_network
 from builder.errors import FactoryError
 from builder.screen.text import look, size
 
@@ -139,7 +139,7 @@ def _registry(context: Context) -> Iterable[Finding]:
         )
         return
     fix = "builder registry up, or registry.push in site.toml"
-    client = Client(connection(context.site.mirror).network, hint=fix, silence_s=ANSWER_S)
+    client = Client(site_network(context), hint=fix, silence_s=ANSWER_S)
     try:
         with client.open("GET", f"{origin_of(host)}/v2/") as response:
             answer, state = f"answers {response.status}", _GOOD

@@ -11,10 +11,11 @@ from functools import cache
 
 from builder import lock as locks
 from builder import tooling
-from builder.adapters.aws.images import Images
+from builder.adapters.aws.images import PublishedImages
 from builder.adapters.host.workspace import write_atomically
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
+from builder.app.account import environment_account
 from builder.app.context import Context, open_context, parser
 from builder.app.interrupts import interruptible
 from builder.errors import IntegrityError, MissingError, UsageError
@@ -119,7 +120,7 @@ def _resolver(context: Context, wants: Iterable[Want], cancelled: threading.Even
         mirror=connection,
         systems=systems,
         wheels=_wheels(context),
-        images=Images(connection),
+        images=PublishedImages(environment_account(context.site.aws.region, connection.network)),
         cancelled=cancelled,
     )
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from builder import lock
-from builder.adapters.aws.images import Images
+from builder.adapters.aws.account import Account
+from builder.adapters.aws.images import PublishedImages
 from builder.adapters.registry.blobs import sha256
 from builder.adapters.registry.client import CONFIG, MANIFEST, Blob, Registry
 from builder.adapters.upstream.mirror import Mirror
@@ -51,7 +52,7 @@ def resolver(
         mirror=connection,
         systems=SUITES,
         wheels=lambda _: wheels,
-        images=Images(connection),
+        images=PublishedImages(Account(os.environ, region="us-east-1", network=connection.network)),
         cancelled=threading.Event(),
     )
 

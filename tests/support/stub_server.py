@@ -14,6 +14,7 @@ class Asked:
     authorization: str
     host: str
     proxy_authorization: str = ""
+    body: str = ""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,7 @@ def serving(stub: Stub, context: ssl.SSLContext | None = None) -> Iterator[Stub]
                 authorization=self.headers.get("Authorization", ""),
                 host=self.headers.get("Host", ""),
                 proxy_authorization=self.headers.get("Proxy-Authorization", ""),
+                body=self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(),
             )
             stub.asked.append(asked)
             status, headers, body = stub.answer(asked)

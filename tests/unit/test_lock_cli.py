@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import lock
+from builder.adapters.upstream.mirror import Mirror
 from builder.cli import lock as verb
 from builder.cli.main import main
 from builder.errors import Interrupted, MissingError
@@ -26,7 +27,7 @@ def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repositor
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + DOWNLOAD)
     repository.relock()
-    monkeypatch.setattr(verb.mirror, "connection", lambda _: None)
+    monkeypatch.setattr(verb.mirror, "connection", lambda _: Mirror())
     return repository
 
 

@@ -132,7 +132,7 @@ class MachineChecker:
             said = done.tail
             return said.strip() in ("running", "degraded")
 
-        timeout_s = _NEAR_BOOT_S if self.account.is_near else _BOOT_S
+        timeout_s = _NEAR_BOOT_S if self.account.is_on_this_machine else _BOOT_S
         if not until(is_up, timeout_s=timeout_s, every_s=self.account.polling, cancelled=self.run.cancelled):
             raise CheckError(
                 f"nobody can log in to {address}: {said}", hint="look at the console of the instance"

@@ -50,7 +50,7 @@ def path_of(workspace: Workspace, run: str) -> Path:
 @cache
 def place_of(account: Account) -> str:
     """What tells one account from another: the address of a rehearsal, else the account's number."""
-    return account.environment.get("AWS_ENDPOINT_URL") or account.number()
+    return account.endpoint or account.number()
 
 
 @contextmanager

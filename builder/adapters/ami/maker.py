@@ -200,7 +200,7 @@ class AmiMaker:
     def _environment(self) -> dict[str, str]:
         # Packer talks to its plugins through sockets in the folder for temporary files.
         self.run.near.mkdir(mode=0o700, exist_ok=True)
-        return {**self.account.environment, "TMPDIR": str(self.run.near)}
+        return {**self.account.tool_environment, "TMPDIR": str(self.run.near)}
 
     def _variables(self, job: Job) -> dict[str, Any]:
         """Everything that the template may know."""
@@ -211,7 +211,7 @@ class AmiMaker:
         return {
             "run": self.run.name,
             "region": self.account.region,
-            "endpoint": self.account.environment.get("AWS_ENDPOINT_URL", ""),
+            "endpoint": self.account.endpoint,
             "source_ami": job.source["ImageId"],
             "instance_type": shape.build_on[plan.arch],
             "ami_name": job.image,
@@ -231,7 +231,7 @@ class AmiMaker:
                 "key_file": str(job.key.file),
                 "port": self.ssh_port,
                 # A wrong address on this machine is to be found out at once.
-                "timeout": "30s" if self.account.is_near else "10m",
+                "timeout": "30s" if self.account.is_on_this_machine else "10m",
                 "interface": site.ssh_interface,
             },
             "network": {

@@ -3,15 +3,23 @@
 Which account it is comes from an environment that the caller hands over; nothing here knows if it is real.
 """
 
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
 
+from builder.adapters.host.network import DIRECT, Network, is_loopback
 from builder.errors import BuildError, FactoryError, MissingError
 from builder.wait import Backoff
 
-_CREDENTIALS = "aws sso login, or export AWS_PROFILE=…; then run the command again: it goes on where it was"
+_RESUME = "re-run the command; it resumes"
+_CREDENTIALS = f"aws configure, aws sso login or export AWS_PROFILE=…; then {_RESUME}"
+_CERTIFICATES = "name the CA that signed it: mirror.ca_bundle in site.toml"
+_UNREACHABLE = "is the endpoint reachable? mirror.proxy and mirror.no_proxy in site.toml"
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
 # AWS throttles callers that ask more often; on this machine everything happens at once.
 _POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
@@ -47,42 +55,101 @@ Resource = Mapping[str, Any]
 
 
 class Account:
-    """Clients are made once for each service and region; several threads may use them."""
+    """Clients are made once for each service and region; several threads may use them.
 
-    def __init__(self, environment: Mapping[str, str], *, region: str) -> None:
+    Every call takes the proxy of `network` for its endpoint, and trusts its CAs besides the usual ones.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, region: str, network: Network = DIRECT) -> None:
         self.environment = environment
         self.region = region
+        self._network = network
         self._opening = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
         self._session: Any = None
+        self._has_credentials = False
 
     @property
-    def is_near(self) -> bool:
-        """Whether its instances are on this machine."""
-        return "127.0.0.1" in self.environment.get("AWS_ENDPOINT_URL", "")
+    def endpoint(self) -> str:
+        """The URL that stands for all of AWS; "" for AWS itself."""
+        return self.environment.get("AWS_ENDPOINT_URL", "")
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        return is_loopback(urlsplit(self.endpoint).hostname or "")
 
     @property
     def polling(self) -> Backoff:
         """How often a wait may ask this account."""
-        return _LOCAL_POLLING if self.is_near else _POLLING
+        return _LOCAL_POLLING if self.is_on_this_machine else _POLLING
 
     def client(self, service: str, region: str = "") -> Any:
         """A client whose calls raise what boto3 raises; wrap them in `asking`."""
-        import boto3
+        key = (service, region or self.region)
+        with self._opening:
+            if key not in self._clients:
+                self._clients[key] = self._open(*key)
+            return self._clients[key]
+
+    def _open(self, service: str, region: str) -> Any:
         from botocore.config import Config
 
-        place = (service, region or self.region)
-        with self._opening:
-            if self._session is None:
-                self._session = boto3.Session(**self._identity())
-            if place not in self._clients:
-                self._clients[place] = self._session.client(
-                    service,
-                    region_name=place[1],
-                    endpoint_url=self.environment.get("AWS_ENDPOINT_URL") or None,
-                    config=Config(retries=RETRIES, connect_timeout=10, read_timeout=60),
-                )
-            return self._clients[place]
+        session = self._ensure_session()
+        endpoint = {"region_name": region, "endpoint_url": self.endpoint or None}
+        # Given even if empty: without it botocore takes the proxies of the process.
+        client = session.client(service, config=Config(proxies={}), **endpoint)
+        proxies = self._proxies(client.meta.endpoint_url)
+        return session.client(service, config=Config(proxies=proxies), **endpoint) if proxies else client
+
+    def _ensure_session(self) -> Any:
+        import boto3
+        import botocore.session
+        from botocore.config import Config
+
+        if self._session is None:
+            # For clients of botocore's own as well, which ask for credentials (SSO, roles).
+            core = botocore.session.Session()
+            login = self._proxies(f"https://sts.{self.region}.amazonaws.com")
+            core.set_default_client_config(
+                Config(retries=RETRIES, connect_timeout=10, read_timeout=60, proxies=login)
+            )
+            if self._network.ca_bundle:
+                core.set_config_variable("ca_bundle", self._trusted.name)
+            session = boto3.Session(botocore_session=core, **self._identity())
+            # Asked once: on a machine of no cloud, finding none takes seconds.
+            self._has_credentials = session.get_credentials() is not None
+            self._session = session
+        if not self._has_credentials:
+            raise MissingError("no AWS credentials here", hint=_CREDENTIALS)
+        return self._session
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        proxy = self._network.proxy_for(url)
+        return {"http": proxy, "https": proxy} if proxy else {}
+
+    @cached_property
+    def _trusted(self) -> IO[bytes]:
+        """A file with the usual CAs and those of the site: clients of AWS trust the CAs of one file alone."""
+        import botocore.session
+        from botocore.httpsession import get_cert_path
+
+        session = botocore.session.Session(profile=self.environment.get("AWS_PROFILE") or None)
+        named = session.get_config_variable("ca_bundle") or self.environment.get("REQUESTS_CA_BUNDLE")
+        usual = named or get_cert_path(verify=True)
+        file = tempfile.NamedTemporaryFile(prefix="factory-", suffix=".pem")  # noqa: SIM115 (goes with the account)
+        for path in filter(None, (Path(usual), self._network.ca_bundle)):
+            file.write(path.read_bytes() + b"\n")
+        file.flush()
+        return file
+
+    @property
+    def tool_environment(self) -> dict[str, str]:
+        """The environment of programs that call AWS themselves: login, proxies and CAs."""
+        proxies = {
+            key: value for name, value in self._network.proxies.items() for key in (name, name.upper())
+        }
+        trusted = {"AWS_CA_BUNDLE": self._trusted.name} if self._network.ca_bundle else {}
+        return {**self.environment, **proxies, **trusted}
 
     def _identity(self) -> dict[str, str]:
         names = {
@@ -139,24 +206,25 @@ def code_of(error: Exception) -> str:
 
 
 @contextmanager
-def asking(what: str) -> Iterator[None]:
-    """What boto3 raises, as one of our errors: who or what, AWS's word for it, what to do."""
-    from botocore.exceptions import BotoCoreError, ClientError
+def asking(what: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
+    """Raise boto3's errors as ours: what was asked, AWS's code and message, what to do.
+
+    `otherwise` is raised for a code without a meaning of its own.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
     try:
         yield
     except ClientError as error:
         code = code_of(error)
-        said = error.response.get("Error", {}).get("Message", "")
+        message = f"{what}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
         for codes, kind, hint in _MEANINGS:
             if code in codes:
-                raise kind(f"{what}: AWS says {code}: {said}", hint=hint) from error
-        raise BuildError(
-            f"{what}: AWS says {code}: {said}", hint="run the command again: it goes on where it was"
-        ) from error
+                raise kind(message, hint=hint) from error
+        raise otherwise(message, hint=_RESUME) from error
     except BotoCoreError as error:
         is_login = any(word in type(error).__name__ for word in ("Credential", "Token"))
-        hint = _CREDENTIALS if is_login else "is the endpoint reachable?"
+        hint = _CREDENTIALS if is_login else _CERTIFICATES if isinstance(error, SSLError) else _UNREACHABLE
         raise MissingError(f"{what}: {error}", hint=hint) from error
 
 

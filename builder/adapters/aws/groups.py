@@ -64,7 +64,7 @@ def _network(ec2: Any, subnet: str) -> Resource:
 
 
 def _permission(account: Account, settings: AwsSettings) -> Resource:
-    cidrs = settings.source_cidrs or (_HERE if account.is_near else _ANYWHERE,)
+    cidrs = settings.source_cidrs or (_HERE if account.is_on_this_machine else _ANYWHERE,)
     return {
         "IpProtocol": "tcp",
         "FromPort": _SSH,

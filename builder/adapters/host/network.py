@@ -50,3 +50,6 @@ class Network:
             return ""
         proxy = self.proxies.get(f"{parts.scheme}_proxy", "")
         return proxy if "://" in proxy or not proxy else f"http://{proxy}"
+
+
+DIRECT = Network()

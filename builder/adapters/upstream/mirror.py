@@ -74,8 +74,8 @@ def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Seq
 
 def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -> Mirror:
     """How this site reaches any address: its prefixes, proxies and certificates."""
-    configured = _host_pip() if pip is None else pip
-    bundle = settings.ca_bundle or configured.get("cert", "") or os.environ.get("SSL_CERT_FILE", "")
+    bundle = settings.ca_bundle or (_host_pip() if pip is None else pip).get("cert", "")
+    bundle = bundle or os.environ.get("SSL_CERT_FILE", "")
     if bundle and not Path(bundle).is_file():
         raise UsageError(
             f"CA bundle {bundle}: no such file", hint="correct mirror.ca_bundle, SSL_CERT_FILE or pip's cert"

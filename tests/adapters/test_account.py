@@ -1,6 +1,7 @@
 """One way to AWS: the site's proxy and CAs for every call of every verb, and none of it for a rehearsal."""
 
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 
 from builder import lock
 from builder.adapters.aws.account import Account
+from builder.adapters.engine.client import Engine
 from builder.adapters.host.network import Network
 from builder.app.account import SiteAccount
 from builder.app.context import Context
+from builder.app.lanes.publishing import open_publisher
 from builder.cli.main import main
 from builder.errors import MissingError
+from builder.model import Publication
 from tests.support.rehearsal import EAST, RehearsedAccount
 from tests.support.rehearsed_account import environment
 from tests.support.repository import AMI, Repository, flavour
@@ -64,11 +68,15 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def site(repository: Repository, serve: Serve, certificate: Path, credentials: None) -> Iterator[Site]:
+def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with tunnel_to(serve(Stub(answer=as_aws), context).host) as tunnel:
+    return context
+
+
+@pytest.fixture
+def site(repository: Repository, serve: Serve, certificate: Path, credentials: None) -> Iterator[Site]:
+    with tunnel_to(serve(Stub(answer=as_aws), tls(certificate)).host) as tunnel:
         found = Site(repository, tunnel)
         found.write(f'proxy = "{tunnel.url}"', f'ca_bundle = "{certificate}"')
         yield found
@@ -93,6 +101,23 @@ def lock_images(site: Site) -> str:
     assert main(["lock", "--root", str(site.repository.root)]) == 0
     subject = "us-east-1 x86_64 123456789012/tiny-*"
     return lock.read(site.repository.root).value("ami", subject)
+
+
+def test_images_are_pushed_through_the_proxy_and_the_ca_of_the_site(
+    repository: Repository, serve: Serve, certificate: Path, credentials: None, tmp_path: Path
+) -> None:
+    digest = f"sha256:{'1' * 64}"
+    stub = serve(Stub(answer=lambda _: (200, {"Docker-Content-Digest": digest}, b"")), tls(certificate))
+    with tunnel_to(stub.host) as tunnel:
+        repository.write(
+            "site.toml",
+            f'[mirror]\nproxy = "{tunnel.url}"\nca_bundle = "{certificate}"\n'
+            '[registry]\npush = "registry.test/team"\n',
+        )
+        publisher = open_publisher(Context(repository.root), Engine(), threading.Event())
+        name = f"registry.test/team/hello@{digest}"
+        assert publisher.holds(Publication(name=name, digest=digest, tags=("plain-1",)))
+    assert tunnel.asked == ["registry.test:443"]
 
 
 @pytest.mark.parametrize("verb", [build, lock_images])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.host.network import Network
 from builder.adapters.registry.api import Credentials, find_credentials
 from builder.adapters.registry.blobs import BlobStore
 from builder.adapters.registry.client import Registry, push
@@ -21,6 +22,7 @@ class _Way:
     engine: Engine
     place: str
     blobs: Path
+    network: Network
     cancelled: threading.Event | None = None
     credentials: Credentials | None = None  # else those that the engine was logged in with
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -35,7 +37,7 @@ class _Way:
 
     def registry(self) -> Registry:
         credentials = self.credentials or find_credentials(self.host)
-        return Registry(self.host, credentials=credentials, cancelled=self.cancelled)
+        return Registry(self.host, credentials=credentials, network=self.network, cancelled=self.cancelled)
 
     def push(
         self,
@@ -78,6 +80,7 @@ class RegistryPublisher:
         engine: Engine,
         place: str,
         blobs: Path,
+        network: Network,
         siblings: Sequence[str] = (),
         cancelled: threading.Event | None = None,
         credentials: Credentials | None = None,
@@ -86,7 +89,12 @@ class RegistryPublisher:
         self._siblings = siblings
         self._ensure = ensure  # makes a repository, where the registry does not do that when it is pushed to
         self._way = _Way(
-            engine=engine, place=place, blobs=blobs, cancelled=cancelled, credentials=credentials
+            engine=engine,
+            place=place,
+            blobs=blobs,
+            network=network,
+            cancelled=cancelled,
+            credentials=credentials,
         )
         self._registry = self._way.registry()
 
@@ -120,9 +128,15 @@ class RegistryCache:
     """Layers in one repository, each under `cache-<key>`, for other engines to begin with."""
 
     def __init__(
-        self, *, engine: Engine, place: str, blobs: Path, cancelled: threading.Event | None = None
+        self,
+        *,
+        engine: Engine,
+        place: str,
+        blobs: Path,
+        network: Network,
+        cancelled: threading.Event | None = None,
     ) -> None:
-        self._way = _Way(engine=engine, place=place, blobs=blobs, cancelled=cancelled)
+        self._way = _Way(engine=engine, place=place, blobs=blobs, network=network, cancelled=cancelled)
         self._registry = self._way.registry()
 
     def has(self, key: str) -> bool:

@@ -10,6 +10,7 @@ from builder.adapters.host.receipts import Receipts
 from builder.adapters.registry.publisher import RegistryCache
 from builder.app.context import Context
 from builder.app.lanes.lane import Work
+from builder.app.mirrors import site_network
 from builder.errors import FactoryError
 from builder.pipeline import Search, Tools
 
@@ -64,4 +65,10 @@ def _open_cache(context: Context, engine: Engine, cancelled: threading.Event) ->
     repository = context.site.registry.cache
     if not repository:
         return None
-    return RegistryCache(engine=engine, place=repository, blobs=context.blobs, cancelled=cancelled)
+    return RegistryCache(
+        engine=engine,
+        place=repository,
+        blobs=context.blobs,
+        network=site_network(context),
+        cancelled=cancelled,
+    )

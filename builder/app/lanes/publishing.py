@@ -5,10 +5,12 @@ from functools import partial
 
 from builder.adapters.aws import ecr
 from builder.adapters.engine.client import Engine
+from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.local import ensure_up
 from builder.adapters.registry.publisher import RegistryPublisher
 from builder.app.account import SiteAccount
 from builder.app.context import Context
+from builder.app.mirrors import site_network
 from builder.ports import Publisher
 
 # In a site's file, in place of a host: the registry of the account, or of its rehearsal.
@@ -17,12 +19,14 @@ ECR = "ecr"
 
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event) -> Publisher:
     # Without a registry of the site: the one on this machine, started if it does not run.
-    destination = context.site.registry.push or ensure_up(context.workspace)
+    named = context.site.registry.push
+    destination = named or ensure_up(context.workspace)
     host, _, path = destination.partition("/")
     publisher = partial(
         RegistryPublisher,
         engine=engine,
         blobs=context.blobs,
+        network=site_network(context) if named else DIRECT,
         siblings=tuple(context.catalog.targets),
         cancelled=cancelled,
     )

@@ -1,1 +1,1 @@
-"""Everything that reaches outside this process, one package for each thing that it talks to."""
+"""Reach outside this process: one package for each thing that it talks to."""

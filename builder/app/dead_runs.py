@@ -58,7 +58,7 @@ def _account_of(context: Context, account_id: str) -> Account | None:
 
 
 def _is_over(context: Context, account_id: str) -> bool:
-    """Whether it was a rehearsal that no longer runs."""
+    """True for a rehearsal that no longer runs."""
     if not account_id.startswith(_LOOPBACK) or context.place == ACCOUNT:
         return False
     return _account_of(context, account_id) is None

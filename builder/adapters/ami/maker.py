@@ -310,7 +310,7 @@ class AmiMaker:
 
 
 def _hint_for(error: str, plan: Plan) -> str:
-    """What to check first for an error of Packer."""
+    """The first thing to check for an error of Packer."""
     assert plan.system.ami is not None
     if "SSH" in error:
         return (

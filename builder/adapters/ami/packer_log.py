@@ -37,7 +37,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What Packer does now."""
+    """Packer begins a new activity."""
 
     text: str
 

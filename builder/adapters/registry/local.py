@@ -82,7 +82,7 @@ class DockerRegistry:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
 
     def _runs(self, pid: int) -> bool:
-        """Whether the process is this registry: process ids are reused."""
+        """True if the process is this registry: process ids are reused."""
         try:
             argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:

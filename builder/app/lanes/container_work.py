@@ -1,4 +1,4 @@
-"""What a run of containers works with: it makes layers and checks images in the engine."""
+"""The tools of one run of containers: make layers and check images in the engine."""
 
 import os
 import threading

@@ -14,7 +14,7 @@ from builder.ports import Ledger
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a user asked for, beside the targets."""
+    """The options of a build, beside its targets."""
 
     publish: bool = False
     jobs: int = 1
@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What all lanes of one run share."""
+    """The parts of a run that all its lanes share."""
 
     run: Run
     events: Stream

@@ -20,7 +20,8 @@ from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.workspace import open_run
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.mirror import Mirror, apt_options
-from builder.app.context import Context, machine
+from builder.app.context import Context
+from builder.arch import ARCHES, of_this_machine
 from builder.model import Plan
 from builder.plan import variables_of
 
@@ -30,10 +31,6 @@ CHECKED = "def test_the_image_starts(host):\n    assert host.file('/etc/passwd')
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _HERE = Path(__file__).resolve().parent
 _RUNNER = ("ansible.cfg", "image.yml", "plugins", "tasks")
-_PLATFORMS = {
-    "x86_64": ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"),
-    "arm64": ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"),
-}
 ROLES = ("base", "limits", "packages", "rdma_core", "libfabric", "openmpi", "python_env", "cleanup")
 SHARED = ("base", "limits", "packages")
 _FABRIC = (*SHARED, "rdma_core", "libfabric", "openmpi", "cleanup")
@@ -144,7 +141,7 @@ def download_wheels(bed: Bed) -> None:
     shutil.rmtree(bed.packages, ignore_errors=True)
     wheels.mkdir(parents=True)
     system = bed.plan().system
-    platforms = [word for name in _PLATFORMS[machine()] for word in ("--platform", name)]
+    platforms = [word for name in ARCHES[of_this_machine()].wheel_platforms for word in ("--platform", name)]
     said(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),

@@ -8,16 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from builder.arch import ARCHES
 from builder.errors import CatalogError
 from builder.model import Component, Download, Stack, System
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)(?::([a-z]+))?\}")
 
-# The words that vendors use for one machine.
-ARCH_WORDS: Mapping[str, Mapping[str, str]] = {
-    "x86_64": {"uname_arch": "x86_64", "deb_arch": "amd64", "repo_arch": "x86_64"},
-    "arm64": {"uname_arch": "aarch64", "deb_arch": "arm64", "repo_arch": "sbsa"},
-}
 _FILTERS: Mapping[str, Callable[[str], str]] = {
     "": str,
     "upstream": lambda version: version.partition("-")[0],
@@ -27,7 +23,7 @@ _FILTERS: Mapping[str, Callable[[str], str]] = {
 }
 _TEXTS = ("url", "ref", "suite", "signature", "key")
 WORDS = frozenset(
-    {"version", "arch", "distribution", "release", "codename", "repo_os", *ARCH_WORDS["x86_64"]}
+    {"version", "arch", "distribution", "release", "codename", "repo_os", *ARCHES["x86_64"].placeholders}
 )
 
 
@@ -62,7 +58,7 @@ def downloads_of(
 def _words(system: System, arch: str) -> dict[str, str]:
     distribution = "amzn" if system.distribution == "amazon" else system.distribution
     return {
-        **ARCH_WORDS[arch],
+        **ARCHES[arch].placeholders,
         "arch": arch,
         "distribution": system.distribution,
         "release": system.release,

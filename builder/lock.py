@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.arch import ARCHES
 from builder.downloads import downloads_of
 from builder.errors import IntegrityError
 from builder.members import members_of, policy_of
@@ -218,9 +219,8 @@ def _base_wants(system: System, *, kind: str, arch: str, site: str) -> Iterable[
 
 
 def ami_subject(source: AmiSource, *, region: str, arch: str) -> str:
-    deb_arch = {"x86_64": "amd64"}.get(arch, arch)
     selector = source.parameter or f"{source.owner}/{source.name}"
-    return f"{region} {arch} " + selector.replace("{arch}", arch).replace("{deb_arch}", deb_arch)
+    return f"{region} {arch} " + selector.replace("{arch}", arch).replace("{deb_arch}", ARCHES[arch].deb)
 
 
 def _download_wants(download: Download, owner: str) -> Iterable[Want]:

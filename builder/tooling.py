@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builder.downloads import ARCH_WORDS, fill
+from builder.arch import ARCHES
+from builder.downloads import fill
 from builder.errors import CatalogError
 from builder.model import Download
 from builder.tables import TABLES, TEXT, Problems, Shape, fits, read_toml
@@ -61,9 +62,9 @@ def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any
 def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
     """Packer's plugins, for both machines that a builder may run on."""
     for i, plugin in _tables(root, problems):
-        for words in ARCH_WORDS.values():
+        for arch in ARCHES.values():
             try:
-                url = fill(plugin["url"], {**words, **plugin})
+                url = fill(plugin["url"], {**arch.placeholders, **plugin})
             except KeyError as missing:
                 problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
                 break

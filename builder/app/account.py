@@ -6,9 +6,10 @@ from functools import cached_property
 
 from builder.adapters.aws.account import Account, Resource
 from builder.adapters.host.network import Network
-from builder.app.context import Context, machine
+from builder.app.context import Context
 from builder.app.mirrors import site_network
 from builder.app.rehearsal import ensure_up
+from builder.arch import of_this_machine
 from builder.errors import IntegrityError, UsageError
 from builder.lock import LOCAL, ami_subject
 from builder.model import Plan
@@ -69,6 +70,6 @@ class SiteAccount:
         return self.context.lock.value("ami", subject)
 
     def _rehearsed(self, plan: Plan) -> str:
-        account = seeds.load(self.context.root, self.context.catalog, arch=machine())
+        account = seeds.load(self.context.root, self.context.catalog, arch=of_this_machine())
         fitting = (seed for seed in account.seeds if seed.system == plan.system.name and seed.starts)
         return next(fitting).id_in(self.account.region)

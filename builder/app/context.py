@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import platform
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
+from builder.arch import of_this_machine
 from builder.errors import UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock
 from builder.model import Catalog, Flavour, Plan, System, Target
@@ -22,7 +22,6 @@ from builder.stack.loading import load
 from builder.tables import did_you_mean
 
 PLACES = (LOCAL, ACCOUNT)
-_ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Context:
 
     def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
         read = sources.read(self.root, self.catalog, target, flavour)
-        arch = self.arch or machine()
+        arch = self.arch or of_this_machine()
         return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.place)
 
     def flavour_of(self, target: Target) -> Flavour:
@@ -80,10 +79,6 @@ class Context:
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
         return [self.plan(name) for name in dict.fromkeys(names)]
-
-
-def machine() -> str:
-    return _ARCHES.get(platform.machine().lower(), platform.machine().lower())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import open_run
 from builder.adapters.upstream import mirror
-from builder.app.context import Context, machine
+from builder.app.context import Context
+from builder.arch import of_this_machine
 from builder.errors import MissingError
 from builder.model import Stack
 from builder.rehearsal import session
@@ -26,7 +27,7 @@ def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) 
     _require(engine)
     for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
         print(f"rehearsal '{dead}' was killed; what it left is removed", file=sys.stderr)
-    account = seeds.load(context.root, context.catalog, arch=machine())
+    account = seeds.load(context.root, context.catalog, arch=of_this_machine())
     return session.up(
         context.workspace,
         name,

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder import plan, sources
-from builder.app.context import Context, machine
+from builder.app.context import Context
+from builder.arch import of_this_machine
 from builder.errors import UsageError
 from builder.members import closure
 from builder.model import Catalog, Flavour, Plan, Target, Value
@@ -29,7 +30,9 @@ def role_plan(context: Context, request: RoleRequest) -> Plan:
     """The plan of the components with all that they require."""
     loaded, target = role_target(context.catalog, request)
     read = sources.read(context.root, loaded, target, target.default)
-    return plan.plan(load(context.root, loaded), target, target.default, read, context.lock, arch=machine())
+    return plan.plan(
+        load(context.root, loaded), target, target.default, read, context.lock, arch=of_this_machine()
+    )
 
 
 def role_target(loaded: Catalog, request: RoleRequest) -> tuple[Catalog, Target]:

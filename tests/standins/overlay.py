@@ -18,8 +18,9 @@ from pathlib import Path
 from builder import catalog, lock
 from builder import site as site_file
 from builder.adapters.upstream import mirror
-from builder.app.context import Context, machine
+from builder.app.context import Context
 from builder.app.role_plan import RoleRequest, default_stack, default_system, role_plan, role_target
+from builder.arch import of_this_machine
 from builder.errors import UsageError
 from builder.lock import Entry, Lock, Want
 from builder.members import closure
@@ -83,7 +84,7 @@ def lay_out(request: RoleRequest, site: Site) -> Path:
         (root / loaded.stacks[target.default.stack].requirements_file).write_text(text, encoding="utf-8")
     (root / "site.toml").write_text(site_text(settings_of(site)), encoding="utf-8")
     loaded, target = role_target(catalog.load(root), request)
-    locked = lock_site(root, site, lock.wants(loaded, target, target.default, arch=machine()))
+    locked = lock_site(root, site, lock.wants(loaded, target, target.default, arch=of_this_machine()))
     (root / lock.PLACE).write_text(lock.to_text(locked), encoding="utf-8")
     return root
 

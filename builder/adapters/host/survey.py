@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder import arch
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.errors import FactoryError, UsageError
 from builder.marks import REF_NAME_LABEL, VERSION_LABEL, VERSIONS_LABEL
 from builder.stack.vocabulary import Value, Vocabulary, read_value
 
-_ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 # Variables in which published images name what they were built with, and the fact that each is.
 _VARIABLES = {
     "CUDA_VERSION": "cuda",
@@ -97,8 +97,8 @@ def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Found:
     variables = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
     notes = _Notes(vocabulary)
     notes.add("image", "kind", "container")
-    if image.get("Architecture") in _ARCHES:
-        notes.add("image", "arch", _ARCHES[image["Architecture"]])
+    if found := arch.find(image.get("Architecture", "")):
+        notes.add("image", "arch", found.name)
     _our_labels(labels, notes, vocabulary)
     for variable, name in _VARIABLES.items():
         if variables.get(variable):
@@ -149,9 +149,8 @@ def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes:
 def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Found:
     """What this machine says about itself; `root` is another place to look for its files."""
     notes = _Notes(vocabulary)
-    machine = _ARCHES.get(platform.machine().lower())
-    if machine:
-        notes.add("machine", "arch", machine)
+    if found := arch.find(platform.machine()):
+        notes.add("machine", "arch", found.name)
     kernel = re.match(r"\d+(\.\d+)*", platform.release())
     if kernel:
         notes.add("kernel", "kernel", kernel[0])

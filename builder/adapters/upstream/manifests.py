@@ -14,10 +14,10 @@ from typing import Any
 from builder.adapters.registry.api import find_credentials
 from builder.adapters.registry.client import Reference, Registry
 from builder.adapters.upstream.mirror import Mirror
+from builder.arch import ARCHES
 from builder.errors import IntegrityError, MissingError, PublishError
 
 # What images call the machines; and the host that answers for a name that everybody uses.
-_PLATFORMS = {"x86_64": "amd64", "arm64": "arm64"}
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 
 
@@ -66,7 +66,7 @@ def _manifest(registry: Registry, reference: Reference, name: str) -> tuple[dict
 
 def _fits(platform: dict[str, str], arch: str) -> bool:
     """An index also lists attestations, whose machine is unknown."""
-    return platform.get("os") == "linux" and platform.get("architecture") == _PLATFORMS[arch]
+    return platform.get("os") == "linux" and platform.get("architecture") == ARCHES[arch].deb
 
 
 def _refuse_other_machine(
@@ -77,7 +77,7 @@ def _refuse_other_machine(
         config = Path(folder) / "config.json"
         registry.fetch_blob(reference.repository, str(content["config"]["digest"]), config)
         found = json.loads(config.read_text(encoding="utf-8")).get("architecture")
-    if found != _PLATFORMS[arch]:
+    if found != ARCHES[arch].deb:
         raise MissingError(
-            f"{reference} is for {found}, not for {_PLATFORMS[arch]}", hint="name an image that has both"
+            f"{reference} is for {found}, not for {ARCHES[arch].deb}", hint="name an image that has both"
         )

@@ -3,15 +3,12 @@
 import sys
 from pathlib import Path
 
-_PLATFORMS = {
-    "x86_64": ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64"),
-    "arm64": ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"),
-}
+from builder.arch import ARCHES
 
 
 def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str]:
     """The command that installs exactly a lock into `folder`, for the given Python and architecture."""
-    platforms = [word for name in _PLATFORMS[arch] for word in ("--platform", name)]
+    platforms = [word for name in ARCHES[arch].wheel_platforms for word in ("--platform", name)]
     return [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--target", str(folder), "--python-version", python, "--implementation", "cp", *platforms),

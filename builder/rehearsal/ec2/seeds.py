@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from builder.arch import ARCHES
 from builder.errors import CatalogError
 from builder.model import Catalog, System
 from builder.tables import LIST, TABLES, TEXT, Problems, Shape, fits, read_table
@@ -33,7 +34,6 @@ _IMAGE: Shape = {
     "device": (TEXT, False),
     "parameters": (LIST, False),
 }
-_DEB_ARCHES = {"x86_64": "amd64", "arm64": "arm64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +111,7 @@ def load(root: Path, catalog: Catalog, *, arch: str) -> Account:
 def _seeds_of(system: System, *, publisher: str, device: str) -> Iterator[Seed]:
     if source := system.ami:
         for arch in system.arches:
-            words = {"arch": arch, "deb_arch": _DEB_ARCHES.get(arch, arch)}
+            words = {"arch": arch, "deb_arch": ARCHES[arch].deb}
             parameter = source.parameter.format_map(words)
             yield Seed(
                 name=source.name.format_map(words) or f"{system.name}-{arch}",

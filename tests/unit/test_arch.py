@@ -1,0 +1,44 @@
+"""Names of architectures: one table, which every other module asks."""
+
+import platform
+import re
+from pathlib import Path
+
+import pytest
+
+from builder import arch
+
+ROOT = Path(__file__).resolve().parents[2]
+# Words that one vendor uses for an architecture and another does not.
+FOREIGN = re.compile(r"\"(?:amd64|aarch64|sbsa)\"|manylinux_?\d")
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64"), ("riscv64", None)],
+)
+def test_each_word_is_found(word: str, name: str | None) -> None:
+    found = arch.find(word)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("ppc64le", "ppc64le")]
+)
+def test_machine_has_the_name_of_the_catalog(monkeypatch: pytest.MonkeyPatch, word: str, name: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: word)
+    assert arch.of_this_machine() == name
+
+
+def test_wheels_are_named_after_linux() -> None:
+    assert arch.ARCHES["arm64"].wheel_platforms == (
+        "manylinux2014_aarch64",
+        "manylinux_2_17_aarch64",
+        "manylinux_2_28_aarch64",
+    )
+
+
+def test_no_other_module_has_a_table_of_its_own() -> None:
+    modules = [path for top in ("builder", "bench") for path in (ROOT / top).rglob("*.py")]
+    own = [path for path in modules if FOREIGN.search(path.read_text(encoding="utf-8"))]
+    assert own == [ROOT / "builder" / "arch.py"]

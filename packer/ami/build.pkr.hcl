@@ -20,7 +20,6 @@ build {
     use_proxy          = false
     host_alias         = "image"
     extra_arguments    = ["--extra-vars=@${var.ansible.variables_file}"]
-    ansible_env_vars   = var.ansible.environment
     skip_version_check = true
   }
 

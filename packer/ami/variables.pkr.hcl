@@ -87,7 +87,6 @@ variable "ansible" {
     command        = string
     playbook       = string
     variables_file = string
-    environment    = list(string)
   })
 }
 

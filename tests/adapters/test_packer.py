@@ -70,7 +70,6 @@ def variables(tmp_path: Path, **changed: Any) -> Path:
             "command": "/bin/true",
             "playbook": str(playbook),
             "variables_file": str(playbook),
-            "environment": [],
         },
         "manifest": str(tmp_path / "manifest.json"),
     }

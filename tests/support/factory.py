@@ -19,7 +19,7 @@ from builder.marks import RUN_LABEL
 from tests.support.repository import Repository
 
 BOUND_S = 600
-RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
+RUNNER = ("ansible.cfg", "expected.yml", "image.yml", "requirements.lock", "plugins", "tasks")
 FILES = {
     "catalog/layers.toml": 'order = ["system", "fabric", "final"]\n',
     "catalog/components/base.toml": 'summary = "a greeting"\nlayer = "system"\n',

@@ -6,7 +6,6 @@ The account may be a real one or a rehearsal; nothing here can tell.
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 from builder.adapters.ami import journal, packer
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
-from builder.adapters.ansible import playbook, runtime
+from builder.adapters.ansible import playbook
+from builder.adapters.ansible.controller import make_program
 from builder.adapters.aws.account import Account, Resource, asking
 from builder.adapters.aws.groups import security_group
 from builder.adapters.aws.sshkeys import KeyPair, key_pair
@@ -245,61 +245,26 @@ class AmiMaker:
                 "attempts": max(1, site.wait_minutes * 60 // self.polling_s),
             },
             "ansible": {
-                "command": str(self._launcher(plan, job.folder)),
+                "command": str(make_program(self.run, self.root, job.folder)),
                 "playbook": str(self.root / "ansible" / "image.yml"),
                 "variables_file": str(self._role_variables(plan, job.folder)),
-                "environment": [],
             },
             "manifest": str(job.manifest),
         }
 
     def _role_variables(self, plan: Plan, folder: Path) -> Path:
-        place = self.mirror(plan)
-        table: dict[str, Any] = {
-            **plan.capabilities,
-            **{name: value for layer in plan.layers for name, value in layer.variables.items()},
-            "image_components": list(plan.components),
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "factory_environment": playbook.far_environment(place, _CA if place.ca_bundle else ""),
-            "factory_mirrors": playbook.far_mirrors(place),
+        mirror = self.mirror(plan)
+        bundle = mirror.ca_bundle
+        table = {
+            **playbook.role_variables(plan, plan.layers, mirrors=playbook.far_mirrors(mirror)),
+            "factory_environment": playbook.far_environment(mirror, _CA if bundle else ""),
             "factory_module_cache": str(self.run.workspace.cache("modules")),
         }
-        if place.ca_bundle:
-            table["factory_ca_bundle"] = {"here": str(place.ca_bundle.resolve()), "there": _CA}
+        if bundle:
+            table["factory_ca_bundle"] = {"here": str(bundle.resolve()), "there": _CA}
         path = folder / "variables.json"
         path.write_text(json.dumps(table), encoding="utf-8")
         return path
-
-    def _launcher(self, plan: Plan, folder: Path) -> Path:
-        """ansible-playbook out of the locked runtime, as a program that Packer can call."""
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        lock = self.root / "ansible" / "requirements.lock"
-        mount = folder / "mount"
-        for name, target in (
-            ("runtime", runtime.folder_of(self.run, lock, python=version, arch=plan.arch)),
-            ("ansible", self.root / "ansible"),
-        ):
-            mount.mkdir(exist_ok=True)
-            (mount / name).symlink_to(target)
-        (mount / "run").mkdir()
-        home = folder / "home"
-        environment = {
-            "HOME": str(home),
-            "ANSIBLE_CONFIG": str(mount / "ansible" / "ansible.cfg"),
-            "ANSIBLE_HOME": str(home / ".ansible"),
-            "ANSIBLE_LOCAL_TEMP": str(home / "local"),
-            "ANSIBLE_STDOUT_CALLBACK": "factory_events",
-            "ANSIBLE_HOST_KEY_CHECKING": "False",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.run.near / "ssh"),
-            "LC_ALL": "C.UTF-8",
-        }
-        (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-        (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=mount), encoding="utf-8")
-        program = folder / "ansible-playbook"
-        script = f'#!/bin/sh\nexec "{sys.executable}" -I "{mount}/run/launch.py" "$@"\n'
-        program.write_text(script, encoding="utf-8")
-        program.chmod(0o700)
-        return program
 
     def _require_tokens(self, instance: str) -> None:
         """Requires IMDSv2 on the build instance, which templates for older versions of Packer cannot do."""

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,19 +211,24 @@ def command(play: str = "image.yml") -> tuple[str, ...]:
     return ("python3", "-I", f"{MOUNT}/run/launch.py", *options, play)
 
 
+def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str, str]) -> dict[str, Any]:
+    """The variables of a play that applies these layers: capabilities, the roles' own, and the play's."""
+    applied = tuple(layers)
+    return {
+        **plan.capabilities,
+        **{name: value for layer in applied for name, value in layer.variables.items()},
+        "image_components": [name for layer in applied for name in layer.components],
+        "factory_mirrors": dict(mirrors),
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+
+
 def write_settings(
     folder: Path, layer: Layer, plan: Plan, mirror: Mirror, more: Mapping[str, Value] | None = None
 ) -> None:
     """Write the launcher, the variables and the environment of a play; `more` are further variables."""
     bundle = _CA if mirror.ca_bundle else ""
-    variables: dict[str, Any] = {
-        **plan.capabilities,
-        **layer.variables,
-        "image_components": list(layer.components),
-        "factory_mirrors": _mirrors(mirror),
-        "ansible_python_interpreter": "/usr/bin/python3",
-        **(more or {}),
-    }
+    variables = {**role_variables(plan, [layer], mirrors=_mirrors(mirror)), **(more or {})}
     apt = [
         *(f"{option};" for option in apt_options(mirror, ca_bundle=bundle)),
         'Dpkg::Options { "--force-unsafe-io"; };',

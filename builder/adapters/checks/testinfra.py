@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
+from builder.adapters.ansible.controller import evaluate_variables
 from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
@@ -21,9 +20,8 @@ from builder.adapters.host.workspace import Run
 from builder.errors import CheckError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
-from builder.model import Artifact, Check, Plan, Report, Value
-from builder.plan import variables_of
-from builder.sources import check_folders, role_folder
+from builder.model import Artifact, Check, Plan, Report
+from builder.sources import check_folders
 
 _TIMEOUT_S = 1200
 # What a check may count on in every container it meets.
@@ -97,7 +95,7 @@ def run_checks(
         json.dumps(
             {
                 "versions": plan.versions,
-                "variables": _variables(root, plan),
+                "variables": evaluate_variables(run, root, plan),
                 "capabilities": plan.capabilities,
                 "components": plan.components,
             }
@@ -139,19 +137,6 @@ def _listener(events: Stream, step: str) -> Callable[[str], None]:
             events.emit("step.task", step=step, text=component)
 
     return listen
-
-
-def _variables(root: Path, plan: Plan) -> dict[str, Value]:
-    """What the roles of a plan work with: their own values, then those of the system, then the plan's."""
-    system = plan.system
-    names = ("defaults/main", f"vars/{system.family}", f"vars/{system.distribution}-{system.release}")
-    found: dict[str, Value] = {}
-    for component in plan.components:
-        for name in names:
-            path = role_folder(root, component) / f"{name}.yml"
-            if path.is_file():
-                found |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    return found | variables_of(plan)
 
 
 def _read(results: Path) -> Iterator[Check]:

@@ -1,0 +1,72 @@
+"""Runs Ansible on the machine that builds: to reach machines over SSH, and to evaluate variables of roles."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from builder.adapters.ansible import runtime
+from builder.adapters.ansible.playbook import role_variables
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run, write_atomically
+from builder.arch import of_this_machine
+from builder.errors import CheckError
+from builder.model import Plan, Value
+from builder.sources import digest_of
+
+_EVALUATION_S = 300
+
+
+def make_program(run: Run, root: Path, folder: Path) -> Path:
+    """Write `ansible-playbook` into `folder`, a program that runs the locked Ansible on this machine."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lock = root / "ansible" / "requirements.lock"
+    mount, home = folder / "mount", folder / "home"
+    (mount / "run").mkdir(parents=True)
+    (mount / "ansible").symlink_to(root / "ansible")
+    (mount / "runtime").symlink_to(runtime.folder_of(run, lock, python=version, arch=of_this_machine()))
+    environment = {
+        "HOME": str(home),
+        "ANSIBLE_CONFIG": str(mount / "ansible" / "ansible.cfg"),
+        "ANSIBLE_HOME": str(home / ".ansible"),
+        "ANSIBLE_LOCAL_TEMP": str(home / "local"),
+        "ANSIBLE_STDOUT_CALLBACK": "factory_events",
+        "ANSIBLE_HOST_KEY_CHECKING": "False",
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(run.near / "ssh"),
+        "LC_ALL": "C.UTF-8",
+    }
+    (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=mount), encoding="utf-8")
+    program = folder / "ansible-playbook"
+    script = f'#!/bin/sh\nexec "{sys.executable}" -I "{mount}/run/launch.py" "$@"\n'
+    program.write_text(script, encoding="utf-8")
+    program.chmod(0o700)
+    return program
+
+
+def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
+    """The variables of a plan's roles as their tasks see them: evaluated by Ansible, cached by key."""
+    play = root / "ansible" / "expected.yml"
+    key = digest_of([plan.key, play.read_text(encoding="utf-8")])
+    cached = run.workspace.cache("variables") / f"{key}.json"
+    if not cached.is_file():
+        with tempfile.TemporaryDirectory(dir=run.scratch, prefix="variables-") as folder:
+            write_atomically(cached, _evaluate(run, root, plan, Path(folder)))
+    values: dict[str, Value] = json.loads(cached.read_text(encoding="utf-8"))
+    return values
+
+
+def _evaluate(run: Run, root: Path, plan: Plan, folder: Path) -> str:
+    result, variables = folder / "result.json", folder / "variables.json"
+    table = role_variables(plan, plan.layers, mirrors={}) | {"image_expected": str(result)}
+    variables.write_text(json.dumps(table), encoding="utf-8")
+    program = make_program(run, root, folder)
+    argv = [str(program), "-i", "localhost,", "-c", "local", "-e", f"@{variables}", "expected.yml"]
+    done = process.run(argv, timeout_s=_EVALUATION_S, cancelled=run.cancelled)
+    if done.code != 0:
+        raise CheckError(
+            f"Ansible could not evaluate the variables of '{plan.target.name}'",
+            hint="see the output below; defaults and vars of the roles must not need a machine",
+            details=done.details,
+        )
+    return result.read_text(encoding="utf-8")

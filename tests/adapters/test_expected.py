@@ -1,0 +1,143 @@
+"""The values that checks expect: Ansible evaluates them for every role and system, as in the play itself."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ansible
+from builder import catalog
+from builder.adapters.ansible import controller, runtime
+from builder.adapters.host.workspace import Run, Workspace, open_run
+from builder.errors import CheckError
+from builder.model import Layer, Plan, Stack, System
+from builder.plan import capabilities
+from tests.support.repository import Repository
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "ansible" / "roles"
+NAMES = tuple(sorted(role.name for role in ROLES.iterdir()))
+SYSTEMS = sorted(
+    {(one.distribution, one.release): one for one in catalog.load(ROOT).systems.values()}.items()
+)
+# What a check file reads of the fixture `expected`.
+READ = re.compile(r"variables(?:\[|\.get\()[\"']([a-z0-9_]+)[\"']")
+# Values of another type than text that roles need from their caller.
+GIVEN: Mapping[str, Any] = {"dict": {}, "list": [], "bool": False, "int": 1}
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the Ansible of this environment instead of installing the locked one."""
+    folder = Path(ansible.__file__).parents[1]
+    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as opened:
+        yield opened
+
+
+@cache
+def read_yaml(path: Path) -> Any:
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def required(role: str) -> dict[str, Any]:
+    options = read_yaml(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    return {
+        name: option.get("choices", [GIVEN.get(option["type"], "1.2.3-4")])[0]
+        for name, option in options.items()
+        if option.get("required")
+    }
+
+
+def make_plan(repository: Repository, system: System, **variables: Any) -> Plan:
+    """A plan of every component on one system, with something for whatever a role must be given."""
+    stack = Stack(name="s", summary="", pins={"kernel": "6.1.0-50-amd64"})
+    given = {name: value for role in NAMES for name, value in required(role).items()}
+    layer = Layer(
+        name="all",
+        kind="components",
+        key=f"{system.name}-{len(variables)}",
+        parent="",
+        inputs={},
+        components=NAMES,
+        variables=given | variables,
+    )
+    return dataclasses.replace(
+        repository.plan(),
+        system=system,
+        stack=stack,
+        components=NAMES,
+        capabilities=capabilities(system, stack, kind="ami", arch="x86_64"),
+        layers=(layer,),
+    )
+
+
+def files_of(role: str, system: System) -> dict[str, Any]:
+    """The values in a role's files, later ones over earlier ones, as Ansible documents it."""
+    folder = ROLES / role
+    release = folder / "vars" / f"{system.distribution}-{system.release}.yml"
+    chosen = release if release.is_file() else folder / "vars" / f"{system.family}.yml"
+    files = (folder / "defaults" / "main.yml", folder / "vars" / "main.yml", chosen)
+    return {name: value for path in files for name, value in read_yaml(path).items()}
+
+
+@pytest.mark.parametrize("system", [one for _, one in SYSTEMS], ids=lambda one: one.name)
+def test_checks_find_the_values_that_roles_work_with(
+    repository: Repository, run: Run, system: System
+) -> None:
+    plan = make_plan(repository, system)
+    values = controller.evaluate_variables(run, ROOT, plan)
+    assert "{{" not in json.dumps(values)
+    for role in NAMES:
+        for check in (ROLES / role / "tests").glob("*.py"):
+            read = set(READ.findall(check.read_text(encoding="utf-8")))
+            assert {name for name in read - values.keys() if name.startswith(f"{role}_")} == set()
+        literal = {
+            name: value
+            for name, value in (files_of(role, system) | required(role)).items()
+            if "{{" not in json.dumps(value)
+        }
+        assert {name: values[name] for name in literal} == json.loads(json.dumps(literal))
+
+
+def test_a_value_of_the_plan_comes_before_those_of_the_role(repository: Repository, run: Run) -> None:
+    system = SYSTEMS[0][1]
+    plan = make_plan(repository, system, base_user="somebody")
+    assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "somebody"
+
+
+def test_values_are_evaluated_once_for_each_key(
+    repository: Repository, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def evaluate(*_: object) -> str:
+        calls.append(1)
+        return '{"base_user": "ml"}'
+
+    monkeypatch.setattr(controller, "_evaluate", evaluate)
+    plan = make_plan(repository, SYSTEMS[0][1])
+    for _ in range(2):
+        assert controller.evaluate_variables(run, ROOT, plan) == {"base_user": "ml"}
+    assert calls == [1]
+    other = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], key="other"),))
+    controller.evaluate_variables(run, ROOT, other)
+    assert calls == [1, 1]
+
+
+def test_a_role_that_is_not_given_what_it_needs_is_named(repository: Repository, run: Run) -> None:
+    plan = make_plan(repository, SYSTEMS[0][1])
+    bare = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], variables={}),))
+    with pytest.raises(CheckError, match="could not evaluate the variables") as caught:
+        controller.evaluate_variables(run, ROOT, bare)
+    assert "missing required arguments" in caught.value.details

@@ -49,7 +49,7 @@ lint-yaml: setup ; $(RUN) yamllint --strict .
 lint-roles: setup ; cd ansible && $(RUN) ansible-lint --offline --profile production
 lint-dockerfiles: setup ; $(RUN) hadolint --failure-threshold info containers/*/Dockerfile
 lint-scripts: setup ; $(RUN) shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*))
-lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami packer/plugins
+lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami
 
 type: setup ## mypy, strict
 	$(RUN) mypy

@@ -5,6 +5,7 @@ Reads `ansible/requirements.yml` and `catalog/packer.toml`; knows neither the lo
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,20 @@ def read(root: Path) -> tuple[Download, ...]:
     return found
 
 
-def plugins(root: Path) -> dict[str, str]:
-    """name → version of Packer's plugins."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plugin:
+    """A plugin of Packer at one version."""
+
+    name: str
+    version: str
+    source: str  # what Packer calls it
+
+
+def plugins(root: Path) -> tuple[Plugin, ...]:
+    """Packer's plugins."""
     problems = Problems()
-    found = {str(plugin["name"]): str(plugin["version"]) for _, plugin in _tables(root, problems)}
+    keys = ("name", "version", "source")
+    found = tuple(Plugin(**{key: str(table[key]) for key in keys}) for _, table in _tables(root, problems))
     if problems.found:
         raise CatalogError(sorted(problems.found))
     return found

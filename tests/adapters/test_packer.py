@@ -21,6 +21,7 @@ from builder.adapters.ami.packer_log import parse
 from builder.adapters.host import process
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
+from builder.tooling import Plugin
 from builder.wait import until
 
 needs_packer = pytest.mark.skipif(
@@ -112,22 +113,29 @@ def test_a_wrong_variable_is_refused_by_name(
 
 
 @needs_packer
-@pytest.mark.parametrize("folder", ["ami", "plugins"])
-def test_templates_are_formatted(root: Path, folder: str) -> None:
-    assert process.run(["packer", "fmt", "-check", str(root / "packer" / folder)], timeout_s=60).code == 0
+def test_templates_are_formatted(root: Path) -> None:
+    assert process.run(["packer", "fmt", "-check", str(root / "packer" / "ami")], timeout_s=60).code == 0
 
 
 def keys() -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
 
-def test_plugins_are_those_of_the_catalog(root: Path) -> None:
-    text = (root / "packer" / "plugins" / "plugins.pkr.hcl").read_text()
-    assert tooling.read(root)
-    plugins = tomllib.loads((root / "catalog" / "packer.toml").read_text())["plugins"]
-    for plugin in plugins:
-        assert f'source  = "{plugin["source"]}"' in text
-        assert f'version = "= {plugin["version"]}"' in text
+def test_packer_is_asked_for_the_plugins_of_the_catalog(root: Path, tmp_path: Path) -> None:
+    script = f"""
+case "$1 $2" in
+  "version ") echo "Packer v1.11.2" ;;
+  "init "*) cat "$2"/*.pkr.hcl > {tmp_path}/asked ;;
+  "plugins installed") test -e {tmp_path}/asked && echo "{{}}" ;;
+esac
+"""
+    plugins = tooling.plugins(root)
+    installed = " ".join(f"packer-plugin-{plugin.name}_v{plugin.version}_x5.0" for plugin in plugins)
+    Packer(tmp_path, program=standin(tmp_path, script.format(installed))).install_plugins(plugins)
+    asked = " ".join((tmp_path / "asked").read_text().split())
+    for table in tomllib.loads((root / "catalog" / "packer.toml").read_text())["plugins"]:
+        block = f'{table["name"]} = {{ source = "{table["source"]}", version = "= {table["version"]}" }}'
+        assert block in asked
 
 
 def test_nothing_of_a_variable_is_on_the_command_line(tmp_path: Path) -> None:
@@ -214,10 +222,17 @@ esac
 """
 
 
+def wanted_plugins(versions: Mapping[str, str]) -> list[Plugin]:
+    return [
+        Plugin(name=name, version=version, source=f"vendor.example/{name}")
+        for name, version in versions.items()
+    ]
+
+
 def test_plugins_that_are_there_are_enough(tmp_path: Path) -> None:
     """Nothing is fetched then, and a machine without a way out can build."""
     program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=1)))
-    program.install_plugins(tmp_path, {"amazon": "1.8.2"})
+    program.install_plugins(wanted_plugins({"amazon": "1.8.2"}))
 
 
 @pytest.mark.parametrize(
@@ -233,12 +248,12 @@ def test_a_plugin_that_is_missing_is_named(
 ) -> None:
     program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=init)))
     with pytest.raises(MissingError, match=words):
-        program.install_plugins(tmp_path, wanted)
+        program.install_plugins(wanted_plugins(wanted))
 
 
 def test_before_plugins_were_apart_nothing_is_installed(tmp_path: Path) -> None:
     script = '[ "$1" = version ] && echo "Packer v1.6.6"'
-    Packer(tmp_path, program=standin(tmp_path, script)).install_plugins(tmp_path, {"amazon": "1.8.2"})
+    Packer(tmp_path, program=standin(tmp_path, script)).install_plugins(wanted_plugins({"amazon": "1.8.2"}))
 
 
 def test_an_interrupt_reaches_the_whole_group_and_waits_for_its_end(tmp_path: Path) -> None:

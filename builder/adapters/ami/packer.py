@@ -8,13 +8,15 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from builder.adapters.host import process
 from builder.errors import BuildError, MissingError
+from builder.tooling import Plugin
 from packer import Packer as Arguments
 
 OLDEST = (1, 6, 6)
@@ -68,26 +70,27 @@ class Packer(Arguments):  # type: ignore[misc]
             )
         return version
 
-    def install_plugins(self, folder: Path, wanted: Mapping[str, str]) -> None:
-        """Where plugins are apart from Packer: exactly these; it fetches them only if one is lacking."""
-        if self.version() < _PLUGINS_SINCE or not self._lacking(wanted):
+    def install_plugins(self, wanted: Sequence[Plugin]) -> None:
+        """Install exactly these plugins if one is missing and Packer does not contain them."""
+        if self.version() < _PLUGINS_SINCE:
             return
-        hint = f"packer init {folder}"
-        done = process.run(
-            [self._program, "init", str(folder.resolve())], timeout_s=600, env=_environment({})
-        )
+        missing = self._missing(wanted)
+        if not missing:
+            return
+        hint = "; ".join(f"packer plugins install {plugin.source} {plugin.version}" for plugin in missing)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "plugins.pkr.hcl").write_text(_required_plugins(wanted), encoding="utf-8")
+            done = process.run([self._program, "init", folder], timeout_s=600, env=_environment({}))
         if done.code != 0:
             raise MissingError("packer init could not install its plugins", hint=hint, details=done.details)
-        if missing := self._lacking(wanted):
-            raise MissingError(f"Packer lacks {', '.join(missing)}", hint=hint)
+        if missing := self._missing(wanted):
+            names = ", ".join(f"{plugin.name} {plugin.version}" for plugin in missing)
+            raise MissingError(f"Packer lacks {names}", hint=hint)
 
-    def _lacking(self, wanted: Mapping[str, str]) -> list[str]:
+    def _missing(self, wanted: Sequence[Plugin]) -> list[Plugin]:
         listed = process.run([self._program, "plugins", "installed"], timeout_s=60, env=_environment({}))
-        return [
-            f"{name} {version}"
-            for name, version in wanted.items()
-            if not re.search(rf"packer-plugin-{re.escape(name)}_v{re.escape(version)}_", listed.output)
-        ]
+        files = {plugin: f"packer-plugin-{plugin.name}_v{plugin.version}_" for plugin in wanted}
+        return [plugin for plugin, file in files.items() if file not in listed.output]
 
     def validate(self, *, environment: Mapping[str, str]) -> None:
         """Raises BuildError with what Packer has against the template or its variables."""
@@ -142,3 +145,12 @@ def made(manifest: Path, run: str) -> dict[str, str]:
         if (build.get("custom_data") or {}).get("run") == run:
             found |= dict(pair.split(":", 1) for pair in build["artifact_id"].split(","))
     return found
+
+
+def _required_plugins(plugins: Sequence[Plugin]) -> str:
+    """The block that `packer init` reads. Packer before 1.7 refuses it, so it is in no template."""
+    blocks = [
+        f'    {plugin.name} = {{ source = "{plugin.source}", version = "= {plugin.version}" }}\n'
+        for plugin in plugins
+    ]
+    return f"packer {{\n  required_plugins {{\n{''.join(blocks)}  }}\n}}\n"

@@ -73,8 +73,7 @@ class AmiLane(Lane):
 
     def begin(self, work: Work) -> Tools:
         context, site, commit = self._context, self._site, commit_of(self._context.root)
-        folder = context.root / "packer"
-        Packer(folder / "ami").install_plugins(folder / "plugins", tooling.plugins(context.root))
+        Packer(context.root / "packer" / "ami").install_plugins(tooling.plugins(context.root))
         maker = AmiMaker(
             account=site.account,
             settings=context.site.aws,

@@ -20,8 +20,8 @@ from builder.app.context import Context
 from builder.app.role_machine import ApplyingMachine, RoleMachine, open_machine
 from builder.app.role_plan import RoleRequest, role_plan
 from builder.errors import BuildError, UsageError
-from builder.model import Check, Plan, System
-from builder.rehearsal.ec2.machine import LOGIN_USERS
+from builder.model import Check, Plan
+from builder.rehearsal.ec2.machine import login_user
 from builder.wait import until
 
 _START_S = 900.0
@@ -95,16 +95,12 @@ def hold(context: Context, folder: Path, file: Path) -> None:
             "instance": platform["name"],
             "address": "127.0.0.1",
             "port": ssh.port,
-            "user": platform.get("user") or _login_user(plan.system),
+            "user": platform.get("user") or login_user(plan.system),
             "identity_file": str(ssh.key),
         }
         write_atomically(folder / "instance_config.yml", yaml.safe_dump([instance]))
         write_atomically(folder / "state.json", json.dumps({"container": machine.container}))
         threading.Event().wait(_LIFE_S)
-
-
-def _login_user(system: System) -> str:
-    return system.ami.user if system.ami else LOGIN_USERS[system.distribution]
 
 
 def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path) -> None:

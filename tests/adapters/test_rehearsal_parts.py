@@ -12,10 +12,11 @@ import pytest
 
 from builder import catalog
 from builder.adapters.host.workspace import Workspace
-from builder.errors import CatalogError, MissingError, UsageError
+from builder.errors import BuildError, CatalogError, MissingError, UsageError
+from builder.model import System
 from builder.rehearsal import addresses, session
 from builder.rehearsal.addresses import Addresses, require_loopback
-from builder.rehearsal.ec2 import seeds
+from builder.rehearsal.ec2 import machine, seeds
 from builder.rehearsal.fence import fence
 from tests.support.rehearsal import ROOT, Clients
 
@@ -195,3 +196,23 @@ def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# The user in the images that each distribution publishes; the rehearsal takes it from the catalog.
+PUBLISHED_USERS = {"debian": "admin", "ubuntu": "ubuntu", "amazon": "ec2-user"}
+
+
+def test_the_login_user_of_a_system_is_that_of_its_distribution() -> None:
+    systems = catalog.load(ROOT).systems.values()
+    assert {system.name: machine.login_user(system) for system in systems} == {
+        system.name: PUBLISHED_USERS[system.distribution] for system in systems
+    }
+
+
+def test_a_system_without_a_login_user_is_named() -> None:
+    bare = System(
+        name="bare", summary="", distribution="debian", family="debian", release="12", arches=(), python=""
+    )
+    with pytest.raises(BuildError, match="system 'bare' names no user for SSH") as caught:
+        machine.login_user(bare)
+    assert "catalog/systems/bare.toml" in caught.value.hint

@@ -40,7 +40,7 @@ def log_in(ssh: SshAccess, command: str) -> "subprocess.CompletedProcess[str]":
         "UserKnownHostsFile": "/dev/null",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    where = ["-i", str(ssh.key), "-p", str(ssh.port), f"{machine_image.LOGIN_USERS['debian']}@127.0.0.1"]
+    where = ["-i", str(ssh.key), "-p", str(ssh.port), "admin@127.0.0.1"]
     argv = ["ssh", "-q", *words, *where, command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
@@ -87,7 +87,10 @@ def test_its_identity_comes_with_the_first_boot(machine: Machine) -> None:
 def test_the_key_of_its_image_follows_what_it_is_made_of(plan: Plan) -> None:
     system = plan.system
     assert system.bootstrap is not None
+    assert system.ami is not None
     more = dataclasses.replace(system.bootstrap, packages=(*system.bootstrap.packages, "less"))
+    ami = dataclasses.replace(system.ami, user="other")
+    assert machine_image.key_of(dataclasses.replace(system, ami=ami)) != machine_image.key_of(system)
     assert machine_image.key_of(dataclasses.replace(system, bootstrap=more)) != machine_image.key_of(system)
     assert machine_image.key_of(dataclasses.replace(system, summary="other")) == machine_image.key_of(system)
 

@@ -19,8 +19,6 @@ from builder.sources import digest_of
 
 MACHINES = "factory-machines"  # repository of all machine images in the engine; the tag is the key
 INIT = "/lib/systemd/systemd"
-# Who logs in to an image of the distribution, as its publisher made it.
-LOGIN_USERS: Mapping[str, str] = {"debian": "admin", "ubuntu": "ubuntu", "amazon": "ec2-user"}
 
 _FORMAT = 1
 # What an image of the distribution for a cloud has beyond the base of a container.
@@ -55,7 +53,7 @@ chroot "$1" systemctl --quiet set-default multi-user.target
 
 def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: process.OnLine) -> str:
     """The reference of the system's machine image; made if the engine has none."""
-    if system.bootstrap is None or system.distribution not in LOGIN_USERS:
+    if system.bootstrap is None:
         raise BuildError(
             f"system '{system.name}' has no archive to make a machine from", hint="use debian-12"
         )
@@ -64,7 +62,7 @@ def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: proces
     with run.locked(f"machine-{key}"):
         if engine.inspect_image(reference) is None:
             recipe = dataclasses.replace(system.bootstrap, packages=_packages(system))
-            script = _SETTLE.format(user=LOGIN_USERS[system.distribution])
+            script = _SETTLE.format(user=login_user(system))
             machine = dataclasses.replace(system, name=f"{system.name}-machine", bootstrap=recipe)
             tar = make_root(run, machine, mirror, say=say, settle=(script,))
             engine.import_image(tar, repository=MACHINES, tag=key, changes=[f'CMD ["{INIT}"]'])
@@ -72,10 +70,18 @@ def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: proces
     return reference
 
 
+def login_user(system: System) -> str:
+    """The user that the publisher of the system's images has created for SSH."""
+    if system.ami is None:
+        hint = f"catalog/systems/{system.name}.toml: [ami] user"
+        raise BuildError(f"system '{system.name}' names no user for SSH", hint=hint)
+    return system.ami.user
+
+
 def key_of(system: System) -> str:
     """Names the image by all that it is made of, but for the state of the archive."""
     assert system.bootstrap is not None
-    inputs = [_FORMAT, dataclasses.asdict(system.bootstrap), _packages(system), _SETTLE, system.distribution]
+    inputs = [_FORMAT, dataclasses.asdict(system.bootstrap), _packages(system), _SETTLE, login_user(system)]
     return digest_of(inputs)[:16]
 
 

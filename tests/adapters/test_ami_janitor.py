@@ -1,6 +1,7 @@
 """What a dead run left, and what the janitor makes of it: all of that run's goes, nothing of another."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 import pytest
 
 from builder.adapters.ami import janitor, journal
+from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account
 from builder.adapters.host.workspace import Run, open_run
+from builder.errors import BuildError, FactoryError, Interrupted
 from builder.marks import RUN_TAG
+from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
 from tests.support.rehearsed_account import AmiAccount
@@ -191,7 +195,7 @@ def test_a_run_that_ended_well_costs_no_call(ami_account: AmiAccount, proxy: Pro
     with ami_account.run() as run:
         with (
             journal.making(run, ami_account.account, "image", "x") as made,
-            journal.passing(run, ami_account.account, ("key-pair", "instance"), "x"),
+            journal.temporary(run, ami_account.account, ("key-pair", "instance"), "x"),
         ):
             made.id = "ami-0123456789abcdef0"
         record(run, ami_account.target, made.id)
@@ -204,8 +208,6 @@ def test_a_removal_that_was_cut_short_is_ended(
     ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.adapters.aws import account
-    from builder.errors import FactoryError
-    from builder.rehearsal.calls import Disturbance
 
     monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
     with ami_account.run() as dead:
@@ -231,10 +233,10 @@ def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccou
         with (
             pytest.raises(RuntimeError),
             journal.making(run, ami_account.account, "image", "a"),
-            journal.passing(run, ami_account.account, ("key-pair",), "a"),
+            journal.temporary(run, ami_account.account, ("key-pair",), "a"),
         ):
             raise RuntimeError
-        with journal.passing(run, ami_account.account, ("key-pair", "instance"), "b"):
+        with journal.temporary(run, ami_account.account, ("key-pair", "instance"), "b"):
             assert len(journal.read(ami_account.workspace, run.name)) == 4
         found = journal.read(ami_account.workspace, run.name)
     assert [(one.kind, one.name, one.id) for one in found] == [("image", "a", ""), ("key-pair", "a", "")]
@@ -258,3 +260,51 @@ def test_runs_at_once_do_not_mix_their_journals(ami_account: AmiAccount) -> None
         journal.note(two, ami_account.account, "instance", "b")
         assert [thing.name for thing in journal.read(ami_account.workspace, one.name)] == ["a"]
         assert journal.runs(ami_account.workspace) == sorted([one.name, two.name])
+
+
+def test_group_that_stays_in_use_is_named_after_the_rest_is_removed(
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
+    with ami_account.run() as dead:
+        mine = leave(aws, dead.name)
+        begin(ami_account, dead)
+    proxy.disturb(Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0))
+    with pytest.raises(BuildError, match=f"security group {mine.group} in {EAST} was not deleted") as caught:
+        janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+    assert mine.group in caught.value.hint
+    assert caught.value.hint.endswith("builder clean")
+    assert ids(mine) & there(aws) == {mine.group}
+    assert journal.runs(ami_account.workspace) == [dead.name], "the next clean-up finds the group"
+    proxy.calm()
+    janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+    assert ids(mine) & there(aws) == set()
+
+
+def test_instance_that_does_not_end_is_named(
+    ami_account: AmiAccount, aws: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_END_S", 0.3)
+    monkeypatch.setattr(janitor, "_ALIVE", [*janitor._ALIVE, "terminated"])
+    with ami_account.run() as dead:
+        mine = leave(aws, dead.name)
+        begin(ami_account, dead)
+    with pytest.raises(BuildError, match=f"{mine.instance} in {EAST} did not terminate") as caught:
+        janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+    assert mine.instance in caught.value.hint
+    assert journal.runs(ami_account.workspace) == [dead.name]
+
+
+def test_waiting_for_a_group_can_be_cancelled(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
+    cancelled = threading.Event()
+    with ami_account.run() as dead:
+        mine = leave(aws, dead.name)
+    proxy.disturb(
+        Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
+    )
+    timer = threading.Timer(0.5, cancelled.set)
+    timer.start()
+    with pytest.raises(Interrupted):
+        groups.delete(ami_account.account, EAST, mine.group, cancelled=cancelled)
+    asked = [call for call in proxy.calls if call.action == "DeleteSecurityGroup"]
+    assert 1 <= len(asked) <= 4, "not more often than the account allows"

@@ -1,14 +1,17 @@
 """The maker of AMIs in a rehearsed account, with a stand-in for Packer: what it does when EC2 says no."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from builder.adapters.ami import janitor, journal
 from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ansible import runtime
+from builder.adapters.aws import groups
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
@@ -16,7 +19,7 @@ from builder.app.interrupts import interruptible
 from builder.errors import Interrupted, MissingError
 from builder.events import Event, Stream
 from builder.marks import RUN_TAG
-from builder.model import Plan
+from builder.model import Artifact, Plan
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
@@ -38,6 +41,15 @@ echo '1,,ui,say,==> amazon-ebs.image: Waiting for SSH to become available...'
 while :; do sleep 0.05; done
 """
 
+# Says that it has made an image, in the manifest that its variables name.
+FINISHED = """#!{python}
+import json, sys
+(words,) = [word for word in sys.argv if word.startswith("-var-file=")]
+table = json.load(open(words.removeprefix("-var-file=")))
+build = {{"artifact_id": table["region"] + ":{image}", "custom_data": {{"run": table["run"]}}}}
+json.dump({{"builds": [build]}}, open(table["manifest"], "w"))
+"""
+
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
@@ -51,15 +63,21 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
 
 
 @pytest.fixture
-def instance(aws: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The instance that the stand-in for Packer says it has started."""
-    started = str(aws.run()["InstanceId"])
+def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stand-in for Packer is to be."""
     program = tmp_path / "bin" / "packer"
     program.parent.mkdir()
-    program.write_text(PACKER.format(folder=tmp_path, instance=started))
-    program.chmod(0o755)
+    program.touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
+    return program
+
+
+@pytest.fixture
+def instance(aws: Clients, packer: Path, tmp_path: Path) -> str:
+    """The instance that the stand-in for Packer says it has started."""
+    started = str(aws.run()["InstanceId"])
+    packer.write_text(PACKER.format(folder=tmp_path, instance=started))
     return started
 
 
@@ -68,7 +86,7 @@ def plan() -> Plan:
     return Context(ROOT, place="aws").plan("ami-cpu")
 
 
-def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], None]) -> None:
+def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], None]) -> Artifact:
     source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
         account=ami_account.account,
@@ -82,7 +100,7 @@ def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], 
     )
     # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
     with interruptible():
-        maker.make(plan)
+        return maker.make(plan)
 
 
 def left(aws: Clients, run: str) -> list[str]:
@@ -102,7 +120,7 @@ def test_error_of_ec2_ends_packer_and_is_raised(
     started = time.monotonic()
     with (
         ami_account.run() as run,
-        pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: AWS says Unauthorized"),
+        pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: Unauthorized"),
     ):
         make(ami_account, run, plan, heard.append)
     assert time.monotonic() - started < BOUND_S
@@ -134,3 +152,42 @@ def test_tokens_are_required_as_soon_as_the_instance_is_named(
         "Waiting for SSH to become available...",
         "Terminating the source AWS instance...",
     ]
+
+
+def test_group_that_stays_in_use_is_reported_and_does_not_cost_the_image(
+    ami_account: AmiAccount, proxy: Proxy, plan: Plan, packer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
+    image = ami_account.image(key=plan.key + "-not-found-beforehand")
+    packer.write_text(FINISHED.format(python=sys.executable, image=image))
+    proxy.disturb(Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0))
+    heard: list[Event] = []
+    with ami_account.run() as run:
+        assert make(ami_account, run, plan, heard.append).reference == image
+    (group,) = left(ami_account.aws, run.name)
+    (note,) = [event for event in heard if event.name == "note"]
+    assert f"security group {group} in us-east-1 was not deleted" in note.text
+    assert "builder clean" in note.text
+    assert [one.kind for one in journal.read(ami_account.workspace, run.name) if not one.id] == [
+        "security-group"
+    ]
+    proxy.calm()
+    assert group in janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
+    assert left(ami_account.aws, run.name) == []
+
+
+def test_group_that_stays_in_use_does_not_hide_an_error(
+    ami_account: AmiAccount, proxy: Proxy, plan: Plan, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
+    proxy.disturb(
+        Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0),
+        Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
+    )
+    heard: list[Event] = []
+    with ami_account.run() as run, pytest.raises(MissingError, match="requiring metadata tokens"):
+        make(ami_account, run, plan, heard.append)
+    assert [event.text for event in heard if event.name == "note" and "was not deleted" in event.text]
+    proxy.calm()
+    janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
+    assert left(ami_account.aws, run.name) == []

@@ -89,7 +89,7 @@ class AmiAccount:
 
     def publisher(self, run: Run | None, *, copy_s: float = 20.0) -> AmiPublisher:
         cancelled = run.cancelled if run else threading.Event()
-        patience = Patience(polling_s=0.02, copy_s=copy_s, appear_s=0.1, cancelled=cancelled)
+        patience = Patience(every_s=0.02, copy_s=copy_s, appear_s=0.1, cancelled=cancelled)
         return AmiPublisher(account=self.account, settings=self.settings, run=run, patience=patience)
 
     def publish(self, ami: str, *, key: str = "", copy_s: float = 20.0) -> Publication:

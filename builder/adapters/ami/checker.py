@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.adapters.ami import journal
-from builder.adapters.ami.maker import MACHINE
-from builder.adapters.aws.account import Account, Resource, asking, specifications
-from builder.adapters.aws.groups import security_group
-from builder.adapters.aws.sshkeys import KeyPair, key_pair
+from builder.adapters.ami.access import Access, ssh_access
+from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
+from builder.adapters.aws.sshkeys import KeyPair
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
@@ -21,7 +19,9 @@ from builder.site import AwsSettings
 from builder.sources import check_folders
 from builder.wait import until
 
+_START_S = 600.0
 _BOOT_S, _NEAR_BOOT_S = 900.0, 180.0
+_LOGIN_EVERY_S, _NEAR_LOGIN_EVERY_S = 2.0, 0.2
 _LOGIN = """\
 Host *
   User {user}
@@ -56,12 +56,18 @@ class MachineChecker:
         folder = self.run.scratch / f"check-{plan.key[:16]}"
         name = f"{plan.target.name}-{self.run.name}-check"
         with (
-            journal.passing(self.run, self.account, MACHINE, name),
-            key_pair(self.account, name, folder, self.tags(plan)) as key,
-            security_group(self.account, self.settings, name, self.tags(plan)) as group,
-            self._instance(plan, artifact.reference, key, group) as address,
+            ssh_access(
+                self.run,
+                self.account,
+                self.settings,
+                self.events,
+                name=name,
+                folder=folder,
+                tags=self.tags(plan),
+            ) as access,
+            self._instance(plan, artifact.reference, access) as address,
         ):
-            config = self._login(plan, key, folder)
+            config = self._login(plan, access.key, folder)
             self._wait_for_login(address, config)
             checks = run_checks(
                 self.run,
@@ -76,7 +82,7 @@ class MachineChecker:
         return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
 
     @contextmanager
-    def _instance(self, plan: Plan, ami: str, key: KeyPair, group: str) -> Iterator[str]:
+    def _instance(self, plan: Plan, ami: str, access: Access) -> Iterator[str]:
         """The address of a new instance of `ami`, which is gone afterwards."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
@@ -85,27 +91,44 @@ class MachineChecker:
             answer = ec2.run_instances(
                 ImageId=ami,
                 InstanceType=plan.target.ami.build_on[plan.arch],
-                KeyName=key.name,
+                KeyName=access.key.name,
                 MinCount=1,
                 MaxCount=1,
-                ClientToken=key.name[-64:],
+                ClientToken=access.key.name[-64:],
                 InstanceInitiatedShutdownBehavior="terminate",
                 MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
                 TagSpecifications=specifications(
-                    {**self.tags(plan), "Name": key.name}, ["instance", "volume"]
+                    {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
                 ),
-                SecurityGroupIds=[group],
+                SecurityGroupIds=[access.group],
                 **({"SubnetId": subnet} if subnet else {}),
             )
         instance = answer["Instances"][0]["InstanceId"]
         try:
-            with asking(f"waiting for {instance}"):
-                ec2.get_waiter("instance_running").wait(InstanceIds=[instance])
-                found = ec2.describe_instances(InstanceIds=[instance])
-            yield self._address(found["Reservations"][0]["Instances"][0])
+            yield self._address(self._wait_until_running(instance))
         finally:
             with asking(f"terminating {instance}"):
                 ec2.terminate_instances(InstanceIds=[instance])
+
+    def _wait_until_running(self, instance: str) -> Resource:
+        ec2 = self.account.client("ec2")
+
+        def started() -> Resource | None:
+            """The instance when it is no longer pending; EC2 may not know yet what it has just named."""
+            with asking(f"waiting for {instance}"), unless("InvalidInstanceID.NotFound"):
+                found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+                return found if found["State"]["Name"] != "pending" else None
+            return None
+
+        found = until(started, timeout_s=_START_S, every_s=self.account.polling, cancelled=self.run.cancelled)
+        state = found["State"]["Name"] if found else "pending"
+        if found is None or state != "running":
+            reason = (found or {}).get("StateReason", {}).get("Message", "EC2 gives no reason")
+            raise CheckError(
+                f"{instance} is {state} instead of running: {reason}",
+                hint="look at the console of the instance, then build again",
+            )
+        return found
 
     def _address(self, instance: Resource) -> str:
         key = "PublicIpAddress" if self.settings.public_address else "PrivateIpAddress"
@@ -122,18 +145,22 @@ class MachineChecker:
         return config
 
     def _wait_for_login(self, address: str, config: Path) -> None:
-        """Until systemd has settled; a machine that boots degraded says so through its checks."""
-        said = ""
+        """Waits until systemd has started everything; a degraded machine fails through its checks."""
+        output = ""
 
         def is_up() -> bool:
-            nonlocal said
+            nonlocal output
             argv = ["ssh", "-F", str(config), address, "systemctl is-system-running --wait"]
-            done = process.run(argv, timeout_s=120, cancelled=self.run.cancelled)
-            said = done.tail
-            return said.strip() in ("running", "degraded")
+            output = process.run(argv, timeout_s=120, cancelled=self.run.cancelled).tail
+            return output.strip() in ("running", "degraded")
 
-        timeout_s = _NEAR_BOOT_S if self.account.is_on_this_machine else _BOOT_S
-        if not until(is_up, timeout_s=timeout_s, every_s=self.account.polling, cancelled=self.run.cancelled):
+        is_near = self.account.is_on_this_machine
+        if not until(
+            is_up,
+            timeout_s=_NEAR_BOOT_S if is_near else _BOOT_S,
+            every_s=_NEAR_LOGIN_EVERY_S if is_near else _LOGIN_EVERY_S,
+            cancelled=self.run.cancelled,
+        ):
             raise CheckError(
-                f"nobody can log in to {address}: {said}", hint="look at the console of the instance"
+                f"SSH login to {address} failed: {output}", hint="look at the console of the instance"
             )

@@ -34,13 +34,17 @@ class Janitor:
     run: str
     keeps: Callable[[str], bool]
     removed: list[str] = field(default_factory=list)
+    left: list[BuildError] = field(default_factory=list)
 
     @property
     def ec2(self) -> Any:
         return self.account.client("ec2", self.region)
 
     def sweep(self) -> list[str]:
-        """What was removed; in the order in which things let go of each other."""
+        """Removes everything, users before what they use; returns the ids.
+
+        Raises for a group that is still in use, after the rest has been removed.
+        """
         instances = self._instances()
         self._terminate(instances)
         self._key_pairs()
@@ -48,6 +52,8 @@ class Janitor:
         self._volumes()
         self._images()
         self._snapshots()
+        if self.left:
+            raise self.left[0]
         return self.removed
 
     def _all(self, operation: str, key: str, filters: dict[str, list[str]], **more: Any) -> list[Resource]:
@@ -81,12 +87,18 @@ class Janitor:
             return not self._all("describe_instances", "Reservations", filters)
 
         if not until(are_gone, timeout_s=_END_S, every_s=self.account.polling):
-            raise BuildError(f"{', '.join(ids)} do not end", hint="builder clean")
+            raise BuildError(
+                f"{', '.join(ids)} in {self.region} did not terminate within {_END_S:.0f} s",
+                hint=f"aws ec2 describe-instances --region {self.region} --instance-ids {' '.join(ids)};"
+                " once they are terminated: builder clean",
+            )
 
     def _groups(self) -> None:
         for group in self._all("describe_security_groups", "SecurityGroups", self._mine()):
-            groups.remove(self.account, self.region, group["GroupId"])
-            self.removed.append(group["GroupId"])
+            if groups.delete(self.account, self.region, group["GroupId"]):
+                self.removed.append(group["GroupId"])
+            else:
+                self.left.append(groups.in_use(group["GroupId"], self.region))
 
     def _key_pairs(self) -> None:
         with asking(f"looking for keys of {self.run}"):

@@ -6,7 +6,7 @@ A run that is killed leaves its file; the janitor reads there where to look, and
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -64,15 +64,20 @@ def making(run: Run, account: Account, kind: str, name: str, *, region: str = ""
 
 
 @contextmanager
-def passing(run: Run, account: Account, kinds: Sequence[str], name: str) -> Iterator[None]:
-    """Around the life of things that are gone when the block has ended without an error."""
+def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> Iterator[Callable[[str], None]]:
+    """Records resources that are deleted by the end of the block; on an error their entries stay open.
+
+    Yields a function that keeps the entry of one kind open, for a resource that could not be deleted.
+    """
     things = [_thing(run, account, kind, name, "") for kind in kinds]
+    kept: set[str] = set()
     with ExitStack() as stack:
         for thing in things:
             _write(run, _BEGUN, thing)
-        yield
+        yield kept.add
         for thing in things:
-            stack.callback(_write, run, _GONE, thing)
+            if thing["kind"] not in kept:
+                stack.callback(_write, run, _GONE, thing)
 
 
 def note(run: Run, account: Account, kind: str, name: str) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.ami import journal, packer
+from builder.adapters.ami.access import Access, ssh_access
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.aws.account import Account, Resource, asking
-from builder.adapters.aws.groups import security_group
-from builder.adapters.aws.sshkeys import KeyPair, key_pair
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -27,8 +26,6 @@ from builder.marks import COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, T
 from builder.model import Artifact, Made, Plan
 from builder.site import AwsSettings
 
-# What a machine of a run has besides itself, all under one name.
-MACHINE = ("key-pair", "security-group", "instance")
 _WORK_S = 4 * 3600.0  # for everything before the image is made
 # Certificates of the site on the machine that is built on; the play takes them away again.
 _CA = "/var/cache/factory-ca.pem"
@@ -73,8 +70,7 @@ class Job:
     source: Resource
     tags: Mapping[str, str]
     folder: Path
-    key: KeyPair
-    group: str
+    access: Access
 
     @property
     def manifest(self) -> Path:
@@ -122,9 +118,9 @@ class AmiMaker:
             mine, image_of = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
             with (
                 journal.making(self.run, self.account, "image", image_of) as made,
-                journal.passing(self.run, self.account, MACHINE, name),
-                key_pair(self.account, name, folder, mine) as key,
-                security_group(self.account, self.settings, name, mine) as group,
+                ssh_access(
+                    self.run, self.account, self.settings, self.events, name=name, folder=folder, tags=mine
+                ) as access,
             ):
                 job = Job(
                     plan=plan,
@@ -133,8 +129,7 @@ class AmiMaker:
                     source=source,
                     tags=mine,
                     folder=folder,
-                    key=key,
-                    group=group,
+                    access=access,
                 )
                 ami = made.id = self._build(job)
             image = self.account.image(ami)
@@ -227,8 +222,8 @@ class AmiMaker:
             },
             "ssh": {
                 "user": plan.system.ami.user,
-                "keypair": job.key.name,
-                "key_file": str(job.key.file),
+                "keypair": job.access.key.name,
+                "key_file": str(job.access.key.file),
                 "port": self.ssh_port,
                 # A wrong address on this machine is to be found out at once.
                 "timeout": "30s" if self.account.is_on_this_machine else "10m",
@@ -236,7 +231,7 @@ class AmiMaker:
             },
             "network": {
                 "subnet": site.subnet,
-                "security_group": job.group,
+                "security_group": job.access.group,
                 "public_address": site.public_address,
                 "iam_instance_profile": site.instance_profile,
             },

@@ -191,7 +191,7 @@ class AmiPublisher:
         given_up: list[str] = []
         for _ in range(_COPIES):
             spot = self._find_copy(home, region) or self._begin_copy(home, region, tags, given_up)
-            state = self._settled(spot)
+            state = self._wait_for_copy(spot)
             if state == "available":
                 self.finish(spot, tags)
                 return spot
@@ -231,23 +231,23 @@ class AmiPublisher:
             made.id = answer["ImageId"]
         return Spot(account=self.account, region=region, ami=made.id)
 
-    def _settled(self, spot: Spot) -> str:
-        """The state that a copy comes to: available, failed or gone."""
-        state, seen_s = "pending", time.monotonic()
+    def _wait_for_copy(self, spot: Spot) -> str:
+        """The state in which a copy ends: available, failed or gone."""
+        seen_s = time.monotonic()
 
-        def is_settled() -> bool:
-            nonlocal state, seen_s
+        def end_state() -> str:
+            nonlocal seen_s
             found = spot.find()
             if found is None:
-                state = "gone" if time.monotonic() - seen_s > self.patience.appear_s else "pending"
-            else:
-                state, seen_s = found["State"], time.monotonic()
-            return state != "pending"
+                return "gone" if time.monotonic() - seen_s > self.patience.appear_s else ""
+            seen_s = time.monotonic()
+            return "" if found["State"] == "pending" else str(found["State"])
 
-        if not self.patience.until(is_settled, timeout_s=self.patience.copy_s):
+        state = self.patience.until(end_state, timeout_s=self.patience.copy_s)
+        if not state:
             raise PublishError(
                 f"{spot} is still pending after {self.patience.copy_s / 60:.0f} min",
-                hint="run the command again: it goes on waiting",
+                hint="re-run the command; it resumes waiting",
             )
         return state
 

@@ -6,38 +6,31 @@ They know neither plans nor the order of things; what is asked for again costs r
 import datetime
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from builder.adapters.aws.account import Account, Resource, as_tags, asking, tags_of, unless
-from builder.errors import Interrupted, PublishError
+from builder.errors import PublishError
+from builder.wait import Backoff, T, until
 
 AGAIN = "run the command again: it goes on where it was"
 _IMAGE_TYPE = "aws:ec2:image"
 _PROTECTED = "enabled"
-_SETTLE_S = 120.0
+_VISIBLE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often to look, how long a copy may take, and when to stop at once."""
+    """How often to ask, how long a copy may take, and when to stop at once."""
 
-    polling_s: float = 15.0
+    every_s: float | Backoff
     copy_s: float
     appear_s: float = 60.0  # EC2 may not know yet what it has just named
     cancelled: threading.Event
 
-    def until(self, condition: Callable[[], bool], *, timeout_s: float) -> bool:
-        """Whether `condition` came true in time."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
-            if self.cancelled.wait(self.polling_s):
-                raise Interrupted("interrupted")
-        return True
+    def until(self, condition: Callable[[], T], *, timeout_s: float) -> T:
+        return until(condition, timeout_s=timeout_s, every_s=self.every_s, cancelled=self.cancelled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +244,7 @@ def point(spot: Spot, name: str, patience: Patience) -> None:
     def is_there() -> bool:
         return read_parameters(spot.account, spot.region, [name]).get(name) == spot.ami
 
-    if not patience.until(is_there, timeout_s=_SETTLE_S):
+    if not patience.until(is_there, timeout_s=_VISIBLE_S):
         raise PublishError(f"{name} in {spot.region} does not lead to {spot.ami}", hint=AGAIN)
 
 

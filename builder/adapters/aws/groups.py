@@ -4,26 +4,36 @@ Ours and not Packer's: it has the run's name and tags from its first moment, in 
 the machine that is checked is reached through it as well.
 """
 
-import time
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
+from builder.errors import BuildError
 from builder.site import AwsSettings
 from builder.wait import until
 
 # Who may come in where the site does not say: whoever has the run's key; on this machine, itself.
 _ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
 _SSH = 22
-_LET_GO_S = 300.0
+_RELEASE_S = 300.0
 
 
 @contextmanager
 def security_group(
-    account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]
+    account: Account,
+    settings: AwsSettings,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    cancelled: threading.Event,
+    on_left: Callable[[str], None],
 ) -> Iterator[str]:
-    """The id of the site's own, or of one that is there as long as the block."""
+    """The id of the site's own group, or of one that exists as long as the block.
+
+    `on_left` is told the id of a group that could not be deleted, because something still uses it.
+    """
     if settings.security_group:
         yield settings.security_group
         return
@@ -36,7 +46,8 @@ def security_group(
             )
         yield group
     finally:
-        remove(account, account.region, group)
+        if not delete(account, account.region, group, cancelled=cancelled):
+            on_left(group)
 
 
 def _make(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
@@ -73,17 +84,24 @@ def _permission(account: Account, settings: AwsSettings) -> Resource:
     }
 
 
-def remove(account: Account, region: str, group: str) -> None:
-    """The interface of an instance lets go of a group a moment after the instance has ended."""
-    deadline = time.monotonic() + _LET_GO_S
+def delete(account: Account, region: str, group: str, *, cancelled: threading.Event | None = None) -> bool:
+    """Deletes a group, if that is possible in time: an instance uses it until a moment after its end."""
     ec2 = account.client("ec2", region)
 
     def is_gone() -> bool:
-        codes = () if time.monotonic() > deadline else ("DependencyViolation",)
-        with asking(f"deleting {group}"), unless(*codes):
+        with asking(f"deleting {group}"), unless("DependencyViolation"):
             with unless("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
                 ec2.delete_security_group(GroupId=group)
             return True
         return False
 
-    until(is_gone, timeout_s=_LET_GO_S, every_s=account.polling)
+    return until(is_gone, timeout_s=_RELEASE_S, every_s=account.polling, cancelled=cancelled)
+
+
+def in_use(group: str, region: str) -> BuildError:
+    """The error of a group that could not be deleted."""
+    return BuildError(
+        f"security group {group} in {region} was not deleted: still in use after {_RELEASE_S:.0f} s",
+        hint=f"aws ec2 describe-network-interfaces --region {region} --filters Name=group-id,Values={group};"
+        " remove what uses it, then: builder clean",
+    )

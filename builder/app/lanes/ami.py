@@ -29,7 +29,7 @@ from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
 # In a rehearsal everything happens at once.
-_REHEARSED_PATIENCE: Mapping[str, float] = {"polling_s": 0.2, "appear_s": 2.0}
+_REHEARSED_PATIENCE: Mapping[str, float] = {"appear_s": 2.0}
 
 
 class AmiLane(Lane):
@@ -152,7 +152,9 @@ def open_publisher(
     """The publisher of a site's AMIs; without a run it can only look."""
     settings = site.context.site.aws
     shorter = _REHEARSED_PATIENCE if site.is_rehearsal else {}
-    patience = Patience(cancelled=cancelled, copy_s=settings.wait_minutes * 60.0, **shorter)
+    patience = Patience(
+        every_s=site.account.polling, copy_s=settings.wait_minutes * 60.0, cancelled=cancelled, **shorter
+    )
     return AmiPublisher(account=site.account, settings=settings, run=run, patience=patience, say=say)
 
 

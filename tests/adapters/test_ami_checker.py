@@ -1,0 +1,95 @@
+"""The instance that an AMI is checked on, in a rehearsed account: it may not start, or not in time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.ami import checker
+from builder.adapters.ami.checker import MachineChecker
+from builder.adapters.host.workspace import Run
+from builder.app.context import Context
+from builder.errors import CheckError, Interrupted
+from builder.events import Stream
+from builder.model import Artifact
+from builder.rehearsal.calls import Call, Disturbance
+from builder.rehearsal.proxy import Proxy
+from builder.site import AwsSettings
+from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsed_account import AmiAccount
+
+RUNNING = r"<code>16</code>\s*<name>running</name>"
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    with Proxy(rehearsed_account.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
+
+
+def check(ami_account: AmiAccount, run: Run) -> None:
+    plan = Context(ROOT, place="aws").plan("ami-cpu")
+    MachineChecker(
+        account=ami_account.account,
+        settings=AwsSettings(),
+        run=run,
+        root=ROOT,
+        events=Stream(),
+        tags=lambda _: ami_account.tags(run=run.name),
+        environment={},
+    ).check(
+        plan,
+        Artifact(kind="ami", target=ami_account.target, reference=ami_account.aws.debian(), key=plan.key),
+    )
+
+
+def states(ami_account: AmiAccount) -> set[str]:
+    """Of the instances that the checks started."""
+    (started,) = [call for call in ami_account.proxy.calls if call.action == "RunInstances"]
+    filters = [{"Name": "tag:Name", "Values": [started.parameters["KeyName"]]}]
+    found = ami_account.aws.ec2.describe_instances(Filters=filters)["Reservations"]
+    return {instance["State"]["Name"] for one in found for instance in one["Instances"]}
+
+
+def test_instance_that_does_not_start_fails_the_checks(ami_account: AmiAccount, proxy: Proxy) -> None:
+    stopped = "<code>48</code><name>terminated</name>"
+    proxy.disturb(Disturbance(action="DescribeInstances", count=0, replace=(RUNNING, stopped)))
+    with ami_account.run() as run, pytest.raises(CheckError, match=r"i-\w+ is terminated instead of running"):
+        check(ami_account, run)
+    assert states(ami_account) == {"terminated"}
+
+
+def test_instance_that_stays_pending_fails_the_checks(
+    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checker, "_START_S", 0.5)
+    pending = "<code>0</code><name>pending</name>"
+    proxy.disturb(Disturbance(action="DescribeInstances", count=0, replace=(RUNNING, pending)))
+    with ami_account.run() as run, pytest.raises(CheckError, match=r"i-\w+ is pending instead of running"):
+        check(ami_account, run)
+    assert states(ami_account) == {"terminated"}
+
+
+def test_waiting_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy: Proxy) -> None:
+    pending = "<code>0</code><name>pending</name>"
+    with ami_account.run() as run:
+
+        def cancel(_: Call) -> None:
+            run.cancelled.set()
+
+        proxy.disturb(
+            Disturbance(
+                action="DescribeInstances", kill="before", callback=cancel, replace=(RUNNING, pending)
+            )
+        )
+        proxy.disturb(Disturbance(action="DescribeInstances", count=0, replace=(RUNNING, pending)))
+        with pytest.raises(Interrupted):
+            check(ami_account, run)
+    assert states(ami_account) == {"terminated"}
+    asked = [call for call in proxy.calls if call.action == "DescribeInstances"]
+    assert len(asked) == 1, "and at once"

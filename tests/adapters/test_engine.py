@@ -270,3 +270,41 @@ def test_layers_are_listed_without_the_sdk() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+LOAD_AT_ONCE = """
+import sys, threading
+from builder.adapters.engine.client import Bind, Engine
+from builder.errors import FactoryError
+
+sys.setswitchinterval(1e-6)
+barrier, failures = threading.Barrier(3), []
+
+def begin(act):
+    barrier.wait()
+    try:
+        act(Engine("unix:///none.sock"))
+    except FactoryError:
+        pass
+    except BaseException as error:
+        failures.append(repr(error))
+
+acts = (
+    lambda engine: engine.connect(),
+    lambda engine: engine.inspect_image("x"),
+    lambda engine: engine.errors("nothing").__enter__(),
+)
+threads = [threading.Thread(target=begin, args=(act,)) for act in acts]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(failures)
+"""
+
+
+def test_threads_may_load_the_sdk_at_once() -> None:
+    """Modules of the SDK import each other: two threads could each see half of one."""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD_AT_ONCE], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.strip() == "[]"

@@ -57,13 +57,12 @@ class Program:
     def left(self, name: str) -> list[str]:
         """Everything of a rehearsal that is still in the engine."""
         engine = Engine()
-        filters = json.dumps({"reference": [f"factory-rehearsal/{self.session(name)}"]})
-        tagged = engine.ask("GET", "/images/json", query={"filters": filters})
+        tagged = engine.images(reference=f"factory-rehearsal/{self.session(name)}")
         untagged = [
             one.id for one in engine.labelled(f"{REHEARSAL_LABEL}={self.session(name)}") if not one.tags
         ]
         return [
             *(str(one["Names"]) for one in self.containers(name)),
-            *(tag for one in tagged for tag in one["RepoTags"]),
+            *(tag for image in tagged for tag in image.tags),
             *untagged,
         ]

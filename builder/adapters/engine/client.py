@@ -49,6 +49,18 @@ class Bind:
     writable: bool = False
 
 
+_loading = threading.Lock()
+
+
+def _load_sdk() -> None:
+    """Import all of the SDK in one thread.
+
+    Its modules import each other: two threads that begin with different ones get one that is half loaded.
+    """
+    with _loading:
+        import urllib3.exceptions  # noqa: F401
+
+
 class Engine:
     """The engine at a URL, by default that of DOCKER_HOST; threads may share it.
 
@@ -68,6 +80,7 @@ class Engine:
             return self._clients[timeout_s]
 
     def _open(self, timeout_s: int) -> "APIClient":
+        _load_sdk()
         from docker import APIClient
         from docker.constants import MINIMUM_DOCKER_API_VERSION
         from docker.utils import kwargs_from_env
@@ -88,6 +101,7 @@ class Engine:
     @contextmanager
     def errors(self, action: str) -> Iterator[None]:
         """Raise the errors of the SDK and its transport as the factory's."""
+        _load_sdk()
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
         from urllib3.exceptions import HTTPError
@@ -163,6 +177,7 @@ class Engine:
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
         """The engine's record of an image; None if it has none."""
+        _load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"looking for {reference}"), suppress(NotFound):
@@ -224,6 +239,7 @@ class Engine:
 
     def inspect_container(self, container: str) -> dict[str, Any] | None:
         """The engine's record of a container; None if it has none."""
+        _load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"looking for container {container}"), suppress(NotFound):
@@ -248,6 +264,7 @@ class Engine:
         **host: Any,
     ) -> str:
         """Create a container, which the caller starts and removes; `host` is its host configuration."""
+        _load_sdk()
         from docker.types import Mount
 
         with self.errors("creating a container"):
@@ -318,6 +335,7 @@ class Engine:
 
     def read_file(self, container: str, path: str) -> bytes:
         """A file of a container; empty if there is none."""
+        _load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"reading {path} of a container"), suppress(NotFound):
@@ -363,6 +381,7 @@ class Engine:
 
 @contextmanager
 def _tolerating(*statuses: int) -> Iterator[None]:
+    _load_sdk()
     from docker.errors import APIError
 
     try:

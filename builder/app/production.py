@@ -2,12 +2,14 @@
 
 import os
 import platform
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import Engine
@@ -170,7 +172,8 @@ def clear_dead(workspace: Workspace) -> None:
 def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
     """The subscriber that a person or a program looks at."""
     if as_json:
-        return nullcontext(JsonLines(sys.stdout))
+        # A reader that goes away ends a build as the end of its terminal does: it cleans up first.
+        return nullcontext(JsonLines(sys.stdout, on_lost=partial(signal.raise_signal, signal.SIGHUP)))
     if look(sys.stderr, os.environ).live:
         return LiveTree(sys.stderr, os.environ)
     return nullcontext(PlainLines(sys.stderr))

@@ -8,6 +8,7 @@ from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Request
 from builder.app.lanes.table import open_lanes
+from builder.errors import Interrupted
 from builder.events import Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import find, report_reused, result
@@ -52,7 +53,11 @@ def _find(
 
 def _announce(receipts: Sequence[Receipt]) -> None:
     """The stream of a build in which everything was reused."""
-    events = Stream(JsonLines(sys.stdout))
+
+    def refuse() -> None:
+        raise Interrupted("stdout was closed by its reader")
+
+    events = Stream(JsonLines(sys.stdout, on_lost=refuse))
     names = ",".join(receipt.plan.target.name for receipt in receipts)
     events.emit("run.start", text="build", targets=names)
     for receipt in receipts:

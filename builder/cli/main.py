@@ -35,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"builder {__version__}")
         return 0
-    # A reader of our output that goes away (| head) is no error of ours.
     try:
         code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        # A reader that goes away (| head) has read enough of a list, but not the result of a build.
+        return 130 if words[0] == "build" else 0
     return code
 
 

@@ -1,6 +1,9 @@
 """Every event as one JSON object a line, for programs that follow a run."""
 
 import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from builder.events import Event
@@ -19,11 +22,22 @@ def line(event: Event) -> str:
 
 
 class JsonLines:
-    """Writes each event to a text stream as it comes."""
+    """Writes each event to a text stream as it comes; calls `on_lost` once when nothing can be written."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, on_lost: Callable[[], object]) -> None:
         self._stream = stream
+        self._on_lost = on_lost
+        self._is_lost = False
 
     def __call__(self, event: Event) -> None:
-        self._stream.write(line(event) + "\n")
-        self._stream.flush()
+        if self._is_lost:
+            return
+        try:
+            self._stream.write(line(event) + "\n")
+            self._stream.flush()
+        except OSError:
+            self._is_lost = True
+            # What is still in the buffer would fail again at the end of the program.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._on_lost()

@@ -67,6 +67,22 @@ def test_a_signal_leaves_nothing_at_once(
     assert fresh.build().code == 0
 
 
+def test_a_reader_that_goes_away_interrupts_the_build(fresh: Factory) -> None:
+    """As in `builder build --json | head -1`."""
+    with fresh.started() as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "run.start" in process.stdout.readline()
+        process.stdout.close()
+        talk = process.stderr.read()
+        assert process.wait(BOUND_S) == 130
+    assert "Traceback" not in talk
+    assert "BrokenPipe" not in talk
+    assert fresh.containers() == []
+    assert fresh.untagged() == []
+    assert fresh.scratch() == []
+
+
 def test_two_builds_at_once_build_once(fresh: Factory) -> None:
     results = []
     threads = [threading.Thread(target=lambda: results.append(fresh.build())) for _ in range(2)]

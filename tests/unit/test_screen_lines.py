@@ -2,11 +2,15 @@
 
 import io
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from builder.errors import BuildError
+from builder.events import Event
 from builder.screen.files import RunFiles
 from builder.screen.ndjson import JsonLines
 from builder.screen.plain import PlainLines
@@ -80,8 +84,10 @@ class Writes(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("screen", [PlainLines, JsonLines])
-def test_every_write_is_one_whole_line(screen: type[PlainLines | JsonLines]) -> None:
+@pytest.mark.parametrize(
+    "screen", [PlainLines, partial(JsonLines, on_lost=lambda: None)], ids=["PlainLines", "JsonLines"]
+)
+def test_every_write_is_one_whole_line(screen: Callable[[TextIO], Callable[[Event], None]]) -> None:
     stream = Writes()
     write = screen(stream)
     for each in a_run():
@@ -92,7 +98,7 @@ def test_every_write_is_one_whole_line(screen: type[PlainLines | JsonLines]) -> 
 
 def test_json_lines_carry_every_event_unchanged() -> None:
     stream = io.StringIO()
-    screen = JsonLines(stream)
+    screen = JsonLines(stream, on_lost=lambda: None)
     for each in a_run():
         screen(each)
     lines = stream.getvalue().splitlines()
@@ -112,7 +118,7 @@ def test_json_lines_carry_every_event_unchanged() -> None:
 
 def test_json_lines_survive_bytes_that_are_no_text() -> None:
     stream = io.StringIO()
-    JsonLines(stream)(event("step.log", 0, "s", "caf\u00e9 \udcff \u2028 end\nnext"))
+    JsonLines(stream, on_lost=lambda: None)(event("step.log", 0, "s", "caf\u00e9 \udcff \u2028 end\nnext"))
     assert stream.getvalue().isascii()
     assert len(stream.getvalue().splitlines()) == 1
 
@@ -127,7 +133,7 @@ def test_run_files(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "log.txt").read_text() == LOG
     stream = io.StringIO()
     for each in events:
-        JsonLines(stream)(each)
+        JsonLines(stream, on_lost=lambda: None)(each)
     assert (tmp_path / "run" / "events.ndjson").read_text() == stream.getvalue()
 
 

@@ -1,5 +1,6 @@
 """The session of a build: what is opened, found and made, and how often."""
 
+import io
 import json
 import threading
 from collections import Counter
@@ -13,7 +14,7 @@ from builder.app.context import Context
 from builder.app.lanes import table
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
-from builder.errors import BuildError
+from builder.errors import BuildError, Interrupted
 from builder.model import Artifact, Check, Made, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
@@ -160,3 +161,54 @@ def test_a_failing_target_lets_the_others_end(
     assert sorted(path.name for path in folder.glob("report-*.html")) == [
         f"report-{name}.html" for name in TARGETS
     ]
+
+
+class Pipe(io.StringIO):
+    """A stream whose reader goes away after some lines."""
+
+    def __init__(self, *, lines: int) -> None:
+        super().__init__()
+        self.left = lines
+
+    def write(self, text: str) -> int:
+        if self.left == 0:
+            raise BrokenPipeError
+        self.left -= 1
+        return super().write(text)
+
+
+class PatientLane(FakeLane):
+    """Its maker works until the run is cancelled."""
+
+    def begin(self, work: Work) -> Tools:
+        self.work = work
+        return super().begin(work)
+
+    def make(self, plan: Plan) -> Artifact:
+        self.work.events.emit("step.log", step=f"{plan.target.name}/base", text="working")
+        self.calls["cancelled" if self.work.run.cancelled.wait(30) else "forgotten"] += 1
+        raise Interrupted("interrupted")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_build_whose_reader_goes_away_cleans_up_and_is_interrupted(
+    context: Context, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    """The main thread meets the closed pipe at the first line, a worker at a later one."""
+    lane = PatientLane()
+    monkeypatch.setattr("sys.stdout", Pipe(lines=lines))
+    with pytest.raises(Interrupted, match="SIGHUP") as caught:
+        run(context, lane, monkeypatch, as_json=True)
+    assert caught.value.exit_code == 130
+    assert lane.calls["forgotten"] == 0
+    assert lane.calls["end"] == lane.calls["begin"] == (1 if lines else 0)
+    assert list(context.workspace.scratch.iterdir()) == []
+
+
+def test_a_build_with_nothing_to_do_whose_reader_goes_away_is_interrupted(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(context, FakeLane(), monkeypatch)
+    monkeypatch.setattr("sys.stdout", Pipe(lines=1))
+    with pytest.raises(Interrupted):
+        run(context, FakeLane(made=TARGETS), monkeypatch, as_json=True)

@@ -52,7 +52,7 @@ class Bind:
 _loading = threading.Lock()
 
 
-def _load_sdk() -> None:
+def load_sdk() -> None:
     """Import all of the SDK in one thread.
 
     Its modules import each other: two threads that begin with different ones get one that is half loaded.
@@ -80,7 +80,7 @@ class Engine:
             return self._clients[timeout_s]
 
     def _open(self, timeout_s: int) -> "APIClient":
-        _load_sdk()
+        load_sdk()
         from docker import APIClient
         from docker.constants import MINIMUM_DOCKER_API_VERSION
         from docker.utils import kwargs_from_env
@@ -101,7 +101,7 @@ class Engine:
     @contextmanager
     def errors(self, action: str) -> Iterator[None]:
         """Raise the errors of the SDK and its transport as the factory's."""
-        _load_sdk()
+        load_sdk()
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
         from urllib3.exceptions import HTTPError
@@ -177,7 +177,7 @@ class Engine:
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
         """The engine's record of an image; None if it has none."""
-        _load_sdk()
+        load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"looking for {reference}"), suppress(NotFound):
@@ -239,7 +239,7 @@ class Engine:
 
     def inspect_container(self, container: str) -> dict[str, Any] | None:
         """The engine's record of a container; None if it has none."""
-        _load_sdk()
+        load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"looking for container {container}"), suppress(NotFound):
@@ -264,7 +264,7 @@ class Engine:
         **host: Any,
     ) -> str:
         """Create a container, which the caller starts and removes; `host` is its host configuration."""
-        _load_sdk()
+        load_sdk()
         from docker.types import Mount
 
         with self.errors("creating a container"):
@@ -335,7 +335,7 @@ class Engine:
 
     def read_file(self, container: str, path: str) -> bytes:
         """A file of a container; empty if there is none."""
-        _load_sdk()
+        load_sdk()
         from docker.errors import NotFound
 
         with self.errors(f"reading {path} of a container"), suppress(NotFound):
@@ -381,7 +381,7 @@ class Engine:
 
 @contextmanager
 def _tolerating(*statuses: int) -> Iterator[None]:
-    _load_sdk()
+    load_sdk()
     from docker.errors import APIError
 
     try:

@@ -5,7 +5,7 @@ import threading
 
 from builder.adapters.checks.testinfra import ImageChecker
 from builder.adapters.container.maker import LayerMaker, sweep
-from builder.adapters.engine.client import Engine
+from builder.adapters.engine.client import Engine, load_sdk
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.registry.publisher import RegistryCache
 from builder.app.context import Context
@@ -19,6 +19,8 @@ class ContainerWork:
     """The tools of one run, and its end."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
+        # Here, and not in the first of the run's threads that needs it: several would load it at once.
+        load_sdk()
         self._engine = engine
         self._run = work.run
         ledger = Receipts(context.workspace, root=context.root)

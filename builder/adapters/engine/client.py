@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ def load_sdk() -> None:
     Its modules import each other: two threads that begin with different ones get one that is half loaded.
     """
     with _loading:
-        import urllib3.exceptions  # noqa: F401
+        for module in ("urllib3.exceptions", "requests.exceptions", "docker.errors", "docker.types"):
+            import_module(module)
 
 
 class Engine:

@@ -124,21 +124,23 @@ def unverified(plan: Plan) -> str:
 
 
 def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> list[Receipt | FactoryError]:
-    pool = ThreadPoolExecutor(max_workers=len(plans))
     futures: list[Future[Receipt | FactoryError]] = []
-    try:
-        tools = {kind: lane.begin(work) for kind, lane in lanes.items()}
-        with held_back():
-            futures = [pool.submit(_outcome, plan, tools[plan.target.kind]) for plan in plans]
-        wait_for_all(futures)
-    except Interrupted:
-        work.run.cancelled.set()
-        raise
-    finally:
-        _stop_all(lanes, work.run, futures)
-        pool.shutdown(wait=True)
-        for lane in lanes.values():
-            lane.end(work.run)
+    tools: dict[str, Tools] = {}
+    with ExitStack() as stack:
+        try:
+            for kind, lane in lanes.items():
+                tools[kind] = lane.begin(work)
+                stack.callback(lane.end)
+            pool = ThreadPoolExecutor(max_workers=len(plans))
+            stack.callback(pool.shutdown, wait=True)
+            with held_back():
+                futures = [pool.submit(_outcome, plan, tools[plan.target.kind]) for plan in plans]
+            wait_for_all(futures)
+        except Interrupted:
+            work.run.cancelled.set()
+            raise
+        finally:
+            _stop_all(lanes, futures)
     return [future.result() for future in futures]
 
 
@@ -150,14 +152,14 @@ def _outcome(plan: Plan, tools: Tools) -> Receipt | FactoryError:
         return error
 
 
-def _stop_all(lanes: Mapping[str, Lane], run: Run, futures: Sequence[Future[Receipt | FactoryError]]) -> None:
+def _stop_all(lanes: Mapping[str, Lane], futures: Sequence[Future[Receipt | FactoryError]]) -> None:
     """Remove what the workers use, again and again, until all of them have ended."""
     deadline = time.monotonic() + _STOP_S
     pending = list(futures)
     while pending and time.monotonic() < deadline:
         for lane in lanes.values():
             with suppress(FactoryError):
-                lane.stop(run)
+                lane.stop()
         _, rest = wait(pending, timeout=0.3)
         pending = list(rest)
 

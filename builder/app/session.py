@@ -23,14 +23,15 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
         lane.prepare(_of_kind(plans, kind), publish=request.publish)
     found = _find(context, plans, lanes, publish=request.publish)
     missing = [plan for plan in plans if plan.target.name not in found]
-    for kind, lane in lanes.items():
+    needed = {kind: lane for kind, lane in lanes.items() if _of_kind(missing, kind)}
+    for kind, lane in needed.items():
         lane.confirm(_of_kind(missing, kind), yes=request.yes)
     reused = list(found.values())
     if missing:
         # Threads, screens and makers: needed only by a build that has something to do.
         from builder.app.production import produce_all
 
-        made = produce_all(context, missing, reused, lanes=lanes, request=request, cancelled=cancelled)
+        made = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
         found |= {receipt.plan.target.name: receipt for receipt in made}
     elif request.as_json:
         _announce(reused)

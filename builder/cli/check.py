@@ -53,4 +53,4 @@ def _check(plan: Plan, artifact: Artifact, lane: Lane, work: Work) -> Report:
     try:
         return check(plan, artifact, tools.checker, work.events)
     finally:
-        lane.end(work.run)
+        lane.end()

@@ -5,20 +5,20 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from builder.adapters.host.workspace import Run
 from builder.app.context import Context
 from builder.app.lanes import table
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
-from builder.errors import BuildError, Interrupted
+from builder.errors import BuildError, Interrupted, MissingError
 from builder.model import Artifact, Check, Made, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
-from tests.support.repository import Repository
+from tests.support.repository import AMI, Repository, flavour
 
 TARGETS = ("hello", "second", "third")
 
@@ -42,7 +42,7 @@ class FakeLane(Lane):
         self.calls["begin"] += 1
         return Tools(finder=self, ledger=work.ledger, maker=self, checker=self, events=work.events)
 
-    def end(self, run: Run) -> None:
+    def end(self) -> None:
         self.calls["end"] += 1
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
@@ -212,3 +212,36 @@ def test_a_build_with_nothing_to_do_whose_reader_goes_away_is_interrupted(
     monkeypatch.setattr("sys.stdout", Pipe(lines=1))
     with pytest.raises(Interrupted):
         run(context, FakeLane(made=TARGETS), monkeypatch, as_json=True)
+
+
+class LaneThatCannotBegin(FakeLane):
+    def begin(self, work: Work) -> Tools:
+        raise MissingError("no program 'packer' here")
+
+
+def test_a_lane_that_could_not_begin_is_not_ended(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own error is raised, and not what its end would make of it."""
+    lane = LaneThatCannotBegin()
+    with pytest.raises(MissingError, match="packer"):
+        run(context, lane, monkeypatch)
+    assert "end" not in lane.calls
+
+
+def test_only_lanes_of_missing_targets_begin(
+    context: Context, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = 'summary = "a machine"\nkind = "ami"\ncomponents = ["fabric"]\n'
+    repository.write("catalog/targets/third.toml", machine + AMI + flavour("tiny-1", "plain-1"))
+    lanes = {"container": FakeLane(), "ami": FakeLane()}
+    monkeypatch.setattr(table, "LANES", {kind: partial(_given, lane) for kind, lane in lanes.items()})
+    mixed = Context(context.root)
+    build(mixed, mixed.plans(TARGETS), Request())
+    assert (lanes["container"].calls["begin"], lanes["ami"].calls["begin"]) == (1, 1)
+    lanes["container"].made.remove("second")
+    build(mixed, mixed.plans(TARGETS), Request())
+    assert (lanes["container"].calls["begin"], lanes["ami"].calls["begin"]) == (2, 1)
+    assert lanes["ami"].calls["end"] == 1
+
+
+def _given(lane: Lane, *_: object) -> Lane:
+    return lane

@@ -96,6 +96,7 @@ class AmiLane(Lane):
             tags=lambda plan: tags(plan, work.run.name, commit),
             environment=dict(os.environ),
         )
+        self._run = work.run
         search = self.search(work.ledger, publish=work.request.publish)
         return Tools(
             finder=search.finder,
@@ -106,12 +107,12 @@ class AmiLane(Lane):
             events=work.events,
         )
 
-    def end(self, run: Run) -> None:
+    def end(self) -> None:
         """Images that are complete stay; where removing the rest fails, the run stays marked as dead."""
         try:
-            janitor.sweep(self._context.workspace, self._site.account, run.name, keep_complete=True)
+            janitor.sweep(self._context.workspace, self._site.account, self._run.name, keep_complete=True)
         except FactoryError as error:
-            run.unsettled.set()
+            self._run.unsettled.set()
             print(f"{error.message}\nleft for: builder clean", file=sys.stderr)
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:

@@ -9,7 +9,6 @@ from functools import cached_property
 
 from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.workspace import Run
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Work
 from builder.model import Plan, Receipt
@@ -37,12 +36,10 @@ class ContainerLane(Lane):
         self._work = ContainerWork(self._context, self._engine, search, work)
         return self._work.tools
 
-    def stop(self, run: Run) -> None:
-        del run
+    def stop(self) -> None:
         self._work.stop()
 
-    def end(self, run: Run) -> None:
-        del run
+    def end(self) -> None:
         self._work.end()
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:

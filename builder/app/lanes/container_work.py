@@ -6,7 +6,6 @@ import threading
 from builder.adapters.checks.testinfra import ImageChecker
 from builder.adapters.container.maker import LayerMaker, sweep
 from builder.adapters.engine.client import Engine, load_sdk
-from builder.adapters.host.receipts import Receipts
 from builder.adapters.registry.publisher import RegistryCache
 from builder.app.context import Context
 from builder.app.lanes.lane import Work
@@ -23,7 +22,6 @@ class ContainerWork:
         load_sdk()
         self._engine = engine
         self._run = work.run
-        ledger = Receipts(context.workspace, root=context.root)
         self._maker = LayerMaker(
             engine=engine,
             run=work.run,
@@ -32,7 +30,7 @@ class ContainerWork:
             jobs=work.request.jobs,
             mirror=work.mirror,
             cache=_open_cache(context, engine, work.run.cancelled),
-            last_layers=ledger.last_layers,
+            last_layers=work.ledger.last_layers,
         )
         self.tools = Tools(
             finder=search.finder,

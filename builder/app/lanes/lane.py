@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from builder.adapters.host.receipts import Receipts
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.events import Stream
@@ -28,7 +29,7 @@ class Work:
 
     run: Run
     events: Stream
-    ledger: Ledger
+    ledger: Receipts
     mirror: Callable[[Plan], Mirror]
     request: Request
 
@@ -40,8 +41,8 @@ class Lane(Protocol):
 
     def begin(self, work: Work) -> Tools: ...
 
-    def end(self, run: Run) -> None:
-        """Remove what a run has left, after its workers have ended."""
+    def end(self) -> None:
+        """Remove what the run has left, after its workers have ended; called if and only if it began."""
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
         """(what, from where) of a base that is not made of the system's package archive."""
@@ -68,9 +69,9 @@ class Lane(Protocol):
         """Remove what runs left outside this machine whose process is gone."""
         return
 
-    def stop(self, run: Run) -> None:
-        """Remove what the workers of a run use now, so that they end soon."""
-        del run
+    def stop(self) -> None:
+        """Remove what the workers of the run use now, so that they end soon."""
+        return
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
         """(service, call) of everything that would change an account."""

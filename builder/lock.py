@@ -19,7 +19,7 @@ from builder.model import AmiSource, Catalog, Download, Flavour, System, Target,
 from builder.sources import digest_of
 
 FORMAT = 1
-PLACE = "catalog/lock.json"
+LOCK_PATH = "catalog/lock.json"
 # Where a build happens: on this machine, or in an account of AWS.
 LOCAL, ACCOUNT = "local", "aws"
 
@@ -85,14 +85,15 @@ class Lock:
 
 def read(root: Path) -> Lock:
     """The lock of a repository; an empty one where there is no file yet."""
-    path = root / PLACE
+    path = root / LOCK_PATH
     try:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Lock()
     except (ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{PLACE}: not a lock: {error}", hint=f"restore it: git checkout {PLACE}; then: builder lock"
+            f"{LOCK_PATH}: not a lock: {error}",
+            hint=f"restore it: git checkout {LOCK_PATH}; then: builder lock",
         ) from error
 
 

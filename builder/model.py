@@ -253,7 +253,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
+class LayerResult:
     """What became of one layer: `outcome` is built, pulled or reused, and `reason` says why."""
 
     name: str
@@ -274,7 +274,7 @@ class Artifact:
     target: str
     reference: str
     key: str
-    layers: tuple[Made, ...] = ()
+    layers: tuple[LayerResult, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

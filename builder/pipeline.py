@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.errors import CatalogError, CheckError, IntegrityError
 from builder.events import Stream
-from builder.lock import PLACE
+from builder.lock import LOCK_PATH
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
 
@@ -136,7 +136,7 @@ def require_locked(plans: Iterable[Plan]) -> None:
     if missing:
         noun = "download" if len(missing) == 1 else "downloads"
         raise IntegrityError(
-            f"{PLACE}: {len(missing)} {noun} of this build not in it, or changed since: {missing[0]}",
+            f"{LOCK_PATH}: {len(missing)} {noun} of this build not in it, or changed since: {missing[0]}",
             hint="builder lock, then review the difference",
             details="\n".join(missing),
         )

@@ -91,25 +91,27 @@ def plan(
     site: str = LOCAL,
 ) -> Plan:
     """The plan of one flavour for one architecture, here or in an account, with the verdict of the rules."""
-    of = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
-    verdict = judge(knowledge, of.stack, of.system, kind=target.kind, arch=arch)
-    image = lock.value("image", f"{of.system.image} {arch}")
+    resolved = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
+    verdict = judge(knowledge, resolved.stack, resolved.system, kind=target.kind, arch=arch)
+    image = lock.value("image", f"{resolved.system.image} {arch}")
     return Plan(
         target=target,
         flavour=flavour,
-        system=of.system,
-        stack=of.stack,
+        system=resolved.system,
+        stack=resolved.stack,
         arch=arch,
-        components=of.components,
-        capabilities=of.capabilities,
-        versions=_versions(of),
-        layers=_layers(of),
+        components=resolved.components,
+        capabilities=resolved.capabilities,
+        versions=_versions(resolved),
+        layers=_layers(resolved),
         checks=sources.checks,
-        base_image=f"{of.system.image.rpartition(':')[0]}@{image}" if image else "",
-        suites=tuple(_suites(of)),
-        unlocked=tuple(f"{want} ({want.owner})" for want in of.wants if not _is_locked(want, lock, sources)),
+        base_image=f"{resolved.system.image.rpartition(':')[0]}@{image}" if image else "",
+        suites=tuple(_suites(resolved)),
+        unlocked=tuple(
+            f"{want} ({want.owner})" for want in resolved.wants if not _is_locked(want, lock, sources)
+        ),
         unverified=tuple(
-            str(want) for want in of.wants if want in lock.entries and not lock.entries[want].verified
+            str(want) for want in resolved.wants if want in lock.entries and not lock.entries[want].verified
         ),
         workload_files=tuple(PurePosixPath(path) for path, _ in sources.workload_files),
         settings=verdict.settings,
@@ -154,20 +156,24 @@ def _is_locked(want: Want, lock: Lock, sources: Sources) -> bool:
     return found == sources.requirements[want.subject] if want.kind == "requirements" else bool(found)
 
 
-def _suites(of: _Resolved) -> Iterable[Suite]:
-    for want in of.wants:
+def _suites(resolved: _Resolved) -> Iterable[Suite]:
+    for want in resolved.wants:
         if want.kind == "suite":
-            values = {name: of.lock.value("suite", want.subject, name) for name in FIELDS["suite"]}
+            values = {name: resolved.lock.value("suite", want.subject, name) for name in FIELDS["suite"]}
             yield Suite(name=want.subject.partition(" ")[2], **values)
 
 
-def _base_layer(of: _Resolved) -> Layer:
+def _base_layer(resolved: _Resolved) -> Layer:
     """The base and all that decides it: its recipe, and what the lock says of where it comes from."""
-    system = of.system
+    system = resolved.system
     recipe = {"image": system.image, "bootstrap": system.bootstrap and dataclasses.asdict(system.bootstrap)}
-    inputs = {f"system {system.name}": digest_of([of.arch, recipe])}
+    inputs = {f"system {system.name}": digest_of([resolved.arch, recipe])}
     kinds = ("ami", "suite", "image")
-    inputs |= {str(want): of.lock.value(want.kind, want.subject) for want in of.wants if want.kind in kinds}
+    inputs |= {
+        str(want): resolved.lock.value(want.kind, want.subject)
+        for want in resolved.wants
+        if want.kind in kinds
+    }
     return _layer("base", kind="base", parent="", inputs=inputs)
 
 
@@ -191,42 +197,48 @@ def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[
     }
 
 
-def _versions(of: _Resolved) -> dict[str, str]:
+def _versions(resolved: _Resolved) -> dict[str, str]:
     """Every version that the image promises: pinned components and Python packages."""
-    components = [of.catalog.components[name] for name in of.components]
-    versions = {one.name: of.stack.versions[one.name] for one in components if one.pinned}
+    components = [resolved.catalog.components[name] for name in resolved.components]
+    versions = {
+        component.name: resolved.stack.versions[component.name]
+        for component in components
+        if component.pinned
+    }
     for component in components:
-        for line in _requirements(of, component):
+        for line in _requirements(resolved, component):
             package, _, version = line.split()[0].partition("==")
             versions[re.sub(r"[-_.]+", "-", package).lower()] = version.rstrip(";")
     return versions
 
 
-def _requirements(of: _Resolved, component: Component) -> tuple[str, ...]:
-    lists = {"": (), "stack": of.stack.requirements, "workload": of.sources.workload_requirements}
+def _requirements(resolved: _Resolved, component: Component) -> tuple[str, ...]:
+    lists = {"": (), "stack": resolved.stack.requirements, "workload": resolved.sources.workload_requirements}
     return lists[component.requirements]
 
 
-def _variables(of: _Resolved, component: Component) -> dict[str, Value]:
+def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
     """The variables of one role: version, requirements, downloads, the component's own, then the target's."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
-        variables[f"{name}_version"] = of.stack.versions[name]
+        variables[f"{name}_version"] = resolved.stack.versions[name]
     if component.requirements:
-        variables[f"{name}_requirements"] = list(_requirements(of, component))
+        variables[f"{name}_requirements"] = list(_requirements(resolved, component))
     if component.downloads:
         found = downloads_of(
             component,
-            stack=of.stack,
-            system=of.system,
-            kind=of.target.kind,
-            policy=policy_of(name, of.target, of.flavour),
-            arch=of.arch,
+            stack=resolved.stack,
+            system=resolved.system,
+            kind=resolved.target.kind,
+            policy=policy_of(name, resolved.target, resolved.flavour),
+            arch=resolved.arch,
         )
-        variables[f"{name}_downloads"] = {download.name: as_variable(download, of.lock) for download in found}
-    settings = settings_of(of.target, of.flavour)
-    own = {key: value for key, value in settings.items() if owner(key, of.components) == name}
+        variables[f"{name}_downloads"] = {
+            download.name: as_variable(download, resolved.lock) for download in found
+        }
+    settings = settings_of(resolved.target, resolved.flavour)
+    own = {key: value for key, value in settings.items() if owner(key, resolved.components) == name}
     return {**variables, **component.variables, **own}
 
 
@@ -235,30 +247,30 @@ def owner(variable: str, components: Iterable[str]) -> str:
     return max((name for name in components if variable.startswith(f"{name}_")), key=len, default="")
 
 
-def _layers(of: _Resolved) -> tuple[Layer, ...]:
+def _layers(resolved: _Resolved) -> tuple[Layer, ...]:
     """base, then one layer per group of components, then the workload; each key covers what lies below."""
-    layers = [_base_layer(of)]
-    shared = {"runner": of.sources.runner, "capabilities": digest_of(of.capabilities)}
-    for name, group in groupby(of.components, key=lambda c: of.catalog.components[c].layer):
+    layers = [_base_layer(resolved)]
+    shared = {"runner": resolved.sources.runner, "capabilities": digest_of(resolved.capabilities)}
+    for name, group in groupby(resolved.components, key=lambda c: resolved.catalog.components[c].layer):
         members = tuple(group)
-        variables = {member: _variables(of, of.catalog.components[member]) for member in members}
+        variables = {member: _variables(resolved, resolved.catalog.components[member]) for member in members}
         layers.append(
             _layer(
                 name,
                 kind="components",
                 parent=layers[-1].key,
                 inputs=shared
-                | {f"role {member}": of.sources.roles[member] for member in members}
+                | {f"role {member}": resolved.sources.roles[member] for member in members}
                 | {f"variables of {member}": digest_of(variables[member]) for member in members},
                 components=members,
                 variables={key: value for own in variables.values() for key, value in own.items()},
             )
         )
-    if of.target.workload:
+    if resolved.target.workload:
         inputs = {
-            "target": digest_of([of.target.name, of.stack.name]),
-            f"containers/{of.target.workload}/Dockerfile": of.sources.dockerfile,
-        } | {f"containers/{path}": digest for path, digest in of.sources.workload_files}
+            "target": digest_of([resolved.target.name, resolved.stack.name]),
+            f"containers/{resolved.target.workload}/Dockerfile": resolved.sources.dockerfile,
+        } | {f"containers/{path}": digest for path, digest in resolved.sources.workload_files}
         layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))
     return tuple(layers)
 

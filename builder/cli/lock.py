@@ -19,7 +19,7 @@ from builder.app.account import environment_account
 from builder.app.context import Context, open_context, parser
 from builder.app.interrupts import interruptible
 from builder.errors import IntegrityError, MissingError, UsageError
-from builder.lock import FIELDS, LOCAL, PLACE, Entry, Want
+from builder.lock import FIELDS, LOCAL, LOCK_PATH, Entry, Want
 from builder.model import System
 from builder.screen.lock_report import report
 from builder.screen.text import clip, count, look
@@ -152,19 +152,19 @@ def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
 
 
 def _text(context: Context) -> str:
-    path = context.root / PLACE
+    path = context.root / LOCK_PATH
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _write(context: Context, text: str, *, before: str) -> None:
-    path = context.root / PLACE
+    path = context.root / LOCK_PATH
     if _text(context) != before:
-        raise IntegrityError(f"{PLACE} was changed by somebody else meanwhile", hint="builder lock")
+        raise IntegrityError(f"{LOCK_PATH} was changed by somebody else meanwhile", hint="builder lock")
     try:
         write_atomically(path, text)
     except OSError as error:
         raise MissingError(
-            f"{PLACE} cannot be written: {error.strerror}; it is as it was", hint=f"df -h {path.parent}"
+            f"{LOCK_PATH} cannot be written: {error.strerror}; it is as it was", hint=f"df -h {path.parent}"
         ) from error
 
 
@@ -220,7 +220,7 @@ def _as_json(relocked: Relocked, *, changed: bool, written: bool) -> dict[str, o
         }
         for one in relocked.outcomes
     ]
-    return {"lock": PLACE, "changed": changed, "written": written, "outcomes": outcomes}
+    return {"lock": LOCK_PATH, "changed": changed, "written": written, "outcomes": outcomes}
 
 
 def _refuse(relocked: Relocked, context: Context, *, verify: bool) -> None:
@@ -229,14 +229,14 @@ def _refuse(relocked: Relocked, context: Context, *, verify: bool) -> None:
     if differing:
         owners = sorted({one.want.owner.rpartition(" ")[2] for one in differing})
         raise IntegrityError(
-            f"{PLACE}: {count(len(differing), 'source')} with something else than is locked:"
+            f"{LOCK_PATH}: {count(len(differing), 'source')} with something else than is locked:"
             f" {differing[0].want}",
             hint="find out who changed it and why; if it is right: builder lock"
             + "".join(f" --update {owner}" for owner in owners),
             details="\n".join(_difference(one, context) for one in differing),
         )
     if missing:
-        message = f"{PLACE}: {count(len(missing), 'download')} not in it: {missing[0].want}"
+        message = f"{LOCK_PATH}: {count(len(missing), 'download')} not in it: {missing[0].want}"
         if verify:
             raise IntegrityError(message, hint="builder lock")
         raise MissingError(

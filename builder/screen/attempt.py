@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from builder.errors import FactoryError
 from builder.events import Event
-from builder.model import Layer, Made, Plan, Publication, Receipt, Report
+from builder.model import Layer, LayerResult, Plan, Publication, Receipt, Report
 from builder.screen.steps import Board
 
 
@@ -22,7 +22,7 @@ class Attempt:
     commit: str
     plan: Plan
     reference: str = ""
-    layers: tuple[Made, ...] = ()
+    layers: tuple[LayerResult, ...] = ()
     report: Report | None = None
     publications: tuple[Publication, ...] = ()
     error: FactoryError | None = None
@@ -39,7 +39,7 @@ class Attempt:
         """What to call the result: the published name by digest, else what the engine knows."""
         return self.publications[0].name if self.publications else self.reference
 
-    def made(self, *outcomes: str) -> tuple[Made, ...]:
+    def layers_with(self, *outcomes: str) -> tuple[LayerResult, ...]:
         return tuple(layer for layer in self.layers if layer.outcome in outcomes)
 
 
@@ -82,7 +82,7 @@ def attempt_after(
     rows = sorted(board.rows.values(), key=lambda row: row.target == plan.target.name)
     steps = {row.key: row for row in rows if row.key}
     layers = tuple(
-        Made(
+        LayerResult(
             name=layer.name,
             key=layer.key,
             outcome=row.outcome,

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from builder.lock import PLACE, Entry, Want
+from builder.lock import LOCK_PATH, Entry, Want
 from builder.screen.summary import table
 from builder.screen.text import Look, count
 from builder.stack.locking import OUTCOMES, Outcome, Relocked
@@ -16,7 +16,7 @@ _MOST_NAMES = 4
 
 def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> str:
     """All of it on a few lines; `everything` shows every change, however many there are."""
-    lines = [f"{PLACE}: {count(len(relocked.lock.entries), 'download')}{title}"]
+    lines = [f"{LOCK_PATH}: {count(len(relocked.lock.entries), 'download')}{title}"]
     counts = Counter(outcome.what for outcome in relocked.outcomes)
     lines += [
         f"  {counts[what]:>4} {what:<11} {meaning}" for what, meaning in OUTCOMES.items() if counts[what]
@@ -29,7 +29,7 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
         ]
         lines += ["", table(("kind", "entry", "before", "after"), rows, look.width, look=look)]
     elif changes:
-        lines += ["", f"{len(changes)} entries changed: git diff {PLACE}"]
+        lines += ["", f"{len(changes)} entries changed: git diff {LOCK_PATH}"]
     for what in _ATTENTION:
         lines += _grouped(what, relocked.those(what), look)
     notes = [one for one in relocked.those("verified") if one.reason]

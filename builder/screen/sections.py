@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import starmap
 
-from builder.model import Check, Layer, Made, Plan, Publication, Report
+from builder.model import Check, Layer, LayerResult, Plan, Publication, Report
 from builder.plan import to_json
 from builder.screen.attempt import Attempt, layers_of
 from builder.screen.markup import Markup, breakable, tag
 from builder.screen.steps import Board, Row
-from builder.screen.text import STYLE_OF_OUTCOME, count, duration, moved, short, size
+from builder.screen.text import STYLE_OF_OUTCOME, count, duration, short, size, transferred
 
 _UNREACHED = "not reached"
 # Percent of the time line that a figure such as "1 min 05 s" takes on a small screen.
@@ -61,7 +61,7 @@ def layers(attempt: Attempt) -> Markup:
     return section("Layers", table, note="from the base upwards")
 
 
-def _layer(layer: Layer, made: Made | None, longest: float, largest: int) -> Markup:
+def _layer(layer: Layer, made: LayerResult | None, longest: float, largest: int) -> Markup:
     contents = tag("p", breakable(", ".join(layer.components))) if layer.components else None
     reason = tag("small", f" {made.reason}") if made and made.reason else None
     seconds, size_bytes = (made.seconds, made.size_bytes) if made else (0.0, 0)
@@ -198,7 +198,7 @@ def publications(published: Sequence[Publication]) -> Markup | None:
 
 
 def _publication(publication: Publication) -> Markup:
-    facts = (moved(publication.pushed_bytes, publication.reused_bytes), duration(publication.seconds))
+    facts = (transferred(publication.pushed_bytes, publication.reused_bytes), duration(publication.seconds))
     words = " · ".join(fact for fact in facts if fact)
     names = (tag("code", breakable(name)) for name in publication.tags)
     return tag(

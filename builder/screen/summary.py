@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.errors import FactoryError
-from builder.model import Made, Receipt, Report
+from builder.model import LayerResult, Receipt, Report
 from builder.screen.attempt import Attempt, attempt_of, layers_of
 from builder.screen.text import (
     STYLE_OF_OUTCOME,
@@ -13,9 +13,9 @@ from builder.screen.text import (
     cells,
     clean,
     duration,
-    moved,
     pad,
     size,
+    transferred,
     wrap,
 )
 
@@ -63,7 +63,10 @@ def summary(
 
 def _layers(attempt: Attempt, look: Look) -> list[str]:
     """One line that counts, then one per layer that was made and one for all that were reused."""
-    made, reused = attempt.made("built", "pulled", "failed", "stopped"), attempt.made("reused", "present")
+    made, reused = (
+        attempt.layers_with("built", "pulled", "failed", "stopped"),
+        attempt.layers_with("reused", "present"),
+    )
     total = sum(layer.size_bytes for layer in attempt.layers)
     counts = Counter(layer.outcome for layer in attempt.layers)
     counts["not reached"] = len(layers_of(attempt.plan)) - len(attempt.layers)
@@ -80,7 +83,7 @@ def _layers(attempt: Attempt, look: Look) -> list[str]:
     return lines
 
 
-def _layer(layer: Made, name_width: int, look: Look) -> list[str]:
+def _layer(layer: LayerResult, name_width: int, look: Look) -> list[str]:
     style = STYLE_OF_OUTCOME.get(layer.outcome, "")
     weight = size(layer.size_bytes) if layer.size_bytes else ""
     took = duration(layer.seconds)
@@ -122,7 +125,7 @@ def _published(attempt: Attempt) -> list[str]:
     reused = sum(publication.reused_bytes for publication in attempt.publications)
     took = sum(publication.seconds for publication in attempt.publications)
     names = dict.fromkeys(tag for item in attempt.publications for tag in item.tags)
-    words = " · ".join(filter(None, (moved(pushed, reused), duration(took))))
+    words = " · ".join(filter(None, (transferred(pushed, reused), duration(took))))
     # Parameters are long, and read one by one; tags are neither.
     if any(name.startswith("/") for name in names):
         return [words, *names]

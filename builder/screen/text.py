@@ -192,7 +192,7 @@ def _head(word: str, width: int) -> str:
     return word
 
 
-def moved(sent_bytes: int, present_bytes: int) -> str:
+def transferred(sent_bytes: int, present_bytes: int) -> str:
     """What a publication sent; "" for one that only leads to what is there."""
     if not sent_bytes and not present_bytes:
         return ""

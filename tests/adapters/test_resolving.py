@@ -477,7 +477,7 @@ def test_an_interruption_ends_a_question_that_nobody_answers(
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + '[[downloads]]\nname = "a"\nurl = "https://vendor.example/a.tar.gz"\n')
     repository.relock()
-    before = (repository.root / lock.PLACE).read_text()
+    before = (repository.root / lock.LOCK_PATH).read_text()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
@@ -488,6 +488,6 @@ def test_an_interruption_ends_a_question_that_nobody_answers(
             child.send_signal(sign)
             _, said = child.communicate(timeout=30)
             connection.close()
-    assert (child.returncode, (repository.root / lock.PLACE).read_text()) == (130, before)
+    assert (child.returncode, (repository.root / lock.LOCK_PATH).read_text()) == (130, before)
     assert f"interrupted by {sign.name}" in said
     assert "Traceback" not in said

@@ -122,7 +122,7 @@ def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_pa
 
 def edit_lock(factory: Factory, want: Want, **values: str) -> str:
     """Changes an entry of the lock, or removes it; returns what the file was."""
-    path = factory.repository.root / lock.PLACE
+    path = factory.repository.root / lock.LOCK_PATH
     before = path.read_text()
     found = lock.read(factory.repository.root)
     entries = dict(found.entries)
@@ -155,7 +155,7 @@ def test_a_package_archive_in_another_state(factory: Factory) -> None:
         "builder lock --update debian-12",
     )
     assert key not in factory.engine.layers()
-    (factory.repository.root / lock.PLACE).write_text(before)
+    (factory.repository.root / lock.LOCK_PATH).write_text(before)
     clean_and_well(factory)
 
 

@@ -85,7 +85,7 @@ def lay_out(request: RoleRequest, site: Site) -> Path:
     (root / "site.toml").write_text(site_text(settings_of(site)), encoding="utf-8")
     loaded, target = role_target(catalog.load(root), request)
     locked = lock_site(root, site, lock.wants(loaded, target, target.default, arch=of_this_machine()))
-    (root / lock.PLACE).write_text(lock.to_text(locked), encoding="utf-8")
+    (root / lock.LOCK_PATH).write_text(lock.to_text(locked), encoding="utf-8")
     return root
 
 

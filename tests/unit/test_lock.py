@@ -44,7 +44,7 @@ def downloading(repository: Repository) -> Repository:
 
 def edit(repository: Repository, kind: str, subject: str, **values: object) -> None:
     """Changes an entry in the file, or removes it."""
-    path = repository.root / lock.PLACE
+    path = repository.root / lock.LOCK_PATH
     table = json.loads(path.read_text())
     if values:
         table["entries"][kind][subject].update(values)
@@ -172,7 +172,7 @@ def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None
 
 
 def test_the_file_says_the_same_after_reading_and_writing(downloading: Repository) -> None:
-    text = (downloading.root / lock.PLACE).read_text()
+    text = (downloading.root / lock.LOCK_PATH).read_text()
     assert lock.to_text(lock.read(downloading.root)) == text
 
 
@@ -206,7 +206,7 @@ def test_inputs_tell_that_something_is_wanted_anew() -> None:
     ],
 )
 def test_a_file_that_is_no_lock_is_refused(repository: Repository, text: str, problem: str) -> None:
-    (repository.root / lock.PLACE).write_text(text)
+    (repository.root / lock.LOCK_PATH).write_text(text)
     with pytest.raises(IntegrityError) as caught:
         lock.read(repository.root)
     assert problem in caught.value.message
@@ -214,6 +214,6 @@ def test_a_file_that_is_no_lock_is_refused(repository: Repository, text: str, pr
 
 
 def test_without_a_file_nothing_is_locked(repository: Repository) -> None:
-    (repository.root / lock.PLACE).unlink()
+    (repository.root / lock.LOCK_PATH).unlink()
     assert lock.read(repository.root) == Lock()
     assert len(repository.plan().unlocked) == 5

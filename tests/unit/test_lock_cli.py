@@ -47,7 +47,7 @@ def forget(repository: Repository, want: Want) -> None:
     found = lock.read(repository.root)
     entries = {one: entry for one, entry in found.entries.items() if one != want}
     text = lock.to_text(lock.Lock(entries=entries, inputs=found.inputs))
-    repository.write(lock.PLACE, text)
+    repository.write(lock.LOCK_PATH, text)
 
 
 def run(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
@@ -57,7 +57,7 @@ def run(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str)
 
 
 def text(repository: Repository) -> str:
-    return (repository.root / lock.PLACE).read_text()
+    return (repository.root / lock.LOCK_PATH).read_text()
 
 
 Capture = pytest.CaptureFixture[str]
@@ -137,7 +137,7 @@ def test_a_source_with_other_bytes_ends_with_both_digests(
     if "--verify" not in words:  # what was verified is not asked for without a reason
         found = lock.read(locked.root)
         entries = {**found.entries, ARCHIVE: Entry(values={"sha256": "a" * 64}, verified=False)}
-        locked.write(lock.PLACE, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
+        locked.write(lock.LOCK_PATH, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
     before = text(locked)
     holds(world, ARCHIVE, entry(ARCHIVE, 9))
     locked.write("site.toml", '[mirror.prefixes]\n"https://vendor.example/" = "http://here.example/v/"\n')
@@ -158,7 +158,7 @@ def test_verify_marks_what_it_saw_and_says_what_it_could_not_see(
 ) -> None:
     found = lock.read(locked.root)
     entries = {want: Entry(values=one.values, verified=False) for want, one in found.entries.items()}
-    locked.write(lock.PLACE, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
+    locked.write(lock.LOCK_PATH, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
     holds(world, ARCHIVE, NOWHERE)
     code, out, _ = run(capsys, locked, "--verify")
     assert code == 0
@@ -280,7 +280,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
     answer = world.resolve
 
     def slowly(want: Want) -> lock.Answer:
-        locked.write(lock.PLACE, theirs)
+        locked.write(lock.LOCK_PATH, theirs)
         return answer(want)
 
     world.resolve = slowly  # type: ignore[method-assign]
@@ -290,7 +290,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
 
 
 def test_a_file_that_is_no_lock_is_not_replaced(locked: Repository, world: World, capsys: Capture) -> None:
-    locked.write(lock.PLACE, "<<<<<<< ours\n")
+    locked.write(lock.LOCK_PATH, "<<<<<<< ours\n")
     code, _, err = run(capsys, locked)
     assert (code, text(locked)) == (7, "<<<<<<< ours\n")
     assert "git checkout catalog/lock.json" in err

@@ -291,7 +291,7 @@ def test_the_committed_lock_is_that_of_the_catalog(root: Path) -> None:
     wants = lock.all_wants(loaded, tooling.read(root))
     assert committed.inputs == lock.inputs_of(wants), "run: builder lock"
     assert committed.entries.keys() <= set(wants)
-    assert (root / lock.PLACE).read_text() == lock.to_text(committed)
+    assert (root / lock.LOCK_PATH).read_text() == lock.to_text(committed)
 
 
 def test_what_is_built_on_debian_is_locked_and_verified(root: Path) -> None:

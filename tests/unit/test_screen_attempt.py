@@ -10,7 +10,7 @@ from builder.model import (
     Check,
     Flavour,
     Layer,
-    Made,
+    LayerResult,
     Plan,
     Publication,
     Receipt,
@@ -100,9 +100,9 @@ def a_plan(*, target: str = "cpu-ddp", layers: Iterable[str] = tuple(row[0] for 
     )
 
 
-def the_layers() -> tuple[Made, ...]:
+def the_layers() -> tuple[LayerResult, ...]:
     return tuple(
-        Made(
+        LayerResult(
             name=name,
             key=key_of(name),
             outcome=outcome,
@@ -191,7 +191,7 @@ def a_failure(error: FactoryError | None = None) -> Attempt:
 def test_receipt_becomes_an_attempt_that_is_ready() -> None:
     attempt = attempt_of(a_receipt())
     assert (attempt.verdict, attempt.name) == ("ready", NAME)
-    assert [layer.name for layer in attempt.made("built")] == ["fabric", "final", "workload"]
+    assert [layer.name for layer in attempt.layers_with("built")] == ["fabric", "final", "workload"]
 
 
 def test_failed_check_or_error_makes_the_verdict() -> None:

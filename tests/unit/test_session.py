@@ -15,7 +15,7 @@ from builder.app.lanes import table
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
 from builder.errors import BuildError, Interrupted, MissingError
-from builder.model import Artifact, Check, Made, Plan, Receipt, Report
+from builder.model import Artifact, Check, LayerResult, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 from tests.support.repository import AMI, Repository, flavour
@@ -68,7 +68,7 @@ class FakeLane(Lane):
 
     def _artifact(self, plan: Plan) -> Artifact:
         layers = tuple(
-            Made(name=layer.name, key=layer.key, outcome="reused", reason="known", image=layer.key)
+            LayerResult(name=layer.name, key=layer.key, outcome="reused", reason="known", image=layer.key)
             for layer in plan.layers
         )
         return Artifact(

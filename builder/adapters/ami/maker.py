@@ -23,7 +23,7 @@ from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Stream
 from builder.marks import COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
-from builder.model import Artifact, Made, Plan
+from builder.model import Artifact, LayerResult, Plan
 from builder.site import AwsSettings
 
 _WORK_S = 4 * 3600.0  # for everything before the image is made
@@ -45,7 +45,7 @@ def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
 def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
     """An image of the account as the pipeline sees it."""
     size = sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in image.get("BlockDeviceMappings", ()))
-    made = Made(
+    made = LayerResult(
         name="image",
         key=plan.key,
         outcome=outcome,

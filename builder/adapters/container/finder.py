@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from builder.adapters.engine.client import Engine, Image
-from builder.model import Artifact, Layer, Made, Plan
+from builder.model import Artifact, Layer, LayerResult, Plan
 
 
 class EngineFinder:
@@ -29,11 +29,11 @@ class EngineFinder:
         )
 
 
-def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> Made:
+def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> LayerResult:
     """What to say of a layer that exists; its size is what it adds to its parent."""
     image, parent = images.get(layer.key), images.get(layer.parent)
     known = image is not None and (parent is not None or not layer.parent)
-    return Made(
+    return LayerResult(
         name=layer.name,
         key=layer.key,
         outcome="reused",

@@ -32,7 +32,7 @@ from builder.marks import (
     TITLE_LABEL,
     VERSIONS_LABEL,
 )
-from builder.model import Artifact, Layer, Made, Plan
+from builder.model import Artifact, Layer, LayerResult, Plan
 from builder.plan import explain
 from builder.ports import LayerCache
 from builder.sources import role_digest
@@ -109,10 +109,10 @@ class LayerMaker:
                 return i
         return 0
 
-    def _reused(self, layer: Layer, reason: str) -> Made:
+    def _reused(self, layer: Layer, reason: str) -> LayerResult:
         return reused(layer, self._known, reason)
 
-    def _ensure(self, plan: Plan, layer: Layer, step: str) -> Made:
+    def _ensure(self, plan: Plan, layer: Layer, step: str) -> LayerResult:
         if layer.key in self._known:
             return self._reused(layer, "in this engine")
         with self._run.locked(f"layer-{layer.key}") as waited:
@@ -250,7 +250,7 @@ class LayerMaker:
             say=self._say(step),
         )
 
-    def _artifact(self, plan: Plan, made: list[Made]) -> Artifact:
+    def _artifact(self, plan: Plan, made: list[LayerResult]) -> Artifact:
         return Artifact(
             kind="container",
             target=plan.target.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
-from builder.model import Artifact, Check, Made, Plan, Publication, Receipt, Report
+from builder.model import Artifact, Check, LayerResult, Plan, Publication, Receipt, Report
 from builder.plan import to_json
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Any] | None:
 def _receipt(table: Mapping[str, Any], plan: Plan) -> Receipt:
     artifact = dict(table["artifact"])
     artifact["layers"] = tuple(
-        Made(**{**layer, "components": tuple(layer["components"])}) for layer in artifact["layers"]
+        LayerResult(**{**layer, "components": tuple(layer["components"])}) for layer in artifact["layers"]
     )
     report = table["report"]
     return Receipt(

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import IntegrityError
-from builder.lock import PLACE
+from builder.lock import LOCK_PATH
 from builder.model import Suite, System
 
 # Run by mmdebstrap once apt has its lists, with the new root in $1. It ends a bootstrap that began from
@@ -89,7 +89,7 @@ class Watch:
         name = f"suite {self.system.distribution} {suite.name}"
         state = f"its list is of {now}, the locked one of {suite.date}" if actual else "it has no InRelease"
         return IntegrityError(
-            f"{name} is not what {PLACE} says: {state}",
+            f"{name} is not what {LOCK_PATH} says: {state}",
             hint=f"builder lock --update {self.system.name}, then review the difference;"
             " or go back to the locked state: mirror.snapshot in site.toml",
             details=f"expected  sha256 {suite.sha256}\nactual    sha256 {actual or 'none'}\nurl       {url}",

@@ -33,9 +33,9 @@ def dead_runs(context: Context) -> list[DeadRun]:
     for run in journal.runs(context.workspace):
         if is_running(context.workspace, run):
             continue
-        accounts = {thing.place for thing in journal.read(context.workspace, run)}
+        accounts = {entry.account_id for entry in journal.read(context.workspace, run)}
         if all(_is_over(context, account_id) for account_id in accounts):
-            journal.forget(context.workspace, run)
+            journal.delete(context.workspace, run)
             continue
         found += [
             DeadRun(run=run, account_id=account_id, account=_account_of(context, account_id))
@@ -48,7 +48,7 @@ def _account_of(context: Context, account_id: str) -> Account | None:
     """The account, if this site may speak to it."""
     if context.place == ACCOUNT:
         account = SiteAccount(context).account
-        return account if journal.place_of(account) == account_id else None
+        return account if journal.account_id_of(account) == account_id else None
     for name in session.names(context.workspace):
         running = session.find(context.workspace, name)
         if running and running.endpoint == account_id:

@@ -132,23 +132,23 @@ def open_machine(
     given = bool(image)
     with ExitStack() as stack:
         image = image or _image(engine, run, root, plan, mirror, events)
-        ready = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
-        access = (ssh.prepare(ready.settings),) if ssh else ()
+        setup = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
+        access = (ssh.prepare(setup.settings),) if ssh else ()
         container = _start(
             engine,
             plan,
             image,
             labels={RUN_LABEL: run.name},
             network="host",
-            mounts=(*ready.mounts, *access),
-            tmpfs={**ready.tmpfs, **(tmpfs or {})},
+            mounts=(*setup.mounts, *access),
+            tmpfs={**setup.tmpfs, **(tmpfs or {})},
             # It shares the network with this machine, which has a port 22 of its own.
             arguments=() if ssh else ("systemd.mask=ssh.service",),
         )
         if not keep:
             stack.callback(engine.remove_container, container)
         applier = Applier(
-            engine=engine, container=container, settings=ready.settings, mirror=mirror, events=events
+            engine=engine, container=container, settings=setup.settings, mirror=mirror, events=events
         )
         made = ApplyingMachine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
@@ -157,13 +157,13 @@ def open_machine(
             # An image from elsewhere may have services that need what a container lacks.
             made.wait_until_booted("running", *(("degraded",) if given else ()))
         yield made
-        _keep_packages(ready, mirror)
+        _keep_packages(setup, mirror)
 
 
-def _keep_packages(ready: playbook.Ready, mirror: Mirror) -> None:
+def _keep_packages(setup: playbook.ContainerSetup, mirror: Mirror) -> None:
     """Leave downloaded packages to builds, unless a prefix replaces vendors: those may be other packages."""
     if not mirror.settings.prefixes:
-        ready.keep_packages()
+        setup.keep_packages()
 
 
 def _image(engine: Engine, run: Run, root: Path, plan: Plan, mirror: Mirror, events: Stream) -> str:

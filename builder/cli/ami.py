@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     members = family.all_of(site.account, _regions(context, site))
     names = family.pointers(members, context.site.aws.parameters)
-    rows = [_row(member, names.get(member.spot, [])) for member in members]
+    rows = [_row(member, names.get(member.ref, [])) for member in members]
     if options.json:
         print(json.dumps(rows, indent=2))
     elif rows:
@@ -64,8 +64,8 @@ def _row(member: Member, names: Sequence[str]) -> dict[str, str]:
         "target": tags.get(TARGET_TAG, ""),
         "system": tags.get(SYSTEM_TAG, ""),
         "stack": tags.get(STACK_TAG, ""),
-        "region": member.spot.region,
-        "ami": member.spot.ami,
+        "region": member.ref.region,
+        "ami": member.ref.ami,
         "created": str(member.image["CreationDate"])[:16],
         "state": str(member.image["State"]),
         "published": LATEST if newest else "yes" if names else "no",
@@ -75,7 +75,7 @@ def _row(member: Member, names: Sequence[str]) -> dict[str, str]:
 def _show(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     members = _family(context, site, options)
     names = family.pointers(members, context.site.aws.parameters)
-    tables = [family.describe(member, names.get(member.spot, [])) for member in members]
+    tables = [family.describe(member, names.get(member.ref, [])) for member in members]
     if options.json:
         print(json.dumps(tables, indent=2))
         return 0
@@ -97,7 +97,7 @@ def _text(value: object) -> str:
 
 def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     home = _family(context, site, options)[0]
-    wanted = [region for region in options.region if region != home.spot.region]
+    wanted = [region for region in options.region if region != home.ref.region]
     if not wanted:
         raise UsageError("builder ami copy: where to?", hint="--region REGION, another than the image's own")
     unknown = sorted(set(wanted) - set(family.regions_of(site.account)))
@@ -106,9 +106,9 @@ def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     with open_run(context.workspace, "copy") as run:
         publisher = open_publisher(site, run.cancelled, run=run, say=_say)
         tags = steps.own_tags(home.image)
-        publisher.finish(home.spot, tags)
+        publisher.finish(home.ref, tags)
         for region in wanted:
-            print(publisher.copy(home.spot, region, tags))
+            print(publisher.copy(home.ref, region, tags))
     return 0
 
 
@@ -116,7 +116,7 @@ def _share(context: Context, site: SiteAccount, options: argparse.Namespace) -> 
     sharing = Sharing(accounts=tuple(options.account), organizations=tuple(options.organization))
     if not sharing:
         raise UsageError("builder ami share: with whom?", hint="--account NUMBER or --organization ARN")
-    return _each(context, site, options, lambda member: steps.share(member.spot, sharing))
+    return _each(context, site, options, lambda member: steps.share(member.ref, sharing))
 
 
 def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace)
         context,
         site,
         options,
-        lambda member: steps.deprecate(member.spot, after_days=options.after, again=True),
+        lambda member: steps.deprecate(member.ref, after_days=options.after, again=True),
     )
 
 
@@ -135,7 +135,7 @@ def _each(
 ) -> int:
     for member in _family(context, site, options):
         act(member)
-        print(member.spot)
+        print(member.ref)
     return 0
 
 
@@ -144,12 +144,12 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
     missing = sorted({TARGET_TAG, KEY_TAG, STACK_TAG, SYSTEM_TAG} - set(home.tags))
     if missing:
         raise UsageError(
-            f"{home.spot} was not built here: it has no tag {missing[0]}", hint="builder build --publish"
+            f"{home.ref} was not built here: it has no tag {missing[0]}", hint="builder build --publish"
         )
     _require_checked(context, home)
     with open_run(context.workspace, "publish") as run:
         publication = open_publisher(site, run.cancelled, run=run, say=_say).publish_image(
-            home.spot.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
+            home.ref.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
         )
     for name in publication.tags:
         print(name)
@@ -158,10 +158,10 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
 
 def _require_checked(context: Context, home: Member) -> None:
     """Refuse to publish an AMI whose checks have not passed."""
-    receipt = receipts.of_reference(context.workspace.out, home.spot.ami)
+    receipt = receipts.of_reference(context.workspace.out, home.ref.ami)
     if receipt is None:
         raise UsageError(
-            f"{home.spot} has no receipt here, so nobody knows of its checks",
+            f"{home.ref} has no receipt here, so nobody knows of its checks",
             hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
         )
     checks = (receipt.get("report") or {}).get("checks", ())
@@ -169,7 +169,7 @@ def _require_checked(context: Context, home: Member) -> None:
         one["outcome"] == "failed" for one in checks
     ):
         raise UsageError(
-            f"{home.spot} has not passed its checks",
+            f"{home.ref} has not passed its checks",
             hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
         )
 
@@ -178,7 +178,7 @@ def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     ami = _reference(context, options)
     regions = family.regions_of(site.account)
     members = family.family(site.account, ami, regions)
-    print("\n".join(f"to be removed: {member.spot}" for member in members), file=sys.stderr)
+    print("\n".join(f"to be removed: {member.ref}" for member in members), file=sys.stderr)
     if not options.yes:
         _agree(ami)
     family.retire(
@@ -225,7 +225,7 @@ def _family(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     """The image that is meant, and its copies wherever they are."""
     ami = _reference(context, options)
     members = family.family(site.account, ami, family.regions_of(site.account))
-    if not members or members[0].spot.ami != ami:
+    if not members or members[0].ref.ami != ami:
         raise UsageError(f"there is no {ami} in {site.account.region}", hint="builder ami list")
     return members
 

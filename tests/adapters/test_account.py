@@ -133,7 +133,7 @@ def test_the_environments_proxy_is_not_taken_where_the_site_names_one(
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     assert build(site) == IMAGE
-    assert SiteAccount(Context(site.repository.root, place="aws")).account.number() == "123456789012"
+    assert SiteAccount(Context(site.repository.root, place="aws")).account.account_id() == "123456789012"
     assert site.tunnel.asked == [EC2, STS]
 
 
@@ -162,7 +162,7 @@ def test_an_endpoint_on_this_machine_has_no_proxy(
     for network in (Network(), Network(proxies=proxies)):
         account = Account(environment(rehearsed_account.endpoint), region=EAST, network=network)
         assert account.is_on_this_machine
-        assert account.number() == "123456789012"
+        assert account.account_id() == "123456789012"
     assert not Account({}, region=EAST).is_on_this_machine
 
 
@@ -191,5 +191,5 @@ def test_without_credentials_a_build_says_how_to_get_them(
     account = Account({}, region=EAST)
     for _ in range(2):
         with pytest.raises(MissingError, match="no AWS credentials here") as caught:
-            account.number()
+            account.account_id()
         assert "aws sso login" in caught.value.hint

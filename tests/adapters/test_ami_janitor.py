@@ -105,8 +105,8 @@ def begin(ami_account: AmiAccount, run: Run, region: str = EAST) -> None:
     """The journal of a run that is killed in the middle."""
     account = ami_account.account
     account.region = region
-    journal.note(run, account, "instance", f"ami-x-{run.name}")
-    journal.note(run, account, "image", f"ami-x-{run.name}")
+    journal.open_entry(run, account, "instance", f"ami-x-{run.name}")
+    journal.open_entry(run, account, "image", f"ami-x-{run.name}")
 
 
 def record(run: Run, target: str, ami: str) -> None:
@@ -152,7 +152,7 @@ def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(
 ) -> None:
     with ami_account.run() as dead:
         other = Account({"AWS_ENDPOINT_URL": "https://aws.example"}, region=EAST)
-        journal.note(dead, other, "instance", "x")
+        journal.open_entry(dead, other, "instance", "x")
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == []
     assert proxy.calls == []
     assert journal.runs(ami_account.workspace) == [dead.name], "it is left for whoever is in that account"
@@ -161,11 +161,13 @@ def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(
 def test_an_image_with_a_receipt_stays_and_so_do_its_copies(ami_account: AmiAccount, aws: Clients) -> None:
     with ami_account.run() as dead:
         home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
-        with journal.making(dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}") as made:
+        with journal.permanent(
+            dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}"
+        ) as made:
             made.id = home
         record(dead, ami_account.target, home)
         ami_account.publisher(dead).publish_image(home, ami_account.tags(run=dead.name))
-        journal.note(dead, ami_account.account, "copy", "interrupted afterwards")
+        journal.open_entry(dead, ami_account.account, "copy", "interrupted afterwards")
         west = journal.read(ami_account.workspace, dead.name)[0]
         assert west.kind == "image"
     before = {region: there(aws, region) for region in (EAST, WEST)}
@@ -179,9 +181,11 @@ def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans
 ) -> None:
     with ami_account.run() as dead:
         home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
-        with journal.making(dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}") as made:
+        with journal.permanent(
+            dead, ami_account.account, "image", f"{ami_account.target}-{dead.name}"
+        ) as made:
             made.id = home
-        journal.note(dead, ami_account.account, "instance", "of the checks")
+        journal.open_entry(dead, ami_account.account, "instance", "of the checks")
     disk = snapshot_of(aws, home, EAST)
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True) == []
     assert {home, disk} <= there(aws)
@@ -194,7 +198,7 @@ def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans
 def test_a_run_that_ended_well_costs_no_call(ami_account: AmiAccount, proxy: Proxy) -> None:
     with ami_account.run() as run:
         with (
-            journal.making(run, ami_account.account, "image", "x") as made,
+            journal.permanent(run, ami_account.account, "image", "x") as made,
             journal.temporary(run, ami_account.account, ("key-pair", "instance"), "x"),
         ):
             made.id = "ami-0123456789abcdef0"
@@ -232,7 +236,7 @@ def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccou
     with ami_account.run() as run:
         with (
             pytest.raises(RuntimeError),
-            journal.making(run, ami_account.account, "image", "a"),
+            journal.permanent(run, ami_account.account, "image", "a"),
             journal.temporary(run, ami_account.account, ("key-pair",), "a"),
         ):
             raise RuntimeError
@@ -244,10 +248,10 @@ def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccou
 
 def test_half_a_line_is_no_news(ami_account: AmiAccount) -> None:
     with ami_account.run() as run:
-        journal.note(run, ami_account.account, "instance", "a")
+        journal.open_entry(run, ami_account.account, "instance", "a")
         path = journal.path_of(ami_account.workspace, run.name)
         whole = path.read_bytes()
-        journal.note(run, ami_account.account, "instance", "b")
+        journal.open_entry(run, ami_account.account, "instance", "b")
         rest = path.read_bytes()[len(whole) :]
         for length in range(len(rest)):
             path.write_bytes(whole + rest[:length])
@@ -256,8 +260,8 @@ def test_half_a_line_is_no_news(ami_account: AmiAccount) -> None:
 
 def test_runs_at_once_do_not_mix_their_journals(ami_account: AmiAccount) -> None:
     with open_run(ami_account.workspace, "one") as one, open_run(ami_account.workspace, "two") as two:
-        journal.note(one, ami_account.account, "instance", "a")
-        journal.note(two, ami_account.account, "instance", "b")
+        journal.open_entry(one, ami_account.account, "instance", "a")
+        journal.open_entry(two, ami_account.account, "instance", "b")
         assert [thing.name for thing in journal.read(ami_account.workspace, one.name)] == ["a"]
         assert journal.runs(ami_account.workspace) == sorted([one.name, two.name])
 

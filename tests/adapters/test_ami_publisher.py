@@ -282,7 +282,7 @@ def test_an_interrupted_wait_ends_at_once(ami_account: AmiAccount, monkeypatch: 
 
 def test_every_copy_is_in_the_journal_before_it_is_asked_for(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
-    known: dict[str, list[journal.Thing]] = {}
+    known: dict[str, list[journal.Entry]] = {}
     with ami_account.run() as run:
 
         def look(call: object) -> None:

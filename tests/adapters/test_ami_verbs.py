@@ -219,7 +219,7 @@ def test_a_site_without_the_account_leaves_it_alone(ami_account: AmiAccount, pro
 
     with ami_account.run() as dead:
         other = Account({"AWS_ENDPOINT_URL": "https://aws.example"}, region=EAST)
-        journal.note(dead, other, "instance", "x")
+        journal.open_entry(dead, other, "instance", "x")
     (found,) = dead_runs(Context(ROOT))
     assert (found.run, found.account) == (dead.name, None)
     assert found.clear(Context(ROOT), keep_complete=False) == []
@@ -237,7 +237,7 @@ def test_the_policy_covers_every_call_that_was_made(
     home = ami_account.image()
     ami_account.publish(home)
     account = ami_account.account
-    account.number()
+    account.account_id()
     everywhere = family.family(account, home, REGIONS)
     family.pointers(everywhere, "/image-factory")
     family.describe(everywhere[0], ())

@@ -278,16 +278,16 @@ while :; do read -r line < {tmp_path}/fifo; done
 
 def test_a_run_finds_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
-    assert packer.made(manifest, "mine") == {}
+    assert packer.built_amis(manifest, "mine") == {}
     builds = [
         {"artifact_id": "us-east-1:ami-1", "custom_data": {"run": "another"}},
         {"artifact_id": "us-east-1:ami-2,eu-west-1:ami-3", "custom_data": {"run": "mine"}},
         {"artifact_id": "us-east-1:ami-4", "custom_data": None},
     ]
     manifest.write_text(json.dumps({"builds": builds}))
-    assert packer.made(manifest, "mine") == {"us-east-1": "ami-2", "eu-west-1": "ami-3"}
+    assert packer.built_amis(manifest, "mine") == {"us-east-1": "ami-2", "eu-west-1": "ami-3"}
     manifest.write_text("{")
-    assert packer.made(manifest, "mine") == {}
+    assert packer.built_amis(manifest, "mine") == {}
 
 
 def test_what_works_for_a_dead_run_is_interrupted_and_nothing_else(tmp_path: Path) -> None:

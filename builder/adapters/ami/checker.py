@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.adapters.ami.access import Access, ssh_access
-from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
+from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
 from builder.adapters.aws.sshkeys import KeyPair
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.host import process
@@ -87,7 +87,7 @@ class MachineChecker:
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
         subnet = self.settings.subnet
-        with asking(f"starting an instance of {ami}"):
+        with calling_aws(f"starting an instance of {ami}"):
             answer = ec2.run_instances(
                 ImageId=ami,
                 InstanceType=plan.target.ami.build_on[plan.arch],
@@ -107,7 +107,7 @@ class MachineChecker:
         try:
             yield self._address(self._wait_until_running(instance))
         finally:
-            with asking(f"terminating {instance}"):
+            with calling_aws(f"terminating {instance}"):
                 ec2.terminate_instances(InstanceIds=[instance])
 
     def _wait_until_running(self, instance: str) -> Resource:
@@ -115,7 +115,7 @@ class MachineChecker:
 
         def started() -> Resource | None:
             """The instance when it is no longer pending; EC2 may not know yet what it has just named."""
-            with asking(f"waiting for {instance}"), unless("InvalidInstanceID.NotFound"):
+            with calling_aws(f"waiting for {instance}"), ignoring("InvalidInstanceID.NotFound"):
                 found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
                 return found if found["State"]["Name"] != "pending" else None
             return None

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from builder.adapters.ami import steps as steps
 from builder.adapters.ami.publisher import LATEST
-from builder.adapters.ami.steps import Spot, snapshots_of
-from builder.adapters.aws.account import Account, Resource, asking, tags_of
+from builder.adapters.ami.steps import AmiRef, snapshots_of
+from builder.adapters.aws.account import Account, Resource, calling_aws, tags_of
 from builder.errors import UsageError
 from builder.marks import IMAGE_TAG, SOURCE_TAG, TARGET_TAG
 
@@ -20,7 +20,7 @@ _Found = TypeVar("_Found")
 class Member:
     """One AMI of a family, as it was found."""
 
-    spot: Spot
+    ref: AmiRef
     image: Resource
 
     @property
@@ -34,7 +34,7 @@ class Member:
 
 def regions_of(account: Account) -> tuple[str, ...]:
     """All regions that the account may use."""
-    with asking("which regions there are"):
+    with calling_aws("which regions there are"):
         return tuple(one["RegionName"] for one in account.client("ec2").describe_regions()["Regions"])
 
 
@@ -47,7 +47,7 @@ def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
     """Everything that was ever built here and is still there."""
 
     def look(region: str) -> list[Member]:
-        return [_member(account, region, one) for one in account.having(TARGET_TAG, region=region)]
+        return [_member(account, region, one) for one in account.images_with_tag(TARGET_TAG, region=region)]
 
     return _everywhere(regions, look)
 
@@ -69,20 +69,20 @@ def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
 
 
 def _member(account: Account, region: str, image: Resource) -> Member:
-    return Member(spot=Spot(account=account, region=region, ami=image["ImageId"]), image=image)
+    return Member(ref=AmiRef(account=account, region=region, ami=image["ImageId"]), image=image)
 
 
-def pointers(members: Iterable[Member], prefix: str) -> dict[Spot, list[str]]:
+def pointers(members: Iterable[Member], prefix: str) -> dict[AmiRef, list[str]]:
     """Which parameters lead to each."""
-    found: dict[Spot, list[str]] = {}
+    found: dict[AmiRef, list[str]] = {}
     by_region: dict[str, list[Member]] = {}
     for member in members:
-        by_region.setdefault(member.spot.region, []).append(member)
+        by_region.setdefault(member.ref.region, []).append(member)
     for region, group in by_region.items():
-        spots = {one.spot.ami: one.spot for one in group}
-        account = group[0].spot.account
-        for name, ami in steps.parameters_to(account, region, prefix, spots).items():
-            found.setdefault(spots[ami], []).append(name)
+        refs = {one.ref.ami: one.ref for one in group}
+        account = group[0].ref.account
+        for name, ami in steps.parameters_to(account, region, prefix, refs).items():
+            found.setdefault(refs[ami], []).append(name)
     return found
 
 
@@ -97,7 +97,7 @@ def retire(
 ) -> None:
     """What leads to an image first, then the image and its copies with all snapshots, the image itself last.
 
-    What was cut short is ended by asking for it again.
+    What was cut short is ended by calling_aws for it again.
     """
     members = family(account, ami, regions)
     leading = pointers(members, prefix)
@@ -107,12 +107,12 @@ def retire(
             f"{ami} is the newest of its kind: {', '.join(newest)} leads to it",
             hint="publish another first, or: builder ami retire … --force",
         )
-    for spot, names in leading.items():
-        say(f"{spot.region}: {', '.join(sorted(names))}")
-        steps.remove_parameters(account, spot.region, sorted(names))
+    for ref, names in leading.items():
+        say(f"{ref.region}: {', '.join(sorted(names))}")
+        steps.remove_parameters(account, ref.region, sorted(names))
     for member in reversed(members):
-        say(str(member.spot))
-        steps.remove(member.spot, {IMAGE_TAG: ami})
+        say(str(member.ref))
+        steps.remove(member.ref, {IMAGE_TAG: ami})
     for region in regions:
         for snapshot in _forgotten(account, region, ami):
             say(f"{region}: {snapshot}")
@@ -129,8 +129,8 @@ def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
     """What a person wants to know of one AMI."""
     image, tags = member.image, member.tags
     return {
-        "region": member.spot.region,
-        "ami": member.spot.ami,
+        "region": member.ref.region,
+        "ami": member.ref.ami,
         "name": image.get("Name", ""),
         "state": image["State"],
         "created": image["CreationDate"],
@@ -138,7 +138,7 @@ def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
         "metadata tokens": "required" if image.get("ImdsSupport") == "v2.0" else "optional",
         "protected": steps.is_protected(image),
         "deprecated from": image.get("DeprecationTime", ""),
-        "shared with": [next(iter(one.values())) for one in steps.shared_with(member.spot)],
+        "shared with": [next(iter(one.values())) for one in steps.shared_with(member.ref)],
         "snapshots": snapshots_of(image),
         "parameters": sorted(names),
         "tags": dict(sorted(tags.items())),

@@ -12,9 +12,9 @@ from typing import Any
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
-from builder.adapters.ami.steps import Spot, snapshots_of
+from builder.adapters.ami.steps import AmiRef, snapshots_of
 from builder.adapters.aws import groups
-from builder.adapters.aws.account import Account, Resource, asking, tags_of, unless
+from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, tags_of
 from builder.adapters.host.receipts import references
 from builder.adapters.host.workspace import Workspace
 from builder.errors import BuildError
@@ -58,7 +58,7 @@ class Janitor:
 
     def _all(self, operation: str, key: str, filters: dict[str, list[str]], **more: Any) -> list[Resource]:
         asked = [{"Name": name, "Values": values} for name, values in filters.items()]
-        with asking(f"looking for what {self.run} left in {self.region}"):
+        with calling_aws(f"looking for what {self.run} left in {self.region}"):
             pages = self.ec2.get_paginator(operation).paginate(Filters=asked, **more)
             return [one for page in pages for one in page[key]]
 
@@ -78,7 +78,7 @@ class Janitor:
         ids = [one["InstanceId"] for one in instances]
         if not ids:
             return
-        with asking(f"terminating {', '.join(ids)}"):
+        with calling_aws(f"terminating {', '.join(ids)}"):
             self.ec2.terminate_instances(InstanceIds=ids)
         self.removed.extend(ids)
 
@@ -101,18 +101,18 @@ class Janitor:
                 self.left.append(groups.in_use(group["GroupId"], self.region))
 
     def _key_pairs(self) -> None:
-        with asking(f"looking for keys of {self.run}"):
+        with calling_aws(f"looking for keys of {self.run}"):
             found = self.ec2.describe_key_pairs()["KeyPairs"]
         for pair in found:
             if tags_of(pair).get(RUN_TAG) == self.run or self._is_named(pair["KeyName"]):
-                with asking(f"deleting the key {pair['KeyName']}"):
+                with calling_aws(f"deleting the key {pair['KeyName']}"):
                     self.ec2.delete_key_pair(KeyName=pair["KeyName"])
                 self.removed.append(pair["KeyName"])
 
     def _volumes(self) -> None:
         filters = {**self._mine(), "status": ["available"]}
         for volume in self._all("describe_volumes", "Volumes", filters):
-            with asking(f"deleting {volume['VolumeId']}"), unless("InvalidVolume.NotFound"):
+            with calling_aws(f"deleting {volume['VolumeId']}"), ignoring("InvalidVolume.NotFound"):
                 self.ec2.delete_volume(VolumeId=volume["VolumeId"])
             self.removed.append(volume["VolumeId"])
 
@@ -125,7 +125,7 @@ class Janitor:
             if not self._belongs(image) or self._is_kept(image):
                 continue
             steps.remove(
-                Spot(account=self.account, region=self.region, ami=image["ImageId"]), {RUN_TAG: self.run}
+                AmiRef(account=self.account, region=self.region, ami=image["ImageId"]), {RUN_TAG: self.run}
             )
             self.removed.append(image["ImageId"])
 
@@ -158,8 +158,8 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     the next build goes on with them. The journal goes when there is nothing left to say.
     """
     things = journal.read(workspace, run)
-    place = journal.place_of(account) if things else ""
-    here = [one for one in things if one.place == place]
+    account_id = journal.account_id_of(account) if things else ""
+    here = [one for one in things if one.account_id == account_id]
     recorded = frozenset(ami for one in here for ami in references(Path(one.out)))
     complete = frozenset(one.id for one in here if one.kind == "image" and one.id) - recorded
     kept = recorded | complete if keep_complete else recorded
@@ -175,5 +175,5 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
             removed += janitor.sweep()
     is_settled = not (complete and keep_complete)
     if len(here) == len(things) and is_settled:
-        journal.forget(workspace, run)
+        journal.delete(workspace, run)
     return removed

@@ -1,6 +1,7 @@
-"""What runs make in an account, written down before it is made: one file for each run, lines are only added.
+"""Journal of the resources that runs create in an account: one append-only file per run.
 
-A run that is killed leaves its file; the janitor reads there where to look, and which things are complete.
+An entry is written before its resource is created. The file of a run that was killed tells the janitor which
+regions to search and which images are complete.
 """
 
 import json
@@ -21,20 +22,20 @@ _BEGUN, _KEPT, _GONE = "begun", "kept", "gone"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Thing:
-    """Something that a run has made or was about to; `id` is known once it is complete."""
+class Entry:
+    """A resource that a run has created or was about to create; `id` is set once it is complete."""
 
     kind: str  # key-pair, instance, security-group, image, copy
     name: str
     region: str
-    place: str
-    out: str  # where the run's checkout keeps its receipts
+    account_id: str
+    out: str  # folder with the receipts of the run's checkout
     id: str = ""
 
 
 @dataclass
-class Making:
-    """Filled in by who makes the thing, as soon as EC2 has said what it is called."""
+class Creation:
+    """A resource that is being created; the caller sets `id` as soon as EC2 has returned it."""
 
     id: str = ""
 
@@ -48,55 +49,60 @@ def path_of(workspace: Workspace, run: str) -> Path:
 
 
 @cache
-def place_of(account: Account) -> str:
-    """What tells one account from another: the address of a rehearsal, else the account's number."""
-    return account.endpoint or account.number()
+def account_id_of(account: Account) -> str:
+    """Return a key that is unique to the account: the endpoint of a rehearsal, or the AWS account id."""
+    return account.endpoint or account.account_id()
 
 
 @contextmanager
-def making(run: Run, account: Account, kind: str, name: str, *, region: str = "") -> Iterator[Making]:
-    """Around the making of a thing that stays; where the block fails, it stays unexplained."""
-    thing = _thing(run, account, kind, name, region)
-    _write(run, _BEGUN, thing)
-    made = Making()
-    yield made
-    _write(run, _KEPT, {**thing, "id": made.id})
+def permanent(run: Run, account: Account, kind: str, name: str, *, region: str = "") -> Iterator[Creation]:
+    """Record the creation of a resource that is kept; on an error its entry stays open, without an id."""
+    fields = _fields(run, account, kind, name, region)
+    _write(run, _BEGUN, fields)
+    created = Creation()
+    yield created
+    _write(run, _KEPT, {**fields, "id": created.id})
 
 
 @contextmanager
 def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> Iterator[Callable[[str], None]]:
-    """Records resources that are deleted by the end of the block; on an error their entries stay open.
+    """Record resources that are deleted by the end of the block; on an error their entries stay open.
 
     Yields a function that keeps the entry of one kind open, for a resource that could not be deleted.
     """
-    things = [_thing(run, account, kind, name, "") for kind in kinds]
+    entries = [_fields(run, account, kind, name, "") for kind in kinds]
     kept: set[str] = set()
     with ExitStack() as stack:
-        for thing in things:
-            _write(run, _BEGUN, thing)
+        for fields in entries:
+            _write(run, _BEGUN, fields)
         yield kept.add
-        for thing in things:
-            if thing["kind"] not in kept:
-                stack.callback(_write, run, _GONE, thing)
+        for fields in entries:
+            if fields["kind"] not in kept:
+                stack.callback(_write, run, _GONE, fields)
 
 
-def note(run: Run, account: Account, kind: str, name: str) -> None:
-    """A thing that somebody else is about to make for the run."""
-    _write(run, _BEGUN, _thing(run, account, kind, name, ""))
+def open_entry(run: Run, account: Account, kind: str, name: str) -> None:
+    """Record a resource that another program is about to create for the run."""
+    _write(run, _BEGUN, _fields(run, account, kind, name, ""))
 
 
-def _thing(run: Run, account: Account, kind: str, name: str, region: str) -> dict[str, Any]:
-    place = {"region": region or account.region, "place": place_of(account), "out": str(run.workspace.out)}
-    return {"kind": kind, "name": name, **place}
+def _fields(run: Run, account: Account, kind: str, name: str, region: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "name": name,
+        "region": region or account.region,
+        "place": account_id_of(account),  # the file's key for the account
+        "out": str(run.workspace.out),
+    }
 
 
 _writing = threading.Lock()
 
 
-def _write(run: Run, event: str, thing: dict[str, Any]) -> None:
-    """On the disk before anything else happens; the first line brings the file's name there as well."""
+def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
+    """Append a line and sync it to disk; sync the folder as well when the file is new."""
     path = path_of(run.workspace, run.name)
-    line = json.dumps({"at": now(), "event": event, **thing}) + "\n"
+    line = json.dumps({"at": now(), "event": event, **fields}) + "\n"
     with _writing:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
@@ -112,12 +118,12 @@ def _write(run: Run, event: str, thing: dict[str, Any]) -> None:
                 os.close(descriptor)
 
 
-def read(workspace: Workspace, run: str) -> list[Thing]:
-    """What may still be there of a run: what was begun and is not known to be gone; complete ones have an id.
+def read(workspace: Workspace, run: str) -> list[Entry]:
+    """Return the entries of a run whose resources are not recorded as deleted; complete ones have an id.
 
-    The last line of a run that was killed may be a part of one: what it was about had not begun.
+    A killed run may leave a partial last line. It is ignored, because the entry's resource was not requested.
     """
-    found: dict[tuple[str, str, str], Thing] = {}
+    found: dict[tuple[str, str, str], Entry] = {}
     try:
         lines = path_of(workspace, run).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -128,20 +134,20 @@ def read(workspace: Workspace, run: str) -> list[Thing]:
         except ValueError:
             continue
         event, _ = table.pop("event"), table.pop("at")
-        thing = Thing(**table)
-        key = (thing.kind, thing.name, thing.region)
+        entry = Entry(account_id=table.pop("place"), **table)
+        key = (entry.kind, entry.name, entry.region)
         if event == _GONE:
             found.pop(key, None)
         else:
-            found[key] = thing
+            found[key] = entry
     return list(found.values())
 
 
 def runs(workspace: Workspace) -> list[str]:
-    """Runs of which there is a journal: they may have left something, or are at it."""
+    """Return the names of all runs with a journal, running or dead."""
     return sorted(path.stem for path in folder_of(workspace).glob("*.ndjson"))
 
 
-def forget(workspace: Workspace, run: str) -> None:
-    """Everything of the run is gone or accounted for."""
+def delete(workspace: Workspace, run: str) -> None:
+    """Delete a run's journal, once each of its resources is deleted or has a receipt."""
     path_of(workspace, run).unlink(missing_ok=True)

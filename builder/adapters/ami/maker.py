@@ -17,7 +17,7 @@ from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.controller import make_program
-from builder.adapters.aws.account import Account, Resource, asking
+from builder.adapters.aws.account import Account, Resource, calling_aws
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -117,7 +117,7 @@ class AmiMaker:
             name = f"{plan.target.name}-{self.run.name}"
             mine, image_of = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
             with (
-                journal.making(self.run, self.account, "image", image_of) as made,
+                journal.permanent(self.run, self.account, "image", image_of) as made,
                 ssh_access(
                     self.run, self.account, self.settings, self.events, name=name, folder=folder, tags=mine
                 ) as access,
@@ -171,7 +171,7 @@ class AmiMaker:
         self.run.stop_if_cancelled()
         if listener.failure is not None:
             raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
-        found = packer.made(job.manifest, self.run.name)
+        found = packer.built_amis(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
                 f"Packer made no image of '{plan.target.name}': {log.error or 'it does not say why'}",
@@ -251,8 +251,8 @@ class AmiMaker:
         mirror = self.mirror(plan)
         bundle = mirror.ca_bundle
         table = {
-            **playbook.role_variables(plan, plan.layers, mirrors=playbook.far_mirrors(mirror)),
-            "factory_environment": playbook.far_environment(mirror, _CA if bundle else ""),
+            **playbook.role_variables(plan, plan.layers, mirrors=playbook.remote_mirrors(mirror)),
+            "factory_environment": playbook.remote_environment(mirror, _CA if bundle else ""),
             "factory_module_cache": str(self.run.workspace.cache("modules")),
         }
         if bundle:
@@ -263,7 +263,7 @@ class AmiMaker:
 
     def _require_tokens(self, instance: str) -> None:
         """Requires IMDSv2 on the build instance, which templates for older versions of Packer cannot do."""
-        with asking(f"requiring metadata tokens on {instance}"):
+        with calling_aws(f"requiring metadata tokens on {instance}"):
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
             )

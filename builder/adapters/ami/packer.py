@@ -133,7 +133,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
     return process.inherited_environment(**{**quiet, **more})
 
 
-def made(manifest: Path, run: str) -> dict[str, str]:
+def built_amis(manifest: Path, run: str) -> dict[str, str]:
     """region → AMI id of what `run` made; empty where the build matched nothing or made nothing."""
     try:
         table: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
-from builder.adapters.ami.steps import AGAIN, Patience, Sharing, Spot
-from builder.adapters.aws.account import Account, Resource, asking, specifications, tags_of
+from builder.adapters.ami.steps import AGAIN, AmiRef, Patience, Sharing
+from builder.adapters.aws.account import Account, Resource, calling_aws, specifications, tags_of
 from builder.adapters.host.workspace import Run
 from builder.errors import BuildError, PublishError
 from builder.marks import KEY_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
@@ -86,11 +86,11 @@ class AmiPublisher:
         amis = {values.get(name, "") for name in names}
         if len(amis) != 1 or "" in amis:
             return False
-        spot = Spot(account=self.account, region=region, ami=amis.pop())
-        image = spot.find()
-        if image is None or home not in (spot.ami, tags_of(image).get(SOURCE_TAG)):
+        ref = AmiRef(account=self.account, region=region, ami=amis.pop())
+        image = ref.find()
+        if image is None or home not in (ref.ami, tags_of(image).get(SOURCE_TAG)):
             return False
-        return not self._lacks(spot, image)
+        return not self._lacks(ref, image)
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
         known = {
@@ -105,9 +105,9 @@ class AmiPublisher:
         """`known` are tags that the image has to have."""
         assert self.run is not None
         started = time.monotonic()
-        home = Spot(account=self.account, region=self.account.region, ami=ami)
+        home = AmiRef(account=self.account, region=self.account.region, ami=ami)
         with _as_published(), self.run.locked(f"publish-{known[TARGET_TAG]}-{known[SYSTEM_TAG]}"):
-            image = home.look()
+            image = home.load()
             if image["State"] != "available":
                 raise PublishError(f"{home} is {image['State']}", hint=AGAIN)
             encrypted = any(
@@ -116,14 +116,14 @@ class AmiPublisher:
             self._require_shareable(image["ImageId"], encrypted=encrypted)
             wanted = {**steps.own_tags(image), **known}
             self.finish(home, wanted)
-            spots = [home, *self._copy_all(home, wanted)]
-            for spot in spots:
-                self._verify(spot)
+            refs = [home, *self._copy_all(home, wanted)]
+            for ref in refs:
+                self._verify(ref)
             names = Names.of(self.settings.parameters, wanted, image["Architecture"])
             for name in (names.fixed, names.moving):
-                for spot in spots:
-                    self.say(f"{name} in {spot.region}: {spot.ami}")
-                    steps.point(spot, name, self.patience)
+                for ref in refs:
+                    self.say(f"{name} in {ref.region}: {ref.ami}")
+                    steps.point(ref, name, self.patience)
         return Publication(
             name=str(home),
             digest=ami,
@@ -131,27 +131,27 @@ class AmiPublisher:
             seconds=time.monotonic() - started,
         )
 
-    def finish(self, spot: Spot, wanted: Mapping[str, str]) -> None:
+    def finish(self, ref: AmiRef, wanted: Mapping[str, str]) -> None:
         """Everything that one available image has to be before somebody is led to it."""
-        steps.require_tokens(spot)
-        steps.tag(spot, wanted)
-        steps.share(spot, self.sharing)
-        steps.deprecate(spot, after_days=self.settings.deprecate_after_days)
-        steps.protect(spot)
+        steps.require_tokens(ref)
+        steps.tag(ref, wanted)
+        steps.share(ref, self.sharing)
+        steps.deprecate(ref, after_days=self.settings.deprecate_after_days)
+        steps.protect(ref)
 
-    def _lacks(self, spot: Spot, image: Resource) -> str:
+    def _lacks(self, ref: AmiRef, image: Resource) -> str:
         """What somebody who is led to the image would miss."""
         if image["State"] != "available":
             return f"it is {image['State']}"
         if image.get("ImdsSupport") != "v2.0":
             return "it does not require metadata tokens"
-        if not steps.is_shared(spot, image, self.sharing):
+        if not steps.is_shared(ref, image, self.sharing):
             return "it is not shared as the site says"
         return ""
 
-    def _verify(self, spot: Spot) -> None:
-        if lacks := self._lacks(spot, spot.look()):
-            raise PublishError(f"{spot} cannot be published: {lacks}", hint=AGAIN)
+    def _verify(self, ref: AmiRef) -> None:
+        if lacks := self._lacks(ref, ref.load()):
+            raise PublishError(f"{ref} cannot be published: {lacks}", hint=AGAIN)
 
     def require_publishable(self, plan: Plan) -> None:
         """Fail early if the site's settings make publishing impossible."""
@@ -175,49 +175,51 @@ class AmiPublisher:
                 hint='name an alias that exists in every region: aws.kms_key = "alias/…" in site.toml',
             )
 
-    def _copy_all(self, home: Spot, wanted: Mapping[str, str]) -> list[Spot]:
+    def _copy_all(self, home: AmiRef, wanted: Mapping[str, str]) -> list[AmiRef]:
         """Copies in the other regions, made side by side; the first error is raised when all have ended."""
         others = [region for region in self.regions if region != home.region]
         if not others:
             return []
         with ThreadPoolExecutor(len(others), thread_name_prefix="copy") as pool:
-            futures: list[Future[Spot]] = [pool.submit(self.copy, home, one, wanted) for one in others]
+            futures: list[Future[AmiRef]] = [pool.submit(self.copy, home, one, wanted) for one in others]
             wait(futures)
         return [future.result() for future in futures]
 
-    def copy(self, home: Spot, region: str, wanted: Mapping[str, str]) -> Spot:
+    def copy(self, home: AmiRef, region: str, wanted: Mapping[str, str]) -> AmiRef:
         """The copy of an image in another region, found or made, and finished."""
         tags = {**wanted, SOURCE_TAG: home.ami}
-        given_up: list[str] = []
+        failed: list[str] = []
         for _ in range(_COPIES):
-            spot = self._find_copy(home, region) or self._begin_copy(home, region, tags, given_up)
-            state = self._wait_for_copy(spot)
+            ref = self._find_copy(home, region) or self._begin_copy(home, region, tags, failed)
+            state = self._wait_for_copy(ref)
             if state == "available":
-                self.finish(spot, tags)
-                return spot
-            given_up.append(spot.ami)
+                self.finish(ref, tags)
+                return ref
+            failed.append(ref.ami)
             if state == "failed":
-                reason = spot.look().get("StateReason", {}).get("Message", "EC2 does not say why")
-                steps.remove(spot, tags)
+                reason = ref.load().get("StateReason", {}).get("Message", "EC2 does not say why")
+                steps.remove(ref, tags)
                 raise PublishError(f"the copy of {home} to {region} failed: {reason}", hint=AGAIN)
         raise PublishError(f"{home} cannot be copied to {region}: its copies are gone at once", hint=AGAIN)
 
-    def _find_copy(self, home: Spot, region: str) -> Spot | None:
+    def _find_copy(self, home: AmiRef, region: str) -> AmiRef | None:
         found = self.account.images({SOURCE_TAG: home.ami}, region=region)
         fitting = [one for one in found if one["State"] in ("available", "pending")]
         # The oldest: everybody who looks takes the same.
-        return Spot(account=self.account, region=region, ami=fitting[-1]["ImageId"]) if fitting else None
+        return AmiRef(account=self.account, region=region, ami=fitting[-1]["ImageId"]) if fitting else None
 
-    def _begin_copy(self, home: Spot, region: str, tags: Mapping[str, str], given_up: Iterable[str]) -> Spot:
+    def _begin_copy(
+        self, home: AmiRef, region: str, tags: Mapping[str, str], failed: Iterable[str]
+    ) -> AmiRef:
         assert self.run is not None
-        image = home.look()
+        image = home.load()
         encrypted = any(one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ()))
         key = self.settings.kms_key if encrypted else ""
-        token = hashlib.sha256(" ".join((home.ami, region, *given_up)).encode()).hexdigest()
+        token = hashlib.sha256(" ".join((home.ami, region, *failed)).encode()).hexdigest()
         self.say(f"copying {home} to {region}")
         with (
-            journal.making(self.run, self.account, "copy", image["Name"], region=region) as made,
-            asking(f"copying {home} to {region}"),
+            journal.permanent(self.run, self.account, "copy", image["Name"], region=region) as made,
+            calling_aws(f"copying {home} to {region}"),
         ):
             answer = self.account.client("ec2", region).copy_image(
                 SourceImageId=home.ami,
@@ -229,15 +231,15 @@ class AmiPublisher:
                 **({"Encrypted": True, "KmsKeyId": key} if key else {}),
             )
             made.id = answer["ImageId"]
-        return Spot(account=self.account, region=region, ami=made.id)
+        return AmiRef(account=self.account, region=region, ami=made.id)
 
-    def _wait_for_copy(self, spot: Spot) -> str:
+    def _wait_for_copy(self, ref: AmiRef) -> str:
         """The state in which a copy ends: available, failed or gone."""
         seen_s = time.monotonic()
 
         def end_state() -> str:
             nonlocal seen_s
-            found = spot.find()
+            found = ref.find()
             if found is None:
                 return "gone" if time.monotonic() - seen_s > self.patience.appear_s else ""
             seen_s = time.monotonic()
@@ -246,7 +248,7 @@ class AmiPublisher:
         state = self.patience.until(end_state, timeout_s=self.patience.copy_s)
         if not state:
             raise PublishError(
-                f"{spot} is still pending after {self.patience.copy_s / 60:.0f} min",
+                f"{ref} is still pending after {self.patience.copy_s / 60:.0f} min",
                 hint="re-run the command; it resumes waiting",
             )
         return state

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder.adapters.aws.account import Account, Resource, as_tags, asking, tags_of, unless
+from builder.adapters.aws.account import Account, Resource, as_tags, calling_aws, ignoring, tags_of
 from builder.errors import PublishError
 from builder.wait import Backoff, T, until
 
@@ -55,7 +55,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spot:
+class AmiRef:
     """One AMI: its id and the region where it is."""
 
     account: Account
@@ -72,7 +72,7 @@ class Spot:
     def find(self) -> Resource | None:
         return self.account.image(self.ami, region=self.region)
 
-    def look(self) -> Resource:
+    def load(self) -> Resource:
         found = self.find()
         if found is None:
             raise PublishError(f"{self} is gone", hint="builder build makes it again")
@@ -84,55 +84,55 @@ def snapshots_of(image: Resource) -> list[str]:
     return [one for one in found if one]
 
 
-def require_tokens(spot: Spot) -> None:
+def require_tokens(ref: AmiRef) -> None:
     """Instances of the image answer metadata requests with a token alone; EC2 knows no way back."""
-    if spot.look().get("ImdsSupport") != "v2.0":
-        with asking(f"requiring metadata tokens of instances of {spot}"):
-            spot.ec2.modify_image_attribute(ImageId=spot.ami, ImdsSupport={"Value": "v2.0"})
+    if ref.load().get("ImdsSupport") != "v2.0":
+        with calling_aws(f"requiring metadata tokens of instances of {ref}"):
+            ref.ec2.modify_image_attribute(ImageId=ref.ami, ImdsSupport={"Value": "v2.0"})
 
 
-def tag(spot: Spot, wanted: Mapping[str, str]) -> None:
+def tag(ref: AmiRef, wanted: Mapping[str, str]) -> None:
     """The image and its snapshots have these tags, whatever else they have."""
-    image = spot.look()
-    missing = [] if wanted.items() <= tags_of(image).items() else [spot.ami]
-    _tag(spot, [*missing, *_lacking(spot, snapshots_of(image), wanted)], wanted)
+    image = ref.load()
+    missing = [] if wanted.items() <= tags_of(image).items() else [ref.ami]
+    _tag(ref, [*missing, *_lacking(ref, snapshots_of(image), wanted)], wanted)
 
 
-def _lacking(spot: Spot, among: list[str], wanted: Mapping[str, str]) -> list[str]:
+def _lacking(ref: AmiRef, among: list[str], wanted: Mapping[str, str]) -> list[str]:
     """Snapshots without one of the tags."""
     if not among:
         return []
-    with asking(f"looking at the snapshots of {spot}"):
-        found = spot.ec2.describe_snapshots(SnapshotIds=among)["Snapshots"]
+    with calling_aws(f"looking at the snapshots of {ref}"):
+        found = ref.ec2.describe_snapshots(SnapshotIds=among)["Snapshots"]
     return [one["SnapshotId"] for one in found if not wanted.items() <= tags_of(one).items()]
 
 
-def _tag(spot: Spot, resources: list[str], wanted: Mapping[str, str]) -> None:
+def _tag(ref: AmiRef, resources: list[str], wanted: Mapping[str, str]) -> None:
     if resources:
-        with asking(f"tagging {spot}"):
-            spot.ec2.create_tags(Resources=resources, Tags=as_tags(wanted))
+        with calling_aws(f"tagging {ref}"):
+            ref.ec2.create_tags(Resources=resources, Tags=as_tags(wanted))
 
 
-def shared_with(spot: Spot) -> list[dict[str, str]]:
-    with asking(f"asking whom {spot} is shared with"):
-        answer = spot.ec2.describe_image_attribute(ImageId=spot.ami, Attribute="launchPermission")
+def shared_with(ref: AmiRef) -> list[dict[str, str]]:
+    with calling_aws(f"calling_aws whom {ref} is shared with"):
+        answer = ref.ec2.describe_image_attribute(ImageId=ref.ami, Attribute="launchPermission")
     return list(answer.get("LaunchPermissions", ()))
 
 
-def share(spot: Spot, sharing: Sharing) -> None:
+def share(ref: AmiRef, sharing: Sharing) -> None:
     """Those may start the image; accounts may use its snapshots, which organisations cannot."""
     if not sharing:
         return
-    there = shared_with(spot)
+    there = shared_with(ref)
     missing = [one for one in sharing.permissions if one not in there]
     if missing:
-        with asking(f"sharing {spot}"):
-            spot.ec2.modify_image_attribute(ImageId=spot.ami, LaunchPermission={"Add": missing})
-    for snapshot in snapshots_of(spot.look()) if sharing.accounts else ():
-        absent = [one for one in sharing.accounts if one not in _volume_makers(spot, snapshot)]
+        with calling_aws(f"sharing {ref}"):
+            ref.ec2.modify_image_attribute(ImageId=ref.ami, LaunchPermission={"Add": missing})
+    for snapshot in snapshots_of(ref.load()) if sharing.accounts else ():
+        absent = [one for one in sharing.accounts if one not in _volume_makers(ref, snapshot)]
         if absent:
-            with asking(f"sharing {snapshot} of {spot}"):
-                spot.ec2.modify_snapshot_attribute(
+            with calling_aws(f"sharing {snapshot} of {ref}"):
+                ref.ec2.modify_snapshot_attribute(
                     SnapshotId=snapshot,
                     Attribute="createVolumePermission",
                     OperationType="add",
@@ -140,65 +140,65 @@ def share(spot: Spot, sharing: Sharing) -> None:
                 )
 
 
-def _volume_makers(spot: Spot, snapshot: str) -> set[str]:
-    with asking(f"asking whom {snapshot} is shared with"):
-        answer = spot.ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute="createVolumePermission")
+def _volume_makers(ref: AmiRef, snapshot: str) -> set[str]:
+    with calling_aws(f"calling_aws whom {snapshot} is shared with"):
+        answer = ref.ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute="createVolumePermission")
     return {one["UserId"] for one in answer.get("CreateVolumePermissions", ()) if "UserId" in one}
 
 
-def is_shared(spot: Spot, image: Resource, sharing: Sharing) -> bool:
+def is_shared(ref: AmiRef, image: Resource, sharing: Sharing) -> bool:
     if not sharing:
         return True
-    there = shared_with(spot)
+    there = shared_with(ref)
     if any(one not in there for one in sharing.permissions):
         return False
-    return all(set(sharing.accounts) <= _volume_makers(spot, one) for one in snapshots_of(image))
+    return all(set(sharing.accounts) <= _volume_makers(ref, one) for one in snapshots_of(image))
 
 
-def deprecate(spot: Spot, *, after_days: int, again: bool = False) -> None:
+def deprecate(ref: AmiRef, *, after_days: int, again: bool = False) -> None:
     """Hidden from others after so many days; a date that it has stays, unless it is to be set again."""
-    if not after_days or (spot.look().get("DeprecationTime") and not again):
+    if not after_days or (ref.load().get("DeprecationTime") and not again):
         return
     moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=after_days)
-    with asking(f"deprecating {spot}"):
-        spot.ec2.enable_image_deprecation(ImageId=spot.ami, DeprecateAt=moment)
+    with calling_aws(f"deprecating {ref}"):
+        ref.ec2.enable_image_deprecation(ImageId=ref.ami, DeprecateAt=moment)
 
 
 def is_protected(image: Resource) -> bool:
     return str(image.get("DeregistrationProtection", "")).startswith(_PROTECTED)
 
 
-def protect(spot: Spot) -> None:
-    if not is_protected(spot.look()):
-        with asking(f"protecting {spot}"):
-            spot.ec2.enable_image_deregistration_protection(ImageId=spot.ami)
+def protect(ref: AmiRef) -> None:
+    if not is_protected(ref.load()):
+        with calling_aws(f"protecting {ref}"):
+            ref.ec2.enable_image_deregistration_protection(ImageId=ref.ami)
 
 
-def remove(spot: Spot, mark: Mapping[str, str]) -> None:
+def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
     """The image and its snapshots; what is gone already is no error.
 
     All of it is marked first: once the image is gone nothing else leads to its snapshots, and a policy
     may allow the removal of what is marked alone.
     """
-    image = spot.find()
+    image = ref.find()
     if image is None:
         return
-    found = snapshots_of(image) or _half_made(spot)
+    found = snapshots_of(image) or _half_made(ref)
     if is_protected(image):
-        with asking(f"ending the protection of {spot}"):
-            spot.ec2.disable_image_deregistration_protection(ImageId=spot.ami)
-    unmarked = [] if mark.items() <= tags_of(image).items() else [spot.ami]
-    _tag(spot, [*unmarked, *_lacking(spot, found, mark)], mark)
-    with asking(f"deregistering {spot}"), unless("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound"):
-        spot.ec2.deregister_image(ImageId=spot.ami)
+        with calling_aws(f"ending the protection of {ref}"):
+            ref.ec2.disable_image_deregistration_protection(ImageId=ref.ami)
+    unmarked = [] if mark.items() <= tags_of(image).items() else [ref.ami]
+    _tag(ref, [*unmarked, *_lacking(ref, found, mark)], mark)
+    with calling_aws(f"deregistering {ref}"), ignoring("InvalidAMIID.Unavailable", "InvalidAMIID.NotFound"):
+        ref.ec2.deregister_image(ImageId=ref.ami)
     for snapshot in found:
-        remove_snapshot(spot.account, spot.region, snapshot)
+        remove_snapshot(ref.account, ref.region, snapshot)
 
 
-def _half_made(spot: Spot) -> list[str]:
+def _half_made(ref: AmiRef) -> list[str]:
     """Snapshots of an image that does not name them yet; EC2 says in them what they are for."""
-    told = re.compile(rf"(for|DestinationAmi) {re.escape(spot.ami)}\b")
-    found = snapshots(spot.account, spot.region, "description", [f"*{spot.ami}*"])
+    told = re.compile(rf"(for|DestinationAmi) {re.escape(ref.ami)}\b")
+    found = snapshots(ref.account, ref.region, "description", [f"*{ref.ami}*"])
     return [one["SnapshotId"] for one in found if told.search(one.get("Description", ""))]
 
 
@@ -208,13 +208,13 @@ def own_tags(resource: Resource) -> dict[str, str]:
 
 
 def remove_snapshot(account: Account, region: str, snapshot: str) -> None:
-    with asking(f"deleting {region}/{snapshot}"), unless("InvalidSnapshot.NotFound"):
+    with calling_aws(f"deleting {region}/{snapshot}"), ignoring("InvalidSnapshot.NotFound"):
         account.client("ec2", region).delete_snapshot(SnapshotId=snapshot)
 
 
 def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -> list[Resource]:
     """The account's own by one filter."""
-    with asking(f"looking for snapshots in {region}"):
+    with calling_aws(f"looking for snapshots in {region}"):
         pages = account.client("ec2", region).get_paginator("describe_snapshots")
         filters = [{"Name": name, "Values": list(values)}]
         return [
@@ -227,31 +227,31 @@ def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -
 
 def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict[str, str]:
     """Those that exist, by name; as many as ten at once."""
-    with asking(f"reading parameters in {region}"):
+    with calling_aws(f"reading parameters in {region}"):
         answer = account.client("ssm", region).get_parameters(Names=list(names))
     return {one["Name"]: one["Value"] for one in answer["Parameters"]}
 
 
-def point(spot: Spot, name: str, patience: Patience) -> None:
+def point(ref: AmiRef, name: str, patience: Patience) -> None:
     """The parameter leads to the image; it is read back, because an image is looked at after the answer."""
-    if read_parameters(spot.account, spot.region, [name]).get(name) == spot.ami:
+    if read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami:
         return
-    with asking(f"writing {name} in {spot.region}"):
-        spot.account.client("ssm", spot.region).put_parameter(
-            Name=name, Value=spot.ami, Type="String", DataType=_IMAGE_TYPE, Overwrite=True
+    with calling_aws(f"writing {name} in {ref.region}"):
+        ref.account.client("ssm", ref.region).put_parameter(
+            Name=name, Value=ref.ami, Type="String", DataType=_IMAGE_TYPE, Overwrite=True
         )
 
     def is_there() -> bool:
-        return read_parameters(spot.account, spot.region, [name]).get(name) == spot.ami
+        return read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami
 
     if not patience.until(is_there, timeout_s=_VISIBLE_S):
-        raise PublishError(f"{name} in {spot.region} does not lead to {spot.ami}", hint=AGAIN)
+        raise PublishError(f"{name} in {ref.region} does not lead to {ref.ami}", hint=AGAIN)
 
 
 def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:
     """Parameters below `prefix` that lead to one of the images, with the image."""
     wanted = set(amis)
-    with asking(f"reading parameters in {region}"):
+    with calling_aws(f"reading parameters in {region}"):
         pages = account.client("ssm", region).get_paginator("get_parameters_by_path")
         found = [one for page in pages.paginate(Path=prefix, Recursive=True) for one in page["Parameters"]]
     return {one["Name"]: one["Value"] for one in found if one["Value"] in wanted}
@@ -259,5 +259,5 @@ def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str
 
 def remove_parameters(account: Account, region: str, names: Sequence[str]) -> None:
     for start in range(0, len(names), 10):
-        with asking(f"deleting parameters in {region}"):
+        with calling_aws(f"deleting parameters in {region}"):
             account.client("ssm", region).delete_parameters(Names=list(names[start : start + 10]))

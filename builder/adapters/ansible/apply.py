@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.ansible import playbook
-from builder.adapters.ansible.playbook import Failure, Listener, Ready, RoleResult
+from builder.adapters.ansible.playbook import ContainerSetup, Failure, Listener, RoleResult
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run
@@ -30,13 +30,13 @@ _MODULES = f"{MOUNT}/modules"
 @contextmanager
 def mounts(
     run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
-) -> Iterator[Ready]:
+) -> Iterator[ContainerSetup]:
     """The mounts of a container to which plans are applied; `plan` decides its system."""
     modules = Bind(source=str(run.workspace.cache("modules")), target=_MODULES, writable=True)
     with playbook.mounts(
         run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine=engine
-    ) as ready:
-        yield dataclasses.replace(ready, mounts=(*ready.mounts, modules))
+    ) as setup:
+        yield dataclasses.replace(setup, mounts=(*setup.mounts, modules))
 
 
 @dataclass(frozen=True, kw_only=True)

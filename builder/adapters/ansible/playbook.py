@@ -30,7 +30,7 @@ _MIRROR = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ready:
+class ContainerSetup:
     """Everything that a container needs to run the roles of one layer."""
 
     command: tuple[str, ...]
@@ -155,7 +155,7 @@ def prepare(run: Run, root: Path, plan: Plan) -> Path:
 @contextmanager
 def mounts(
     run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine: Engine
-) -> Iterator[Ready]:
+) -> Iterator[ContainerSetup]:
     """Prepares the folders of one run of roles; they are gone afterwards."""
     folder = prepare(run, root, plan)
     if runtime.needs_compiling(folder):
@@ -169,7 +169,7 @@ def mounts(
         settings = scratch / "run"
         settings.mkdir(parents=True)
         write_settings(settings, layer, plan, mirror)
-        yield Ready(
+        yield ContainerSetup(
             command=command(),
             mounts=(
                 Bind(source=str(folder), target=f"{MOUNT}/runtime"),
@@ -262,7 +262,7 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if value}
 
 
-def far_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
+def remote_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
     """The environment of tasks on a machine that is reached over SSH: what lies on this one is not there."""
 
     def far(places: tuple[str, ...]) -> list[str]:
@@ -271,7 +271,7 @@ def far_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
     return {name: value for name, value in _package_sources(mirror, bundle, far).items() if value}
 
 
-def far_mirrors(mirror: Mirror) -> dict[str, str]:
+def remote_mirrors(mirror: Mirror) -> dict[str, str]:
     return {name: place for name, place in mirror.settings.prefixes.items() if place.startswith("http")}
 
 

@@ -84,7 +84,7 @@ class Account:
         return _LOCAL_POLLING if self.is_on_this_machine else _POLLING
 
     def client(self, service: str, region: str = "") -> Any:
-        """A client whose calls raise what boto3 raises; wrap them in `asking`."""
+        """A client whose calls raise what boto3 raises; wrap them in `calling_aws`."""
         key = (service, region or self.region)
         with self._opening:
             if key not in self._clients:
@@ -163,21 +163,21 @@ class Account:
             found.pop("profile_name", None)
         return found
 
-    def number(self) -> str:
-        with asking("who am I"):
+    def account_id(self) -> str:
+        with calling_aws("who am I"):
             return str(self.client("sts").get_caller_identity()["Account"])
 
     def images(self, tags: Mapping[str, str], *, region: str = "") -> list[Resource]:
         """The account's own images by tags, newest first."""
         return self._images({f"tag:{name}": value for name, value in tags.items()}, region)
 
-    def having(self, tag: str, *, region: str = "") -> list[Resource]:
+    def images_with_tag(self, tag: str, *, region: str = "") -> list[Resource]:
         """The account's own images that have a tag, whatever it says, newest first."""
         return self._images({"tag-key": tag}, region)
 
     def _images(self, filters: Mapping[str, str], region: str) -> list[Resource]:
         asked = [{"Name": name, "Values": [value]} for name, value in filters.items()]
-        with asking("looking for images"):
+        with calling_aws("looking for images"):
             pages = self.client("ec2", region).get_paginator("describe_images")
             found = [
                 image
@@ -189,7 +189,7 @@ class Account:
     def image(self, ami: str, *, region: str = "") -> Resource | None:
         from botocore.exceptions import ClientError
 
-        with asking(f"looking at {ami}"):
+        with calling_aws(f"looking at {ami}"):
             try:
                 found = self.client("ec2", region).describe_images(ImageIds=[ami], IncludeDeprecated=True)
             except ClientError as error:
@@ -206,7 +206,7 @@ def code_of(error: Exception) -> str:
 
 
 @contextmanager
-def asking(what: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
+def calling_aws(what: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
     """Raise boto3's errors as ours: what was asked, AWS's code and message, what to do.
 
     `otherwise` is raised for a code without a meaning of its own.
@@ -229,7 +229,7 @@ def asking(what: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator
 
 
 @contextmanager
-def unless(*codes: str) -> Iterator[None]:
+def ignoring(*codes: str) -> Iterator[None]:
     """Lets an answer of AWS with one of these codes pass."""
     from botocore.exceptions import ClientError
 

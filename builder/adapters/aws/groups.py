@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from builder.adapters.aws.account import Account, Resource, asking, specifications, unless
+from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
 from builder.errors import BuildError
 from builder.site import AwsSettings
 from builder.wait import until
@@ -37,10 +37,10 @@ def security_group(
     if settings.security_group:
         yield settings.security_group
         return
-    with asking(f"making the security group {name}"):
+    with calling_aws(f"making the security group {name}"):
         group = _make(account, settings, name, tags)
     try:
-        with asking(f"opening {group} for SSH"), unless("InvalidPermission.Duplicate"):
+        with calling_aws(f"opening {group} for SSH"), ignoring("InvalidPermission.Duplicate"):
             account.client("ec2").authorize_security_group_ingress(
                 GroupId=group, IpPermissions=[_permission(account, settings)]
             )
@@ -54,7 +54,7 @@ def _make(account: Account, settings: AwsSettings, name: str, tags: Mapping[str,
     """The name is the run's own: a group that has it already is ours, and its answer was lost on the way."""
     ec2 = account.client("ec2")
     network = _network(ec2, settings.subnet)
-    with unless("InvalidGroup.Duplicate"):
+    with ignoring("InvalidGroup.Duplicate"):
         return str(
             ec2.create_security_group(
                 GroupName=name,
@@ -89,8 +89,8 @@ def delete(account: Account, region: str, group: str, *, cancelled: threading.Ev
     ec2 = account.client("ec2", region)
 
     def is_gone() -> bool:
-        with asking(f"deleting {group}"), unless("DependencyViolation"):
-            with unless("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
+        with calling_aws(f"deleting {group}"), ignoring("DependencyViolation"):
+            with ignoring("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
                 ec2.delete_security_group(GroupId=group)
             return True
         return False

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from builder.adapters.aws.account import Account, Resource, asking
+from builder.adapters.aws.account import Account, Resource, calling_aws
 from builder.errors import MissingError
 
 _HINT = "aws sts get-caller-identity shows who asks; [ami] of the system says for what"
@@ -27,7 +27,7 @@ class PublishedImages:
 
     def of_parameter(self, *, region: str, parameter: str) -> Values:
         """The image that a public parameter names."""
-        with asking(f"AWS {region}", otherwise=MissingError):
+        with calling_aws(f"AWS {region}", otherwise=MissingError):
             answer = self._account.client("ssm", region).get_parameter(Name=parameter)
         image = str(answer["Parameter"]["Value"])
         found = self.find(region=region, image=image)
@@ -42,7 +42,7 @@ class PublishedImages:
 
     def _describe(self, region: str, filters: Mapping[str, str], **more: Any) -> list[Resource]:
         asked = [{"Name": key, "Values": [value]} for key, value in filters.items()]
-        with asking(f"AWS {region}", otherwise=MissingError):
+        with calling_aws(f"AWS {region}", otherwise=MissingError):
             pages = self._account.client("ec2", region).get_paginator("describe_images")
             return [image for page in pages.paginate(Filters=asked, **more) for image in page["Images"]]
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.adapters.aws.account import Account, asking, specifications, unless
+from builder.adapters.aws.account import Account, calling_aws, ignoring, specifications
 from builder.adapters.host import process
 from builder.errors import MissingError
 
@@ -30,7 +30,7 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
     public = file.with_name(f"{file.name}.pub")
     try:
         # The name is the run's own: one that is there already is ours, and its answer was lost on the way.
-        with asking(f"importing the key {name}"), unless("InvalidKeyPair.Duplicate"):
+        with calling_aws(f"importing the key {name}"), ignoring("InvalidKeyPair.Duplicate"):
             account.client("ec2").import_key_pair(
                 KeyName=name,
                 PublicKeyMaterial=public.read_bytes(),
@@ -40,5 +40,5 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
     finally:
         file.unlink(missing_ok=True)
         public.unlink(missing_ok=True)
-        with asking(f"deleting the key {name}"):
+        with calling_aws(f"deleting the key {name}"):
             account.client("ec2").delete_key_pair(KeyName=name)

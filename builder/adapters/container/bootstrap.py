@@ -16,7 +16,7 @@ _TIMEOUT_S = 1800
 
 # What remains is the same wherever the packages came from: the distribution's own example
 # of its sources, no name servers and no host name of the machine that built it.
-_SETTLE = """\
+_CUSTOMIZE = """\
 set -eu
 example="$1/usr/share/doc/apt/examples/sources.list"
 sed -n 's/^\\(deb .*\\) main.*/\\1 {areas}/p' "$example" > "$1/etc/apt/sources.list"
@@ -35,11 +35,11 @@ def make_root(
     say: process.OnLine,
     suites: Sequence[Suite] = (),
     note: process.OnLine | None = None,
-    settle: Sequence[str] = (),
+    customize: Sequence[str] = (),
 ) -> Path:
     """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones.
 
-    `settle` is shell, run after the packages are configured, with the new root in $1.
+    `customize` is shell, run after the packages are configured, with the new root in $1.
     """
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
@@ -51,8 +51,8 @@ def make_root(
             hint="apt-get install mmdebstrap",
         )
     recipe = system.bootstrap
-    hook = run.scratch / "settle.sh"
-    hook.write_text("".join((_SETTLE.format(areas=" ".join(recipe.areas)), *settle)), encoding="utf-8")
+    hook = run.scratch / "customize.sh"
+    hook.write_text("".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize)), encoding="utf-8")
     watch = Watch(system=system, suites=suites, mirror=mirror)
     listed = run.scratch / "suites.sh"
     listed.write_text(watch.hook, encoding="utf-8")

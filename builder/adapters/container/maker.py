@@ -190,14 +190,14 @@ class LayerMaker:
             base_image=base.id if base else parent,
             engine=self._engine,
         )
-        with mounts as ready, self._container(parent, ready) as container:
+        with mounts as setup, self._container(parent, setup) as container:
             listener = playbook.Listener(self._events, step)
             code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
                 raise playbook.failure(f"layer '{layer.name}'", listener, code)
             self._refuse_if_changed(layer)
-            ready.keep_packages()
+            setup.keep_packages()
             self._engine.commit(
                 container,
                 repository=LAYERS,
@@ -207,12 +207,12 @@ class LayerMaker:
             )
 
     @contextmanager
-    def _container(self, image: str, ready: playbook.Ready) -> Iterator[str]:
+    def _container(self, image: str, setup: playbook.ContainerSetup) -> Iterator[str]:
         container = self._engine.create(
             image,
-            command=ready.command,
-            mounts=ready.mounts,
-            tmpfs=ready.tmpfs,
+            command=setup.command,
+            mounts=setup.mounts,
+            tmpfs=setup.tmpfs,
             network="host",
             labels={RUN_LABEL: self._run.name},
         )

@@ -62,7 +62,7 @@ class AmiLane(Lane):
         if self._site.is_rehearsal or not (missing := [p for p in plans if finder.find(p) is None]):
             return
         account = self._site.account
-        print(f"account {account.number()}, region {account.region}", file=sys.stderr)
+        print(f"account {account.account_id()}, region {account.region}", file=sys.stderr)
         print("\n".join(_intention(self._site, plan) for plan in missing), file=sys.stderr)
         if not yes:
             _ask()

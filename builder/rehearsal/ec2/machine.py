@@ -64,7 +64,7 @@ def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: proces
             recipe = dataclasses.replace(system.bootstrap, packages=_packages(system))
             script = _SETTLE.format(user=login_user(system))
             machine = dataclasses.replace(system, name=f"{system.name}-machine", bootstrap=recipe)
-            tar = make_root(run, machine, mirror, say=say, settle=(script,))
+            tar = make_root(run, machine, mirror, say=say, customize=(script,))
             engine.import_image(tar, repository=MACHINES, tag=key, changes=[f'CMD ["{INIT}"]'])
             tar.unlink()
     return reference

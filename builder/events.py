@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.errors import FactoryError
+from builder.errors import FactoryError, Interrupted
 
 Scalar = str | int | float | bool | None
 
@@ -41,10 +41,14 @@ class Event:
 
 
 class Stream:
-    """Hands every event to every subscriber, one at a time, in the order of emission."""
+    """Passes each event to every subscriber, one at a time, in the order of emission.
+
+    A subscriber that raises receives no further events, so that the cleanup can still be reported.
+    """
 
     def __init__(self, *subscribers: Callable[[Event], None]) -> None:
         self._subscribers = list(subscribers)
+        self._failure: Exception | None = None
         self._lock = threading.RLock()
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> None:
@@ -72,5 +76,17 @@ class Stream:
     def emit(self, name: str, *, step: str = "", text: str = "", **fields: Scalar) -> None:
         event = Event(name=name, time_s=time.time(), step=step, text=text, fields=fields)
         with self._lock:
-            for subscriber in self._subscribers:
-                subscriber(event)
+            for subscriber in tuple(self._subscribers):
+                try:
+                    subscriber(event)
+                except Interrupted:
+                    raise  # a signal interrupted the main thread here; the subscriber did not fail
+                except Exception as error:
+                    self._subscribers.remove(subscriber)
+                    self._failure = self._failure or error
+                    raise
+
+    def raise_failure(self) -> None:
+        """Raise the first error of a subscriber; for the thread that waits for the workers."""
+        if self._failure is not None:
+            raise self._failure

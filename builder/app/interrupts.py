@@ -1,4 +1,4 @@
-"""Signals that end a program, as an exception that unwinds what is under way."""
+"""Signals that end the program, turned into an exception so that cleanup code runs."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -10,53 +10,52 @@ from typing import Any
 from builder.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_HEAR_S = 0.2
+_POLL_S = 0.2
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Signals that end a program become an exception in the main thread, once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted in the main thread; ignore later ones."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        for one in _SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
+        for number_ignored in _SIGNALS:
+            signal.signal(number_ignored, signal.SIG_IGN)
         raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing of this run is left")
 
-    with _answered_by(stop):
+    with _handled_by(stop):
         yield
 
 
 @contextmanager
-def _answered_by(answer: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {one: signal.signal(one, answer) for one in _SIGNALS}
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for one, action in before.items():
-            signal.signal(one, action)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Signals that end a program arrive when the block is over; in it, threads are started.
+def defer_signals() -> Iterator[None]:
+    """Delay SIGINT, SIGTERM and SIGHUP until the end of the block, which starts threads.
 
-    An exception in the middle of a thread's start leaves a thread that its pool does not know of, and so
-    neither ends nor waits for.
+    An exception while a thread starts would leave a thread that its pool does not know, and so never joins.
     """
     arrived: list[int] = []
     try:
-        with _answered_by(lambda number, _: arrived.append(number)):
+        with _handled_by(lambda number, _: arrived.append(number)):
             yield
     finally:
         for number in arrived[:1]:
             signal.raise_signal(number)
 
 
-def wait_for_all(futures: Sequence["Future[Any]"]) -> None:
-    """Waits, and wakes up now and then.
+def wait_for_all(futures: Sequence["Future[Any]"], *, check: Callable[[], None] = lambda: None) -> None:
+    """Wait until all futures are done; call `check`, which may raise, several times a second.
 
-    The system may give a signal to any thread, and only the main thread acts on it, as soon as it runs: one
-    that sleeps until all work is done would hear of it when there is nothing left to interrupt.
+    Python runs signal handlers in the main thread only, when it executes bytecode: a wait without a timeout
+    would delay them until the futures are done.
     """
-    while wait(futures, timeout=_HEAR_S).not_done:
-        pass
+    while wait(futures, timeout=_POLL_S).not_done:
+        check()

@@ -16,7 +16,7 @@ from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts, now
 from builder.adapters.host.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.app.context import Context
-from builder.app.interrupts import held_back, interruptible, wait_for_all
+from builder.app.interrupts import defer_signals, interruptible, wait_for_all
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.mirrors import mirrors_of
 from builder.errors import FactoryError, Interrupted
@@ -133,10 +133,10 @@ def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> li
                 stack.callback(lane.end)
             pool = ThreadPoolExecutor(max_workers=len(plans))
             stack.callback(pool.shutdown, wait=True)
-            with held_back():
+            with defer_signals():
                 futures = [pool.submit(_outcome, plan, tools[plan.target.kind]) for plan in plans]
-            wait_for_all(futures)
-        except Interrupted:
+            wait_for_all(futures, check=work.events.raise_failure)
+        except BaseException:
             work.run.cancelled.set()
             raise
         finally:

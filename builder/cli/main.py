@@ -1,9 +1,10 @@
 """`builder`: finds the verb, loads its module alone, turns errors into messages and exit codes."""
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+
+from builder.screen.streams import OutputLost, discard, guard_streams
 
 # Verb → what it is for; the module of the same name in this package runs it.
 VERBS = {
@@ -25,23 +26,22 @@ VERBS = {
 }
 
 
+# Commands that change nothing: a reader that has seen enough (`| head`) ends them with success.
+_READING = {"list", "show", "plan", "stack", "iam", "doctor", "completion", "ami list", "ami show"}
+_READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0
-    if words[0] == "--version":
-        from builder import __version__
-
-        print(f"builder {__version__}")
-        return 0
+    code = 0
     try:
+        if argv is None:
+            guard_streams()
         code = _run(words)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # A reader that goes away (| head) has read enough of a list, but not the result of a build.
-        return 130 if words[0] == "build" else 0
+    except OutputLost as lost:
+        discard(sys.stdout)
+        return code or _code_without_stdout(words, lost)
     return code
 
 
@@ -49,6 +49,14 @@ def _run(words: list[str]) -> int:
     from builder.errors import FactoryError, Interrupted, UsageError
 
     try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(help_text())
+            return 0
+        if words[0] == "--version":
+            from builder import __version__
+
+            print(f"builder {__version__}")
+            return 0
         if words[0] not in VERBS:
             from builder.tables import did_you_mean
 
@@ -60,9 +68,22 @@ def _run(words: list[str]) -> int:
 
         print(render(error), file=sys.stderr)
         return error.exit_code
+    except SystemExit as end:  # argparse has printed a help text
+        return int(end.code or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Interrupted.exit_code
+
+
+def _code_without_stdout(words: list[str], lost: OutputLost) -> int:
+    from builder.errors import Interrupted, MissingError
+
+    is_help = not words or bool({"-h", "--help", "help", "--version"}.intersection(words))
+    reads = is_help or words[0] in _READING or " ".join(words[:2]) in _READING
+    if lost.reader_is_gone and reads:
+        return 0
+    print(f"error: stdout: {lost.strerror}", file=sys.stderr)
+    return MissingError.exit_code if reads else Interrupted.exit_code
 
 
 def help_text() -> str:

@@ -1,16 +1,15 @@
-"""Every event as one JSON object a line, for programs that follow a run."""
+"""Events as JSON, one object per line, for programs that follow a run."""
 
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TextIO
 
 from builder.events import Event
+from builder.screen.streams import discard
 
 
 def line(event: Event) -> str:
-    """One event as JSON, without the newline; ASCII, so that any stream can carry any tool's output."""
+    """Return an event as JSON without a newline, in ASCII, which every stream can carry."""
     content = {
         "name": event.name,
         "time_s": round(event.time_s, 6),
@@ -22,7 +21,7 @@ def line(event: Event) -> str:
 
 
 class JsonLines:
-    """Writes each event to a text stream as it comes; calls `on_lost` once when nothing can be written."""
+    """Writes each event to a text stream; calls `on_lost` once, when the stream can no longer be written."""
 
     def __init__(self, stream: TextIO, *, on_lost: Callable[[], object]) -> None:
         self._stream = stream
@@ -37,7 +36,5 @@ class JsonLines:
             self._stream.flush()
         except OSError:
             self._is_lost = True
-            # What is still in the buffer would fail again at the end of the program.
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            discard(self._stream)
             self._on_lost()

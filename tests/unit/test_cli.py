@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,62 @@ def test_all_leaves_out_what_lacks_the_flavour(flavoured: Repository) -> None:
     done = call("build", "--all", "--flavour", "nowhere", root=flavoured.root)
     assert done.returncode == 0
     assert "left out: hello: target 'hello' has no flavour 'nowhere'" in done.stderr
+
+
+Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def shell(root: Path) -> Shell:
+    """Runs `builder` with redirections of a shell; the exit code is that of `builder`."""
+
+    def run(words: str) -> "subprocess.CompletedProcess[str]":
+        command = f"{sys.executable} -m builder.cli.main {words}; exit ${{PIPESTATUS[0]}}"
+        return subprocess.run(
+            ["bash", "-c", command], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
+
+
+LOSSES = ("| true", ">/dev/full", ">&-")
+
+
+@pytest.mark.parametrize(
+    ("words", "codes"),
+    [
+        ("list", (0, 3, 3)),
+        ("list --help", (0, 3, 3)),
+        ("--help", (0, 3, 3)),
+        ("list --no-such-option", (2, 3, 3)),
+        ("build --target no-such-target", (2, 130, 130)),
+        ("build --help", (0, 3, 3)),
+    ],
+)
+def test_exit_code_without_stdout(words: str, codes: tuple[int, ...], shell: Shell) -> None:
+    """Only a command that changes nothing takes a closed pipe as success; an error keeps its own code."""
+    for redirection, code in zip(LOSSES, codes, strict=True):
+        done = shell(f"{words} {redirection}")
+        assert (redirection, done.returncode) == (redirection, code)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        if code in (3, 130):
+            assert "error: stdout: " in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_a_lost_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> None:
+    assert shell(f"list {redirection}").returncode == 0
+    assert shell(f"list --no-such-option {redirection}").returncode == 2
+
+
+def test_a_closed_descriptor_is_not_given_to_another_file(root: Path) -> None:
+    """The next file that the program opens would be written to by every print."""
+    code = (
+        "from builder.screen.streams import OutputLost, guard_streams\n"
+        "try: guard_streams()\n"
+        "except OutputLost: pass\n"
+        "assert open('/dev/null').fileno() > 2"
+    )
+    command = f"{sys.executable} -c {shlex.quote(code)} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=root, timeout=60, check=False).returncode == 0

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from builder.app.interrupts import held_back, interruptible, wait_for_all
+from builder.app.interrupts import defer_signals, interruptible, wait_for_all
 from builder.errors import Interrupted
 from builder.wait import until
 
@@ -53,7 +53,7 @@ def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
 def test_signals_wait_for_threads_to_have_started(pool: ThreadPoolExecutor) -> None:
     futures = []
     with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):  # noqa: PT012 (it is raised late)
-        with held_back():
+        with defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGHUP)
             futures += [pool.submit(os.getpid) for _ in range(2)]

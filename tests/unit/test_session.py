@@ -5,16 +5,19 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from builder.app import production
 from builder.app.context import Context
 from builder.app.lanes import table
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
 from builder.errors import BuildError, Interrupted, MissingError
+from builder.events import Event
 from builder.model import Artifact, Check, LayerResult, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
@@ -212,6 +215,35 @@ def test_a_build_with_nothing_to_do_whose_reader_goes_away_is_interrupted(
     monkeypatch.setattr("sys.stdout", Pipe(lines=1))
     with pytest.raises(Interrupted):
         run(context, FakeLane(made=TARGETS), monkeypatch, as_json=True)
+
+
+class BusyLane(PatientLane):
+    """A lane whose first target emits an event while the other targets wait to be cancelled."""
+
+    def make(self, plan: Plan) -> Artifact:
+        if plan.target.name == "hello":
+            self.work.events.emit("step.start", step="hello/base", text="base", target="hello")
+            return self._artifact(plan)
+        return super().make(plan)
+
+
+def test_an_error_of_the_screen_cancels_all_targets_and_is_raised(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens in the thread of one target, and the log still records the end of the run."""
+
+    def screen(event: Event) -> None:
+        if event.name == "step.start":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(production, "_open_screen", lambda **_: nullcontext(screen))
+    lane = BusyLane()
+    with pytest.raises(ZeroDivisionError):
+        run(context, lane, monkeypatch)
+    assert (lane.calls["cancelled"], lane.calls["forgotten"], lane.calls["end"]) == (2, 0, 1)
+    assert list(context.workspace.scratch.iterdir()) == []
+    (log,) = (context.workspace.out / "runs").glob("*/log.txt")
+    assert "run.end" in log.read_text(encoding="utf-8").splitlines()[-1]
 
 
 class LaneThatCannotBegin(FakeLane):

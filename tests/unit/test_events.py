@@ -1,0 +1,47 @@
+"""The event stream when a subscriber raises."""
+
+import pytest
+
+from builder.errors import Interrupted
+from builder.events import Event, Stream
+
+
+def failing(error: Exception) -> tuple[list[str], "Stream"]:
+    """Return a stream whose subscriber raises, and the event names that the subscriber received."""
+    received: list[str] = []
+
+    def subscriber(event: Event) -> None:
+        received.append(event.name)
+        raise error
+
+    return received, Stream(subscriber)
+
+
+def test_emit_raises_a_subscribers_error_once_and_keeps_it() -> None:
+    received, events = failing(ZeroDivisionError("first"))
+    events.raise_failure()
+    with pytest.raises(ZeroDivisionError):
+        events.emit("run.start")
+    events.emit("run.end")
+    assert received == ["run.start"]
+    with pytest.raises(ZeroDivisionError, match="first"):
+        events.raise_failure()
+
+
+def test_other_subscribers_receive_later_events() -> None:
+    others_received: list[str] = []
+    _, events = failing(ZeroDivisionError())
+    events.subscribe(lambda event: others_received.append(event.name))
+    with pytest.raises(ZeroDivisionError):
+        events.emit("run.start")
+    events.emit("run.end")
+    assert others_received == ["run.end"]
+
+
+def test_an_interrupt_inside_a_subscriber_does_not_remove_it() -> None:
+    received, events = failing(Interrupted("interrupted by SIGTERM"))
+    for name in ("run.start", "run.end"):
+        with pytest.raises(Interrupted):
+            events.emit(name)
+    assert received == ["run.start", "run.end"]
+    events.raise_failure()

@@ -14,7 +14,7 @@ from builder import tooling
 from builder.adapters.aws.images import PublishedImages
 from builder.adapters.host.workspace import write_atomically
 from builder.adapters.upstream import mirror
-from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
+from builder.adapters.upstream.resolver import Pool, SourceResolver, Wheels
 from builder.app.account import environment_account
 from builder.app.context import Context, open_context, parser
 from builder.app.interrupts import interruptible
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
             _resolver(context, wants, cancelled),
             refresh=lambda want: want in asked or _is_stale(context, want),
             recheck=parsed.verify,
-            each=_Progress(Crew(jobs=_JOBS, cancelled=cancelled)),
+            each=_Progress(Pool(jobs=_JOBS, cancelled=cancelled)),
         )
         text = locks.to_text(relocked.lock)
         changed = text != before
@@ -171,14 +171,14 @@ def _write(context: Context, text: str, *, before: str) -> None:
 class _Progress:
     """Says on stderr how far it is: one line that changes on a terminal, elsewhere a line now and then."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._look = look(sys.stderr, os.environ)
 
     def __call__(self, action: Callable[[Want], Outcome], items: Sequence[Want], /) -> Iterator[Outcome]:
         said = time.monotonic()
         try:
-            for number, outcome in enumerate(self._crew(action, items), start=1):
+            for number, outcome in enumerate(self._pool(action, items), start=1):
                 text = f"asked for {number} of {len(items)}: {outcome.want}"
                 if self._look.live:
                     self._rewrite(text)

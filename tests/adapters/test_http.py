@@ -150,7 +150,7 @@ def test_a_server_without_tls_is_not_asked_again(serve: Serve) -> None:
     stub, pauses = serve(Stub(answer=ok)), Pauses()
     client = Client(Network(), cancelled=pauses)
     with pytest.raises(MissingError, match=r"cannot be reached: .*[Ww]rong.version"):
-        client.persist("it", lambda: get(client, f"https://{stub.host}/"))
+        client.retry("it", lambda: get(client, f"https://{stub.host}/"))
     assert pauses.taken == []
 
 
@@ -166,7 +166,7 @@ def test_a_passing_status_is_tried_again_until_it_has_passed(serve: Serve, statu
             raise_for_transient(response, f"answered {response.status}")
             return b"".join(client.chunks(response))
 
-    assert client.persist("it", attempt) == b"fine"
+    assert client.retry("it", attempt) == b"fine"
     assert pauses.taken == [0.5, 1.0]
     assert said[0] == f"it: answered {status}; trying again in 0.5 s (1 of 5)"
 
@@ -195,7 +195,7 @@ def test_the_servers_own_pause_is_respected_within_reason(
         with client.open("GET", f"http://{stub.host}/") as response:
             raise_for_transient(response, "busy")
 
-    client.persist("it", attempt)
+    client.retry("it", attempt)
     assert pauses.taken == [pause_s]
 
 

@@ -20,7 +20,7 @@ from builder.adapters.aws.images import PublishedImages
 from builder.adapters.registry.blobs import sha256
 from builder.adapters.registry.client import CONFIG, MANIFEST, Blob, Registry
 from builder.adapters.upstream.mirror import Mirror
-from builder.adapters.upstream.resolver import Crew, SourceResolver, Wheels
+from builder.adapters.upstream.resolver import Pool, SourceResolver, Wheels
 from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import Answer, Entry, Want
 from builder.model import Bootstrap, System
@@ -449,9 +449,9 @@ def test_a_crew_works_side_by_side_and_gives_results_as_they_come() -> None:
         meeting.wait()
         return number
 
-    crew = Crew(jobs=3, cancelled=threading.Event())
-    assert sorted(crew(meet, [1, 2, 3])) == [1, 2, 3]
-    assert list(crew(meet, [])) == []
+    pool = Pool(jobs=3, cancelled=threading.Event())
+    assert sorted(pool(meet, [1, 2, 3])) == [1, 2, 3]
+    assert list(pool(meet, [])) == []
 
 
 def test_the_first_error_ends_a_crew() -> None:
@@ -465,7 +465,7 @@ def test_the_first_error_ends_a_crew() -> None:
         return number
 
     with pytest.raises(IntegrityError, match="two"):
-        list(Crew(jobs=1, cancelled=cancelled)(work, list(range(9))))
+        list(Pool(jobs=1, cancelled=cancelled)(work, list(range(9))))
     assert cancelled.is_set()
     assert done == [0, 1]
 

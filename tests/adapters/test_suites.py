@@ -10,7 +10,7 @@ from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine.client import LAYERS, Image
 from builder.adapters.host.workspace import Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror, apt_options, connection, discover
-from builder.adapters.upstream.suites import Watch
+from builder.adapters.upstream.suites import SuiteVerifier
 from builder.errors import IntegrityError, UsageError
 from builder.events import Stream
 from builder.model import Bootstrap, Stack, Suite, System
@@ -40,7 +40,7 @@ SUITES = tuple(
 )
 
 
-def bootstrap(root: Path, watch: Watch, **lists: str) -> int:
+def bootstrap(root: Path, watch: SuiteVerifier, **lists: str) -> int:
     """What mmdebstrap does with the hook, once apt has fetched these lists."""
     folder = root / "var/lib/apt/lists"
     folder.mkdir(parents=True)
@@ -55,22 +55,22 @@ def bootstrap(root: Path, watch: Watch, **lists: str) -> int:
     return done.returncode
 
 
-def a_watch(**settings: str) -> Watch:
+def a_watch(**settings: str) -> SuiteVerifier:
     sources = tuple(f"deb http://mirror.example/debian {suite.name} main" for suite in SUITES)
     mirror = Mirror(settings=MirrorSettings(**settings), apt_sources=sources)  # type: ignore[arg-type]
-    return Watch(system=SYSTEM, suites=SUITES, mirror=mirror)
+    return SuiteVerifier(system=SYSTEM, suites=SUITES, mirror=mirror)
 
 
 def test_the_locked_state_is_nothing_to_speak_of(tmp_path: Path) -> None:
     watch = a_watch()
     assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=OLD, tiny_security=OLD) == 0
-    assert watch.judge() == ""
+    assert watch.verify() == ""
 
 
 def test_updates_that_moved_on_are_one_sentence(tmp_path: Path) -> None:
     watch = a_watch()
     assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=NEW) == 0
-    assert watch.judge() == (
+    assert watch.verify() == (
         "the package archive has moved on since it was locked:"
         " tiny-security (2026-07-11T10:16:37Z → not in the sources here),"
         " tiny-updates (2026-07-11T10:16:37Z → 2026-11-19T02:12:54Z)"
@@ -96,7 +96,7 @@ def test_another_state_ends_the_bootstrap_with_both_digests(
     with pytest.raises(
         IntegrityError, match=f"suite debian {suite} is not what catalog/lock.json says"
     ) as caught:
-        watch.judge()
+        watch.verify()
     for part in (
         f"expected  sha256 {SUITES[0].sha256}",
         f"actual    sha256 {hashlib.sha256(NEW.encode()).hexdigest()}",
@@ -111,7 +111,7 @@ def test_a_release_without_a_signed_list_is_refused(tmp_path: Path) -> None:
     watch = a_watch()
     assert bootstrap(tmp_path, watch) == 1
     with pytest.raises(IntegrityError, match="it has no InRelease"):
-        watch.judge()
+        watch.verify()
 
 
 # Where the lists come from.

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.adapters.registry import blobs, exports
-from builder.adapters.registry.blobs import BlobStore, LayerBlob, Stored, sha256
+from builder.adapters.registry.blobs import BlobStore, LayerBlob, StoredBlob, sha256
 from builder.adapters.registry.exports import collect, export
 from builder.errors import BuildError, FactoryError, IntegrityError, Interrupted, PublishError
 
@@ -182,7 +182,7 @@ def test_configs_are_kept_byte_for_byte(store: BlobStore) -> None:
 
 def all_unneeded(
     store: BlobStore, needed: set[str], *, before: float = math.inf, max_bytes: int | None = None
-) -> list[Stored]:
+) -> list[StoredBlob]:
     groups = store.unneeded(needed, before=before, max_bytes=max_bytes)
     return [blob for group in groups.values() for blob in group]
 

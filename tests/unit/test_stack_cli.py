@@ -132,7 +132,7 @@ class OneImage:
         return self._image if reference == "image:1" else None
 
 
-def read_image(root: Path, **config: object) -> survey.Found:
+def read_image(root: Path, **config: object) -> survey.Survey:
     return survey.of_image(OneImage(**config), "image:1", knowledge_of(root).vocabulary)  # type: ignore[arg-type]
 
 

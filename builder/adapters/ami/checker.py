@@ -137,9 +137,11 @@ class MachineChecker:
     def _login(self, plan: Plan, key: KeyPair, folder: Path) -> Path:
         assert plan.system.ami is not None
         config = folder / "ssh_config"
-        self.run.near.mkdir(mode=0o700, exist_ok=True)
+        self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
         config.write_text(
-            _LOGIN.format(user=plan.system.ami.user, port=self.ssh_port, key=key.file, folder=self.run.near),
+            _LOGIN.format(
+                user=plan.system.ami.user, port=self.ssh_port, key=key.file, folder=self.run.socket_dir
+            ),
             encoding="utf-8",
         )
         return config

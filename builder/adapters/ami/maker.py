@@ -194,8 +194,8 @@ class AmiMaker:
 
     def _environment(self) -> dict[str, str]:
         # Packer talks to its plugins through sockets in the folder for temporary files.
-        self.run.near.mkdir(mode=0o700, exist_ok=True)
-        return {**self.account.tool_environment, "TMPDIR": str(self.run.near)}
+        self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
+        return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir)}
 
     def _variables(self, job: Job) -> dict[str, Any]:
         """Everything that the template may know."""

@@ -32,7 +32,7 @@ def make_program(run: Run, root: Path, folder: Path) -> Path:
         "ANSIBLE_LOCAL_TEMP": str(home / "local"),
         "ANSIBLE_STDOUT_CALLBACK": "factory_events",
         "ANSIBLE_HOST_KEY_CHECKING": "False",
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(run.near / "ssh"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(run.socket_dir / "ssh"),
         "LC_ALL": "C.UTF-8",
     }
     (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")

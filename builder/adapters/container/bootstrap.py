@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
-from builder.adapters.upstream.suites import Watch
+from builder.adapters.upstream.suites import SuiteVerifier
 from builder.errors import BuildError, MissingError
 from builder.model import Suite, System
 
@@ -53,9 +53,9 @@ def make_root(
     recipe = system.bootstrap
     hook = run.scratch / "customize.sh"
     hook.write_text("".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize)), encoding="utf-8")
-    watch = Watch(system=system, suites=suites, mirror=mirror)
+    verifier = SuiteVerifier(system=system, suites=suites, mirror=mirror)
     listed = run.scratch / "suites.sh"
-    listed.write_text(watch.hook, encoding="utf-8")
+    listed.write_text(verifier.hook, encoding="utf-8")
     tar = run.scratch / f"{system.name}.tar"
     argv = [
         *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
@@ -67,7 +67,7 @@ def make_root(
 
     def hear(line: str) -> None:
         say(line)
-        watch.line(line)
+        verifier.line(line)
 
     done = process.run(
         argv,
@@ -76,7 +76,7 @@ def make_root(
         on_line=hear,
         env=process.inherited_environment(),  # apt reads proxies in it
     )
-    if (done.code == 0 or watch.said) and (moved := watch.judge()):
+    if (done.code == 0 or verifier.lists) and (moved := verifier.verify()):
         (note or say)(moved)
     if done.code != 0:
         raise BuildError(

@@ -90,7 +90,7 @@ class Client:
         if self._cancelled.is_set():
             raise Interrupted("the transfer was interrupted", hint="re-run the command; it resumes")
 
-    def persist(self, about: str, action: Callable[[], T]) -> T:
+    def retry(self, about: str, action: Callable[[], T]) -> T:
         """Repeat an action from its beginning while its failures are transient."""
         attempt = 1
         while True:

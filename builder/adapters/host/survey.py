@@ -59,7 +59,7 @@ _TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class Survey:
     """What was read, and what was there and made no sense."""
 
     facts: Mapping[str, Value]
@@ -83,11 +83,11 @@ class _Notes:
         except ValueError as error:
             self.unread.append(f"{place}: {error}")
 
-    def found(self) -> Found:
-        return Found(facts=self.facts, unread=tuple(self.unread))
+    def survey(self) -> Survey:
+        return Survey(facts=self.facts, unread=tuple(self.unread))
 
 
-def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Found:
+def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Survey:
     """What labels, environment and entrypoint of an image say; they may be wrong, and are all there is."""
     image = engine.inspect_image(reference)
     if image is None:
@@ -105,7 +105,7 @@ def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Found:
             notes.add(f"variable {variable}", name, variables[variable])
     _system_label(labels, notes)
     _environment(variables, config.get("Entrypoint") or (), notes)
-    return notes.found()
+    return notes.survey()
 
 
 def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary) -> None:
@@ -146,7 +146,7 @@ def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes:
         notes.add("entrypoint", "ngc_entrypoint", raw=True)
 
 
-def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Found:
+def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
     """What this machine says about itself; `root` is another place to look for its files."""
     notes = _Notes(vocabulary)
     if found := arch.find(platform.machine()):
@@ -174,7 +174,7 @@ def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Found:
         notes.add("/opt/amazon/efa_installed_packages", "efa", installer[1])
     if root == Path("/"):
         _ask_programs(notes)
-    return notes.found()
+    return notes.survey()
 
 
 def system_name(identity: str, version: str) -> str:

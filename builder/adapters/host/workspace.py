@@ -63,12 +63,12 @@ class Run:
     scratch: Path
     cancelled: threading.Event = field(default_factory=threading.Event)
     # Set when the engine could not be cleared: the scratch folder then stays, as the mark of a dead run.
-    unsettled: threading.Event = field(default_factory=threading.Event)
+    keep_scratch: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def near(self) -> Path:
+    def socket_dir(self) -> Path:
         """A folder of the run with a path short enough for sockets in it; made by who needs it."""
-        return _near(self.name)
+        return _socket_dir(self.name)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -128,11 +128,11 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
         try:
             yield run
         finally:
-            if not run.unsettled.is_set():
+            if not run.keep_scratch.is_set():
                 forget_run(workspace, name)
 
 
-def _near(name: str) -> Path:
+def _socket_dir(name: str) -> Path:
     """Below the system's folder for temporary files: the path of a socket has 107 bytes at most."""
     return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
@@ -172,7 +172,7 @@ def _is_alive(scratch: Path) -> bool:
 def forget_run(workspace: Workspace, name: str) -> None:
     """Ends what still works for a dead run, Packer above all, and removes its folders."""
     process.end_orphans(f"{workspace.scratch / name}/")
-    for folder in (_near(name), workspace.scratch / name):
+    for folder in (_socket_dir(name), workspace.scratch / name):
         shutil.rmtree(folder, ignore_errors=True)
 
 

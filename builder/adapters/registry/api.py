@@ -81,7 +81,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Response:
     """An expected answer, read to its end."""
 
     status: int
@@ -126,13 +126,13 @@ class Api:
         self._basic = ""  # shown once the registry has asked for it
         self._tokens: dict[tuple[str, bool], str] = {}  # by repository, and whether they let us write
 
-    def ask(self, request: Request) -> Answer:
+    def send(self, request: Request) -> Response:
         """The answer to a request, which is repeated while its failures are transient."""
-        return self.http.persist(self._about(request), lambda: self.ask_once(request))
+        return self.http.retry(self._about(request), lambda: self.send_once(request))
 
-    def ask_once(
+    def send_once(
         self, request: Request, *, consume: Callable[[Iterator[bytes]], None] | None = None
-    ) -> Answer:
+    ) -> Response:
         """The answer to one request; `consume` is given the body of a 200 in chunks."""
         for may_log_in in (True, False):
             with self.http.open(
@@ -146,7 +146,7 @@ class Api:
                     continue
                 if consume is not None and response.status == 200:
                     consume(self.http.chunks(response))
-                    return Answer(status=200, headers=response.headers, body=b"")
+                    return Response(status=200, headers=response.headers, body=b"")
                 return self._read(request, response)
         raise AssertionError("the second round always returns or raises")
 
@@ -154,8 +154,8 @@ class Api:
         where = f"{self.host}/{request.repository}" if request.repository else self.host
         return f"{where}: {request.about}"
 
-    def _read(self, request: Request, response: "BaseHTTPResponse") -> Answer:
-        answer = Answer(status=response.status, headers=response.headers, body=self._body(response))
+    def _read(self, request: Request, response: "BaseHTTPResponse") -> Response:
+        answer = Response(status=response.status, headers=response.headers, body=self._body(response))
         if response.status in request.expect:
             return answer
         code, words = _explanation(answer)
@@ -165,7 +165,7 @@ class Api:
     def _body(self, response: "BaseHTTPResponse") -> bytes:
         return b"".join(islice(self.http.chunks(response), _LARGEST_CHUNKS))
 
-    def _refusal(self, request: Request, answer: Answer, code: str, message: str) -> FactoryError:
+    def _refusal(self, request: Request, answer: Response, code: str, message: str) -> FactoryError:
         if answer.status in (401, 403):
             user = f"user {self._credentials.username}" if self._credentials else "nobody is logged in"
             return MissingError(f"{message} ({user})", hint=f"docker login {self.host}")
@@ -226,7 +226,7 @@ class Api:
         return token
 
 
-def _explanation(answer: Answer) -> tuple[str, str]:
+def _explanation(answer: Response) -> tuple[str, str]:
     """The registry's error code, and its status with its message."""
     errors = answer.json().get("errors")
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}

@@ -44,7 +44,7 @@ class LayerBlob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class StoredBlob:
     """A blob in the store, when it was used last, and the diff ids and image ids that it serves."""
 
     digest: str
@@ -127,13 +127,13 @@ class BlobStore:
 
     def unneeded(
         self, needed: Collection[str], *, before: float, max_bytes: int | None
-    ) -> dict[str, list[Stored]]:
+    ) -> dict[str, list[StoredBlob]]:
         """The blobs that can go, by reason, least recently used first.
 
         They serve none of the diff ids and image ids in `needed` and were last used `before` that time; if
         those that stay still take more than `max_bytes`, others follow.
         """
-        found: dict[str, list[Stored]] = {}
+        found: dict[str, list[StoredBlob]] = {}
         stored = sorted(self._stored(), key=lambda blob: (blob.used, blob.digest))
         left = sum(blob.size_bytes for blob in stored)
         kept = []
@@ -150,7 +150,7 @@ class BlobStore:
             left -= blob.size_bytes
         return found
 
-    def _stored(self) -> Iterator[Stored]:
+    def _stored(self) -> Iterator[StoredBlob]:
         serves: dict[str, set[str]] = {}
         for kind in ("layers", "configs"):
             for entry in (self.folder / kind).iterdir():
@@ -159,7 +159,7 @@ class BlobStore:
                 serves.setdefault(str(record.get("digest")), set()).add(identifier)
         for path in (self.folder / "sha256").iterdir():
             digest, status = f"sha256:{path.name}", path.stat()
-            yield Stored(
+            yield StoredBlob(
                 digest=digest,
                 size_bytes=status.st_size,
                 used=status.st_mtime,

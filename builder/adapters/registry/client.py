@@ -130,7 +130,7 @@ class Registry:
 
     def ping(self) -> None:
         """Raise MissingError if the registry does not answer or refuses the credentials."""
-        self._api.ask(Request(method="GET", path="/v2/", about="ping"))
+        self._api.send(Request(method="GET", path="/v2/", about="ping"))
 
     def has_blob(self, repository: str, digest: str) -> bool:
         request = Request(
@@ -140,7 +140,7 @@ class Registry:
             repository=repository,
             expect=(200, 404),
         )
-        return self._api.ask(request).status == 200
+        return self._api.send(request).status == 200
 
     def push_blob(
         self,
@@ -154,7 +154,7 @@ class Registry:
         if self.has_blob(repository, blob.digest):
             return False
         source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")
-        return self._api.http.persist(
+        return self._api.http.retry(
             f"{self.host}/{repository}: blob {blob.digest}",
             lambda: self._upload(repository, blob, source=source, stop=stop),
         )
@@ -165,7 +165,7 @@ class Registry:
         about = f"blob {blob.digest}"
         if source:
             start += "?" + urlencode({"mount": blob.digest, "from": source})
-        begun = self._api.ask_once(
+        begun = self._api.send_once(
             Request(
                 method="POST",
                 path=start,
@@ -191,7 +191,7 @@ class Registry:
                 f"{self.host}/{repository}: {about}: the registry began an upload and did not say where",
                 hint=f"is that a registry? see: curl -i {self._api.origin}/v2/",
             )
-        self._api.ask_once(
+        self._api.send_once(
             Request(
                 method="PUT",
                 path=f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': blob.digest})}",
@@ -232,7 +232,7 @@ class Registry:
 
     def find_manifest(self, repository: str, reference: str) -> str | None:
         """The digest behind a tag, or None: one round trip."""
-        answer = self._api.ask(self._manifest_request("HEAD", repository, reference))
+        answer = self._api.send(self._manifest_request("HEAD", repository, reference))
         if answer.status == 404:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
@@ -243,7 +243,7 @@ class Registry:
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
         """Bytes, digest and media type of a manifest by tag or digest."""
-        answer = self._api.ask(self._manifest_request("GET", repository, reference))
+        answer = self._api.send(self._manifest_request("GET", repository, reference))
         if answer.status == 404:
             return None
         digest = sha256(answer.body)
@@ -269,7 +269,7 @@ class Registry:
     ) -> str:
         """Put a manifest under a tag or its digest, then ask what the registry has there now."""
         digest = sha256(content)
-        self._api.ask(
+        self._api.send(
             Request(
                 method="PUT",
                 path=f"/v2/{repository}/manifests/{reference}",
@@ -299,7 +299,7 @@ class Registry:
         def download() -> None:
             partial.seek(0)
             partial.truncate()
-            self._api.ask_once(request, consume=save)
+            self._api.send_once(request, consume=save)
 
         request = Request(
             method="GET",
@@ -309,7 +309,7 @@ class Registry:
         )
         with tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", delete=False) as partial:
             try:
-                self._api.http.persist(f"{self.host}/{repository}: blob {digest}", download)
+                self._api.http.retry(f"{self.host}/{repository}: blob {digest}", download)
                 partial.flush()
                 Path(partial.name).rename(to)
             except OSError as error:
@@ -324,7 +324,7 @@ class Registry:
         path = f"/v2/{repository}/tags/list"
         found: list[str] = []
         for _ in range(_PAGES):
-            answer = self._api.ask(
+            answer = self._api.send(
                 Request(method="GET", path=path, about="tags", repository=repository, expect=(200, 404))
             )
             if answer.status == 404:

@@ -1,4 +1,4 @@
-"""Pushes finished images to a registry, and shares layers through one: engine → blob store → registry."""
+"""Push finished images to a registry, and share layers through one: engine → blob store → registry."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -16,24 +16,24 @@ from builder.model import Artifact, Plan, Publication
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Way:
-    """From an engine to one place, `host[:port][/path]`, over compressed layers kept in `blobs`."""
+class _Route:
+    """Route from an engine to `address` (`host[:port][/path]`), with compressed layers kept in `blobs`."""
 
     engine: Engine
-    place: str
+    address: str
     blobs: Path
     network: Network
     cancelled: threading.Event | None = None
-    credentials: Credentials | None = None  # else those that the engine was logged in with
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    credentials: Credentials | None = None  # default: those that `docker login` stored
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def host(self) -> str:
-        return self.place.partition("/")[0]
+        return self.address.partition("/")[0]
 
     @property
     def path(self) -> str:
-        return self.place.partition("/")[2]
+        return self.address.partition("/")[2]
 
     def registry(self) -> Registry:
         credentials = self.credentials or find_credentials(self.host)
@@ -52,8 +52,8 @@ class _Way:
         if found is None:
             raise BuildError(f"no image {image} in the engine", hint="build it again")
         store = BlobStore(self.blobs)
-        # One at a time: images share most of their layers, which are then compressed and sent once.
-        with self.turn, store.in_use():
+        # Images share most of their layers: pushing them in turn compresses and sends each layer once.
+        with self.lock, store.in_use():
             config, layers = collect(
                 lambda: self.engine.export(image),
                 image_id=str(found["Id"]),
@@ -72,13 +72,16 @@ class _Way:
 
 
 class RegistryPublisher:
-    """One place for images; the target's name goes behind it, and `siblings` are the other names there."""
+    """Publisher of container images to `<repository_prefix>/<target>`.
+
+    Blobs are mounted from the repositories of `siblings`, the names of the other targets.
+    """
 
     def __init__(
         self,
         *,
         engine: Engine,
-        place: str,
+        repository_prefix: str,
         blobs: Path,
         network: Network,
         siblings: Sequence[str] = (),
@@ -87,32 +90,32 @@ class RegistryPublisher:
         ensure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._siblings = siblings
-        self._ensure = ensure  # makes a repository, where the registry does not do that when it is pushed to
-        self._way = _Way(
+        self._ensure = ensure  # creates a repository where a push does not, as in ECR
+        self._route = _Route(
             engine=engine,
-            place=place,
+            address=repository_prefix,
             blobs=blobs,
             network=network,
             cancelled=cancelled,
             credentials=credentials,
         )
-        self._registry = self._way.registry()
+        self._registry = self._route.registry()
 
     def holds(self, publication: Publication) -> bool:
-        """Whether a publication is in this place and its tags still lead to it."""
+        """True if the publication is in this registry and all its tags still point at its digest."""
         host, _, rest = publication.name.partition("/")
         repository = rest.partition("@")[0]
-        if host != self._way.host or repository != self._repository(repository.rsplit("/", 1)[-1]):
+        if host != self._route.host or repository != self._repository(repository.rsplit("/", 1)[-1]):
             return False
         return all(
             self._registry.find_manifest(repository, tag) == publication.digest for tag in publication.tags
         )
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
-        """Under the stack's name, which moves, and under the key, which never does."""
+        """Push the image under two tags: the stack's name, which later images take over, and the key."""
         repository = self._repository(plan.target.name)
         self._ensure(repository)
-        return self._way.push(
+        return self._route.push(
             artifact.reference,
             registry=self._registry,
             repository=repository,
@@ -121,43 +124,45 @@ class RegistryPublisher:
         )
 
     def _repository(self, name: str) -> str:
-        return f"{self._way.path}/{name}" if self._way.path else name
+        return f"{self._route.path}/{name}" if self._route.path else name
 
 
 class RegistryCache:
-    """Layers in one repository, each under `cache-<key>`, for other engines to begin with."""
+    """Cache of layers in one registry repository, each tagged `cache-<key>`, shared between engines."""
 
     def __init__(
         self,
         *,
         engine: Engine,
-        place: str,
+        repository: str,
         blobs: Path,
         network: Network,
         cancelled: threading.Event | None = None,
     ) -> None:
-        self._way = _Way(engine=engine, place=place, blobs=blobs, network=network, cancelled=cancelled)
-        self._registry = self._way.registry()
+        self._route = _Route(
+            engine=engine, address=repository, blobs=blobs, network=network, cancelled=cancelled
+        )
+        self._registry = self._route.registry()
 
     def has(self, key: str) -> bool:
-        return self._registry.find_manifest(self._way.path, _tag(key)) is not None
+        return self._registry.find_manifest(self._route.path, _tag(key)) is not None
 
     def fetch(self, key: str) -> None:
-        """Makes the layer one of this engine's."""
-        engine, reference = self._way.engine, f"{self._way.place}:{_tag(key)}"
+        """Pull a layer into this engine."""
+        engine, reference = self._route.engine, f"{self._route.address}:{_tag(key)}"
         engine.pull(reference, login=self._login())
         engine.tag(reference, LAYERS, key)
         engine.remove_image(reference)
 
     def keep(self, key: str) -> None:
-        """Brings a layer of this engine to the others."""
-        self._way.push(
-            f"{LAYERS}:{key}", registry=self._registry, repository=self._way.path, tags=(_tag(key),)
+        """Push a layer of this engine to the cache."""
+        self._route.push(
+            f"{LAYERS}:{key}", registry=self._registry, repository=self._route.path, tags=(_tag(key),)
         )
 
     def _login(self) -> dict[str, str]:
-        """User name and password with which the engine pulls; empty if the registry takes none."""
-        credentials = find_credentials(self._way.host)
+        """Return the user name and password for pulls by the engine; empty if no login is stored."""
+        credentials = find_credentials(self._route.host)
         if credentials is None:
             return {}
         return {"username": credentials.username, "password": credentials.password}

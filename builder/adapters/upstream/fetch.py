@@ -63,7 +63,7 @@ class Fetcher:
             restart()
             return self._fetch_once(real, take)
 
-        return self._client.persist(host_of(real), attempt)
+        return self._client.retry(host_of(real), attempt)
 
     def _fetch_once(self, real: str, take: Callable[[bytes], None]) -> Fetched:
         deadline = time.monotonic() + _LONGEST_S

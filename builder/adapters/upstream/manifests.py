@@ -27,7 +27,7 @@ def pick_image(name: str, *, arch: str, mirror: Mirror, cancelled: threading.Eve
     with _open(reference, mirror, cancelled) as registry:
         content, digest = _manifest(registry, reference, reference.tag or "latest")
         if "manifests" not in content:
-            _refuse_other_machine(registry, reference, content, arch)
+            _require_architecture(registry, reference, content, arch)
             return digest
         entries = [entry for entry in content["manifests"] if _fits(entry.get("platform", {}), arch)]
         if not entries:
@@ -35,7 +35,7 @@ def pick_image(name: str, *, arch: str, mirror: Mirror, cancelled: threading.Eve
         return _manifest(registry, reference, str(entries[0]["digest"]))[1]
 
 
-def locked_image(name: str, *, digest: str, mirror: Mirror, cancelled: threading.Event) -> None:
+def require_image(name: str, *, digest: str, mirror: Mirror, cancelled: threading.Event) -> None:
     """Raises IntegrityError where the registry has no image of that digest any more."""
     reference = Reference.parse(name)
     with _open(reference, mirror, cancelled) as registry:
@@ -69,7 +69,7 @@ def _fits(platform: dict[str, str], arch: str) -> bool:
     return platform.get("os") == "linux" and platform.get("architecture") == ARCHES[arch].deb
 
 
-def _refuse_other_machine(
+def _require_architecture(
     registry: Registry, reference: Reference, content: dict[str, Any], arch: str
 ) -> None:
     """A name without an index is one image, and its config says for what machine."""

@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 
 from builder.adapters.host import process
 from builder.adapters.upstream.fetch import REACH, Fetcher
-from builder.adapters.upstream.manifests import locked_image, pick_image
+from builder.adapters.upstream.manifests import pick_image, require_image
 from builder.adapters.upstream.mirror import Mirror, archives, snapshot
 from builder.adapters.upstream.pip import pip_install
-from builder.adapters.upstream.suites import address, release_date
+from builder.adapters.upstream.suites import release_date, release_url
 from builder.errors import BuildError, IntegrityError, MissingError
 from builder.lock import Answer, Entry, Want
 from builder.model import System
@@ -37,7 +37,7 @@ _PIP_S = 1800
 _GRACE_S = 3.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What git says of a network that may be better in a moment.
-_PASSING = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
+_TRANSIENT = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,15 +95,15 @@ class SourceResolver:
 
     def confirm(self, want: Want, entry: Entry) -> Answer:
         ask: Mapping[str, Callable[[Want, Entry], Answer]] = {
-            "ami": self._locked_ami,
-            "image": self._locked_image,
-            "suite": self._locked_suite,
+            "ami": self._confirm_ami,
+            "image": self._confirm_image,
+            "suite": self._confirm_suite,
         }
         return ask[want.kind](want, entry) if want.kind in ask else self.resolve(want)
 
     def _archive(self, want: Want) -> Answer:
         found = self._fetcher.measure(want.subject)
-        return _seen({"sha256": found.sha256, "size": found.size})
+        return _verified({"sha256": found.sha256, "size": found.size})
 
     # git
 
@@ -123,7 +123,7 @@ class SourceResolver:
         found = next((commits[name] for name in names if name in commits), "")
         if not found:
             raise MissingError(f"{url} has no tag or branch '{ref}'", hint=f"git ls-remote {url}")
-        return _seen({"commit": found})
+        return _verified({"commit": found})
 
     def _ls_remote(self, url: str, *names: str) -> str:
         environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | dict(self._mirror.proxies)
@@ -138,7 +138,7 @@ class SourceResolver:
                 raise MissingError(f"git: {url}: no answer within {_GIT_S} s", hint=REACH) from error
             if done.code == 0:
                 return done.output
-            if not _PASSING.search(done.output) or self._cancelled.wait(2**attempt):
+            if not _TRANSIENT.search(done.output) or self._cancelled.wait(2**attempt):
                 break
         said = re.sub(r"^fatal: (unable to access '[^']*': )?", "", done.output, flags=re.MULTILINE)
         first = (said.splitlines() or ["no answer"])[0]
@@ -151,25 +151,27 @@ class SourceResolver:
     def _image(self, want: Want) -> Answer:
         name, _, arch = want.subject.rpartition(" ")
         real = self._mirror.settings.rewrite(name)
-        return _seen({"digest": pick_image(real, arch=arch, mirror=self._mirror, cancelled=self._cancelled)})
+        return _verified(
+            {"digest": pick_image(real, arch=arch, mirror=self._mirror, cancelled=self._cancelled)}
+        )
 
-    def _locked_image(self, want: Want, entry: Entry) -> Answer:
+    def _confirm_image(self, want: Want, entry: Entry) -> Answer:
         """The bytes behind the digest count; that a tag has moved on is no harm."""
         name = self._mirror.settings.rewrite(want.subject.rpartition(" ")[0])
         digest = str(entry.values["digest"])
-        locked_image(name, digest=digest, mirror=self._mirror, cancelled=self._cancelled)
-        return _seen(entry.values)
+        require_image(name, digest=digest, mirror=self._mirror, cancelled=self._cancelled)
+        return _verified(entry.values)
 
     # machine images
 
     def _ami(self, want: Want) -> Answer:
         region, arch, selector = want.subject.split(" ", 2)
         if selector.startswith("/"):
-            return _seen(self._images.of_parameter(region=region, parameter=selector))
+            return _verified(self._images.of_parameter(region=region, parameter=selector))
         owner, _, name = selector.partition("/")
-        return _seen(self._images.newest(region=region, arch=arch, owner=owner, name=name))
+        return _verified(self._images.newest(region=region, arch=arch, owner=owner, name=name))
 
-    def _locked_ami(self, want: Want, entry: Entry) -> Answer:
+    def _confirm_ami(self, want: Want, entry: Entry) -> Answer:
         """The image itself counts; that its owner has a newer one is no harm."""
         region, image = want.subject.split(" ", 1)[0], str(entry.values["id"])
         found = self._images.find(region=region, image=image)
@@ -180,7 +182,7 @@ class SourceResolver:
                 raise IntegrityError(
                     f"{region}: {image} has {name} {found[name]}, the lock has {entry.values[name]}"
                 )
-        return _seen(found)
+        return _verified(found)
 
     # package archives
 
@@ -199,23 +201,23 @@ class SourceResolver:
                 f"no package archive is known here for {want.subject}",
                 hint="name it: mirror.apt in site.toml",
             )
-        text = self._fetcher.read(address(archive, name), limit=_LIST_LIMIT)
+        text = self._fetcher.read(release_url(archive, name), limit=_LIST_LIMIT)
         date = re.search(rb"^Date: *(.*)$", text, re.MULTILINE)
         when = release_date(date[1].decode(errors="replace")) if date else ""
         if not when:
             raise MissingError(
-                f"{address(archive, name)} is no list of a suite", hint="correct mirror.apt in site.toml"
+                f"{release_url(archive, name)} is no list of a suite", hint="correct mirror.apt in site.toml"
             )
-        return _seen({"sha256": hashlib.sha256(text).hexdigest(), "date": when, "snapshot": stamp})
+        return _verified({"sha256": hashlib.sha256(text).hexdigest(), "date": when, "snapshot": stamp})
 
-    def _locked_suite(self, want: Want, entry: Entry) -> Answer:
+    def _confirm_suite(self, want: Want, entry: Entry) -> Answer:
         """Updates move every day, and a build says so; the release itself must be the locked one."""
         system = self._systems[want.subject]
         found = self._suite_at(want, str(entry.values.get("snapshot", ""))).entry
         assert system.bootstrap is not None
         is_fixed = self._mirror.settings.snapshot or want.subject.partition(" ")[2] == system.bootstrap.suite
         if found.values["sha256"] == entry.values["sha256"]:
-            return _seen({**found.values, "snapshot": entry.values.get("snapshot", "")})
+            return _verified({**found.values, "snapshot": entry.values.get("snapshot", "")})
         if is_fixed:
             return Answer(entry=found, note=f"its list is of {found.values['date']}")
         return Answer(entry=entry, note=f"has moved on since ({found.values['date']}); a build says so")
@@ -232,11 +234,11 @@ class SourceResolver:
             raise IntegrityError(f"{want.subject}: {error}") from error
         values: dict[str, str | int] = {"sha256": file_sha256(path), "packages": len(lines)}
         for place in self._wheels(want.subject) if lines else ():
-            if note := self._try_pip(path, want, place):
+            if note := self._pip_failure(path, want, place):
                 return Answer(entry=Entry(values=values, verified=False), note=note)
-        return _seen(values)
+        return _verified(values)
 
-    def _try_pip(self, path: Path, want: Want, place: Wheels) -> str:
+    def _pip_failure(self, path: Path, want: Want, place: Wheels) -> str:
         """Why pip would not install what a file names, "" if it would; nothing is installed."""
         settings = {
             "PIP_INDEX_URL": place.mirror.pip_index,
@@ -264,11 +266,11 @@ class SourceResolver:
         return f"pip: {said[0] if said else done.tail}"
 
 
-def _seen(values: Mapping[str, str | int]) -> Answer:
+def _verified(values: Mapping[str, str | int]) -> Answer:
     return Answer(entry=Entry(values=values, verified=True))
 
 
-class Crew:
+class Pool:
     """Calls a function on many things, several at a time; its threads never keep a program from ending."""
 
     def __init__(self, *, jobs: int, cancelled: threading.Event) -> None:

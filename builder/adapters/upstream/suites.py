@@ -41,19 +41,19 @@ def release_date(text: str) -> str:
         return ""
 
 
-def address(archive: str, suite: str) -> str:
+def release_url(archive: str, suite: str) -> str:
     """Where the signed list of a suite is."""
     return f"{archive.rstrip('/')}/dists/{suite}/InRelease"
 
 
 @dataclass(kw_only=True)
-class Watch:
+class SuiteVerifier:
     """The suites of one bootstrap: the release must be as it was locked; with snapshots, its updates too."""
 
     system: System
     suites: Sequence[Suite]
     mirror: Mirror
-    said: list[re.Match[str]] = field(default_factory=list)
+    lists: list[re.Match[str]] = field(default_factory=list)
 
     @property
     def hook(self) -> str:
@@ -63,14 +63,14 @@ class Watch:
 
     def line(self, line: str) -> None:
         if match := _LINE.fullmatch(line):
-            self.said.append(match)
+            self.lists.append(match)
 
-    def judge(self) -> str:
+    def verify(self) -> str:
         """What has moved on, in one sentence; raises IntegrityError for what must not have."""
         notes = []
         for suite in self.suites:
             ending = f"_dists_{suite.name}_InRelease"
-            found = next((one for one in self.said if one["list"].endswith(ending)), None)
+            found = next((one for one in self.lists if one["list"].endswith(ending)), None)
             if found and found["sha256"] == suite.sha256:
                 continue
             now = release_date(found["date"]) if found else ""
@@ -85,7 +85,7 @@ class Watch:
 
     def _refusal(self, suite: Suite, actual: str, now: str) -> IntegrityError:
         places = (line.split() for line in self.mirror.apt_sources)
-        url = next((address(place[1], suite.name) for place in places if place[2] == suite.name), "")
+        url = next((release_url(place[1], suite.name) for place in places if place[2] == suite.name), "")
         name = f"suite {self.system.distribution} {suite.name}"
         state = f"its list is of {now}, the locked one of {suite.date}" if actual else "it has no InRelease"
         return IntegrityError(

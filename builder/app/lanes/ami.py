@@ -112,7 +112,7 @@ class AmiLane(Lane):
         try:
             janitor.sweep(self._context.workspace, self._site.account, self._run.name, keep_complete=True)
         except FactoryError as error:
-            self._run.unsettled.set()
+            self._run.keep_scratch.set()
             print(f"{error.message}\nleft for: builder clean", file=sys.stderr)
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:

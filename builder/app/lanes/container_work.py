@@ -57,7 +57,7 @@ class ContainerWork:
         try:
             self.stop()
         except FactoryError:
-            self._run.unsettled.set()
+            self._run.keep_scratch.set()
 
 
 def _open_cache(context: Context, engine: Engine, cancelled: threading.Event) -> RegistryCache | None:
@@ -67,7 +67,7 @@ def _open_cache(context: Context, engine: Engine, cancelled: threading.Event) ->
         return None
     return RegistryCache(
         engine=engine,
-        place=repository,
+        repository=repository,
         blobs=context.blobs,
         network=site_network(context),
         cancelled=cancelled,

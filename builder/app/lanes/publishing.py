@@ -31,11 +31,11 @@ def open_publisher(context: Context, engine: Engine, cancelled: threading.Event)
         cancelled=cancelled,
     )
     if host != ECR:
-        return publisher(place=destination)
+        return publisher(repository_prefix=destination)
     account = SiteAccount(context).account
     host, credentials = ecr.log_in(account)
     return publisher(
-        place=f"{host}/{path}" if path else host,
+        repository_prefix=f"{host}/{path}" if path else host,
         credentials=credentials,
         ensure=partial(ecr.ensure_repository, account),
     )

@@ -1,4 +1,4 @@
-"""What all tests share: a small repository of their own, and what becomes of images that tests make."""
+"""Fixtures that all tests share, and the distribution of tests among xdist workers."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.factory import Factory
 from tests.support.repository import Repository
 
-# Tests of many seconds that share nothing: workers take them one by one, all others by the file.
-_ONE_BY_ONE = ("tests/e2e/", "tests/images/test_caching.py")
+# Slow tests that share no fixture are distributed one by one, all other tests by file.
+_DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
 
 
-class Shares(LoadScopeScheduling):
-    """How tests are shared out among workers (`pytest -n`).
+class PerFileScheduling(LoadScopeScheduling):
+    """Scheduler for `pytest -n` that keeps the tests of a file together, except for _DISTRIBUTED_BY_TEST.
 
-    `--dist loadgroup` would do it publicly, but xdist 3.8 puts the group into `item._nodeid`, which pytest
-    9.2 does not read any more.
+    `--dist loadgroup` does not work: xdist 3.8 writes the group to `item._nodeid`, which pytest 9.2 no
+    longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith(_ONE_BY_ONE) else nodeid.partition("::")[0]
+        return nodeid if nodeid.startswith(_DISTRIBUTED_BY_TEST) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return Shares(config, log)
+    return PerFileScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const="t",
         default="f",
         choices=["t", "f"],
-        help="t: keep the images and containers that tests make",
+        help="t: keep the images and containers that tests create",
     )
 
 
@@ -48,7 +48,7 @@ def keep_artifacts(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """A whole small factory in a folder: two components, one stack, one system, one target."""
+    """Repository with a small catalog: two components, a stack, a system, a target."""
     return Repository.create(tmp_path / "repository")
 
 
@@ -60,24 +60,24 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Caches that all builds of a test session share."""
+    """Cache folder of all builds in this test session."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture
 def factory(tmp_path: Path, home: Path, root: Path, keep_artifacts: bool) -> Iterator[Factory]:
-    """A small factory of its own; what it built goes when the test is over, unless artifacts are kept.
+    """Factory with its own repository; its images are deleted after the test unless --keep-artifacts is set.
 
-    The base image stays for the next test: it is what every build of this system begins with.
+    The base image is kept because every test builds on it.
     """
-    made = Factory.create(tmp_path, home=home, root=root)
-    base = made.repository.keys()["base"]
-    yield made
+    created = Factory.create(tmp_path, home=home, root=root)
+    base = created.repository.keys()["base"]
+    yield created
     if not keep_artifacts:
-        made.remove_images([name for name in made.run_names() if not _made_base(made, name, base)])
-        shutil.rmtree(made.out, ignore_errors=True)
+        created.remove_images([name for name in created.run_names() if not _built_base(created, name, base)])
+        shutil.rmtree(created.out, ignore_errors=True)
 
 
-def _made_base(factory: Factory, run: str, base: str) -> bool:
+def _built_base(factory: Factory, run: str, base: str) -> bool:
     image = factory.engine.layers().get(base)
     return image is not None and image.labels.get("factory.run") == run

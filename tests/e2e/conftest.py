@@ -1,4 +1,4 @@
-"""Rehearsals with real machines, and the factory that makes AMIs in one; nothing of them stays."""
+"""Fixtures that start rehearsals and build AMIs in them; all of it is removed afterwards."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,21 +22,21 @@ def program(home: Path) -> Program:
 
 @pytest.fixture
 def rehearsal_name(program: Program) -> Iterator[Callable[[], str]]:
-    """Names of rehearsals that end with the test."""
-    made: list[str] = []
+    """Function that returns a new rehearsal name; the rehearsals are stopped after the test."""
+    names: list[str] = []
 
     def new() -> str:
-        made.append(f"t-{uuid.uuid4().hex[:8]}")
-        return made[-1]
+        names.append(f"t-{uuid.uuid4().hex[:8]}")
+        return names[-1]
 
     yield new
-    for name in made:
+    for name in names:
         program.call("down", "--name", name)
 
 
 @pytest.fixture(scope="module")
 def endpoint(program: Program) -> Iterator[str]:
-    """A rehearsal for all tests of a module."""
+    """Endpoint of a rehearsal that all tests of a module share."""
     name = f"t-{uuid.uuid4().hex[:8]}"
     yield program.up(name)
     program.call("down", "--name", name)
@@ -44,24 +44,24 @@ def endpoint(program: Program) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path) -> Iterator[Rehearsal]:
-    """The rehearsal that all tests of AMIs build in."""
-    made = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=home, root=root), root)
-    up = made.call("rehearse", "up")
+    """Rehearsal that all AMI tests build in."""
+    first = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=home, root=root), root)
+    up = first.call("rehearse", "up")
     assert up.code == 0, up.stderr
-    found = session.find(Workspace(home=home, out=made.out), "default")
+    found = session.find(Workspace(home=home, out=first.out), "default")
     assert found
     yield found
-    made.call("rehearse", "down")
+    first.call("rehearse", "down")
 
 
 @pytest.fixture
 def ami_factory(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[AmiFactory]:
     folder = session.files_of(Workspace(home=factory.home, out=factory.out), "default")
-    made = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
-    made.before = made.account()
-    yield made
+    created = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
+    created.before = created.account()
+    yield created
     rehearsal.calm()
-    images = made.aws.ec2.describe_images(Owners=["self"])["Images"]
-    for ami in {one["ImageId"] for one in images} - set(made.before[EAST]):
-        made.factory.call("ami", "retire", ami, "--force", "--yes")
+    images = created.aws.ec2.describe_images(Owners=["self"])["Images"]
+    for ami in {image["ImageId"] for image in images} - set(created.before[EAST]):
+        created.factory.call("ami", "retire", ami, "--force", "--yes")
     factory.call("clean", "--yes")

@@ -1,4 +1,4 @@
-"""An AMI from its target to its receipt, in a rehearsal: Packer, SSH, Ansible, a boot, checks."""
+"""Build AMIs in a rehearsal with the real Packer, SSH, Ansible, boot and checks."""
 
 import json
 import re
@@ -15,20 +15,20 @@ from tests.support.repository import AMI
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# What must not be found in an image, whatever it was given by; as a pattern it does not match itself.
+# No file of an image may contain CANARY. The pattern CANARIES finds it but does not match its own text.
 CANARY, CANARIES = "canary-4f1c9d", "canary-[4]f1c9d"
 
 
-def test_an_image_is_made_once_and_boots_without_a_trace_of_its_making(
+def test_ami_is_built_once_and_contains_no_trace_of_the_build(
     ami_factory: AmiFactory, tmp_path: Path
 ) -> None:
-    planted = plant(tmp_path)
-    for words in (
+    canaries = environment_with_canaries(tmp_path)
+    for arguments in (
         ["init", "-q"],
         ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t", "--allow-empty"],
     ):
-        subprocess.run(["git", "-C", str(ami_factory.factory.repository.root), *words], check=True)
-    done = ami_factory.factory.call("build", "--target", "machine", **planted)
+        subprocess.run(["git", "-C", str(ami_factory.factory.repository.root), *arguments], check=True)
+    done = ami_factory.factory.call("build", "--target", "machine", **canaries)
     assert done.code == 0, done.stderr
     ami = done.stdout.strip()
     assert re.fullmatch(r"ami-[0-9a-f]{8,17}", ami)
@@ -40,26 +40,26 @@ def test_an_image_is_made_once_and_boots_without_a_trace_of_its_making(
     (receipt,) = (ami_factory.factory.out / "receipts" / "machine").glob("*.json")
     assert tags["factory:commit"] == json.loads(receipt.read_text())["commit"]
     assert tags["factory:commit"].endswith("+"), "files of the checkout are not committed"
-    # All that was made for the making is gone, and a second build changes nothing.
+    # Temporary resources are deleted, and a second build changes nothing in the account.
     left = set(ami_factory.account()[EAST]) - set(ami_factory.before[EAST])
-    snapshots = {one["Ebs"]["SnapshotId"] for one in image["BlockDeviceMappings"]}
+    snapshots = {mapping["Ebs"]["SnapshotId"] for mapping in image["BlockDeviceMappings"]}
     assert left == {ami, *snapshots}
     number, runs = ami_factory.calls()[-1].number, ami_factory.factory.run_names()
-    again = ami_factory.factory.call("build", "--target", "machine", **planted)
+    again = ami_factory.factory.call("build", "--target", "machine", **canaries)
     assert again.stdout.strip() == ami
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
     assert ami_factory.factory.run_names() == runs
-    look_at_the_disk(ami_factory, ami)
-    look_at_two_clones(ami_factory, ami, tmp_path)
+    check_disk(ami_factory, ami)
+    check_two_instances(ami_factory, ami, tmp_path)
 
 
-def plant(folder: Path) -> dict[str, str]:
-    """A canary in everything that a site gives a build: environment, credentials, indexes, certificates."""
+def environment_with_canaries(folder: Path) -> dict[str, str]:
+    """Return an environment and a site file with the canary in every value that a build receives."""
     bundle = folder / "bundle.pem"
     shutil.copy(certifi.where(), bundle)
     with bundle.open("a", encoding="utf-8") as file:
         file.write(f"# {CANARY}\n")
-    own = site(
+    variables = site(
         folder,
         f"""
         [aws]
@@ -76,7 +76,7 @@ def plant(folder: Path) -> dict[str, str]:
         """,
     )
     return {
-        **own,
+        **variables,
         "FACTORY_CANARY": CANARY,
         "AWS_SESSION_TOKEN": CANARY,
         "GIT_AUTHOR_NAME": CANARY,
@@ -84,8 +84,8 @@ def plant(folder: Path) -> dict[str, str]:
     }
 
 
-def look_at_the_disk(ami_factory: AmiFactory, ami: str) -> None:
-    """The image as it was captured, before anything of it ever ran again."""
+def check_disk(ami_factory: AmiFactory, ami: str) -> None:
+    """Check the captured disk before the image boots for the first time."""
     disk = ami_factory.disk(ami)
 
     def on(command: str) -> str:
@@ -96,7 +96,7 @@ def look_at_the_disk(ami_factory: AmiFactory, ami: str) -> None:
     assert on("find / -xdev -name authorized_keys -size +0") == ""
     assert on("find /root /home -name '.*history'") == ""
     assert on("find /root /home /tmp /var/tmp /var/cache -name '.ansible*' -o -name 'factory-*'") == ""
-    # grep ends with 1 where nothing is found, and with 2 where it could not look.
+    # grep exits with 1 if nothing matches and with 2 on an error.
     search = (
         f"grep -rlaE --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev '{CANARIES}' / || test $? = 1"
     )
@@ -105,25 +105,25 @@ def look_at_the_disk(ami_factory: AmiFactory, ami: str) -> None:
     assert on("cat /etc/fabric-settled") == "settled"
 
 
-def look_at_two_clones(ami_factory: AmiFactory, ami: str, tmp_path: Path) -> None:
-    """Machines of one image: each with host keys of its own, and with the key of whoever started it alone."""
+def check_two_instances(ami_factory: AmiFactory, ami: str, tmp_path: Path) -> None:
+    """Check that each instance has its own host keys and accepts only the key pair it was started with."""
     key = Key.create(tmp_path)
     ami_factory.aws.ec2.import_key_pair(KeyName="clones", PublicKeyMaterial=key.public)
     clones = [ami_factory.aws.run(ami, KeyName="clones") for _ in range(2)]
     try:
-        seen = []
+        host_keys = []
         for clone in clones:
             address, port = clone["PublicIpAddress"], ami_factory.rehearsal.ssh_port
-            seen.append(key.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub", port=port).split()[1])
-            (kept,) = key.ssh(address, "cat /home/admin/.ssh/authorized_keys", port=port).splitlines()
-            assert kept.split()[1] == key.public.decode().split()[1]
-        assert len(set(seen)) == 2
+            host_keys.append(key.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub", port=port).split()[1])
+            (authorized,) = key.ssh(address, "cat /home/admin/.ssh/authorized_keys", port=port).splitlines()
+            assert authorized.split()[1] == key.public.decode().split()[1]
+        assert len(set(host_keys)) == 2
     finally:
-        ami_factory.aws.ec2.terminate_instances(InstanceIds=[one["InstanceId"] for one in clones])
+        ami_factory.aws.ec2.terminate_instances(InstanceIds=[clone["InstanceId"] for clone in clones])
         ami_factory.aws.ec2.delete_key_pair(KeyName="clones")
 
 
-def test_a_role_that_fails_makes_no_image_and_is_named(ami_factory: AmiFactory) -> None:
+def test_a_failing_role_is_named_and_no_ami_is_created(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.write(
         "ansible/roles/fabric/tasks/main.yml",
         '- name: Stop here\n  ansible.builtin.fail:\n    msg: "no such fabric"\n',
@@ -135,7 +135,7 @@ def test_a_role_that_fails_makes_no_image_and_is_named(ami_factory: AmiFactory) 
     assert ami_factory.left() == []
 
 
-def test_an_image_that_fails_its_checks_is_not_a_result_and_is_not_made_again(
+def test_an_ami_that_fails_its_checks_is_not_published_but_reused(
     ami_factory: AmiFactory,
 ) -> None:
     ami_factory.factory.repository.write(
@@ -143,15 +143,15 @@ def test_an_image_that_fails_its_checks_is_not_a_result_and_is_not_made_again(
     )
     done = ami_factory.build("--publish")
     assert done.code == 5
-    made = ami_factory.aws.ec2.describe_images(Owners=["self"])["Images"]
+    images = ami_factory.aws.ec2.describe_images(Owners=["self"])["Images"]
     ami_factory.factory.repository.write(
         "ansible/roles/base/tests/test_base.py",
         "def test_greeting(host):\n    assert host.file('/etc/greeting').exists\n",
     )
     again = ami_factory.build()
-    assert ami_of(again) in {one["ImageId"] for one in made}
+    assert ami_of(again) in {image["ImageId"] for image in images}
     parameters = ami_factory.aws("ssm").describe_parameters()["Parameters"]
-    assert [one for one in parameters if "machine" in one["Name"]] == []
+    assert [parameter for parameter in parameters if "machine" in parameter["Name"]] == []
 
 
 EVERYTHING = """
@@ -163,7 +163,7 @@ deprecate_after_days = 30
 
 
 SEALED = """
-summary = "for a service that takes no encrypted image"
+summary = "for a service that accepts no encrypted AMI"
 kind = "ami"
 components = ["base"]
 [flavours.debian-12]
@@ -174,7 +174,7 @@ stack = "plain-1"
 
 
 @pytest.mark.parametrize(
-    ("target", "settings", "words"),
+    ("target", "settings", "arguments"),
     [
         ("machine", "", []),
         ("bare", "[aws]\nencrypt = true\n", ["--publish"]),
@@ -182,39 +182,41 @@ stack = "plain-1"
     ],
     ids=["build", "publication, encrypted", "copies, shares, deprecation"],
 )
-def test_what_is_planned_is_what_is_called(
-    ami_factory: AmiFactory, tmp_path: Path, target: str, settings: str, words: list[str]
+def test_a_build_makes_exactly_the_planned_calls(
+    ami_factory: AmiFactory, tmp_path: Path, target: str, settings: str, arguments: list[str]
 ) -> None:
-    """No call that changes something is made and was not announced, and none is announced in vain."""
+    """The changing calls in `plan --json` equal those that the account receives."""
     prepare_other_targets(ami_factory)
-    own = site(tmp_path, settings)
-    shown = ami_factory.factory.call("plan", "--target", target, "--json", *words, **own)
+    variables = site(tmp_path, settings)
+    shown = ami_factory.factory.call("plan", "--target", target, "--json", *arguments, **variables)
     assert shown.code == 0, shown.stderr
     (planned,) = json.loads(shown.stdout)
     number = ami_factory.calls()[-1].number
-    done = ami_factory.factory.call("build", "--target", target, *words, **own)
+    done = ami_factory.factory.call("build", "--target", target, *arguments, **variables)
     assert done.code == 0, done.stderr
     called = {(call.service, call.action) for call in ami_factory.calls(number) if call.mutating}
-    assert called == {(one["service"], one["call"]) for one in planned["changing_calls"]}
+    assert called == {(call["service"], call["call"]) for call in planned["changing_calls"]}
 
 
 def prepare_other_targets(ami_factory: AmiFactory) -> None:
     repository = ami_factory.factory.repository
     repository.write("catalog/targets/sealed.toml", SEALED + AMI + "encryptable = false\n")
-    repository.write("catalog/targets/bare.toml", SEALED.replace("takes no", "takes an") + AMI)
+    repository.write("catalog/targets/bare.toml", SEALED.replace("accepts no", "accepts an") + AMI)
     repository.relock()
 
 
-def test_a_container_goes_to_the_registry_of_the_account(ami_factory: AmiFactory, tmp_path: Path) -> None:
-    """ECR takes nothing for a repository that is not there, and nothing without a token."""
-    own = site(tmp_path, '[registry]\npush = "ecr/training"\n')
-    done = ami_factory.factory.call("build", "--target", "hello", "--publish", **own)
+def test_a_container_is_pushed_to_ecr_once(ami_factory: AmiFactory, tmp_path: Path) -> None:
+    """ECR rejects a push without a token or to a missing repository; the builder provides both."""
+    variables = site(tmp_path, '[registry]\npush = "ecr/training"\n')
+    done = ami_factory.factory.call("build", "--target", "hello", "--publish", **variables)
     assert done.code == 0, done.stderr
     name, _, digest = done.stdout.strip().partition("@")
     assert name == f"{ami_factory.rehearsal.registries[EAST]}/training/hello"
     found = ami_factory.aws("ecr").describe_images(repositoryName="training/hello")["imageDetails"]
-    assert {one["imageDigest"] for one in found} == {digest}
+    assert {image["imageDigest"] for image in found} == {digest}
     number = ami_factory.calls()[-1].number
-    assert ami_factory.factory.call("build", "--target", "hello", "--publish", **own).stdout == done.stdout
+    assert (
+        ami_factory.factory.call("build", "--target", "hello", "--publish", **variables).stdout == done.stdout
+    )
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
     ami_factory.aws("ecr").delete_repository(repositoryName="training/hello", force=True)

@@ -1,4 +1,4 @@
-"""What goes wrong while an AMI is made: one message, the right code, nothing left, the next build goes on."""
+"""Faults during an AMI build: one error message, the right exit code, nothing left in the account."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,12 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
         3,
         "ExpiredToken",
     ),
-    "image that never comes": (
+    "failing CreateImage": (
         Disturbance(action="CreateImage", status=500, code="InternalError", count=0),
         4,
         "Packer made no image",
     ),
-    "source image that is gone": (
+    "deleted source image": (
         Disturbance(
             action="DescribeImages",
             replace=("(?s)<imagesSet>.*</imagesSet>", "<imagesSet/>"),
@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
         7,
         "is gone from us-east-1",
     ),
-    "image that stays pending": (
+    "pending image": (
         Disturbance(
             action="DescribeImages",
             replace=("<imageState>available", "<imageState>pending"),
@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
         4,
         "wait_minutes",
     ),
-    "machine that nobody can reach": (
+    "unreachable instance": (
         Disturbance(
             action="DescribeInstances",
             replace=(r"127(\.\d+){3}", "127.255.255.254"),
@@ -59,30 +59,30 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_ends_with_one_message_and_nothing_left(
+def test_a_fault_prints_one_error_and_leaves_no_resources(
     ami_factory: AmiFactory, tmp_path: Path, name: str
 ) -> None:
-    disturbance, code, words = FAULTS[name]
+    disturbance, code, message = FAULTS[name]
     ami_factory.rehearsal.disturb(disturbance)
     done = ami_factory.build(**site(tmp_path, "[aws]\nwait_minutes = 1\n"))
     ami_factory.rehearsal.calm()
-    said_once(done, code, words)
+    assert_one_error(done, code, message)
     assert ami_factory.left() == []
 
 
-def said_once(done: Build, code: int, words: str) -> None:
+def assert_one_error(done: Build, code: int, message: str) -> None:
     assert done.code == code, done.stderr
-    assert words in done.stderr
+    assert message in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_user_is_named(ami_factory: AmiFactory) -> None:
+def test_a_wrong_login_user_is_named(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.replace(
-        "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "nobody1"'
+        "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "wrong"'
     )
-    said_once(ami_factory.build(), 4, "is 'nobody1' the user of debian-12")
+    assert_one_error(ami_factory.build(), 4, "is 'wrong' the user of debian-12")
     assert ami_factory.left() == []
 
 
@@ -91,7 +91,7 @@ BARE = '#!/bin/sh\ncase "$1" in version) echo Packer v1.11.2 ;; init) exit 1 ;; 
 
 
 @pytest.mark.parametrize(
-    ("packer", "words"),
+    ("packer", "message"),
     [
         ("", "is not installed"),
         (OLD, "Packer 1.5.0 is too old"),
@@ -99,8 +99,8 @@ BARE = '#!/bin/sh\ncase "$1" in version) echo Packer v1.11.2 ;; init) exit 1 ;; 
     ],
     ids=["missing", "too old", "without plugins"],
 )
-def test_without_a_packer_that_will_do_nothing_is_started(
-    ami_factory: AmiFactory, tmp_path: Path, packer: str, words: str
+def test_refuses_to_start_without_a_usable_packer(
+    ami_factory: AmiFactory, tmp_path: Path, packer: str, message: str
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -112,40 +112,40 @@ def test_without_a_packer_that_will_do_nothing_is_started(
         (programs / "packer").write_text(packer, encoding="utf-8")
         (programs / "packer").chmod(0o755)
     number = ami_factory.calls()[-1].number
-    said_once(ami_factory.build(PATH=str(programs)), 3, words)
+    assert_one_error(ami_factory.build(PATH=str(programs)), 3, message)
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
-def test_what_could_not_be_published_is_not_made(ami_factory: AmiFactory, tmp_path: Path) -> None:
-    own = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
+def test_refuses_an_ami_that_could_not_be_shared(ami_factory: AmiFactory, tmp_path: Path) -> None:
+    variables = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
     number = ami_factory.calls()[-1].number
-    said_once(ami_factory.build("--publish", **own), 6, "target 'machine' is encrypted with AWS's own key")
+    assert_one_error(
+        ami_factory.build("--publish", **variables), 6, "target 'machine' is encrypted with AWS's own key"
+    )
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
-def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(
-    ami_factory: AmiFactory, tmp_path: Path
-) -> None:
-    own = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
+def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path) -> None:
+    variables = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
     ami_factory.rehearsal.disturb(
         Disturbance(action="CopyImage", region="eu-west-1", status=500, code="InternalError", count=0)
     )
-    done = ami_factory.build("--publish", **own)
+    done = ami_factory.build("--publish", **variables)
     ami_factory.rehearsal.calm()
-    said_once(done, 6, "eu-west-1")
+    assert_one_error(done, 6, "eu-west-1")
     assert [
-        one for region in ami_factory.account().values() for one in region if one.startswith("/image")
+        name for names in ami_factory.account().values() for name in names if name.startswith("/image")
     ] == []
     number = ami_factory.calls()[-1].number
-    ami = ami_of(ami_factory.build("--publish", **own))
-    made = [
+    ami = ami_of(ami_factory.build("--publish", **variables))
+    creating = [
         (call.action, call.region)
         for call in ami_factory.calls(number)
         if call.action.startswith(("Copy", "Cre"))
     ]
-    assert made == [("CopyImage", "eu-west-1")]
+    assert creating == [("CopyImage", "eu-west-1")]
     for region in REGIONS:
-        names = [one for one in ami_factory.account()[region] if one.startswith("/image")]
+        names = [name for name in ami_factory.account()[region] if name.startswith("/image")]
         assert len(names) == 2
     ami_factory.retire(ami)
     assert ami_factory.left() == []
@@ -158,9 +158,9 @@ def test_a_region_that_fails_its_copy_is_the_only_thing_done_again(
         Disturbance(action="Describe*", status=500, code="InternalError", count=2),
         Disturbance(action="ImportKeyPair", drop="after"),
     ],
-    ids=["throttled", "errors of the service", "an answer that is lost"],
+    ids=["throttled", "server errors", "lost answer"],
 )
-def test_what_passes_by_itself_is_ridden_out(ami_factory: AmiFactory, disturbance: Disturbance) -> None:
+def test_retries_transient_faults(ami_factory: AmiFactory, disturbance: Disturbance) -> None:
     ami_factory.rehearsal.disturb(disturbance)
     ami = ami_of(ami_factory.build())
     ami_factory.rehearsal.calm()

@@ -1,4 +1,4 @@
-"""What goes wrong around a build: one clear message, a hint, an exit code of its own, and nothing lost."""
+"""Faults during a build: an error message with a hint, the right exit code, and the next build succeeds."""
 
 import http.server
 import threading
@@ -16,16 +16,16 @@ from tests.support.wheels import make_wheel
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
 
-def says(build: Build, code: int, *words: str) -> None:
+def assert_fails(build: Build, code: int, *messages: str) -> None:
     assert build.code == code, build.stderr
-    for word in words:
-        assert word in build.stderr
+    for message in messages:
+        assert message in build.stderr
     assert "hint: " in build.stderr
     assert "Traceback" not in build.stderr
 
 
-def clean_and_well(factory: Factory) -> None:
-    """Nothing is left of the build that failed, and the next one succeeds."""
+def assert_recovers(factory: Factory) -> None:
+    """Assert that the failed build left nothing behind and the next build succeeds."""
     assert factory.containers() == []
     assert factory.untagged() == []
     assert factory.scratch() == []
@@ -33,29 +33,29 @@ def clean_and_well(factory: Factory) -> None:
     assert build.code == 0, build.stderr
 
 
-def test_disk_full_while_a_layer_is_stored(factory: Factory, tmp_path: Path) -> None:
+def test_reports_a_full_disk_during_commit(factory: Factory, tmp_path: Path) -> None:
     fault = Fault(r"POST \S*/commit", status=500, message="write /layer.tar: no space left on device")
     with engine_with(fault, tmp_path) as url:
         build = factory.build(DOCKER_HOST=url)
-    says(build, 4, "the disk of the engine is full", "no space left on device", "builder clean")
+    assert_fails(build, 4, "the disk of the engine is full", "no space left on device", "builder clean")
     assert factory.repository.keys()["system"] not in factory.engine.layers()
-    clean_and_well(factory)
+    assert_recovers(factory)
 
 
 @pytest.mark.parametrize(
     "pattern", [r"POST \S*/containers/create", r"GET \S*/logs", r"POST \S*/commit", r"POST \S*/build\?"]
 )
-def test_engine_stopped_in_the_middle(factory: Factory, tmp_path: Path, pattern: str) -> None:
+def test_reports_an_engine_that_stops_during_a_build(factory: Factory, tmp_path: Path, pattern: str) -> None:
     with engine_with(Fault(pattern, forever=True), tmp_path) as url:
         build = factory.build(DOCKER_HOST=url)
-    says(build, 3, "the engine", "start it")
-    # What the stopped engine still held is removed by the next build, because the run is known to be dead.
+    assert_fails(build, 3, "the engine", "start it")
+    # The next build removes the containers of the dead run.
     assert factory.build().code == 0
     assert factory.containers() == []
 
 
-def test_no_engine_at_all(factory: Factory, tmp_path: Path) -> None:
-    says(
+def test_reports_a_missing_engine(factory: Factory, tmp_path: Path) -> None:
+    assert_fails(
         factory.build(DOCKER_HOST=f"unix://{tmp_path}/none.sock"),
         3,
         "no answer from the engine",
@@ -81,8 +81,8 @@ def empty_mirror() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> None:
-    assert factory.build().code == 0  # the base does not come from the broken mirror
+def test_names_the_mirror_if_a_package_is_missing(factory: Factory, empty_mirror: str) -> None:
+    assert factory.build().code == 0  # build the base image before the mirror breaks
     factory.repository.write("site.toml", f'[mirror]\napt = "{empty_mirror}"\n')
     tasks = "ansible/roles/base/tasks/main.yml"
     install = """
@@ -93,12 +93,12 @@ def test_a_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> N
     """
     before = (factory.repository.root / tasks).read_text()
     factory.repository.write(tasks, install)
-    says(factory.build(), 4, "the package mirror lacks what it asked for", "mirror.apt in site.toml")
+    assert_fails(factory.build(), 4, "the package mirror lacks what it asked for", "mirror.apt in site.toml")
     factory.repository.write(tasks, before)
-    clean_and_well(factory)
+    assert_recovers(factory)
 
 
-def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_path: Path) -> None:
+def test_refuses_a_wheel_with_a_wrong_hash(factory: Factory, root: Path, tmp_path: Path) -> None:
     right = make_wheel(tmp_path / "wheels")
     factory.use_role(root, "python_env", 'summary = "venv"\nlayer = "final"\nrequirements = "stack"\n')
     factory.use_role(
@@ -108,20 +108,20 @@ def test_a_wheel_that_is_not_the_locked_one(factory: Factory, root: Path, tmp_pa
     )
     factory.repository.write("site.toml", f'[mirror]\npip_find_links = ["{tmp_path / "wheels"}"]\n')
     build = factory.build()
-    says(build, 7, "does not match its locked hash", "0" * 64, right)
+    assert_fails(build, 7, "does not match its locked hash", "0" * 64, right)
     factory.repository.replace("containers/hello/requirements.lock", "0" * 64, right)
     factory.repository.relock()
-    clean_and_well(factory)
+    assert_recovers(factory)
     image = f"factory-layers:{factory.repository.keys()['workload']}"
-    said = factory.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")
-    assert said.strip() == "hello"
+    output = factory.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")
+    assert output.strip() == "hello"
     assert str(tmp_path) not in factory.in_image(
         image, "sh", "-c", "cat /opt/venv/pyvenv.cfg; env; cat /etc/pip.conf || :"
     )
 
 
 def edit_lock(factory: Factory, want: Want, **values: str) -> str:
-    """Changes an entry of the lock, or removes it; returns what the file was."""
+    """Change an entry of the lock, or remove it if no values are given; return the previous text."""
     path = factory.repository.root / lock.LOCK_PATH
     before = path.read_text()
     found = lock.read(factory.repository.root)
@@ -133,20 +133,20 @@ def edit_lock(factory: Factory, want: Want, **values: str) -> str:
     return before
 
 
-def test_a_build_without_an_entry_in_the_lock(factory: Factory) -> None:
+def test_refuses_to_build_without_a_lock_entry(factory: Factory) -> None:
     edit_lock(factory, Want("suite", "debian bookworm-updates"))
     build = factory.build()
-    says(build, 7, "suite debian bookworm-updates (system debian-12)", "builder lock")
+    assert_fails(build, 7, "suite debian bookworm-updates (system debian-12)", "builder lock")
     assert build.events == []
 
 
-def test_a_package_archive_in_another_state(factory: Factory) -> None:
+def test_refuses_a_changed_package_archive(factory: Factory) -> None:
     before = edit_lock(
         factory, Want("suite", "debian bookworm"), sha256="0" * 64, date="2001-01-01T00:00:00Z"
     )
     key = factory.repository.keys()["base"]
     build = factory.build()
-    says(
+    assert_fails(
         build,
         7,
         "suite debian bookworm is not what catalog/lock.json says",
@@ -156,11 +156,11 @@ def test_a_package_archive_in_another_state(factory: Factory) -> None:
     )
     assert key not in factory.engine.layers()
     (factory.repository.root / lock.LOCK_PATH).write_text(before)
-    clean_and_well(factory)
+    assert_recovers(factory)
 
 
-def test_updates_of_the_package_archive_that_moved_on(factory: Factory) -> None:
-    """They do so every day: a build says it once and goes on."""
+def test_notes_newer_updates_in_the_package_archive(factory: Factory) -> None:
+    """Update suites change every day, so the build prints a note and continues."""
     want = Want("suite", "debian bookworm-security")
     edit_lock(factory, want, sha256="0" * 64, date="2001-01-01T00:00:00Z")
     build = factory.build()
@@ -172,7 +172,7 @@ def test_updates_of_the_package_archive_that_moved_on(factory: Factory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "words"),
+    ("file", "old", "new", "messages"),
     [
         (
             "catalog/targets/hello.toml",
@@ -189,20 +189,21 @@ def test_updates_of_the_package_archive_that_moved_on(factory: Factory) -> None:
         ),
     ],
 )
-def test_a_catalog_that_contradicts_itself(
-    factory: Factory, file: str, old: str, new: str, words: tuple[str, ...]
+def test_refuses_an_invalid_catalog(
+    factory: Factory, file: str, old: str, new: str, messages: tuple[str, ...]
 ) -> None:
     factory.repository.replace(file, old, new)
-    says(factory.build(), 2, *words)
+    assert_fails(factory.build(), 2, *messages)
 
 
-def test_a_target_that_does_not_exist(factory: Factory) -> None:
-    says(factory.build("--target", "helo"), 2, "no target 'helo' (did you mean 'hello'?)", "builder list")
+def test_suggests_a_target_for_a_misspelt_name(factory: Factory) -> None:
+    assert_fails(
+        factory.build("--target", "helo"), 2, "no target 'helo' (did you mean 'hello'?)", "builder list"
+    )
 
 
-def test_a_registry_that_is_not_there(factory: Factory) -> None:
+def test_keeps_the_image_if_the_registry_is_unreachable(factory: Factory) -> None:
     factory.repository.write("site.toml", '[registry]\npush = "127.0.0.1:1/images"\n')
     build = factory.build("--target", "hello", "--publish")
-    says(build, 3, "127.0.0.1:1")
-    # Nothing is lost: the image and its checks are there for the next try.
+    assert_fails(build, 3, "127.0.0.1:1")
     assert set(factory.build().outcomes.values()) == {"reused"}

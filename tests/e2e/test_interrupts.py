@@ -1,4 +1,4 @@
-"""A build that is killed at any moment: nothing half-made is reused, nothing of the dead run stays."""
+"""Kill and interrupt builds at many moments; no incomplete layer may be reused and nothing may remain."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# Moments spread over a build, told by the event that has just happened: (event, step).
+# (event, step) after which a build is killed, in the order of a build.
 MOMENTS = [
     ("run.start", ""),
     ("step.start", "hello/base"),
@@ -30,7 +30,7 @@ MOMENTS = [
 
 @pytest.fixture
 def fresh(factory: Factory) -> Factory:
-    """A factory that has built nothing yet, on a base that exists."""
+    """Factory whose base image exists and whose layers do not."""
     if factory.repository.keys()["base"] not in factory.engine.layers():
         assert factory.build().code == 0
         for layer in ("workload", "final", "fabric", "system"):
@@ -39,7 +39,9 @@ def fresh(factory: Factory) -> Factory:
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
-def test_sigkill_anywhere_costs_the_next_build_nothing(fresh: Factory, moment: tuple[str, str]) -> None:
+def test_sigkill_at_any_moment_leaves_nothing_for_the_next_build(
+    fresh: Factory, moment: tuple[str, str]
+) -> None:
     assert fresh.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
     build = fresh.build()
     assert build.code == 0, build.stderr
@@ -57,7 +59,7 @@ def test_sigkill_anywhere_costs_the_next_build_nothing(fresh: Factory, moment: t
     [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")],
     ids=lambda moment: moment[1].replace("/", "-"),
 )
-def test_a_signal_leaves_nothing_at_once(
+def test_an_interrupted_build_cleans_up_before_it_exits(
     fresh: Factory, number: signal.Signals, moment: tuple[str, str]
 ) -> None:
     assert fresh.signalled(number, moment) == 130
@@ -67,23 +69,23 @@ def test_a_signal_leaves_nothing_at_once(
     assert fresh.build().code == 0
 
 
-def test_a_reader_that_goes_away_interrupts_the_build(fresh: Factory) -> None:
+def test_a_closed_stdout_interrupts_the_build(fresh: Factory) -> None:
     """As in `builder build --json | head -1`."""
     with fresh.started() as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert "run.start" in process.stdout.readline()
         process.stdout.close()
-        talk = process.stderr.read()
+        stderr = process.stderr.read()
         assert process.wait(BOUND_S) == 130
-    assert "Traceback" not in talk
-    assert "BrokenPipe" not in talk
+    assert "Traceback" not in stderr
+    assert "BrokenPipe" not in stderr
     assert fresh.containers() == []
     assert fresh.untagged() == []
     assert fresh.scratch() == []
 
 
-def test_two_builds_at_once_build_once(fresh: Factory) -> None:
+def test_concurrent_builds_build_each_layer_once(fresh: Factory) -> None:
     results = []
     threads = [threading.Thread(target=lambda: results.append(fresh.build())) for _ in range(2)]
     for thread in threads:

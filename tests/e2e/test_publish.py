@@ -1,4 +1,4 @@
-"""From a build to a registry and back: by digest, once, and through faults of the registry."""
+"""Publish to a registry by digest, without repeated uploads and despite faults of the registry."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
 
 class Switch:
-    """A fault that can be turned off while the registry serves."""
+    """Fault of the registry that a test can turn on and off; records all pushing requests."""
 
     def __init__(self) -> None:
         self.pattern = ""
@@ -21,10 +21,10 @@ class Switch:
         self.pushed: list[str] = []
 
     def __call__(self, method: str, path: str) -> Fault | None:
-        asked = f"{method} {path}"
+        request = f"{method} {path}"
         if method in ("PUT", "POST"):
-            self.pushed.append(asked)
-        return self.fault if self.pattern and re.search(self.pattern, asked) else None
+            self.pushed.append(request)
+        return self.fault if self.pattern and re.search(self.pattern, request) else None
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def publish(factory: Factory) -> tuple[int, str, str]:
     return done.code, done.stdout, done.stderr
 
 
-def test_stdout_is_one_name_by_digest_that_the_engine_can_pull(
+def test_stdout_is_a_digest_reference_that_the_engine_can_pull(
     publishing: Factory, registry: LocalRegistry
 ) -> None:
-    code, name, said = publish(publishing)
-    assert code == 0, said
+    code, name, stderr = publish(publishing)
+    assert code == 0, stderr
     assert re.fullmatch(rf"{registry.host}/images/hello@sha256:[0-9a-f]{{64}}\n", name)
     image = publishing.engine.inspect_image(f"factory-layers:{publishing.repository.keys()['workload']}")
     publishing.engine.pull(name.strip())
@@ -64,7 +64,7 @@ def test_stdout_is_one_name_by_digest_that_the_engine_can_pull(
     publishing.engine.remove_image(name.strip())
 
 
-def test_publishing_again_sends_nothing(publishing: Factory, switch: Switch) -> None:
+def test_publishing_again_uploads_nothing(publishing: Factory, switch: Switch) -> None:
     first = publish(publishing)
     switch.pushed.clear()
     assert publish(publishing)[:2] == first[:2]
@@ -74,13 +74,13 @@ def test_publishing_again_sends_nothing(publishing: Factory, switch: Switch) -> 
 @pytest.mark.parametrize(
     "fault", [Fault(status=500), Fault(close_after_bytes=100)], ids=["answers-500", "closes-mid-upload"]
 )
-def test_a_registry_that_fails_costs_nothing_but_the_push(
+def test_after_a_failed_push_only_the_push_is_repeated(
     publishing: Factory, switch: Switch, fault: Fault
 ) -> None:
     switch.pattern, switch.fault = r"PUT .*/blobs/uploads/", fault
-    code, name, said = publish(publishing)
+    code, name, stderr = publish(publishing)
     assert (code, name) == (6, "")
-    assert "hint: " in said
+    assert "hint: " in stderr
     assert publishing.containers() == []
     switch.pattern = ""
     before = len(publishing.run_names())
@@ -91,7 +91,7 @@ def test_a_registry_that_fails_costs_nothing_but_the_push(
     assert len(publishing.run_names()) == before + 1
 
 
-def test_another_engine_begins_with_the_layers_of_the_cache(
+def test_pulls_the_topmost_layer_that_the_registry_cache_has(
     factory: Factory, registry: LocalRegistry
 ) -> None:
     factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')
@@ -101,7 +101,7 @@ def test_another_engine_begins_with_the_layers_of_the_cache(
     factory.repository.replace("containers/hello/src/hello.py", "hello", "good day")
     build = factory.build()
     assert build.code == 0, build.stderr
-    # The topmost layer that the cache has is pulled; what lies below it is not even looked for.
+    # Layers below the pulled one count as reused: the registry is not asked for them.
     assert [build.outcomes[name] for name in ("system", "fabric", "final", "workload")] == [
         *("reused", "reused", "pulled", "built"),
     ]

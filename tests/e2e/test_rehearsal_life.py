@@ -1,4 +1,4 @@
-"""The life of a rehearsal: side by side, interrupted, killed; in the end nothing of it is left."""
+"""Start, stop, interrupt and kill rehearsals; none may leave containers, images or folders behind."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 Names = Callable[[], str]
 
 
-def started(aws: Clients, key: Key) -> dict[str, Any]:
+def start_instance(aws: Clients, key: Key) -> dict[str, Any]:
     aws.ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.public)
     return aws.run(KeyName="test")
 
@@ -31,17 +31,18 @@ def key(tmp_path: Path) -> Key:
     return Key.create(tmp_path)
 
 
-def test_two_side_by_side(program: Program, rehearsal_name: Names, key: Key) -> None:
+def test_two_rehearsals_are_isolated(program: Program, rehearsal_name: Names, key: Key) -> None:
     names = [rehearsal_name(), rehearsal_name()]
     accounts = [Clients(program.up(name)) for name in names]
-    machines = [started(aws, key) for aws in accounts]
-    addresses = [one["PrivateIpAddress"] for one in machines]
+    machines = [start_instance(aws, key) for aws in accounts]
+    addresses = [machine["PrivateIpAddress"] for machine in machines]
     assert len(set(addresses)) == 2
     for address in addresses:
         key.ssh(address, "true")
     for aws, other in zip(accounts, reversed(machines), strict=True):
-        seen = [one["Instances"][0]["InstanceId"] for one in aws.ec2.describe_instances()["Reservations"]]
-        assert other["InstanceId"] not in seen
+        reservations = aws.ec2.describe_instances()["Reservations"]
+        ids = [reservation["Instances"][0]["InstanceId"] for reservation in reservations]
+        assert other["InstanceId"] not in ids
     assert program.call("down", "--name", names[0]).returncode == 0
     assert program.left(names[0]) == []
     key.ssh(addresses[1], "true")
@@ -51,20 +52,20 @@ def test_two_side_by_side(program: Program, rehearsal_name: Names, key: Key) -> 
     assert not program.folder(names[1]).exists()
 
 
-def test_one_that_was_killed_is_swept_at_the_next_start(
+def test_up_removes_the_remains_of_a_killed_rehearsal(
     program: Program, rehearsal_name: Names, key: Key
 ) -> None:
     name, other = rehearsal_name(), rehearsal_name()
     aws = Clients(program.up(name))
-    instance = started(aws, key)["InstanceId"]
+    instance = start_instance(aws, key)["InstanceId"]
     aws.ready_image(instance)
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
     assert until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     assert len(program.left(name)) >= 4, "two containers, and images of two disks"
-    said = Clients(program.up(name))
-    assert said.ec2.describe_instances()["Reservations"] == []
+    restarted = Clients(program.up(name))
+    assert restarted.ec2.describe_instances()["Reservations"] == []
     assert program.containers(name) == []
-    machine = started(said, key)
+    machine = start_instance(restarted, key)
     key.ssh(machine["PrivateIpAddress"], "true")
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
     until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
@@ -75,7 +76,7 @@ def test_one_that_was_killed_is_swept_at_the_next_start(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_while_a_machine_starts_leaves_nothing(
+def test_a_signal_during_instance_start_leaves_nothing(
     program: Program, rehearsal_name: Names, key: Key, sign: signal.Signals
 ) -> None:
     name = rehearsal_name()
@@ -86,7 +87,7 @@ def test_a_signal_while_a_machine_starts_leaves_nothing(
     def start() -> None:
         try:
             aws.run(KeyName="test", MaxCount=3, MinCount=3)
-        except Exception as error:  # noqa: BLE001 (whatever a client is told when the other side goes)
+        except Exception as error:  # noqa: BLE001 (the server may die at any point of the request)
             errors.append(error)
 
     errors: list[Exception] = []
@@ -108,7 +109,7 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def test_what_people_see(program: Program, rehearsal_name: Names, key: Key) -> None:
+def test_output_of_up_status_env_and_down(program: Program, rehearsal_name: Names, key: Key) -> None:
     name = rehearsal_name()
     assert program.call("status", "--name", name).returncode == 3
     up = program.call("up", "--name", name)
@@ -117,7 +118,7 @@ def test_what_people_see(program: Program, rehearsal_name: Names, key: Key) -> N
     again = program.call("up", "--name", name)
     assert (again.returncode, again.stdout) == (0, up.stdout)
     aws = Clients(up.stdout.strip())
-    machine = started(aws, key)
+    machine = start_instance(aws, key)
     status = program.call("status", "--name", name)
     assert machine["PrivateIpAddress"] in status.stdout
     assert "3 calls so far, 2 of them changed something" in status.stdout

@@ -1,4 +1,4 @@
-"""Instances of the rehearsal as machines: SSH, disks, copies, metadata, and their registry."""
+"""Instances of a rehearsal: SSH, disks, image copies, metadata service, container registry."""
 
 import base64
 import json
@@ -42,68 +42,71 @@ def aws(endpoint: str) -> Clients:
 
 @pytest.fixture(scope="module")
 def key(aws: Clients, tmp_path_factory: pytest.TempPathFactory) -> Key:
-    made = Key.create(tmp_path_factory.mktemp("keys"))
+    pair = Key.create(tmp_path_factory.mktemp("keys"))
     for region in ("us-east-1", WEST):
-        aws("ec2", region).import_key_pair(KeyName="test", PublicKeyMaterial=made.public)
-    return made
+        aws("ec2", region).import_key_pair(KeyName="test", PublicKeyMaterial=pair.public)
+    return pair
 
 
 @pytest.fixture(scope="module")
 def machine(aws: Clients, key: Key) -> Iterator[dict[str, Any]]:
-    """An instance that tests may look at and must not change."""
-    user_data = "#!/bin/sh\necho said\nhostname > /var/lib/user-data-ran\n"
+    """Instance that tests share and must not change."""
+    user_data = "#!/bin/sh\necho user-data output\nhostname > /var/lib/user-data-ran\n"
     options = {"HttpTokens": "required", "HttpEndpoint": "enabled"}
-    made = aws.run(KeyName="test", UserData=user_data, MetadataOptions=options)
-    yield made
-    aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
+    instance = aws.run(KeyName="test", UserData=user_data, MetadataOptions=options)
+    yield instance
+    aws.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
 
 
-def at(address: str, key: Key, command: str) -> bool:
+def succeeds(address: str, key: Key, command: str) -> bool:
     return key.try_ssh(address, command).returncode == 0
 
 
-def test_a_machine_boots_for_its_user(machine: dict[str, Any], key: Key, tmp_path: Path) -> None:
+def test_an_instance_boots_and_accepts_only_its_user_and_key(
+    machine: dict[str, Any], key: Key, tmp_path: Path
+) -> None:
     address = machine["PrivateIpAddress"]
     assert key.ssh(address, "sudo id -un; whoami; hostname").split() == [
         "root",
         "admin",
         f"ip-{address.replace('.', '-')}",
     ]
-    assert until(lambda: at(address, key, "systemctl is-system-running"), timeout_s=30, every_s=0.1)
+    assert until(lambda: succeeds(address, key, "systemctl is-system-running"), timeout_s=30, every_s=0.1)
     assert key.try_ssh(address, "true", user="root").returncode == 255, "wrong user"
     assert Key.create(tmp_path).try_ssh(address, "true").returncode == 255, "wrong key"
 
 
-def test_user_data_ran(machine: dict[str, Any], key: Key) -> None:
+def test_user_data_runs_at_first_boot(machine: dict[str, Any], key: Key) -> None:
     address = machine["PrivateIpAddress"]
     assert until(
-        lambda: at(address, key, "test -e /var/lib/cloud/instance/boot-finished"), timeout_s=30, every_s=0.1
+        lambda: succeeds(address, key, "test -e /var/lib/cloud/instance/boot-finished"),
+        timeout_s=30,
+        every_s=0.1,
     )
     assert key.ssh(address, "cat /var/lib/user-data-ran").strip() == key.ssh(address, "hostname").strip()
-    assert "said" in key.ssh(address, "cat /var/log/cloud-init-output.log")
+    assert "user-data output" in key.ssh(address, "cat /var/log/cloud-init-output.log")
 
 
-def test_the_metadata_service_at_its_real_address(machine: dict[str, Any], key: Key) -> None:
+def test_the_metadata_service_requires_a_token(machine: dict[str, Any], key: Key) -> None:
     address = machine["PrivateIpAddress"]
     script = base64.b64encode(ASK.encode()).decode()
     paths = "meta-data/instance-id meta-data/local-ipv4 meta-data/placement/region meta-data/public-keys/"
-    said = key.ssh(address, f"echo {script} | base64 -d | python3 - {paths}").splitlines()
-    assert said == ["401", machine["InstanceId"], address, "us-east-1", "0=test"]
+    answers = key.ssh(address, f"echo {script} | base64 -d | python3 - {paths}").splitlines()
+    assert answers == ["401", machine["InstanceId"], address, "us-east-1", "0=test"]
 
 
-def test_the_metadata_service_is_the_machines_alone(machine: dict[str, Any], key: Key) -> None:
-    """Nothing at the link-local address is seen from this host or from another machine's place."""
-    said = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=False).stdout
+def test_the_host_has_no_route_to_the_metadata_service(machine: dict[str, Any], key: Key) -> None:
+    addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=False).stdout
     routes = Path("/proc/net/route").read_text()
-    assert "169.254.169.254" not in said
+    assert "169.254.169.254" not in addresses
     assert "FEA9FEA9" not in routes
 
 
-def test_no_address_is_anywhere_else(aws: Clients, machine: dict[str, Any]) -> None:
-    said = json.dumps([aws.ec2.describe_instances(), aws.ec2.describe_network_interfaces()], default=str)
-    found = set(re.findall(r"\d{1,3}(?:\.\d{1,3}){3}", said))
+def test_instances_use_loopback_addresses_only(aws: Clients, machine: dict[str, Any]) -> None:
+    described = json.dumps([aws.ec2.describe_instances(), aws.ec2.describe_network_interfaces()], default=str)
+    found = set(re.findall(r"\d{1,3}(?:\.\d{1,3}){3}", described))
     assert found
-    assert [one for one in found if not one.startswith("127.")] == []
+    assert [address for address in found if not address.startswith("127.")] == []
     ports = [
         port
         for container in Engine().containers(f"{REHEARSAL_LABEL}.instance={machine['InstanceId']}")
@@ -112,7 +115,7 @@ def test_no_address_is_anywhere_else(aws: Clients, machine: dict[str, Any]) -> N
     assert [port["IP"] for port in ports if "IP" in port] == [machine["PrivateIpAddress"]]
 
 
-def test_an_image_of_a_machine_boots_in_two_regions(aws: Clients, key: Key) -> None:
+def test_an_ami_boots_in_its_region_and_as_a_copy(aws: Clients, key: Key) -> None:
     original = aws.run(KeyName="test")
     mark = uuid.uuid4().hex
     key.ssh(original["PrivateIpAddress"], f"echo {mark} | sudo tee /etc/mark; sudo rm /etc/ssh/ssh_host_*")
@@ -127,15 +130,15 @@ def test_an_image_of_a_machine_boots_in_two_regions(aws: Clients, key: Key) -> N
     addresses = [clone["PrivateIpAddress"] for clone in clones]
     assert [key.ssh(address, "cat /etc/mark").strip() for address in addresses] == [mark, mark]
     hosts = {key.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub") for address in addresses}
-    assert len(hosts) == 2, "host keys come into being at the first boot"
+    assert len(hosts) == 2, "host keys are generated at the first boot"
     keys = key.ssh(addresses[0], "cat ~/.ssh/authorized_keys").splitlines()
     assert keys == [key.public.decode().strip()]
     aws.ec2.terminate_instances(InstanceIds=[clones[0]["InstanceId"]])
     aws("ec2", WEST).terminate_instances(InstanceIds=[clones[1]["InstanceId"]])
 
 
-def test_keys_that_an_image_brings_along_stay(aws: Clients, key: Key, tmp_path: Path) -> None:
-    """As in EC2, where only the image's maker can take them away: so a forgotten key is seen here."""
+def test_authorized_keys_in_an_ami_stay_valid(aws: Clients, key: Key, tmp_path: Path) -> None:
+    """As in EC2, so that a rehearsal reveals a key that the build forgot to remove."""
     first = aws.run(KeyName="test")
     image = aws.ready_image(first["InstanceId"], NoReboot=True)
     other = Key.create(tmp_path)
@@ -147,7 +150,7 @@ def test_keys_that_an_image_brings_along_stay(aws: Clients, key: Key, tmp_path: 
     aws.ec2.terminate_instances(InstanceIds=[first["InstanceId"], second["InstanceId"]])
 
 
-def test_stop_start_and_both_kinds_of_reboot(aws: Clients, key: Key) -> None:
+def test_stop_start_and_reboot_keep_the_disk(aws: Clients, key: Key) -> None:
     made = aws.run(KeyName="test")
     instance, address = made["InstanceId"], made["PrivateIpAddress"]
     key.ssh(address, "sudo touch /etc/stays")
@@ -170,7 +173,7 @@ def test_stop_start_and_both_kinds_of_reboot(aws: Clients, key: Key) -> None:
     assert Engine().containers(f"{REHEARSAL_LABEL}.instance={instance}") == []
 
 
-def test_an_image_of_a_running_machine_restarts_it(aws: Clients, key: Key) -> None:
+def test_create_image_restarts_a_running_instance(aws: Clients, key: Key) -> None:
     made = aws.run(KeyName="test")
     key.ssh(made["PrivateIpAddress"], "sudo touch /etc/written")
     image = aws.ready_image(made["InstanceId"])
@@ -179,8 +182,8 @@ def test_an_image_of_a_running_machine_restarts_it(aws: Clients, key: Key) -> No
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
-def test_an_instance_without_ssh_runs_and_does_not_answer(aws: Clients, key: Key) -> None:
-    """As in EC2, where nobody waits for SSH but who wants to log in."""
+def test_an_instance_without_sshd_is_running(aws: Clients, key: Key) -> None:
+    """As in EC2, the state of an instance does not depend on SSH."""
     made = aws.run(KeyName="test")
     key.ssh(made["PrivateIpAddress"], "sudo systemctl mask ssh")
     image = aws.ready_image(made["InstanceId"])
@@ -191,7 +194,7 @@ def test_an_instance_without_ssh_runs_and_does_not_answer(aws: Clients, key: Key
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"], silent["InstanceId"]])
 
 
-def test_a_machine_that_cannot_boot_says_why(aws: Clients, key: Key) -> None:
+def test_a_boot_failure_is_reported_with_console_output(aws: Clients, key: Key) -> None:
     made = aws.run(KeyName="test")
     broken = "printf '#!/bin/sh\\necho no root today\\nexit 1\\n' | sudo tee /lib/systemd/systemd"
     key.ssh(
@@ -204,13 +207,13 @@ def test_a_machine_that_cannot_boot_says_why(aws: Clients, key: Key) -> None:
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
-def test_a_consumer_starts_what_a_parameter_points_at(aws: Clients, key: Key) -> None:
+def test_starts_the_ami_that_a_parameter_names(aws: Clients, key: Key) -> None:
     made = aws.run(f"resolve:ssm:{DEBIAN}", KeyName="test")
     assert key.ssh(made["PrivateIpAddress"], "cat /etc/debian_version").startswith("12.")
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
-def test_pushing_with_the_engines_own_client(aws: Clients, tmp_path: Path) -> None:
+def test_docker_pushes_to_and_pulls_from_ecr(aws: Clients, tmp_path: Path) -> None:
     ecr = aws("ecr")
     uri = ecr.create_repository(repositoryName="team/app", imageTagMutability="IMMUTABLE")["repository"][
         "repositoryUri"
@@ -218,9 +221,9 @@ def test_pushing_with_the_engines_own_client(aws: Clients, tmp_path: Path) -> No
     data = ecr.get_authorization_token()["authorizationData"][0]
     user, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
 
-    def docker(*words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
-        argv = ["docker", "--config", str(tmp_path), *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, **more)
+    def docker(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        argv = ["docker", "--config", str(tmp_path), *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, **options)
 
     login = docker("login", "--username", user, "--password-stdin", data["proxyEndpoint"], input=password)
     assert login.returncode == 0, login.stderr
@@ -242,4 +245,11 @@ def test_pushing_with_the_engines_own_client(aws: Clients, tmp_path: Path) -> No
         docker("image", "rm", "--force", f"{uri}:1")
         assert docker("pull", f"{uri}@{digests[0]}").returncode == 0
     finally:
-        docker("image", "rm", "--force", f"{uri}:1", f"{uri}-missing:1", *(f"{uri}@{one}" for one in digests))
+        docker(
+            "image",
+            "rm",
+            "--force",
+            f"{uri}:1",
+            f"{uri}-missing:1",
+            *(f"{uri}@{digest}" for digest in digests),
+        )

@@ -1,4 +1,4 @@
-"""doctor, clean, check and registry on a real machine."""
+"""The verbs doctor, clean, check and registry against the real engine."""
 
 import shutil
 import signal
@@ -11,27 +11,27 @@ from tests.support.factory import Factory
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
 
-def test_doctor_finds_a_machine_that_can_build(factory: Factory) -> None:
+def test_doctor_succeeds_on_a_machine_that_can_build(factory: Factory) -> None:
     done = factory.call("doctor")
     assert done.code == 0, done.stdout
-    for about in ("engine", "catalog", "mmdebstrap", "cache disk", "registry", "credentials"):
-        assert about in done.stdout
+    for topic in ("engine", "catalog", "mmdebstrap", "cache disk", "registry", "credentials"):
+        assert topic in done.stdout
 
 
-def test_doctor_tells_every_finding_at_once_each_with_a_fix(factory: Factory) -> None:
+def test_doctor_prints_all_problems_with_a_fix_each(factory: Factory) -> None:
     factory.repository.write("catalog/systems/broken.toml", "what\n")
     done = factory.call("doctor", DOCKER_HOST="unix:///nowhere.sock", PATH="/nowhere")
     assert done.code == 3
-    for word in (
+    for message in (
         "no answer from the engine",
         "systems/broken.toml",
         "mmdebstrap",
         "fix: apt-get install docker.io",
     ):
-        assert word in done.stdout
+        assert message in done.stdout
 
 
-def test_clean_shows_what_a_killed_run_left_and_removes_it_when_told(factory: Factory) -> None:
+def test_clean_lists_the_remains_of_a_killed_run_and_removes_them_with_yes(factory: Factory) -> None:
     assert factory.signalled(signal.SIGKILL, ("step.task", "hello/system")) == -signal.SIGKILL
     shown = factory.call("clean")
     assert shown.code == 0
@@ -43,7 +43,7 @@ def test_clean_shows_what_a_killed_run_left_and_removes_it_when_told(factory: Fa
     assert factory.containers() == []
 
 
-def test_clean_keeps_what_the_catalog_needs(factory: Factory) -> None:
+def test_clean_lists_only_layers_that_no_target_needs(factory: Factory) -> None:
     assert factory.build().code == 0
     needed = set(factory.repository.keys().values())
     old = factory.repository.keys()["workload"]
@@ -54,26 +54,28 @@ def test_clean_keeps_what_the_catalog_needs(factory: Factory) -> None:
     assert not [key for key in needed - {old} if f"layer {key[:12]}" in listed]
 
 
-def test_check_refuses_an_image_that_is_not_there(factory: Factory) -> None:
+def test_check_refuses_a_missing_image(factory: Factory) -> None:
     done = factory.call("check", "nowhere:1", "--target", "hello")
     assert done.code == 2
     assert "no image 'nowhere:1' in the engine" in done.stderr
 
 
-def test_the_local_registry_comes_back_where_it_was(
+def test_the_local_registry_restarts_at_the_same_address(
     factory: Factory, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home = tmp_path_factory.mktemp("own-home")
-    own = {"BUILDER_HOME": str(home)}
+    environment = {"BUILDER_HOME": str(home)}
     try:
-        first = factory.call("registry", "up", **own)
+        first = factory.call("registry", "up", **environment)
         assert first.code == 0, first.stderr
-        assert factory.call("registry", "up", **own).stdout == first.stdout
-        assert factory.call("registry", "status", **own).stdout == first.stdout
-        assert factory.call("registry", "down", **own).code == 0
-        assert factory.call("registry", "status", **own).code == 3
-        assert factory.call("registry", "up", **own).stdout == first.stdout
+        assert factory.call("registry", "up", **environment).stdout == first.stdout
+        assert factory.call("registry", "status", **environment).stdout == first.stdout
+        assert factory.call("registry", "down", **environment).code == 0
+        assert factory.call("registry", "status", **environment).code == 3
+        assert factory.call("registry", "up", **environment).stdout == first.stdout
     finally:
-        factory.call("registry", "down", **own)
-        assert until(lambda: factory.call("registry", "status", **own).code == 3, timeout_s=20, every_s=0.1)
+        factory.call("registry", "down", **environment)
+        assert until(
+            lambda: factory.call("registry", "status", **environment).code == 3, timeout_s=20, every_s=0.1
+        )
         shutil.rmtree(home)

@@ -1,7 +1,4 @@
-"""The seven ways in which caching of roles went wrong elsewhere, and what must not cost anything.
-
-Every test builds for real: engine, base image, Ansible in a container, commit.
-"""
+"""Layer cache: which changes rebuild which layers, with real builds of a small target."""
 
 import io
 import os
@@ -22,7 +19,7 @@ def built(factory: Factory) -> Factory:
     return factory
 
 
-def test_a_changed_variable_rebuilds_its_role_and_what_stands_on_it(built: Factory) -> None:
+def test_a_changed_variable_rebuilds_its_layer_and_those_above(built: Factory) -> None:
     built.repository.replace("catalog/targets/hello.toml", "fabric_tools = true", "fabric_tools = false")
     assert built.build().outcomes == {
         "base": "reused",
@@ -34,13 +31,13 @@ def test_a_changed_variable_rebuilds_its_role_and_what_stands_on_it(built: Facto
     }
 
 
-def test_a_variable_of_nobody_here_changes_nothing(built: Factory) -> None:
+def test_a_role_outside_the_target_rebuilds_nothing(built: Factory) -> None:
     built.repository.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\n')
     built.repository.write("ansible/roles/spare/defaults/main.yml", "spare_size: 1\n")
     assert set(built.build().outcomes.values()) == {"reused"}
 
 
-def test_times_of_files_change_nothing(built: Factory) -> None:
+def test_file_times_and_order_rebuild_nothing(built: Factory) -> None:
     os.utime(built.repository.root / "ansible/roles/base/templates/greeting.j2")
     shutil.copytree(built.repository.root / "ansible", built.repository.root / "copy")
     shutil.rmtree(built.repository.root / "ansible")
@@ -48,7 +45,7 @@ def test_times_of_files_change_nothing(built: Factory) -> None:
     assert set(built.build().outcomes.values()) == {"reused"}
 
 
-def test_a_role_that_failed_is_never_reused(factory: Factory) -> None:
+def test_a_failed_layer_is_never_reused(factory: Factory) -> None:
     tasks = "ansible/roles/base/tasks/main.yml"
     factory.repository.replace(
         tasks, "- name: Write", "- name: Fail\n  ansible.builtin.command: 'false'\n- name: Write"
@@ -63,7 +60,7 @@ def test_a_role_that_failed_is_never_reused(factory: Factory) -> None:
     assert factory.build().outcomes["system"] == "built"
 
 
-def test_loops_and_handlers_give_the_same_tree_cold_and_warm(built: Factory) -> None:
+def test_partial_and_full_rebuilds_give_the_same_files(built: Factory) -> None:
     image = f"factory-layers:{built.repository.keys()['workload']}"
     cold = built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello")
     assert any(name.endswith("fabric-settled") for name in cold)
@@ -79,13 +76,13 @@ def test_loops_and_handlers_give_the_same_tree_cold_and_warm(built: Factory) -> 
     assert built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
 
 
-def test_layers_stay_few(built: Factory) -> None:
+def test_number_of_layers_is_bounded(built: Factory) -> None:
     image = built.engine.inspect_image(f"factory-layers:{built.repository.keys()['workload']}")
     assert image is not None
     assert len(image["RootFS"]["Layers"]) <= len(built.repository.plan().components) + 3
 
 
-def test_what_a_role_registers_stays_in_its_layer(built: Factory) -> None:
+def test_a_registered_variable_is_invisible_to_other_layers(built: Factory) -> None:
     image = f"factory-layers:{built.repository.keys()['workload']}"
     assert built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1 | wc -l").strip() == "1"
     assert "No such file" in built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1; true")
@@ -96,24 +93,24 @@ import sys
 from builder.adapters.engine import client
 from builder.cli import build
 
-asked = []
+listings = []
 list_images = client.list_images
-client.list_images = lambda *words: (asked.append(1), list_images(*words))[1]
+client.list_images = lambda *words: (listings.append(1), list_images(*words))[1]
 code = build.run(["--root", {root!r}, "--target", "hello"])
 others = ("docker", "requests", "rich", "yaml", "boto3", "pytest", "isal", "ansible", "urllib3")
-third = set(others) & set(sys.modules)
-print(code, len(asked), sorted(third), file=sys.stderr)
+third_party = set(others) & set(sys.modules)
+print(code, len(listings), sorted(third_party), file=sys.stderr)
 """
 
 
-def test_nothing_to_do_creates_no_container_and_asks_the_engine_once(built: Factory) -> None:
+def test_a_build_without_changes_asks_the_engine_once_and_starts_no_run(built: Factory) -> None:
     runs = built.run_names()
     done = built.python(PROBE.format(root=str(built.repository.root)))
     assert done.stderr.splitlines()[-1] == "0 1 []"
     assert built.run_names() == runs
 
 
-def test_an_image_that_a_user_builds_on_top_is_never_taken_for_ours(built: Factory) -> None:
+def test_a_user_image_built_on_a_layer_is_not_mistaken_for_it(built: Factory) -> None:
     key = built.repository.keys()["workload"]
     client = docker.DockerClient(base_url=built.engine.url)
     mine, _ = client.images.build(
@@ -129,7 +126,7 @@ def test_an_image_that_a_user_builds_on_top_is_never_taken_for_ours(built: Facto
         client.images.remove("mine:1")
 
 
-def test_nothing_of_the_build_remains_in_the_image(built: Factory) -> None:
+def test_an_image_contains_no_trace_of_the_build(built: Factory) -> None:
     image = f"factory-layers:{built.repository.keys()['workload']}"
     found = built.in_image(
         image,

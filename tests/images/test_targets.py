@@ -1,4 +1,4 @@
-"""Every target of the catalog, built for real: passes its checks, shares its layers, published by digest."""
+"""Build and publish every container target of the catalog."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.Co
 
 @pytest.fixture(scope="module")
 def published(root: Path, environment: dict[str, str]) -> dict[str, str]:
-    """target → name by digest."""
+    """Digest reference of each published target."""
     done = call(root, environment, "build", "--all", "--kind", "container", "--publish")
     assert done.returncode == 0, done.stderr
     names = done.stdout.splitlines()
@@ -76,7 +76,7 @@ def test_targets_share_the_layer_of_the_framework(
     assert {layer["state"] for plan in plans for layer in plan["layers"]} == {"reuse"}
 
 
-def test_checks_run_on_an_image_by_its_name(
+def test_check_takes_the_target_from_the_label_of_an_image(
     root: Path, environment: dict[str, str], published: dict[str, str]
 ) -> None:
     assert published
@@ -85,7 +85,7 @@ def test_checks_run_on_an_image_by_its_name(
     assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
 
 
-def test_checks_fail_where_an_image_is_not_what_it_says(
+def test_check_fails_for_an_incomplete_image(
     root: Path, environment: dict[str, str], published: dict[str, str]
 ) -> None:
     assert published
@@ -97,7 +97,7 @@ def test_checks_fail_where_an_image_is_not_what_it_says(
 
 
 @pytest.mark.parametrize("target", ["cpu-ddp", "pytorch-fsdp"])
-def test_the_place_of_the_build_leaves_no_trace(published: dict[str, str], target: str) -> None:
+def test_image_configuration_has_no_trace_of_the_build_host(published: dict[str, str], target: str) -> None:
     image = Engine().inspect_image(f"{target}:cpu-debian-12")
     assert image
     labels = image["Config"]["Labels"]

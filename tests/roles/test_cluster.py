@@ -110,7 +110,7 @@ def test_slurm_of_a_base_is_left_alone(machine: Machine, site: Site, slurm_of_th
 @pytest.mark.usefixtures("slurm_of_the_base")
 def test_a_base_with_another_slurm_is_refused(machine: Machine, site: Site) -> None:
     said = message_of(apply(machine, site, "slurm", slurm="25.11.8"))
-    assert "the stack pins Slurm 25.11.8; the base has slurm-wlm 22.05" in said
+    assert "the stack pins Slurm 25.11.8; the base image has slurm-wlm 22.05" in said
     assert "/opt/slurm/bin" in said
 
 

@@ -184,11 +184,11 @@ def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
 
 def test_a_base_that_brings_efa_is_looked_at_and_left(image: Image) -> None:
     verify = {"efa_policy": "verify_only"}
-    assert f"to bring EFA {NEW} and has none" in message_of(image.apply(NEW, **verify))
+    assert f"pins EFA {NEW}, but the base image has none" in message_of(image.apply(NEW, **verify))
     succeed(image.apply(NEW))
     before = image.machine.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum")
     assert succeed(image.apply(NEW, **verify)).changed == []
-    assert f"to bring EFA {NEWEST} and has {NEW}" in message_of(image.apply(NEWEST, **verify))
+    assert f"pins EFA {NEWEST}, but the base image has {NEW}" in message_of(image.apply(NEWEST, **verify))
     assert image.machine.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum") == before
 
 

@@ -283,7 +283,7 @@ def test_the_newest_kernel_of_the_series_is_the_one_of_the_image(machine: Machin
 def test_a_base_without_a_kernel_of_the_series_is_refused(machine: Machine, of_series: Plan) -> None:
     machine.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
     play = machine.apply(of_series, tasks=KERNEL)
-    assert "asks for a kernel 6.1; the base has 6.12.0-1-amd64" in str(play.failure)
+    assert "pins kernel series 6.1; the base image has 6.12.0-1-amd64" in str(play.failure)
 
 
 INITRAMFS = "/usr/sbin/update-initramfs"

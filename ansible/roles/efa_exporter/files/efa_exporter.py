@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -I
-"""Serves the hardware counters of EFA devices to Prometheus.
+"""Serve the hardware counters of EFA devices to Prometheus.
 
-Whatever counters the driver has are exported, under the names that dashboards for EFA ask for: a list of
-names here would miss those of the next driver. Needs nothing but the oldest Python of the supported systems.
+Exports every counter of the driver, so that counters of new drivers are included, under the names that EFA
+dashboards use. Uses only the standard library and runs on the oldest Python of the supported systems.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PREFIX = "node_amazonefa_"
-# Not counts: how long the driver keeps what it read, in milliseconds.
+# lifespan is no counter: it is the driver's cache time in milliseconds.
 GAUGES = frozenset({"lifespan"})
 INFORMATION = ("board_id", "fw_ver", "hca_type")
 
@@ -22,7 +22,7 @@ Sample = tuple[str, dict[str, str], int]
 
 
 def list_devices(root: Path) -> Iterator[Path]:
-    """EFA devices; other devices for RDMA have exporters that know them."""
+    """Yield EFA devices; other RDMA devices have exporters of their own."""
     for device in sorted((root / "class/infiniband").glob("*")):
         driver = device / "device/driver"
         if driver.exists() and driver.resolve().name == "efa":
@@ -44,14 +44,14 @@ def read_counters(folder: Path, labels: dict[str, str]) -> Iterator[Sample]:
             yield path.name, labels, int(text)
         else:
             unreadable += 1
-    # A counter that vanishes looks like one that stands still; this one says that something is wrong.
+    # A missing counter looks like one that does not change; this metric reveals it.
     yield "unreadable_counters", labels, unreadable
 
 
 def read_device(device: Path) -> Iterator[Sample]:
     name = {"device": device.name}
     yield "info", {**name, **{key: read_text(device / key) for key in INFORMATION}}, 1
-    # Newer kernels keep counts of the device beside those of its port.
+    # Newer kernels have counters of the device besides those of its ports.
     if (device / "hw_counters").is_dir():
         yield from read_counters(device / "hw_counters", name)
     for port in sorted((device / "ports").glob("*")):
@@ -63,7 +63,7 @@ def escape(text: str) -> str:
 
 
 def render(root: Path) -> str:
-    """All samples in Prometheus' text format, those of one name together."""
+    """Return all samples in Prometheus' text format, grouped by metric name."""
     families: dict[str, list[Sample]] = {}
     for device in list_devices(root):
         for sample in read_device(device):
@@ -80,7 +80,7 @@ def render(root: Path) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Reads the counters anew for every request."""
+    """HTTP handler that reads the counters for every request."""
 
     root = Path("/sys")
 
@@ -94,15 +94,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *words: object) -> None:
-        """A scrape every few seconds is not worth a line."""
+        """Log nothing: Prometheus scrapes every few seconds."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serves the hardware counters of EFA devices to Prometheus.")
+    parser = argparse.ArgumentParser(description="Serve the hardware counters of EFA devices to Prometheus.")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--address", default="", help="all addresses of the machine if left out")
+    parser.add_argument("--address", default="", help="address to listen on (default: all)")
     parser.add_argument("--sysfs", type=Path, default=Path("/sys"))
-    parser.add_argument("--once", action="store_true", help="write the metrics to standard output and end")
+    parser.add_argument("--once", action="store_true", help="print the metrics and exit")
     options = parser.parse_args()
     if options.once:
         sys.stdout.write(render(options.sysfs))

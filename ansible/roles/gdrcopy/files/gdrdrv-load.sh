@@ -1,5 +1,5 @@
 #!/bin/sh
-# Loads the module and makes its device, which no version of the module does for every driver.
+# Loads the module and creates its device node, which the module does not do with every driver.
 set -eu
 modprobe gdrdrv
 if [ ! -e /dev/gdrdrv ]; then

@@ -1,3 +1,3 @@
-"""The image factory: machine images and containers for distributed training that fit together."""
+"""Build machine images and containers for distributed training from one catalog of tested versions."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The names of a processor architecture: the catalog's, and those of Linux, Debian, NVIDIA and Python wheels.
+"""Names of processor architectures in the catalog, Linux, Debian, NVIDIA repositories and Python wheels.
 
-Must not know what is built for which architecture. Only `of_this_machine` asks the machine it runs on.
+Does not know which targets are built for which architecture. Only `of_this_machine` reads the host.
 """
 
 import platform
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arch:
-    """One architecture under all its names."""
+    """Names of one architecture in each naming scheme."""
 
-    name: str  # in the catalog, and in EC2
-    uname: str  # what Linux and RPM call it
-    deb: str  # what Debian, Docker and OCI call it
-    repo: str  # what NVIDIA's repositories call it
+    name: str  # the name in the catalog and in EC2
+    uname: str  # the name in Linux and RPM
+    deb: str  # the name in Debian, Docker and OCI
+    repo: str  # the name in NVIDIA's package repositories
 
     @property
     def placeholders(self) -> dict[str, str]:
-        """The words that templates of addresses may name."""
+        """Return the values of the architecture placeholders in URL templates."""
         return {"uname_arch": self.uname, "deb_arch": self.deb, "repo_arch": self.repo}
 
     @property
     def wheel_platforms(self) -> tuple[str, ...]:
-        """The tags of wheels that run on every system of the catalog."""
+        """Return the platform tags of wheels that run on every system of the catalog."""
         return tuple(f"{name}_{self.uname}" for name in ("manylinux2014", "manylinux_2_17", "manylinux_2_28"))
 
 
@@ -39,11 +39,11 @@ _BY_WORD: Mapping[str, Arch] = {word: arch for arch in ARCHES.values() for word 
 
 
 def find(word: str) -> Arch | None:
-    """The architecture that Linux, Debian or OCI call by this word."""
+    """Return the architecture with this name in Linux, Debian or OCI."""
     return _BY_WORD.get(word.lower())
 
 
 def of_this_machine() -> str:
-    """The catalog's name of this machine's architecture; that of Linux for one that the catalog lacks."""
+    """Return the catalog's name of this host's architecture, or the Linux name if the catalog has none."""
     found = find(platform.machine())
     return found.name if found else platform.machine().lower()

@@ -1,6 +1,6 @@
-"""Reads `catalog/` into frozen values; reports all problems at once, with file and key.
+"""Load `catalog/` into frozen values and report all problems at once, with file and key.
 
-Owns the shape of the TOML files. Knows nothing of engines, networks or versions on this machine.
+Owns the schema of the TOML files. Does not use the container engine, the network or the host's software.
 """
 
 import re
@@ -51,7 +51,7 @@ _NAME = {
     "profiles": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
 }
 
-# Keys of a target, which its profile may set as well.
+# Keys of a target; a profile accepts the same keys.
 TARGET: Shape = {
     "summary": (TEXT, True),
     "inherits": (TEXT, False),
@@ -63,7 +63,7 @@ TARGET: Shape = {
     "ami": (TABLE, False),
     "variables": (TABLE, False),
 }
-# Keys that are required once a file is completed by what it builds on.
+# Keys that are required after a file is merged with its base or profile.
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "stacks": ("pins",),
     "targets": ("kind", "components", "flavours"),
@@ -152,7 +152,7 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def load(root: Path) -> Catalog:
-    """The catalog below `root`; raises one CatalogError that carries all problems."""
+    """Load the catalog of the repository at `root`; raise one CatalogError that lists all problems."""
     folder = root / "catalog"
     if not folder.is_dir():
         raise CatalogError(
@@ -181,7 +181,7 @@ def load(root: Path) -> Catalog:
 
 
 def _read_files(folder: Path, problems: Problems) -> dict[str, dict[str, Table]]:
-    """The sound tables by group and name, completed by those that they build on."""
+    """Return the valid tables by group and name, merged with their bases and profiles."""
     files = {group: _read_group(folder, group, problems) for group in _NAME}
     files["stacks"] = complete_stacks(files["stacks"], problems)
     files["targets"] = complete_targets(files["targets"], files["profiles"], problems)
@@ -195,7 +195,7 @@ def _read_files(folder: Path, problems: Problems) -> dict[str, dict[str, Table]]
 
 
 def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) -> dict[str, dict[str, str]]:
-    """Component → its version, by the release ("efa 1.51.0") of the component that brings it."""
+    """Map each bundled component to its version per release of the bundling component ("efa 1.51.0")."""
     found: dict[str, dict[str, str]] = {}
     for name, table in components.items():
         if bringer := table.get("brought_by"):
@@ -213,7 +213,7 @@ def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table
     tables = read_tables(folder, group, SHAPES[group], problems)
     for name in tables:
         if not pattern.fullmatch(name):
-            problems.add(f"{group}/{name}.toml", "", f"a file here is named in {style}")
+            problems.add(f"{group}/{name}.toml", "", f"file names in {group}/ must be {style}")
     return tables
 
 
@@ -239,7 +239,7 @@ def _stack(
         try:
             lines = read_requirements(folder / "stacks" / lock)
         except FileNotFoundError:
-            problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' beside it")
+            problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' in catalog/stacks/")
         except ValueError as error:
             problems.add(f"stacks/{lock}", "", str(error))
     return Stack(
@@ -264,9 +264,9 @@ def _system(name: str, table: Table, problems: Problems) -> System:
     if bootstrap is None and not image and ami is None:
         problems.add(file, "", "needs [bootstrap], image or [ami]")
     if bootstrap is not None and image:
-        problems.add(file, "image", "a base is made by [bootstrap] or pulled, not both")
+        problems.add(file, "image", "set either image or [bootstrap], not both")
     if image and ("@" in image or ":" not in image.rpartition("/")[2]):
-        problems.add(file, "image", f"must be a reference by tag (the lock has its digest), not {image!r}")
+        problems.add(file, "image", f"must be an image reference with a tag and no digest, not {image!r}")
     if bootstrap is not None and fits(bootstrap, SHAPES["bootstrap"], file, "bootstrap.", problems):
         fields["bootstrap"] = Bootstrap(**tuples(bootstrap))
         fields.setdefault("codename", bootstrap["suite"])
@@ -283,14 +283,14 @@ def _target(name: str, table: Table, instances: Mapping[str, Instance], problems
     file = f"targets/{name}.toml"
     shape = fields.pop("ami", None)
     if (shape is None) == (fields["kind"] == "ami"):
-        problems.add(file, "ami", "goes with kind ami, and with it alone")
+        problems.add(file, "ami", "must be set if kind is 'ami', and only then")
     if shape is not None and fits(shape, SHAPES["ami of a target"], file, "ami.", problems):
         fields["ami"] = _ami_shape(shape, file, instances, problems)
     fields["flavours"] = {
         flavour: _flavour(flavour, entry, file, problems) for flavour, entry in table["flavours"].items()
     }
     if not fields["flavours"]:
-        problems.add(file, "flavours", "must have at least one")
+        problems.add(file, "flavours", "must have at least one flavour")
     return Target(name=name, **fields)
 
 

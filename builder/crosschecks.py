@@ -1,6 +1,6 @@
-"""Checks the files of the catalog against each other, the roles and the containers.
+"""Check the references between catalog files, roles and container workloads.
 
-Adds each problem with its file and key; reads names and declarations alone.
+Reports each problem with its file and key; reads names and declarations only.
 """
 
 import re
@@ -20,7 +20,7 @@ _DOWNLOAD_KINDS = ("archive", "git", "repository")
 
 
 def _role_variables(root: Path, component: str) -> frozenset[str]:
-    """The names that a role declares; its defaults are flat, so the first column tells."""
+    """Return the top-level keys of a role's defaults/main.yml."""
     defaults = role_folder(root, component) / "defaults" / "main.yml"
     if not defaults.is_file():
         return frozenset()
@@ -28,12 +28,12 @@ def _role_variables(root: Path, component: str) -> frozenset[str]:
     return frozenset(re.findall(r"^([a-z][a-z0-9_]*):", text, re.MULTILINE))
 
 
-# A component → the variables that its role declares.
+# Returns the variables that the role of a component declares.
 Declared = Callable[[str], frozenset[str]]
 
 
 def check(root: Path, catalog: Catalog, problems: Problems) -> None:
-    """Adds what the files of the catalog say of each other that is not so, with file and key."""
+    """Add a problem for each reference in the catalog that does not resolve."""
     declared = cache(partial(_role_variables, root))
     _check_components(root, catalog, declared, problems)
     _check_stacks(root / "catalog", catalog, problems)
@@ -76,9 +76,9 @@ def _check_downloads(file: str, component: Component, catalog: Catalog, problems
         if download.kind not in _DOWNLOAD_KINDS:
             problems.unknown(file, f"{where}.kind", "kind", download.kind, _DOWNLOAD_KINDS)
         if (download.kind == "git") != bool(download.ref):
-            problems.add(file, f"{where}.ref", "goes with kind git, and with it alone")
+            problems.add(file, f"{where}.ref", "must be set if kind is 'git', and only then")
         if (download.kind == "repository" or download.signature) and not download.key:
-            problems.add(file, f"{where}.key", "missing: who signed it?")
+            problems.add(file, f"{where}.key", "missing (URL of the public key that verifies the signature)")
         for key, name, chosen in placeholders(download):
             known = WORDS | pins if component.pinned else (WORDS | pins) - {"version"}
             if name not in known:
@@ -94,7 +94,7 @@ def _check_order(catalog: Catalog, problems: Problems) -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         cycle = " → ".join(reversed(error.args[1]))
-        problems.add(f"components/{error.args[1][0]}.toml", "requires", f"goes in a circle: {cycle}")
+        problems.add(f"components/{error.args[1][0]}.toml", "requires", f"dependency cycle: {cycle}")
         return
     rank = {layer: i for i, layer in enumerate(catalog.layers)}
     for name, others in graph.items():
@@ -103,13 +103,13 @@ def _check_order(catalog: Catalog, problems: Problems) -> None:
                 problems.add(
                     f"components/{name}.toml",
                     "layer",
-                    f"'{components[name].layer}' lies below layer '{components[other].layer}' "
-                    f"of '{other}', which it requires",
+                    f"'{components[name].layer}' comes before layer '{components[other].layer}' "
+                    f"of '{other}', on which '{name}' depends",
                 )
 
 
 def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
-    """A pin names a component whose role takes a version, or one whose versions the catalog lists."""
+    """Check that each pin names a component with `pinned = true` or with a file in versions/."""
     listed = {path.stem for path in (folder / "versions").glob("*.toml")}
     known = listed | {component.name for component in catalog.components.values() if component.pinned}
     for name, stack in catalog.stacks.items():
@@ -150,7 +150,7 @@ def _check_flavour(file: str, catalog: Catalog, target: Target, flavour: Flavour
     if flavour.system not in catalog.systems:
         problems.unknown(file, f"{prefix}system", "system", flavour.system, catalog.systems)
     elif flavour != target.default and target.kind == "ami" and catalog.systems[flavour.system].ami is None:
-        problems.add(file, f"{prefix}system", f"'{flavour.system}' has no [ami], so no AMI starts from it")
+        problems.add(file, f"{prefix}system", f"'{flavour.system}' has no [ami]: no source AMI to build from")
     if flavour.stack not in catalog.stacks:
         problems.unknown(file, f"{prefix}stack", "stack", flavour.stack, catalog.stacks)
     for i, component in enumerate(flavour.components):
@@ -170,7 +170,7 @@ def _check_members(
     for member in members:
         component = catalog.components[member]
         if target.kind not in component.kinds:
-            problems.add(file, "components", f"'{member}' cannot go into a {target.kind}")
+            problems.add(file, "components", f"component '{member}' does not support kind '{target.kind}'")
         if component.pinned and member not in versions:
             key = f"flavours.{flavour.name}.stack"
             problems.add(file, key, f"'{flavour.stack}' has no pin for component '{member}'")
@@ -202,7 +202,7 @@ def _check_workload(
         if not (root / path).is_file():
             problems.add(file, "workload", f"no file {path}")
     if not any(catalog.components[member].requirements == "workload" for member in members):
-        problems.add(file, "components", "a workload needs the component that installs its requirements")
+        problems.add(file, "components", "workload is set, but no component has requirements = 'workload'")
 
 
 def _check_variables(

@@ -1,6 +1,6 @@
-"""What a component downloads on one system: the templates of the catalog with their placeholders filled in.
+"""Resolve the download templates of the catalog for one system and architecture.
 
-Pure; knows neither the lock nor any network.
+Pure functions; use neither the lock nor the network.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ WORDS = frozenset(
 
 
 def placeholders(download: Download) -> Iterator[tuple[str, str, str]]:
-    """(key, name, filter) of every placeholder in a template; `known_filter` says whether the last exists."""
+    """Yield (key, name, filter) of every placeholder in a download; the filter may be unknown."""
     for key in _TEXTS:
         for name, chosen in _PLACEHOLDER.findall(getattr(download, key)):
             yield key, name, chosen
@@ -41,7 +41,7 @@ def known_filter(name: str) -> bool:
 def downloads_of(
     component: Component, *, stack: Stack, system: System, kind: str, policy: str, arch: str
 ) -> tuple[Download, ...]:
-    """The downloads of one component that apply here, without placeholders."""
+    """Return the downloads of a component for a system, kind and policy, with placeholders filled in."""
     names = {system.distribution, system.family}
     words = _words(system, arch) | stack.versions
     if component.pinned:
@@ -68,7 +68,7 @@ def _words(system: System, arch: str) -> dict[str, str]:
 
 
 def fill(template: str, words: Mapping[str, str]) -> str:
-    """A template without placeholders; KeyError with the name of one that no word fills."""
+    """Fill in the placeholders of a template; raise KeyError if `words` lacks a placeholder."""
     return _PLACEHOLDER.sub(lambda match: _FILTERS[match[2] or ""](words[match[1]]), template)
 
 
@@ -76,9 +76,9 @@ def _resolve(download: Download, words: Mapping[str, str], component: Component,
     try:
         filled: dict[str, Any] = {key: fill(getattr(download, key), words) for key in _TEXTS}
     except KeyError as missing:
-        place = f"components/{component.name}.toml: downloads '{download.name}'"
+        key = f"components/{component.name}.toml: downloads '{download.name}'"
         raise CatalogError(
-            [f"{place}: stack '{stack.name}' has no pin {missing}, which its address names"],
-            hint=f"pin it in catalog/stacks/{stack.name}.toml",
+            [f"{key}: stack '{stack.name}' has no pin for placeholder {missing}"],
+            hint=f"add the pin to catalog/stacks/{stack.name}.toml",
         ) from missing
     return dataclasses.replace(download, **filled)

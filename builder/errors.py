@@ -1,13 +1,13 @@
-"""Every way the factory can refuse or fail, each with its own exit code.
+"""Error classes of the factory, each with its own exit code.
 
-An error says what is wrong and where in one sentence; its hint is something a person can run or edit.
+A message names the failure, the value and the file or key; a hint is a command to run or a file to edit.
 """
 
 from collections.abc import Sequence
 
 
 class FactoryError(Exception):
-    """Base of all errors that end a command with a message instead of a traceback."""
+    """Base class of errors that are printed as a message without a traceback."""
 
     exit_code = 1
 
@@ -19,13 +19,13 @@ class FactoryError(Exception):
 
 
 class UsageError(FactoryError):
-    """The command line or the site file asks for something that does not exist."""
+    """The command line or the site file contains an unknown name or an invalid value."""
 
     exit_code = 2
 
 
 class CatalogError(FactoryError):
-    """The catalog contradicts itself; carries every problem found, not only the first."""
+    """The catalog is invalid; lists every problem found."""
 
     exit_code = 2
 
@@ -40,36 +40,36 @@ class CatalogError(FactoryError):
 
 
 class MissingError(FactoryError):
-    """A tool, a service or a credential that the command needs is not there."""
+    """A required tool, service or credential is missing."""
 
     exit_code = 3
 
 
 class BuildError(FactoryError):
-    """A layer or an image could not be made."""
+    """Building a layer or an image failed."""
 
     exit_code = 4
 
 
 class CheckError(FactoryError):
-    """The artifact exists and does not do what it must."""
+    """An artifact failed its checks."""
 
     exit_code = 5
 
 
 class PublishError(FactoryError):
-    """The artifact could not be brought to its destination."""
+    """Publishing an artifact failed."""
 
     exit_code = 6
 
 
 class IntegrityError(FactoryError):
-    """Bytes are not the bytes that were locked."""
+    """A download or a lock entry does not match the expected digest."""
 
     exit_code = 7
 
 
 class Interrupted(FactoryError):
-    """SIGINT, SIGTERM or SIGHUP arrived; everything of this run has been removed."""
+    """The run was interrupted by SIGINT, SIGTERM or SIGHUP."""
 
     exit_code = 130

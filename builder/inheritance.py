@@ -1,6 +1,6 @@
-"""Completes catalog files that build on others: a stack on its base, a target on its profile.
+"""Merge catalog files with their parents: a stack with its base, a target with its profile.
 
-Raw tables in, complete raw tables out: pure. What the entries mean is the catalog's to know.
+Pure functions from raw tables to raw tables; `catalog` validates and interprets the result.
 """
 
 import re
@@ -10,16 +10,16 @@ from typing import Any
 
 from builder.tables import Problems, Table, did_you_mean
 
-# A value that follows a pin of the same stack, as in `nvidia_fabric_manager = "{nvidia_driver}"`.
+# A reference to another pin of the same stack, as in `nvidia_fabric_manager = "{nvidia_driver}"`.
 _PIN = re.compile(r"\{(\w+)\}")
-# Keys that describe one file and are never taken over.
+# Keys that are never inherited.
 _OWN = frozenset(("summary", "origin", "base", "inherits", "without"))
 
 
 def complete_stacks(tables: Mapping[str, Table], problems: Problems) -> dict[str, Table]:
-    """Stacks with the pins, facts and settings of their base, less what they leave out.
+    """Merge each stack with the pins, facts and settings of its base, minus the entries in `without`.
 
-    `without` of the result has everything that a stack and its bases leave out, with the reasons.
+    `without` of the result also contains the entries that the bases leave out, with their reasons.
     """
     done: dict[str, Table] = {}
     for name in _bases_first(tables, "stacks", "base", "stack", problems):
@@ -27,7 +27,7 @@ def complete_stacks(tables: Mapping[str, Table], problems: Problems) -> dict[str
         if "base" not in table:
             done[name] = table
             if "without" in table:
-                problems.add(file, "without", "goes with base")
+                problems.add(file, "without", "is only allowed together with base")
         elif base := done.get(table["base"]):
             done[name] = _on_base(file, table, base, problems)
     return {name: _with_pins(name, done.get(name, {}), problems) for name in tables}
@@ -36,7 +36,7 @@ def complete_stacks(tables: Mapping[str, Table], problems: Problems) -> dict[str
 def complete_targets(
     tables: Mapping[str, Table], profiles: Mapping[str, Table], problems: Problems
 ) -> dict[str, Table]:
-    """Targets with what their profile, and the profiles below that, set for all of them."""
+    """Merge each target with its profile and that profile's own parents."""
     known: dict[str, Table] = {}
 
     def complete(file: str, table: Table) -> Table:
@@ -56,7 +56,7 @@ def complete_targets(
 def _bases_first(
     tables: Mapping[str, Table], group: str, key: str, noun: str, problems: Problems
 ) -> Iterable[str]:
-    """The names of sound tables, each after the one that its `key` names."""
+    """Return the names of valid tables in dependency order: each parent (named by `key`) first."""
     graph: dict[str, list[str]] = {}
     for name, table in tables.items():
         graph[name] = [table[key]] if table.get(key) in tables else []
@@ -65,8 +65,8 @@ def _bases_first(
     try:
         return tuple(name for name in TopologicalSorter(graph).static_order() if tables[name])
     except CycleError as error:
-        circle = " → ".join(reversed(error.args[1]))
-        problems.add(f"{group}/{error.args[1][0]}.toml", key, f"goes in a circle: {circle}")
+        cycle = " → ".join(reversed(error.args[1]))
+        problems.add(f"{group}/{error.args[1][0]}.toml", key, f"dependency cycle: {cycle}")
         return ()
 
 
@@ -84,7 +84,7 @@ def _on_base(file: str, table: Table, base: Table, problems: Problems) -> dict[s
 
 
 def _without(file: str, table: Table, own: Table, base: Table, problems: Problems) -> dict[str, Any]:
-    """The entries of a base that a stack does not leave out."""
+    """Return the entries of a base except those that the stack lists in `without`."""
     kept = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     there = {name: section for section, name in _entries(base)}
     mine = {name for _, name in _entries(own)}
@@ -93,9 +93,9 @@ def _without(file: str, table: Table, own: Table, base: Table, problems: Problem
             message = f"base '{table['base']}' has no '{name}'{did_you_mean(name, there)}"
             problems.add(file, f"without.{name}", message)
         elif name in mine:
-            problems.add(file, f"without.{name}", "is set in this file as well")
+            problems.add(file, f"without.{name}", "is also set in this file")
         elif not why.strip():
-            problems.add(file, f"without.{name}", "must give the reason")
+            problems.add(file, f"without.{name}", "the reason must not be empty")
         else:
             section = there[name]
             del (kept[section] if section else kept)[name]
@@ -103,7 +103,7 @@ def _without(file: str, table: Table, own: Table, base: Table, problems: Problem
 
 
 def _entries(table: Table) -> Iterator[tuple[str, str]]:
-    """(section, name) of each pin, fact and setting; settings are in no section."""
+    """Yield (section, name) of each pin, fact and setting; the section of a setting is ""."""
     for key, value in table.items():
         if key in ("pins", "facts"):
             yield from ((key, name) for name in value)
@@ -121,7 +121,7 @@ def _on_profile(file: str, table: Table, base: Table, problems: Problems) -> dic
 
 
 def _merged(file: str, own: Table, base: Table, name: str, problems: Problems) -> dict[str, Any]:
-    """`own` over `base`: tables key by key, lists of components one after the other, else the own value."""
+    """Merge `own` into `base`: tables by key, component lists by concatenation, other values by override."""
     merged = dict(base)
     for key, value in own.items():
         if key not in base:
@@ -129,40 +129,40 @@ def _merged(file: str, own: Table, base: Table, name: str, problems: Problems) -
         elif isinstance(value, dict):
             for entry in value:
                 if entry in base[key] and value[entry] == base[key][entry]:
-                    problems.add(file, f"{key}.{entry}", f"repeats the value of '{name}': leave it out")
+                    problems.add(file, f"{key}.{entry}", f"same value as in '{name}': remove it here")
             merged[key] = {**base[key], **value}
         elif key in ("components", "if_pinned"):
             for i, entry in enumerate(value):
                 if entry in base[key]:
-                    problems.add(file, f"{key}[{i}]", f"'{entry}' comes with '{name}': leave it out")
+                    problems.add(file, f"{key}[{i}]", f"'{entry}' is already in '{name}': remove it here")
             merged[key] = [*base[key], *value]
         else:
             if value == base[key]:
-                problems.add(file, key, f"repeats the value of '{name}': leave it out")
+                problems.add(file, key, f"same value as in '{name}': remove it here")
             merged[key] = value
     return merged
 
 
 def _with_pins(name: str, table: Table, problems: Problems) -> Table:
-    """A stack with every value that follows a pin replaced by that pin's."""
+    """Replace each `{pin}` reference in a stack with the version of that pin."""
     pins = table.get("pins", {})
 
-    def follow(section: str, key: str, value: object) -> object:
+    def resolve(section: str, key: str, value: object) -> object:
         match = _PIN.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             return value
         if match[1] not in pins:
             problems.unknown(f"stacks/{name}.toml", f"{section}.{key}", "pin", match[1], pins)
         elif _PIN.fullmatch(pins[match[1]]):
-            message = f"follows '{match[1]}', which follows another pin"
+            message = f"refers to pin '{match[1]}', which is itself a reference"
             problems.add(f"stacks/{name}.toml", f"{section}.{key}", message)
         else:
             return pins[match[1]]
         return value
 
-    followed = {
-        section: {key: follow(section, key, value) for key, value in table[section].items()}
+    resolved = {
+        section: {key: resolve(section, key, value) for key, value in table[section].items()}
         for section in ("pins", "facts")
         if section in table
     }
-    return {**table, **followed}
+    return {**table, **resolved}

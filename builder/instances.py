@@ -1,4 +1,4 @@
-"""Reads `catalog/instances.toml`: the EC2 types, as far as versions and prices depend on them."""
+"""Load `catalog/instances.toml`: the properties of EC2 types that versions and prices depend on."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ _SIZE: Shape = {
 
 
 def read_instances(folder: Path, problems: Problems) -> dict[str, Instance]:
-    """The types by name."""
+    """Return the EC2 types by name."""
     families = read_toml(folder, _FILE, problems) or {}
     found = {}
     for prefix, table in families.items():

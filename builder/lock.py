@@ -1,7 +1,7 @@
-"""What builds download, each with the digest, commit or id that it must have: `catalog/lock.json`.
+"""Lock file `catalog/lock.json`: the expected digest, commit or id of every download of a build.
 
-Says what a target wants locked and reads and writes the file; asks no network. A build obeys it, and
-`builder lock` alone writes it.
+Computes the required entries of a target and parses and formats the file, without network access. Builds
+read the file; only `builder lock` writes it.
 """
 
 import json
@@ -20,10 +20,10 @@ from builder.sources import digest_of
 
 FORMAT = 1
 LOCK_PATH = "catalog/lock.json"
-# Where a build happens: on this machine, or in an account of AWS.
+# Sites of a build: this host, or an AWS account.
 LOCAL, ACCOUNT = "local", "aws"
 
-# Kind → what an entry of it says; the first of them is what a build compares.
+# Kind of entry → its fields; builds compare the first field.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "ami": ("id", "name", "owner", "created", "device", "size_gib"),
     "archive": ("sha256", "size"),
@@ -42,12 +42,12 @@ _SHAPES = {
 
 @dataclass(frozen=True, order=True, slots=True)
 class Want:
-    """Something that has to be locked; `owner` is who asks (a component, a system, a file)."""
+    """Required lock entry; `owner` is the component, system or file that requires it."""
 
     kind: str
     subject: str
     owner: str = field(compare=False, default="")
-    # sha256 that the vendor publishes: what stands in the lock until the bytes themselves have been seen.
+    # sha256 published by the vendor; used as the entry until the file itself is downloaded and hashed.
     published: str = field(compare=False, default="")
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What was found; `verified` once the thing itself was seen, not only what somebody says of it."""
+    """Lock entry; `verified` is False if its digest was only published by the vendor, not computed."""
 
     values: Mapping[str, str | int]
     verified: bool
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the source of a download said when it was asked; `note` is for a person."""
+    """Answer of a download's source; `note` is a message for the user."""
 
     entry: Entry
     note: str = ""
@@ -72,19 +72,19 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """All entries, by want; `inputs` is the digest of the wants that made it."""
+    """Entries of the lock file; `inputs` is the digest of the wants that it was resolved for."""
 
     entries: Mapping[Want, Entry] = field(default_factory=dict)
     inputs: str = ""
 
     def value(self, kind: str, subject: str, name: str = "") -> str:
-        """One value of an entry, its first unless named; "" where nothing is locked."""
+        """Return a field of an entry (by default the first), or "" if there is no entry."""
         entry = self.entries.get(Want(kind, subject))
         return str(entry.values.get(name or FIELDS[kind][0], "")) if entry else ""
 
 
 def read(root: Path) -> Lock:
-    """The lock of a repository; an empty one where there is no file yet."""
+    """Read the lock file of a repository; return an empty lock if there is none."""
     path = root / LOCK_PATH
     try:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
@@ -92,7 +92,7 @@ def read(root: Path) -> Lock:
         return Lock()
     except (ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{LOCK_PATH}: not a lock: {error}",
+            f"{LOCK_PATH}: not a valid lock file: {error}",
             hint=f"restore it: git checkout {LOCK_PATH}; then: builder lock",
         ) from error
 
@@ -116,15 +116,15 @@ def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:
         raise ValueError(f"{kind} {subject}: verified must be true or false")
     unknown = set(values) - set(FIELDS[kind])
     if unknown or FIELDS[kind][0] not in values:
-        raise ValueError(f"{kind} {subject}: has to say {', '.join(FIELDS[kind])}")
+        raise ValueError(f"{kind} {subject}: fields must be {', '.join(FIELDS[kind])}")
     for name, shape in _SHAPES.items():
         if name in values and not shape.fullmatch(str(values[name])):
-            raise ValueError(f"{kind} {subject}: {name} is no {name}: {values[name]!r}")
+            raise ValueError(f"{kind} {subject}: invalid {name} {values[name]!r}")
     return Entry(values=values, verified=verified)
 
 
 def to_text(lock: Lock) -> str:
-    """Canonical JSON: sorted, one value a line, so that a review sees what changed."""
+    """Format the lock as sorted JSON with one value per line, so that diffs are readable."""
     groups: dict[str, dict[str, Any]] = {}
     for want, entry in sorted(lock.entries.items()):
         groups.setdefault(want.kind, {})[want.subject] = {**entry.values, "verified": entry.verified}
@@ -139,9 +139,10 @@ def inputs_of(wants: Iterable[Want]) -> str:
 def wants(
     catalog: Catalog, target: Target, flavour: Flavour, *, arch: str, site: str = LOCAL
 ) -> tuple[Want, ...]:
-    """Everything that a build of one flavour downloads and that must be known before, sorted.
+    """Return the lock entries that a build of a flavour requires, sorted.
 
-    Here the machine that an AMI starts from is made from the package archive; in an account it is an AMI.
+    At site "local" the base machine of an AMI is bootstrapped from the package archive; at site "aws" it is a
+    source AMI.
     """
     system, stack = catalog.systems[flavour.system], catalog.stacks[flavour.stack]
     found = {*_base_wants(system, kind=target.kind, arch=arch, site=site)}
@@ -162,7 +163,7 @@ def wants(
 def component_wants(
     catalog: Catalog, name: str, target: Target, flavour: Flavour, *, arch: str
 ) -> tuple[Want, ...]:
-    """What one component of a flavour downloads, in the order of its file."""
+    """Return the lock entries of one component of a flavour, in the order of its catalog file."""
     downloads = downloads_of(
         catalog.components[name],
         stack=catalog.stacks[flavour.stack],
@@ -175,7 +176,7 @@ def component_wants(
 
 
 def variants(catalog: Catalog) -> Iterable[tuple[Target, Flavour, str, str]]:
-    """(target, flavour, architecture, site) of everything that can be built."""
+    """Yield (target, flavour, architecture, site) of every possible build."""
     for target in catalog.targets.values():
         for flavour in target.flavours.values():
             for arch in catalog.systems[flavour.system].arches:
@@ -184,7 +185,7 @@ def variants(catalog: Catalog) -> Iterable[tuple[Target, Flavour, str, str]]:
 
 
 def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, ...]:
-    """What the targets want together, in every flavour and architecture, here and in an account."""
+    """Return the lock entries of all targets, in every flavour, architecture and site, and of the tools."""
     found = {
         want
         for target, flavour, arch, site in variants(catalog)
@@ -195,7 +196,7 @@ def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, .
 
 
 def tool_wants(catalog: Catalog, tools: Iterable[Download]) -> tuple[Want, ...]:
-    """What the factory fetches for itself, if there is a target that it is for."""
+    """Return the lock entries of the tools that the catalog's kinds of targets need."""
     kinds = {target.kind for target in catalog.targets.values()}
     return tuple(
         want
@@ -235,7 +236,7 @@ def _download_wants(download: Download, owner: str) -> Iterable[Want]:
 
 
 def as_variable(download: Download, lock: Lock) -> dict[str, Value]:
-    """A download as its role sees it."""
+    """Return a download with its lock values, as passed to its role."""
 
     def archive(url: str) -> dict[str, Value]:
         return {"url": url, "sha256": lock.value("archive", url)}

@@ -1,6 +1,6 @@
-"""Every name under which the factory marks what it makes: tags in EC2, labels in the engine and in images.
+"""Names of the EC2 tags and of the container and image labels that the factory sets.
 
-The run is the mark by which leftovers are found, the key the one by which finished work is found again.
+Cleanup finds leftovers by the run; reuse finds finished work by the key.
 """
 
 # EC2 tags.
@@ -10,8 +10,8 @@ TARGET_TAG = "factory:target"
 STACK_TAG = "factory:stack"
 SYSTEM_TAG = "factory:system"
 COMMIT_TAG = "factory:commit"
-SOURCE_TAG = "factory:source"  # on a copy: the AMI that it is a copy of
-IMAGE_TAG = "factory:image"  # on a snapshot that is about to be deleted: its AMI
+SOURCE_TAG = "factory:source"  # on a copied AMI: the id of the original
+IMAGE_TAG = "factory:image"  # on a snapshot that is about to be deleted: the id of its AMI
 
 # Labels of containers and images in the engine.
 RUN_LABEL = "factory.run"
@@ -19,10 +19,10 @@ KEY_LABEL = "factory.key"
 TARGET_LABEL = "factory.target"
 STACK_LABEL = "factory.stack"
 VERSIONS_LABEL = "factory.versions"
-CHECKOUT_LABEL = "factory.checkout"  # whose layer it is, where checkouts share an engine
-REHEARSAL_LABEL = "factory.rehearsal"  # the rehearsal that owns a container or an image
+CHECKOUT_LABEL = "factory.checkout"  # the checkout that built a layer, if several share an engine
+REHEARSAL_LABEL = "factory.rehearsal"  # the rehearsal that owns a container or image
 
-# Labels that the OCI image specification names.
+# Labels defined by the OCI image specification.
 TITLE_LABEL = "org.opencontainers.image.title"
 DESCRIPTION_LABEL = "org.opencontainers.image.description"
 REF_NAME_LABEL = "org.opencontainers.image.ref.name"

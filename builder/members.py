@@ -1,4 +1,4 @@
-"""The components of a flavour, in the one canonical order, and what is set for them.
+"""Compute the components of a flavour in canonical order, and their settings.
 
 Pure functions over the catalog.
 """
@@ -11,14 +11,14 @@ from builder.model import Catalog, Flavour, Target, Value
 
 
 def members_of(catalog: Catalog, target: Target, flavour: Flavour) -> tuple[str, ...]:
-    """All components of a flavour in canonical order; its stack decides about those of `if_pinned`."""
+    """Return the components of a flavour in canonical order, including pinned ones of `if_pinned`."""
     versions = catalog.stacks[flavour.stack].versions
     chosen = [name for name in target.if_pinned if name in versions]
     return closure(catalog, (*target.components, *flavour.components, *chosen))
 
 
 def left_out(catalog: Catalog, target: Target, flavour: Flavour) -> dict[str, str]:
-    """The components of `if_pinned` that a flavour lacks, each with the reason of its stack."""
+    """Map each `if_pinned` component that a flavour lacks to the reason given by its stack."""
     stack = catalog.stacks[flavour.stack]
     members = members_of(catalog, target, flavour)
     return {
@@ -29,20 +29,20 @@ def left_out(catalog: Catalog, target: Target, flavour: Flavour) -> dict[str, st
 
 
 def settings_of(target: Target, flavour: Flavour) -> dict[str, Value]:
-    """The role variables that a target and its flavour set."""
+    """Return the role variables that a target and its flavour set."""
     return {**target.variables, **{f"{name}_policy": word for name, word in flavour.policy.items()}}
 
 
 def policy_of(component: str, target: Target, flavour: Flavour) -> str:
-    """The policy that is set for a component; "" where its role decides."""
+    """Return the policy that is set for a component, or "" for the default of its role."""
     return str(settings_of(target, flavour).get(f"{component}_policy", ""))
 
 
 def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
-    """`names` with all that they require, in the one canonical order.
+    """Return `names` and their transitive requirements in canonical order.
 
-    Layer by layer; within a layer what is required comes first, and names decide the rest.
-    The order of any two components is the same in every target, so equal sets give equal layers.
+    Components are ordered by layer, then by dependency, then by name. The order of two components is the
+    same in every target, so equal sets of components give equal layers.
     """
     components = catalog.components
     members: set[str] = set()
@@ -58,7 +58,7 @@ def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:
 
 @cache
 def _order(layers: tuple[str, ...], arrows: tuple[tuple[str, str, tuple[str, ...]], ...]) -> tuple[str, ...]:
-    """All components in canonical order; `arrows` are their names, layers and predecessors."""
+    """Sort all components into canonical order; each entry of `arrows` is (name, layer, predecessors)."""
     ranked: list[str] = []
     for layer in layers:
         group = {name: before for name, own, before in arrows if own == layer}

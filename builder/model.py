@@ -1,25 +1,25 @@
-"""The nouns of the factory: frozen values that travel forward, argv to receipt.
+"""Frozen data classes that the modules exchange, from the catalog to the receipt of a build.
 
-Nothing here reads a file, asks a tool or keeps a reference to what made it.
+Contains no I/O: this module reads no files and runs no programs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-# What a target makes; a component says which of them it may go into.
+# Kinds of target; a component lists the kinds that it supports.
 KINDS = ("ami", "container")
 
-# A role's variable: what TOML can say and JSON can carry.
+# Value of a role variable: the types that both TOML and JSON support.
 Value = str | int | float | bool | list["Value"] | dict[str, "Value"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Download:
-    """Something a role fetches; addresses may hold placeholders until they are resolved for a system.
+    """Download of a role; URLs may contain placeholders until they are resolved for a system.
 
-    An archive is locked by sha256, git by its commit; what a repository holds is pinned by package
-    version and signed by `key`.
+    Archives are locked by sha256 and git sources by commit. Packages of a repository are pinned by version
+    and their signatures are verified with `key`.
     """
 
     name: str
@@ -30,14 +30,14 @@ class Download:
     components: tuple[str, ...] = ()
     signature: str = ""
     key: str = ""
-    systems: tuple[str, ...] = ()  # distributions or families; () is all
+    systems: tuple[str, ...] = ()  # distributions or families; () means all
     kinds: tuple[str, ...] = ()
-    policies: tuple[str, ...] = ()  # of the component, as a target sets them; () is any
+    policies: tuple[str, ...] = ()  # policies of the component that need the download; () means any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
-    """One thing that can be installed; a role of the same name does it."""
+    """Installable component; the Ansible role of the same name installs it."""
 
     name: str
     summary: str
@@ -46,54 +46,56 @@ class Component:
     after: tuple[str, ...] = ()
     kinds: tuple[str, ...] = KINDS
     pinned: bool = False
-    brought_by: str = ""  # the component whose release decides its version where a stack does not pin it
-    requirements: str = ""  # whose Python requirements it installs: "", stack or workload
+    brought_by: str = ""  # the component that bundles this one, if a stack does not pin it
+    requirements: str = ""  # source of the Python requirements that it installs: "", stack or workload
     downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stack:
-    """Versions that were tested together; `without` has what it leaves out of its base, with the reasons."""
+    """Set of versions tested together; `without` maps entries of the base that it omits to the reasons."""
 
     name: str
     summary: str
     pins: Mapping[str, str]
-    brought: Mapping[str, str] = field(default_factory=dict)  # component → version, by what is pinned
+    brought: Mapping[str, str] = field(
+        default_factory=dict
+    )  # versions of components bundled with pinned ones
     without: Mapping[str, str] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     requirements_file: str = ""
     wheel_index: str = ""
-    origin: str = ""  # where the set was seen or how it was put together
-    instances: tuple[str, ...] = ()  # EC2 types that it is for; () is any machine
-    facts: Mapping[str, Value] = field(default_factory=dict)  # what else the rules judge it by
+    origin: str = ""  # source of the set of versions
+    instances: tuple[str, ...] = ()  # EC2 types that it supports; () means any
+    facts: Mapping[str, Value] = field(default_factory=dict)  # further inputs of the compatibility rules
 
     @property
     def versions(self) -> dict[str, str]:
-        """The version of every component that the stack decides about."""
+        """Return the versions of all pinned and bundled components."""
         return {**self.brought, **self.pins}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bootstrap:
-    """How a base image is made from a package archive."""
+    """Recipe of a base image that is bootstrapped from a package archive."""
 
     suite: str
     packages: tuple[str, ...]
-    areas: tuple[str, ...] = ("main",)  # of the archive, in the image's sources as well
+    areas: tuple[str, ...] = ("main",)  # archive areas, also written to the image's package sources
     dpkg_options: tuple[str, ...] = ()
 
     @property
     def suites(self) -> tuple[str, ...]:
-        """What the archive calls the release and its updates; the last two move, the first rarely."""
+        """Return the archive's suites: the release (rarely changes), its updates and its security updates."""
         return (self.suite, f"{self.suite}-updates", f"{self.suite}-security")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AmiSource:
-    """Which AMI an image starts from: a public parameter, or the newest of an owner by name.
+    """Source AMI of a system: a public SSM parameter, or an owner and a name pattern (newest match).
 
-    `parameter` and `name` may hold {arch} and {deb_arch}; the lock has the id for each region.
+    `parameter` and `name` may contain {arch} and {deb_arch}; the lock has the AMI id per region.
     """
 
     user: str
@@ -105,7 +107,7 @@ class AmiSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """One base operating system; `image` is a reference by tag where the base is pulled, locked by digest."""
+    """Base operating system; `image` is the tag of a pulled base image, whose digest is in the lock."""
 
     name: str
     summary: str
@@ -122,41 +124,43 @@ class System:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AmiShape:
-    """How an AMI is made: the instance types to build on, by architecture, and its root volume.
+    """Build settings of an AMI target: instance types by architecture, size of the root volume.
 
-    Some services refuse an encrypted image; elsewhere the site decides.
+    `encryptable` is False for services that refuse encrypted AMIs; otherwise the site decides.
     """
 
     build_on: Mapping[str, str]
     volume_gib: int
-    minutes: int  # that a build takes, about
-    dollars_per_hour: Mapping[str, float]  # of these instances, by architecture, about
+    minutes: int  # approximate duration of a build
+    dollars_per_hour: Mapping[str, float]  # approximate price of `build_on`, by architecture
     encryptable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flavour:
-    """One form of a target: the system it stands on, the stack, and what only this form has."""
+    """Variant of a target: its system, its stack, and the components and policies that only it has."""
 
     name: str
     summary: str
     system: str
     stack: str
-    site: str = ""  # local: not the default in an account
-    policy: Mapping[str, str] = field(default_factory=dict)  # component → what its role does with the base's
+    site: str = ""  # "local": never the default for --site aws
+    policy: Mapping[str, str] = field(
+        default_factory=dict
+    )  # component → value of its role's variable <component>_policy
     components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Something a user can ask for by name, in one flavour or several; the first is the default."""
+    """Named image that a user can build, in one or more flavours; the first flavour is the default."""
 
     name: str
     summary: str
     kind: str
     components: tuple[str, ...]
     flavours: Mapping[str, Flavour]
-    if_pinned: tuple[str, ...] = ()  # components that belong to it wherever the stack has a version of them
+    if_pinned: tuple[str, ...] = ()  # components included only if the stack has a version of them
     workload: str = ""
     ami: AmiShape | None = None
     variables: Mapping[str, Value] = field(default_factory=dict)
@@ -168,7 +172,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """One EC2 type, as far as versions and prices depend on it; None is unknown."""
+    """EC2 type with the properties that versions and prices depend on; None means unknown."""
 
     name: str
     family: str
@@ -190,7 +194,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Catalog:
-    """Everything that exists, cross-checked."""
+    """All components, stacks, systems, targets and EC2 types, cross-checked."""
 
     components: Mapping[str, Component]
     stacks: Mapping[str, Stack]
@@ -202,20 +206,20 @@ class Catalog:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """One step of an image: what goes in, and the key that says whether it already exists."""
+    """Layer of an image: its contents, and the key under which an existing build is found."""
 
     name: str
     kind: str  # base, components, workload
     key: str
     parent: str  # key of the layer below; "" for the base
-    inputs: Mapping[str, str]  # digest of everything else that decides the key, by what a person calls it
+    inputs: Mapping[str, str]  # readable name → digest of each further input of the key
     components: tuple[str, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suite:
-    """One suite of a package archive as it was locked: its signed list, of when that is, when it was seen."""
+    """Locked suite of a package archive: hash and date of its release file, timestamp of its snapshot."""
 
     name: str
     sha256: str
@@ -225,7 +229,7 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A target resolved: everything a build will do, known before anything runs."""
+    """Resolved target: all inputs of a build, computed before anything runs."""
 
     target: Target
     flavour: Flavour
@@ -236,16 +240,18 @@ class Plan:
     capabilities: Mapping[str, Value]
     versions: Mapping[str, str]
     layers: tuple[Layer, ...]
-    checks: str  # digest of the checks that belong to the plan
-    base_image: str = ""  # where the base is pulled from, by digest
-    suites: tuple[Suite, ...] = ()  # what the base is made from, where it is bootstrapped
-    unlocked: tuple[str, ...] = ()  # downloads that the lock does not answer for: such a plan is not built
-    unverified: tuple[str, ...] = ()  # downloads whose digest nobody has compared with the bytes yet
+    checks: str  # digest of the check files
+    base_image: str = ""  # reference by digest if the base image is pulled
+    suites: tuple[Suite, ...] = ()  # locked suites if the base image is bootstrapped
+    unlocked: tuple[str, ...] = ()  # downloads without a valid lock entry; if any, the plan cannot be built
+    unverified: tuple[str, ...] = ()  # downloads whose locked digest was not yet compared with the file
     workload_files: tuple[PurePosixPath, ...] = ()
-    # The verdict of the rules; no part of a key.
-    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a job, by EC2 type ("*": any)
-    warnings: tuple[str, ...] = ()  # ids of rules
-    errors: tuple[str, ...] = ()  # why the rules refuse it: such a plan is not built
+    # Result of the compatibility rules; not an input of any key.
+    settings: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # settings that jobs need, by EC2 type ("*": any)
+    warnings: tuple[str, ...] = ()  # ids of the rules that warn
+    errors: tuple[str, ...] = ()  # messages of the rules that fail; if any, the plan cannot be built
 
     @property
     def key(self) -> str:
@@ -254,7 +260,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerResult:
-    """What became of one layer: `outcome` is built, pulled or reused, and `reason` says why."""
+    """Result of one layer; `outcome` is built, pulled or reused, and `reason` explains it."""
 
     name: str
     key: str
@@ -268,7 +274,7 @@ class LayerResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """What came out of a build; `reference` is what the engine or EC2 calls it."""
+    """Result of a build; `reference` is the image id in the engine or the AMI id."""
 
     kind: str
     target: str
@@ -279,7 +285,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One check on one artifact; `outcome` is passed, failed or skipped."""
+    """Result of one check; `outcome` is passed, failed or skipped."""
 
     name: str
     component: str
@@ -290,7 +296,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The outcome of the checks on one artifact, with every skip accounted for."""
+    """Results of all checks of an artifact, including skipped checks with their reasons."""
 
     reference: str
     checks: tuple[Check, ...]
@@ -306,7 +312,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """Where an artifact went, by digest."""
+    """Published artifact: its name with digest, its tags and the transferred bytes."""
 
     name: str  # registry/repository@sha256:...
     digest: str
@@ -318,7 +324,7 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """The one interface for whatever comes after a build."""
+    """Record of a build for later commands: plan, artifact, check report and publications."""
 
     run: str
     created: str

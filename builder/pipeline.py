@@ -1,6 +1,6 @@
-"""The one recipe: find or make, check, publish, record; every step that is skipped says why.
+"""Run the steps of a build: find or make, check, publish, record.
 
-Knows the ports and the order of things, no tool behind them.
+Skipped steps report the reason. Depends on the interfaces in `ports`, not on their implementations.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from builder.ports import Checker, Finder, Ledger, Maker, Publisher
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Finds finished targets; without a publisher, where they were published does not count."""
+    """Ports for finding finished targets; without a publisher, publications are not considered."""
 
     finder: Finder
     ledger: Ledger
@@ -27,7 +27,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Tools(Search):
-    """Produces targets."""
+    """Ports for building, checking and publishing targets."""
 
     maker: Maker
     checker: Checker
@@ -35,7 +35,7 @@ class Tools(Search):
 
 
 def find(plan: Plan, search: Search) -> Receipt | None:
-    """The receipt of a plan of which nothing remains to be done."""
+    """Return the receipt of a plan that is built, checked and published; None if any step remains."""
     earlier = search.ledger.find(plan)
     if earlier is None or earlier.report is None or not earlier.report.passed:
         return None
@@ -57,19 +57,19 @@ def find(plan: Plan, search: Search) -> Receipt | None:
 
 
 def result(receipt: Receipt) -> str:
-    """The name that a build prints: the published one, else that of the artifact."""
+    """Return the published name of a receipt, or its artifact's reference if it is not published."""
     return receipt.publications[0].name if receipt.publications else receipt.artifact.reference
 
 
 def report_reused(receipt: Receipt, events: Stream) -> None:
-    """Emit one ended step for each layer of a target of which nothing had to be done."""
+    """Emit a `step.end` event for each layer of a target that was reused as a whole."""
     for made in receipt.artifact.layers:
         step = f"{receipt.plan.target.name}/{made.name}"
         events.emit("step.end", step=step, text=made.reason, outcome="reused", seconds=0.0)
 
 
 def produce(plan: Plan, tools: Tools) -> Receipt:
-    """Whatever is missing of a plan's artifact, report and publication; then the receipt."""
+    """Make, check and publish what is missing of a plan; return the receipt."""
     earlier = tools.ledger.find(plan)
     artifact = tools.maker.make(plan)
     if earlier and earlier.artifact.reference != artifact.reference:
@@ -78,7 +78,7 @@ def produce(plan: Plan, tools: Tools) -> Receipt:
     if not report.passed:
         tools.ledger.record(plan, artifact, report, ())
         raise refusal(plan, report)
-    # Recorded before anything leaves: a registry that fails must not cost the checks a second time.
+    # Record before publishing: if the registry fails, a retry must not repeat the checks.
     receipt = tools.ledger.record(plan, artifact, report, earlier.publications if earlier else ())
     if tools.publisher:
         publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
@@ -96,7 +96,7 @@ def _check(plan: Plan, artifact: Artifact, earlier: Receipt | None, tools: Tools
 
 
 def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> Report:
-    """Runs the checks of a plan on an artifact and says what came of it."""
+    """Run the checks of a plan on an artifact and emit the result."""
     with _step(plan, "checks", events) as end:
         report = checker.check(plan, artifact)
         outcomes = ("passed", "failed", "skipped")
@@ -131,19 +131,19 @@ def require_allowed(plans: Iterable[Plan]) -> None:
 
 
 def require_locked(plans: Iterable[Plan]) -> None:
-    """A build downloads nothing that the lock does not answer for."""
+    """Raise IntegrityError if a download of the plans has no valid entry in the lock."""
     missing = sorted({want for plan in plans for want in plan.unlocked})
     if missing:
         noun = "download" if len(missing) == 1 else "downloads"
         raise IntegrityError(
-            f"{LOCK_PATH}: {len(missing)} {noun} of this build not in it, or changed since: {missing[0]}",
-            hint="builder lock, then review the difference",
+            f"{LOCK_PATH}: {len(missing)} {noun} of this build missing or outdated: {missing[0]}",
+            hint=f"builder lock; then review: git diff {LOCK_PATH}",
             details="\n".join(missing),
         )
 
 
 def refusal(plan: Plan, report: Report) -> CheckError:
-    """Describe a report that did not pass."""
+    """Return the error for a report that did not pass."""
     failed = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name for check in failed[:3])
     skipped = f" ({len(report.checks)} skipped)" if report.checks else ""

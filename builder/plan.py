@@ -1,6 +1,6 @@
-"""Turns a target into a plan: ordered components, variables, versions, the key of every layer, the verdict.
+"""Resolve a target to a plan: components, role variables, versions, layer keys and rule results.
 
-Pure: the same catalog and sources give the same plan, whatever the machine, the clock or the network say.
+Pure: the plan depends only on the catalog, the sources and the lock, not on host, clock or network.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from builder.stack.judging import judge
 from builder.stack.knowledge import Knowledge
 from builder.tables import did_you_mean
 
-# Part of every key: raise it when the way a layer is made changes its contents.
+# Part of every layer key: increment it when a change of the build code changes the contents of layers.
 FORMAT = 4
 
 
@@ -44,7 +44,7 @@ def find_target(catalog: Catalog, name: str) -> Target:
 
 
 def find_flavour(target: Target, name: str = "", *, site: str = LOCAL) -> Flavour:
-    """The flavour that was asked for by name, else the default of the site."""
+    """Return the flavour with this name, or the default flavour of the site if `name` is empty."""
     if name and name not in target.flavours:
         raise UsageError(
             f"target '{target.name}' has no flavour '{name}'{did_you_mean(name, target.flavours)}",
@@ -62,7 +62,7 @@ def find_flavour(target: Target, name: str = "", *, site: str = LOCAL) -> Flavou
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Resolved:
-    """One flavour for one architecture with everything that its plan is made from."""
+    """Flavour and architecture with all inputs of their plan."""
 
     catalog: Catalog
     target: Target
@@ -90,7 +90,7 @@ def plan(
     arch: str,
     site: str = LOCAL,
 ) -> Plan:
-    """The plan of one flavour for one architecture, here or in an account, with the verdict of the rules."""
+    """Return the plan of a flavour for one architecture and site, including the result of the rules."""
     resolved = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
     verdict = judge(knowledge, resolved.stack, resolved.system, kind=target.kind, arch=arch)
     image = lock.value("image", f"{resolved.system.image} {arch}")
@@ -164,7 +164,7 @@ def _suites(resolved: _Resolved) -> Iterable[Suite]:
 
 
 def _base_layer(resolved: _Resolved) -> Layer:
-    """The base and all that decides it: its recipe, and what the lock says of where it comes from."""
+    """Return the base layer; its key covers the recipe of the base and the lock entries of its sources."""
     system = resolved.system
     recipe = {"image": system.image, "bootstrap": system.bootstrap and dataclasses.asdict(system.bootstrap)}
     inputs = {f"system {system.name}": digest_of([resolved.arch, recipe])}
@@ -178,10 +178,10 @@ def _base_layer(resolved: _Resolved) -> Layer:
 
 
 def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[str, Value]:
-    """What a role may ask about the machine it runs on; it may ask nothing else.
+    """Return the facts about the image that roles may use.
 
-    A stack names the whole release of its kernel, or its series: then the base's own kernel is meant, which
-    the play finds, and which the lock decides with the base.
+    A kernel pin is either a full release or a series such as "6.8". A series selects the kernel that the base
+    image has installed; the lock fixes that kernel together with the base.
     """
     kernel = stack.pins.get("kernel", "") if kind == "ami" else ""
     series = {"kernel_series": kernel} if kernel and "-" not in kernel else {"target_kernel": kernel}
@@ -198,7 +198,7 @@ def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[
 
 
 def _versions(resolved: _Resolved) -> dict[str, str]:
-    """Every version that the image promises: pinned components and Python packages."""
+    """Return the version of every pinned component and Python package."""
     components = [resolved.catalog.components[name] for name in resolved.components]
     versions = {
         component.name: resolved.stack.versions[component.name]
@@ -218,7 +218,7 @@ def _requirements(resolved: _Resolved, component: Component) -> tuple[str, ...]:
 
 
 def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
-    """The variables of one role: version, requirements, downloads, the component's own, then the target's."""
+    """Merge the variables of a role: version, requirements and downloads, then component, then target."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
@@ -243,12 +243,12 @@ def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
 
 
 def owner(variable: str, components: Iterable[str]) -> str:
-    """The component whose prefix a variable carries; the longest name wins (`python_env` over `python`)."""
+    """Return the component whose name prefixes a variable; the longest wins (`python_env` over `python`)."""
     return max((name for name in components if variable.startswith(f"{name}_")), key=len, default="")
 
 
 def _layers(resolved: _Resolved) -> tuple[Layer, ...]:
-    """base, then one layer per group of components, then the workload; each key covers what lies below."""
+    """Return the base, one layer per component group, and the workload; each key covers the layers below."""
     layers = [_base_layer(resolved)]
     shared = {"runner": resolved.sources.runner, "capabilities": digest_of(resolved.capabilities)}
     for name, group in groupby(resolved.components, key=lambda c: resolved.catalog.components[c].layer):
@@ -281,7 +281,7 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
 
 
 def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why `layer` has to be made, given the layers of the last build of its target by name."""
+    """Return why `layer` must be built; `before` has the layers of the target's last build by name."""
     last = before.get(layer.name)
     if last is None:
         return "not built here before"
@@ -290,18 +290,18 @@ def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
     inputs = last["inputs"]
     changed = [name for name, digest in layer.inputs.items() if inputs.get(name, digest) != digest]
     changed += [f"{name} (new)" for name in layer.inputs if name not in inputs]
-    changed += [f"{name} (gone)" for name in inputs if name not in layer.inputs]
+    changed += [f"{name} (removed)" for name in inputs if name not in layer.inputs]
     if not changed:
-        return "a layer below it changed" if last["parent"] != layer.parent else "format changed"
+        return "a layer below it changed" if last["parent"] != layer.parent else "key format changed"
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f"changed: {', '.join(changed[:3])}{more}"
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values, for screens, receipts and golden files."""
+    """Return the plan as JSON values for screens, receipts and golden files."""
     return json.loads(json.dumps(dataclasses.asdict(plan), default=str))  # type: ignore[no-any-return]
 
 
 def variables_of(plan: Plan) -> dict[str, Value]:
-    """All role variables of a plan; names cannot collide, each carries its role's prefix."""
+    """Return the role variables of all layers; names cannot collide because each has its role's prefix."""
     return {key: value for layer in plan.layers for key, value in layer.variables.items()}

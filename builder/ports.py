@@ -1,4 +1,4 @@
-"""What the pipeline needs from the outside, and nothing more."""
+"""Interfaces of the pipeline to the engine, checks, registries, caches and receipts."""
 
 from typing import Protocol
 
@@ -7,25 +7,25 @@ from builder.model import Artifact, Plan, Publication, Receipt, Report
 
 
 class Finder(Protocol):
-    """Knows what exists already."""
+    """Finds the finished artifact of a plan."""
 
     def find(self, plan: Plan) -> Artifact | None: ...
 
 
 class Maker(Protocol):
-    """Makes the artifact of a plan, or what is missing of it."""
+    """Builds the artifact of a plan, reusing existing layers."""
 
     def make(self, plan: Plan) -> Artifact: ...
 
 
 class Checker(Protocol):
-    """Says whether an artifact does what its plan promises."""
+    """Runs the checks of a plan on an artifact."""
 
     def check(self, plan: Plan, artifact: Artifact) -> Report: ...
 
 
 class Publisher(Protocol):
-    """Brings an artifact to a destination and reads its digest back."""
+    """Publishes an artifact and verifies the published digest."""
 
     def holds(self, publication: Publication) -> bool: ...
 
@@ -33,7 +33,7 @@ class Publisher(Protocol):
 
 
 class LayerCache(Protocol):
-    """Shares layers between engines, by key."""
+    """Cache that shares layers between engines by key."""
 
     def has(self, key: str) -> bool: ...
 
@@ -43,7 +43,7 @@ class LayerCache(Protocol):
 
 
 class Ledger(Protocol):
-    """Keeps receipts."""
+    """Storage of receipts."""
 
     def find(self, plan: Plan) -> Receipt | None: ...
 
@@ -57,14 +57,14 @@ class Ledger(Protocol):
 
 
 class Resolver(Protocol):
-    """Asks where downloads come from.
+    """Queries the sources of downloads.
 
-    Raises MissingError where nobody can be asked (no way there, no tool, no credentials) and IntegrityError
-    where the answer contradicts itself or the lock.
+    Raises MissingError if a source cannot be queried (no network, tool or credentials) and IntegrityError if
+    the answer is inconsistent or contradicts the lock.
     """
 
     def resolve(self, want: Want) -> Answer:
-        """What its source holds now."""
+        """Return what the source offers now."""
 
     def confirm(self, want: Want, entry: Entry) -> Answer:
-        """What its source holds of what is locked."""
+        """Check that the source still offers the locked entry."""

@@ -1,13 +1,13 @@
-"""Reads pip's lock files: exact versions with hashes, or nothing."""
+"""Read pip lock files: requirements with exact versions and hashes."""
 
 import re
 from pathlib import Path
 
 
 def read_requirements(path: Path) -> tuple[str, ...]:
-    """The requirements of a pip lock, one string each, comments and continuations resolved.
+    """Return the requirements of a pip lock file, without comments and line continuations.
 
-    Raises ValueError for a line without an exact version or without a hash.
+    Raises ValueError if a requirement lacks an exact version or a sha256 hash.
     """
     text = re.sub(r"\\\n", " ", path.read_text(encoding="utf-8"))
     lines = (re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())

@@ -1,6 +1,6 @@
-"""The site file: what is particular to the place where builds run, and never part of an image.
+"""Load the site file: settings of the environment in which builds run, which never affect an image.
 
-`site.toml` in the repository or the file that BUILDER_SITE_FILE names; all keys are optional.
+The file is `site.toml` in the repository or the path in BUILDER_SITE_FILE; all keys are optional.
 """
 
 import os
@@ -27,7 +27,7 @@ from builder.tables import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MirrorSettings:
-    """Where downloads come from; what is empty is taken from the host's own apt and pip configuration."""
+    """Mirrors for downloads; empty settings fall back to the host's apt and pip configuration."""
 
     apt: str = ""
     apt_security: str = ""
@@ -37,22 +37,22 @@ class MirrorSettings:
     ca_bundle: str = ""
     proxy: str = ""
     no_proxy: str = ""
-    # Beginning of an address → what stands in its place here; the longest that fits is taken.
+    # URL prefix → replacement; the longest matching prefix wins.
     prefixes: Mapping[str, str] = field(default_factory=dict)
-    # Where past states of a package archive are, with {archive} and {stamp}.
+    # URL template of a snapshot service for package archives, with {archive} and {stamp}.
     snapshot: str = ""
 
     def rewrite(self, url: str) -> str:
-        """The address that a download really comes from."""
+        """Replace the longest matching prefix of a download's URL with that of its mirror."""
         fitting = max((prefix for prefix in self.prefixes if url.startswith(prefix)), key=len, default="")
         return self.prefixes[fitting] + url.removeprefix(fitting) if fitting else url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
-    """Where images go, and the repository (host/name) that layers are shared through; "" for none.
+    """Registry that images are pushed to, and repository (host/name) of the layer cache; "" for none.
 
-    "ecr" in place of a host is the registry of the account; who we are to it comes from the account as well.
+    The host "ecr" means the ECR registry of the AWS account, with the account's credentials.
     """
 
     push: str = ""
@@ -61,23 +61,23 @@ class RegistrySettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AwsSettings:
-    """Where AMIs are built in an account, and who gets them; credentials come from the environment."""
+    """Settings for building and sharing AMIs in an AWS account; credentials come from the environment."""
 
     region: str = "us-east-1"
     subnet: str = ""
-    security_group: str = ""  # without one each build has its own
-    source_cidrs: tuple[str, ...] = ()  # who may reach the builder instance then
+    security_group: str = ""  # if empty, each build creates its own
+    source_cidrs: tuple[str, ...] = ()  # networks that may reach the instance if the build creates the group
     public_address: bool = False
     instance_profile: str = ""
     ssh_interface: str = ""  # private_ip, public_ip, session_manager
-    wait_minutes: int = 240  # for an image, and for a copy of one, to become available
+    wait_minutes: int = 240  # timeout for an AMI or a copy to become available
     encrypt: bool = False
     kms_key: str = ""
     copy_regions: tuple[str, ...] = ()
     share_accounts: tuple[str, ...] = ()
-    share_organizations: tuple[str, ...] = ()  # ARNs of organisations or their units
+    share_organizations: tuple[str, ...] = ()  # ARNs of organizations or organizational units
     deprecate_after_days: int = 0  # 0: never
-    parameters: str = "/image-factory"  # under which the ids are published
+    parameters: str = "/image-factory"  # prefix of the SSM parameters that hold the AMI ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ class Site:
     registry: RegistrySettings = RegistrySettings()
 
 
-# Type of a setting's default → what the file may hold.
+# Type of a setting's default value → type that the file must have.
 _TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
 
 _SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]] = {
@@ -98,12 +98,14 @@ _SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySet
 
 
 def load(root: Path) -> Site:
-    """The site of `root`; raises UsageError with every problem of the file."""
+    """Load the site file of `root`; raise UsageError that lists every problem."""
     named = os.environ.get("BUILDER_SITE_FILE")
     path = Path(named) if named else root / "site.toml"
     if not path.exists():
         if named:
-            raise UsageError(f"BUILDER_SITE_FILE: no file {path}", hint="unset it or correct the path")
+            raise UsageError(
+                f"BUILDER_SITE_FILE: no file {path}", hint="correct the path, or: unset BUILDER_SITE_FILE"
+            )
         return Site()
     problems = Problems()
     sections = {name: _section(str(path), name, values, problems) for name, values in _read(path, problems)}

@@ -1,6 +1,6 @@
-"""What the repository holds besides the catalog, as digests: role trees, the runner, workload files.
+"""Compute the digests of roles, playbook files, checks and workload files for a plan.
 
-Reads files and nothing else; a plan is a pure function of the catalog and of these values.
+Only reads files; a plan is a pure function of the catalog, the lock and these digests.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from builder.members import members_of
 from builder.model import Catalog, Flavour, Target
 from builder.requirements import read_requirements
 
-# Parts of a role that leave no mark in an image: a changed check must not rebuild a layer.
+# Parts of a role that do not affect the image: changing a check must not rebuild a layer.
 _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
-# What every layer runs through, whichever its roles are.
+# Files below ansible/ that are part of every layer's key.
 _RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Digests and texts that a plan needs."""
+    """Digests and file contents that a plan depends on."""
 
     roles: Mapping[str, str]
     runner: str
@@ -33,7 +33,7 @@ class Sources:
     dockerfile: str = ""
     workload_files: tuple[tuple[str, str], ...] = ()
     workload_requirements: tuple[str, ...] = ()
-    requirements: Mapping[str, str] = field(default_factory=dict)  # sha256 of the Python locks, by path
+    requirements: Mapping[str, str] = field(default_factory=dict)  # path → sha256 of each pip lock file
 
 
 def role_folder(root: Path, component: str) -> Path:
@@ -41,7 +41,7 @@ def role_folder(root: Path, component: str) -> Path:
 
 
 def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sources:
-    """The sources of one flavour; raises CatalogError where a file it names is missing."""
+    """Read the sources of a flavour; raise CatalogError if its Dockerfile copies a missing file."""
     components = members_of(catalog, target, flavour)
     ansible = root / "ansible"
     locks = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
@@ -72,7 +72,7 @@ def role_digest(root: Path, component: str) -> str:
 
 
 def check_folders(root: Path, components: Iterable[str], workload: str) -> list[Path]:
-    """Where the checks of an image lie: beside its roles and beside its workload."""
+    """Return the check folders of the components and the workload that exist."""
     folders = [role_folder(root, name) / "tests" for name in components]
     if workload:
         folders.append(root / "containers" / workload / "tests")
@@ -80,13 +80,13 @@ def check_folders(root: Path, components: Iterable[str], workload: str) -> list[
 
 
 def digest_of(value: object) -> str:
-    """sha256 over the canonical JSON of `value`."""
+    """Return the sha256 of the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tree_digest(paths: Iterable[Path], *, leave_out: Iterable[str] = ("__pycache__",)) -> str:
-    """sha256 over names, executable bits, link targets and bytes below `paths`; never over times."""
+    """Return the sha256 of names, executable bits, link targets and contents below `paths`."""
     entries: list[tuple[str, str]] = []
     for path in paths:
         if path.is_dir():
@@ -118,22 +118,22 @@ def _file_digest(path: Path) -> str:
 
 
 def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePosixPath, ...]:
-    """Exactly the files of `context` that the Dockerfile's COPY and ADD lines name, sorted."""
-    place = f"containers/{target.workload}/Dockerfile"
+    """Return the files of `context` that the Dockerfile's COPY and ADD instructions name, sorted."""
+    path = f"containers/{target.workload}/Dockerfile"
     found: set[PurePosixPath] = set()
     problems: list[str] = []
     for source in _copy_sources(dockerfile):
         clean = posixpath.normpath(source.lstrip("/"))
         if "://" in source or clean == "." or clean.startswith(".."):
-            problems.append(f"{place}: COPY {source}: name files or folders below containers/")
+            problems.append(f"{path}: COPY {source}: must be a file or folder below containers/")
             continue
         matches = sorted(context.glob(clean))
         if not matches:
-            problems.append(f"{place}: COPY {source}: no such file below containers/")
+            problems.append(f"{path}: COPY {source}: no such file below containers/")
         for match in matches:
-            found.update(PurePosixPath(path.relative_to(context)) for path in _files_below(match))
+            found.update(PurePosixPath(file.relative_to(context)) for file in _files_below(match))
     if problems:
-        raise CatalogError(problems, hint=f"correct {place}")
+        raise CatalogError(problems, hint=f"correct {path}")
     return tuple(sorted(found))
 
 

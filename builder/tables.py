@@ -1,6 +1,6 @@
-"""The dialect of all TOML files: reads them, checks keys and types, collects problems and suggests names.
+"""Read TOML files, check their keys and types, collect problems and suggest names.
 
-Knows no file and no key by name.
+Does not know any specific file or key.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli
 
-# Types of values, by the name that an error message gives them.
+# Name of a type in error messages → check of a value.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
     "a string": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),
@@ -36,7 +36,7 @@ Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
 
 
 class Problems:
-    """Collects what is wrong, so that one run shows all of it."""
+    """Collector of problems, so that one run reports all of them."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -48,7 +48,7 @@ class Problems:
         self.add(file, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
 
 
-# Words that facts and pins had before they were named after their component: good for a suggestion alone.
+# Former names of facts and pins → current names; used for suggestions only.
 RENAMED: Mapping[str, str] = {
     "container_toolkit": "nvidia_container_toolkit",
     "driver": "nvidia_driver",
@@ -76,17 +76,17 @@ RENAMED: Mapping[str, str] = {
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the nearest known name, or all of them if they are few."""
+    """Return a suffix for an error message: the closest known name, or all known names if there are few."""
     names = sorted(known)
     words = {old: new for old, new in RENAMED.items() if new in names} | {name: name for name in names}
-    near = difflib.get_close_matches(name, words, n=1)
-    if near:
-        return f" (did you mean '{words[near[0]]}'?)"
-    return f" (there is: {', '.join(names)})" if 0 < len(names) <= 8 else ""
+    closest = difflib.get_close_matches(name, words, n=1)
+    if closest:
+        return f" (did you mean '{words[closest[0]]}'?)"
+    return f" (available: {', '.join(names)})" if 0 < len(names) <= 8 else ""
 
 
 def read_tables(folder: Path, group: str, shape: Shape, problems: Problems) -> dict[str, Table]:
-    """The TOML files of one folder by name; a file with problems is empty."""
+    """Return the TOML files of a folder by name; the table of an invalid file is empty."""
     return {
         path.stem: read_table(folder, f"{group}/{path.name}", shape, problems)
         for path in sorted((folder / group).glob("*.toml"))
@@ -94,13 +94,13 @@ def read_tables(folder: Path, group: str, shape: Shape, problems: Problems) -> d
 
 
 def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Table:
-    """One TOML file if it has that shape, else nothing but the problems it adds."""
+    """Return a TOML file that matches `shape`; otherwise add its problems and return an empty table."""
     table = read_toml(folder, file, problems)
     return table if table is not None and fits(table, shape, file, "", problems) else {}
 
 
 def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") -> Table | None:
-    """One TOML file of any shape, or None; `called` is its name in problems where that is not `file`."""
+    """Return a parsed TOML file, or None if it is missing or invalid; problems name it `called` or `file`."""
     try:
         return tomli.loads((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") 
 
 
 def fits(table: Table, shape: Shape, file: str, prefix: str, problems: Problems) -> bool:
-    """True if `table` has the keys and types of `shape`; adds a problem for each key that does not fit."""
+    """Add a problem for each key of `table` that violates `shape`; return True if there is none."""
     before = len(problems.found)
     for key, value in table.items():
         if key not in shape:
@@ -125,5 +125,5 @@ def fits(table: Table, shape: Shape, file: str, prefix: str, problems: Problems)
 
 
 def tuples(table: Table) -> dict[str, Any]:
-    """The table with tuples for lists, as frozen values hold them."""
+    """Return the table with each list converted to a tuple."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

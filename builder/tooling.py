@@ -1,6 +1,6 @@
-"""What the factory fetches for itself: Ansible collections and Packer plugins, each at one exact version.
+"""Read the pinned versions of the factory's own tools: Ansible collections and Packer plugins.
 
-Reads `ansible/requirements.yml` and `catalog/packer.toml`; knows neither the lock nor any network.
+Reads `ansible/requirements.yml` and `catalog/packer.toml`; uses neither the lock nor the network.
 """
 
 import re
@@ -17,14 +17,14 @@ from builder.tables import TABLES, TEXT, Problems, Shape, fits, read_toml
 
 COLLECTIONS = "ansible/requirements.yml"
 _PLUGINS = "packer.toml"
-# Where ansible-galaxy itself looks, with what it calls an archive.
+# URL that ansible-galaxy downloads a collection from.
 _GALAXY = (
     "https://galaxy.ansible.com/api/v3/plugin/ansible/content/published/collections/artifacts/"
     "{name:dashed}-{version}.tar.gz"
 )
 _FILE: Shape = {"plugins": (TABLES, True)}
 _PLUGIN: Shape = {"name": (TEXT, True), "version": (TEXT, True), "source": (TEXT, True), "url": (TEXT, True)}
-# The part of YAML that a list of collections needs; it is read without a parser of somebody else's.
+# The subset of YAML that requirements.yml uses, so that reading it needs no YAML library.
 _LINE = re.compile(
     r""" *(?P<first>- +)?(?P<key>name|version): +(?P<quote>["']?)(?P<value>[\w.+-]+)(?P=quote)"""
 )
@@ -32,7 +32,7 @@ _EXACT = re.compile(r"\d+\.\d+\.\d+(?:[.+-][\w.+-]+)?")
 
 
 def read(root: Path) -> tuple[Download, ...]:
-    """Everything that is pinned; raises one CatalogError with all problems."""
+    """Return the downloads of all tools; raise one CatalogError that lists all problems."""
     problems = Problems()
     found = (*_collections(root, problems), *_plugins(root, problems))
     if problems.found:
@@ -42,15 +42,15 @@ def read(root: Path) -> tuple[Download, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plugin:
-    """A plugin of Packer at one version."""
+    """Packer plugin at an exact version."""
 
     name: str
     version: str
-    source: str  # what Packer calls it
+    source: str  # source address in required_plugins
 
 
 def plugins(root: Path) -> tuple[Plugin, ...]:
-    """Packer's plugins."""
+    """Return the pinned Packer plugins."""
     problems = Problems()
     keys = ("name", "version", "source")
     found = tuple(Plugin(**{key: str(table[key]) for key in keys}) for _, table in _tables(root, problems))
@@ -60,7 +60,7 @@ def plugins(root: Path) -> tuple[Plugin, ...]:
 
 
 def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(place in the file, plugin) of those that are whole."""
+    """Yield (index, table) of each valid plugin."""
     folder = root / "catalog"
     table = read_toml(folder, _PLUGINS, problems) if (folder / _PLUGINS).exists() else None
     if table is None or not fits(table, _FILE, _PLUGINS, "", problems):
@@ -71,7 +71,7 @@ def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any
 
 
 def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
-    """Packer's plugins, for both machines that a builder may run on."""
+    """Yield the download of each Packer plugin for each host architecture."""
     for i, plugin in _tables(root, problems):
         for arch in ARCHES.values():
             try:
@@ -95,7 +95,11 @@ def _collections(root: Path, problems: Problems) -> Iterator[Download]:
         if match and found:
             found[-1][match["key"]] = match["value"]
         elif text not in ("", "---", "collections:"):
-            problems.add(COLLECTIONS, f"line {number}", "below collections: may stand - name and version")
+            problems.add(
+                COLLECTIONS,
+                f"line {number}",
+                "unsupported line: only 'collections:' and entries with name and version are allowed",
+            )
     for i, entry in enumerate(found):
         if re.fullmatch(r"\w+\.\w+", entry.get("name", "")) and _EXACT.fullmatch(entry.get("version", "")):
             yield Download(name=f"Ansible collection {entry['name']}", url=fill(_GALAXY, entry))

@@ -1,4 +1,4 @@
-"""Read sizes and spans of time as people write them: 20G, 1.5TB, 512MiB; 14d, 36h, 2w."""
+"""Parse sizes such as 20G, 1.5TB or 512MiB and durations such as 14d, 36h or 2w."""
 
 import re
 
@@ -9,7 +9,7 @@ _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_size(text: str) -> int:
-    """Bytes; G and GB are 1000³, GiB and Gi 1024³. A number without a unit is refused unless it is 0."""
+    """Return bytes; G and GB are 1000³, GiB and Gi 1024³. Only 0 may lack a unit."""
     found = _SIZE.fullmatch(text.strip())
     if not found or (found[3] and not found[2]) or (text.strip()[-1:].isdigit() and float(found[1])):
         raise ValueError(f"'{text}' is not a size; write 500M, 20G, 1.5T or 20GiB")
@@ -17,8 +17,8 @@ def parse_size(text: str) -> int:
 
 
 def parse_span(text: str) -> float:
-    """Seconds; minutes (m), hours (h), days (d) or weeks (w)."""
+    """Return seconds; units are minutes (m), hours (h), days (d) and weeks (w)."""
     found = _SPAN.fullmatch(text.strip())
     if not found:
-        raise ValueError(f"'{text}' is not a span of time; write 90m, 36h, 14d or 2w")
+        raise ValueError(f"'{text}' is not a duration; write 90m, 36h, 14d or 2w")
     return float(found[1]) * _SECONDS[found[2]]

@@ -1,6 +1,6 @@
-"""Wait for a condition within a time limit: the only loop of this kind in the product.
+"""Poll a condition until it holds or a timeout expires; the only polling loop of the product.
 
-It knows neither what is waited for nor which program or service is asked.
+Does not know the conditions or the services behind them.
 """
 
 import threading
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses between calls: `first_s`, then each longer than the last by `factor`, up to `longest_s`."""
+    """Pauses between calls: first `first_s`, then multiplied by `factor` each time, up to `longest_s`."""
 
     first_s: float
     longest_s: float
@@ -30,10 +30,10 @@ def until(
     every_s: float | Backoff,
     cancelled: threading.Event | None = None,
 ) -> T:
-    """Calls `condition` until its result is true and returns that; at the time limit, the last result.
+    """Call `condition` until its result is true or the timeout expires; return the last result.
 
-    The first call is immediate and the last one at the time limit. Raises Interrupted as soon as `cancelled`
-    is set, unless the condition is already true.
+    The first call is immediate and the last at the timeout. Raises Interrupted as soon as `cancelled` is set,
+    unless the condition is already true.
     """
     pauses = every_s if isinstance(every_s, Backoff) else Backoff(every_s, every_s)
     stop = cancelled or threading.Event()

@@ -1,1 +1,1 @@
-"""What people see of a run: terminal, files and report, read from events and nouns; nothing here decides."""
+"""Show a run on the terminal, in log files and in the HTML report, from its events and results."""

@@ -1,6 +1,6 @@
-"""A run as far as it got: what the closing summary and the report are written from.
+"""Result of a finished or failed run, from which the summary and the HTML report are rendered.
 
-A receipt exists only for an artifact; a run that failed has a plan and some layers, and is told the same way.
+A failed run has no receipt, only a plan and some layers; `Attempt` represents both cases.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from builder.screen.steps import Board
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """Like a receipt, but the artifact may be missing and `error` may say why."""
+    """Result of a run: a receipt whose artifact may be missing, and the error of a failed run."""
 
     run: str
     created: str
@@ -29,14 +29,14 @@ class Attempt:
 
     @property
     def verdict(self) -> str:
-        """ready, unchecked, or failed: by its error or by its checks."""
+        """Return "failed" after an error or failed check, "unchecked" without a report, else "ready"."""
         if self.error or (self.report and not self.report.passed):
             return "failed"
         return "ready" if self.report else "unchecked"
 
     @property
     def name(self) -> str:
-        """What to call the result: the published name by digest, else what the engine knows."""
+        """Return the published name with digest, or the reference in the engine if it is not published."""
         return self.publications[0].name if self.publications else self.reference
 
     def layers_with(self, *outcomes: str) -> tuple[LayerResult, ...]:
@@ -44,7 +44,7 @@ class Attempt:
 
 
 def layers_of(plan: Plan) -> tuple[Layer, ...]:
-    """The layers that are made one by one; a machine image is made in one go, of all components."""
+    """Return the layers that are built separately; an AMI is built as a single layer with all components."""
     if plan.target.kind != "ami":
         return plan.layers
     return (dataclasses.replace(plan.layers[-1], name="image", components=plan.components),)
@@ -73,12 +73,12 @@ def attempt_after(
     commit: str,
     report: Report | None = None,
 ) -> Attempt:
-    """What remains of a run that ended in `error`: its layers as its events tell them."""
+    """Return the result of a run that failed with `error`; its layers are read from its events."""
     board = Board()
     for event in events:
         board.read(event)
     board.stop(board.last_s)
-    # A layer that several targets share is a step of each: this target's own step comes last and wins.
+    # A layer shared by several targets has a step in each; this target's own step is last and wins.
     rows = sorted(board.rows.values(), key=lambda row: row.target == plan.target.name)
     steps = {row.key: row for row in rows if row.key}
     layers = tuple(

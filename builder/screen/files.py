@@ -1,4 +1,4 @@
-"""What a run leaves on disk while it happens: `log.txt` to read and `events.ndjson` to evaluate."""
+"""Write the files of a run while it happens: `log.txt` for people, `events.ndjson` for programs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from builder.screen.text import clean
 
 
 class RunFiles:
-    """Writes both files, unbuffered and one write a line: a run killed at any moment leaves whole lines."""
+    """Writer of both files; unbuffered, one write per line, so that a killed run leaves no partial lines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,11 +37,11 @@ class RunFiles:
             for text in log_lines(event):
                 self._log.write(text.encode("utf-8", "backslashreplace") + b"\n")
         except OSError as error:
-            # Said once: the clean-up that follows emits events too, and must not fail for the same reason.
+            # Raise only once: the cleanup that follows emits events too and must not fail again.
             self._writing = False
             raise BuildError(
                 f"cannot write the log of this run in {self._folder}: {error.strerror}",
-                hint=f"see what is free: df -h {self._folder}",
+                hint=f"check the free disk space: df -h {self._folder}",
             ) from error
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class RunFiles:
 
 
 def log_lines(event: Event) -> list[str]:
-    """An event as lines of the log: UTC time, step, what happened."""
+    """Format an event as log lines: UTC time, step, text and fields."""
     moment = datetime.fromtimestamp(event.time_s, tz=UTC).isoformat(timespec="milliseconds")[11:23]
     prefix = f"{moment} [{event.step}] " if event.step else f"{moment} "
     if event.name == "step.log":

@@ -1,4 +1,4 @@
-"""The reviewed form of a plan: without digests and dates, so that its diff shows what a change does."""
+"""Write plans as golden files: without digests and dates, so that a diff shows only real changes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from builder.plan import to_json
 
 
 def golden(plan: Plan) -> dict[str, Any]:
-    """The plan without what changes with every byte of a role or of the lock."""
+    """Return the plan without the values that change with every edit of a role or of the lock."""
     table = to_json(plan)
     table["suites"] = [suite["name"] for suite in table["suites"]]
     for layer in table["layers"]:
@@ -25,7 +25,7 @@ def golden(plan: Plan) -> dict[str, Any]:
 
 
 def golden_names(catalog: Catalog) -> dict[str, tuple[str, str]]:
-    """File stem → (target, flavour): TARGET for the default flavour, TARGET@FLAVOUR for the others."""
+    """Map golden file stems to (target, flavour): TARGET for the default flavour, else TARGET@FLAVOUR."""
     return {
         name if flavour == target.default.name else f"{name}@{flavour}": (name, flavour)
         for name, target in catalog.targets.items()
@@ -34,7 +34,7 @@ def golden_names(catalog: Catalog) -> dict[str, tuple[str, str]]:
 
 
 def write_golden(plan: Plan, folder: Path, name: str) -> Path:
-    """Write the reviewed form of a plan into the file of that name; its path."""
+    """Write the golden file of a plan and return its path."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps(golden(plan), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return path

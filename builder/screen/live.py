@@ -1,6 +1,6 @@
-"""The live tree of a terminal: one row per step, its clock ticking, what it does now, what became of it.
+"""Live view of a run in a terminal: one row per step with its time, current task and outcome.
 
-The rows are computed here as plain values; rich only draws them, and is imported only when drawing starts.
+Rows are computed here as plain values. rich draws them and is imported only when drawing starts.
 """
 
 import threading
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
 
-# A piece of a line: its text and the name of its style.
+# Text and style name of a part of a line.
 Span = tuple[str, str]
 Line = list[Span]
 
@@ -34,10 +34,9 @@ _RICH_STYLES = {
 
 
 class LiveTree:
-    """Draws the tree on a terminal; a context manager, because the cursor must come back whatever happens.
+    """Live view on a terminal; a context manager that restores the cursor even after an error.
 
-    Drawing starts `delay_s` after the first event: a run that is over sooner, because everything is
-    reused, neither flickers nor pays for importing rich.
+    Drawing starts after `delay_s`, so that a run that only reuses layers neither flickers nor imports rich.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class LiveTree:
         self._look = look(stream, environment)
         self._clock = clock
         self._board = Board()
-        # Taken by the thread that draws while it reads the board; never held while calling into rich.
+        # Held by the drawing thread while it reads the board; never held while calling into rich.
         self._lock = threading.RLock()
-        # Held while drawing starts or stops: a stop must not overtake a start and leave the cursor hidden.
+        # Serializes start and stop of drawing: a stop during a start would leave the cursor hidden.
         self._opening = threading.Lock()
         self._live: Live | None = None
         self._closed = False
@@ -87,7 +86,7 @@ class LiveTree:
             yield Text.assemble(*spans, no_wrap=True, overflow="crop")
 
     def close(self) -> None:
-        """Draws the last state, every row of it, gives the terminal back and prints why steps failed."""
+        """Draw all rows a last time, restore the terminal and print the log of failed steps."""
         self._timer.cancel()
         with self._lock:
             if self._closed:
@@ -112,13 +111,13 @@ class LiveTree:
             console = Console(
                 file=self._stream, force_terminal=True, no_color=not self._look.colour, highlight=False
             )
-            # stdout carries the result and is left alone; a stray line on stderr goes above the tree.
+            # stdout is not redirected because it carries the result; other lines on stderr go above the tree.
             self._live = Live(self, console=console, refresh_per_second=_FRAMES_PER_S, redirect_stdout=False)
             self._live.start()
 
 
 def tree(board: Board, *, now_s: float, look: Look, width: int, height: int | None = None) -> list[Line]:
-    """The lines to show: every row, or as many as fit in `height` with the running ones first."""
+    """Return the lines to draw: all rows, or those that fit in `height`, running rows first."""
     running = len(board.running)
     done = len(board.rows) - running
     lines = [_ends(board.command, duration_now(now_s - board.started_s), width, "bold")]
@@ -138,7 +137,7 @@ def tree(board: Board, *, now_s: float, look: Look, width: int, height: int | No
 
 
 def failures(board: Board) -> list[Line]:
-    """Why steps failed: the reason in full, and the last lines of the log."""
+    """Return the full reason and the last log lines of each failed step."""
     lines: list[Line] = []
     for row in board.failed:
         tail = board.tail(row.step)
@@ -149,12 +148,12 @@ def failures(board: Board) -> list[Line]:
 
 
 def duration_now(seconds: float) -> str:
-    """A time that still runs: never in milliseconds, which would only flicker."""
+    """Format the time of a running step; never in milliseconds, which would flicker."""
     return duration(seconds) if seconds >= 1 else f"{max(seconds, 0):.1f} s"
 
 
 def _fitting(rows: Sequence[Row], room: int, *, grouped: bool) -> tuple[Row, ...]:
-    """The rows that matter most, in their own order: running, then failed, then the latest to finish."""
+    """Select the rows that fit, by priority: running, failed, most recently finished; keep their order."""
     wanted = sorted(rows, key=lambda row: (not row.running, row.outcome != "failed", -row.ended_s))
     chosen: set[str] = set()
     headings: set[str] = set()
@@ -169,7 +168,7 @@ def _fitting(rows: Sequence[Row], room: int, *, grouped: bool) -> tuple[Row, ...
 
 
 def _groups(rows: Sequence[Row], board: Board, *, now_s: float, look: Look, width: int) -> list[Line]:
-    """The rows, below a heading per target where several targets build."""
+    """Return the lines of the rows, with a heading per target if there are several targets."""
     titles = max((cells(row.title) for row in board.rows.values()), default=0)
     title_width = min(titles, max(width * 3 // 10, 12))
     grouped = len(board.targets) > 1
@@ -215,5 +214,5 @@ def _clipped(line: Line, width: int) -> Line:
 
 
 def _ends(left: str, right: str, width: int, style: str) -> Line:
-    """Something at the left edge and something at the right one."""
+    """Return a line with `left` at its left edge and `right` at its right edge."""
     return [(pad(left, max(width - cells(right) - 1, 0)), style), (f" {right}", "dim")]

@@ -1,4 +1,4 @@
-"""What `builder lock` found, for people: counts first, then what changed, then what needs attention."""
+"""Format the result of `builder lock`: counts, changed entries, then problems."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from builder.screen.summary import table
 from builder.screen.text import Look, count
 from builder.stack.locking import OUTCOMES, Outcome, Relocked
 
-# What a person should look at, unless it ends the command with a message of its own.
+# Outcomes that are listed entry by entry because the user has to act on them.
 _ATTENTION = ("missing", "unverified", "unreached")
 _MOST_ROWS = 15
 _MOST_NAMES = 4
 
 
 def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> str:
-    """All of it on a few lines; `everything` shows every change, however many there are."""
+    """Format a relocked lock file; `everything` lists all changes, even if there are many."""
     lines = [f"{LOCK_PATH}: {count(len(relocked.lock.entries), 'download')}{title}"]
     counts = Counter(outcome.what for outcome in relocked.outcomes)
     lines += [
@@ -24,21 +24,26 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
     changes = [outcome for outcome in relocked.outcomes if outcome.before != outcome.after]
     if changes and (everything or len(changes) <= _MOST_ROWS):
         rows = [
-            (one.want.kind, one.want.subject, shown(one.want, one.before), shown(one.want, one.after))
-            for one in changes
+            (
+                change.want.kind,
+                change.want.subject,
+                shown(change.want, change.before),
+                shown(change.want, change.after),
+            )
+            for change in changes
         ]
         lines += ["", table(("kind", "entry", "before", "after"), rows, look.width, look=look)]
     elif changes:
         lines += ["", f"{len(changes)} entries changed: git diff {LOCK_PATH}"]
     for what in _ATTENTION:
         lines += _grouped(what, relocked.those(what), look)
-    notes = [one for one in relocked.those("verified") if one.reason]
-    lines += [""] * bool(notes) + [f"{one.want} {one.reason}" for one in notes]
+    notes = [outcome for outcome in relocked.those("verified") if outcome.reason]
+    lines += [""] * bool(notes) + [f"{outcome.want} {outcome.reason}" for outcome in notes]
     return look.plain("\n".join(lines))
 
 
 def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
-    """One line for each reason, with the first few that it is the reason of."""
+    """Return one line per reason, each followed by the first entries with that reason."""
     groups: defaultdict[str, list[Want]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.reason].append(outcome.want)
@@ -47,12 +52,12 @@ def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
         lines.append(look.paint(f"{what}: {reason}", "bold" if what == "missing" else ""))
         lines += [f"    {want} ({want.owner})" for want in wants[:_MOST_NAMES]]
         if len(wants) > _MOST_NAMES:
-            lines.append(f"    and {len(wants) - _MOST_NAMES} more (--json has all)")
+            lines.append(f"    and {len(wants) - _MOST_NAMES} more (all: --json)")
     return lines
 
 
 def shown(want: Want, entry: Entry | None) -> str:
-    """An entry in a few words: what it is known by, and what tells a person more than a digest does."""
+    """Format an entry briefly: its shortened digest or id, and a readable name, date or count."""
     if entry is None:
         return "-"
     values = entry.values

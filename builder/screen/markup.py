@@ -1,4 +1,4 @@
-"""HTML by construction: every string is escaped unless it came out of `tag` itself."""
+"""Build HTML; every string is escaped unless it is already Markup."""
 
 import html
 import re
@@ -9,13 +9,13 @@ _VOID = frozenset({"meta", "br", "hr"})
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """String that is already escaped HTML."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: str | None, **attributes: str | None) -> Markup:
-    """One element; `cls` stands for class, underscores in attribute names for dashes, None for absent."""
+    """Return an element; `cls` sets class, underscores in attributes become dashes, None is omitted."""
     words = "".join(
         f' {"class" if key == "cls" else key.replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
@@ -31,12 +31,12 @@ def join(*children: str | None) -> Markup:
 
 
 def escape(text: str) -> Markup:
-    """Escapes text and drops what a terminal would obey; passes markup through."""
+    """Escape text and remove terminal control sequences; return Markup unchanged."""
     if isinstance(text, Markup):
         return text
     return Markup(html.escape("\n".join(clean(line) for line in text.split("\n"))))
 
 
 def breakable(text: str) -> Markup:
-    """A long name that may be broken after its separators, and only copies as itself."""
+    """Allow line breaks after the separators of a long name without changing the copied text."""
     return Markup(re.sub(r"([/@:_.,])(?=\w)", r"\1<wbr>", escape(text)))

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, for a built target or a failed one."""
+"""Render the report of a built or failed target as one self-contained HTML file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from builder.screen.steps import Board
 from builder.screen.text import count, duration, short, size
 
 _CSS = Path(__file__).with_name("report.css")
-# Nothing may be fetched or executed, whatever a component calls itself.
+# Forbid loading and scripts, in case a name contains markup.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _VERDICTS = {"ready": "Ready", "unchecked": "Not checked", "failed": "Failed"}
 
@@ -26,7 +26,7 @@ def render(
     *,
     versions: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page; `versions` is what was found in the image, where it was looked for."""
+    """Render the page; `versions` has the versions found in the image, if they were checked."""
     attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
     board = Board()
     for event in events or ():
@@ -111,7 +111,7 @@ def _figures(attempt: Attempt, board: Board) -> Markup:
         if sent or present:
             figures.append(_figure("Pushed", size(sent), f"{size(present)} already there"))
         else:
-            figures.append(_figure("Published", str(len(names)), "names lead to it"))
+            figures.append(_figure("Published", str(len(names)), "SSM parameters"))
     return tag("dl", *figures, cls="figures")
 
 
@@ -119,7 +119,7 @@ def _checks(report: Report) -> Markup:
     passed, failed, skipped = (report.count(outcome) for outcome in ("passed", "failed", "skipped"))
     if failed:
         return _figure("Checks failed", str(failed), f"{passed} passed, {skipped} skipped", "bad")
-    return _figure("Checks passed", str(passed), f"{skipped} skipped" if skipped else "all of them", "good")
+    return _figure("Checks passed", str(passed), f"{skipped} skipped" if skipped else "all", "good")
 
 
 def _figure(label: str, value: str, note: str, tone: str = "") -> Markup:
@@ -137,17 +137,21 @@ def _repeat(attempt: Attempt) -> Markup:
     commit = attempt.commit.removesuffix("+")
     publish = " --publish" if attempt.publications else ""
     commands = [
-        ("The same sources", f"git checkout {commit}" if commit else ""),
-        ("What a build would do", f"builder plan --target {target}"),
-        ("Build it again", f"builder build --target {target}{publish}"),
-        ("Check this image", f"builder check {attempt.name} --target {target}" if attempt.name else ""),
-        ("Look inside", f"docker run --rm -it {attempt.name} bash" if attempt.name else ""),
+        ("Check out the sources", f"git checkout {commit}" if commit else ""),
+        ("Show the plan", f"builder plan --target {target}"),
+        ("Build again", f"builder build --target {target}{publish}"),
+        ("Run the checks", f"builder check {attempt.name} --target {target}" if attempt.name else ""),
+        ("Open a shell", f"docker run --rm -it {attempt.name} bash" if attempt.name else ""),
     ]
     rows = (
         tag("div", tag("dt", label), tag("dd", tag("code", command)))
         for label, command in commands
         if command
     )
-    dirty = "The checkout had changes that this commit does not hold." if commit != attempt.commit else None
+    dirty = (
+        "The checkout had uncommitted changes that are not part of this commit."
+        if commit != attempt.commit
+        else None
+    )
     changed = tag("p", dirty, cls="note") if dirty else None
     return sections.section("How to repeat", tag("dl", *rows, cls="commands"), changed)

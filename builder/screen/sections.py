@@ -1,4 +1,4 @@
-"""The sections of the report, each a pure function of the values it shows."""
+"""Sections of the HTML report, as pure functions."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from builder.screen.steps import Board, Row
 from builder.screen.text import STYLE_OF_OUTCOME, count, duration, short, size, transferred
 
 _UNREACHED = "not reached"
-# Percent of the time line that a figure such as "1 min 05 s" takes on a small screen.
+# Percent of the timeline's width that a duration such as "1 min 05 s" takes on a small screen.
 _ROOM_FOR_FIGURE = 25
 
 
@@ -24,7 +24,7 @@ def section(title: str, *content: str | None, note: str = "") -> Markup:
 
 
 def problem(attempt: Attempt, board: Board) -> Markup | None:
-    """Why the run failed, first thing on the page."""
+    """Return the error and the last log lines of a failed run."""
     error = attempt.error
     if error is None:
         return None
@@ -33,7 +33,7 @@ def problem(attempt: Attempt, board: Board) -> Markup | None:
         "section",
         tag("h2", error.message),
         tag("pre", error.details) if error.details else None,
-        tag("p", "What helps: ", tag("code", error.hint)) if error.hint else None,
+        tag("p", "Hint: ", tag("code", error.hint)) if error.hint else None,
         *logs,
         cls="problem",
     )
@@ -58,7 +58,7 @@ def layers(attempt: Attempt) -> Markup:
     )
     rows = (_layer(layer, made.get(layer.key), longest, largest) for layer in layers_of(attempt.plan))
     table = tag("table", tag("thead", head), tag("tbody", *rows), cls="layers")
-    return section("Layers", table, note="from the base upwards")
+    return section("Layers", table, note="base first")
 
 
 def _layer(layer: Layer, made: LayerResult | None, longest: float, largest: int) -> Markup:
@@ -90,7 +90,7 @@ def _tone(outcome: str) -> str:
 
 
 def timeline(board: Board, plan: Plan) -> Markup | None:
-    """One bar per step against the clock of the run; steps that overlap ran in parallel."""
+    """Return a chart with one bar per step; overlapping bars are steps that ran in parallel."""
     if not board.rows:
         return None
     rows = sorted(board.rows.values(), key=lambda row: row.started_s)
@@ -103,21 +103,21 @@ def timeline(board: Board, plan: Plan) -> Markup | None:
     titles = (names.get(row.key) or (row.full_title if several else row.title) for row in rows)
     grid = f"--tick:{100 * (ticks[1] if len(ticks) > 1 else span) / span:.3f}%"
     bars = (_bar(row, board.started_s, span, name=name) for row, name in zip(rows, titles, strict=True))
-    note = f"{duration(span)}; {duration(busy)} of work"
+    note = f"{duration(span)}; steps add up to {duration(busy)}"
     return section(
-        "Time line", tag("div", tag("div", *marks, cls="ticks"), *bars, cls="timeline", style=grid), note=note
+        "Timeline", tag("div", tag("div", *marks, cls="ticks"), *bars, cls="timeline", style=grid), note=note
     )
 
 
 def _bar(row: Row, start_s: float, span: float, *, name: str) -> Markup:
     left = min(max(100 * (row.started_s - start_s) / span, 0), 100)
     width = min(max(100 * (row.ended_s - row.started_s) / span, 0), 100 - left)
-    # The figure stands on the side of the bar that has more room, or in the bar where neither has any.
+    # The duration is written on the side of the bar that has more room, or inside if neither has enough.
     right = 100 - left - width
     side = "inside" if max(left, right) < _ROOM_FOR_FIGURE else "before" if left > right else "after"
     took = duration(row.took_s) if row.took_s else ""
-    place = f"left:{left:.2f}%;width:{width:.2f}%"
-    bar = tag("i", cls=_tone(row.outcome), style=place, title=f"{row.outcome}, {took}".rstrip(", "))
+    position = f"left:{left:.2f}%;width:{width:.2f}%"
+    bar = tag("i", cls=_tone(row.outcome), style=position, title=f"{row.outcome}, {took}".rstrip(", "))
     edges = f"--left:{left:.2f}%;--right:{right:.2f}%"
     return tag(
         "div",
@@ -133,7 +133,7 @@ def _mark(seconds: float, left: float) -> Markup:
 
 
 def _ticks(span: float) -> list[float]:
-    """Round moments that divide the time line into four to eight parts."""
+    """Return round times that divide the timeline into four to eight parts."""
     rough = span / 6
     steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800]
     scale = 10 ** math.floor(math.log10(rough))
@@ -156,7 +156,7 @@ def checks(report: Report | None) -> Markup | None:
     )
     reasons = tag(
         "div",
-        tag("h3", "Skipped here"),
+        tag("h3", "Skipped checks"),
         tag("ul", *(tag("li", tag("b", str(number)), f" {why}") for why, number in skips.items())),
         cls="skips",
     )
@@ -202,12 +202,12 @@ def _publication(publication: Publication) -> Markup:
     words = " · ".join(fact for fact in facts if fact)
     names = (tag("code", breakable(name)) for name in publication.tags)
     return tag(
-        "li", tag("code", breakable(publication.name)), tag("p", words), *(tag("p", one) for one in names)
+        "li", tag("code", breakable(publication.name)), tag("p", words), *(tag("p", name) for name in names)
     )
 
 
 def versions(planned: Mapping[str, str], found: Mapping[str, str] | None) -> Markup | None:
-    """What the image holds; a version that was found to differ from the plan shows both."""
+    """Return the versions in the image; a version that differs from the plan shows both."""
     names = sorted({*planned, *(found or {})})
     if not names:
         return None
@@ -217,7 +217,7 @@ def versions(planned: Mapping[str, str], found: Mapping[str, str] | None) -> Mar
 
 def _version(name: str, planned: str, found: str) -> Markup:
     differs = bool(planned and found and planned != found)
-    words = f"{found}, planned {planned}" if differs else found or planned
+    words = f"{found} (plan: {planned})" if differs else found or planned
     return tag(
         "div", tag("dt", breakable(name)), tag("dd", breakable(words)), cls="differs" if differs else None
     )
@@ -235,18 +235,18 @@ def pairs(facts: Iterable[tuple[str, str]]) -> Markup:
 
 
 def settings(carried: Mapping[str, Sequence[str]]) -> Markup | None:
-    """What a job has to set, by machine type."""
+    """Return the settings that jobs need, by EC2 type."""
     if not carried:
         return None
     rows = [
-        tag("div", tag("dt", "any machine" if name == "*" else name), tag("dd", ", ".join(values)))
+        tag("div", tag("dt", "any instance type" if name == "*" else name), tag("dd", ", ".join(values)))
         for name, values in carried.items()
     ]
-    return section("Settings of the job", tag("dl", *rows, cls="versions"))
+    return section("Settings for jobs", tag("dl", *rows, cls="versions"))
 
 
 def plan(plan: Plan) -> Markup:
     text = json.dumps(to_json(plan), indent=2, sort_keys=True, ensure_ascii=False)
     lines = tag("small", count(text.count("\n") + 1, "line"))
-    summary = tag("summary", "Everything that decided this build, as JSON ", lines)
+    summary = tag("summary", "All inputs of this build as JSON ", lines)
     return section("Plan", tag("details", summary, tag("pre", text)))

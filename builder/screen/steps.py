@@ -1,4 +1,4 @@
-"""Folds the events of a run into rows, one per step; every screen that shows state reads these rows."""
+"""Collect the events of a run into one row per step, for all screens that show state."""
 
 from collections import deque
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One step as far as it got; `outcome` is "" while it runs."""
+    """State of a step; `outcome` is "" while it runs."""
 
     step: str
     title: str
@@ -31,16 +31,16 @@ class Row:
 
     @property
     def full_title(self) -> str:
-        """The title with its target, for places where rows of several targets stand side by side."""
+        """Return the title prefixed with its target, for lists with rows of several targets."""
         return f"{self.target}: {self.title}" if self.target and self.target not in self.title else self.title
 
     def seconds(self, now_s: float) -> float:
-        """What the step says it took; until it ends, the time since it started."""
+        """Return the reported duration of an ended step, or the time since the start of a running step."""
         return max(now_s - self.started_s, 0.0) if self.running else self.took_s
 
 
 class Board:
-    """The state of a run: its rows in the order of their start, and the last log lines of each."""
+    """State of a run: its rows in order of start, and the last log lines of each step."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
@@ -75,7 +75,7 @@ class Board:
         return tuple(dict.fromkeys(row.target for row in self.rows.values()))
 
     def stop(self, now_s: float) -> None:
-        """Marks what still runs as stopped: no more events will come."""
+        """Mark running steps as stopped; call when no more events will come."""
         for row in self.running:
             self.rows[row.step] = replace(row, outcome="stopped", ended_s=now_s, took_s=row.seconds(now_s))
 
@@ -119,7 +119,7 @@ class Board:
         )
 
     def _row(self, event: Event) -> Row:
-        """The row of an event; a step that never said it started gets one all the same."""
+        """Return the row of an event's step, or a new row if the step has no start event."""
         known = self.rows.get(event.step)
         return known or Row(
             step=event.step,

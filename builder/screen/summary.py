@@ -1,4 +1,4 @@
-"""What a command prints when it is done: the closing summary, tables and errors, as plain strings."""
+"""Format the final output of commands: summaries, tables and errors."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def summary(
     report_path: Path | None = None,
     next_command: str = "",
 ) -> str:
-    """The closing words of a build: what came out, what was built and reused, what to do next."""
+    """Format the summary of a build: image, layers, checks, publications and next command."""
     attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
     symbol, words = _VERDICTS[attempt.verdict]
     style = STYLE_OF_OUTCOME[symbol]
@@ -62,7 +62,7 @@ def summary(
 
 
 def _layers(attempt: Attempt, look: Look) -> list[str]:
-    """One line that counts, then one per layer that was made and one for all that were reused."""
+    """Return a line of counts, a line per built layer and a line with all reused layers."""
     made, reused = (
         attempt.layers_with("built", "pulled", "failed", "stopped"),
         attempt.layers_with("reused", "present"),
@@ -126,14 +126,14 @@ def _published(attempt: Attempt) -> list[str]:
     took = sum(publication.seconds for publication in attempt.publications)
     names = dict.fromkeys(tag for item in attempt.publications for tag in item.tags)
     words = " · ".join(filter(None, (transferred(pushed, reused), duration(took))))
-    # Parameters are long, and read one by one; tags are neither.
+    # SSM parameters are long and get a line each; tags share a line.
     if any(name.startswith("/") for name in names):
         return [words, *names]
     return [f"{words} · tags: {', '.join(names)}" if names else words]
 
 
 def error(err: FactoryError) -> str:
-    """An error as a person reads it: the sentence, indented details, and what to do."""
+    """Format an error for the terminal: message, indented details, hint."""
     lines = [f"error: {err.message}"]
     lines += [f"  {clean(line)}".rstrip() for line in err.details.splitlines()]
     if err.hint:
@@ -142,7 +142,7 @@ def error(err: FactoryError) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, look: Look = _PLAIN) -> str:
-    """Aligned columns within `width`; the widest columns wrap, columns of numbers align to the right."""
+    """Format an aligned table of at most `width` columns; wide columns wrap, numbers align right."""
     columns = len(headers)
     widths = _column_widths([headers, *rows], width - len(_GAP) * (columns - 1))
     right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(columns)]
@@ -160,7 +160,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, 
 
 
 def _column_widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """The natural widths, taken from the widest column until the row fits."""
+    """Return the natural column widths, reduced from the widest column until a row fits."""
     widths = [
         max(cells(line) for row in rows for line in (row[index].splitlines() or [""]))
         for index in range(len(rows[0]))
@@ -172,6 +172,6 @@ def _column_widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
 
 
 def _is_number(cell: str) -> bool:
-    """An amount, with or without a unit: `12`, `1.24 GB`, `1 min 05 s`; the version `4.1.4-3` is none."""
+    """True for amounts such as `12`, `1.24 GB` or `1 min 05 s`, False for versions such as `4.1.4-3`."""
     words = cell.split()
     return all(word in _UNITS or word.replace(".", "", 1).isdigit() for word in words)

@@ -1,4 +1,4 @@
-"""Words, numbers and colours as every screen writes them, with nothing but the standard library."""
+"""Format text, numbers and colours for all screens, with the standard library only."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-# Terminal sequences (CSI, OSC and the two-byte ones) that tools write into their output.
+# Terminal escape sequences (CSI, OSC and two-byte) in the output of tools.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -41,7 +41,7 @@ _ASCII = str.maketrans({"·": "|", "…": "~", "→": ">", "│": "|"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """What a text stream can show."""
+    """Capabilities of a text stream: width, colours, encoding, live drawing."""
 
     width: int = 80
     colour: bool = False
@@ -57,12 +57,12 @@ class Look:
         return _SYMBOLS.get(outcome, ("•", "*"))[0 if self.unicode else 1]
 
     def plain(self, text: str) -> str:
-        """The same text in characters the stream can encode."""
+        """Replace the characters that the stream cannot encode."""
         return text if self.unicode else text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
 def look(stream: TextIO, environment: Mapping[str, str]) -> Look:
-    """What `stream` can show; honours NO_COLOR and TERM=dumb, and keeps pipes plain."""
+    """Return the capabilities of `stream`; respects NO_COLOR and TERM=dumb, and pipes get plain text."""
     terminal = stream.isatty() and environment.get("TERM", "dumb") != "dumb"
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     return Look(
@@ -78,13 +78,13 @@ def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
     if columns.isdigit() and int(columns) > 0:
         return int(columns)
     if stream.isatty():
-        # 0 is what a serial console answers that does not know its size.
+        # A serial console that does not know its size reports 0.
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 100
 
 
 def duration(seconds: float) -> str:
-    """65 ms, 23.8 s, 1 min 05 s, 1 h 02 min."""
+    """Format a duration: 65 ms, 23.8 s, 1 min 05 s, 1 h 02 min."""
     if seconds < 0.9995:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 59.95:
@@ -97,14 +97,14 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Time since the start of a run: 02:31, or 1:02:31 after an hour."""
+    """Format the time since the start of a run: 02:31, or 1:02:31 after an hour."""
     whole = max(int(seconds), 0)
     minutes = f"{whole // 60 % 60:02}:{whole % 60:02}"
     return minutes if whole < 3600 else f"{whole // 3600}:{minutes}"
 
 
 def size(size_bytes: int) -> str:
-    """0 B, 61 MB, 1.24 GB: decimal units, as registries and disks count."""
+    """Format a size in decimal units: 0 B, 61 MB, 1.24 GB."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
     value = float(size_bytes)
@@ -117,7 +117,7 @@ def size(size_bytes: int) -> str:
 
 
 def short(key: str) -> str:
-    """Enough of a key or digest to recognise it."""
+    """Return the first 12 characters of a key or digest."""
     return key.removeprefix("sha256:")[:12]
 
 
@@ -126,14 +126,14 @@ def count(number: int, noun: str) -> str:
 
 
 def clean(line: str) -> str:
-    """A line of a tool's output without what would move the cursor, colour or overwrite."""
+    """Remove terminal control sequences and overwritten text from a line of a tool's output."""
     visible = _SEQUENCE.sub("", line.rstrip("\r\n"))
-    # A progress bar rewrites its line; only its last state is worth keeping.
+    # A progress bar rewrites its line; keep only its last state.
     return _CONTROL.sub("", visible.rpartition("\r")[2]).expandtabs(8)
 
 
 def cells(text: str) -> int:
-    """How many terminal columns `text` takes."""
+    """Return the number of terminal columns that `text` takes."""
     if text.isascii():
         return len(text)
     return sum(_cell(character) for character in text)
@@ -146,7 +146,7 @@ def _cell(character: str) -> int:
 
 
 def clip(text: str, width: int) -> str:
-    """At most `width` columns of `text`, ending in an ellipsis where something was cut."""
+    """Cut `text` to at most `width` columns; a cut text ends in an ellipsis."""
     if cells(text) <= width:
         return text
     kept, used = [], 0
@@ -159,14 +159,14 @@ def clip(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """`text` in exactly `width` columns, cut or filled."""
+    """Cut or pad `text` to exactly `width` columns."""
     text = clip(text, width)
     fill = " " * (width - cells(text))
     return fill + text if right else text + fill
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` columns; words are only broken where one alone is wider."""
+    """Wrap `text` into lines of at most `width` columns; only words wider than that are broken."""
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:
         line = ""
@@ -183,7 +183,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _head(word: str, width: int) -> str:
-    """The first `width` columns of a word; never empty, so that wrapping always advances."""
+    """Return the first `width` columns of a word; never empty, so that wrapping always advances."""
     used = 0
     for index, character in enumerate(word):
         used += _cell(character)
@@ -193,7 +193,7 @@ def _head(word: str, width: int) -> str:
 
 
 def transferred(sent_bytes: int, present_bytes: int) -> str:
-    """What a publication sent; "" for one that only leads to what is there."""
+    """Format the transferred bytes of a publication; "" if it only updated SSM parameters."""
     if not sent_bytes and not present_bytes:
         return ""
     return f"{size(sent_bytes)} sent, {size(present_bytes)} already there"

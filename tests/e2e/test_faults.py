@@ -185,7 +185,7 @@ def test_notes_newer_updates_in_the_package_archive(factory: Factory) -> None:
             "catalog/components/base.toml",
             'layer = "system"',
             'layer = "system"\nrequires = ["base"]',
-            ("goes in a circle: base → base",),
+            ("dependency cycle: base → base",),
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Names of architectures: one table, which every other module asks."""
+"""Architecture names; no module except `builder.arch` contains them."""
 
 import platform
 import re
@@ -9,7 +9,7 @@ import pytest
 from builder import arch
 
 ROOT = Path(__file__).resolve().parents[2]
-# Words that one vendor uses for an architecture and another does not.
+# Names of architectures that only some vendors use.
 FOREIGN = re.compile(r"\"(?:amd64|aarch64|sbsa)\"|manylinux_?\d")
 
 
@@ -17,7 +17,7 @@ FOREIGN = re.compile(r"\"(?:amd64|aarch64|sbsa)\"|manylinux_?\d")
     ("word", "name"),
     [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64"), ("riscv64", None)],
 )
-def test_each_word_is_found(word: str, name: str | None) -> None:
+def test_find_accepts_the_names_of_linux_debian_and_oci(word: str, name: str | None) -> None:
     found = arch.find(word)
     assert (found.name if found else None) == name
 
@@ -25,12 +25,14 @@ def test_each_word_is_found(word: str, name: str | None) -> None:
 @pytest.mark.parametrize(
     ("word", "name"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("ppc64le", "ppc64le")]
 )
-def test_machine_has_the_name_of_the_catalog(monkeypatch: pytest.MonkeyPatch, word: str, name: str) -> None:
+def test_host_architecture_has_the_catalog_name_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, word: str, name: str
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: word)
     assert arch.of_this_machine() == name
 
 
-def test_wheels_are_named_after_linux() -> None:
+def test_wheel_platforms_use_the_linux_name() -> None:
     assert arch.ARCHES["arm64"].wheel_platforms == (
         "manylinux2014_aarch64",
         "manylinux_2_17_aarch64",
@@ -38,7 +40,7 @@ def test_wheels_are_named_after_linux() -> None:
     )
 
 
-def test_no_other_module_has_a_table_of_its_own() -> None:
+def test_no_other_module_contains_architecture_names() -> None:
     modules = [path for top in ("builder", "bench") for path in (ROOT / top).rglob("*.py")]
     own = [path for path in modules if FOREIGN.search(path.read_text(encoding="utf-8"))]
     assert own == [ROOT / "builder" / "arch.py"]

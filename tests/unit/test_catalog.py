@@ -1,4 +1,4 @@
-"""The catalog: what it refuses, and how it says so."""
+"""Errors in catalog files: each message names the file, the key and, if possible, a suggestion."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from builder.errors import CatalogError, FactoryError
 from builder.tables import RENAMED, did_you_mean
 from tests.support.repository import Repository, knowledge_of
 
+NO_KEY = "missing (URL of the public key that verifies the signature)"
+
 
 def problems(repository: Repository) -> list[str]:
     with pytest.raises(CatalogError) as caught:
@@ -16,7 +18,7 @@ def problems(repository: Repository) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_own_catalog_is_sound(root: Path) -> None:
+def test_repository_catalog_is_valid(root: Path) -> None:
     loaded = catalog.load(root)
     assert {"cpu-ddp", "pytorch-fsdp"} <= set(loaded.targets)
 
@@ -54,7 +56,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "targets/hello.toml",
             '"tiny-1"',
             '"big-1"',
-            "targets/hello.toml: flavours.plain.system: no system 'big-1' (there is: tiny-1)",
+            "targets/hello.toml: flavours.plain.system: no system 'big-1' (available: tiny-1)",
         ),
         (
             "targets/hello.toml",
@@ -66,7 +68,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "targets/hello.toml",
             '["fabric", "workload_env"]',
             '["fabric"]',
-            "targets/hello.toml: components: a workload needs the component that installs its requirements",
+            "targets/hello.toml: components: workload is set, but no component has requirements = 'workload'",
         ),
         (
             "targets/hello.toml",
@@ -96,7 +98,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "components/base.toml",
             'layer = "system"',
             'layer = "system"\nrequires = ["fabric"]',
-            "components/base.toml: requires: goes in a circle: base → fabric → base",
+            "components/base.toml: requires: dependency cycle: base → fabric → base",
         ),
         (
             "components/fabric.toml",
@@ -108,13 +110,14 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "components/base.toml",
             'layer = "system"',
             'layer = "final"',
-            "components/fabric.toml: layer: 'system' lies below layer 'final' of 'base', which it requires",
+            "components/fabric.toml: layer: 'system' comes before layer 'final' of 'base',"
+            " on which 'fabric' depends",
         ),
         (
             "components/fabric.toml",
             "pinned = true",
             'kinds = ["ami"]\npinned = true',
-            "targets/hello.toml: components: 'fabric' cannot go into a container",
+            "targets/hello.toml: components: component 'fabric' does not support kind 'container'",
         ),
         (
             "components/fabric.toml",
@@ -138,7 +141,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
         ("layers.toml", "order", "ordr", "layers.toml: ordr: unknown key (did you mean 'order'?)"),
     ],
 )
-def test_a_mistake_is_named_with_file_and_key(
+def test_error_names_file_and_key(
     repository: Repository, file: str, old: str, new: str, expected: str
 ) -> None:
     repository.replace(f"catalog/{file}", old, new)
@@ -154,10 +157,12 @@ def test_all_problems_are_reported_at_once(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("image", ["tiny", "tiny@sha256:" + "0" * 64, "host:5000/tiny"])
-def test_a_pulled_base_is_named_by_tag(repository: Repository, image: str) -> None:
+def test_base_image_must_have_a_tag_and_no_digest(repository: Repository, image: str) -> None:
     repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
     repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", f'image = "{image}"')
-    assert any("must be a reference by tag" in problem for problem in problems(repository))
+    assert any(
+        "must be an image reference with a tag and no digest" in problem for problem in problems(repository)
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,32 +174,35 @@ def test_a_pulled_base_is_named_by_tag(repository: Repository, image: str) -> No
         ),
         ('url = "https://x/{version:uper}"', "downloads[0].url: no filter 'uper'"),
         ('url = "https://x"\nkind = "gti"', "downloads[0].kind: no kind 'gti' (did you mean 'git'?)"),
-        ('url = "https://x"\nkind = "git"', "downloads[0].ref: goes with kind git, and with it alone"),
-        ('url = "https://x"\nref = "v1"', "downloads[0].ref: goes with kind git, and with it alone"),
-        ('url = "https://x"\nkind = "repository"', "downloads[0].key: missing: who signed it?"),
-        ('url = "https://x"\nsignature = "https://x.sig"', "downloads[0].key: missing: who signed it?"),
+        ('url = "https://x"\nkind = "git"', "downloads[0].ref: must be set if kind is 'git', and only then"),
+        ('url = "https://x"\nref = "v1"', "downloads[0].ref: must be set if kind is 'git', and only then"),
+        ('url = "https://x"\nkind = "repository"', f"downloads[0].key: {NO_KEY}"),
+        (
+            'url = "https://x"\nsignature = "https://x.sig"',
+            f"downloads[0].key: {NO_KEY}",
+        ),
         ('url = "https://x"\nsuit = "a"', "downloads[0].suit: unknown key (did you mean 'suite'?)"),
     ],
 )
-def test_a_download_is_refused(repository: Repository, text: str, problem: str) -> None:
+def test_invalid_download_is_refused(repository: Repository, text: str, problem: str) -> None:
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + f'[[downloads]]\nname = "archive"\n{text}\n')
     assert f"components/fabric.toml: {problem}" in problems(repository)
 
 
-def test_an_ami_source_is_a_parameter_or_an_owner_and_a_name(repository: Repository) -> None:
+def test_ami_source_needs_a_parameter_or_owner_and_name(repository: Repository) -> None:
     path = repository.root / "catalog/systems/tiny-1.toml"
     path.write_text(path.read_text() + '[ami]\nuser = "admin"\nregions = ["us-east-1"]\nowner = "1"\n')
     assert "systems/tiny-1.toml: ami: needs either parameter, or owner and name" in problems(repository)
 
 
-def test_a_requirement_without_hash_is_refused(repository: Repository) -> None:
+def test_requirement_without_hash_is_refused(repository: Repository) -> None:
     repository.replace("catalog/stacks/plain-1.toml", "[pins]", 'requirements = "r.lock"\n[pins]')
     repository.write("catalog/stacks/r.lock", "greet==1.0\n")
     assert problems(repository) == ["stacks/r.lock: 'greet==1.0' needs an exact version and a sha256 hash"]
 
 
-def test_a_folder_without_catalog_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_catalog_folder_suggests_the_root_option(tmp_path: Path) -> None:
     with pytest.raises(FactoryError) as caught:
         catalog.load(tmp_path)
     assert "--root" in caught.value.hint
@@ -207,16 +215,16 @@ def test_a_folder_without_catalog_says_what_to_do(tmp_path: Path) -> None:
         ("fabric_manager", ["nvidia_fabric_manager", "efa"], " (did you mean 'nvidia_fabric_manager'?)"),
         ("efa_instaler", ["efa", "nccl"], " (did you mean 'efa'?)"),
         ("driver", ["hello", "driven"], " (did you mean 'driven'?)"),
-        ("k8s", ["efa", "nccl"], " (there is: efa, nccl)"),
+        ("k8s", ["efa", "nccl"], " (available: efa, nccl)"),
     ],
 )
-def test_a_renamed_word_leads_to_its_new_name_where_that_is_known(
+def test_former_name_of_a_fact_suggests_its_current_name(
     word: str, known: list[str], suggestion: str
 ) -> None:
     assert did_you_mean(word, known) == suggestion
 
 
-def test_every_renamed_word_leads_to_a_word_that_exists(root: Path) -> None:
+def test_every_renamed_fact_exists_under_its_new_name_only(root: Path) -> None:
     facts = knowledge_of(root).vocabulary.facts
     assert set(RENAMED.values()) <= set(facts)
     assert not set(RENAMED) & set(facts)

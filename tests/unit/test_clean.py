@@ -229,7 +229,7 @@ def test_layers_of_every_flavour_stay(repository: Repository, workspace: Workspa
     [
         (
             ("--older-than", "14"),
-            "argument --older-than: '14' is not a span of time; write 90m, 36h, 14d",
+            "argument --older-than: '14' is not a duration; write 90m, 36h, 14d",
         ),
         (("--max-size", "20X"), "argument --max-size: '20X' is not a size; write 500M, 20G, 1.5T or 20GiB"),
         (("--keep-last", "few"), "argument --keep-last: 'few' is not a number of runs; write 0, 5 or 20"),

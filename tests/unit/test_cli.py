@@ -209,9 +209,9 @@ def test_show_lists_flavours_and_what_their_stack_left_out(flavoured: Repository
     ("argv", "words"),
     [
         (["show", "hello", "--flavour", "wid"], "target 'hello' has no flavour 'wid' (did you mean 'wide'?)"),
-        (["plan", "--target", "hello", "--flavour", "x"], "has no flavour 'x' (there is: plain, wide)"),
+        (["plan", "--target", "hello", "--flavour", "x"], "has no flavour 'x' (available: plain, wide)"),
         (["show", "hello", "--system", "wid"], "use --flavour (did you mean 'wide'?)"),
-        (["build", "--all", "--system", "tiny-1"], "use --flavour (there is: plain, wide)"),
+        (["build", "--all", "--system", "tiny-1"], "use --flavour (available: plain, wide)"),
         (["iam", "hello", "--system", "plain"], "use --flavour (did you mean 'plain'?)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Download templates: what each placeholder becomes, and which downloads apply where."""
+"""Download templates: values of placeholders, and selection of downloads by system and kind."""
 
 import dataclasses
 
@@ -52,14 +52,14 @@ def resolved(
         ("100%-{efa}", "x86_64", JAMMY, "100%-1.47.0"),
     ],
 )
-def test_a_placeholder_becomes_the_vendors_word(
+def test_placeholder_is_replaced_with_the_vendors_name(
     template: str, arch: str, system: System, expected: str
 ) -> None:
     (found,) = resolved(Download(name="a", url=f"https://v/{template}"), arch=arch, system=system)
     assert found.url == f"https://v/{expected}"
 
 
-def test_every_text_of_a_download_is_filled_in() -> None:
+def test_placeholders_are_replaced_in_every_field() -> None:
     (found,) = resolved(
         Download(
             name="a", kind="git", url="{efa}", ref="v{version}", signature="{cuda}.sig", key="{arch}.key"
@@ -73,7 +73,7 @@ def test_every_text_of_a_download_is_filled_in() -> None:
     )
 
 
-def test_a_download_is_for_the_systems_and_kinds_it_names() -> None:
+def test_downloads_are_selected_by_system_and_kind() -> None:
     downloads = (
         Download(name="everywhere", url="a"),
         Download(name="family", url="b", systems=("debian",)),
@@ -89,7 +89,10 @@ def test_a_download_is_for_the_systems_and_kinds_it_names() -> None:
     assert names(AL2023, "container") == ["everywhere", "distribution"]
 
 
-def test_a_pin_that_the_stack_lacks_is_named() -> None:
+def test_error_names_the_pin_that_the_stack_lacks() -> None:
     with pytest.raises(CatalogError) as caught:
         resolved(Download(name="source", url="https://v/{gdrcopy}"))
-    assert "components/nccl.toml: downloads 'source': stack 's' has no pin 'gdrcopy'" in caught.value.details
+    assert (
+        "components/nccl.toml: downloads 'source': stack 's' has no pin for placeholder 'gdrcopy'"
+        in caught.value.details
+    )

@@ -1,4 +1,4 @@
-"""The exporters beside each other: each on the port that dashboards expect, started by what it needs."""
+"""Ports and start conditions of the Prometheus exporters."""
 
 from pathlib import Path
 
@@ -19,16 +19,16 @@ def test_every_exporter_has_its_own_port(root: Path) -> None:
     assert len(set(ports.values())) == len(ports)
 
 
-def starting_with(path: Path, word: str) -> list[str]:
+def lines_starting_with(path: Path, word: str) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(word)]
 
 
 @pytest.mark.parametrize("role", sorted(PORTS.keys() - {"node_exporter"}))
-def test_what_starts_an_exporter_is_what_it_needs(root: Path, role: str) -> None:
-    # Where the two differ, systemd starts the service over and over, and its condition fails every time.
+def test_exporter_starts_on_the_path_that_its_condition_requires(root: Path, role: str) -> None:
+    # If the two paths differ, systemd restarts the service in a loop and its condition fails each time.
     templates = root / "ansible/roles" / role / "templates"
     (path,) = templates.glob("*.path.j2")
     (service,) = (file for file in templates.glob("*.j2") if file != path)
-    conditions = starting_with(service, "ConditionPathExists")
+    conditions = lines_starting_with(service, "ConditionPathExists")
     assert len(conditions) == 1
-    assert conditions == [f"Condition{line}" for line in starting_with(path, "PathExists")]
+    assert conditions == [f"Condition{line}" for line in lines_starting_with(path, "PathExists")]

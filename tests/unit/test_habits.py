@@ -1,4 +1,4 @@
-"""The hooks run the linters of the Makefile and refuse bad commit titles."""
+"""Git hooks run every linter of the Makefile and refuse bad commit titles."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def test_every_linter_has_a_hook(root: Path) -> None:
     assert entries == {name: f"make --silent {name}" for name in linters}
 
 
-def test_the_makefile_fits_on_a_screen(root: Path) -> None:
+def test_makefile_has_at_most_80_lines(root: Path) -> None:
     assert len((root / "Makefile").read_text(encoding="utf-8").splitlines()) <= 80
 
 
@@ -38,7 +38,7 @@ def test_the_makefile_fits_on_a_screen(root: Path) -> None:
         ("# only comments\n\n", "the commit has no title"),
     ],
 )
-def test_commit_titles(root: Path, tmp_path: Path, message: str, error: str) -> None:
+def test_commit_title_hook_refuses_bad_titles(root: Path, tmp_path: Path, message: str, error: str) -> None:
     path = tmp_path / "COMMIT_EDITMSG"
     path.write_text(message, encoding="utf-8")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Stacks on a base and targets on a profile: what they take over, and what is refused."""
+"""Stacks with a base and targets with a profile: inherited values and refused files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SPARE = 'summary = "spare"\nlayer = "system"\npinned = true\n'
 
 @pytest.fixture
 def stacked(repository: Repository) -> Repository:
-    """A repository whose stacks may pin `fabric` and `extra`."""
+    """Add a pinned component `extra` and a stack that pins `fabric` and `extra`."""
     repository.write("catalog/components/extra.toml", SPARE)
     repository.write("ansible/roles/extra/tasks/main.yml", "[]\n")
     repository.write("catalog/stacks/plain-1.toml", BASE)
@@ -28,18 +28,18 @@ def problems(repository: Repository) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_a_stack_takes_over_what_it_does_not_set(stacked: Repository) -> None:
+def test_stack_inherits_the_pins_of_its_base(stacked: Repository) -> None:
     stacked.write("catalog/stacks/next-1.toml", 'summary = "n"\nbase = "plain-1"\n')
     found = stacked.load().stacks["next-1"]
     assert (found.summary, found.pins) == ("n", {"fabric": "1.2-3", "extra": "1.2-3"})
 
 
-def test_a_value_that_follows_a_pin_follows_the_pin_of_the_stack_itself(stacked: Repository) -> None:
+def test_inherited_reference_to_a_pin_uses_the_overridden_pin(stacked: Repository) -> None:
     stacked.write("catalog/stacks/next-1.toml", 'summary = "n"\nbase = "plain-1"\n[pins]\nfabric = "2.0"\n')
     assert stacked.load().stacks["next-1"].pins == {"fabric": "2.0", "extra": "2.0"}
 
 
-def test_what_a_stack_leaves_out_has_a_reason_that_later_stacks_keep(stacked: Repository) -> None:
+def test_omitted_pins_and_reasons_are_inherited(stacked: Repository) -> None:
     stacked.write(
         "catalog/stacks/less-1.toml", 'summary = "l"\nbase = "plain-1"\n[without]\nextra = "not needed"\n'
     )
@@ -56,26 +56,26 @@ def test_what_a_stack_leaves_out_has_a_reason_that_later_stacks_keep(stacked: Re
     ("text", "expected"),
     [
         ('base = "plan-1"', "base: no stack 'plan-1' (did you mean 'plain-1'?)"),
-        ('base = ""', "base: no stack '' (there is: next-1, plain-1)"),
-        ('base = "next-1"', "base: goes in a circle: next-1 → next-1"),
+        ('base = ""', "base: no stack '' (available: next-1, plain-1)"),
+        ('base = "next-1"', "base: dependency cycle: next-1 → next-1"),
         (
             'base = "plain-1"\n[pins]\nfabric = "1.2-3"',
-            "pins.fabric: repeats the value of 'plain-1': leave it out",
+            "pins.fabric: same value as in 'plain-1': remove it here",
         ),
         (
             'base = "plain-1"\n[pins]\nextra = "{fabric}"',
-            "pins.extra: repeats the value of 'plain-1': leave it out",
+            "pins.extra: same value as in 'plain-1': remove it here",
         ),
         (
             'base = "plain-1"\n[without]\nfabrik = "why"',
             "without.fabrik: base 'plain-1' has no 'fabrik' (did you mean 'fabric'?)",
         ),
-        ('base = "plain-1"\n[without]\nextra = " "', "without.extra: must give the reason"),
+        ('base = "plain-1"\n[without]\nextra = " "', "without.extra: the reason must not be empty"),
         (
             'base = "plain-1"\n[pins]\nextra = "9"\n[without]\nextra = "why"',
-            "without.extra: is set in this file as well",
+            "without.extra: is also set in this file",
         ),
-        ('[pins]\n[without]\nextra = "why"', "without: goes with base"),
+        ('[pins]\n[without]\nextra = "why"', "without: is only allowed together with base"),
         ("", "pins: missing (a table of strings)"),
         (
             '[pins]\nextra = "{fabrik}"\nfabric = "1"',
@@ -83,24 +83,24 @@ def test_what_a_stack_leaves_out_has_a_reason_that_later_stacks_keep(stacked: Re
         ),
         (
             '[pins]\nextra = "{fabric}"\nfabric = "{extra}"',
-            "pins.extra: follows 'fabric', which follows another pin",
+            "pins.extra: refers to pin 'fabric', which is itself a reference",
         ),
     ],
 )
-def test_a_stack_that_does_not_fit_its_base_is_refused(stacked: Repository, text: str, expected: str) -> None:
+def test_invalid_stack_is_refused(stacked: Repository, text: str, expected: str) -> None:
     stacked.write("catalog/stacks/next-1.toml", f'summary = "n"\n{text}\n')
     assert f"stacks/next-1.toml: {expected}" in problems(stacked)
 
 
-def test_a_circle_of_stacks_is_named_once(stacked: Repository) -> None:
+def test_cycle_of_stacks_is_reported_once(stacked: Repository) -> None:
     stacked.write("catalog/stacks/a-1.toml", 'summary = "a"\nbase = "b-1"\n')
     stacked.write("catalog/stacks/b-1.toml", 'summary = "b"\nbase = "a-1"\n')
-    assert [problem for problem in problems(stacked) if "circle" in problem] == [
-        "stacks/a-1.toml: base: goes in a circle: a-1 → b-1 → a-1"
+    assert [problem for problem in problems(stacked) if "cycle" in problem] == [
+        "stacks/a-1.toml: base: dependency cycle: a-1 → b-1 → a-1"
     ]
 
 
-def test_rules_judge_the_pins_that_a_stack_takes_from_its_base(root: Path) -> None:
+def test_rules_see_inherited_pins(root: Path) -> None:
     knowledge = knowledge_of(root)
     for name, stack in knowledge.catalog.stacks.items():
         for pin, version in stack.pins.items():
@@ -118,7 +118,7 @@ base_user = "p"
 """
 
 
-def test_a_target_takes_over_what_its_profiles_set(repository: Repository) -> None:
+def test_target_inherits_from_its_profiles(repository: Repository) -> None:
     repository.write("catalog/profiles/low.toml", PROFILE)
     repository.write(
         "catalog/profiles/high.toml",
@@ -136,36 +136,34 @@ def test_a_target_takes_over_what_its_profiles_set(repository: Repository) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('inherits = ""', "inherits: no profile '' (there is: low)"),
+        ('inherits = ""', "inherits: no profile '' (available: low)"),
         ('inherits = "lo"', "inherits: no profile 'lo' (did you mean 'low'?)"),
         (
             'inherits = "low"\ncomponents = ["fabric", "workload_env"]',
-            "components[1]: 'workload_env' comes with 'low': leave it out",
+            "components[1]: 'workload_env' is already in 'low': remove it here",
         ),
-        ('inherits = "low"\nworkload = "hello"', "workload: repeats the value of 'low': leave it out"),
+        ('inherits = "low"\nworkload = "hello"', "workload: same value as in 'low': remove it here"),
         (
             'inherits = "low"\n[variables]\nbase_user = "p"',
-            "variables.base_user: repeats the value of 'low': leave it out",
+            "variables.base_user: same value as in 'low': remove it here",
         ),
         ('inherits = "low"', "flavours: missing (a table)"),
         ('kind = "container"', "components: missing (a list of strings)"),
     ],
 )
-def test_a_target_that_does_not_fit_its_profile_is_refused(
-    repository: Repository, text: str, expected: str
-) -> None:
+def test_invalid_target_is_refused(repository: Repository, text: str, expected: str) -> None:
     repository.write("catalog/profiles/low.toml", PROFILE)
     repository.write("catalog/targets/other.toml", f'summary = "o"\n{text}\n')
     assert f"targets/other.toml: {expected}" in problems(repository)
 
 
-def test_profiles_in_a_circle_are_refused(repository: Repository) -> None:
+def test_cycle_of_profiles_is_refused(repository: Repository) -> None:
     repository.write("catalog/profiles/a.toml", 'summary = "a"\ninherits = "b"\n')
     repository.write("catalog/profiles/b.toml", 'summary = "b"\ninherits = "a"\n')
-    assert "profiles/a.toml: inherits: goes in a circle: a → b → a" in problems(repository)
+    assert "profiles/a.toml: inherits: dependency cycle: a → b → a" in problems(repository)
 
 
-def test_a_broken_profile_is_the_only_problem(repository: Repository) -> None:
+def test_targets_of_an_invalid_profile_report_no_further_problems(repository: Repository) -> None:
     repository.write("catalog/profiles/low.toml", 'sumary = "p"\n')
     repository.write("catalog/targets/other.toml", 'summary = "o"\ninherits = "low"\n')
     assert {problem.split(":")[0] for problem in problems(repository)} == {"profiles/low.toml"}
@@ -198,18 +196,16 @@ def test_a_broken_profile_is_the_only_problem(repository: Repository) -> None:
         ),
     ],
 )
-def test_a_wrong_flavour_is_named_with_file_and_key(
-    repository: Repository, old: str, new: str, expected: str
-) -> None:
+def test_flavour_error_names_file_and_key(repository: Repository, old: str, new: str, expected: str) -> None:
     repository.replace("catalog/targets/hello.toml", old, new)
     assert f"targets/hello.toml: {expected}" in problems(repository)
 
 
-def test_a_target_has_at_least_one_flavour(repository: Repository) -> None:
+def test_target_needs_at_least_one_flavour(repository: Repository) -> None:
     repository.write(
         "catalog/targets/bare.toml", 'summary = "b"\nkind = "container"\ncomponents = []\n[flavours]\n'
     )
-    assert "targets/bare.toml: flavours: must have at least one" in problems(repository)
+    assert "targets/bare.toml: flavours: must have at least one flavour" in problems(repository)
 
 
 def add_policy(repository: Repository) -> None:
@@ -217,7 +213,7 @@ def add_policy(repository: Repository) -> None:
     defaults.write_text(defaults.read_text() + "fabric_policy: a\n", encoding="utf-8")
 
 
-def test_a_flavour_adds_components_and_sets_policies(stacked: Repository) -> None:
+def test_flavour_adds_components_and_sets_policies(stacked: Repository) -> None:
     stacked.replace(
         "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
     )
@@ -239,7 +235,7 @@ def test_a_flavour_adds_components_and_sets_policies(stacked: Repository) -> Non
         ("m7i.xlarge", "ami.build_on.x86_64: 'm7i.xlarge' has no dollars_per_hour in instances.toml"),
     ],
 )
-def test_the_price_of_a_build_is_that_of_its_instance_type(
+def test_build_price_comes_from_the_instance_type(
     repository: Repository, instance: str, expected: str
 ) -> None:
     path = repository.root / "catalog/instances.toml"
@@ -253,7 +249,7 @@ def test_the_price_of_a_build_is_that_of_its_instance_type(
     assert f"targets/machine.toml: {expected}" in problems(repository)
 
 
-def test_a_version_that_another_component_brings(stacked: Repository) -> None:
+def test_bundled_component_gets_its_version_from_the_bundle(stacked: Repository) -> None:
     stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["fabric"]\nbrought_by = "fabric"\n')
     stacked.write(
         "catalog/versions/fabric.toml",
@@ -270,14 +266,14 @@ def test_a_version_that_another_component_brings(stacked: Repository) -> None:
     }
 
 
-def test_only_what_a_component_requires_can_bring_it(stacked: Repository) -> None:
+def test_brought_by_must_name_a_required_component(stacked: Repository) -> None:
     stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["base"]\nbrought_by = "fabric"\n')
     stacked.write("catalog/versions/fabric.toml", 'summary = "f"\nside = "image"\n')
-    expected = "components/extra.toml: brought_by: no required component 'fabric' (there is: base)"
+    expected = "components/extra.toml: brought_by: no required component 'fabric' (available: base)"
     assert expected in problems(stacked)
 
 
-def test_a_download_for_a_policy_is_wanted_with_that_policy_alone(stacked: Repository) -> None:
+def test_download_for_a_policy_is_required_with_that_policy_only(stacked: Repository) -> None:
     stacked.replace(
         "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
     )

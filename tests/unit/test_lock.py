@@ -1,4 +1,4 @@
-"""The lock: what a target wants, what the file says, what a plan makes of both."""
+"""Lock file: required entries of a target, parsing and formatting, and their effect on plans."""
 
 import json
 
@@ -43,7 +43,7 @@ def downloading(repository: Repository) -> Repository:
 
 
 def edit(repository: Repository, kind: str, subject: str, **values: object) -> None:
-    """Changes an entry in the file, or removes it."""
+    """Update an entry of the lock file; remove it if there are no values."""
     path = repository.root / lock.LOCK_PATH
     table = json.loads(path.read_text())
     if values:
@@ -53,7 +53,7 @@ def edit(repository: Repository, kind: str, subject: str, **values: object) -> N
     path.write_text(json.dumps(table))
 
 
-def test_a_target_wants_all_that_it_downloads(downloading: Repository) -> None:
+def test_wants_lists_every_download_of_a_target(downloading: Repository) -> None:
     loaded = downloading.load()
     found = lock.wants(loaded, loaded.targets["hello"], loaded.targets["hello"].default, arch="x86_64")
     assert [str(want) for want in found] == [
@@ -70,7 +70,7 @@ def test_a_target_wants_all_that_it_downloads(downloading: Repository) -> None:
     assert {want.owner for want in found if want.kind in ("archive", "git")} == {"component fabric"}
 
 
-def test_a_role_gets_addresses_with_their_digests(downloading: Repository) -> None:
+def test_role_variables_contain_urls_and_digests(downloading: Repository) -> None:
     (system,) = (layer for layer in downloading.plan().layers if "fabric" in layer.components)
     assert system.variables["fabric_downloads"] == {
         "archive": {
@@ -99,7 +99,7 @@ def test_a_role_gets_addresses_with_their_digests(downloading: Repository) -> No
         ("archive", ARCHIVE, "verified", False, set()),
     ],
 )
-def test_what_the_lock_says_is_part_of_a_key(
+def test_keys_change_with_the_digests_of_the_lock(
     downloading: Repository, kind: str, subject: str, name: str, value: object, changed: set[str]
 ) -> None:
     before = downloading.keys()
@@ -117,7 +117,7 @@ def test_what_the_lock_says_is_part_of_a_key(
         ("requirements", "containers/hello/requirements.lock", "target hello"),
     ],
 )
-def test_a_build_without_an_entry_is_refused_by_name(
+def test_build_with_a_missing_entry_is_refused(
     downloading: Repository, kind: str, subject: str, owner: str
 ) -> None:
     edit(downloading, kind, subject)
@@ -127,21 +127,21 @@ def test_a_build_without_an_entry_is_refused_by_name(
     assert caught.value.exit_code == 7
 
 
-def test_python_requirements_that_changed_since_are_refused_by_name(repository: Repository) -> None:
+def test_build_with_changed_python_requirements_is_refused(repository: Repository) -> None:
     require_locked([repository.plan()])
     repository.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
     with pytest.raises(IntegrityError, match="containers/hello/requirements"):
         require_locked([repository.plan()])
 
 
-def test_what_nobody_has_compared_is_named_and_builds(downloading: Repository) -> None:
+def test_unverified_download_is_listed_and_allowed(downloading: Repository) -> None:
     assert downloading.plan().unverified == ()
     edit(downloading, "archive", KEY, verified=False)
     assert downloading.plan().unverified == (f"archive {KEY}",)
     require_locked([downloading.plan()])
 
 
-def test_a_pulled_base_is_the_locked_digest(repository: Repository) -> None:
+def test_pulled_base_image_uses_the_locked_digest(repository: Repository) -> None:
     repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
     repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "host:5000/tiny:1.0"')
     assert repository.plan().unlocked == ("image host:5000/tiny:1.0 x86_64 (system tiny-1)",)
@@ -151,7 +151,7 @@ def test_a_pulled_base_is_the_locked_digest(repository: Repository) -> None:
     assert plan.unlocked == ()
 
 
-def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None:
+def test_wants_include_the_source_ami_of_every_region(repository: Repository) -> None:
     path = repository.root / "catalog/systems/tiny-1.toml"
     source = 'user = "admin"\nregions = ["us-east-1", "eu-west-1"]\nowner = "1"\nname = "tiny-{deb_arch}-*"'
     path.write_text(path.read_text() + f"[ami]\n{source}\n")
@@ -161,8 +161,8 @@ def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None
     )
     loaded = repository.load()
     target = loaded.targets["ami-hello"]
-    here = lock.wants(loaded, target, target.default, arch="x86_64")
-    assert {want.kind for want in here} == {"requirements", "suite"}
+    local = lock.wants(loaded, target, target.default, arch="x86_64")
+    assert {want.kind for want in local} == {"requirements", "suite"}
     found = lock.wants(loaded, target, target.default, arch="x86_64", site=lock.ACCOUNT)
     assert {want.kind for want in found} == {"requirements", "ami"}
     assert [want.subject for want in found if want.kind == "ami"] == [
@@ -171,12 +171,12 @@ def test_an_ami_wants_its_source_in_every_region(repository: Repository) -> None
     ]
 
 
-def test_the_file_says_the_same_after_reading_and_writing(downloading: Repository) -> None:
+def test_lock_file_round_trip_is_identical(downloading: Repository) -> None:
     text = (downloading.root / lock.LOCK_PATH).read_text()
     assert lock.to_text(lock.read(downloading.root)) == text
 
 
-def test_the_order_of_entries_does_not_matter() -> None:
+def test_text_is_independent_of_the_order_of_entries() -> None:
     wants = [Want("git", "b v1"), Want("archive", "c"), Want("archive", "a")]
     entry = Entry(values={"sha256": SHA}, verified=True)
     texts = {
@@ -186,7 +186,7 @@ def test_the_order_of_entries_does_not_matter() -> None:
     assert len(texts) == 1
 
 
-def test_inputs_tell_that_something_is_wanted_anew() -> None:
+def test_inputs_change_with_the_set_of_wants() -> None:
     wants = [Want("git", "b v1")]
     assert lock.inputs_of(wants) == lock.inputs_of([*wants, *wants])
     assert lock.inputs_of(wants) != lock.inputs_of([*wants, Want("archive", "c")])
@@ -195,17 +195,20 @@ def test_inputs_tell_that_something_is_wanted_anew() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "not a lock"),
-        ("[]", "not a lock"),
+        ("{", "not a valid lock file"),
+        ("[]", "not a valid lock file"),
         ('{"format": 9, "entries": {}}', "format 9, not 1"),
         ('{"format": 1, "entries": {"egg": {"a": {"verified": true}}}}', "unknown kind 'egg'"),
         ('{"format": 1, "entries": {"git": {"a v1": {"commit": "main", "verified": true}}}}', "'main'"),
         ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12", "verified": true}}}}', "'12'"),
-        ('{"format": 1, "entries": {"archive": {"a": {"size": 12, "verified": true}}}}', "has to say sha256"),
+        (
+            '{"format": 1, "entries": {"archive": {"a": {"size": 12, "verified": true}}}}',
+            "fields must be sha256",
+        ),
         ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12"}}}}', "verified must be"),
     ],
 )
-def test_a_file_that_is_no_lock_is_refused(repository: Repository, text: str, problem: str) -> None:
+def test_invalid_lock_file_is_refused(repository: Repository, text: str, problem: str) -> None:
     (repository.root / lock.LOCK_PATH).write_text(text)
     with pytest.raises(IntegrityError) as caught:
         lock.read(repository.root)
@@ -213,7 +216,7 @@ def test_a_file_that_is_no_lock_is_refused(repository: Repository, text: str, pr
     assert caught.value.exit_code == 7
 
 
-def test_without_a_file_nothing_is_locked(repository: Repository) -> None:
+def test_missing_lock_file_is_an_empty_lock(repository: Repository) -> None:
     (repository.root / lock.LOCK_PATH).unlink()
     assert lock.read(repository.root) == Lock()
     assert len(repository.plan().unlocked) == 5

@@ -1,4 +1,4 @@
-"""The plan: deterministic, complete in its keys, canonical in its order."""
+"""Plans: inputs of layer keys, canonical order of components, golden files."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from builder.screen.golden import golden, golden_names, write_golden
 from builder.stack.loading import load
 from tests.support.repository import Repository
 
-# What changes → which layers of the small repository get another key.
+# Layers of the test repository.
 EVERYTHING = {"base", "system", "final", "workload"}
 
 
@@ -42,7 +42,7 @@ EVERYTHING = {"base", "system", "final", "workload"}
         ("catalog/stacks/plain-1.toml", "a stack", "one stack", set()),
     ],
 )
-def test_a_key_changes_if_and_only_if_an_input_does(
+def test_key_changes_if_and_only_if_an_input_changes(
     repository: Repository, file: str, old: str, new: str, changed: set[str]
 ) -> None:
     before = repository.keys()
@@ -51,7 +51,7 @@ def test_a_key_changes_if_and_only_if_an_input_does(
     assert {name for name in before if before[name] != after[name]} == changed
 
 
-def test_times_and_owners_do_not_matter_but_the_executable_bit_does(repository: Repository) -> None:
+def test_keys_depend_on_the_executable_bit_but_not_on_times_or_other_modes(repository: Repository) -> None:
     before = repository.keys()
     template = repository.root / "ansible/roles/base/templates/profile.j2"
     os.utime(template, (1, 1))
@@ -61,7 +61,7 @@ def test_times_and_owners_do_not_matter_but_the_executable_bit_does(repository: 
     assert repository.keys()["system"] != before["system"]
 
 
-def test_a_variable_reaches_only_the_role_that_owns_it(repository: Repository) -> None:
+def test_variable_is_passed_only_to_the_layer_of_its_role(repository: Repository) -> None:
     before = repository.keys()
     repository.write(
         "catalog/targets/hello.toml",
@@ -78,11 +78,11 @@ def test_the_longest_component_name_owns_a_variable() -> None:
     assert plan.owner("elsewhere", ["python"]) == ""
 
 
-def test_versions_are_those_of_pins_and_requirements(repository: Repository) -> None:
+def test_versions_come_from_pins_and_requirements(repository: Repository) -> None:
     assert repository.plan().versions == {"fabric": "1.2-3", "greet": "1.0"}
 
 
-def test_another_architecture_is_refused(repository: Repository) -> None:
+def test_unsupported_architecture_is_refused(repository: Repository) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     read = sources.read(repository.root, loaded, target, target.default)
@@ -90,19 +90,19 @@ def test_another_architecture_is_refused(repository: Repository) -> None:
         plan.plan(load(repository.root, loaded), target, target.default, read, lock.Lock(), arch="arm64")
 
 
-def test_an_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
+def test_unknown_target_is_refused_with_a_suggestion(repository: Repository) -> None:
     with pytest.raises(UsageError, match="did you mean 'hello'"):
         repository.plan("helo")
 
 
 @pytest.mark.parametrize("copied", ["../secret", "missing/", "."])
-def test_a_dockerfile_copies_only_what_lies_in_the_context(repository: Repository, copied: str) -> None:
+def test_dockerfile_may_copy_only_files_of_the_build_context(repository: Repository, copied: str) -> None:
     repository.replace("containers/hello/Dockerfile", "hello/src/", copied)
     with pytest.raises(CatalogError):
         repository.plan()
 
 
-def test_copy_lines_are_read_in_all_their_forms(repository: Repository) -> None:
+def test_all_forms_of_copy_are_parsed(repository: Repository) -> None:
     repository.write(
         "containers/hello/Dockerfile",
         """
@@ -117,7 +117,7 @@ def test_copy_lines_are_read_in_all_their_forms(repository: Repository) -> None:
     assert files == ["hello/README.md", "hello/requirements.lock", "hello/src/hello.py"]
 
 
-def test_the_reason_names_what_changed(repository: Repository) -> None:
+def test_reason_names_the_changed_input(repository: Repository) -> None:
     before = {layer["name"]: layer for layer in plan.to_json(repository.plan())["layers"]}
     repository.replace("ansible/roles/base/templates/profile.j2", "user", "User")
     reasons = {layer.name: explain(layer, before) for layer in repository.plan().layers}
@@ -143,7 +143,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 
 @given(made=catalogs(), data=st.data())
-def test_order_is_canonical_and_requirements_come_first(made: Catalog, data: st.DataObject) -> None:
+def test_order_is_canonical_with_requirements_first(made: Catalog, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(sorted(made.components)), unique=True, min_size=1))
     ordered = closure(made, chosen)
     assert ordered == closure(made, list(reversed(chosen)))
@@ -156,41 +156,41 @@ def test_order_is_canonical_and_requirements_come_first(made: Catalog, data: st.
 
 
 @pytest.mark.parametrize(
-    ("kind", "pin", "said"),
+    ("kind", "pin", "expected"),
     [
         ("ami", "6.1.0-50-amd64", {"target_kernel": "6.1.0-50-amd64"}),
         ("ami", "6.8", {"kernel_series": "6.8"}),
         ("container", "6.8", {"target_kernel": ""}),
     ],
 )
-def test_a_kernel_is_named_by_its_release_or_by_its_series(
-    repository: Repository, kind: str, pin: str, said: dict[str, str]
+def test_kernel_pin_is_a_release_or_a_series(
+    repository: Repository, kind: str, pin: str, expected: dict[str, str]
 ) -> None:
     loaded = repository.load()
     system, stack = next(iter(loaded.systems.values())), next(iter(loaded.stacks.values()))
     stack = dataclasses.replace(stack, pins={"kernel": pin})
-    told = plan.capabilities(system, stack, kind=kind, arch="x86_64")
-    assert {name: told[name] for name in told if "kernel" in name} == said
+    capabilities = plan.capabilities(system, stack, kind=kind, arch="x86_64")
+    assert {name: value for name, value in capabilities.items() if "kernel" in name} == expected
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("name", sorted(path.name.removesuffix(".json") for path in GOLDEN.glob("*.json")))
-def test_plans_are_as_reviewed(root: Path, name: str) -> None:
-    """`builder plan --write-golden tests/golden` writes the files anew; a reviewer reads the diff."""
+def test_plan_matches_its_golden_file(root: Path, name: str) -> None:
+    """To update the golden files, run `builder plan --write-golden` and review the diff."""
     target, flavour = golden_names(catalog.load(root))[name]
     plan = Context(root, arch="x86_64", flavour=flavour).plan(target)
     assert golden(plan) == json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_every_target_has_a_reviewed_plan(root: Path) -> None:
+def test_every_target_has_a_golden_file(root: Path) -> None:
     assert {path.name for path in GOLDEN.glob("*.json")} == {
         f"{name}.json" for name in golden_names(catalog.load(root))
     }
 
 
-def test_a_plan_is_written_as_it_is_compared(repository: Repository, tmp_path: Path) -> None:
+def test_write_golden_writes_the_compared_form(repository: Repository, tmp_path: Path) -> None:
     plan = repository.plan()
     path = write_golden(plan, tmp_path, "hello@other")
     assert path == tmp_path / "hello@other.json"

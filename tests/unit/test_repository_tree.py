@@ -1,18 +1,18 @@
-"""The tree: what may name what."""
+"""Product files must not refer to the tests folder."""
 
 import re
 import subprocess
 from pathlib import Path
 
-# The folder at the top; roles and workloads have folders of their own with that name.
+# Matches the top-level tests folder, not the tests folders of roles and workloads.
 NAMES_TESTS = re.compile(
     r"\b(?:from|import|-m) tests\b|(?<![\w-])tests\.[a-z]|(?<![\w*}{\"'/>-])tests/\w|[\"']tests/"
 )
 PRODUCT = ("builder", "ansible", "bench", "packer", "containers", "catalog", ".config")
 
 
-def test_nothing_in_the_product_names_the_tests(root: Path) -> None:
-    """Stand-ins and test helpers reach the product through files and options alone."""
+def test_product_files_do_not_refer_to_tests(root: Path) -> None:
+    """Tests inject stand-ins into the product only through files and options."""
     listed = subprocess.run(
         ["git", "-C", str(root), "ls-files", *PRODUCT], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""A run as far as it got; also the values that the other tests of the screens share."""
+"""Attempts: results of finished and failed runs. Also sample values for the other screen tests."""
 
 import hashlib
 from collections.abc import Iterable
@@ -155,7 +155,7 @@ def event(name: str, at_s: float, step: str = "", text: str = "", **fields: Scal
 
 
 def a_run() -> list[Event]:
-    """One reused layer, one that is built, one that fails, and a task of a step nobody announced."""
+    """Events of a reused, a built and a failed layer, and a task of a step without a start event."""
     base, fabric, python = key_of("base"), key_of("fabric"), key_of("python")
     return [
         event("run.start", 0, text="builder build --target cpu-ddp", run="r1"),
@@ -188,18 +188,18 @@ def a_failure(error: FactoryError | None = None) -> Attempt:
     )
 
 
-def test_receipt_becomes_an_attempt_that_is_ready() -> None:
+def test_attempt_of_a_receipt_is_ready() -> None:
     attempt = attempt_of(a_receipt())
     assert (attempt.verdict, attempt.name) == ("ready", NAME)
     assert [layer.name for layer in attempt.layers_with("built")] == ["fabric", "final", "workload"]
 
 
-def test_failed_check_or_error_makes_the_verdict() -> None:
+def test_verdict_is_failed_after_a_failed_check_or_an_error() -> None:
     assert attempt_of(a_receipt(report=a_report([("t", "c", "failed", "no")]))).verdict == "failed"
     assert a_failure().verdict == "failed"
 
 
-def test_failed_run_knows_the_layers_its_events_told() -> None:
+def test_attempt_after_an_error_has_the_layers_of_its_events() -> None:
     layers = {layer.name: layer for layer in a_failure().layers}
     assert {name: layer.outcome for name, layer in layers.items()} == {
         "base": "reused",
@@ -209,7 +209,7 @@ def test_failed_run_knows_the_layers_its_events_told() -> None:
     assert (layers["fabric"].seconds, layers["fabric"].size_bytes) == (65.8, 61_400_000)
 
 
-def test_a_layer_that_was_cut_off_is_stopped() -> None:
+def test_unfinished_layer_is_stopped() -> None:
     attempt = attempt_after(
         BuildError("gone"), plan=a_plan(), events=a_run()[:5], run="r", created="", commit=""
     )

@@ -1,4 +1,4 @@
-"""Plain lines, NDJSON and the files of a run: exact output from a scripted run."""
+"""Exact plain-text, NDJSON and log file output of a sample run."""
 
 import io
 import json
@@ -40,7 +40,7 @@ LOG = """\
 """
 
 
-def test_plain_lines() -> None:
+def test_plain_lines_of_a_failed_run() -> None:
     stream = io.StringIO()
     screen = PlainLines(stream)
     for each in a_run():
@@ -48,7 +48,7 @@ def test_plain_lines() -> None:
     assert stream.getvalue() == PLAIN
 
 
-def test_plain_lines_end_well() -> None:
+def test_plain_lines_of_a_successful_run() -> None:
     stream = io.StringIO()
     screen = PlainLines(stream)
     screen(event("run.start", 0, text="builder build"))
@@ -73,7 +73,7 @@ def test_only_the_last_lines_of_a_failed_step_are_printed() -> None:
 
 
 class Writes(io.StringIO):
-    """A stream that remembers each write."""
+    """Stream that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,14 +116,14 @@ def test_json_lines_carry_every_event_unchanged() -> None:
         }
 
 
-def test_json_lines_survive_bytes_that_are_no_text() -> None:
+def test_json_lines_escape_invalid_text() -> None:
     stream = io.StringIO()
     JsonLines(stream, on_lost=lambda: None)(event("step.log", 0, "s", "caf\u00e9 \udcff \u2028 end\nnext"))
     assert stream.getvalue().isascii()
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_run_files(tmp_path: Path) -> None:
+def test_log_and_events_files(tmp_path: Path) -> None:
     wanted = {"run.start", "note", "step.log", "run.end"}
     events = [each for each in a_run() if each.name in wanted or each.text == "pip refused torch"]
     del events[3]  # the log line of the failed step
@@ -146,7 +146,7 @@ def test_run_files_are_on_disk_before_they_are_closed(tmp_path: Path) -> None:
         assert (tmp_path / "events.ndjson").read_text().count("\n") == 1
 
 
-def test_full_disk_is_said_once_and_not_in_the_way_of_the_clean_up(tmp_path: Path) -> None:
+def test_full_disk_is_reported_once_and_does_not_break_the_cleanup(tmp_path: Path) -> None:
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with RunFiles(tmp_path) as files:
         with pytest.raises(BuildError, match="No space left on device") as refusal:

@@ -1,4 +1,4 @@
-"""The live tree: its lines as values, and what rich makes of them."""
+"""Live view: its lines, and how rich draws them."""
 
 import io
 
@@ -37,7 +37,7 @@ def shown(
     return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
-def test_one_row_per_step_below_its_target() -> None:
+def test_rows_are_grouped_by_target() -> None:
     assert "\n".join(shown(a_board())) == TREE
 
 
@@ -50,7 +50,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert max(cells("".join(text for text, _ in line)) for line in lines) <= width
 
 
-def test_one_target_needs_no_heading() -> None:
+def test_single_target_has_no_heading() -> None:
     board = Board()
     board.read(event("step.start", 0, "s", "base", target="cpu-ddp"))
     assert shown(board, now_s=START_S + 1.25) == [
@@ -60,7 +60,7 @@ def test_one_target_needs_no_heading() -> None:
     ]
 
 
-def test_running_rows_stay_visible_where_not_all_fit() -> None:
+def test_running_rows_stay_visible_if_not_all_rows_fit() -> None:
     board = Board()
     for number in range(60):
         board.read(event("step.start", number, f"s{number}", f"layer-{number:02}", target=f"t{number // 20}"))
@@ -74,7 +74,7 @@ def test_running_rows_stay_visible_where_not_all_fit() -> None:
     assert len(shown(board)) == 1 + 3 + 60 + 1
 
 
-def test_a_tiny_terminal_shows_what_it_can() -> None:
+def test_terminal_with_one_line_shows_a_line() -> None:
     assert shown(a_board(), height=1)
 
 
@@ -108,12 +108,12 @@ def test_rich_draws_the_same_lines(width: int) -> None:
     assert [line.rstrip() for line in stream.getvalue().splitlines()] == expected
 
 
-def test_colours_only_where_they_are_wanted() -> None:
+def test_no_color_disables_colours() -> None:
     assert "\x1b[1;31m" in drawn(width=80, colour=True)
     assert "\x1b[1;31m" not in drawn(width=80, colour=False)
 
 
-def test_markup_in_names_is_text() -> None:
+def test_rich_markup_in_names_is_not_interpreted() -> None:
     stream = io.StringIO()
     screen = LiveTree(stream, {}, clock=lambda: START_S)
     screen(event("step.start", 0, "s", "[bold]x[/bold] [/nonsense]", target="t"))
@@ -121,7 +121,7 @@ def test_markup_in_names_is_text() -> None:
     assert "[bold]x[/bold] [/non" in stream.getvalue()
 
 
-def test_a_run_that_is_over_at_once_draws_nothing_but_its_failures() -> None:
+def test_short_run_prints_only_its_failures() -> None:
     stream = io.StringIO()
     with LiveTree(stream, {}, delay_s=3600) as screen:
         for each in a_run():
@@ -133,7 +133,7 @@ def test_a_run_that_is_over_at_once_draws_nothing_but_its_failures() -> None:
     ]
 
 
-def test_interrupt_stops_running_rows_and_gives_the_cursor_back() -> None:
+def test_interrupt_marks_running_rows_as_stopped_and_restores_the_cursor() -> None:
     stream = io.StringIO()
     screen = LiveTree(stream, {}, delay_s=0, clock=lambda: START_S + 9)
 

@@ -1,4 +1,4 @@
-"""The HTML report: whole, self-contained, and not impressed by hostile names."""
+"""HTML report: complete, self-contained, and safe against markup in names."""
 
 import dataclasses
 import re
@@ -32,7 +32,7 @@ VOID = {"meta", "wbr"}
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text of a page; fails where elements are not nested properly."""
+    """Parsed elements and text of a page; fails if elements are not nested properly."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_everything_is_on_the_page() -> None:
+def test_report_contains_layers_checks_and_versions() -> None:
     page = Page(render(a_receipt(), a_run(), ENVIRONMENT))
     for name, _, components, outcome, reason, _, _ in LAYERS:
         assert all(word in page.words for word in (name, ", ".join(components), outcome, reason))
@@ -71,7 +71,7 @@ def test_everything_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("outcome", [a_receipt(), a_failure()])
-def test_nothing_is_fetched_and_nothing_runs(outcome: Receipt | Attempt) -> None:
+def test_report_loads_nothing_and_contains_no_scripts(outcome: Receipt | Attempt) -> None:
     text = render(outcome, a_run(), ENVIRONMENT)
     page = Page(text)
     assert not {"script", "link", "img", "iframe", "object", "a", "base"} & {
@@ -82,19 +82,19 @@ def test_nothing_is_fetched_and_nothing_runs(outcome: Receipt | Attempt) -> None
         assert not loading & attributes.keys(), name
         assert not any(key.startswith("on") for key in attributes), name
     assert not re.search(r"https?://|url\(|@import", text)
-    assert any("default-src 'none'" in (one.get("content") or "") for one in page.named("meta"))
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in page.named("meta"))
 
 
-def test_settings_of_the_job_are_shown_by_machine_type() -> None:
+def test_settings_for_jobs_are_shown_by_instance_type() -> None:
     settings = {"p5.48xlarge": ("A=1", "sysctl b=2"), "*": ("C=3",)}
     plan = dataclasses.replace(a_plan(), settings=settings)
     shown = Page(render(a_receipt(plan=plan), [], {})).words
-    for word in ("Settings of the job", "p5.48xlarge", "A=1, sysctl b=2", "any machine", "C=3"):
+    for word in ("Settings for jobs", "p5.48xlarge", "A=1, sysctl b=2", "any instance type", "C=3"):
         assert word in shown
-    assert "Settings of the job" not in Page(render(a_receipt(), [], {})).words
+    assert "Settings for jobs" not in Page(render(a_receipt(), [], {})).words
 
 
-def test_hostile_names_are_text() -> None:
+def test_markup_in_names_is_escaped() -> None:
     receipt = a_receipt(
         plan=dataclasses.replace(
             a_plan(target=HOSTILE, layers=("base", HOSTILE)),
@@ -132,7 +132,7 @@ def test_hostile_names_are_text() -> None:
         assert "alert(&quot;x&quot;)" in text
 
 
-def test_failed_build_says_why_and_what_was_not_reached() -> None:
+def test_failed_build_shows_the_error_and_the_layers_not_reached() -> None:
     page = Page(render(a_failure(), a_run(), ENVIRONMENT))
     for words in ("layer 'python': pip refused torch", "builder lock", "want 1\nhave 2"):
         assert words in page.words
@@ -141,16 +141,20 @@ def test_failed_build_says_why_and_what_was_not_reached() -> None:
     assert "Ready" not in page.words
 
 
-def test_failed_checks_are_open_and_show_their_message() -> None:
+def test_failed_checks_are_expanded_and_show_their_message() -> None:
     message = "E   assert 1 == 2\nE    +  where 1 = one()"
     page = Page(render(a_receipt(report=a_report([*CHECKS, ("t", "efa", "failed", message)])), None, {}))
-    opened = [one for one in page.named("details") if one.get("class") == "component" and "open" in one]
+    opened = [
+        details
+        for details in page.named("details")
+        if details.get("class") == "component" and "open" in details
+    ]
     assert len(opened) == 1
     assert message in page.words
     assert "Checks failed1" in page.words
 
 
-def test_steps_that_overlap_lie_side_by_side() -> None:
+def test_parallel_steps_overlap_in_the_timeline() -> None:
     events = [
         event("run.start", 0, text="builder build"),
         event("step.start", 0, "a", "left"),
@@ -164,24 +168,24 @@ def test_steps_that_overlap_lie_side_by_side() -> None:
     assert styles == ["left:0.00%;width:50.00%", "left:25.00%;width:75.00%"]
 
 
-def test_version_that_was_found_to_differ_is_marked() -> None:
+def test_version_that_differs_from_the_plan_is_marked() -> None:
     page = Page(render(a_receipt(), None, {}, versions={"openmpi": "4.1.5", "torch": "2.9.1"}))
-    assert [one for one in page.named("div") if one.get("class") == "differs"] == [{"class": "differs"}]
-    assert "4.1.5, planned 4.1.4-3" in page.words
+    assert [div for div in page.named("div") if div.get("class") == "differs"] == [{"class": "differs"}]
+    assert "4.1.5 (plan: 4.1.4-3)" in page.words
 
 
 @pytest.mark.parametrize("span", [0.0, 0.0004, 0.065, 1, 9.99, 61, 3700, 100_000])
-def test_time_line_of_any_length_has_few_marks(span: float) -> None:
+def test_timeline_of_any_length_has_few_ticks(span: float) -> None:
     events = [
         event("step.start", 0, "a", "layer"),
         event("step.end", span, "a", outcome="built", seconds=span),
     ]
     page = Page(render(a_receipt(), events, {}))
-    marks = [one for one in page.named("span") if (one.get("style") or "").startswith("left:")]
+    marks = [mark for mark in page.named("span") if (mark.get("style") or "").startswith("left:")]
     assert 1 <= len(marks) <= 13
 
 
-def test_published_name_is_preferred_and_the_engine_is_the_fallback() -> None:
+def test_unpublished_image_is_shown_by_its_engine_id() -> None:
     unpublished = dataclasses.replace(a_receipt(), publications=())
     words = Page(render(unpublished, None, {})).words
     assert NAME not in words
@@ -194,13 +198,13 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_contrast_is_accessible(scheme: int) -> None:
+def test_text_contrast_meets_wcag_aa(scheme: int) -> None:
     css = (Path(report.__file__).parent / "report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block))

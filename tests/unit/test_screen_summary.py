@@ -1,4 +1,4 @@
-"""The closing summary, tables and errors at several widths."""
+"""Build summaries, tables and errors at several widths."""
 
 import dataclasses
 import re
@@ -39,7 +39,7 @@ FAILED = """
 """
 
 
-def test_summary_of_a_target_that_is_ready() -> None:
+def test_summary_of_a_successful_build() -> None:
     text = summary(
         a_receipt(), seconds=61, report_path=Path("out/report.html"), next_command="docker run --rm cpu-ddp"
     )
@@ -57,7 +57,7 @@ def test_summary_names_failed_checks() -> None:
     assert "✘ openmpi: test_version: AssertionError: 4.1.5\n" in text
 
 
-def test_colour_changes_nothing_but_colour() -> None:
+def test_coloured_summary_has_the_same_text() -> None:
     plain = summary(a_receipt(), seconds=61)
     coloured = summary(a_receipt(), seconds=61, look=Look(colour=True))
     assert "\x1b[32m✔ cpu-ddp is ready\x1b[0m" in coloured
@@ -65,7 +65,7 @@ def test_colour_changes_nothing_but_colour() -> None:
     assert "\x1b" not in plain
 
 
-def test_summary_in_ascii() -> None:
+def test_summary_is_ascii_for_ascii_streams() -> None:
     assert summary(a_receipt(), seconds=61, look=Look(unicode=False)).isascii()
 
 
@@ -92,29 +92,29 @@ def test_table_wraps_the_widest_column_and_aligns_numbers_right() -> None:
 
 
 @pytest.mark.parametrize("width", [50, 80, 200])
-def test_table_fits_its_width_and_loses_nothing(width: int) -> None:
+def test_table_fits_its_width_without_losing_text(width: int) -> None:
     text = table(["TARGET", "LAYERS", "SIZE", "SUMMARY"], ROWS, width)
     assert max(cells(line) for line in text.splitlines()) <= width
     for cell in (cell for row in ROWS for cell in row):
         assert all(word in text for word in cell.split())
 
 
-def test_table_without_rows_is_its_header() -> None:
+def test_table_without_rows_shows_only_its_header() -> None:
     assert table(["A", "B"], [], 80) == "A  B"
 
 
-def test_versions_are_not_numbers_and_empty_cells_are_allowed() -> None:
+def test_versions_are_not_right_aligned_and_cells_may_be_empty() -> None:
     assert table(["N", "VERSION"], [["a", "4.1.4-3"], ["b", ""]], 80) == "N  VERSION\na  4.1.4-3\nb"
 
 
-def test_error() -> None:
+def test_error_shows_message_details_and_hint() -> None:
     assert error(FactoryError("it broke")) == "error: it broke"
     assert error(CatalogError(["a.toml: x", "b.toml: \x1b[31my"], hint="run this")) == (
         "error: catalog: 2 problems\n  a.toml: x\n  b.toml: y\nhint: run this"
     )
 
 
-def test_a_machine_image_is_one_piece() -> None:
+def test_ami_counts_as_a_single_layer() -> None:
     receipt = a_receipt()
     target = dataclasses.replace(receipt.plan.target, kind="ami")
     plan = dataclasses.replace(receipt.plan, target=target)

@@ -1,4 +1,4 @@
-"""Words, numbers and widths that all screens share, and what a stream is believed to show."""
+"""Text formatting shared by all screens, and detection of a stream's capabilities."""
 
 import io
 import subprocess
@@ -58,7 +58,7 @@ def test_clean(line: str, kept: str) -> None:
     assert clean(line) == kept
 
 
-def test_widths_count_columns_not_characters() -> None:
+def test_widths_are_in_columns_not_characters() -> None:
     assert [cells("abc"), cells("图像"), cells("e\u0301")] == [3, 4, 1]
     assert clip("图像工厂", 5) == "图像…"
     assert [clip("abc", 3), clip("abcd", 3), clip("abc", 0)] == ["abc", "ab…", ""]
@@ -79,7 +79,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_look_of_a_stream() -> None:
+def test_look_depends_on_stream_and_environment() -> None:
     environment = {"COLUMNS": "132", "TERM": "xterm"}
     assert look(Terminal(), environment) == Look(width=132, colour=True, unicode=True, live=True)
     assert not look(Terminal(), {**environment, "NO_COLOR": "1"}).colour
@@ -87,13 +87,13 @@ def test_look_of_a_stream() -> None:
     assert look(io.TextIOWrapper(io.BytesIO(), "ascii"), {}) == Look(width=100, unicode=False)
 
 
-def test_plain_characters_where_the_stream_has_no_others() -> None:
+def test_ascii_stream_gets_ascii_characters() -> None:
     ascii_only = Look(unicode=False)
     assert ascii_only.plain("a · b… é") == "a | b~ ?"
     assert ascii_only.symbol("failed") == "x"
 
 
-def test_no_screen_imports_a_third_party_package_before_it_draws() -> None:
+def test_screens_import_no_third_party_package_before_drawing() -> None:
     program = """if True:
         import sys
         from builder.screen import attempt, files, live, markup, ndjson, plain, report, summary

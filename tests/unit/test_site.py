@@ -1,4 +1,4 @@
-"""The site file: what it may hold, and how a mistake in it is named."""
+"""Site file: its settings, and errors that name file and key."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "site.toml"
 
 
-def test_without_a_file_all_settings_have_their_defaults(file: Path) -> None:
+def test_missing_file_means_default_settings(file: Path) -> None:
     assert site.load(file.parent) == site.Site()
 
 
@@ -45,7 +45,7 @@ def test_settings_of_every_type_are_read(file: Path) -> None:
         ("[mirror.prefixes]\na = 1\n", "mirror.prefixes: must be a table of strings, not {'a': 1}"),
     ],
 )
-def test_a_mistake_is_named_with_file_and_key(file: Path, text: str, problem: str) -> None:
+def test_error_names_file_and_key(file: Path, text: str, problem: str) -> None:
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
         site.load(file.parent)
@@ -53,7 +53,7 @@ def test_a_mistake_is_named_with_file_and_key(file: Path, text: str, problem: st
     assert caught.value.hint == f"correct {file}"
 
 
-def test_all_mistakes_are_reported_at_once(file: Path) -> None:
+def test_all_errors_are_reported_at_once(file: Path) -> None:
     file.write_text("[aws]\nregion = 1\nencrypt = 2\n[registry]\npish = 3\n")
     with pytest.raises(UsageError) as caught:
         site.load(file.parent)
@@ -64,7 +64,7 @@ def test_all_mistakes_are_reported_at_once(file: Path) -> None:
     ]
 
 
-def test_a_named_file_has_to_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_named_by_the_environment_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     with pytest.raises(UsageError, match="BUILDER_SITE_FILE: no file"):
         site.load(file.parent)

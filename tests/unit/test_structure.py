@@ -1,4 +1,4 @@
-"""How the product's modules hang together, beyond what the import contracts say."""
+"""Import structure of the product that import-linter contracts cannot express."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-# Imports of our own modules inside functions: each keeps out of a start what only some commands need.
+# Imports of own modules inside functions, each of which speeds up the start of commands that do not need it.
 LAZY_IMPORTS = {
     "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
     "builder.app.session": {"builder.app.production"},
-    # moto takes seconds to load; signals are answered and the log is open before.
+    # moto takes seconds to load; signal handlers and the log must be ready before that.
     "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
     "builder.cli.main": {"builder", "builder.errors", "builder.screen.summary", "builder.tables"},
 }
-# Libraries that take long to load, and of which most commands need none.
+# Libraries that load slowly and that most commands do not need.
 LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}
 
 
@@ -33,7 +33,7 @@ def modules(root: Path) -> dict[str, ast.Module]:
 
 
 def _imported(tree: ast.AST, modules: Mapping[str, ast.Module]) -> Iterator[str]:
-    """Names of modules that the nodes below `tree` import."""
+    """Yield the names of modules imported anywhere in `tree`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -57,23 +57,23 @@ def test_imports_inside_functions_are_declared(modules: Mapping[str, ast.Module]
     assert found == LAZY_IMPORTS
 
 
-def test_no_modules_import_each_other(modules: Mapping[str, ast.Module]) -> None:
-    """Imports inside functions included: a cycle that they hide is a cycle."""
+def test_modules_have_no_import_cycles(modules: Mapping[str, ast.Module]) -> None:
+    """Imports inside functions count too, because they only hide a cycle."""
     arrows = {name: set(_imported(tree, modules)) & modules.keys() - {name} for name, tree in modules.items()}
-    # Modules without arrows to what is left are taken away until only cycles remain.
+    # Remove modules that import no remaining module, until only cycles and their importers remain.
     left = dict(arrows)
     while leaves := [name for name, targets in left.items() if not targets & left.keys()]:
         for name in leaves:
             del left[name]
-    # What merely leads to a cycle is no part of it.
+    # Remove modules that import a cycle but are not part of it.
     while roots := [name for name in left if not any(name in targets for targets in left.values())]:
         for name in roots:
             del left[name]
     assert sorted(left) == []
 
 
-def test_only_lanes_ask_for_the_kind_of_a_target(root: Path) -> None:
-    """A new kind of image is a new lane; commands and the session stay as they are."""
+def test_only_lanes_depend_on_the_kind_of_a_target(root: Path) -> None:
+    """Adding a kind of image must only need a new lane, not changes in commands or the session."""
     paths = [
         path
         for folder in ("cli", "app", "adapters")

@@ -1,4 +1,4 @@
-"""What the factory fetches for itself, as files say it: collections of Ansible, plugins of Packer."""
+"""Parsing of the pinned Ansible collections and Packer plugins."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ url = "https://vendor.example/{name}_{version}_linux_{deb_arch}.zip"
 """
 
 
-def test_without_files_nothing_is_fetched(repository: Repository) -> None:
+def test_missing_files_mean_no_downloads(repository: Repository) -> None:
     assert tooling.read(repository.root) == ()
 
 
@@ -29,7 +29,7 @@ def test_without_files_nothing_is_fetched(repository: Repository) -> None:
         "# ours\ncollections:\n- version: '2.1.0'  # tested\n  name: \"ansible.posix\"\n\n",
     ],
 )
-def test_collections_are_archives_of_the_galaxy(repository: Repository, text: str) -> None:
+def test_collections_are_downloaded_from_ansible_galaxy(repository: Repository, text: str) -> None:
     repository.write(tooling.COLLECTIONS, text)
     (found,) = tooling.read(repository.root)
     assert (found.name, found.url) == (
@@ -42,25 +42,25 @@ def test_collections_are_archives_of_the_galaxy(repository: Repository, text: st
     ("text", "problem"),
     [
         ("collections:\n  - name: ansible.posix\n", "collections[0]: needs a name"),
-        ("collections:\n  - name: ansible.posix\n    version: '>=2.1'\n", "line 3: below collections"),
+        ("collections:\n  - name: ansible.posix\n    version: '>=2.1'\n", "line 3: unsupported line"),
         ("collections:\n  - name: posix\n    version: 2.1.0\n", "collections[0]: needs a name"),
         ("collections:\n  - name: ansible.posix\n    version: 2.1\n", "an exact version"),
-        ("roles:\n  - name: ansible.posix\n    version: 2.1.0\n", "line 1: below collections"),
-        ("collections:\n  - ansible.posix\n", "line 2: below collections"),
+        ("roles:\n  - name: ansible.posix\n    version: 2.1.0\n", "line 1: unsupported line"),
+        ("collections:\n  - ansible.posix\n", "line 2: unsupported line"),
     ],
 )
-def test_a_collection_without_an_exact_version_is_refused(
+def test_collection_without_name_or_exact_version_is_refused(
     repository: Repository, text: str, problem: str
 ) -> None:
     repository.write(tooling.COLLECTIONS, text)
     with pytest.raises(CatalogError) as caught:
         tooling.read(repository.root)
-    assert any(one.startswith(tooling.COLLECTIONS) and problem in one for one in caught.value.problems)
+    assert any(found.startswith(tooling.COLLECTIONS) and problem in found for found in caught.value.problems)
 
 
-def test_a_plugin_is_an_archive_for_each_machine(repository: Repository) -> None:
+def test_plugin_has_a_download_per_host_architecture(repository: Repository) -> None:
     repository.write("catalog/packer.toml", PLUGIN)
-    assert [one.url for one in tooling.read(repository.root)] == [
+    assert [download.url for download in tooling.read(repository.root)] == [
         f"https://vendor.example/amazon_1.2.3_linux_{arch}.zip" for arch in ("amd64", "arm64")
     ]
 
@@ -73,13 +73,13 @@ def test_a_plugin_is_an_archive_for_each_machine(repository: Repository) -> None
         ("plugins", "plugin", "plugin: unknown key (did you mean 'plugins'?)"),
     ],
 )
-def test_a_wrong_file_of_plugins_is_refused(repository: Repository, old: str, new: str, problem: str) -> None:
+def test_invalid_packer_toml_is_refused(repository: Repository, old: str, new: str, problem: str) -> None:
     repository.write("catalog/packer.toml", PLUGIN.replace(old, new))
     with pytest.raises(CatalogError) as caught:
         tooling.read(repository.root)
     assert f"packer.toml: {problem}" in caught.value.problems
 
 
-def test_the_plugins_of_this_repository_are_pinned(root: Path) -> None:
-    names = {one.name for one in tooling.read(root) if one.kinds == ("ami",)}
+def test_repository_pins_the_packer_plugins(root: Path) -> None:
+    names = {download.name for download in tooling.read(root) if download.kinds == ("ami",)}
     assert names == {"Packer plugin amazon", "Packer plugin ansible"}

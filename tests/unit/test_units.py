@@ -1,4 +1,4 @@
-"""Sizes and spans of time as people write them."""
+"""Parsing of sizes and durations."""
 
 import pytest
 
@@ -19,12 +19,12 @@ from builder.units import parse_size, parse_span
         ("12B", 12),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_parse_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "20", "G", "-1G", "20X", "20iB", "1e9", "nan", "20GBs", "1,5G"])
-def test_other_words_are_no_sizes(text: str) -> None:
+def test_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"'{text}' is not a size; write 500M, 20G"):
         parse_size(text)
 
@@ -32,11 +32,11 @@ def test_other_words_are_no_sizes(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90m", 5400), ("36h", 129600), ("14d", 1209600), ("2w", 1209600), ("0d", 0)]
 )
-def test_spans(text: str, seconds: float) -> None:
+def test_parse_duration(text: str, seconds: float) -> None:
     assert parse_span(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "14", "d", "-1d", "14 days", "14D", "1mo", "inf"])
-def test_other_words_are_no_spans(text: str) -> None:
-    with pytest.raises(ValueError, match=f"'{text}' is not a span of time; write 90m, 36h, 14d"):
+def test_invalid_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"'{text}' is not a duration; write 90m, 36h, 14d"):
         parse_span(text)

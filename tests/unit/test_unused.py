@@ -1,4 +1,4 @@
-"""catalog/unused.toml: what no target uses, and why; nothing is unused without a reason."""
+"""Check that every unused entry of the catalog is listed in catalog/unused.toml with a reason."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -29,28 +29,28 @@ def flavours(loaded: Catalog) -> Iterator[tuple[Target, Flavour]]:
             yield target, flavour
 
 
-def test_every_component_is_in_a_target_or_has_a_reason(
+def test_every_component_is_used_or_listed_as_unused(
     loaded: Catalog, unused: Mapping[str, Mapping[str, str]]
 ) -> None:
     members = {name for pair in flavours(loaded) for name in members_of(loaded, *pair)}
     assert set(unused["components"]) == set(loaded.components) - members
 
 
-def test_every_stack_is_used_or_has_a_reason(
+def test_every_stack_is_used_or_listed_as_unused(
     loaded: Catalog, unused: Mapping[str, Mapping[str, str]]
 ) -> None:
     used = {flavour.stack for _, flavour in flavours(loaded)}
     assert set(unused["stacks"]) == set(loaded.stacks) - used
 
 
-def test_every_system_and_every_profile_is_used(root: Path, loaded: Catalog) -> None:
+def test_every_system_and_profile_is_used(root: Path, loaded: Catalog) -> None:
     assert {flavour.system for _, flavour in flavours(loaded)} == set(loaded.systems)
     files = [*(root / "catalog/targets").glob("*.toml"), *(root / "catalog/profiles").glob("*.toml")]
     inherited = {tomllib.loads(path.read_text(encoding="utf-8")).get("inherits") for path in files}
     assert {path.stem for path in (root / "catalog/profiles").glob("*.toml")} == inherited - {None}
 
 
-def test_every_image_has_the_plugin_of_nccl_or_a_reason(
+def test_every_image_has_the_nccl_plugin_or_is_listed_without_it(
     loaded: Catalog, unused: Mapping[str, Mapping[str, str]]
 ) -> None:
     lacking: set[str] = set()
@@ -64,7 +64,7 @@ def test_every_image_has_the_plugin_of_nccl_or_a_reason(
     assert lacking == set(unused[PLUGIN])
 
 
-def test_a_gpu_target_with_the_whole_efa_installation_has_the_plugin(loaded: Catalog) -> None:
+def test_gpu_target_with_a_full_efa_installation_has_the_nccl_plugin(loaded: Catalog) -> None:
     found = set()
     for target, flavour in flavours(loaded):
         members = members_of(loaded, target, flavour)
@@ -75,7 +75,7 @@ def test_a_gpu_target_with_the_whole_efa_installation_has_the_plugin(loaded: Cat
     assert found == {"ami-gpu", "ami-pcluster-gpu"}
 
 
-def test_a_bundled_plugin_is_what_the_installer_of_the_stack_brings(root: Path, loaded: Catalog) -> None:
+def test_nccl_plugin_has_the_version_bundled_with_the_efa_installer(root: Path, loaded: Catalog) -> None:
     table = tomllib.loads((root / "catalog/versions/efa.toml").read_text(encoding="utf-8"))
     releases = {
         release["version"]: {**release.get("keeps", {}), **release.get("brings", {})}
@@ -88,6 +88,6 @@ def test_a_bundled_plugin_is_what_the_installer_of_the_stack_brings(root: Path, 
             assert policy_of(PLUGIN, target, flavour) == ""
 
 
-def test_every_reason_is_given(unused: Mapping[str, Mapping[str, str]]) -> None:
+def test_no_reason_is_empty(unused: Mapping[str, Mapping[str, str]]) -> None:
     assert set(unused) == {"components", "stacks", PLUGIN}
     assert all(reason.strip() for table in unused.values() for reason in table.values())

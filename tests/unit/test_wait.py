@@ -1,4 +1,4 @@
-"""`until`: how often it asks, when it gives up, and that it can be cancelled."""
+"""`until`: polling times, timeout and cancellation."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from builder.wait import Backoff, until
 
 
 class Clock(threading.Event):
-    """An event that moves a clock instead of taking time; it is set at `cancel_at_s`."""
+    """Fake event whose wait advances a fake clock; it is set at `cancel_at_s`."""
 
     def __init__(self, cancel_at_s: float = math.inf) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class Clock(threading.Event):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
-    monkeypatch.setattr(wait, "monotonic", made)
-    return made
+    fake = Clock()
+    monkeypatch.setattr(wait, "monotonic", fake)
+    return fake
 
 
 def calls(clock: Clock, *, timeout_s: float, every_s: float | Backoff) -> list[float]:
-    """The moments at which a condition that never comes true is asked."""
+    """Return the times at which `until` calls a condition that is never true."""
     moments: list[float] = []
 
     def never() -> bool:
@@ -58,13 +58,13 @@ def calls(clock: Clock, *, timeout_s: float, every_s: float | Backoff) -> list[f
         (10, Backoff(1, 4, 2), [0, 1, 3, 7, 10]),
     ],
 )
-def test_condition_is_asked_at_once_at_intervals_and_at_the_time_limit(
+def test_condition_is_called_at_once_at_intervals_and_at_the_timeout(
     clock: Clock, timeout_s: float, every_s: float | Backoff, moments: list[float]
 ) -> None:
     assert calls(clock, timeout_s=timeout_s, every_s=every_s) == moments
 
 
-def test_account_is_asked_every_few_seconds_and_a_rehearsal_at_once(clock: Clock) -> None:
+def test_account_is_polled_every_few_seconds_and_a_rehearsal_faster(clock: Clock) -> None:
     account = Account({}, region="us-east-1")
     moments = calls(clock, timeout_s=300, every_s=account.polling)
     assert moments[:5] == [0, 2, 5, 9.5, 16.25]
@@ -74,34 +74,34 @@ def test_account_is_asked_every_few_seconds_and_a_rehearsal_at_once(clock: Clock
     assert rehearsal.polling.longest_s < 1
 
 
-def test_true_result_is_returned_as_it_is(clock: Clock) -> None:
+def test_true_result_is_returned_unchanged(clock: Clock) -> None:
     results = iter(["", "", "found"])
     assert until(lambda: next(results), timeout_s=10, every_s=1, cancelled=clock) == "found"
     assert clock() == 102.0
 
 
-def test_cancelling_ends_a_wait_in_the_middle_of_a_pause(clock: Clock) -> None:
+def test_cancelling_ends_a_pause(clock: Clock) -> None:
     clock.cancel_at_s = 107.0
     with pytest.raises(Interrupted):
         calls(clock, timeout_s=60, every_s=5)
     assert clock() == 107.0
 
 
-def test_cancelled_wait_ends_without_a_pause() -> None:
+def test_wait_that_is_already_cancelled_does_not_pause() -> None:
     cancelled = threading.Event()
     cancelled.set()
-    asked: list[None] = []
+    calls_made: list[None] = []
     with pytest.raises(Interrupted):
-        until(lambda: bool(asked.append(None)), timeout_s=60, every_s=60, cancelled=cancelled)
-    assert len(asked) == 1
+        until(lambda: bool(calls_made.append(None)), timeout_s=60, every_s=60, cancelled=cancelled)
+    assert len(calls_made) == 1
     assert until(lambda: True, timeout_s=60, every_s=60, cancelled=cancelled)
 
 
-def test_error_of_the_condition_is_raised(clock: Clock) -> None:
+def test_exception_of_the_condition_propagates(clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError):
         until(lambda: bool(1 // 0), timeout_s=60, every_s=5, cancelled=clock)
 
 
-def test_wait_without_limit_ends_with_its_condition(clock: Clock) -> None:
+def test_wait_without_timeout_ends_when_the_condition_is_true(clock: Clock) -> None:
     results = iter([False] * 1000 + [True])
     assert until(lambda: next(results), timeout_s=math.inf, every_s=1, cancelled=clock)

@@ -1,4 +1,4 @@
-"""Checkpoints of the training programs: what is complete, what is chosen, and what a crash can leave."""
+"""Checkpoints of the training programs: selection, damage, pruning and crashes while writing."""
 
 import json
 import os
@@ -18,7 +18,7 @@ IDENTITY: dict[str, str | int] = {"program": "test", "width": 8}
 
 
 class CrashError(Exception):
-    """The process dies here."""
+    """Simulated death of the process."""
 
 
 def write(root: Path, step: int, content: str = "weights") -> Checkpoint:
@@ -33,19 +33,19 @@ def names(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir())
 
 
-def test_nothing_is_found_in_a_missing_or_empty_folder(tmp_path):
+def test_missing_or_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.find_latest(tmp_path / "missing") is None
     assert checkpoint.find_latest(tmp_path) is None
 
 
-def test_committed_checkpoint_is_read_back_equal(tmp_path):
+def test_committed_checkpoint_is_found_unchanged(tmp_path):
     written = write(tmp_path, 40)
     assert checkpoint.find_latest(tmp_path) == written
     assert written.folder == tmp_path / "step-00000040"
     assert written.progress == Progress(step=40, first_loss=2.0, last_loss=1.0)
 
 
-def test_highest_step_wins_beyond_the_padding(tmp_path):
+def test_latest_checkpoint_is_chosen_by_number_not_by_name(tmp_path):
     write(tmp_path, 99_999_999)
     write(tmp_path, 100_000_000)
     assert checkpoint.find_latest(tmp_path).progress.step == 100_000_000
@@ -62,17 +62,17 @@ def test_highest_step_wins_beyond_the_padding(tmp_path):
         (lambda folder: (folder / ".metadata").unlink(), ".metadata has no bytes"),
     ],
 )
-def test_damaged_checkpoint_is_passed_over_with_the_reason(tmp_path, damage, reason):
+def test_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, damage, reason):
     write(tmp_path, 20)
     damage(write(tmp_path, 40).folder)
-    said: list[str] = []
-    assert checkpoint.find_latest(tmp_path, report=said.append).progress.step == 20
-    assert len(said) == 1
-    assert said[0].startswith("step-00000040 is passed over")
-    assert reason in said[0]
+    messages: list[str] = []
+    assert checkpoint.find_latest(tmp_path, report=messages.append).progress.step == 20
+    assert len(messages) == 1
+    assert messages[0].startswith("step-00000040 is passed over")
+    assert reason in messages[0]
 
 
-def test_training_that_comes_to_a_damaged_checkpoint_again_replaces_it(tmp_path):
+def test_new_checkpoint_replaces_a_damaged_checkpoint_of_the_same_step(tmp_path):
     (write(tmp_path, 40).folder / "part-0").unlink()
     write(tmp_path, 40, content="new weights")
     assert names(tmp_path) == ["step-00000040"]
@@ -86,7 +86,7 @@ def test_prune_keeps_the_newest(tmp_path):
     assert names(tmp_path) == ["step-00000030", "step-00000040"]
 
 
-def test_foreign_files_are_neither_offered_nor_removed(tmp_path):
+def test_unrelated_files_are_ignored_and_kept(tmp_path):
     (tmp_path / "step-latest").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     write(tmp_path, 10)
@@ -95,7 +95,7 @@ def test_foreign_files_are_neither_offered_nor_removed(tmp_path):
     assert names(tmp_path) == ["notes.txt", "step-00000010", "step-latest"]
 
 
-def test_other_model_is_refused_by_the_first_difference(tmp_path):
+def test_checkpoint_of_another_model_is_refused(tmp_path):
     written = write(tmp_path, 10)
     checkpoint.check_identity(written, dict(IDENTITY))
     with pytest.raises(TrainingError, match="width 8, this run has 16; give another --checkpoint-dir"):
@@ -105,7 +105,7 @@ def test_other_model_is_refused_by_the_first_difference(tmp_path):
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the process die at the given file system change: before it, or half-way through a removal."""
+    """Raise CrashError before the given file system change, or in the middle if it is a removal."""
     left = [number]
     originals = {"fsync": os.fsync, "rename": Path.rename, "rmtree": shutil.rmtree}
 
@@ -123,7 +123,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def changes_survived(root: Path, number: int) -> bool:
-    """Write step 30 over a damaged one and prune, dying at change `number`; True if it was never reached."""
+    """Replace a damaged step 30 and prune, crashing at change `number`; return True if there was no crash."""
     write(root, 10)
     write(root, 20)
     (write(root, 30).folder / "part-0").unlink()
@@ -137,7 +137,7 @@ def changes_survived(root: Path, number: int) -> bool:
     return True
 
 
-def test_crash_at_any_change_leaves_a_whole_checkpoint_and_no_litter(tmp_path):
+def test_crash_at_any_change_leaves_a_complete_checkpoint_and_no_temporary_files(tmp_path):
     survived = False
     number = 0
     while not survived:
@@ -148,7 +148,7 @@ def test_crash_at_any_change_leaves_a_whole_checkpoint_and_no_litter(tmp_path):
         found = checkpoint.find_latest(root)
         assert found.progress.step in {20, 30}
         assert (found.folder / "part-0").read_text() in {"weights", "new weights"}
-        # What the next start does:
+        # Continue as the next start of the program does.
         checkpoint.clear_partial(root)
         if found.progress.step == 20:
             write(root, 30, content="new weights")

@@ -1,4 +1,4 @@
-"""The training programs from outside, and the files their images are made of, without PyTorch."""
+"""Command lines of the training programs and files of their images, tested without PyTorch."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 CONTAINERS = Path(__file__).parents[2] / "containers"
 TARGETS = ("cpu-ddp", "pytorch-fsdp")
 
-# The published sizes of the models that these configurations have the shape of.
+# Published parameter counts of the models that these configurations correspond to.
 PUBLISHED_PARAMETERS = {
     "1b": 1_235_814_400,
     "3b": 3_212_749_824,
@@ -22,7 +22,7 @@ PUBLISHED_PARAMETERS = {
 
 
 def start(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as its image lays it out, with the standard library alone."""
+    """Run a training program with its image's import path and the standard library only."""
     source = CONTAINERS / target / "src"
     code = (
         f"import sys; sys.path[:0] = [{str(source)!r}, {str(CONTAINERS / 'common')!r}]; "
@@ -41,7 +41,7 @@ def test_help_needs_no_third_party_package(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_missing_pytorch_is_one_line_and_a_failure(target):
+def test_missing_pytorch_is_reported_in_one_line(target):
     ended = start(target, "--smoke")
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
@@ -60,13 +60,13 @@ def test_missing_pytorch_is_one_line_and_a_failure(target):
         (("--epochs", "3"), "unrecognized arguments: --epochs 3"),
     ],
 )
-def test_wrong_option_is_refused_before_anything_starts(target, arguments, complaint):
+def test_invalid_option_is_refused(target, arguments, complaint):
     ended = start(target, *arguments)
     assert ended.returncode == 2
     assert complaint in ended.stderr
 
 
-def test_smoke_preset_gives_way_to_what_was_typed():
+def test_explicit_option_overrides_the_smoke_preset():
     printed = json.loads(start("pytorch-fsdp", "--smoke", "--print-config").stdout)
     assert printed["model"] == "toy"
     printed = json.loads(start("pytorch-fsdp", "--model", "1b", "--print-config", "--smoke").stdout)
@@ -74,7 +74,7 @@ def test_smoke_preset_gives_way_to_what_was_typed():
 
 
 @pytest.mark.parametrize(("model", "parameters"), PUBLISHED_PARAMETERS.items())
-def test_parameter_counts_are_the_published_ones(model, parameters):
+def test_parameter_count_matches_the_published_model(model, parameters):
     printed = json.loads(start("pytorch-fsdp", "--model", model, "--print-config").stdout)
     assert printed["parameters"] == parameters
 
@@ -88,19 +88,19 @@ def copied_files(target: str) -> set[Path]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_dockerfile_copies_the_program_and_what_it_shares(target):
+def test_dockerfile_copies_the_program_and_the_common_modules(target):
     sources = {*(CONTAINERS / target / "src").rglob("*.py"), *(CONTAINERS / "common").rglob("*.py")}
     assert copied_files(target) == sources
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_lock_pins_every_requirement_with_hashes_and_leaves_pytorch_to_the_stack(target):
+def test_lock_pins_every_requirement_with_hashes_except_pytorch(target):
     folder = CONTAINERS / target
     pins = re.findall(
         r"^([a-z0-9-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}",
         (folder / "requirements.lock").read_text(),
         re.M,
     )
-    asked = re.findall(r"^([a-z0-9-]+)==", (folder / "requirements.in").read_text(), re.M)
-    assert set(asked) <= set(pins)
+    requested = re.findall(r"^([a-z0-9-]+)==", (folder / "requirements.in").read_text(), re.M)
+    assert set(requested) <= set(pins)
     assert "torch" not in pins

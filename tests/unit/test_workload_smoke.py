@@ -1,4 +1,4 @@
-"""How the smoke check judges what it saw."""
+"""Evaluation of losses, restarts and results by the smoke check."""
 
 import sys
 from pathlib import Path
@@ -14,17 +14,17 @@ BEFORE = [Loss(restart=0, step=step, loss=4.0 / step) for step in range(1, 8)]
 AFTER = [Loss(restart=1, step=step, loss=4.0 / step) for step in range(5, 11)]
 
 
-def test_equal_losses_of_repeated_steps_are_counted():
+def test_repeated_steps_with_equal_losses_are_counted():
     assert smoke.judge_losses(BEFORE + AFTER) == 3
 
 
-def test_a_step_that_differs_after_resuming_is_a_failure():
+def test_loss_that_differs_after_resuming_fails():
     changed = [*AFTER[:2], Loss(restart=1, step=7, loss=0.6), *AFTER[3:]]
     with pytest.raises(SmokeError, match=r"step 7 had loss 0\.571.*, after resuming 0\.6"):
         smoke.judge_losses(BEFORE + changed)
 
 
-def test_a_loss_that_does_not_fall_is_a_failure():
+def test_loss_that_does_not_fall_fails():
     flat = [Loss(restart=restart, step=step, loss=4.0) for restart in (0, 1) for step in (1, 2, 3)]
     with pytest.raises(SmokeError, match=r"from 4\.0 to 4\.0"):
         smoke.judge_losses(flat)
@@ -33,14 +33,14 @@ def test_a_loss_that_does_not_fall_is_a_failure():
 @pytest.mark.parametrize(
     "wrong", [{"resumed_from_step": 0}, {"restarts": 0}, {"restarts": 2}, {"finished": False}]
 )
-def test_resumption_needs_a_checkpoint_one_restart_and_an_end(wrong):
+def test_resumption_needs_a_checkpoint_one_restart_and_a_finished_run(wrong):
     good: dict[str, object] = {"resumed_from_step": 40, "restarts": 1, "finished": True}
     assert smoke.judge_resumption(good) == 40
     with pytest.raises(SmokeError, match="did not resume"):
         smoke.judge_resumption(good | wrong)
 
 
-def test_line_that_is_still_being_written_is_left_for_later(tmp_path):
+def test_incomplete_line_of_metrics_is_ignored(tmp_path):
     metrics = tmp_path / "metrics"
     assert smoke.read_losses(metrics) == []
     metrics.write_text('{"restart": 0, "step": 1, "loss": 2.5}\n{"restart": 0, "st')
@@ -48,7 +48,7 @@ def test_line_that_is_still_being_written_is_left_for_later(tmp_path):
 
 
 @pytest.mark.parametrize("lines", [[], ["{}", "{}"]])
-def test_anything_but_one_result_line_is_a_failure(tmp_path, lines):
+def test_stdout_must_have_exactly_one_result_line(tmp_path, lines):
     stdout = tmp_path / "stdout"
     stdout.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(SmokeError, match=f"{len(lines)} lines on stdout"):
@@ -57,7 +57,7 @@ def test_anything_but_one_result_line_is_a_failure(tmp_path, lines):
 
 @pytest.fixture
 def program_that_fails(tmp_path):
-    """A program under a stand-in for torchrun: the check ends at once, with the reason and the log's tail."""
+    """Create a training program and a fake torchrun that prints an error and exits with 3."""
     package = tmp_path / "torch" / "distributed"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
@@ -68,7 +68,7 @@ def program_that_fails(tmp_path):
     return program
 
 
-def test_torchrun_that_ends_early_is_reported_with_its_log(program_that_fails, monkeypatch, capsys):
+def test_early_exit_of_torchrun_is_reported_with_its_log(program_that_fails, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(program_that_fails.parent))
     assert smoke.main([str(program_that_fails), "--timeout-s", "20"]) == 1
     captured = capsys.readouterr()

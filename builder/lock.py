@@ -160,6 +160,26 @@ def wants(
     return tuple(sorted(found))
 
 
+def building_site(catalog: Catalog, target: Target, flavour: Flavour, *, site: str) -> str:
+    """Return the site, or ACCOUNT for an AMI of a system that cannot be made on this machine."""
+    if target.kind == "ami" and catalog.systems[flavour.system].bootstrap is None:
+        return ACCOUNT
+    return site
+
+
+def unlocked(lock: Lock, wanted: Iterable[Want], requirements: Mapping[str, str]) -> tuple[Want, ...]:
+    """Return the wants without an entry, and the Python locks that changed since they were locked.
+
+    `requirements` has the sha256 of every Python lock by path.
+    """
+    return tuple(
+        want
+        for want in wanted
+        if not (found := lock.value(want.kind, want.subject))
+        or (want.kind == "requirements" and found != requirements[want.subject])
+    )
+
+
 def component_wants(
     catalog: Catalog, name: str, target: Target, flavour: Flavour, *, arch: str
 ) -> tuple[Want, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from builder.downloads import downloads_of
 from builder.errors import UsageError
-from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, wants
+from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, unlocked, wants
 from builder.members import members_of, policy_of, settings_of
 from builder.model import (
     Catalog,
@@ -108,7 +108,7 @@ def plan(
         base_image=f"{resolved.system.image.rpartition(':')[0]}@{image}" if image else "",
         suites=tuple(_suites(resolved)),
         unlocked=tuple(
-            f"{want} ({want.owner})" for want in resolved.wants if not _is_locked(want, lock, sources)
+            f"{want} ({want.owner})" for want in unlocked(lock, resolved.wants, sources.requirements)
         ),
         unverified=tuple(
             str(want) for want in resolved.wants if want in lock.entries and not lock.entries[want].verified
@@ -149,11 +149,6 @@ def _resolve(
         lock=lock,
         wants=wants(catalog, target, flavour, arch=arch, site=site),
     )
-
-
-def _is_locked(want: Want, lock: Lock, sources: Sources) -> bool:
-    found = lock.value(want.kind, want.subject)
-    return found == sources.requirements[want.subject] if want.kind == "requirements" else bool(found)
 
 
 def _suites(resolved: _Resolved) -> Iterable[Suite]:

@@ -44,7 +44,6 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
     """Read the sources of a flavour; raise CatalogError if its Dockerfile copies a missing file."""
     components = members_of(catalog, target, flavour)
     ansible = root / "ansible"
-    locks = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
     fields: dict[str, object] = {}
     if target.workload:
         context = root / "containers"
@@ -57,14 +56,21 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
             ),
             "workload_requirements": read_requirements(context / target.workload / "requirements.lock"),
         }
-        locks.append(f"containers/{target.workload}/requirements.lock")
     return Sources(
-        requirements={path: file_sha256(root / path) for path in locks if path},
+        requirements=requirement_digests(root, catalog, target, flavour),
         roles={name: role_digest(root, name) for name in components},
         runner=tree_digest([ansible / name for name in _RUNNER]),
         checks=tree_digest(check_folders(root, components, target.workload)),
         **fields,  # type: ignore[arg-type]
     )
+
+
+def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
+    """Return the sha256 of the Python locks of one flavour, by path."""
+    paths = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
+    if target.workload:
+        paths.append(f"containers/{target.workload}/requirements.lock")
+    return {path: file_sha256(root / path) for path in paths if path}
 
 
 def role_digest(root: Path, component: str) -> str:

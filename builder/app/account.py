@@ -31,7 +31,7 @@ class SiteAccount:
 
     @property
     def is_rehearsal(self) -> bool:
-        return bool(self.context.place == LOCAL)
+        return bool(self.context.site_name == LOCAL)
 
     @cached_property
     def rehearsal(self) -> Rehearsal:

@@ -12,7 +12,7 @@ from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.arch import of_this_machine
 from builder.errors import UsageError
-from builder.lock import ACCOUNT, LOCAL, Lock
+from builder.lock import ACCOUNT, LOCAL, Lock, Want
 from builder.model import Catalog, Flavour, Plan, System, Target
 from builder.screen.summary import table
 from builder.screen.text import look
@@ -21,19 +21,16 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
 from builder.tables import did_you_mean
 
-PLACES = (LOCAL, ACCOUNT)
+SITES = (LOCAL, ACCOUNT)
 
 
 @dataclass(frozen=True)
 class Context:
-    """One repository and this machine; read when first asked for.
-
-    `place` is where builds happen; `flavour` the one that was asked for, where a target has several.
-    """
+    """A repository, its site and this machine; every part is read at its first use."""
 
     root: Path
-    place: str = LOCAL
-    flavour: str = ""
+    site_name: str = LOCAL  # of SITES
+    flavour: str = ""  # default: that of the target for the site
     arch: str = ""  # default: this machine's
 
     @cached_property
@@ -68,10 +65,22 @@ class Context:
     def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
         read = sources.read(self.root, self.catalog, target, flavour)
         arch = self.arch or of_this_machine()
-        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.place)
+        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name)
+
+    def unlocked(self, target: Target, flavour: Flavour) -> tuple[Want, ...]:
+        """Return the downloads of a flavour that are not locked: with any of them, a build is refused."""
+        wanted = lock.wants(
+            self.catalog,
+            target,
+            flavour,
+            arch=self.arch or of_this_machine(),
+            site=lock.building_site(self.catalog, target, flavour, site=self.site_name),
+        )
+        requirements = sources.requirement_digests(self.root, self.catalog, target, flavour)
+        return lock.unlocked(self.lock, wanted, requirements)
 
     def flavour_of(self, target: Target) -> Flavour:
-        return plan.find_flavour(target, self.flavour, site=self.place)
+        return plan.find_flavour(target, self.flavour, site=self.site_name)
 
     def system_of(self, target: Target) -> System:
         """The system that a target would be made on."""
@@ -97,12 +106,15 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
 
 
 def open_context(options: argparse.Namespace) -> Context:
-    place = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
-    if place not in PLACES:
-        raise UsageError(f"no site '{place}'{did_you_mean(place, PLACES)}", hint="BUILDER_SITE, --site")
+    site_name = getattr(options, "site", None) or os.environ.get("BUILDER_SITE") or LOCAL
+    if site_name not in SITES:
+        raise UsageError(
+            f"BUILDER_SITE: no site '{site_name}'{did_you_mean(site_name, SITES)}",
+            hint="builder build --help",
+        )
     context = Context(
         options.root.absolute() if options.root else _find_root(),
-        place=place,
+        site_name=site_name,
         flavour=getattr(options, "flavour", None) or "",
     )
     if system := getattr(options, "system", None):
@@ -128,10 +140,16 @@ def _no_system(context: Context, name: str, targets: str | Sequence[str]) -> Usa
 
 def add_site(options: argparse.ArgumentParser) -> None:
     """The options of verbs that build or plan."""
-    options.add_argument(
-        "--site", choices=PLACES, help="this machine (the default), or the AWS account of the environment"
-    )
+    add_site_name(options)
     add_flavour(options)
+
+
+def add_site_name(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--site",
+        choices=SITES,
+        help="local (default): this machine; aws: the account of AWS_PROFILE or of the credentials",
+    )
 
 
 def add_flavour(options: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def dead_runs(context: Context) -> list[DeadRun]:
 
 def _account_of(context: Context, account_id: str) -> Account | None:
     """The account, if this site may speak to it."""
-    if context.place == ACCOUNT:
+    if context.site_name == ACCOUNT:
         account = SiteAccount(context).account
         return account if journal.account_id_of(account) == account_id else None
     for name in session.names(context.workspace):
@@ -59,6 +59,6 @@ def _account_of(context: Context, account_id: str) -> Account | None:
 
 def _is_over(context: Context, account_id: str) -> bool:
     """True for a rehearsal that no longer runs."""
-    if not account_id.startswith(_LOOPBACK) or context.place == ACCOUNT:
+    if not account_id.startswith(_LOOPBACK) or context.site_name == ACCOUNT:
         return False
     return _account_of(context, account_id) is None

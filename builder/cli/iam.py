@@ -19,7 +19,7 @@ def run(argv: Sequence[str]) -> int:
     parsed = options.parse_args(argv)
     opened = open_context(parsed)
     # The policy is for an account, whichever site builds by default.
-    context = Context(opened.root, place=ACCOUNT, flavour=opened.flavour)
+    context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(parsed.target)
     policy = open_lane(plan.target.kind, context).policy(plan, partition=parsed.partition)
     if policy is None:

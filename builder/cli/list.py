@@ -4,30 +4,71 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from builder.app.context import open_context, parser, print_table
-from builder.model import Target
+from builder.app.context import Context, add_site_name, open_context, parser, print_table
+from builder.errors import UsageError
+from builder.model import Flavour, Target
+
+_DESCRIPTION = (
+    "List the targets. The column `locked` says whether catalog/lock.json has every download of the default"
+    " flavour; a build needs all of them, and `builder lock` adds the missing ones."
+)
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("list", "What can be built.")
-    options.add_argument("--json", action="store_true", help="as JSON")
-    options.add_argument("--names", action="store_true", help="names only, one a line")
+    options = parser("list", _DESCRIPTION)
+    options.add_argument("--json", action="store_true", help="print JSON, with `locked` for every flavour")
+    options.add_argument("--names", action="store_true", help="print names only, one per line")
+    add_site_name(options)
     parsed = options.parse_args(argv)
-    targets = open_context(parsed).catalog.targets.values()
+    context = open_context(parsed)
+    targets = context.catalog.targets.values()
     if parsed.names:
         print("\n".join(target.name for target in targets))
     elif parsed.json:
-        print(json.dumps([_as_json(target) for target in targets], indent=2))
+        print(json.dumps([_as_json(context, target) for target in targets], indent=2))
     else:
         # A row is one line; `builder show` has the rest of the sentence.
-        rows = [(t.name, t.kind, ", ".join(t.flavours), t.summary.partition(":")[0]) for t in targets]
-        print_table(("target", "kind", "flavours", "what it is"), rows)
+        rows = [
+            (t.name, t.kind, _locked(context, t), ", ".join(t.flavours), t.summary.partition(":")[0])
+            for t in targets
+        ]
+        print_table(("target", "kind", "locked", "flavours", "what it is"), rows)
     return 0
 
 
-def _as_json(target: Target) -> dict[str, Any]:
+def _locked(context: Context, target: Target) -> str:
+    """Describe how much of the site's default flavour is locked."""
+    if (flavour := _default(context, target)) is None:
+        return "no flavour"
+    missing = len(context.unlocked(target, flavour))
+    return f"{missing} missing" if missing else "yes"
+
+
+def _default(context: Context, target: Target) -> Flavour | None:
+    try:
+        return context.flavour_of(target)
+    except UsageError:  # all its flavours are for another site
+        return None
+
+
+def _as_json(context: Context, target: Target) -> dict[str, Any]:
+    unlocked = {name: context.unlocked(target, flavour) for name, flavour in target.flavours.items()}
+    default = _default(context, target)
     flavours = [
-        {"name": flavour.name, "system": flavour.system, "stack": flavour.stack, "summary": flavour.summary}
+        {
+            "name": flavour.name,
+            "system": flavour.system,
+            "stack": flavour.stack,
+            "summary": flavour.summary,
+            "locked": not unlocked[flavour.name],
+            "unlocked": [str(want) for want in unlocked[flavour.name]],
+        }
         for flavour in target.flavours.values()
     ]
-    return {"name": target.name, "kind": target.kind, "summary": target.summary, "flavours": flavours}
+    return {
+        "name": target.name,
+        "kind": target.kind,
+        "summary": target.summary,
+        "locked": default is not None and not unlocked[default.name],
+        "flavours": flavours,
+    }

@@ -84,7 +84,7 @@ def site(repository: Repository, serve: Serve, certificate: Path, credentials: N
 
 def build(site: Site) -> str:
     """What a build first asks of the account."""
-    account = SiteAccount(Context(site.repository.root, place="aws")).account
+    account = SiteAccount(Context(site.repository.root, site_name="aws")).account
     found = account.image(IMAGE)
     assert found is not None
     return str(found["ImageId"])
@@ -133,7 +133,7 @@ def test_the_environments_proxy_is_not_taken_where_the_site_names_one(
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     assert build(site) == IMAGE
-    assert SiteAccount(Context(site.repository.root, place="aws")).account.account_id() == "123456789012"
+    assert SiteAccount(Context(site.repository.root, site_name="aws")).account.account_id() == "123456789012"
     assert site.tunnel.asked == [EC2, STS]
 
 

@@ -33,7 +33,7 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
 
 
 def check(ami_account: AmiAccount, run: Run) -> None:
-    plan = Context(ROOT, place="aws").plan("ami-cpu")
+    plan = Context(ROOT, site_name="aws").plan("ami-cpu")
     MachineChecker(
         account=ami_account.account,
         settings=AwsSettings(),

@@ -83,7 +83,7 @@ def instance(aws: Clients, packer: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def plan() -> Plan:
-    return Context(ROOT, place="aws").plan("ami-cpu")
+    return Context(ROOT, site_name="aws").plan("ami-cpu")
 
 
 def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], None]) -> Artifact:

@@ -201,7 +201,7 @@ def test_cleaning_says_what_is_left_and_removes_it(
         leave(aws, living.name)
         begin(ami_account, dead)
         begin(ami_account, living)
-        context = Context(ROOT, place="aws")
+        context = Context(ROOT, site_name="aws")
         assert dead_runs(context) == [], "both live"
     with ami_account.run() as living:
         begin(ami_account, living)
@@ -276,7 +276,7 @@ def test_the_policy_covers_what_packer_calls() -> None:
 
 
 def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
-    plan = Context(ROOT, place="aws").plan("ami-cpu")
+    plan = Context(ROOT, site_name="aws").plan("ami-cpu")
     least = AwsSettings(security_group="sg-1")
     assert needs(plan, least) == {"build", "publish"}
     document = policy(needs(plan, least), least)

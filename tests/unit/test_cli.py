@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from builder.cli import main as cli
-from tests.support.repository import Repository, flavour
+from builder.errors import IntegrityError
+from tests.support.repository import AMI, Repository, flavour
 
 THIRD_PARTY = {
     "docker",
@@ -116,6 +117,73 @@ def test_list_and_show_as_json(repository: Repository) -> None:
     shown = json.loads(call("show", "hello", "--json", root=repository.root).stdout)
     assert shown["components"] == ["base", "fabric", "workload_env"]
     assert call("list", "--names", root=repository.root).stdout == "hello\n"
+
+
+def listed(repository: Repository, *words: str) -> list[str]:
+    """Return the words of the row of `hello` as `builder list` prints it."""
+    lines = call("list", *words, root=repository.root).stdout.splitlines()
+    assert lines[0].split()[:4] == ["target", "kind", "locked", "flavours"]
+    return lines[1].split()
+
+
+def test_list_counts_the_downloads_that_the_lock_lacks(repository: Repository) -> None:
+    assert listed(repository)[:3] == ["hello", "container", "yes"]
+    repository.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    assert listed(repository)[:4] == ["hello", "container", "1", "missing"]
+    (repository.root / "catalog/lock.json").unlink()
+    (target,) = json.loads(call("list", "--json", root=repository.root).stdout)
+    (flavour_of_hello,) = target["flavours"]
+    assert (target["locked"], flavour_of_hello["locked"]) == (False, False)
+    assert flavour_of_hello["unlocked"] == [
+        "requirements ansible/requirements.lock",
+        "requirements containers/hello/requirements.lock",
+        "suite debian tiny",
+        "suite debian tiny-security",
+        "suite debian tiny-updates",
+    ]
+    assert listed(repository)[2:4] == ["5", "missing"]
+    assert call("build", "--target", "hello", root=repository.root).returncode == IntegrityError.exit_code
+
+
+def test_list_counts_the_downloads_of_the_default_flavour(flavoured: Repository) -> None:
+    flavoured.write("catalog/stacks/plain-2.toml", 'summary = "another"\n[pins]\nfabric = "2.0-1"\n')
+    flavoured.replace(
+        "catalog/targets/hello.toml",
+        flavour("tiny-1", "plain-1", "wide"),
+        flavour("tiny-1", "plain-2", "wide"),
+    )
+    path = flavoured.root / "catalog/components/fabric.toml"
+    download = '[[downloads]]\nname = "a"\nurl = "https://vendor.example/fabric-{version}.tar.gz"\n'
+    path.write_text(path.read_text() + download)
+    flavoured.relock()
+    text = (flavoured.root / "catalog/lock.json").read_text()
+    flavoured.write("catalog/lock.json", text.replace("fabric-2.0-1", "fabric-0"))
+    assert listed(flavoured)[2] == "yes"
+    assert listed(flavoured, "--site", "aws")[2:4] == ["1", "missing"]
+    (target,) = json.loads(call("list", "--json", root=flavoured.root).stdout)
+    assert target["locked"] is True
+    assert [flavour["locked"] for flavour in target["flavours"]] == [True, False]
+
+
+def test_list_counts_for_aws_what_no_other_site_can_build(repository: Repository) -> None:
+    path = repository.root / "catalog/systems/tiny-1.toml"
+    text = path.read_text(encoding="utf-8").partition("[bootstrap]")[0]
+    ami = '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
+    repository.write("catalog/systems/vendor-1.toml", text + ami)
+    repository.write(
+        "catalog/targets/hello.toml",
+        'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n' + AMI + flavour("vendor-1", "plain-1"),
+    )
+    repository.relock()
+    text = (repository.root / "catalog/lock.json").read_text()
+    repository.write("catalog/lock.json", text.replace("/images/", "/others/"))
+    assert listed(repository)[1:4] == ["ami", "1", "missing"]
+
+
+def test_list_shows_a_target_without_a_flavour_for_the_site(repository: Repository) -> None:
+    repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
+    assert listed(repository)[2] == "yes"
+    assert listed(repository, "--site", "aws")[2:4] == ["no", "flavour"]
 
 
 def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:

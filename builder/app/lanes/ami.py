@@ -41,7 +41,7 @@ class AmiLane(Lane):
         self._site = SiteAccount(context)
 
     def obstacle(self, system: System) -> str:
-        if self._context.place == LOCAL and system.bootstrap is None:
+        if self._context.site_name == LOCAL and system.bootstrap is None:
             return f"no machine of '{system.name}' can be made here, only started in an account"
         return ""
 

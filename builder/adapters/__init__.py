@@ -1,1 +1,1 @@
-"""Reach outside this process: one package for each thing that it talks to."""
+"""Access to everything outside this process, with one package per external system."""

@@ -97,7 +97,7 @@ def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[st
     return [
         ("build", explain(layer, before))
         if i > top
-        else ("reuse", "in this engine" if there[i] else "below a layer that exists")
+        else ("reuse", "in this engine" if there[i] else "not needed: a later layer exists")
         for i, layer in enumerate(plan.layers)
     ]
 

@@ -190,6 +190,6 @@ def test_without_credentials_a_build_says_how_to_get_them(
         monkeypatch.delenv(name)
     account = Account({}, region=EAST)
     for _ in range(2):
-        with pytest.raises(MissingError, match="no AWS credentials here") as caught:
+        with pytest.raises(MissingError, match="no AWS credentials found") as caught:
             account.account_id()
         assert "aws sso login" in caught.value.hint

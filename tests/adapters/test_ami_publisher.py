@@ -321,7 +321,7 @@ def test_what_is_encrypted_with_awss_own_key_is_not_shared(ami_account: AmiAccou
         by_id = replace(
             publisher, settings=replace(ami_account.settings, kms_key="arn:aws:kms:us-east-1:1:key/k")
         )
-        with pytest.raises(PublishError, match="other regions do not know the key"):
+        with pytest.raises(PublishError, match="other regions do not have the key"):
             by_id.publish_image(encrypted, ami_account.tags())
 
 

@@ -204,8 +204,12 @@ def test_an_engine_with_tls_refuses_clients_without_a_certificate(
 
 
 ABSENT = {
-    "no socket": ("unix:///nowhere.sock", "no answer from the engine at unix:///nowhere.sock", "start it"),
-    "no listener": ("tcp://127.0.0.1:1", "Connection refused", "start it"),
+    "no socket": (
+        "unix:///nowhere.sock",
+        "no answer from the engine at unix:///nowhere.sock",
+        "start the engine",
+    ),
+    "no listener": ("tcp://127.0.0.1:1", "Connection refused", "start the engine"),
     "unknown scheme": ("carrier://pigeon", "DOCKER_HOST=carrier://pigeon", "name unix://PATH or tcp://"),
     "ssh": ("ssh://user@host", "DOCKER_HOST=ssh://user@host", "forward the engine's socket with ssh -L"),
 }
@@ -255,7 +259,7 @@ def test_what_is_gone_is_no_error(image: str) -> None:
     engine.remove_image("no-such-image:1")
     assert engine.inspect_image("no-such-image:1") is None
     assert engine.inspect_container("no-such-container") is None
-    with pytest.raises(BuildError, match="the engine refused: tagging no-such-image"):
+    with pytest.raises(BuildError, match="engine error while tagging no-such-image"):
         engine.tag("no-such-image:1", "other", "1")
 
 

@@ -197,7 +197,7 @@ printf '%s\n' 'a line of its own'
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo Packer v1.5.4", "Packer 1.5.4 is too old: 1.6.6 is the oldest that will do"),
+        ("echo Packer v1.5.4", "Packer 1.5.4 is too old: 1.6.6 or newer is required"),
         ("echo cracklib 2.9", "is not HashiCorp's Packer"),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_packer_that_will_not_do_is_refused(tmp_path: Path, script: str, words
 
 
 def test_a_packer_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="Packer makes the AMIs"):
+    with pytest.raises(MissingError, match="AMI builds need Packer"):
         Packer(tmp_path, program=str(tmp_path / "nowhere"))
 
 

@@ -97,7 +97,7 @@ def test_a_download_that_is_not_what_was_locked_is_named_with_both_digests(repos
     error = failure(repository, message="other bytes", url=url, expected="a" * 64, actual="b" * 64)
     assert isinstance(error, IntegrityError)
     assert error.exit_code == 7
-    assert f"role 'efa': Fetch the installer: {url} is not what is locked" in error.message
+    assert f"role 'efa': Fetch the installer: {url} does not match its locked checksum" in error.message
     assert error.details == f"expected  {'a' * 64}\nactual    {'b' * 64}\nurl       {url}"
     assert "builder lock --update efa" in error.hint
     assert "mirror.prefixes" in error.hint
@@ -121,6 +121,6 @@ def test_any_other_failure_is_the_roles(repository: Repository) -> None:
 def test_what_the_mirror_lacks_is_no_mistake_of_the_role(repository: Repository, message: str) -> None:
     error = failure(repository, message=message)
     assert isinstance(error, BuildError)
-    assert "the package mirror lacks what it asked for" in error.message
+    assert "the package mirror lacks a requested package" in error.message
     assert "mirror.apt in site.toml" in error.hint
     assert message in error.details

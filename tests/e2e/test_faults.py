@@ -48,7 +48,7 @@ def test_reports_a_full_disk_during_commit(factory: Factory, tmp_path: Path) -> 
 def test_reports_an_engine_that_stops_during_a_build(factory: Factory, tmp_path: Path, pattern: str) -> None:
     with engine_with(Fault(pattern, forever=True), tmp_path) as url:
         build = factory.build(DOCKER_HOST=url)
-    assert_fails(build, 3, "the engine", "start it")
+    assert_fails(build, 3, "the engine", "start the engine")
     # The next build removes the containers of the dead run.
     assert factory.build().code == 0
     assert factory.containers() == []
@@ -93,7 +93,9 @@ def test_names_the_mirror_if_a_package_is_missing(factory: Factory, empty_mirror
     """
     before = (factory.repository.root / tasks).read_text()
     factory.repository.write(tasks, install)
-    assert_fails(factory.build(), 4, "the package mirror lacks what it asked for", "mirror.apt in site.toml")
+    assert_fails(
+        factory.build(), 4, "the package mirror lacks a requested package", "mirror.apt in site.toml"
+    )
     factory.repository.write(tasks, before)
     assert_recovers(factory)
 

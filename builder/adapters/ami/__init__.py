@@ -1,1 +1,1 @@
-"""Make, check, publish and remove AMIs in one AWS account."""
+"""Create, check, publish and delete AMIs in one AWS account."""

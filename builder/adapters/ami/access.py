@@ -1,4 +1,4 @@
-"""SSH access to a machine of a run: a key pair and a security group, in the journal while they exist."""
+"""Temporary key pair and security group for SSH to an instance of a run, with journal entries."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from builder.events import Stream
 from builder.site import AwsSettings
 
 _GROUP = "security-group"
-# Everything that a machine brings with it, under one name.
+# Kinds of journal entries of one instance, which all have its name.
 _KINDS = ("key-pair", _GROUP, "instance")
 
 
@@ -35,15 +35,15 @@ def ssh_access(
     folder: Path,
     tags: Mapping[str, str],
 ) -> Iterator[Access]:
-    """Creates both, and deletes them when the block ends.
+    """Create a key pair and a security group, and delete them at the end of the block.
 
-    A group that is still in use then is reported in a note and stays in the journal: a finished image is not
-    lost because of it, and the end of the run or `builder clean` deletes it.
+    A group that is still in use does not fail a finished image: a note reports it, and its journal entry
+    stays open so that the end of the run or `builder clean` deletes it.
     """
-    with journal.temporary(run, account, _KINDS, name) as keep_entry:
+    with journal.temporary(run, account, _KINDS, name) as keep_entry_open:
 
         def report(group: str) -> None:
-            keep_entry(_GROUP)
+            keep_entry_open(_GROUP)
             error = groups.in_use(group, account.region)
             events.emit("note", text=f"{error.message}; {error.hint}")
 

@@ -1,4 +1,4 @@
-"""Boots a throwaway instance of a finished AMI and runs the checks of its components there, over SSH."""
+"""Boot a temporary instance of an AMI and run the checks of its components there over SSH."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,8 @@ from builder.sources import check_folders
 from builder.wait import until
 
 _START_S = 600.0
-_BOOT_S, _NEAR_BOOT_S = 900.0, 180.0
-_LOGIN_EVERY_S, _NEAR_LOGIN_EVERY_S = 2.0, 0.2
+_BOOT_S, _LOCAL_BOOT_S = 900.0, 180.0
+_LOGIN_EVERY_S, _LOCAL_LOGIN_EVERY_S = 2.0, 0.2
 _LOGIN = """\
 Host *
   User {user}
@@ -40,7 +40,7 @@ Host *
 
 @dataclass(frozen=True, kw_only=True)
 class MachineChecker:
-    """Checks AMIs of one account."""
+    """Checker of the AMIs in one account."""
 
     account: Account
     settings: AwsSettings
@@ -83,7 +83,7 @@ class MachineChecker:
 
     @contextmanager
     def _instance(self, plan: Plan, ami: str, access: Access) -> Iterator[str]:
-        """The address of a new instance of `ami`, which is gone afterwards."""
+        """Start an instance of `ami`, yield its address, and terminate it at the end of the block."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
         subnet = self.settings.subnet
@@ -114,7 +114,7 @@ class MachineChecker:
         ec2 = self.account.client("ec2")
 
         def started() -> Resource | None:
-            """The instance when it is no longer pending; EC2 may not know yet what it has just named."""
+            """Return the instance once it is no longer pending; EC2 may not find a new id at first."""
             with calling_aws(f"waiting for {instance}"), ignoring("InvalidInstanceID.NotFound"):
                 found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
                 return found if found["State"]["Name"] != "pending" else None
@@ -123,10 +123,11 @@ class MachineChecker:
         found = until(started, timeout_s=_START_S, every_s=self.account.polling, cancelled=self.run.cancelled)
         state = found["State"]["Name"] if found else "pending"
         if found is None or state != "running":
-            reason = (found or {}).get("StateReason", {}).get("Message", "EC2 gives no reason")
+            reason = (found or {}).get("StateReason", {}).get("Message", "EC2 gave no reason")
             raise CheckError(
                 f"{instance} is {state} instead of running: {reason}",
-                hint="look at the console of the instance, then build again",
+                hint=f"aws ec2 get-console-output --region {self.account.region} --instance-id {instance};"
+                " then build again",
             )
         return found
 
@@ -147,7 +148,7 @@ class MachineChecker:
         return config
 
     def _wait_for_login(self, address: str, config: Path) -> None:
-        """Waits until systemd has started everything; a degraded machine fails through its checks."""
+        """Wait until systemd has finished booting; a degraded system is accepted, because its checks fail."""
         output = ""
 
         def is_up() -> bool:
@@ -156,13 +157,14 @@ class MachineChecker:
             output = process.run(argv, timeout_s=120, cancelled=self.run.cancelled).tail
             return output.strip() in ("running", "degraded")
 
-        is_near = self.account.is_on_this_machine
+        is_local = self.account.is_on_this_machine
         if not until(
             is_up,
-            timeout_s=_NEAR_BOOT_S if is_near else _BOOT_S,
-            every_s=_NEAR_LOGIN_EVERY_S if is_near else _LOGIN_EVERY_S,
+            timeout_s=_LOCAL_BOOT_S if is_local else _BOOT_S,
+            every_s=_LOCAL_LOGIN_EVERY_S if is_local else _LOGIN_EVERY_S,
             cancelled=self.run.cancelled,
         ):
             raise CheckError(
-                f"SSH login to {address} failed: {output}", hint="look at the console of the instance"
+                f"SSH login to {address} failed: {output}",
+                hint="check subnet, source_cidrs and public_address in [aws] of site.toml",
             )

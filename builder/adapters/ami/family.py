@@ -1,4 +1,4 @@
-"""A published AMI as one thing: the image, its copies in other regions, the parameters that lead to them."""
+"""AMIs together with their copies in other regions and the SSM parameters that point to them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,12 @@ from builder.errors import UsageError
 from builder.marks import IMAGE_TAG, SOURCE_TAG, TARGET_TAG
 
 _AT_ONCE = 8
-_Found = TypeVar("_Found")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One AMI of a family, as it was found."""
+    """An AMI or one of its copies, with EC2's description of it."""
 
     ref: AmiRef
     image: Resource
@@ -33,39 +33,41 @@ class Member:
 
 
 def regions_of(account: Account) -> tuple[str, ...]:
-    """All regions that the account may use."""
-    with calling_aws("which regions there are"):
-        return tuple(one["RegionName"] for one in account.client("ec2").describe_regions()["Regions"])
+    """Return the names of all regions that are enabled for the account."""
+    with calling_aws("listing the regions"):
+        return tuple(region["RegionName"] for region in account.client("ec2").describe_regions()["Regions"])
 
 
-def _everywhere(regions: Sequence[str], look: Callable[[str], Iterable[_Found]]) -> list[_Found]:
+def _in_all_regions(regions: Sequence[str], list_region: Callable[[str], Iterable[_Item]]) -> list[_Item]:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="region") as pool:
-        return [one for found in pool.map(look, regions) for one in found]
+        return [item for items in pool.map(list_region, regions) for item in items]
 
 
 def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
-    """Everything that was ever built here and is still there."""
+    """Return all AMIs that the builder built in this account, copies included."""
 
-    def look(region: str) -> list[Member]:
-        return [_member(account, region, one) for one in account.images_with_tag(TARGET_TAG, region=region)]
+    def list_region(region: str) -> list[Member]:
+        return [
+            _member(account, region, image) for image in account.images_with_tag(TARGET_TAG, region=region)
+        ]
 
-    return _everywhere(regions, look)
+    return _in_all_regions(regions, list_region)
 
 
 def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
-    """The image first, then its copies; empty where there is none."""
+    """Return an AMI followed by its copies; empty if none exists."""
     found = account.image(ami)
     home = [] if found is None else [_member(account, account.region, found)]
     if home and home[0].is_copy:
         raise UsageError(
             f"{ami} is a copy of {home[0].tags[SOURCE_TAG]}",
-            hint="name that one",
+            hint=f"re-run the command with {home[0].tags[SOURCE_TAG]}",
         )
 
-    def look(region: str) -> list[Member]:
-        return [_member(account, region, one) for one in account.images({SOURCE_TAG: ami}, region=region)]
+    def list_region(region: str) -> list[Member]:
+        return [_member(account, region, image) for image in account.images({SOURCE_TAG: ami}, region=region)]
 
-    return [*home, *_everywhere(regions, look)]
+    return [*home, *_in_all_regions(regions, list_region)]
 
 
 def _member(account: Account, region: str, image: Resource) -> Member:
@@ -73,13 +75,13 @@ def _member(account: Account, region: str, image: Resource) -> Member:
 
 
 def pointers(members: Iterable[Member], prefix: str) -> dict[AmiRef, list[str]]:
-    """Which parameters lead to each."""
+    """Return the names of the parameters below `prefix` that point to each AMI."""
     found: dict[AmiRef, list[str]] = {}
     by_region: dict[str, list[Member]] = {}
     for member in members:
         by_region.setdefault(member.ref.region, []).append(member)
     for region, group in by_region.items():
-        refs = {one.ref.ami: one.ref for one in group}
+        refs = {member.ref.ami: member.ref for member in group}
         account = group[0].ref.account
         for name, ami in steps.parameters_to(account, region, prefix, refs).items():
             found.setdefault(refs[ami], []).append(name)
@@ -95,38 +97,38 @@ def retire(
     force: bool,
     say: Callable[[str], None],
 ) -> None:
-    """What leads to an image first, then the image and its copies with all snapshots, the image itself last.
+    """Delete an AMI: its parameters first, then its copies, the AMI last; snapshots are included.
 
-    What was cut short is ended by calling_aws for it again.
+    An interrupted call can be repeated.
     """
     members = family(account, ami, regions)
-    leading = pointers(members, prefix)
-    newest = sorted({name for names in leading.values() for name in names if f"/{LATEST}/" in name})
+    pointing = pointers(members, prefix)
+    newest = sorted({name for names in pointing.values() for name in names if f"/{LATEST}/" in name})
     if newest and not force:
         raise UsageError(
-            f"{ami} is the newest of its kind: {', '.join(newest)} leads to it",
-            hint="publish another first, or: builder ami retire … --force",
+            f"{ami} is the latest image of its target: {', '.join(newest)} points to it",
+            hint=f"publish a newer image first, or: builder ami retire {ami} --force",
         )
-    for ref, names in leading.items():
+    for ref, names in pointing.items():
         say(f"{ref.region}: {', '.join(sorted(names))}")
         steps.remove_parameters(account, ref.region, sorted(names))
     for member in reversed(members):
         say(str(member.ref))
         steps.remove(member.ref, {IMAGE_TAG: ami})
     for region in regions:
-        for snapshot in _forgotten(account, region, ami):
+        for snapshot in _leftover_snapshots(account, region, ami):
             say(f"{region}: {snapshot}")
             steps.remove_snapshot(account, region, snapshot)
 
 
-def _forgotten(account: Account, region: str, ami: str) -> list[str]:
-    """Snapshots of a retirement that was cut short."""
+def _leftover_snapshots(account: Account, region: str, ami: str) -> list[str]:
+    """Return the snapshots that an interrupted retirement of an AMI left."""
     found = steps.snapshots(account, region, f"tag:{IMAGE_TAG}", [ami])
-    return [one["SnapshotId"] for one in found]
+    return [snapshot["SnapshotId"] for snapshot in found]
 
 
 def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
-    """What a person wants to know of one AMI."""
+    """Return the fields that `builder ami show` prints for one AMI."""
     image, tags = member.image, member.tags
     return {
         "region": member.ref.region,
@@ -138,7 +140,7 @@ def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
         "metadata tokens": "required" if image.get("ImdsSupport") == "v2.0" else "optional",
         "protected": steps.is_protected(image),
         "deprecated from": image.get("DeprecationTime", ""),
-        "shared with": [next(iter(one.values())) for one in steps.shared_with(member.ref)],
+        "shared with": [next(iter(grant.values())) for grant in steps.shared_with(member.ref)],
         "snapshots": snapshots_of(image),
         "parameters": sorted(names),
         "tags": dict(sorted(tags.items())),

@@ -1,7 +1,7 @@
-"""Removes what one run left in an account: machines, keys, groups, volumes, and images that nobody has.
+"""Delete the resources that a run left in an account: instances, keys, groups, volumes, unused images.
 
-A thing is the run's when its name or its tags say so, and its journal says in which regions to look. Whether
-a run is dead is for the caller to know; nothing of any other run is touched.
+A resource belongs to a run if its name or its tags say so; the journal of the run says which regions to
+search. The caller decides which runs are dead. Resources of other runs are not touched.
 """
 
 import re
@@ -27,7 +27,7 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
-    """Clears up after one run in one region; `keeps` says of an image's id that somebody has it."""
+    """Cleanup after one run in one region; `keeps` returns True for the id of an image that must stay."""
 
     account: Account
     region: str
@@ -41,9 +41,9 @@ class Janitor:
         return self.account.client("ec2", self.region)
 
     def sweep(self) -> list[str]:
-        """Removes everything, users before what they use; returns the ids.
+        """Delete all resources of the run, dependents first, and return their ids.
 
-        Raises for a group that is still in use, after the rest has been removed.
+        Raises BuildError for a security group that is still in use, after deleting everything else.
         """
         instances = self._instances()
         self._terminate(instances)
@@ -58,24 +58,24 @@ class Janitor:
 
     def _all(self, operation: str, key: str, filters: dict[str, list[str]], **more: Any) -> list[Resource]:
         asked = [{"Name": name, "Values": values} for name, values in filters.items()]
-        with calling_aws(f"looking for what {self.run} left in {self.region}"):
+        with calling_aws(f"listing resources of {self.run} in {self.region}"):
             pages = self.ec2.get_paginator(operation).paginate(Filters=asked, **more)
-            return [one for page in pages for one in page[key]]
+            return [resource for page in pages for resource in page[key]]
 
-    def _mine(self) -> dict[str, list[str]]:
+    def _run_filter(self) -> dict[str, list[str]]:
         return {f"tag:{RUN_TAG}": [self.run]}
 
     def _is_named(self, name: str) -> bool:
-        """Whether the run is in a name, as a whole: one run's name may be the beginning of another's."""
+        """True if a name contains the run's name as a whole word: run names may be prefixes of each other."""
         return bool(re.search(rf"(^|[^0-9a-z]){re.escape(self.run)}($|[^0-9a-z])", name))
 
     def _instances(self) -> list[Resource]:
-        filters = {**self._mine(), "instance-state-name": _ALIVE}
+        filters = {**self._run_filter(), "instance-state-name": _ALIVE}
         found = self._all("describe_instances", "Reservations", filters)
         return [instance for reservation in found for instance in reservation["Instances"]]
 
     def _terminate(self, instances: Iterable[Resource]) -> None:
-        ids = [one["InstanceId"] for one in instances]
+        ids = [instance["InstanceId"] for instance in instances]
         if not ids:
             return
         with calling_aws(f"terminating {', '.join(ids)}"):
@@ -94,14 +94,14 @@ class Janitor:
             )
 
     def _groups(self) -> None:
-        for group in self._all("describe_security_groups", "SecurityGroups", self._mine()):
+        for group in self._all("describe_security_groups", "SecurityGroups", self._run_filter()):
             if groups.delete(self.account, self.region, group["GroupId"]):
                 self.removed.append(group["GroupId"])
             else:
                 self.left.append(groups.in_use(group["GroupId"], self.region))
 
     def _key_pairs(self) -> None:
-        with calling_aws(f"looking for keys of {self.run}"):
+        with calling_aws(f"listing key pairs of {self.run}"):
             found = self.ec2.describe_key_pairs()["KeyPairs"]
         for pair in found:
             if tags_of(pair).get(RUN_TAG) == self.run or self._is_named(pair["KeyName"]):
@@ -110,62 +110,62 @@ class Janitor:
                 self.removed.append(pair["KeyName"])
 
     def _volumes(self) -> None:
-        filters = {**self._mine(), "status": ["available"]}
+        filters = {**self._run_filter(), "status": ["available"]}
         for volume in self._all("describe_volumes", "Volumes", filters):
             with calling_aws(f"deleting {volume['VolumeId']}"), ignoring("InvalidVolume.NotFound"):
                 self.ec2.delete_volume(VolumeId=volume["VolumeId"])
             self.removed.append(volume["VolumeId"])
 
     def _images(self) -> None:
-        """By name as well: older versions of Packer tag an image when it is available and not before."""
+        """Delete images by tag or name: old versions of Packer do not tag an image before it is available."""
         more: dict[str, Any] = {"Owners": ["self"], "IncludeDeprecated": True, "IncludeDisabled": True}
-        tagged = self._all("describe_images", "Images", self._mine(), **more)
+        tagged = self._all("describe_images", "Images", self._run_filter(), **more)
         named = self._all("describe_images", "Images", {"name": [f"*{self.run}*"]}, **more)
-        for image in {one["ImageId"]: one for one in (*tagged, *named)}.values():
-            if not self._belongs(image) or self._is_kept(image):
+        for image in {image["ImageId"]: image for image in (*tagged, *named)}.values():
+            if not self._belongs_to_run(image) or self._is_kept(image):
                 continue
             steps.remove(
                 AmiRef(account=self.account, region=self.region, ami=image["ImageId"]), {RUN_TAG: self.run}
             )
             self.removed.append(image["ImageId"])
 
-    def _belongs(self, image: Resource) -> bool:
-        said = tags_of(image).get(RUN_TAG)
-        return said == self.run or (said is None and self._is_named(image.get("Name", "")))
+    def _belongs_to_run(self, image: Resource) -> bool:
+        run = tags_of(image).get(RUN_TAG)
+        return run == self.run or (run is None and self._is_named(image.get("Name", "")))
 
     def _is_kept(self, image: Resource) -> bool:
         return self.keeps(image["ImageId"]) or self.keeps(tags_of(image).get(SOURCE_TAG, ""))
 
     def _snapshots(self) -> None:
-        """Those whose image is gone."""
-        mine = steps.snapshots(self.account, self.region, f"tag:{RUN_TAG}", [self.run])
-        if not mine:
+        """Delete the run's snapshots that no image uses."""
+        own = steps.snapshots(self.account, self.region, f"tag:{RUN_TAG}", [self.run])
+        if not own:
             return
         images = self._all(
             "describe_images", "Images", {}, Owners=["self"], IncludeDeprecated=True, IncludeDisabled=True
         )
         used = {snapshot for image in images for snapshot in snapshots_of(image)}
-        for snapshot in mine:
+        for snapshot in own:
             if snapshot["SnapshotId"] not in used:
                 steps.remove_snapshot(self.account, self.region, snapshot["SnapshotId"])
                 self.removed.append(snapshot["SnapshotId"])
 
 
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
-    """Removes what a run left in this account, as far as its journal says that there can be anything.
+    """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 
-    Images with a receipt are kept; those that are complete and have none as well, if it is asked for:
-    the next build goes on with them. The journal goes when there is nothing left to say.
+    Images with a receipt are kept. `keep_complete` also keeps complete images without one, so that the next
+    build can reuse them. The journal is deleted once none of its entries is needed.
     """
-    things = journal.read(workspace, run)
-    account_id = journal.account_id_of(account) if things else ""
-    here = [one for one in things if one.account_id == account_id]
-    recorded = frozenset(ami for one in here for ami in references(Path(one.out)))
-    complete = frozenset(one.id for one in here if one.kind == "image" and one.id) - recorded
+    entries = journal.read(workspace, run)
+    account_id = journal.account_id_of(account) if entries else ""
+    own = [entry for entry in entries if entry.account_id == account_id]
+    recorded = frozenset(ami for entry in own for ami in references(Path(entry.out)))
+    complete = frozenset(entry.id for entry in own if entry.kind == "image" and entry.id) - recorded
     kept = recorded | complete if keep_complete else recorded
     removed = []
-    if any(not one.id or one.id in complete - kept for one in here):
-        for region in dict.fromkeys(one.region for one in here):
+    if any(not entry.id or entry.id in complete - kept for entry in own):
+        for region in dict.fromkeys(entry.region for entry in own):
             janitor = Janitor(
                 account=account,
                 region=region,
@@ -173,7 +173,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
                 keeps=kept.__contains__,
             )
             removed += janitor.sweep()
-    is_settled = not (complete and keep_complete)
-    if len(here) == len(things) and is_settled:
+    is_done = not (complete and keep_complete)
+    if len(own) == len(entries) and is_done:
         journal.delete(workspace, run)
     return removed

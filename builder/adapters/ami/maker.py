@@ -1,7 +1,7 @@
-"""Finds or makes the AMI of a plan: Packer starts an instance, Ansible applies roles, EC2 keeps the image.
+"""Find or build the AMI of a plan: Packer starts an instance, Ansible applies roles, EC2 captures the image.
 
-Everything that is started carries the run's name, in its own name and in its tags, from its first moment.
-The account may be a real one or a rehearsal; nothing here can tell.
+Every resource has the run's name in its own name and in its tags from its creation. The account may be real
+or rehearsed; this module does not distinguish them.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from builder.marks import COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, T
 from builder.model import Artifact, LayerResult, Plan
 from builder.site import AwsSettings
 
-_WORK_S = 4 * 3600.0  # for everything before the image is made
-# Certificates of the site on the machine that is built on; the play takes them away again.
+_WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
+# Path of the site's CA bundle on the build instance; the play removes the file at its end.
 _CA = "/var/cache/factory-ca.pem"
 
 
@@ -43,8 +43,8 @@ def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
 
 
 def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
-    """An image of the account as the pipeline sees it."""
-    size = sum(one.get("Ebs", {}).get("VolumeSize", 0) for one in image.get("BlockDeviceMappings", ()))
+    """Return the Artifact of an image that EC2 has described."""
+    size = sum(disk.get("Ebs", {}).get("VolumeSize", 0) for disk in image.get("BlockDeviceMappings", ()))
     made = LayerResult(
         name="image",
         key=plan.key,
@@ -62,11 +62,11 @@ def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str,
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One image to be made: from what, under which names, and what has been prepared for it."""
+    """Inputs of one image build: plan, source image, names, tags, working folder and SSH access."""
 
     plan: Plan
     step: str
-    image: str  # its name
+    image_name: str
     source: Resource
     tags: Mapping[str, str]
     folder: Path
@@ -78,7 +78,7 @@ class Job:
 
 
 class AmiFinder:
-    """Knows the images of the account by the key in their tags."""
+    """Finder of existing AMIs by the key in their tags."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -92,7 +92,7 @@ class AmiFinder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AmiMaker:
-    """Makes AMIs, one instance each; several plans may be made at once by several threads."""
+    """Builder of AMIs, with one instance per plan; thread-safe."""
 
     account: Account
     settings: AwsSettings
@@ -101,7 +101,7 @@ class AmiMaker:
     events: Stream
     commit: str
     mirror: Callable[[Plan], Mirror]
-    source: Callable[[Plan], Resource]  # what an instance starts from, as the lock has it
+    source: Callable[[Plan], Resource]  # the locked source image, as EC2 describes it
     ssh_port: int = 22
     polling_s: int = 15
 
@@ -115,34 +115,42 @@ class AmiMaker:
             started = time.monotonic()
             source, folder = self.source(plan), self._folder(plan)
             name = f"{plan.target.name}-{self.run.name}"
-            mine, image_of = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
+            run_tags, ami_name = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
             with (
-                journal.permanent(self.run, self.account, "image", image_of) as made,
+                journal.permanent(self.run, self.account, "image", ami_name) as created,
                 ssh_access(
-                    self.run, self.account, self.settings, self.events, name=name, folder=folder, tags=mine
+                    self.run,
+                    self.account,
+                    self.settings,
+                    self.events,
+                    name=name,
+                    folder=folder,
+                    tags=run_tags,
                 ) as access,
             ):
                 job = Job(
                     plan=plan,
                     step=step,
-                    image=image_of,
+                    image_name=ami_name,
                     source=source,
-                    tags=mine,
+                    tags=run_tags,
                     folder=folder,
                     access=access,
                 )
-                ami = made.id = self._build(job)
+                ami = created.id = self._build(job)
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
-                hint = "builder clean, then build again"
-                raise BuildError(f"{ami} was made and is not available", hint=hint)
+                state = image["State"] if image else "missing"
+                raise BuildError(
+                    f"{ami} was created but is in state '{state}'", hint="builder clean, then build again"
+                )
             seconds = time.monotonic() - started
             reason = f"from {source['ImageId']} ({source.get('Name', '')})"
             end.update(text=ami, outcome="built", seconds=seconds)
         return artifact(plan, image, outcome="built", reason=reason, seconds=seconds)
 
     def _folder(self, plan: Plan) -> Path:
-        """Keys and variables of one build; it is removed with the run's own folder."""
+        """Create the folder for the keys and variables of a build, below the run's scratch folder."""
         folder = self.run.scratch / plan.key[:16]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
@@ -174,14 +182,14 @@ class AmiMaker:
         found = packer.built_amis(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
-                f"Packer made no image of '{plan.target.name}': {log.error or 'it does not say why'}",
+                f"Packer did not create an image of '{plan.target.name}': {log.error or 'no error message'}",
                 hint=_hint_for(log.error, plan),
                 details="\n".join(log.tail[-20:]),
             )
         return found[self.account.region]
 
     def _act(self, event: Event, step: str, listener: playbook.Listener) -> None:
-        """Reports an event of Packer's log; an error of EC2 ends the build."""
+        """Report an event of Packer's log; require metadata tokens on an instance that has started."""
         match event:
             case PlayLine(text):
                 listener.line(text)
@@ -193,12 +201,12 @@ class AmiMaker:
                 self._require_tokens(instance)
 
     def _environment(self) -> dict[str, str]:
-        # Packer talks to its plugins through sockets in the folder for temporary files.
+        # Packer puts the sockets of its plugins into TMPDIR, and paths of sockets have a length limit.
         self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
         return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir)}
 
     def _variables(self, job: Job) -> dict[str, Any]:
-        """Everything that the template may know."""
+        """Return the variables of the Packer template."""
         plan = job.plan
         shape, site = plan.target.ami, self.settings
         assert shape is not None
@@ -209,9 +217,9 @@ class AmiMaker:
             "endpoint": self.account.endpoint,
             "source_ami": job.source["ImageId"],
             "instance_type": shape.build_on[plan.arch],
-            "ami_name": job.image,
+            "ami_name": job.image_name,
             "ami_description": f"{plan.target.summary}; {plan.system.name}, {plan.stack.name}",
-            "tags": {**job.tags, "Name": job.image},
+            "tags": {**job.tags, "Name": job.image_name},
             "volume": {
                 "device": job.source["RootDeviceName"],
                 "size_gib": shape.volume_gib,
@@ -225,7 +233,7 @@ class AmiMaker:
                 "keypair": job.access.key.name,
                 "key_file": str(job.access.key.file),
                 "port": self.ssh_port,
-                # A wrong address on this machine is to be found out at once.
+                # Rehearsed instances answer at once, so a wrong address fails quickly.
                 "timeout": "30s" if self.account.is_on_this_machine else "10m",
                 "interface": site.ssh_interface,
             },
@@ -262,7 +270,7 @@ class AmiMaker:
         return path
 
     def _require_tokens(self, instance: str) -> None:
-        """Requires IMDSv2 on the build instance, which templates for older versions of Packer cannot do."""
+        """Require IMDSv2 on the build instance; templates for old versions of Packer cannot do it."""
         with calling_aws(f"requiring metadata tokens on {instance}"):
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
@@ -270,18 +278,19 @@ class AmiMaker:
 
 
 def _hint_for(error: str, plan: Plan) -> str:
-    """The first thing to check for an error of Packer."""
+    """Return a hint for an error message of Packer."""
     assert plan.system.ami is not None
     if "SSH" in error:
         return (
-            f"is '{plan.system.ami.user}' the user of {plan.system.name}, and can this machine reach the"
-            " instance? site.toml: [aws] subnet, security_group, source_cidrs, public_address, ssh_interface"
+            f"check that '{plan.system.ami.user}' is the login user of {plan.system.name} and that this host"
+            " can reach the instance: subnet, security_group, source_cidrs, public_address and ssh_interface"
+            " in [aws] of site.toml"
         )
     if "waiting for AMI" in error:
-        return "a large volume takes long: [aws] wait_minutes in site.toml; then build again"
-    return "builder doctor; the whole log of the run has more"
+        return "raise [aws] wait_minutes in site.toml (large volumes take long), then build again"
+    return "see the run's log, or run: builder doctor"
 
 
 def image_name(plan: Plan, run: str) -> str:
-    """Unique, sorted by time within a target, and short enough for EC2 (128 characters)."""
+    """Return a unique name that sorts by time within a target and fits EC2's limit of 128 characters."""
     return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}-{run}"[:128]

@@ -1,7 +1,7 @@
-"""Packer, whichever version is here: started in a process group of its own, stopped by signalling the group.
+"""Run any supported version of Packer in its own process group, and stop it by signalling that group.
 
-Arguments are put together by python-packer; running them is ours, because its own way loses the reason of a
-failure, shows variables to everybody, and leaves the instance running when somebody presses Ctrl-C.
+python-packer only builds the command line. Its own runner is not used: it drops error messages, shows
+variables in the process list, and leaves the instance running after Ctrl-C.
 """
 
 import json
@@ -22,12 +22,12 @@ from packer import Packer as Arguments
 OLDEST = (1, 6, 6)
 _PLUGINS_SINCE = (1, 7, 0)
 _VALIDATE_S = 300.0
-# A group that is interrupted removes its instance, keys and security group; that takes calls and waiting.
+# After SIGINT Packer terminates the instance and deletes its resources, which takes API calls and waits.
 _ENDING = ((signal.SIGINT, 180.0), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 
 
 class _Recorder:
-    """Stands where python-packer expects a command: keeps the arguments instead of running them."""
+    """Replacement for python-packer's command object that records arguments instead of running them."""
 
     def __init__(self, *argv: str) -> None:
         self.argv = argv
@@ -37,17 +37,17 @@ class _Recorder:
 
 
 class Packer(Arguments):  # type: ignore[misc]
-    """The program and one template folder; variables travel in a file that only its owner reads."""
+    """Packer with one template folder; variables are passed in a file that only its owner can read."""
 
     def __init__(self, template: Path, *, variables: Path | None = None, program: str = "packer") -> None:
         found = shutil.which(program)
         if found is None:
             raise MissingError(
-                "Packer makes the AMIs and is not installed",
+                "AMI builds need Packer, which is not installed",
                 hint="apt-get install packer, or https://developer.hashicorp.com/packer/install",
             )
         self._program = found
-        # An absolute path: relative ones make Packer join the folder of the template twice.
+        # Absolute, because Packer prepends the template folder twice to relative paths.
         self.packerfile = str(template.resolve())
         self.var_file = str(variables) if variables else None
         self.exc: list[str] = []
@@ -55,7 +55,7 @@ class Packer(Arguments):  # type: ignore[misc]
         self.vars: dict[str, str] = {}
 
     def version(self) -> tuple[int, ...]:
-        """The version as numbers; raises MissingError for one that is too old."""
+        """Return Packer's version as numbers; raise MissingError if it is too old."""
         done = process.run([self._program, "version"], timeout_s=60, env=_environment({}))
         match = re.search(r"Packer v(\d+)\.(\d+)\.(\d+)", done.output)
         if match is None:
@@ -64,14 +64,14 @@ class Packer(Arguments):  # type: ignore[misc]
             )
         version = tuple(int(number) for number in match.groups())
         if version < OLDEST:
-            words = [".".join(map(str, one)) for one in (version, OLDEST)]
+            words = [".".join(map(str, numbers)) for numbers in (version, OLDEST)]
             raise MissingError(
-                f"Packer {words[0]} is too old: {words[1]} is the oldest that will do", hint="builder doctor"
+                f"Packer {words[0]} is too old: {words[1]} or newer is required", hint="builder doctor"
             )
         return version
 
     def install_plugins(self, wanted: Sequence[Plugin]) -> None:
-        """Install exactly these plugins if one is missing and Packer does not contain them."""
+        """Install these versions of the plugins if one is missing; Packer before 1.7 contains its plugins."""
         if self.version() < _PLUGINS_SINCE:
             return
         missing = self._missing(wanted)
@@ -93,10 +93,10 @@ class Packer(Arguments):  # type: ignore[misc]
         return [plugin for plugin, file in files.items() if file not in listed.output]
 
     def validate(self, *, environment: Mapping[str, str]) -> None:
-        """Raises BuildError with what Packer has against the template or its variables."""
+        """Raise BuildError with Packer's message if the template or its variables are invalid."""
         done = process.run(self._argv("validate"), timeout_s=_VALIDATE_S, env=_environment(environment))
         if done.code != 0:
-            raise BuildError("Packer refuses the template", hint="packer/ami", details=done.details)
+            raise BuildError("Packer rejects the template", hint="correct packer/ami", details=done.details)
 
     def build(
         self,
@@ -107,7 +107,7 @@ class Packer(Arguments):  # type: ignore[misc]
         on_line: process.OnLine,
         cwd: Path,
     ) -> process.Finished:
-        """Runs a build to its end or, once `cancelled`, until Packer has removed what it had started."""
+        """Run a build to its end; once `cancelled` is set, interrupt Packer and wait for its cleanup."""
         return process.run(
             self._argv("build", "-machine-readable", "-color=false", "-on-error=cleanup"),
             timeout_s=timeout_s,
@@ -128,27 +128,27 @@ class Packer(Arguments):  # type: ignore[misc]
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Inherited: Packer and its plugins read proxies, certificates and the user's settings in it."""
+    """Return the inherited environment and `more`: Packer reads proxies, certificates and settings in it."""
     quiet = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1"}
     return process.inherited_environment(**{**quiet, **more})
 
 
 def built_amis(manifest: Path, run: str) -> dict[str, str]:
-    """region → AMI id of what `run` made; empty where the build matched nothing or made nothing."""
+    """Return region → AMI id of the images that `run` built, as Packer's manifest lists them."""
     try:
         table: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     found: dict[str, str] = {}
     for build in table.get("builds", ()):
-        # The file collects the builds of every run; this run is told by what it was given to say.
+        # Packer appends the builds of all runs to one manifest; custom_data has the name of the run.
         if (build.get("custom_data") or {}).get("run") == run:
             found |= dict(pair.split(":", 1) for pair in build["artifact_id"].split(","))
     return found
 
 
 def _required_plugins(plugins: Sequence[Plugin]) -> str:
-    """The block that `packer init` reads. Packer before 1.7 refuses it, so it is in no template."""
+    """Return the block that `packer init` reads; templates lack it because Packer before 1.7 rejects it."""
     blocks = [
         f'    {plugin.name} = {{ source = "{plugin.source}", version = "= {plugin.version}" }}\n'
         for plugin in plugins

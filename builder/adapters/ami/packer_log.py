@@ -1,7 +1,7 @@
-"""Turns the machine-readable output of Packer into events; pure: it neither prints nor calls anything.
+"""Parser that turns Packer's machine-readable output into events, without any I/O.
 
-The format is the same in all versions of Packer: `time,target,type,text`, where a comma and the end of a line
-are written in words.
+The format is the same in all versions of Packer: `time,target,type,text`, where the text has escapes for
+commas and line ends.
 """
 
 import re
@@ -17,27 +17,27 @@ _KEPT_LINES = 40
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One line of the output; `kind` is say, message, error, artifact, log, ..."""
+    """One line of Packer's output; `kind` is say, message, error, artifact, log, ..."""
 
     kind: str
     text: str
 
     @property
     def lines(self) -> list[str]:
-        """Packer writes the end of a line as two characters, and does so within JSON as well."""
+        """Lines of the text: Packer escapes line ends, even those within JSON strings."""
         return self.text.replace("\\r", "").split("\\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """EC2 has started the instance that the image is made from."""
+    """EC2 has started the build instance."""
 
     instance: str
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Packer begins a new activity."""
+    """Packer has begun a new step."""
 
     text: str
 
@@ -49,7 +49,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class PlayLine:
-    """A JSON line of the callback plugin of our plays."""
+    """A JSON line of the plays' callback plugin."""
 
     text: str
 
@@ -58,14 +58,14 @@ Event = Started | Task | LogLine | PlayLine
 
 
 class PackerLog:
-    """The log of one build; keeps its first error and its last lines for an error message."""
+    """Log of one build, with its first error and its last lines for error messages."""
 
     def __init__(self) -> None:
         self.error = ""
         self.tail: list[str] = []
 
     def read(self, line: str) -> Iterator[Event]:
-        """The events of one line of output, in their order."""
+        """Yield the events of one line of output in order."""
         message = parse(line)
         text = _SOURCE.sub("", message.text, count=1)
         if text.startswith(_PLAY_EVENT):
@@ -86,7 +86,7 @@ class PackerLog:
 
 
 def parse(line: str) -> Message:
-    """Splits a machine-readable line; any other line is of the kind `log`."""
+    """Split a machine-readable line; any other line gets the kind `log`."""
     match = _MACHINE_LINE.match(line)
     if match is None:
         return Message(kind="log", text=line)

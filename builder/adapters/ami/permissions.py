@@ -1,7 +1,7 @@
-"""What a build and a publication may do in an account: a table of calls, and the policy that follows from it.
+"""IAM permissions of builds and publications: a table of API calls and the policy generated from it.
 
-Scoped as far as EC2 allows: reading calls know no resources; what is changed has to bear the tag of a run; a
-new thing has to be tagged while it is made.
+The policy is scoped as far as EC2 allows: read-only calls cannot be scoped to resources, changed resources
+must have the tag of a run, and new resources must be tagged on creation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ _ANY = ("*",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """Calls that are allowed on the same resources under the same condition."""
+    """API calls that are allowed on the same resources under the same condition."""
 
     name: str
     actions: tuple[str, ...]
@@ -30,8 +30,8 @@ def _ec2(*kinds: str) -> tuple[str, ...]:
     return tuple(f"arn:{{partition}}:ec2:*:*:{kind}/*" for kind in kinds)
 
 
-_IS_OURS = {"StringLike": {f"ec2:ResourceTag/{RUN_TAG}": "*"}}
-_BECOMES_OURS = {"StringLike": {f"aws:RequestTag/{RUN_TAG}": "*"}}
+_HAS_RUN_TAG = {"StringLike": {f"ec2:ResourceTag/{RUN_TAG}": "*"}}
+_GETS_RUN_TAG = {"StringLike": {f"aws:RequestTag/{RUN_TAG}": "*"}}
 _CREATING = (
     *("RunInstances", "CreateImage", "CopyImage", "ImportKeyPair", "CreateVolume", "CreateSnapshot"),
     "CreateSecurityGroup",
@@ -62,7 +62,7 @@ GRANTS: tuple[Grant, ...] = (
         name="Start",
         actions=("ec2:RunInstances",),
         resources=_ec2("instance", "volume"),
-        condition=_BECOMES_OURS,
+        condition=_GETS_RUN_TAG,
     ),
     Grant(
         name="StartFrom",
@@ -83,16 +83,16 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:DeleteVolume",
         ),
         resources=_ec2("instance", "volume"),
-        condition=_IS_OURS,
+        condition=_HAS_RUN_TAG,
     ),
     Grant(
         name="Keys",
         actions=("ec2:ImportKeyPair",),
         resources=_ec2("key-pair"),
-        condition=_BECOMES_OURS,
+        condition=_GETS_RUN_TAG,
     ),
-    Grant(name="KeysEnd", actions=("ec2:DeleteKeyPair",), resources=_ec2("key-pair"), condition=_IS_OURS),
-    # Packer 1.6.6 names an image when it makes it; it describes it next, and tags it last.
+    Grant(name="KeysEnd", actions=("ec2:DeleteKeyPair",), resources=_ec2("key-pair"), condition=_HAS_RUN_TAG),
+    # No condition on tags: Packer 1.6.6 creates an image, sets its description, and only then tags it.
     Grant(
         name="Capture",
         actions=("ec2:CreateImage", "ec2:ModifyImageAttribute"),
@@ -125,13 +125,13 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:DisableImageDeregistrationProtection",
         ),
         resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
-        condition=_IS_OURS,
+        condition=_HAS_RUN_TAG,
     ),
     Grant(
         name="Group",
         actions=("ec2:CreateSecurityGroup",),
         resources=_ec2("security-group"),
-        condition=_BECOMES_OURS,
+        condition=_GETS_RUN_TAG,
         when="group",
     ),
     Grant(name="GroupSomewhere", actions=("ec2:CreateSecurityGroup",), resources=_ec2("vpc"), when="group"),
@@ -139,7 +139,7 @@ GRANTS: tuple[Grant, ...] = (
         name="GroupEnd",
         actions=("ec2:AuthorizeSecurityGroupIngress", "ec2:DeleteSecurityGroup"),
         resources=_ec2("security-group"),
-        condition=_IS_OURS,
+        condition=_HAS_RUN_TAG,
         when="group",
     ),
     Grant(
@@ -149,7 +149,7 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:ModifySnapshotAttribute",
         ),
         resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
-        condition=_IS_OURS,
+        condition=_HAS_RUN_TAG,
         when="publish",
     ),
     Grant(
@@ -165,7 +165,7 @@ GRANTS: tuple[Grant, ...] = (
         name="Deprecate",
         actions=("ec2:EnableImageDeprecation",),
         resources=("arn:{partition}:ec2:*::image/*",),
-        condition=_IS_OURS,
+        condition=_HAS_RUN_TAG,
         when="deprecate",
     ),
     Grant(
@@ -203,8 +203,8 @@ GRANTS: tuple[Grant, ...] = (
 )
 
 
-# Calls that change something, in the order in which they come first, and what needs them. Reading calls are
-# not here, nor what clears up after a build that failed.
+# API calls that change the account, in order of first use, each with the need (see `needs`) that requires it.
+# Read-only calls and those that clean up after a failed build are left out.
 CALLS: tuple[tuple[str, str, str], ...] = (
     ("ec2", "ImportKeyPair", "build"),
     ("ec2", "CreateSecurityGroup", "group"),
@@ -227,15 +227,15 @@ CALLS: tuple[tuple[str, str, str], ...] = (
 
 
 def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
-    """(service, call) of everything that changes an account when all goes well."""
+    """Return (service, call) of the calls by which a successful build or publication changes the account."""
     wanted = set(wanted)
     return [(service, action) for service, action, when in CALLS if when in wanted]
 
 
 def needs(plan: Plan, settings: AwsSettings) -> set[str]:
-    """What of the table a target needs at a site."""
+    """Return the needs of a target at a site; they select rows of GRANTS and CALLS."""
     shape = plan.target.ami
-    asked = {
+    optional = {
         "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
         "share": bool(settings.share_accounts),
@@ -244,11 +244,11 @@ def needs(plan: Plan, settings: AwsSettings) -> set[str]:
         "profile": bool(settings.instance_profile),
         "session": settings.ssh_interface == "session_manager",
     }
-    return {"build", "publish", *(name for name, is_so in asked.items() if is_so)}
+    return {"build", "publish", *(name for name, is_needed in optional.items() if is_needed)}
 
 
 def policy(wanted: Iterable[str], settings: AwsSettings, *, partition: str = "aws") -> dict[str, Any]:
-    """A policy document; the grants of the table that are wanted, in its order."""
+    """Return a policy document with the grants for these needs, in the order of the table."""
     wanted = set(wanted)
     words = {
         "partition": partition,
@@ -263,7 +263,7 @@ def policy(wanted: Iterable[str], settings: AwsSettings, *, partition: str = "aw
 
 
 def _statement(grant: Grant, words: Mapping[str, str]) -> dict[str, Any]:
-    resources = [one.format_map(words) for one in grant.resources]
+    resources = [resource.format_map(words) for resource in grant.resources]
     statement = {
         "Sid": grant.name,
         "Effect": "Allow",
@@ -274,5 +274,5 @@ def _statement(grant: Grant, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def allows(document: Mapping[str, Any], service: str, action: str) -> bool:
-    """Whether a policy names a call, on whatever resources."""
+    """True if a policy allows a call on any resource."""
     return any(f"{service}:{action}" in statement["Action"] for statement in document["Statement"])

@@ -1,7 +1,7 @@
-"""Brings an AMI to those who start instances of it: regions, accounts, and parameters that lead to it.
+"""Publish an AMI: copy it to other regions, share it with accounts, and point SSM parameters at it.
 
-Every step looks before it acts, so an interrupted publication goes on where it was; who follows a parameter
-finds an available, shared image or what was there before, whatever happens here and whenever.
+Every step reads the current state first, so an interrupted publication can be resumed. A parameter always
+points to an available, shared image: the new image or the previous one.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from builder.model import Artifact, Plan, Publication
 from builder.site import AwsSettings
 
 LATEST = "latest"
-_COPIES = 3  # of one image in one region: a token may lead to a copy that was given up
+_ATTEMPTS = 3  # per region: CopyImage may return a deleted copy that has the same client token
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What the parameters of one image are called: one that never moves, one that follows the newest."""
+    """Names of an image's SSM parameters: `fixed` keeps its value, `moving` follows the newest image."""
 
     prefix: str
     target: str
@@ -58,7 +58,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class AmiPublisher:
-    """Publishes images of one account as its site has it."""
+    """Publisher of the AMIs of one account, with the settings of its site."""
 
     account: Account
     settings: AwsSettings
@@ -75,13 +75,13 @@ class AmiPublisher:
         return Sharing(accounts=self.settings.share_accounts, organizations=self.settings.share_organizations)
 
     def holds(self, publication: Publication) -> bool:
-        """Whether the parameters of every region of the site lead to the image, and it is as promised."""
+        """True if the parameters in all regions point to the image or its copies, and these are complete."""
         region, _, ami = publication.name.partition("/")
         if region != self.account.region or not publication.tags:
             return False
-        return all(self._leads(one, publication.tags, ami) for one in self.regions)
+        return all(self._points_to(region, publication.tags, ami) for region in self.regions)
 
-    def _leads(self, region: str, names: tuple[str, ...], home: str) -> bool:
+    def _points_to(self, region: str, names: tuple[str, ...], home: str) -> bool:
         values = steps.read_parameters(self.account, region, names)
         amis = {values.get(name, "") for name in names}
         if len(amis) != 1 or "" in amis:
@@ -90,7 +90,7 @@ class AmiPublisher:
         image = ref.find()
         if image is None or home not in (ref.ami, tags_of(image).get(SOURCE_TAG)):
             return False
-        return not self._lacks(ref, image)
+        return not self._defect(ref, image)
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
         known = {
@@ -102,17 +102,15 @@ class AmiPublisher:
         return self.publish_image(artifact.reference, known)
 
     def publish_image(self, ami: str, known: Mapping[str, str]) -> Publication:
-        """`known` are tags that the image has to have."""
+        """Publish an AMI; `known` are tags to set on it in addition to its own."""
         assert self.run is not None
         started = time.monotonic()
         home = AmiRef(account=self.account, region=self.account.region, ami=ami)
-        with _as_published(), self.run.locked(f"publish-{known[TARGET_TAG]}-{known[SYSTEM_TAG]}"):
+        with _as_publish_errors(), self.run.locked(f"publish-{known[TARGET_TAG]}-{known[SYSTEM_TAG]}"):
             image = home.load()
             if image["State"] != "available":
-                raise PublishError(f"{home} is {image['State']}", hint=AGAIN)
-            encrypted = any(
-                one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ())
-            )
+                raise PublishError(f"{home} is in state '{image['State']}', not available", hint=AGAIN)
+            encrypted = _is_encrypted(image)
             self._require_shareable(image["ImageId"], encrypted=encrypted)
             wanted = {**steps.own_tags(image), **known}
             self.finish(home, wanted)
@@ -132,26 +130,26 @@ class AmiPublisher:
         )
 
     def finish(self, ref: AmiRef, wanted: Mapping[str, str]) -> None:
-        """Everything that one available image has to be before somebody is led to it."""
+        """Tag, share, deprecate and protect an image, and require metadata tokens of its instances."""
         steps.require_tokens(ref)
         steps.tag(ref, wanted)
         steps.share(ref, self.sharing)
         steps.deprecate(ref, after_days=self.settings.deprecate_after_days)
         steps.protect(ref)
 
-    def _lacks(self, ref: AmiRef, image: Resource) -> str:
-        """What somebody who is led to the image would miss."""
+    def _defect(self, ref: AmiRef, image: Resource) -> str:
+        """Return the reason why an image must not be published; empty if there is none."""
         if image["State"] != "available":
-            return f"it is {image['State']}"
+            return f"its state is '{image['State']}'"
         if image.get("ImdsSupport") != "v2.0":
             return "it does not require metadata tokens"
         if not steps.is_shared(ref, image, self.sharing):
-            return "it is not shared as the site says"
+            return "it is not shared as [aws] in site.toml requires"
         return ""
 
     def _verify(self, ref: AmiRef) -> None:
-        if lacks := self._lacks(ref, ref.load()):
-            raise PublishError(f"{ref} cannot be published: {lacks}", hint=AGAIN)
+        if defect := self._defect(ref, ref.load()):
+            raise PublishError(f"{ref} cannot be published: {defect}", hint=AGAIN)
 
     def require_publishable(self, plan: Plan) -> None:
         """Fail early if the site's settings make publishing impossible."""
@@ -159,37 +157,42 @@ class AmiPublisher:
         encrypted = self.settings.encrypt and plan.target.ami.encryptable
         self._require_shareable(f"target '{plan.target.name}'", encrypted=encrypted)
 
-    def _require_shareable(self, what: str, *, encrypted: bool) -> None:
-        """What is encrypted with AWS's own key starts in no other account; copies need the key by alias."""
+    def _require_shareable(self, subject: str, *, encrypted: bool) -> None:
+        """Raise PublishError if the encryption key of an image prevents sharing or copying.
+
+        Other accounts cannot use AWS's own key; a copy needs a key whose alias exists in every region.
+        """
         if not encrypted:
             return
         key = self.settings.kms_key
         if self.sharing and not key:
             raise PublishError(
-                f"{what} is encrypted with AWS's own key and cannot be shared",
-                hint="aws.kms_key in site.toml, then build it again",
+                f"{subject} is encrypted with AWS's own key and cannot be shared",
+                hint="set aws.kms_key in site.toml, then build again",
             )
         if len(self.regions) > 1 and key and not key.startswith("alias/"):
             raise PublishError(
-                f"{what} is to be copied, and other regions do not know the key {key}",
-                hint='name an alias that exists in every region: aws.kms_key = "alias/…" in site.toml',
+                f"{subject} cannot be copied: other regions do not have the key {key}",
+                hint='set aws.kms_key = "alias/…" in site.toml to an alias that exists in every region',
             )
 
     def _copy_all(self, home: AmiRef, wanted: Mapping[str, str]) -> list[AmiRef]:
-        """Copies in the other regions, made side by side; the first error is raised when all have ended."""
+        """Copy an image to all other regions in parallel; raise the first error after all have ended."""
         others = [region for region in self.regions if region != home.region]
         if not others:
             return []
         with ThreadPoolExecutor(len(others), thread_name_prefix="copy") as pool:
-            futures: list[Future[AmiRef]] = [pool.submit(self.copy, home, one, wanted) for one in others]
+            futures: list[Future[AmiRef]] = [
+                pool.submit(self.copy, home, region, wanted) for region in others
+            ]
             wait(futures)
         return [future.result() for future in futures]
 
     def copy(self, home: AmiRef, region: str, wanted: Mapping[str, str]) -> AmiRef:
-        """The copy of an image in another region, found or made, and finished."""
+        """Find or create the copy of an image in another region, wait for it, and finish it."""
         tags = {**wanted, SOURCE_TAG: home.ami}
         failed: list[str] = []
-        for _ in range(_COPIES):
+        for _ in range(_ATTEMPTS):
             ref = self._find_copy(home, region) or self._begin_copy(home, region, tags, failed)
             state = self._wait_for_copy(ref)
             if state == "available":
@@ -197,28 +200,27 @@ class AmiPublisher:
                 return ref
             failed.append(ref.ami)
             if state == "failed":
-                reason = ref.load().get("StateReason", {}).get("Message", "EC2 does not say why")
+                reason = ref.load().get("StateReason", {}).get("Message", "EC2 gave no reason")
                 steps.remove(ref, tags)
                 raise PublishError(f"the copy of {home} to {region} failed: {reason}", hint=AGAIN)
-        raise PublishError(f"{home} cannot be copied to {region}: its copies are gone at once", hint=AGAIN)
+        raise PublishError(f"copying {home} to {region} failed: each copy disappeared at once", hint=AGAIN)
 
     def _find_copy(self, home: AmiRef, region: str) -> AmiRef | None:
         found = self.account.images({SOURCE_TAG: home.ami}, region=region)
-        fitting = [one for one in found if one["State"] in ("available", "pending")]
-        # The oldest: everybody who looks takes the same.
-        return AmiRef(account=self.account, region=region, ami=fitting[-1]["ImageId"]) if fitting else None
+        usable = [image for image in found if image["State"] in ("available", "pending")]
+        # The oldest, so that concurrent publications choose the same copy.
+        return AmiRef(account=self.account, region=region, ami=usable[-1]["ImageId"]) if usable else None
 
     def _begin_copy(
         self, home: AmiRef, region: str, tags: Mapping[str, str], failed: Iterable[str]
     ) -> AmiRef:
         assert self.run is not None
         image = home.load()
-        encrypted = any(one.get("Ebs", {}).get("Encrypted") for one in image.get("BlockDeviceMappings", ()))
-        key = self.settings.kms_key if encrypted else ""
+        key = self.settings.kms_key if _is_encrypted(image) else ""
         token = hashlib.sha256(" ".join((home.ami, region, *failed)).encode()).hexdigest()
         self.say(f"copying {home} to {region}")
         with (
-            journal.permanent(self.run, self.account, "copy", image["Name"], region=region) as made,
+            journal.permanent(self.run, self.account, "copy", image["Name"], region=region) as created,
             calling_aws(f"copying {home} to {region}"),
         ):
             answer = self.account.client("ec2", region).copy_image(
@@ -230,11 +232,11 @@ class AmiPublisher:
                 TagSpecifications=specifications(tags, ["image", "snapshot"]),
                 **({"Encrypted": True, "KmsKeyId": key} if key else {}),
             )
-            made.id = answer["ImageId"]
-        return AmiRef(account=self.account, region=region, ami=made.id)
+            created.id = answer["ImageId"]
+        return AmiRef(account=self.account, region=region, ami=created.id)
 
     def _wait_for_copy(self, ref: AmiRef) -> str:
-        """The state in which a copy ends: available, failed or gone."""
+        """Wait until a copy is no longer pending; return its state, or "gone" if it has disappeared."""
         seen_s = time.monotonic()
 
         def end_state() -> str:
@@ -254,9 +256,13 @@ class AmiPublisher:
         return state
 
 
+def _is_encrypted(image: Resource) -> bool:
+    return any(disk.get("Ebs", {}).get("Encrypted") for disk in image.get("BlockDeviceMappings", ()))
+
+
 @contextmanager
-def _as_published() -> Iterator[None]:
-    """What goes wrong on the way to others is a failed publication, whichever call it was."""
+def _as_publish_errors() -> Iterator[None]:
+    """Raise a BuildError of any publication step as PublishError."""
     try:
         yield
     except BuildError as error:

@@ -1,6 +1,6 @@
-"""Single steps on one AMI in one region, each of which looks first and changes only what is not so yet.
+"""Idempotent operations on one AMI in one region: each reads the current state and changes only differences.
 
-They know neither plans nor the order of things; what is asked for again costs reading calls alone.
+They know neither plans nor the order of a publication.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from builder.adapters.aws.account import Account, Resource, as_tags, calling_aws
 from builder.errors import PublishError
 from builder.wait import Backoff, T, until
 
-AGAIN = "run the command again: it goes on where it was"
+AGAIN = "re-run the command; it resumes"
 _IMAGE_TYPE = "aws:ec2:image"
 _PROTECTED = "enabled"
 _VISIBLE_S = 120.0
@@ -22,11 +22,11 @@ _VISIBLE_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often to ask, how long a copy may take, and when to stop at once."""
+    """Poll interval and timeouts of waits, and the event that cancels them."""
 
     every_s: float | Backoff
     copy_s: float
-    appear_s: float = 60.0  # EC2 may not know yet what it has just named
+    appear_s: float = 60.0  # EC2 may not find a new id at first
     cancelled: threading.Event
 
     def until(self, condition: Callable[[], T], *, timeout_s: float) -> T:
@@ -35,10 +35,10 @@ class Patience:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sharing:
-    """Who may start an image besides its owner."""
+    """Accounts and organizations that may start an image besides its owner."""
 
     accounts: tuple[str, ...] = ()
-    organizations: tuple[str, ...] = ()  # ARNs of organisations or their units
+    organizations: tuple[str, ...] = ()  # ARNs of organizations or organizational units
 
     def __bool__(self) -> bool:
         return bool(self.accounts or self.organizations)
@@ -46,17 +46,17 @@ class Sharing:
     @property
     def permissions(self) -> list[dict[str, str]]:
         return [
-            *({"UserId": one} for one in self.accounts),
+            *({"UserId": account} for account in self.accounts),
             *(
-                {"OrganizationArn" if ":organization/" in one else "OrganizationalUnitArn": one}
-                for one in self.organizations
+                {"OrganizationArn" if ":organization/" in arn else "OrganizationalUnitArn": arn}
+                for arn in self.organizations
             ),
         ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AmiRef:
-    """One AMI: its id and the region where it is."""
+    """Reference to an AMI: account, region and id."""
 
     account: Account
     region: str
@@ -75,36 +75,36 @@ class AmiRef:
     def load(self) -> Resource:
         found = self.find()
         if found is None:
-            raise PublishError(f"{self} is gone", hint="builder build makes it again")
+            raise PublishError(f"{self} does not exist", hint="builder build creates it again")
         return found
 
 
 def snapshots_of(image: Resource) -> list[str]:
-    found = (one.get("Ebs", {}).get("SnapshotId") for one in image.get("BlockDeviceMappings", ()))
-    return [one for one in found if one]
+    found = (disk.get("Ebs", {}).get("SnapshotId") for disk in image.get("BlockDeviceMappings", ()))
+    return [snapshot for snapshot in found if snapshot]
 
 
 def require_tokens(ref: AmiRef) -> None:
-    """Instances of the image answer metadata requests with a token alone; EC2 knows no way back."""
+    """Require metadata tokens (IMDSv2) of the image's instances; EC2 cannot undo this."""
     if ref.load().get("ImdsSupport") != "v2.0":
         with calling_aws(f"requiring metadata tokens of instances of {ref}"):
             ref.ec2.modify_image_attribute(ImageId=ref.ami, ImdsSupport={"Value": "v2.0"})
 
 
 def tag(ref: AmiRef, wanted: Mapping[str, str]) -> None:
-    """The image and its snapshots have these tags, whatever else they have."""
+    """Add these tags to the image and its snapshots where they are missing."""
     image = ref.load()
     missing = [] if wanted.items() <= tags_of(image).items() else [ref.ami]
     _tag(ref, [*missing, *_lacking(ref, snapshots_of(image), wanted)], wanted)
 
 
 def _lacking(ref: AmiRef, among: list[str], wanted: Mapping[str, str]) -> list[str]:
-    """Snapshots without one of the tags."""
+    """Return the snapshots that lack one of the tags."""
     if not among:
         return []
-    with calling_aws(f"looking at the snapshots of {ref}"):
+    with calling_aws(f"describing the snapshots of {ref}"):
         found = ref.ec2.describe_snapshots(SnapshotIds=among)["Snapshots"]
-    return [one["SnapshotId"] for one in found if not wanted.items() <= tags_of(one).items()]
+    return [snapshot["SnapshotId"] for snapshot in found if not wanted.items() <= tags_of(snapshot).items()]
 
 
 def _tag(ref: AmiRef, resources: list[str], wanted: Mapping[str, str]) -> None:
@@ -114,22 +114,22 @@ def _tag(ref: AmiRef, resources: list[str], wanted: Mapping[str, str]) -> None:
 
 
 def shared_with(ref: AmiRef) -> list[dict[str, str]]:
-    with calling_aws(f"calling_aws whom {ref} is shared with"):
+    with calling_aws(f"reading the launch permissions of {ref}"):
         answer = ref.ec2.describe_image_attribute(ImageId=ref.ami, Attribute="launchPermission")
     return list(answer.get("LaunchPermissions", ()))
 
 
 def share(ref: AmiRef, sharing: Sharing) -> None:
-    """Those may start the image; accounts may use its snapshots, which organisations cannot."""
+    """Grant launch permission, and to accounts createVolumePermission, which organizations cannot have."""
     if not sharing:
         return
     there = shared_with(ref)
-    missing = [one for one in sharing.permissions if one not in there]
+    missing = [permission for permission in sharing.permissions if permission not in there]
     if missing:
         with calling_aws(f"sharing {ref}"):
             ref.ec2.modify_image_attribute(ImageId=ref.ami, LaunchPermission={"Add": missing})
     for snapshot in snapshots_of(ref.load()) if sharing.accounts else ():
-        absent = [one for one in sharing.accounts if one not in _volume_makers(ref, snapshot)]
+        absent = [account for account in sharing.accounts if account not in _volume_accounts(ref, snapshot)]
         if absent:
             with calling_aws(f"sharing {snapshot} of {ref}"):
                 ref.ec2.modify_snapshot_attribute(
@@ -140,23 +140,23 @@ def share(ref: AmiRef, sharing: Sharing) -> None:
                 )
 
 
-def _volume_makers(ref: AmiRef, snapshot: str) -> set[str]:
-    with calling_aws(f"calling_aws whom {snapshot} is shared with"):
+def _volume_accounts(ref: AmiRef, snapshot: str) -> set[str]:
+    with calling_aws(f"reading the permissions of {snapshot}"):
         answer = ref.ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute="createVolumePermission")
-    return {one["UserId"] for one in answer.get("CreateVolumePermissions", ()) if "UserId" in one}
+    return {grant["UserId"] for grant in answer.get("CreateVolumePermissions", ()) if "UserId" in grant}
 
 
 def is_shared(ref: AmiRef, image: Resource, sharing: Sharing) -> bool:
     if not sharing:
         return True
     there = shared_with(ref)
-    if any(one not in there for one in sharing.permissions):
+    if any(permission not in there for permission in sharing.permissions):
         return False
-    return all(set(sharing.accounts) <= _volume_makers(ref, one) for one in snapshots_of(image))
+    return all(set(sharing.accounts) <= _volume_accounts(ref, disk) for disk in snapshots_of(image))
 
 
 def deprecate(ref: AmiRef, *, after_days: int, again: bool = False) -> None:
-    """Hidden from others after so many days; a date that it has stays, unless it is to be set again."""
+    """Set the deprecation date to `after_days` from now; an existing date is replaced only with `again`."""
     if not after_days or (ref.load().get("DeprecationTime") and not again):
         return
     moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=after_days)
@@ -170,22 +170,22 @@ def is_protected(image: Resource) -> bool:
 
 def protect(ref: AmiRef) -> None:
     if not is_protected(ref.load()):
-        with calling_aws(f"protecting {ref}"):
+        with calling_aws(f"enabling the deregistration protection of {ref}"):
             ref.ec2.enable_image_deregistration_protection(ImageId=ref.ami)
 
 
 def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
-    """The image and its snapshots; what is gone already is no error.
+    """Delete an AMI and its snapshots; resources that are already deleted are ignored.
 
-    All of it is marked first: once the image is gone nothing else leads to its snapshots, and a policy
-    may allow the removal of what is marked alone.
+    They get the tags of `mark` first: snapshots of a deleted image can only be found by tag, and a policy may
+    restrict deletion to tagged resources.
     """
     image = ref.find()
     if image is None:
         return
-    found = snapshots_of(image) or _half_made(ref)
+    found = snapshots_of(image) or _unlisted_snapshots(ref)
     if is_protected(image):
-        with calling_aws(f"ending the protection of {ref}"):
+        with calling_aws(f"disabling the deregistration protection of {ref}"):
             ref.ec2.disable_image_deregistration_protection(ImageId=ref.ami)
     unmarked = [] if mark.items() <= tags_of(image).items() else [ref.ami]
     _tag(ref, [*unmarked, *_lacking(ref, found, mark)], mark)
@@ -195,15 +195,15 @@ def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
         remove_snapshot(ref.account, ref.region, snapshot)
 
 
-def _half_made(ref: AmiRef) -> list[str]:
-    """Snapshots of an image that does not name them yet; EC2 says in them what they are for."""
-    told = re.compile(rf"(for|DestinationAmi) {re.escape(ref.ami)}\b")
+def _unlisted_snapshots(ref: AmiRef) -> list[str]:
+    """Return the snapshots of an image that does not list them yet, found by their description."""
+    pattern = re.compile(rf"(for|DestinationAmi) {re.escape(ref.ami)}\b")
     found = snapshots(ref.account, ref.region, "description", [f"*{ref.ami}*"])
-    return [one["SnapshotId"] for one in found if told.search(one.get("Description", ""))]
+    return [snapshot["SnapshotId"] for snapshot in found if pattern.search(snapshot.get("Description", ""))]
 
 
 def own_tags(resource: Resource) -> dict[str, str]:
-    """Without those that only AWS may set."""
+    """Return the tags without those that only AWS may set."""
     return {name: value for name, value in tags_of(resource).items() if not name.startswith("aws:")}
 
 
@@ -213,27 +213,29 @@ def remove_snapshot(account: Account, region: str, snapshot: str) -> None:
 
 
 def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -> list[Resource]:
-    """The account's own by one filter."""
-    with calling_aws(f"looking for snapshots in {region}"):
+    """Return the account's own snapshots that match one filter."""
+    with calling_aws(f"listing snapshots in {region}"):
         pages = account.client("ec2", region).get_paginator("describe_snapshots")
         filters = [{"Name": name, "Values": list(values)}]
         return [
-            one for page in pages.paginate(OwnerIds=["self"], Filters=filters) for one in page["Snapshots"]
+            snapshot
+            for page in pages.paginate(OwnerIds=["self"], Filters=filters)
+            for snapshot in page["Snapshots"]
         ]
 
 
-# Parameters that lead to images.
+# SSM parameters.
 
 
 def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict[str, str]:
-    """Those that exist, by name; as many as ten at once."""
+    """Return the values of the parameters that exist, by name; at most ten names per call."""
     with calling_aws(f"reading parameters in {region}"):
         answer = account.client("ssm", region).get_parameters(Names=list(names))
-    return {one["Name"]: one["Value"] for one in answer["Parameters"]}
+    return {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
 
 
 def point(ref: AmiRef, name: str, patience: Patience) -> None:
-    """The parameter leads to the image; it is read back, because an image is looked at after the answer."""
+    """Point the parameter at the AMI and wait until it reads back: SSM validates the AMI asynchronously."""
     if read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami:
         return
     with calling_aws(f"writing {name} in {ref.region}"):
@@ -241,20 +243,24 @@ def point(ref: AmiRef, name: str, patience: Patience) -> None:
             Name=name, Value=ref.ami, Type="String", DataType=_IMAGE_TYPE, Overwrite=True
         )
 
-    def is_there() -> bool:
+    def is_visible() -> bool:
         return read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami
 
-    if not patience.until(is_there, timeout_s=_VISIBLE_S):
-        raise PublishError(f"{name} in {ref.region} does not lead to {ref.ami}", hint=AGAIN)
+    if not patience.until(is_visible, timeout_s=_VISIBLE_S):
+        raise PublishError(f"{name} in {ref.region} does not point to {ref.ami}", hint=AGAIN)
 
 
 def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:
-    """Parameters below `prefix` that lead to one of the images, with the image."""
+    """Return name → AMI id of the parameters below `prefix` that point to one of the AMIs."""
     wanted = set(amis)
     with calling_aws(f"reading parameters in {region}"):
         pages = account.client("ssm", region).get_paginator("get_parameters_by_path")
-        found = [one for page in pages.paginate(Path=prefix, Recursive=True) for one in page["Parameters"]]
-    return {one["Name"]: one["Value"] for one in found if one["Value"] in wanted}
+        found = [
+            (parameter["Name"], parameter["Value"])
+            for page in pages.paginate(Path=prefix, Recursive=True)
+            for parameter in page["Parameters"]
+        ]
+    return {name: ami for name, ami in found if ami in wanted}
 
 
 def remove_parameters(account: Account, region: str, names: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Applies the roles of a plan to a container that runs, as often as wanted.
+"""Apply the roles of a plan to a running container, any number of times.
 
-The mounts, the settings and the command are those of a build; only the container outlives the play. Layers
-run the same play as their container's own program, AMIs over SSH through Packer.
+Mounts, settings and command are the same as in a build. Builds differ in how they run the play: layers as the
+main process of a container, AMIs over SSH through Packer.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from builder.events import Stream
 from builder.model import Layer, Plan
 from builder.plan import variables_of
 
-# Kernel modules that were compiled before, by what they were compiled from.
+# Cache of compiled kernel modules, keyed by their sources.
 _MODULES = f"{MOUNT}/modules"
 
 
@@ -31,7 +31,7 @@ _MODULES = f"{MOUNT}/modules"
 def mounts(
     run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[ContainerSetup]:
-    """The mounts of a container to which plans are applied; `plan` decides its system."""
+    """Prepare the mounts of a container to which several plans are applied; `plan` decides its system."""
     modules = Bind(source=str(run.workspace.cache("modules")), target=_MODULES, writable=True)
     with playbook.mounts(
         run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine=engine
@@ -41,7 +41,7 @@ def mounts(
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """The outcome of one play."""
+    """Result of one play."""
 
     code: int
     seconds: float
@@ -49,7 +49,7 @@ class Applied:
 
     @property
     def roles(self) -> Mapping[str, RoleResult]:
-        """Role → its results, in the order of the play; the play's own tasks are under ""."""
+        """Results by role, in the order of the play; tasks outside roles have the key ""."""
         return self.listener.roles
 
     @property
@@ -62,13 +62,13 @@ class Applied:
 
     @property
     def changed(self) -> list[str]:
-        """ "role : task" of every task that changed something."""
+        """Names, as `role : task`, of the tasks that changed something."""
         return [task for result in self.roles.values() for task in result.changed]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Applier:
-    """Applies plans to one running container that has the mounts of `mounts`."""
+    """Applier of plans to one running container, which has the mounts of `mounts`."""
 
     engine: Engine
     container: str
@@ -77,7 +77,7 @@ class Applier:
     events: Stream
 
     def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
-        """Run the play with the roles of a plan, or these tasks with its variables."""
+        """Run the play with the roles of a plan, or with these tasks and the variables of the plan."""
         self.write_settings(plan)
         command = playbook.command()
         if tasks:
@@ -89,13 +89,13 @@ class Applier:
         return Applied(code=code, seconds=time.monotonic() - started, listener=listener)
 
     def write_settings(self, plan: Plan) -> None:
-        """Write what a play of this plan reads."""
+        """Write the variables and configuration files that a play of this plan reads."""
         more = {"factory_module_cache": _MODULES}
         playbook.write_settings(self.settings, _one_layer(plan), plan, self.mirror, more)
 
 
 def _one_layer(plan: Plan) -> Layer:
-    """All components of a plan as what one play applies."""
+    """Return a single layer with all components of a plan."""
     return Layer(
         name="roles",
         kind="components",

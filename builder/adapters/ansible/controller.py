@@ -1,4 +1,4 @@
-"""Runs Ansible on the machine that builds: to reach machines over SSH, and to evaluate variables of roles."""
+"""Run Ansible on the build host: to configure machines over SSH, and to evaluate the variables of roles."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ def make_program(run: Run, root: Path, folder: Path) -> Path:
 
 
 def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
-    """The variables of a plan's roles as their tasks see them: evaluated by Ansible, cached by key."""
+    """Return the variables of a plan's roles as Ansible evaluates them for tasks; cached by key."""
     play = root / "ansible" / "expected.yml"
     key = digest_of([plan.key, play.read_text(encoding="utf-8")])
     cached = run.workspace.cache("variables") / f"{key}.json"
@@ -66,7 +66,7 @@ def _evaluate(run: Run, root: Path, plan: Plan, folder: Path) -> str:
     if done.code != 0:
         raise CheckError(
             f"Ansible could not evaluate the variables of '{plan.target.name}'",
-            hint="see the output below; defaults and vars of the roles must not need a machine",
+            hint="see the output below; defaults and vars of roles must not depend on facts of a machine",
             details=done.details,
         )
     return result.read_text(encoding="utf-8")

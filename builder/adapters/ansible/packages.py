@@ -1,7 +1,7 @@
 """apt's archives and lists for build containers: private folders, filled with hard links from a shared store.
 
-Each container has folders of its own because apt locks its archives and rewrites its lists; what a successful
-run downloaded is linked back into the store for the next one.
+Each container has its own folders because apt locks its archives and rewrites its lists. Downloads of a
+successful run are linked back into the store.
 """
 
 import os
@@ -15,16 +15,16 @@ _TARGETS = {"archives": "/var/cache/apt", "lists": "/var/lib/apt/lists"}
 
 
 def mounts(store: Path, scratch: Path) -> list[Bind]:
-    """Create the private folders of one container below `scratch`, with the files of the store in them."""
+    """Create a container's folders below `scratch`, linked from the store; return their mounts."""
     binds = []
     for name, target in _TARGETS.items():
         folder = _folder(scratch, name)
         folder.mkdir(parents=True)
         (folder / "partial").mkdir()
         for file in (store / name).glob("*"):
-            with suppress(FileNotFoundError):  # replaced meanwhile by another run that has newer ones
+            with suppress(FileNotFoundError):  # another run has just replaced it by a newer file
                 os.link(file, folder / file.name)
-        # apt judges the age of its lists by the folder's time; lists that are not there are old.
+        # apt takes the age of its lists from the mtime of the folder; 0 makes it fetch missing lists.
         stamp = (store / name).stat().st_mtime if (store / name).is_dir() else 0
         os.utime(folder, (stamp, stamp))
         binds.append(Bind(source=str(scratch / name), target=target, writable=True))
@@ -32,7 +32,7 @@ def mounts(store: Path, scratch: Path) -> list[Bind]:
 
 
 def keep(run: Run, store: Path, scratch: Path) -> None:
-    """Link what the container downloaded into the store."""
+    """Link the files that the container downloaded into the store."""
     with run.locked(f"apt-{store.name}"):
         for name in _TARGETS:
             folder, kept = _folder(scratch, name), store / name
@@ -51,11 +51,11 @@ def _folder(scratch: Path, name: str) -> Path:
 
 
 def _link(file: Path, kept: Path) -> None:
-    """Replace `kept` by a hard link to `file`, in one step."""
-    # Renaming one name of a file to another name of the same file does nothing and keeps both.
+    """Replace `kept` by a hard link to `file`, atomically."""
+    # rename() does nothing if both names are links to the same file, so `temporary` would stay.
     if kept.exists() and kept.samefile(file):
         return
-    # Not in the folder itself: a container that is being filled would take it along.
+    # Outside the folder, because `mounts` of another run would link it into its container.
     temporary = kept.parent.parent / f".{kept.name}"
     temporary.unlink(missing_ok=True)
     os.link(file, temporary)

@@ -1,4 +1,4 @@
-"""Runs roles inside a build container: what is mounted, what is said on the way, what a failure means."""
+"""Plays that run roles in a build container: mounts, settings, parsing of the output, errors."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from builder.model import Layer, Plan, Value
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
-# How apt and the module `apt_packages` say that a mirror has no such list, file, package or version.
+# Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
 _MIRROR = re.compile(
     r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
     r"|has no installation candidate|no package \S+ is on offer"
@@ -31,12 +31,12 @@ _MIRROR = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerSetup:
-    """Everything that a container needs to run the roles of one layer."""
+    """Command, mounts and settings of a container that runs the roles of one layer."""
 
     command: tuple[str, ...]
     mounts: tuple[Bind, ...]
     tmpfs: Mapping[str, str]
-    # The folder that is mounted for the play: variables, environment, launcher.
+    # Host folder with the variables, environment and launcher of the play.
     settings: Path
     keep_packages: Callable[[], None]
 
@@ -47,7 +47,7 @@ class Failure:
     task: str
     message: str
     details: str = ""
-    # Of a download that is not what was locked.
+    # Set if a download does not match its locked checksum.
     url: str = ""
     expected: str = ""
     actual: str = ""
@@ -55,7 +55,7 @@ class Failure:
 
 @dataclass
 class RoleResult:
-    """How many tasks of one role ran, which of them changed something, how long they took."""
+    """Number of tasks that one role ran, the tasks that changed something, and the total duration."""
 
     tasks: int = 0
     changed: list[str] = field(default_factory=list)
@@ -64,57 +64,57 @@ class RoleResult:
 
 @dataclass
 class Listener:
-    """Reads the lines of a play: tasks become events, results are counted, the first failure is kept."""
+    """Reader of a play's output: emits tasks as events, counts results, keeps the first failure."""
 
     events: Stream
     step: str
     failure: Failure | None = None
     tail: list[str] = field(default_factory=list)
-    # Tasks of the play itself have no role: they are counted under "".
+    # Tasks outside roles are counted under "".
     roles: dict[str, RoleResult] = field(default_factory=dict)
 
     def line(self, line: str) -> None:
         try:
-            said = json.loads(line)
+            event = json.loads(line)
         except ValueError:
-            said = None
-        if not isinstance(said, dict):
+            event = None
+        if not isinstance(event, dict):
             self.tail = [*self.tail[-19:], line]
             self.events.emit("step.log", step=self.step, text=line)
             return
-        where = f"{said.get('role', '')} : {said.get('task', '')}".strip(" :")
-        if said.get("event") == "task":
-            self.events.emit("step.task", step=self.step, text=where)
-        elif said.get("event") == "failed":
-            details = str(said.get("details") or "")
-            download = {name: str(said.get(name) or "") for name in ("url", "expected", "actual")}
+        name = f"{event.get('role', '')} : {event.get('task', '')}".strip(" :")
+        if event.get("event") == "task":
+            self.events.emit("step.task", step=self.step, text=name)
+        elif event.get("event") == "failed":
+            details = str(event.get("details") or "")
+            download = {field: str(event.get(field) or "") for field in ("url", "expected", "actual")}
             self.failure = self.failure or Failure(
-                role=said.get("role", ""),
-                task=said.get("task", ""),
-                message=said["message"],
+                role=event.get("role", ""),
+                task=event.get("task", ""),
+                message=event["message"],
                 details=details,
                 **download,
             )
-            for text in [f"FAILED {where}: {said['message']}", *details.splitlines()]:
+            for text in [f"FAILED {name}: {event['message']}", *details.splitlines()]:
                 self.events.emit("step.log", step=self.step, text=text)
-        elif said.get("event") == "result":
-            state = "changed" if said.get("changed") else "skipped" if said.get("skipped") else "ok"
-            seconds = float(said.get("seconds", 0))
-            self.events.emit("step.log", step=self.step, text=f"{where}: {state}, {seconds:.1f} s")
-            result = self.roles.setdefault(said.get("role", ""), RoleResult())
+        elif event.get("event") == "result":
+            state = "changed" if event.get("changed") else "skipped" if event.get("skipped") else "ok"
+            seconds = float(event.get("seconds", 0))
+            self.events.emit("step.log", step=self.step, text=f"{name}: {state}, {seconds:.1f} s")
+            result = self.roles.setdefault(event.get("role", ""), RoleResult())
             result.tasks += 1
             result.seconds += seconds
             if state == "changed":
-                result.changed.append(where)
+                result.changed.append(name)
 
 
 def failure(about: str, listener: Listener, code: int) -> FactoryError:
-    """What to tell a person about a play that failed while `about` was made."""
+    """Return the error for a failed play; `about` names the layer or target that it was building."""
     found = listener.failure
     if found is None:
         return BuildError(
-            f"{about}: Ansible ended with code {code}",
-            hint="see the log of the run",
+            f"{about}: Ansible exited with code {code}",
+            hint="see the run's log",
             details="\n".join(listener.tail),
         )
     text = f"{found.message}\n{found.details}"
@@ -124,30 +124,31 @@ def failure(about: str, listener: Listener, code: int) -> FactoryError:
     if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
         return IntegrityError(
             f"{where}: a package does not match its locked hash",
-            hint="somebody changed the package, or the lock is wrong: compare, then lock again",
+            hint="the package changed upstream or the lock is stale: compare, then:"
+            f" builder lock --update {found.role}",
             details=text,
         )
     if _MIRROR.search(text):
         hint = (
             "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
         )
-        return BuildError(f"{where}: the package mirror lacks what it asked for", hint=hint, details=text)
+        return BuildError(f"{where}: the package mirror lacks a requested package", hint=hint, details=text)
     hint = f"correct ansible/roles/{found.role}, then build again"
     return BuildError(f"{where} failed", hint=hint, details=text)
 
 
 def _mismatch(where: str, found: Failure) -> IntegrityError:
-    """A download is not what the lock says: never taken, whoever changed it."""
+    """Return the error for a download that does not match its locked checksum."""
     return IntegrityError(
-        f"{where}: {found.url} is not what is locked",
-        hint=f"find out who changed it and why; if it is right: builder lock --update {found.role};"
-        " if it came from a mirror: see mirror.prefixes in site.toml",
+        f"{where}: {found.url} does not match its locked checksum",
+        hint=f"check why the file changed; if the change is expected: builder lock --update {found.role};"
+        " if the file came from a mirror: see mirror.prefixes in site.toml",
         details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
     )
 
 
 def prepare(run: Run, root: Path, plan: Plan) -> Path:
-    """The Ansible runtime of a plan, not compiled yet; may be called beforehand and by several at once."""
+    """Return the folder of the plan's Ansible runtime; install it, but do not compile it. Thread-safe."""
     lock = root / "ansible" / "requirements.lock"
     return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
 
@@ -156,7 +157,7 @@ def prepare(run: Run, root: Path, plan: Plan) -> Path:
 def mounts(
     run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[ContainerSetup]:
-    """Prepares the folders of one run of roles; they are gone afterwards."""
+    """Prepare the mounts for the roles of a layer; temporary folders are deleted at the end of the block."""
     folder = prepare(run, root, plan)
     if runtime.needs_compiling(folder):
         with run.locked(f"compile-{folder.name}"):
@@ -206,13 +207,13 @@ def _compile(run: Run, folder: Path, image: str, engine: Engine) -> None:
 
 
 def command(play: str = "image.yml") -> tuple[str, ...]:
-    """argv that runs a play in a container with the mounts of `mounts`."""
+    """Return the command that runs a play in a container with the mounts of `mounts`."""
     options = ("-i", "localhost,", "-c", "local", "-e", f"@{MOUNT}/run/variables.json")
     return ("python3", "-I", f"{MOUNT}/run/launch.py", *options, play)
 
 
 def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str, str]) -> dict[str, Any]:
-    """The variables of a play that applies these layers: capabilities, the roles' own, and the play's."""
+    """Return the variables of a play that applies these layers: capabilities, role and play variables."""
     applied = tuple(layers)
     return {
         **plan.capabilities,
@@ -226,7 +227,7 @@ def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str,
 def write_settings(
     folder: Path, layer: Layer, plan: Plan, mirror: Mirror, more: Mapping[str, Value] | None = None
 ) -> None:
-    """Write the launcher, the variables and the environment of a play; `more` are further variables."""
+    """Write the launcher, the variables and the environment of a play; `more` are additional variables."""
     bundle = _CA if mirror.ca_bundle else ""
     variables = {**role_variables(plan, [layer], mirrors=_mirrors(mirror)), **(more or {})}
     apt = [
@@ -245,7 +246,7 @@ def write_settings(
 
 
 def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
-    """The environment of the play; it is never that of the image."""
+    """Return the environment of the play; the image does not get it."""
     environment = {
         "HOME": "/tmp/home",  # noqa: S108
         "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
@@ -257,57 +258,57 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         "LC_ALL": "C.UTF-8",
         "PIP_CACHE_DIR": _PIP_CACHE,
-        **_package_sources(mirror, bundle, _inside),
+        **_package_sources(mirror, bundle, _as_seen_inside),
     }
     return {name: value for name, value in environment.items() if value}
 
 
 def remote_environment(mirror: Mirror, bundle: str) -> dict[str, str]:
-    """The environment of tasks on a machine that is reached over SSH: what lies on this one is not there."""
+    """Return the environment of tasks on a machine reached over SSH, without URLs of folders on this host."""
 
-    def far(places: tuple[str, ...]) -> list[str]:
-        return [place for place in places if "://" in place and not place.startswith("file://")]
+    def remote(urls: tuple[str, ...]) -> list[str]:
+        return [url for url in urls if "://" in url and not url.startswith("file://")]
 
-    return {name: value for name, value in _package_sources(mirror, bundle, far).items() if value}
+    return {name: value for name, value in _package_sources(mirror, bundle, remote).items() if value}
 
 
 def remote_mirrors(mirror: Mirror) -> dict[str, str]:
-    return {name: place for name, place in mirror.settings.prefixes.items() if place.startswith("http")}
+    return {prefix: url for prefix, url in mirror.settings.prefixes.items() if url.startswith("http")}
 
 
 def _package_sources(
-    mirror: Mirror, bundle: str, called: Callable[[tuple[str, ...]], list[str]]
+    mirror: Mirror, bundle: str, translate: Callable[[tuple[str, ...]], list[str]]
 ) -> dict[str, str]:
-    """Where packages of Python come from and how anything is reached; `called` knows the names there."""
+    """Return pip, CA and proxy variables; `translate` maps URLs to those that work on the machine."""
     return {
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
-        "PIP_INDEX_URL": " ".join(called((mirror.pip_index,))) if mirror.pip_index else "",
-        "PIP_EXTRA_INDEX_URL": " ".join(called(mirror.pip_extra_indexes)),
-        "PIP_FIND_LINKS": " ".join(called(mirror.pip_find_links)),
+        "PIP_INDEX_URL": " ".join(translate((mirror.pip_index,))) if mirror.pip_index else "",
+        "PIP_EXTRA_INDEX_URL": " ".join(translate(mirror.pip_extra_indexes)),
+        "PIP_FIND_LINKS": " ".join(translate(mirror.pip_find_links)),
         "PIP_CERT": bundle,
         "SSL_CERT_FILE": bundle,
         **mirror.proxies,
     }
 
 
-def _inside(places: tuple[str, ...]) -> list[str]:
-    """Places as they are called inside the container; host folders are mounted under their own path."""
+def _as_seen_inside(urls: tuple[str, ...]) -> list[str]:
+    """Return URLs and paths as seen in the container, which has host folders mounted below a prefix."""
     prefix = f"{MOUNT}/host"
     return [
-        f"file://{prefix}{place.removeprefix('file://')}"
-        if place.startswith("file://")
-        else f"{prefix}{place}"
-        if place.startswith("/")
-        else place
-        for place in places
+        f"file://{prefix}{url.removeprefix('file://')}"
+        if url.startswith("file://")
+        else f"{prefix}{url}"
+        if url.startswith("/")
+        else url
+        for url in urls
     ]
 
 
 def _mirrors(mirror: Mirror) -> dict[str, str]:
-    """Beginning of an address → what stands in its place; read by what downloads, and part of no key."""
+    """Return URL prefix → mirror, for modules that download; mirrors are not part of layer keys."""
     prefixes = mirror.settings.prefixes
-    return dict(zip(prefixes, _inside(tuple(prefixes.values())), strict=True))
+    return dict(zip(prefixes, _as_seen_inside(tuple(prefixes.values())), strict=True))
 
 
 def _mirror_mounts(settings: Path, mirror: Mirror) -> list[Bind]:

@@ -1,7 +1,7 @@
-"""Ansible as one read-only folder that is mounted into build containers, never installed in an image.
+"""Ansible in a read-only folder that is mounted into build containers and never installed in an image.
 
-The folder is made once per lock and Python version, compiled by the Python that will run it,
-and started with `python3 -I`: a PYTHONPATH would leak into every module that a role runs.
+The folder is created once per lock and Python version, and compiled by the Python that will run it. Ansible
+is started with `python3 -I`: a PYTHONPATH would leak into every module that a role runs.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from builder.errors import BuildError, IntegrityError
 from builder.sources import digest_of
 
 _FORMAT = 1
-# Where the folder is mounted: /dev is a tmpfs in every container, so no mount point stays in a layer.
+# /dev is a tmpfs in every container, so this mount point does not end up in a layer.
 MOUNT = "/dev/factory"
 LAUNCHER = """\
 import json, os, runpy, sys
@@ -31,7 +31,7 @@ sys.exit(main())
 
 
 def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
-    """The runtime for one Python; made if it is not there yet."""
+    """Return the runtime folder for one Python version and architecture; install it if it is missing."""
     key = digest_of([_FORMAT, lock.read_text(encoding="utf-8"), python, arch])[:16]
     folder = run.workspace.cache("runtime") / key
     if folder.is_dir():
@@ -47,7 +47,7 @@ def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
 
 def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> None:
     argv = [*pip_install(lock, folder, python=python, arch=arch), "--no-compile"]
-    # pip reads indexes, proxies and certificates of the user's in the environment.
+    # pip reads the user's indexes, proxies and certificates from the environment.
     environment = process.inherited_environment()
     done = process.run(argv, timeout_s=600, cancelled=run.cancelled, env=environment)
     if done.code != 0:
@@ -63,7 +63,7 @@ def needs_compiling(folder: Path) -> bool:
     return not (folder / ".compiled").exists()
 
 
-# Run in a container of the base image, because byte code belongs to one version of Python.
+# Runs in a container of the base image, because bytecode is specific to a version of Python.
 COMPILE = (
     "python3",
     "-c",

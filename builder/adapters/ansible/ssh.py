@@ -1,4 +1,4 @@
-"""SSH access to a machine in a container: a port on loopback, and keys that lie outside its image."""
+"""SSH access to a machine in a container: a port on loopback, and keys that are not in its image."""
 
 import socket
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from builder.adapters.engine.client import Bind
 from builder.adapters.host import process
 from builder.errors import MissingError
 
-# Read before the files of roles, and the first value wins. The keys lie outside the image because the role
-# `cleanup` removes the image's own, and the machine has to be reached again after that.
+# sshd reads this file before those of roles, and the first value wins. The keys are outside the image because
+# the role `cleanup` deletes those in the image, and the machine must stay reachable.
 _CONFIGURATION = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -28,7 +28,7 @@ def _free_port() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SshAccess:
-    """The port and the private key of one machine; `folder` keeps the key."""
+    """Port and private key of one machine; `folder` contains the key."""
 
     folder: Path
     port: int = field(default_factory=_free_port)
@@ -38,15 +38,13 @@ class SshAccess:
         return self.folder / "id_ed25519"
 
     def prepare(self, settings: Path) -> Bind:
-        """Write keys and configuration into the settings that the machine sees; the mount for its sshd."""
+        """Write keys and sshd configuration into `settings`; return the mount of the configuration."""
         for path in (self.key, settings / "host_key"):
             path.unlink(missing_ok=True)
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
-            made = process.run(argv, timeout_s=60)
-            if made.code != 0:
-                raise MissingError(
-                    f"ssh-keygen made no key: {made.tail}", hint="apt-get install openssh-client"
-                )
+            done = process.run(argv, timeout_s=60)
+            if done.code != 0:
+                raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
         public = self.key.with_suffix(".pub").read_text(encoding="utf-8")
         (settings / "authorized_keys").write_text(public, encoding="utf-8")
         text = _CONFIGURATION.format(port=self.port, mount=MOUNT)

@@ -1,1 +1,1 @@
-"""Talk to one AWS account; the only package that imports boto3."""
+"""Access to AWS accounts; the only package that imports boto3."""

@@ -1,6 +1,6 @@
-"""One AWS account, or a rehearsal of one: clients by region, and what AWS says in the factory's words.
+"""Client of one AWS account, real or rehearsed: boto3 clients by region, and AWS errors as the builder's own.
 
-Which account it is comes from an environment that the caller hands over; nothing here knows if it is real.
+The account is selected by an environment that the caller passes; this module does not know if it is real.
 """
 
 import tempfile
@@ -18,12 +18,12 @@ from builder.wait import Backoff
 
 _RESUME = "re-run the command; it resumes"
 _CREDENTIALS = f"aws configure, aws sso login or export AWS_PROFILE=…; then {_RESUME}"
-_CERTIFICATES = "name the CA that signed it: mirror.ca_bundle in site.toml"
-_UNREACHABLE = "is the endpoint reachable? mirror.proxy and mirror.no_proxy in site.toml"
+_CERTIFICATES = "set mirror.ca_bundle in site.toml to the CA that signed the certificate"
+_UNREACHABLE = "check that the endpoint is reachable; see mirror.proxy and mirror.no_proxy in site.toml"
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
-# AWS throttles callers that ask more often; on this machine everything happens at once.
+# AWS throttles faster polling; rehearsals on this host do not.
 _POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
-# What AWS calls a failure → how the factory ends, and what a person can do about it.
+# AWS error codes, the error to raise for them, and its hint.
 _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
     (
         (
@@ -36,7 +36,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
     (
         ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"),
         MissingError,
-        "builder iam TARGET prints the policy that is needed",
+        "builder iam TARGET prints the required policy",
     ),
     (
         ("VcpuLimitExceeded", "InstanceLimitExceeded", "ResourceLimitExceeded"),
@@ -55,9 +55,9 @@ Resource = Mapping[str, Any]
 
 
 class Account:
-    """Clients are made once for each service and region; several threads may use them.
+    """AWS account with one client per service and region, shared by all threads.
 
-    Every call takes the proxy of `network` for its endpoint, and trusts its CAs besides the usual ones.
+    Calls use the proxy of `network` for their endpoint, and trust its CAs in addition to the default ones.
     """
 
     def __init__(self, environment: Mapping[str, str], *, region: str, network: Network = DIRECT) -> None:
@@ -71,7 +71,7 @@ class Account:
 
     @property
     def endpoint(self) -> str:
-        """The URL that stands for all of AWS; "" for AWS itself."""
+        """URL of a rehearsal that serves all AWS APIs; "" for AWS itself."""
         return self.environment.get("AWS_ENDPOINT_URL", "")
 
     @property
@@ -80,11 +80,11 @@ class Account:
 
     @property
     def polling(self) -> Backoff:
-        """How often a wait may ask this account."""
+        """Backoff between polls of this account."""
         return _LOCAL_POLLING if self.is_on_this_machine else _POLLING
 
     def client(self, service: str, region: str = "") -> Any:
-        """A client whose calls raise what boto3 raises; wrap them in `calling_aws`."""
+        """Return a boto3 client; wrap its calls in `calling_aws`, which translates errors."""
         key = (service, region or self.region)
         with self._opening:
             if key not in self._clients:
@@ -96,7 +96,7 @@ class Account:
 
         session = self._ensure_session()
         endpoint = {"region_name": region, "endpoint_url": self.endpoint or None}
-        # Given even if empty: without it botocore takes the proxies of the process.
+        # Set even if empty: otherwise botocore uses the proxies of this process's environment.
         client = session.client(service, config=Config(proxies={}), **endpoint)
         proxies = self._proxies(client.meta.endpoint_url)
         return session.client(service, config=Config(proxies=proxies), **endpoint) if proxies else client
@@ -107,7 +107,7 @@ class Account:
         from botocore.config import Config
 
         if self._session is None:
-            # For clients of botocore's own as well, which ask for credentials (SSO, roles).
+            # The default also applies to botocore's internal clients, which fetch credentials (SSO, roles).
             core = botocore.session.Session()
             login = self._proxies(f"https://sts.{self.region}.amazonaws.com")
             core.set_default_client_config(
@@ -116,11 +116,11 @@ class Account:
             if self._network.ca_bundle:
                 core.set_config_variable("ca_bundle", self._trusted.name)
             session = boto3.Session(botocore_session=core, **self._identity())
-            # Asked once: on a machine of no cloud, finding none takes seconds.
+            # Looked up once: outside of a cloud it takes seconds to find no credentials.
             self._has_credentials = session.get_credentials() is not None
             self._session = session
         if not self._has_credentials:
-            raise MissingError("no AWS credentials here", hint=_CREDENTIALS)
+            raise MissingError("no AWS credentials found", hint=_CREDENTIALS)
         return self._session
 
     def _proxies(self, url: str) -> dict[str, str]:
@@ -129,22 +129,22 @@ class Account:
 
     @cached_property
     def _trusted(self) -> IO[bytes]:
-        """A file with the usual CAs and those of the site: clients of AWS trust the CAs of one file alone."""
+        """File with the default CAs and the site's CAs: AWS clients accept only one CA file."""
         import botocore.session
         from botocore.httpsession import get_cert_path
 
         session = botocore.session.Session(profile=self.environment.get("AWS_PROFILE") or None)
         named = session.get_config_variable("ca_bundle") or self.environment.get("REQUESTS_CA_BUNDLE")
-        usual = named or get_cert_path(verify=True)
-        file = tempfile.NamedTemporaryFile(prefix="factory-", suffix=".pem")  # noqa: SIM115 (goes with the account)
-        for path in filter(None, (Path(usual), self._network.ca_bundle)):
+        default = named or get_cert_path(verify=True)
+        file = tempfile.NamedTemporaryFile(prefix="factory-", suffix=".pem")  # noqa: SIM115 (deleted with the account)
+        for path in filter(None, (Path(default), self._network.ca_bundle)):
             file.write(path.read_bytes() + b"\n")
         file.flush()
         return file
 
     @property
     def tool_environment(self) -> dict[str, str]:
-        """The environment of programs that call AWS themselves: login, proxies and CAs."""
+        """Environment of programs that call AWS themselves: credentials, proxies and CAs."""
         proxies = {
             key: value for name, value in self._network.proxies.items() for key in (name, name.upper())
         }
@@ -164,24 +164,24 @@ class Account:
         return found
 
     def account_id(self) -> str:
-        with calling_aws("who am I"):
+        with calling_aws("reading the account id"):
             return str(self.client("sts").get_caller_identity()["Account"])
 
     def images(self, tags: Mapping[str, str], *, region: str = "") -> list[Resource]:
-        """The account's own images by tags, newest first."""
+        """Return the account's own images that have all these tags, newest first."""
         return self._images({f"tag:{name}": value for name, value in tags.items()}, region)
 
     def images_with_tag(self, tag: str, *, region: str = "") -> list[Resource]:
-        """The account's own images that have a tag, whatever it says, newest first."""
+        """Return the account's own images that have a tag with any value, newest first."""
         return self._images({"tag-key": tag}, region)
 
     def _images(self, filters: Mapping[str, str], region: str) -> list[Resource]:
-        asked = [{"Name": name, "Values": [value]} for name, value in filters.items()]
-        with calling_aws("looking for images"):
+        table = [{"Name": name, "Values": [value]} for name, value in filters.items()]
+        with calling_aws("listing images"):
             pages = self.client("ec2", region).get_paginator("describe_images")
             found = [
                 image
-                for page in pages.paginate(Owners=["self"], Filters=asked, IncludeDeprecated=True)
+                for page in pages.paginate(Owners=["self"], Filters=table, IncludeDeprecated=True)
                 for image in page["Images"]
             ]
         return sorted(found, key=lambda image: (image["CreationDate"], image["ImageId"]), reverse=True)
@@ -189,7 +189,7 @@ class Account:
     def image(self, ami: str, *, region: str = "") -> Resource | None:
         from botocore.exceptions import ClientError
 
-        with calling_aws(f"looking at {ami}"):
+        with calling_aws(f"describing {ami}"):
             try:
                 found = self.client("ec2", region).describe_images(ImageIds=[ami], IncludeDeprecated=True)
             except ClientError as error:
@@ -200,16 +200,16 @@ class Account:
 
 
 def code_of(error: Exception) -> str:
-    """AWS's own word for what went wrong; "" where the answer never came."""
+    """Return AWS's error code; "" if there was no response."""
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager
-def calling_aws(what: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
-    """Raise boto3's errors as ours: what was asked, AWS's code and message, what to do.
+def calling_aws(action: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
+    """Raise boto3's errors as the builder's, with the action, AWS's code and message, and a hint.
 
-    `otherwise` is raised for a code without a meaning of its own.
+    `otherwise` is the class of errors with a code that is not in _MEANINGS.
     """
     from botocore.exceptions import BotoCoreError, ClientError, SSLError
 
@@ -217,7 +217,7 @@ def calling_aws(what: str, *, otherwise: type[FactoryError] = BuildError) -> Ite
         yield
     except ClientError as error:
         code = code_of(error)
-        message = f"{what}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
+        message = f"{action}: {code}: {error.response.get('Error', {}).get('Message', '')}".rstrip(": ")
         for codes, kind, hint in _MEANINGS:
             if code in codes:
                 raise kind(message, hint=hint) from error
@@ -225,12 +225,12 @@ def calling_aws(what: str, *, otherwise: type[FactoryError] = BuildError) -> Ite
     except BotoCoreError as error:
         is_login = any(word in type(error).__name__ for word in ("Credential", "Token"))
         hint = _CREDENTIALS if is_login else _CERTIFICATES if isinstance(error, SSLError) else _UNREACHABLE
-        raise MissingError(f"{what}: {error}", hint=hint) from error
+        raise MissingError(f"{action}: {error}", hint=hint) from error
 
 
 @contextmanager
 def ignoring(*codes: str) -> Iterator[None]:
-    """Lets an answer of AWS with one of these codes pass."""
+    """Ignore AWS errors with one of these codes."""
     from botocore.exceptions import ClientError
 
     try:
@@ -249,5 +249,5 @@ def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def specifications(tags: Mapping[str, str], kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """Tags that a thing has from its first moment, so that nothing is ever without an owner."""
+    """Return TagSpecifications for a create call, so that no resource is ever without its run's tags."""
     return [{"ResourceType": kind, "Tags": as_tags(tags)} for kind in kinds]

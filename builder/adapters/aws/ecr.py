@@ -1,4 +1,4 @@
-"""The container registry of an account, ECR: where it is, who we are to it, repositories that it lacks."""
+"""ECR, the container registry of an AWS account: host name, login and creation of repositories."""
 
 import base64
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from builder.adapters.registry.api import Credentials
 
 
 def log_in(account: Account) -> tuple[str, Credentials]:
-    """The registry's host in the account's region, and a token for half a day."""
+    """Return the registry's host in the account's region, and credentials that are valid for 12 hours."""
     with calling_aws("logging in to ECR"):
         answer = account.client("ecr").get_authorization_token()["authorizationData"][0]
     username, _, password = base64.b64decode(answer["authorizationToken"]).decode().partition(":")
@@ -16,8 +16,8 @@ def log_in(account: Account) -> tuple[str, Credentials]:
 
 
 def ensure_repository(account: Account, name: str) -> None:
-    """ECR takes no image for a repository that nobody has made."""
-    with calling_aws(f"making the repository {name}"), ignoring("RepositoryAlreadyExistsException"):
+    """Create a repository if it is missing, because ECR does not create repositories on push."""
+    with calling_aws(f"creating the repository {name}"), ignoring("RepositoryAlreadyExistsException"):
         account.client("ecr").create_repository(
             repositoryName=name, imageScanningConfiguration={"scanOnPush": True}
         )

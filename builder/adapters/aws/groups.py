@@ -1,7 +1,7 @@
-"""The security group around the machines of a run: SSH from where the site says, and nothing else.
+"""Security group of a run's instances, which allows only SSH from the networks in site.toml.
 
-Ours and not Packer's: it has the run's name and tags from its first moment, in every version of Packer, and
-the machine that is checked is reached through it as well.
+The builder creates it instead of Packer, so that it has the run's name and tags from its creation with every
+version of Packer, and so that the instance of the checks can use it too.
 """
 
 import threading
@@ -14,8 +14,8 @@ from builder.errors import BuildError
 from builder.site import AwsSettings
 from builder.wait import until
 
-# Who may come in where the site does not say: whoever has the run's key; on this machine, itself.
-_ANYWHERE, _HERE = "0.0.0.0/0", "127.0.0.0/8"
+# Default source networks: all of them, as login needs the run's key; in a rehearsal, this host.
+_ANYWHERE, _LOOPBACK = "0.0.0.0/0", "127.0.0.0/8"
 _SSH = 22
 _RELEASE_S = 300.0
 
@@ -30,17 +30,17 @@ def security_group(
     cancelled: threading.Event,
     on_left: Callable[[str], None],
 ) -> Iterator[str]:
-    """The id of the site's own group, or of one that exists as long as the block.
+    """Yield the id of the site's own group, or of a group that is created for the block and deleted after it.
 
-    `on_left` is told the id of a group that could not be deleted, because something still uses it.
+    `on_left` is called with the id of a group that could not be deleted because it is still in use.
     """
     if settings.security_group:
         yield settings.security_group
         return
-    with calling_aws(f"making the security group {name}"):
-        group = _make(account, settings, name, tags)
+    with calling_aws(f"creating the security group {name}"):
+        group = _create(account, settings, name, tags)
     try:
-        with calling_aws(f"opening {group} for SSH"), ignoring("InvalidPermission.Duplicate"):
+        with calling_aws(f"allowing SSH in {group}"), ignoring("InvalidPermission.Duplicate"):
             account.client("ec2").authorize_security_group_ingress(
                 GroupId=group, IpPermissions=[_permission(account, settings)]
             )
@@ -50,15 +50,15 @@ def security_group(
             on_left(group)
 
 
-def _make(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
-    """The name is the run's own: a group that has it already is ours, and its answer was lost on the way."""
+def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
+    """Create the group; a group that already has the run's name is from a call whose response was lost."""
     ec2 = account.client("ec2")
     network = _network(ec2, settings.subnet)
     with ignoring("InvalidGroup.Duplicate"):
         return str(
             ec2.create_security_group(
                 GroupName=name,
-                Description="SSH to a machine that an image is made or checked on",
+                Description="SSH to an instance that builds or checks an image",
                 TagSpecifications=specifications(tags, ["security-group"]),
                 **network,
             )["GroupId"]
@@ -68,24 +68,24 @@ def _make(account: Account, settings: AwsSettings, name: str, tags: Mapping[str,
 
 
 def _network(ec2: Any, subnet: str) -> Resource:
-    """The one of the subnet; without it the account's default one is meant."""
+    """Return the VPC of the subnet; empty, for the account's default VPC, without a subnet."""
     if not subnet:
         return {}
     return {"VpcId": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]}
 
 
 def _permission(account: Account, settings: AwsSettings) -> Resource:
-    cidrs = settings.source_cidrs or (_HERE if account.is_on_this_machine else _ANYWHERE,)
+    cidrs = settings.source_cidrs or (_LOOPBACK if account.is_on_this_machine else _ANYWHERE,)
     return {
         "IpProtocol": "tcp",
         "FromPort": _SSH,
         "ToPort": _SSH,
-        "IpRanges": [{"CidrIp": one} for one in cidrs],
+        "IpRanges": [{"CidrIp": cidr} for cidr in cidrs],
     }
 
 
 def delete(account: Account, region: str, group: str, *, cancelled: threading.Event | None = None) -> bool:
-    """Deletes a group, if that is possible in time: an instance uses it until a moment after its end."""
+    """Delete a group; return False if an instance, even a terminated one, uses it until the timeout."""
     ec2 = account.client("ec2", region)
 
     def is_gone() -> bool:
@@ -99,9 +99,9 @@ def delete(account: Account, region: str, group: str, *, cancelled: threading.Ev
 
 
 def in_use(group: str, region: str) -> BuildError:
-    """The error of a group that could not be deleted."""
+    """Return the error for a group that could not be deleted."""
     return BuildError(
         f"security group {group} in {region} was not deleted: still in use after {_RELEASE_S:.0f} s",
         hint=f"aws ec2 describe-network-interfaces --region {region} --filters Name=group-id,Values={group};"
-        " remove what uses it, then: builder clean",
+        " delete the resources that use it, then: builder clean",
     )

@@ -1,4 +1,4 @@
-"""A key pair for one run: made here, known to EC2 by the run's name, gone from both when the run ends."""
+"""Temporary SSH key pair of a run: created locally, imported into EC2, and deleted in both at the end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from builder.errors import MissingError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyPair:
-    """`name` is what EC2 calls it; `file` the private half, which only its owner reads."""
+    """Key pair with its name in EC2 and the file of the private key."""
 
     name: str
     file: Path
@@ -20,16 +20,19 @@ class KeyPair:
 
 @contextmanager
 def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str]) -> Iterator[KeyPair]:
-    """ed25519, because every version of Packer can log in with it and no key is left behind by any."""
+    """Create a key pair and delete it at the end of the block.
+
+    The type is ed25519, because every version of Packer can log in with it.
+    """
     file = folder / f"{name}.key"
     folder.mkdir(parents=True, exist_ok=True)
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(file)]
-    made = process.run(argv, timeout_s=60)
-    if made.code != 0:
-        raise MissingError(f"ssh-keygen made no key: {made.tail}", hint="apt-get install openssh-client")
+    done = process.run(argv, timeout_s=60)
+    if done.code != 0:
+        raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
     public = file.with_name(f"{file.name}.pub")
     try:
-        # The name is the run's own: one that is there already is ours, and its answer was lost on the way.
+        # The name is unique to the run: an existing key is from a call whose response was lost.
         with calling_aws(f"importing the key {name}"), ignoring("InvalidKeyPair.Duplicate"):
             account.client("ec2").import_key_pair(
                 KeyName=name,

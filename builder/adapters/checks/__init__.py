@@ -1,1 +1,1 @@
-"""Run the check files of roles against a machine and read their outcome."""
+"""Run the check files of roles against a container or a machine and read the results."""

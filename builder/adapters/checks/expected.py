@@ -1,7 +1,7 @@
-"""A pytest plugin for checks: the fixture `expected`, and the one way to skip a check.
+"""Pytest plugin for checks: the fixture `expected`, and `needs`, the only marker that may skip a check.
 
-`expected` holds what the plan promises (versions, variables, capabilities). A check that needs something
-that a container or a machine may lack says so with `@pytest.mark.needs("gpu")`.
+`expected` has the versions, variables and capabilities of the plan. A check that needs a capability that a
+container or a machine may lack is marked, for example `@pytest.mark.needs("gpu")`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ SKIP_PREFIX = "no capability "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What the plan of an artifact promises."""
+    """Versions, variables and capabilities of the plan of an artifact."""
 
     versions: Mapping[str, str]
     variables: Mapping[str, object]
@@ -29,15 +29,15 @@ class Expected:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Where the package `checks` lies, which check files share.
+    # Check files import the package `checks` from this folder.
     sys.path.append(str(config.rootpath / "ansible"))
-    config.addinivalue_line("markers", "needs(*capabilities): skip where a declared capability is absent")
+    config.addinivalue_line("markers", "needs(*capabilities): skip if a declared capability is absent")
 
 
 def _load() -> Expected:
     path = os.environ.get(VARIABLE)
     if not path:
-        raise pytest.UsageError(f"{VARIABLE} names no file; run checks with: builder check REF")
+        raise pytest.UsageError(f"{VARIABLE} is not set; run checks with: builder check REF")
     table = json.loads(Path(path).read_text(encoding="utf-8"))
     return Expected(**{**table, "components": tuple(table.get("components", ()))})
 
@@ -47,7 +47,7 @@ def expected(request: pytest.FixtureRequest) -> Expected:
     loaded = _load()
     if "target_kernel" in loaded.capabilities:
         return loaded
-    # The stack names a series: an image boots its one kernel, which has to be of it.
+    # The stack pins only a kernel series: expect the kernel that the image has booted.
     kernel = request.getfixturevalue("host").check_output("uname --kernel-release")
     return dataclasses.replace(loaded, capabilities={**loaded.capabilities, "target_kernel": kernel})
 

@@ -1,6 +1,6 @@
-"""Runs the checks of a plan against an image: a container without network, testinfra in a child pytest.
+"""Run the checks of a plan against an image, in a container without network, with testinfra.
 
-The check files lie beside the roles and the workload; what they may expect of the image comes from the plan
+The check files are in the folders of the roles and the workload. They get expected values from the plan
 through the fixture `expected` of `builder.adapters.checks.expected`.
 """
 
@@ -24,12 +24,12 @@ from builder.model import Artifact, Check, Plan, Report
 from builder.sources import check_folders
 
 _TIMEOUT_S = 1200
-# What a check may count on in every container it meets.
+# Set in every container that is checked.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 class ImageChecker:
-    """Checks images of the engine."""
+    """Checker of images in the engine."""
 
     def __init__(
         self,
@@ -87,11 +87,11 @@ def run_checks(
     environment: Mapping[str, str],
     options: Sequence[str] = (),
 ) -> tuple[Check, ...]:
-    """The checks in these folders on whatever `host` names, in a pytest of their own."""
+    """Run the checks in these folders in a pytest subprocess; `host` is the testinfra URL of the machine."""
     name = plan.target.name
     results = run.folder / f"checks-{name}.xml"
-    promises = run.scratch / f"expected-{name}.json"
-    promises.write_text(
+    expected = run.scratch / f"expected-{name}.json"
+    expected.write_text(
         json.dumps(
             {
                 "versions": plan.versions,
@@ -112,12 +112,12 @@ def run_checks(
         timeout_s=_TIMEOUT_S,
         cancelled=run.cancelled,
         on_line=_listener(events, f"{name}/checks"),
-        env={**environment, VARIABLE: str(promises)},
+        env={**environment, VARIABLE: str(expected)},
         cwd=root,
     )
     if done.code not in (0, 1) or not results.is_file():
         raise CheckError(
-            f"the checks of '{name}' could not run (pytest ended with {done.code})",
+            f"the checks of '{name}' could not run (pytest exited with code {done.code})",
             hint="see the output and the command below",
             details=done.details,
         )
@@ -140,8 +140,8 @@ def _listener(events: Stream, step: str) -> Callable[[str], None]:
 
 
 def _read(results: Path) -> Iterator[Check]:
-    """The cases of a JUnit file; a skip that no absent capability excuses is a failure."""
-    # pytest wrote this file a moment ago.
+    """Yield the checks of a JUnit file; a skip without a declared capability counts as a failure."""
+    # Trusted input: our own pytest has just written this file.
     for case in ET.parse(results).getroot().iter("testcase"):  # noqa: S314
         problem = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         outcome, message = "passed", ""

@@ -1,1 +1,1 @@
-"""Find and make the layers of container images."""
+"""Find and build the layers of container images."""

@@ -1,4 +1,4 @@
-"""Makes a base image's root file system from a distribution's own archive, by mmdebstrap."""
+"""Build the root file system of a base image from a distribution's package archive with mmdebstrap."""
 
 import shlex
 import shutil
@@ -14,8 +14,8 @@ from builder.model import Suite, System
 
 _TIMEOUT_S = 1800
 
-# What remains is the same wherever the packages came from: the distribution's own example
-# of its sources, no name servers and no host name of the machine that built it.
+# Makes the result independent of the build host: package sources from the distribution's own example, no name
+# servers, no host name.
 _CUSTOMIZE = """\
 set -eu
 example="$1/usr/share/doc/apt/examples/sources.list"
@@ -37,17 +37,18 @@ def make_root(
     note: process.OnLine | None = None,
     customize: Sequence[str] = (),
 ) -> Path:
-    """The tar of a fresh root file system, in the run's scratch folder; `suites` are the locked ones.
+    """Build a root file system and return its tar in the run's scratch folder; `suites` are locked.
 
-    `customize` is shell, run after the packages are configured, with the new root in $1.
+    `customize` is shell code that runs after the packages are configured, with the new root in $1.
     """
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
-            f"system '{system.name}' cannot be bootstrapped here", hint="give it an image by digest"
+            f"system '{system.name}' cannot be bootstrapped: only systems of the family debian can",
+            hint=f"set an image with a digest in catalog/systems/{system.name}.toml",
         )
     if not shutil.which("mmdebstrap"):
         raise MissingError(
-            f"mmdebstrap makes the base of '{system.name}' and is not installed",
+            f"the base of '{system.name}' needs mmdebstrap, which is not installed",
             hint="apt-get install mmdebstrap",
         )
     recipe = system.bootstrap
@@ -65,7 +66,7 @@ def make_root(
         *(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"', recipe.suite, str(tar), *mirror.apt_sources),
     ]
 
-    def hear(line: str) -> None:
+    def on_line(line: str) -> None:
         say(line)
         verifier.line(line)
 
@@ -73,15 +74,15 @@ def make_root(
         argv,
         timeout_s=_TIMEOUT_S,
         cancelled=run.cancelled,
-        on_line=hear,
+        on_line=on_line,
         env=process.inherited_environment(),  # apt reads proxies in it
     )
     if (done.code == 0 or verifier.lists) and (moved := verifier.verify()):
         (note or say)(moved)
     if done.code != 0:
         raise BuildError(
-            f"mmdebstrap could not make the base of '{system.name}' (exit code {done.code})",
-            hint="is the archive reachable? see mirror.apt in site.toml, and: builder doctor",
+            f"mmdebstrap could not build the base of '{system.name}' (exit code {done.code})",
+            hint="check that the archive is reachable (mirror.apt in site.toml): builder doctor",
             details=done.details,
         )
     return tar

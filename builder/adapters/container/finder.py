@@ -1,4 +1,4 @@
-"""Knows which layers the engine has: one round trip for any number of plans, and no third-party import."""
+"""Find the layers that the engine has, with one request for all plans and without third-party imports."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,7 +8,7 @@ from builder.model import Artifact, Layer, LayerResult, Plan
 
 
 class EngineFinder:
-    """Looks once and answers from what it saw."""
+    """Finder of container images, which lists the layers of the engine once."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,7 +30,7 @@ class EngineFinder:
 
 
 def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> LayerResult:
-    """What to say of a layer that exists; its size is what it adds to its parent."""
+    """Return the record of a layer that exists; its size is the difference from its parent."""
     image, parent = images.get(layer.key), images.get(layer.parent)
     known = image is not None and (parent is not None or not layer.parent)
     return LayerResult(

@@ -1,7 +1,7 @@
-"""Finds or makes the layers of a plan in the engine: bootstrap, roles run in a container, workload build.
+"""Find or build the layers of a plan in the engine: bootstrap, roles run in a container, workload build.
 
-A layer is an image tagged with its key. The tag is set by the engine in the same call that makes the image,
-and only after the play returned 0, so a tag that exists is a layer that is whole.
+A layer is an image tagged with its key. The engine sets the tag in the call that creates the image, and only
+after the play has succeeded, so a tagged layer is always complete.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from builder.sources import role_digest
 
 
 class LayerMaker:
-    """Makes container images; several plans may be made at once by several threads."""
+    """Builder of container images; thread-safe."""
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class LayerMaker:
         self._known: dict[str, Image] = {}
 
     def make(self, plan: Plan) -> Artifact:
-        """Every missing layer from the topmost that exists upwards."""
+        """Build the layers of a plan that are missing above its highest existing layer."""
         self._known |= self._engine.layers()
         start = self._topmost(plan)
         if plan.key not in self._known:
-            # These take seconds and wait for nothing; the first layer of components needs them all.
+            # Each takes seconds, and the first layer of components needs all of them.
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
             self._background.submit(playbook.prepare, self._run, self._root, plan)
@@ -79,7 +79,7 @@ class LayerMaker:
             title = ", ".join(layer.components) or layer.name
             with self._events.step(step, title, target=plan.target.name, key=layer.key) as end:
                 if i < start:
-                    outcome = self._reused(layer, "below a layer that exists")
+                    outcome = self._reused(layer, "not needed: a later layer exists")
                 else:
                     outcome = self._ensure(plan, layer, step)
                     self._share(layer)
@@ -94,7 +94,7 @@ class LayerMaker:
         return self._artifact(plan, made)
 
     def ensure_base(self, plan: Plan) -> str:
-        """The image of the plan's base layer; made if the engine and the cache have none."""
+        """Return the image of the plan's base layer; build it if the engine and the cache lack it."""
         self._known |= self._engine.layers()
         return self._ensure(plan, plan.layers[0], f"{plan.target.name}/base").image
 
@@ -102,7 +102,7 @@ class LayerMaker:
         self._background.shutdown(wait=True)
 
     def _topmost(self, plan: Plan) -> int:
-        """Index of the highest layer that the engine or the cache has; what lies below is not needed."""
+        """Return the index of the highest layer in the engine or the cache; lower layers are not needed."""
         for i in range(len(plan.layers) - 1, -1, -1):
             key = plan.layers[i].key
             if key in self._known or (self._cache and self._cache.has(key)):
@@ -117,7 +117,7 @@ class LayerMaker:
             return self._reused(layer, "in this engine")
         with self._run.locked(f"layer-{layer.key}") as waited:
             if self._refresh(layer):
-                return self._reused(layer, "made by another build meanwhile" if waited else "in this engine")
+                return self._reused(layer, "made by a concurrent build" if waited else "in this engine")
             started = time.monotonic()
             with self._working:
                 self._run.stop_if_cancelled()
@@ -130,14 +130,14 @@ class LayerMaker:
                     outcome = "built"
             if not self._refresh(layer):
                 raise BuildError(
-                    f"layer '{layer.name}' is not in the engine after it was made", hint="build again"
+                    f"layer '{layer.name}' was built but is not in the engine", hint="build again"
                 )
             return dataclasses.replace(
                 self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
             )
 
     def _share(self, layer: Layer) -> None:
-        """Gives a layer of this engine to the others, whoever made it."""
+        """Store a layer in the shared cache if the cache lacks it."""
         if self._cache and not self._cache.has(layer.key):
             self._cache.keep(layer.key)
 
@@ -219,11 +219,11 @@ class LayerMaker:
         try:
             yield container
         finally:
-            # Removing a container with many files takes seconds; nobody needs to wait for it here.
+            # In the background, because removing a container with many files takes seconds.
             self._background.submit(self._engine.remove_container, container)
 
     def _refuse_if_changed(self, layer: Layer) -> None:
-        """A role that was edited while it ran must not be stored under the key of what it was before."""
+        """Raise IntegrityError if a role was edited while it ran: the layer's key is that of the old role."""
         for component in layer.components:
             if role_digest(self._root, component) != layer.inputs[f"role {component}"]:
                 raise IntegrityError(
@@ -261,12 +261,12 @@ class LayerMaker:
 
 
 def sweep(engine: Engine, run_name: str) -> int:
-    """Removes the containers and half-made images of one run; returns how many."""
+    """Remove the containers and untagged images of one run; return how many."""
     label = f"{RUN_LABEL}={run_name}"
     containers_left = engine.containers(label)
     for container in containers_left:
         engine.remove_container(container["Id"])
-    half_made = [image for image in engine.labelled(label) if not image.tags]
-    for image in sorted(half_made, key=lambda image: -image.created):
+    untagged = [image for image in engine.labelled(label) if not image.tags]
+    for image in sorted(untagged, key=lambda image: -image.created):
         engine.remove_image(image.id)
-    return len(containers_left) + len(half_made)
+    return len(containers_left) + len(untagged)

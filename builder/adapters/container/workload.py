@@ -1,7 +1,7 @@
-"""Builds a workload's Dockerfile on top of its component layers with the engine's own builder.
+"""Build a workload's Dockerfile on top of its component layers with the engine's own builder.
 
-The context is exactly the files that the Dockerfile copies, and the build has no network: what a workload
-downloads is locked and belongs to a component.
+The context contains exactly the files that the Dockerfile copies. The build has no network: downloads of a
+workload are locked and belong to components.
 """
 
 import io
@@ -51,7 +51,7 @@ def build(
 
 
 def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
-    """The Dockerfile with the run's label right after FROM, so that a half-made image can be told by it."""
+    """Return the Dockerfile with the run's label right after FROM, so that partial images have it too."""
     return re.sub(
         r"^(FROM\s.*)$",
         lambda match: f'{match[1]}\nLABEL "{label[0]}"="{label[1]}"',
@@ -61,7 +61,7 @@ def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
 
 
 def _context(folder: Path, plan: Plan, dockerfile: str) -> io.BytesIO:
-    """A tar whose bytes depend on names, modes and contents alone."""
+    """Return the tar of the build context; its bytes depend only on names, modes and contents."""
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
         _add(tar, "Dockerfile", dockerfile.encode(), executable=False)

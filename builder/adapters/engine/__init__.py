@@ -1,1 +1,1 @@
-"""Talk to a Docker engine."""
+"""Client of a Docker engine."""

@@ -1,7 +1,7 @@
-"""One container engine: its images, its containers, and its errors as the factory's.
+"""Client of a Docker engine: images, containers, and the engine's errors as the builder's own.
 
-docker-py does the talking and is loaded at the first request; only the list of layers is read without it
-where the engine has a Unix socket (`lookup`). Containers are named by their ids.
+Requests go through docker-py, which is imported at the first request. Only the list of layers is read without
+it, if the engine has a Unix socket (see `lookup`). Containers are identified by their ids.
 """
 
 import io
@@ -26,24 +26,24 @@ LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _UNIX = "unix://"
 _CHUNK = 1 << 20
-_ASK_S, _WORK_S = 60, 1800  # silence that is taken for the engine's end, when looking up and when working
+_ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
-    """An image of the engine, as far as the factory asks."""
+    """An image of the engine, with the fields that the builder uses."""
 
     id: str
     size_bytes: int
     tags: tuple[str, ...]
     labels: Mapping[str, str]
     created: int
-    parent: str = ""  # id of the image below; engines that keep images in containerd name none
+    parent: str = ""  # id of the parent image; empty with the containerd image store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bind:
-    """A host folder or file inside a container."""
+    """Bind mount of a host folder or file in a container."""
 
     source: str
     target: str
@@ -54,9 +54,9 @@ _loading = threading.Lock()
 
 
 def load_sdk() -> None:
-    """Import all of the SDK in one thread.
+    """Import all modules of the SDK in one thread.
 
-    Its modules import each other: two threads that begin with different ones get one that is half loaded.
+    They import each other: threads that import different ones concurrently can get a partly loaded module.
     """
     with _loading:
         for module in ("urllib3.exceptions", "requests.exceptions", "docker.errors", "docker.types"):
@@ -64,9 +64,9 @@ def load_sdk() -> None:
 
 
 class Engine:
-    """The engine at a URL, by default that of DOCKER_HOST; threads may share it.
+    """Client of the engine at a URL, by default DOCKER_HOST; thread-safe.
 
-    DOCKER_TLS_VERIFY and DOCKER_CERT_PATH hold for engines at a network address, as for every other client.
+    DOCKER_TLS_VERIFY and DOCKER_CERT_PATH apply to engines at a network address, as for the docker command.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -75,7 +75,7 @@ class Engine:
         self._connecting = threading.Lock()
 
     def connect(self, timeout_s: int = _WORK_S) -> "APIClient":
-        """The SDK's client; the first call loads the SDK, which takes a while."""
+        """Return the SDK's client; the first call imports the SDK, which is slow."""
         with self._connecting:
             if timeout_s not in self._clients:
                 self._clients[timeout_s] = self._open(timeout_s)
@@ -88,11 +88,11 @@ class Engine:
         from docker.utils import kwargs_from_env
 
         with self.errors("connecting"):
-            if self.url.startswith(_UNIX):  # where DOCKER_TLS_VERIFY means nothing
+            if self.url.startswith(_UNIX):  # DOCKER_TLS_VERIFY does not apply
                 return APIClient(base_url=self.url, timeout=timeout_s)
             address = kwargs_from_env(environment={**os.environ, "DOCKER_HOST": self.url})
-            # Unless trust_env is False, REQUESTS_CA_BUNDLE wins over the CA in DOCKER_CERT_PATH; a client
-            # that finds out the version by itself asks for it before the attribute can be set.
+            # Unless trust_env is False, REQUESTS_CA_BUNDLE overrides the CA in DOCKER_CERT_PATH. A client
+            # that detects the API version itself sends a request before the attribute can be set.
             first = APIClient(version=MINIMUM_DOCKER_API_VERSION, timeout=timeout_s, **address)
             first.trust_env = False
             version = first.version(api_version=False)["ApiVersion"]
@@ -102,7 +102,7 @@ class Engine:
 
     @contextmanager
     def errors(self, action: str) -> Iterator[None]:
-        """Raise the errors of the SDK and its transport as the factory's."""
+        """Raise errors of the SDK and its transport as the builder's own."""
         load_sdk()
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
@@ -115,11 +115,11 @@ class Engine:
             if "no space left" in message.lower():
                 raise BuildError(
                     f"the disk of the engine is full ({action})",
-                    hint="make room (builder clean, docker system df), then build again",
+                    hint="free some space (builder clean, docker system df), then build again",
                     details=message,
                 ) from error
             raise BuildError(
-                f"the engine refused: {action}", hint="builder doctor", details=message
+                f"engine error while {action}", hint="builder doctor", details=message
             ) from error
         except (DockerException, RequestException, HTTPError) as error:
             causes = list(_causes(error))
@@ -134,17 +134,17 @@ class Engine:
             ) from error
 
     def version(self) -> Mapping[str, Any]:
-        with self.errors("asking for its version"):
+        with self.errors("reading its version"):
             return self.connect(_ASK_S).version()
 
     def info(self) -> Mapping[str, Any]:
-        with self.errors("asking for its settings"):
+        with self.errors("reading its settings"):
             return self.connect(_ASK_S).info()
 
     # Images.
 
     def layers(self) -> dict[str, Image]:
-        """Every finished layer in this engine by key: one round trip."""
+        """Return all finished layers in this engine by key, with one request."""
         prefix = f"{LAYERS}:"
         return {
             tag.removeprefix(prefix): image
@@ -154,7 +154,7 @@ class Engine:
         }
 
     def images(self, **filters: str) -> list[Image]:
-        """The images that match, intermediate ones too."""
+        """Return the images that match, including intermediate images."""
         wanted = {name: [value] for name, value in filters.items()}
         if self.url.startswith(_UNIX) and not self._clients:
             found = list_images(Path(self.url.removeprefix(_UNIX)), wanted)
@@ -174,15 +174,15 @@ class Engine:
         ]
 
     def labelled(self, label: str) -> list[Image]:
-        """The images with a label, intermediate ones too."""
+        """Return the images with a label, including intermediate images."""
         return self.images(label=label)
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
-        """The engine's record of an image; None if it has none."""
+        """Return the engine's record of an image; None if the image does not exist."""
         load_sdk()
         from docker.errors import NotFound
 
-        with self.errors(f"looking for {reference}"), suppress(NotFound):
+        with self.errors(f"inspecting {reference}"), suppress(NotFound):
             found: dict[str, Any] = self.connect(_ASK_S).inspect_image(reference)  # type: ignore[no-untyped-call]
             return found
         return None
@@ -192,12 +192,12 @@ class Engine:
             self.connect(_ASK_S).tag(image, repository, tag)
 
     def remove_image(self, reference: str) -> None:
-        """Remove a tag or an image; an image that other images or containers need stays."""
+        """Remove a tag or an image; keep an image that other images or containers use."""
         with self.errors(f"removing {reference}"), _tolerating(404, 409):
             self.connect(_ASK_S).remove_image(reference)
 
     def import_image(self, tar: Path, *, repository: str, tag: str, changes: Iterable[str]) -> None:
-        """Make an image of one layer from the tar of a root file system."""
+        """Create an image with a single layer from the tar of a root file system."""
         with self.errors(f"importing {repository}:{tag}"):
             text = self.connect().import_image(
                 str(tar), repository=repository, tag=tag, changes=list(changes)
@@ -205,7 +205,7 @@ class Engine:
         _read_progress(json.loads(line) for line in text.splitlines() if line.strip())
 
     def pull(self, reference: str, *, login: Mapping[str, str] | None = None) -> None:
-        """Pull by tag or digest; raises BuildError with the engine's own message."""
+        """Pull an image by tag or digest; raise BuildError with the engine's message if that fails."""
         with self.errors(f"pulling {reference}"):
             _read_progress(
                 self.connect().pull(reference, stream=True, decode=True, auth_config=dict(login or {}))
@@ -213,14 +213,14 @@ class Engine:
 
     @contextmanager
     def export(self, image: str) -> Iterator[IO[bytes]]:
-        """An image as one tar stream in the format of `docker save`."""
+        """Yield an image as a tar stream in the format of `docker save`."""
         with self.errors(f"exporting {image}"):
             chunks = self.connect().get_image(image, chunk_size=_CHUNK)
             with io.BufferedReader(_Chunks(chunks), _CHUNK) as stream:
                 yield stream
 
     def build(self, context: IO[bytes], **options: Any) -> Iterator[dict[str, Any]]:
-        """Build a Dockerfile from the tar of its context; yields the engine's events."""
+        """Build a Dockerfile from the tar of its context; yield the engine's events."""
         with self.errors("building an image"):
             yield from self.connect().build(
                 fileobj=context,
@@ -235,16 +235,16 @@ class Engine:
     # Containers.
 
     def containers(self, label: str) -> list[dict[str, Any]]:
-        """The engine's records of containers with a label, running or not."""
+        """Return the engine's records of containers with a label, running or not."""
         with self.errors("listing containers"):
             return list(self.connect(_ASK_S).containers(all=True, filters={"label": [label]}))
 
     def inspect_container(self, container: str) -> dict[str, Any] | None:
-        """The engine's record of a container; None if it has none."""
+        """Return the engine's record of a container; None if the container does not exist."""
         load_sdk()
         from docker.errors import NotFound
 
-        with self.errors(f"looking for container {container}"), suppress(NotFound):
+        with self.errors(f"inspecting container {container}"), suppress(NotFound):
             found: dict[str, Any] = self.connect(_ASK_S).inspect_container(container)
             return found
         return None
@@ -265,7 +265,7 @@ class Engine:
         stop_signal: str | None = None,
         **host: Any,
     ) -> str:
-        """Create a container, which the caller starts and removes; `host` is its host configuration."""
+        """Create a container, which the caller starts and removes; `host` are options of its host config."""
         load_sdk()
         from docker.types import Mount
 
@@ -304,39 +304,39 @@ class Engine:
             self.connect().stop(container, timeout=grace_s)
 
     def run_to_end(self, container: str, on_line: Callable[[str], None]) -> int:
-        """Start a container, hand on its output line by line, return its exit code."""
+        """Start a container, pass its output to `on_line` line by line, and return its exit code."""
         with self.errors("running a container"):
             client = self.connect()
             client.start(container)
-            _hand_on(client.logs(container, stream=True, follow=True), on_line)
+            _pass_lines(client.logs(container, stream=True, follow=True), on_line)
             return int(client.wait(container)["StatusCode"])
 
     def execute(self, container: str, command: Sequence[str], on_line: Callable[[str], None]) -> int:
-        """Run a program in a running container, hand on its output line by line, return its exit code."""
+        """Run a program in a running container, pass its output lines to `on_line`, return its exit code."""
         with self.errors("running a program in a container"):
             client = self.connect()
             started = client.exec_create(container, list(command))["Id"]
-            _hand_on(client.exec_start(started, stream=True), on_line)
+            _pass_lines(client.exec_start(started, stream=True), on_line)
             return int(client.exec_inspect(started)["ExitCode"])
 
     def execute_detached(self, container: str, command: Sequence[str]) -> None:
-        """Start a program in a running container and do not wait for it."""
+        """Start a program in a running container without waiting for it."""
         with self.errors("starting a program in a container"):
             client = self.connect()
             client.exec_start(client.exec_create(container, list(command))["Id"], detach=True)
 
     def output(self, container: str, *, lines: int) -> str:
-        """The last lines that a container printed."""
+        """Return the last lines that a container printed."""
         with self.errors("reading the output of a container"):
             return self.connect().logs(container, tail=lines).decode(errors="replace")
 
     def put(self, container: str, folder: str, tar: bytes) -> None:
-        """Unpack a tar in a folder of a container."""
+        """Unpack a tar into a folder of a container."""
         with self.errors("copying files into a container"):
             self.connect().put_archive(container, folder, tar)
 
     def read_file(self, container: str, path: str) -> bytes:
-        """A file of a container; empty if there is none."""
+        """Return the content of a file in a container; empty if the file does not exist."""
         load_sdk()
         from docker.errors import NotFound
 
@@ -357,9 +357,9 @@ class Engine:
         labels: Mapping[str, str] | None = None,
         parent_config: Mapping[str, Any] | None = None,
     ) -> str:
-        """Store a container as an image, which starts as its parent does if given its configuration.
+        """Store a container as an image and return its id.
 
-        Returns the id of the image.
+        With `parent_config` the image keeps the entrypoint, command and user of its parent.
         """
         more: dict[str, Any] = {}
         if parent_config is not None:
@@ -369,14 +369,14 @@ class Engine:
                 f"USER {parent_config.get('User') or '0'}",
                 *(f'LABEL "{key}"="{value}"' for key, value in (labels or {}).items()),
             ]
-            # Without a configuration of ours the engine takes the container's, host name included.
+            # Without an explicit configuration the engine stores the container's, including its host name.
             more["conf"] = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
         with self.errors("storing a container as an image"):
             return str(self.connect().commit(container, repository=repository, tag=tag, **more)["Id"])
 
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not, with its volumes."""
-        # 409: another client removes it already.
+        # 409: another client is already removing it.
         with self.errors(f"removing container {container}"), _tolerating(404, 409):
             self.connect(_ASK_S).remove_container(container, force=True, v=True)
 
@@ -394,13 +394,13 @@ def _tolerating(*statuses: int) -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that the SDK and its transport wrap in it."""
+    """Yield an error and the errors that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _hand_on(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
+def _pass_lines(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
@@ -411,17 +411,17 @@ def _hand_on(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
 
 
 def _read_progress(events: Iterable[Mapping[str, Any]]) -> None:
-    """Read the events of an import or a pull to their end; an error among them is raised."""
+    """Read all progress events of an import or a pull; raise an error if an event reports it."""
     for event in events:
         if "error" in event:
             message = f"the engine: {event['error']}"
-            if "verification failed" in message:  # of a manifest or a layer, by its digest
+            if "verification failed" in message:  # a manifest or layer does not match its digest
                 raise IntegrityError(message, hint="builder lock --verify")
             raise BuildError(message, hint="builder doctor")
 
 
 class _Chunks(io.RawIOBase):
-    """An iterator of byte strings as a file."""
+    """File object that reads from an iterator of byte strings."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks

@@ -1,7 +1,7 @@
-"""List images over an engine's Unix socket with the standard library alone, for builds with nothing to do.
+"""List images over an engine's Unix socket with only the standard library, for builds with nothing to do.
 
-Loading the SDK takes longer than all else in such a build. Requests are HTTP/1.0, whose answers end with the
-connection, so that nothing has to be parsed: http.client alone costs a third of such a build.
+Importing the SDK would take longer than the rest of such a build, and importing http.client a third of it.
+Requests are HTTP/1.0: the response ends with the connection, so its framing needs no parser.
 """
 
 import json
@@ -13,12 +13,12 @@ from urllib.parse import urlencode
 
 from builder.errors import BuildError, MissingError
 
-HINT = "start it (systemctl start docker), or see: builder doctor"
+HINT = "start the engine (systemctl start docker), or run: builder doctor"
 _TIMEOUT_S = 60
 
 
 def list_images(path: Path, filters: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """The engine's records of images, intermediate ones included."""
+    """Return the engine's records of images, including intermediate images."""
     target = f"/images/json?{urlencode({'all': '1', 'filters': json.dumps(filters)})}"
     try:
         with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as answer:

@@ -1,4 +1,4 @@
-"""What several check files ask of a host; each answer is of the host as it is, no expectation is in here."""
+"""Queries of a host that several check files share. They return facts and assert nothing."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _SESSION_FILES = (
     "/etc/ld.so.preload",
 )
 
-# Says every distribution that an interpreter finds.
+# Prints the name and version of every distribution that an interpreter finds.
 _INVENTORY = """
 import importlib.metadata as metadata, json
 print(json.dumps({item.metadata["Name"]: item.version for item in metadata.distributions()}))
@@ -27,14 +27,14 @@ print(json.dumps({item.metadata["Name"]: item.version for item in metadata.distr
 
 
 def package_version(host, name):
-    """The version of an installed package as its archive spells it; "" where it is not installed."""
+    """Return the full version of a package, or "" if it is not installed."""
     manager = "rpm" if host.exists("dnf") else "dpkg-query"
     run = host.run(_VERSIONS[manager], name)
     return run.stdout.strip() if run.rc == 0 else ""
 
 
 def held(host, name):
-    """Whether upgrades leave a package where it is."""
+    """Return True if upgrades do not change a package."""
     if not host.exists("dnf"):
         return name in host.check_output("apt-mark showhold").split()
     locks = host.file("/etc/dnf/plugins/versionlock.list")
@@ -44,7 +44,7 @@ def held(host, name):
 
 
 def module_info(host, kernel, module):
-    """What a kernel module says of itself: field → value (the first of several); {} where there is none."""
+    """Return the fields of modinfo for a kernel module (first value of each), {} if it does not exist."""
     run = host.run("modinfo -k %s %s", kernel, module)
     found = {}
     for line in run.stdout.splitlines() if run.rc == 0 else ():
@@ -54,19 +54,19 @@ def module_info(host, kernel, module):
 
 
 def environment_files(host):
-    """path → text of everything that sets variables for sessions and services."""
+    """Return path → content of all files that set environment variables for sessions and services."""
     paths = " ".join(_SESSION_FILES)
     found = host.run(f"find -L {paths} -type f 2>/dev/null").stdout.split()
     return {path: host.file(path).content_string for path in found}
 
 
 def session_environment(host):
-    """name → value of what a login session has."""
+    """Return the environment of a login session."""
     entries = host.check_output("env -i bash -lc 'env -0'").split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
 def distributions(host, interpreter):
-    """Name, tidied as indexes do it, → version of every Python distribution that an interpreter finds."""
+    """Return normalized name → version of every Python distribution that an interpreter finds."""
     found = json.loads(host.check_output("%s -I -c %s", interpreter, _INVENTORY))
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}

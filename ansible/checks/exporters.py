@@ -1,29 +1,29 @@
-"""What the checks of exporters share: whether a unit is sound, when it starts, what it tells Prometheus."""
+"""Queries that the checks of exporters share: state and validity of units, and metrics over HTTP."""
 
 from contextlib import contextmanager
 
 
 def is_enabled(host, unit):
-    """enabled, disabled, static...: the word of systemd."""
+    """Return the state that systemctl is-enabled prints: enabled, disabled, static or another."""
     return host.run("systemctl is-enabled %s", unit).stdout.strip()
 
 
 def properties(host, unit, *names):
-    """name → value of what systemd knows of a unit."""
+    """Return name → value of some properties of a unit."""
     wanted = ",".join(names)
     lines = host.check_output("systemctl show %s --property %s", unit, wanted).splitlines()
     return dict(line.split("=", 1) for line in lines)
 
 
 def problems(host, *units):
-    """What systemd finds wrong with unit files; "" where there is nothing."""
+    """Return the complaints of systemd-analyze verify about unit files, "" if there are none."""
     run = host.run(f"systemd-analyze verify --man=no {' '.join(units)}")
     return f"{run.stdout}{run.stderr}" or ("" if run.rc == 0 else f"exit code {run.rc}")
 
 
 @contextmanager
 def started(host, unit):
-    """A unit that runs; it is left as it was found."""
+    """Start a unit for the block; stop it afterwards if it was not active before."""
     was_active = host.run("systemctl is-active --quiet %s", unit).rc == 0
     host.check_output("systemctl start %s", unit)
     try:
@@ -34,6 +34,6 @@ def started(host, unit):
 
 
 def scrape(host, port):
-    """What an exporter answers; the first time, it gets a while to listen."""
-    patience = "--retry 20 --retry-delay 1 --retry-connrefused --max-time 30"
-    return host.check_output(f"curl --silent --show-error --fail {patience} http://127.0.0.1:{port}/metrics")
+    """Return the metrics of an exporter, with retries until it listens."""
+    retries = "--retry 20 --retry-delay 1 --retry-connrefused --max-time 30"
+    return host.check_output(f"curl --silent --show-error --fail {retries} http://127.0.0.1:{port}/metrics")

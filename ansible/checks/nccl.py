@@ -1,6 +1,6 @@
-"""How NCCL looks for its network plugin on a host: its settings, the names it tries, what the loader does."""
+"""Queries about the network plugin of NCCL on a host: its settings, its name and its libraries."""
 
-# Loads a library by its bare name; says which interfaces it has, and where the libraries of EFA came from.
+# Loads a library by its file name; prints its plugin interfaces and the paths of the loaded libfabric.
 _LOAD = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
@@ -11,25 +11,25 @@ print(*found, *{line.split()[-1] for line in open("/proc/self/maps") if "libfabr
 
 
 def settings(host):
-    """What /etc/nccl.conf sets."""
+    """Return the settings in /etc/nccl.conf."""
     file = host.file("/etc/nccl.conf")
     lines = file.content_string.splitlines() if file.exists else []
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def plugin_names(host):
-    """The libraries that NCCL tries, in order, when a job says nothing."""
+    """Return the names of the plugin libraries that NCCL tries by default, in order."""
     named = settings(host).get("NCCL_NET_PLUGIN", "")
     return [f"libnccl-net-{name}.so" for name in named.split(",") if name] or ["libnccl-net.so"]
 
 
 def plugins(host):
-    """Path → the file behind it of every plugin that the loader knows."""
+    """Return path → real path of every plugin in the loader cache."""
     found = host.check_output("ldconfig -p | awk '$1 ~ /^libnccl-net.*[.]so$/ {print $NF}'").split()
     return {path: host.check_output("readlink --canonicalize-existing %s", path) for path in found}
 
 
 def load(host, name):
-    """(interfaces, paths of libfabric) of a library that is loaded by its bare name, as NCCL does it."""
+    """Load a library as NCCL does, by its name; return its plugin interfaces and the paths of libfabric."""
     words = host.check_output("python3 -c %s %s", _LOAD, name).split()
     return [word for word in words if "/" not in word], [word for word in words if "/" in word]

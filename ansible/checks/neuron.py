@@ -1,7 +1,7 @@
-"""What belongs to a release of Neuron: its pin has three numbers, what is installed has more behind them."""
+"""Comparison of Neuron versions: pins have three parts, installed packages have more."""
 
 import re
 
 
-def is_of(release, version):
+def matches_release(release, version):
     return re.match(rf"{re.escape(release)}(?![0-9])", version) is not None

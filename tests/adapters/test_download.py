@@ -180,7 +180,7 @@ def test_a_file_larger_than_the_disk_is_not_begun(tmp_path: Path) -> None:
     with cutting(promised=1 << 60) as url:
         result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
-    assert f"has {1 << 60} bytes, and the disk has room for " in result.message
+    assert f"has {1 << 60} bytes, but the disk has only " in result.message
 
 
 def signed(site: Site, *, armored_key: bool = True) -> dict[str, Any]:

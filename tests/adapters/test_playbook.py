@@ -112,7 +112,7 @@ def test_any_other_failure_is_the_roles(repository: Repository) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "no package libfabric1=1.17* is on offer; there is 1.20-1",
+        "no package libfabric1=1.17* is available; versions: 1.20-1",
         "apt-get install: Unable to locate package libfabric9",
         "apt-get install: Package 'libfabric9' has no installation candidate",
         "apt-get update: Failed to fetch http://mirror.example/dists/bookworm/InRelease  404  Not Found",

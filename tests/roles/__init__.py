@@ -1,1 +1,1 @@
-"""Roles on a machine in a container: the same play, variables and checks as in a build, without layers."""
+"""Role tests: the play, variables and checks of a build on a machine in a container, without layers."""

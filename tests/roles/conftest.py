@@ -1,4 +1,4 @@
-"""What runs roles on machines takes an hour: `make molecule` runs it, `make test` does not."""
+"""Marks the tests that run roles on machines: they take an hour, so only `make molecule` runs them."""
 
 from pathlib import Path
 

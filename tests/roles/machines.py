@@ -1,4 +1,4 @@
-"""Machines for tests of roles: the product's, with stand-ins in place of the vendors."""
+"""Machines for role tests: those of `builder role`, with stand-ins that replace the vendors."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,40 +19,40 @@ from tests.standins.image import image_of, put
 from tests.standins.overlay import ROOT, root_of, settings_of
 from tests.standins.site import Content, Site
 
-Watch = Callable[[str], None]
+TaskCallback = Callable[[str], None]
 
 
 @dataclass
 class Machine:
-    """A machine to which one plan after the other is applied; `watch` gets "role : task" of each task."""
+    """Machine to which several plans can be applied; `on_task` is called with "role : task" of each task."""
 
-    made: ApplyingMachine
+    opened: ApplyingMachine
     site: Site | None
-    watch: Watch = lambda _: None
+    on_task: TaskCallback = lambda _: None
 
     def apply(
-        self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), watch: Watch = lambda _: None
+        self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), on_task: TaskCallback = lambda _: None
     ) -> Applied:
-        self.watch = watch
-        return self.made.apply(plan, tasks=tasks)
+        self.on_task = on_task
+        return self.opened.apply(plan, tasks=tasks)
 
-    def hear(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         if event.name == "step.task" and event.step == "roles":
-            self.watch(event.text)
+            self.on_task(event.text)
         elif event.name == "step.log":
             print(event.text)
 
     def shell(self, script: str) -> str:
-        return self.made.shell(script)
+        return self.opened.shell(script)
 
     def put(self, files: Mapping[str, Content | Path]) -> None:
-        put(self.made.engine, self.made.container, files)
+        put(self.opened.engine, self.opened.container, files)
 
     def check(self, plan: Plan) -> tuple[Check, ...]:
-        return self.made.check(plan)
+        return self.opened.check(plan)
 
     def failures(self, plan: Plan) -> list[str]:
-        """The checks that do not hold, each with its message."""
+        """Return name and message of each failed check."""
         return [f"{check.name}: {check.message}" for check in self.check(plan) if check.outcome == "failed"]
 
 
@@ -65,22 +65,22 @@ def open_machine(
     ssh: SshAccess | None = None,
     tmpfs: Mapping[str, str] | None = None,
 ) -> Iterator[Machine]:
-    """Start the container that a plan's roles belong into; it shares the caches of builds."""
-    places = mirror.discover(settings_of(site), plan.system, plan.stack)
+    """Start a machine for the roles of a plan. It uses the same caches as builds."""
+    mirrors = mirror.discover(settings_of(site), plan.system, plan.stack)
     events = Stream()
     with ExitStack() as stack:
         out = stack.enter_context(tempfile.TemporaryDirectory(prefix="roles-"))
         workspace = Workspace(home=find_workspace(ROOT).home, out=Path(out))
         run = stack.enter_context(open_run(workspace, label))
-        # A system that cannot be made here is played by an image that has the site's files from the start.
-        is_played = site is not None and plan.system.bootstrap is None
-        image = stack.enter_context(image_of(run, site, plan.system)) if site and is_played else ""
-        made = stack.enter_context(
+        # A system without bootstrap is imitated by an image that contains the site's files.
+        is_imitated = site is not None and plan.system.bootstrap is None
+        image = stack.enter_context(image_of(run, site, plan.system)) if site and is_imitated else ""
+        opened = stack.enter_context(
             role_machine.open_machine(
-                run, root_of(site), plan, places, events, image=image, ssh=ssh, tmpfs=tmpfs
+                run, root_of(site), plan, mirrors, events, image=image, ssh=ssh, tmpfs=tmpfs
             )
         )
-        machine = Machine(made, site)
-        events.subscribe(machine.hear)
-        machine.put(site.base if site and not is_played else {})
+        machine = Machine(opened, site)
+        events.subscribe(machine.handle_event)
+        machine.put(site.base if site and not is_imitated else {})
         yield machine

@@ -1,4 +1,4 @@
-"""Roles for clusters on bases that already have something: it stays, or the role says why it stops."""
+"""Tests of cluster roles on base images with their own Slurm, plugins or EKS programs."""
 
 from collections.abc import Iterator
 
@@ -20,13 +20,13 @@ PINS = {
     "pyxis": "0.24.0",
 }
 JOBS = ("enroot", "pyxis", "slurm")
-PLUGSTACK = "# of the base\noptional /usr/lib/slurm/other.so\ninclude /etc/slurm/plugstack.conf.d/*\n"
+PLUGSTACK = "# of the base image\noptional /usr/lib/slurm/other.so\ninclude /etc/slurm/plugstack.conf.d/*\n"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("s"), dict(PINS)) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), dict(PINS)) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def message_of(play: Applied) -> str:
     return play.failure.message + play.failure.details
 
 
-def test_plugins_of_a_base_stay(machine: Machine, site: Site) -> None:
+def test_keeps_the_plugins_of_the_base_image(machine: Machine, site: Site) -> None:
     play = apply(machine, site, *JOBS, enroot="4.1.0", pyxis="0.23.0")
     assert play.passed, play.failure
     assert machine.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK
 
 
-def test_another_release_takes_the_place_of_the_first(machine: Machine, site: Site) -> None:
+def test_replaces_another_release(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *JOBS)
     play = machine.apply(plan)
     assert play.passed, play.failure
@@ -65,7 +65,7 @@ def test_another_release_takes_the_place_of_the_first(machine: Machine, site: Si
     assert machine.failures(plan) == []
 
 
-def test_sources_that_do_not_compile_change_nothing(
+def test_a_compiler_error_keeps_the_installed_plugin(
     machine: Machine, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert apply(machine, site, *JOBS).passed
@@ -78,8 +78,8 @@ def test_sources_that_do_not_compile_change_nothing(
 
 
 @pytest.fixture
-def slurm_of_the_base(machine: Machine, site: Site) -> Iterator[str]:
-    """A base for clusters: Slurm in its own place, with a plugin of its own."""
+def slurm_of_base_image(machine: Machine, site: Site) -> Iterator[str]:
+    """Install a Slurm in /opt/slurm, with its own plugin, as a cluster's base image has it."""
     assert apply(machine, site, "slurm").passed
     machine.shell(
         "mkdir -p /opt/slurm/bin /opt/slurm/include /opt/slurm/etc"
@@ -91,8 +91,8 @@ def slurm_of_the_base(machine: Machine, site: Site) -> Iterator[str]:
     machine.shell("rm -rf /opt/slurm /etc/systemd/system/slurmd.service.d")
 
 
-def test_slurm_of_a_base_is_left_alone(machine: Machine, site: Site, slurm_of_the_base: str) -> None:
-    assert slurm_of_the_base
+def test_keeps_the_slurm_of_base_image_image(machine: Machine, site: Site, slurm_of_base_image: str) -> None:
+    assert slurm_of_base_image
     before = machine.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin")
     play = apply(machine, site, *JOBS)
     assert play.passed, play.failure
@@ -107,16 +107,14 @@ def test_slurm_of_a_base_is_left_alone(machine: Machine, site: Site, slurm_of_th
     assert second.changed == []
 
 
-@pytest.mark.usefixtures("slurm_of_the_base")
-def test_a_base_with_another_slurm_is_refused(machine: Machine, site: Site) -> None:
+@pytest.mark.usefixtures("slurm_of_base_image")
+def test_refuses_a_base_image_with_another_slurm(machine: Machine, site: Site) -> None:
     said = message_of(apply(machine, site, "slurm", slurm="25.11.8"))
     assert "the stack pins Slurm 25.11.8; the base image has slurm-wlm 22.05" in said
     assert "/opt/slurm/bin" in said
 
 
-def test_a_kernel_without_module_is_refused_before_anything_is_installed(
-    machine: Machine, site: Site
-) -> None:
+def test_refuses_a_kernel_without_a_lustre_module_before_installing(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "lustre_client")
     pins = {**PINS, "kernel": "6.1.0-2-amd64"}
     play = machine.apply(overlay.plan_of(RoleRequest(components=["lustre_client"], pins=pins), site))
@@ -128,12 +126,12 @@ def test_a_kernel_without_module_is_refused_before_anything_is_installed(
     assert machine.failures(plan) == []
 
 
-def test_a_base_that_is_no_node_of_eks_is_refused(machine: Machine, site: Site) -> None:
+def test_refuses_a_base_image_that_is_not_an_eks_node(machine: Machine, site: Site) -> None:
     said = message_of(apply(machine, site, "eks_node"))
     assert "nodeadm, kubelet, containerd not in /usr/bin" in said
 
 
-def test_a_node_of_eks_passes_and_nothing_changes(machine: Machine, site: Site) -> None:
+def test_accepts_an_eks_node_without_changing_it(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "eks_node")
     machine.put(site.base)
     machine.shell("systemctl daemon-reload")
@@ -141,8 +139,8 @@ def test_a_node_of_eks_passes_and_nothing_changes(machine: Machine, site: Site) 
     assert play.passed, play.failure
     assert play.roles["eks_node"].changed == []
     assert machine.failures(plan) == []
-    # What a later role might do to it is noticed.
+    # The checks must find changes by later roles.
     machine.shell("sed -i s/v1.33.5/v1.33.6/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
     found = "\n".join(machine.failures(plan))
-    assert "test_kubelet_is_the_one_of_the_base" in found
-    assert "test_nodeadm_starts_the_rest" in found
+    assert "test_kubelet_has_the_version_of_the_base_image" in found
+    assert "test_only_nodeadm_units_are_enabled" in found

@@ -1,4 +1,4 @@
-"""EFA and NCCL's plugin from one version to another, on bases of all kinds, and what must not get in."""
+"""Tests of EFA and the NCCL plugin: version changes, base images with EFA, refused downloads, defects."""
 
 import subprocess
 import sys
@@ -17,9 +17,9 @@ from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
 
-# The first keeps the plugin in another folder; the last looks for images of NVIDIA.
+# OLD installs the plugin to another folder; NEWEST detects NVIDIA's base images.
 OLD, NEW, NEWEST = "1.43.2", "1.47.0", "1.51.0"
-# A release of the plugin that no installer here brings.
+# A plugin release that is in none of these installers.
 OTHER_PLUGIN = "1.21.1"
 FABRIC = ("efa", "aws_ofi_nccl", "nccl_env")
 RECORD = "/opt/amazon/efa_installed_packages"
@@ -28,13 +28,13 @@ CUDA = "/opt/headers-of-cuda"
 
 @dataclass
 class Image:
-    """One container to which one plan after the other is applied."""
+    """Container to which several plans are applied."""
 
     site: Site
     machine: Machine
 
     def plan(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Plan:
-        """The plan of these components alone; what they require is in the container already."""
+        """Return a plan of these components only; the components they require are already installed."""
         self.site.pins = {"efa": version, "aws_ofi_nccl": plugin or efa.bundle(version)["aws_ofi_nccl"]}
         names = components or ("efa",)
         request = RoleRequest(components=names, kind="container", pins=self.site.pins, variables=variables)
@@ -49,8 +49,8 @@ class Image:
         )
         return self.machine.shell(query % package).removeprefix("installed ")
 
-    def forget(self) -> None:
-        """Back to an image without EFA."""
+    def remove_efa(self) -> None:
+        """Restore the container to an image without EFA."""
         names = self.machine.shell(f"test ! -e {RECORD} || grep --invert-match ^# {RECORD}").split()
         packages = {name.partition("_")[0] for name in names} | {"libnccl-ofi", "libnccl-ofi-ngc-v3"}
         self.machine.shell(f"dpkg --purge --force-depends --force-remove-reinstreq {' '.join(packages)}")
@@ -59,7 +59,7 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+def shared_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     with serve(tmp_path_factory.mktemp("s"), {}) as site:
         plan = overlay.plan_of(RoleRequest(components=["packages"], kind="container"), site)
         with open_machine(plan, site=site, label="fabric") as machine:
@@ -68,10 +68,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 
 @pytest.fixture
-def image(made: Image) -> Iterator[Image]:
-    yield made
-    made.site.faults.clear()
-    made.forget()
+def image(shared_image: Image) -> Iterator[Image]:
+    yield shared_image
+    shared_image.site.faults.clear()
+    shared_image.remove_efa()
 
 
 def succeed(play: Applied) -> Applied:
@@ -85,7 +85,7 @@ def message_of(play: Applied) -> str:
 
 
 @pytest.mark.parametrize(("first", "second"), [(OLD, NEW), (NEW, NEWEST), (NEWEST, NEW)])
-def test_another_version_is_really_installed(image: Image, first: str, second: str) -> None:
+def test_installs_another_version(image: Image, first: str, second: str) -> None:
     succeed(image.apply(first, *FABRIC))
     plan = image.plan(second, *FABRIC)
     succeed(image.machine.apply(plan))
@@ -94,7 +94,7 @@ def test_another_version_is_really_installed(image: Image, first: str, second: s
     assert image.machine.apply(plan).changed == []
 
 
-def test_an_installer_that_is_not_the_locked_one_is_refused(image: Image) -> None:
+def test_refuses_an_installer_with_another_checksum(image: Image) -> None:
     plan = image.plan(NEW)
     archive = image.site.url_file(f"{efa.HOST}/aws-efa-installer-{NEW}.tar.gz")
     archive.write_bytes(archive.read_bytes() + b"more")
@@ -102,7 +102,7 @@ def test_an_installer_that_is_not_the_locked_one_is_refused(image: Image) -> Non
     assert image.version_of("libfabric1-aws") == ""
 
 
-def test_an_installer_that_the_vendor_did_not_sign_is_refused(
+def test_refuses_an_installer_without_the_vendors_signature(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = efa.build_release
@@ -112,7 +112,7 @@ def test_an_installer_that_the_vendor_did_not_sign_is_refused(
         another = site.write(f"{efa.HOST}/another", "another")
         site.sign(another).replace(archive.with_name(f"{archive.name}.sig"))
 
-    # The lock has all of it as it is: what speaks against it is the signature alone.
+    # The checksums match the lock, so only the signature can be wrong.
     monkeypatch.setattr(efa, "build_release", sign_another)
     plan = image.plan(NEW)
     play = image.machine.apply(plan)
@@ -120,7 +120,7 @@ def test_an_installer_that_the_vendor_did_not_sign_is_refused(
     assert image.version_of("libfabric1-aws") == ""
 
 
-def test_a_vendor_that_does_not_answer_leaves_nothing(image: Image) -> None:
+def test_installs_nothing_if_the_vendor_does_not_answer(image: Image) -> None:
     plan = image.plan(NEW)
     image.site.faults[f"/efa-installer.amazonaws.com/aws-efa-installer-{NEW}.tar.gz"] = (503, 9)
     assert "the server answered 503" in message_of(image.machine.apply(plan))
@@ -129,7 +129,7 @@ def test_a_vendor_that_does_not_answer_leaves_nothing(image: Image) -> None:
     succeed(image.machine.apply(plan))
 
 
-def test_an_installation_that_was_cut_short_is_finished(image: Image) -> None:
+def test_finishes_an_interrupted_installation(image: Image) -> None:
     plan = image.plan(NEW, *FABRIC)
     succeed(image.machine.apply(plan))
     image.machine.shell(f"rm {RECORD}; dpkg --purge --force-depends libfabric-aws-dev libnccl-ofi")
@@ -138,18 +138,18 @@ def test_an_installation_that_was_cut_short_is_finished(image: Image) -> None:
     assert image.machine.failures(plan) == []
 
 
-def test_the_minimal_installation_has_no_libfabric(image: Image) -> None:
+def test_minimal_installation_has_no_libfabric(image: Image) -> None:
     plan = image.plan(NEW, efa_minimal=True)
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
     assert image.version_of("libfabric1-aws") == ""
     assert image.machine.apply(plan).changed == []
-    # The rest comes when it is asked for, though the version is there.
+    # Without efa_minimal the rest is installed, although the version is already installed.
     succeed(image.apply(NEW))
     assert image.version_of("libfabric1-aws") == efa.bundle(NEW)["libfabric"]
 
 
-def test_the_distributions_mpi_gives_way(image: Image) -> None:
+def test_removes_the_distributions_mpi(image: Image) -> None:
     names = ["openmpi-bin", "libopenmpi-dev"]
     mpi = {"name": names, "install_recommends": False, "update_cache": True}
     succeed(image.machine.apply(image.plan(NEW), tasks=[{"ansible.builtin.apt": mpi}]))
@@ -161,18 +161,18 @@ def test_the_distributions_mpi_gives_way(image: Image) -> None:
 
 
 @pytest.mark.parametrize("version", [NEW, NEWEST])
-def test_an_image_made_from_nvidias_gets_all_of_it(image: Image, version: str) -> None:
+def test_installs_all_packages_on_nvidias_base_image(image: Image, version: str) -> None:
     image.machine.put({"/opt/nvidia/nvidia_entrypoint.sh": "#!/bin/sh\n"})
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
 
 
-def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
+def test_purges_half_installed_packages_of_the_base_image(image: Image) -> None:
     folder = "/opt/amazon/aws-ofi-nccl/lib"
     other = image.site.deb("libnccl-ofi-ngc-v3", "1.0-1", {f"{folder}/libnccl-net.so": b"\x7fELF"})
     broken = image.site.deb(
-        "libfabric1-aws", "99.0", {"/opt/amazon/efa/lib/of-the-base": ""}, depends=["no-such-package"]
+        "libfabric1-aws", "99.0", {"/opt/amazon/efa/lib/of-the-base-image": ""}, depends=["no-such-package"]
     )
     image.machine.put({f"/var/{path.name}": path.read_bytes() for path in (other, broken)})
     image.machine.shell(f"dpkg --install /var/{other.name}; dpkg --unpack /var/{broken.name}; rm /var/*.deb")
@@ -182,7 +182,7 @@ def test_what_a_base_has_by_halves_is_purged(image: Image) -> None:
     assert image.machine.apply(plan).changed == []
 
 
-def test_a_base_that_brings_efa_is_looked_at_and_left(image: Image) -> None:
+def test_verify_only_keeps_the_efa_of_the_base_image(image: Image) -> None:
     verify = {"efa_policy": "verify_only"}
     assert f"pins EFA {NEW}, but the base image has none" in message_of(image.apply(NEW, **verify))
     succeed(image.apply(NEW))
@@ -192,14 +192,14 @@ def test_a_base_that_brings_efa_is_looked_at_and_left(image: Image) -> None:
     assert image.machine.shell("dpkg-query --list | md5sum; find /opt/amazon | md5sum") == before
 
 
-def test_a_bundled_plugin_that_is_not_the_pinned_one_is_refused(image: Image) -> None:
+def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
     said = message_of(image.apply(NEW, *FABRIC, plugin=OTHER_PLUGIN))
     assert f"Expected aws-ofi-nccl {OTHER_PLUGIN} in one folder; found /opt/amazon/ofi-nccl" in said
 
 
 @pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])
-def test_a_plugin_has_both_names(image: Image, version: str, kind: str) -> None:
-    """A link up to 1.16, a library of its own from 1.17 on: the role and its checks take either."""
+def test_plugin_is_installed_under_both_names(image: Image, version: str, kind: str) -> None:
+    """The second name is a link before 1.17 and a library since; the role and its checks accept both."""
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))
     assert image.machine.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
@@ -207,27 +207,27 @@ def test_a_plugin_has_both_names(image: Image, version: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/opt/amazon/ofi-nccl/lib64", "/opt/amazon/ofi-nccl/lib"])
-def test_a_plugin_of_another_version_beside_it_is_refused(image: Image, path: str) -> None:
+def test_refuses_a_second_plugin_of_another_version(image: Image, path: str) -> None:
     plan = image.plan(NEW, *FABRIC)
     succeed(image.machine.apply(plan))
     image.machine.shell(f"mkdir -p {path}; echo aws-ofi-nccl 1.99.9 > {path}/libnccl-net-old.so")
     assert f"Expected aws-ofi-nccl {efa.bundle(NEW)['aws_ofi_nccl']}" in message_of(image.machine.apply(plan))
 
 
-def test_nccl_would_not_find_the_plugin_by_itself(image: Image) -> None:
-    # Before 1.17 the name that NCCL asks for is a link, which the loader's list does not have.
+def test_checks_find_a_missing_nccl_net_plugin_setting(image: Image) -> None:
+    # Before 1.17 NCCL's default name is a link, which is not in the loader cache.
     plan = image.plan(OLD, *FABRIC)
     succeed(image.machine.apply(plan))
     assert "NCCL_NET_PLUGIN=ofi" in image.machine.shell("cat /etc/nccl.conf")
     image.machine.shell("rm /etc/nccl.conf")
     failed = [line.partition(": ")[0] for line in image.machine.failures(plan)]
-    assert "aws_ofi_nccl::test_nccl_finds_it_under_a_name_it_tries" in failed
-    assert "nccl_env::test_nccl_asks_for_a_plugin_that_is_there" in failed
+    assert "aws_ofi_nccl::test_nccl_finds_the_plugin_by_name" in failed
+    assert "nccl_env::test_nccl_finds_the_configured_plugin" in failed
 
 
 @pytest.fixture(scope="module")
-def cuda(made: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder in the container with the real headers of CUDA, out of their wheels."""
+def cuda(shared_image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Install the real CUDA headers from their wheels; return the folder."""
     folder = tmp_path_factory.mktemp("cuda")
     words = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     projects = ("nvidia-cuda-runtime-cu12", "nvidia-cuda-nvcc-cu12")
@@ -236,11 +236,11 @@ def cuda(made: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
         with zipfile.ZipFile(path) as wheel:
             names = [name for name in wheel.namelist() if "/include/" in name and not name.endswith("/")]
             headers = {f"{CUDA}/include/{name.partition('/include/')[2]}": wheel.read(name) for name in names}
-        made.machine.put(headers)
+        shared_image.machine.put(headers)
     return CUDA
 
 
-def test_a_build_takes_the_place_of_the_bundled_plugin(image: Image, cuda: str) -> None:
+def test_a_build_from_source_replaces_the_bundled_plugin(image: Image, cuda: str) -> None:
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
     succeed(image.apply(NEW, *FABRIC))
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
@@ -253,13 +253,11 @@ def test_a_build_takes_the_place_of_the_bundled_plugin(image: Image, cuda: str) 
     assert image.machine.failures(another) == []
 
 
-def test_sources_that_do_not_compile_say_why(
-    image: Image, cuda: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiler_error_is_in_the_message(image: Image, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
-    monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error of its own\n")
+    monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error injected by the test\n")
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
-    assert "#error of its own" in message_of(image.machine.apply(plan))
+    assert "#error injected by the test" in message_of(image.machine.apply(plan))
     assert any(line.startswith("aws_ofi_nccl::") for line in image.machine.failures(plan))
     monkeypatch.undo()
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
@@ -267,23 +265,23 @@ def test_sources_that_do_not_compile_say_why(
     assert image.machine.failures(plan) == []
 
 
-def test_headers_that_are_missing_are_named(image: Image) -> None:
+def test_missing_cuda_headers_are_in_the_message(image: Image) -> None:
     play = image.apply(NEW, *FABRIC, aws_ofi_nccl_policy="source", aws_ofi_nccl_cuda="/nowhere")
     assert "requires either CUDA or Neuron" in message_of(play)
 
 
-# What images did to every job that ran on them → the check that has to see it.
+# Shell command that breaks jobs on the image → check of nccl_env that must fail.
 DEFECTS = {
-    "echo 'export LD_PRELOAD=libnccl.so' > /etc/profile.d/a.sh": "no_session_takes_a_choice_from_nccl",
-    "echo NCCL_PROTO=simple >> /etc/environment": "no_file_of_the_system_takes_a_choice_from_nccl",
-    "echo /opt/amazon/no-such.so > /etc/ld.so.preload": "nothing_is_loaded_into_every_program",
+    "echo 'export LD_PRELOAD=libnccl.so' > /etc/profile.d/a.sh": "session_sets_no_refused_variable",
+    "echo NCCL_PROTO=simple >> /etc/environment": "no_system_file_sets_a_refused_variable",
+    "echo /opt/amazon/no-such.so > /etc/ld.so.preload": "ld_so_preload_is_empty",
     "echo 'export LD_LIBRARY_PATH=/opt/x:$NO' > /etc/profile.d/b.sh": "no_path_has_an_empty_element",
-    "echo '# BEGIN ANSIBLE MANAGED BLOCK' > /etc/profile.d/c.sh": "no_block_has_the_marker_of_another",
-    "echo FI_PROVIDER=efa > /etc/nccl.conf": "settings_are_the_wanted_ones",
+    "echo '# BEGIN ANSIBLE MANAGED BLOCK' > /etc/profile.d/c.sh": "no_file_has_the_default_block_marker",
+    "echo FI_PROVIDER=efa > /etc/nccl.conf": "nccl_conf_has_the_settings",
 }
 
 
-def test_what_images_did_to_every_job_is_caught(image: Image) -> None:
+def test_checks_find_settings_that_break_jobs(image: Image) -> None:
     plan = image.plan(NEW, "nccl_env")
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
@@ -295,7 +293,7 @@ def test_what_images_did_to_every_job_is_caught(image: Image) -> None:
     assert failed == {f"nccl_env::test_{name}" for name in DEFECTS.values()}
 
 
-def test_a_second_plugin_is_caught(image: Image) -> None:
+def test_checks_find_a_second_plugin(image: Image) -> None:
     plan = image.plan(NEW, *FABRIC)
     succeed(image.machine.apply(plan))
     image.machine.shell(
@@ -303,13 +301,13 @@ def test_a_second_plugin_is_caught(image: Image) -> None:
     )
     failed = image.machine.failures(plan)
     image.machine.shell("rm -r /opt/aws-ofi-nccl")
-    assert [line for line in failed if "no_other_plugin_lies_about" in line]
+    assert [line for line in failed if "no_other_plugin_is_installed" in line]
 
 
-def test_an_upgrade_that_only_wrote_itself_down_is_caught(image: Image) -> None:
+def test_checks_find_an_upgrade_that_was_only_recorded(image: Image) -> None:
     plan = image.plan(NEW)
     succeed(image.machine.apply(plan))
     image.machine.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")
     assert [
-        line for line in image.machine.failures(plan) if "every_package_of_the_installer_is_there" in line
+        line for line in image.machine.failures(plan) if "all_packages_of_the_installer_are_installed" in line
     ]

@@ -1,4 +1,4 @@
-"""What happens to any role: the play is killed half-way, the disk is full, the next version comes."""
+"""Tests of roles under faults: a killed play, leftovers of a killed play, a full disk."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,8 +20,8 @@ COMPONENTS = ("aws_cli", "enroot", "libfabric", "limits")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("s"), overlay.standin_pins()) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), overlay.standin_pins()) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def machine(plan: Plan, site: Site) -> Iterator[Machine]:
 
 
 def failed(machine: Machine, plan: Plan) -> set[str]:
-    """Components of which some check fails."""
+    """Return the components with failed checks."""
     return {check.component for check in machine.check(plan) if check.outcome == "failed"}
 
 
@@ -49,16 +49,16 @@ def failed(machine: Machine, plan: Plan) -> set[str]:
         "limits : Write the limits",
     ],
 )
-def test_a_play_that_was_killed_is_applied_again(machine: Machine, plan: Plan, task: str) -> None:
+def test_a_killed_play_can_be_repeated(machine: Machine, plan: Plan, task: str) -> None:
     machine.shell("rm -rf /usr/local/aws-cli /usr/local/bin/aws* /etc/security/limits.d/*")
     machine.shell("dpkg --purge --force-depends libfabric1")
 
-    def kill(where: str) -> None:
-        if where == task:
+    def kill(current: str) -> None:
+        if current == task:
             machine.shell("pkill -KILL -f '[r]un/launch.py|[a]nsible-tmp-|^[a]pt-get|[d]pkg'")
 
-    cut_short = machine.apply(plan, watch=kill)
-    assert not cut_short.passed
+    killed = machine.apply(plan, on_task=kill)
+    assert not killed.passed
     assert task.partition(" ")[0] in failed(machine, plan)
     again = machine.apply(plan)
     assert again.passed, again.failure
@@ -66,7 +66,7 @@ def test_a_play_that_was_killed_is_applied_again(machine: Machine, plan: Plan, t
     assert failed(machine, plan) == set()
 
 
-def test_nothing_of_the_work_is_left_when_all_is_well(machine: Machine, plan: Plan) -> None:
+def test_a_successful_play_leaves_no_temporary_files(machine: Machine, plan: Plan) -> None:
     assert machine.apply(plan).passed
     left = machine.shell(
         "find /var/cache /etc/apt /tmp /opt /usr/src -name 'factory*' -not -path '/var/cache/factory-small'"
@@ -74,7 +74,7 @@ def test_nothing_of_the_work_is_left_when_all_is_well(machine: Machine, plan: Pl
     assert left == ""
 
 
-def test_what_a_killed_play_left_is_gone_after_the_next(machine: Machine, plan: Plan) -> None:
+def test_the_next_play_removes_leftovers_of_a_killed_play(machine: Machine, plan: Plan) -> None:
     machine.shell(
         "mkdir -p /var/cache/factory-limits/deep && touch /etc/apt/sources.list.d/factory-vendor.sources"
     )
@@ -86,7 +86,9 @@ def test_what_a_killed_play_left_is_gone_after_the_next(machine: Machine, plan: 
 
 
 @pytest.mark.parametrize("size", [200_000, 1_000_000])
-def test_a_download_that_does_not_fit_is_refused(machine: Machine, plan: Plan, site: Site, size: int) -> None:
+def test_refuses_a_download_that_exceeds_the_free_space(
+    machine: Machine, plan: Plan, site: Site, size: int
+) -> None:
     url = "https://vendor.example/large"
     path = site.write(url, b"x" * size)
     machine.shell(f"head -c 100000 /dev/zero > {SMALL}/other")
@@ -97,5 +99,5 @@ def test_a_download_that_does_not_fit_is_refused(machine: Machine, plan: Plan, s
     }
     play = machine.apply(plan, tasks=[task])
     assert play.failure is not None
-    assert f"has {size} bytes, and the disk has room for " in play.failure.message
+    assert f"has {size} bytes, but the disk has only " in play.failure.message
     assert machine.shell(f"ls -A {SMALL}") == "other"

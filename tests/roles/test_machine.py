@@ -1,4 +1,4 @@
-"""The machine that roles are tried on and AMIs are rehearsed on: like one in a cloud, without privileges."""
+"""Tests of the machine container for role tests and rehearsed AMIs: like an instance, but unprivileged."""
 
 import dataclasses
 import subprocess
@@ -40,38 +40,36 @@ def log_in(ssh: SshAccess, command: str) -> "subprocess.CompletedProcess[str]":
         "UserKnownHostsFile": "/dev/null",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    where = ["-i", str(ssh.key), "-p", str(ssh.port), "admin@127.0.0.1"]
-    argv = ["ssh", "-q", *words, *where, command]
+    destination = ["-i", str(ssh.key), "-p", str(ssh.port), "admin@127.0.0.1"]
+    argv = ["ssh", "-q", *words, *destination, command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_it_boots_and_every_service_runs(machine: Machine) -> None:
+def test_machine_boots_without_failed_services(machine: Machine) -> None:
     assert machine.shell("systemctl is-system-running") == "running"
     assert machine.shell("systemctl --failed --plain --no-legend") == ""
 
 
-def test_its_user_logs_in_with_a_key_and_becomes_root_without_a_password(
-    machine: Machine, ssh: SshAccess
-) -> None:
+def test_user_logs_in_with_a_key_and_has_passwordless_sudo(machine: Machine, ssh: SshAccess) -> None:
     done = log_in(ssh, "id --user --name; sudo --non-interactive id --user")
     assert done.stdout.split() == ["admin", "0"], done.stderr
 
 
-def test_nobody_logs_in_with_a_password(machine: Machine) -> None:
+def test_password_login_is_disabled(machine: Machine) -> None:
     for user in ("admin", "root"):
         assert machine.shell(f"getent shadow {user} | cut -d: -f2").startswith(("!", "*"))
 
 
-def test_it_has_no_privilege_that_other_containers_have_not(machine: Machine) -> None:
-    host = (machine.made.engine.inspect_container(machine.made.container) or {})["HostConfig"]
+def test_machine_has_no_additional_privileges(machine: Machine) -> None:
+    host = (machine.opened.engine.inspect_container(machine.opened.container) or {})["HostConfig"]
     assert host["Privileged"] is False
     assert not host["CapAdd"]
     assert not host["SecurityOpt"]
     assert not host["Devices"]
 
 
-def test_its_image_has_no_identity(machine: Machine) -> None:
-    image = (machine.made.engine.inspect_container(machine.made.container) or {})["Image"]
+def test_image_has_no_identity(machine: Machine) -> None:
+    image = (machine.opened.engine.inspect_container(machine.opened.container) or {})["Image"]
     argv = ["docker", "run", "--rm", "--network=none", image, "sh", "-c"]
     folders = "/etc/ssh /home/admin/.ssh /root/.ssh"
     script = f"cat /etc/machine-id; find {folders} -name 'ssh_host_*' -o -name authorized_keys 2>/dev/null"
@@ -79,12 +77,12 @@ def test_its_image_has_no_identity(machine: Machine) -> None:
     assert done.stdout == ""
 
 
-def test_its_identity_comes_with_the_first_boot(machine: Machine) -> None:
+def test_first_boot_creates_the_identity(machine: Machine) -> None:
     assert len(machine.shell("cat /etc/machine-id")) == 32
     assert "ssh_host_ed25519_key" in machine.shell("ls /etc/ssh")
 
 
-def test_the_key_of_its_image_follows_what_it_is_made_of(plan: Plan) -> None:
+def test_image_key_depends_on_packages_and_user(plan: Plan) -> None:
     system = plan.system
     assert system.bootstrap is not None
     assert system.ami is not None
@@ -95,8 +93,10 @@ def test_the_key_of_its_image_follows_what_it_is_made_of(plan: Plan) -> None:
     assert machine_image.key_of(dataclasses.replace(system, summary="other")) == machine_image.key_of(system)
 
 
-def test_it_is_made_once(machine: Machine, plan: Plan) -> None:
-    said: list[str] = []
-    made = machine.made
-    assert machine_image.ensure(made.engine, made.run, plan.system, made.applier.mirror, said.append)
-    assert said == []
+def test_image_is_built_only_once(machine: Machine, plan: Plan) -> None:
+    messages: list[str] = []
+    opened = machine.opened
+    assert machine_image.ensure(
+        opened.engine, opened.run, plan.system, opened.applier.mirror, messages.append
+    )
+    assert messages == []

@@ -1,4 +1,4 @@
-"""Neuron from one release to another, and what must not get in: packages and wheels of others."""
+"""Tests of the Neuron roles: release changes, refused packages and refused wheels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ from tests.standins.site import Site, serve
 pytestmark = pytest.mark.engine
 
 PACKAGES = ("neuron_runtime", "neuron_collectives", "neuron_tools")
-# Two releases whose numbers begin alike.
+# Two releases with a common prefix: 2.33.1 and 2.33.10.
 FIRST = {"neuron_runtime": "2.33.1", "neuron_collectives": "2.33.1", "neuron_tools": "2.31.1"}
 SECOND = {"neuron_runtime": "2.33.10", "neuron_collectives": "2.33.10", "neuron_tools": "2.31.15"}
 
 
 @dataclass
 class Image:
-    """One container to which one plan after the other is applied."""
+    """Container to which several plans are applied."""
 
     site: Site
     machine: Machine
 
     def plan(self, *components: str, pins: dict[str, str] = SECOND, **variables: Value) -> Plan:
-        """The plan of these components alone; what they require is in the container already."""
+        """Return a plan of these components only; the components they require are already installed."""
         self.site.pins = pins
         self.site.requirements.clear()
         request = RoleRequest(components=components, kind="container", pins=pins, variables=variables)
@@ -39,7 +39,7 @@ class Image:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     with serve(tmp_path_factory.mktemp("s"), SECOND) as site:
-        # What the site has as its index when the container starts is what pip in it asks, and nothing else.
+        # pip in the container uses only the index that the site has when the container starts.
         neuron_framework.build(site)
         plan = overlay.plan_of(RoleRequest(components=["packages"], kind="container"), site)
         with open_machine(plan, site=site, label="neuron") as machine:
@@ -58,29 +58,27 @@ def message_of(play: Applied) -> str:
 
 
 @pytest.mark.parametrize(("first", "second"), [(FIRST, SECOND), (SECOND, FIRST)])
-def test_another_release_takes_the_place_of_a_held_one(
-    image: Image, first: dict[str, str], second: dict[str, str]
-) -> None:
+def test_replaces_a_held_release(image: Image, first: dict[str, str], second: dict[str, str]) -> None:
     succeed(image.machine.apply(image.plan(*PACKAGES, pins=first)))
     plan = image.plan(*PACKAGES, pins=second)
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
     assert image.machine.apply(plan).changed == []
-    # A check that takes 2.33.10 for 2.33.1 would be none.
+    # The checks must distinguish 2.33.10 from 2.33.1.
     assert [line for line in image.machine.failures(image.plan(*PACKAGES, pins=first)) if "is_pinned" in line]
 
 
-def test_packages_that_the_vendor_did_not_sign_are_refused(image: Image) -> None:
+def test_refuses_packages_without_the_vendors_signature(image: Image) -> None:
     plan = image.plan("neuron_tools", pins={**SECOND, "neuron_tools": "2.31.99"})
     release = image.site.url_file(REPOSITORY) / "dists/bookworm/InRelease"
     signed = release.read_text(encoding="utf-8")
-    release.write_text(signed.replace("Origin: Stand-in", "Origin: Somebody"), encoding="utf-8")
+    release.write_text(signed.replace("Origin: Stand-in", "Origin: Changed"), encoding="utf-8")
     said = message_of(image.machine.apply(plan))
     release.write_text(signed, encoding="utf-8")
     assert "expected a repository signed by" in said
 
 
-def test_placeholders_of_the_python_index_are_refused(image: Image) -> None:
+def test_refuses_placeholder_packages(image: Image) -> None:
     digest = "--hash=sha256:" + "0" * 64
     names = ("torch-neuronx", "neuronx_cc", "neuronx-distributed")
     lines: list[Value] = [f"{name}==1.0 {digest}" for name in names]
@@ -94,7 +92,7 @@ def test_placeholders_of_the_python_index_are_refused(image: Image) -> None:
     assert "aws_neuronx_venv" not in image.machine.shell("ls /opt")
 
 
-def test_a_wheel_that_is_not_the_locked_one_is_refused(image: Image) -> None:
+def test_refuses_a_wheel_with_another_checksum(image: Image) -> None:
     plan = image.plan("neuron_framework")
     lines = [line.replace("sha256:", "sha256:0000")[: len(line)] for line in image.site.requirements]
     other: list[Value] = list(lines)
@@ -107,8 +105,8 @@ def test_a_wheel_that_is_not_the_locked_one_is_refused(image: Image) -> None:
     assert image.machine.apply(plan).changed == []
 
 
-def test_a_placeholder_that_got_in_is_caught(image: Image) -> None:
+def test_checks_find_an_installed_placeholder(image: Image) -> None:
     plan = image.plan("neuron_framework")
     succeed(image.machine.apply(plan))
     image.machine.shell("rm -r /opt/aws_neuronx_venv/lib/python3*/site-packages/torch_neuronx")
-    assert [line for line in image.machine.failures(plan) if "nothing_of_it_is_a_placeholder" in line]
+    assert [line for line in image.machine.failures(plan) if "packages_are_not_placeholders" in line]

@@ -1,6 +1,7 @@
-"""The driver and what goes with it, from the vendor's repository: versions move together, failures are clear.
+"""Tests of the NVIDIA roles with the vendor's repository: version changes and compiler errors.
 
-The names are those of Ubuntu, on a machine of Debian: both install, hold and compile in the same way.
+They use the package names of Ubuntu on a Debian machine, since both install, hold and compile in the same
+way.
 """
 
 import dataclasses
@@ -34,8 +35,8 @@ LIST_NVIDIA = (
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("s"), dict(PINS)) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), dict(PINS)) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def machine(site: Site) -> Iterator[Machine]:
 
 @pytest.fixture(autouse=True)
 def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one system of the machine goes by another name."""
+    """Present the Debian machine as Ubuntu 24.04."""
     load = catalog.load
 
     def rename(*words: object, **named: object) -> Catalog:
@@ -62,7 +63,7 @@ def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(site: Site, *components: str, variables: dict[str, object] | None = None, **pins: str) -> Plan:
-    """A plan of just these components: the machine has a kernel already, and it is Debian's."""
+    """Return a plan of these components only; Debian's kernel is already installed."""
     site.pins = {**PINS, **pins}
     plan = overlay.plan_of(
         RoleRequest(components=components, pins=site.pins, variables=variables or {}), site
@@ -75,7 +76,7 @@ def message_of(play: Applied) -> str:
     return play.failure.message + play.failure.details
 
 
-def test_all_of_it_is_of_one_version(machine: Machine, site: Site) -> None:
+def test_installs_all_components_in_one_version(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *DRIVER, "cuda", "cudnn", "dcgm")
     play = machine.apply(plan)
     assert play.passed, play.failure
@@ -83,7 +84,7 @@ def test_all_of_it_is_of_one_version(machine: Machine, site: Site) -> None:
     assert machine.apply(plan).changed == []
 
 
-def test_another_driver_takes_everything_along(machine: Machine, site: Site) -> None:
+def test_another_driver_version_replaces_all_packages(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *DRIVER, nvidia_driver="595.91.07")
     play = machine.apply(plan)
     assert play.passed, play.failure
@@ -94,7 +95,7 @@ def test_another_driver_takes_everything_along(machine: Machine, site: Site) -> 
     assert machine.failures(back) == []
 
 
-def test_the_other_flavor_takes_the_place_of_the_first(machine: Machine, site: Site) -> None:
+def test_replaces_the_open_with_the_proprietary_modules(machine: Machine, site: Site) -> None:
     flavor = {
         "nvidia_driver_flavor": "proprietary",
         "nvidia_driver_parameters": {"NVreg_EnableGpuFirmware": 0},
@@ -105,7 +106,7 @@ def test_the_other_flavor_takes_the_place_of_the_first(machine: Machine, site: S
     assert machine.apply(plan_of(site, "nvidia_driver")).passed
 
 
-def test_toolkits_stand_side_by_side(machine: Machine, site: Site) -> None:
+def test_installs_several_toolkits_side_by_side(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "cuda", variables={"cuda_further": ["12.8.1"]})
     assert machine.apply(plan).passed
     assert machine.failures(plan) == []
@@ -114,20 +115,20 @@ def test_toolkits_stand_side_by_side(machine: Machine, site: Site) -> None:
     assert machine.failures(other) == []
 
 
-def test_a_driver_that_does_not_compile_says_why(machine: Machine, site: Site) -> None:
+def test_a_compiler_error_is_in_the_message(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "nvidia_driver", nvidia_driver="580.173.02")
     flaw = "int broken(void) { return no_such_thing; }\n"
     publish(site, debs=nvidia_driver.ubuntu(site, "580.173.02", flaw=flaw))
     play = machine.apply(plan)
     assert not play.passed
-    assert "nvidia 580.173.02 cannot be compiled for kernel 6.1.0-50-amd64" in message_of(play)
+    assert "compiling nvidia 580.173.02 for kernel 6.1.0-50-amd64 failed" in message_of(play)
     assert "no_such_thing" in message_of(play)
     repaired = plan_of(site, "nvidia_driver")
     assert machine.apply(repaired).passed
     assert machine.failures(repaired) == []
 
 
-def test_a_kernel_without_headers_is_named(machine: Machine, site: Site) -> None:
+def test_missing_kernel_headers_are_in_the_message(machine: Machine, site: Site) -> None:
     play = machine.apply(plan_of(site, "nvidia_driver", kernel="6.1.0-1-amd64"))
     assert not play.passed
     assert "no headers of kernel 6.1.0-1-amd64" in message_of(play)

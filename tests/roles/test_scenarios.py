@@ -1,4 +1,4 @@
-"""The scenarios of molecule: every role on a machine, twice, then its checks."""
+"""Runs the molecule scenarios: every role twice on a fresh machine, then its checks."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from builder.members import closure
 from tests.standins.__main__ import scenario_request, served
 from tests.standins.overlay import ROOT, has_standin
 
-BOUND_S = 3600
+TIMEOUT_S = 3600
 SCENARIOS = scenarios(ROOT)
 Runs = Mapping[str, Future[subprocess.CompletedProcess[str]]]
 
@@ -34,19 +34,19 @@ def run(name: str) -> "subprocess.CompletedProcess[str]":
             env=environment | {"PATH": path, "NO_COLOR": "1"},
             capture_output=True,
             text=True,
-            timeout=BOUND_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
 
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
-    """All scenarios that were asked for, as many at once as there are processors: each waits a lot."""
+    """Start the selected scenarios, as many at once as there are processors."""
     names = {item.name for item in request.session.items}
-    asked = [name for name in SCENARIOS if f"test_scenario[{name}]" in names]
+    selected = [name for name in SCENARIOS if f"test_scenario[{name}]" in names]
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield {name: pool.submit(run, name) for name in asked}
+        yield {name: pool.submit(run, name) for name in selected}
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -69,12 +69,12 @@ def test_every_role_is_in_a_scenario() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if SCENARIOS[name].get("standins")])
-def test_a_scenario_names_the_stand_ins_that_it_gets(name: str) -> None:
+def test_scenario_lists_its_stand_ins(name: str) -> None:
     members = closure(catalog.load(ROOT), SCENARIOS[name]["components"])
     assert SCENARIOS[name]["standins"] == [member for member in members if has_standin(member)]
 
 
-def test_the_page_of_roles_is_current() -> None:
-    """`builder role --write-docs` writes it anew."""
+def test_roles_page_is_current() -> None:
+    """`builder role --write-docs` updates the page."""
     page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
     assert page == role_docs.render(catalog.load(ROOT), SCENARIOS)

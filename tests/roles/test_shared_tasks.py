@@ -1,4 +1,4 @@
-"""The task files that roles share, on a machine: vendors' repositories, packages of one version, holds."""
+"""Tests of the shared task files on a machine: repositories, packages, holds, locks, kernel, initramfs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +28,8 @@ END = {"work_folder": {"path": WORK, "state": "absent"}}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("s"), {}) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), {}) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def versions(machine: Machine) -> str:
 
 
 @pytest.mark.parametrize("suite", ["./", "bookworm"])
-def test_packages_of_a_vendor_come_in_one_version_and_stay_there(
+def test_installs_and_holds_one_version_from_a_repository(
     machine: Machine, plan: Plan, site: Site, suite: str
 ) -> None:
     url = f"https://vendor.example/{suite.strip('./') or 'flat'}/"
@@ -96,7 +96,7 @@ def test_packages_of_a_vendor_come_in_one_version_and_stay_there(
     assert machine.shell("apt-get --simulate dist-upgrade | grep -c '^Inst tool' || test $? = 1") == "0"
 
 
-def test_the_second_run_changes_nothing(machine: Machine, plan: Plan, site: Site) -> None:
+def test_second_run_changes_nothing(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     tasks = [repository(site), install("1.0-1"), END]
     assert machine.apply(plan, tasks=tasks).changed != []
@@ -104,9 +104,7 @@ def test_the_second_run_changes_nothing(machine: Machine, plan: Plan, site: Site
 
 
 @pytest.mark.parametrize(("first", "second"), [("1.0-1", "2.0-1"), ("2.0-1", "1.0-1")])
-def test_another_version_takes_the_place_of_a_held_one(
-    machine: Machine, plan: Plan, site: Site, first: str, second: str
-) -> None:
+def test_replaces_a_held_version(machine: Machine, plan: Plan, site: Site, first: str, second: str) -> None:
     publish(site, "1.0-1", "2.0-1")
     succeed(machine.apply(plan, tasks=[repository(site), install(first)]))
     succeed(machine.apply(plan, tasks=[repository(site), install(second)]))
@@ -114,11 +112,11 @@ def test_another_version_takes_the_place_of_a_held_one(
     assert machine.shell("apt-mark showhold").split() == ["tool", "tool-data"]
 
 
-def test_a_version_that_nobody_offers_is_said(machine: Machine, plan: Plan, site: Site) -> None:
+def test_names_the_available_versions_if_none_matches(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1", "2.0-1")
     play = machine.apply(plan, tasks=[repository(site), install("3.*")])
     assert play.failure is not None
-    assert "no package tool=3.* is on offer; there is 2.0-1, 1.0-1" in play.failure.message
+    assert "no package tool=3.* is available; versions: 2.0-1, 1.0-1" in play.failure.message
     succeed(machine.apply(plan, tasks=[repository(site), install("1.*")]))
     assert versions(machine) == "tool=1.0-1 tool-data=1.0-1"
 
@@ -127,14 +125,15 @@ POLICY = "/usr/sbin/policy-rc.d"
 
 
 @pytest.mark.parametrize("before", ["", "#!/bin/sh\nexit 0\n", "killed"])
-def test_scripts_of_packages_start_nothing(machine: Machine, plan: Plan, site: Site, before: str) -> None:
-    """Whatever was there before, and be it the ban of a run that was killed."""
+def test_package_scripts_start_no_services(machine: Machine, plan: Plan, site: Site, before: str) -> None:
+    """An existing policy is restored, except the one that a killed run left."""
     postinst = f"#!/bin/sh\nset +e; {POLICY} tool start; echo $? > /var/tmp/answer\n"
     deb = site.deb("tool", "5.0-1", {"/usr/bin/tool": "#!/bin/sh\n"}, scripts={"postinst": postinst})
     site.apt_repository(URL, [deb], KEY, suite="./")
     keep = {"apt_packages": {"names": ["tool"]}}
     if before == "killed":
-        machine.put({POLICY: "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"})
+        comment = "# Keeps package scripts from starting services during the build.\n"
+        machine.put({POLICY: f"#!/bin/sh\n{comment}exit 101\n"})
     elif before:
         machine.put({POLICY: before})
     succeed(machine.apply(plan, tasks=[repository(site), keep, END]))
@@ -144,7 +143,7 @@ def test_scripts_of_packages_start_nothing(machine: Machine, plan: Plan, site: S
     assert left == ("" if before == "killed" else before.strip())
 
 
-def test_an_installation_that_was_killed_is_finished(machine: Machine, plan: Plan, site: Site) -> None:
+def test_finishes_a_killed_installation(machine: Machine, plan: Plan, site: Site) -> None:
     once = "test -e /var/tmp/killed || { touch /var/tmp/killed; kill -KILL $PPID; sleep 9; }"
     files = {"/usr/bin/tool": "#!/bin/sh\n"}
     deb = site.deb("tool", "6.0-1", files, scripts={"postinst": f"#!/bin/sh\n{once}\n"})
@@ -156,7 +155,9 @@ def test_an_installation_that_was_killed_is_finished(machine: Machine, plan: Pla
     assert machine.shell("dpkg-query --show --showformat '${Status}' tool") == "hold ok installed"
 
 
-def test_a_machine_keeps_the_vendors_address_switched_off(machine: Machine, plan: Plan, site: Site) -> None:
+def test_machine_keeps_a_disabled_source_with_the_vendors_url(
+    machine: Machine, plan: Plan, site: Site
+) -> None:
     publish(site, "1.0-1")
     succeed(machine.apply(plan, tasks=[repository(site), END]))
     files = machine.shell("find /etc/apt/sources.list.d /etc/apt/keyrings -type f").split()
@@ -168,16 +169,14 @@ def test_a_machine_keeps_the_vendors_address_switched_off(machine: Machine, plan
     assert machine.shell("apt-get indextargets --format '$(SITE)' | grep -c vendor || test $? = 1") == "0"
 
 
-def test_the_lists_of_others_do_not_look_fresher_than_they_are(
-    machine: Machine, plan: Plan, site: Site
-) -> None:
+def test_keeps_the_age_of_other_package_lists(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
     succeed(machine.apply(plan, tasks=[repository(site)]))
     assert machine.shell("stat -c %Y /var/lib/apt/lists") == "1000000000"
 
 
-def test_a_repository_that_somebody_else_signed_is_refused(
+def test_refuses_a_repository_signed_by_another_key(
     machine: Machine, plan: Plan, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     publish(site, "1.0-1")
@@ -197,27 +196,29 @@ def test_a_repository_that_somebody_else_signed_is_refused(
     assert play.failure.actual
 
 
-def test_a_changed_list_of_packages_is_refused(machine: Machine, plan: Plan, site: Site) -> None:
+def test_refuses_a_changed_package_list(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     wanted = repository(site)
     for name in ("Packages", "Packages.gz"):
         (site.url_file(URL) / name).write_bytes(b"changed")
     play = machine.apply(plan, tasks=[wanted])
     assert play.failure is not None
-    assert f"{URL}: cannot be read: " in play.failure.message
+    assert f"{URL}: reading the package lists failed: " in play.failure.message
 
 
-def test_a_repository_that_does_not_answer_is_refused(machine: Machine, plan: Plan, site: Site) -> None:
+def test_refuses_a_repository_that_does_not_answer(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     wanted = repository(site, url="https://vendor.example/nothing/")
     play = machine.apply(plan, tasks=[wanted])
     assert play.failure is not None
-    assert play.failure.message.startswith("https://vendor.example/nothing/: cannot be read: E")
+    assert play.failure.message.startswith(
+        "https://vendor.example/nothing/: reading the package lists failed: E"
+    )
 
 
 @contextmanager
 def locked(machine: Machine, path: str, *, for_s: int) -> Iterator[None]:
-    """Another program holds a lock of the package manager for so long, or until the block ends."""
+    """Hold a lock of the package manager for `for_s` seconds, at most until the block ends."""
     hold = f"import fcntl, select; f = open('{path}', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
     hold += f"; select.select([], [], [], {for_s})"
     machine.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
@@ -234,7 +235,7 @@ LOCKS = ["/var/lib/dpkg/lock-frontend", "/var/lib/apt/lists/lock"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_that_is_given_back_is_waited_for(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
+def test_waits_for_a_lock_that_is_released(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
     publish(site, "1.0-1")
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
     with locked(machine, lock, for_s=4):
@@ -242,7 +243,7 @@ def test_a_lock_that_is_given_back_is_waited_for(machine: Machine, plan: Plan, s
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_that_is_kept_is_said(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
+def test_fails_if_a_lock_is_not_released(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
     publish(site, "1.0-1")
     succeed(machine.apply(plan, tasks=[repository(site)]))
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
@@ -253,11 +254,11 @@ def test_a_lock_that_is_kept_is_said(machine: Machine, plan: Plan, site: Site, l
     assert f"lock {lock}" in play.failure.message + play.failure.details
 
 
-def test_no_trace_of_the_mirror_is_in_the_machine(machine: Machine, plan: Plan, site: Site) -> None:
+def test_no_mirror_url_remains_on_the_machine(machine: Machine, plan: Plan, site: Site) -> None:
     publish(site, "1.0-1")
     succeed(machine.apply(plan, tasks=[repository(site), install("1.0-1"), END]))
     found = machine.shell(f"grep -rl 127.0.0.1:{site.port} /etc /usr /var || test $? = 1").split()
-    # apt's own caches; the role `cleanup` knows them.
+    # The role `cleanup` removes apt's caches.
     assert [path for path in found if not path.startswith("/var/cache/apt/")] == []
 
 
@@ -273,14 +274,14 @@ def of_series(site: Site, machine: Machine) -> Iterator[Plan]:
     machine.shell("rm -rf /lib/modules /tmp/kernel")
 
 
-def test_the_newest_kernel_of_the_series_is_the_one_of_the_image(machine: Machine, of_series: Plan) -> None:
+def test_selects_the_newest_kernel_of_the_series(machine: Machine, of_series: Plan) -> None:
     kernels = ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.0-1-amd64")
     machine.shell(f"cd / && mkdir -p {' '.join(f'lib/modules/{name}' for name in kernels)}")
     succeed(machine.apply(of_series, tasks=KERNEL))
     assert machine.shell("cat /tmp/kernel") == "6.1.0-10-amd64"
 
 
-def test_a_base_without_a_kernel_of_the_series_is_refused(machine: Machine, of_series: Plan) -> None:
+def test_refuses_a_base_image_without_a_kernel_of_the_series(machine: Machine, of_series: Plan) -> None:
     machine.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
     play = machine.apply(of_series, tasks=KERNEL)
     assert "pins kernel series 6.1; the base image has 6.12.0-1-amd64" in str(play.failure)
@@ -294,56 +295,62 @@ BUILD = {"initramfs": {"state": "built"}}
 
 @pytest.fixture
 def program(machine: Machine) -> Iterator[str]:
-    """What stands for the program of the package: it keeps what it was called with."""
-    content = "#!/bin/sh\necho $* >> /var/log/asked\ntest ! -e /tmp/full\n"
-    machine.put({INITRAMFS: content, MENU: "#!/bin/sh\necho menu >> /var/log/asked\n"})
+    """Install a fake update-initramfs that logs its arguments and fails if /tmp/full exists."""
+    content = "#!/bin/sh\necho $* >> /var/log/initramfs-calls\ntest ! -e /tmp/full\n"
+    machine.put({INITRAMFS: content, MENU: "#!/bin/sh\necho menu >> /var/log/initramfs-calls\n"})
     yield content.strip()
     assert machine.shell(f"dpkg-divert --list {INITRAMFS}") == ""
     assert machine.shell(f"cat {INITRAMFS}") == content.strip()
-    machine.shell(f"rm -f {INITRAMFS} {MENU} /var/log/asked")
+    machine.shell(f"rm -f {INITRAMFS} {MENU} /var/log/initramfs-calls")
 
 
-def asking(*words: str) -> dict[str, Any]:
+def request_build(*words: str) -> dict[str, Any]:
     return {"ansible.builtin.command": {"argv": [INITRAMFS, *words]}}
 
 
-def asked(machine: Machine) -> list[str]:
-    return machine.shell("cat /var/log/asked 2>/dev/null || test $? = 1").splitlines()
+def read_log(machine: Machine) -> list[str]:
+    return machine.shell("cat /var/log/initramfs-calls 2>/dev/null || test $? = 1").splitlines()
 
 
 @pytest.mark.usefixtures("program")
-def test_a_first_file_system_is_made_once_and_where_it_was_asked_for(machine: Machine, plan: Plan) -> None:
-    requests = [asking("-u"), asking("-c", "-k", "6.1.0-50-amd64"), asking("-d", "-k", "6.1.0-49-amd64")]
-    made = succeed(machine.apply(plan, tasks=[DEFER, *requests, BUILD]))
-    assert asked(machine) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
-    assert len(made.changed) == len([*requests, BUILD])
+def test_initramfs_is_built_once_and_only_if_requested(machine: Machine, plan: Plan) -> None:
+    requests = [
+        request_build("-u"),
+        request_build("-c", "-k", "6.1.0-50-amd64"),
+        request_build("-d", "-k", "6.1.0-49-amd64"),
+    ]
+    play = succeed(machine.apply(plan, tasks=[DEFER, *requests, BUILD]))
+    assert read_log(machine) == ["-d -k 6.1.0-49-amd64", "-c -k all", "menu"]
+    assert len(play.changed) == len([*requests, BUILD])
     before = machine.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old")
     assert succeed(machine.apply(plan, tasks=[DEFER, BUILD])).changed == []
-    assert len(asked(machine)) == 3
+    assert len(read_log(machine)) == 3
     assert machine.shell("ls -l --time-style=full-iso /var/lib/dpkg/*-old") == before
 
 
 @pytest.mark.usefixtures("program")
-def test_what_was_put_off_is_made_by_the_next_run(machine: Machine, plan: Plan) -> None:
-    succeed(machine.apply(plan, tasks=[DEFER, asking("-u")]))
+def test_next_run_builds_a_deferred_initramfs(machine: Machine, plan: Plan) -> None:
+    succeed(machine.apply(plan, tasks=[DEFER, request_build("-u")]))
     machine.shell("touch /tmp/full")
     play = machine.apply(plan, tasks=[DEFER, BUILD])
     assert f"{INITRAMFS}.aside -c -k all: exit code 1" in str(play.failure)
-    machine.shell("rm /tmp/full; > /var/log/asked")
+    machine.shell("rm /tmp/full; > /var/log/initramfs-calls")
     succeed(machine.apply(plan, tasks=[DEFER, BUILD]))
-    assert asked(machine) == ["-c -k all", "menu"]
+    assert read_log(machine) == ["-c -k all", "menu"]
 
 
 @pytest.mark.usefixtures("program")
-def test_a_program_that_was_not_put_aside_is_left_alone(machine: Machine, plan: Plan) -> None:
+def test_build_without_defer_changes_nothing(machine: Machine, plan: Plan) -> None:
     assert succeed(machine.apply(plan, tasks=[BUILD])).changed == []
 
 
-def test_a_program_that_comes_later_is_put_back_as_it_came(machine: Machine, plan: Plan, site: Site) -> None:
-    succeed(machine.apply(plan, tasks=[DEFER, asking("-u"), BUILD]))
+def test_restores_a_program_that_is_installed_while_deferred(
+    machine: Machine, plan: Plan, site: Site
+) -> None:
+    succeed(machine.apply(plan, tasks=[DEFER, request_build("-u"), BUILD]))
     assert machine.shell(f"ls {INITRAMFS}* 2>/dev/null || test $? = 2") == ""
     site.apt_repository(URL, [site.deb("tool", "1.0-1", {INITRAMFS: "#!/bin/sh\n"})], KEY, suite="./")
     tool = {**INSTALL, "vars": {"install_packages": ["tool"]}}
-    succeed(machine.apply(plan, tasks=[DEFER, repository(site), tool, asking("-u"), BUILD]))
+    succeed(machine.apply(plan, tasks=[DEFER, repository(site), tool, request_build("-u"), BUILD]))
     assert machine.shell("dpkg --verify tool") == ""
     assert machine.shell(f"dpkg-divert --list {INITRAMFS}") == ""

@@ -1,4 +1,4 @@
-"""`builder role` as users call it: what it says, and that nothing of it stays however it ends."""
+"""Tests of the command `builder role`: its output, and that it always removes its machine."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.standins.overlay import ROOT
 
 pytestmark = pytest.mark.engine
 
-BOUND_S = 600
+TIMEOUT_S = 600
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def started(*words: str) -> Iterator["subprocess.Popen[str]"]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=BOUND_S)
+            process.communicate(timeout=TIMEOUT_S)
 
 
 def containers_of(run: str) -> list[str]:
@@ -44,10 +44,10 @@ def runs() -> set[str]:
     return {path.name for path in (ROOT / "out" / "runs").glob("*-role-limits-*")}
 
 
-def test_two_runs_and_the_checks_pass_and_nothing_is_left() -> None:
+def test_runs_twice_checks_and_removes_the_machine() -> None:
     before = runs()
     with started("limits", "--twice") as process:
-        stdout, stderr = process.communicate(timeout=BOUND_S)
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
     assert stdout == "base limits\n"
     assert "limits: second run" in stderr
@@ -67,13 +67,13 @@ def test_an_interrupted_run_removes_its_machine(number: signal.Signals) -> None:
         (run,) = runs() - before
         assert containers_of(run) != []
         process.send_signal(number)
-        process.communicate(timeout=BOUND_S)
+        process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert containers_of(run) == []
 
 
-def test_a_role_that_fails_is_named_with_its_task() -> None:
+def test_error_names_the_failed_role_and_task() -> None:
     with started("limits", "--set", "limits_session=7") as process:
-        stdout, stderr = process.communicate(timeout=BOUND_S)
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, stdout) == (4, "")
     assert "error: first run: role 'limits': Validating arguments" in stderr

@@ -1,4 +1,4 @@
-"""Version locks of dnf: they follow the pinned version, and only a real difference counts as a change."""
+"""Tests of dnf version locks: they follow the pins, and only a real difference is a change."""
 
 from collections.abc import Iterator
 
@@ -18,14 +18,14 @@ LOCK = "libfabric : Lock packages at their version"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pins = {"libfabric": "1.17.0-3", "rdma_core": "44.0-2", "kernel": "6.12.80-105.155.amzn2023.x86_64"}
-    with serve(tmp_path_factory.mktemp("s"), pins) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), pins) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
 def plan(site: Site) -> Plan:
-    wanted = RoleRequest(components=["libfabric"], system="amazon-2023", pins=site.pins)
-    return overlay.plan_of(wanted, site)
+    request = RoleRequest(components=["libfabric"], system="amazon-2023", pins=site.pins)
+    return overlay.plan_of(request, site)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def machine(plan: Plan, site: Site) -> Iterator[Machine]:
         yield opened
 
 
-def test_a_lock_that_is_missing_or_different_is_a_change(machine: Machine, plan: Plan) -> None:
+def test_a_missing_or_different_lock_is_a_change(machine: Machine, plan: Plan) -> None:
     first = machine.apply(plan)
     assert first.passed, first.failure
     assert LOCK in first.changed

@@ -1,7 +1,7 @@
-"""What no role may do, found by reading it: one function per rule, each yields what it found.
+"""Lint rules for roles: each rule is a function that yields findings.
 
-Rules are of the kind that cost people days: commands that hide their failure, versions that move, services
-that are started in an image build, settings that take choices from programs that know better.
+The rules catch mistakes that are hard to find in images: commands that hide failures, unpinned versions,
+services started during the build, environment variables that override defaults of NCCL and libfabric.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-# A task's own keys; any other key is what it does.
+# Keywords of a task; any other key is its action.
 KEYWORDS = frozenset(
     {
         *(
@@ -54,7 +54,7 @@ KEYWORDS = frozenset(
 REFUSED = {
     "shell": "a shell hides the failure of all but the last command",
     "raw": "a shell hides the failure of all but the last command",
-    "script": "a script is not idempotent and says nothing",
+    "script": "a script is not idempotent and does not report changes",
     "get_url": "downloads go through tasks/download.yml",
     "uri": "downloads go through tasks/download.yml",
     "git": "sources come through tasks/checkout.yml",
@@ -65,11 +65,11 @@ REFUSED = {
     "deb822_repository": "repositories come through tasks/repository_*.yml",
     "yum_repository": "repositories come through tasks/repository_*.yml",
     "pip": "Python packages come through the module venv",
-    "blockinfile": "two blocks with one marker leave the second; write a file of one's own with tree",
-    "reboot": "an image is not booted while it is made",
-    "sysctl": "settings act at boot; write a file with tree",
-    "modprobe": "modules act at boot; write a file with tree",
-    "package": "names differ between families; use tasks/install_*.yml",
+    "blockinfile": "blocks with the same marker replace each other; write a separate file with tree",
+    "reboot": "a machine is not restarted during the build",
+    "sysctl": "settings are applied at boot; write a file with tree",
+    "modprobe": "modules are loaded at boot; write a file with tree",
+    "package": "package names differ between families; use tasks/install_*.yml",
 }
 PACKAGES = "packages are installed by tasks/install_*.yml and removed by tasks/remove_*.yml"
 SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
@@ -79,39 +79,39 @@ INCLUDES = frozenset({"include_tasks", "import_tasks"})
 SHARED_TASKS = "../../../tasks/"
 STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
-# Programs that act on the machine that builds, that fetch past the lock, or that hide what they do.
+# Programs that change the build machine, bypass the lock or hide failures.
 REFUSED_PROGRAMS = {
     **dict.fromkeys(("curl", "wget", "git"), "downloads go through tasks/download.yml or checkout.yml"),
-    **dict.fromkeys(("sudo", "su"), "the play decides who runs it"),
+    **dict.fromkeys(("sudo", "su"), "the play sets the user"),
     **dict.fromkeys(("sh", "bash"), "a shell hides the failure of all but the last command"),
-    **dict.fromkeys(("modprobe", "insmod", "rmmod"), "modules act at boot; write a file with tree"),
-    **dict.fromkeys(("reboot", "shutdown"), "an image is not booted while it is made"),
+    **dict.fromkeys(("modprobe", "insmod", "rmmod"), "modules are loaded at boot; write a file with tree"),
+    **dict.fromkeys(("reboot", "shutdown"), "a machine is not restarted during the build"),
     **dict.fromkeys(("pip", "pip3"), "Python packages come through the module venv"),
-    **dict.fromkeys(("amazon-linux-extras", "apt-key"), "is gone from the systems that are built for"),
-    "uname": "says what kernel the builder runs; the image's is target_kernel",
+    **dict.fromkeys(("amazon-linux-extras", "apt-key"), "does not exist on the supported systems"),
+    "uname": "reports the running kernel of the builder; the image's is target_kernel",
 }
 TEXTS: Mapping[str, tuple[str, str]] = {
     "running kernel": (
         r"ansible_kernel|ansible_facts|uname\s+-r|\buname -",
         "the running kernel is the builder's; the image's is target_kernel",
     ),
-    "preload": (r"\bLD_PRELOAD\b|ld\.so\.preload", "a preload is forced on every program, for ever"),
+    "preload": (r"\bLD_PRELOAD\b|ld\.so\.preload", "a preload affects all programs"),
     "empty path element": (
         r"\b(?!PATH=)[A-Z_]*PATH=(?::|[^\n]*?(?:::|:[\"']?$|(?<!\+):\$(?:[A-Z_]+|\{[A-Z_]+\})))",
         "an empty element of a path list is the current directory",
     ),
     "moving version": (
         r"state:\s*latest|/latest/|\brefs/heads/|\bversion:\s*[\"']?(?:HEAD|master|main|latest)\b|=\d[\w.]*\*",
-        "a version that moves is not the one that was tested",
+        "the version is not pinned, so it may differ from the tested one",
     ),
     "hidden failure": (
         r"\|\|\s*(?:true|:)\b|ignore_errors|ignore_unreachable|failed_when:\s*false",
-        "a failure that is hidden is found by somebody else",
+        "the failure is hidden",
     ),
     "unsigned packages": (
         r"gpgcheck\s*[:=]\s*(?:0|false|no)\b|allow_unauthenticated|disable_gpg_check|trusted=yes"
         r"|validate_certs:\s*false|--no-check-certificate|--nogpgcheck|\bforce:\s*true.*deb",
-        "what is not signed is anybody's",
+        "packages without a verified signature can be replaced on the network",
     ),
     "unbounded make": (
         r"\bmake\b[^\n]*\s-j(?!\s*[\d{$])|['\"]-j['\"]",
@@ -119,21 +119,21 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "forced choice": (
         r"\b(?:NCCL_PROTO|NCCL_ALGO|FI_PROVIDER|FI_EFA_FORK_SAFE|FI_EFA_USE_DEVICE_RDMA|RDMAV_\w+)\s*=",
-        "a choice that was right for one old release is wrong for the next",
+        "a value that suits one release may be wrong for the next",
     ),
     "upgrade of everything": (
         r"name:\s*[\"']\*[\"']|upgrade:\s*(?:dist|full|safe|yes|true)|dist-upgrade|\bdnf\b[^\n]*\bupgrade\b",
-        "an upgrade of everything takes modules away from the kernel that they were built for",
+        "upgrading all packages replaces the kernel that modules were built for",
     ),
     "address past the lock": (
         r"(?:https?|ftp)://(?!127\.|localhost|169\.254\.|\[)[\w-]+(?:\.[\w-]+)+",
-        "addresses are in the catalog, where the lock knows them",
+        "URLs belong in the catalog, so that the lock covers them",
     ),
 }
 TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
-# What explains may name an address and what is wrong; nobody executes or fetches it.
+# Comments and Documentation= may contain URLs and forbidden text: they are neither executed nor fetched.
 EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
-# The one role that may boot the machine that an AMI is made on, and asks whether that has happened.
+# The role that may restart the build machine of an AMI, and compares the running kernel.
 EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
 
 
@@ -142,7 +142,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def find_tasks(document: Any) -> Iterator[dict[str, Any]]:
-    """All tasks of a document, those in blocks as well."""
+    """Yield all tasks of a document, including tasks in blocks."""
     for task in document if isinstance(document, list) else ():
         if isinstance(task, dict):
             yield task
@@ -168,7 +168,7 @@ def tasks_of(role: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def words_of(value: Any) -> list[str]:
-    """The words of a command, as far as they can be read without rendering it."""
+    """Return the words of a command without rendering templates."""
     if isinstance(value, dict):
         value = value.get("argv") or value.get("cmd") or ""
     return [str(word) for word in value] if isinstance(value, list) else str(value).split()
@@ -176,7 +176,7 @@ def words_of(value: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a role may not do."""
+    """Violation of a rule."""
 
     rule: str
     text: str
@@ -214,7 +214,7 @@ def started_services(role: Path) -> Iterator[Finding]:
             if not isinstance(value, dict) or "state" in value:
                 yield Finding("started", f"{where}: {NEVER_STARTED}")
             elif not {"enabled", "masked", "daemon_reload"} & set(value):
-                yield Finding("started", f"{where}: says neither enabled nor masked")
+                yield Finding("started", f"{where}: sets neither enabled nor masked")
 
 
 def other_users(role: Path) -> Iterator[Finding]:
@@ -222,16 +222,16 @@ def other_users(role: Path) -> Iterator[Finding]:
         for key in ("become", "become_user", "delegate_to", "remote_user"):
             if key in task:
                 where = f"{path.name}: {task.get('name')}"
-                yield Finding(key, f"{where}: {key}: the play decides who runs it and where")
+                yield Finding(key, f"{where}: {key}: the play sets user and host")
 
 
 def silent_commands(role: Path) -> Iterator[Finding]:
-    """Commands that would count as a change in every run."""
+    """Yield commands that would report a change in every run."""
     for path, task in tasks_of(role):
         for action, value in actions_of(task):
-            told = {**(task.get("args") or {}), **(value if isinstance(value, dict) else {})}
-            if action in COMMANDS and not ({"creates", "removes"} & set(told) or "changed_when" in task):
-                text = f"{path.name}: {task.get('name')}: a command says when it changes something"
+            arguments = {**(task.get("args") or {}), **(value if isinstance(value, dict) else {})}
+            if action in COMMANDS and not ({"creates", "removes"} & set(arguments) or "changed_when" in task):
+                text = f"{path.name}: {task.get('name')}: a command needs creates, removes or changed_when"
                 yield Finding("silent", text)
 
 
@@ -239,7 +239,7 @@ def hidden_dependencies(role: Path) -> Iterator[Finding]:
     for path in (*(role / "defaults").rglob("*.yml"), *(role / "meta").rglob("*.yml")):
         if "dependencies" in (read_yaml(path) or {}):
             where = f"{path.parent.name}/{path.name}"
-            yield Finding("dependencies", f"{where}: what a component requires is in the catalog")
+            yield Finding("dependencies", f"{where}: dependencies belong in the catalog")
 
 
 def texts_of(role: Path) -> Iterator[tuple[Path, str]]:
@@ -250,14 +250,16 @@ def texts_of(role: Path) -> Iterator[tuple[Path, str]]:
 
 
 def misaddressed_tasks(role: Path) -> Iterator[Finding]:
-    """Included task files that are neither the role's own nor addressed as `../../../tasks/NAME.yml`."""
+    """Yield includes of task files that are neither the role's own nor `../../../tasks/NAME.yml`."""
     for path, task in tasks_of(role):
         for action, value in actions_of(task):
             if action not in INCLUDES:
                 continue
             file = value.get("file", "") if isinstance(value, dict) else value
             if "/" in str(file).removeprefix(SHARED_TASKS):
-                yield Finding("address", f"{path.name}: includes {file}: shared tasks are in {SHARED_TASKS}")
+                yield Finding(
+                    "address", f"{path.name}: includes {file}: include shared tasks from {SHARED_TASKS}"
+                )
 
 
 def refused_texts(role: Path) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Kernel modules by dkms: what is compiled, what is taken from an archive, what is not believed."""
+"""Tests of the module dkms: compiling, restoring from archives, verification."""
 
 import importlib.util
 import shutil
@@ -20,7 +20,7 @@ def load_module(path: Path) -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the names in annotations
+    sys.modules[spec.name] = module  # dataclasses look up annotations there
     spec.loader.exec_module(module)
     return module
 
@@ -32,9 +32,9 @@ KERNEL = "6.1.0-1-amd64"
 
 @dataclass
 class Machine:
-    """A folder with sources and headers, and what programs would do there; the AnsibleModule of the module.
+    """Fake AnsibleModule whose programs work on a folder with sources and headers.
 
-    States of dkms are folders; a kernel module is a text file that begins with its kernel.
+    Folders represent dkms states; a kernel module is a text file that begins with the name of its kernel.
     """
 
     top: Path
@@ -87,11 +87,11 @@ class Machine:
         given = dict(zip(words[::2], words[1::2], strict=False))
         home, kernel = self.tree / given.get("-m", "") / given.get("-v", ""), given.get("-k", "")
         archive = next((word.partition("=")[2] for word in words if word.startswith("--archive=")), "")
-        code, said = 0, ""
+        code, output = 0, ""
         if action == "--version":
-            said = "dkms-3.0.10"
+            output = "dkms-3.0.10"
         elif action == "status":
-            said = "\n".join(self.status())
+            output = "\n".join(self.status())
         elif action == "add":
             home.mkdir(parents=True)
         elif action == "remove":
@@ -111,8 +111,8 @@ class Machine:
                 with tarfile.open(archive) as file:
                     file.extractall(self.tree, filter="data")
             except tarfile.TarError as error:
-                code, said = 2, str(error)
-        return code, said, ""
+                code, output = 2, str(error)
+        return code, output, ""
 
     def status(self) -> Iterator[str]:
         for found in sorted(self.tree.glob("*/*/")):
@@ -141,11 +141,11 @@ class Machine:
     def make(self, name: str = "nvidia*", archives: bool = True) -> dict[str, Any]:
         found = dkms.find_name(self, name, "1.0")
         build = dkms.Build(module=self, name=found, version="1.0", kernel=KERNEL)
-        made: dict[str, Any] = dkms.make(build, self.top / "archives" if archives else None)
-        return made
+        result: dict[str, Any] = dkms.ensure_installed(build, self.top / "archives" if archives else None)
+        return result
 
-    def forget(self) -> None:
-        """Another machine: the same sources, nothing built."""
+    def reset(self) -> None:
+        """Delete all builds but keep the sources, as on a new machine."""
         shutil.rmtree(self.tree)
         self.tree.mkdir()
         (self.top / f"modules/{KERNEL}/nvidia-current.ko").unlink()
@@ -164,10 +164,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine.create(tmp_path)
 
 
-def test_compiles_installs_and_keeps_what_it_made(machine: Machine) -> None:
-    made = machine.make()
-    assert (made["changed"], made["outcome"], made["module"]) == (True, "compiled", "nvidia-current")
-    assert machine.archives() == [made["archive"]]
+def test_compiles_installs_and_saves_an_archive(machine: Machine) -> None:
+    result = machine.make()
+    assert (result["changed"], result["outcome"], result["module"]) == (True, "compiled", "nvidia-current")
+    assert machine.archives() == [result["archive"]]
     assert machine.installed().startswith(KERNEL)
 
 
@@ -179,18 +179,18 @@ def test_second_run_changes_nothing(machine: Machine) -> None:
     assert set(machine.calls) == {"status", "--version"}
 
 
-def test_asking_changes_nothing(machine: Machine) -> None:
+def test_check_mode_changes_nothing(machine: Machine) -> None:
     machine.check_mode = True
-    asked = machine.make()
-    assert asked["outcome"] == "needed"
+    checked = machine.make()
+    assert checked["outcome"] == "needed"
     assert list(machine.tree.iterdir()) == []
     machine.check_mode = False
-    assert machine.make()["archive"] == asked["archive"]
+    assert machine.make()["archive"] == checked["archive"]
 
 
-def test_takes_what_was_compiled_from_the_same_inputs(machine: Machine) -> None:
+def test_restores_the_archive_of_the_same_inputs(machine: Machine) -> None:
     machine.make()
-    machine.forget()
+    machine.reset()
     machine.calls.clear()
     assert machine.make()["outcome"] == "restored"
     assert "build" not in machine.calls
@@ -207,22 +207,22 @@ def test_takes_what_was_compiled_from_the_same_inputs(machine: Machine) -> None:
         "etc/framework.conf.d/unsigned.conf",
     ],
 )
-def test_another_input_is_another_archive(machine: Machine, changed: str) -> None:
+def test_a_changed_input_changes_the_archive_name(machine: Machine, changed: str) -> None:
     first = machine.make()["archive"]
-    machine.forget()
+    machine.reset()
     machine.write(changed, "int b;")
     again = machine.make()
     assert (again["outcome"], again["archive"] != first) == ("compiled", True)
 
 
 @pytest.mark.parametrize("tool", ["gcc", "ld"])
-def test_another_compiler_is_another_archive(machine: Machine, tool: str) -> None:
+def test_a_changed_compiler_changes_the_archive_name(machine: Machine, tool: str) -> None:
     first = machine.make()["archive"]
     machine.tools[tool] = f"{tool} 99"
     assert machine.make()["archive"] != first
 
 
-def test_the_compiler_of_the_kernel_is_the_one_that_counts(machine: Machine) -> None:
+def test_archive_name_depends_on_the_compiler_of_the_kernel(machine: Machine) -> None:
     machine.write(f"modules/{KERNEL}/build/.config", 'CONFIG_CC_VERSION_TEXT="gcc-11 (x) 11.3"\n')
     machine.tools["gcc-11"] = "gcc 11.3"
     first = machine.make()["archive"]
@@ -230,37 +230,37 @@ def test_the_compiler_of_the_kernel_is_the_one_that_counts(machine: Machine) -> 
     assert machine.make()["archive"] == first
 
 
-def test_a_damaged_archive_is_only_a_delay(machine: Machine) -> None:
+def test_compiles_if_the_archive_is_damaged(machine: Machine) -> None:
     archive = machine.make()["archive"]
-    machine.forget()
+    machine.reset()
     machine.write(f"archives/{archive}", "half of it")
     assert machine.make()["outcome"] == "compiled"
     assert [archive in warning for warning in machine.warnings] == [True]
-    machine.forget()
+    machine.reset()
     assert machine.make()["outcome"] == "restored"
 
 
-def test_an_archive_for_another_kernel_is_refused(machine: Machine) -> None:
+def test_refuses_an_archive_for_another_kernel(machine: Machine) -> None:
     archive = machine.make()["archive"]
     folder = "nvidia-current/1.0"
     machine.write(f"forged/{folder}/{KERNEL}/x86_64/module/nvidia-current.ko", "5.10.0 SMP\n")
     with tarfile.open(machine.top / "archives" / archive, "w:gz") as file:
         file.add(machine.top / "forged" / folder, folder)
-    machine.forget()
-    with pytest.raises(dkms.Refused, match=f"would not load into kernel {KERNEL}.*5\\.10\\.0"):
+    machine.reset()
+    with pytest.raises(dkms.DkmsError, match=f"would not load into kernel {KERNEL}.*5\\.10\\.0"):
         machine.make()
 
 
-def test_nothing_is_lost_that_another_kernel_has(machine: Machine) -> None:
+def test_keeps_the_modules_of_another_kernel(machine: Machine) -> None:
     machine.make()
-    machine.forget()
+    machine.reset()
     other = machine.write("tree/nvidia-current/1.0/5.10.0/x86_64/module/nvidia-current.ko", "5.10.0 SMP\n")
     assert machine.make()["outcome"] == "compiled"
     assert other.exists()
 
 
 @pytest.mark.parametrize("interrupted", ["before the installation", "between module and index", "damaged"])
-def test_what_was_interrupted_is_made_anew(machine: Machine, interrupted: str) -> None:
+def test_rebuilds_after_an_interruption(machine: Machine, interrupted: str) -> None:
     machine.make(archives=False)
     if interrupted == "before the installation":
         (machine.tree / f"nvidia-current/kernel-{KERNEL}").unlink()
@@ -273,12 +273,10 @@ def test_what_was_interrupted_is_made_anew(machine: Machine, interrupted: str) -
     assert machine.installed().startswith(KERNEL)
 
 
-def test_a_failure_says_what_the_compiler_said(machine: Machine) -> None:
+def test_failure_contains_the_compiler_error(machine: Machine) -> None:
     reason = "nv-pci.c:223:9: error: too few arguments to function 'pci_resize_resource'"
     machine.write("src/nvidia-current-1.0/code.c", reason)
-    with pytest.raises(
-        dkms.Refused, match=f"cannot be compiled for kernel {KERNEL}: error: too few"
-    ) as caught:
+    with pytest.raises(dkms.DkmsError, match=f"for kernel {KERNEL} failed: error: too few") as caught:
         machine.make()
     lines = caught.value.log.splitlines()
     assert (len(lines), lines[-1]) == (40, "end")
@@ -286,16 +284,16 @@ def test_a_failure_says_what_the_compiler_said(machine: Machine) -> None:
     assert machine.archives() == []
 
 
-def test_a_kernel_without_headers_is_named(machine: Machine) -> None:
+def test_failure_names_a_kernel_without_headers(machine: Machine) -> None:
     shutil.rmtree(machine.top / f"modules/{KERNEL}/build")
-    with pytest.raises(dkms.Refused, match=f"no headers of kernel {KERNEL}"):
+    with pytest.raises(dkms.DkmsError, match=f"no headers of kernel {KERNEL}"):
         machine.make()
 
 
-@pytest.mark.parametrize(("pattern", "said"), [("neuron", "nothing"), ("n*", "nvidia-current, nvidia-open")])
-def test_one_name_has_to_fit(machine: Machine, pattern: str, said: str) -> None:
+@pytest.mark.parametrize(("pattern", "names"), [("neuron", "nothing"), ("n*", "nvidia-current, nvidia-open")])
+def test_pattern_must_match_one_module(machine: Machine, pattern: str, names: str) -> None:
     machine.write("src/nvidia-open-1.0/dkms.conf", "")
-    with pytest.raises(dkms.Refused, match=said):
+    with pytest.raises(dkms.DkmsError, match=names):
         machine.make(pattern)
 
 
@@ -312,5 +310,5 @@ def test_one_name_has_to_fit(machine: Machine, pattern: str, said: str) -> None:
         ),
     ],
 )
-def test_both_forms_of_the_status_are_understood(line: str, fields: tuple[str | None, ...]) -> None:
+def test_parses_the_status_of_dkms_2_and_3(line: str, fields: tuple[str | None, ...]) -> None:
     assert dkms.STATUS.fullmatch(line).groups() == fields

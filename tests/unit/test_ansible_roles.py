@@ -1,6 +1,6 @@
-"""A role reads its own variables, the declared capabilities, and nothing else.
+"""Tests that roles read only their own variables and the declared capabilities.
 
-That is what makes the key of a layer complete: whatever can change what a role does is in the key.
+This makes layer keys complete: the key covers every input that can change what a role does.
 """
 
 import re
@@ -28,15 +28,15 @@ CAPABILITIES = frozenset(
         "target_kernel",
     }
 )
-# Set by Ansible from the position in the tree, not from the machine or the caller.
+# Variables that Ansible derives from the position in the playbook, not from the machine or the caller.
 MAGIC = frozenset({"item", "omit", "role_path"})
-# Given by the play: a place for the time of the role, where downloads really come from, what was compiled
-# before from the very same sources. None of it can be seen in an image.
-GIVEN = frozenset(
+# Set by the play: work folder, mirrors, module cache and site settings. They do not affect the content of
+# images.
+PLAY_VARIABLES = frozenset(
     {"factory_ca_bundle", "factory_environment", "factory_mirrors", "factory_module_cache", "work_folder"}
 )
 FUNCTIONS = frozenset({"lookup", "query"})
-# Files outside the roles that roles include, and the prefix of what is passed to them.
+# Shared files outside the roles → prefix of their parameters.
 SHARED = {
     "expected.yml": "image_",
     "image.yml": "image_",
@@ -58,12 +58,12 @@ SHARED = {
     "tasks/unlock_redhat.yml": "install_",
     "tasks/variables.yml": "image_",
 }
-# Facts that shared files set: they follow from the image as it is and from what the file is given.
-YIELDED = frozenset({"driver_version"})
+# Facts set by shared files. They depend only on the image and on the file's parameters.
+SHARED_FACTS = frozenset({"driver_version"})
 SHARED_PREFIXES = tuple(sorted({prefix for prefix in SHARED.values() if prefix != "image_"}))
 # Keys whose value is a bare expression.
 EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
-# Actions that bring in what no key covers.
+# Actions that read input that no layer key covers.
 REFUSED_ACTIONS = frozenset(
     {"gather_facts", "include_vars", "package_facts", "service_facts", "set_fact", "setup"}
 )
@@ -71,7 +71,7 @@ VERSION = re.compile(r"\d+\.\d+")
 
 
 class AnyName(dict[str, Any]):
-    """Filters or tests of which every name exists: Ansible brings many that Jinja does not know."""
+    """Registry of filters or tests that contains every name, because Ansible adds many to Jinja's own."""
 
     def get(self, key: str, default: object = None) -> Any:
         return super().get(key, len)
@@ -95,7 +95,7 @@ def read_keys(path: Path) -> set[str]:
 
 
 def find_templates(value: Any, key: str = "") -> Iterator[str]:
-    """Every piece of Jinja in a YAML document, bare expressions in braces."""
+    """Yield all Jinja templates in a YAML document, with bare expressions wrapped in braces."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield from find_templates(name)
@@ -125,7 +125,7 @@ def find_mappings(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def find_definitions(document: Any) -> Iterator[str]:
-    """Names that tasks bring into being: registered results, loop variables, variables of one task."""
+    """Yield the names that tasks define: registered results, loop variables and task variables."""
     for mapping in find_mappings(document):
         if isinstance(mapping.get("register"), str):
             yield mapping["register"]
@@ -136,7 +136,7 @@ def find_definitions(document: Any) -> Iterator[str]:
 
 
 def read_sources(role: Path) -> dict[Path, list[str]]:
-    """File → the pieces of Jinja in it."""
+    """Return file → its Jinja templates."""
     documents = [
         path
         for folder in ("tasks", "handlers", "defaults", "vars")
@@ -151,7 +151,7 @@ def check_reads(role: Path, prefix: str) -> list[str]:
     problems = []
     for path, templates in read_sources(role).items():
         for template in templates:
-            names = find_names(template) - CAPABILITIES - MAGIC - FUNCTIONS - YIELDED - {"work_folder"}
+            names = find_names(template) - CAPABILITIES - MAGIC - FUNCTIONS - SHARED_FACTS - {"work_folder"}
             foreign = sorted(name for name in names if not name.startswith(prefix))
             problems += [f"{path.name}: reads {name}" for name in foreign]
             problems += [f"{path.name}: looks up {name}" for name in sorted(find_lookups(template))]
@@ -187,7 +187,7 @@ def read_options(role: Path) -> dict[str, Any]:
 
 
 def find_known(role: Path) -> set[str]:
-    """Own variables that have a value on every family, or that the caller must give."""
+    """Return the role's variables that have a value on every family or that the caller must set."""
     known = set.intersection(*(read_keys(role / "vars" / f"{family}.yml") for family in FAMILIES))
     known |= read_keys(role / "defaults" / "main.yml") | read_keys(role / "vars" / "main.yml")
     for path in list_documents(role, "tasks", "handlers"):
@@ -236,13 +236,13 @@ def test_role_has_its_check_file(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_everything_a_caller_may_set_is_described(role: Path) -> None:
+def test_argument_specs_describe_all_settable_variables(role: Path) -> None:
     settable = read_keys(role / "defaults" / "main.yml") | read_required(role)
     assert set(read_options(role)) == settable
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_families_name_the_same_things(role: Path) -> None:
+def test_variable_files_define_the_same_names(role: Path) -> None:
     names = {
         path.name: set(read_yaml(path)) for path in (role / "vars").glob("*.yml") if path.name != "main.yml"
     }
@@ -258,18 +258,18 @@ def test_task_names_are_unique(role: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "prefix"), SHARED.items())
-def test_shared_file_reads_only_what_it_is_given(file: str, prefix: str) -> None:
+def test_shared_file_reads_only_its_parameters(file: str, prefix: str) -> None:
     names = {name for piece in find_templates(read_yaml(ANSIBLE / file)) for name in find_names(piece)}
-    known = CAPABILITIES | MAGIC | GIVEN | FUNCTIONS
+    known = CAPABILITIES | MAGIC | PLAY_VARIABLES | FUNCTIONS
     assert {name for name in names - known if not name.startswith(prefix)} == set()
 
 
-def test_every_shared_file_is_known() -> None:
+def test_all_shared_files_are_listed() -> None:
     found = [*ANSIBLE.glob("*.yml"), *(ANSIBLE / "tasks").glob("*.yml")]
     assert {str(path.relative_to(ANSIBLE)) for path in found} == set(SHARED)
 
 
-def test_the_workload_adds_to_the_environment_of_the_stack() -> None:
+def test_workload_env_uses_the_environment_of_python_env() -> None:
     stack, workload = (
         read_yaml(ANSIBLE / "roles" / name / "defaults" / "main.yml")[f"{name}_path"]
         for name in ("python_env", "workload_env")
@@ -291,7 +291,7 @@ def make_role(folder: Path, **files: str) -> Path:
     return role
 
 
-def test_a_sound_role_passes(tmp_path: Path) -> None:
+def test_a_valid_role_passes(tmp_path: Path) -> None:
     tasks = (
         "[{tree: {entries: ['{{ probe_size | to_nice_yaml }}']}, when: is_container, register: probe_made}]"
     )
@@ -310,7 +310,7 @@ def test_a_sound_role_passes(tmp_path: Path) -> None:
         ("tasks/main.yml", "[{block: [{debug: {msg: '{{ deep }}'}}]}]", "main.yml: reads deep"),
         ("tasks/main.yml", """[{x: "{{ lookup('env', 'HOME') }}"}]""", "main.yml: looks up env"),
         ("tasks/main.yml", "[{command: x, register: made}]", "main.yml: defines made"),
-        ("tasks/main.yml", "[{x: y, loop_control: {loop_var: one}}]", "main.yml: defines one"),
+        ("tasks/main.yml", "[{x: y, loop_control: {loop_var: size}}]", "main.yml: defines size"),
         ("tasks/main.yml", "[{ansible.builtin.setup: {}}]", "main.yml: uses setup"),
         ("tasks/main.yml", "[{debug: {msg: '{{ probe_shape }}'}}]", "no value for probe_shape"),
         ("defaults/main.yml", "probe_size: '{{ other_size }}'", "main.yml: reads other_size"),
@@ -319,5 +319,5 @@ def test_a_sound_role_passes(tmp_path: Path) -> None:
         ("vars/debian.yml", "probe_name: '{{ base_user }}'", "debian.yml: reads base_user"),
     ],
 )
-def test_a_role_that_reaches_out_is_caught(tmp_path: Path, file: str, content: str, problem: str) -> None:
+def test_finds_foreign_variables_and_actions(tmp_path: Path, file: str, content: str, problem: str) -> None:
     assert problem in check_role(make_role(tmp_path, **{file: content}))

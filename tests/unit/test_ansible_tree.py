@@ -1,4 +1,4 @@
-"""The modules that write and remove files: what they change, what they leave alone, what they refuse."""
+"""Tests of the modules tree and sweep, which write and remove files."""
 
 import base64
 import importlib.util
@@ -33,13 +33,13 @@ def make_entry(dest: str, content: bytes | None = None, **fields: str) -> dict[s
     return entry | fields
 
 
-def place(root: Path, entry: dict[str, Any], *, check: bool = False) -> dict[str, str] | None:
-    difference: dict[str, str] | None = tree.place(root, entry, check=check)
+def apply_entry(root: Path, entry: dict[str, Any], *, check: bool = False) -> dict[str, str] | None:
+    difference: dict[str, str] | None = tree.apply_entry(root, entry, check=check)
     return difference
 
 
 def test_writes_a_file_with_its_mode_and_parents(tmp_path: Path) -> None:
-    assert place(tmp_path, make_entry("/etc/app/app.conf", b"a = 1\n", mode="0640"))
+    assert apply_entry(tmp_path, make_entry("/etc/app/app.conf", b"a = 1\n", mode="0640"))
     written = tmp_path / "etc/app/app.conf"
     assert written.read_bytes() == b"a = 1\n"
     assert stat.S_IMODE(written.stat().st_mode) == 0o640
@@ -57,17 +57,17 @@ def test_writes_a_file_with_its_mode_and_parents(tmp_path: Path) -> None:
     ids=lambda entry: entry["state"],
 )
 def test_second_run_changes_nothing(tmp_path: Path, entry: dict[str, Any]) -> None:
-    place(tmp_path, entry)
+    apply_entry(tmp_path, entry)
     before = sorted((path, path.lstat()) for path in tmp_path.iterdir())
-    assert place(tmp_path, entry) is None
+    assert apply_entry(tmp_path, entry) is None
     assert sorted((path, path.lstat()) for path in tmp_path.iterdir()) == before
 
 
 def test_default_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     previous = os.umask(0o077)
     try:
-        place(tmp_path, make_entry("/a/file", b""))
-        place(tmp_path, make_entry("/b/folder", state="directory"))
+        apply_entry(tmp_path, make_entry("/a/file", b""))
+        apply_entry(tmp_path, make_entry("/b/folder", state="directory"))
     finally:
         os.umask(previous)
     modes = {
@@ -79,59 +79,59 @@ def test_default_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode"), [(b"other", "0644"), (b"same", "0600")], ids=["other bytes", "other mode"]
 )
-def test_a_difference_is_a_change(tmp_path: Path, content: bytes, mode: str) -> None:
-    place(tmp_path, make_entry("/file", b"same", mode="0644"))
-    assert place(tmp_path, make_entry("/file", content, mode=mode))
+def test_other_content_or_mode_is_a_change(tmp_path: Path, content: bytes, mode: str) -> None:
+    apply_entry(tmp_path, make_entry("/file", b"same", mode="0644"))
+    assert apply_entry(tmp_path, make_entry("/file", content, mode=mode))
     assert (tmp_path / "file").read_bytes() == content
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == int(mode, 8)
 
 
-def test_a_file_is_replaced_not_rewritten(tmp_path: Path) -> None:
-    place(tmp_path, make_entry("/file", b"old"))
+def test_replaces_a_file_atomically(tmp_path: Path) -> None:
+    apply_entry(tmp_path, make_entry("/file", b"old"))
     with (tmp_path / "file").open("rb") as reader:
-        place(tmp_path, make_entry("/file", b"new"))
+        apply_entry(tmp_path, make_entry("/file", b"new"))
         assert reader.read() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place(tmp_path, make_entry("/file", b"old"))
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply_entry(tmp_path, make_entry("/file", b"old"))
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tree.os, "fchmod", fail)
-    with pytest.raises(tree.Refused, match="/file: No space left on device"):
-        place(tmp_path, make_entry("/file", b"new"))
+    with pytest.raises(tree.EntryError, match="/file: No space left on device"):
+        apply_entry(tmp_path, make_entry("/file", b"new"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_a_link_at_the_destination_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_replaces_a_link_at_the_destination(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious", encoding="utf-8")
     (tmp_path / "file").symlink_to(victim)
-    place(tmp_path, make_entry("/file", b"new"))
+    apply_entry(tmp_path, make_entry("/file", b"new"))
     assert victim.read_text(encoding="utf-8") == "precious"
     assert not (tmp_path / "file").is_symlink()
 
 
-def test_a_link_is_repointed_and_replaces_a_file(tmp_path: Path) -> None:
-    place(tmp_path, make_entry("/link", b"a file"))
+def test_link_replaces_a_file_or_another_link(tmp_path: Path) -> None:
+    apply_entry(tmp_path, make_entry("/link", b"a file"))
     for target in ("one", "two"):
-        assert place(tmp_path, make_entry("/link", state="link", target=target))
+        assert apply_entry(tmp_path, make_entry("/link", state="link", target=target))
         assert (tmp_path / "link").readlink() == Path(target)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-def test_absent_removes_a_folder_but_not_what_its_links_point_to(tmp_path: Path) -> None:
+def test_absent_removes_a_folder_but_not_the_targets_of_its_links(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "link").symlink_to(kept)
-    assert place(tmp_path, make_entry("/folder", state="absent"))
+    assert apply_entry(tmp_path, make_entry("/folder", state="absent"))
     assert not folder.exists()
     assert (kept / "file").exists()
 
@@ -146,20 +146,20 @@ def test_absent_removes_a_folder_but_not_what_its_links_point_to(tmp_path: Path)
     ],
     ids=lambda entry: entry["state"],
 )
-def test_check_mode_tells_and_does_nothing(tmp_path: Path, entry: dict[str, Any]) -> None:
+def test_check_mode_reports_a_change_but_does_nothing(tmp_path: Path, entry: dict[str, Any]) -> None:
     (tmp_path / "old").touch()
     (tmp_path / "file").write_bytes(b"old")
     before = {path.name: path.lstat() for path in tmp_path.iterdir()}
-    assert place(tmp_path, entry, check=True)
+    assert apply_entry(tmp_path, entry, check=True)
     assert {path.name: path.lstat() for path in tmp_path.iterdir()} == before
 
 
-def test_difference_shows_text_and_hides_binary(tmp_path: Path) -> None:
-    place(tmp_path, make_entry("/file", b"old\n"))
-    shown = place(tmp_path, make_entry("/file", b"new\n"))
+def test_difference_shows_text_but_not_binary_content(tmp_path: Path) -> None:
+    apply_entry(tmp_path, make_entry("/file", b"old\n"))
+    shown = apply_entry(tmp_path, make_entry("/file", b"new\n"))
     assert shown
     assert (shown["before"], shown["after"]) == ("old\n", "new\n")
-    binary = place(tmp_path, make_entry("/file", b"\xff\xfe"))
+    binary = apply_entry(tmp_path, make_entry("/file", b"\xff\xfe"))
     assert binary
     assert "2 bytes" in binary["after"]
 
@@ -176,19 +176,19 @@ def test_difference_shows_text_and_hides_binary(tmp_path: Path) -> None:
         ("/escape/deeper/file", "leads out"),
     ],
 )
-def test_refuses_what_leaves_the_root(tmp_path: Path, dest: str, reason: str) -> None:
+def test_refuses_a_destination_outside_the_root(tmp_path: Path, dest: str, reason: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "escape").symlink_to(tmp_path)
-    with pytest.raises(tree.Refused, match=reason):
-        place(root, make_entry(dest, b""))
+    with pytest.raises(tree.EntryError, match=reason):
+        apply_entry(root, make_entry(dest, b""))
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def test_a_link_inside_the_root_is_followed_on_the_way(tmp_path: Path) -> None:
+def test_follows_a_link_to_a_folder_inside_the_root(tmp_path: Path) -> None:
     (tmp_path / "usr").mkdir()
     (tmp_path / "bin").symlink_to("usr")
-    place(tmp_path, make_entry("/bin/tool", b"", mode="0755"))
+    apply_entry(tmp_path, make_entry("/bin/tool", b"", mode="0755"))
     assert (tmp_path / "usr/tool").is_file()
 
 
@@ -207,14 +207,14 @@ def test_a_link_inside_the_root_is_followed_on_the_way(tmp_path: Path) -> None:
         (make_entry("/x", state="link"), "needs target"),
     ],
 )
-def test_refuses_what_makes_no_sense(tmp_path: Path, entry: dict[str, Any], reason: str) -> None:
+def test_refuses_an_invalid_entry(tmp_path: Path, entry: dict[str, Any], reason: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(tree.Refused, match=reason):
-        place(tmp_path, entry)
+    with pytest.raises(tree.EntryError, match=reason):
+        apply_entry(tmp_path, entry)
 
 
-def test_sweep_finds_hidden_files_and_spares_mounts(tmp_path: Path) -> None:
+def test_sweep_finds_hidden_files_and_skips_mounts(tmp_path: Path) -> None:
     for name in ("cache/a", "cache/.b", "mounted/c", "holder/mount/d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -224,11 +224,11 @@ def test_sweep_finds_hidden_files_and_spares_mounts(tmp_path: Path) -> None:
     assert found == [tmp_path / "cache/.b", tmp_path / "cache/a"]
 
 
-def test_sweep_sees_through_a_linked_folder_into_a_mount(tmp_path: Path) -> None:
+def test_sweep_skips_a_mount_behind_a_linked_folder(tmp_path: Path) -> None:
     (tmp_path / "mounted").mkdir()
     (tmp_path / "mounted/file").touch()
-    (tmp_path / "door").symlink_to(tmp_path / "mounted")
-    assert sweep.find([f"{tmp_path}/door/*"], frozenset({tmp_path / "mounted"})) == []
+    (tmp_path / "link").symlink_to(tmp_path / "mounted")
+    assert sweep.find([f"{tmp_path}/link/*"], frozenset({tmp_path / "mounted"})) == []
 
 
 @pytest.mark.parametrize("pattern", ["relative/*", "/", "/*", "/**", "/etc/../*", ""])
@@ -237,21 +237,21 @@ def test_sweep_refuses_a_pattern_that_could_match_everything(pattern: str) -> No
         sweep.find([pattern], frozenset())
 
 
-def test_sweep_removes_a_link_and_not_its_target(tmp_path: Path) -> None:
+def test_sweep_removes_a_link_but_not_its_target(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
     sweep.remove(tmp_path / "link")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_sweep_empties_only_files_that_hold_something(tmp_path: Path) -> None:
+def test_sweep_empties_only_nonempty_files(tmp_path: Path) -> None:
     (tmp_path / "full").write_text("x", encoding="utf-8")
     (tmp_path / "empty").touch()
     (tmp_path / "link").symlink_to(tmp_path / "full")
     (tmp_path / "folder").mkdir()
-    assert sweep.find_filled([f"{tmp_path}/*"], frozenset()) == [tmp_path / "full"]
+    assert sweep.find_nonempty([f"{tmp_path}/*"], frozenset()) == [tmp_path / "full"]
 
 
-def test_mount_table_is_read() -> None:
+def test_reads_the_mount_table() -> None:
     assert Path("/proc") in sweep.list_mounts()
     assert Path("/") not in sweep.list_mounts()

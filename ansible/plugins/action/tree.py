@@ -1,4 +1,7 @@
-"""Renders the templates and reads the files of a `tree` task, so that one module run writes them all."""
+"""Action plugin of the module `tree`: renders templates and reads files on the controller.
+
+A single run of the module then writes all files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SOURCES = ("content", "src", "template")
 
 
 class ActionModule(ActionBase):
-    """Turns `content`, `src` and `template` of every entry into bytes."""
+    """Action plugin that replaces `content`, `src` and `template` of every entry with the file's bytes."""
 
     _supports_check_mode = True
     _supports_diff = True
@@ -25,19 +28,19 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         entries = arguments.get("entries")
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise AnsibleActionFail("tree: entries is not a list of mappings")
+            raise AnsibleActionFail("tree: entries must be a list of mappings")
         arguments["entries"] = [self._resolve(entry, task_vars or {}) for entry in entries]
         return self._execute_module(module_name="tree", module_args=arguments, task_vars=task_vars)
 
     def _resolve(self, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         resolved = {key: value for key, value in entry.items() if key not in SOURCES}
         if not isinstance(entry.get("mode", ""), str):
-            raise AnsibleActionFail(f"tree: {entry.get('dest')}: write the mode in quotes")
+            raise AnsibleActionFail(f"tree: {entry.get('dest')}: mode must be a quoted string")
         if entry.get("state", "file") != "file":
             return resolved
         given = [source for source in SOURCES if source in entry]
         if len(given) != 1:
-            raise AnsibleActionFail(f"tree: {entry.get('dest')}: give one of {', '.join(SOURCES)}")
+            raise AnsibleActionFail(f"tree: {entry.get('dest')}: needs exactly one of {', '.join(SOURCES)}")
         content = self._read(given[0], entry[given[0]], task_vars)
         return {**resolved, "content_base64": base64.b64encode(content).decode("ascii")}
 
@@ -48,7 +51,7 @@ class ActionModule(ActionBase):
             return Path(self._find_needle("files", value)).read_bytes()
         path = self._find_needle("templates", value)
         text = trust_as_template(self._loader.get_text_file_contents(path))
-        # Other templates of the role may be included by name.
+        # The search path lets a template include other templates of the role by name.
         templar = self._templar.copy_with_new_env(
             searchpath=[str(Path(path).parent)], available_variables=task_vars
         )

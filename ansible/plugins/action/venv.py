@@ -1,7 +1,7 @@
-"""Lends the controller's pip to a `venv` task.
+"""Action plugin of the module `venv`: provides the controller's pip, because images have none.
 
-On the machine that Ansible runs on, pip is used where it lies. To any other machine it is sent as one zip
-archive, which Python can run, and is removed with the task's temporary folder.
+A local connection uses pip's files in place. Other machines get a zip archive of pip, which Python can run
+and which is deleted with the temporary folder of the task.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    """Adds `pip` to the arguments."""
+    """Action plugin that adds the argument `pip`."""
 
     _supports_check_mode = True
 
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         try:
-            pip = self._lend(find_pip())
+            pip = self._provide(find_pip())
             arguments = {**self._task.args, "pip": pip}
             return self._execute_module(module_name="venv", module_args=arguments, task_vars=task_vars)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
-    def _lend(self, pip: Path) -> str:
+    def _provide(self, pip: Path) -> str:
         if self._connection.transport == "local":
             return str(pip / "__pip-runner__.py")
         self._make_tmp_path()
@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
 
 
 def find_pip() -> Path:
-    """The folder of the pip package that this Ansible was installed beside."""
+    """Return the folder of the pip package in the environment of Ansible."""
     spec = find_spec("pip")
     if not spec or not spec.origin:
         raise AnsibleActionFail(

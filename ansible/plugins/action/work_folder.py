@@ -1,7 +1,6 @@
-"""Gives a role an empty folder to work in, and takes it away with what else was for the time of the role.
+"""Action plugin that creates and deletes the work folder of a role, and its temporary repositories.
 
-One short command and no module: this happens twice for every role, and a module run costs more than most of
-them do.
+It runs twice for every role, so it uses one shell command instead of a module run, which takes much longer.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from ansible.errors import AnsibleActionFail
 
 from ansible.plugins.action import ActionBase
 
-# Sources and keys of repositories that the `repository` module added for the time of a role.
-FOR_THE_TIME = (
+# Sources and keys that the `repository` module adds until the end of a role.
+TEMPORARY_FILES = (
     "/etc/apt/sources.list.d/factory-*",
     "/etc/apt/keyrings/factory-*",
     "/etc/yum.repos.d/factory-*",
@@ -23,7 +22,7 @@ FOR_THE_TIME = (
 
 
 class ActionModule(ActionBase):
-    """`path` is the folder; `state` is empty or absent."""
+    """Action plugin with the arguments `path` (the folder) and `state` (empty or absent)."""
 
     _supports_check_mode = True
 
@@ -31,15 +30,15 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         path, state = self._task.args.get("path"), self._task.args.get("state")
         if not isinstance(path, str) or not path.startswith("/var/cache/factory-"):
-            raise AnsibleActionFail(f"work_folder: {path}: lies below /var/cache and begins with factory-")
+            raise AnsibleActionFail(f"work_folder: {path}: path must begin with /var/cache/factory-")
         if state not in ("empty", "absent"):
-            raise AnsibleActionFail(f"work_folder: state is empty or absent, not {state!r}")
-        command = f"rm -rf -- {shlex.quote(path)} {' '.join(FOR_THE_TIME)}"
+            raise AnsibleActionFail(f"work_folder: state must be empty or absent, not {state!r}")
+        command = f"rm -rf -- {shlex.quote(path)} {' '.join(TEMPORARY_FILES)}"
         if state == "empty":
             command += f" && mkdir -p -m 0755 -- {shlex.quote(path)}"
         if not self._task.check_mode:
             done = self._low_level_execute_command(command)
             if done["rc"] != 0:
                 raise AnsibleActionFail(f"work_folder: {path}: {done['stderr'] or done['stdout']}")
-        # Nothing of this is part of the image.
+        # The folder is not part of the image.
         return {**result, "changed": False}

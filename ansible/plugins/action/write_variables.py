@@ -1,6 +1,6 @@
-"""Writes the variables with given prefixes to a JSON file on the controller.
+"""Action plugin that writes the variables with given prefixes to a JSON file on the controller.
 
-Leaves out variables that cannot be evaluated: they refer to results of tasks, which exist on a machine only.
+Omits variables that cannot be evaluated: they refer to results of tasks, which exist only during a build.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    """`prefixes` select the variables, `dest` is the file."""
+    """Action plugin with the arguments `prefixes` (of the variables) and `dest` (the file)."""
 
     _supports_check_mode = True
 

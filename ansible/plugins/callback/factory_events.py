@@ -1,13 +1,12 @@
-"""Prints a play as NDJSON on stdout, one object per event, for a program that shows it to a person.
+"""Callback plugin that prints a play as NDJSON on stdout, one object per event.
 
-Nothing else is written to stdout; warnings go to stderr as Ansible does it. Results under `no_log` arrive
-here already censored.
+Nothing else is written to stdout; warnings go to stderr. Ansible has already censored results under `no_log`.
 
 ==========  ===================================================================
 task        role, task
 result      role, task, changed, seconds; skipped (only when true)
-failed      role, task, seconds, message, details (end of stdout, stderr, trace); url, expected and
-            actual (where something that was downloaded is not what was locked)
+failed      role, task, seconds, message, details (end of stdout, stderr, traceback); url, expected and
+            actual (if a download does not match its lock)
 recap       hosts: {name: {ok, changed, failed, unreachable, skipped}}, seconds
 ==========  ===================================================================
 """
@@ -32,7 +31,7 @@ description:
   - Prints tasks, results, failures and the recap as NDJSON on stdout.
 """
 
-# Steps of the play itself: they do nothing on the machine, and a reader would take them for work.
+# Actions that only structure the play and change nothing on the machine; no events are printed for them.
 SILENT_ACTIONS = frozenset(
     f"{prefix}{action}"
     for prefix in ("", "ansible.builtin.", "ansible.legacy.")
@@ -50,7 +49,7 @@ MESSAGE_KEYS = ("censored", "msg", "reason")
 DETAIL_KEYS = ("stdout", "stderr", "module_stdout", "module_stderr", "exception")
 MISMATCH_KEYS = ("url", "expected", "actual")
 DETAIL_CHARACTERS = 4000
-# What Ansible puts where a trace would be when a module reports a failure of its own accord.
+# Ansible's placeholder for the traceback if a module reported its failure itself.
 NO_TRACE = "(traceback unavailable)"
 
 
@@ -123,7 +122,7 @@ def describe(task: Task) -> dict[str, str]:
 
 
 def first_failure(result: dict[str, Any]) -> dict[str, Any]:
-    """The result of a task, or of the first loop item that failed."""
+    """Return the result of the first failed loop item, or of the task if it has no loop."""
     for item in result.get("results") or ():
         if isinstance(item, dict) and item.get("failed"):
             return item
@@ -132,11 +131,11 @@ def first_failure(result: dict[str, Any]) -> dict[str, Any]:
 
 def find_message(failure: dict[str, Any]) -> str:
     given = (str(failure.get(key) or "").strip() for key in MESSAGE_KEYS)
-    return next(filter(None, given), "the task gave no reason")
+    return next(filter(None, given), "the task reported no message")
 
 
 def collect_details(failure: dict[str, Any]) -> str:
-    """What a person needs to understand a failure: the end of everything the module said."""
+    """Return the last characters of the module's outputs and traceback."""
     if "censored" in failure:
         return ""
     texts = (str(failure.get(key) or "").strip() for key in DETAIL_KEYS)
@@ -144,7 +143,7 @@ def collect_details(failure: dict[str, Any]) -> str:
 
 
 def find_mismatch(failure: dict[str, Any]) -> dict[str, str]:
-    """What was to come and what came, of a download that is not what was locked."""
+    """Return url, expected and actual of a download that does not match its lock, {} for other failures."""
     found = {key: str(failure[key]) for key in MISMATCH_KEYS if failure.get(key)}
     return found if len(found) == len(MISMATCH_KEYS) else {}
 

@@ -1,7 +1,7 @@
-"""Fetching over the network with the standard library alone, for modules that run on the machine.
+"""Downloads of locked files for modules that run on the machine, with the standard library only.
 
-A mirror replaces the beginning of an address and is trusted no more than its origin; proxies and certificates
-are those of the process environment.
+A mirror replaces the prefix of a URL; its files are verified like those of the origin. Proxies and
+certificates come from the process environment.
 """
 
 from __future__ import annotations
@@ -21,49 +21,49 @@ from typing import BinaryIO
 TRIES = 3
 TIMEOUT_S = 60
 CHUNK_BYTES = 1 << 20
-# Answers that another try may change.
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+# HTTP status codes that are retried.
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Refused(Exception):
-    """Why a file cannot be had; `fields` go into the result of the module."""
+class FetchError(Exception):
+    """Failed download; `fields` are added to the result of the module."""
 
     def __init__(self, message: str, **fields: str) -> None:
         super().__init__(message)
         self.fields = fields
 
 
-class Passing(Exception):
-    """A failure that may be gone at the next try."""
+class TransientError(Exception):
+    """Retryable failure."""
 
 
 def rewrite(url: str, mirrors: dict[str, str]) -> str:
-    fitting = max((prefix for prefix in mirrors if url.startswith(prefix)), key=len, default="")
-    return mirrors[fitting] + url[len(fitting) :] if fitting else url
+    prefix = max((known for known in mirrors if url.startswith(known)), key=len, default="")
+    return mirrors[prefix] + url[len(prefix) :] if prefix else url
 
 
-def sum_of(path: Path) -> str:
-    found = hashlib.sha256()
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str]) -> str:
-    """Puts the locked file at `target`, in one step; the address it came from."""
-    place = rewrite(url, mirrors)
-    if not place.startswith(("https://", "http://", "file://")):
-        raise Refused(f"{place}: not an address of http, https or file", url=url)
+    """Download the locked file to `target` atomically and return the URL that it was read from."""
+    source = rewrite(url, mirrors)
+    if not source.startswith(("https://", "http://", "file://")):
+        raise FetchError(f"{source}: not an http, https or file URL", url=url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
-            actual = read_patiently(place, file)
+            actual = read_with_retries(source, file)
         if actual != sha256.lower():
-            raise Refused(
+            raise FetchError(
                 f"{url} does not match its lock: expected sha256 {sha256}, got {actual}"
-                + (f" from {place}" if place != url else ""),
+                + (f" from {source}" if source != url else ""),
                 url=url,
                 expected=sha256,
                 actual=actual,
@@ -71,47 +71,47 @@ def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str]) -> str:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return place
+    return source
 
 
-def read_patiently(place: str, file: BinaryIO) -> str:
-    """Writes what the address answers; its sum."""
-    patience = threading.Event()
+def read_with_retries(source: str, file: BinaryIO) -> str:
+    """Write the response to `file`, with retries, and return its SHA-256 digest."""
+    pause = threading.Event()
     for attempt in range(1, TRIES + 1):
         file.seek(0)
         file.truncate()
         try:
-            return read_once(place, file)
-        except Passing as error:
+            return read_once(source, file)
+        except TransientError as error:
             if attempt == TRIES:
-                raise Refused(f"{place}: {error} ({TRIES} tries)", url=place) from error
-            patience.wait(attempt**2)  # a server that is busy is not less so at once
+                raise FetchError(f"{source}: {error} ({TRIES} tries)", url=source) from error
+            pause.wait(attempt**2)  # give a busy server time to recover
     raise AssertionError("unreachable")
 
 
-def read_once(place: str, file: BinaryIO) -> str:
-    request = urllib.request.Request(place, headers={"User-Agent": "image-factory"})
-    found, received = hashlib.sha256(), 0
+def read_once(source: str, file: BinaryIO) -> str:
+    request = urllib.request.Request(source, headers={"User-Agent": "image-factory"})
+    digest, received = hashlib.sha256(), 0
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            wanted = length_of(answer.headers)
-            refuse_if_too_large(place, wanted, file)
+            expected_bytes = length_of(answer.headers)
+            refuse_if_too_large(source, expected_bytes, file)
             while chunk := answer.read(CHUNK_BYTES):
-                found.update(chunk)
+                digest.update(chunk)
                 received += len(chunk)
                 write(file, chunk)
     except urllib.error.HTTPError as error:
-        problem = f"the server answered {error.code} {error.reason}"
-        if error.code in PASSING:
-            raise Passing(problem) from error
-        raise Refused(f"{place}: {problem}", url=place) from error
+        reason = f"the server answered {error.code} {error.reason}"
+        if error.code in TRANSIENT:
+            raise TransientError(reason) from error
+        raise FetchError(f"{source}: {reason}", url=source) from error
     except urllib.error.URLError as error:
-        raise Passing(f"no answer: {error.reason}") from error
+        raise TransientError(f"no answer: {error.reason}") from error
     except (http.client.HTTPException, OSError) as error:
-        raise Passing(f"the connection broke: {error or type(error).__name__}") from error
-    if wanted is not None and received < wanted:
-        raise Passing(f"the connection broke after {received} of {wanted} bytes")
-    return found.hexdigest()
+        raise TransientError(f"the connection broke: {error or type(error).__name__}") from error
+    if expected_bytes is not None and received < expected_bytes:
+        raise TransientError(f"the connection broke after {received} of {expected_bytes} bytes")
+    return digest.hexdigest()
 
 
 def length_of(headers: Message) -> int | None:
@@ -119,21 +119,23 @@ def length_of(headers: Message) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def refuse_if_too_large(place: str, wanted: int | None, file: BinaryIO) -> None:
+def refuse_if_too_large(source: str, expected_bytes: int | None, file: BinaryIO) -> None:
     free = shutil.disk_usage(file.fileno()).free
-    if wanted is not None and wanted > free:
-        raise Refused(f"{place}: has {wanted} bytes, and the disk has room for {free}", url=place)
+    if expected_bytes is not None and expected_bytes > free:
+        raise FetchError(
+            f"{source}: has {expected_bytes} bytes, but the disk has only {free} bytes free", url=source
+        )
 
 
 def write(file: BinaryIO, chunk: bytes) -> None:
     try:
         file.write(chunk)
     except OSError as error:
-        raise Refused(f"cannot keep the download: {error.strerror}") from error
+        raise FetchError(f"cannot write the download: {error.strerror}") from error
 
 
 def dearmor(key: bytes) -> bytes:
-    """The bytes of an OpenPGP key, of every block in it where it is armored."""
+    """Return the binary form of an OpenPGP key; an armored key may have several blocks."""
     if b"-----BEGIN PGP" not in key:
         return key
     found = b""
@@ -143,5 +145,5 @@ def dearmor(key: bytes) -> bytes:
         try:
             found += base64.b64decode("".join(line for line in lines if not line.startswith("=")))
         except binascii.Error as error:
-            raise Refused(f"the key is damaged: {error}") from error
+            raise FetchError(f"the key is damaged: {error}") from error
     return found

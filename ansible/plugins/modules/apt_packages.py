@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Installs packages with apt-get, of one version and held there if that is asked for, in one module run.
+"""Install packages with apt-get, optionally in one version and held, in one module run.
 
-What is installed as it is asked for costs one look into dpkg's table. The module that comes with Ansible
-opens apt's cache for it and reads all pins once for every package: longer than installing most of them takes.
+If the packages are already installed, it only queries dpkg. Ansible's own apt module opens apt's cache and
+reads all pins once per package, which takes longer than most installations.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.patience import run_patiently
+from ansible.module_utils.patience import run_when_unlocked
 
 DOCUMENTATION = """
 module: apt_packages
-short_description: Install packages, of one version and held there
+short_description: Install packages, optionally in one version and held
 description:
-  - Reads the lists of packages anew only if something is to be installed and they are older than a day.
-  - Scripts of packages start nothing.
+  - Updates the package lists only if a package must be installed and the lists are older than a day.
+  - Prevents package scripts from starting services.
 options:
   names:
     description: Names of the packages.
@@ -33,20 +33,20 @@ options:
     required: true
   version:
     description:
-      - The version of all of them, as a pattern; of versions that fit, the newest is taken.
-      - Packages move to it from any other, up or down.
+      - Version of all packages, a glob pattern; the newest matching version is installed.
+      - Installed packages are upgraded or downgraded to it.
     type: str
   files:
-    description: Files that hold the packages C(names), for apt-get to take them from.
+    description: Package files of C(names) to install instead of packages from repositories.
     type: list
     elements: path
     default: []
   hold:
-    description: Whether nothing may ever move them.
+    description: True to hold the packages at their version.
     type: bool
     default: false
   wait_s:
-    description: How long another program may hold a lock.
+    description: Seconds to wait for locks that another program holds.
     type: int
     default: 120
 author: The image factory
@@ -62,32 +62,32 @@ EXAMPLES = """
 
 RETURN = """
 changed:
-  description: Whether a package was installed, moved or held.
+  description: True if a package was installed, upgraded, downgraded or held.
   returned: always
   type: bool
 """
 
 LISTS = Path("/var/lib/apt/lists")
 FRESH_S = 86400
-# What dpkg has decided and not yet written into its table.
-UNFINISHED = Path("/var/lib/dpkg/updates")
+# Folder with entries that dpkg has not merged into its database; not empty after dpkg was killed.
+INTERRUPTED = Path("/var/lib/dpkg/updates")
 POLICY = Path("/usr/sbin/policy-rc.d")
-NOTHING_STARTS = "#!/bin/sh\n# Here while packages of an image are installed.\nexit 101\n"
+DENY_POLICY = "#!/bin/sh\n# Keeps package scripts from starting services during the build.\nexit 101\n"
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "DEBIAN_PRIORITY": "critical",
     "LC_ALL": "C",
-    # Ubuntu would restart what uses a library that changed.
+    # Keeps Ubuntu's needrestart from restarting services after library upgrades.
     "NEEDRESTART_SUSPEND": "1",
 }
 STATUS = "${db:Status-Want} ${db:Status-Status} ${Package} ${Version}\\n"
-NOTHING_DONE = re.compile(r"^0 upgraded, 0 newly installed, 0 to remove", re.MULTILINE)
+NO_CHANGES = re.compile(r"^0 upgraded, 0 newly installed, 0 to remove", re.MULTILINE)
 PROBLEM = re.compile(r"^E: (.*)$", re.MULTILINE)
 OUTPUT_CHARACTERS = 4000
 
 
-class Refused(Exception):
-    """apt-get did not do it; `output` is what a person needs to see of it."""
+class AptError(Exception):
+    """Failure of apt-get or apt-mark; `output` is the end of the program's output."""
 
     def __init__(self, message: str, output: str = "") -> None:
         super().__init__(message)
@@ -96,23 +96,23 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """What dpkg has of a package."""
+    """State of an installed package."""
 
     version: str
     held: bool
 
 
 @contextmanager
-def nothing_starts() -> Iterator[None]:
-    """Has scripts of packages start nothing; what a killed run left of this is not put back."""
+def deny_service_starts() -> Iterator[None]:
+    """Deny service starts by package scripts in the block; remove the policy that a killed run left."""
     before = POLICY.read_bytes() if POLICY.exists() else None
     mode = POLICY.stat().st_mode & 0o7777 if POLICY.exists() else 0
-    POLICY.write_text(NOTHING_STARTS, encoding="utf-8")
+    POLICY.write_text(DENY_POLICY, encoding="utf-8")
     POLICY.chmod(0o755)
     try:
         yield
     finally:
-        if before is None or before == NOTHING_STARTS.encode():
+        if before is None or before == DENY_POLICY.encode():
             POLICY.unlink()
         else:
             POLICY.write_bytes(before)
@@ -120,13 +120,13 @@ def nothing_starts() -> Iterator[None]:
 
 
 def are_fresh(lists: Path, now: float) -> bool:
-    """Whether there are lists, and read lately; the folder is as old as the last reading."""
+    """Return True if there are recent package lists; every update sets the mtime of the folder."""
     return any(lists.glob("*Packages*")) and now - lists.stat().st_mtime < FRESH_S
 
 
 @dataclass(frozen=True)
 class Apt:
-    """apt-get and dpkg, asked for the packages of one task."""
+    """Wrapper of apt-get and dpkg for the packages of one task."""
 
     module: AnsibleModule
     names: list[str]
@@ -134,22 +134,22 @@ class Apt:
     files: list[str]
     wait_s: int
 
-    def ask(self, *command: str) -> str:
+    def query(self, *command: str) -> str:
         return str(self.module.run_command(list(command), environ_update=ENVIRONMENT)[1])
 
-    def get(self, action: str, *words: str) -> str:
-        """What apt-get says when it does something."""
+    def apt_get(self, action: str, *words: str) -> str:
+        """Run an apt-get action and return its output."""
         options = [f"--option=DPkg::Lock::Timeout={self.wait_s}", "--option=APT::Update::Error-Mode=any"]
         command = ["apt-get", "--yes", *options, action, *words]
-        code, output, errors = run_patiently(self.module, command, self.wait_s, ENVIRONMENT)
+        code, output, errors = run_when_unlocked(self.module, command, self.wait_s, ENVIRONMENT)
         if code != 0:
             problems = "; ".join(PROBLEM.findall(errors)) or errors.strip() or output.strip()
-            raise Refused(f"apt-get {action}: {problems}", f"{output}\n{errors}")
+            raise AptError(f"apt-get {action}: {problems}", f"{output}\n{errors}")
         return output
 
     def installed(self) -> dict[str, Package]:
-        """Those of the packages that are installed, whole."""
-        lines = self.ask("dpkg-query", "--show", "--showformat", STATUS, *self.names).splitlines()
+        """Return the packages that are completely installed."""
+        lines = self.query("dpkg-query", "--show", "--showformat", STATUS, *self.names).splitlines()
         rows = (line.split(" ", 3) for line in lines)
         return {
             name: Package(version=version, held=want == "hold")
@@ -158,7 +158,7 @@ class Apt:
         }
 
     def missing(self) -> list[str]:
-        """Those of the packages that are not there, or not of the version."""
+        """Return the packages that are not installed or have another version."""
         found = self.installed()
         return [
             name
@@ -167,43 +167,43 @@ class Apt:
         ]
 
     def choose(self, name: str) -> str:
-        """The package with its version, as apt-get wants it; apt-cache names the newest first."""
+        """Return name=version of the newest matching version; apt-cache lists the newest first."""
         if self.version is None:
             return name
-        rows = [line.split("|") for line in self.ask("apt-cache", "madison", name).splitlines()]
+        rows = [line.split("|") for line in self.query("apt-cache", "madison", name).splitlines()]
         offered = list(dict.fromkeys(row[1].strip() for row in rows if len(row) > 1))
         fitting = fnmatch.filter(offered, self.version)
         if not fitting:
-            there = ", ".join(offered) or "no version of it"
-            raise Refused(f"no package {name}={self.version} is on offer; there is {there}")
+            available = ", ".join(offered) or "none"
+            raise AptError(f"no package {name}={self.version} is available; versions: {available}")
         return f"{name}={fitting[0]}"
 
     def install(self, missing: list[str]) -> bool:
-        """Whether apt-get had to do something."""
+        """Install the missing packages; return True if apt-get changed anything."""
         if not are_fresh(LISTS, time.time()):
-            self.get("update")
+            self.apt_get("update")
             os.utime(LISTS)
         words = ["--no-install-recommends"]
         words += [f"--option=Dpkg::Options::=--force-{answer}" for answer in ("confdef", "confold")]
         if self.version is not None or self.files:
             words += ["--allow-downgrades", "--allow-change-held-packages"]
         wanted = self.files or [self.choose(name) for name in missing]
-        with nothing_starts():
-            if any(UNFINISHED.glob("[0-9]*")):
-                # dpkg was killed; apt-get refuses to do anything before it is told how that ends.
+        with deny_service_starts():
+            if any(INTERRUPTED.glob("[0-9]*")):
+                # dpkg was killed: apt-get refuses to run until its installations are configured.
                 self.module.run_command(["dpkg", "--configure", "--pending"], environ_update=ENVIRONMENT)
-            said = self.get("install", *words, *wanted)
-        return not NOTHING_DONE.search(said)
+            output = self.apt_get("install", *words, *wanted)
+        return not NO_CHANGES.search(output)
 
     def hold(self) -> bool:
-        """Whether there was one to hold."""
+        """Hold the packages; return True if one was not held before."""
         found = self.installed()
-        loose = [name for name in self.names if name not in found or not found[name].held]
-        if loose:
-            code, output, errors = self.module.run_command(["apt-mark", "hold", *loose])
+        unheld = [name for name in self.names if name not in found or not found[name].held]
+        if unheld:
+            code, output, errors = self.module.run_command(["apt-mark", "hold", *unheld])
             if code != 0:
-                raise Refused(f"apt-mark hold: {errors.strip()}", output)
-        return bool(loose)
+                raise AptError(f"apt-mark hold: {errors.strip()}", output)
+        return bool(unheld)
 
 
 def main() -> None:
@@ -220,7 +220,7 @@ def main() -> None:
     given = {name: module.params[name] for name in ("names", "version", "files", "wait_s")}
     apt = Apt(module, **given)
     missing = apt.missing()
-    # What is in a file shows when apt-get reads it.
+    # The versions in package files are known only to apt-get.
     wanted = bool(missing or apt.files)
     if module.check_mode:
         module.exit_json(changed=bool(missing))
@@ -228,7 +228,7 @@ def main() -> None:
         changed = apt.install(missing) if wanted else False
         if module.params["hold"]:
             changed |= apt.hold()
-    except Refused as error:
+    except AptError as error:
         module.fail_json(msg=str(error), stdout=error.output)
     module.exit_json(changed=changed)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Fetches the files of one locked commit, and nothing that the commit does not vouch for."""
+"""Check out the files of a locked commit."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ansible.module_utils.fetching import rewrite
 
 DOCUMENTATION = """
 module: checkout
-short_description: Fetch one locked commit
+short_description: Check out a locked commit
 description:
-  - Asks the server for the commit alone; of one that does not answer to that, for the reference.
-  - The folder holds the locked commit or does not come into being.
+  - Fetches only the commit, or the whole reference if the server does not allow fetching commits.
+  - The folder is created only if it holds the locked commit.
 options:
   url:
-    description: Where the vendor has the repository.
+    description: URL of the vendor's repository.
     type: str
     required: true
   ref:
-    description: Tag or branch that the commit was found under.
+    description: Tag or branch of the commit.
     type: str
     required: true
   commit:
-    description: Commit that it has to be.
+    description: Locked commit.
     type: str
     required: true
   dest:
-    description: Folder of the files.
+    description: Folder for the files.
     type: path
     required: true
   mirrors:
-    description: Beginning of an address to what stands in its place; the longest that fits is taken.
+    description: URL prefix → prefix of its mirror; the longest matching prefix is used.
     type: dict
     default: {}
 author: The image factory
@@ -51,26 +51,26 @@ EXAMPLES = """
 
 RETURN = """
 expected:
-  description: The commit of the lock, where there is another one.
+  description: Commit in the lock.
   returned: on a mismatch
   type: str
 actual:
-  description: The commit that came instead.
+  description: Commit that was fetched.
   returned: on a mismatch
   type: str
 """
 
-# No answer for this long ends a transfer: bytes a second, seconds.
+# A transfer that is slower than this (bytes per second) for this long (seconds) is aborted.
 SLOWEST = ("1000", "60")
 
 
 class Git:
-    """git in one folder."""
+    """Wrapper of git in a folder."""
 
     def __init__(self, module: AnsibleModule, folder: Path) -> None:
         program = module.get_bin_path("git")
         if program is None:
-            module.fail_json(msg="no program git here to fetch sources with")
+            module.fail_json(msg="git is not installed")
         options = {
             "advice.detachedHead": "false",
             "http.lowSpeedLimit": SLOWEST[0],
@@ -92,17 +92,17 @@ class Git:
 
 
 def fetch(module: AnsibleModule, folder: Path) -> None:
-    """Brings the commit into `folder`, which is empty."""
+    """Check out the commit in the empty folder `folder`."""
     url, ref, commit = (module.params[name] for name in ("url", "ref", "commit"))
-    place = rewrite(url, module.params["mirrors"])
+    source = rewrite(url, module.params["mirrors"])
     git = Git(module, folder)
-    code, said = git("init", "--quiet")
+    code, output = git("init", "--quiet")
     if code == 0:
-        code, said = git("fetch", "--quiet", "--no-tags", "--depth=1", place, commit)
+        code, output = git("fetch", "--quiet", "--no-tags", "--depth=1", source, commit)
         if code != 0:
-            code, said = git("fetch", "--quiet", "--no-tags", place, ref)
+            code, output = git("fetch", "--quiet", "--no-tags", source, ref)
     if code != 0:
-        module.fail_json(msg=f"{place}: cannot be fetched: {said}", url=url)
+        module.fail_json(msg=f"{source}: git fetch failed: {output}", url=url)
     _, actual = git("rev-parse", "FETCH_HEAD^{commit}")
     if actual != commit:
         module.fail_json(
@@ -111,9 +111,9 @@ def fetch(module: AnsibleModule, folder: Path) -> None:
             expected=commit,
             actual=actual,
         )
-    code, said = git("checkout", "--quiet", "--detach", commit)
+    code, output = git("checkout", "--quiet", "--detach", commit)
     if code != 0:
-        module.fail_json(msg=f"{url}: commit {commit} cannot be laid out: {said}", url=url)
+        module.fail_json(msg=f"{url}: git checkout of {commit} failed: {output}", url=url)
 
 
 def main() -> None:
@@ -132,11 +132,11 @@ def main() -> None:
         module.exit_json(changed=True)
     os.umask(0o022)
     shutil.rmtree(dest, ignore_errors=True)
-    unproven = dest.with_name(f".{dest.name}.unproven")
-    shutil.rmtree(unproven, ignore_errors=True)
-    unproven.mkdir(parents=True)
-    fetch(module, unproven)
-    unproven.rename(dest)
+    unverified = dest.with_name(f".{dest.name}.unverified")
+    shutil.rmtree(unverified, ignore_errors=True)
+    unverified.mkdir(parents=True)
+    fetch(module, unverified)
+    unverified.rename(dest)
     module.exit_json(changed=True)
 
 

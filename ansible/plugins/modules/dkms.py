@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Has dkms build a kernel module for one kernel, or takes what was compiled before from the same inputs.
+"""Build a kernel module with dkms, or restore it from an archive built from the same inputs.
 
-The kernel is the one that the image boots, never the one that runs. What dkms calls installed is looked at
-again: a build that was interrupted, or a module that is not the one that was built, is made anew.
+Builds for the kernel that the image boots, not the running kernel. Modules that dkms reports as installed are
+verified and rebuilt if their build was interrupted or their files differ.
 """
 
 from __future__ import annotations
@@ -22,26 +22,15 @@ module: dkms
 short_description: Build and install kernel modules for one kernel
 description:
   - Restores the archive of an earlier build if there is one, else compiles; then installs and verifies.
-  - In check mode, says what the archive of this build is called and whether it would be needed.
+  - In check mode, returns the name of the archive and whether a build is needed.
 options:
   name:
     description:
-      - Name by which dkms knows the sources, or a pattern that fits one of them. Vendors call one and the
-        same module nvidia, nvidia-open and nvidia-current-open.
-    type: str
-    required: true
-  version:
-    description: Version of the sources.
-    type: str
-    required: true
-  kernel:
-    description: Release of the kernel to build for.
-    type: str
-    required: true
-  archives:
-    description: Folder where the archive of an earlier build may lie, and where that of a new one is put.
-    type: path
-author: The image factory
+      - Name of the sources in dkms, or a glob pattern that matches exactly one. Vendors use different names
+      for the same module (nvidia, nvidia-open, nvidia-current-open). type: str required: true version:
+      description: Version of the sources. type: str required: true kernel: description: Release of the kernel
+      to build for. type: str required: true archives: description: Folder with archives of earlier builds, to
+      which the archive of a new build is saved. type: path author: The image factory
 """
 
 EXAMPLES = """
@@ -55,15 +44,15 @@ EXAMPLES = """
 
 RETURN = """
 module:
-  description: Name by which dkms knows the sources.
+  description: Name of the sources in dkms.
   returned: always
   type: str
 archive:
-  description: Name of the archive; it covers all that the result of the build depends on.
+  description: Name of the archive; it contains a digest of all inputs of the build.
   returned: always
   type: str
 outcome:
-  description: What had to be done (none, restored, compiled); in check mode none or needed.
+  description: Action taken (none, restored or compiled); in check mode none or needed.
   returned: always
   type: str
 """
@@ -72,7 +61,7 @@ TREE = Path("/var/lib/dkms")
 SOURCES = Path("/usr/src")
 KERNELS = Path("/lib/modules")
 SETTINGS = Path("/etc/dkms")
-# Both forms: NAME/VERSION, KERNEL, ARCH: STATE and, from dkms 2, NAME, VERSION, KERNEL, ARCH: STATE.
+# Matches NAME/VERSION, KERNEL, ARCH: STATE of dkms 3 and NAME, VERSION, KERNEL, ARCH: STATE of dkms 2.
 STATUS = re.compile(
     r"(?P<name>[^,/\s]+)(?:/|, )(?P<version>[^,:\s]+)(?:, (?P<kernel>[^,]+), [^,:]+)?"
     r": (?P<state>\w+)(?P<more>.*)"
@@ -82,8 +71,8 @@ LOG_LINES = 40
 LOG_COLUMNS = 240
 
 
-class Refused(Exception):
-    """The modules cannot be made; `log` is what a person needs to see of the compiler's output."""
+class DkmsError(Exception):
+    """Failed build or installation; `log` is the end of the compiler's output."""
 
     def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
@@ -92,7 +81,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Build:
-    """One module of dkms for one kernel."""
+    """Build of a dkms module for one kernel."""
 
     module: AnsibleModule
     name: str
@@ -104,17 +93,17 @@ class Build:
         return TREE / self.name / self.version
 
     def entries(self) -> list[dict[str, str]]:
-        """What dkms says of these sources."""
+        """Return the entries of dkms status for these sources."""
         mine = (self.name, self.version)
         return [entry for entry in read_status(self.module) if (entry["name"], entry["version"]) == mine]
 
     def dkms(self, action: str, *words: str, kernel: bool = True) -> tuple[int, str]:
-        """Exit code of dkms and what it said."""
+        """Run a dkms action on these sources; return its exit code and output."""
         which = ["-m", self.name, "-v", self.version, *(["-k", self.kernel] if kernel else [])]
         return run(self.module, "dkms", action, *which, *words)
 
     def state(self) -> str:
-        """installed, built, damaged (dkms warns about it), added, or nothing."""
+        """Return installed, built, damaged (dkms warns about it), added, or "" for unknown sources."""
         entries = self.entries()
         for entry in entries:
             if entry["kernel"] == self.kernel:
@@ -129,26 +118,26 @@ def run(module: AnsibleModule, *command: str) -> tuple[int, str]:
 
 
 def read_status(module: AnsibleModule) -> list[dict[str, str]]:
-    code, said = run(module, "dkms", "status")
+    code, output = run(module, "dkms", "status")
     if code != 0:
-        raise Refused(f"dkms status failed: {said.strip()[-LOG_COLUMNS:]}")
-    found = (STATUS.fullmatch(line.strip()) for line in said.splitlines())
+        raise DkmsError(f"dkms status failed: {output.strip()[-LOG_COLUMNS:]}")
+    found = (STATUS.fullmatch(line.strip()) for line in output.splitlines())
     return [{key: value or "" for key, value in match.groupdict().items()} for match in found if match]
 
 
 def find_name(module: AnsibleModule, pattern: str, version: str) -> str:
-    """The one name that fits, of what dkms knows and of the sources that wait to be added."""
+    """Return the only matching name among dkms' modules and the sources not yet added to it."""
     known = {entry["name"] for entry in read_status(module) if entry["version"] == version}
     known |= {path.parent.name.removesuffix(f"-{version}") for path in SOURCES.glob(f"*-{version}/dkms.conf")}
     fitting = sorted(name for name in known if fnmatch.fnmatchcase(name, pattern))
     if len(fitting) != 1:
         found = ", ".join(fitting) or f"nothing in {SOURCES}"
-        raise Refused(f"dkms: one module '{pattern}' of version {version} is expected, and there is {found}")
+        raise DkmsError(f"dkms: expected one module '{pattern}' of version {version}, found {found}")
     return fitting[0]
 
 
-def sum_of_tree(folder: Path) -> str:
-    """Covers names, contents and executable bits of the sources."""
+def hash_tree(folder: Path) -> str:
+    """Return a digest of the names, contents and executable bits of all files."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -162,26 +151,26 @@ def sum_of_tree(folder: Path) -> str:
 
 
 def describe_headers(module: AnsibleModule, kernel: str) -> str:
-    """The headers' package with its version, and what of them decides whether a module fits."""
+    """Return the package and version of the kernel headers and digests of the files that affect modules."""
     folder = (KERNELS / kernel / "build").resolve()
     if not (folder / "Makefile").is_file():
-        raise Refused(
-            f"there are no headers of kernel {kernel} (no {KERNELS / kernel / 'build'}): install them first"
+        raise DkmsError(
+            f"no headers of kernel {kernel} (no {KERNELS / kernel / 'build'}): install them first"
         )
-    texts = []
+    parts = []
     for command in (("dpkg-query", "--search", str(folder)), ("rpm", "--query", "--file", str(folder))):
         if module.get_bin_path(command[0]):
-            code, said = run(module, *command)
-            texts += [said.split(":")[0].strip()] if code == 0 else []
-    if texts and module.get_bin_path("dpkg-query"):
-        texts.append(run(module, "dpkg-query", "--show", "--showformat", "${Version}", texts[0])[1])
+            code, output = run(module, *command)
+            parts += [output.split(":")[0].strip()] if code == 0 else []
+    if parts and module.get_bin_path("dpkg-query"):
+        parts.append(run(module, "dpkg-query", "--show", "--showformat", "${Version}", parts[0])[1])
     files = [folder / "Module.symvers", folder / ".config"]
-    texts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
-    return "\n".join(texts)
+    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+    return "\n".join(parts)
 
 
 def describe_compiler(module: AnsibleModule, kernel: str) -> str:
-    """The compiler that dkms will take: that of the kernel if it is there."""
+    """Return the versions of linker and compiler; dkms uses the kernel's compiler if it is installed."""
     config = KERNELS / kernel / "build" / ".config"
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     named = re.search(r'^CONFIG_CC_VERSION_TEXT="(\S+)', text, re.MULTILINE)
@@ -191,11 +180,11 @@ def describe_compiler(module: AnsibleModule, kernel: str) -> str:
 
 
 def name_archive(build: Build) -> str:
-    """Names the archive after all that the result depends on."""
+    """Return the archive name, which contains a digest of all inputs."""
     settings = sorted((*SETTINGS.glob("framework.conf*"), *SETTINGS.glob("framework.conf.d/*")))
     settings += sorted(SETTINGS.glob(f"{build.name}*.conf"))
     inputs = [
-        sum_of_tree(SOURCES / f"{build.name}-{build.version}"),
+        hash_tree(SOURCES / f"{build.name}-{build.version}"),
         describe_headers(build.module, build.kernel),
         describe_compiler(build.module, build.kernel),
         run(build.module, "dkms", "--version")[1].strip(),
@@ -205,100 +194,102 @@ def name_archive(build: Build) -> str:
     return f"{build.name}-{build.version}-{build.kernel}-{os.uname().machine}-{digest}.dkms.tar.gz"
 
 
-def begin_anew(build: Build) -> None:
-    """Leaves the sources known to dkms and nothing built from them for this kernel."""
+def reset(build: Build) -> None:
+    """Add the sources to dkms and delete earlier builds for this kernel."""
     if build.state() in ("built", "installed", "damaged"):
         build.dkms("remove")
     if not build.state():
-        code, said = build.dkms("add", kernel=False)
+        code, output = build.dkms("add", kernel=False)
         if code != 0:
-            raise Refused(f"dkms cannot add {build.name} {build.version}: {said.strip()[-LOG_COLUMNS:]}")
+            raise DkmsError(f"dkms cannot add {build.name} {build.version}: {output.strip()[-LOG_COLUMNS:]}")
 
 
 def restore(build: Build, archive: Path) -> bool:
-    """Whether the archive held what a build of ours would have made."""
-    # dkms loads an archive only of what it does not know, so what other kernels have would be lost.
+    """Load the archive; return True if it contains the built modules."""
+    # dkms loads archives only of unknown sources; removing them would lose the modules of other kernels.
     if any(entry["kernel"] for entry in build.entries()):
         return False
     build.dkms("remove", "--all", kernel=False)
-    code, said = run(build.module, "dkms", "ldtarball", f"--archive={archive}")
+    code, output = run(build.module, "dkms", "ldtarball", f"--archive={archive}")
     if code == 0 and build.state() == "built":
         return True
     build.module.warn(
-        f"{archive.name} cannot be used, so the modules are compiled: {said.strip()[-LOG_COLUMNS:]}"
+        f"{archive.name} is unusable, compiling the modules instead: {output.strip()[-LOG_COLUMNS:]}"
     )
-    begin_anew(build)
+    reset(build)
     return False
 
 
 def compile_modules(build: Build) -> None:
-    code, said = build.dkms("build", "-j", str(len(os.sched_getaffinity(0))))
+    code, output = build.dkms("build", "-j", str(len(os.sched_getaffinity(0))))
     if code == 0:
         return
     log = build.tree / "build" / "make.log"
     lines = (
-        log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else said.splitlines()
+        log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if log.is_file()
+        else output.splitlines()
     )
     found = (ERROR.search(line) for line in lines)
     reason = next((match.group() for match in found if match), f"dkms ended with code {code}")
     tail = "\n".join(line[:LOG_COLUMNS] for line in lines[-LOG_LINES:])
-    raise Refused(
-        f"{build.name} {build.version} cannot be compiled for kernel {build.kernel}: {reason[:LOG_COLUMNS]}",
+    raise DkmsError(
+        f"compiling {build.name} {build.version} for kernel {build.kernel} failed: {reason[:LOG_COLUMNS]}",
         tail,
     )
 
 
 def save(build: Build, archive: Path) -> None:
-    """Keeps what was built; whole, or not at all."""
+    """Save the built modules to the archive, atomically."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     part = archive.with_name(f"part-{archive.name}")
-    code, said = build.dkms("mktarball", "--binaries-only", f"--archive={part}")
+    code, output = build.dkms("mktarball", "--binaries-only", f"--archive={part}")
     if code != 0:
-        raise Refused(f"dkms cannot keep {archive.name}: {said.strip()[-LOG_COLUMNS:]}")
+        raise DkmsError(f"dkms cannot save {archive.name}: {output.strip()[-LOG_COLUMNS:]}")
     part.replace(archive)
 
 
 def install(build: Build) -> None:
-    code, said = build.dkms("install", "--force")
+    code, output = build.dkms("install", "--force")
     if code != 0:
-        raise Refused(
-            f"dkms cannot install {build.name} {build.version}: {said.strip()[-LOG_COLUMNS:]}", said
+        raise DkmsError(
+            f"dkms cannot install {build.name} {build.version}: {output.strip()[-LOG_COLUMNS:]}", output
         )
 
 
-def find_flaw(build: Build) -> str:
-    """Why the modules would not load into the kernel; empty where they would."""
+def find_problem(build: Build) -> str:
+    """Return the reason why the modules would not load into the kernel, "" if they would."""
     state = build.state()
     if state != "installed":
-        return f"dkms calls it '{state}'"
+        return f"dkms reports the state '{state}'"
     modules = sorted((build.tree / build.kernel).glob("*/module/*.ko*"))
     if not modules:
-        return "there is no module"
+        return "dkms installed no module files"
     for path in modules:
         name = path.name.partition(".ko")[0]
-        code, said = run(build.module, "modinfo", "-k", build.kernel, "-F", "vermagic", name)
-        if code != 0 or said.split()[:1] != [build.kernel]:
-            return f"modinfo says of {name}: {said.strip() or 'nothing'}"
+        code, output = run(build.module, "modinfo", "-k", build.kernel, "-F", "vermagic", name)
+        if code != 0 or output.split()[:1] != [build.kernel]:
+            return f"modinfo {name} prints: {output.strip() or 'nothing'}"
     return ""
 
 
-def make(build: Build, archives: Path | None) -> dict[str, Any]:
+def ensure_installed(build: Build, archives: Path | None) -> dict[str, Any]:
     known: dict[str, Any] = {"module": build.name, "archive": name_archive(build)}
-    if not find_flaw(build):
+    if not find_problem(build):
         return {**known, "changed": False, "outcome": "none"}
     if build.module.check_mode:
         return {**known, "changed": True, "outcome": "needed"}
     archive = archives / known["archive"] if archives else None
-    begin_anew(build)
+    reset(build)
     restored = archive is not None and archive.is_file() and restore(build, archive)
     if not restored:
         compile_modules(build)
         if archive:
             save(build, archive)
     install(build)
-    flaw = find_flaw(build)
-    if flaw:
-        raise Refused(f"{build.name} {build.version} would not load into kernel {build.kernel}: {flaw}")
+    problem = find_problem(build)
+    if problem:
+        raise DkmsError(f"{build.name} {build.version} would not load into kernel {build.kernel}: {problem}")
     return {**known, "changed": True, "outcome": "restored" if restored else "compiled"}
 
 
@@ -317,8 +308,8 @@ def main() -> None:
     try:
         name = find_name(module, given["name"], given["version"])
         build = Build(module=module, name=name, version=given["version"], kernel=given["kernel"])
-        result = make(build, Path(given["archives"]) if given["archives"] else None)
-    except Refused as error:
+        result = ensure_installed(build, Path(given["archives"]) if given["archives"] else None)
+    except DkmsError as error:
         module.fail_json(msg=str(error), stdout=error.log)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror or error}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Fetches one file over the network and lets it in only if it is the one that was locked."""
+"""Download a locked file and verify its checksum and signature."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fetching import Refused, dearmor, fetch, sum_of
+from ansible.module_utils.fetching import FetchError, dearmor, fetch, sha256_of
 
 DOCUMENTATION = """
 module: download
-short_description: Fetch a locked file
+short_description: Download and verify a locked file
 description:
-  - Downloads a file, compares its sha256 and, where a signature is given, checks it with the vendor's key.
-  - A file that is there already with the right sum is left alone. What does not fit never appears at O(dest).
-  - What may pass (no answer, a cut connection, a busy server) is tried again, three times in all.
+  - Downloads a file, verifies its sha256 and, if a signature is given, the signature with the vendor's key.
+  - Does not download a file that already exists with the right checksum. A file that fails verification never
+    appears at O(dest).
+  - Retries temporary failures (timeouts, broken connections, busy servers), with three attempts in all.
 options:
   url:
-    description: Where the vendor has it.
+    description: URL of the vendor's file.
     type: str
     required: true
   sha256:
-    description: Sum that the file has to have.
+    description: Expected SHA-256 digest of the file.
     type: str
     required: true
   dest:
-    description: Where to put it; folders above it are made.
+    description: Path of the file; parent folders are created.
     type: path
     required: true
   mode:
@@ -35,20 +36,20 @@ options:
     type: str
     default: "0644"
   signature:
-    description: Address and sum of a detached OpenPGP signature (V(url), V(sha256)).
+    description: Detached OpenPGP signature (V(url), V(sha256)).
     type: dict
   key:
-    description: Address and sum of the public key that has to have made it; armored or not.
+    description: Public key of the signature (V(url), V(sha256)), armored or binary.
     type: dict
   mirrors:
-    description: Beginning of an address to what stands in its place; the longest that fits is taken.
+    description: URL prefix → prefix of its mirror; the longest matching prefix is used.
     type: dict
     default: {}
 author: The image factory
 """
 
 EXAMPLES = """
-- name: Fetch the installer
+- name: Download the installer
   download:
     url: "{{ efa_downloads.installer.url }}"
     sha256: "{{ efa_downloads.installer.sha256 }}"
@@ -57,15 +58,15 @@ EXAMPLES = """
 
 RETURN = """
 fetched_from:
-  description: Address that answered.
-  returned: when something was fetched
+  description: URL that the file was read from.
+  returned: if the file was downloaded
   type: str
 expected:
-  description: What the lock says, where the file is another one.
+  description: Digest or signature that the lock requires.
   returned: on a mismatch
   type: str
 actual:
-  description: What came instead.
+  description: Digest or error of the downloaded file.
   returned: on a mismatch
   type: str
 """
@@ -80,25 +81,25 @@ def check_signature(module: AnsibleModule, path: Path, mirrors: dict[str, str]) 
     keyring.write_bytes(dearmor((folder / "key").read_bytes()))
     checker = module.get_bin_path("gpgv")
     if checker is None:
-        raise Refused("no program gpgv here to check signatures with: install gpgv (Debian) or gnupg2")
+        raise FetchError("gpgv is not installed: install gpgv (Debian) or gnupg2")
     command = [checker, "--homedir", str(folder), "--keyring", str(keyring), str(folder / "signature")]
-    code, _, said = module.run_command([*command, str(path)])
+    code, _, output = module.run_command([*command, str(path)])
     if code != 0:
         url = module.params["url"]
-        raise Refused(
-            f"{url} does not match its lock: expected a signature by {key['url']}, got: {said.strip()}",
+        raise FetchError(
+            f"{url} does not match its lock: expected a signature by {key['url']}, got: {output.strip()}",
             url=url,
             expected=f"a signature by {key['url']}",
-            actual=said.strip(),
+            actual=output.strip(),
         )
 
 
 def obtain(module: AnsibleModule) -> dict[str, Any]:
-    """The file at its place, fetched or found."""
+    """Ensure that the file exists at `dest`; return the result of the module."""
     given = module.params
     dest, mirrors = Path(given["dest"]), given["mirrors"]
     mode = int(given["mode"], 8)
-    if dest.is_file() and sum_of(dest) == given["sha256"].lower():
+    if dest.is_file() and sha256_of(dest) == given["sha256"].lower():
         changed = dest.stat().st_mode & 0o7777 != mode
         if changed and not module.check_mode:
             dest.chmod(mode)
@@ -106,18 +107,18 @@ def obtain(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return {"changed": True}
     if not given["signature"]:
-        place = fetch(given["url"], given["sha256"], dest, mirrors)
+        source = fetch(given["url"], given["sha256"], dest, mirrors)
     else:
-        # Nothing gets its name before it has been proven to be what it says.
-        unproven = dest.with_name(f".{dest.name}.unproven")
+        # The file gets its final name only after its signature is verified.
+        unverified = dest.with_name(f".{dest.name}.unverified")
         try:
-            place = fetch(given["url"], given["sha256"], unproven, mirrors)
-            check_signature(module, unproven, mirrors)
-            unproven.replace(dest)
+            source = fetch(given["url"], given["sha256"], unverified, mirrors)
+            check_signature(module, unverified, mirrors)
+            unverified.replace(dest)
         finally:
-            unproven.unlink(missing_ok=True)
+            unverified.unlink(missing_ok=True)
     dest.chmod(mode)
-    return {"changed": True, "fetched_from": place}
+    return {"changed": True, "fetched_from": source}
 
 
 def main() -> None:
@@ -137,7 +138,7 @@ def main() -> None:
     os.umask(0o022)
     try:
         result = obtain(module)
-    except Refused as error:
+    except FetchError as error:
         module.fail_json(msg=str(error), **error.fields)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or module.params['dest']}: {error.strerror or error}")

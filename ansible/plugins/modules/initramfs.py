@@ -17,7 +17,7 @@ module: initramfs
 short_description: Defer rebuilds of the initramfs and build it once
 description:
   - Diverts C(update-initramfs) to a program that records each request, and removes the diversion.
-  - A run that is interrupted in between leaves diversion and record to the next run.
+  - After an interrupted run, diversion and record remain for the next run.
 options:
   state:
     description:
@@ -44,9 +44,9 @@ changed:
 """
 
 PROGRAM = Path("/usr/sbin/update-initramfs")
-ASIDE = PROGRAM.with_name(f"{PROGRAM.name}.aside")
-COPY = Path("/var/lib/dpkg/diversions-old")
-NOTE = Path("/var/lib/misc/initramfs-asked")
+ORIGINAL = PROGRAM.with_name(f"{PROGRAM.name}.aside")
+OLD_DIVERSIONS = Path("/var/lib/dpkg/diversions-old")
+REQUEST = Path("/var/lib/misc/initramfs-asked")
 # The package of a kernel writes the boot menu right after it has requested the initramfs, and the menu lists
 # only files that exist by then.
 WRITE_MENU = Path("/usr/sbin/update-grub")
@@ -55,54 +55,54 @@ STAND_IN = f"""\
 #!/bin/sh
 # Installed while an image is built: records requests; the initramfs is built once at the end.
 case " $* " in
-*" -d "*) if [ -x {ASIDE} ]; then exec {ASIDE} "$@"; fi ;;
-*) : > {NOTE} ;;
+*" -d "*) if [ -x {ORIGINAL} ]; then exec {ORIGINAL} "$@"; fi ;;
+*) : > {REQUEST} ;;
 esac
 """
 ERROR_CHARACTERS = 4000
 
 
-class Refused(Exception):
-    """A program of the system failed; the message is what it said last."""
+class CommandError(Exception):
+    """Failed command; the message contains the end of its output."""
 
 
 def run(module: AnsibleModule, *argv: str) -> str:
     code, output, errors = module.run_command(list(argv), environ_update={"LC_ALL": "C"})
     if code != 0:
-        said = (errors or output).strip()[-ERROR_CHARACTERS:]
-        raise Refused(f"{shlex.join(argv)}: exit code {code}: {said}")
+        output = (errors or output).strip()[-ERROR_CHARACTERS:]
+        raise CommandError(f"{shlex.join(argv)}: exit code {code}: {output}")
     return str(output)
 
 
 def divert(module: AnsibleModule, *words: str) -> None:
-    """Leaves no copy of the table of diversions as it was before."""
-    kept = COPY.exists()
+    """Change the diversion without leaving a backup of dpkg's diversion table."""
+    existed = OLD_DIVERSIONS.exists()
     run(module, "dpkg-divert", "--quiet", "--local", "--rename", *words, str(PROGRAM))
-    if not kept:
-        COPY.unlink(missing_ok=True)
+    if not existed:
+        OLD_DIVERSIONS.unlink(missing_ok=True)
 
 
 def is_deferred(module: AnsibleModule) -> bool:
-    return run(module, "dpkg-divert", "--truename", str(PROGRAM)).strip() == str(ASIDE)
+    return run(module, "dpkg-divert", "--truename", str(PROGRAM)).strip() == str(ORIGINAL)
 
 
 def defer(module: AnsibleModule) -> None:
     if not is_deferred(module):
-        divert(module, "--divert", str(ASIDE), "--add")
+        divert(module, "--divert", str(ORIGINAL), "--add")
     PROGRAM.write_text(STAND_IN, encoding="utf-8")
     PROGRAM.chmod(0o755)
 
 
 def build(module: AnsibleModule) -> bool:
-    """Builds if requested and returns True then; after an interruption the next run finds the request."""
+    """Build the initramfs if requested; return True if built. An interruption keeps the request."""
     if not is_deferred(module):
         return False
-    wanted = NOTE.exists() and ASIDE.exists()
+    wanted = REQUEST.exists() and ORIGINAL.exists()
     if wanted:
-        run(module, str(ASIDE), "-c", "-k", "all")
+        run(module, str(ORIGINAL), "-c", "-k", "all")
         if WRITE_MENU.exists():
             run(module, str(WRITE_MENU))
-    NOTE.unlink(missing_ok=True)
+    REQUEST.unlink(missing_ok=True)
     PROGRAM.unlink(missing_ok=True)
     divert(module, "--remove")
     return wanted
@@ -121,7 +121,7 @@ def main() -> None:
             built = build(module)
         else:
             defer(module)
-    except (OSError, Refused) as error:
+    except (OSError, CommandError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=built)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Adds a vendor's package repository, signed by the key that was locked, in one module run.
+"""Add a vendor's package repository with its locked key.
 
-While an image is made, packages come through the mirror and from a source whose file begins with
-C(factory-); the play removes it when the role is done. What may stay for the users of a machine names the
-vendor's own address and is switched off, so that nothing is upgraded that was tested together.
+During the build, the source file factory-NAME points at the mirror; the play removes it at the end of the
+role. A machine image keeps a disabled source with the vendor's URL: users can enable it, but nothing is
+upgraded by default.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.fetching import Refused, dearmor, fetch, rewrite
-from ansible.module_utils.patience import run_patiently
+from ansible.module_utils.fetching import FetchError, dearmor, fetch, rewrite
+from ansible.module_utils.patience import run_when_unlocked
 
 DOCUMENTATION = """
 module: repository
 short_description: Add a signed package repository
 description:
-  - Puts the key where the package manager finds it, writes the source, and reads its lists and no others.
+  - Installs the key, writes the source file and updates the package lists of this repository only.
 options:
   manager:
-    description: Which package manager the machine has.
+    description: Package manager of the machine.
     type: str
     choices: [apt, dnf]
     required: true
   name:
-    description: Name of the files.
+    description: Name of the source and key files.
     type: str
     required: true
   url:
-    description: Where the vendor has it.
+    description: URL of the vendor's repository.
     type: str
     required: true
   suite:
-    description: Suite of an apt repository; a flat one ends in a slash.
+    description: Suite of an apt repository; ends in a slash for a flat repository.
     type: str
     default: ./
   components:
-    description: Components of the suite; a flat repository has none.
+    description: Components of the suite; empty for a flat repository.
     type: list
     elements: str
     default: []
   key:
-    description: Address and sum of the key that signs it (V(url), V(sha256)).
+    description: Public key that signs the repository (V(url), V(sha256)).
     type: dict
     required: true
   mirrors:
-    description: Beginning of an address to what stands in its place; the longest that fits is taken.
+    description: URL prefix → prefix of its mirror; the longest matching prefix is used.
     type: dict
     default: {}
   keep:
-    description: Whether the image keeps the repository, with the vendor's address and switched off.
+    description: True to keep a disabled source with the vendor's URL in the image.
     type: bool
     default: false
 author: The image factory
 """
 
 EXAMPLES = """
-- name: Add the vendor's repository
+- name: Add the repository of the vendor
   repository:
     manager: apt
     name: cuda
@@ -72,7 +72,7 @@ EXAMPLES = """
 
 RETURN = """
 files:
-  description: What was written for the time of the build.
+  description: Source and key files that exist only during the build.
   returned: always
   type: list
   elements: str
@@ -97,37 +97,39 @@ enabled={enabled}
 gpgcheck=1
 gpgkey=file://{key}
 {extra}"""
-OFF = "Switched off: what is installed was tested together. Switched on, it offers what the vendor has now."
-ON = "For the time of the build."
-# How apt says that a repository is not what the key's owner signed.
-FORGED = re.compile(r"^[EW]: .*(?:not signed|signature|BADSIG|NO_PUBKEY|EXPKEYSIG).*$", re.MULTILINE)
+DISABLED_COMMENT = (
+    "Disabled: the installed packages were tested together. Enable it to install newer versions."
+)
+BUILD_COMMENT = "Used only while the image is built."
+# Messages of apt about a repository without a valid signature.
+BAD_SIGNATURE = re.compile(r"^[EW]: .*(?:not signed|signature|BADSIG|NO_PUBKEY|EXPKEYSIG).*$", re.MULTILINE)
 PROBLEM = re.compile(r"^(?:[EW]|Err[a-z]*|Error): ?.*$", re.MULTILINE)
 
 
-def places(manager: str, name: str) -> tuple[Path, Path]:
-    """The files of source and key; the prefix marks what goes when the role is done."""
+def file_paths(manager: str, name: str) -> tuple[Path, Path]:
+    """Return the paths of the source file and the key file."""
     if manager == "apt":
         return Path(f"/etc/apt/sources.list.d/{name}.sources"), Path(f"/etc/apt/keyrings/{name}.gpg")
     return Path(f"/etc/yum.repos.d/{name}.repo"), Path(f"/etc/pki/rpm-gpg/RPM-GPG-KEY-{name}")
 
 
 def render(given: Mapping[str, Any], name: str, key: Path, *, building: bool) -> str:
-    """The text of a source."""
+    """Return the content of a source file."""
     url = rewrite(given["url"], given["mirrors"]) if building else given["url"]
     if given["manager"] == "apt":
         components = " ".join(given["components"])
         return APT_SOURCE.format(
-            comment=ON if building else OFF,
+            comment=BUILD_COMMENT if building else DISABLED_COMMENT,
             enabled="yes" if building else "no",
             url=url,
             suite=given["suite"],
             components=f"Components: {components}\n" if components else "",
             key=key,
         )
-    # dnf does not look where every other program looks for certificates.
+    # dnf ignores SSL_CERT_FILE.
     bundle = os.environ.get("SSL_CERT_FILE", "") if building else ""
     return DNF_SOURCE.format(
-        comment=ON if building else OFF,
+        comment=BUILD_COMMENT if building else DISABLED_COMMENT,
         name=name,
         url=url,
         enabled=int(building),
@@ -137,7 +139,7 @@ def render(given: Mapping[str, Any], name: str, key: Path, *, building: bool) ->
 
 
 def write(path: Path, content: bytes) -> bool:
-    """Whether the file had to be written."""
+    """Write the file atomically if its content differs; return True if it was written."""
     if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,12 +150,12 @@ def write(path: Path, content: bytes) -> bool:
 
 
 def read_lists(module: AnsibleModule, source: Path, name: str) -> None:
-    """Has the package manager read what this one repository holds."""
+    """Update the package lists of this repository only."""
     url, before = module.params["url"], None
     if module.params["manager"] == "dnf":
         command = ["dnf", "--quiet", "--assumeyes", "makecache", "--disablerepo=*", f"--enablerepo={name}"]
     else:
-        # The age of the folder tells others whether their own lists are fresh; this was not about theirs.
+        # Keeps the mtime of the folder, which shows the age of the other repositories' lists.
         before = APT_LISTS.stat() if APT_LISTS.is_dir() else None
         options = {
             "Dir::Etc::SourceList": source,
@@ -162,30 +164,31 @@ def read_lists(module: AnsibleModule, source: Path, name: str) -> None:
             "APT::Update::Error-Mode": "any",
         }
         command = ["apt-get", "update", *(word for k, v in options.items() for word in ("-o", f"{k}={v}"))]
-    code, output, errors = run_patiently(module, command, LOCK_WAIT_S)
+    code, output, errors = run_when_unlocked(module, command, LOCK_WAIT_S)
     if before:
         os.utime(APT_LISTS, (before.st_atime, before.st_mtime))
     if code == 0:
         return
-    said = f"{output}\n{errors}"
-    forged = FORGED.search(said)
-    if forged:
+    text = f"{output}\n{errors}"
+    invalid = BAD_SIGNATURE.search(text)
+    if invalid:
         key = module.params["key"]["url"]
-        raise Refused(
-            f"{url} does not match its lock: expected a repository signed by {key}, got: {forged.group()}",
+        raise FetchError(
+            f"{url} does not match its lock: expected a repository signed by {key}, got: {invalid.group()}",
             url=url,
             expected=f"a repository signed by {key}",
-            actual=forged.group(),
+            actual=invalid.group(),
         )
-    problem = PROBLEM.search(said)
-    raise Refused(f"{url}: cannot be read: {problem.group() if problem else said.strip()[-400:]}", url=url)
+    problem = PROBLEM.search(text)
+    reason = problem.group() if problem else text.strip()[-400:]
+    raise FetchError(f"{url}: reading the package lists failed: {reason}", url=url)
 
 
 def add(module: AnsibleModule) -> dict[str, Any]:
     given = module.params
     manager, name, building = given["manager"], given["name"], f"factory-{given['name']}"
-    kept_source, kept_key = places(manager, name)
-    source, temporary_key = places(manager, building)
+    kept_source, kept_key = file_paths(manager, name)
+    source, temporary_key = file_paths(manager, building)
     if module.check_mode:
         return {"changed": given["keep"] and not kept_source.exists(), "files": []}
     fetched = Path(module.tmpdir, "key")
@@ -219,7 +222,7 @@ def main() -> None:
     os.umask(0o022)
     try:
         result = add(module)
-    except Refused as error:
+    except FetchError as error:
         module.fail_json(msg=str(error), **error.fields)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror or error}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Removes what a build leaves behind, in one module run; a second run finds nothing to do."""
+"""Remove and empty files by glob pattern, in one module run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,14 @@ DOCUMENTATION = """
 module: sweep
 short_description: Remove files by pattern and empty others
 description:
-  - Removes whatever matches the patterns, and truncates files that must exist but hold nothing.
-  - Never removes the files that this module itself runs from.
+  - Removes all matching files and directories and truncates files that must exist but be empty.
+  - Never removes the file of this module.
 options:
   remove:
-    description: Absolute glob patterns; C(**) crosses directories. A directory goes with all that is in it.
-    type: list
-    elements: str
-    default: []
-  empty:
-    description: Absolute glob patterns of regular files to truncate.
-    type: list
-    elements: str
-    default: []
-  spare_mounts:
-    description: Leave alone what is mounted below the root; in a container that is never part of the image.
-    type: bool
-    default: true
-author: The image factory
+    description: Absolute glob patterns; C(**) crosses directories. Directories are removed with their
+    contents. type: list elements: str default: [] empty: description: Absolute glob patterns of regular files
+    to truncate. type: list elements: str default: [] spare_mounts: description: True to skip mounts below the
+    root, which are not part of a container image. type: bool default: true author: The image factory
 """
 
 EXAMPLES = """
@@ -42,7 +32,7 @@ EXAMPLES = """
 
 RETURN = """
 paths:
-  description: What was removed or emptied.
+  description: Paths that were removed or emptied.
   returned: always
   type: list
   elements: str
@@ -53,14 +43,14 @@ ROOT = Path("/")
 
 
 def list_mounts() -> frozenset[Path]:
-    """Mount points below the root; a bind mount is seen by nothing but this table."""
+    """Return the mount points below the root, including bind mounts, which only the mount table shows."""
     fields = (line.split()[4] for line in MOUNT_TABLE.read_text(encoding="utf-8").splitlines())
     points = (Path(field.encode().decode("unicode_escape")) for field in fields)
     return frozenset(point for point in points if point != ROOT)
 
 
 def may_touch(path: Path, spared: frozenset[Path]) -> bool:
-    """Whether the path neither lies in something spared nor holds it."""
+    """Return True if the path is neither inside nor above a spared path."""
     real = path.parent.resolve() / path.name
     return not any(real.is_relative_to(other) or other.is_relative_to(real) for other in spared)
 
@@ -75,8 +65,8 @@ def find(patterns: Iterable[str], spared: frozenset[Path]) -> list[Path]:
     return sorted(found)
 
 
-def find_filled(patterns: Iterable[str], spared: frozenset[Path]) -> list[Path]:
-    """Regular files that are not empty."""
+def find_nonempty(patterns: Iterable[str], spared: frozenset[Path]) -> list[Path]:
+    """Return the matching regular files that are not empty."""
     files = (path for path in find(patterns, spared) if path.is_file() and not path.is_symlink())
     return [path for path in files if path.stat().st_size]
 
@@ -85,7 +75,7 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)  # may have gone with a directory that matched as well
+        path.unlink(missing_ok=True)  # may be deleted already, with a matching parent directory
 
 
 def main() -> None:
@@ -101,16 +91,16 @@ def main() -> None:
     if module.params["spare_mounts"]:
         spared |= list_mounts()
     try:
-        doomed = find(module.params["remove"], spared)
-        filled = [path for path in find_filled(module.params["empty"], spared) if path not in doomed]
+        to_remove = find(module.params["remove"], spared)
+        to_empty = [path for path in find_nonempty(module.params["empty"], spared) if path not in to_remove]
         if not module.check_mode:
-            for path in doomed:
+            for path in to_remove:
                 remove(path)
-            for path in filled:
+            for path in to_empty:
                 path.write_bytes(b"")
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    paths = [str(path) for path in doomed + filled]
+    paths = [str(path) for path in to_remove + to_empty]
     module.exit_json(changed=bool(paths), paths=paths)
 
 

@@ -1,9 +1,8 @@
 #!/usr/bin/python3
-"""Makes files, directories and links what they should be, all of a role in one module run.
+"""Create, change and remove the files, directories and links of a role in one module run.
 
-One run of any module costs the better part of a second, whatever it does; a role that writes ten files
-through ten tasks waits ten times. The action plugin of the same name renders templates and reads files on the
-controller.
+Every module run takes almost a second, so one task for ten files is ten times faster than ten tasks. The
+action plugin of the same name renders templates and reads files on the controller.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ DOCUMENTATION = """
 module: tree
 short_description: Write all the files of a role in one module run
 description:
-  - Brings files, directories, symbolic links and absences below a root into the stated condition.
+  - Creates, changes or removes files, directories and symbolic links below a root.
   - Files are replaced atomically; a symbolic link at the destination is replaced, never written through.
-  - Missing parent directories are made with mode 0755.
+  - Missing parent directories are created with mode 0755.
 options:
   root:
-    description: Directory that every destination lies in; destinations are written as seen from inside it.
+    description: Root of all destinations, which are absolute paths inside it.
     type: path
     default: /
   entries:
-    description: What there should be, in the order in which it is made.
+    description: Files, directories and links, in the order in which they are applied.
     type: list
     elements: dict
     required: true
@@ -44,7 +43,7 @@ options:
         type: str
         required: true
       state:
-        description: What the path should be.
+        description: Desired type of the path.
         type: str
         choices: [file, directory, link, absent]
         default: file
@@ -58,10 +57,10 @@ options:
         description: Template of the role's C(templates) folder.
         type: str
       content_base64:
-        description: Bytes of the file; what the action plugin makes of the three options above.
+        description: Content of the file; set by the action plugin from the three options above.
         type: str
       target:
-        description: What a link points to, written as it is.
+        description: Target of a link, written unchanged.
         type: str
       mode:
         description: Octal digits in quotes; 0644 for a file and 0755 for a directory when left out.
@@ -104,26 +103,26 @@ Difference = dict[str, str]
 Condition = tuple[str, "bytes | None"]  # mode and owner, content of a file
 
 
-class Refused(Exception):
-    """The entry cannot or must not be made."""
+class EntryError(Exception):
+    """Entry that cannot or must not be applied."""
 
 
 def locate(root: Path, dest: str) -> Path:
-    """Where the destination lies on this machine; refuses what would leave the root."""
+    """Return the path of a destination on this machine; raise EntryError if it is outside the root."""
     if not dest.startswith("/") or ".." in dest.split("/"):
-        raise Refused(f"{dest}: not an absolute path without '..'")
+        raise EntryError(f"{dest}: not an absolute path without '..'")
     path = root / dest.lstrip("/")
     if path == root:
-        raise Refused(f"{dest}: this is the root itself")
+        raise EntryError(f"{dest}: the destination is the root itself")
     if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise Refused(f"{dest}: a symbolic link leads out of {root}")
+        raise EntryError(f"{dest}: a symbolic link leads out of {root}")
     return path
 
 
 def parse_mode(entry: Entry) -> int:
     text = entry.get("mode") or DEFAULT_MODES[entry["state"]]
     if not OCTAL.fullmatch(text):
-        raise Refused(f"{entry['dest']}: mode {text!r} is not three or four octal digits in quotes")
+        raise EntryError(f"{entry['dest']}: mode {text!r} is not three or four octal digits in quotes")
     return int(text, 8)
 
 
@@ -133,7 +132,7 @@ def find_owner(entry: Entry) -> tuple[int, int]:
         uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
         gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError as error:
-        raise Refused(f"{entry['dest']}: {error.args[0]}") from error
+        raise EntryError(f"{entry['dest']}: {error.args[0]}") from error
     return uid, gid
 
 
@@ -151,21 +150,21 @@ def make_parents(path: Path) -> None:
         path.parent.chmod(0o755)
 
 
-def place_file(path: Path, entry: Entry, *, check: bool) -> Difference | None:
+def apply_file(path: Path, entry: Entry, *, check: bool) -> Difference | None:
     content = base64.b64decode(entry["content_base64"], validate=True)
     mode, (uid, gid) = parse_mode(entry), find_owner(entry)
     status = read_status(path)
     if status and stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{entry['dest']}: is a directory, not a file")
+        raise EntryError(f"{entry['dest']}: is a directory, not a file")
     before = path.read_bytes() if status and stat.S_ISREG(status.st_mode) else None
-    found = describe_status(status)
-    wanted = f"mode {mode:04o}, owner {uid}:{gid}"
-    if before == content and found == wanted:
+    current = describe_status(status)
+    desired = f"mode {mode:04o}, owner {uid}:{gid}"
+    if before == content and current == desired:
         return None
     if not check:
         make_parents(path)
         write_atomically(path, content, mode=mode, uid=uid, gid=gid)
-    return make_difference(entry["dest"], (found, before), (wanted, content))
+    return make_difference(entry["dest"], (current, before), (desired, content))
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> None:
@@ -180,14 +179,14 @@ def write_atomically(path: Path, content: bytes, *, mode: int, uid: int, gid: in
         Path(name).unlink(missing_ok=True)
 
 
-def place_directory(path: Path, entry: Entry, *, check: bool) -> Difference | None:
+def apply_directory(path: Path, entry: Entry, *, check: bool) -> Difference | None:
     mode, (uid, gid) = parse_mode(entry), find_owner(entry)
     status = read_status(path)
     if status and not stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{entry['dest']}: exists and is not a directory")
-    found = describe_status(status)
-    wanted = f"mode {mode:04o}, owner {uid}:{gid}"
-    if found == wanted:
+        raise EntryError(f"{entry['dest']}: exists and is not a directory")
+    current = describe_status(status)
+    desired = f"mode {mode:04o}, owner {uid}:{gid}"
+    if current == desired:
         return None
     if not check:
         if not status:
@@ -195,26 +194,27 @@ def place_directory(path: Path, entry: Entry, *, check: bool) -> Difference | No
             path.mkdir(0o700)
         os.chown(path, uid, gid)
         path.chmod(mode)
-    return make_difference(entry["dest"], (found, None), (wanted, None))
+    return make_difference(entry["dest"], (current, None), (desired, None))
 
 
-def place_link(path: Path, entry: Entry, *, check: bool) -> Difference | None:
+def apply_link(path: Path, entry: Entry, *, check: bool) -> Difference | None:
     status = read_status(path)
     if status and stat.S_ISDIR(status.st_mode):
-        raise Refused(f"{entry['dest']}: is a directory, not a link")
-    wanted = f"link to {entry['target']}"
+        raise EntryError(f"{entry['dest']}: is a directory, not a link")
+    desired = f"link to {entry['target']}"
     linked = status and stat.S_ISLNK(status.st_mode)
-    found = f"link to {os.readlink(path)}" if linked else describe_status(status)  # noqa: PTH115  # Path tidies it
-    if found == wanted:
+    # os.readlink, because Path.readlink normalizes the target.
+    current = f"link to {os.readlink(path)}" if linked else describe_status(status)  # noqa: PTH115
+    if current == desired:
         return None
     if not check:
         make_parents(path)
-        # A link is made under a fresh name first: there is never a moment without the destination.
+        # Renaming replaces the destination atomically.
         with tempfile.TemporaryDirectory(prefix=".tree-", dir=path.parent) as folder:
             fresh = Path(folder, "link")
             fresh.symlink_to(entry["target"])
             fresh.replace(path)
-    return make_difference(entry["dest"], (found, None), (wanted, None))
+    return make_difference(entry["dest"], (current, None), (desired, None))
 
 
 def remove(path: Path, entry: Entry, *, check: bool) -> Difference | None:
@@ -229,7 +229,7 @@ def remove(path: Path, entry: Entry, *, check: bool) -> Difference | None:
     return make_difference(entry["dest"], (describe_status(status), None), ("absent", None))
 
 
-PLACERS = {"file": place_file, "directory": place_directory, "link": place_link, "absent": remove}
+APPLY = {"file": apply_file, "directory": apply_directory, "link": apply_link, "absent": remove}
 
 
 def describe_status(status: os.stat_result | None) -> str:
@@ -260,19 +260,19 @@ def show_text(condition: str, content: bytes | None) -> str:
 def check_entry(entry: Entry) -> None:
     needed = {"file": "content_base64", "link": "target"}.get(entry["state"])
     if needed and entry.get(needed) is None:
-        raise Refused(
+        raise EntryError(
             f"{entry['dest']}: a {entry['state']} needs {needed.replace('content_base64', 'content')}"
         )
 
 
-def place(root: Path, entry: Entry, *, check: bool) -> Difference | None:
-    """Make one entry so; the difference it made, or None where nothing had to change."""
+def apply_entry(root: Path, entry: Entry, *, check: bool) -> Difference | None:
+    """Apply an entry; return the difference, or None if nothing changed."""
     check_entry(entry)
     path = locate(root, entry["dest"])
     try:
-        return PLACERS[entry["state"]](path, entry, check=check)
+        return APPLY[entry["state"]](path, entry, check=check)
     except OSError as error:
-        raise Refused(f"{entry['dest']}: {error.strerror}") from error
+        raise EntryError(f"{entry['dest']}: {error.strerror}") from error
 
 
 def make_argument_spec() -> dict[str, Any]:
@@ -284,7 +284,7 @@ def make_argument_spec() -> dict[str, Any]:
             "required": True,
             "options": {
                 "dest": {"type": "str", "required": True},
-                "state": {"type": "str", "default": "file", "choices": sorted(PLACERS)},
+                "state": {"type": "str", "default": "file", "choices": sorted(APPLY)},
                 "content_base64": {"type": "str"},
                 "target": {"type": "str"},
                 "mode": {"type": "str"},
@@ -301,11 +301,11 @@ def main() -> None:
     differences: list[Difference] = []
     try:
         for entry in module.params["entries"]:
-            difference = place(Path(module.params["root"]), entry, check=module.check_mode)
+            difference = apply_entry(Path(module.params["root"]), entry, check=module.check_mode)
             if difference:
                 paths.append(entry["dest"])
                 differences.append(difference)
-    except Refused as error:
+    except EntryError as error:
         module.fail_json(msg=str(error), paths=paths, changed=bool(paths))
     shown = {"diff": differences} if module._diff else {}
     module.exit_json(changed=bool(paths), paths=paths, **shown)

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Makes a virtual environment hold exactly locked requirements, in one module run.
+"""Install locked requirements into a virtual environment, in one module run.
 
-pip is lent by the controller (the action plugin of the same name says where it is): the image holds none, and
-the environment is made the same way whatever the machine ships. Indexes, wheel folders and certificates are
-pip's own business: PIP_* in the process environment, or the machine's pip configuration.
+The action plugin of the same name provides the controller's pip, so the image needs none and the result does
+not depend on the machine's pip. Indexes, wheel folders and certificates come from PIP_* in the process
+environment or from the machine's pip configuration.
 """
 
 from __future__ import annotations
@@ -19,35 +19,18 @@ DOCUMENTATION = """
 module: venv
 short_description: Install locked requirements into a virtual environment
 description:
-  - Makes the environment if O(python) is given, installs the requirements from wheels only, without looking
-    at dependencies, and byte-compiles what was added.
-  - Keeps the requirements in C(requirements.d) of the environment; where that file says the same already,
-    nothing is done.
-options:
-  path:
-    description: Folder of the environment.
-    type: path
-    required: true
-  name:
-    description: On whose behalf; names the file in C(requirements.d).
-    type: str
-    required: true
-  requirements:
-    description: Lines of a requirements file, every one with its hashes.
-    type: list
-    elements: str
-    required: true
-  python:
-    description: Interpreter to make the environment with. Without it the environment must exist.
-    type: path
-  pip:
-    description: What to run as pip; given by the action plugin.
-    type: path
-author: The image factory
+  - Creates the environment if O(python) is given, installs the requirements from wheels only and without
+  dependencies, and byte-compiles new files. - Records the requirements in C(requirements.d) of the
+  environment; if the record is already the same, nothing is done. options: path: description: Folder of the
+  environment. type: path required: true name: description: Name of the record in C(requirements.d). type: str
+  required: true requirements: description: Lines of a requirements file, each with its hashes. type: list
+  elements: str required: true python: description: Interpreter to create the environment with. If omitted,
+  the environment must exist. type: path pip: description: Path of pip; set by the action plugin. type: path
+  author: The image factory
 """
 
 EXAMPLES = """
-- name: Make the environment
+- name: Create the environment
   venv:
     path: /opt/venv
     name: python_env
@@ -58,7 +41,7 @@ EXAMPLES = """
 RETURN = """
 compiled:
   description: Number of files that were byte-compiled.
-  returned: when something was installed
+  returned: if requirements were installed
   type: int
 """
 
@@ -82,18 +65,18 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
 
 
 def find_reason(errors: str) -> str:
-    """The lines in which pip says why: the first that starts with ERROR, to the end of its paragraph."""
+    """Return pip's error message: from the first line that starts with ERROR to the end of its paragraph."""
     lines = errors.splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith("ERROR:")), 0)
     paragraph = "\n".join(lines[start:]).split("\n\n")[0]
-    return paragraph.removeprefix("ERROR: ").strip() or "pip failed without a word"
+    return paragraph.removeprefix("ERROR: ").strip() or "pip failed without an error message"
 
 
 def compile_sources(interpreter: Path, path: Path) -> int:
-    """Byte-compile what has no byte code yet, on all cores; the number of files.
+    """Byte-compile all sources without byte code, on all cores; return the number of files.
 
-    checked-hash: no time stamp gets into the files, and a source edited by hand still counts. A file that
-    does not compile (some packages ship templates named .py) stays as it is, as with pip.
+    checked-hash keeps timestamps out of the files and still recompiles edited sources. Files that do not
+    compile (some packages ship templates named .py) are skipped, as by pip.
     """
     query = [str(interpreter), "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]
     tag = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
@@ -148,7 +131,7 @@ def main() -> None:
     if is_recorded(record, lines):
         module.exit_json(changed=False)
     if not module.params["python"] and not interpreter.exists():
-        module.fail_json(msg=f"{path}: no virtual environment here; something has to make it first")
+        module.fail_json(msg=f"{path}: not a virtual environment; set python to create it")
     if module.check_mode:
         module.exit_json(changed=True)
     os.umask(0o022)
@@ -157,7 +140,7 @@ def main() -> None:
     if lines:
         install(module, interpreter, lines)
     compiled = compile_sources(interpreter, path)
-    # Written last: a run that was cut short has no record and starts over.
+    # Written last: an interrupted run has no record and starts over.
     record.parent.mkdir(exist_ok=True)
     record.write_text(join_lines(lines), encoding="utf-8")
     module.exit_json(changed=True, compiled=compiled)

@@ -25,7 +25,7 @@ _PIP_CACHE = f"{MOUNT}/pip"
 # Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
 _MIRROR = re.compile(
     r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
-    r"|has no installation candidate|no package \S+ is on offer"
+    r"|has no installation candidate|no package \S+ is available"
 )
 
 

@@ -1,4 +1,4 @@
-"""What every image has: the user for training, the locale, the time zone; nothing that upgrades by itself."""
+"""Checks of the role base: training user, locale, time zone, no automatic upgrades."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_training_user(host, expected):
     assert home.user == variables["base_user"]
 
 
-def test_training_user_can_write_at_home(host, expected):
+def test_training_user_can_write_to_home(host, expected):
     user = expected.variables["base_user"]
     assert host.run("su - %s -c 'touch .probe && rm .probe'", user).rc == 0
 
@@ -40,13 +40,13 @@ def test_session_keeps_its_own_locale(host):
     assert host.check_output("env LANG=C bash -lc 'echo $LANG'") == "C"
 
 
-def test_clock_shows_the_time_zone(host, expected):
+def test_time_zone_is_set(host, expected):
     zone = expected.variables["base_timezone"]
     assert host.file("/etc/localtime").linked_to.endswith(zone)
     assert host.check_output("date +%z") == host.check_output("TZ=%s date +%%z", zone)
 
 
-def test_sudo_only_where_asked_for(host, expected):
+def test_sudo_matches_the_setting(host, expected):
     variables = expected.variables
     allowed = host.run("su %s -s /bin/sh -c 'sudo -n true'", variables["base_user"]).rc == 0
     assert allowed is variables["base_sudo"]
@@ -55,7 +55,7 @@ def test_sudo_only_where_asked_for(host, expected):
 
 
 @pytest.mark.needs("has_systemd")
-def test_nothing_upgrades_by_itself(host, expected):
+def test_automatic_upgrades_are_disabled(host, expected):
     units = UPGRADERS[expected.capabilities["system_family"]]
     states = {unit: host.run("systemctl is-enabled %s", unit).stdout.strip() for unit in units}
     assert set(states.values()) == {"masked"}, states
@@ -65,8 +65,8 @@ def test_nothing_upgrades_by_itself(host, expected):
 
 
 @pytest.mark.needs("has_systemd")
-def test_no_upgrade_restarts_services(host, expected):
-    # needrestart reads its folder in order, and its last word counts.
+def test_upgrades_do_not_restart_services(host, expected):
+    # needrestart reads the files in order; the last value wins.
     if expected.capabilities["system_family"] == "debian":
-        said = host.check_output("sed -n 's/^[^#]*nrconf{restart} *= *//p' /etc/needrestart/conf.d/*.conf")
-        assert said.splitlines()[-1] == "'l';"
+        output = host.check_output("sed -n 's/^[^#]*nrconf{restart} *= *//p' /etc/needrestart/conf.d/*.conf")
+        assert output.splitlines()[-1] == "'l';"

@@ -1,7 +1,7 @@
-"""Nothing of the build stays, and nothing that must differ between machines.
+"""Checks that no leftovers of the build and no machine identity remain.
 
-A machine that was started has made an identity of its own; an image, and a machine that has just been swept,
-has none. What is neither is what these checks are for.
+A started machine has a complete identity; an image and a machine that was just cleaned have none. A partial
+identity fails.
 """
 
 from fnmatch import fnmatch
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROLE = Path(__file__).resolve().parents[1]
-# What no pattern may reach: installations of the vendor, sources that modules are compiled from.
+# Files that no cleanup pattern may match: vendors' installations and sources of kernel modules.
 KEPT = (
     "/opt/amazon/efa/bin/fi_info",
     "/opt/amazon/openmpi/bin/mpirun",
@@ -35,7 +35,7 @@ EXPECTED_PRIVILEGED = {
     "gpasswd",
     "mount",
     "newgrp",
-    "nvidia-modprobe",  # makes the device files for whoever is first to use a GPU
+    "nvidia-modprobe",  # creates the device files of GPUs for any user
     "pam_timestamp_check",
     "passwd",
     "pkexec",
@@ -60,8 +60,8 @@ def find(host, arguments):
     "folder",
     ["/var/lib/apt/lists", "/var/cache/apt", "/var/cache/dnf", "/tmp", "/var/tmp", "/root/.cache"],
 )
-def test_folder_holds_no_files(host, folder):
-    # apt writes its index anew when it is asked something, which checks do.
+def test_folder_is_empty(host, folder):
+    # The queries of other checks make apt write its cache again.
     if host.file(folder).exists:
         assert host.check_output("find %s -xdev -type f ! -name lock ! -name '*pkgcache.bin'", folder) == ""
 
@@ -71,12 +71,12 @@ def test_no_package_manager_leftovers(host):
     assert find(host, "-path /proc -prune -o -name '*.rpmnew' -print -o -name '*.rpmsave' -print") == []
 
 
-def test_package_status_stays(host, expected):
+def test_package_database_is_kept(host, expected):
     count = {"debian": "dpkg-query --show | wc -l", "redhat": "rpm -qa | wc -l"}
     assert int(host.check_output(count[expected.capabilities["system_family"]])) > 50
 
 
-def test_no_trace_of_ansible(host):
+def test_no_ansible_files_remain(host):
     assert find(host, "-path /proc -prune -o -iname '*ansible*' -print") == []
 
 
@@ -98,75 +98,76 @@ def test_no_secrets(host):
 
 @pytest.fixture(scope="module")
 def was_started(host):
-    """Whether this machine has an identity, which comes into being when it starts."""
+    """Return True if the machine has an identity, which is created at boot."""
     machine_id = host.file("/etc/machine-id")
     return machine_id.exists and machine_id.size > 0
 
 
-def test_container_has_no_identity(expected, was_started):
+def test_container_has_no_machine_id(expected, was_started):
     assert expected.capabilities["has_systemd"] or not was_started
 
 
-def test_identity_is_whole_or_not_there(host, was_started):
+def test_identity_is_complete_or_absent(host, was_started):
     keys = find(host, "-path '/etc/ssh/ssh_host_*_key'")
     assert bool(keys) is (was_started and host.file("/etc/ssh/sshd_config").exists)
     assert not was_started or len(host.file("/etc/machine-id").content_string.strip()) == 32
 
 
-def test_keys_were_made_after_the_identity(host, was_started):
-    # A machine gets its number first. A key that is older came with the image, and all its machines have it.
+def test_host_keys_are_newer_than_the_machine_id(host, was_started):
+    # The machine ID is created before the keys: an older key is from the image and shared by all its
+    # machines.
     assert not was_started or find(host, "-path '/etc/ssh/ssh_host_*' ! -newer /etc/machine-id") == []
 
 
-def test_nobody_gets_in_with_a_key_of_the_build(host, was_started):
-    # At its first start a machine is given the key of whoever started it.
+def test_no_authorized_key_of_the_build_remains(host, was_started):
+    # The first boot of an instance adds one key, that of the user who launched it.
     for path in find(host, "-path '*/.ssh/authorized_keys' -size +0"):
         keys = [line for line in host.file(path).content_string.splitlines() if line.strip()]
         assert len(keys) <= was_started, path
 
 
-def test_first_start_is_yet_to_come(host, was_started):
+def test_image_has_no_first_boot_state(host, was_started):
     if not was_started:
         for folder in ("/var/lib/cloud", "/var/lib/amazon/ssm", "/var/lib/dhcp", "/var/lib/dhclient"):
             assert host.run("find %s -type f -size +0", folder).stdout == ""
 
 
-def test_logs_tell_nothing_of_the_build(host, was_started):
-    # What services write between the sweep and the end goes to the journal.
+def test_logs_are_empty(host, was_started):
+    # Services that run after the cleanup log to the journal.
     if not was_started:
         assert find(host, "-path '/var/log/*' ! -path '/var/log/journal/*' -type f -size +0") == []
 
 
-def test_sources_of_modules_stay(host):
-    # DKMS compiles for the next kernel from what these lead to.
+def test_dkms_sources_are_kept(host):
+    # DKMS needs the targets of these links to compile for the next kernel.
     assert host.run("find /var/lib/dkms -maxdepth 3 -name source -xtype l").stdout == ""
 
 
 @pytest.mark.parametrize("family", ["debian", "redhat"])
-def test_no_pattern_reaches_what_has_to_stay(family):
+def test_patterns_match_no_required_file(family):
     patterns = []
     for name in ("main", family):
         table = yaml.safe_load((ROLE / "vars" / f"{name}.yml").read_text(encoding="utf-8"))
         patterns += [pattern for listed in table.values() for pattern in listed]
-    reaching = [
-        (pattern, str(place))
+    matches = [
+        (pattern, str(path))
         for pattern in patterns
         for kept in KEPT
-        for place in (Path(kept), *Path(kept).parents[:-1])
-        if place.match(pattern) or fnmatch(str(place), pattern.replace("**/", "*"))
+        for path in (Path(kept), *Path(kept).parents[:-1])
+        if path.match(pattern) or fnmatch(str(path), pattern.replace("**/", "*"))
     ]
-    assert reaching == []
+    assert matches == []
 
 
-def test_there_is_room_on_the_disk(host):
+def test_disk_has_free_space(host):
     assert int(host.check_output("df --output=avail --block-size=1M / | tail -n 1")) >= 1024
 
 
-def test_only_temporary_folders_are_writable_for_all(host):
+def test_only_sticky_folders_are_world_writable(host):
     assert find(host, "-path /proc -prune -o -type d -perm -0002 ! -perm -1000 -print") == []
 
 
-def test_no_unexpected_privileges(host):
+def test_no_unexpected_setuid_programs(host):
     found = {
         path.rsplit("/", 1)[-1] for path in find(host, "-path /proc -prune -o -type f -perm /6000 -print")
     }

@@ -1,4 +1,4 @@
-"""containerd: the pinned version, held, started at boot with limits that a job can live with."""
+"""Checks of containerd: the pinned version, held, started at boot with raised limits."""
 
 import re
 
@@ -8,30 +8,30 @@ from checks import held, package_version
 PACKAGES = {"debian": "containerd", "ubuntu": "containerd.io", "amazon": "containerd"}
 
 
-def test_version_is_the_pinned_one(host, expected):
+def test_version_matches_the_pin(host, expected):
     name = PACKAGES[expected.capabilities["system_distribution"]]
     wanted = re.escape(expected.versions["containerd"])
     assert re.match(rf"{wanted}(\W|$)", package_version(host, name))
     assert held(host, name)
 
 
-def test_program_is_of_that_version(host, expected):
-    said = host.check_output("containerd --version").split()
-    assert any(word.lstrip("v").partition("~")[0] == expected.versions["containerd"] for word in said)
+def test_program_has_the_pinned_version(host, expected):
+    output = host.check_output("containerd --version").split()
+    assert any(word.lstrip("v").partition("~")[0] == expected.versions["containerd"] for word in output)
 
 
-def test_settings_are_understood(host):
+def test_configuration_is_valid(host):
     run = host.run("containerd config dump")
     assert run.rc == 0, run.stderr
     assert run.stdout.count("\n") > 20
 
 
-def test_a_runtime_is_there(host):
+def test_runc_is_installed(host):
     assert host.exists("runc")
     assert host.exists("containerd-shim-runc-v2")
 
 
-def test_service_starts_with_the_machine(host):
+def test_service_is_enabled_at_boot(host):
     assert host.check_output("systemctl is-enabled containerd") == "enabled"
 
 
@@ -41,7 +41,7 @@ def test_containers_may_lock_memory(host):
     assert sorted(shown) == ["LimitMEMLOCK=infinity", "LimitSTACK=infinity"]
 
 
-def test_service_has_no_mistakes(host):
+def test_unit_is_valid(host):
     run = host.run("systemd-analyze verify containerd.service")
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 

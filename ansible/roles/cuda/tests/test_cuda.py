@@ -1,4 +1,4 @@
-"""The toolkit: the pinned compiler makes a program that runs, loader and shell find it, nothing is forced."""
+"""Checks of the CUDA toolkit: the pinned compiler builds a working program and no search paths are set."""
 
 import json
 import re
@@ -18,40 +18,40 @@ int main() {
 }
 """
 PATHS = re.compile(r"\b(LD_LIBRARY_PATH|LIBRARY_PATH|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|LD_RUN_PATH)=")
-# The toolkit says one of these where there is no GPU: no device, no driver, a driver that is too old.
+# CUDA errors without a usable GPU: driver too old, no device, driver missing.
 WITHOUT_DEVICE = {35, 100, 999}
 
 
 @pytest.fixture
 def release(expected):
-    """First two numbers of the version."""
+    """Return major and minor version."""
     return ".".join(expected.versions["cuda"].split(".")[:2])
 
 
 @pytest.fixture
 def folder(host):
-    # Programs may not be run in /tmp everywhere.
-    made = host.check_output("mktemp -d -p /root")
-    yield made
-    host.check_output("rm -r %s", made)
+    # /tmp may be mounted noexec.
+    path = host.check_output("mktemp -d -p /root")
+    yield path
+    host.check_output("rm -r %s", path)
 
 
-def test_compiler_is_the_pinned_one(host, release):
-    said = host.check_output("/usr/local/cuda/bin/nvcc --version")
-    assert f"release {release}," in said
+def test_compiler_has_the_pinned_version(host, release):
+    output = host.check_output("/usr/local/cuda/bin/nvcc --version")
+    assert f"release {release}," in output
 
 
 def test_session_finds_the_compiler(host, release):
     assert f"release {release}," in host.check_output("env -i bash -lc 'nvcc --version'")
 
 
-def test_toolkit_says_its_version(host, release):
-    said = json.loads(host.file("/usr/local/cuda/version.json").content_string)
-    assert said["cuda"]["version"].startswith(f"{release}.")
+def test_version_file_matches_the_pin(host, release):
+    output = json.loads(host.file("/usr/local/cuda/version.json").content_string)
+    assert output["cuda"]["version"].startswith(f"{release}.")
 
 
 @pytest.mark.parametrize("runtime", ["static", "shared"])
-def test_a_program_is_compiled_and_runs(host, folder, release, runtime):
+def test_compiles_and_runs_a_program(host, folder, release, runtime):
     host.check_output("printf %s > %s/program.cu", PROGRAM.replace("%", "%%").replace("\\", "\\\\"), folder)
     host.check_output("cd %s && /usr/local/cuda/bin/nvcc --cudart %s -o program program.cu", folder, runtime)
     version, error = host.check_output("%s/program", folder).split()
@@ -60,16 +60,16 @@ def test_a_program_is_compiled_and_runs(host, folder, release, runtime):
     assert int(error) == 0 or int(error) in WITHOUT_DEVICE
 
 
-def test_loader_knows_the_run_time(host):
+def test_loader_finds_the_cuda_runtime(host):
     assert host.run("ldconfig -p | grep --quiet 'libcudart[.]so[.]'").rc == 0
 
 
 @pytest.mark.parametrize("name", ["include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so"])
-def test_usual_place_has_what_builds_need(host, name):
+def test_headers_and_libraries_are_in_usr_local_cuda(host, name):
     assert host.file(f"/usr/local/cuda/{name}").exists
 
 
-def test_library_of_the_driver_can_be_linked_to(host):
+def test_libcuda_stub_exists(host):
     assert host.file("/usr/local/cuda/lib64/stubs/libcuda.so").exists
 
 
@@ -78,13 +78,13 @@ def test_packages_are_held(host, release):
     assert any(held(host, name) for name in names)
 
 
-def test_further_toolkits_are_beside_it(host, expected):
+def test_additional_toolkits_are_installed(host, expected):
     for version in expected.variables["cuda_further"]:
         further = ".".join(version.split(".")[:2])
         assert f"release {further}," in host.check_output("/usr/local/cuda-%s/bin/nvcc --version", further)
 
 
-def test_static_libraries_only_where_asked_for(host, expected):
+def test_static_libraries_match_the_setting(host, expected):
     if expected.capabilities["system_family"] == "debian":
         found = host.check_output(
             "find /usr/lib /usr/local/cuda*/ -name 'libcu*_static*.a' -printf '%f\\n'"
@@ -93,27 +93,27 @@ def test_static_libraries_only_where_asked_for(host, expected):
         assert (set(found) != {"libcudart_static.a"}) is expected.variables["cuda_static_libraries"]
 
 
-def test_no_search_path_is_set(host):
-    # A list that ends in a colon has an empty last part, which means the current folder.
+def test_no_library_search_path_is_set(host):
+    # A trailing colon is an empty element, which means the current directory.
     texts = environment_files(host)
     assert {path for path, text in texts.items() if PATHS.search(text)} == set()
     assert not {"LD_LIBRARY_PATH", "C_INCLUDE_PATH", "CPATH"} & set(session_environment(host))
     assert "" not in session_environment(host)["PATH"].split(":")
 
 
-def test_no_path_is_of_one_architecture(host):
+def test_no_path_is_architecture_specific(host):
     assert [
         path for path, text in environment_files(host).items() if "cuda" in text and "targets/" in text
     ] == []
 
 
-def test_container_has_no_library_of_the_driver(host, expected):
+def test_container_has_no_libcuda(host, expected):
     if expected.capabilities["is_container"]:
-        # /stubs is for linking; the loader does not look there.
+        # The stub in lib64/stubs is only for linking and not in the loader cache.
         assert host.run("ldconfig -p | grep 'libcuda[.]so'").rc == 1
 
 
 @pytest.mark.needs("gpu")
-def test_driver_is_new_enough(host, release):
-    said = re.search(r"CUDA Version: (\d+)", host.check_output("nvidia-smi"))
-    assert int(said[1]) >= int(release.partition(".")[0])
+def test_driver_supports_the_toolkit(host, release):
+    output = re.search(r"CUDA Version: (\d+)", host.check_output("nvidia-smi"))
+    assert int(output[1]) >= int(release.partition(".")[0])

@@ -1,4 +1,4 @@
-"""cuDNN: the pinned version, built for the CUDA of the image, found by loader and compiler."""
+"""Checks of cuDNN: the pinned version, built for the image's CUDA, found by loader and compiler."""
 
 import json
 import re
@@ -11,13 +11,13 @@ HEADER = "echo '#include <cudnn_version.h>' | g++ -E -dM -I/usr/local/cuda/inclu
 
 @pytest.fixture
 def library(host, expected):
-    """The package that holds the library."""
+    """Return the name of the library package."""
     toolkit = json.loads(host.file("/usr/local/cuda/version.json").content_string)["cuda"]["version"]
     major = expected.versions["cudnn"].partition(".")[0]
     return f"libcudnn{major}-cuda-{toolkit.partition('.')[0]}"
 
 
-def test_package_is_the_pinned_one(host, expected, library):
+def test_package_has_the_pinned_version(host, expected, library):
     assert package_version(host, library).partition("-")[0] == expected.versions["cudnn"]
 
 
@@ -30,13 +30,13 @@ def test_packages_are_held(host, library):
     ] == []
 
 
-def test_header_says_that_version(host, expected):
+def test_header_has_the_pinned_version(host, expected):
     macros = dict(re.findall(r"#define CUDNN_(MAJOR|MINOR|PATCHLEVEL) (\d+)", host.check_output(HEADER)))
     wanted = expected.versions["cudnn"].split(".")
     assert [macros[name] for name in ("MAJOR", "MINOR", "PATCHLEVEL")] == wanted[:3]
 
 
-def test_loader_knows_the_library(host, expected):
+def test_loader_finds_the_library(host, expected):
     major = expected.versions["cudnn"].partition(".")[0]
     path = host.check_output(f"ldconfig -p | awk '/libcudnn[.]so[.]{major} / {{print $NF}}'").splitlines()[0]
     assert "not found" not in host.check_output("ldd %s", path)

@@ -1,4 +1,4 @@
-"""DCGM: the pinned version, for the CUDA of the driver, started by the device and by nothing else."""
+"""Checks of DCGM: the pinned version, for the CUDA of the driver, started only if there is a device."""
 
 import re
 
@@ -8,7 +8,7 @@ from checks import held, package_version
 
 @pytest.fixture
 def packages(host, expected):
-    """The two packages: the core, and the plugins for one CUDA."""
+    """Return the names of the core package and the package of plugins."""
     manager = (
         "dpkg-query --show --showformat '${Package}\\n'"
         if host.exists("dpkg-query")
@@ -22,7 +22,7 @@ def packages(host, expected):
     ]
 
 
-def test_packages_are_the_pinned_ones(host, expected, packages):
+def test_packages_have_the_pinned_version(host, expected, packages):
     assert len(packages) == 2
     versions = {package_version(host, name).rpartition(":")[2].partition("-")[0] for name in packages}
     assert versions == {expected.versions["dcgm"]}
@@ -32,17 +32,17 @@ def test_packages_are_held(host, packages):
     assert [name for name in packages if not held(host, name)] == []
 
 
-def test_plugins_are_for_the_cuda_of_the_driver(expected, packages):
+def test_plugins_match_the_cuda_of_the_driver(expected, packages):
     branch = int(expected.versions["nvidia_driver"].partition(".")[0])
     wanted = 13 if branch >= 580 else 12 if branch >= 525 else 11
     assert {int(found[1]) for name in packages if (found := re.search(r"-cuda(\d+)$", name))} == {wanted}
 
 
-def test_program_is_of_that_version(host, expected):
+def test_program_has_the_pinned_version(host, expected):
     assert expected.versions["dcgm"] in host.check_output("dcgmi --version")
 
 
-def test_host_engine_is_left_to_the_device(host, expected):
+def test_host_engine_is_started_by_the_path_unit(host, expected):
     assert host.run("systemctl is-enabled nvidia-dcgm.service").stdout.strip() == "disabled"
     wanted = "enabled" if expected.variables["dcgm_at_boot"] else "disabled"
     assert host.run("systemctl is-enabled nvidia-dcgm.path").stdout.strip() == wanted
@@ -54,7 +54,7 @@ def test_host_engine_does_not_run_without_a_device(host, expected):
 
 
 @pytest.mark.parametrize("unit", ["nvidia-dcgm.service", "nvidia-dcgm.path"])
-def test_unit_is_sound(host, unit):
+def test_unit_is_valid(host, unit):
     run = host.run("systemd-analyze verify %s", unit)
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 

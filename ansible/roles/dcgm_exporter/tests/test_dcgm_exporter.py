@@ -1,4 +1,4 @@
-"""The exporter of GPU metrics: the pinned version, what alerts ask for, started by a GPU alone."""
+"""Checks of the GPU metrics exporter: the pinned version, its fields, started only if there is a GPU."""
 
 import re
 
@@ -16,7 +16,7 @@ def list_fields(host):
     return [line.split(",")[0].strip() for line in lines if line and not line.startswith("#")]
 
 
-def test_exact_version_and_held(host, expected):
+def test_package_is_pinned_and_held(host, expected):
     assert package_version(host, PACKAGE) == expected.versions["dcgm_exporter"]
     assert held(host, PACKAGE)
 
@@ -30,7 +30,7 @@ def test_exact_version_and_held(host, expected):
         "DCGM_FI_DEV_ROW_REMAP_FAILURE",
     ],
 )
-def test_what_alerts_ask_for_is_exported(host, field):
+def test_fields_used_by_alerts_are_exported(host, field):
     assert list_fields(host).count(field) == 1
 
 
@@ -41,7 +41,7 @@ def test_counters_have_name_type_and_help(host):
 
 
 @pytest.mark.needs("has_systemd")
-def test_gpu_starts_it_and_nothing_else(host, expected):
+def test_service_is_started_only_by_the_path_unit(host, expected):
     assert is_enabled(host, f"{UNIT}.service") == "disabled"
     wanted = "enabled" if expected.variables["dcgm_exporter_at_boot"] else "disabled"
     assert is_enabled(host, f"{UNIT}.path") == wanted
@@ -50,12 +50,12 @@ def test_gpu_starts_it_and_nothing_else(host, expected):
 
 
 @pytest.mark.needs("has_systemd")
-def test_units_are_sound(host):
+def test_units_are_valid(host):
     assert problems(host, f"{UNIT}.service", f"{UNIT}.path") == ""
 
 
 @pytest.mark.needs("has_systemd")
-def test_settings_of_the_unit_are_in_force(host, expected):
+def test_drop_in_overrides_the_unit(host, expected):
     shown = properties(host, f"{UNIT}.service", "ExecStart", "StandardOutput", "Restart")
     assert f"--address :{expected.variables['dcgm_exporter_port']} " in shown["ExecStart"]
     assert COUNTERS in shown["ExecStart"]
@@ -63,7 +63,7 @@ def test_settings_of_the_unit_are_in_force(host, expected):
 
 
 @pytest.mark.needs("has_systemd")
-def test_without_a_gpu_it_stays_down(host):
+def test_service_stays_inactive_without_a_gpu(host):
     if not host.file("/dev/nvidia0").exists:
         host.check_output("systemctl start %s.service", UNIT)
         state = properties(host, f"{UNIT}.service", "ActiveState", "ConditionResult")
@@ -71,5 +71,5 @@ def test_without_a_gpu_it_stays_down(host):
 
 
 @pytest.mark.needs("gpu")
-def test_real_metrics(host, expected):
+def test_exports_gpu_metrics(host, expected):
     assert "DCGM_FI_DEV_GPU_UTIL{" in scrape(host, expected.variables["dcgm_exporter_port"])

@@ -1,4 +1,4 @@
-"""EFA: the pinned installer with every package, modules for the kernel of the image, one MPI."""
+"""Checks of EFA: all packages of the pinned installer, modules for the image's kernel, one MPI."""
 
 import re
 
@@ -9,7 +9,7 @@ RECORD = "/opt/amazon/efa_installed_packages"
 
 
 def recorded(host):
-    """Package → version as the installer wrote them down: name_version_arch, or name-version-release.arch."""
+    """Return package → version from the record (name_version_arch or name-version-release.arch)."""
     lines = host.check_output("grep --invert-match ^# %s", RECORD).split()
     if host.exists("dpkg-query"):
         return dict(line.split("_")[:2] for line in lines)
@@ -21,41 +21,41 @@ def is_minimal(expected):
 
 
 def names_elsewhere(expected):
-    """Packages of the installer that other components take away again, or that have nothing to do here."""
+    """Return the recorded packages that this or another component removes again."""
     names = set() if expected.capabilities["is_container"] else {"efa-nv-peermem"}
     if expected.variables.get("aws_ofi_nccl_policy") == "source":
         names.add("libnccl-ofi")
     return names
 
 
-def test_installer_is_the_pinned_one(host, expected):
+def test_installer_has_the_pinned_version(host, expected):
     first = host.check_output("head --lines=1 %s", RECORD)
     assert first == f"# EFA installer version: {expected.versions['efa']}"
 
 
-def test_every_package_of_the_installer_is_there(host, expected):
-    # An installer that meets newer packages leaves them and writes its own versions down.
+def test_all_packages_of_the_installer_are_installed(host, expected):
+    # The installer keeps newer packages but records its own versions.
     wanted = {
         name: version for name, version in recorded(host).items() if name not in names_elsewhere(expected)
     }
     assert {name: package_version(host, name) for name in wanted} == wanted
 
 
-def test_nothing_of_an_older_installer_remains(host):
-    # Up to the time when installers wrote their record beside their folder.
+def test_no_files_of_an_older_installer_remain(host):
+    # Old installers wrote their record to this file.
     assert not host.file("/opt/amazon/efa/installed_packages").exists
 
 
-def test_libfabric_is_of_one_version(host, expected):
+def test_libfabric_versions_match(host, expected):
     if is_minimal(expected):
         assert not host.file("/opt/amazon/efa/bin/fi_info").exists
         return
     name = "libfabric1-aws" if host.exists("dpkg-query") else "libfabric-aws"
-    said = dict(
+    output = dict(
         line.split(": ", 1)
         for line in host.check_output("/opt/amazon/efa/bin/fi_info --version").splitlines()
     )
-    assert said["fi_info"] == said["libfabric"] == package_version(host, name).partition("-")[0]
+    assert output["fi_info"] == output["libfabric"] == package_version(host, name).partition("-")[0]
 
 
 def test_loader_finds_libfabric_of_efa_first(host, expected):
@@ -65,7 +65,7 @@ def test_loader_finds_libfabric_of_efa_first(host, expected):
     assert found[0].startswith("/opt/amazon/efa/lib")
 
 
-def test_no_device_is_no_data(host, expected):
+def test_fi_info_reports_no_data_without_a_device(host, expected):
     if is_minimal(expected) or expected.capabilities.get("efa-device"):
         return
     run = host.run("/opt/amazon/efa/bin/fi_info -p efa")
@@ -73,18 +73,18 @@ def test_no_device_is_no_data(host, expected):
     assert "No data available" in run.stdout + run.stderr
 
 
-def test_one_libibverbs(host):
+def test_only_one_libibverbs_is_installed(host):
     found = host.check_output("ldconfig -p | awk '/libibverbs[.]so[.]1 / {print $NF}'").splitlines()
     assert len({host.file(path).linked_to for path in found}) == 1
 
 
-def test_mpi_of_the_distribution_is_gone(host, expected):
+def test_distribution_mpi_is_removed(host, expected):
     if is_minimal(expected):
         return
     assert [name for name in expected.variables["efa_conflicting"] if package_version(host, name)] == []
 
 
-def test_mpi_of_the_installer_runs(host, expected):
+def test_installer_mpi_runs(host, expected):
     programs = host.run("ls /opt/amazon/openmpi*/bin/mpirun").stdout.split()
     assert bool(programs) != is_minimal(expected)
     for program in programs:
@@ -99,13 +99,13 @@ def test_container_has_no_kernel_module(host, expected):
     assert host.run("find /usr/src /var/lib/dkms -maxdepth 1 -name 'efa*'").stdout == ""
 
 
-def test_container_has_no_limits_of_a_host(host, expected):
-    # The installer's limits replace those of the image; on a machine they are part of it.
+def test_only_machines_have_the_installer_limits(host, expected):
+    # The installer's limits would replace those of a container image.
     assert bool(package_version(host, "efa-config")) != expected.capabilities["is_container"]
 
 
 @pytest.mark.needs("can_load_modules")
-def test_module_is_for_the_kernel_of_the_image(host, expected):
+def test_module_matches_the_kernel(host, expected):
     kernel = expected.capabilities["target_kernel"]
     module = module_info(host, kernel, "efa")
     assert module["vermagic"].split()[0] == kernel
@@ -113,20 +113,20 @@ def test_module_is_for_the_kernel_of_the_image(host, expected):
 
 
 @pytest.mark.needs("can_load_modules")
-def test_every_module_is_installed_and_none_only_built(host):
+def test_all_modules_are_installed(host):
     lines = [line for line in host.check_output("dkms status").splitlines() if line.startswith("efa")]
     assert lines
     assert [line for line in lines if not line.endswith(": installed")] == []
 
 
 @pytest.mark.needs("can_load_modules")
-def test_peer_memory_module_goes_with_the_driver_of_nvidia(host, expected):
+def test_peer_memory_module_requires_the_nvidia_driver(host, expected):
     kernel = expected.capabilities["target_kernel"]
     has_driver = bool(module_info(host, kernel, "nvidia"))
     module = module_info(host, kernel, "efa_nv_peermem")
     assert bool(module) == has_driver
     assert not has_driver or module["vermagic"].split()[0] == kernel
-    # What is left of it asks for NVIDIA's driver at every boot.
+    # A leftover entry would try to load the module, which needs NVIDIA's driver, at every boot.
     entries = host.run("grep -rls efa_nv_peermem /etc/modules-load.d /usr/lib/modules-load.d").stdout.split()
     assert bool(entries) <= has_driver
 

@@ -1,11 +1,11 @@
-"""The exporter of EFA counters: every counter of the driver, on its port, started by the device alone."""
+"""Checks of the EFA exporter: all counters of the driver, started only if there is a device."""
 
 import pytest
 from checks.exporters import is_enabled, problems, properties, scrape
 
 PROGRAM = "/usr/local/bin/efa_exporter"
 DEVICE = "/dev/infiniband/uverbs0"
-# Devices as the kernel shows them: one of EFA, with counters of its own and of its port, and another one.
+# A sysfs tree with an EFA device, which has counters of the device and of its port, and a Mellanox device.
 SYSFS = """
 set -e
 folder=$(mktemp -d)
@@ -51,20 +51,20 @@ def test_counters_of_the_device_are_exported(metrics):
     assert metrics['node_amazonefa_submitted_cmds{device="rdmap0s6"}'] == "12"
 
 
-def test_what_cannot_be_read_is_counted(metrics):
+def test_unreadable_counters_are_counted(metrics):
     assert metrics['node_amazonefa_unreadable_counters{device="rdmap0s6",port="1"}'] == "1"
     assert metrics['node_amazonefa_unreadable_counters{device="rdmap0s6"}'] == "0"
 
 
-def test_other_devices_are_left_out(metrics):
+def test_other_rdma_devices_are_ignored(metrics):
     assert not [name for name in metrics if "mlx5_0" in name]
 
 
-def test_labels_are_quoted(metrics):
+def test_labels_are_escaped(metrics):
     assert [name for name in metrics if 'board_id="say \\"EFA\\""' in name]
 
 
-def test_names_come_once_with_their_type(host, sysfs):
+def test_each_metric_has_one_type_line(host, sysfs):
     text = host.check_output("%s --port 0 --once --sysfs %s", PROGRAM, sysfs)
     types = [line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len({name for name, _ in types}) == len(types)
@@ -72,30 +72,30 @@ def test_names_come_once_with_their_type(host, sysfs):
     assert ["node_amazonefa_rx_bytes", "counter"] in types
 
 
-def test_no_device_is_no_error(host):
+def test_no_device_yields_no_metrics(host):
     assert host.check_output("%s --port 0 --once --sysfs /var/empty", PROGRAM) == ""
 
 
-def test_runs_without_the_packages_of_others(host):
-    # A PYTHONPATH of a job or a package of a user must not reach a service.
+def test_program_ignores_pythonpath(host):
+    # -I keeps PYTHONPATH and packages of users out of the service.
     assert host.file(PROGRAM).content_string.startswith("#!/usr/bin/python3 -I\n")
 
 
 @pytest.mark.needs("has_systemd")
-def test_device_starts_it_and_nothing_else(host, expected):
+def test_service_is_started_only_by_the_path_unit(host, expected):
     assert is_enabled(host, "efa_exporter.service") == "disabled"
     wanted = "enabled" if expected.variables["efa_exporter_at_boot"] else "disabled"
     assert is_enabled(host, "efa_exporter.path") == wanted
 
 
 @pytest.mark.needs("has_systemd")
-def test_units_are_sound(host):
+def test_units_are_valid(host):
     assert problems(host, "efa_exporter.service", "efa_exporter.path") == ""
 
 
 @pytest.fixture
 def device(host):
-    """A file where the device would be; the machine has none."""
+    """Create a placeholder for the device file if the machine has no device."""
     if host.run("ls /dev/infiniband/uverbs*").rc == 0:
         yield
         return
@@ -107,7 +107,7 @@ def device(host):
 
 
 @pytest.mark.needs("has_systemd")
-def test_without_a_device_it_stays_down(host):
+def test_service_stays_inactive_without_a_device(host):
     if host.run("ls /dev/infiniband/uverbs*").rc != 0:
         host.check_output("systemctl start efa_exporter.service")
         state = properties(host, "efa_exporter.service", "ActiveState", "ConditionResult")
@@ -116,12 +116,12 @@ def test_without_a_device_it_stays_down(host):
 
 @pytest.mark.needs("has_systemd")
 @pytest.mark.usefixtures("device")
-def test_a_device_that_appears_starts_it(host, expected):
+def test_new_device_starts_the_service(host, expected):
     text = scrape(host, expected.variables["efa_exporter_port"])
     assert "text/html" not in text
     assert properties(host, "efa_exporter.service", "ActiveState") == {"ActiveState": "active"}
 
 
 @pytest.mark.needs("efa-device")
-def test_real_counters(host, expected):
+def test_exports_device_counters(host, expected):
     assert "node_amazonefa_rx_bytes{" in scrape(host, expected.variables["efa_exporter_port"])

@@ -1,4 +1,4 @@
-"""A node of EKS: what the base brings is there, as the base left it, and waits for nodeadm to start it."""
+"""Checks of an EKS node: its programs are unchanged and started only by nodeadm."""
 
 import pytest
 
@@ -12,20 +12,20 @@ def programs(host, expected):
     }
 
 
-def test_programs_answer(host, programs):
+def test_programs_run(host, programs):
     assert host.check_output("%s --version", programs["kubelet"]).startswith("Kubernetes v")
     assert host.check_output("%s --version", programs["containerd"]).startswith("containerd ")
     assert host.run("test -x %s", programs["nodeadm"]).rc == 0
 
 
-def test_kubelet_is_the_one_of_the_base(host, programs):
-    # The base writes down what it was published with.
+def test_kubelet_has_the_version_of_the_base_image(host, programs):
+    # The EKS optimized image records the version of its kubelet.
     record = host.file("/etc/eks/kubelet-version.txt")
     assert record.content_string.strip() == host.check_output("%s --version", programs["kubelet"])
 
 
-def test_packages_of_the_base_are_as_they_were(host):
-    # Settings may differ (c); programs may not.
+def test_packages_of_the_base_image_are_unchanged(host):
+    # Configuration files (c) may differ; programs may not.
     if host.exists("rpm"):
         changed = host.run("rpm --verify containerd runc").stdout.splitlines()
     else:
@@ -39,13 +39,13 @@ def test_node_has_joined_no_cluster(host):
 
 
 @pytest.mark.needs("has_systemd")
-def test_nodeadm_starts_the_rest(host):
+def test_only_nodeadm_units_are_enabled(host):
     for unit in ("nodeadm-config", "nodeadm-run"):
         assert host.check_output("systemctl is-enabled %s", unit) == "enabled"
-    # It writes their settings first; one that starts by itself starts without them.
+    # nodeadm writes the configuration of these services before it starts them.
     for unit in ("kubelet", "containerd"):
         assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "disabled"
 
 
-def test_there_is_one_runtime_of_containers(host):
+def test_docker_is_not_installed(host):
     assert not host.exists("dockerd")

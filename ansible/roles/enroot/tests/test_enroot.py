@@ -1,4 +1,4 @@
-"""enroot: the pinned release, what it calls, its rights, and folders that no user shares with another."""
+"""Checks of enroot: the pinned release, required programs, capabilities and separate folders for users."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from checks import held, package_version
 
 PACKAGES = ("enroot", "enroot+caps")
-# Prints a setting as enroot evaluates it, for the user who runs this.
+# Prints a setting as enroot evaluates it for the current user.
 EVALUATE = "eval echo \"$(sed -n 's/^%s //p' /etc/enroot/enroot.conf)\""
 
 
@@ -14,31 +14,31 @@ def evaluate(host, setting, user):
     return host.check_output("su %s -s /bin/bash -c %s", user, EVALUATE % setting)
 
 
-def test_exact_version(host, expected):
+def test_version_matches_the_pin(host, expected):
     assert host.check_output("enroot version") == expected.versions["enroot"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_are_of_that_version_and_held(host, expected, package):
+def test_package_is_pinned_and_held(host, expected, package):
     assert package_version(host, package).partition("-")[0] == expected.versions["enroot"]
     assert held(host, package)
 
 
-def test_what_it_calls_is_there(host, expected):
+def test_required_programs_are_installed(host, expected):
     programs = {"jq", "mksquashfs", "parallel", "pigz", "zstd"}
     if expected.capabilities["system_family"] == "debian":
         programs |= {"fuse-overlayfs", "squashfuse"}
     assert {program for program in programs if not host.exists(program)} == set()
 
 
-def test_gpus_reach_containers(host, expected):
-    # The hook for NVIDIA calls it, and every container fails to start where it is missing.
+def test_gpu_hook_finds_nvidia_container_cli(host, expected):
+    # NVIDIA's hook calls the program: without it no container starts.
     if "nvidia_driver" in expected.components:
         assert host.exists("nvidia-container-cli")
 
 
 @pytest.mark.parametrize("hook", ["50-slurm-pmi.sh", "50-slurm-pytorch.sh"])
-def test_hooks_for_jobs_are_linked(host, hook):
+def test_slurm_hooks_are_linked(host, hook):
     link = host.file(f"/etc/enroot/hooks.d/{hook}")
     assert link.is_symlink
     assert link.linked_to == f"/usr/share/enroot/hooks.d/{hook}"
@@ -46,7 +46,7 @@ def test_hooks_for_jobs_are_linked(host, hook):
 
 
 @pytest.mark.parametrize("setting", ["ENROOT_RUNTIME_PATH", "ENROOT_CACHE_PATH", "ENROOT_DATA_PATH"])
-def test_every_user_has_folders_of_their_own(host, setting):
+def test_each_user_has_separate_folders(host, setting):
     assert evaluate(host, setting, "root").endswith("/user-0")
     assert evaluate(host, setting, "nobody") == evaluate(host, setting, "root").removesuffix(
         "0"
@@ -54,15 +54,15 @@ def test_every_user_has_folders_of_their_own(host, setting):
 
 
 @pytest.mark.parametrize("setting", ["ENROOT_CACHE_PATH", "ENROOT_DATA_PATH"])
-def test_users_can_make_them(host, setting):
+def test_users_can_create_their_folders(host, setting):
     above = evaluate(host, setting, "root").rpartition("/")[0]
     assert (host.file(above).mode, host.file(above).user) == (0o1777, "root")
-    # Nothing of a shared file system that a machine may or may not have mounted.
+    # enroot needs a local file system.
     assert not above.startswith(("/fsx", "/home", "/shared"))
 
 
 @pytest.mark.needs("has_systemd")
-def test_program_makes_them_for_its_user_alone(host):
+def test_user_folders_are_private(host):
     host.check_output("systemd-tmpfiles --create /etc/tmpfiles.d/enroot.conf")
     host.check_output("su nobody -s /bin/bash -c 'enroot list'")
     for setting in ("ENROOT_RUNTIME_PATH", "ENROOT_CACHE_PATH", "ENROOT_DATA_PATH"):
@@ -71,19 +71,19 @@ def test_program_makes_them_for_its_user_alone(host):
         host.check_output("rm -r %s", folder)
 
 
-def test_boot_makes_the_folder_for_the_state_of_containers(host, expected):
+def test_tmpfiles_creates_the_runtime_folder(host, expected):
     folder = expected.variables["enroot_runtime_folder"]
     lines = host.file("/etc/tmpfiles.d/enroot.conf").content_string.splitlines()
     assert [line.split()[:3] for line in lines] == [["d", folder, "1777"]]
 
 
-def test_packages_settings_are_the_only_ones(host):
-    # A setting of the file that is commented out or misspelt counts for nothing, and nobody notices.
+def test_configuration_lines_are_valid(host):
+    # enroot silently ignores misspelled settings.
     lines = [line for line in host.file("/etc/enroot/enroot.conf").content_string.splitlines() if line]
     assert all(re.match(r"#|ENROOT_[A-Z_]+ \S", line) for line in lines)
 
 
-def test_users_may_make_namespaces(host, expected):
+def test_sysctl_settings_allow_user_namespaces(host, expected):
     lines = host.file("/etc/sysctl.d/90-enroot.conf").content_string.splitlines()
     found = dict(line.lstrip("-").split(" = ") for line in lines if not line.startswith("#"))
     wanted = {name: str(value) for name, value in expected.variables["enroot_sysctl"].items()}
@@ -94,7 +94,7 @@ def test_users_may_make_namespaces(host, expected):
 
 
 @pytest.mark.needs("kernel")
-def test_kernel_lets_users_make_namespaces(host, expected):
+def test_users_can_create_namespaces(host, expected):
     for name, value in expected.variables["enroot_sysctl"].items():
         run = host.run("sysctl -n %s", name)
         assert run.rc != 0 or run.stdout.strip() == str(value), name
@@ -108,6 +108,6 @@ def test_kernel_lets_users_make_namespaces(host, expected):
         ("enroot-aufs2ovlfs", {"cap_sys_admin", "cap_mknod"}),
     ],
 )
-def test_users_can_import_images(host, program, rights):
-    said = host.check_output("PATH=$PATH:/usr/sbin:/sbin getcap $(command -v %s)", program)
-    assert set(re.findall(r"cap_\w+", said)) == rights
+def test_helper_programs_have_their_capabilities(host, program, rights):
+    output = host.check_output("PATH=$PATH:/usr/sbin:/sbin getcap $(command -v %s)", program)
+    assert set(re.findall(r"cap_\w+", output)) == rights

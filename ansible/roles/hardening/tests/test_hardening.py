@@ -1,10 +1,10 @@
-"""Nobody gets in with a password, root not at all; what breaks training is only there where asked for."""
+"""Checks of the hardening: no password login, no root login, optional settings only if enabled."""
 
 import re
 
 import pytest
 
-# A key for the time of the question: an image has none of its own, and sshd says nothing without one.
+# sshd -T needs a host key, which an image does not have.
 ASK_SSHD = """
 set -e
 folder=$(mktemp -d)
@@ -16,14 +16,14 @@ mkdir -p /run/sshd
 
 
 def ask_sshd(host, user):
-    """The settings that are in force for a user, all files read; names and values in small letters."""
+    """Return the effective sshd settings for a user, in lower case."""
     run = host.run(ASK_SSHD, user)
     assert run.rc == 0, run.stderr
     return dict(line.split(" ", 1) for line in run.stdout.splitlines() if " " in line)
 
 
 @pytest.mark.parametrize("user", ["root", "somebody"])
-def test_server_has_the_settings(host, expected, user):
+def test_sshd_has_the_settings(host, expected, user):
     wanted = {name.lower(): value for name, value in expected.variables["hardening_sshd"].items()}
     in_force = ask_sshd(host, user)
     assert {name: in_force.get(name) for name in wanted} == wanted
@@ -41,12 +41,12 @@ def test_no_account_has_a_password(host):
     assert [name for name, password in entries.items() if password[:1] not in ("!", "*")] == []
 
 
-def test_root_is_the_only_one_like_root(host):
+def test_only_root_has_uid_0(host):
     users = host.check_output("getent passwd").splitlines()
     assert [line.split(":")[0] for line in users if line.split(":")[2] == "0"] == ["root"]
 
 
-def test_nothing_listens_that_speaks_in_clear(host):
+def test_no_unencrypted_servers_are_installed(host):
     names = (
         "telnetd",
         "rsh-server",
@@ -60,12 +60,12 @@ def test_nothing_listens_that_speaks_in_clear(host):
     assert [name for name in names if host.package(name).is_installed] == []
 
 
-def test_records_are_kept_only_where_asked_for(host, expected):
+def test_audit_daemon_matches_the_setting(host, expected):
     state = host.run("systemctl is-enabled auditd").stdout.strip()
     assert (state == "enabled") is expected.variables["hardening_audit"]
 
 
-def test_programs_run_from_temporary_files_unless_told_otherwise(host, expected):
+def test_noexec_of_tmp_matches_the_setting(host, expected):
     unit = host.file("/etc/systemd/system/tmp.mount")
     assert unit.exists is expected.variables["hardening_noexec_tmp"]
     entries = [line.split() for line in host.run("cat /etc/fstab").stdout.splitlines()]
@@ -77,7 +77,7 @@ def test_programs_run_from_temporary_files_unless_told_otherwise(host, expected)
         assert (run.rc, run.stdout + run.stderr) == (0, "")
 
 
-def test_sudo_asks_nobody_from_outside(host):
-    # Rules by the name of a host or with a password in them have no place in an image.
+def test_sudoers_has_no_unsafe_options(host):
+    # These options allow sudo without a password or with the password of another user.
     rules = host.run("cat /etc/sudoers /etc/sudoers.d/*").stdout
     assert not re.search(r"!authenticate|targetpw|rootpw", rules)

@@ -1,4 +1,4 @@
-"""One kernel, the one that was asked for, with its headers, and nothing that brings another."""
+"""Checks of the kernel: only the pinned one with its headers, and no metapackage that installs another."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ import yaml
 from checks import held, package_version
 
 ROLES = Path(__file__).resolve().parents[2]
-# Names of packages that stand for "the newest kernel" and not for one.
+# Names of metapackages that depend on the newest kernel.
 FOLLOWER = re.compile(
     r"linux(-image|-headers|-modules-extra)?(-cloud)?-(amd64|arm64|aws|generic|virtual)(-(lts|hwe|edge).*)?"
 )
 
 
 def find_steps(role):
-    """(file, step) of every step of a role, blocks opened."""
+    """Yield (file, task) for every task of a role, including tasks in blocks."""
 
     def open_blocks(steps):
         for step in steps:
@@ -28,7 +28,7 @@ def find_steps(role):
 
 
 def packages_of(host, expected):
-    """Image and headers of the kernel."""
+    """Return the names of the packages with the kernel image and its headers."""
     kernel = expected.capabilities["target_kernel"]
     if expected.capabilities["system_family"] == "debian":
         return [f"linux-image-{kernel}", f"linux-headers-{kernel}"]
@@ -37,34 +37,34 @@ def packages_of(host, expected):
     return [name, f"{name}-devel"]
 
 
-def test_there_is_one_kernel(host, expected):
+def test_only_one_kernel_is_installed(host, expected):
     found = host.check_output("find /lib/modules -mindepth 1 -maxdepth 1 -printf '%f\\n'").split()
     assert found == [expected.capabilities["target_kernel"]]
 
 
-def test_boot_loader_finds_one_kernel(host, expected):
+def test_boot_folder_has_one_kernel(host, expected):
     kernel = expected.capabilities["target_kernel"]
     found = host.check_output("find /boot -maxdepth 1 -name 'vmlinuz-*' -printf '%f\\n'").split()
     assert [name for name in found if "rescue" not in name] == [f"vmlinuz-{kernel}"]
-    first_root = host.check_output("find /boot -maxdepth 1 -name 'init*%s*' -size +1M", kernel).split()
-    assert len(first_root) == 1
+    initramfs = host.check_output("find /boot -maxdepth 1 -name 'init*%s*' -size +1M", kernel).split()
+    assert len(initramfs) == 1
 
 
-def test_no_rebuild_of_the_initramfs_is_left(host):
-    # While roles are applied, requests to make it are only noted.
+def test_no_deferred_initramfs_build_remains(host):
+    # While roles are applied, requests to build the initramfs are deferred.
     if host.exists("dpkg-divert"):
         assert host.check_output("dpkg-divert --list /usr/sbin/update-initramfs") == ""
     assert not host.file("/var/lib/misc/initramfs-asked").exists
 
 
-def test_boot_menu_names_the_first_root(host, expected):
-    # A menu that was written before the first root was there starts the kernel without one.
+def test_boot_menu_has_the_initramfs(host, expected):
+    # A menu that was written before the initramfs existed boots the kernel without it.
     menu = host.file("/boot/grub/grub.cfg")
     if expected.capabilities["system_family"] == "debian" and menu.exists:
         assert f"initrd.img-{expected.capabilities['target_kernel']}" in menu.content_string
 
 
-def test_stack_and_image_mean_the_same_kernel(host, expected):
+def test_kernel_matches_the_pin(host, expected):
     wanted = expected.versions["kernel"]
     image, _ = packages_of(host, expected)
     version = package_version(host, image)
@@ -73,7 +73,7 @@ def test_stack_and_image_mean_the_same_kernel(host, expected):
     )
 
 
-def test_headers_are_those_of_the_kernel(host, expected):
+def test_headers_match_the_kernel(host, expected):
     kernel = expected.capabilities["target_kernel"]
     build = f"/lib/modules/{kernel}/build"
     assert host.file(f"{build}/Makefile").exists
@@ -82,8 +82,8 @@ def test_headers_are_those_of_the_kernel(host, expected):
     assert f'UTS_RELEASE "{kernel}"' in release
 
 
-def test_compiler_of_the_headers_is_there(host, expected):
-    # A module that another compiler made may load and still misbehave.
+def test_compiler_of_the_kernel_is_installed(host, expected):
+    # A module built by another compiler may load and still misbehave.
     kernel = expected.capabilities["target_kernel"]
     asked = host.check_output(
         "sed -n 's/^CONFIG_CC_VERSION_TEXT=\"\\([a-z0-9_-]*\\).*/\\1/p' /lib/modules/%s/build/.config", kernel
@@ -102,7 +102,7 @@ def test_kernel_is_held(host, expected):
     assert missing == []
 
 
-def test_no_package_follows_the_newest_kernel(host, expected):
+def test_no_kernel_metapackage_is_installed(host, expected):
     if expected.capabilities["system_family"] == "debian":
         installed = host.check_output("dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\\n'")
         names = [line.split()[-1] for line in installed.splitlines() if line[1] == "i"]
@@ -114,21 +114,21 @@ def test_no_package_follows_the_newest_kernel(host, expected):
 
 
 @pytest.mark.needs("kernel")
-def test_machine_runs_it(host, expected):
+def test_machine_runs_the_pinned_kernel(host, expected):
     assert host.check_output("uname --kernel-release") == expected.capabilities["target_kernel"]
 
 
-def test_no_other_role_restarts_the_machine():
-    guilty = {
+def test_only_the_kernel_role_restarts_the_machine():
+    roles = {
         role.name
         for role in ROLES.iterdir()
         for _, step in find_steps(role)
         if {"ansible.builtin.reboot", "reboot"} & set(step)
     }
-    assert guilty == {"kernel"}
+    assert roles == {"kernel"}
 
 
-def test_a_restart_needs_a_reason():
+def test_machine_is_restarted_only_if_needed():
     steps = [step for _, step in find_steps(ROLES / "kernel")]
     [restart] = [step for step in steps if step.get("ansible.builtin.include_tasks") == "restart.yml"]
     assert restart["when"].startswith("kernel_running.stdout in")

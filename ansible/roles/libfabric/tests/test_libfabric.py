@@ -1,26 +1,26 @@
-"""libfabric: the pinned version, EFA compiled in, and a provider that works without any device."""
+"""Checks of libfabric: the pinned version, with the EFA provider and a working TCP provider."""
 
 from checks import held, package_version
 
 
-def test_exact_version(host, expected):
+def test_packages_have_the_pinned_version(host, expected):
     versions = {name: package_version(host, name) for name in expected.variables["libfabric_packages"]}
     assert versions == dict.fromkeys(versions, expected.versions["libfabric"])
 
 
-def test_upgrades_leave_it_alone(host, expected):
+def test_packages_are_held(host, expected):
     assert [name for name in expected.variables["libfabric_packages"] if not held(host, name)] == []
 
 
-def test_program_and_library_are_of_one_version(host, expected):
+def test_program_and_library_versions_match(host, expected):
     upstream = expected.versions["libfabric"].partition("-")[0]
-    said = dict(line.split(": ", 1) for line in host.check_output("fi_info --version").splitlines())
-    assert said["fi_info"] == said["libfabric"] == upstream
+    output = dict(line.split(": ", 1) for line in host.check_output("fi_info --version").splitlines())
+    assert output["fi_info"] == output["libfabric"] == upstream
 
 
-def test_efa_is_compiled_in(host):
-    # The provider only registers itself where it finds a device, so `fi_info --list` cannot tell. A libfabric
-    # built without it does not link to libefa.
+def test_efa_provider_is_compiled_in(host):
+    # fi_info lists the EFA provider only if there is a device. A libfabric built without the provider does
+    # not link to libefa.
     library = host.check_output("ldconfig -p | awk '/libfabric[.]so[.]1 / {print $NF}'").splitlines()[0]
     needed = [line.split() for line in host.check_output("ldd %s", library).splitlines()]
     assert [words[2] for words in needed if words[0].startswith("libefa.so") and words[2].startswith("/")]

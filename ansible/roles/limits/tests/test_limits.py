@@ -1,4 +1,4 @@
-"""Limits of sessions and services."""
+"""Checks of the resource limits of sessions and services."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def read_entries(host):
     return [tuple(words) for words in lines if words]
 
 
-def test_session_limits_parse(host, expected):
+def test_limits_file_has_the_settings(host, expected):
     entries = read_entries(host)
     wanted = expected.variables["limits_session"]
     for domain in ("*", "root"):
@@ -24,22 +24,22 @@ def test_memory_may_be_locked_without_limit(host):
     )
 
 
-def test_no_later_file_overrules_a_limit(host):
-    # pam_limits reads the files in the order of their names; the last word on a limit counts.
+def test_no_later_file_overrides_a_limit(host):
+    # pam_limits reads the files in the order of their names; the last value wins.
     names = {name for _, _, name, _ in read_entries(host)}
     files = host.check_output("ls /etc/security/limits.d/*.conf").split()
     later = [path for path in files if path > SESSION_FILE]
-    said = {path: host.check_output("awk '!/^#/ && NF == 4 {print $3}' %s", path).split() for path in later}
-    assert {path: words for path, words in said.items() if names & set(words)} == {}
+    limits = {path: host.check_output("awk '!/^#/ && NF == 4 {print $3}' %s", path).split() for path in later}
+    assert {path: words for path, words in limits.items() if names & set(words)} == {}
 
 
-def test_a_session_opens_under_the_limits(host):
+def test_sessions_open_with_the_limits(host):
     assert host.run("su root -s /bin/sh -c true").rc == 0
 
 
 @pytest.mark.needs("kernel")
 def test_sessions_have_the_limits(host, expected):
-    # A container cannot have more than its engine was given.
+    # Needs the kernel of the image: limits in a container depend on those of its engine.
     flags = {"core": "c", "memlock": "l", "nofile": "n", "stack": "s"}
     for name, value in expected.variables["limits_session"].items():
         assert host.check_output("su - root -c 'ulimit -H%s'", flags[name]) == value

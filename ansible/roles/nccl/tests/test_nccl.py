@@ -1,10 +1,10 @@
-"""NCCL: the pinned version in header, library and packages, and one library for the loader."""
+"""Checks of NCCL: header, library and packages of the pinned version, one library in the loader cache."""
 
 import pytest
 from checks import held, package_version
 
 LIBRARY = "libnccl.so.2"
-# Asks the library that the loader finds; no GPU is needed for that.
+# Prints the version of the library that the loader finds; needs no GPU.
 VERSION = (
     "import ctypes, sys; number = ctypes.c_int();"
     f"ctypes.CDLL('{LIBRARY}').ncclGetVersion(ctypes.byref(number)); print(number.value)"
@@ -20,14 +20,14 @@ def is_packaged(expected):
     return expected.capabilities["system_family"] in expected.variables["nccl_downloads"]
 
 
-def test_header_is_of_the_pinned_version(host, expected, is_packaged):
+def test_header_has_the_pinned_version(host, expected, is_packaged):
     header = "/usr/include/nccl.h" if is_packaged else "/opt/nccl/include/nccl.h"
     lines = host.check_output("grep -E '^#define NCCL_(MAJOR|MINOR|PATCH) ' %s", header).splitlines()
     macros = {line.split()[1]: line.split()[2] for line in lines}
     assert [macros[f"NCCL_{part}"] for part in ("MAJOR", "MINOR", "PATCH")] == numbers(expected)
 
 
-def test_library_is_of_the_pinned_version(host, expected):
+def test_library_has_the_pinned_version(host, expected):
     major, minor, patch = map(int, numbers(expected))
     assert int(host.check_output("python3 -c %s", VERSION)) == major * 10000 + minor * 100 + patch
 
@@ -37,7 +37,7 @@ def test_loader_finds_one_library(host):
     assert len({host.check_output("readlink --canonicalize-existing %s", path) for path in found}) == 1
 
 
-def test_programs_can_be_linked(host):
+def test_linker_finds_the_library(host):
     library = host.check_output("ldconfig -p | awk -v name=%s '$1 == name {print $NF}'", LIBRARY).split()[0]
     assert host.file(library.removesuffix(".2")).linked_to
 
@@ -50,8 +50,8 @@ def test_packages_are_pinned_and_held(host, expected, is_packaged):
         assert held(host, name)
 
 
-def test_packages_are_built_for_the_toolkit(host, expected, is_packaged):
-    # The newest build of one NCCL may be for the next CUDA, whose programs no driver of this one runs.
+def test_packages_match_the_cuda_toolkit(host, expected, is_packaged):
+    # The newest build of an NCCL version may be for a newer CUDA than the image's driver supports.
     if not is_packaged or "cuda" not in expected.versions:
         return
     major = expected.versions["cuda"].split(".")[0]

@@ -1,4 +1,4 @@
-"""NCCL's benchmarks: there, of the pinned version, for everybody, complete but for the driver of the GPU."""
+"""Checks of the NCCL benchmarks: built from the locked commit, complete, usable by all users."""
 
 import pytest
 
@@ -7,33 +7,33 @@ PROGRAMS = ("all_gather_perf", "all_reduce_perf", "alltoall_perf", "reduce_scatt
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program_is_for_everybody(host, name):
+def test_every_user_can_run_the_program(host, name):
     assert host.run("su -s /bin/sh nobody -c %s", f"test -x {FOLDER}/{name}").rc == 0
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program_finds_all_but_the_driver(host, name):
+def test_program_finds_its_libraries(host, name):
     lines = host.check_output("ldd %s", f"{FOLDER}/{name}").splitlines()
     assert [line for line in lines if "not found" in line and "libcuda.so.1" not in line] == []
 
 
-def test_programs_are_of_the_locked_commit(host, expected):
+def test_programs_are_built_from_the_locked_commit(host, expected):
     commit = expected.variables["nccl_tests_downloads"]["source"]["commit"]
     assert host.file("/opt/nccl-tests/built-with").content_string.split()[0] == commit
 
 
-def test_programs_speak_mpi(host, expected):
+def test_programs_are_linked_with_mpi(host, expected):
     library = host.check_output("ldd %s", f"{FOLDER}/all_reduce_perf")
     folder = expected.variables["nccl_tests_mpi"]
     assert f"=> {folder}/lib" in library
 
 
-def test_nothing_of_the_build_remains(host):
+def test_build_files_are_removed(host):
     assert host.run("find /opt/nccl-tests -name '*.o' -o -name '*.cu' -o -name .git").stdout == ""
 
 
 @pytest.mark.needs("gpu")
-def test_all_reduce_is_right(host):
+def test_all_reduce_gives_correct_results(host):
     run = host.run("%s -b 8 -e 128M -f 2 -g $(nvidia-smi -L | wc -l)", f"{FOLDER}/all_reduce_perf")
     assert run.rc == 0
     assert "Out of bounds values : 0 OK" in run.stdout

@@ -1,13 +1,13 @@
-"""Neuron's collectives: the pinned version, with every library it needs."""
+"""Checks of the Neuron collectives: the pinned version, with all its libraries."""
 
 from checks import held, package_version
-from checks.neuron import is_of
+from checks.neuron import matches_release
 
 PACKAGE = "aws-neuronx-collectives"
 
 
 def test_package_is_pinned_and_held(host, expected):
-    assert is_of(expected.versions["neuron_collectives"], package_version(host, PACKAGE))
+    assert matches_release(expected.versions["neuron_collectives"], package_version(host, PACKAGE))
     assert held(host, PACKAGE)
 
 

@@ -1,24 +1,24 @@
-"""Neuron's kernel module: the pinned version, for the kernel of the image, loaded at boot, for everybody."""
+"""Checks of the Neuron kernel module: the pinned version, for the image's kernel, loaded at boot."""
 
 from checks import held, module_info, package_version
-from checks.neuron import is_of
+from checks.neuron import matches_release
 
 PACKAGE = "aws-neuronx-dkms"
 
 
 def test_package_is_pinned_and_held(host, expected):
-    assert is_of(expected.versions["neuron_driver"], package_version(host, PACKAGE))
+    assert matches_release(expected.versions["neuron_driver"], package_version(host, PACKAGE))
     assert held(host, PACKAGE)
 
 
-def test_module_is_for_the_kernel_of_the_image(host, expected):
+def test_module_matches_the_kernel(host, expected):
     kernel = expected.capabilities["target_kernel"]
     module = module_info(host, kernel, "neuron")
     assert module["vermagic"].split()[0] == kernel
-    assert is_of(expected.versions["neuron_driver"], module["version"])
+    assert matches_release(expected.versions["neuron_driver"], module["version"])
 
 
-def test_module_is_installed_and_not_only_built(host, expected):
+def test_module_is_installed(host, expected):
     lines = [
         line for line in host.check_output("dkms status").splitlines() if line.startswith("aws-neuronx/")
     ]
@@ -31,14 +31,14 @@ def test_module_is_loaded_at_boot(host):
     assert "neuron" in host.check_output("cat /etc/modules-load.d/neuron.conf").split()
 
 
-def test_devices_are_for_everybody(host):
-    # Without this a job has to run as root.
+def test_all_users_may_access_devices(host):
+    # Without this rule only root can use the devices.
     rules = host.check_output("cat /etc/udev/rules.d/*neuron*.rules")
     assert 'KERNEL=="neuron[0-9]*", MODE="0666"' in rules
 
 
 def test_repository_is_signed(host):
-    # Packages of a repository that nobody signed are whatever the network says they are.
+    # Packages of an unsigned repository can be replaced on the network.
     sources = host.run("grep -rslE '(apt|yum)[.]repos[.]neuron' /etc/apt /etc/yum.repos.d").stdout.split()
     assert sources
     for path in sources:

@@ -1,14 +1,14 @@
-"""Neuron's runtime: the pinned version, found by the loader."""
+"""Checks of the Neuron runtime: the pinned version, found by the loader."""
 
 import pytest
 from checks import held, package_version
-from checks.neuron import is_of
+from checks.neuron import matches_release
 
 PACKAGE = "aws-neuronx-runtime-lib"
 
 
 def test_package_is_pinned_and_held(host, expected):
-    assert is_of(expected.versions["neuron_runtime"], package_version(host, PACKAGE))
+    assert matches_release(expected.versions["neuron_runtime"], package_version(host, PACKAGE))
     assert held(host, PACKAGE)
 
 
@@ -19,5 +19,5 @@ def test_loader_finds_the_library(host):
 
 
 @pytest.mark.needs("neuron-device")
-def test_device_is_there(host):
+def test_device_exists(host):
     assert host.run("ls /dev/neuron0").rc == 0

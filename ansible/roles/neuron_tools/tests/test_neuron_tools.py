@@ -1,14 +1,14 @@
-"""Neuron's tools: the pinned version, on the path of sessions, and their answer where there is a device."""
+"""Checks of the Neuron tools: the pinned version, in PATH of sessions."""
 
 import pytest
 from checks import held, package_version
-from checks.neuron import is_of
+from checks.neuron import matches_release
 
 PACKAGE = "aws-neuronx-tools"
 
 
 def test_package_is_pinned_and_held(host, expected):
-    assert is_of(expected.versions["neuron_tools"], package_version(host, PACKAGE))
+    assert matches_release(expected.versions["neuron_tools"], package_version(host, PACKAGE))
     assert held(host, PACKAGE)
 
 
@@ -17,12 +17,12 @@ def test_session_finds_the_program(host, name):
     assert host.check_output("bash -lc %s", f"command -v {name}") == f"/opt/aws/neuron/bin/{name}"
 
 
-def test_program_says_its_version(host, expected):
+def test_program_has_the_pinned_version(host, expected):
     version = expected.versions["neuron_tools"]
     assert version in host.check_output("/opt/aws/neuron/bin/neuron-ls --version")
 
 
-def test_path_of_sessions_has_no_empty_element(host):
+def test_path_has_no_empty_element(host):
     assert "" not in host.check_output("bash -lc 'echo $PATH'").split(":")
 
 

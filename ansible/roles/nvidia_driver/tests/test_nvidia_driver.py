@@ -1,4 +1,4 @@
-"""The driver: modules of the pinned version for the kernel of the image, libraries of no other version."""
+"""Checks of the NVIDIA driver: kernel modules and libraries of the pinned version for the image's kernel."""
 
 import re
 
@@ -7,9 +7,9 @@ from checks import held, module_info
 
 MODULES = ("", "-uvm", "-modeset", "-drm", "-peermem")
 LICENSES = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}
-# Drivers from this branch on manage coherent memory by themselves when they are told to.
+# First branch with the parameter NVreg_CoherentGPUMemoryMode.
 COHERENT_FROM = 580
-# What serves several versions of the driver, and is versioned by itself.
+# Packages with their own version numbers, which work with several driver versions.
 INDEPENDENT = {"nvidia-modprobe", "nvidia-persistenced", "nvidia-settings", "nvidia-xconfig"}
 LIST_PACKAGES = {
     "debian": "dpkg-query --show --showformat '${db:Status-Abbrev} ${Package} ${Version}\\n'",
@@ -21,13 +21,13 @@ FAKE_DEVICE = "mkdir -p %s && echo %s > %s/vendor && echo %s > %s/class && echo 
 
 @pytest.fixture
 def upstream(expected):
-    """The version without what an archive adds."""
+    """Return the upstream version without the package revision."""
     return expected.versions["nvidia_driver"].partition("-")[0]
 
 
 @pytest.fixture
 def source(host):
-    """What dkms calls the sources: nvidia, nvidia-open, nvidia-current, nvidia-current-open."""
+    """Return the name of the sources in dkms: nvidia, nvidia-open, nvidia-current or nvidia-current-open."""
     names = set(re.findall(r"^(nvidia[a-z-]*)(?:/|, )", host.check_output("dkms status"), re.MULTILINE))
     assert len(names) == 1
     return names.pop()
@@ -35,17 +35,17 @@ def source(host):
 
 @pytest.fixture
 def module(source):
-    """The file name of the first module; Debian's are called after its packages."""
+    """Return the name of the main module; Debian names modules after its packages."""
     return source if "current" in source else "nvidia"
 
 
 def owner_of(host, expected, path):
-    said = host.check_output(OWNER[expected.capabilities["system_family"]], path)
-    return said.partition(":")[0]
+    output = host.check_output(OWNER[expected.capabilities["system_family"]], path)
+    return output.partition(":")[0]
 
 
-def test_every_module_is_installed(host, expected):
-    # dkms itself ends well whatever it has to say.
+def test_all_dkms_modules_are_installed(host, expected):
+    # dkms status exits with 0 even if modules are not installed.
     lines = host.check_output("dkms status").splitlines()
     assert lines
     assert [line for line in lines if not line.endswith(": installed")] == []
@@ -54,27 +54,27 @@ def test_every_module_is_installed(host, expected):
 
 
 @pytest.mark.parametrize("part", MODULES)
-def test_module_fits_the_kernel_of_the_image(host, expected, upstream, module, part):
+def test_module_matches_the_kernel(host, expected, upstream, module, part):
     kernel = expected.capabilities["target_kernel"]
     info = module_info(host, kernel, f"{module}{part}")
     assert info["vermagic"].split()[0] == kernel
     assert info["version"] == upstream
 
 
-def test_module_is_of_the_wanted_flavor(host, expected, module):
+def test_module_has_the_selected_flavor(host, expected, module):
     info = module_info(host, expected.capabilities["target_kernel"], module)
     assert info["license"] == LICENSES[expected.variables["nvidia_driver_flavor"]]
 
 
-def test_there_are_no_other_modules_of_the_driver(host, expected, module):
+def test_no_other_driver_modules_are_installed(host, expected, module):
     kernel = expected.capabilities["target_kernel"]
-    # The kernel itself has one that switches the light of screens.
+    # The kernel's own drivers/platform has nvidia-wmi-ec-backlight.
     find = "find /lib/modules/%s -name 'nvidia*.ko*' -not -path '*/drivers/platform/*' -printf '%%f\\n'"
     found = host.check_output(find, kernel).split()
     assert sorted(name.partition(".ko")[0] for name in found) == sorted(f"{module}{part}" for part in MODULES)
 
 
-def test_all_packages_are_of_one_version(host, expected, upstream):
+def test_all_packages_have_one_version(host, expected, upstream):
     lines = host.check_output(LIST_PACKAGES[expected.capabilities["system_family"]]).splitlines()
     packages = [line.split() for line in lines if line.startswith(("ii", "hi"))]
     versions = {
@@ -95,29 +95,29 @@ def test_packages_are_held(host, expected, source, upstream):
     assert [name for name in names if not held(host, name)] == []
 
 
-def test_driver_comes_from_packages(host):
-    # An installer that runs by itself is known to no package manager, and undone by every update of a kernel.
+def test_driver_is_installed_from_packages(host):
+    # The .run installer bypasses the package manager, and kernel updates break its modules.
     assert not host.exists("nvidia-uninstall")
     assert not host.file("/var/log/nvidia-installer.log").exists
 
 
-def test_program_says_that_there_is_no_gpu(host, expected):
+def test_nvidia_smi_reports_a_missing_gpu(host, expected):
     run = host.run("nvidia-smi")
     assert run.rc == (0 if expected.capabilities.get("gpu") else 9), run.stdout
 
 
-def test_loader_knows_the_library_of_cuda(host, upstream):
+def test_loader_finds_libcuda(host, upstream):
     path = host.check_output(
         "ldconfig -p | awk '/libcuda[.]so[.]1 .*x86-64|libcuda[.]so[.]1 .*AArch64/ {print $NF}'"
     )
     assert host.check_output("readlink -f %s", path.splitlines()[0]).endswith(f"libcuda.so.{upstream}")
 
 
-def test_nouveau_is_kept_out(host):
+def test_nouveau_is_blacklisted(host):
     assert "blacklist nouveau" in host.check_output("modprobe --showconfig").splitlines()
 
 
-def test_nouveau_is_kept_out_from_the_first_moment_on(host, expected):
+def test_initramfs_has_the_blacklist_and_no_nouveau(host, expected):
     first = host.file(f"/boot/initrd.img-{expected.capabilities['target_kernel']}")
     if not first.exists:
         first = host.file(f"/boot/initramfs-{expected.capabilities['target_kernel']}.img")
@@ -128,7 +128,7 @@ def test_nouveau_is_kept_out_from_the_first_moment_on(host, expected):
     assert [name for name in names if name.endswith("modprobe.d/nvidia-driver.conf")]
 
 
-def test_parameters_are_those_of_the_module_that_is_loaded(host, expected, upstream, module):
+def test_module_parameters_match_the_settings(host, expected, upstream, module):
     config = host.check_output("modprobe --showconfig").splitlines()
     wanted = dict(expected.variables["nvidia_driver_parameters"])
     if int(upstream.partition(".")[0]) >= COHERENT_FROM:
@@ -138,12 +138,12 @@ def test_parameters_are_those_of_the_module_that_is_loaded(host, expected, upstr
     assert found == {name: str(value) for name, value in wanted.items()}
 
 
-def test_no_key_for_signing_stays(host):
+def test_no_signing_key_remains(host):
     keys = "/var/lib/dkms/mok.key /var/lib/shim-signed/mok/MOK.priv"
     assert host.run(f"ls {keys}").stdout == ""
 
 
-def test_no_tree_of_the_build_stays(host):
+def test_build_folders_are_removed(host):
     assert host.check_output("find /var/lib/dkms -path '*/build/*' -print -quit") == ""
 
 
@@ -160,7 +160,7 @@ def test_no_tree_of_the_build_stays(host):
         ("nvswitch", [("0x15b3", "0x020700", "0x1021", "SW_MNG")], 0),
     ],
 )
-def test_devices_are_told_apart(host, wanted, devices, code):
+def test_nvidia_present_detects_devices(host, wanted, devices, code):
     folder = host.check_output("mktemp -d")
     try:
         for i, (vendor, kind, model, *data) in enumerate(devices):
@@ -174,7 +174,7 @@ def test_devices_are_told_apart(host, wanted, devices, code):
 
 
 @pytest.mark.needs("gpu")
-def test_every_gpu_is_seen(host, upstream):
+def test_gpus_run_the_pinned_driver(host, upstream):
     query = "driver_version,persistence_mode,ecc.mode.current"
     lines = host.check_output(f"nvidia-smi --query-gpu={query} --format=csv,noheader").splitlines()
     assert lines
@@ -185,5 +185,5 @@ def test_every_gpu_is_seen(host, upstream):
 
 
 @pytest.mark.needs("gpu")
-def test_no_gpu_has_failed(host):
+def test_kernel_log_has_no_gpu_errors(host):
     assert host.run("dmesg | grep -E 'Xid.*: (48|64|79|95|119|120),'").stdout == ""

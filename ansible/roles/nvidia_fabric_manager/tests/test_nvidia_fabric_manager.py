@@ -1,4 +1,4 @@
-"""The fabric manager: of the driver's version, started at boot where there are switches, and only there."""
+"""Checks of the fabric manager: the driver's version, started at boot only if there are NVSwitches."""
 
 import pytest
 from checks import held, package_version
@@ -14,7 +14,7 @@ def package(host):
     return host.check_output("rpm --query --queryformat '%%{NAME}' --file %s", path)
 
 
-def test_version_is_that_of_the_driver(host, expected, package):
+def test_version_matches_the_driver(host, expected, package):
     driver = expected.versions["nvidia_driver"].partition("-")[0]
     assert package_version(host, package).rpartition(":")[2].partition("-")[0] == driver
 
@@ -23,34 +23,34 @@ def test_package_is_held(host, package):
     assert held(host, package)
 
 
-def test_subnet_manager_is_of_its_pin(host, expected):
+def test_subnet_manager_has_the_pinned_version(host, expected):
     wanted = expected.variables["nvidia_fabric_manager_nvlsm_version"]
     assert package_version(host, "nvlsm") == wanted
     assert host.file("/etc/modules-load.d/nvidia-fabricmanager.conf").exists is bool(wanted)
 
 
-def test_starts_at_boot(host):
-    # A unit without an [Install] section would be called static, and never start.
+def test_service_is_enabled_at_boot(host):
+    # A unit without an [Install] section is static and never starts at boot.
     assert host.check_output("systemctl is-enabled %s", UNIT) == "enabled"
 
 
-def test_starts_only_where_there_are_switches(host):
+def test_service_requires_nvswitches(host):
     condition = host.check_output("systemctl show --property ExecCondition --value %s", UNIT)
     assert "argv[]=/usr/local/libexec/nvidia-present nvswitch ;" in condition
 
 
-def test_was_not_started_while_the_image_was_made(host):
+def test_service_was_not_started_during_the_build(host):
     times = host.check_output("systemctl show --property ExecMainStartTimestampMonotonic --value %s", UNIT)
     assert times == "0" or host.run("/usr/local/libexec/nvidia-present nvswitch").rc == 0
 
 
-def test_unit_is_sound(host):
+def test_unit_is_valid(host):
     run = host.run("systemd-analyze verify %s", UNIT)
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 
 
-def test_nothing_is_spilled_beside_the_packages(host):
-    # Where an archive of the vendor was unpacked into /usr.
+def test_no_stray_files_in_usr(host):
+    # Exists if an archive of the vendor was unpacked into /usr.
     assert not host.file("/usr/systemd").exists
 
 

@@ -1,4 +1,4 @@
-"""IMEX: of the driver's version, started at boot once a cluster has named its nodes."""
+"""Checks of IMEX: the driver's version, started at boot only if its nodes are configured."""
 
 import shlex
 
@@ -18,7 +18,7 @@ def package(host):
     return host.check_output("rpm --query --queryformat '%%{NAME}' --file %s", path)
 
 
-def test_version_is_that_of_the_driver(host, expected, package):
+def test_version_matches_the_driver(host, expected, package):
     driver = expected.versions["nvidia_driver"].partition("-")[0]
     assert package_version(host, package).rpartition(":")[2].partition("-")[0] == driver
 
@@ -27,12 +27,12 @@ def test_package_is_held(host, package):
     assert held(host, package)
 
 
-def test_starts_at_boot(host):
+def test_service_is_enabled_at_boot(host):
     assert host.check_output("systemctl is-enabled %s", UNIT) == "enabled"
 
 
 @pytest.mark.parametrize(("nodes", "code"), [("", 1), ("# 10.0.0.1\n\n  \n", 1), ("# nodes\n10.0.0.1\n", 0)])
-def test_starts_only_with_nodes(host, nodes, code):
+def test_service_requires_configured_nodes(host, nodes, code):
     line = next(
         line for line in host.file(DROP_IN).content_string.splitlines() if line.startswith("ExecCondition=")
     )
@@ -46,12 +46,12 @@ def test_starts_only_with_nodes(host, nodes, code):
         host.check_output("rm %s", path)
 
 
-def test_image_names_no_nodes(host):
+def test_image_has_no_configured_nodes(host):
     lines = [line.strip() for line in host.file(NODES).content_string.splitlines()]
     assert [line for line in lines if line and not line.startswith("#")] == []
 
 
-def test_unit_is_sound(host):
+def test_unit_is_valid(host):
     run = host.run("systemd-analyze verify %s", UNIT)
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 

@@ -1,4 +1,4 @@
-"""The persistence daemon: it can start, it starts at boot where there is a GPU, and it keeps the mode on."""
+"""Checks of the persistence daemon: started at boot if there is a GPU, with persistence mode on."""
 
 import re
 
@@ -8,21 +8,21 @@ from checks import package_version
 UNIT = "nvidia-persistenced.service"
 
 
-def test_starts_at_boot(host):
-    # A unit without an [Install] section would be called static, and never start.
+def test_service_is_enabled_at_boot(host):
+    # A unit without an [Install] section is static and never starts at boot.
     assert host.check_output("systemctl is-enabled %s", UNIT) == "enabled"
     assert host.check_output("systemctl show --property UnitFileState --value %s", UNIT) == "enabled"
     wants = host.check_output("systemctl show --property Wants --value multi-user.target").split()
     assert UNIT in wants
 
 
-def test_unit_is_sound(host):
+def test_unit_is_valid(host):
     run = host.run("systemd-analyze verify %s", UNIT)
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 
 
-def test_unit_is_whole(host):
-    # One that adds to another unit, put where a whole one belongs, has no type and resets what it never set.
+def test_unit_is_complete(host):
+    # A drop-in installed as the unit has no Type and resets an ExecStart that was never set.
     text = host.file(f"/etc/systemd/system/{UNIT}").content_string
     assert len(re.findall(r"^ExecStart=", text, re.MULTILINE)) == 1
     assert re.search(r"^ExecStart=/", text, re.MULTILINE)
@@ -39,7 +39,7 @@ def test_program_runs(host):
     assert host.run("nvidia-persistenced --version").rc == 0
 
 
-def test_account_is_there(host):
+def test_user_exists(host):
     start = host.check_output("systemctl show --property ExecStart --value %s", UNIT)
     user = host.user(re.search(r"--user (\S+)", start)[1])
     assert user.exists
@@ -47,16 +47,16 @@ def test_account_is_there(host):
     assert user.password in ("!", "!!", "*")
 
 
-def test_starts_only_where_there_is_a_gpu(host, expected):
+def test_service_requires_a_gpu(host, expected):
     condition = host.check_output("systemctl show --property ExecCondition --value %s", UNIT)
     assert "argv[]=/usr/local/libexec/nvidia-present gpu ;" in condition
     if not expected.capabilities.get("gpu"):
-        # Skipped by its condition, which is no failure.
+        # A failed condition skips the start without an error.
         assert host.run("systemctl start %s", UNIT).rc == 0
         assert host.check_output("systemctl is-failed %s || true", UNIT) == "inactive"
 
 
-def test_branch_is_that_of_the_driver(host, expected):
+def test_branch_matches_the_driver(host, expected):
     version = package_version(host, "nvidia-persistenced")
     if version:
         branch = version.rpartition(":")[2].partition(".")[0]
@@ -64,7 +64,7 @@ def test_branch_is_that_of_the_driver(host, expected):
 
 
 @pytest.mark.needs("gpu")
-def test_runs(host):
+def test_service_runs(host):
     assert host.service("nvidia-persistenced").is_running
     modes = host.check_output("nvidia-smi --query-gpu=persistence_mode --format=csv,noheader").split()
     assert set(modes) == {"Enabled"}

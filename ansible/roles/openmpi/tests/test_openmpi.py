@@ -1,22 +1,22 @@
-"""Open MPI: the pinned version, a real job of two processes, and the way to EFA left open."""
+"""Checks of Open MPI: the pinned version, a job of two processes, libfabric enabled."""
 
 import pytest
 from checks import held, package_version
 
-# Host name and network of a check container are its own affair: the job stays inside.
+# localhost makes the job independent of the host name and network of the check container.
 RUN = "mpirun --allow-run-as-root --oversubscribe --host localhost:2 -n 2 "
 
 
-def test_exact_version(host, expected):
+def test_packages_have_the_pinned_version(host, expected):
     versions = {name: package_version(host, name) for name in expected.variables["openmpi_packages"]}
     assert versions == dict.fromkeys(versions, expected.versions["openmpi"])
 
 
-def test_upgrades_leave_it_alone(host, expected):
+def test_packages_are_held(host, expected):
     assert [name for name in expected.variables["openmpi_packages"] if not held(host, name)] == []
 
 
-def test_program_is_of_that_version(host, expected):
+def test_program_has_the_pinned_version(host, expected):
     assert (
         host.check_output("ompi_info --version")
         .splitlines()[0]
@@ -24,7 +24,7 @@ def test_program_is_of_that_version(host, expected):
     )
 
 
-def test_two_processes_know_each_other(host):
+def test_job_runs_two_processes(host):
     run = host.run(RUN + "sh -c 'echo $OMPI_COMM_WORLD_RANK/$OMPI_COMM_WORLD_SIZE'")
     assert run.rc == 0, run.stderr
     assert sorted(run.stdout.split()) == ["0/2", "1/2"]
@@ -40,12 +40,12 @@ def test_runs_without_root(host):
 
 
 @pytest.mark.parametrize("component", ["mtl: ofi", "btl: tcp", "btl: vader", "pml: cm", "pml: ob1"])
-def test_component_is_there(host, component):
+def test_component_is_available(host, component):
     assert f"MCA {component} " in host.check_output("ompi_info")
 
 
-def test_way_to_efa_is_open(host):
-    # Debian's own parameters shut out every MTL that goes through libfabric.
+def test_libfabric_components_are_enabled(host):
+    # Debian's default parameters disable the MTL that uses libfabric.
     parameters = host.check_output("ompi_info --all --parsable").splitlines()
     assert "mca:mtl:ofi:param:mtl_ofi_provider_include:value:efa" in parameters
     assert "mca:mtl:base:param:mtl:value:" in parameters

@@ -1,4 +1,4 @@
-"""Tools that people and launchers expect, and no upgrade of what the base brought along."""
+"""Checks of the common tools, and that no role upgrades packages of the base image."""
 
 from pathlib import Path
 
@@ -51,16 +51,16 @@ def test_tool_is_found(host, tool):
 
 @pytest.mark.needs("has_systemd")
 @pytest.mark.parametrize("tool", MACHINE_TOOLS)
-def test_tool_of_a_machine_is_found(host, tool):
+def test_machine_tool_is_found(host, tool):
     assert host.exists(tool)
 
 
-def test_further_packages_are_installed(host, expected):
+def test_extra_packages_are_installed(host, expected):
     missing = [name for name in expected.variables["packages_extra"] if not host.package(name).is_installed]
     assert missing == []
 
 
-def test_package_database_is_sound(host, expected):
+def test_package_database_is_consistent(host, expected):
     check = {"debian": "dpkg --audit", "redhat": "rpm --verify --nofiles --all"}
     assert host.check_output(check[expected.capabilities["system_family"]]) == ""
 
@@ -70,33 +70,33 @@ def test_certificates_are_installed(host):
     assert int(host.check_output("python3 -c %s", program)) > 50
 
 
-def test_json_is_read(host):
+def test_jq_parses_json(host):
     assert host.check_output("""echo '{"a": [1, 2]}' | jq -c .a""") == "[1,2]"
 
 
-def test_topology_is_seen(host):
+def test_lstopo_shows_processors(host):
     assert "PU" in host.check_output("lstopo-no-graphics --of console --no-io")
 
 
-def test_release_of_the_archive_is_fixed(host, expected):
-    # Amazon Linux offers the packages of one release; "latest" would make every build another image.
+def test_distribution_release_is_fixed(host, expected):
+    # With the release "latest", Amazon Linux installs newer packages in every build.
     if expected.capabilities["system_distribution"] == "amazon":
         chosen = host.file("/etc/dnf/vars/releasever")
         assert not chosen.exists or chosen.content_string.strip() != "latest"
 
 
-def test_no_role_upgrades_what_it_does_not_name():
-    # Modules of the base (Lustre, EFA, NVIDIA) belong to the kernel that it came with.
-    guilty = []
+def test_roles_upgrade_only_named_packages():
+    # Kernel modules of the base image (Lustre, EFA, NVIDIA) work only with its kernel.
+    violations = []
     for path in sorted([*ROLES.glob("*/tasks/*.yml"), *ROLES.parent.glob("tasks/*.yml")]):
         for step in find_mappings(yaml.safe_load(path.read_text(encoding="utf-8"))):
-            everything = {"upgrade", "update_only"} & set(step) or step.get("state") == "latest"
-            guilty += [f"{path}: {step}"] if everything or step.get("name") == "*" else []
-    assert guilty == []
+            upgrades_all = {"upgrade", "update_only"} & set(step) or step.get("state") == "latest"
+            violations += [f"{path}: {step}"] if upgrades_all or step.get("name") == "*" else []
+    assert violations == []
 
 
-def test_no_step_only_pretends():
-    # A step in check mode does nothing: it may ask, where something goes by the answer.
+def test_check_mode_tasks_register_their_result():
+    # A task in check mode changes nothing, so it is useful only if its result is registered.
     steps = [
         step
         for path in ROLES.glob("*/tasks/*.yml")

@@ -1,16 +1,16 @@
-"""The virtual environment: complete, exactly as locked, readable for everyone."""
+"""Checks of the virtual environment: complete, exactly as locked, readable by all users."""
 
 import json
 import re
 
-# Reads what importlib says of every distribution, from inside the environment.
+# Prints name and version of every distribution in the environment.
 INVENTORY = """
 import importlib.metadata as metadata, json, re
 tidy = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 found = {tidy(item.metadata["Name"]): item.version for item in metadata.distributions()}
 print(json.dumps(found))
 """
-# Every requirement that applies here is met. `packaging` is not asked for: names alone catch what is missing.
+# Prints unmet requirements. Compares names only, without `packaging`, which the environment may not have.
 MISSING = """
 import importlib.metadata as metadata, re
 tidy = lambda name: re.sub(r"[-_.]+", "-", name).lower()
@@ -36,13 +36,13 @@ def run_python(host, expected, program):
     return host.check_output("%s/bin/python -I -c %s", expected.variables["python_env_path"], program)
 
 
-def test_exact_versions(host, expected):
+def test_packages_have_the_locked_versions(host, expected):
     installed = json.loads(run_python(host, expected, INVENTORY))
     pins = read_pins(expected.variables["python_env_requirements"])
     assert {name: installed.get(name) for name in pins} == pins
 
 
-def test_nothing_that_was_not_locked(host, expected):
+def test_only_locked_packages_are_installed(host, expected):
     installed = json.loads(run_python(host, expected, INVENTORY))
     variables = expected.variables
     locked = variables["python_env_requirements"] + variables.get("workload_env_requirements", [])
@@ -64,7 +64,7 @@ def test_path_has_no_empty_element(host):
     assert "" not in host.check_output("bash -lc 'echo $PATH'").split(":")
 
 
-def test_everyone_can_read(host, expected):
+def test_all_users_can_read_but_not_write(host, expected):
     path = expected.variables["python_env_path"]
     assert host.check_output("find %s ! -type l ! -perm -o=r | head -3", path) == ""
     assert host.check_output("find %s ! -type l -perm -o=w | head -3", path) == ""
@@ -78,14 +78,14 @@ def test_sources_are_compiled(host, expected):
     assert compiled >= sources * 0.98
 
 
-def test_system_python_is_left_alone(host, expected):
+def test_system_python_does_not_use_the_environment(host, expected):
     program = "import sys; print([p for p in sys.path if p.startswith(sys.argv[1])])"
     assert (
         host.check_output("/usr/bin/python3 -c %s %s", program, expected.variables["python_env_path"]) == "[]"
     )
 
 
-def test_no_pip_configuration_stays(host):
+def test_no_pip_configuration_remains(host):
     for path in ("/etc/pip.conf", "/root/.config/pip", "/root/.pip"):
         assert not host.file(path).exists
     assert host.run("env -0 | grep -qz ^PIP_").rc == 1

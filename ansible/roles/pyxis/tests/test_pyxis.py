@@ -1,4 +1,4 @@
-"""pyxis: one plugin for each release of Slurm, and a Slurm that loads it and whatever it loaded before."""
+"""Checks of pyxis: a plugin for each release of Slurm, loaded besides the plugins of the base image."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 PREFIX = "/opt/pyxis"
 SLURMS = ("/opt/slurm", "/opt/aws/pcs/scheduler/slurm-*", "/usr")
-# A client needs a cluster's settings to start; these name the plugins of the image and nothing else.
+# Slurm's clients need a cluster configuration; this one only includes the plugins of the image.
 PROBE = "/tmp/probe-slurm.conf"
 SETTINGS = "ClusterName=probe\\nSlurmctldHost=localhost\\nPlugStackConfig=%s/plugstack.conf\\n"
 
@@ -22,7 +22,7 @@ def settings_of(slurm):
 
 @pytest.fixture
 def probe(host):
-    """Runs a program of a Slurm."""
+    """Return a function that runs a program of a Slurm installation."""
 
     def run(slurm, program, option):
         host.check_output(f"printf '{SETTINGS}' > {PROBE}", settings_of(slurm))
@@ -32,7 +32,7 @@ def probe(host):
     host.check_output("rm -f %s", PROBE)
 
 
-def test_every_slurm_has_a_plugin_of_its_release(host, expected, probe):
+def test_each_slurm_has_a_plugin_for_its_release(host, expected, probe):
     releases = [probe(slurm, "sinfo", "--version").stdout.split()[-1] for slurm in list_slurms(host)]
     wanted = {f"{PREFIX}/{expected.versions['pyxis']}/slurm-{release}" for release in releases}
     found = host.check_output("find %s -mindepth 2 -maxdepth 2", PREFIX).split()
@@ -41,21 +41,21 @@ def test_every_slurm_has_a_plugin_of_its_release(host, expected, probe):
 
 
 def test_slurm_loads_the_plugin(host, probe):
-    # srun refuses to start where a required plugin is of another release.
+    # srun fails if a required plugin is built for another release.
     for slurm in list_slurms(host):
         run = probe(slurm, "srun", "--help")
         assert run.rc == 0, run.stderr
         assert "--container-image" in run.stdout
 
 
-def test_folder_of_plugins_is_read_once(host):
+def test_plugstack_includes_the_plugin_folder_once(host):
     for slurm in list_slurms(host):
         lines = host.file(f"{settings_of(slurm)}/plugstack.conf").content_string.splitlines()
         assert len([line for line in lines if re.match(r"\s*include\s+\S*plugstack\.conf\.d/", line)]) == 1
 
 
-def test_plugins_that_are_named_are_there(host):
-    # Whatever was in the file before, a name that leads nowhere keeps every job from starting.
+def test_listed_plugins_exist(host):
+    # A missing plugin keeps all jobs from starting, even if the base image listed it.
     for slurm in list_slurms(host):
         text = host.check_output(
             "cat %s/plugstack.conf %s/plugstack.conf.d/*", settings_of(slurm), settings_of(slurm)
@@ -66,14 +66,14 @@ def test_plugins_that_are_named_are_there(host):
             assert host.file(path).is_file, path
 
 
-def test_plugin_is_complete(host):
+def test_plugin_finds_its_libraries(host):
     for path in host.check_output("find %s -name spank_pyxis.so", PREFIX).split():
         assert "not found" not in host.check_output("ldd %s", path)
         assert (host.file(path).user, host.file(path).mode) == ("root", 0o644)
 
 
-def test_hooks_of_enroot_find_the_commands_of_slurm(host):
-    # slurmd hands its own path on to them.
+def test_slurmd_path_has_scontrol(host):
+    # The hooks inherit PATH from slurmd.
     drop_in = host.file("/etc/systemd/system/slurmd.service.d/image-path.conf")
     path = (
         re.search(r"PATH=(\S+)", drop_in.content_string).group(1) if drop_in.exists else "/usr/sbin:/usr/bin"
@@ -83,5 +83,5 @@ def test_hooks_of_enroot_find_the_commands_of_slurm(host):
         assert host.run("PATH=%s command -v scontrol", path).rc == 0
 
 
-def test_nothing_of_the_build_stays(host):
+def test_build_files_are_removed(host):
     assert host.run("ls -d /tmp/pyxis* /root/pyxis* /usr/local/lib/slurm").stdout == ""

@@ -1,18 +1,18 @@
-"""Slurm: the pinned release from where it belongs, its commands, and no key that all machines would share."""
+"""Checks of Slurm: the pinned release from a single source, its programs, no munge key in the image."""
 
 import pytest
 from checks import held, package_version
 
-PLACES = ("/opt/slurm/bin", "/opt/aws/pcs/scheduler/slurm-*/bin", "/usr/bin")
+FOLDERS = ("/opt/slurm/bin", "/opt/aws/pcs/scheduler/slurm-*/bin", "/usr/bin")
 
 
 def find_programs(host, name):
-    return host.run("ls -d " + " ".join(f"{place}/{name}" for place in PLACES)).stdout.split()
+    return host.run("ls -d " + " ".join(f"{folder}/{name}" for folder in FOLDERS)).stdout.split()
 
 
 @pytest.fixture
 def release_of(host):
-    """Asks a program of Slurm for its release; it says nothing without the settings of a cluster."""
+    """Return a function that reads the release of a Slurm program, which needs a cluster configuration."""
     host.check_output("printf 'ClusterName=probe\\nSlurmctldHost=localhost\\n' > /tmp/probe-slurm.conf")
     yield lambda path: host.check_output("SLURM_CONF=/tmp/probe-slurm.conf %s --version", path).split()[-1]
     host.check_output("rm /tmp/probe-slurm.conf")
@@ -22,13 +22,13 @@ def from_the_archive(host):
     return find_programs(host, "sinfo") == ["/usr/bin/sinfo"]
 
 
-def test_release_is_the_pinned_one(host, expected, release_of):
+def test_release_matches_the_pin(host, expected, release_of):
     releases = [release_of(path) for path in find_programs(host, "sinfo")]
     assert expected.versions["slurm"].partition("-")[0] in releases
 
 
-def test_there_is_one_source_of_slurm(host):
-    # Two would answer each other with errors of the protocol.
+def test_slurm_is_installed_only_once(host):
+    # Programs of different releases may use incompatible protocols.
     folders = {path.split("/bin/")[0] for path in find_programs(host, "sinfo")}
     assert len({folder for folder in folders if not folder.startswith("/opt/aws/pcs")}) <= 1
     assert folders == {"/usr"} or "/usr" not in folders
@@ -42,27 +42,27 @@ def test_packages_are_held(host, expected):
 
 
 @pytest.mark.parametrize("program", ["sbatch", "scontrol", "sinfo", "squeue", "srun"])
-def test_programs_are_there(host, program):
+def test_program_is_installed(host, program):
     assert find_programs(host, program)
 
 
-def test_headers_for_plugins_are_there(host):
+def test_plugin_headers_are_installed(host):
     for path in find_programs(host, "sinfo"):
         assert host.file(path.removesuffix("/bin/sinfo") + "/include/slurm/spank.h").is_file
 
 
-def test_libraries_are_complete(host):
+def test_srun_finds_its_libraries(host):
     for path in find_programs(host, "srun"):
         assert "not found" not in host.check_output("ldd %s", path)
 
 
-def test_no_key_in_the_image(host):
+def test_image_has_no_munge_key(host):
     if from_the_archive(host):
         assert not host.file("/etc/munge/munge.key").exists
 
 
 @pytest.mark.needs("has_systemd")
-def test_authentication_waits_for_its_key(host):
+def test_munge_starts_only_with_a_key(host):
     if from_the_archive(host):
         unit = host.check_output("systemctl cat munge")
         assert "ConditionPathExists=/etc/munge/munge.key" in unit.splitlines()

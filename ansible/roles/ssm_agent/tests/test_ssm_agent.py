@@ -1,4 +1,4 @@
-"""The agent of Systems Manager: one of them, the pinned version, started at boot."""
+"""Checks of the Systems Manager agent: the pinned version, installed once, started at boot."""
 
 import re
 
@@ -8,17 +8,17 @@ from checks import held, package_version
 UNIT = "amazon-ssm-agent.service"
 
 
-def test_version_is_the_pinned_one(host, expected):
+def test_version_matches_the_pin(host, expected):
     wanted = re.escape(expected.versions["ssm_agent"])
     assert re.fullmatch(rf"{wanted}(-\d+)?", package_version(host, "amazon-ssm-agent"))
     assert held(host, "amazon-ssm-agent")
 
 
-def test_program_is_of_that_version(host, expected):
+def test_program_has_the_pinned_version(host, expected):
     assert expected.versions["ssm_agent"] in host.check_output("amazon-ssm-agent -version").split()
 
 
-def test_there_is_one_agent(host):
+def test_only_one_agent_is_installed(host):
     assert not host.file("/snap/amazon-ssm-agent").exists
     found = host.check_output(
         "find /etc/systemd/system /lib/systemd/system -name '*amazon-ssm-agent*.service'"
@@ -27,11 +27,11 @@ def test_there_is_one_agent(host):
     assert names == {UNIT}
 
 
-def test_service_starts_with_the_machine(host):
+def test_service_is_enabled_at_boot(host):
     assert host.check_output("systemctl is-enabled %s", UNIT) == "enabled"
 
 
-def test_service_has_no_mistakes(host):
+def test_unit_is_valid(host):
     run = host.run("systemd-analyze verify %s", UNIT)
     assert (run.rc, run.stdout + run.stderr) == (0, "")
 

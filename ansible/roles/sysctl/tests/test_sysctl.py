@@ -1,4 +1,4 @@
-"""Settings of the kernel: written once, overruled by nobody, known to the kernel that will read them."""
+"""Checks of the kernel settings: written once, not overridden, supported by the kernel."""
 
 import pytest
 from checks import module_info
@@ -9,13 +9,13 @@ STATES = "/etc/tmpfiles.d/90-image.conf"
 
 
 def read_lines(text):
-    """Lines that are no comments."""
+    """Return the lines that are not empty and not comments."""
     stripped = (line.strip() for line in text.splitlines())
     return [line for line in stripped if line and line[0] not in "#;"]
 
 
 def read_settings(text):
-    """(name, value) of every setting, in order."""
+    """Return (name, value) of every setting, in order."""
     pairs = (line.partition("=")[::2] for line in read_lines(text))
     return [(name.strip().lstrip("-").replace("/", "."), value.strip()) for name, value in pairs]
 
@@ -40,20 +40,20 @@ def test_each_setting_is_written_once(written, expected):
     assert dict(written) == wanted_of(expected)
 
 
-def test_no_later_file_overrules_a_setting(host, expected):
-    # In the order in which they are read at boot, whatever folder they are in.
+def test_no_later_file_overrides_a_setting(host, expected):
+    # cat-config prints the files of all folders in the order in which they are read at boot.
     in_force = dict(read_settings(host.check_output("systemd-analyze cat-config sysctl.d")))
     wanted = wanted_of(expected)
     assert {name: in_force.get(name) for name in wanted} == wanted
 
 
-def test_timestamps_stay_on(host):
+def test_tcp_timestamps_are_on(host):
     in_force = dict(read_settings(host.check_output("systemd-analyze cat-config sysctl.d")))
     assert in_force.get("net.ipv4.tcp_timestamps", "1") != "0"
 
 
-def test_machine_is_no_router(written):
-    # Who needs it (a container engine, a cluster network) turns it on.
+def test_ip_forwarding_is_not_enabled(written):
+    # Container engines and cluster networks enable it if they need it.
     assert [name for name, _ in written if name.endswith((".ip_forward", ".forwarding"))] == []
 
 
@@ -64,7 +64,7 @@ def test_socket_buffers_fit_the_largest_window(written):
         assert smallest <= usual <= largest <= int(found[f"net.core.{way}_max"])
 
 
-def test_neighbour_table_grows_step_by_step(written):
+def test_neighbour_thresholds_increase(written):
     found = dict(written)
     steps = [int(found[f"net.ipv4.neigh.default.gc_thresh{step}"]) for step in (1, 2, 3)]
     assert steps == sorted(set(steps))
@@ -79,20 +79,20 @@ def test_modules_are_loaded_before_the_settings(host, written):
     assert "systemd-modules-load.service" in after.split() or not host.file("/run/systemd/system").exists
 
 
-def test_every_kernel_of_the_image_has_the_modules(host):
+def test_all_kernels_have_the_modules(host):
     loaded = read_lines(host.file(MODULES).content_string)
     kernels = host.run("ls /lib/modules").stdout.split()
     lacking = [(kernel, name) for kernel in kernels for name in loaded if not module_info(host, kernel, name)]
     assert lacking == []
 
 
-def test_settings_beside_sysctl_are_understood(host):
-    # Parses the file and touches nothing.
+def test_tmpfiles_settings_are_valid(host):
+    # The prefix matches no entry, so the file is only parsed.
     run = host.run("systemd-tmpfiles --create --prefix=/nowhere %s", STATES)
     assert (run.rc, run.stderr) == (0, "")
 
 
-def test_no_setting_of_a_machine_stops_the_boot(host):
+def test_tmpfiles_ignore_missing_files(host):
     kinds = {line.split()[0] for line in read_lines(host.file(STATES).content_string)}
     assert kinds == {"w-"}
 
@@ -110,6 +110,6 @@ def test_congestion_control_is_available(host, expected):
 
 
 @pytest.mark.needs("kernel")
-def test_large_pages_are_made_as_asked(host, expected):
+def test_transparent_hugepages_match_the_setting(host, expected):
     state = host.file("/sys/kernel/mm/transparent_hugepage/enabled").content_string
     assert f"[{expected.variables['sysctl_transparent_hugepages']}]" in state

@@ -1,4 +1,4 @@
-"""One clock for all machines: chrony, the time service of the cloud, nobody else who sets the clock."""
+"""Checks of time synchronization: chrony with the configured servers and no other time service."""
 
 import pytest
 
@@ -6,17 +6,17 @@ OTHERS = ("systemd-timesyncd.service", "ntp.service", "ntpsec.service", "openntp
 
 
 def read_settings(host, expected):
-    """The words of each line as chrony understands them, files that it includes and all."""
+    """Return the words of each configuration line as chrony parses it, including its include files."""
     path = expected.variables["time_sync_settings"]
     return [line.split() for line in host.check_output("chronyd -p -f %s", path).splitlines() if line]
 
 
-def test_settings_are_understood(host, expected):
+def test_configuration_is_valid(host, expected):
     run = host.run("chronyd -p -f %s", expected.variables["time_sync_settings"])
     assert (run.rc, run.stderr) == (0, "")
 
 
-def test_time_comes_from_the_servers_and_from_nowhere_else(host, expected):
+def test_only_the_configured_servers_are_used(host, expected):
     settings = read_settings(host, expected)
     sources = [words[1] for words in settings if words[0] in ("server", "pool", "peer")]
     assert sources == expected.variables["time_sync_servers"]
@@ -28,17 +28,17 @@ def test_first_server_is_preferred(host, expected):
     assert preferred == expected.variables["time_sync_servers"][:1]
 
 
-def test_clock_does_not_jump_later(host, expected):
+def test_clock_steps_only_at_startup(host, expected):
     [steps] = [words for words in read_settings(host, expected) if words[0] == "makestep"]
     assert 0 < int(steps[2]) <= 10
 
 
-def test_service_starts_with_the_machine(host, expected):
+def test_service_is_enabled_at_boot(host, expected):
     service = expected.variables["time_sync_service"]
     assert host.check_output("systemctl is-enabled %s", service) == "enabled"
 
 
-def test_nobody_else_sets_the_clock(host):
+def test_no_other_time_service_is_enabled(host):
     states = {unit: host.run("systemctl is-enabled %s", unit).stdout.strip() for unit in OTHERS}
     assert [unit for unit, state in states.items() if state in ("enabled", "static")] == []
 

@@ -1,4 +1,4 @@
-"""The workload's own packages, in the environment of the stack."""
+"""Check of the workload's packages in the virtual environment of the stack."""
 
 import json
 import re
@@ -10,7 +10,7 @@ print(json.dumps({tidy(item.metadata["Name"]): item.version for item in metadata
 """
 
 
-def test_exact_versions(host, expected):
+def test_packages_have_the_locked_versions(host, expected):
     python = expected.variables["workload_env_path"] + "/bin/python"
     installed = json.loads(host.check_output("%s -I -c %s", python, INVENTORY))
     for line in expected.variables["workload_env_requirements"]:

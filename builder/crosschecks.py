@@ -28,7 +28,7 @@ def _role_variables(root: Path, component: str) -> frozenset[str]:
     return frozenset(re.findall(r"^([a-z][a-z0-9_]*):", text, re.MULTILINE))
 
 
-# Returns the variables that the role of a component declares.
+# Function that returns the variables declared by the role of a component.
 Declared = Callable[[str], frozenset[str]]
 
 

@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Answer of a download's source; `note` is a message for the user."""
+    """Result of querying the source of a download; `note` is a message for the user."""
 
     entry: Entry
     note: str = ""

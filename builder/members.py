@@ -11,7 +11,10 @@ from builder.model import Catalog, Flavour, Target, Value
 
 
 def members_of(catalog: Catalog, target: Target, flavour: Flavour) -> tuple[str, ...]:
-    """Return the components of a flavour in canonical order, including pinned ones of `if_pinned`."""
+    """Return the components of a flavour in canonical order.
+
+    Components of `if_pinned` are included if the flavour's stack has a version of them.
+    """
     versions = catalog.stacks[flavour.stack].versions
     chosen = [name for name in target.if_pinned if name in versions]
     return closure(catalog, (*target.components, *flavour.components, *chosen))

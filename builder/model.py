@@ -219,7 +219,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suite:
-    """Locked suite of a package archive: hash and date of its release file, timestamp of its snapshot."""
+    """Locked suite of a package archive: hash and date of its InRelease file, time of its snapshot."""
 
     name: str
     sha256: str

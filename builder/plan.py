@@ -133,8 +133,8 @@ def _resolve(
     system = catalog.systems[flavour.system]
     if arch not in system.arches:
         raise UsageError(
-            f"target '{target.name}': system '{system.name}' is not built for {arch}"
-            f" (it is for {', '.join(system.arches)})",
+            f"target '{target.name}': system '{system.name}' does not support {arch}"
+            f" (supported: {', '.join(system.arches)})",
             hint="builder show " + target.name,
         )
     return _Resolved(

@@ -43,7 +43,7 @@ class MirrorSettings:
     snapshot: str = ""
 
     def rewrite(self, url: str) -> str:
-        """Replace the longest matching prefix of a download's URL with that of its mirror."""
+        """Return `url` with its longest matching prefix replaced, or unchanged if none matches."""
         fitting = max((prefix for prefix in self.prefixes if url.startswith(prefix)), key=len, default="")
         return self.prefixes[fitting] + url.removeprefix(fitting) if fitting else url
 

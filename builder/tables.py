@@ -20,7 +20,7 @@ _TYPES: Mapping[str, Callable[[object], bool]] = {
     ),
     "a table": lambda value: isinstance(value, dict),
     "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "a whole number, not negative": lambda value: (
+    "a whole number of at least 0": lambda value: (
         isinstance(value, int) and not isinstance(value, bool) and value >= 0
     ),
     "a price": lambda value: isinstance(value, int | float) and not isinstance(value, bool),

@@ -64,7 +64,7 @@ def _header(attempt: Attempt) -> Markup:
     target = attempt.plan.target
     stamp = attempt.created.replace("T", " ").replace("Z", " UTC")
     facts = {
-        "When": tag("time", stamp, datetime=attempt.created),
+        "Date": tag("time", stamp, datetime=attempt.created),
         "Commit": tag(
             "code", attempt.commit[:12] + ("+" if attempt.commit.endswith("+") else "") or "unknown"
         ),
@@ -109,7 +109,7 @@ def _figures(attempt: Attempt, board: Board) -> Markup:
         present = sum(item.reused_bytes for item in attempt.publications)
         names = {name for item in attempt.publications for name in item.tags}
         if sent or present:
-            figures.append(_figure("Pushed", size(sent), f"{size(present)} already there"))
+            figures.append(_figure("Pushed", size(sent), f"{size(present)} already in the registry"))
         else:
             figures.append(_figure("Published", str(len(names)), "SSM parameters"))
     return tag("dl", *figures, cls="figures")
@@ -154,4 +154,4 @@ def _repeat(attempt: Attempt) -> Markup:
         else None
     )
     changed = tag("p", dirty, cls="note") if dirty else None
-    return sections.section("How to repeat", tag("dl", *rows, cls="commands"), changed)
+    return sections.section("Reproduce this build", tag("dl", *rows, cls="commands"), changed)

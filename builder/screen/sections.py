@@ -41,7 +41,7 @@ def problem(attempt: Attempt, board: Board) -> Markup | None:
 
 def _log(row: Row, board: Board) -> Markup:
     tail = tag("pre", "\n".join(board.tail(row.step)))
-    return tag("details", tag("summary", f"Last lines of {row.full_title}"), tail, open="")
+    return tag("details", tag("summary", f"{row.full_title}: end of the log"), tail, open="")
 
 
 def layers(attempt: Attempt) -> Markup:

@@ -176,7 +176,7 @@ def test_lock_file_round_trip_is_identical(downloading: Repository) -> None:
     assert lock.to_text(lock.read(downloading.root)) == text
 
 
-def test_text_is_independent_of_the_order_of_entries() -> None:
+def test_lock_text_is_independent_of_the_order_of_entries() -> None:
     wants = [Want("git", "b v1"), Want("archive", "c"), Want("archive", "a")]
     entry = Entry(values={"sha256": SHA}, verified=True)
     texts = {
@@ -186,7 +186,7 @@ def test_text_is_independent_of_the_order_of_entries() -> None:
     assert len(texts) == 1
 
 
-def test_inputs_change_with_the_set_of_wants() -> None:
+def test_lock_inputs_change_with_the_required_entries() -> None:
     wants = [Want("git", "b v1")]
     assert lock.inputs_of(wants) == lock.inputs_of([*wants, *wants])
     assert lock.inputs_of(wants) != lock.inputs_of([*wants, Want("archive", "c")])

@@ -78,7 +78,7 @@ def test_the_longest_component_name_owns_a_variable() -> None:
     assert plan.owner("elsewhere", ["python"]) == ""
 
 
-def test_versions_come_from_pins_and_requirements(repository: Repository) -> None:
+def test_plan_versions_come_from_pins_and_requirements(repository: Repository) -> None:
     assert repository.plan().versions == {"fabric": "1.2-3", "greet": "1.0"}
 
 
@@ -86,7 +86,7 @@ def test_unsupported_architecture_is_refused(repository: Repository) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     read = sources.read(repository.root, loaded, target, target.default)
-    with pytest.raises(UsageError, match="not built for arm64"):
+    with pytest.raises(UsageError, match="does not support arm64"):
         plan.plan(load(repository.root, loaded), target, target.default, read, lock.Lock(), arch="arm64")
 
 
@@ -102,7 +102,7 @@ def test_dockerfile_may_copy_only_files_of_the_build_context(repository: Reposit
         repository.plan()
 
 
-def test_all_forms_of_copy_are_parsed(repository: Repository) -> None:
+def test_all_forms_of_dockerfile_copy_are_parsed(repository: Repository) -> None:
     repository.write(
         "containers/hello/Dockerfile",
         """
@@ -117,7 +117,7 @@ def test_all_forms_of_copy_are_parsed(repository: Repository) -> None:
     assert files == ["hello/README.md", "hello/requirements.lock", "hello/src/hello.py"]
 
 
-def test_reason_names_the_changed_input(repository: Repository) -> None:
+def test_rebuild_reason_names_the_changed_input(repository: Repository) -> None:
     before = {layer["name"]: layer for layer in plan.to_json(repository.plan())["layers"]}
     repository.replace("ansible/roles/base/templates/profile.j2", "user", "User")
     reasons = {layer.name: explain(layer, before) for layer in repository.plan().layers}
@@ -143,7 +143,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 
 @given(made=catalogs(), data=st.data())
-def test_order_is_canonical_with_requirements_first(made: Catalog, data: st.DataObject) -> None:
+def test_component_order_is_canonical_with_requirements_first(made: Catalog, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(sorted(made.components)), unique=True, min_size=1))
     ordered = closure(made, chosen)
     assert ordered == closure(made, list(reversed(chosen)))
@@ -178,7 +178,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.mark.parametrize("name", sorted(path.name.removesuffix(".json") for path in GOLDEN.glob("*.json")))
 def test_plan_matches_its_golden_file(root: Path, name: str) -> None:
-    """To update the golden files, run `builder plan --write-golden` and review the diff."""
+    """To update the golden files, run `builder plan --write-golden tests/golden` and review the diff."""
     target, flavour = golden_names(catalog.load(root))[name]
     plan = Context(root, arch="x86_64", flavour=flavour).plan(target)
     assert golden(plan) == json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ def test_every_target_has_a_golden_file(root: Path) -> None:
     }
 
 
-def test_write_golden_writes_the_compared_form(repository: Repository, tmp_path: Path) -> None:
+def test_write_golden_writes_what_the_golden_test_compares(repository: Repository, tmp_path: Path) -> None:
     plan = repository.plan()
     path = write_golden(plan, tmp_path, "hello@other")
     assert path == tmp_path / "hello@other.json"

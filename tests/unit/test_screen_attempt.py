@@ -209,7 +209,7 @@ def test_attempt_after_an_error_has_the_layers_of_its_events() -> None:
     assert (layers["fabric"].seconds, layers["fabric"].size_bytes) == (65.8, 61_400_000)
 
 
-def test_unfinished_layer_is_stopped() -> None:
+def test_unfinished_layer_has_the_outcome_stopped() -> None:
     attempt = attempt_after(
         BuildError("gone"), plan=a_plan(), events=a_run()[:5], run="r", created="", commit=""
     )

@@ -21,7 +21,7 @@ from builder.screen.text import Look, cells, clean, clip, clock, duration, look,
         (7325, "2 h 02 min"),
     ],
 )
-def test_duration(seconds: float, words: str) -> None:
+def test_duration_format(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
@@ -36,11 +36,11 @@ def test_duration(seconds: float, words: str) -> None:
         (1_238_000_000, "1.24 GB"),
     ],
 )
-def test_size(size_bytes: int, words: str) -> None:
+def test_size_format(size_bytes: int, words: str) -> None:
     assert size(size_bytes) == words
 
 
-def test_clock() -> None:
+def test_clock_format() -> None:
     assert [clock(-1), clock(61.9), clock(3725)] == ["00:00", "01:01", "1:02:05"]
 
 
@@ -54,7 +54,7 @@ def test_clock() -> None:
         ("\x9b31mold", "31mold"),
     ],
 )
-def test_clean(line: str, kept: str) -> None:
+def test_clean_removes_control_sequences(line: str, kept: str) -> None:
     assert clean(line) == kept
 
 

@@ -14,7 +14,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "site.toml"
 
 
-def test_missing_file_means_default_settings(file: Path) -> None:
+def test_missing_site_file_means_default_settings(file: Path) -> None:
     assert site.load(file.parent) == site.Site()
 
 
@@ -39,8 +39,8 @@ def test_settings_of_every_type_are_read(file: Path) -> None:
         ('[aws]\nregoin = "x"\n', "aws.regoin: unknown key (did you mean 'region'?)"),
         ("[aws]\nregion = 1\n", "aws.region: must be a string, not 1"),
         ("[aws]\nencrypt = 1\n", "aws.encrypt: must be true or false, not 1"),
-        ("[aws]\nwait_minutes = -1\n", "aws.wait_minutes: must be a whole number, not negative, not -1"),
-        ("[aws]\nwait_minutes = true\n", "aws.wait_minutes: must be a whole number, not negative, not True"),
+        ("[aws]\nwait_minutes = -1\n", "aws.wait_minutes: must be a whole number of at least 0, not -1"),
+        ("[aws]\nwait_minutes = true\n", "aws.wait_minutes: must be a whole number of at least 0, not True"),
         ("[aws]\ncopy_regions = [1]\n", "aws.copy_regions: must be a list of strings, not [1]"),
         ("[mirror.prefixes]\na = 1\n", "mirror.prefixes: must be a table of strings, not {'a': 1}"),
     ],
@@ -64,7 +64,7 @@ def test_all_errors_are_reported_at_once(file: Path) -> None:
     ]
 
 
-def test_file_named_by_the_environment_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builder_site_file_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     with pytest.raises(UsageError, match="BUILDER_SITE_FILE: no file"):
         site.load(file.parent)

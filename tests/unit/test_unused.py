@@ -88,6 +88,6 @@ def test_nccl_plugin_has_the_version_bundled_with_the_efa_installer(root: Path, 
             assert policy_of(PLUGIN, target, flavour) == ""
 
 
-def test_no_reason_is_empty(unused: Mapping[str, Mapping[str, str]]) -> None:
+def test_every_unused_entry_has_a_reason(unused: Mapping[str, Mapping[str, str]]) -> None:
     assert set(unused) == {"components", "stacks", PLUGIN}
     assert all(reason.strip() for table in unused.values() for reason in table.values())

@@ -79,7 +79,7 @@ def test_new_checkpoint_replaces_a_damaged_checkpoint_of_the_same_step(tmp_path)
     assert (tmp_path / "step-00000040" / "part-0").read_text() == "new weights"
 
 
-def test_prune_keeps_the_newest(tmp_path):
+def test_prune_keeps_the_newest_checkpoints(tmp_path):
     for step in (10, 20, 30, 40):
         write(tmp_path, step)
     checkpoint.prune(tmp_path, keep=2)

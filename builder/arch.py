@@ -3,7 +3,7 @@
 Does not know which targets are built for which architecture. Only `of_this_machine` reads the host.
 """
 
-import platform
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,5 +45,5 @@ def find(word: str) -> Arch | None:
 
 def of_this_machine() -> str:
     """Return the catalog's name of this host's architecture, or the Linux name if the catalog has none."""
-    found = find(platform.machine())
-    return found.name if found else platform.machine().lower()
+    found = find(os.uname().machine)
+    return found.name if found else os.uname().machine.lower()

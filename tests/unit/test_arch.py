@@ -1,8 +1,9 @@
 """Architecture names; no module except `builder.arch` contains them."""
 
-import platform
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_find_accepts_the_names_of_linux_debian_and_oci(word: str, name: str | N
 def test_host_architecture_has_the_catalog_name_if_there_is_one(
     monkeypatch: pytest.MonkeyPatch, word: str, name: str
 ) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: word)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=word))
     assert arch.of_this_machine() == name
 
 

@@ -17,6 +17,8 @@ LAZY_IMPORTS = {
 }
 # Libraries that load slowly and that most commands do not need.
 LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}
+# So do some modules of Python; a build with nothing to do needs none of these.
+LAZY_LIBRARIES |= {"shutil", "tarfile", "tempfile"}
 
 
 def _modules(root: Path) -> dict[str, ast.Module]:

@@ -7,7 +7,6 @@ it, if the engine has a Unix socket (see `lookup`). Containers are identified by
 import io
 import json
 import os
-import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -338,6 +337,8 @@ class Engine:
     def read_file(self, container: str, path: str) -> bytes:
         """Return the content of a file in a container; empty if the file does not exist."""
         load_sdk()
+        import tarfile
+
         from docker.errors import NotFound
 
         with self.errors(f"reading {path} of a container"), suppress(NotFound):

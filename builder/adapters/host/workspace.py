@@ -8,8 +8,6 @@ import fcntl
 import hashlib
 import math
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -134,6 +132,8 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
 
 def _socket_dir(name: str) -> Path:
     """Below the system's folder for temporary files: the path of a socket has 107 bytes at most."""
+    import tempfile
+
     return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
@@ -171,6 +171,8 @@ def _is_alive(scratch: Path) -> bool:
 
 def forget_run(workspace: Workspace, name: str) -> None:
     """Ends what still works for a dead run, Packer above all, and removes its folders."""
+    import shutil
+
     process.end_orphans(f"{workspace.scratch / name}/")
     for folder in (_socket_dir(name), workspace.scratch / name):
         shutil.rmtree(folder, ignore_errors=True)

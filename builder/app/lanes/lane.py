@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.host.workspace import Run
-from builder.adapters.upstream.mirror import Mirror
 from builder.events import Stream
 from builder.model import Plan, Receipt, System
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
+
+if TYPE_CHECKING:
+    from builder.adapters.upstream.mirror import Mirror
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +32,7 @@ class Work:
     run: Run
     events: Stream
     ledger: Receipts
-    mirror: Callable[[Plan], Mirror]
+    mirror: "Callable[[Plan], Mirror]"
     request: Request
 
 

@@ -1,1 +1,1 @@
-"""Run what a command asks for: the session, its context and the two lanes."""
+"""The layer between the verbs of the CLI and the adapters: context, session and lanes."""

@@ -1,4 +1,4 @@
-"""The AWS account of a site: the one of the environment, or its rehearsal on this machine."""
+"""The AWS account of a site: real, from the environment's credentials, or rehearsed on this machine."""
 
 import os
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from builder.rehearsal.session import Rehearsal
 
 
 def environment_account(region: str, network: Network) -> Account:
-    """The account that the environment of this process names, reached through the site's network."""
+    """Return the account of this process's credentials, reached through the site's network."""
     environment = {**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
     return Account(environment, region=region, network=network)
 
 
 @dataclass(frozen=True)
 class SiteAccount:
-    """Where AMIs are made: the account, how its machines are reached, what they start from."""
+    """The account that builds a site's AMIs, with the SSH port and the source AMIs of its instances."""
 
     context: Context
 
@@ -50,7 +50,7 @@ class SiteAccount:
         return self.rehearsal.ssh_port if self.is_rehearsal else 22
 
     def source(self, plan: Plan) -> Resource:
-        """The image that an instance starts from: as locked in an account, as seeded in a rehearsal."""
+        """Return the AMI to start an instance from: locked in an account, seeded in a rehearsal."""
         ami = self._rehearsed(plan) if self.is_rehearsal else self._locked(plan)
         found = self.account.image(ami)
         if found is None:
@@ -63,13 +63,13 @@ class SiteAccount:
     def _locked(self, plan: Plan) -> str:
         if plan.system.ami is None:
             raise UsageError(
-                f"no AMI is made of '{plan.system.name}': it has no [ami]",
-                hint=f"catalog/systems/{plan.system.name}.toml",
+                f"system '{plan.system.name}' has no source AMI",
+                hint=f"add [ami] to catalog/systems/{plan.system.name}.toml",
             )
         subject = ami_subject(plan.system.ami, region=self.account.region, arch=plan.arch)
         return self.context.lock.value("ami", subject)
 
     def _rehearsed(self, plan: Plan) -> str:
         account = seeds.load(self.context.root, self.context.catalog, arch=of_this_machine())
-        fitting = (seed for seed in account.seeds if seed.system == plan.system.name and seed.starts)
-        return next(fitting).id_in(self.account.region)
+        seeded = (seed for seed in account.seeds if seed.system == plan.system.name and seed.starts)
+        return next(seeded).id_in(self.account.region)

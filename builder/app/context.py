@@ -1,4 +1,7 @@
-"""What every verb starts from: the repository, its catalog, the site, the plans that were asked for."""
+"""The context of a command: the repository with its catalog, lock and site, and the plans of targets.
+
+Also the option parser and the tables on stdout that all verbs share.
+"""
 
 import argparse
 import os
@@ -55,7 +58,7 @@ class Context:
 
     @property
     def blobs(self) -> Path:
-        """Compressed layers, on their way to registries."""
+        """The folder of compressed layers, which registries receive."""
         return self.workspace.home / "cache" / "blobs"
 
     def plan(self, name: str) -> Plan:
@@ -83,7 +86,7 @@ class Context:
         return plan.find_flavour(target, self.flavour, site=self.site_name)
 
     def system_of(self, target: Target) -> System:
-        """The system that a target would be made on."""
+        """Return the system of the flavour that would be built."""
         return self.catalog.systems[self.flavour_of(target).system]
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
@@ -91,18 +94,18 @@ class Context:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our own error: one sentence, a hint, exit code 2."""
+    """Argument parser that raises UsageError instead of printing its usage."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
-    made = _Parser(prog=f"builder {verb}", description=description, allow_abbrev=False)
-    made.add_argument(
-        "--root", type=Path, help="the repository (default: the folder above that has catalog/)"
+    options = _Parser(prog=f"builder {verb}", description=description, allow_abbrev=False)
+    options.add_argument(
+        "--root", type=Path, help="the repository (default: the nearest parent folder with a catalog)"
     )
-    return made
+    return options
 
 
 def open_context(options: argparse.Namespace) -> Context:
@@ -110,7 +113,7 @@ def open_context(options: argparse.Namespace) -> Context:
     if site_name not in SITES:
         raise UsageError(
             f"BUILDER_SITE: no site '{site_name}'{did_you_mean(site_name, SITES)}",
-            hint="builder build --help",
+            hint="unset BUILDER_SITE, or set it to one of them",
         )
     context = Context(
         options.root.absolute() if options.root else _find_root(),
@@ -123,7 +126,7 @@ def open_context(options: argparse.Namespace) -> Context:
 
 
 def _no_system(context: Context, name: str, targets: str | Sequence[str]) -> UsageError:
-    """The error for the option --system, with the nearest flavour of the targets that were named."""
+    """Return the error for the former option --system, which suggests a flavour of the named targets."""
     named = [targets] if isinstance(targets, str) else targets
     known = {
         flavour
@@ -131,15 +134,15 @@ def _no_system(context: Context, name: str, targets: str | Sequence[str]) -> Usa
         for flavour in target.flavours
         if not named or target.name in named
     }
-    near = did_you_mean(name, known)
+    suggestion = did_you_mean(name, known)
     return UsageError(
-        f"--system {name}: a target's variants are flavours: use --flavour{near}",
-        hint="builder show TARGET lists the flavours",
+        f"--system {name}: targets have flavours instead of systems; use --flavour{suggestion}",
+        hint="builder list",
     )
 
 
 def add_site(options: argparse.ArgumentParser) -> None:
-    """The options of verbs that build or plan."""
+    """Add --site and --flavour."""
     add_site_name(options)
     add_flavour(options)
 
@@ -154,9 +157,9 @@ def add_site_name(options: argparse.ArgumentParser) -> None:
 
 def add_flavour(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--flavour", metavar="NAME", help="of a target that has several: builder show TARGET"
+        "--flavour", metavar="NAME", help="default: the site's default of the target; builder show lists all"
     )
-    options.add_argument("--system", help=argparse.SUPPRESS)  # the name of --flavour until it had one
+    options.add_argument("--system", help=argparse.SUPPRESS)  # former name of --flavour: refused with a hint
 
 
 def _find_root() -> Path:
@@ -170,11 +173,11 @@ def _find_root() -> Path:
 
 
 def print_verdict(plan: Plan) -> None:
-    """What the rules say of a plan, on stdout: the settings of its jobs, warnings, reasons to refuse it."""
+    """Print what the rules say about a plan: settings for jobs, warnings, and errors that refuse it."""
     rows = [(instance, " ".join(values)) for instance, values in plan.settings.items()]
     if rows:
         print()
-        print_table(("a job sets on", ""), rows)
+        print_table(("on", "set for jobs"), rows)
     verdicts = [("warning", rule) for rule in plan.warnings] + [("refused", text) for text in plan.errors]
     if verdicts:
         print()
@@ -182,6 +185,6 @@ def print_verdict(plan: Plan) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal."""
+    """Print a table as wide as the terminal."""
     style = look(sys.stdout, os.environ)
     print(table(headers, rows, style.width, look=style))

@@ -1,4 +1,4 @@
-"""Runs whose process is gone and that may have left something in an AWS account or its rehearsal."""
+"""Finds runs whose process has died and that may have left resources in an AWS account or a rehearsal."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ _LOOPBACK = "http://127."
 
 @dataclass(frozen=True, kw_only=True)
 class DeadRun:
-    """One run that ended without clearing up, in one account."""
+    """A run that died before its cleanup, in one of its accounts."""
 
     run: str
     account_id: str
-    account: Account | None  # None where this site may not look now
+    account: Account | None  # None if the current site cannot access it
 
     def clear(self, context: Context, *, keep_complete: bool) -> list[str]:
         if self.account is None:
@@ -28,7 +28,10 @@ class DeadRun:
 
 
 def dead_runs(context: Context) -> list[DeadRun]:
-    """Dead runs with a journal; where a rehearsal is over, everything in it has gone with it."""
+    """Return the dead runs that have a journal.
+
+    A journal that names ended rehearsals alone is deleted: their resources are gone.
+    """
     found = []
     for run in journal.runs(context.workspace):
         if is_running(context.workspace, run):
@@ -45,7 +48,7 @@ def dead_runs(context: Context) -> list[DeadRun]:
 
 
 def _account_of(context: Context, account_id: str) -> Account | None:
-    """The account, if this site may speak to it."""
+    """Return the account if the current site can access it, else None."""
     if context.site_name == ACCOUNT:
         account = SiteAccount(context).account
         return account if journal.account_id_of(account) == account_id else None
@@ -58,7 +61,7 @@ def _account_of(context: Context, account_id: str) -> Account | None:
 
 
 def _is_over(context: Context, account_id: str) -> bool:
-    """True for a rehearsal that no longer runs."""
+    """True if the account was a rehearsal that has ended."""
     if not account_id.startswith(_LOOPBACK) or context.site_name == ACCOUNT:
         return False
     return _account_of(context, account_id) is None

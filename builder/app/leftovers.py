@@ -1,6 +1,6 @@
-"""Find what the factory left on this machine and nothing needs any more, each with how to remove it.
+"""Finds what builds left behind and no longer need: runs, layers, caches, rehearsals.
 
-While a run is in progress, nothing is offered that it could use: neither layers nor caches.
+While a run is in progress, layers and caches are not offered for removal.
 """
 
 import shutil
@@ -27,7 +27,7 @@ KEPT_RUNS = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How much stays; `everything` removes layers, caches and receipts that are still good as well."""
+    """Limits of a cleanup; `everything` also removes layers, caches and receipts that are still valid."""
 
     everything: bool = False
     keep_last: int | None = None
@@ -36,7 +36,7 @@ class Limits:
 
     @property
     def before(self) -> float:
-        """What was used after this time stays."""
+        """The time since which an item must have been used to be kept."""
         return time.time() - self.older_than_s if self.older_than_s is not None else float("inf")
 
     @property
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leftover:
-    """Something that nothing needs any more."""
+    """A removable item: its name, the reason, its size and the call that removes it."""
 
     what: str
     why: str
@@ -63,7 +63,7 @@ def find_leftovers(context: Context, engine: Engine, limits: Limits) -> Iterator
     yield from _runs(context, limits)
     yield from _former_registry(context)
     if live := live_runs(context.workspace):
-        print(f"run {live[0]} is in progress: layers and caches stay", file=sys.stderr)
+        print(f"run {live[0]} is in progress: layers and caches are kept", file=sys.stderr)
         return
     yield from _layers(context, engine, limits)
     yield from _blobs(context, engine, limits)
@@ -98,18 +98,18 @@ def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
 
 
 def _accounts(context: Context) -> Iterable[Leftover]:
-    """What dead runs left in accounts and in rehearsals of one; without a journal nothing is loaded."""
+    """Yield dead runs with leftovers in AWS accounts; without a journal, import no AWS module."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
     for dead in dead_runs_in_accounts(context):
         if dead.account is None:
             print(
-                f"run {dead.run} may have left something at {dead.account_id}: builder clean --site aws",
+                f"run {dead.run} may have left resources in {dead.account_id}: run builder clean --site aws",
                 file=sys.stderr,
             )
             continue
         yield Leftover(
-            what=f"run {dead.run} at {dead.account_id}",
+            what=f"run {dead.run} in {dead.account_id}",
             why="its process is gone",
             size_bytes=0,
             remove=partial(dead.clear, context, keep_complete=False),
@@ -117,13 +117,13 @@ def _accounts(context: Context) -> Iterable[Leftover]:
 
 
 def _runs(context: Context, limits: Limits) -> Iterable[Leftover]:
-    """Logs, events and reports of runs, the newest excepted."""
+    """Yield logs, events and reports of runs, except the newest."""
     runs = sorted((context.workspace.out / "runs").glob("*"))
     for path in runs[: len(runs) - limits.kept_runs] if limits.kept_runs < len(runs) else ():
         if not is_running(context.workspace, path.name) and _last_used(path) < limits.before:
             yield Leftover(
                 what=str(path),
-                why=f"not among the last {limits.kept_runs} runs" if limits.kept_runs else "asked for",
+                why="run log" + (f"; the newest {limits.kept_runs} are kept" if limits.kept_runs else ""),
                 size_bytes=_size(path),
                 remove=partial(shutil.rmtree, path),
             )
@@ -145,7 +145,7 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 
 
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Layers of this checkout that no plan of its catalog has; children first, or their parents stay."""
+    """Yield layers of this checkout that no plan uses, children first: a layer with children cannot go."""
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
     layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)
@@ -154,14 +154,14 @@ def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftov
         if limits.everything or (mine and key not in needed and image.created < limits.before):
             yield Leftover(
                 what=f"layer {key[:12]}",
-                why="asked for" if limits.everything else "no target needs it",
+                why="--all" if limits.everything else "no target needs it",
                 size_bytes=_own_bytes(image, images),
                 remove=partial(engine.remove_image, f"{LAYERS}:{key}"),
             )
 
 
 def _own_bytes(image: Image, images: Mapping[str, Image]) -> int:
-    """The size that an image adds to the nearest image below it that has a name."""
+    """Return the bytes that an image adds to its nearest tagged ancestor."""
     below = images.get(image.parent)
     while below is not None and not below.tags:
         below = images.get(below.parent)
@@ -178,7 +178,7 @@ def _needed_keys(context: Context) -> set[str]:
 
 
 def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Compressed layers that no image of this engine has, and the least recently used above the limit."""
+    """Yield compressed layers that no image has, and the least recently used above the limit."""
     if limits.everything or not context.blobs.is_dir():
         return
     store = BlobStore(context.blobs)
@@ -193,7 +193,7 @@ def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftove
 
 
 def _diff_ids(engine: Engine) -> Collection[str]:
-    """The ids of all layers in the engine, and the ids of their images' configurations."""
+    """Return the IDs of all layers in the engine and of their images' configurations."""
     found = set()
     for image in engine.layers().values():
         record = engine.inspect_image(image.id)
@@ -205,7 +205,7 @@ def _folders(context: Context) -> Iterable[Leftover]:
     for path in (context.workspace.home / "cache", context.workspace.out / "receipts"):
         if path.exists():
             yield Leftover(
-                what=str(path), why="asked for", size_bytes=_size(path), remove=partial(shutil.rmtree, path)
+                what=str(path), why="--all", size_bytes=_size(path), remove=partial(shutil.rmtree, path)
             )
 
 
@@ -214,5 +214,5 @@ def _size(folder: Path) -> int:
         return sum(path.lstat().st_size for path in folder.rglob("*"))
     except OSError as error:
         raise FactoryError(
-            f"cannot read {error.filename}: {error.strerror}", hint="run it as root"
+            f"cannot read {error.filename}: {error.strerror}", hint="sudo builder clean"
         ) from error

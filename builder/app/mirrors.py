@@ -1,4 +1,4 @@
-"""How a site reaches servers, and where its plans' downloads come from."""
+"""The network of a site, and the mirrors that its plans download from."""
 
 import threading
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from builder.model import Plan, Suite
 
 
 def site_network(context: Context) -> Network:
-    """How the site reaches servers, AWS and registries among them."""
+    """Return the network settings of a site, for AWS, registries and other servers."""
     return mirror.connection(context.site.mirror).network
 
 
 def mirrors_of(context: Context) -> Callable[[Plan], Mirror]:
-    """A function that returns the mirror of a plan; threads may share it."""
+    """Return a thread-safe function that returns the mirror of a plan."""
     discovering = threading.Lock()
 
     @cache

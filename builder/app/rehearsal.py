@@ -1,4 +1,4 @@
-"""Start the rehearsal that a site `local` needs: an AWS account on this machine."""
+"""Starts the rehearsal that the site `local` needs: an AWS account on this machine."""
 
 import importlib.util
 import sys
@@ -20,13 +20,13 @@ DEFAULT = "default"
 
 
 def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) -> Rehearsal:
-    """The rehearsal of that name, started if it does not run."""
+    """Return the named rehearsal; start it if it does not run."""
     if running := session.find(context.workspace, name):
         return running
     engine = Engine()
     _require(engine)
     for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
-        print(f"rehearsal '{dead}' was killed; what it left is removed", file=sys.stderr)
+        print(f"rehearsal '{dead}' was killed: removed its leftovers", file=sys.stderr)
     account = seeds.load(context.root, context.catalog, arch=of_this_machine())
     return session.up(
         context.workspace,
@@ -39,24 +39,24 @@ def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) 
 
 
 def _require(engine: Engine) -> None:
-    """What only a rehearsal needs of this machine."""
+    """Raise MissingError if this machine cannot run a rehearsal."""
     if importlib.util.find_spec("moto") is None:
         raise MissingError(
             "a rehearsal needs moto, which is not installed", hint="pip install 'image-factory[rehearsal]'"
         )
     if not engine.url.startswith("unix://"):
         raise MissingError(
-            f"a rehearsal's machines have addresses of this host, and the engine is at {engine.url}",
-            hint="unset DOCKER_HOST, or rehearse where the engine is",
+            f"a rehearsal needs a container engine on this host, not {engine.url}",
+            hint="unset DOCKER_HOST, or run the command on the engine's host",
         )
 
 
 def _ensure_machines(context: Context, systems: Sequence[str], engine: Engine) -> Mapping[str, str]:
-    """system → image that its machines start from; what is not there yet takes a minute to make."""
+    """Return the machine image of each system; build a missing image, which takes a minute."""
     made = {}
     with open_run(context.workspace, "rehearse") as run:
         for name in systems:
             system = context.catalog.systems[name]
-            place = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
-            made[name] = ensure(engine, run, system, place, lambda line: print(line, file=sys.stderr))
+            packages = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
+            made[name] = ensure(engine, run, system, packages, lambda line: print(line, file=sys.stderr))
     return made

@@ -1,4 +1,4 @@
-"""Try roles on a fresh machine: apply them once or twice, run their checks, judge the outcome."""
+"""Tries roles on a fresh machine: applies them once or twice and runs their checks."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from builder.model import Check, Plan, Report
 
 @contextmanager
 def open_session(context: Context, plan: Plan, command: str, *, keep: bool = False) -> Iterator[Work]:
-    """A run with its log and screen; unless kept, all that it has in the engine is removed at its end."""
+    """Open a run with its log and screen; at its end, remove its containers and images unless `keep`."""
     with interruptible(), ExitStack() as stack:
         clear_dead(context.workspace)
         work = stack.enter_context(working(context, command, [plan.target.name], Request()))
@@ -39,7 +39,7 @@ def try_roles(
     checks: bool = True,
     keep: bool = False,
 ) -> tuple[Check, ...]:
-    """Apply the roles of a plan to a fresh machine and run their checks; raises where anything fails."""
+    """Apply the roles of a plan to a fresh machine and run their checks; raise if a step fails."""
     found: tuple[Check, ...] = ()
     with open_session(context, plan, "role", keep=keep) as work, ExitStack() as stack:
         with step(plan, "machine", work.events) as end:
@@ -53,7 +53,7 @@ def try_roles(
         if twice:
             require_unchanged(_apply(machine, plan, "second run"))
         if checks:
-            found = check(machine, plan)
+            found = run_checks(machine, plan)
     return found
 
 
@@ -73,17 +73,17 @@ def _apply(machine: ApplyingMachine, plan: Plan, name: str) -> Applied:
 
 
 def require_unchanged(outcome: Applied) -> None:
-    """Refuse roles whose second run changed anything."""
+    """Raise CheckError if the second run changed anything."""
     if outcome.changed:
         raise CheckError(
             f"not idempotent: the second run changed {', '.join(outcome.changed[:3])}",
-            hint="a task that has nothing to do must report no change",
+            hint="make these tasks report `changed` only when they change something",
             details="\n".join(outcome.changed),
         )
 
 
-def check(machine: RoleMachine, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:
-    """Run the checks of all or some components; raises where one fails or none ran."""
+def run_checks(machine: RoleMachine, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:
+    """Run the checks of all or some components; raise CheckError if any fails or none runs."""
     started = time.monotonic()
     with step(plan, "checks", machine.events) as end:
         found = machine.check(plan, components)
@@ -92,10 +92,10 @@ def check(machine: RoleMachine, plan: Plan, components: Sequence[str] = ()) -> t
         text = ", ".join(f"{report.count(word)} {word}" for word in outcomes)
         end.update(text=text, outcome="passed" if report.passed else "failed", seconds=report.seconds)
     if not report.passed:
-        failed = [one for one in found if one.outcome == "failed"]
+        failed = [check for check in found if check.outcome == "failed"]
         raise CheckError(
-            f"{len(failed)} of {len(found)} checks failed: {', '.join(one.name for one in failed[:3])}",
-            hint="correct the role or its checks, then try again",
-            details="\n\n".join(f"{one.name}\n{one.message}" for one in failed),
+            f"{len(failed)} of {len(found)} checks failed: {', '.join(check.name for check in failed[:3])}",
+            hint="correct the role or its checks, then re-run the command",
+            details="\n\n".join(f"{check.name}\n{check.message}" for check in failed),
         )
     return found

@@ -1,4 +1,4 @@
-"""A fresh machine or build container that roles are applied to and checked on; it is gone with its block."""
+"""A fresh machine or build container to apply roles to and check them on; removed when its block ends."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ _BOOT_S = 120
 
 @dataclass(frozen=True, kw_only=True)
 class RoleMachine:
-    """One running container, and how roles and checks get into it."""
+    """A running container to check roles on."""
 
     run: Run
     root: Path
@@ -37,20 +37,20 @@ class RoleMachine:
     container: str
 
     def execute(self, *command: str) -> tuple[int, str]:
-        """Exit code and output of a program, stdout and stderr joined."""
+        """Return the exit code and the joined stdout and stderr of a program."""
         lines: list[str] = []
         code = self.engine.execute(self.container, command, lines.append)
         return code, "\n".join(lines)
 
     def shell(self, script: str) -> str:
-        """The output of a script; raises where it fails."""
+        """Return the output of a shell script; raise BuildError if it fails."""
         code, output = self.execute("sh", "-ec", script)
         if code != 0:
             raise BuildError(f"{script}: exit code {code}", details=output)
         return output
 
     def wait_until_booted(self, *states: str) -> None:
-        """Wait until systemd has started everything; it has to end in one of these states."""
+        """Wait until systemd has booted; raise BuildError if its state is none of `states`."""
         state = ""
 
         def is_booted() -> bool:
@@ -66,7 +66,7 @@ class RoleMachine:
             )
 
     def check(self, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:
-        """Run the checks of all or some components; those of a finished image, on what it starts as."""
+        """Run the checks of all or some components; on a restarted copy if the plan ends with `cleanup`."""
         chosen = components or plan.components
         if "cleanup" not in plan.components:
             return self._run_checks(plan, chosen)
@@ -81,7 +81,7 @@ class RoleMachine:
 
     @contextmanager
     def restarted(self, plan: Plan) -> Iterator["RoleMachine"]:
-        """Store the container as an image and start that: without mounts, network and running programs."""
+        """Commit the container and start the image, without mounts, network and running programs."""
         engine, labels = self.engine, {RUN_LABEL: self.run.name}
         parent = (engine.inspect_container(self.container) or {})["Image"]
         config = (engine.inspect_image(parent) or {}).get("Config") or {}
@@ -91,7 +91,7 @@ class RoleMachine:
             try:
                 fresh = replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
-                    # Services of devices that are not here may fail; the checks know which.
+                    # Services of absent devices may fail; the checks know which.
                     fresh.wait_until_booted("running", "degraded")
                 yield fresh
             finally:
@@ -102,12 +102,12 @@ class RoleMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyingMachine(RoleMachine):
-    """A machine with the mounts of a build, which roles can be applied to."""
+    """A machine with the mounts of a build, to apply roles to."""
 
     applier: Applier
 
     def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
-        """Run the play with the roles of a plan, or these tasks with its variables."""
+        """Run the play with the roles of a plan, or with `tasks` and the plan's variables."""
         return self.applier.apply(plan, tasks=tasks, step=step)
 
 
@@ -124,9 +124,9 @@ def open_machine(
     ssh: SshAccess | None = None,
     tmpfs: Mapping[str, str] | None = None,
 ) -> Iterator[ApplyingMachine]:
-    """Start the container that the roles of a plan belong into; `keep` leaves it when the block ends.
+    """Start a container for the roles of a plan; remove it when the block ends, unless `keep`.
 
-    Without an `image` of the engine it starts from what a build of the plan's system starts from.
+    Without `image` it starts from the base image of the plan's system.
     """
     engine = Engine()
     given = bool(image)
@@ -142,7 +142,7 @@ def open_machine(
             network="host",
             mounts=(*setup.mounts, *access),
             tmpfs={**setup.tmpfs, **(tmpfs or {})},
-            # It shares the network with this machine, which has a port 22 of its own.
+            # The container shares this machine's network, where port 22 may be in use.
             arguments=() if ssh else ("systemd.mask=ssh.service",),
         )
         if not keep:
@@ -150,18 +150,18 @@ def open_machine(
         applier = Applier(
             engine=engine, container=container, settings=setup.settings, mirror=mirror, events=events
         )
-        made = ApplyingMachine(
+        opened = ApplyingMachine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
         )
         if plan.capabilities["has_systemd"]:
-            # An image from elsewhere may have services that need what a container lacks.
-            made.wait_until_booted("running", *(("degraded",) if given else ()))
-        yield made
+            # Services of a foreign image may need what a container lacks.
+            opened.wait_until_booted("running", *(("degraded",) if given else ()))
+        yield opened
         _keep_packages(setup, mirror)
 
 
 def _keep_packages(setup: playbook.ContainerSetup, mirror: Mirror) -> None:
-    """Leave downloaded packages to builds, unless a prefix replaces vendors: those may be other packages."""
+    """Cache the downloaded packages for builds, unless a mirror prefix may have served other packages."""
     if not mirror.settings.prefixes:
         setup.keep_packages()
 

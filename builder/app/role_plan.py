@@ -1,4 +1,4 @@
-"""The plan of single components that no target names: the same catalog, lock and rules as a target's."""
+"""Plans single components without a target, from the same catalog, lock and rules."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from builder.tables import did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class RoleRequest:
-    """Which components to apply, on which system, and what differs from the catalog."""
+    """The components to apply, the system to apply them on, and overrides of the catalog."""
 
     components: Sequence[str]
     kind: str = "ami"
-    system: str = ""  # default: the first that can be made on this machine
-    stack: str = ""  # default: the largest that targets use with the system that is made here
+    system: str = ""  # default: default_system
+    stack: str = ""  # default: default_stack
     pins: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, Value] = field(default_factory=dict)
 
 
 def role_plan(context: Context, request: RoleRequest) -> Plan:
-    """The plan of the components with all that they require."""
+    """Return the plan of the components and of all that they require."""
     loaded, target = role_target(context.catalog, request)
     read = sources.read(context.root, loaded, target, target.default)
     return plan.plan(
@@ -36,7 +36,7 @@ def role_plan(context: Context, request: RoleRequest) -> Plan:
 
 
 def role_target(loaded: Catalog, request: RoleRequest) -> tuple[Catalog, Target]:
-    """The catalog with the request's pins, and a target that is not in it."""
+    """Return the catalog with the request's pins, and a target for the request."""
     for name in request.components:
         _known(name, loaded.components, "component")
     system = _known(request.system or default_system(loaded), loaded.systems, "system")
@@ -46,7 +46,7 @@ def role_target(loaded: Catalog, request: RoleRequest) -> tuple[Catalog, Target]
         if loaded.components[name].pinned and name not in stack.versions:
             raise UsageError(
                 f"stack '{stack.name}' has no pin for component '{name}'",
-                hint=f"--pin {name}=VERSION, or another --stack",
+                hint=f"pass --pin {name}=VERSION, or another --stack",
             )
     first, *others = request.components
     flavour = Flavour(name="roles", summary="", system=system, stack=stack.name)
@@ -62,20 +62,22 @@ def role_target(loaded: Catalog, request: RoleRequest) -> tuple[Catalog, Target]
 
 
 def default_system(loaded: Catalog) -> str:
-    """The system that roles are tried on unless another is named."""
+    """Return the first system that can be built on this machine."""
     for system in loaded.systems.values():
         if system.bootstrap is not None:
             return system.name
-    raise UsageError("no system of the catalog can be made on this machine", hint="--system, --image")
+    raise UsageError(
+        "no system of the catalog can be built on this machine", hint="pass --system NAME and --image REF"
+    )
 
 
 def default_stack(loaded: Catalog) -> str:
-    """The stack with the most versions among those that targets use with the default system."""
+    """Return the stack with the most versions among the stacks of targets on the default system."""
     system = default_system(loaded)
     flavours = [flavour for target in loaded.targets.values() for flavour in target.flavours.values()]
     names = {flavour.stack for flavour in flavours if flavour.system == system}
     if not names:
-        raise UsageError(f"no target uses a stack with system '{system}'", hint="--stack NAME")
+        raise UsageError(f"no target has a stack for system '{system}'", hint="pass --stack NAME")
     return max(sorted(names), key=lambda name: len(loaded.stacks[name].versions))
 
 

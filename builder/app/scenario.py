@@ -1,4 +1,4 @@
-"""The machine of a molecule scenario: one process keeps it from `create` to `destroy`, reached over SSH."""
+"""The machine of a molecule scenario: a background process keeps it from `create` to `destroy`."""
 
 import json
 import os
@@ -26,25 +26,27 @@ from builder.wait import until
 
 _START_S = 900.0
 _STOP_S = 120.0
-# A machine whose molecule was killed ends by itself after this time.
+# The keeper ends by itself after this time, in case molecule was killed.
 _LIFE_S = 7200.0
-# Variables of a play inside the machine; over SSH these are the controller's own.
+# Prefixes of variables for Ansible itself: with SSH it runs on this machine.
 _CONTROLLER = ("ANSIBLE_", "HOME")
-# In the words of the keeper's process, so that `stop` tells it from another with the same number.
+# An option of the keeper's command line: `stop` must not kill another process that got its PID.
 _MARK = "--hold"
 
 
 def platform_of(file: Path) -> dict[str, Any]:
-    """The one machine that a molecule.yml names."""
+    """Return the only platform of a molecule.yml."""
     try:
         (platform,) = yaml.safe_load(file.read_text(encoding="utf-8"))["platforms"]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: names no single platform: {error}", hint="see ansible/molecule") from error
+        raise UsageError(
+            f"{file}: must name exactly one platform: {error}", hint="ls ansible/molecule/*/molecule.yml"
+        ) from error
     return dict(platform)
 
 
 def scenarios(root: Path) -> dict[str, dict[str, Any]]:
-    """Scenario → its machine."""
+    """Return the platform of every scenario, by the scenario's name."""
     files = sorted((root / "ansible" / "molecule").glob("*/molecule.yml"))
     return {file.parent.name: platform_of(file) for file in files}
 
@@ -60,7 +62,7 @@ def request_of(platform: Mapping[str, Any]) -> RoleRequest:
 
 
 def start(folder: Path, platform: Path, root: Path) -> None:
-    """Start the process that keeps the machine, and wait until the machine can be logged in to."""
+    """Start the process that keeps the machine, and wait until SSH login works."""
     stop(folder)
     state, log = folder / "state.json", folder / "keeper.log"
     state.unlink(missing_ok=True)
@@ -69,11 +71,11 @@ def start(folder: Path, platform: Path, root: Path) -> None:
     until(lambda: state.exists() or not keeper.runs(), timeout_s=_START_S, every_s=0.2)
     if not state.exists():
         text = log.read_text(encoding="utf-8")
-        raise BuildError(f"the machine of {platform} did not start", hint=f"see {log}", details=text[-4000:])
+        raise BuildError(f"the machine of {platform} did not start", hint=f"cat {log}", details=text[-4000:])
 
 
 def hold(context: Context, folder: Path, file: Path) -> None:
-    """Keep the machine of a scenario until told to end."""
+    """Keep the machine of a scenario until a signal, at most two hours."""
     (folder / "keeper.pid").write_text(str(os.getpid()), encoding="utf-8")
     platform = platform_of(file)
     plan, ssh = role_plan(context, request_of(platform)), SshAccess(folder=folder)
@@ -104,12 +106,12 @@ def hold(context: Context, folder: Path, file: Path) -> None:
 
 
 def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path) -> None:
-    """Write the variables of the play as a build has them, and its environment."""
+    """Write the variables and the environment of the play as in a build."""
     settings = machine.applier.settings
     machine.applier.write_settings(plan)
     variables = json.loads((settings / "variables.json").read_text(encoding="utf-8"))
     environment = json.loads((settings / "environment.json").read_text(encoding="utf-8"))
-    # Beside Ansible, which runs here and not in the machine.
+    # Ansible runs on this machine, so its module cache is here too.
     variables["factory_module_cache"] = str(run.workspace.cache("modules"))
     variables["factory_environment"] = {
         name: value for name, value in environment.items() if not name.startswith(_CONTROLLER)
@@ -118,7 +120,7 @@ def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path
 
 
 def verify(context: Context, folder: Path, file: Path) -> tuple[Check, ...]:
-    """Run the checks of a scenario's components on its machine; raises where one fails."""
+    """Run the checks of a scenario's components on its machine; raise CheckError if any fails."""
     platform = platform_of(file)
     plan = role_plan(context, request_of(platform))
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -126,24 +128,27 @@ def verify(context: Context, folder: Path, file: Path) -> tuple[Check, ...]:
         machine = RoleMachine(
             run=work.run, root=context.root, events=work.events, engine=Engine(), container=state["container"]
         )
-        return role.check(machine, plan, platform.get("checked", ()))
+        return role.run_checks(machine, plan, platform.get("checked", ()))
 
 
 def stop(folder: Path) -> None:
-    """End the process that keeps the machine; it removes the machine and all its folders."""
+    """End the process that keeps the machine; the process removes the machine and its folders."""
     pid_file = folder / "keeper.pid"
     if not pid_file.exists():
         return
     keeper = Path("/proc", pid_file.read_text(encoding="utf-8"))
 
-    def lives() -> bool:
+    def is_running() -> bool:
         try:
             return _MARK.encode() in (keeper / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return False
 
-    if lives():
+    if is_running():
         os.kill(int(keeper.name), signal.SIGTERM)
-        if not until(lambda: not lives(), timeout_s=_STOP_S, every_s=0.2):
-            raise BuildError(f"process {keeper.name} does not end", hint=f"see {folder / 'keeper.log'}")
+        if not until(lambda: not is_running(), timeout_s=_STOP_S, every_s=0.2):
+            raise BuildError(
+                f"process {keeper.name} did not end within {_STOP_S:.0f} s",
+                hint=f"cat {folder / 'keeper.log'}",
+            )
     pid_file.unlink()

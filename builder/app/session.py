@@ -1,4 +1,4 @@
-"""One build of a command: find every target, make what is missing, return the receipts."""
+"""The session of a build: finds finished targets, makes the missing targets, returns the receipts."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ from builder.screen.ndjson import JsonLines
 
 
 def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Receipt]:
-    """The receipts of all plans, in their order; only what is missing is made."""
+    """Return the receipts of all plans, in their order; make only missing targets."""
     cancelled = threading.Event()
     lanes = open_lanes(context, plans, cancelled)
     for kind, lane in lanes.items():
@@ -28,7 +28,7 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
         lane.confirm(_of_kind(missing, kind), yes=request.yes)
     reused = list(found.values())
     if missing:
-        # Threads, screens and makers: needed only by a build that has something to do.
+        # Imported late: threads, screens and makers are slow to load, and a reused build needs none.
         from builder.app.production import produce_all
 
         made = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
@@ -45,7 +45,7 @@ def _of_kind(plans: Sequence[Plan], kind: str) -> list[Plan]:
 def _find(
     context: Context, plans: Sequence[Plan], lanes: dict[str, Lane], *, publish: bool
 ) -> dict[str, Receipt]:
-    """Receipts of the targets that are finished, by name."""
+    """Return the receipts of finished targets, by name."""
     ledger = Receipts(context.workspace, root=context.root)
     searches = {kind: lane.search(ledger, publish=publish) for kind, lane in lanes.items()}
     receipts = (find(plan, searches[plan.target.kind]) for plan in plans)
@@ -53,12 +53,12 @@ def _find(
 
 
 def _announce(receipts: Sequence[Receipt]) -> None:
-    """The stream of a build in which everything was reused."""
+    """Write the event stream of a build in which every target was reused."""
 
-    def refuse() -> None:
+    def interrupt() -> None:
         raise Interrupted("stdout was closed by its reader")
 
-    events = Stream(JsonLines(sys.stdout, on_lost=refuse))
+    events = Stream(JsonLines(sys.stdout, on_lost=interrupt))
     names = ",".join(receipt.plan.target.name for receipt in receipts)
     events.emit("run.start", text="build", targets=names)
     for receipt in receipts:

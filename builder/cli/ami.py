@@ -1,4 +1,4 @@
-"""`builder ami`: what becomes of images after they are built, the same in a rehearsal and in an account."""
+"""`builder ami`: manages built AMIs, in an account or in its rehearsal."""
 
 import argparse
 import json
@@ -21,22 +21,30 @@ from builder.errors import UsageError
 from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
 _AMI_ID = re.compile(r"ami-[0-9a-f]{8,17}")
-_IMAGE_HELP = "an AMI id of the site's region, a target (its newest receipt), or a receipt's file"
+_IMAGE_HELP = "AMI ID in the site's region, target (means its newest receipt), or path of a receipt"
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("ami", "Images that were built: look at them, hand them on, take them back.")
+    options = parser("ami", "Manage built AMIs: list, show, copy, share, deprecate, publish or retire them.")
     options.add_argument("action", choices=_ACTIONS)
     options.add_argument("image", nargs="?", default="", metavar="IMAGE", help=_IMAGE_HELP)
-    options.add_argument("--region", action="append", default=[], help="copy: where to; may be repeated")
-    options.add_argument("--account", action="append", default=[], help="share: with whom; may be repeated")
     options.add_argument(
-        "--organization", action="append", default=[], metavar="ARN", help="share: or a unit of one"
+        "--region", action="append", default=[], help="copy: region to copy to; may be repeated"
     )
-    options.add_argument("--after", type=int, default=0, metavar="DAYS", help="deprecate: from today")
-    options.add_argument("--force", action="store_true", help="retire: even what 'latest' leads to")
-    options.add_argument("--yes", action="store_true", help="retire: do not ask")
-    options.add_argument("--json", action="store_true", help="list, show: as JSON")
+    options.add_argument(
+        "--account", action="append", default=[], help="share: AWS account number; may be repeated"
+    )
+    options.add_argument(
+        "--organization",
+        action="append",
+        default=[],
+        metavar="ARN",
+        help="share: ARN of an organization or organizational unit; may be repeated",
+    )
+    options.add_argument("--after", type=int, default=0, metavar="DAYS", help="deprecate: days from today")
+    options.add_argument("--force", action="store_true", help="retire: even if a parameter 'latest' names it")
+    options.add_argument("--yes", action="store_true", help="retire: do not ask for confirmation")
+    options.add_argument("--json", action="store_true", help="list, show: print JSON")
     add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
@@ -53,7 +61,7 @@ def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     elif rows:
         print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
     else:
-        print("no image was built here", file=sys.stderr)
+        print("no AMIs were built in this account", file=sys.stderr)
     return 0
 
 
@@ -89,7 +97,7 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name}={one}" for name, one in value.items())
+        return ", ".join(f"{name}={item}" for name, item in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
@@ -99,10 +107,13 @@ def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     home = _family(context, site, options)[0]
     wanted = [region for region in options.region if region != home.ref.region]
     if not wanted:
-        raise UsageError("builder ami copy: where to?", hint="--region REGION, another than the image's own")
+        raise UsageError(
+            "builder ami copy: no region to copy to",
+            hint=f"pass --region REGION, other than {home.ref.region}",
+        )
     unknown = sorted(set(wanted) - set(family.regions_of(site.account)))
     if unknown:
-        raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami copy --help")
+        raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami --help")
     with open_run(context.workspace, "copy") as run:
         publisher = open_publisher(site, run.cancelled, run=run, say=_say)
         tags = steps.own_tags(home.image)
@@ -115,13 +126,15 @@ def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
 def _share(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     sharing = Sharing(accounts=tuple(options.account), organizations=tuple(options.organization))
     if not sharing:
-        raise UsageError("builder ami share: with whom?", hint="--account NUMBER or --organization ARN")
+        raise UsageError(
+            "builder ami share: no account given", hint="pass --account NUMBER or --organization ARN"
+        )
     return _each(context, site, options, lambda member: steps.share(member.ref, sharing))
 
 
 def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     if options.after < 1:
-        raise UsageError(f"--after {options.after}: at least 1 day", hint="builder ami --help")
+        raise UsageError(f"--after {options.after}: must be at least 1 day", hint="builder ami --help")
     return _each(
         context,
         site,
@@ -144,7 +157,8 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
     missing = sorted({TARGET_TAG, KEY_TAG, STACK_TAG, SYSTEM_TAG} - set(home.tags))
     if missing:
         raise UsageError(
-            f"{home.ref} was not built here: it has no tag {missing[0]}", hint="builder build --publish"
+            f"{home.ref} was not built by `builder`: it has no tag {missing[0]}",
+            hint="builder build --target NAME --publish",
         )
     _require_checked(context, home)
     with open_run(context.workspace, "publish") as run:
@@ -161,13 +175,12 @@ def _require_checked(context: Context, home: Member) -> None:
     receipt = receipts.of_reference(context.workspace.out, home.ref.ami)
     if receipt is None:
         raise UsageError(
-            f"{home.ref} has no receipt here, so nobody knows of its checks",
+            f"{home.ref} has no receipt on this machine, so its check results are unknown",
             hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
         )
     checks = (receipt.get("report") or {}).get("checks", ())
-    if not any(one["outcome"] == "passed" for one in checks) or any(
-        one["outcome"] == "failed" for one in checks
-    ):
+    outcomes = {check["outcome"] for check in checks}
+    if "passed" not in outcomes or "failed" in outcomes:
         raise UsageError(
             f"{home.ref} has not passed its checks",
             hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
@@ -178,9 +191,9 @@ def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     ami = _reference(context, options)
     regions = family.regions_of(site.account)
     members = family.family(site.account, ami, regions)
-    print("\n".join(f"to be removed: {member.ref}" for member in members), file=sys.stderr)
+    print("\n".join(f"will be removed: {member.ref}" for member in members), file=sys.stderr)
     if not options.yes:
-        _agree(ami)
+        _confirm(ami)
     family.retire(
         site.account,
         ami,
@@ -192,14 +205,14 @@ def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     return 0
 
 
-def _agree(ami: str) -> None:
+def _confirm(ami: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
             f"cannot ask for confirmation (no terminal): pass --yes to retire {ami}",
-            hint="builder ami retire … --yes",
+            hint=f"builder ami retire {ami} --yes",
         )
-    if input("remove all of it? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was removed", hint="builder ami show …")
+    if input("remove these AMIs? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was removed", hint=f"builder ami show {ami}")
 
 
 _ACTIONS: Mapping[str, Callable[[Context, SiteAccount, argparse.Namespace], int]] = {
@@ -222,19 +235,19 @@ def _regions(context: Context, site: SiteAccount) -> tuple[str, ...]:
 
 
 def _family(context: Context, site: SiteAccount, options: argparse.Namespace) -> list[Member]:
-    """The image that is meant, and its copies wherever they are."""
+    """Return the AMI that IMAGE names, then its copies in all regions."""
     ami = _reference(context, options)
     members = family.family(site.account, ami, family.regions_of(site.account))
     if not members or members[0].ref.ami != ami:
-        raise UsageError(f"there is no {ami} in {site.account.region}", hint="builder ami list")
+        raise UsageError(f"no AMI {ami} in {site.account.region}", hint="builder ami list")
     return members
 
 
 def _reference(context: Context, options: argparse.Namespace) -> str:
-    """The id of the AMI that IMAGE names: itself, a receipt's file, or a target's newest receipt."""
+    """Return the ID of the AMI that IMAGE names."""
     name = str(options.image)
     if not name:
-        raise UsageError(f"builder ami {options.action}: which image?", hint="builder ami list")
+        raise UsageError(f"builder ami {options.action}: no IMAGE given", hint="builder ami list")
     if _AMI_ID.fullmatch(name):
         return name
     receipt = (
@@ -242,5 +255,5 @@ def _reference(context: Context, options: argparse.Namespace) -> str:
     )
     reference = str(receipt["artifact"]["reference"]) if receipt else ""
     if not _AMI_ID.fullmatch(reference):
-        raise UsageError(f"no receipt of an image: {name}", hint=f"{_IMAGE_HELP}; builder ami list")
+        raise UsageError(f"no receipt of an AMI: {name}", hint=f"IMAGE: {_IMAGE_HELP}; builder ami list")
     return reference

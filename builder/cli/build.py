@@ -1,4 +1,4 @@
-"""`builder build`: makes targets, checks them, publishes them; with nothing to do it asks the engine once."""
+"""`builder build`: makes, checks and publishes targets."""
 
 import os
 import sys
@@ -22,21 +22,34 @@ from builder.screen.text import look
 def run(argv: Sequence[str]) -> int:
     started = time.monotonic()
     options = parser(
-        "build", "Make targets, check them and, if asked, publish them. stdout: one name a line."
+        "build",
+        "Build targets, check them and, with --publish, publish them. Prints the name of each on stdout.",
     )
-    options.add_argument("--target", action="append", default=[], metavar="NAME", help="may be repeated")
-    options.add_argument("--all", action="store_true", help="every target that the site can make")
+    options.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="target to build; may be repeated"
+    )
+    options.add_argument("--all", action="store_true", help="build every target that the site can build")
     options.add_argument("--kind", choices=KINDS, help="with --all: only targets of this kind")
-    options.add_argument("--publish", action="store_true", help="push to the registry of the site")
-    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="default: cores")
-    options.add_argument("--json", action="store_true", help="events as NDJSON on stdout")
-    options.add_argument("--yes", action="store_true", help="in an account: do not ask before creating")
+    options.add_argument(
+        "--publish",
+        action="store_true",
+        help="publish: containers to the site's registry, AMIs as site.toml says",
+    )
+    options.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="build N layers in parallel (default: number of cores)",
+    )
+    options.add_argument("--json", action="store_true", help="print events as NDJSON on stdout")
+    options.add_argument("--yes", action="store_true", help="in an AWS account: do not ask for confirmation")
     add_site(options)
     parsed = options.parse_args(argv)
     if parsed.jobs < 1:
-        raise UsageError(f"--jobs {parsed.jobs}: at least 1", hint="builder build --help")
+        raise UsageError(f"--jobs {parsed.jobs}: must be at least 1", hint="builder build --help")
     context = open_context(parsed)
-    names = _all(context, parsed.kind) if parsed.all else _possible(context, parsed.target)
+    names = _all(context, parsed.kind) if parsed.all else _require_buildable(context, parsed.target)
     plans = context.plans(names)
     require_locked(plans)
     require_allowed(plans)
@@ -47,14 +60,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _all(context: Context, kind: str | None) -> list[str]:
-    """Every target that the site can make; a line on stderr for each that it cannot."""
+    """Return the targets that the site can build; print the others and the reasons on stderr."""
     names = []
     for name, target in context.catalog.targets.items():
         if kind not in (None, target.kind):
             continue
         try:
             obstacle = _obstacle(context, name)
-        except UsageError as error:  # it lacks the flavour that was asked for
+        except UsageError as error:  # the target lacks the requested flavour
             obstacle = error.message
         if obstacle:
             print(f"left out: {name}: {obstacle}", file=sys.stderr)
@@ -63,10 +76,12 @@ def _all(context: Context, kind: str | None) -> list[str]:
     return names
 
 
-def _possible(context: Context, names: Sequence[str]) -> Sequence[str]:
-    """The same names; refuses the first that the site cannot make."""
+def _require_buildable(context: Context, names: Sequence[str]) -> Sequence[str]:
+    """Return the names; raise UsageError if the site cannot build a target."""
     if not names:
-        raise UsageError("builder build: which target?", hint="builder list, then --target NAME or --all")
+        raise UsageError(
+            "builder build: no target given", hint="builder list; then pass --target NAME or --all"
+        )
     for name in names:
         if obstacle := _obstacle(context, name):
             raise UsageError(

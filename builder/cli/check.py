@@ -1,4 +1,4 @@
-"""`builder check REF`: a target's checks on an image that exists, whoever built it."""
+"""`builder check IMAGE`: runs a target's checks on an existing image."""
 
 import sys
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from builder.pipeline import check, refusal
 
 def run(argv: Sequence[str]) -> int:
     options = parser("check", "Run the checks of a target on an existing image.")
-    options.add_argument("image", help="what the engine calls the image")
-    options.add_argument("--target", metavar="NAME", help="default: what the image's label says")
+    options.add_argument("image", help="name with tag, or ID, of an image in the engine")
+    options.add_argument("--target", metavar="NAME", help="default: the target in the image's label")
     add_flavour(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)
@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     name = parsed.target or ((image["Config"] or {}).get("Labels") or {}).get(TARGET_LABEL)
     if not name:
         raise UsageError(
-            f"image '{parsed.image}' does not say which target it is", hint="add --target; builder list"
+            f"image '{parsed.image}' has no label {TARGET_LABEL}", hint="pass --target NAME; builder list"
         )
     plan = context.plan(name)
     artifact = Artifact(kind="container", target=name, reference=str(image["Id"]), key="")

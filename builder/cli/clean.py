@@ -1,4 +1,4 @@
-"""`builder clean`: shows what the factory left behind on this machine, and removes it when told to."""
+"""`builder clean`: lists what builds left behind, and removes it with --yes."""
 
 import argparse
 import shlex
@@ -8,33 +8,33 @@ from collections.abc import Callable, Sequence
 from builder.adapters.engine.client import Engine
 from builder.app.context import add_site, open_context, parser, print_table
 from builder.app.leftovers import KEPT_RUNS, Limits, find_leftovers
-from builder.screen.text import size
+from builder.screen.text import count, size
 from builder.units import parse_size, parse_span
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("clean", "Show what the factory left behind; --yes removes it.")
-    options.add_argument("--yes", action="store_true", help="remove what is listed")
+    options = parser("clean", "List what builds left behind; with --yes, remove it.")
+    options.add_argument("--yes", action="store_true", help="remove the listed items")
     options.add_argument(
-        "--all", action="store_true", help="also every layer, cache and receipt that is still good"
+        "--all", action="store_true", help="also layers, caches and receipts that are still valid"
     )
     options.add_argument(
         "--keep-last",
         type=_argument(_count),
         metavar="N",
-        help=f"the newest N runs keep their logs (default: {KEPT_RUNS}; 0 with --older-than or --all)",
+        help=f"keep the logs of the newest N runs (default: {KEPT_RUNS}; 0 with --older-than or --all)",
     )
     options.add_argument(
         "--older-than",
         type=_argument(parse_span),
         metavar="SPAN",
-        help="only runs, layers and compressed layers not used for so long: 90m, 36h, 14d, 2w",
+        help="only runs and layers not used for this long: 90m, 36h, 14d, 2w",
     )
     options.add_argument(
         "--max-size",
         type=_argument(parse_size),
         metavar="SIZE",
-        help="compressed layers take no more than this, the least recently used go: 500M, 20G, 1.5T",
+        help="limit for compressed layers: 500M, 20G, 1.5T; the least recently used are removed",
     )
     add_site(options)
     parsed = options.parse_args(argv)
@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     for left in found:
         left.remove()
-    print(f"\nremoved: {len(found)}, {total} freed", file=sys.stderr)
+    print(f"\nremoved {count(len(found), 'item')}, {total} freed", file=sys.stderr)
     return 0
 
 
@@ -67,7 +67,7 @@ def _count(text: str) -> int:
 
 
 def _argument(parse: Callable[[str], float]) -> Callable[[str], float]:
-    """A type for argparse whose errors keep their text."""
+    """Return an argparse type whose errors keep the message of `parse`."""
 
     def parse_argument(text: str) -> float:
         try:

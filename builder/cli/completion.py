@@ -1,4 +1,4 @@
-"""`builder completion SHELL`: prints a completion script; targets are asked for when TAB is pressed."""
+"""`builder completion SHELL`: prints a completion script, which runs `builder list --names` on TAB."""
 
 import json
 import shlex
@@ -57,7 +57,7 @@ complete -c builder -n '__fish_seen_subcommand_from show' -a '(builder list --na
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("completion", "Completion for a shell: source <(builder completion bash)")
+    options = parser("completion", "Print a completion script. For bash: source <(builder completion bash)")
     options.add_argument("shell", choices=("bash", "zsh", "fish"))
     shell = options.parse_args(argv).shell
     if shell == "bash":

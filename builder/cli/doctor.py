@@ -1,6 +1,7 @@
-"""`builder doctor`: everything a build needs of this machine, all findings at once, each with the fix."""
+"""`builder doctor`: checks this machine for what a build needs; every problem comes with a fix."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,20 +13,24 @@ from builder.adapters.host import process
 from builder.adapters.host.http import Client, TransientError
 from builder.adapters.registry.api import origin_of
 from builder.adapters.registry.local import PROGRAM, find
+from builder.adapters.upstream import mirror
 from builder.app.context import Context, open_context, parser
 from builder.app.mirrors import site_network
+from builder.app.role_plan import default_system
 from builder.errors import FactoryError
+from builder.model import Stack
 from builder.screen.text import look, size
 
 _ROOM_BYTES = 10 * 1024**3
-ANSWER_S = 5.0  # for a registry
+ANSWER_S = 5.0  # timeout for a registry
 _PACKAGES = {"docker": "docker.io"}
+_CREDENTIALS = re.compile(r"//[^/@ ]*@")  # of a URL
 _GOOD, _NOTE, _BAD = "passed", "skipped", "failed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing looked at; `fix` is something to run or edit."""
+    """The result of a probe; `fix` is a command to run or a file to edit."""
 
     about: str
     state: str
@@ -34,7 +39,7 @@ class Finding:
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("doctor", "What this machine lacks for building, each with the fix.")
+    options = parser("doctor", "Check this machine for what a build needs. Every problem comes with a fix.")
     context = open_context(options.parse_args(argv))
     style = look(sys.stdout, os.environ)
     worst = 0
@@ -70,11 +75,17 @@ def _catalog(context: Context) -> Iterable[Finding]:
 
 
 def _site(context: Context) -> Iterable[Finding]:
-    mirror = context.site.mirror
-    packages = mirror.apt or "where this host's apt takes them"
-    wheels = mirror.pip_index or "where this host's pip takes them"
-    text = f"packages from {packages}, wheels from {wheels}"
-    yield Finding(about="site", state=_GOOD, text=text)
+    try:
+        system = context.catalog.systems[default_system(context.catalog)]
+    except FactoryError:
+        return  # the finding `catalog` has the error
+    found = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
+    archives = mirror.archives(context.site.mirror, system).values()
+    packages = next(iter(archives), "the defaults of apt")
+    indexes = (found.pip_index, *found.pip_extra_indexes, *found.pip_find_links)
+    wheels = next(filter(None, indexes), "the default index of pip")
+    text = f"packages of {system.name} from {packages}, wheels from {wheels}"
+    yield Finding(about="site", state=_GOOD, text=_CREDENTIALS.sub("//", text))
 
 
 def _engine(_: Context) -> Iterable[Finding]:
@@ -93,10 +104,10 @@ def _engine(_: Context) -> Iterable[Finding]:
 
 def _tools(_: Context) -> Iterable[Finding]:
     for name, why, needed in (
-        ("mmdebstrap", "makes base images", True),
+        ("mmdebstrap", "builds base images", True),
         ("docker", "runs the checks inside a container", True),
-        ("git", "names the commit in receipts", False),
-        ("packer", "makes AMIs", False),
+        ("git", "records the commit in receipts", False),
+        ("packer", "builds AMIs", False),
     ):
         path = shutil.which(name)
         state = _GOOD if path else _BAD if needed else _NOTE
@@ -109,13 +120,17 @@ def _tools(_: Context) -> Iterable[Finding]:
 
 def _disk(context: Context) -> Iterable[Finding]:
     for about, folder in (("cache disk", context.workspace.home), ("out disk", context.workspace.out)):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if not os.access(there, os.W_OK):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(existing, os.W_OK):
             yield Finding(
-                about=about, state=_BAD, text=f"cannot write to {there}", fix="chown it, or set BUILDER_HOME"
+                about=about,
+                state=_BAD,
+                text=f"cannot write to {existing}",
+                fix=f"sudo chown -R $USER {existing}"
+                + (", or set BUILDER_HOME" if about == "cache disk" else ""),
             )
         else:
-            yield _room(about, there, "builder clean --all")
+            yield _room(about, existing, "builder clean --all")
 
 
 def _room(about: str, folder: Path, fix: str) -> Finding:
@@ -132,9 +147,9 @@ def _registry(context: Context) -> Iterable[Finding]:
         yield Finding(
             about="registry",
             state=_GOOD if program else _NOTE,
-            text="the one on this machine, started when it is needed"
+            text="on this machine, started on demand"
             if program
-            else f"not installed: {PROGRAM} (serves --publish where the site names no registry)",
+            else f"not installed: {PROGRAM} (the registry for --publish unless site.toml names another)",
             fix=f"apt-get install {PROGRAM}",
         )
         return
@@ -150,11 +165,13 @@ def _registry(context: Context) -> Iterable[Finding]:
 
 def _credentials(context: Context) -> Iterable[Finding]:
     if not context.site.registry.push:
-        yield Finding(about="credentials", state=_GOOD, text="none needed: nothing leaves this machine")
+        yield Finding(
+            about="credentials", state=_GOOD, text="none needed: images are pushed to this machine only"
+        )
         return
     config = Path(os.environ.get("DOCKER_CONFIG", str(Path.home() / ".docker"))) / "config.json"
     state = _GOOD if config.is_file() else _NOTE
-    text = f"{config}" if config.is_file() else f"no {config}: pushing works only without a login"
+    text = f"{config}" if config.is_file() else f"no {config}: only registries without login accept a push"
     yield Finding(
         about="credentials",
         state=state,

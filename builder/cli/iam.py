@@ -1,4 +1,4 @@
-"""`builder iam TARGET`: the policy that building and publishing it in the account of the site needs."""
+"""`builder iam TARGET`: prints the IAM policy for building and publishing a target."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from builder.lock import ACCOUNT
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("iam", "What building and publishing a target may do, as an IAM policy. Asks nobody.")
-    options.add_argument("target")
+    options = parser("iam", "Print the IAM policy for building and publishing a target. Works offline.")
+    options.add_argument("target", help="target name; builder list")
     add_flavour(options)
     options.add_argument(
         "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"
     )
     parsed = options.parse_args(argv)
     opened = open_context(parsed)
-    # The policy is for an account, whichever site builds by default.
+    # A policy is for an account, even if BUILDER_SITE is local.
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(parsed.target)
     policy = open_lane(plan.target.kind, context).policy(plan, partition=parsed.partition)
     if policy is None:
-        raise UsageError(f"target '{plan.target.name}' makes no AMI", hint="builder list")
+        raise UsageError(f"target '{plan.target.name}' is not an AMI", hint="builder list")
     print(json.dumps(policy, indent=2))
     return 0

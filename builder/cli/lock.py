@@ -1,4 +1,4 @@
-"""`builder lock`: resolves what builds download, and checks that the lock is still true."""
+"""`builder lock`: resolves what builds download, and compares the lock with its sources."""
 
 import argparse
 import json
@@ -30,8 +30,8 @@ from builder.tables import did_you_mean
 _JOBS = 8
 _SILENT_S = 10.0
 _EPILOG = """\
-exit codes: 0 the lock is whole; 1 with --diff, it would change; 3 something could not be locked from here;
-7 a source holds something else than the lock (with --verify also: something is not in the lock)"""
+exit codes: 0 the lock is complete; 1 --diff: the lock would change; 3 a source of a missing entry cannot be
+reached; 7 a source differs from the lock, or --verify: an entry is missing"""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     if parsed.names:
         print("\n".join(sorted(named)))
         return 0
-    asked = {want for name in parsed.update for want in _find(name, named, context)}
+    requested = {want for name in parsed.update for want in _find(name, named, context)}
     wants = wanted(context.knowledge, tools)
     before, cancelled = _text(context), threading.Event()
     with interruptible():
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
             context.lock,
             wants,
             _resolver(context, wants, cancelled),
-            refresh=lambda want: want in asked or _is_stale(context, want),
+            refresh=lambda want: want in requested or _is_stale(context, want),
             recheck=parsed.verify,
             each=_Progress(Pool(jobs=_JOBS, cancelled=cancelled)),
         )
@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser(
         "lock",
-        "Resolve what builds download into catalog/lock.json: what is missing, and what was never verified.",
+        "Resolve what builds download: add missing entries to catalog/lock.json, verify unverified entries.",
     )
     options.epilog = _EPILOG
     options.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -75,15 +75,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="resolve anew what a component, system, stack, target or tool downloads, or all; repeatable",
+        help="resolve again what a component, system, stack, target or tool downloads; all: everything;"
+        " may be repeated",
     )
-    options.add_argument("--diff", action="store_true", help="show what would change, write nothing")
+    options.add_argument("--diff", action="store_true", help="show what would change; write nothing")
     options.add_argument("--verify", action="store_true", help="compare every entry with its source")
-    options.add_argument("--json", action="store_true", help="as JSON")
-    options.add_argument("--names", action="store_true", help="the names that --update takes, one a line")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    options.add_argument(
+        "--names", action="store_true", help="print the names that --update accepts, one per line"
+    )
     parsed = options.parse_args(argv)
     if parsed.verify and parsed.update:
-        raise UsageError("builder lock: --verify takes nothing new, --update does", hint="give one of them")
+        raise UsageError(
+            "builder lock: --verify and --update exclude each other", hint="leave out one of them"
+        )
     return parsed
 
 
@@ -93,14 +98,14 @@ def _find(name: str, named: dict[str, set[Want]], context: Context) -> set[Want]
     found = context.catalog
     if any(name in group for group in (found.components, found.systems, found.stacks, found.targets)):
         raise UsageError(
-            f"--update {name}: it downloads nothing that is locked for itself",
-            hint=f"what comes from a package archive goes by its system: {', '.join(sorted(found.systems))}",
+            f"--update {name}: has no lock entries of its own",
+            hint=f"distribution packages are locked per system: {', '.join(sorted(found.systems))}",
         )
     raise UsageError(f"--update {name}: no such name{did_you_mean(name, named)}", hint="builder lock --names")
 
 
 def _is_stale(context: Context, want: Want) -> bool:
-    """The digest of a file of the checkout follows the file."""
+    """True if a requirements file changed since it was locked."""
     if want.kind != "requirements":
         return False
     path = context.root / want.subject
@@ -126,11 +131,11 @@ def _resolver(context: Context, wants: Iterable[Want], cancelled: threading.Even
 
 
 def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
-    """For a requirements file: every Python and machine it is installed for, and where the wheels are."""
+    """Return a function from a requirements file to the Pythons, architectures and mirrors of its wheels."""
     catalog, discovering = context.catalog, threading.Lock()
 
     @cache
-    def place(system: str, stack: str) -> mirror.Mirror:
+    def mirror_of(system: str, stack: str) -> mirror.Mirror:
         return mirror.discover(context.site.mirror, catalog.systems[system], catalog.stacks[stack])
 
     def users(subject: str) -> Iterator[tuple[System, str, str]]:
@@ -141,10 +146,10 @@ def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
                 yield catalog.systems[flavour.system], flavour.stack, arch
 
     def wheels(subject: str) -> Sequence[Wheels]:
-        different = {(one.python, arch): (one.name, stack) for one, stack, arch in users(subject)}
+        different = {(system.python, arch): (system.name, stack) for system, stack, arch in users(subject)}
         with discovering:
             return [
-                Wheels(python=python, arch=arch, mirror=place(*names))
+                Wheels(python=python, arch=arch, mirror=mirror_of(*names))
                 for (python, arch), names in sorted(different.items())
             ]
 
@@ -159,31 +164,31 @@ def _text(context: Context) -> str:
 def _write(context: Context, text: str, *, before: str) -> None:
     path = context.root / LOCK_PATH
     if _text(context) != before:
-        raise IntegrityError(f"{LOCK_PATH} was changed by somebody else meanwhile", hint="builder lock")
+        raise IntegrityError(f"{LOCK_PATH} was changed by another process", hint="builder lock")
     try:
         write_atomically(path, text)
     except OSError as error:
         raise MissingError(
-            f"{LOCK_PATH} cannot be written: {error.strerror}; it is as it was", hint=f"df -h {path.parent}"
+            f"{LOCK_PATH} cannot be written: {error.strerror}; it is unchanged", hint=f"df -h {path.parent}"
         ) from error
 
 
 class _Progress:
-    """Says on stderr how far it is: one line that changes on a terminal, elsewhere a line now and then."""
+    """Progress on stderr: one line that is updated on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._look = look(sys.stderr, os.environ)
 
     def __call__(self, action: Callable[[Want], Outcome], items: Sequence[Want], /) -> Iterator[Outcome]:
-        said = time.monotonic()
+        printed = time.monotonic()
         try:
             for number, outcome in enumerate(self._pool(action, items), start=1):
-                text = f"asked for {number} of {len(items)}: {outcome.want}"
+                text = f"resolved {number} of {len(items)}: {outcome.want}"
                 if self._look.live:
                     self._rewrite(text)
-                elif time.monotonic() - said > _SILENT_S:
-                    said = time.monotonic()
+                elif time.monotonic() - printed > _SILENT_S:
+                    printed = time.monotonic()
                     print(text, file=sys.stderr, flush=True)
                 yield outcome
         finally:
@@ -199,7 +204,7 @@ def _print(relocked: Relocked, parsed: argparse.Namespace, *, changed: bool) -> 
     if parsed.json:
         print(json.dumps(_as_json(relocked, changed=changed, written=changed and not parsed.diff), indent=2))
         return
-    title = " (nothing is written)" if parsed.diff else "" if changed else ", as it was"
+    title = " (nothing is written)" if parsed.diff else "" if changed else ", unchanged"
     print(report(relocked, look=look(sys.stdout, os.environ), title=title, everything=parsed.diff))
 
 
@@ -209,50 +214,50 @@ def _as_json(relocked: Relocked, *, changed: bool, written: bool) -> dict[str, o
 
     outcomes = [
         {
-            "kind": one.want.kind,
-            "subject": one.want.subject,
-            "owner": one.want.owner,
-            "outcome": one.what,
-            "reason": one.reason,
-            "before": values(one.before),
-            "after": values(one.after),
-            "found": values(one.found),
+            "kind": outcome.want.kind,
+            "subject": outcome.want.subject,
+            "owner": outcome.want.owner,
+            "outcome": outcome.what,
+            "reason": outcome.reason,
+            "before": values(outcome.before),
+            "after": values(outcome.after),
+            "found": values(outcome.found),
         }
-        for one in relocked.outcomes
+        for outcome in relocked.outcomes
     ]
     return {"lock": LOCK_PATH, "changed": changed, "written": written, "outcomes": outcomes}
 
 
 def _refuse(relocked: Relocked, context: Context, *, verify: bool) -> None:
-    """Ends the command where the lock is not true, or not whole."""
+    """Raise an error if a source differs from the lock or an entry is missing."""
     differing, missing = relocked.those("differs"), relocked.those("missing")
     if differing:
-        owners = sorted({one.want.owner.rpartition(" ")[2] for one in differing})
+        owners = sorted({outcome.want.owner.rpartition(" ")[2] for outcome in differing})
         raise IntegrityError(
-            f"{LOCK_PATH}: {count(len(differing), 'source')} with something else than is locked:"
+            f"{LOCK_PATH}: the content of {count(len(differing), 'source')} differs from the lock:"
             f" {differing[0].want}",
-            hint="find out who changed it and why; if it is right: builder lock"
+            hint="find out why the source changed; to accept the change: builder lock"
             + "".join(f" --update {owner}" for owner in owners),
-            details="\n".join(_difference(one, context) for one in differing),
+            details="\n".join(_difference(outcome, context) for outcome in differing),
         )
     if missing:
-        message = f"{LOCK_PATH}: {count(len(missing), 'download')} not in it: {missing[0].want}"
+        message = f"{LOCK_PATH}: {count(len(missing), 'download')} missing: {missing[0].want}"
         if verify:
             raise IntegrityError(message, hint="builder lock")
         raise MissingError(
             message,
-            hint="run it where the sources can be reached, or name a mirror: mirror.prefixes in site.toml",
+            hint="run `builder lock` on a host with network access, or set mirror.prefixes in site.toml",
         )
 
 
-def _difference(one: Outcome, context: Context) -> str:
-    first = FIELDS[one.want.kind][0]
-    has_address = one.want.kind in ("archive", "git")
+def _difference(outcome: Outcome, context: Context) -> str:
+    first = FIELDS[outcome.want.kind][0]
+    has_address = outcome.want.kind in ("archive", "git")
     facts = {
-        "expected": f"{first} {one.before.values[first]}" if one.before else "",
-        "actual": f"{first} {one.found.values[first]}" if one.found else "",
-        "url": context.site.mirror.rewrite(one.want.subject.split()[0]) if has_address else "",
-        "why": one.reason,
+        "expected": f"{first} {outcome.before.values[first]}" if outcome.before else "",
+        "actual": f"{first} {outcome.found.values[first]}" if outcome.found else "",
+        "url": context.site.mirror.rewrite(outcome.want.subject.split()[0]) if has_address else "",
+        "why": outcome.reason,
     }
     lines = [f"  {name:<9} {text}" for name, text in facts.items() if text]
-    return "\n".join([f"{one.want} ({one.want.owner})", *lines])
+    return "\n".join([f"{outcome.want} ({outcome.want.owner})", *lines])

@@ -1,4 +1,4 @@
-"""`builder plan`: what a build would do, without doing it."""
+"""`builder plan`: shows what a build would make, reuse and download, and why."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser, print_table, print_verdict
 from builder.app.lanes.table import open_lane
 from builder.errors import UsageError
+from builder.lock import LOCAL
 from builder.model import Layer, Plan
 from builder.pipeline import require_allowed
 from builder.plan import explain, find_target, to_json
@@ -19,15 +20,17 @@ from builder.screen.text import wrap
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("plan", "What a build would make, what it would reuse and why, what it would download.")
-    options.add_argument("--target", action="append", default=[], metavar="NAME")
-    options.add_argument("--json", action="store_true", help="the plan as JSON")
-    options.add_argument("--publish", action="store_true", help="with what a publication of AMIs does")
+    options = parser("plan", "Show what a build would make, reuse and download, and why.")
+    options.add_argument(
+        "--target", action="append", default=[], metavar="NAME", help="target to plan; may be repeated"
+    )
+    options.add_argument("--json", action="store_true", help="print the plans as JSON")
+    options.add_argument("--publish", action="store_true", help="include the AWS calls that publish an AMI")
     options.add_argument(
         "--write-golden",
         type=Path,
         metavar="FOLDER",
-        help="write the plans for x86_64, without digests, as files to review; default: of all targets",
+        help="write golden plans of the given targets or of all: for x86_64, without digests",
     )
     add_site(options)
     parsed = options.parse_args(argv)
@@ -35,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     if parsed.write_golden:
         return _write_golden(context, parsed.target, parsed.write_golden)
     if not parsed.target:
-        raise UsageError("builder plan: which target?", hint="builder list, then --target NAME")
+        raise UsageError("builder plan: no target given", hint="builder list; then pass --target NAME")
     plans = context.plans(parsed.target)
     finder = EngineFinder(Engine())
     states = {plan.target.name: _states(context, plan, finder) for plan in plans}
@@ -68,14 +71,15 @@ def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publi
         print("nothing would be downloaded")
     if calls := _changing_calls(context, plan, publish=publish):
         names = [action for _, action in calls]
-        print("\n" + "\n".join(wrap(f"would change the account by: {', '.join(names)}", 100)))
+        account = "the rehearsed account" if context.site_name == LOCAL else "the account"
+        print("\n" + "\n".join(wrap(f"AWS calls that would change {account}: {', '.join(names)}", 100)))
     print()
 
 
 def _write_golden(context: Context, names: Sequence[str], folder: Path) -> int:
-    """Write plans as they are reviewed: the same on every machine, one for each flavour."""
+    """Write one golden plan per flavour, the same on every machine."""
     if not folder.is_dir():
-        raise UsageError(f"--write-golden: no folder {folder}", hint="create it, or correct the path")
+        raise UsageError(f"--write-golden: no folder {folder}", hint=f"mkdir -p {folder}")
     for name in names:
         find_target(context.catalog, name)
     for file, (target, flavour) in golden_names(context.catalog).items():
@@ -90,20 +94,20 @@ def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[
 
 
 def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
-    """("build" | "reuse", why) for every layer; what lies below a layer that exists is not needed."""
+    """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed."""
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
-    there = [layer.key in finder.images for layer in plan.layers]
-    top = max((i for i, exists in enumerate(there) if exists), default=-1)
+    present = [layer.key in finder.images for layer in plan.layers]
+    top = max((i for i, exists in enumerate(present) if exists), default=-1)
     return [
         ("build", explain(layer, before))
         if i > top
-        else ("reuse", "in this engine" if there[i] else "not needed: a later layer exists")
+        else ("reuse", "in this engine" if present[i] else "not needed: a later layer exists")
         for i, layer in enumerate(plan.layers)
     ]
 
 
 def _downloads(context: Context, plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What the missing layers fetch, unless this machine's caches have it."""
+    """Return (download, source) for the missing layers, even if a cache has the download."""
     missing = [layer for layer, (state, _) in zip(plan.layers, states, strict=True) if state == "build"]
     return [download for layer in missing for download in _of_layer(context, plan, layer)]
 
@@ -129,7 +133,7 @@ def _of_layer(context: Context, plan: Plan, layer: Layer) -> list[tuple[str, str
 
 
 def _addresses(downloads: object) -> list[tuple[str, str]]:
-    """What a role fetches by address, as the plan hands it over."""
+    """Return (URL, pin) of the downloads in a role's variable."""
     if not isinstance(downloads, dict):
         return []
     return [

@@ -1,4 +1,4 @@
-"""`builder registry`: the registry on this machine, for builds that have no other."""
+"""`builder registry`: the registry on this machine, for sites that name no other."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,10 @@ from builder.app.context import open_context, parser
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("registry", "The registry on this machine; it serves loopback only.")
+    options = parser(
+        "registry",
+        "Start or stop the registry on this machine, or print its address. It listens on loopback only.",
+    )
     options.add_argument("action", choices=("up", "down", "status"))
     parsed = options.parse_args(argv)
     workspace = open_context(parsed).workspace

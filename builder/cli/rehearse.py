@@ -1,4 +1,4 @@
-"""`builder rehearse`: an AWS account on this machine, whose instances are containers."""
+"""`builder rehearse`: emulates an AWS account on this machine, whose instances are containers."""
 
 import json
 import shlex
@@ -16,15 +16,23 @@ _ACTIONS = ("up", "down", "status", "env")
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("rehearse", "EC2, ECR and Systems Manager on this machine, to rehearse images on.")
-    options.add_argument("action", choices=_ACTIONS, help="env prints what a shell needs, for eval")
+    options = parser(
+        "rehearse", "Emulate EC2, ECR and Systems Manager on this machine, to rehearse AMI builds."
+    )
+    options.add_argument("action", choices=_ACTIONS, help="env: print export lines for a shell's eval")
     options.add_argument(
-        "--name", default=DEFAULT, help="several can run side by side (default: %(default)s)"
+        "--name",
+        default=DEFAULT,
+        help="name of the rehearsal; several can run at once (default: %(default)s)",
     )
     options.add_argument(
-        "--pending", type=float, default=0.0, metavar="SECONDS", help="up: how long new AMIs are pending"
+        "--pending",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="up: time that new AMIs stay pending (default: 0)",
     )
-    options.add_argument("--json", action="store_true", help="status: as JSON")
+    options.add_argument("--json", action="store_true", help="status: print JSON")
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     if parsed.action == "up":
@@ -39,19 +47,19 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _describe(found: Rehearsal) -> None:
-    """Where it is: the endpoint on stdout, the rest for people."""
+    """Print the endpoint on stdout and a description on stderr."""
     print(found.endpoint)
     lines = [
         f"rehearsal '{found.name}': account {found.account}, regions {', '.join(found.regions)}",
         f"ECR at {', '.join(f'{host} ({region})' for region, host in found.registries.items())}",
-        f"starts {', '.join(found.starts) or 'nothing'}; SSH in 127.0.0.0/8, port {found.ssh_port}",
-        f'for other tools: eval "$(builder rehearse env{_named(found.name)})"',
-        f"to end it: builder rehearse down{_named(found.name)}",
+        f"AMIs of {', '.join(found.starts) or 'no system'}; SSH to 127.0.0.0/8, port {found.ssh_port}",
+        f'environment for other tools: eval "$(builder rehearse env{_name_option(found.name)})"',
+        f"stop it with: builder rehearse down{_name_option(found.name)}",
     ]
     print("\n".join(lines), file=sys.stderr)
 
 
-def _named(name: str) -> str:
+def _name_option(name: str) -> str:
     return "" if name == DEFAULT else f" --name {name}"
 
 
@@ -83,7 +91,7 @@ def _status(name: str, found: Rehearsal | None, *, as_json: bool) -> int:
         return 0
     _describe(found)
     changing = sum(call.mutating for call in calls)
-    print(f"{len(calls)} calls so far, {changing} of them changed something: {found.folder / 'calls.ndjson'}")
+    print(f"{len(calls)} calls so far, {changing} of them changed resources: {found.folder / 'calls.ndjson'}")
     rows = [
         (
             kind.removesuffix("s"),
@@ -96,5 +104,5 @@ def _status(name: str, found: Rehearsal | None, *, as_json: bool) -> int:
         for row in entries
     ]
     if rows:
-        print_table(("what", "id", "region", "state", "where or what"), rows)
+        print_table(("kind", "id", "region", "state", "address or name"), rows)
     return 0

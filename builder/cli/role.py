@@ -1,4 +1,4 @@
-"""`builder role NAME`: applies roles to a fresh machine and checks them, for people who write roles."""
+"""`builder role COMPONENT`: applies roles to a fresh machine and checks them."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     if parsed.start or parsed.hold or parsed.verify:
         return _run_scenario(parsed)
     if not parsed.components:
-        raise UsageError("builder role: which component?", hint="ls catalog/components")
+        raise UsageError("builder role: no component given", hint="ls catalog/components")
 
     request = RoleRequest(
         components=parsed.components,
@@ -52,23 +52,44 @@ def run(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser(
         "role",
-        "Apply components, and all they require, to a fresh machine; then check them."
-        " stdout: the components that were applied.",
+        "Apply components and all that they require to a fresh machine, then check them."
+        " Prints the applied components on stdout.",
     )
-    options.add_argument("components", nargs="*", metavar="COMPONENT")
-    options.add_argument("--twice", action="store_true", help="apply a second time; that must change nothing")
-    options.add_argument("--kind", choices=KINDS, default="ami", help="a machine, or a build container")
-    options.add_argument("--system", metavar="NAME", help="default: the one that can be made here")
-    options.add_argument("--stack", metavar="NAME", help="default: the one of that system")
+    options.add_argument("components", nargs="*", metavar="COMPONENT", help="a file of catalog/components")
     options.add_argument(
-        "--set", action="append", default=[], metavar="VARIABLE=VALUE", help="value in JSON, or text"
+        "--twice", action="store_true", help="apply a second time; fail if that changes anything"
     )
-    options.add_argument("--pin", action="append", default=[], metavar="COMPONENT=VERSION")
-    options.add_argument("--image", default="", metavar="REF", help="start from this image of the engine")
-    options.add_argument("--no-checks", action="store_true")
-    options.add_argument("--keep", action="store_true", help="leave the container when all is over")
-    options.add_argument("--write-docs", action="store_true", help="write docs/reference/roles.md anew")
-    molecule = options.add_argument_group("for molecule; FOLDER is that of the scenario's state")
+    options.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="ami",
+        help="ami (default): apply to a machine; container: to a build container",
+    )
+    options.add_argument(
+        "--system", metavar="NAME", help="default: the first that can be built on this machine"
+    )
+    options.add_argument(
+        "--stack", metavar="NAME", help="default: the largest that targets use with that system"
+    )
+    options.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="VARIABLE=VALUE",
+        help="set a role variable, to JSON or text; may be repeated",
+    )
+    options.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="COMPONENT=VERSION",
+        help="override a version of the stack; may be repeated",
+    )
+    options.add_argument("--image", default="", metavar="REF", help="start from an image in the engine")
+    options.add_argument("--no-checks", action="store_true", help="apply only")
+    options.add_argument("--keep", action="store_true", help="keep the container afterwards")
+    options.add_argument("--write-docs", action="store_true", help="regenerate docs/reference/roles.md")
+    molecule = options.add_argument_group("for molecule; FOLDER holds the state of a scenario")
     molecule.add_argument("--platform", type=Path, metavar="FILE", help="the scenario's molecule.yml")
     molecule.add_argument("--start", type=Path, metavar="FOLDER", help="start the machine and keep it")
     molecule.add_argument("--verify", type=Path, metavar="FOLDER", help="run the checks on the machine")
@@ -80,7 +101,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _run_scenario(parsed: argparse.Namespace) -> int:
     context = open_context(parsed)
     if parsed.platform is None:
-        raise UsageError("builder role: which machine?", hint="--platform FILE, a molecule.yml")
+        raise UsageError(
+            "builder role: no platform given", hint="pass --platform FILE, the scenario's molecule.yml"
+        )
     if parsed.start:
         scenario.start(parsed.start, parsed.platform, context.root)
     elif parsed.hold:

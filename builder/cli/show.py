@@ -1,4 +1,4 @@
-"""`builder show TARGET`: what a target is made of."""
+"""`builder show TARGET`: shows the flavours, components and versions of a target."""
 
 import json
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ from builder.plan import to_json
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("show", "One target: its components, versions and variables.")
-    options.add_argument("target")
-    options.add_argument("--json", action="store_true", help="the whole plan as JSON")
+    options = parser(
+        "show", "Show the flavours, components and versions of a target; --json adds variables and layers."
+    )
+    options.add_argument("target", help="target name; builder list")
+    options.add_argument("--json", action="store_true", help="print the whole plan as JSON")
     add_site(options)
     parsed = options.parse_args(argv)
     context = open_context(parsed)

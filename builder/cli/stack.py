@@ -1,4 +1,4 @@
-"""`builder stack`: which versions fit together, for those who build here and for those who only ask."""
+"""`builder stack`: lists, shows, checks, solves and compares sets of versions."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from importlib import import_module
 from builder.app.context import open_context, parser, print_table
 from builder.errors import UsageError
 from builder.model import Stack
+from builder.screen.text import count
 from builder.stack.checking import Result
 from builder.stack.derive import derive
 from builder.stack.differences import differences, markdown
@@ -30,8 +31,8 @@ def run(argv: Sequence[str]) -> int:
 
 def find_stack(knowledge: Knowledge, name: str) -> Stack:
     if name not in knowledge.stacks:
-        near = did_you_mean(name, knowledge.stacks)
-        raise UsageError(f"no stack '{name}'{near}", hint="builder stack list")
+        suggestion = did_you_mean(name, knowledge.stacks)
+        raise UsageError(f"no stack '{name}'{suggestion}", hint="builder stack list")
     return knowledge.stacks[name]
 
 
@@ -39,12 +40,14 @@ def describe_unknown(result: Result, limit: int) -> str:
     """Name the unknown facts that most undecided rules need."""
     named = [f"{name} ({number})" for name, number in result.missing.items()]
     more = f" and {len(named) - limit} more" if len(named) > limit else ""
-    return f"{len(result.urgent)} rules need {', '.join(named[:limit])}{more}"
+    return (
+        f"{count(len(result.urgent), 'rule')} not evaluated; add --set for {', '.join(named[:limit])}{more}"
+    )
 
 
 def _list(argv: Sequence[str]) -> int:
-    options = parser("stack list", "The stacks of the catalog: versions that go together.")
-    options.add_argument("--json", action="store_true", help="as JSON")
+    options = parser("stack list", "List the stacks of the catalog: sets of versions that work together.")
+    options.add_argument("--json", action="store_true", help="print JSON")
     parsed = options.parse_args(argv)
     knowledge = open_context(parsed).knowledge
     stacks = knowledge.stacks.values()
@@ -67,9 +70,11 @@ def _summary(knowledge: Knowledge, stack: Stack) -> dict[str, object]:
 
 
 def _show(argv: Sequence[str]) -> int:
-    options = parser("stack show", "One stack: what it pins, what that brings, and what it is for.")
-    options.add_argument("stack")
-    options.add_argument("--json", action="store_true", help="as JSON")
+    options = parser(
+        "stack show", "Show a stack: its pins, the versions that come with them, and its machine types."
+    )
+    options.add_argument("stack", help="stack name; builder stack list")
+    options.add_argument("--json", action="store_true", help="print JSON")
     parsed = options.parse_args(argv)
     knowledge = open_context(parsed).knowledge
     stack = find_stack(knowledge, parsed.stack)
@@ -85,7 +90,7 @@ def _show(argv: Sequence[str]) -> int:
         ("", ""),
         [
             ("for", ", ".join(stack.instances) or "any machine"),
-            ("origin", stack.origin or "made here"),
+            ("origin", stack.origin or "this repository"),
             ("digest", knowledge.digest(stack.name)[:16]),
         ],
     )
@@ -100,12 +105,12 @@ def _show(argv: Sequence[str]) -> int:
 
 
 def _diff(argv: Sequence[str]) -> int:
-    options = parser("stack diff", "What changed between two stacks, riskiest first.")
+    options = parser("stack diff", "Compare two stacks, riskiest changes first.")
     options.add_argument("before")
     options.add_argument("after")
     form = options.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="a table for release notes")
-    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="print a table for release notes")
+    form.add_argument("--json", action="store_true", help="print JSON")
     parsed = options.parse_args(argv)
     knowledge = open_context(parsed).knowledge
     before, after = (find_stack(knowledge, name).name for name in (parsed.before, parsed.after))
@@ -121,8 +126,8 @@ def _diff(argv: Sequence[str]) -> int:
     return 0
 
 
-def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
-    """A command in a module of its own, loaded when it is called."""
+def _lazy(module: str) -> Callable[[Sequence[str]], int]:
+    """Return a command that imports its module when it is called."""
 
     def command(argv: Sequence[str]) -> int:
         return int(import_module(module).run(argv))
@@ -131,17 +136,17 @@ def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
 
 
 COMMANDS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "list": ("the stacks of the catalog", _list),
-    "show": ("one stack: what it pins, brings and is for", _show),
+    "list": ("list the stacks of the catalog", _list),
+    "show": ("show a stack: its pins, what comes with them, its machine types", _show),
     "check": (
         "check versions against the rules: a stack, an image, this machine, or --set FACT=VALUE",
-        _elsewhere("builder.cli.stack_check"),
+        _lazy("builder.cli.stack_check"),
     ),
     "solve": (
         "find the newest versions that work together on a machine, with reasons",
-        _elsewhere("builder.cli.stack_solve"),
+        _lazy("builder.cli.stack_solve"),
     ),
-    "diff": ("what changed between two stacks, riskiest first", _diff),
+    "diff": ("compare two stacks, riskiest changes first", _diff),
 }
 
 
@@ -151,7 +156,7 @@ def _help() -> str:
     return f"""\
 usage: builder stack COMMAND [options]
 
-Which versions fit together.
+Find versions that work together.
 
 {lines}
 

@@ -16,7 +16,7 @@ from builder.adapters.host import survey
 from builder.app.context import open_context, parser
 from builder.cli.stack import describe_unknown, find_stack
 from builder.errors import UsageError
-from builder.screen.text import Look, look, wrap
+from builder.screen.text import Look, count, look, wrap
 from builder.stack.checking import Result, check
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import Change, Finding
@@ -67,7 +67,7 @@ def _options() -> argparse.ArgumentParser:
         " machine types.",
     )
     options.add_argument("stack", nargs="?", metavar="STACK")
-    options.add_argument("--instance", metavar="TYPE", help="EC2 type, as in p5.48xlarge")
+    options.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
     options.add_argument(
         "--set",
         action="append",
@@ -75,8 +75,8 @@ def _options() -> argparse.ArgumentParser:
         metavar="FACT=VALUE",
         help="set a fact, or override one that was read; may be repeated",
     )
-    options.add_argument("--image", metavar="REF", help="an image in the local engine")
-    options.add_argument("--host", action="store_true", help="this machine")
+    options.add_argument("--image", metavar="REF", help="check an image in the engine")
+    options.add_argument("--host", action="store_true", help="check this machine; with --image, as its host")
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
 
@@ -145,8 +145,8 @@ def _text(knowledge: Knowledge, subject: Subject, result: Result, style: Look) -
         lines += ["", *_finding(finding, nearest_changes(knowledge, subject, finding), style)]
     if result.missing:
         others = len(result.undecided) - len(result.urgent)
-        text = f"unknown: {describe_unknown(result, _NAMED)}"
-        text += f"; {others} more rules concern only facts that were not given" if others else ""
+        text = describe_unknown(result, _NAMED)
+        text += f"; {count(others, 'rule')} not applicable" if others else ""
         lines += ["", *(style.paint(line, "dim") for line in wrap(text, style.width))]
     lines += [style.paint(f"could not read {line}", "warn") for line in subject.unread]
     return style.plain("\n".join(lines))

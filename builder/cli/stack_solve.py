@@ -68,18 +68,18 @@ def _options() -> argparse.ArgumentParser:
         " newer. The set has no errors, as few warnings as possible, then the newest versions by priority: "
         f"{', '.join(IMPORTANCE)}, then the others by name.",
     )
-    options.add_argument("--instance", metavar="TYPE", help="EC2 type, as in p5.48xlarge")
-    options.add_argument("--torch", metavar="VERSION", help="PyTorch, an exact version or its first numbers")
-    options.add_argument("--os", metavar="NAME", help="operating system, as in ubuntu-24.04 or al2023")
+    options.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
+    options.add_argument("--torch", metavar="VERSION", help="PyTorch: an exact version or its first numbers")
+    options.add_argument("--os", metavar="NAME", help="operating system, for example ubuntu-24.04 or al2023")
     options.add_argument(
         "--pin",
         action="append",
         default=[],
         metavar="COMPONENT=VERSION",
-        help="a release in the catalog, an exact version or its first numbers; may be repeated",
+        help="release in the catalog: an exact version or its first numbers; may be repeated",
     )
     options.add_argument(
-        "--set", action="append", default=[], metavar="FACT=VALUE", help="state a fact; may be repeated"
+        "--set", action="append", default=[], metavar="FACT=VALUE", help="set a fact; may be repeated"
     )
     form = options.add_mutually_exclusive_group()
     form.add_argument("--toml", action="store_true", help="print a stack file for catalog/stacks/")
@@ -111,9 +111,9 @@ def _requests(knowledge: Knowledge, parsed: argparse.Namespace) -> tuple[Request
 def _read(knowledge: Knowledge, parsed: argparse.Namespace) -> Iterator[Request]:
     if parsed.instance:
         if parsed.instance not in knowledge.instances:
-            near = did_you_mean(parsed.instance, knowledge.instances)
+            suggestion = did_you_mean(parsed.instance, knowledge.instances)
             raise UsageError(
-                f"--instance: no type '{parsed.instance}'{near}",
+                f"--instance: no type '{parsed.instance}'{suggestion}",
                 hint="catalog/instances.toml lists the known types",
             )
         yield state(knowledge, "instance", parsed.instance, f"--instance {parsed.instance}")
@@ -187,7 +187,7 @@ def _reason(answer: Solution, row: Row) -> str:
         return f"must match {row.twin}"
     if row.comes_with:
         return f"comes with {' and '.join(row.comes_with)}"
-    requested = f"asked for: {row.request.argument}" if row.request else ""
+    requested = f"requested: {row.request.argument}" if row.request else ""
     rejected = [_rejection(answer, row, r) for r in row.rejected if row.request not in r.reasons]
     best = "newest" if isinstance(row.value, Version) else "preferred"
     return "; ".join([*([requested] if requested else []), *rejected]) or best

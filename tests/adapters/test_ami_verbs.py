@@ -163,8 +163,8 @@ def test_a_copy_is_shared_and_protected_like_its_image(
     ("words", "problem"),
     [
         (["show"], "which image"),
-        (["show", "ami-00000000000000000"], "there is no ami-00000000000000000"),
-        (["show", "nothing-of-that-name"], "no receipt of an image"),
+        (["show", "ami-00000000000000000"], "no AMI ami-00000000000000000"),
+        (["show", "nothing-of-that-name"], "no receipt of an AMI"),
         (["copy", "HOME"], "where to"),
         (["copy", "HOME", "--region", "mars-1"], "no region mars-1"),
         (["share", "HOME"], "with whom"),

@@ -46,5 +46,7 @@ def test_without_docker_registry_its_package_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     doctor.run(["--root", str(repository.root)])
     output = capsys.readouterr().out
-    assert "not installed: docker-registry (serves --publish where the site names no registry)" in output
+    assert (
+        "not installed: docker-registry (the registry for --publish unless site.toml names another)" in output
+    )
     assert "fix: apt-get install docker-registry" in output

@@ -70,7 +70,7 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
     until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     done = program.call("up", "--name", other)
-    assert f"'{name}' was killed; what it left is removed" in done.stderr
+    assert f"'{name}' was killed: removed its leftovers" in done.stderr
     assert program.left(name) == []
     assert not program.folder(name).exists()
 
@@ -121,7 +121,7 @@ def test_output_of_up_status_env_and_down(program: Program, rehearsal_name: Name
     machine = start_instance(aws, key)
     status = program.call("status", "--name", name)
     assert machine["PrivateIpAddress"] in status.stdout
-    assert "3 calls so far, 2 of them changed something" in status.stdout
+    assert "3 calls so far, 2 of them changed resources" in status.stdout
     as_json = json.loads(program.call("status", "--name", name, "--json").stdout)
     assert as_json["instances"][0]["id"] == machine["InstanceId"]
     code = "import boto3; print(boto3.client('sts').get_caller_identity()['Account'])"

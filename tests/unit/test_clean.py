@@ -133,10 +133,10 @@ def test_runs_stay_by_number_and_by_age(
 def test_twenty_runs_stay_by_default(workspace: Workspace, call: Any) -> None:
     runs = add_runs(workspace, *range(1, 23))
     code, out, err = call()
-    assert (code, out.count("not among the last 20 runs")) == (0, 2)
+    assert (code, out.count("run log; the newest 20 are kept")) == (0, 2)
     assert "nothing was removed; 2.0 kB would be freed by: builder clean --yes --root" in err
     code, _, err = call("--yes")
-    assert err == "\nremoved: 2, 2.0 kB freed\n"
+    assert err == "\nremoved 2 items, 2.0 kB freed\n"
     assert left(runs) == runs[:20]
 
 
@@ -154,7 +154,7 @@ def test_a_run_in_progress_keeps_its_folder_and_everything_that_it_could_use(
     with open_run(workspace, "build") as run:
         code, out, err = call("--yes", "--all", engine=engine)
         assert (code, out) == (0, "")
-        assert f"run {run.name} is in progress: layers and caches stay" in err
+        assert f"run {run.name} is in progress: layers and caches are kept" in err
         assert run.folder.exists()
         assert blob.path.exists()
         assert engine.removed == []
@@ -170,7 +170,7 @@ def test_compressed_layers_that_no_image_has_are_removed(workspace: Workspace, c
     _, out, err = call(engine=engine)
     assert "compressed layers (1)" in out
     assert f"{gone.size_bytes} B would be freed" in err
-    assert call("--yes", engine=engine)[2] == f"\nremoved: 1, {gone.size_bytes} B freed\n"
+    assert call("--yes", engine=engine)[2] == f"\nremoved 1 item, {gone.size_bytes} B freed\n"
     assert (kept.path.exists(), gone.path.exists()) == (True, False)
     assert call(engine=engine)[2] == "nothing to remove\n"
 

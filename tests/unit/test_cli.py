@@ -77,8 +77,8 @@ def test_an_unknown_verb_is_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["build"], "which target?"),
-        (["build", "--target", "hello", "--jobs", "0"], "--jobs 0: at least 1"),
+        (["build"], "builder build: no target given"),
+        (["build", "--target", "hello", "--jobs", "0"], "--jobs 0: must be at least 1"),
         (["build", "--target", "hello", "--jbos", "2"], "unrecognized arguments: --jbos 2"),
         (["show", "helo"], "no target 'helo' (did you mean 'hello'?)"),
         (["registry", "sideways"], "invalid choice: 'sideways'"),

@@ -67,7 +67,7 @@ def test_a_whole_lock_stays_as_it_is(locked: Repository, world: World, capsys: C
     before = text(locked)
     code, out, _ = run(capsys, locked)
     assert (code, world.asked) == (0, [])
-    assert "catalog/lock.json: 6 downloads, as it was" in out
+    assert "catalog/lock.json: 6 downloads, unchanged" in out
     assert text(locked) == before
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_reached_is_said_once_for_each_reason(
     code, out, err = run(capsys, locked)
     assert code == 3
     assert f"missing: {NOWHERE.message}" in out
-    assert f"1 download not in it: {ARCHIVE}" in err
+    assert f"1 download missing: {ARCHIVE}" in err
     assert "mirror.prefixes" in err
 
 
@@ -174,7 +174,7 @@ def test_verify_refuses_a_lock_that_lacks_something(
     before = text(locked)
     code, _, err = run(capsys, locked, "--verify")
     assert (code, text(locked)) == (7, before)
-    assert f"1 download not in it: {ARCHIVE}" in err
+    assert f"1 download missing: {ARCHIVE}" in err
     assert "hint: builder lock" in err
 
 
@@ -222,8 +222,8 @@ def test_json_has_everything(locked: Repository, world: World, capsys: Capture) 
     [
         (["--update", "fabrik"], "--update fabrik: no such name (did you mean 'fabric'?)"),
         (["--update", "efa_installer"], "--update efa_installer: no such name"),
-        (["--update", "base"], "--update base: it downloads nothing that is locked for itself"),
-        (["--update", "all", "--verify"], "--verify takes nothing new"),
+        (["--update", "base"], "--update base: has no lock entries of its own"),
+        (["--update", "all", "--verify"], "--verify and --update exclude each other"),
     ],
 )
 def test_wrong_words_are_refused(locked: Repository, capsys: Capture, words: list[str], message: str) -> None:
@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_the_file(
         patch.setattr(Path, "write_text", full)
         code, _, err = run(capsys, locked, "--update", "fabric")
     assert (code, text(locked)) == (3, before)
-    assert "catalog/lock.json cannot be written: No space left on device; it is as it was" in err
+    assert "catalog/lock.json cannot be written: No space left on device; it is unchanged" in err
     assert [path.name for path in (locked.root / "catalog").glob(".*")] == []
 
 
@@ -286,7 +286,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
     world.resolve = slowly  # type: ignore[method-assign]
     code, _, err = run(capsys, locked)
     assert (code, text(locked)) == (7, theirs)
-    assert "changed by somebody else meanwhile" in err
+    assert "changed by another process" in err
 
 
 def test_a_file_that_is_no_lock_is_not_replaced(locked: Repository, world: World, capsys: Capture) -> None:

@@ -76,10 +76,10 @@ def test_a_second_run_that_changes_something_is_refused_with_its_tasks() -> None
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "which component?"),
+        ([], "no component given"),
         (["base", "--set", "base_user"], "--set base_user: must be NAME=VALUE"),
         (["base", "--pin", "=1"], "--pin =1: must be NAME=VALUE"),
-        (["--start", "/nowhere"], "which machine?"),
+        (["--start", "/nowhere"], "no platform given"),
         (["base", "--kind", "vm"], "invalid choice"),
     ],
 )
@@ -96,5 +96,5 @@ def test_a_scenario_names_one_machine_and_its_components(tmp_path: Path) -> None
     assert scenarios(tmp_path).keys() == {"host"}
     assert request_of(platform_of(file)) == RoleRequest(components=["base"], pins={"kernel": "6"})
     file.write_text("platforms: []\n")
-    with pytest.raises(UsageError, match="names no single platform"):
+    with pytest.raises(UsageError, match="must name exactly one platform"):
         platform_of(file)

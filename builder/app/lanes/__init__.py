@@ -1,1 +1,1 @@
-"""One module per kind of target: finder, maker, checker and publisher."""
+"""The lanes: for each kind of target its finder, maker, checker and publisher."""

@@ -1,4 +1,4 @@
-"""AMIs: made by Packer in the site's account or its rehearsal, checked on an instance, published there."""
+"""The lane of AMIs: Packer makes them in the site's account or rehearsal, an instance runs their checks."""
 
 import dataclasses
 import os
@@ -28,12 +28,12 @@ from builder.model import Plan, Receipt, System
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
-# In a rehearsal everything happens at once.
+# A rehearsal answers without delay.
 _REHEARSED_PATIENCE: Mapping[str, float] = {"appear_s": 2.0}
 
 
 class AmiLane(Lane):
-    """Targets of the kind `ami`."""
+    """The lane of targets of kind `ami`."""
 
     def __init__(self, context: Context, cancelled: threading.Event) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class AmiLane(Lane):
 
     def obstacle(self, system: System) -> str:
         if self._context.site_name == LOCAL and system.bootstrap is None:
-            return f"no machine of '{system.name}' can be made here, only started in an account"
+            return f"system '{system.name}' can only be built in an AWS account"
         return ""
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
@@ -108,12 +108,15 @@ class AmiLane(Lane):
         )
 
     def end(self) -> None:
-        """Images that are complete stay; where removing the rest fails, the run stays marked as dead."""
+        """Remove the run's resources except complete AMIs; if that fails, leave them to `builder clean`."""
         try:
             janitor.sweep(self._context.workspace, self._site.account, self._run.name, keep_complete=True)
         except FactoryError as error:
             self._run.keep_scratch.set()
-            print(f"{error.message}\nleft for: builder clean", file=sys.stderr)
+            print(
+                f"{error.message}\nresources of this run remain; remove them with: builder clean",
+                file=sys.stderr,
+            )
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
         wanted = needs(plan, self._context.site.aws)
@@ -127,7 +130,7 @@ class AmiLane(Lane):
         if plan.suites:
             return []
         names = [name for name in plan.layers[0].inputs if name.startswith("ami ")]
-        return [(name.removeprefix("ami "), "the account's image") for name in names]
+        return [(name.removeprefix("ami "), "AMI in the account") for name in names]
 
     def next_command(self, receipt: Receipt) -> str:
         return f"builder ami show {receipt.artifact.reference}"
@@ -137,7 +140,7 @@ class AmiLane(Lane):
         return open_publisher(self._site, self._cancelled)
 
     def _publisher_of(self, work: Work) -> AmiPublisher:
-        """The publisher with a run, under whose name it records what it makes."""
+        """Return the publisher with a run, in whose journal it records what it creates."""
         return dataclasses.replace(
             self._publisher, run=work.run, say=lambda text: work.events.emit("note", text=text)
         )
@@ -150,7 +153,7 @@ def open_publisher(
     run: Run | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> AmiPublisher:
-    """The publisher of a site's AMIs; without a run it can only look."""
+    """Return the publisher of a site's AMIs; without a run it can only read."""
     settings = site.context.site.aws
     shorter = _REHEARSED_PATIENCE if site.is_rehearsal else {}
     patience = Patience(
@@ -160,7 +163,7 @@ def open_publisher(
 
 
 def _intention(site: SiteAccount, plan: Plan) -> str:
-    """One line about what will be created, for how long and at what price."""
+    """Describe what a build creates, for how long and at what price."""
     shape = plan.target.ami
     assert shape is not None
     source = site.source(plan)

@@ -1,6 +1,6 @@
-"""Container images: layers made in the engine, checked in containers, pushed to a registry.
+"""The lane of container images: the engine makes layers, containers run checks, a registry gets the image.
 
-This module alone is loaded by a build that has nothing to do; what makes and pushes is imported when needed.
+A build with nothing to do imports only this module; makers and publishers are imported when needed.
 """
 
 import threading
@@ -17,7 +17,7 @@ from builder.ports import Ledger, Publisher
 
 
 class ContainerLane(Lane):
-    """Targets of the kind `container`."""
+    """The lane of targets of kind `container`."""
 
     def __init__(self, context: Context, cancelled: threading.Event) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""The tools of one run of containers: make layers and check images in the engine."""
+"""The tools of the container lane in one run: they make layers and check images in the engine."""
 
 import os
 import threading
@@ -15,10 +15,10 @@ from builder.pipeline import Search, Tools
 
 
 class ContainerWork:
-    """The tools of one run, and its end."""
+    """The tools of one run, and its cleanup."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
-        # Here, and not in the first of the run's threads that needs it: several would load it at once.
+        # Before the threads of the run start: several would import it at the same time.
         load_sdk()
         self._engine = engine
         self._run = work.run
@@ -52,7 +52,7 @@ class ContainerWork:
         sweep(self._engine, self._run.name)
 
     def end(self) -> None:
-        """Where the engine does not answer, the run is marked, and the next one clears up after it."""
+        """Clean up; if the engine does not answer, mark the run for cleanup by the next run."""
         self._maker.close()
         try:
             self.stop()
@@ -61,7 +61,7 @@ class ContainerWork:
 
 
 def _open_cache(context: Context, engine: Engine, cancelled: threading.Event) -> RegistryCache | None:
-    """The repository through which the site shares layers, if it names one."""
+    """Return the cache in the site's registry; None if site.toml has no registry.cache."""
     repository = context.site.registry.cache
     if not repository:
         return None

@@ -1,4 +1,4 @@
-"""The interface of a lane: how targets of one kind are found, made, checked and published."""
+"""The interface of a lane, which finds, makes, checks and publishes targets of one kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """The options of a build, beside its targets."""
+    """The options of a build besides its targets."""
 
     publish: bool = False
     jobs: int = 1
@@ -27,7 +27,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """The parts of a run that all its lanes share."""
+    """The parts of a run that all lanes share."""
 
     run: Run
     events: Stream
@@ -37,50 +37,50 @@ class Work:
 
 
 class Lane(Protocol):
-    """Finds, makes, checks and publishes the targets of one kind; opened once for each command."""
+    """Finds, makes, checks and publishes targets of one kind; opened once per command."""
 
     def search(self, ledger: Ledger, *, publish: bool) -> Search: ...
 
     def begin(self, work: Work) -> Tools: ...
 
     def end(self) -> None:
-        """Remove what the run has left, after its workers have ended; called if and only if it began."""
+        """Clean up after the run's workers have ended; called if and only if `begin` succeeded."""
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
-        """(what, from where) of a base that is not made of the system's package archive."""
+        """Return (name, source) of a base that does not come from the system's package archive."""
 
     def next_command(self, receipt: Receipt) -> str:
-        """The command to try after a build."""
+        """Return a command that uses the result of a build."""
 
-    # What only some lanes have to do.
+    # Defaults for lanes without these steps.
 
     def obstacle(self, system: System) -> str:
-        """Why this site cannot make the kind on `system`; "" where it can."""
+        """Return the reason why this site cannot build the system, or ""."""
         del system
         return ""
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
-        """Tell where the plans will be made; refuse what could not be published."""
+        """Print where the plans are built; raise if a plan could not be published."""
         del plans, publish
 
     def confirm(self, plans: Sequence[Plan], *, yes: bool) -> None:
-        """Ask before these plans create anything that costs money."""
+        """Ask for confirmation before the plans create billable resources."""
         del plans, yes
 
     def clear_dead(self) -> None:
-        """Remove what runs left outside this machine whose process is gone."""
+        """Remove resources of dead runs outside this machine."""
         return
 
     def stop(self) -> None:
-        """Remove what the workers of the run use now, so that they end soon."""
+        """Remove the resources that the run's workers use, so that they end soon."""
         return
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
-        """(service, call) of everything that would change an account."""
+        """Return (service, call) of every API call that would change an account."""
         del plan, publish
         return ()
 
     def policy(self, plan: Plan, *, partition: str) -> Mapping[str, Any] | None:
-        """The IAM policy that building and publishing needs; None where no account is needed."""
+        """Return the IAM policy for building and publishing; None if no account is needed."""
         del plan, partition
         return None

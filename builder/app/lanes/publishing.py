@@ -1,4 +1,4 @@
-"""Where containers are pushed: the site's registry, the account's ECR, or the registry on this machine."""
+"""Opens the publisher of containers for the site's registry, the account's ECR or the local registry."""
 
 import threading
 from functools import partial
@@ -13,12 +13,12 @@ from builder.app.context import Context
 from builder.app.mirrors import site_network
 from builder.ports import Publisher
 
-# In a site's file, in place of a host: the registry of the account, or of its rehearsal.
+# Host in `registry.push` of site.toml that means the ECR registry of the account or its rehearsal.
 ECR = "ecr"
 
 
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event) -> Publisher:
-    # Without a registry of the site: the one on this machine, started if it does not run.
+    # Default: the registry on this machine, started if it does not run.
     named = context.site.registry.push
     destination = named or ensure_up(context.workspace)
     host, _, path = destination.partition("/")

@@ -1,4 +1,4 @@
-"""The table of lanes by kind of target; a build loads the lanes alone that it needs."""
+"""The table of lanes by kind of target; a build imports only the lanes that it needs."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def _open_container(context: Context, cancelled: threading.Event) -> Lane:
     return ContainerLane(context, cancelled)
 
 
-# Each opener imports its own lane: a build of containers never loads what AMIs need.
+# Each opener imports its own lane: a container build must not import the AWS SDK.
 LANES: Mapping[str, Callable[[Context, threading.Event], Lane]] = {
     "ami": _open_ami,
     "container": _open_container,
@@ -32,5 +32,5 @@ def open_lane(kind: str, context: Context, cancelled: threading.Event | None = N
 
 
 def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:
-    """The lanes that these plans need, by kind."""
+    """Return the lanes of the plans, by kind."""
     return {kind: open_lane(kind, context, cancelled) for kind in sorted({p.target.kind for p in plans})}

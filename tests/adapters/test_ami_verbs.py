@@ -162,12 +162,12 @@ def test_a_copy_is_shared_and_protected_like_its_image(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["show"], "which image"),
+        (["show"], "no IMAGE given"),
         (["show", "ami-00000000000000000"], "no AMI ami-00000000000000000"),
         (["show", "nothing-of-that-name"], "no receipt of an AMI"),
-        (["copy", "HOME"], "where to"),
+        (["copy", "HOME"], "no region to copy to"),
         (["copy", "HOME", "--region", "mars-1"], "no region mars-1"),
-        (["share", "HOME"], "with whom"),
+        (["share", "HOME"], "no account given"),
         (["deprecate", "HOME"], "at least 1 day"),
         (["publish", "HOME"], "has no receipt"),
         (["retire", "HOME"], "cannot ask for confirmation"),

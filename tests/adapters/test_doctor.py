@@ -36,6 +36,24 @@ def test_a_registry_that_does_not_answer_is_said(
     assert f"{host} cannot be reached: Connection refused" in registry_line(repository, host, capsys)
 
 
+def test_the_addresses_of_packages_are_shown_without_logins(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.write(
+        "site.toml",
+        """
+        [mirror]
+        apt = "http://user:secret@apt.example/debian"
+        pip_index = "https://user:secret@pypi.example/simple"
+        """,
+    )
+    doctor.run(["--root", str(repository.root)])
+    output = capsys.readouterr().out
+    expected = "packages of tiny-1 from http://apt.example/debian, wheels from https://pypi.example/simple"
+    assert expected in output
+    assert "secret" not in output
+
+
 def test_without_docker_registry_its_package_is_named(
     repository: Repository,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""`builder clean`: what it lists, what each option leaves alone, and what it says of the size."""
+"""`builder clean`: the items that it lists, keeps and removes, and their sizes."""
 
 import io
 import json
@@ -27,8 +27,8 @@ from tests.support.repository import Repository
 DAY_S = 86400.0
 
 
-class SmallEngine:
-    """An engine with these layers by key, and the diff ids of each of its images."""
+class FakeEngine:
+    """An engine with the given layers by key, and the diff IDs of each image."""
 
     url = "unix:///nowhere.sock"
 
@@ -58,10 +58,10 @@ def workspace(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.fixture
 def call(repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Calls the verb; returns its exit code, stdout and stderr."""
+    """A function that runs the verb and returns its exit code, stdout and stderr."""
 
-    def call(*words: str, engine: SmallEngine | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(clean, "Engine", lambda: engine or SmallEngine({}, {}))
+    def call(*words: str, engine: FakeEngine | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(clean, "Engine", lambda: engine or FakeEngine({}, {}))
         code = main(["clean", "--root", str(repository.root), *words])
         output = capsys.readouterr()
         return code, output.out, output.err
@@ -70,21 +70,21 @@ def call(repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def add_runs(workspace: Workspace, *ages_d: float) -> list[Path]:
-    """Folders of runs that ended so many days ago, with a log of 1000 bytes each."""
-    made = []
+    """Create the folders of runs that ended the given days ago, with a log of 1000 bytes each."""
+    folders: list[Path] = []
     for age in ages_d:
         ended = time.time() - age * DAY_S
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(ended))
-        folder = workspace.out / "runs" / f"{stamp}-hello-{len(made):06x}"
+        folder = workspace.out / "runs" / f"{stamp}-hello-{len(folders):06x}"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_bytes(b"x" * 1000)
         for path in (folder / "log.txt", folder):
             os.utime(path, (ended, ended))
-        made.append(folder)
-    return made
+        folders.append(folder)
+    return folders
 
 
-def left(runs: list[Path]) -> list[Path]:
+def remaining(runs: list[Path]) -> list[Path]:
     return [run for run in runs if run.exists()]
 
 
@@ -107,7 +107,7 @@ def image(number: int, *, labels: Mapping[str, str] | None = None, parent: str =
 
 
 @pytest.mark.parametrize(
-    ("words", "stay"),
+    ("words", "kept"),
     [
         ((), [0, 1, 2, 3]),
         (("--keep-last", "2"), [0, 1]),
@@ -120,37 +120,35 @@ def image(number: int, *, labels: Mapping[str, str] | None = None, parent: str =
         (("--all", "--keep-last", "1"), [0]),
     ],
 )
-def test_runs_stay_by_number_and_by_age(
-    workspace: Workspace, call: Any, words: tuple[str, ...], stay: list[int]
+def test_keeps_runs_by_number_and_by_age(
+    workspace: Workspace, call: Any, words: tuple[str, ...], kept: list[int]
 ) -> None:
     runs = add_runs(workspace, 1.5, 10, 20, 40)
     assert call(*words)[0] == 0
-    assert left(runs) == runs, "without --yes nothing is removed"
+    assert remaining(runs) == runs, "without --yes nothing is removed"
     assert call("--yes", *words)[0] == 0
-    assert left(runs) == [runs[number] for number in stay]
+    assert remaining(runs) == [runs[number] for number in kept]
 
 
-def test_twenty_runs_stay_by_default(workspace: Workspace, call: Any) -> None:
+def test_keeps_twenty_runs_by_default(workspace: Workspace, call: Any) -> None:
     runs = add_runs(workspace, *range(1, 23))
     code, out, err = call()
     assert (code, out.count("run log; the newest 20 are kept")) == (0, 2)
     assert "nothing was removed; 2.0 kB would be freed by: builder clean --yes --root" in err
     code, _, err = call("--yes")
     assert err == "\nremoved 2 items, 2.0 kB freed\n"
-    assert left(runs) == runs[:20]
+    assert remaining(runs) == runs[:20]
 
 
-def test_the_options_are_repeated_in_the_hint(workspace: Workspace, call: Any) -> None:
+def test_the_hint_repeats_the_options(workspace: Workspace, call: Any) -> None:
     add_runs(workspace, 1, 2)
     _, _, err = call("--keep-last", "1", "--older-than", "36h")
     assert err.rstrip().endswith("--keep-last 1 --older-than 36h")
 
 
-def test_a_run_in_progress_keeps_its_folder_and_everything_that_it_could_use(
-    workspace: Workspace, call: Any
-) -> None:
+def test_keeps_layers_caches_and_the_folder_of_a_run_in_progress(workspace: Workspace, call: Any) -> None:
     blob = add_blob(workspace, b"unneeded")
-    engine = SmallEngine({"old": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
+    engine = FakeEngine({"old": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
     with open_run(workspace, "build") as run:
         code, out, err = call("--yes", "--all", engine=engine)
         assert (code, out) == (0, "")
@@ -163,10 +161,10 @@ def test_a_run_in_progress_keeps_its_folder_and_everything_that_it_could_use(
     assert engine.removed == [f"{LAYERS}:old"]
 
 
-def test_compressed_layers_that_no_image_has_are_removed(workspace: Workspace, call: Any) -> None:
+def test_removes_compressed_layers_that_no_image_has(workspace: Workspace, call: Any) -> None:
     kept, gone = add_blob(workspace, b"kept"), add_blob(workspace, b"gone")
     found = image(1)
-    engine = SmallEngine({"any": found}, {found.id: [kept.diff_id]})
+    engine = FakeEngine({"any": found}, {found.id: [kept.diff_id]})
     _, out, err = call(engine=engine)
     assert "compressed layers (1)" in out
     assert f"{gone.size_bytes} B would be freed" in err
@@ -175,20 +173,20 @@ def test_compressed_layers_that_no_image_has_are_removed(workspace: Workspace, c
     assert call(engine=engine)[2] == "nothing to remove\n"
 
 
-def test_compressed_layers_have_a_limit_and_an_age(workspace: Workspace, call: Any) -> None:
+def test_removes_compressed_layers_by_total_size_and_by_age(workspace: Workspace, call: Any) -> None:
     blobs = [add_blob(workspace, bytes([age]), age_d=age) for age in (1, 20, 30)]
     found = image(1)
-    engine = SmallEngine({"any": found}, {found.id: [blob.diff_id for blob in blobs]})
+    engine = FakeEngine({"any": found}, {found.id: [blob.diff_id for blob in blobs]})
     _, out, _ = call("--max-size", f"{blobs[0].size_bytes}B", engine=engine)
     assert "compressed layers (2)" in out
     assert "above --max-size" in out
     assert call("--max-size", "1G", engine=engine)[2] == "nothing to remove\n"
-    empty = SmallEngine({}, {})
+    empty = FakeEngine({}, {})
     call("--yes", "--older-than", "25d", engine=empty)
     assert [blob.path.exists() for blob in blobs] == [True, True, False]
 
 
-def test_a_push_under_way_keeps_the_compressed_layers(workspace: Workspace, call: Any) -> None:
+def test_keeps_compressed_layers_during_a_push(workspace: Workspace, call: Any) -> None:
     blob = add_blob(workspace, b"unneeded")
     with BlobStore(workspace.home / "cache" / "blobs").in_use():
         code, _, err = call("--yes")
@@ -196,20 +194,20 @@ def test_a_push_under_way_keeps_the_compressed_layers(workspace: Workspace, call
     assert "compressed layers are in use, none was removed" in err
 
 
-def test_a_layer_counts_what_it_adds(workspace: Workspace, call: Any) -> None:
+def test_the_size_of_a_layer_excludes_its_parents(workspace: Workspace, call: Any) -> None:
     labels = {CHECKOUT_LABEL: workspace.checkout}
     base = image(1, labels=labels, size=1_000_000)
     unnamed = Image(id="unnamed", size_bytes=1_100_000, tags=(), labels={}, created=2, parent=base.id)
     top = image(3, labels=labels, size=1_200_000, parent="unnamed")
-    engine = SmallEngine({"base": base, "top": top}, {})
+    engine = FakeEngine({"base": base, "top": top}, {})
     engine.images = lambda: [base, unnamed, top]  # type: ignore[method-assign]
     _, out, err = call(engine=engine)
     assert "1.2 MB would be freed" in err
     assert [line.split()[1] for line in out.splitlines() if line.startswith("layer")] == ["top", "base"]
-    assert call("--older-than", "1d", engine=engine)[2].count("freed") == 1, "both are of 1970"
+    assert call("--older-than", "1d", engine=engine)[2].count("freed") == 1, "both layers are from 1970"
 
 
-def test_layers_of_every_flavour_stay(repository: Repository, workspace: Workspace, call: Any) -> None:
+def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Workspace, call: Any) -> None:
     repository.write("catalog/stacks/plain-2.toml", 'summary = "another"\n[pins]\nfabric = "2.0-1"\n')
     text = (repository.root / "catalog/targets/hello.toml").read_text()
     other = '[flavours.other]\nsummary = "other"\nsystem = "tiny-1"\nstack = "plain-2"\n'
@@ -220,7 +218,7 @@ def test_layers_of_every_flavour_stay(repository: Repository, workspace: Workspa
     keys = {layer.key for plan in plans for layer in plan.layers}
     assert len(keys) > len(plans[0].layers)
     labels = {CHECKOUT_LABEL: workspace.checkout}
-    engine = SmallEngine({key: image(number, labels=labels) for number, key in enumerate(sorted(keys))}, {})
+    engine = FakeEngine({key: image(number, labels=labels) for number, key in enumerate(sorted(keys))}, {})
     assert call(engine=engine)[2] == "nothing to remove\n"
 
 
@@ -236,14 +234,14 @@ def test_layers_of_every_flavour_stay(repository: Repository, workspace: Workspa
         (("--keep-last", "1.5"), "argument --keep-last: '1.5' is not a number of runs"),
     ],
 )
-def test_bad_values_are_refused_with_the_value(call: Any, words: tuple[str, ...], message: str) -> None:
+def test_the_message_about_a_bad_value_quotes_it(call: Any, words: tuple[str, ...], message: str) -> None:
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert message in err
     assert "builder clean --help" in err
 
 
-def test_images_of_the_former_registry_are_removed_and_its_server_ended(
+def test_removes_the_images_of_the_former_registry_and_stops_its_server(
     workspace: Workspace, call: Any
 ) -> None:
     folder = local.former_folder(workspace)
@@ -262,7 +260,9 @@ def test_images_of_the_former_registry_are_removed_and_its_server_ended(
     assert not folder.exists()
 
 
-def test_another_process_with_the_id_of_the_former_registry_lives_on(workspace: Workspace, call: Any) -> None:
+def test_does_not_stop_another_process_that_got_the_pid_of_the_former_registry(
+    workspace: Workspace, call: Any
+) -> None:
     folder = local.former_folder(workspace)
     folder.mkdir(parents=True)
     (folder / "ready.json").write_text(json.dumps({"pid": os.getpid()}))

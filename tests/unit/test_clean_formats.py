@@ -1,4 +1,4 @@
-"""`builder clean` and layers whose keys an earlier version of the builder computed."""
+"""`builder clean` removes layers whose keys an earlier version of the builder computed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ from builder.marks import CHECKOUT_LABEL
 from tests.support.repository import Repository
 
 
-class OneCheckout:
-    """An engine whose layers all belong to one checkout."""
+class FakeEngine:
+    """An engine whose layers all belong to the same checkout."""
 
     url = "unix:///nowhere.sock"
 
@@ -36,7 +36,7 @@ class OneCheckout:
 
 
 @pytest.mark.parametrize("before", range(1, plan.FORMAT))
-def test_layers_of_an_older_key_format_are_removed(
+def test_removes_layers_of_an_older_key_format(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: int
 ) -> None:
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
@@ -46,7 +46,7 @@ def test_layers_of_an_older_key_format_are_removed(
         old = repository.keys()
     assert not set(old.values()) & set(current.values())
     checkout = find_workspace(repository.root).checkout
-    engine = OneCheckout(checkout, {**old, **{f"now {name}": key for name, key in current.items()}})
+    engine = FakeEngine(checkout, {**old, **{f"now {name}": key for name, key in current.items()}})
     monkeypatch.setattr(clean, "Engine", lambda: engine)
     assert clean.run(["--root", str(repository.root), "--yes"]) == 0
     assert set(engine.removed) == {f"{LAYERS}:{key}" for key in old.values()}

@@ -1,4 +1,4 @@
-"""The command line: what it answers, what it refuses, and what it must not load."""
+"""The command line: answers, refusals, and modules that it must not import."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def call(*argv: str, root: Path | None = None) -> "subprocess.CompletedProcess[s
 @pytest.mark.parametrize(
     "argv", [["--help"], ["--version"], ["list"], ["show", "cpu-ddp"], ["completion", "bash"]]
 )
-def test_nothing_of_others_is_loaded_for_a_quick_answer(root: Path, argv: list[str]) -> None:
+def test_quick_verbs_import_no_third_party_package(root: Path, argv: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(argv=argv, third=THIRD_PARTY)],
         cwd=root,
@@ -61,14 +61,14 @@ def test_nothing_of_others_is_loaded_for_a_quick_answer(root: Path, argv: list[s
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_help_names_every_verb_and_every_verb_has_a_module() -> None:
-    said = call("--help").stdout
+def test_help_lists_every_verb_and_every_verb_has_help() -> None:
+    printed = call("--help").stdout
     for verb in cli.VERBS:
-        assert f"  {verb}" in said
+        assert f"  {verb}" in printed
         assert call(verb, "--help").stdout.startswith(f"usage: builder {verb}")
 
 
-def test_an_unknown_verb_is_refused_with_a_suggestion() -> None:
+def test_suggests_a_verb_for_an_unknown_verb() -> None:
     done = call("biuld")
     assert done.returncode == 2
     assert done.stderr == "error: no command 'biuld' (did you mean 'build'?)\nhint: builder --help\n"
@@ -84,7 +84,7 @@ def test_an_unknown_verb_is_refused_with_a_suggestion() -> None:
         (["registry", "sideways"], "invalid choice: 'sideways'"),
     ],
 )
-def test_wrong_words_end_with_one_sentence_and_a_hint(
+def test_wrong_arguments_end_with_a_message_and_a_hint(
     repository: Repository, argv: list[str], words: str
 ) -> None:
     done = call(*argv, root=repository.root)
@@ -104,16 +104,16 @@ def test_wrong_words_end_with_one_sentence_and_a_hint(
         ("what\n", "not TOML"),
     ],
 )
-def test_a_wrong_site_file_is_refused(repository: Repository, text: str, words: str) -> None:
+def test_refuses_an_invalid_site_file(repository: Repository, text: str, words: str) -> None:
     repository.write("site.toml", text)
     done = call("build", "--target", "hello", "--publish", root=repository.root)
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_list_and_show_as_json(repository: Repository) -> None:
-    listed = json.loads(call("list", "--json", root=repository.root).stdout)
-    assert [target["name"] for target in listed] == ["hello"]
+def test_list_and_show_print_json(repository: Repository) -> None:
+    targets = json.loads(call("list", "--json", root=repository.root).stdout)
+    assert [target["name"] for target in targets] == ["hello"]
     shown = json.loads(call("show", "hello", "--json", root=repository.root).stdout)
     assert shown["components"] == ["base", "fabric", "workload_env"]
     assert call("list", "--names", root=repository.root).stdout == "hello\n"
@@ -186,7 +186,7 @@ def test_list_shows_a_target_without_a_flavour_for_the_site(repository: Reposito
     assert listed(repository, "--site", "aws")[2:4] == ["no", "flavour"]
 
 
-def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
+def test_a_closed_pipe_on_stdout_is_no_error(root: Path) -> None:
     done = subprocess.run(
         [
             "bash",
@@ -206,14 +206,14 @@ def test_a_reader_that_goes_away_is_no_error(root: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script_that_its_shell_accepts(shell: str) -> None:
+def test_the_shell_parses_its_completion_script(shell: str) -> None:
     script = call("completion", shell).stdout
     assert "list --names" in script
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=script, text=True, timeout=60, check=True)
 
 
-def test_bash_completes_verbs_and_targets(root: Path) -> None:
+def test_bash_completes_verbs_targets_and_lock_names(root: Path) -> None:
     script = (
         f'builder() {{ {sys.executable} -m builder.cli.main "$@"; }}; source <(builder completion bash);'
         " COMP_WORDS=(builder build --target cpu); COMP_CWORD=3; _builder; echo ${COMPREPLY[@]};"
@@ -234,7 +234,7 @@ def test_bash_completes_verbs_and_targets(root: Path) -> None:
 
 @pytest.fixture
 def flavoured(repository: Repository) -> Repository:
-    """A repository whose target `hello` has a flavour for this machine and one for everywhere."""
+    """A repository whose target `hello` has a flavour for site local and a flavour for any site."""
     repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
     path = repository.root / "catalog/targets/hello.toml"
     path.write_text(path.read_text() + flavour("tiny-1", "plain-1", "wide"), encoding="utf-8")
@@ -250,21 +250,21 @@ def flavoured(repository: Repository) -> Repository:
         (["--site", "aws", "--flavour", "plain"], "plain"),
     ],
 )
-def test_the_default_flavour_is_that_of_the_site(
+def test_the_default_flavour_depends_on_the_site(
     flavoured: Repository, words: list[str], chosen: str
 ) -> None:
     shown = json.loads(call("show", "hello", "--json", *words, root=flavoured.root).stdout)
     assert shown["flavour"]["name"] == chosen
 
 
-def test_show_lists_flavours_and_what_their_stack_left_out(flavoured: Repository) -> None:
+def test_show_lists_flavours_and_components_that_the_stack_leaves_out(flavoured: Repository) -> None:
     flavoured.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\npinned = true\n')
     flavoured.write("ansible/roles/spare/tasks/main.yml", "[]\n")
     flavoured.replace("catalog/targets/hello.toml", "workload =", 'if_pinned = ["spare"]\nworkload =')
-    said = call("show", "hello", root=flavoured.root).stdout
-    assert "wide" in said
-    assert "a flavour" in said
-    assert "stack 'plain-1' does not pin it" in said
+    printed = call("show", "hello", root=flavoured.root).stdout
+    assert "wide" in printed
+    assert "a flavour" in printed
+    assert "stack 'plain-1' does not pin it" in printed
     flavoured.replace("catalog/stacks/plain-1.toml", "[pins]", '[pins]\nspare = "1"')
     less = 'summary = "less"\nbase = "plain-1"\n[without]\nspare = "nothing starts it"\n'
     flavoured.write("catalog/stacks/less-1.toml", less)
@@ -283,21 +283,23 @@ def test_show_lists_flavours_and_what_their_stack_left_out(flavoured: Repository
         (["iam", "hello", "--system", "plain"], "use --flavour (did you mean 'plain'?)"),
     ],
 )
-def test_a_flavour_that_is_not_there_is_refused(flavoured: Repository, argv: list[str], words: str) -> None:
+def test_refuses_an_unknown_flavour_and_the_former_option_system(
+    flavoured: Repository, argv: list[str], words: str
+) -> None:
     done = call(*argv, root=flavoured.root)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "hint: " in done.stderr
 
 
-def test_a_target_for_this_machine_alone_has_no_default_in_an_account(repository: Repository) -> None:
+def test_refuses_a_local_target_on_site_aws(repository: Repository) -> None:
     repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
     done = call("show", "hello", "--site", "aws", root=repository.root)
     assert done.returncode == 2
     assert "target 'hello' has no flavour for site 'aws'" in done.stderr
 
 
-def test_all_leaves_out_what_lacks_the_flavour(flavoured: Repository) -> None:
+def test_build_all_leaves_out_targets_without_the_flavour(flavoured: Repository) -> None:
     done = call("build", "--all", "--flavour", "nowhere", root=flavoured.root)
     assert done.returncode == 0
     assert "left out: hello: target 'hello' has no flavour 'nowhere'" in done.stderr

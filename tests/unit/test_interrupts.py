@@ -1,4 +1,4 @@
-"""Signals reach the main thread whoever is given them, and never in the middle of a thread's start."""
+"""Signals interrupt the main thread, whichever thread gets them, but never while a thread starts."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ BOUND_S = 20
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as made:
-        yield made
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
 
 
 def main_thread_sleeps() -> bool:
@@ -29,7 +29,7 @@ def main_thread_sleeps() -> bool:
 
 
 @pytest.mark.parametrize("number", sorted(ENDS))
-def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
+def test_a_signal_to_a_worker_thread_interrupts_the_main_thread_at_once(
     pool: ThreadPoolExecutor, number: signal.Signals
 ) -> None:
     waiting, over = threading.Event(), threading.Event()
@@ -50,7 +50,7 @@ def test_a_signal_that_another_thread_was_given_is_acted_upon_at_once(
     assert future.result()
 
 
-def test_signals_wait_for_threads_to_have_started(pool: ThreadPoolExecutor) -> None:
+def test_signals_are_deferred_until_threads_have_started(pool: ThreadPoolExecutor) -> None:
     futures = []
     with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):  # noqa: PT012 (it is raised late)
         with defer_signals():

@@ -1,4 +1,4 @@
-"""`builder lock` as people call it: what it writes, what it prints, how it ends; the world is a stand-in."""
+"""`builder lock` from the command line: the lock file, output and exit code, with fake sources."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ DOWNLOAD = '[[downloads]]\nname = "a"\nurl = "https://vendor.example/fabric-{ver
 
 @pytest.fixture
 def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A repository with one archive, all of it locked, and no pip that is asked where wheels are."""
+    """A completely locked repository with an archive; the mirror needs no pip."""
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + DOWNLOAD)
     repository.relock()
@@ -33,19 +33,19 @@ def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repositor
 
 @pytest.fixture
 def world(locked: Repository, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Sources that hold what is locked."""
-    made = World(dict(lock.read(locked.root).entries))
-    monkeypatch.setattr(verb, "SourceResolver", lambda **_: made)
-    return made
+    """Fake sources whose contents match the lock."""
+    sources = World(dict(lock.read(locked.root).entries))
+    monkeypatch.setattr(verb, "SourceResolver", lambda **_: sources)
+    return sources
 
 
-def holds(world: World, want: Want, found: Entry | MissingError | Interrupted) -> None:
+def set_source(world: World, want: Want, found: Entry | MissingError | Interrupted) -> None:
     world.holds = {**world.holds, want: found}
 
 
-def forget(repository: Repository, want: Want) -> None:
+def unlock(repository: Repository, want: Want) -> None:
     found = lock.read(repository.root)
-    entries = {one: entry for one, entry in found.entries.items() if one != want}
+    entries = {other: entry for other, entry in found.entries.items() if other != want}
     text = lock.to_text(lock.Lock(entries=entries, inputs=found.inputs))
     repository.write(lock.LOCK_PATH, text)
 
@@ -63,7 +63,7 @@ def text(repository: Repository) -> str:
 Capture = pytest.CaptureFixture[str]
 
 
-def test_a_whole_lock_stays_as_it_is(locked: Repository, world: World, capsys: Capture) -> None:
+def test_a_complete_lock_is_not_changed(locked: Repository, world: World, capsys: Capture) -> None:
     before = text(locked)
     code, out, _ = run(capsys, locked)
     assert (code, world.asked) == (0, [])
@@ -71,9 +71,9 @@ def test_a_whole_lock_stays_as_it_is(locked: Repository, world: World, capsys: C
     assert text(locked) == before
 
 
-def test_what_is_missing_is_filled_in(locked: Repository, world: World, capsys: Capture) -> None:
+def test_adds_a_missing_entry(locked: Repository, world: World, capsys: Capture) -> None:
     before = text(locked)
-    forget(locked, ARCHIVE)
+    unlock(locked, ARCHIVE)
     code, out, _ = run(capsys, locked)
     assert (code, world.asked) == (0, [ARCHIVE])
     assert text(locked) == before
@@ -82,23 +82,25 @@ def test_what_is_missing_is_filled_in(locked: Repository, world: World, capsys: 
     assert "aaaaaaaaaaaa" in out
 
 
-def test_requirements_follow_their_file(locked: Repository, world: World, capsys: Capture) -> None:
+def test_updates_the_entry_of_a_changed_requirements_file(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
     locked.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
     want = Want("requirements", "containers/hello/requirements.lock")
-    holds(world, want, entry(want, 9))
+    set_source(world, want, entry(want, 9))
     assert run(capsys, locked)[0] == 0
     assert lock.read(locked.root).entries[want] == entry(want, 9)
 
 
-def test_what_cannot_be_reached_is_said_once_for_each_reason(
+def test_reports_unreachable_sources_grouped_by_reason(
     locked: Repository, world: World, capsys: Capture
 ) -> None:
     before = lock.read(locked.root).entries[ARCHIVE]
-    holds(world, ARCHIVE, NOWHERE)
+    set_source(world, ARCHIVE, NOWHERE)
     code, out, _ = run(capsys, locked, "--update", "fabric")
     assert (code, lock.read(locked.root).entries[ARCHIVE]) == (0, before)
     assert f"unreached: {NOWHERE.message}\n    {ARCHIVE} (component fabric)" in out
-    forget(locked, ARCHIVE)
+    unlock(locked, ARCHIVE)
     code, out, err = run(capsys, locked)
     assert code == 3
     assert f"missing: {NOWHERE.message}" in out
@@ -106,7 +108,7 @@ def test_what_cannot_be_reached_is_said_once_for_each_reason(
     assert "mirror.prefixes" in err
 
 
-def test_a_digest_that_the_vendor_publishes_is_taken_unverified(
+def test_adds_a_digest_that_the_vendor_publishes_as_unverified(
     locked: Repository, world: World, capsys: Capture
 ) -> None:
     locked.write("catalog/sources.toml", 'notes = "release notes"\n')
@@ -122,8 +124,8 @@ def test_a_digest_that_the_vendor_publishes_is_taken_unverified(
         sha256 = "{"7" * 64}"
         """,
     )
-    forget(locked, ARCHIVE)
-    holds(world, ARCHIVE, NOWHERE)
+    unlock(locked, ARCHIVE)
+    set_source(world, ARCHIVE, NOWHERE)
     code, out, _ = run(capsys, locked)
     found = lock.read(locked.root).entries[ARCHIVE]
     assert (code, found) == (0, Entry(values={"sha256": "7" * 64}, verified=False))
@@ -131,15 +133,15 @@ def test_a_digest_that_the_vendor_publishes_is_taken_unverified(
 
 
 @pytest.mark.parametrize("words", [["--verify"], ["--diff"], []])
-def test_a_source_with_other_bytes_ends_with_both_digests(
+def test_a_changed_source_is_refused_with_both_digests(
     locked: Repository, world: World, capsys: Capture, words: list[str]
 ) -> None:
-    if "--verify" not in words:  # what was verified is not asked for without a reason
+    if "--verify" not in words:  # verified entries are compared with --verify only
         found = lock.read(locked.root)
         entries = {**found.entries, ARCHIVE: Entry(values={"sha256": "a" * 64}, verified=False)}
         locked.write(lock.LOCK_PATH, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
     before = text(locked)
-    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+    set_source(world, ARCHIVE, entry(ARCHIVE, 9))
     locked.write("site.toml", '[mirror.prefixes]\n"https://vendor.example/" = "http://here.example/v/"\n')
     code, _, err = run(capsys, locked, *words)
     assert code == 7
@@ -153,24 +155,24 @@ def test_a_source_with_other_bytes_ends_with_both_digests(
     assert text(locked) == before
 
 
-def test_verify_marks_what_it_saw_and_says_what_it_could_not_see(
+def test_verify_marks_compared_entries_and_reports_unreachable_sources(
     locked: Repository, world: World, capsys: Capture
 ) -> None:
     found = lock.read(locked.root)
-    entries = {want: Entry(values=one.values, verified=False) for want, one in found.entries.items()}
+    entries = {want: Entry(values=entry.values, verified=False) for want, entry in found.entries.items()}
     locked.write(lock.LOCK_PATH, lock.to_text(lock.Lock(entries=entries, inputs=found.inputs)))
-    holds(world, ARCHIVE, NOWHERE)
+    set_source(world, ARCHIVE, NOWHERE)
     code, out, _ = run(capsys, locked, "--verify")
     assert code == 0
     assert "5 verified" in out
     assert f"unverified: {NOWHERE.message}" in out
-    assert [want for want, one in lock.read(locked.root).entries.items() if not one.verified] == [ARCHIVE]
+    assert [want for want, entry in lock.read(locked.root).entries.items() if not entry.verified] == [ARCHIVE]
 
 
-def test_verify_refuses_a_lock_that_lacks_something(
+def test_verify_refuses_a_lock_with_a_missing_entry(
     locked: Repository, world: World, capsys: Capture
 ) -> None:
-    forget(locked, ARCHIVE)
+    unlock(locked, ARCHIVE)
     before = text(locked)
     code, _, err = run(capsys, locked, "--verify")
     assert (code, text(locked)) == (7, before)
@@ -182,7 +184,7 @@ def test_diff_shows_the_change_and_writes_nothing(locked: Repository, world: Wor
     before = text(locked)
     assert run(capsys, locked, "--diff", "--update", "all")[0] == 0
     values = {"sha256": "e" * 64, "date": "2026-02-02T00:00:00Z"}
-    holds(world, SUITE, Entry(values=values, verified=True))
+    set_source(world, SUITE, Entry(values=values, verified=True))
     code, out, _ = run(capsys, locked, "--diff", "--update", "tiny-1")
     assert (code, text(locked)) == (1, before)
     row = next(line for line in out.splitlines() if line.startswith("suite"))
@@ -199,13 +201,13 @@ def test_diff_shows_the_change_and_writes_nothing(locked: Repository, world: Wor
     assert lock.read(locked.root).entries[SUITE].values == values
 
 
-def test_json_has_everything(locked: Repository, world: World, capsys: Capture) -> None:
-    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+def test_json_has_every_field_of_an_outcome(locked: Repository, world: World, capsys: Capture) -> None:
+    set_source(world, ARCHIVE, entry(ARCHIVE, 9))
     code, out, _ = run(capsys, locked, "--json", "--update", "fabric")
-    said = json.loads(out)
-    assert (code, said["changed"], said["written"]) == (0, True, True)
-    (one,) = (outcome for outcome in said["outcomes"] if outcome["kind"] == "archive")
-    assert one == {
+    printed = json.loads(out)
+    assert (code, printed["changed"], printed["written"]) == (0, True, True)
+    (archive,) = (outcome for outcome in printed["outcomes"] if outcome["kind"] == "archive")
+    assert archive == {
         "kind": "archive",
         "subject": ARCHIVE.subject,
         "owner": "component fabric",
@@ -226,14 +228,14 @@ def test_json_has_everything(locked: Repository, world: World, capsys: Capture) 
         (["--update", "all", "--verify"], "--verify and --update exclude each other"),
     ],
 )
-def test_wrong_words_are_refused(locked: Repository, capsys: Capture, words: list[str], message: str) -> None:
+def test_refuses_wrong_arguments(locked: Repository, capsys: Capture, words: list[str], message: str) -> None:
     code, out, err = run(capsys, locked, *words)
     assert (code, out) == (2, "")
     assert message in err
     assert "hint: " in err
 
 
-def test_names_are_listed(locked: Repository, capsys: Capture) -> None:
+def test_lists_the_names_that_update_accepts(locked: Repository, capsys: Capture) -> None:
     assert run(capsys, locked, "--names")[1].split() == [
         "all",
         "fabric",
@@ -244,20 +246,20 @@ def test_names_are_listed(locked: Repository, capsys: Capture) -> None:
     ]
 
 
-def test_an_interruption_leaves_the_file(locked: Repository, world: World, capsys: Capture) -> None:
+def test_an_interruption_does_not_change_the_file(locked: Repository, world: World, capsys: Capture) -> None:
     before = text(locked)
-    holds(world, SUITE, entry(SUITE, 9))
-    holds(world, ARCHIVE, Interrupted("interrupted by SIGINT"))
+    set_source(world, SUITE, entry(SUITE, 9))
+    set_source(world, ARCHIVE, Interrupted("interrupted by SIGINT"))
     code, _, err = run(capsys, locked, "--update", "all")
     assert (code, text(locked)) == (130, before)
     assert "interrupted by SIGINT" in err
 
 
-def test_a_full_disk_leaves_the_file(
+def test_a_full_disk_does_not_change_the_file(
     locked: Repository, world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = text(locked)
-    holds(world, ARCHIVE, entry(ARCHIVE, 9))
+    set_source(world, ARCHIVE, entry(ARCHIVE, 9))
 
     def full(path: Path, content: str, **_: object) -> int:
         with path.open("w") as file:
@@ -272,16 +274,14 @@ def test_a_full_disk_leaves_the_file(
     assert [path.name for path in (locked.root / "catalog").glob(".*")] == []
 
 
-def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
-    locked: Repository, world: World, capsys: Capture
-) -> None:
-    forget(locked, ARCHIVE)
+def test_does_not_overwrite_a_concurrent_change(locked: Repository, world: World, capsys: Capture) -> None:
+    unlock(locked, ARCHIVE)
     theirs = text(locked).replace("2026-01-01", "2026-02-02")
-    answer = world.resolve
+    resolve = world.resolve
 
     def slowly(want: Want) -> lock.Answer:
         locked.write(lock.LOCK_PATH, theirs)
-        return answer(want)
+        return resolve(want)
 
     world.resolve = slowly  # type: ignore[method-assign]
     code, _, err = run(capsys, locked)
@@ -289,7 +289,9 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(
     assert "changed by another process" in err
 
 
-def test_a_file_that_is_no_lock_is_not_replaced(locked: Repository, world: World, capsys: Capture) -> None:
+def test_does_not_overwrite_a_file_that_is_not_a_lock(
+    locked: Repository, world: World, capsys: Capture
+) -> None:
     locked.write(lock.LOCK_PATH, "<<<<<<< ours\n")
     code, _, err = run(capsys, locked)
     assert (code, text(locked)) == (7, "<<<<<<< ours\n")

@@ -1,4 +1,4 @@
-"""Making a lock anew: what becomes of each entry, and that nothing is lost or taken silently on the way."""
+"""Relocking: the outcome of each entry; no entry is lost, and no changed source is accepted silently."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,31 +28,31 @@ def a_lock(entries: Mapping[Want, Entry]) -> Lock:
     return Lock(entries=entries, inputs=lock.inputs_of(entries))
 
 
-def whats(relocked: Relocked) -> dict[Want, str]:
+def outcomes_of(relocked: Relocked) -> dict[Want, str]:
     return {outcome.want: outcome.what for outcome in relocked.outcomes}
 
 
-def test_what_is_missing_is_added_and_nothing_else_is_asked_for() -> None:
+def test_resolves_only_missing_entries() -> None:
     before = a_lock({GIT: entry(GIT, 1)})
     world = World({want: entry(want, 2) for want in WANTS})
     relocked = relock(before, WANTS, world)
-    assert whats(relocked) == {ARCHIVE: "added", GIT: "unchanged", SUITE: "added"}
+    assert outcomes_of(relocked) == {ARCHIVE: "added", GIT: "unchanged", SUITE: "added"}
     assert relocked.lock.entries == {ARCHIVE: entry(ARCHIVE, 2), GIT: entry(GIT, 1), SUITE: entry(SUITE, 2)}
     assert sorted(world.asked) == [ARCHIVE, SUITE]
 
 
-def test_what_is_named_is_resolved_anew() -> None:
+def test_resolves_named_entries_again() -> None:
     before = a_lock({want: entry(want, 1) for want in WANTS})
     world = World({GIT: entry(GIT, 2), SUITE: entry(SUITE, 1)})
     relocked = relock(before, WANTS, world, refresh=lambda want: want != ARCHIVE)
-    assert whats(relocked) == {ARCHIVE: "unchanged", GIT: "updated", SUITE: "verified"}
+    assert outcomes_of(relocked) == {ARCHIVE: "unchanged", GIT: "updated", SUITE: "verified"}
     assert relocked.lock.entries[GIT] == entry(GIT, 2)
 
 
-def test_what_nobody_wants_any_more_is_dropped() -> None:
+def test_drops_entries_that_are_no_longer_wanted() -> None:
     before = a_lock({want: entry(want, 1) for want in WANTS})
     relocked = relock(before, [GIT], World({}))
-    assert whats(relocked) == {ARCHIVE: "dropped", GIT: "unchanged", SUITE: "dropped"}
+    assert outcomes_of(relocked) == {ARCHIVE: "dropped", GIT: "unchanged", SUITE: "dropped"}
     assert relocked.lock == a_lock({GIT: entry(GIT, 1)})
 
 
@@ -66,7 +66,7 @@ def test_what_nobody_wants_any_more_is_dropped() -> None:
         (entry(ARCHIVE, 1), f"{7:064x}", "unreached", entry(ARCHIVE, 1)),
     ],
 )
-def test_what_cannot_be_asked_for_keeps_its_value_and_says_why(
+def test_an_unreachable_source_keeps_its_entry_and_reports_the_reason(
     before: Entry | None, published: str, what: str, after: Entry | None
 ) -> None:
     want = Want("archive", ARCHIVE.subject, "component a", published)
@@ -77,8 +77,8 @@ def test_what_cannot_be_asked_for_keeps_its_value_and_says_why(
     assert relocked.lock.entries == ({want: after} if after else {})
 
 
-def test_a_source_that_changed_is_never_taken_silently() -> None:
-    """Whether it was seen before or not, and whether everything is compared or only what nobody has seen."""
+def test_never_accepts_a_changed_source_silently() -> None:
+    """For verified and unverified entries, with and without a recheck of verified entries."""
     for verified, recheck in ((False, False), (False, True), (True, True)):
         before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=verified)})
         relocked = relock(before, [ARCHIVE], World({ARCHIVE: entry(ARCHIVE, 2)}), recheck=recheck)
@@ -88,7 +88,7 @@ def test_a_source_that_changed_is_never_taken_silently() -> None:
         assert relocked.lock.entries == before.entries
 
 
-def test_bytes_other_than_the_vendors_digest_are_not_taken_even_if_named() -> None:
+def test_refuses_bytes_that_differ_from_the_vendors_digest_even_on_update() -> None:
     want = Want("archive", ARCHIVE.subject, "component a", f"{7:064x}")
     for before in ({}, {want: entry(want, 7, verified=False)}):
         relocked = relock(a_lock(before), [want], World({want: entry(want, 2)}), refresh=lambda _: True)
@@ -98,48 +98,52 @@ def test_bytes_other_than_the_vendors_digest_are_not_taken_even_if_named() -> No
         assert relocked.lock.entries == before
 
 
-def test_a_source_that_contradicts_itself_leaves_the_entry() -> None:
+def test_keeps_the_entry_of_a_source_that_contradicts_itself() -> None:
     before = a_lock({ARCHIVE: entry(ARCHIVE, 1)})
     world = World({ARCHIVE: IntegrityError("the manifest has other bytes")})
     relocked = relock(before, [ARCHIVE], world, refresh=lambda _: True)
-    assert [(one.what, one.reason) for one in relocked.outcomes] == [
+    assert [(outcome.what, outcome.reason) for outcome in relocked.outcomes] == [
         ("differs", "the manifest has other bytes")
     ]
     assert relocked.lock == before
 
 
-def test_verifying_marks_and_completes_and_takes_nothing_new() -> None:
+def test_verifying_completes_entries_and_adds_none() -> None:
     seen = Entry(values={**entry(ARCHIVE, 1).values, "size": 5}, verified=True)
     before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=False), GIT: entry(GIT, 1)})
     world = World({ARCHIVE: seen, GIT: NOWHERE})
     relocked = relock(before, WANTS, world, recheck=True)
-    assert whats(relocked) == {ARCHIVE: "verified", GIT: "unreached", SUITE: "missing"}
+    assert outcomes_of(relocked) == {ARCHIVE: "verified", GIT: "unreached", SUITE: "missing"}
     assert relocked.lock.entries == {ARCHIVE: seen, GIT: entry(GIT, 1)}
     assert relocked.lock.inputs == before.inputs
 
 
-def test_what_is_known_but_not_seen_stays_unverified() -> None:
+def test_an_answer_without_the_bytes_stays_unverified() -> None:
     world = World({ARCHIVE: entry(ARCHIVE, 1, verified=False)}, note="pip: no such version")
     relocked = relock(Lock(), [ARCHIVE], world)
-    assert [(one.what, one.reason) for one in relocked.outcomes] == [("unverified", "pip: no such version")]
+    assert [(outcome.what, outcome.reason) for outcome in relocked.outcomes] == [
+        ("unverified", "pip: no such version")
+    ]
     assert relocked.lock.entries == {ARCHIVE: entry(ARCHIVE, 1, verified=False)}
 
 
-def test_the_same_thing_found_again_changes_no_byte() -> None:
+def test_an_unchanged_digest_keeps_the_entry_with_its_snapshot() -> None:
     values = {"sha256": "a" * 64, "date": "2026-01-01T00:00:00Z"}
     before = a_lock({SUITE: Entry(values={**values, "snapshot": "20260101T000000Z"}, verified=True)})
     world = World({SUITE: Entry(values={**values, "snapshot": "20260202T000000Z"}, verified=True)})
     assert relock(before, [SUITE], world, refresh=lambda _: True).lock == before
 
 
-# Properties: any lock, any world, any choice of what to update.
+# Properties: any lock, any sources, any choice of entries to update.
 
 _numbers = st.integers(min_value=1, max_value=3)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Lock, list[Want], World, set[Want]]:
-    pool = [Want(kind, f"thing {i}", "component a") for kind in ("archive", "git", "suite") for i in range(3)]
+    pool = [
+        Want(kind, f"subject {i}", "component a") for kind in ("archive", "git", "suite") for i in range(3)
+    ]
     before = {
         want: entry(want, draw(_numbers), verified=draw(st.booleans()))
         for want in draw(st.lists(st.sampled_from(pool), unique=True))
@@ -154,7 +158,7 @@ def cases(draw: st.DrawFn) -> tuple[Lock, list[Want], World, set[Want]]:
 
 
 @given(cases())
-def test_no_entry_is_lost_and_none_is_invented(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
+def test_loses_and_invents_no_entry(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
     before, wants, world, named = case
     after = relock(before, wants, world, refresh=named.__contains__).lock
     assert after.entries.keys() <= set(wants)
@@ -167,7 +171,7 @@ def test_no_entry_is_lost_and_none_is_invented(case: tuple[Lock, list[Want], Wor
 
 
 @given(cases())
-def test_doing_it_twice_changes_no_byte(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
+def test_relocking_twice_gives_the_same_file(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
     before, wants, world, named = case
     once = relock(before, wants, world, refresh=named.__contains__).lock
     twice = relock(once, wants, world, refresh=named.__contains__).lock
@@ -176,7 +180,7 @@ def test_doing_it_twice_changes_no_byte(case: tuple[Lock, list[Want], World, set
 
 
 @given(cases(), st.randoms())
-def test_the_order_of_questions_and_answers_does_not_matter(
+def test_the_order_of_wants_and_answers_does_not_matter(
     case: tuple[Lock, list[Want], World, set[Want]], random: Random
 ) -> None:
     before, wants, world, named = case
@@ -192,7 +196,7 @@ def test_the_order_of_questions_and_answers_does_not_matter(
 
 
 @given(cases())
-def test_every_outcome_has_words(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
+def test_every_want_has_a_known_outcome(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
     before, wants, world, named = case
     for recheck in (False, True):
         relocked = relock(before, wants, world, refresh=named.__contains__, recheck=recheck)
@@ -200,7 +204,7 @@ def test_every_outcome_has_words(case: tuple[Lock, list[Want], World, set[Want]]
         assert {outcome.want for outcome in relocked.outcomes} >= set(wants)
 
 
-# What the catalog wants, and by which names.
+# The wants of the catalog, and the names that --update accepts for them.
 
 DOWNLOADS = """
 [[downloads]]
@@ -239,13 +243,13 @@ def downloading(repository: Repository) -> Repository:
     return repository
 
 
-def test_the_digest_of_a_release_belongs_to_the_first_archive(downloading: Repository) -> None:
+def test_the_digest_of_a_release_is_that_of_its_first_archive(downloading: Repository) -> None:
     wants = locking.wanted(knowledge_of(downloading.root), ())
     published = {want.subject.rpartition("/")[2]: want.published for want in wants if want.published}
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
 
-def test_names_are_those_of_who_downloads(downloading: Repository) -> None:
+def test_names_are_components_stacks_systems_targets_and_tools(downloading: Repository) -> None:
     loaded, tools = downloading.load(), tooling.read(downloading.root)
     found = {
         name: sorted(str(want).rpartition("/")[2] for want in wants)
@@ -260,14 +264,14 @@ def test_names_are_those_of_who_downloads(downloading: Repository) -> None:
         "tiny-1",
         "runner",
         "all",
-    }  # no plugin without an AMI
+    }  # without an AMI, no Packer plugin
     assert found["fabric"] == found["plain-1"] == fabric
     assert found["tiny-1"] == suites
     assert set(found["hello"]) == {*fabric, *suites, "requirements.lock"}
     assert len(found["all"]) == len(lock.all_wants(loaded, tools))
 
 
-def test_packers_plugins_are_wanted_where_there_is_an_ami(downloading: Repository) -> None:
+def test_an_ami_target_wants_the_plugins_of_packer(downloading: Repository) -> None:
     path = downloading.root / "catalog/systems/tiny-1.toml"
     path.write_text(
         path.read_text() + '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
@@ -286,7 +290,7 @@ def test_packers_plugins_are_wanted_where_there_is_an_ami(downloading: Repositor
 # The lock of this repository.
 
 
-def test_the_committed_lock_is_that_of_the_catalog(root: Path) -> None:
+def test_the_committed_lock_matches_the_catalog(root: Path) -> None:
     loaded, committed = catalog.load(root), lock.read(root)
     wants = lock.all_wants(loaded, tooling.read(root))
     assert committed.inputs == lock.inputs_of(wants), "run: builder lock"
@@ -294,11 +298,11 @@ def test_the_committed_lock_is_that_of_the_catalog(root: Path) -> None:
     assert (root / lock.LOCK_PATH).read_text() == lock.to_text(committed)
 
 
-def test_what_is_built_on_debian_is_locked_and_verified(root: Path) -> None:
+def test_containers_on_debian_are_locked_and_verified(root: Path) -> None:
     loaded, committed = catalog.load(root), lock.read(root)
     for target in loaded.targets.values():
         flavour = target.default
         if flavour.system == "debian-12" and target.kind == "container":
             read = sources.read(root, loaded, target, flavour)
-            made = plan.plan(load(root, loaded), target, flavour, read, committed, arch="x86_64")
-            assert (made.unlocked, made.unverified) == ((), ())
+            planned = plan.plan(load(root, loaded), target, flavour, read, committed, arch="x86_64")
+            assert (planned.unlocked, planned.unverified) == ((), ())

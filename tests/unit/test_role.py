@@ -1,4 +1,4 @@
-"""`builder role`: the plan of components without a target, molecule's machine, the judgement of two runs."""
+"""`builder role`: the plan of components, molecule's machine, and the idempotence check."""
 
 from pathlib import Path
 
@@ -20,25 +20,25 @@ def request(*components: str, **fields: object) -> RoleRequest:
     return RoleRequest(components=components, kind="container", stack="plain-1", **fields)  # type: ignore[arg-type]
 
 
-def test_the_plan_has_all_that_a_component_requires(repository: Repository) -> None:
+def test_the_plan_includes_required_components(repository: Repository) -> None:
     plan = role_plan(Context(repository.root), request("fabric"))
     assert plan.components == ("base", "fabric")
     assert plan.versions == {"fabric": "1.2-3"}
     assert plan.system.bootstrap is not None
 
 
-def test_the_layers_are_those_of_a_target_with_the_same_components(repository: Repository) -> None:
-    """What was tried is what a build makes."""
+def test_the_layers_equal_those_of_a_target_with_the_same_components(repository: Repository) -> None:
+    """A build makes the layers that `builder role` tried."""
     tried = {layer.name: layer.key for layer in role_plan(Context(repository.root), request("fabric")).layers}
     assert tried.items() <= repository.keys().items()
 
 
-def test_a_pin_and_a_variable_differ_from_the_catalog_for_one_run(repository: Repository) -> None:
+def test_a_pin_and_a_variable_override_the_catalog(repository: Repository) -> None:
     before = repository.keys()
-    wanted = request("fabric", pins={"fabric": "9-1"}, variables={"base_user": "someone"})
+    wanted = request("fabric", pins={"fabric": "9-1"}, variables={"base_user": "ada"})
     plan = role_plan(Context(repository.root), wanted)
     assert plan.versions == {"fabric": "9-1"}
-    assert plan.layers[1].variables["base_user"] == "someone"
+    assert plan.layers[1].variables["base_user"] == "ada"
     assert repository.keys() == before
 
 
@@ -50,22 +50,20 @@ def test_a_pin_and_a_variable_differ_from_the_catalog_for_one_run(repository: Re
         (RoleRequest(components=["fabric"], stack="plain"), "no stack 'plain' (did you mean 'plain-1'?)"),
     ],
 )
-def test_unknown_names_are_refused_with_a_suggestion(
-    repository: Repository, wanted: RoleRequest, words: str
-) -> None:
+def test_suggests_a_name_for_an_unknown_name(repository: Repository, wanted: RoleRequest, words: str) -> None:
     with pytest.raises(UsageError) as refused:
         role_plan(Context(repository.root), wanted)
     assert refused.value.message == words
 
 
-def test_a_stack_without_the_pin_is_refused_with_the_option_that_gives_one(repository: Repository) -> None:
+def test_suggests_pin_for_a_stack_without_the_version(repository: Repository) -> None:
     repository.write("catalog/stacks/bare-1.toml", 'summary = "nothing"\n[pins]\n')
     with pytest.raises(UsageError, match="stack 'bare-1' has no pin for component 'fabric'") as refused:
         role_plan(Context(repository.root), RoleRequest(components=["fabric"], stack="bare-1"))
     assert "--pin fabric=VERSION" in refused.value.hint
 
 
-def test_a_second_run_that_changes_something_is_refused_with_its_tasks() -> None:
+def test_refuses_a_second_run_that_changes_something() -> None:
     listener = Listener(Stream(), "roles")
     require_unchanged(Applied(code=0, seconds=1.0, listener=listener))
     listener.roles["base"] = RoleResult(tasks=2, changed=["base : Write files"])
@@ -83,13 +81,13 @@ def test_a_second_run_that_changes_something_is_refused_with_its_tasks() -> None
         (["base", "--kind", "vm"], "invalid choice"),
     ],
 )
-def test_wrong_words_are_refused(repository: Repository, argv: list[str], words: str) -> None:
+def test_refuses_wrong_arguments(repository: Repository, argv: list[str], words: str) -> None:
     with pytest.raises(UsageError) as refused:
         role.run(["--root", str(repository.root), *argv])
     assert words in refused.value.message
 
 
-def test_a_scenario_names_one_machine_and_its_components(tmp_path: Path) -> None:
+def test_reads_the_only_platform_of_a_scenario(tmp_path: Path) -> None:
     file = tmp_path / "ansible" / "molecule" / "host" / "molecule.yml"
     file.parent.mkdir(parents=True)
     file.write_text("platforms:\n  - {name: a, components: [base], pins: {kernel: '6'}}\n")

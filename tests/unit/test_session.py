@@ -1,4 +1,4 @@
-"""The session of a build: what is opened, found and made, and how often."""
+"""The session of a build: which lanes it opens, which targets it finds and makes, and how often."""
 
 import io
 import json
@@ -27,7 +27,7 @@ TARGETS = ("hello", "second", "third")
 
 
 class FakeLane(Lane):
-    """A lane whose finder knows some targets, and whose maker fails for others."""
+    """A lane whose finder finds the targets in `made`, and whose maker fails for those in `broken`."""
 
     def __init__(self, *, made: Sequence[str] = (), broken: Sequence[str] = ()) -> None:
         self.made = set(made)
@@ -104,7 +104,7 @@ def run(
     return [receipt.plan.target.name for receipt in receipts]
 
 
-def test_a_lane_is_opened_and_every_target_found_once(
+def test_opens_a_lane_once_and_makes_every_target_once(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane = FakeLane()
@@ -118,14 +118,14 @@ def test_a_lane_is_opened_and_every_target_found_once(
     }
 
 
-def test_only_the_missing_target_is_made(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_makes_only_the_missing_target(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run(context, FakeLane(), monkeypatch)
     lane = FakeLane(made=["hello", "third"])
     assert run(context, lane, monkeypatch) == list(TARGETS)
     assert [call for call in lane.calls if call.startswith("make")] == ["make second"]
 
 
-def test_nothing_missing_opens_no_run(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opens_no_run_if_no_target_is_missing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run(context, FakeLane(), monkeypatch)
     runs = sorted((context.workspace.out / "runs").iterdir())
     lane = FakeLane(made=TARGETS)
@@ -134,7 +134,7 @@ def test_nothing_missing_opens_no_run(context: Context, monkeypatch: pytest.Monk
     assert sorted((context.workspace.out / "runs").iterdir()) == runs
 
 
-def test_the_stream_of_a_mixed_build_has_reused_targets(
+def test_the_events_of_a_build_include_reused_targets(
     context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(context, FakeLane(), monkeypatch)
@@ -149,7 +149,7 @@ def test_the_stream_of_a_mixed_build_has_reused_targets(
     assert events[-1]["fields"]["ok"] is True
 
 
-def test_a_failing_target_lets_the_others_end(
+def test_a_failing_target_does_not_stop_the_others(
     context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lane = FakeLane(broken=["second"])
@@ -167,7 +167,7 @@ def test_a_failing_target_lets_the_others_end(
 
 
 class Pipe(io.StringIO):
-    """A stream whose reader goes away after some lines."""
+    """A stream whose reader closes it after some lines."""
 
     def __init__(self, *, lines: int) -> None:
         super().__init__()
@@ -180,8 +180,8 @@ class Pipe(io.StringIO):
         return super().write(text)
 
 
-class PatientLane(FakeLane):
-    """Its maker works until the run is cancelled."""
+class WaitingLane(FakeLane):
+    """A lane whose maker waits until the run is cancelled."""
 
     def begin(self, work: Work) -> Tools:
         self.work = work
@@ -189,26 +189,26 @@ class PatientLane(FakeLane):
 
     def make(self, plan: Plan) -> Artifact:
         self.work.events.emit("step.log", step=f"{plan.target.name}/base", text="working")
-        self.calls["cancelled" if self.work.run.cancelled.wait(30) else "forgotten"] += 1
+        self.calls["cancelled" if self.work.run.cancelled.wait(30) else "not cancelled"] += 1
         raise Interrupted("interrupted")
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
-def test_a_build_whose_reader_goes_away_cleans_up_and_is_interrupted(
+def test_a_closed_stdout_interrupts_a_build_and_cleans_up(
     context: Context, monkeypatch: pytest.MonkeyPatch, lines: int
 ) -> None:
-    """The main thread meets the closed pipe at the first line, a worker at a later one."""
-    lane = PatientLane()
+    """The main thread writes the first line to the closed pipe, a worker a later line."""
+    lane = WaitingLane()
     monkeypatch.setattr("sys.stdout", Pipe(lines=lines))
     with pytest.raises(Interrupted, match="SIGHUP") as caught:
         run(context, lane, monkeypatch, as_json=True)
     assert caught.value.exit_code == 130
-    assert lane.calls["forgotten"] == 0
+    assert lane.calls["not cancelled"] == 0
     assert lane.calls["end"] == lane.calls["begin"] == (1 if lines else 0)
     assert list(context.workspace.scratch.iterdir()) == []
 
 
-def test_a_build_with_nothing_to_do_whose_reader_goes_away_is_interrupted(
+def test_a_closed_stdout_interrupts_a_build_with_nothing_to_do(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(context, FakeLane(), monkeypatch)
@@ -217,7 +217,7 @@ def test_a_build_with_nothing_to_do_whose_reader_goes_away_is_interrupted(
         run(context, FakeLane(made=TARGETS), monkeypatch, as_json=True)
 
 
-class BusyLane(PatientLane):
+class BusyLane(WaitingLane):
     """A lane whose first target emits an event while the other targets wait to be cancelled."""
 
     def make(self, plan: Plan) -> Artifact:
@@ -240,32 +240,32 @@ def test_an_error_of_the_screen_cancels_all_targets_and_is_raised(
     lane = BusyLane()
     with pytest.raises(ZeroDivisionError):
         run(context, lane, monkeypatch)
-    assert (lane.calls["cancelled"], lane.calls["forgotten"], lane.calls["end"]) == (2, 0, 1)
+    assert (lane.calls["cancelled"], lane.calls["not cancelled"], lane.calls["end"]) == (2, 0, 1)
     assert list(context.workspace.scratch.iterdir()) == []
     (log,) = (context.workspace.out / "runs").glob("*/log.txt")
     assert "run.end" in log.read_text(encoding="utf-8").splitlines()[-1]
 
 
-class LaneThatCannotBegin(FakeLane):
+class FailingLane(FakeLane):
     def begin(self, work: Work) -> Tools:
         raise MissingError("no program 'packer' here")
 
 
-def test_a_lane_that_could_not_begin_is_not_ended(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own error is raised, and not what its end would make of it."""
-    lane = LaneThatCannotBegin()
+def test_does_not_end_a_lane_that_failed_to_begin(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending it would replace the error of `begin` by another."""
+    lane = FailingLane()
     with pytest.raises(MissingError, match="packer"):
         run(context, lane, monkeypatch)
     assert "end" not in lane.calls
 
 
-def test_only_lanes_of_missing_targets_begin(
+def test_begins_only_the_lanes_of_missing_targets(
     context: Context, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = 'summary = "a machine"\nkind = "ami"\ncomponents = ["fabric"]\n'
     repository.write("catalog/targets/third.toml", machine + AMI + flavour("tiny-1", "plain-1"))
     lanes = {"container": FakeLane(), "ami": FakeLane()}
-    monkeypatch.setattr(table, "LANES", {kind: partial(_given, lane) for kind, lane in lanes.items()})
+    monkeypatch.setattr(table, "LANES", {kind: partial(_return, lane) for kind, lane in lanes.items()})
     mixed = Context(context.root)
     build(mixed, mixed.plans(TARGETS), Request())
     assert (lanes["container"].calls["begin"], lanes["ami"].calls["begin"]) == (1, 1)
@@ -275,5 +275,5 @@ def test_only_lanes_of_missing_targets_begin(
     assert lanes["ami"].calls["end"] == 1
 
 
-def _given(lane: Lane, *_: object) -> Lane:
+def _return(lane: Lane, *_: object) -> Lane:
     return lane

@@ -1,4 +1,4 @@
-"""`builder stack` as people call it: what it prints, how it ends, and what it loads to do so."""
+"""`builder stack` from the command line: output, exit code, and modules that it must not import."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
         (["--set", "kernel=6.17"], 0, "rules not evaluated; add --set for "),
     ],
 )
-def test_check_says_what_fits(
+def test_check_reports_findings_and_nearest_changes(
     capsys: pytest.CaptureFixture[str], root: Path, words: list[str], code: int, expected: str
 ) -> None:
     ended, out, _ = run(capsys, root, "check", *words)
@@ -50,25 +50,25 @@ def test_check_says_what_fits(
     assert expected in out
 
 
-def test_check_of_everything_fits(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_every_stack_passes_its_check(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "check", "--json")
     judged = json.loads(out)
     assert code == 0
-    assert all(one["fits"] for one in judged)
-    assert {one["name"].split(" on ")[0] for one in judged} == set(knowledge_of(root).stacks)
+    assert all(subject["fits"] for subject in judged)
+    assert {subject["name"].split(" on ")[0] for subject in judged} == set(knowledge_of(root).stacks)
 
 
-def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_json_has_the_findings_of_the_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(
         capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"
     )
-    (one,) = json.loads(out)
-    error = one["findings"][0]
+    (subject,) = json.loads(out)
+    error = subject["findings"][0]
     assert code == 2
     assert error["rule"] == "CUDA-DRV-13"
     assert error["sources"] == ["cuda-notes"]
     assert error["nearest"] == [{"fact": "nvidia_driver", "from": "575.57.08", "to": "580.65.06"}]
-    assert "aws_ofi_nccl" in one["undecided"]["OFI-CUDA-01"]
+    assert "aws_ofi_nccl" in subject["undecided"]["OFI-CUDA-01"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Pa
         (["diff", "cuda-13.0", "cuda13"], "no stack 'cuda13'"),
     ],
 )
-def test_a_mistake_is_named(
+def test_the_message_quotes_a_wrong_argument(
     capsys: pytest.CaptureFixture[str], root: Path, words: list[str], message: str
 ) -> None:
     code, _, err = run(capsys, root, *words)
@@ -108,7 +108,7 @@ def test_a_mistake_is_named(
     assert message in err
 
 
-def test_list_show_and_diff(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_list_show_and_diff_print_stacks(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     _, out, _ = run(capsys, root, "list", "--json")
     assert {stack["name"] for stack in json.loads(out)} == set(knowledge_of(root).stacks)
     _, out, _ = run(capsys, root, "show", "cuda-13.0", "--json")
@@ -122,8 +122,8 @@ def test_list_show_and_diff(capsys: pytest.CaptureFixture[str], root: Path) -> N
     assert out.startswith("### From `cuda-12.8` to `cuda-13.0`\n")
 
 
-class OneImage:
-    """An engine that knows one image."""
+class FakeEngine:
+    """An engine with a single image."""
 
     def __init__(self, **config: object) -> None:
         self._image = {"Architecture": "amd64", "Config": config}
@@ -133,10 +133,10 @@ class OneImage:
 
 
 def read_image(root: Path, **config: object) -> survey.Survey:
-    return survey.of_image(OneImage(**config), "image:1", knowledge_of(root).vocabulary)  # type: ignore[arg-type]
+    return survey.of_image(FakeEngine(**config), "image:1", knowledge_of(root).vocabulary)  # type: ignore[arg-type]
 
 
-def test_our_images_say_what_is_in_them(root: Path) -> None:
+def test_reads_facts_from_the_label_of_a_factory_image(root: Path) -> None:
     versions = {"libfabric": "1.17.0-3", "efa": "1.47.0", "torch": "2.13.0+cpu", "numpy": "2.4.1"}
     found = read_image(root, Labels={"factory.versions": json.dumps(versions)})
     assert found.facts["efa"] == parse("1.47.0")
@@ -145,7 +145,7 @@ def test_our_images_say_what_is_in_them(root: Path) -> None:
     assert found.unread == ()
 
 
-def test_a_foreign_image_is_read_by_its_environment(root: Path) -> None:
+def test_reads_facts_from_the_environment_of_a_foreign_image(root: Path) -> None:
     found = read_image(
         root,
         Env=["CUDA_VERSION=12.9.1", "NCCL_VERSION=2.27.3-1", "FI_PROVIDER=efa", "EFA_VERSION=newest"],
@@ -163,12 +163,12 @@ def test_a_foreign_image_is_read_by_its_environment(root: Path) -> None:
     assert found.unread == ("variable EFA_VERSION: efa: 'newest' is not a version",)
 
 
-def test_a_broken_label_is_reported_and_not_believed(root: Path) -> None:
+def test_reports_an_unreadable_label(root: Path) -> None:
     found = read_image(root, Labels={"factory.versions": "[1"})
     assert found.unread == ("label factory.versions: not a JSON table",)
 
 
-def test_this_machine_is_read_from_its_files(tmp_path: Path, root: Path) -> None:
+def test_reads_facts_of_the_host_from_its_files(tmp_path: Path, root: Path) -> None:
     files = {
         "etc/os-release": 'ID="amzn"\nVERSION_ID="2023"\n',
         "proc/driver/nvidia/version": "NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n",
@@ -193,7 +193,7 @@ def test_this_machine_is_read_from_its_files(tmp_path: Path, root: Path) -> None
     assert read["ib_umad"] == "false"
 
 
-def test_a_closed_driver_is_told_from_an_open_one(tmp_path: Path, root: Path) -> None:
+def test_recognizes_the_proprietary_driver(tmp_path: Path, root: Path) -> None:
     path = tmp_path / "proc/driver/nvidia/version"
     path.parent.mkdir(parents=True)
     path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar\n", encoding="utf-8")
@@ -211,12 +211,12 @@ def test_a_closed_driver_is_told_from_an_open_one(tmp_path: Path, root: Path) ->
         ("rocky", "9.6", "rocky9"),
     ],
 )
-def test_systems_have_the_names_that_rules_use(identity: str, version: str, expected: str) -> None:
+def test_systems_have_the_names_of_the_rules(identity: str, version: str, expected: str) -> None:
     assert survey.system_name(identity, version) == expected
 
 
-def test_check_loads_nothing_but_the_standard_library(capsys: pytest.CaptureFixture[str], root: Path) -> None:
-    """People ask this often and from scripts; it has to answer at once."""
+def test_check_imports_no_third_party_package(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    """Scripts call it often: it must answer fast."""
     from builder.adapters.host import process
 
     program = (

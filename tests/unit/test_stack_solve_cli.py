@@ -1,4 +1,4 @@
-"""`builder stack solve` as people call it: what it prints, how it ends, what can be pasted."""
+"""`builder stack solve` from the command line: output, exit code, and the printed stack file."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
 
 
 def words_of(text: str) -> str:
-    """Printed text without the breaks of lines."""
+    """Return the printed text without line breaks."""
     return " ".join(text.split())
 
 
@@ -30,7 +30,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_a_set_is_printed_with_its_reasons(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_prints_a_set_with_its_reasons(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--instance", "p5en.48xlarge", "--torch", "2.10", "--os", "ubuntu-24.04")
     rows = [words_of(line) for line in out.splitlines()]
     assert code == 0
@@ -48,7 +48,7 @@ def test_a_set_is_printed_with_its_reasons(capsys: pytest.CaptureFixture[str], r
     assert "neuron" not in out
 
 
-def test_warnings_that_remain_are_explained(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_explains_remaining_warnings(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--instance", "p5en.48xlarge", "--pin", "efa=1.43.2")
     assert code == 0
     assert "the newest set, with 2 warnings" in out
@@ -56,7 +56,7 @@ def test_warnings_that_remain_are_explained(capsys: pytest.CaptureFixture[str], 
     assert "fix Take plugin 1.17.3 or later." in words_of(out)
 
 
-def test_a_contradiction_is_printed_in_words(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_explains_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     words = ("--instance", "p5en.48xlarge", "--torch", "2.11", "--pin", "efa=1.42", "--pin", "python=3.12")
     code, out, _ = run(capsys, root, *words)
     text = words_of(out)
@@ -71,7 +71,7 @@ def test_a_contradiction_is_printed_in_words(capsys: pytest.CaptureFixture[str],
     assert "try torch 2.10.0 instead of --torch 2.11" in text
 
 
-def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_json_has_the_reasons_of_the_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--json", "--instance", "p6e-gb200.36xlarge", "--torch", "2.11")
     answer = json.loads(out)
     rows = {row["fact"]: row for row in answer["versions"]}
@@ -86,7 +86,9 @@ def test_json_has_all_that_text_has(capsys: pytest.CaptureFixture[str], root: Pa
     assert tomllib.loads(answer["stack"])["pins"]["nvidia_driver"] == rows["nvidia_driver"]["value"]
 
 
-def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_json_has_a_contradiction_and_its_alternatives(
+    capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
     words = ("--json", "--instance", "p5.48xlarge", "--pin", "efa=1.47.0", "--pin", "aws_ofi_nccl=1.22")
     code, out, _ = run(capsys, root, *words)
     answer = json.loads(out)
@@ -128,7 +130,7 @@ def test_json_of_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path)
         (["--torch", "2.10"], "no machine given"),
     ],
 )
-def test_a_mistake_is_named(
+def test_the_message_quotes_a_wrong_argument(
     capsys: pytest.CaptureFixture[str], root: Path, words: list[str], message: str
 ) -> None:
     code, _, err = run(capsys, root, *words)
@@ -137,21 +139,23 @@ def test_a_mistake_is_named(
 
 
 @pytest.mark.parametrize("name", ["ubuntu-24.04", "ubuntu2404"])
-def test_systems_are_named_as_the_catalogue_or_the_rules_do(
+def test_accepts_the_system_names_of_catalog_and_rules(
     capsys: pytest.CaptureFixture[str], root: Path, name: str
 ) -> None:
     _, out, _ = run(capsys, root, "--json", "--instance", "p5.48xlarge", "--os", name)
     assert json.loads(out)["facts"]["os"] == "ubuntu2404"
 
 
-def test_torch_means_the_one_of_the_machine(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_torch_means_torch_neuronx_on_a_neuron_machine(
+    capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
     _, out, _ = run(capsys, root, "--json", "--instance", "trn1.32xlarge", "--torch", "2.7")
     facts = json.loads(out)["facts"]
     assert facts["torch_neuronx"].startswith("2.7.")
     assert "torch" not in facts
 
 
-def test_without_a_type_the_make_of_the_accelerators_is_enough(
+def test_solves_for_an_accelerator_without_an_instance_type(
     capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
     code, out, _ = run(capsys, root, "--json", "--set", "accel=nvidia", "--torch", "2.14")
@@ -179,10 +183,10 @@ def test_without_a_type_the_make_of_the_accelerators_is_enough(
         ["--instance", "hpc7a.96xlarge", "--os", "al2023"],
     ],
 )
-def test_what_is_printed_as_a_stack_is_one(
+def test_the_printed_stack_file_passes_its_check(
     capsys: pytest.CaptureFixture[str], root: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    """The set, pasted into the catalogue, passes the check for its machine, where what it lacks is absent."""
+    """With --toml, on the machine type of the request."""
     code, out, _ = run(capsys, root, "--toml", *words)
     assert code == 0
     shutil.copytree(root / "catalog", tmp_path / "catalog")
@@ -192,18 +196,18 @@ def test_what_is_printed_as_a_stack_is_one(
     knowledge = knowledge_of(tmp_path)
     stack = knowledge.stacks["solved"]
     assert stack.instances == (words[1],)
-    assert "libfabric" not in stack.pins  # comes with the installer
+    assert "libfabric" not in stack.pins  # it comes with efa
     result = check(knowledge, {**knowledge.stack_facts("solved"), "instance": words[1]})
     assert [finding.rule.id for finding in result.errors] == []
 
 
-def test_the_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stack", "--help"]) == 0
     assert "solve  find the newest versions that work together on a machine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--torch", "2.10"], ["--torch", "2.11", "--pin", "efa=1.42"]])
-def test_no_library_is_loaded_for_an_answer(root: Path, words: list[str]) -> None:
+def test_solve_imports_no_third_party_package(root: Path, words: list[str]) -> None:
     program = (
         "import sys; from builder.cli.main import main; main(sys.argv[1:]);"
         "print(sorted({'docker', 'boto3', 'rich', 'yaml', 'hypothesis'} & set(sys.modules)), file=sys.stderr)"

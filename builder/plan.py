@@ -275,6 +275,10 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
     return Layer(name=name, kind=kind, key=key, parent=parent, inputs=inputs, **more)
 
 
+# The name of a target never differs from that of its last build: its stack does.
+_INPUT_LABELS = {"target": "stack of the target"}
+
+
 def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
     """Return why `layer` must be built; `before` has the layers of the target's last build by name."""
     last = before.get(layer.name)
@@ -283,7 +287,11 @@ def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
     if last["key"] == layer.key:
         return "no longer in the engine or the cache"
     inputs = last["inputs"]
-    changed = [name for name, digest in layer.inputs.items() if inputs.get(name, digest) != digest]
+    changed = [
+        _INPUT_LABELS.get(name, name)
+        for name, digest in layer.inputs.items()
+        if inputs.get(name, digest) != digest
+    ]
     changed += [f"{name} (new)" for name in layer.inputs if name not in inputs]
     changed += [f"{name} (removed)" for name in inputs if name not in layer.inputs]
     if not changed:

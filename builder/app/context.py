@@ -113,7 +113,7 @@ def open_context(options: argparse.Namespace) -> Context:
     if site_name not in SITES:
         raise UsageError(
             f"BUILDER_SITE: no site '{site_name}'{did_you_mean(site_name, SITES)}",
-            hint="unset BUILDER_SITE, or set it to one of them",
+            hint=f"export BUILDER_SITE={LOCAL}",
         )
     context = Context(
         options.root.absolute() if options.root else _find_root(),

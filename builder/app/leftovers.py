@@ -50,7 +50,7 @@ class Limits:
 class Leftover:
     """A removable item: its name, the reason, its size and the call that removes it."""
 
-    what: str
+    name: str
     why: str
     size_bytes: int
     remove: Callable[[], object]
@@ -75,7 +75,7 @@ def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
     for name in dead_runs(context.workspace):
         folder = context.workspace.scratch / name
         yield Leftover(
-            what=f"run {name}",
+            name=f"run {name}",
             why="its process is gone",
             size_bytes=_size(folder),
             remove=partial(_forget, context, engine, name),
@@ -90,7 +90,7 @@ def _forget(context: Context, engine: Engine, run: str) -> None:
 def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
     for name in session.dead(context.workspace):
         yield Leftover(
-            what=f"rehearsal {name}",
+            name=f"rehearsal {name}",
             why="its process is gone",
             size_bytes=_size(session.files_of(context.workspace, name).folder),
             remove=partial(session.down, context.workspace, name, engine_url=engine.url),
@@ -109,7 +109,7 @@ def _accounts(context: Context) -> Iterable[Leftover]:
             )
             continue
         yield Leftover(
-            what=f"run {dead.run} in {dead.account_id}",
+            name=f"run {dead.run} in {dead.account_id}",
             why="its process is gone",
             size_bytes=0,
             remove=partial(dead.clear, context, keep_complete=False),
@@ -122,7 +122,7 @@ def _runs(context: Context, limits: Limits) -> Iterable[Leftover]:
     for path in runs[: len(runs) - limits.kept_runs] if limits.kept_runs < len(runs) else ():
         if not is_running(context.workspace, path.name) and _last_used(path) < limits.before:
             yield Leftover(
-                what=str(path),
+                name=str(path),
                 why="run log" + (f"; the newest {limits.kept_runs} are kept" if limits.kept_runs else ""),
                 size_bytes=_size(path),
                 remove=partial(shutil.rmtree, path),
@@ -137,7 +137,7 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
     folder = local.former_folder(context.workspace)
     if folder.exists():
         yield Leftover(
-            what=str(folder),
+            name=str(folder),
             why="images of a registry that earlier versions ran",
             size_bytes=_size(folder),
             remove=partial(local.remove_former, context.workspace),
@@ -153,7 +153,7 @@ def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftov
         mine = image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
         if limits.everything or (mine and key not in needed and image.created < limits.before):
             yield Leftover(
-                what=f"layer {key[:12]}",
+                name=f"layer {key[:12]}",
                 why="--all" if limits.everything else "no target needs it",
                 size_bytes=_own_bytes(image, images),
                 remove=partial(engine.remove_image, f"{LAYERS}:{key}"),
@@ -185,7 +185,7 @@ def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftove
     groups = store.unneeded(_diff_ids(engine), before=limits.before, max_bytes=limits.max_bytes)
     for why, blobs in groups.items():
         yield Leftover(
-            what=f"compressed layers ({len(blobs)})",
+            name=f"compressed layers ({len(blobs)})",
             why=why,
             size_bytes=sum(blob.size_bytes for blob in blobs),
             remove=partial(store.remove, [blob.digest for blob in blobs]),
@@ -205,7 +205,7 @@ def _folders(context: Context) -> Iterable[Leftover]:
     for path in (context.workspace.home / "cache", context.workspace.out / "receipts"):
         if path.exists():
             yield Leftover(
-                what=str(path), why="--all", size_bytes=_size(path), remove=partial(shutil.rmtree, path)
+                name=str(path), why="--all", size_bytes=_size(path), remove=partial(shutil.rmtree, path)
             )
 
 

@@ -53,10 +53,10 @@ def _require(engine: Engine) -> None:
 
 def _ensure_machines(context: Context, systems: Sequence[str], engine: Engine) -> Mapping[str, str]:
     """Return the machine image of each system; build a missing image, which takes a minute."""
-    made = {}
+    images = {}
     with open_run(context.workspace, "rehearse") as run:
         for name in systems:
             system = context.catalog.systems[name]
             packages = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
-            made[name] = ensure(engine, run, system, packages, lambda line: print(line, file=sys.stderr))
-    return made
+            images[name] = ensure(engine, run, system, packages, lambda line: print(line, file=sys.stderr))
+    return images

@@ -31,8 +31,8 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
         # Imported late: threads, screens and makers are slow to load, and a reused build needs none.
         from builder.app.production import produce_all
 
-        made = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
-        found |= {receipt.plan.target.name: receipt for receipt in made}
+        produced = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
+        found |= {receipt.plan.target.name: receipt for receipt in produced}
     elif request.as_json:
         _announce(reused)
     return [found[plan.target.name] for plan in plans]

@@ -48,14 +48,14 @@ def run(argv: Sequence[str]) -> int:
     if not found:
         print("nothing to remove", file=sys.stderr)
         return 0
-    print_table(("what", "why", "size"), [(left.what, left.why, size(left.size_bytes)) for left in found])
-    total = size(sum(left.size_bytes for left in found))
+    print_table(("item", "why", "size"), [(item.name, item.why, size(item.size_bytes)) for item in found])
+    total = size(sum(item.size_bytes for item in found))
     if not parsed.yes:
         again = shlex.join(["builder", "clean", "--yes", *argv])
         print(f"\nnothing was removed; {total} would be freed by: {again}", file=sys.stderr)
         return 0
-    for left in found:
-        left.remove()
+    for item in found:
+        item.remove()
     print(f"\nremoved {count(len(found), 'item')}, {total} freed", file=sys.stderr)
     return 0
 

@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
             (t.name, t.kind, _locked(context, t), ", ".join(t.flavours), t.summary.partition(":")[0])
             for t in targets
         ]
-        print_table(("target", "kind", "locked", "flavours", "what it is"), rows)
+        print_table(("target", "kind", "locked", "flavours", "summary"), rows)
     return 0
 
 

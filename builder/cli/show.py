@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     )
     print()
     print_table(
-        ("flavour", "system", "stack", "what it is"),
+        ("flavour", "system", "stack", "summary"),
         [
             (flavour.name, flavour.system, flavour.stack, flavour.summary)
             for flavour in target.flavours.values()
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
             component = context.catalog.components[name]
             rows.append((layer.name, name, plan.versions.get(name, ""), component.summary))
     print()
-    print_table(("layer", "component", "version", "what it is"), rows)
+    print_table(("layer", "component", "version", "summary"), rows)
     if missing := left_out(context.catalog, target, plan.flavour):
         print()
         print_table(("left out", "why"), sorted(missing.items()))

@@ -55,7 +55,7 @@ def _list(argv: Sequence[str]) -> int:
         print(json.dumps([_summary(knowledge, stack) for stack in stacks], indent=2))
     else:
         rows = [(s.name, ", ".join(i.partition(".")[0] for i in s.instances), s.summary) for s in stacks]
-        print_table(("stack", "for", "what it is"), rows)
+        print_table(("stack", "for", "summary"), rows)
     return 0
 
 
@@ -100,7 +100,7 @@ def _show(argv: Sequence[str]) -> int:
         (vocabulary[name].side, name, write_value(facts[name]), origins[name], vocabulary[name].what)
         for name in sorted(facts, key=lambda name: (vocabulary[name].side, name))
     ]
-    print_table(("side", "fact", "value", "", "what it is"), rows)
+    print_table(("side", "fact", "value", "", "summary"), rows)
     return 0
 
 
@@ -122,7 +122,7 @@ def _diff(argv: Sequence[str]) -> int:
         print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=2))
     else:
         table = [(row.fact, row.before or "-", row.after or "-", row.change, row.what) for row in rows]
-        print_table(("fact", before, after, "change", "what it is"), table)
+        print_table(("fact", before, after, "change", "summary"), table)
     return 0
 
 

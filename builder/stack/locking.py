@@ -99,7 +99,7 @@ def relock(
     for want in everything:
         entry = lock.entries.get(want)
         if entry is None and recheck:
-            outcomes.append(Outcome(want=want, what="missing", reason="nobody has locked it"))
+            outcomes.append(Outcome(want=want, what="missing", reason="not in the lock"))
         elif entry is not None and entry.verified and not recheck and not refresh(want):
             outcomes.append(Outcome(want=want, what="unchanged", before=entry, after=entry))
         else:

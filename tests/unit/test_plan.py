@@ -127,6 +127,14 @@ def test_rebuild_reason_names_the_changed_input(repository: Repository) -> None:
     assert explain(repository.plan().layers[0], {}) == "not built here before"
 
 
+def test_reason_names_the_changed_stack_of_the_workload(repository: Repository) -> None:
+    before = {layer["name"]: layer for layer in plan.to_json(repository.plan())["layers"]}
+    repository.write("catalog/stacks/plain-2.toml", 'summary = "a copy"\nbase = "plain-1"\n')
+    repository.replace("catalog/targets/hello.toml", "plain-1", "plain-2")
+    (workload,) = (layer for layer in repository.plan().layers if layer.kind == "workload")
+    assert explain(workload, before) == "changed: stack of the target"
+
+
 names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)
 
 

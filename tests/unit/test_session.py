@@ -27,7 +27,7 @@ TARGETS = ("hello", "second", "third")
 
 
 class FakeLane(Lane):
-    """A lane whose finder finds the targets in `made`, and whose maker fails for those in `broken`."""
+    """A lane whose finder finds the targets in `made` and whose maker fails for the targets in `broken`."""
 
     def __init__(self, *, made: Sequence[str] = (), broken: Sequence[str] = ()) -> None:
         self.made = set(made)
@@ -230,7 +230,7 @@ class BusyLane(WaitingLane):
 def test_an_error_of_the_screen_cancels_all_targets_and_is_raised(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It happens in the thread of one target, and the log still records the end of the run."""
+    """The error occurs in the thread of a target; the log still records the end of the run."""
 
     def screen(event: Event) -> None:
         if event.name == "step.start":

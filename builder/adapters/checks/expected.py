@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "BUILDER_EXPECTED"
-SKIP_PREFIX = "no capability "
+SKIP_PREFIX = "needs the capability "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,7 +55,7 @@ class SiteAccount:
         found = self.account.image(ami)
         if found is None:
             raise IntegrityError(
-                f"the source AMI {ami} of '{plan.system.name}' is gone from {self.account.region}",
+                f"source AMI {ami} of system '{plan.system.name}' no longer exists in {self.account.region}",
                 hint=f"builder lock --update {plan.system.name}",
             )
         return found

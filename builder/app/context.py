@@ -32,8 +32,8 @@ class Context:
     """A repository, its site and this machine; every part is read at its first use."""
 
     root: Path
-    site_name: str = LOCAL  # of SITES
-    flavour: str = ""  # default: that of the target for the site
+    site_name: str = LOCAL  # local or aws
+    flavour: str = ""  # default: the target's default for the site
     arch: str = ""  # default: this machine's
 
     @cached_property
@@ -58,7 +58,7 @@ class Context:
 
     @property
     def blobs(self) -> Path:
-        """The folder of compressed layers, which registries receive."""
+        """The folder of compressed layers, ready to be pushed."""
         return self.workspace.home / "cache" / "blobs"
 
     def plan(self, name: str) -> Plan:
@@ -71,7 +71,7 @@ class Context:
         return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name)
 
     def unlocked(self, target: Target, flavour: Flavour) -> tuple[Want, ...]:
-        """Return the downloads of a flavour that are not locked: with any of them, a build is refused."""
+        """Return the downloads of a flavour that are not locked; a build needs all of them locked."""
         wanted = lock.wants(
             self.catalog,
             target,
@@ -151,13 +151,15 @@ def add_site_name(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--site",
         choices=SITES,
-        help="local (default): this machine; aws: the account of AWS_PROFILE or of the credentials",
+        help="local (default): this machine; aws: the AWS account of the environment's credentials",
     )
 
 
 def add_flavour(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--flavour", metavar="NAME", help="default: the site's default of the target; builder show lists all"
+        "--flavour",
+        metavar="NAME",
+        help="flavour of the target (default: its first for the site; builder show lists them)",
     )
     options.add_argument("--system", help=argparse.SUPPRESS)  # former name of --flavour: refused with a hint
 

@@ -15,7 +15,7 @@ _LOOPBACK = "http://127."
 
 @dataclass(frozen=True, kw_only=True)
 class DeadRun:
-    """A run that died before its cleanup, in one of its accounts."""
+    """A dead run and an account in which it may have left resources."""
 
     run: str
     account_id: str
@@ -30,7 +30,7 @@ class DeadRun:
 def dead_runs(context: Context) -> list[DeadRun]:
     """Return the dead runs that have a journal.
 
-    A journal that names ended rehearsals alone is deleted: their resources are gone.
+    Deletes journals whose rehearsals have all ended: their resources are gone.
     """
     found = []
     for run in journal.runs(context.workspace):

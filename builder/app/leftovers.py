@@ -36,7 +36,7 @@ class Limits:
 
     @property
     def before(self) -> float:
-        """The time since which an item must have been used to be kept."""
+        """A timestamp: items used after it are kept."""
         return time.time() - self.older_than_s if self.older_than_s is not None else float("inf")
 
     @property
@@ -145,7 +145,7 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 
 
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Yield layers of this checkout that no plan uses, children first: a layer with children cannot go."""
+    """Yield layers of this checkout that no plan uses, children first: the engine keeps their parents."""
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
     layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)

@@ -1,4 +1,4 @@
-"""A build that has something to do: run, screen, threads, and an orderly end whatever happens."""
+"""Runs a build that makes targets: opens the run and its screen, starts threads, always cleans up."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ from builder.screen.plain import PlainLines
 from builder.screen.report import render
 from builder.screen.text import look
 
-_STOP_S = 60.0  # for the workers of an interrupted run to end
+_STOP_S = 60.0  # time for the workers of an interrupted run to end
 
 
 def produce_all(
@@ -43,7 +43,7 @@ def produce_all(
     request: Request,
     cancelled: threading.Event,
 ) -> list[Receipt]:
-    """Receipts of all plans, made side by side; the first error is raised after all have ended."""
+    """Make the targets in parallel and return their receipts; raise the first error after all have ended."""
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
     recorded: list[Event] = []
     outcomes: list[Receipt | FactoryError] = []
@@ -77,7 +77,7 @@ def working(
     *subscribers: Callable[[Event], None],
     cancelled: threading.Event | None = None,
 ) -> Iterator[Work]:
-    """A run with its log, its screen and its events, which tell how it ended."""
+    """Open a run with its log, screen and events; the last event says how the run ended."""
     label = targets[0] if len(targets) == 1 else f"{len(targets)}-targets"
     label = label if command == "build" else f"{command}-{label}"
     with ExitStack() as stack:
@@ -103,7 +103,7 @@ def working(
 
 
 def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
-    """Raise the first error, with the run's log in its hint."""
+    """Raise the first error, with the path of the run's log in its hint."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
     if errors:
         first = errors[0]
@@ -112,15 +112,15 @@ def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
 
 
 def warning(plan: Plan) -> str:
-    """A note about the rules that warn of a plan."""
-    return f"{plan.target.name}: {', '.join(plan.warnings)} warn (builder stack check {plan.stack.name})"
+    """Return a note about the rules that warn about a plan."""
+    return f"{plan.target.name}: warning {', '.join(plan.warnings)} (builder stack check {plan.stack.name})"
 
 
 def unverified(plan: Plan) -> str:
-    """A note about digests that were never compared with the bytes."""
+    """Return a note about locked digests that were never compared with the bytes."""
     first, *more = plan.unverified
     others = f" and {len(more)} more" if more else ""
-    return f"{plan.target.name}: not compared with the bytes yet: {first}{others} (builder lock --verify)"
+    return f"{plan.target.name}: digest not verified: {first}{others} (builder lock --verify)"
 
 
 def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> list[Receipt | FactoryError]:
@@ -153,7 +153,7 @@ def _outcome(plan: Plan, tools: Tools) -> Receipt | FactoryError:
 
 
 def _stop_all(lanes: Mapping[str, Lane], futures: Sequence[Future[Receipt | FactoryError]]) -> None:
-    """Remove what the workers use, again and again, until all of them have ended."""
+    """Stop the lanes repeatedly until all workers have ended, at most for a minute."""
     deadline = time.monotonic() + _STOP_S
     pending = list(futures)
     while pending and time.monotonic() < deadline:
@@ -165,16 +165,16 @@ def _stop_all(lanes: Mapping[str, Lane], futures: Sequence[Future[Receipt | Fact
 
 
 def clear_dead(workspace: Workspace) -> None:
-    """Remove the containers, processes and folders of runs whose process is gone."""
+    """Remove the containers, processes and folders of runs whose process has died."""
     for name in dead_runs(workspace):
         sweep(Engine(), name)
         forget_run(workspace, name)
 
 
 def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
-    """The subscriber that a person or a program looks at."""
+    """Return the subscriber that prints the events of a run."""
     if as_json:
-        # A reader that goes away ends a build as the end of its terminal does: it cleans up first.
+        # A closed stdout interrupts a build like a closed terminal: the build cleans up.
         return nullcontext(JsonLines(sys.stdout, on_lost=partial(signal.raise_signal, signal.SIGHUP)))
     if look(sys.stderr, os.environ).live:
         return LiveTree(sys.stderr, os.environ)

@@ -28,7 +28,7 @@ _START_S = 900.0
 _STOP_S = 120.0
 # The keeper ends by itself after this time, in case molecule was killed.
 _LIFE_S = 7200.0
-# Prefixes of variables for Ansible itself: with SSH it runs on this machine.
+# Prefixes of variables for Ansible itself, which molecule runs outside the machine.
 _CONTROLLER = ("ANSIBLE_", "HOME")
 # An option of the keeper's command line: `stop` must not kill another process that got its PID.
 _MARK = "--hold"

@@ -42,7 +42,9 @@ def run(argv: Sequence[str]) -> int:
         help="share: ARN of an organization or organizational unit; may be repeated",
     )
     options.add_argument("--after", type=int, default=0, metavar="DAYS", help="deprecate: days from today")
-    options.add_argument("--force", action="store_true", help="retire: even if a parameter 'latest' names it")
+    options.add_argument(
+        "--force", action="store_true", help="retire: even if a 'latest' parameter points to the AMI"
+    )
     options.add_argument("--yes", action="store_true", help="retire: do not ask for confirmation")
     options.add_argument("--json", action="store_true", help="list, show: print JSON")
     add_site(options)

@@ -17,7 +17,7 @@ from builder.pipeline import check, refusal
 
 def run(argv: Sequence[str]) -> int:
     options = parser("check", "Run the checks of a target on an existing image.")
-    options.add_argument("image", help="name with tag, or ID, of an image in the engine")
+    options.add_argument("image", help="image in the engine: name:tag or ID")
     options.add_argument("--target", metavar="NAME", help="default: the target in the image's label")
     add_flavour(options)
     parsed = options.parse_args(argv)

@@ -24,7 +24,7 @@ from builder.screen.text import look, size
 _ROOM_BYTES = 10 * 1024**3
 ANSWER_S = 5.0  # timeout for a registry
 _PACKAGES = {"docker": "docker.io"}
-_CREDENTIALS = re.compile(r"//[^/@ ]*@")  # of a URL
+_CREDENTIALS = re.compile(r"//[^/@ ]*@")  # a login in a URL
 _GOOD, _NOTE, _BAD = "passed", "skipped", "failed"
 
 

@@ -11,7 +11,7 @@ from builder.lock import ACCOUNT
 
 def run(argv: Sequence[str]) -> int:
     options = parser("iam", "Print the IAM policy for building and publishing a target. Works offline.")
-    options.add_argument("target", help="target name; builder list")
+    options.add_argument("target", help="name of a target (builder list)")
     add_flavour(options)
     options.add_argument(
         "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"

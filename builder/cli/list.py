@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     elif parsed.json:
         print(json.dumps([_as_json(context, target) for target in targets], indent=2))
     else:
-        # A row is one line; `builder show` has the rest of the sentence.
+        # The first clause alone keeps a row short; `builder show` prints the whole summary.
         rows = [
             (t.name, t.kind, _locked(context, t), ", ".join(t.flavours), t.summary.partition(":")[0])
             for t in targets
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _locked(context: Context, target: Target) -> str:
-    """Describe how much of the site's default flavour is locked."""
+    """Return "yes", or how many downloads of the site's default flavour are not locked."""
     if (flavour := _default(context, target)) is None:
         return "no flavour"
     missing = len(context.unlocked(target, flavour))

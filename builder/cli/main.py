@@ -1,4 +1,4 @@
-"""`builder`: finds the verb, loads its module alone, turns errors into messages and exit codes."""
+"""`builder`: imports the module of a verb and runs it; turns errors into messages and exit codes."""
 
 import importlib
 import sys
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 from builder.screen.streams import OutputLost, discard, guard_streams
 
-# Verb → what it is for; the module of the same name in this package runs it.
+# Verb → summary; the module of the same name in this package runs the verb.
 VERBS = {
-    "list": "what can be built",
-    "show": "one target: its components, versions and variables",
-    "plan": "what a build would do, and why, before it does it",
-    "build": "make targets, check them, publish them",
+    "list": "list the targets, and whether their downloads are locked",
+    "show": "show the flavours, components and versions of a target",
+    "plan": "show what a build would make, reuse and download, and why",
+    "build": "build targets, check them, publish them",
     "check": "run a target's checks on an existing image",
-    "role": "roles on a fresh machine: apply, apply again, check",
-    "stack": "which versions fit together: list, show, check, solve, diff",
-    "lock": "what builds download, by digest: fill in, --update, --diff, --verify",
-    "ami": "images that were built: list, show, copy, share, deprecate, publish, retire",
-    "iam": "the policy that building and publishing a target in an account needs",
-    "doctor": "what this machine lacks, each with the fix",
-    "clean": "what the factory left behind, and remove it",
-    "registry": "the registry on this machine: up, down, status",
-    "rehearse": "an AWS account on this machine: up, down, status, env",
-    "completion": "completion for bash, zsh or fish",
+    "role": "apply roles to a fresh machine and check them",
+    "stack": "find versions that work together: list, show, check, solve, diff",
+    "lock": "lock the digests of downloads: add, --update, --diff, --verify",
+    "ami": "manage built AMIs: list, show, copy, share, deprecate, publish, retire",
+    "iam": "print the IAM policy for building and publishing a target",
+    "doctor": "check this machine for what a build needs",
+    "clean": "list what builds left behind, and remove it",
+    "registry": "run a registry on this machine: up, down, status",
+    "rehearse": "emulate an AWS account on this machine: up, down, status, env",
+    "completion": "print a completion script for bash, zsh or fish",
 }
 
 
-# Commands that change nothing: a reader that has seen enough (`| head`) ends them with success.
+# Commands that change nothing: they succeed if stdout is closed early (`| head`).
 _READING = {"list", "show", "plan", "stack", "iam", "doctor", "completion", "ami list", "ami show"}
 _READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"}
 
@@ -90,7 +90,7 @@ def help_text() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
     return f"""\
-Machine images and containers for distributed training that fit together.
+Build machine images and containers for distributed ML training.
 
 usage: builder VERB [options]
 

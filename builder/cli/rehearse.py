@@ -1,4 +1,4 @@
-"""`builder rehearse`: emulates an AWS account on this machine, whose instances are containers."""
+"""`builder rehearse`: emulates an AWS account on this machine; its instances are containers."""
 
 import json
 import shlex
@@ -73,7 +73,7 @@ def _down(context: Context, name: str) -> int:
 
 def _print_environment(found: Rehearsal | None) -> int:
     if found is None:
-        raise MissingError("no rehearsal runs", hint="builder rehearse up")
+        raise MissingError("no rehearsal is running", hint="builder rehearse up")
     scratch = found.folder / "shell"
     for name, value in sorted(found.fence(scratch, inherited={}).environment.items()):
         print(f"export {name}={shlex.quote(value)}")

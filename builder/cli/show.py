@@ -12,7 +12,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser(
         "show", "Show the flavours, components and versions of a target; --json adds variables and layers."
     )
-    options.add_argument("target", help="target name; builder list")
+    options.add_argument("target", help="name of a target (builder list)")
     options.add_argument("--json", action="store_true", help="print the whole plan as JSON")
     add_site(options)
     parsed = options.parse_args(argv)

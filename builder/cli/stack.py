@@ -73,7 +73,7 @@ def _show(argv: Sequence[str]) -> int:
     options = parser(
         "stack show", "Show a stack: its pins, the versions that come with them, and its machine types."
     )
-    options.add_argument("stack", help="stack name; builder stack list")
+    options.add_argument("stack", help="name of a stack (builder stack list)")
     options.add_argument("--json", action="store_true", help="print JSON")
     parsed = options.parse_args(argv)
     knowledge = open_context(parsed).knowledge

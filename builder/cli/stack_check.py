@@ -31,7 +31,7 @@ _NAMED = 8  # unknown facts named in text; --json has all
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A set of facts to check: its title, the facts, and what could not be read."""
+    """Facts to check, their title, and descriptions of sources that could not be read."""
 
     name: str
     stated: Mapping[str, Value]

@@ -96,7 +96,7 @@ def _requests(knowledge: Knowledge, parsed: argparse.Namespace) -> tuple[Request
         if request.fact in requests:
             first = requests[request.fact].argument
             raise UsageError(
-                f"{request.argument}: {request.fact} is already set by {first}", hint="keep one of them"
+                f"{request.argument}: {request.fact} is already set by {first}", hint="pass only one of them"
             )
         requests[request.fact] = request
     facts = derive({r.fact: r.value for r in requests.values() if r.value is not None}, knowledge)
@@ -200,7 +200,7 @@ def _rejection(answer: Solution, row: Row, rejection: Rejection) -> str:
 
 
 def _name(answer: Solution, row: Row, reason: Reason) -> str:
-    """Name a reason in the row of the fact that it keeps from being newer."""
+    """Return the name of a reason, as the table shows it in `row`."""
     if isinstance(reason, Request):
         return reason.argument
     if isinstance(reason, Rule):
@@ -360,7 +360,7 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
 
 
 def stack_file(knowledge: Knowledge, answer: Solution) -> str:
-    """Return the set as a file for catalog/stacks/, without the versions that other components bring."""
+    """Return the set as a file for catalog/stacks/, without versions that come with other components."""
     vocabulary, result = knowledge.vocabulary.facts, answer.result
     brought = {row.fact for row in answer.rows if row.comes_with}
     arch = {"arch": result.facts["arch"]} if "arch" in result.facts else {}

@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
             count=0,
         ),
         7,
-        "is gone from us-east-1",
+        "no longer exists in us-east-1",
     ),
     "pending image": (
         Disturbance(

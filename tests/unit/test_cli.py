@@ -120,7 +120,7 @@ def test_list_and_show_print_json(repository: Repository) -> None:
 
 
 def listed(repository: Repository, *words: str) -> list[str]:
-    """Return the words of the row of `hello` as `builder list` prints it."""
+    """Return the words of the row of `hello` in the output of `builder list`."""
     lines = call("list", *words, root=repository.root).stdout.splitlines()
     assert lines[0].split()[:4] == ["target", "kind", "locked", "flavours"]
     return lines[1].split()
@@ -165,7 +165,9 @@ def test_list_counts_the_downloads_of_the_default_flavour(flavoured: Repository)
     assert [flavour["locked"] for flavour in target["flavours"]] == [True, False]
 
 
-def test_list_counts_for_aws_what_no_other_site_can_build(repository: Repository) -> None:
+def test_list_counts_the_downloads_of_an_aws_build_for_a_system_without_bootstrap(
+    repository: Repository,
+) -> None:
     path = repository.root / "catalog/systems/tiny-1.toml"
     text = path.read_text(encoding="utf-8").partition("[bootstrap]")[0]
     ami = '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
@@ -310,7 +312,7 @@ Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def shell(root: Path) -> Shell:
-    """Runs `builder` with redirections of a shell; the exit code is that of `builder`."""
+    """Run `builder` with the redirections of a shell; the result has the exit code of `builder`."""
 
     def run(words: str) -> "subprocess.CompletedProcess[str]":
         command = f"{sys.executable} -m builder.cli.main {words}; exit ${{PIPESTATUS[0]}}"
@@ -336,7 +338,7 @@ LOSSES = ("| true", ">/dev/full", ">&-")
     ],
 )
 def test_exit_code_without_stdout(words: str, codes: tuple[int, ...], shell: Shell) -> None:
-    """Only a command that changes nothing takes a closed pipe as success; an error keeps its own code."""
+    """A closed pipe is a success only for commands that change nothing; an error keeps its exit code."""
     for redirection, code in zip(LOSSES, codes, strict=True):
         done = shell(f"{words} {redirection}")
         assert (redirection, done.returncode) == (redirection, code)
@@ -352,8 +354,8 @@ def test_a_lost_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> N
     assert shell(f"list --no-such-option {redirection}").returncode == 2
 
 
-def test_a_closed_descriptor_is_not_given_to_another_file(root: Path) -> None:
-    """The next file that the program opens would be written to by every print."""
+def test_a_closed_descriptor_is_not_reused_for_another_file(root: Path) -> None:
+    """Otherwise print would write to the next file that the program opens."""
     code = (
         "from builder.screen.streams import OutputLost, guard_streams\n"
         "try: guard_streams()\n"

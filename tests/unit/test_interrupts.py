@@ -52,7 +52,7 @@ def test_a_signal_to_a_worker_thread_interrupts_the_main_thread_at_once(
 
 def test_signals_are_deferred_until_threads_have_started(pool: ThreadPoolExecutor) -> None:
     futures = []
-    with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):  # noqa: PT012 (it is raised late)
+    with interruptible(), pytest.raises(Interrupted, match="SIGTERM"):  # noqa: PT012 (raised at the end of the inner block)
         with defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGHUP)

@@ -211,7 +211,7 @@ def test_recognizes_the_proprietary_driver(tmp_path: Path, root: Path) -> None:
         ("rocky", "9.6", "rocky9"),
     ],
 )
-def test_systems_have_the_names_of_the_rules(identity: str, version: str, expected: str) -> None:
+def test_systems_are_named_as_in_the_rules(identity: str, version: str, expected: str) -> None:
     assert survey.system_name(identity, version) == expected
 
 

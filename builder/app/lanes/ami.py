@@ -140,7 +140,7 @@ class AmiLane(Lane):
         return open_publisher(self._site, self._cancelled)
 
     def _publisher_of(self, work: Work) -> AmiPublisher:
-        """Return the publisher with a run, in whose journal it records what it creates."""
+        """Return the publisher of a run; it records created resources in the run's journal."""
         return dataclasses.replace(
             self._publisher, run=work.run, say=lambda text: work.events.emit("note", text=text)
         )

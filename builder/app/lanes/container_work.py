@@ -1,4 +1,4 @@
-"""The tools of the container lane in one run: they make layers and check images in the engine."""
+"""The tools of the container lane for a run: they make layers and check images in the engine."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ class ContainerWork:
     """The tools of one run, and its cleanup."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
-        # Before the threads of the run start: several would import it at the same time.
+        # Load it before the threads start: several threads would import it at once.
         load_sdk()
         self._engine = engine
         self._run = work.run

@@ -1,4 +1,4 @@
-"""One way to AWS: the site's proxy and CAs for every call of every verb, and none of it for a rehearsal."""
+"""AWS clients use the proxy and the CAs of the site for every call; rehearsals use neither."""
 
 import ssl
 import threading
@@ -44,7 +44,7 @@ def as_aws(asked: Asked) -> tuple[int, dict[str, str], bytes]:
 
 @dataclass(frozen=True)
 class Site:
-    """A repository whose site reaches AWS through a proxy, by certificates of its own CA."""
+    """Repository whose site.toml sets a proxy and a private CA for AWS."""
 
     repository: Repository
     tunnel: Tunnel
@@ -55,7 +55,7 @@ class Site:
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keys in the environment, and nothing else of the person's own."""
+    """Set test keys, and hide the user's own settings for AWS and proxies."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "no_proxy"):
@@ -83,7 +83,7 @@ def site(repository: Repository, serve: Serve, certificate: Path, credentials: N
 
 
 def build(site: Site) -> str:
-    """What a build first asks of the account."""
+    """Look up an image in the account, as a build does first."""
     account = SiteAccount(Context(site.repository.root, site_name="aws")).account
     found = account.image(IMAGE)
     assert found is not None
@@ -103,7 +103,7 @@ def lock_images(site: Site) -> str:
     return lock.read(site.repository.root).value("ami", subject)
 
 
-def test_images_are_pushed_through_the_proxy_and_the_ca_of_the_site(
+def test_publisher_uses_the_proxy_and_the_ca_of_the_site(
     repository: Repository, serve: Serve, certificate: Path, credentials: None, tmp_path: Path
 ) -> None:
     digest = f"sha256:{'1' * 64}"
@@ -121,14 +121,14 @@ def test_images_are_pushed_through_the_proxy_and_the_ca_of_the_site(
 
 
 @pytest.mark.parametrize("verb", [build, lock_images])
-def test_lock_and_build_reach_aws_through_the_proxy_and_the_ca_of_the_site(
+def test_lock_and_build_call_aws_through_the_proxy_with_the_ca_of_the_site(
     site: Site, verb: Callable[[Site], str]
 ) -> None:
     assert verb(site) == IMAGE
     assert site.tunnel.asked == [EC2]
 
 
-def test_the_environments_proxy_is_not_taken_where_the_site_names_one(
+def test_proxy_of_the_site_overrides_the_proxy_of_the_environment(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
@@ -137,14 +137,14 @@ def test_the_environments_proxy_is_not_taken_where_the_site_names_one(
     assert site.tunnel.asked == [EC2, STS]
 
 
-def test_without_the_sites_ca_its_certificate_is_refused_with_the_key_to_set(site: Site) -> None:
+def test_untrusted_certificate_fails_with_a_hint_to_set_ca_bundle(site: Site) -> None:
     site.write(f'proxy = "{site.tunnel.url}"')
     with pytest.raises(MissingError, match="SSL validation failed") as caught:
         build(site)
     assert "mirror.ca_bundle" in caught.value.hint
 
 
-def test_no_proxy_is_obeyed_for_each_service(certificate: Path) -> None:
+def test_no_proxy_applies_per_service(certificate: Path) -> None:
     proxy = "http://proxy.invalid:3128"
     network = Network(proxies={"https_proxy": proxy, "no_proxy": "ec2.us-east-1.amazonaws.com"})
     account = Account(KEYS, region=EAST, network=network)
@@ -153,7 +153,7 @@ def test_no_proxy_is_obeyed_for_each_service(certificate: Path) -> None:
     assert account.client("ec2", "eu-west-1").meta.config.proxies == {"http": proxy, "https": proxy}
 
 
-def test_an_endpoint_on_this_machine_has_no_proxy(
+def test_endpoint_on_loopback_is_called_without_proxy(
     rehearsed_account: RehearsedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -166,7 +166,9 @@ def test_an_endpoint_on_this_machine_has_no_proxy(
     assert not Account({}, region=EAST).is_on_this_machine
 
 
-def test_tools_are_given_the_way_that_the_builder_takes(certificate: Path, credentials: None) -> None:
+def test_tool_environment_has_the_proxies_and_cas_of_the_account(
+    certificate: Path, credentials: None
+) -> None:
     proxies = {"https_proxy": "http://proxy.invalid:3128", "no_proxy": "a.invalid"}
     account = Account(KEYS, region=EAST, network=Network(proxies=proxies, ca_bundle=certificate))
     found = account.tool_environment
@@ -182,7 +184,7 @@ def test_tools_are_given_the_way_that_the_builder_takes(certificate: Path, crede
     assert not trusted.exists()
 
 
-def test_without_credentials_a_build_says_how_to_get_them(
+def test_missing_credentials_fail_with_a_hint_to_log_in(
     credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

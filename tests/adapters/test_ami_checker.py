@@ -1,4 +1,4 @@
-"""The instance that an AMI is checked on, in a rehearsed account: it may not start, or not in time."""
+"""Checks of an AMI in a rehearsed account, on an instance that does not start or not in time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +49,11 @@ def check(ami_account: AmiAccount, run: Run) -> None:
 
 
 def states(ami_account: AmiAccount) -> set[str]:
-    """Of the instances that the checks started."""
+    """Return the states of the instances that the checks started."""
     (started,) = [call for call in ami_account.proxy.calls if call.action == "RunInstances"]
     filters = [{"Name": "tag:Name", "Values": [started.parameters["KeyName"]]}]
     found = ami_account.aws.ec2.describe_instances(Filters=filters)["Reservations"]
-    return {instance["State"]["Name"] for one in found for instance in one["Instances"]}
+    return {instance["State"]["Name"] for reservation in found for instance in reservation["Instances"]}
 
 
 def test_instance_that_does_not_start_fails_the_checks(ami_account: AmiAccount, proxy: Proxy) -> None:
@@ -75,7 +75,7 @@ def test_instance_that_stays_pending_fails_the_checks(
     assert states(ami_account) == {"terminated"}
 
 
-def test_waiting_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_wait_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy: Proxy) -> None:
     pending = "<code>0</code><name>pending</name>"
     with ami_account.run() as run:
 
@@ -91,5 +91,5 @@ def test_waiting_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy
         with pytest.raises(Interrupted):
             check(ami_account, run)
     assert states(ami_account) == {"terminated"}
-    asked = [call for call in proxy.calls if call.action == "DescribeInstances"]
-    assert len(asked) == 1, "and at once"
+    polls = [call for call in proxy.calls if call.action == "DescribeInstances"]
+    assert len(polls) == 1, "no poll after the cancellation"

@@ -1,4 +1,4 @@
-"""What a dead run left, and what the janitor makes of it: all of that run's goes, nothing of another."""
+"""The janitor deletes all resources of a dead run and none of other runs."""
 
 import json
 import threading
@@ -40,7 +40,7 @@ def tagged(run: str, *kinds: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Left:
-    """Ids of what one run has in one region."""
+    """Ids of the resources of one run in one region."""
 
     instance: str
     key: str
@@ -53,7 +53,7 @@ class Left:
 
 
 def leave(aws: Clients, run: str, region: str = EAST) -> Left:
-    """One of everything, as a run that is killed leaves it."""
+    """Create one resource of each kind, as a killed run leaves them."""
     ec2 = aws("ec2", region)
     group = ec2.create_security_group(
         GroupName=f"ami-x-{run}", Description="SSH", TagSpecifications=tagged(run, "security-group")
@@ -69,10 +69,10 @@ def leave(aws: Clients, run: str, region: str = EAST) -> Left:
     image = aws.ready_image(
         instance, region, Name=f"ami-x-{run}", TagSpecifications=tagged(run, "image", "snapshot")
     )
-    # Older versions of Packer tag last.
+    # Old versions of Packer tag the image last.
     untagged = aws.ready_image(instance, region, Name=f"ami-y-{run}")
     orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, "snapshot"))["SnapshotId"]
-    disks = tuple(snapshot_of(aws, one, region) for one in (image, untagged))
+    disks = tuple(snapshot_of(aws, ami, region) for ami in (image, untagged))
     return Left(instance, key, group, volume, image, untagged, disks, orphan)
 
 
@@ -80,18 +80,18 @@ def snapshot_of(aws: Clients, image: str, region: str) -> str:
     return str(aws.describe(image, region)["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"])
 
 
-def there(aws: Clients, region: str = EAST) -> set[str]:
-    """Everything that a region has of ours."""
+def existing_ids(aws: Clients, region: str = EAST) -> set[str]:
+    """Return the ids of all resources of the account in a region."""
     ec2 = aws("ec2", region)
     living = [{"Name": "instance-state-name", "Values": LIVING}]
     reservations = ec2.describe_instances(Filters=living)["Reservations"]
     return {
-        *(one["InstanceId"] for each in reservations for one in each["Instances"]),
-        *(one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]),
-        *(one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]),
-        *(one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]),
-        *(one["ImageId"] for one in ec2.describe_images(Owners=["self"])["Images"]),
-        *(one["SnapshotId"] for one in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]),
+        *(instance["InstanceId"] for each in reservations for instance in each["Instances"]),
+        *(key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]),
+        *(group["GroupId"] for group in ec2.describe_security_groups()["SecurityGroups"]),
+        *(volume["VolumeId"] for volume in ec2.describe_volumes()["Volumes"]),
+        *(image["ImageId"] for image in ec2.describe_images(Owners=["self"])["Images"]),
+        *(snapshot["SnapshotId"] for snapshot in ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]),
     }
 
 
@@ -102,7 +102,7 @@ def ids(left: Left, *but: str) -> set[str]:
 
 
 def begin(ami_account: AmiAccount, run: Run, region: str = EAST) -> None:
-    """The journal of a run that is killed in the middle."""
+    """Write open journal entries, as a killed run leaves them."""
     account = ami_account.account
     account.region = region
     journal.open_entry(run, account, "instance", f"ami-x-{run.name}")
@@ -110,55 +110,53 @@ def begin(ami_account: AmiAccount, run: Run, region: str = EAST) -> None:
 
 
 def record(run: Run, target: str, ami: str) -> None:
-    """A receipt, as far as anybody here reads it."""
+    """Write a receipt with only the fields that the janitor reads."""
     folder = run.workspace.out / "receipts" / target
     folder.mkdir(parents=True, exist_ok=True)
     receipt = {"format": 1, "artifact": {"reference": ami}, "plan": {}}
     (folder / f"{ami}.json").write_text(json.dumps(receipt))
 
 
-def test_everything_of_a_dead_run_goes_and_nothing_of_another(ami_account: AmiAccount, aws: Clients) -> None:
+def test_deletes_all_resources_of_a_dead_run_and_none_of_another(
+    ami_account: AmiAccount, aws: Clients
+) -> None:
     with ami_account.run() as dead, ami_account.run() as living:
-        mine, theirs = leave(aws, dead.name), leave(aws, living.name)
+        own, theirs = leave(aws, dead.name), leave(aws, living.name)
         begin(ami_account, dead)
         begin(ami_account, living)
         similar = leave(aws, f"{dead.name}0")
-    before = there(aws)
-    assert ids(mine) | ids(theirs) | ids(similar) <= before
+    before = existing_ids(aws)
+    assert ids(own) | ids(theirs) | ids(similar) <= before
     removed = janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
-    gone = before - there(aws)
-    root_volumes = {one for one in gone if one.startswith("vol-")} - {mine.volume}
-    assert gone - root_volumes == ids(mine)
-    assert len(root_volumes) == 1, "the one that ended with its instance"
-    assert {mine.instance, mine.key, mine.group, mine.image, mine.untagged} <= set(removed)
+    gone = before - existing_ids(aws)
+    root_volumes = {name for name in gone if name.startswith("vol-")} - {own.volume}
+    assert gone - root_volumes == ids(own)
+    assert len(root_volumes) == 1, "the root volume of the terminated instance"
+    assert {own.instance, own.key, own.group, own.image, own.untagged} <= set(removed)
     assert journal.read(ami_account.workspace, dead.name) == []
     assert journal.runs(ami_account.workspace) == [living.name]
 
 
-def test_only_the_regions_of_the_journal_are_swept(
-    ami_account: AmiAccount, aws: Clients, proxy: Proxy
-) -> None:
+def test_cleans_only_the_regions_in_the_journal(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
     with ami_account.run() as dead:
         here, west = leave(aws, dead.name), leave(aws, dead.name, WEST)
         begin(ami_account, dead, region=WEST)
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
-    assert ids(west) & there(aws, WEST) == set()
-    assert ids(here) <= there(aws)
+    assert ids(west) & existing_ids(aws, WEST) == set()
+    assert ids(here) <= existing_ids(aws)
     assert {call.region for call in proxy.calls} == {WEST}
 
 
-def test_nothing_is_asked_of_an_account_that_the_run_was_not_in(
-    ami_account: AmiAccount, proxy: Proxy
-) -> None:
+def test_makes_no_calls_if_the_run_used_another_account(ami_account: AmiAccount, proxy: Proxy) -> None:
     with ami_account.run() as dead:
         other = Account({"AWS_ENDPOINT_URL": "https://aws.example"}, region=EAST)
         journal.open_entry(dead, other, "instance", "x")
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == []
     assert proxy.calls == []
-    assert journal.runs(ami_account.workspace) == [dead.name], "it is left for whoever is in that account"
+    assert journal.runs(ami_account.workspace) == [dead.name], "the journal stays for the other account"
 
 
-def test_an_image_with_a_receipt_stays_and_so_do_its_copies(ami_account: AmiAccount, aws: Clients) -> None:
+def test_keeps_an_image_with_a_receipt_and_its_copies(ami_account: AmiAccount, aws: Clients) -> None:
     with ami_account.run() as dead:
         home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
         with journal.permanent(
@@ -170,13 +168,13 @@ def test_an_image_with_a_receipt_stays_and_so_do_its_copies(ami_account: AmiAcco
         journal.open_entry(dead, ami_account.account, "copy", "interrupted afterwards")
         west = journal.read(ami_account.workspace, dead.name)[0]
         assert west.kind == "image"
-    before = {region: there(aws, region) for region in (EAST, WEST)}
+    before = {region: existing_ids(aws, region) for region in (EAST, WEST)}
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == []
-    assert {region: there(aws, region) for region in (EAST, WEST)} == before
+    assert {region: existing_ids(aws, region) for region in (EAST, WEST)} == before
     assert journal.runs(ami_account.workspace) == []
 
 
-def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans(
+def test_deletes_a_complete_image_unless_it_is_kept_for_the_next_build(
     ami_account: AmiAccount, aws: Clients
 ) -> None:
     with ami_account.run() as dead:
@@ -188,14 +186,14 @@ def test_a_complete_image_waits_for_the_next_build_and_goes_when_somebody_cleans
         journal.open_entry(dead, ami_account.account, "instance", "of the checks")
     disk = snapshot_of(aws, home, EAST)
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True) == []
-    assert {home, disk} <= there(aws)
+    assert {home, disk} <= existing_ids(aws)
     assert journal.runs(ami_account.workspace) == [dead.name]
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == [home]
-    assert {home, disk} & there(aws) == set()
+    assert {home, disk} & existing_ids(aws) == set()
     assert journal.runs(ami_account.workspace) == []
 
 
-def test_a_run_that_ended_well_costs_no_call(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_makes_no_calls_for_a_successful_run(ami_account: AmiAccount, proxy: Proxy) -> None:
     with ami_account.run() as run:
         with (
             journal.permanent(run, ami_account.account, "image", "x") as made,
@@ -208,7 +206,7 @@ def test_a_run_that_ended_well_costs_no_call(ami_account: AmiAccount, proxy: Pro
     assert journal.runs(ami_account.workspace) == []
 
 
-def test_a_removal_that_was_cut_short_is_ended(
+def test_resumes_an_interrupted_cleanup(
     ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.adapters.aws import account
@@ -228,11 +226,11 @@ def test_a_removal_that_was_cut_short_is_ended(
             assert rounds < 30
             continue
         break
-    assert rounds > 5, "one thing went in each"
-    assert ids(left) & there(aws) == set()
+    assert rounds > 5, "each round deletes one resource"
+    assert ids(left) & existing_ids(aws) == set()
 
 
-def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccount) -> None:
+def test_journal_entries_stay_open_only_after_an_error(ami_account: AmiAccount) -> None:
     with ami_account.run() as run:
         with (
             pytest.raises(RuntimeError),
@@ -243,10 +241,13 @@ def test_what_fails_stays_open_and_what_ends_well_does_not(ami_account: AmiAccou
         with journal.temporary(run, ami_account.account, ("key-pair", "instance"), "b"):
             assert len(journal.read(ami_account.workspace, run.name)) == 4
         found = journal.read(ami_account.workspace, run.name)
-    assert [(one.kind, one.name, one.id) for one in found] == [("image", "a", ""), ("key-pair", "a", "")]
+    assert [(entry.kind, entry.name, entry.id) for entry in found] == [
+        ("image", "a", ""),
+        ("key-pair", "a", ""),
+    ]
 
 
-def test_half_a_line_is_no_news(ami_account: AmiAccount) -> None:
+def test_journal_ignores_a_partial_last_line(ami_account: AmiAccount) -> None:
     with ami_account.run() as run:
         journal.open_entry(run, ami_account.account, "instance", "a")
         path = journal.path_of(ami_account.workspace, run.name)
@@ -255,60 +256,63 @@ def test_half_a_line_is_no_news(ami_account: AmiAccount) -> None:
         rest = path.read_bytes()[len(whole) :]
         for length in range(len(rest)):
             path.write_bytes(whole + rest[:length])
-            assert [one.name for one in journal.read(ami_account.workspace, run.name)] in (["a"], ["a", "b"])
+            assert [entry.name for entry in journal.read(ami_account.workspace, run.name)] in (
+                ["a"],
+                ["a", "b"],
+            )
 
 
-def test_runs_at_once_do_not_mix_their_journals(ami_account: AmiAccount) -> None:
-    with open_run(ami_account.workspace, "one") as one, open_run(ami_account.workspace, "two") as two:
-        journal.open_entry(one, ami_account.account, "instance", "a")
-        journal.open_entry(two, ami_account.account, "instance", "b")
-        assert [thing.name for thing in journal.read(ami_account.workspace, one.name)] == ["a"]
-        assert journal.runs(ami_account.workspace) == sorted([one.name, two.name])
+def test_concurrent_runs_have_separate_journals(ami_account: AmiAccount) -> None:
+    with open_run(ami_account.workspace, "one") as first, open_run(ami_account.workspace, "two") as second:
+        journal.open_entry(first, ami_account.account, "instance", "a")
+        journal.open_entry(second, ami_account.account, "instance", "b")
+        assert [entry.name for entry in journal.read(ami_account.workspace, first.name)] == ["a"]
+        assert journal.runs(ami_account.workspace) == sorted([first.name, second.name])
 
 
-def test_group_that_stays_in_use_is_named_after_the_rest_is_removed(
+def test_reports_a_group_in_use_after_deleting_the_rest(
     ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
     with ami_account.run() as dead:
-        mine = leave(aws, dead.name)
+        own = leave(aws, dead.name)
         begin(ami_account, dead)
     proxy.disturb(Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0))
-    with pytest.raises(BuildError, match=f"security group {mine.group} in {EAST} was not deleted") as caught:
+    with pytest.raises(BuildError, match=f"security group {own.group} in {EAST} was not deleted") as caught:
         janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
-    assert mine.group in caught.value.hint
+    assert own.group in caught.value.hint
     assert caught.value.hint.endswith("builder clean")
-    assert ids(mine) & there(aws) == {mine.group}
-    assert journal.runs(ami_account.workspace) == [dead.name], "the next clean-up finds the group"
+    assert ids(own) & existing_ids(aws) == {own.group}
+    assert journal.runs(ami_account.workspace) == [dead.name], "the next cleanup finds the group"
     proxy.calm()
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
-    assert ids(mine) & there(aws) == set()
+    assert ids(own) & existing_ids(aws) == set()
 
 
-def test_instance_that_does_not_end_is_named(
+def test_reports_an_instance_that_does_not_terminate(
     ami_account: AmiAccount, aws: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(janitor, "_END_S", 0.3)
     monkeypatch.setattr(janitor, "_ALIVE", [*janitor._ALIVE, "terminated"])
     with ami_account.run() as dead:
-        mine = leave(aws, dead.name)
+        own = leave(aws, dead.name)
         begin(ami_account, dead)
-    with pytest.raises(BuildError, match=f"{mine.instance} in {EAST} did not terminate") as caught:
+    with pytest.raises(BuildError, match=f"{own.instance} in {EAST} did not terminate") as caught:
         janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
-    assert mine.instance in caught.value.hint
+    assert own.instance in caught.value.hint
     assert journal.runs(ami_account.workspace) == [dead.name]
 
 
-def test_waiting_for_a_group_can_be_cancelled(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
+def test_wait_for_a_group_can_be_cancelled(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
     cancelled = threading.Event()
     with ami_account.run() as dead:
-        mine = leave(aws, dead.name)
+        own = leave(aws, dead.name)
     proxy.disturb(
         Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
     )
     timer = threading.Timer(0.5, cancelled.set)
     timer.start()
     with pytest.raises(Interrupted):
-        groups.delete(ami_account.account, EAST, mine.group, cancelled=cancelled)
-    asked = [call for call in proxy.calls if call.action == "DeleteSecurityGroup"]
-    assert 1 <= len(asked) <= 4, "not more often than the account allows"
+        groups.delete(ami_account.account, EAST, own.group, cancelled=cancelled)
+    attempts = [call for call in proxy.calls if call.action == "DeleteSecurityGroup"]
+    assert 1 <= len(attempts) <= 4, "polls with the backoff of the account"

@@ -1,4 +1,4 @@
-"""The maker of AMIs in a rehearsed account, with a stand-in for Packer: what it does when EC2 says no."""
+"""AMI builds in a rehearsed account with a fake Packer: errors of EC2 and groups that stay in use."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
 from tests.support.rehearsed_account import AmiAccount
 
 BOUND_S = 60.0
-# Says that it has started an instance, and works until it is interrupted.
+# Fake Packer that reports a started instance and runs until it is interrupted.
 PACKER = """#!/bin/sh
 end() {{
   echo interrupted > {folder}/interrupted
@@ -41,7 +41,7 @@ echo '1,,ui,say,==> amazon-ebs.image: Waiting for SSH to become available...'
 while :; do sleep 0.05; done
 """
 
-# Says that it has made an image, in the manifest that its variables name.
+# Fake Packer that writes a manifest with one image.
 FINISHED = """#!{python}
 import json, sys
 (words,) = [word for word in sys.argv if word.startswith("-var-file=")]
@@ -64,7 +64,7 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
 
 @pytest.fixture
 def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the stand-in for Packer is to be."""
+    """Path of the fake Packer; its folder is on PATH."""
     program = tmp_path / "bin" / "packer"
     program.parent.mkdir()
     program.touch(mode=0o755)
@@ -75,7 +75,7 @@ def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def instance(aws: Clients, packer: Path, tmp_path: Path) -> str:
-    """The instance that the stand-in for Packer says it has started."""
+    """An instance that the fake Packer reports as started."""
     started = str(aws.run()["InstanceId"])
     packer.write_text(PACKER.format(folder=tmp_path, instance=started))
     return started
@@ -86,89 +86,89 @@ def plan() -> Plan:
     return Context(ROOT, site_name="aws").plan("ami-cpu")
 
 
-def make(ami_account: AmiAccount, run: Run, plan: Plan, hear: Callable[[Event], None]) -> Artifact:
+def make(ami_account: AmiAccount, run: Run, plan: Plan, on_event: Callable[[Event], None]) -> Artifact:
     source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
         account=ami_account.account,
         settings=AwsSettings(),
         run=run,
         root=ROOT,
-        events=Stream(hear),
+        events=Stream(on_event),
         commit="",
         mirror=lambda _: Mirror(),
         source=lambda _: source,
     )
-    # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
+    # Child processes of a background job ignore SIGINT; `interruptible` makes them receive it.
     with interruptible():
         return maker.make(plan)
 
 
 def left(aws: Clients, run: str) -> list[str]:
-    """Keys and groups of a run."""
-    mine = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
+    """Return the key pairs and security groups of a run."""
+    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
     return [
-        *(one["KeyName"] for one in aws.ec2.describe_key_pairs(Filters=mine)["KeyPairs"]),
-        *(one["GroupId"] for one in aws.ec2.describe_security_groups(Filters=mine)["SecurityGroups"]),
+        *(key["KeyName"] for key in aws.ec2.describe_key_pairs(Filters=filters)["KeyPairs"]),
+        *(group["GroupId"] for group in aws.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]),
     ]
 
 
-def test_error_of_ec2_ends_packer_and_is_raised(
+def test_error_of_ec2_interrupts_packer_and_is_raised(
     ami_account: AmiAccount, aws: Clients, proxy: Proxy, plan: Plan, instance: str, tmp_path: Path
 ) -> None:
     proxy.disturb(Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0))
-    heard: list[Event] = []
+    events: list[Event] = []
     started = time.monotonic()
     with (
         ami_account.run() as run,
         pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: Unauthorized"),
     ):
-        make(ami_account, run, plan, heard.append)
+        make(ami_account, run, plan, events.append)
     assert time.monotonic() - started < BOUND_S
-    assert (tmp_path / "interrupted").exists(), "Packer removes what it has started"
+    assert (tmp_path / "interrupted").exists(), "Packer cleans up"
     assert left(aws, run.name) == []
-    (end,) = [event for event in heard if event.name == "step.end"]
+    (end,) = [event for event in events if event.name == "step.end"]
     assert end.fields["outcome"] == "failed"
     assert "requiring metadata tokens" in end.text
 
 
-def test_tokens_are_required_as_soon_as_the_instance_is_named(
+def test_requires_tokens_as_soon_as_packer_names_the_instance(
     ami_account: AmiAccount, aws: Clients, plan: Plan, instance: str, tmp_path: Path
 ) -> None:
-    heard: list[Event] = []
+    events: list[Event] = []
     with ami_account.run() as run:
 
-        def hear(event: Event) -> None:
-            heard.append(event)
+        def on_event(event: Event) -> None:
+            events.append(event)
             if "Waiting for SSH" in event.text:
                 run.cancelled.set()
 
         with pytest.raises(Interrupted):
-            make(ami_account, run, plan, hear)
+            make(ami_account, run, plan, on_event)
     (call,) = [call for call in ami_account.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
     assert call.parameters["InstanceId"] == instance
     assert call.parameters["HttpTokens"] == "required"
-    assert [event.text for event in heard if event.name == "step.task"] == [
+    assert [event.text for event in events if event.name == "step.task"] == [
         "Launching a source AWS instance...",
         "Waiting for SSH to become available...",
         "Terminating the source AWS instance...",
     ]
 
 
-def test_group_that_stays_in_use_is_reported_and_does_not_cost_the_image(
+def test_group_in_use_is_reported_without_failing_the_build(
     ami_account: AmiAccount, proxy: Proxy, plan: Plan, packer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
     image = ami_account.image(key=plan.key + "-not-found-beforehand")
     packer.write_text(FINISHED.format(python=sys.executable, image=image))
     proxy.disturb(Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0))
-    heard: list[Event] = []
+    events: list[Event] = []
     with ami_account.run() as run:
-        assert make(ami_account, run, plan, heard.append).reference == image
+        assert make(ami_account, run, plan, events.append).reference == image
     (group,) = left(ami_account.aws, run.name)
-    (note,) = [event for event in heard if event.name == "note"]
+    (note,) = [event for event in events if event.name == "note"]
     assert f"security group {group} in us-east-1 was not deleted" in note.text
     assert "builder clean" in note.text
-    assert [one.kind for one in journal.read(ami_account.workspace, run.name) if not one.id] == [
+    assert [entry.kind for entry in journal.read(ami_account.workspace, run.name) if not entry.id] == [
         "security-group"
     ]
     proxy.calm()
@@ -176,7 +176,7 @@ def test_group_that_stays_in_use_is_reported_and_does_not_cost_the_image(
     assert left(ami_account.aws, run.name) == []
 
 
-def test_group_that_stays_in_use_does_not_hide_an_error(
+def test_group_in_use_does_not_hide_a_build_error(
     ami_account: AmiAccount, proxy: Proxy, plan: Plan, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
@@ -184,10 +184,10 @@ def test_group_that_stays_in_use_does_not_hide_an_error(
         Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0),
         Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
     )
-    heard: list[Event] = []
+    events: list[Event] = []
     with ami_account.run() as run, pytest.raises(MissingError, match="requiring metadata tokens"):
-        make(ami_account, run, plan, heard.append)
-    assert [event.text for event in heard if event.name == "note" and "was not deleted" in event.text]
+        make(ami_account, run, plan, events.append)
+    assert [event.text for event in events if event.name == "note" and "was not deleted" in event.text]
     proxy.calm()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert left(ami_account.aws, run.name) == []

@@ -1,6 +1,6 @@
-"""Publication of AMIs: what comes of it in every region, whatever happens on the way.
+"""Publication of AMIs in several regions, with API errors, interruptions and kills.
 
-Whoever follows …/latest/image_id is a thread of its own here, that looks all the time.
+Meanwhile a thread reads …/latest/image_id again and again and checks that it points to a usable image.
 """
 
 import itertools
@@ -40,38 +40,38 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
 
 
 @pytest.fixture
-def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls are not repeated: a process that is killed does not repeat any."""
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable retries of boto3, because a killed process does not retry."""
     monkeypatch.setattr(account_module, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
 
 
 @dataclass
 class Follower:
-    """Looks where the newest parameters lead, and at what is there."""
+    """Reader of the `latest` parameters that checks the images to which they point."""
 
     ami_account: AmiAccount
-    looked: int = 0
+    reads: int = 0
     seen: dict[str, set[str]] = field(default_factory=lambda: {region: set() for region in REGIONS})
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def follow(self) -> None:
         for region in itertools.cycle(REGIONS):
             if self.stopped.is_set():
                 return
-            self.look(region)
-            self.stopped.wait(0.02)  # as long as a call takes: the account has others to answer
+            self.check(region)
+            self.stopped.wait(0.02)  # leaves the rehearsed account time for other calls
 
-    def look(self, region: str) -> None:
+    def check(self, region: str) -> None:
         ami = self.ami_account.pointer(region)
-        self.looked += 1
+        self.reads += 1
         if not ami:
             if self.seen[region]:
-                self.complaints.append(f"{region}: the parameter is gone")
+                self.problems.append(f"{region}: the parameter is gone")
             return
         self.seen[region].add(ami)
-        if lacks := self.ami_account.lacks(region, ami):
-            self.complaints.append(f"{region}/{ami} {lacks}")
+        if defect := self.ami_account.lacks(region, ami):
+            self.problems.append(f"{region}/{ami} {defect}")
 
 
 @contextmanager
@@ -85,11 +85,11 @@ def followed(ami_account: AmiAccount) -> Iterator[Follower]:
         follower.stopped.set()
         thread.join(60)
     assert not thread.is_alive()
-    assert follower.looked > len(REGIONS)
-    assert follower.complaints == []
+    assert follower.reads > len(REGIONS)
+    assert follower.problems == []
 
 
-def test_an_image_is_published_in_three_regions(ami_account: AmiAccount) -> None:
+def test_publishes_an_image_in_three_regions(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     assert (publication.name, publication.digest) == (f"{EAST}/{home}", home)
@@ -113,7 +113,7 @@ def test_an_image_is_published_in_three_regions(ami_account: AmiAccount) -> None
         assert answer["CreateVolumePermissions"] == [{"UserId": OTHER_ACCOUNT}]
 
 
-def test_parameters_come_last_and_the_moving_ones_after_all_others(
+def test_writes_parameters_last_and_latest_after_the_versioned_ones(
     ami_account: AmiAccount, proxy: Proxy
 ) -> None:
     ami_account.publish(ami_account.image())
@@ -125,7 +125,7 @@ def test_parameters_come_last_and_the_moving_ones_after_all_others(
     assert all(call.parameters["DataType"] == "aws:ec2:image" for call in changing[-6:])
 
 
-def test_what_is_published_is_not_published_again(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_repeated_publication_changes_nothing(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     before = len(proxy.mutating)
@@ -134,7 +134,7 @@ def test_what_is_published_is_not_published_again(ami_account: AmiAccount, proxy
     assert proxy.mutating[before:] == []
 
 
-def test_a_publication_does_not_hold_when_anything_of_it_is_gone(ami_account: AmiAccount) -> None:
+def test_publication_does_not_hold_after_any_change(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     west = ami_account.family(home)[WEST]
@@ -151,11 +151,11 @@ def test_a_publication_does_not_hold_when_anything_of_it_is_gone(ami_account: Am
     ami_account.publish(home)
     newer = ami_account.image(key="another-key-of-it")
     ami_account.publish(newer, key="another-key-of-it")
-    assert not publisher.holds(publication), "the newest is another"
-    assert ami_account.pointer(EAST, publication.tags[0]) == home, "its own name stays"
+    assert not publisher.holds(publication), "latest points to another image"
+    assert ami_account.pointer(EAST, publication.tags[0]) == home, "the versioned parameter keeps its value"
 
 
-def test_a_date_of_deprecation_that_somebody_set_stays(ami_account: AmiAccount) -> None:
+def test_keeps_an_existing_deprecation_date(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     ami_account.publish(home)
     date = ami_account.aws.describe(home)["DeprecationTime"]
@@ -166,23 +166,23 @@ def test_a_date_of_deprecation_that_somebody_set_stays(ami_account: AmiAccount) 
     assert ami_account.aws.describe(home)["DeprecationTime"] == date
 
 
-DEEDS = {
+TRANSIENT_FAULTS = {
     "throttled": Disturbance(code="RequestLimitExceeded", status=503, count=2, mutating=True),
     "server errors": Disturbance(code="InternalError", status=500, count=2, first=3),
-    "copy answered and lost": Disturbance(action="CopyImage", drop="after"),
-    "parameter written and lost": Disturbance(action="PutParameter", drop="after", count=2),
-    "sharing lost unheard": Disturbance(action="ModifyImageAttribute", drop="before"),
-    "slow": Disturbance(action="DescribeImages", delay_s=0.3, count=6),
+    "lost response of CopyImage": Disturbance(action="CopyImage", drop="after"),
+    "lost responses of PutParameter": Disturbance(action="PutParameter", drop="after", count=2),
+    "lost request of ModifyImageAttribute": Disturbance(action="ModifyImageAttribute", drop="before"),
+    "slow DescribeImages": Disturbance(action="DescribeImages", delay_s=0.3, count=6),
 }
 
 
-@pytest.mark.parametrize("name", DEEDS)
-def test_what_passes_by_itself_is_ridden_out(ami_account: AmiAccount, proxy: Proxy, name: str) -> None:
+@pytest.mark.parametrize("name", TRANSIENT_FAULTS)
+def test_publishes_despite_transient_faults(ami_account: AmiAccount, proxy: Proxy, name: str) -> None:
     old = ami_account.image(key="old-key-old-key")
     ami_account.publish(old, key="old-key-old-key")
     home = ami_account.image()
     with followed(ami_account) as follower:
-        proxy.disturb(DEEDS[name])
+        proxy.disturb(TRANSIENT_FAULTS[name])
         ami_account.publish(home)
     assert any(call.disturbed for call in proxy.calls)
     assert follower.seen[EAST] <= {old, home}
@@ -190,23 +190,30 @@ def test_what_passes_by_itself_is_ridden_out(ami_account: AmiAccount, proxy: Pro
 
 
 FAULTS = {
-    "throttled for long": (Disturbance(code="RequestLimitExceeded", status=503, count=0), PublishError),
-    "refused": (Disturbance(action="CopyImage", region=WEST, code="UnauthorizedOperation"), MissingError),
-    "expired": (Disturbance(action="CreateTags", code="ExpiredToken", count=0), MissingError),
-    "one region fails": (Disturbance(action="CopyImage", region=IRELAND, code="InternalError"), PublishError),
-    "a parameter is lost": (Disturbance(action="PutParameter", first=4, code="InternalError"), PublishError),
-    "never verified": (
+    "permanent throttling": (Disturbance(code="RequestLimitExceeded", status=503, count=0), PublishError),
+    "missing permission": (
+        Disturbance(action="CopyImage", region=WEST, code="UnauthorizedOperation"),
+        MissingError,
+    ),
+    "expired token": (Disturbance(action="CreateTags", code="ExpiredToken", count=0), MissingError),
+    "error in one region": (
+        Disturbance(action="CopyImage", region=IRELAND, code="InternalError"),
+        PublishError,
+    ),
+    "error when writing a parameter": (
+        Disturbance(action="PutParameter", first=4, code="InternalError"),
+        PublishError,
+    ),
+    "error during verification": (
         Disturbance(action="DescribeImageAttribute", code="InternalFailure", count=0, region=WEST),
         PublishError,
     ),
 }
 
 
-@pytest.mark.usefixtures("once")
+@pytest.mark.usefixtures("no_retries")
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_publication_that_failed_goes_on_where_it_was(
-    ami_account: AmiAccount, proxy: Proxy, name: str
-) -> None:
+def test_resumes_a_failed_publication(ami_account: AmiAccount, proxy: Proxy, name: str) -> None:
     fault, kind = FAULTS[name]
     old = ami_account.image(key="old-key-old-key")
     ami_account.publish(old, key="old-key-old-key")
@@ -221,7 +228,7 @@ def test_a_publication_that_failed_goes_on_where_it_was(
     assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
 
-def test_a_copy_that_fails_in_one_region_is_removed_and_made_again(
+def test_deletes_a_failed_copy_and_creates_it_again(
     ami_account: AmiAccount, aws: Clients, hosts: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.errors import BuildError
@@ -243,12 +250,12 @@ def test_a_copy_that_fails_in_one_region_is_removed_and_made_again(
             ami_account.publish(home)
         assert [ami_account.pointer(region) for region in REGIONS] == list(ami_account.family(old).values())
         states = [len(ami_account.copies(home, region)) for region in (WEST, IRELAND)]
-        assert sorted(states) == [0, 1], "the failed one is gone, the other stays"
+        assert sorted(states) == [0, 1], "the failed copy is deleted, the other one stays"
         ami_account.publish(home)
     assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
 
-def test_a_copy_that_stays_pending_is_not_published_and_waited_for_again(
+def test_does_not_publish_a_pending_copy_and_reuses_it_later(
     ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
@@ -267,7 +274,9 @@ def test_a_copy_that_stays_pending_is_not_published_and_waited_for_again(
     assert {region: ami_account.pointer(region) for region in REGIONS} == first
 
 
-def test_an_interrupted_wait_ends_at_once(ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancellation_ends_the_wait_for_a_copy(
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
 
     home = ami_account.image()
@@ -280,26 +289,26 @@ def test_an_interrupted_wait_ends_at_once(ami_account: AmiAccount, monkeypatch: 
     assert ami_account.pointer(EAST) == ""
 
 
-def test_every_copy_is_in_the_journal_before_it_is_asked_for(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_journal_has_an_entry_before_each_copy_is_requested(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
     known: dict[str, list[journal.Entry]] = {}
     with ami_account.run() as run:
 
-        def look(call: object) -> None:
+        def read_journal(call: object) -> None:
             known[call.region] = journal.read(ami_account.workspace, run.name)  # type: ignore[attr-defined]
 
-        proxy.disturb(Disturbance(action="CopyImage", kill="before", callback=look, count=0))
+        proxy.disturb(Disturbance(action="CopyImage", kill="before", callback=read_journal, count=0))
         ami_account.publisher(run).publish_image(home, ami_account.tags())
-        things = journal.read(ami_account.workspace, run.name)
+        entries = journal.read(ami_account.workspace, run.name)
     assert set(known) == {WEST, IRELAND}
     for region, before in known.items():
-        assert ("copy", "") in [(one.kind, one.id) for one in before if one.region == region]
-    assert {one.region: one.id for one in things} == {
+        assert ("copy", "") in [(entry.kind, entry.id) for entry in before if entry.region == region]
+    assert {entry.region: entry.id for entry in entries} == {
         region: ami for region, ami in ami_account.family(home).items() if region != EAST
     }
 
 
-def test_organizations_and_their_units_are_told_apart() -> None:
+def test_sharing_distinguishes_organizations_from_their_units() -> None:
     unit = "arn:aws:organizations::123456789012:ou/o-abc1234567/ou-ab12-cdefghij"
     sharing = Sharing(accounts=(OTHER_ACCOUNT,), organizations=(ORGANIZATION, unit))
     assert sharing.permissions == [
@@ -309,7 +318,7 @@ def test_organizations_and_their_units_are_told_apart() -> None:
     ]
 
 
-def test_what_is_encrypted_with_awss_own_key_is_not_shared(ami_account: AmiAccount) -> None:
+def test_refuses_to_share_or_copy_an_image_with_an_unsuitable_key(ami_account: AmiAccount) -> None:
     image = ami_account.image()
     encrypted = ami_account.aws.ec2.copy_image(
         SourceImageId=image, SourceRegion=EAST, Name=f"{ami_account.target}-encrypted", Encrypted=True
@@ -326,8 +335,8 @@ def test_what_is_encrypted_with_awss_own_key_is_not_shared(ami_account: AmiAccou
 
 
 @dataclass
-class Death:
-    """The end of a process at its `number`th call that counts: it is carried out, and none comes after it."""
+class Kill:
+    """Simulated kill at the `number`th matching call: it is executed, and no call follows."""
 
     number: int
     mutating: bool | None
@@ -346,13 +355,11 @@ class Death:
         ]
 
 
-@pytest.mark.usefixtures("once")
-def test_killed_at_every_boundary_it_comes_to_one_image_for_each_region(
-    ami_account: AmiAccount, proxy: Proxy
-) -> None:
-    """What a process had done that was killed after each changing call, or after each call at all.
+@pytest.mark.usefixtures("no_retries")
+def test_leaves_one_image_per_region_after_a_kill_at_any_call(ami_account: AmiAccount, proxy: Proxy) -> None:
+    """Kill after each changing call, or after every call if EVERY_BOUNDARY=1.
 
-    A call that is carried out and not answered, and none after it: that is what the account sees of a kill.
+    The kill is simulated as the account sees it: one call is executed without a response, and none follows.
     """
     every = os.environ.get("EVERY_BOUNDARY") == "1"
     old = ami_account.image(key="old-key-old-key")
@@ -362,19 +369,19 @@ def test_killed_at_every_boundary_it_comes_to_one_image_for_each_region(
         for number in itertools.count(1):
             key = f"{number:04}-key-of-it-{ami_account.target}"
             home = ami_account.image(key=key)
-            dead = Death(number, mutating=None if every else True)
-            proxy.disturb(*dead.disturbances)
+            kill = Kill(number, mutating=None if every else True)
+            proxy.disturb(*kill.disturbances)
             with suppress(FactoryError):
                 ami_account.publish(home, key=key)
             proxy.calm()
-            if not dead.happened:
+            if not kill.happened:
                 break
             tried += 1
             ami_account.publish(home, key=key)
             family = ami_account.family(home)
             assert {region: ami_account.pointer(region) for region in REGIONS} == family, number
             assert [ami_account.lacks(region, ami) for region, ami in family.items()] == [""] * 3
-    print(f"{tried} boundaries, {follower.looked} looks at the parameters")
+    print(f"{tried} boundaries, {follower.reads} reads of the parameters")
     assert tried > 20
 
 
@@ -390,10 +397,10 @@ AmiAccount(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(
 """
 
 
-def test_a_process_that_is_killed_is_followed_by_one_that_ends_its_work(
+def test_completes_the_publication_of_a_killed_process(
     ami_account: AmiAccount, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """SIGKILL, while calls are under way: what is remembered is in the account, and in a journal."""
+    """After SIGKILL the state is only in the account and in the journal."""
     old = ami_account.image(key="old-key-old-key")
     ami_account.publish(old, key="old-key-old-key")
     with followed(ami_account):
@@ -406,7 +413,7 @@ def test_a_process_that_is_killed_is_followed_by_one_that_ends_its_work(
                 Disturbance(
                     mutating=True, first=number, kill="after", callback=lambda _, event=reached: event.set()
                 ),
-                # What is under way when the process ends is carried out all the same, later.
+                # Calls in flight when the process ends are still executed, after a delay.
                 Disturbance(mutating=True, first=number + 1, count=0, delay_s=1.0),
             )
             with subprocess.Popen(argv, cwd=ROOT) as child:
@@ -415,7 +422,7 @@ def test_a_process_that_is_killed_is_followed_by_one_that_ends_its_work(
             assert child.returncode == -signal.SIGKILL
             proxy.calm()
             (dead,) = dead_runs(ami_account.workspace)
-            assert all(one.kind == "copy" for one in journal.read(ami_account.workspace, dead))
+            assert all(entry.kind == "copy" for entry in journal.read(ami_account.workspace, dead))
             forget_run(ami_account.workspace, dead)
             ami_account.publish(home, key=key)
             assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)

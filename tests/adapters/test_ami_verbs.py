@@ -1,4 +1,4 @@
-"""`builder ami` and `builder iam` in a rehearsed account, called as a person calls them."""
+"""`builder ami` and `builder iam` in a rehearsed account, called through the command line."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
 @pytest.fixture
 def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AmiAccount:
-    """The environment of who calls `builder`; the regions are those that the rehearsal has images in."""
+    """Set the environment of a `builder` call, limited to the regions of the rehearsal."""
     (tmp_path / "site.toml").write_text(SITE)
     for name, value in environment(proxy.endpoint).items():
         monkeypatch.setenv(name, value)
@@ -62,34 +62,34 @@ def receipt(ami_account: AmiAccount, ami: str, outcome: str = "passed") -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     capsys.readouterr()
     assert main(["ami", *words, "--root", str(ROOT)]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_an_image_from_its_receipt_to_its_end(
+def test_publishes_lists_shares_deprecates_shows_and_retires_an_image(
     ami_account: AmiAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = ami_account.image()
     path = receipt(ami_account, home)
     assert main(["ami", "publish", ami_account.target]) == 0
     assert ami_account.pointer(IRELAND) == ami_account.family(home)[IRELAND]
-    rows = [one for one in said(capsys, "list", "--json") if one["target"] == ami_account.target]
-    assert {one["region"]: one["ami"] for one in rows} == ami_account.family(home)
-    assert {one["published"] for one in rows} == {"latest"}
+    rows = [row for row in run_json(capsys, "list", "--json") if row["target"] == ami_account.target]
+    assert {row["region"]: row["ami"] for row in rows} == ami_account.family(home)
+    assert {row["published"] for row in rows} == {"latest"}
     assert main(["ami", "share", home, "--account", "444455556666"]) == 0
     assert main(["ami", "deprecate", str(path), "--after", "30"]) == 0
-    shown = said(capsys, "show", home, "--json")
-    assert [one["region"] for one in shown] == list(REGIONS)
-    for one in shown:
-        assert {OTHER_ACCOUNT, "444455556666"} <= set(one["shared with"])
-        assert (one["metadata tokens"], one["protected"]) == ("required", True)
-        assert ami_account.latest in one["parameters"]
+    shown = run_json(capsys, "show", home, "--json")
+    assert [image["region"] for image in shown] == list(REGIONS)
+    for image in shown:
+        assert {OTHER_ACCOUNT, "444455556666"} <= set(image["shared with"])
+        assert (image["metadata tokens"], image["protected"]) == ("required", True)
+        assert ami_account.latest in image["parameters"]
     assert main(["ami", "show", home]) == 0
     assert ami_account.latest in capsys.readouterr().out.replace("\n", "")
 
-    assert main(["ami", "retire", home, "--yes"]) == 2, "the newest is not taken away by accident"
+    assert main(["ami", "retire", home, "--yes"]) == 2, "the latest image needs --force"
     assert ami_account.pointer(EAST) == home
     family = ami_account.family(home)
     disks = {region: ami_account.aws.describe(ami, region) for region, ami in family.items()}
@@ -98,11 +98,11 @@ def test_an_image_from_its_receipt_to_its_end(
         assert ami_account.pointer(region) == ""
         snapshot = disks[region]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
         own = ami_account.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
-        assert snapshot not in [one["SnapshotId"] for one in own]
+        assert snapshot not in [existing["SnapshotId"] for existing in own]
     assert ami_account.copies(home, WEST) == []
 
 
-def test_an_older_image_is_retired_while_the_newest_is_followed(ami_account: AmiAccount) -> None:
+def test_retires_an_old_image_without_changing_the_latest(ami_account: AmiAccount) -> None:
     old, new = ami_account.image(key="old-key-old-key"), ami_account.image()
     for ami, key in ((old, "old-key-old-key"), (new, "")):
         ami_account.publish(ami, key=key)
@@ -111,10 +111,10 @@ def test_an_older_image_is_retired_while_the_newest_is_followed(ami_account: Ami
     names = ami_account.aws("ssm").get_parameters_by_path(
         Path=f"/image-factory/{ami_account.target}", Recursive=True
     )
-    assert {one["Value"] for one in names["Parameters"]} == {new}
+    assert {parameter["Value"] for parameter in names["Parameters"]} == {new}
 
 
-def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
+def test_resumes_a_retirement_interrupted_at_any_call(
     ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.adapters.aws import account
@@ -145,10 +145,11 @@ def test_a_retirement_that_is_cut_short_anywhere_is_ended_by_the_next(
     assert rounds > 9
     for region, image in regions.items():
         own = ami_account.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
-        assert image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] not in [one["SnapshotId"] for one in own]
+        snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+        assert snapshot not in [existing["SnapshotId"] for existing in own]
 
 
-def test_a_copy_is_shared_and_protected_like_its_image(
+def test_copy_is_shared_and_protected_like_its_image(
     ami_account: AmiAccount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = ami_account.image()
@@ -156,7 +157,7 @@ def test_a_copy_is_shared_and_protected_like_its_image(
     (copy,) = ami_account.copies(home, WEST)
     assert capsys.readouterr().out == f"{WEST}/{copy['ImageId']}\n"
     assert ami_account.lacks(WEST, copy["ImageId"]) == ""
-    assert ami_account.pointer(WEST) == "", "nobody is led to it yet"
+    assert ami_account.pointer(WEST) == "", "no parameter points to the copy"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_copy_is_shared_and_protected_like_its_image(
         (["retire", "HOME"], "cannot ask for confirmation"),
     ],
 )
-def test_what_cannot_be_done_changes_nothing(
+def test_invalid_requests_fail_without_changes(
     ami_account: AmiAccount, proxy: Proxy, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
 ) -> None:
     home = ami_account.image()
@@ -184,14 +185,14 @@ def test_what_cannot_be_done_changes_nothing(
     assert proxy.mutating == []
 
 
-def test_what_failed_its_checks_is_not_published(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_refuses_to_publish_an_image_with_failed_checks(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
     receipt(ami_account, home, "failed")
     assert main(["ami", "publish", home]) == 2
     assert proxy.mutating == []
 
 
-def test_cleaning_says_what_is_left_and_removes_it(
+def test_finds_and_clears_dead_runs_but_no_running_ones(
     ami_account: AmiAccount, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.app.dead_runs import dead_runs
@@ -202,18 +203,20 @@ def test_cleaning_says_what_is_left_and_removes_it(
         begin(ami_account, dead)
         begin(ami_account, living)
         context = Context(ROOT, site_name="aws")
-        assert dead_runs(context) == [], "both live"
+        assert dead_runs(context) == [], "both are running"
     with ami_account.run() as living:
         begin(ami_account, living)
         found = dead_runs(context)
-        assert dead.name in [one.run for one in found]
-        assert living.name not in [one.run for one in found]
-        (mine,) = (one for one in found if one.run == dead.name)
-        assert left.image in mine.clear(context, keep_complete=False)
-    assert dead.name not in [one.run for one in dead_runs(context)]
+        assert dead.name in [dead_run.run for dead_run in found]
+        assert living.name not in [dead_run.run for dead_run in found]
+        (own,) = (dead_run for dead_run in found if dead_run.run == dead.name)
+        assert left.image in own.clear(context, keep_complete=False)
+    assert dead.name not in [dead_run.run for dead_run in dead_runs(context)]
 
 
-def test_a_site_without_the_account_leaves_it_alone(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_does_not_clear_runs_in_an_account_that_the_site_cannot_reach(
+    ami_account: AmiAccount, proxy: Proxy
+) -> None:
     from builder.adapters.ami import journal
     from builder.app.dead_runs import dead_runs
 
@@ -227,10 +230,10 @@ def test_a_site_without_the_account_leaves_it_alone(ami_account: AmiAccount, pro
     assert proxy.calls == []
 
 
-def test_the_policy_covers_every_call_that_was_made(
+def test_policy_allows_every_recorded_call(
     ami_account: AmiAccount, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Publication, all verbs and the janitor, as recorded; reading calls included."""
+    """The calls are those of publication, all verbs and the janitor, read-only calls included."""
     from builder.adapters.ami import janitor
 
     monkeypatch.undo()
@@ -251,11 +254,11 @@ def test_the_policy_covers_every_call_that_was_made(
     called = {(call.service, call.action) for call in proxy.calls}
     assert len(called) > 25
     document = policy({"build", "publish", "copy", "deprecate", "group"}, ami_account.settings)
-    assert [one for one in sorted(called) if not allows(document, *one)] == []
+    assert [call for call in sorted(called) if not allows(document, *call)] == []
 
 
-# What a build asks for besides the publisher: recorded from Packer 1.6.6 and the checks in a rehearsal. With
-# them what its documentation names for cleaning up.
+# Calls of a build without publication: those recorded from Packer 1.6.6 and the checks in a rehearsal, and
+# those that Packer's documentation lists for its cleanup.
 BUILDING = (
     *("AuthorizeSecurityGroupIngress", "CreateImage", "CreateSecurityGroup", "CreateTags", "DeleteKeyPair"),
     *("DeleteSecurityGroup", "DescribeImages", "DescribeInstances", "DescribeSecurityGroups"),
@@ -270,12 +273,12 @@ BUILDING = (
 )
 
 
-def test_the_policy_covers_what_packer_calls() -> None:
+def test_policy_allows_the_calls_of_packer() -> None:
     document = policy({"build", "group"}, AwsSettings())
-    assert [one for one in BUILDING if not allows(document, "ec2", one)] == []
+    assert [call for call in BUILDING if not allows(document, "ec2", call)] == []
 
 
-def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
+def test_policy_has_only_the_grants_that_the_site_needs() -> None:
     plan = Context(ROOT, site_name="aws").plan("ami-cpu")
     least = AwsSettings(security_group="sg-1")
     assert needs(plan, least) == {"build", "publish"}
@@ -288,7 +291,7 @@ def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
     )
     document = policy(needs(plan, full), full, partition="aws-cn")
     text = json.dumps(document)
-    assert "{" not in "".join(json.dumps(one["Resource"]) for one in document["Statement"])
+    assert "{" not in "".join(json.dumps(statement["Resource"]) for statement in document["Statement"])
     assert "arn:aws-cn:ssm:*:*:parameter/x/*" in text
     assert '"arn:aws:' not in text
     for action in ("CopyImage", "EnableImageDeprecation", "CreateSecurityGroup"):
@@ -296,13 +299,13 @@ def test_a_policy_has_what_the_site_needs_and_no_more() -> None:
     assert len({grant.name for grant in GRANTS}) == len(GRANTS)
 
 
-def test_nothing_that_changes_is_allowed_on_everything() -> None:
-    """Where EC2 knows resources or conditions, they are named."""
+def test_only_the_grants_read_and_session_are_unrestricted() -> None:
+    """All other grants name resources or a condition, as far as EC2 supports them."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
     assert free == {"Read", "Session"}
 
 
-def test_the_policy_is_printed_without_an_account(
+def test_iam_prints_the_policy_without_an_account(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["iam", "ami-cpu", "--root", str(ROOT)]) == 0

@@ -1,4 +1,4 @@
-"""Applying roles to a running container: the settings that the play reads, the command, the outcome."""
+"""Application of roles to a running container: settings, command and results of the play."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ LINES = [
 
 @dataclass
 class FakeContainer:
-    """A container whose programs print these lines; the calls of the SDK's client as far as they are used."""
+    """Fake of the SDK's client with one container, whose programs print these lines."""
 
     lines: Sequence[dict[str, Any]] = ()
     code: int = 0
@@ -46,7 +46,7 @@ class FakeContainer:
 
 
 class FakeEngine(Engine):
-    """An engine that has one container."""
+    """Engine with one fake container."""
 
     def __init__(self, container: FakeContainer) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def applier(container: FakeContainer, settings: Path) -> Applier:
     )
 
 
-def test_roles_get_the_command_and_the_variables_of_a_build(repository: Repository, tmp_path: Path) -> None:
+def test_roles_run_with_the_command_and_variables_of_a_build(repository: Repository, tmp_path: Path) -> None:
     plan, container = repository.plan(), FakeContainer()
     applier(container, tmp_path).apply(plan)
     assert container.ran == [list(playbook.command())]
@@ -86,19 +86,19 @@ def test_tasks_run_with_the_variables_of_the_plan(repository: Repository, tmp_pa
     assert play["tasks"] == [task]
 
 
-def test_the_outcome_counts_tasks_and_changes_by_role(repository: Repository, tmp_path: Path) -> None:
-    outcome = applier(FakeContainer(LINES), tmp_path).apply(repository.plan())
-    assert outcome.passed
-    assert outcome.changed == ["fabric : Write files", "Make the file system"]
-    assert (outcome.roles["fabric"].tasks, outcome.roles["fabric"].seconds) == (2, 1.0)
+def test_result_counts_tasks_and_changes_by_role(repository: Repository, tmp_path: Path) -> None:
+    result = applier(FakeContainer(LINES), tmp_path).apply(repository.plan())
+    assert result.passed
+    assert result.changed == ["fabric : Write files", "Make the file system"]
+    assert (result.roles["fabric"].tasks, result.roles["fabric"].seconds) == (2, 1.0)
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_a_failed_task_or_an_exit_code_fails_the_play(
+def test_failed_task_or_nonzero_exit_code_fails_the_play(
     repository: Repository, tmp_path: Path, code: int
 ) -> None:
     failed = {"event": "failed", "role": "fabric", "task": "Write files", "message": "no space"}
     lines = [failed] if code == 0 else []
-    outcome: Applied = applier(FakeContainer(lines, code), tmp_path).apply(repository.plan())
-    assert not outcome.passed
-    assert (outcome.failure.message if outcome.failure else "") == ("no space" if code == 0 else "")
+    result: Applied = applier(FakeContainer(lines, code), tmp_path).apply(repository.plan())
+    assert not result.passed
+    assert (result.failure.message if result.failure else "") == ("no space" if code == 0 else "")

@@ -1,4 +1,4 @@
-"""The engine's client: every form of DOCKER_HOST, its errors, and the list of layers without the SDK."""
+"""Client of the engine: all forms of DOCKER_HOST, errors, and listing layers without the SDK."""
 
 import contextlib
 import datetime
@@ -29,7 +29,7 @@ LABEL = "factory.test-engine"
 
 
 class Relay:
-    """A TCP port in front of the engine's socket; with TLS if it has a context."""
+    """TCP relay to the engine's Unix socket, with TLS if it has a context."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self._context = context
@@ -54,11 +54,11 @@ class Relay:
 
     def _relay(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client, socket.socket(socket.AF_UNIX) as engine:
-            near = self._context.wrap_socket(client, server_side=True) if self._context else client
+            downstream = self._context.wrap_socket(client, server_side=True) if self._context else client
             engine.connect(ENGINE)
-            back = threading.Thread(target=_copy, args=(engine, near), daemon=True)
+            back = threading.Thread(target=_copy, args=(engine, downstream), daemon=True)
             back.start()
-            _copy(near, engine)
+            _copy(downstream, engine)
             back.join()
 
 
@@ -70,7 +70,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 def certificates(folder: Path) -> Path:
-    """ca.pem, and cert.pem with key.pem that both the server and its clients show."""
+    """Write ca.pem, and a cert.pem with key.pem for both the server and its clients."""
     folder.mkdir()
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [
@@ -125,7 +125,7 @@ def by_default(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def by_unix(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
-    """TLS concerns network addresses alone, as for the docker command."""
+    """Set TLS variables as well: they apply only to network addresses, as for the docker command."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{ENGINE}")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(folder / "none"))
@@ -151,7 +151,7 @@ def by_tls(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
-    """An empty layer in the engine; its key."""
+    """Import an empty layer into the engine and yield its key."""
     key, tar = uuid.uuid4().hex, tmp_path / "root.tar"
     subprocess.run(["tar", "-cf", str(tar), "-C", str(tmp_path), "--files-from", "/dev/null"], check=True)
     engine = Engine()
@@ -161,12 +161,12 @@ def image(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("open_engine", [by_default, by_unix, by_tcp, by_tls])
-def test_every_form_of_address_serves_all_requests(
+def test_all_requests_work_with_every_form_of_docker_host(
     open_engine: Open, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
-    # A CA for other servers and a proxy for other networks, which do not concern the engine.
+    # The CA bundle and the proxies of the environment must not be used for the engine.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -177,12 +177,12 @@ def test_every_form_of_address_serves_all_requests(
         engine = Engine()
         found = engine.layers()[image]
         assert engine.version()["ApiVersion"]
-        assert engine.layers()[image] == found, "the same with the SDK as without"
+        assert engine.layers()[image] == found, "same result with and without the SDK"
         container = engine.create(reference, command=["true"], network="none", labels={LABEL: image})
         try:
-            assert [one["Id"] for one in engine.containers(f"{LABEL}={image}")] == [container]
+            assert [record["Id"] for record in engine.containers(f"{LABEL}={image}")] == [container]
             stored = engine.commit(container, parent_config={}, labels={LABEL: image})
-            assert [one.id for one in engine.labelled(f"{LABEL}={image}")] == [stored]
+            assert [record.id for record in engine.labelled(f"{LABEL}={image}")] == [stored]
         finally:
             engine.remove_container(container)
         assert engine.containers(f"{LABEL}={image}") == []
@@ -191,7 +191,7 @@ def test_every_form_of_address_serves_all_requests(
             assert stream.read(512)
 
 
-def test_an_engine_with_tls_refuses_clients_without_a_certificate(
+def test_engine_with_tls_refuses_clients_without_a_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with by_tls(monkeypatch, tmp_path):
@@ -216,9 +216,7 @@ ABSENT = {
 
 
 @pytest.mark.parametrize(("url", "message", "hint"), ABSENT.values(), ids=ABSENT)
-def test_an_engine_that_is_not_there_is_the_same_error_for_all_requests(
-    url: str, message: str, hint: str
-) -> None:
+def test_unreachable_engine_gives_the_same_error_for_all_requests(url: str, message: str, hint: str) -> None:
     for ask in (Engine(url).layers, Engine(url).version, Engine(url).info):
         with pytest.raises(MissingError) as caught:
             ask()
@@ -226,7 +224,9 @@ def test_an_engine_that_is_not_there_is_the_same_error_for_all_requests(
         assert hint in caught.value.hint
 
 
-def test_missing_certificates_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_certificates_give_a_hint_about_docker_cert_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     with pytest.raises(MissingError) as caught:
@@ -234,7 +234,7 @@ def test_missing_certificates_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert "DOCKER_CERT_PATH is the folder of ca.pem, cert.pem and key.pem" in caught.value.hint
 
 
-def test_a_silent_engine_is_missing(tmp_path: Path) -> None:
+def test_engine_that_does_not_answer_raises_missing_error(tmp_path: Path) -> None:
     for pattern in ("/images/json", "/version", "/info"):
         folder = tmp_path / pattern.strip("/").replace("/", "-")
         folder.mkdir()
@@ -244,7 +244,7 @@ def test_a_silent_engine_is_missing(tmp_path: Path) -> None:
                 (engine.layers if "images" in pattern else engine.info)()
 
 
-def test_a_refusal_has_the_words_of_the_engine(tmp_path: Path) -> None:
+def test_errors_contain_the_message_of_the_engine(tmp_path: Path) -> None:
     fault = Fault(r"/images/json|/info", status=500, message="storage is broken")
     with engine_with(fault, tmp_path) as url:
         for ask in (Engine(url).layers, Engine(url).info):
@@ -253,7 +253,7 @@ def test_a_refusal_has_the_words_of_the_engine(tmp_path: Path) -> None:
             assert "storage is broken" in caught.value.message + caught.value.details
 
 
-def test_what_is_gone_is_no_error(image: str) -> None:
+def test_removing_or_inspecting_missing_objects_is_no_error(image: str) -> None:
     engine = Engine()
     engine.remove_container("no-such-container")
     engine.remove_image("no-such-image:1")
@@ -263,7 +263,7 @@ def test_what_is_gone_is_no_error(image: str) -> None:
         engine.tag("no-such-image:1", "other", "1")
 
 
-def test_layers_are_listed_without_the_sdk() -> None:
+def test_lists_layers_without_importing_the_sdk() -> None:
     code = (
         "import sys\n"
         "from builder.adapters.engine.client import Engine\n"
@@ -305,8 +305,8 @@ print(failures)
 """
 
 
-def test_threads_may_load_the_sdk_at_once() -> None:
-    """Modules of the SDK import each other: two threads could each see half of one."""
+def test_threads_can_load_the_sdk_concurrently() -> None:
+    """Modules of the SDK import each other, so a thread could see a partly loaded module."""
     for _ in range(3):
         done = subprocess.run(
             [sys.executable, "-c", LOAD_AT_ONCE], capture_output=True, text=True, check=True, timeout=60

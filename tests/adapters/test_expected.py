@@ -1,4 +1,4 @@
-"""The values that checks expect: Ansible evaluates them for every role and system, as in the play itself."""
+"""Expected values of checks, which Ansible evaluates for every role and system as in a play."""
 
 import dataclasses
 import json
@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible" / "roles"
 NAMES = tuple(sorted(role.name for role in ROLES.iterdir()))
 SYSTEMS = sorted(
-    {(one.distribution, one.release): one for one in catalog.load(ROOT).systems.values()}.items()
+    {(system.distribution, system.release): system for system in catalog.load(ROOT).systems.values()}.items()
 )
-# What a check file reads of the fixture `expected`.
+# Variables that a check file reads from the fixture `expected`.
 READ = re.compile(r"variables(?:\[|\.get\()[\"']([a-z0-9_]+)[\"']")
-# Values of another type than text that roles need from their caller.
+# Values for required role variables that are not strings.
 GIVEN: Mapping[str, Any] = {"dict": {}, "list": [], "bool": False, "int": 1}
 
 
@@ -60,7 +60,7 @@ def required(role: str) -> dict[str, Any]:
 
 
 def make_plan(repository: Repository, system: System, **variables: Any) -> Plan:
-    """A plan of every component on one system, with something for whatever a role must be given."""
+    """Return a plan of all components on one system, with a value for each required role variable."""
     stack = Stack(name="s", summary="", pins={"kernel": "6.1.0-50-amd64"})
     given = {name: value for role in NAMES for name, value in required(role).items()}
     layer = Layer(
@@ -83,7 +83,7 @@ def make_plan(repository: Repository, system: System, **variables: Any) -> Plan:
 
 
 def files_of(role: str, system: System) -> dict[str, Any]:
-    """The values in a role's files, later ones over earlier ones, as Ansible documents it."""
+    """Return the values in a role's files, merged with Ansible's documented precedence."""
     folder = ROLES / role
     release = folder / "vars" / f"{system.distribution}-{system.release}.yml"
     chosen = release if release.is_file() else folder / "vars" / f"{system.family}.yml"
@@ -91,10 +91,8 @@ def files_of(role: str, system: System) -> dict[str, Any]:
     return {name: value for path in files for name, value in read_yaml(path).items()}
 
 
-@pytest.mark.parametrize("system", [one for _, one in SYSTEMS], ids=lambda one: one.name)
-def test_checks_find_the_values_that_roles_work_with(
-    repository: Repository, run: Run, system: System
-) -> None:
+@pytest.mark.parametrize("system", [system for _, system in SYSTEMS], ids=lambda system: system.name)
+def test_checks_get_the_values_that_roles_use(repository: Repository, run: Run, system: System) -> None:
     plan = make_plan(repository, system)
     values = controller.evaluate_variables(run, ROOT, plan)
     assert "{{" not in json.dumps(values)
@@ -110,13 +108,13 @@ def test_checks_find_the_values_that_roles_work_with(
         assert {name: values[name] for name in literal} == json.loads(json.dumps(literal))
 
 
-def test_a_value_of_the_plan_comes_before_those_of_the_role(repository: Repository, run: Run) -> None:
+def test_values_of_the_plan_override_those_of_the_role(repository: Repository, run: Run) -> None:
     system = SYSTEMS[0][1]
-    plan = make_plan(repository, system, base_user="somebody")
-    assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "somebody"
+    plan = make_plan(repository, system, base_user="trainer")
+    assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "trainer"
 
 
-def test_values_are_evaluated_once_for_each_key(
+def test_values_are_evaluated_once_per_key(
     repository: Repository, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -135,7 +133,7 @@ def test_values_are_evaluated_once_for_each_key(
     assert calls == [1, 1]
 
 
-def test_a_role_that_is_not_given_what_it_needs_is_named(repository: Repository, run: Run) -> None:
+def test_reports_missing_role_variables(repository: Repository, run: Run) -> None:
     plan = make_plan(repository, SYSTEMS[0][1])
     bare = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], variables={}),))
     with pytest.raises(CheckError, match="could not evaluate the variables") as caught:

@@ -1,4 +1,4 @@
-"""The Packer adapter: the real program on the real templates, and stand-ins for other versions."""
+"""Packer adapter, with the real program on the real template and fake programs for other versions."""
 
 import json
 import os
@@ -25,14 +25,14 @@ from builder.tooling import Plugin
 from builder.wait import until
 
 needs_packer = pytest.mark.skipif(
-    shutil.which("packer") is None, reason="no Packer here: apt-get install packer"
+    shutil.which("packer") is None, reason="Packer is not installed: apt-get install packer"
 )
 
 
 def variables(tmp_path: Path, **changed: Any) -> Path:
     key = tmp_path / "key"
-    made = process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], timeout_s=60)
-    assert made.code == 0
+    done = process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], timeout_s=60)
+    assert done.code == 0
     playbook = tmp_path / "image.yml"
     playbook.write_text("[]\n")
     table = {
@@ -79,8 +79,8 @@ def variables(tmp_path: Path, **changed: Any) -> Path:
     return path
 
 
-def standin(folder: Path, script: str) -> str:
-    """A program that stands in for a Packer that cannot be had here."""
+def fake_packer(folder: Path, script: str) -> str:
+    """Write a fake Packer that runs this shell script, and return its path."""
     program = folder / "packer"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -88,7 +88,7 @@ def standin(folder: Path, script: str) -> str:
 
 
 @needs_packer
-def test_the_template_is_valid(root: Path, tmp_path: Path) -> None:
+def test_template_is_valid(root: Path, tmp_path: Path) -> None:
     real = Packer(root / "packer" / "ami", variables=variables(tmp_path))
     assert real.version() >= packer.OLDEST
     real.validate(environment=keys())
@@ -103,7 +103,7 @@ def test_the_template_is_valid(root: Path, tmp_path: Path) -> None:
         ({"volume": {"device": "/dev/xvda"}}, "volume"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(
+def test_rejects_an_invalid_variable_by_name(
     root: Path, tmp_path: Path, changed: Mapping[str, Any], words: str
 ) -> None:
     real = Packer(root / "packer" / "ami", variables=variables(tmp_path, **changed))
@@ -121,7 +121,7 @@ def keys() -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
 
-def test_packer_is_asked_for_the_plugins_of_the_catalog(root: Path, tmp_path: Path) -> None:
+def test_requests_the_plugins_of_the_catalog(root: Path, tmp_path: Path) -> None:
     script = f"""
 case "$1 $2" in
   "version ") echo "Packer v1.11.2" ;;
@@ -131,15 +131,15 @@ esac
 """
     plugins = tooling.plugins(root)
     installed = " ".join(f"packer-plugin-{plugin.name}_v{plugin.version}_x5.0" for plugin in plugins)
-    Packer(tmp_path, program=standin(tmp_path, script.format(installed))).install_plugins(plugins)
+    Packer(tmp_path, program=fake_packer(tmp_path, script.format(installed))).install_plugins(plugins)
     asked = " ".join((tmp_path / "asked").read_text().split())
     for table in tomllib.loads((root / "catalog" / "packer.toml").read_text())["plugins"]:
         block = f'{table["name"]} = {{ source = "{table["source"]}", version = "= {table["version"]}" }}'
         assert block in asked
 
 
-def test_nothing_of_a_variable_is_on_the_command_line(tmp_path: Path) -> None:
-    program = standin(tmp_path, f'echo "$@" > {tmp_path}/argv')
+def test_values_of_variables_are_not_on_the_command_line(tmp_path: Path) -> None:
+    program = fake_packer(tmp_path, f'echo "$@" > {tmp_path}/argv')
     secret = tmp_path / "secret.json"
     secret.write_text('{"password": "hunter2"}')
     build(Packer(tmp_path, variables=secret, program=program), tmp_path)
@@ -153,19 +153,19 @@ def test_nothing_of_a_variable_is_on_the_command_line(tmp_path: Path) -> None:
 def build(
     program: Packer, folder: Path, cancelled: threading.Event | None = None
 ) -> tuple[process.Finished, list[str]]:
-    heard: list[str] = []
+    lines: list[str] = []
     done = program.build(
         environment={},
         timeout_s=60,
         cancelled=cancelled or threading.Event(),
-        on_line=heard.append,
+        on_line=lines.append,
         cwd=folder,
     )
-    return done, heard
+    return done, lines
 
 
-def test_an_account_may_set_what_the_builder_sets_as_well(tmp_path: Path) -> None:
-    program = Packer(tmp_path, program=standin(tmp_path, "env"))
+def test_environment_of_the_account_overrides_the_defaults(tmp_path: Path) -> None:
+    program = Packer(tmp_path, program=fake_packer(tmp_path, "env"))
     done = program.build(
         environment={"CHECKPOINT_DISABLE": "0", "AWS_PROFILE": "x"},
         timeout_s=60,
@@ -177,16 +177,16 @@ def test_an_account_may_set_what_the_builder_sets_as_well(tmp_path: Path) -> Non
     assert {"CHECKPOINT_DISABLE=0", "PACKER_NO_COLOR=1", "AWS_PROFILE=x"} <= set(lines)
 
 
-def test_machine_readable_lines_are_put_back_into_words(tmp_path: Path) -> None:
+def test_output_of_a_build_is_parsed_line_by_line(tmp_path: Path) -> None:
     script = r"""
 printf '%s\n' '1700000000,,ui,say,==> amazon-ebs.image: one%!(PACKER_COMMA) two\nthree'
 printf '%s\n' '1700000000,,ui,error,it broke'
 printf '%s\n' '1700000000,amazon-ebs.image,artifact,0,id,us-east-1:ami-1'
 printf '%s\n' 'a line of its own'
 """
-    done, heard = build(Packer(tmp_path, program=standin(tmp_path, script)), tmp_path)
+    done, lines = build(Packer(tmp_path, program=fake_packer(tmp_path, script)), tmp_path)
     assert done.code == 0
-    assert [(message.kind, message.lines) for message in map(parse, heard)] == [
+    assert [(message.kind, message.lines) for message in map(parse, lines)] == [
         ("say", ["==> amazon-ebs.image: one, two", "three"]),
         ("error", ["it broke"]),
         ("artifact", ["0,id,us-east-1:ami-1"]),
@@ -201,14 +201,14 @@ printf '%s\n' 'a line of its own'
         ("echo cracklib 2.9", "is not HashiCorp's Packer"),
     ],
 )
-def test_a_packer_that_will_not_do_is_refused(tmp_path: Path, script: str, words: str) -> None:
+def test_refuses_an_old_or_unrelated_packer(tmp_path: Path, script: str, words: str) -> None:
     with pytest.raises(MissingError) as caught:
-        Packer(tmp_path, program=standin(tmp_path, script)).version()
+        Packer(tmp_path, program=fake_packer(tmp_path, script)).version()
     assert words in caught.value.message
     assert caught.value.exit_code == 3
 
 
-def test_a_packer_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_reports_that_packer_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="AMI builds need Packer"):
         Packer(tmp_path, program=str(tmp_path / "nowhere"))
 
@@ -229,9 +229,9 @@ def wanted_plugins(versions: Mapping[str, str]) -> list[Plugin]:
     ]
 
 
-def test_plugins_that_are_there_are_enough(tmp_path: Path) -> None:
-    """Nothing is fetched then, and a machine without a way out can build."""
-    program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=1)))
+def test_installed_plugins_are_not_fetched_again(tmp_path: Path) -> None:
+    """A host without network access can build."""
+    program = Packer(tmp_path, program=fake_packer(tmp_path, NEW.format(init=1)))
     program.install_plugins(wanted_plugins({"amazon": "1.8.2"}))
 
 
@@ -243,20 +243,20 @@ def test_plugins_that_are_there_are_enough(tmp_path: Path) -> None:
         (1, {"amazon": "1.8.3"}, "packer init could not install its plugins"),
     ],
 )
-def test_a_plugin_that_is_missing_is_named(
-    tmp_path: Path, init: int, wanted: Mapping[str, str], words: str
-) -> None:
-    program = Packer(tmp_path, program=standin(tmp_path, NEW.format(init=init)))
+def test_reports_missing_plugins(tmp_path: Path, init: int, wanted: Mapping[str, str], words: str) -> None:
+    program = Packer(tmp_path, program=fake_packer(tmp_path, NEW.format(init=init)))
     with pytest.raises(MissingError, match=words):
         program.install_plugins(wanted_plugins(wanted))
 
 
-def test_before_plugins_were_apart_nothing_is_installed(tmp_path: Path) -> None:
+def test_installs_no_plugins_for_packer_1_6(tmp_path: Path) -> None:
     script = '[ "$1" = version ] && echo "Packer v1.6.6"'
-    Packer(tmp_path, program=standin(tmp_path, script)).install_plugins(wanted_plugins({"amazon": "1.8.2"}))
+    Packer(tmp_path, program=fake_packer(tmp_path, script)).install_plugins(
+        wanted_plugins({"amazon": "1.8.2"})
+    )
 
 
-def test_an_interrupt_reaches_the_whole_group_and_waits_for_its_end(tmp_path: Path) -> None:
+def test_cancellation_interrupts_the_process_group_and_waits_for_it(tmp_path: Path) -> None:
     cancelled = threading.Event()
     script = f"""
 trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT
@@ -264,19 +264,19 @@ echo '1700000000,,ui,say,started'
 while :; do read -r line < {tmp_path}/fifo; done
 """
     os.mkfifo(tmp_path / "fifo")
-    program = Packer(tmp_path, program=standin(tmp_path, script))
+    program = Packer(tmp_path, program=fake_packer(tmp_path, script))
 
     def on_line(_: str) -> None:
         cancelled.set()
 
-    # In the background of a shell, what tests start ignores interrupts; what `builder` starts does not.
+    # Child processes of a background job ignore SIGINT; `interruptible` makes them receive it.
     with interruptible(), pytest.raises(Interrupted):
         program.build(environment={}, timeout_s=60, cancelled=cancelled, on_line=on_line, cwd=tmp_path)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"
     assert packer._ENDING[0][0] is signal.SIGINT
 
 
-def test_a_run_finds_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+def test_manifest_returns_only_the_images_of_the_run(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     assert packer.built_amis(manifest, "mine") == {}
     builds = [
@@ -290,7 +290,7 @@ def test_a_run_finds_what_it_made_and_nothing_else(tmp_path: Path) -> None:
     assert packer.built_amis(manifest, "mine") == {}
 
 
-def test_what_works_for_a_dead_run_is_interrupted_and_nothing_else(tmp_path: Path) -> None:
+def test_interrupts_the_orphans_of_a_dead_run_and_no_other_processes(tmp_path: Path) -> None:
     script = tmp_path / "work.sh"
     script.write_text(
         f"trap 'echo cleaned > {tmp_path}/cleaned; exit 1' INT\n"

@@ -1,4 +1,4 @@
-"""Build containers: package folders that are filled and kept, mirrors for roles, what a failure means."""
+"""Plays in build containers: package folders, mirrors for roles, and errors of failed plays."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def use_packages(workspace: Workspace, **downloaded: str) -> None:
-    """One container's life: its folders are filled, it downloads, what it downloaded is kept."""
+    """Simulate one container: fill its folders, download packages, and keep the downloads."""
     store = workspace.cache("apt", "tiny")
     with open_run(workspace, "test") as run:
         scratch = run.scratch / "layer"
         archives, lists = (Path(bind.source) for bind in packages.mounts(store, scratch))
         for name, text in downloaded.items():
             for folder in (archives / "archives", lists):
-                # As apt does it: a new file takes the place of the old one.
+                # apt replaces a file by renaming a new one.
                 (folder / "partial" / name).write_text(text)
                 (folder / "partial" / name).replace(folder / name)
         packages.keep(run, store, scratch)
@@ -37,7 +37,7 @@ def names(workspace: Workspace, folder: str) -> list[str]:
     return sorted(path.name for path in (workspace.cache("apt", "tiny") / folder).iterdir())
 
 
-def test_the_store_holds_each_file_once_however_many_layers_used_it(workspace: Workspace) -> None:
+def test_store_has_each_file_once(workspace: Workspace) -> None:
     use_packages(workspace, first="1", second="2")
     for _ in range(3):
         use_packages(workspace)
@@ -45,7 +45,7 @@ def test_the_store_holds_each_file_once_however_many_layers_used_it(workspace: W
     assert names(workspace, "lists") == ["first", "second"]
 
 
-def test_a_newer_file_takes_the_place_of_the_older(workspace: Workspace) -> None:
+def test_newer_file_replaces_the_older_one(workspace: Workspace) -> None:
     use_packages(workspace, package="old")
     use_packages(workspace, package="new", other="x")
     kept = workspace.cache("apt", "tiny") / "archives"
@@ -53,7 +53,7 @@ def test_a_newer_file_takes_the_place_of_the_older(workspace: Workspace) -> None
     assert names(workspace, "archives") == ["other", "package"]
 
 
-def test_a_container_begins_with_what_others_downloaded(workspace: Workspace) -> None:
+def test_container_starts_with_the_downloads_of_earlier_ones(workspace: Workspace) -> None:
     use_packages(workspace, package="bytes")
     with open_run(workspace, "test") as run:
         binds = packages.mounts(workspace.cache("apt", "tiny"), run.scratch / "layer")
@@ -61,13 +61,13 @@ def test_a_container_begins_with_what_others_downloaded(workspace: Workspace) ->
         assert (Path(binds[0].source) / "archives" / "package").read_text() == "bytes"
 
 
-def test_lists_that_are_not_there_are_old(workspace: Workspace) -> None:
+def test_folder_without_package_lists_has_mtime_zero(workspace: Workspace) -> None:
     with open_run(workspace, "test") as run:
         binds = packages.mounts(workspace.cache("apt", "tiny"), run.scratch / "layer")
         assert Path(binds[1].source).stat().st_mtime == 0
 
 
-def test_roles_hear_of_mirrors_and_keys_do_not(tmp_path: Path, repository: Repository) -> None:
+def test_mirrors_are_role_variables_but_not_part_of_keys(tmp_path: Path, repository: Repository) -> None:
     plan = repository.plan()
     prefixes = {"https://a.example/": "http://b.example/", "https://c.example/": "file:///srv/c/"}
     playbook.write_settings(
@@ -85,14 +85,14 @@ def test_roles_hear_of_mirrors_and_keys_do_not(tmp_path: Path, repository: Repos
 FAILED = {"event": "failed", "role": "efa", "task": "Fetch the installer", "seconds": 1.0, "details": ""}
 
 
-def failure(repository: Repository, **said: str) -> Exception:
+def failure(repository: Repository, **fields: str) -> Exception:
     listener = playbook.Listener(Stream(), "hello/fabric")
-    listener.line(json.dumps({**FAILED, **said}))
+    listener.line(json.dumps({**FAILED, **fields}))
     listener.line(json.dumps({**FAILED, "message": "a later failure"}))
     return playbook.failure("layer 'system'", listener, 2)
 
 
-def test_a_download_that_is_not_what_was_locked_is_named_with_both_digests(repository: Repository) -> None:
+def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Repository) -> None:
     url = "https://vendor.example/installer.tar.gz"
     error = failure(repository, message="other bytes", url=url, expected="a" * 64, actual="b" * 64)
     assert isinstance(error, IntegrityError)
@@ -103,7 +103,7 @@ def test_a_download_that_is_not_what_was_locked_is_named_with_both_digests(repos
     assert "mirror.prefixes" in error.hint
 
 
-def test_any_other_failure_is_the_roles(repository: Repository) -> None:
+def test_other_failures_are_reported_as_errors_of_the_role(repository: Repository) -> None:
     error = failure(repository, message="no such file")
     assert isinstance(error, BuildError)
     assert "correct ansible/roles/efa" in error.hint
@@ -118,7 +118,7 @@ def test_any_other_failure_is_the_roles(repository: Repository) -> None:
         "apt-get update: Failed to fetch http://mirror.example/dists/bookworm/InRelease  404  Not Found",
     ],
 )
-def test_what_the_mirror_lacks_is_no_mistake_of_the_role(repository: Repository, message: str) -> None:
+def test_missing_packages_are_reported_as_errors_of_the_mirror(repository: Repository, message: str) -> None:
     error = failure(repository, message=message)
     assert isinstance(error, BuildError)
     assert "the package mirror lacks a requested package" in error.message

@@ -1,4 +1,4 @@
-"""The state of the package archive while a base is made: what apt fetched, against what was locked."""
+"""Verification of the package lists that apt fetches for a base image against the lock."""
 
 import hashlib
 import subprocess
@@ -40,37 +40,37 @@ SUITES = tuple(
 )
 
 
-def bootstrap(root: Path, watch: SuiteVerifier, **lists: str) -> int:
-    """What mmdebstrap does with the hook, once apt has fetched these lists."""
+def bootstrap(root: Path, verifier: SuiteVerifier, **lists: str) -> int:
+    """Run the hook as mmdebstrap does after apt has fetched these lists; return its exit code."""
     folder = root / "var/lib/apt/lists"
     folder.mkdir(parents=True)
     for suite, text in lists.items():
         (folder / f"mirror.example_debian_dists_{suite.replace('_', '-')}_InRelease").write_text(text)
-    (root / "hook.sh").write_text(watch.hook)
+    (root / "hook.sh").write_text(verifier.hook)
     done = subprocess.run(
         ["sh", str(root / "hook.sh"), str(root)], capture_output=True, text=True, timeout=30, check=False
     )
     for line in done.stdout.splitlines():
-        watch.line(line)
+        verifier.line(line)
     return done.returncode
 
 
-def a_watch(**settings: str) -> SuiteVerifier:
+def make_verifier(**settings: str) -> SuiteVerifier:
     sources = tuple(f"deb http://mirror.example/debian {suite.name} main" for suite in SUITES)
     mirror = Mirror(settings=MirrorSettings(**settings), apt_sources=sources)  # type: ignore[arg-type]
     return SuiteVerifier(system=SYSTEM, suites=SUITES, mirror=mirror)
 
 
-def test_the_locked_state_is_nothing_to_speak_of(tmp_path: Path) -> None:
-    watch = a_watch()
-    assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=OLD, tiny_security=OLD) == 0
-    assert watch.verify() == ""
+def test_locked_lists_give_no_message(tmp_path: Path) -> None:
+    verifier = make_verifier()
+    assert bootstrap(tmp_path, verifier, tiny=OLD, tiny_updates=OLD, tiny_security=OLD) == 0
+    assert verifier.verify() == ""
 
 
-def test_updates_that_moved_on_are_one_sentence(tmp_path: Path) -> None:
-    watch = a_watch()
-    assert bootstrap(tmp_path, watch, tiny=OLD, tiny_updates=NEW) == 0
-    assert watch.verify() == (
+def test_newer_updates_are_reported_in_one_sentence(tmp_path: Path) -> None:
+    verifier = make_verifier()
+    assert bootstrap(tmp_path, verifier, tiny=OLD, tiny_updates=NEW) == 0
+    assert verifier.verify() == (
         "the package archive has moved on since it was locked:"
         " tiny-security (2026-07-11T10:16:37Z → not in the sources here),"
         " tiny-updates (2026-07-11T10:16:37Z → 2026-11-19T02:12:54Z)"
@@ -88,15 +88,15 @@ def test_updates_that_moved_on_are_one_sentence(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_another_state_ends_the_bootstrap_with_both_digests(
+def test_changed_suite_fails_the_bootstrap_with_both_digests(
     tmp_path: Path, settings: dict[str, str], lists: dict[str, str], suite: str
 ) -> None:
-    watch = a_watch(**settings)
-    assert bootstrap(tmp_path, watch, **lists) == 1
+    verifier = make_verifier(**settings)
+    assert bootstrap(tmp_path, verifier, **lists) == 1
     with pytest.raises(
         IntegrityError, match=f"suite debian {suite} is not what catalog/lock.json says"
     ) as caught:
-        watch.verify()
+        verifier.verify()
     for part in (
         f"expected  sha256 {SUITES[0].sha256}",
         f"actual    sha256 {hashlib.sha256(NEW.encode()).hexdigest()}",
@@ -107,17 +107,17 @@ def test_another_state_ends_the_bootstrap_with_both_digests(
     assert caught.value.exit_code == 7
 
 
-def test_a_release_without_a_signed_list_is_refused(tmp_path: Path) -> None:
-    watch = a_watch()
-    assert bootstrap(tmp_path, watch) == 1
+def test_refuses_a_release_without_an_inrelease_file(tmp_path: Path) -> None:
+    verifier = make_verifier()
+    assert bootstrap(tmp_path, verifier) == 1
     with pytest.raises(IntegrityError, match="it has no InRelease"):
-        watch.verify()
+        verifier.verify()
 
 
-# Where the lists come from.
+# Package sources.
 
 
-def test_a_site_with_snapshots_goes_back_to_the_locked_states() -> None:
+def test_site_with_snapshots_uses_the_locked_snapshots() -> None:
     settings = MirrorSettings(snapshot="http://s.example/{archive}/{stamp}")
     mirror = discover(settings, SYSTEM, STACK, SUITES)
     assert mirror.apt_sources == (
@@ -128,7 +128,7 @@ def test_a_site_with_snapshots_goes_back_to_the_locked_states() -> None:
     assert 'Acquire::Check-Valid-Until "false"' in apt_options(mirror)
 
 
-def test_prefixes_hold_for_package_archives() -> None:
+def test_mirror_prefixes_apply_to_package_archives() -> None:
     settings = MirrorSettings(
         apt="http://a.example/debian", prefixes={"http://a.example/": "http://b.example/"}
     )
@@ -155,7 +155,7 @@ def test_folders_of_prefixes_are_mounted(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """An engine that records what it is asked; an image that was tagged as a layer is there."""
+    """Fake engine that records its calls and has the images that were tagged as layers."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -171,7 +171,7 @@ class Recorder:
         self.asked.append(("tag", image, repository, tag))
 
 
-def test_a_base_is_pulled_by_digest_through_the_mirror(repository: Repository, tmp_path: Path) -> None:
+def test_pulls_a_base_by_digest_through_the_mirror(repository: Repository, tmp_path: Path) -> None:
     repository.replace("catalog/systems/tiny-1.toml", 'suite = "tiny"\npackages = ["python3"]', "")
     repository.replace("catalog/systems/tiny-1.toml", "[bootstrap]", 'image = "host:5000/tiny:1.0"')
     repository.relock()

@@ -1,4 +1,4 @@
-"""Tags and labels have one source."""
+"""Tags and labels are spelled only in builder/marks.py."""
 
 import re
 from pathlib import Path

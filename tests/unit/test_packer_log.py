@@ -1,4 +1,4 @@
-"""Packer's output as events: lines of real builds, and the cases that are rare in them."""
+"""Parsing of Packer's output: a recorded build, and rare kinds of lines."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_recorded_build_starts_one_instance() -> None:
     assert [event for event in events if isinstance(event, Started)] == [Started("i-f92345aa6c1dc5b6c")]
 
 
-def test_recorded_build_reports_what_it_does() -> None:
+def test_recorded_build_reports_its_steps() -> None:
     _, events = read(*NO_SSH)
     assert [event.text for event in events if isinstance(event, Task)] == [
         "Launching a source AWS instance...",
@@ -90,7 +90,7 @@ def test_only_the_last_lines_are_kept() -> None:
         ("", [LogLine("")]),
     ],
 )
-def test_one_line(line: str, events: list[Event]) -> None:
+def test_line_becomes_events(line: str, events: list[Event]) -> None:
     assert read(line)[1] == events
 
 
@@ -106,5 +106,5 @@ def test_one_line(line: str, events: list[Event]) -> None:
         ),
     ],
 )
-def test_parse(line: str, message: Message) -> None:
+def test_parse_separates_kind_and_text(line: str, message: Message) -> None:
     assert parse(line) == message

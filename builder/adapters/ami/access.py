@@ -14,7 +14,7 @@ from builder.events import Stream
 from builder.site import AwsSettings
 
 _GROUP = "security-group"
-# Kinds of journal entries of one instance, which all have its name.
+# The journal entries of an instance and of its SSH access have the same name.
 _KINDS = ("key-pair", _GROUP, "instance")
 
 

@@ -148,7 +148,7 @@ class MachineChecker:
         return config
 
     def _wait_for_login(self, address: str, config: Path) -> None:
-        """Wait until systemd has finished booting; a degraded system is accepted, because its checks fail."""
+        """Wait until systemd reports `running` or `degraded`; the checks fail on a degraded system."""
         output = ""
 
         def is_up() -> bool:

@@ -91,7 +91,7 @@ def _fields(run: Run, account: Account, kind: str, name: str, region: str) -> di
         "kind": kind,
         "name": name,
         "region": region or account.region,
-        "place": account_id_of(account),  # the file's key for the account
+        "place": account_id_of(account),  # "place" is the key of the account in journal files
         "out": str(run.workspace.out),
     }
 

@@ -1,7 +1,7 @@
 """Find or build the AMI of a plan: Packer starts an instance, Ansible applies roles, EC2 captures the image.
 
-Every resource has the run's name in its own name and in its tags from its creation. The account may be real
-or rehearsed; this module does not distinguish them.
+Every resource is created with the run's name in its name and in its tags. The account may be real or
+rehearsed; this module does not distinguish them.
 """
 
 import dataclasses

@@ -203,8 +203,8 @@ GRANTS: tuple[Grant, ...] = (
 )
 
 
-# API calls that change the account, in order of first use, each with the need (see `needs`) that requires it.
-# Read-only calls and those that clean up after a failed build are left out.
+# API calls that change the account, in order of first use, each with the feature that requires it. Read-only
+# calls and those that clean up after a failed build are left out.
 CALLS: tuple[tuple[str, str, str], ...] = (
     ("ec2", "ImportKeyPair", "build"),
     ("ec2", "CreateSecurityGroup", "group"),
@@ -233,7 +233,7 @@ def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def needs(plan: Plan, settings: AwsSettings) -> set[str]:
-    """Return the needs of a target at a site; they select rows of GRANTS and CALLS."""
+    """Return the features that a target uses at a site, by the names that GRANTS and CALLS have for them."""
     shape = plan.target.ami
     optional = {
         "group": not settings.security_group,
@@ -248,7 +248,7 @@ def needs(plan: Plan, settings: AwsSettings) -> set[str]:
 
 
 def policy(wanted: Iterable[str], settings: AwsSettings, *, partition: str = "aws") -> dict[str, Any]:
-    """Return a policy document with the grants for these needs, in the order of the table."""
+    """Return a policy document with the grants for these features, in the order of the table."""
     wanted = set(wanted)
     words = {
         "partition": partition,

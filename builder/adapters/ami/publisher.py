@@ -75,7 +75,7 @@ class AmiPublisher:
         return Sharing(accounts=self.settings.share_accounts, organizations=self.settings.share_organizations)
 
     def holds(self, publication: Publication) -> bool:
-        """True if the parameters in all regions point to the image or its copies, and these are complete."""
+        """True if in all regions the parameters point to the image or to a copy with the right settings."""
         region, _, ami = publication.name.partition("/")
         if region != self.account.region or not publication.tags:
             return False

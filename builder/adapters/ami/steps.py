@@ -1,6 +1,6 @@
-"""Idempotent operations on one AMI in one region: each reads the current state and changes only differences.
+"""Idempotent operations on one AMI in one region, which read the current state and change only what differs.
 
-They know neither plans nor the order of a publication.
+This module knows neither plans nor the order of a publication.
 """
 
 import datetime
@@ -120,7 +120,7 @@ def shared_with(ref: AmiRef) -> list[dict[str, str]]:
 
 
 def share(ref: AmiRef, sharing: Sharing) -> None:
-    """Grant launch permission, and to accounts createVolumePermission, which organizations cannot have."""
+    """Grant launch permission, and createVolumePermission on the snapshots to accounts only."""
     if not sharing:
         return
     there = shared_with(ref)
@@ -156,7 +156,7 @@ def is_shared(ref: AmiRef, image: Resource, sharing: Sharing) -> bool:
 
 
 def deprecate(ref: AmiRef, *, after_days: int, again: bool = False) -> None:
-    """Set the deprecation date to `after_days` from now; an existing date is replaced only with `again`."""
+    """Set the deprecation date to `after_days` from now; keep an existing date unless `again` is set."""
     if not after_days or (ref.load().get("DeprecationTime") and not again):
         return
     moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=after_days)

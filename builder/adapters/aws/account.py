@@ -207,7 +207,7 @@ def code_of(error: Exception) -> str:
 
 @contextmanager
 def calling_aws(action: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
-    """Raise boto3's errors as the builder's, with the action, AWS's code and message, and a hint.
+    """Translate boto3's errors into the builder's, with the action, AWS's code and message, and a hint.
 
     `otherwise` is the class of errors with a code that is not in _MEANINGS.
     """

@@ -68,7 +68,7 @@ def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[st
 
 
 def _network(ec2: Any, subnet: str) -> Resource:
-    """Return the VPC of the subnet; empty, for the account's default VPC, without a subnet."""
+    """Return the VPC of the subnet; without a subnet nothing, which selects the default VPC."""
     if not subnet:
         return {}
     return {"VpcId": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]}

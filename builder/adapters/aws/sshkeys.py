@@ -1,4 +1,4 @@
-"""Temporary SSH key pair of a run: created locally, imported into EC2, and deleted in both at the end."""
+"""Temporary SSH key pair of a run: created locally, imported into EC2, deleted from both at the end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -43,7 +43,7 @@ def make_root(
     """
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
-            f"system '{system.name}' cannot be bootstrapped: only systems of the family debian can",
+            f"system '{system.name}' cannot be bootstrapped: mmdebstrap supports only Debian systems",
             hint=f"set an image with a digest in catalog/systems/{system.name}.toml",
         )
     if not shutil.which("mmdebstrap"):

@@ -30,7 +30,7 @@ class EngineFinder:
 
 
 def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> LayerResult:
-    """Return the record of a layer that exists; its size is the difference from its parent."""
+    """Return the result for an existing layer; its size is the growth over its parent."""
     image, parent = images.get(layer.key), images.get(layer.parent)
     known = image is not None and (parent is not None or not layer.parent)
     return LayerResult(

@@ -264,7 +264,7 @@ class Engine:
         stop_signal: str | None = None,
         **host: Any,
     ) -> str:
-        """Create a container, which the caller starts and removes; `host` are options of its host config."""
+        """Create a container, which the caller starts and removes; `host` has options of its host config."""
         load_sdk()
         from docker.types import Mount
 

@@ -45,7 +45,7 @@ def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
 def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
     """Return the Artifact of an image that EC2 has described."""
     size = sum(disk.get("Ebs", {}).get("VolumeSize", 0) for disk in image.get("BlockDeviceMappings", ()))
-    made = LayerResult(
+    result = LayerResult(
         name="image",
         key=plan.key,
         outcome=outcome,
@@ -56,7 +56,7 @@ def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str,
         components=plan.components,
     )
     return Artifact(
-        kind="ami", target=plan.target.name, reference=image["ImageId"], key=plan.key, layers=(made,)
+        kind="ami", target=plan.target.name, reference=image["ImageId"], key=plan.key, layers=(result,)
     )
 
 

@@ -73,7 +73,7 @@ class LayerMaker:
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
             self._background.submit(playbook.prepare, self._run, self._root, plan)
-        made = []
+        results = []
         for i, layer in enumerate(plan.layers):
             step = f"{plan.target.name}/{layer.name}"
             title = ", ".join(layer.components) or layer.name
@@ -83,7 +83,7 @@ class LayerMaker:
                 else:
                     outcome = self._ensure(plan, layer, step)
                     self._share(layer)
-                made.append(outcome)
+                results.append(outcome)
                 end.update(
                     text=outcome.reason,
                     outcome=outcome.outcome,
@@ -91,7 +91,7 @@ class LayerMaker:
                     size_bytes=outcome.size_bytes,
                 )
         self._engine.tag(self._known[plan.key].id, plan.target.name, plan.stack.name)
-        return self._artifact(plan, made)
+        return self._artifact(plan, results)
 
     def ensure_base(self, plan: Plan) -> str:
         """Return the image of the plan's base layer; build it if the engine and the cache lack it."""
@@ -250,13 +250,13 @@ class LayerMaker:
             say=self._say(step),
         )
 
-    def _artifact(self, plan: Plan, made: list[LayerResult]) -> Artifact:
+    def _artifact(self, plan: Plan, results: list[LayerResult]) -> Artifact:
         return Artifact(
             kind="container",
             target=plan.target.name,
             reference=self._known[plan.key].id,
             key=plan.key,
-            layers=tuple(made),
+            layers=tuple(results),
         )
 
 

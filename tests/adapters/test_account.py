@@ -144,7 +144,7 @@ def test_untrusted_certificate_fails_with_a_hint_to_set_ca_bundle(site: Site) ->
     assert "mirror.ca_bundle" in caught.value.hint
 
 
-def test_no_proxy_applies_per_service(certificate: Path) -> None:
+def test_no_proxy_setting_applies_per_service(certificate: Path) -> None:
     proxy = "http://proxy.invalid:3128"
     network = Network(proxies={"https_proxy": proxy, "no_proxy": "ec2.us-east-1.amazonaws.com"})
     account = Account(KEYS, region=EAST, network=network)

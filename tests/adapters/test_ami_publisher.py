@@ -134,7 +134,7 @@ def test_repeated_publication_changes_nothing(ami_account: AmiAccount, proxy: Pr
     assert proxy.mutating[before:] == []
 
 
-def test_publication_does_not_hold_after_any_change(ami_account: AmiAccount) -> None:
+def test_holds_is_false_after_permissions_or_parameters_change(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     west = ami_account.family(home)[WEST]
@@ -400,7 +400,7 @@ AmiAccount(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(
 def test_completes_the_publication_of_a_killed_process(
     ami_account: AmiAccount, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """After SIGKILL the state is only in the account and in the journal."""
+    """The next process has only the account and the journal to resume from."""
     old = ami_account.image(key="old-key-old-key")
     ami_account.publish(old, key="old-key-old-key")
     with followed(ami_account):

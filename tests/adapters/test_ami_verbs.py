@@ -128,7 +128,7 @@ def test_resumes_a_retirement_interrupted_at_any_call(
     rounds = 0
     while True:
         proxy.calm()
-        # One changing call gets through in each round, and its answer is lost.
+        # In each round one changing call is executed, and its response is lost.
         proxy.disturb(
             Disturbance(mutating=True, drop="after"),
             Disturbance(mutating=True, first=2, count=0, drop="before"),

@@ -230,7 +230,7 @@ def wanted_plugins(versions: Mapping[str, str]) -> list[Plugin]:
 
 
 def test_installed_plugins_are_not_fetched_again(tmp_path: Path) -> None:
-    """A host without network access can build."""
+    """A host without network access can build with installed plugins."""
     program = Packer(tmp_path, program=fake_packer(tmp_path, NEW.format(init=1)))
     program.install_plugins(wanted_plugins({"amazon": "1.8.2"}))
 

@@ -103,7 +103,7 @@ def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Rep
     assert "mirror.prefixes" in error.hint
 
 
-def test_other_failures_are_reported_as_errors_of_the_role(repository: Repository) -> None:
+def test_failed_tasks_are_reported_as_errors_of_the_role(repository: Repository) -> None:
     error = failure(repository, message="no such file")
     assert isinstance(error, BuildError)
     assert "correct ansible/roles/efa" in error.hint

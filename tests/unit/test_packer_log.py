@@ -61,7 +61,7 @@ def test_recorded_build_keeps_its_first_error_and_its_last_lines() -> None:
     assert [event.text for event in events if isinstance(event, LogLine)] == log.tail
 
 
-def test_only_the_last_lines_are_kept() -> None:
+def test_log_keeps_only_the_last_lines() -> None:
     log, _ = read(*(f"line {number}" for number in range(100)))
     assert log.tail == [f"line {number}" for number in range(60, 100)]
     assert log.error == ""
@@ -90,7 +90,7 @@ def test_only_the_last_lines_are_kept() -> None:
         ("", [LogLine("")]),
     ],
 )
-def test_line_becomes_events(line: str, events: list[Event]) -> None:
+def test_line_of_packer_becomes_events(line: str, events: list[Event]) -> None:
     assert read(line)[1] == events
 
 

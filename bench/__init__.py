@@ -1,1 +1,1 @@
-"""Compares the factory with Packer and with a Dockerfile, in one run and on one machine: python -m bench."""
+"""Benchmark that compares the factory with Packer and a Dockerfile on the same machine: python -m bench."""

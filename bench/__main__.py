@@ -1,6 +1,7 @@
-"""`python -m bench`: rounds of builds in turn, so that noise meets every way alike; then tables and JSON.
+"""`python -m bench`: time builds with Packer, a Dockerfile and the factory; print tables and write JSON.
 
-Everything it makes in the engine is removed at the end, also after Ctrl-C; caches stay in out/bench.
+The methods take turns in every round, so that noise affects all of them. All images and containers are
+removed at the end, also after Ctrl-C; caches stay in out/bench.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from bench import bed as beds
 from bench import figures
 from bench.bed import BASE, BRANCHES, TOOLS, Bed
 from bench.figures import Sample
-from bench.programs import find_client, find_program, said
-from bench.ways import Dockerfile, Factory, Packer, Way
+from bench.programs import find_client, find_program, output_of
+from bench.ways import BuildMethod, Dockerfile, Factory, Packer
 from builder.adapters.engine.client import Engine
 from builder.errors import FactoryError, MissingError
 
@@ -33,14 +34,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 _RESULT = _ROOT / "out" / "bench.json"
 _PAGE = _ROOT / "docs" / "performance.md"
 _CASES = ("cold", "change", "noop", "targets")
-_NOOPS = 5  # of each way and round: a no-op is short, and noise is not
-_CHANGED = 4  # index, in canonical order, of the role that changes
+_NOOPS = 5  # per method and round, because a no-op is short compared to the noise
+_CHANGED = 4  # index, in canonical order, of the changed role
 
 
 class Rounds:
-    """Takes the samples."""
+    """Runs the rounds and collects their samples."""
 
-    def __init__(self, bed: Bed, ways: Sequence[Way], factory: Factory, cases: Sequence[str]) -> None:
+    def __init__(self, bed: Bed, ways: Sequence[BuildMethod], factory: Factory, cases: Sequence[str]) -> None:
         self._bed = bed
         self._ways = ways
         self._factory = factory
@@ -49,13 +50,13 @@ class Rounds:
         self.sizes: dict[str, int] = {}
 
     def take(self, number: int) -> None:
-        """One round; the order of the ways turns from round to round."""
-        turned = [*self._ways[number % len(self._ways) :], *self._ways[: number % len(self._ways)]]
+        """Run a round; the order of the methods rotates from round to round."""
+        rotated = [*self._ways[number % len(self._ways) :], *self._ways[: number % len(self._ways)]]
         roles = self._bed.plan().components
         if set(self._cases) - {"targets"}:
             self._bed.edit(roles[0])
-            self._cold(number, turned)
-        cached = [way for way in turned if way.is_cached]
+            self._cold(number, rotated)
+        cached = [way for way in rotated if way.is_cached]
         if "noop" in self._cases:
             for _ in range(_NOOPS):
                 for way in cached:
@@ -67,9 +68,9 @@ class Rounds:
         if "targets" in self._cases:
             self._targets(number)
         for way in self._ways:
-            way.forget()
+            way.remove_images()
 
-    def _cold(self, number: int, ways: Sequence[Way]) -> None:
+    def _cold(self, number: int, ways: Sequence[BuildMethod]) -> None:
         for way in ways:
             if "cold" in self._cases:
                 self._sample("cold", way, number, way.build)
@@ -78,14 +79,14 @@ class Rounds:
                 way.build()
 
     def _targets(self, number: int) -> None:
-        """Four branches over a layer that they share and that is there already."""
+        """Build four targets over an existing shared layer, with one job and with all cores."""
         ways: list[tuple[str, int]] = [("serial", 1), ("parallel", os.cpu_count() or 1)]
         for case, jobs in ways if number % 2 else reversed(ways):
             self._bed.edit("base")
             self._sample("shared", self._factory, number, partial(self._factory.build, "shared"))
             self._sample(case, self._factory, number, partial(self._factory.build, *BRANCHES, jobs=jobs))
 
-    def _sample(self, case: str, way: Way, number: int, build: Callable[[], float]) -> None:
+    def _sample(self, case: str, way: BuildMethod, number: int, build: Callable[[], float]) -> None:
         load = os.getloadavg()[0]
         seconds = build()
         is_cold = case == "cold" and isinstance(way, Factory)
@@ -107,7 +108,9 @@ def _bench_lock(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise MissingError("another bench runs in this checkout", hint="wait for its end") from error
+            raise MissingError(
+                "another benchmark runs in this checkout", hint="wait until it ends"
+            ) from error
         yield
 
 
@@ -115,13 +118,13 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _clear(bed: Bed, ways: Sequence[Way]) -> None:
-    """Nothing of the bench stays in the engine; a second signal must not stop this half-way."""
-    before = {one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)}
+def _clear(bed: Bed, ways: Sequence[BuildMethod]) -> None:
+    """Remove everything that the benchmark created in the engine, ignoring further signals."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
-        for one, action in before.items():
-            stack.callback(signal.signal, one, action)
-        # Last in, first out; and the rest is cleared even if one of them fails.
+        for number, action in before.items():
+            stack.callback(signal.signal, number, action)
+        # The stack runs all callbacks, last one first, even if some of them fail.
         for image in (BASE, TOOLS):
             stack.callback(bed.engine.remove_image, image)
         for way in ways:
@@ -129,7 +132,7 @@ def _clear(bed: Bed, ways: Sequence[Way]) -> None:
 
 
 def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory, docker: Path) -> None:
-    """Fills the caches of all ways from one source, so that no timed build meets the network."""
+    """Fill the caches of all methods with the same downloads, so that timed builds do not use the network."""
     for folder in (bed.repository, bed.work / "packer"):
         shutil.rmtree(folder, ignore_errors=True)
     beds.make_repository(bed)
@@ -148,14 +151,14 @@ def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory,
 def _facts(engine: Engine, packer: Path, rounds: int) -> dict[str, Any]:
     info = engine.info()
     processor = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    ansible = said([str(Path(sys.executable).with_name("ansible-playbook")), "--version"])
+    ansible = output_of([str(Path(sys.executable).with_name("ansible-playbook")), "--version"])
     return {
         "cores": os.cpu_count(),
         "processor": processor[1] if processor else platform.machine(),
         "memory_gib": round(info["MemTotal"] / 2**30),
         "engine": info["ServerVersion"],
         "storage": info["Driver"],
-        "packer": said([str(packer), "version"]).splitlines()[0].removeprefix("Packer v"),
+        "packer": output_of([str(packer), "version"]).splitlines()[0].removeprefix("Packer v"),
         "ansible": ansible.splitlines()[0].split()[-1].rstrip("]"),
         "rounds": rounds,
         "date": time.strftime("%Y-%m-%d"),
@@ -171,20 +174,20 @@ def _measure(rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     packer = Packer(bed, packer=program, docker=docker)
     dockerfile = Dockerfile(bed, docker=docker)
     factory = Factory(bed)
-    ways: tuple[Way, ...] = (packer, dockerfile, factory)
+    ways: tuple[BuildMethod, ...] = (packer, dockerfile, factory)
     with ExitStack() as stack:
         stack.enter_context(_bench_lock(bed.work))
-        _clear(bed, ways)  # of a bench that was killed
+        _clear(bed, ways)  # leftovers of a killed benchmark
         stack.callback(_clear, bed, ways)
         bed.log.write_bytes(b"")
         facts = _facts(engine, program, rounds)
         print("preparing: packages, wheels, Ansible, base image", file=sys.stderr)
         _prepare(bed, packer, dockerfile, factory, docker)
-        taken = Rounds(bed, ways, factory, cases)
+        measured = Rounds(bed, ways, factory, cases)
         for number in range(rounds):
-            taken.take(number)
+            measured.take(number)
         facts["load_after"] = os.getloadavg()[0]
-    return figures.summarize(taken.samples, taken.sizes, facts, {way.name: way.title for way in ways})
+    return figures.summarize(measured.samples, measured.sizes, facts, {way.name: way.title for way in ways})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,14 +195,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
     options.add_argument("--only", action="append", choices=_CASES, metavar="NAME", help=", ".join(_CASES))
     options.add_argument(
-        "--write-docs", action="store_true", help=f"write {_RESULT.name} into {_PAGE.name}, measure nothing"
+        "--write-docs",
+        action="store_true",
+        help=f"write the figures of {_RESULT.name} into {_PAGE.name} without measuring",
     )
     parsed = options.parse_args(argv)
     if parsed.write_docs:
         figures.write_docs(json.loads(_RESULT.read_text(encoding="utf-8")), _PAGE)
         return 0
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         result = _measure(max(1, parsed.runs), parsed.only or _CASES)
     except FactoryError as error:
@@ -209,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; nothing of the bench is left in the engine", file=sys.stderr)
+        print("interrupted; images and containers of the benchmark are removed", file=sys.stderr)
         return 130
     figures.save(result, _RESULT)
     print(figures.as_text(result))

@@ -1,7 +1,7 @@
-"""What all ways of building start from: one small repository, one set of packages, one base image.
+"""Common inputs of all build methods: a small repository, packages and a base image.
 
-The roles are those of this checkout; only the Python packages are others (a few ordinary wheels),
-and the checks are left out but for one, because the other ways have none.
+The roles are those of this checkout. The Python packages are a few small wheels, and there is only one check,
+because the other methods have none.
 """
 
 import json
@@ -13,7 +13,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.programs import said
+from bench.programs import output_of
 from builder import site
 from builder.adapters.ansible import runtime
 from builder.adapters.engine.client import LAYERS, Engine
@@ -25,7 +25,7 @@ from builder.arch import ARCHES, of_this_machine
 from builder.model import Plan
 from builder.plan import variables_of
 
-PREFIX = "factory-bench"  # of every image and container that the bench makes itself
+PREFIX = "factory-bench"  # of all images and containers of the benchmark
 BASE, TOOLS = f"{PREFIX}:base", f"{PREFIX}:tools"
 CHECKED = "def test_the_image_starts(host):\n    assert host.file('/etc/passwd').is_file\n"
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ ROLES = ("base", "limits", "packages", "rdma_core", "libfabric", "openmpi", "pyt
 SHARED = ("base", "limits", "packages")
 _FABRIC = (*SHARED, "rdma_core", "libfabric", "openmpi", "cleanup")
 _PYTHON = (*SHARED, "python_env", "cleanup")
-# Targets that share their first layer and nothing else.
+# Targets that share only their first layer.
 BRANCHES = {
     "fabric-1": (_FABRIC, 'openmpi_bridges = ["one0"]'),
     "fabric-2": (_FABRIC, 'openmpi_bridges = ["two0"]'),
@@ -53,7 +53,7 @@ stack = "cpu-debian-12"
 [variables]
 {variables}
 """
-# The script that a Dockerfile's RUN calls; one role, in the container it runs in.
+# Script for RUN in the Dockerfile: applies a role in the container.
 _ROLE = f"""\
 #!/bin/sh
 exec python3 -I {runtime.MOUNT}/run/launch.py -i localhost, -c local \\
@@ -63,7 +63,7 @@ exec python3 -I {runtime.MOUNT}/run/launch.py -i localhost, -c local \\
 
 @dataclass(frozen=True, kw_only=True)
 class Bed:
-    """Folders of one run of the bench; `home` (caches) outlives it."""
+    """Folders of a benchmark run; `home` with the caches is kept between runs."""
 
     work: Path
     engine: Engine
@@ -89,7 +89,7 @@ class Bed:
         return self.work / "log.txt"
 
     def environment(self) -> dict[str, str]:
-        """The factory's: its own caches, and byte code kept as on any machine, but not in the checkout."""
+        """Return the environment of the factory, with its own caches and byte code outside the checkout."""
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return inherited | {
             "PYTHONPYCACHEPREFIX": str(self.home / "bytecode"),
@@ -100,7 +100,7 @@ class Bed:
 
     @property
     def store(self) -> Path:
-        """Debian packages and lists that the factory has kept."""
+        """Return the folder of Debian packages and lists in the factory's cache."""
         plan = self.plan()
         return self.home / "cache" / "apt" / f"{plan.system.name}-{plan.arch}"
 
@@ -108,14 +108,14 @@ class Bed:
         return Context(self.repository).plan(target)
 
     def edit(self, role: str) -> None:
-        """Changes a role in a way that makes no difference to what it does."""
+        """Change a comment in a role, which changes its key but not what it does."""
         tasks = self.repository / "ansible" / "roles" / role / "tasks" / "main.yml"
         text = tasks.read_text(encoding="utf-8").partition("# bench ")[0]
         tasks.write_text(f"{text}# bench {secrets.token_hex(8)}\n", encoding="utf-8")
 
 
 def make_repository(bed: Bed) -> None:
-    """The checkout's catalog and roles; targets and Python packages of the bench."""
+    """Create a repository with the checkout's catalog and roles and the benchmark's targets and packages."""
     root = bed.repository
     without = shutil.ignore_patterns("__pycache__", "tests", "molecule")
     shutil.copytree(_CHECKOUT / "ansible", root / "ansible", ignore=without)
@@ -132,7 +132,7 @@ def make_repository(bed: Bed) -> None:
 
 
 def download_wheels(bed: Bed) -> None:
-    """The Python packages as an index and as a folder on this disk."""
+    """Download the Python packages to a local folder and index."""
     wheels = bed.packages / "wheels"
     wanted = (_HERE / "requirements.lock").read_text(encoding="utf-8")
     stamp = bed.packages / "requirements.lock"
@@ -142,7 +142,7 @@ def download_wheels(bed: Bed) -> None:
     wheels.mkdir(parents=True)
     system = bed.plan().system
     platforms = [word for name in ARCHES[of_this_machine()].wheel_platforms for word in ("--platform", name)]
-    said(
+    output_of(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
             *("--only-binary=:all:", "--python-version", system.python, "--implementation", "cp", *platforms),
@@ -158,7 +158,7 @@ def download_wheels(bed: Bed) -> None:
 
 
 def write_site(bed: Bed) -> None:
-    """The user's own site file, but pip finds everything on this disk."""
+    """Write the user's site file, with pip restricted to the local packages."""
     index = f"file://{bed.packages}/index"
     settings = site.load(_CHECKOUT).mirror
     values = {
@@ -174,13 +174,13 @@ def write_site(bed: Bed) -> None:
 
 
 def share_base(bed: Bed) -> None:
-    """One base image for all ways: the factory's, under a name of the bench."""
+    """Tag the factory's base image for use by all methods."""
     repository, _, tag = BASE.partition(":")
     bed.engine.tag(f"{LAYERS}:{bed.plan().layers[0].key}", repository, tag)
 
 
 def discover_mirror(bed: Bed) -> Mirror:
-    """Where the factory's containers download from in this run."""
+    """Return the mirror that the factory's containers use in this run."""
     context = Context(bed.repository)
     plan = bed.plan()
     stack = context.catalog.stacks[plan.stack.name]
@@ -188,7 +188,7 @@ def discover_mirror(bed: Bed) -> Mirror:
 
 
 def make_tools(bed: Bed, docker: Path) -> None:
-    """What the other ways mount into their containers; equal to what the factory mounts."""
+    """Write the files that the other methods mount into their containers, equal to those of the factory."""
     plan = bed.plan()
     found = discover_mirror(bed)
     folder = bed.tools
@@ -217,7 +217,7 @@ def make_tools(bed: Bed, docker: Path) -> None:
 
 
 def _own_sources(docker: Path) -> str:
-    return said(
+    return output_of(
         [
             *(
                 str(docker),
@@ -236,7 +236,7 @@ def _own_sources(docker: Path) -> str:
 
 
 def container_environment() -> dict[str, str]:
-    """What a role's modules see; none of it stays in an image."""
+    """Return the environment of a role's modules, which does not stay in the image."""
     return {
         "HOME": "/tmp/home",
         "ANSIBLE_CONFIG": f"{runtime.MOUNT}/ansible/ansible.cfg",
@@ -251,7 +251,7 @@ def container_environment() -> dict[str, str]:
 
 
 def import_tools(bed: Bed) -> None:
-    """The tools as an image, Ansible included, for the mounts of a Dockerfile."""
+    """Import the tools, including Ansible, as an image that the Dockerfile mounts."""
     plan = bed.plan()
     context = Context(bed.repository)
     with open_run(context.workspace, "tools") as run:

@@ -1,4 +1,4 @@
-"""Samples become medians, medians ratios, and ratios meet aims or do not; as text, JSON and Markdown."""
+"""Medians of the samples, their ratios and whether these meet the targets, as text, JSON and Markdown."""
 
 import json
 import re
@@ -22,7 +22,7 @@ CASES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One timed build; `load` is the machine's load average just before."""
+    """Timed build; `load` is the machine's load average before it."""
 
     case: str
     way: str
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A ratio of two medians and what it is to be."""
+    """Target for the ratio of two medians."""
 
     text: str
     over: tuple[str, str]  # case, way
@@ -65,7 +65,7 @@ AIMS = (
 def summarize(
     samples: Sequence[Sample], sizes: Mapping[str, int], machine: Mapping[str, Any], titles: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Everything that a run found, as JSON values."""
+    """Return all results of a run as JSON values."""
     medians = {
         case: {way: median(seconds) for way, seconds in _by_way(samples, case).items()}
         for case in CASES
@@ -102,7 +102,7 @@ def _seconds(value: float) -> str:
 
 
 def _spread(result: Mapping[str, Any], case: str, way: str) -> str:
-    """median (least to most, number)"""
+    """Return the median with range and number of samples: "1.23 (1.10 to 1.40, 3)"."""
     found = [s["seconds"] for s in result["samples"] if (s["case"], s["way"]) == (case, way)]
     if not found:
         return "= cold" if way == "packer" and case in ("change", "noop") else ""
@@ -112,7 +112,7 @@ def _spread(result: Mapping[str, Any], case: str, way: str) -> str:
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Ways across, cases down; sizes last."""
+    """Return a table with a column for each method and a row for each case; sizes come last."""
     ways = list(result["ways"])
     table = [["wall seconds: median (range, samples)", *(result["ways"][way] for way in ways)]]
     for case, title in CASES.items():
@@ -133,7 +133,7 @@ def ratio_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Where the factory's own time goes: median seconds of each step of a cold build."""
+    """Return a table with the median seconds of each step of the factory's cold build."""
     cold = [s for s in result["samples"] if (s["case"], s["way"]) == ("cold", "factory") and s["steps"]]
     if not cold:
         return []
@@ -178,11 +178,11 @@ def _markdown_table(table: Sequence[Sequence[str]]) -> str:
 
 
 def write_docs(result: Mapping[str, Any], page: Path) -> None:
-    """Replaces what stands between the two marks of the page."""
+    """Replace the text between the two markers of the page."""
     text = page.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"{page}: the marks of the figures are missing")
+        raise ValueError(f"{page}: no markers of the figures ({BEGIN} and {END})")
     figures = f"{BEGIN}\n\n{as_markdown(result)}\n\n{END}"
     page.write_text(pattern.sub(lambda _: figures, text), encoding="utf-8")
 

@@ -1,5 +1,5 @@
-# The roles of the bench through Packer: docker builder, ansible provisioner over the docker connection,
-# all roles in one play and one commit. Packer 1.6 has both built in.
+# The roles of the benchmark with Packer's docker builder and ansible provisioner over the docker connection, all in
+# one play and one commit. Packer 1.6 includes both plugins.
 variable "base" {
   type = string
 }
@@ -32,7 +32,7 @@ source "docker" "image" {
   image  = var.base
   pull   = false
   commit = true
-  # Neither entry point nor name servers of the build stay in the image.
+  # Resets the entry point of the build.
   changes = ["ENTRYPOINT []", "CMD [\"bash\"]"]
   run_command = [
     "-d", "-i", "-t", "--name", var.container, "--network", "host", "--pull", "never",

@@ -1,6 +1,7 @@
-"""Runs a program and takes its time; whatever happens, no program outlives the bench."""
+"""Timed subprocesses, which are always ended with the benchmark."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,12 @@ from pathlib import Path
 
 from builder.errors import BuildError, MissingError
 
-_BOUND_S = 1800
+_TIMEOUT_S = 1800
 _GRACE_S = 60
 
 
 def timed(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> float:
-    """Wall seconds of a program that ends with 0; what it says goes to `log`."""
+    """Run a program with its output in `log`; return its wall time; raise BuildError if it fails."""
     with log.open("ab") as output:
         output.write(f"\n$ {' '.join(argv)}\n".encode())
         output.flush()
@@ -32,25 +33,25 @@ def timed(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
             cwd=cwd,
             start_new_session=True,
         )
-        # wait() with a time-out polls and would be late by up to 50 ms, much against a no-op.
-        bound = threading.Timer(_BOUND_S, child.kill)
-        bound.start()
+        # wait() with a timeout polls every 50 ms, which is long compared to a no-op build.
+        timer = threading.Timer(_TIMEOUT_S, child.kill)
+        timer.start()
         try:
             code = child.wait()
             seconds = time.perf_counter() - begun
         finally:
-            bound.cancel()
+            timer.cancel()
             _end(child)
     if code != 0:
-        with log.open("rb") as said:
-            said.seek(start)
-            tail = said.read().decode(errors="replace").splitlines()[-25:]
+        with log.open("rb") as written:
+            written.seek(start)
+            tail = written.read().decode(errors="replace").splitlines()[-25:]
         raise BuildError(f"{argv[0]} ended with code {code}", hint=f"see {log}", details="\n".join(tail))
     return seconds
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Ends a program that still runs, group and all, after it had time to clear up."""
+    """End a running program and its process group, after a grace period for its cleanup."""
     if child.poll() is None:
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -60,13 +61,15 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     child.wait()
 
 
-def said(argv: Sequence[str]) -> str:
-    """What a program that ends with 0 writes to stdout."""
-    done = subprocess.run(list(argv), capture_output=True, text=True, timeout=_BOUND_S, check=False)
+def output_of(argv: Sequence[str]) -> str:
+    """Run a program and return its stdout; raise BuildError if it fails."""
+    done = subprocess.run(list(argv), capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode != 0:
         program = " ".join(argv[:3])
         raise BuildError(
-            f"{program} ended with code {done.returncode}", hint="run it by hand", details=done.stderr
+            f"{program} ended with code {done.returncode}",
+            hint=f"run it manually: {shlex.join(argv)}",
+            details=done.stderr,
         )
     return done.stdout.strip()
 
@@ -74,19 +77,19 @@ def said(argv: Sequence[str]) -> str:
 def find_program(name: str, *, hint: str) -> Path:
     found = shutil.which(name)
     if found is None:
-        raise MissingError(f"no program '{name}' here", hint=hint)
+        raise MissingError(f"program '{name}' is not installed", hint=hint)
     return Path(found)
 
 
 def find_client(engine_version: str) -> Path:
-    """The engine's command line, of the engine's own release if there is one.
+    """Return the path of the docker client, preferably of the engine's release.
 
-    Later clients build through a plugin that a machine may not have; the engine's own needs none.
+    Newer clients build through a plugin that may not be installed.
     """
     first = find_program("docker", hint="apt-get install docker.io")
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     for folder in folders:
         found = shutil.which("docker", path=folder)
-        if found and engine_version in said([found, "--version"]):
+        if found and engine_version in output_of([found, "--version"]):
             return Path(found)
     return first

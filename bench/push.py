@@ -1,9 +1,9 @@
-"""How long an image takes to a registry: `docker push` against our export, compression and push.
+"""Benchmark of pushes to a registry: `docker push` compared with the builder's export, compression and push.
 
     python -m bench.push IMAGE [--runs 3] [--json FILE]
 
-Every cold run meets an empty registry (a process of its own) and, on our side, an empty store of compressed
-layers; the two ways take turns, so that a change of load meets both. Prints medians and ratios.
+Every cold run uses an empty registry in a separate process and, for the builder, an empty store of compressed
+layers. The two methods take turns, so that changes of load affect both. Prints medians and ratios.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
 from builder.adapters.registry.local import PROGRAM, serving
 
-BOUND_S = 1200
+TIMEOUT_S = 1200
 REPOSITORY = "bench/image"
 Times = dict[str, list[float]]
 
@@ -44,8 +44,8 @@ def push_by_docker(image: str, host: str, watch: Stopwatch) -> None:
     name = f"{host}/{REPOSITORY}:1"
     _docker("tag", image, name)
     try:
-        for way in ("docker push, cold", "docker push, again"):
-            with watch.measure(way):
+        for case in ("docker push, cold", "docker push, again"):
+            with watch.measure(case):
                 _docker("push", "--quiet", name)
     finally:
         _docker("rmi", name)
@@ -77,7 +77,7 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
             push(config, layers, registry=registry, repository=REPOSITORY, tags=("1",))
     with watch.measure("ours, again"):
         publish(REPOSITORY)
-    # A registry that has nothing, with the layers compressed by an earlier run.
+    # An empty repository, with layers that an earlier run has compressed.
     with watch.measure("ours, layers stored"):
         publish(f"{REPOSITORY}-2")
     return sum(layer.size_bytes for layer in layers)
@@ -85,7 +85,7 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
 
 def _docker(*arguments: str) -> None:
     ended = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=BOUND_S, check=False
+        ["docker", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     if ended.returncode:
         sys.exit(f"docker {' '.join(arguments)}: {ended.stderr.strip()}")
@@ -94,7 +94,7 @@ def _docker(*arguments: str) -> None:
 def measure(image: str, runs: int) -> tuple[Times, int]:
     watch, size = Stopwatch(), 0
     for number in range(runs):
-        ways: list[Callable[[str, Path], None]] = []
+        methods: list[Callable[[str, Path], None]] = []
 
         def by_docker(host: str, _folder: Path) -> None:
             push_by_docker(image, host, watch)
@@ -103,12 +103,12 @@ def measure(image: str, runs: int) -> tuple[Times, int]:
             nonlocal size
             size = push_by_us(image, host, folder, watch)
 
-        ways = [by_docker, by_us] if number % 2 == 0 else [by_us, by_docker]
-        for way in ways:
+        methods = [by_docker, by_us] if number % 2 == 0 else [by_us, by_docker]
+        for push_image in methods:
             folder = Path(tempfile.mkdtemp(prefix="factory-bench-"))
             try:
                 with serving(folder / "registry") as host:
-                    way(host, folder / "store")
+                    push_image(host, folder / "store")
             finally:
                 shutil.rmtree(folder)
     return watch.times, size
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", help="an image in the engine, best of a few hundred MB")
+    parser.add_argument("image", help="image in the engine, preferably of a few hundred MB")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args()

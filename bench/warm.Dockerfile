@@ -1,4 +1,4 @@
-# Fills the cache mounts of Dockerfile with the packages and lists that the other ways find as well.
+# Fills the cache mounts of Dockerfile with the packages and lists that the other methods also use.
 ARG BASE
 ARG TOOLS
 FROM ${TOOLS} AS tools

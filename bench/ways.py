@@ -1,7 +1,4 @@
-"""Three ways from the same roles to an image, caches full: Packer, a Dockerfile, the factory.
-
-A way knows how to build, what its image is called, and how to remove what it made.
-"""
+"""Build methods for the same roles, with warm caches: Packer, a Dockerfile and the factory."""
 
 import json
 import os
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
-from bench.programs import said, timed
+from bench.programs import output_of, timed
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.marks import RUN_LABEL
@@ -23,8 +20,8 @@ _CONTAINER = f"{PREFIX}-packer"
 _COLLECTIONS = "collections"
 
 
-class Way(Protocol):
-    """One way of building the image of the eight roles."""
+class BuildMethod(Protocol):
+    """Method of building the image of the eight roles."""
 
     name: str
     title: str
@@ -34,15 +31,15 @@ class Way(Protocol):
 
     def image(self) -> str: ...
 
-    def forget(self) -> None:
-        """Removes the images of a round; caches stay full for the next one."""
+    def remove_images(self) -> None:
+        """Remove the images of a round but keep the caches."""
 
     def clear(self) -> None:
-        """Removes everything that it made in the engine."""
+        """Remove all images, containers and build records of this method."""
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """The same files under another name; apt reads the age of its lists from the folder's time."""
+    """Hard-link the files of a folder; keep its mtime, from which apt derives the age of its lists."""
     shutil.rmtree(target, ignore_errors=True)
     (target / "partial").mkdir(parents=True)
     for file in source.iterdir():
@@ -53,7 +50,7 @@ def link_folder(source: Path, target: Path) -> None:
 
 
 class Packer:
-    """Packer's docker builder; Ansible on this side, over the docker connection, one play, one commit."""
+    """Packer's docker builder, with Ansible on the host: a single play and a single commit."""
 
     name = "packer"
     title = "Packer, docker builder + ansible provisioner"
@@ -69,7 +66,7 @@ class Packer:
         collections = self._bed.home / _COLLECTIONS
         if not (collections / "ansible_collections" / "community" / "docker").is_dir():
             shutil.rmtree(collections, ignore_errors=True)
-            said(
+            output_of(
                 [
                     *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
                     *("--no-compile", "--target", str(collections), "-r", str(_HERE / "peers.lock")),
@@ -109,12 +106,12 @@ class Packer:
     def image(self) -> str:
         return f"{PREFIX}:packer"
 
-    def forget(self) -> None:
+    def remove_images(self) -> None:
         self._bed.engine.remove_container(_CONTAINER)
         self._bed.engine.remove_image(self.image())
 
     def clear(self) -> None:
-        self.forget()
+        self.remove_images()
 
 
 class Dockerfile:
@@ -129,7 +126,7 @@ class Dockerfile:
         self._docker = docker
 
     def prepare(self) -> None:
-        # The number of this run makes the step new, or BuildKit would take the lists for filled.
+        # ROUND makes the step unique; BuildKit would skip a cached step and leave the cache mounts empty.
         self._build("warm.Dockerfile", _HERE, f"{PREFIX}:warm")
 
     def build(self) -> float:
@@ -149,14 +146,14 @@ class Dockerfile:
     def image(self) -> str:
         return f"{PREFIX}:dockerfile"
 
-    def forget(self) -> None:
+    def remove_images(self) -> None:
         for image in self._bed.engine.labelled(PREFIX):
             for reference in (*image.tags, image.id):
                 self._bed.engine.remove_image(reference)
 
     def clear(self) -> None:
-        """Also BuildKit's records that name something of the bench; those with children go a turn later."""
-        self.forget()
+        """Remove the benchmark's images and BuildKit records; records with children need further passes."""
+        self.remove_images()
         while records := _records(self._bed.engine):
             freed = [record for record in records if self._prune(record)]
             if not freed:
@@ -175,7 +172,7 @@ def _records(engine: Engine) -> list[str]:
 
 
 class Factory:
-    """`builder build`, its one check included."""
+    """`builder build`, including its check."""
 
     name = "factory"
     title = "builder build"
@@ -194,7 +191,7 @@ class Factory:
         return timed(argv, env=self._bed.environment(), cwd=Path.cwd(), log=self._bed.log)
 
     def lock(self) -> None:
-        """The checkout's lock, and the Python packages of the bench in place of the stack's."""
+        """Lock the benchmark's repository, including its Python packages."""
         argv = [sys.executable, "-m", "builder.cli.main", "lock", "--root", str(self._bed.repository)]
         timed(argv, env=self._bed.environment(), cwd=Path.cwd(), log=self._bed.log)
 
@@ -202,22 +199,22 @@ class Factory:
         return f"{LAYERS}:{self._bed.plan().key}"
 
     def steps(self) -> dict[str, float]:
-        """Seconds of each step of the last run, as the run itself recorded them."""
+        """Return the seconds of each step of the last run, from its events."""
         last = max((self._bed.repository / "out" / "runs").iterdir())
         lines = (last / "events.ndjson").read_text(encoding="utf-8").splitlines()
         ends = [event for event in map(json.loads, lines) if event["name"] == "step.end"]
         return {event["step"].partition("/")[2]: event["fields"]["seconds"] for event in ends}
 
     def clear(self) -> None:
-        self.forget()
+        self.remove_images()
 
-    def forget(self) -> None:
-        """What its runs made; the base stays, it is that of every build on this machine."""
+    def remove_images(self) -> None:
+        """Remove the images of all runs except the base image, which other builds on this machine share."""
         runs = self._bed.repository / "out" / "runs"
         for name in _names(runs):
             sweep(self._bed.engine, name)
-            made = self._bed.engine.labelled(f"{RUN_LABEL}={name}")
-            for image in sorted(made, key=lambda image: -image.created):
+            images = self._bed.engine.labelled(f"{RUN_LABEL}={name}")
+            for image in sorted(images, key=lambda image: -image.created):
                 if not self._is_base(image.id):
                     for reference in (*image.tags, image.id):
                         self._bed.engine.remove_image(reference)

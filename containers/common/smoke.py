@@ -1,8 +1,8 @@
-"""Proves on one machine that a training program survives the loss of a process.
+"""Test on a single machine that a training program survives the loss of a process.
 
-Starts the program with torchrun, kills one rank once a checkpoint exists, and expects that torchrun starts
-the ranks anew, that they resume from a checkpoint and repeat the same losses, and that the loss falls. Prints
-one JSON line; needs nothing but the standard library and the program's Python.
+Starts the program with torchrun, kills a rank after the first checkpoint, and expects that torchrun restarts
+the ranks, that they resume from the checkpoint and repeat the same losses, and that the loss falls. Prints
+one JSON line. Needs only the standard library and the program's Python.
 """
 
 import argparse
@@ -25,19 +25,20 @@ from training.options import positive_int
 
 LOG_TAIL_BYTES = 4_000
 TICK_S = 0.02
-# The same sums in another order (NCCL) may differ in the last digits; a lost optimizer state differs at once.
+# Sums in another order (NCCL) differ in the last digits; a lost optimizer state differs by more than this.
 LOSS_TOLERANCE = 1e-5
-# The loss of the first step after a checkpoint depends on the weights alone, later ones on the optimizer too.
+# The first loss after a checkpoint depends only on the weights; later ones also depend on the optimizer
+# state.
 STEPS_PAST_CHECKPOINT = 3
 
 
 class SmokeError(Exception):
-    """What the training did not do."""
+    """Failed expectation about the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One line of the metrics file."""
+    """Line of the metrics file."""
 
     restart: int
     step: int
@@ -46,7 +47,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was seen; `repeated_steps` were computed before the kill and again after it, with equal loss."""
+    """Result of the test; `repeated_steps` is the number of steps computed before and after the kill."""
 
     killed_rank: int
     killed_after_step: int
@@ -59,7 +60,7 @@ class Outcome:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train with torchrun, kill one rank, and check that training resumes and the loss falls.",
-        epilog="Further arguments go to the program, after --smoke.",
+        epilog="Other arguments are passed to the program after --smoke.",
     )
     parser.add_argument("program", type=Path, help="the training program, for example train.py")
     parser.add_argument("--ranks", type=positive_int, default=2, metavar="N", help="(default: %(default)s)")
@@ -71,14 +72,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=positive_int,
         default=120,
         metavar="S",
-        help="seconds until the whole check has failed (default: %(default)s)",
+        help="timeout of the whole test in seconds (default: %(default)s)",
     )
     options, program_arguments = parser.parse_known_args(argv)
     options.program_arguments = program_arguments
     if not 0 <= options.kill_rank < options.ranks:
-        parser.error(f"--kill-rank {options.kill_rank} is none of the {options.ranks} ranks")
+        parser.error(f"--kill-rank {options.kill_rank} is not one of the {options.ranks} ranks")
     if not options.program.is_file():
-        parser.error(f"no program {options.program}")
+        parser.error(f"program {options.program} does not exist")
     return options
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
         log = Path(folder, "log")
         try:
-            outcome = rehearse(options, Path(folder), log)
+            outcome = run_test(options, Path(folder), log)
         except SmokeError as error:
             tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace") if log.exists() else ""
             print(f"{tail}\nerror: {error}", file=sys.stderr)
@@ -96,8 +97,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def rehearse(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
-    """The whole check: start, kill, wait, judge."""
+def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
+    """Start the training, kill a rank, wait for the end and check the losses."""
     began = monotonic()
     deadline = began + options.timeout_s
     metrics, checkpoints = folder / "metrics", folder / "checkpoints"
@@ -121,8 +122,8 @@ def rehearse(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
     return Outcome(
         killed_rank=options.kill_rank,
         killed_after_step=killed_after_step,
-        resumed_from_step=judge_resumption(result),
-        repeated_steps=judge_losses(losses),
+        resumed_from_step=check_resumption(result),
+        repeated_steps=check_losses(losses),
         seconds=round(monotonic() - began, 1),
         result=result,
     )
@@ -131,7 +132,7 @@ def rehearse(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
 def torchrun_command(
     options: argparse.Namespace, run_id: str, *, metrics: Path, checkpoints: Path
 ) -> list[str]:
-    # Not --standalone: that looks up the machine's own name, which hangs where nothing resolves it.
+    # Without --standalone, which resolves the host name and hangs if DNS does not answer.
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", "1", "--nproc-per-node", str(options.ranks), "--max-restarts", "1"),
@@ -144,7 +145,7 @@ def torchrun_command(
 
 @contextmanager
 def launched(command: list[str], run_id: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A running torchrun whose processes are all gone afterwards, whatever happened."""
+    """Start torchrun for the block; kill it and all its ranks afterwards."""
     defaults = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment = defaults | dict(os.environ) | {"TMPDIR": str(log.parent)}
     stdout = log.with_suffix(".stdout")
@@ -153,7 +154,7 @@ def launched(command: list[str], run_id: str, log: Path) -> Iterator[tuple[subpr
         try:
             yield torchrun, stdout
         finally:
-            # torchrun first, or it would start again what is killed; the ranks have sessions of their own.
+            # torchrun first, because it would restart killed ranks, which have their own sessions.
             torchrun.kill()
             torchrun.wait()
             for pid in find_ranks(run_id).values():
@@ -165,7 +166,7 @@ def wait_until(
 ) -> None:
     while not condition():
         if monotonic() > deadline:
-            raise SmokeError(f"no {what.removeprefix('a ')} within the time given by --timeout-s")
+            raise SmokeError(f"no {what.removeprefix('a ')} within --timeout-s")
         try:
             code = torchrun.wait(timeout=TICK_S)
         except subprocess.TimeoutExpired:
@@ -177,13 +178,13 @@ def wait_for_end(torchrun: "subprocess.Popen[bytes]", deadline: float) -> int:
     try:
         return torchrun.wait(timeout=max(0.0, deadline - monotonic()))
     except subprocess.TimeoutExpired as error:
-        raise SmokeError("training did not end within the time given by --timeout-s") from error
+        raise SmokeError("training did not end within --timeout-s") from error
 
 
 def kill_rank(rank: int, run_id: str) -> None:
     pid = find_ranks(run_id).get(rank)
     if pid is None:
-        raise SmokeError(f"there is no process of rank {rank} to kill; training was over too soon")
+        raise SmokeError(f"found no process of rank {rank} to kill; training ended too early")
     kill(pid)
 
 
@@ -191,17 +192,17 @@ def kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return  # gone by itself in between
+        return  # already ended
 
 
 def find_ranks(run_id: str) -> dict[int, int]:
-    """Process id by rank, told by the environment that torchrun gives its workers."""
+    """Return rank → process ID of the workers, which torchrun identifies by environment variables."""
     ranks = {}
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             content = entry.read_bytes().decode(errors="replace")
         except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue  # ended while we looked, or somebody else's
+            continue  # the process ended or belongs to another user
         environment = dict(item.partition("=")[::2] for item in content.split("\0"))
         if environment.get("TORCHELASTIC_RUN_ID") == run_id and "RANK" in environment:
             ranks[int(environment["RANK"])] = int(entry.parent.name)
@@ -218,34 +219,36 @@ def read_losses(metrics: Path) -> list[Loss]:
 def read_result(stdout: Path) -> dict[str, object]:
     lines = stdout.read_text(encoding="utf-8").splitlines()
     if len(lines) != 1:
-        raise SmokeError(f"{len(lines)} lines on stdout instead of the one with the result")
+        raise SmokeError(f"expected one line with the result on stdout, got {len(lines)}")
     result: dict[str, object] = json.loads(lines[0])
     return result
 
 
-def judge_resumption(result: dict[str, object]) -> int:
+def check_resumption(result: dict[str, object]) -> int:
     step = result["resumed_from_step"]
     if not isinstance(step, int) or step < 1 or result["restarts"] != 1 or not result["finished"]:
         raise SmokeError(f"training did not resume from a checkpoint after one restart: {result}")
     return step
 
 
-def judge_losses(losses: list[Loss]) -> int:
-    """The number of steps computed twice; raises where the two runs differ or nothing was learned."""
+def check_losses(losses: list[Loss]) -> int:
+    """Return the number of repeated steps; raise SmokeError if losses differ or the loss did not fall."""
     before = {line.step: line.loss for line in losses if line.restart == 0}
     after = {line.step: line.loss for line in losses if line.restart == 1}
     repeated = sorted(before.keys() & after.keys())
     for step in repeated:
         if not math.isclose(before[step], after[step], rel_tol=LOSS_TOLERANCE):
-            raise SmokeError(f"step {step} had loss {before[step]}, after resuming {after[step]}")
+            raise SmokeError(
+                f"step {step} had loss {before[step]} before and {after[step]} after the restart"
+            )
     first, last = before[min(before)], after[max(after)]
     if last > first / 2:
-        raise SmokeError(f"the loss went from {first} to {last}; at most half was expected")
+        raise SmokeError(f"the loss went from {first} to {last}; expected at most half")
     return len(repeated)
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    # SystemExit runs the clean-up of `launched`.
+    # SystemExit runs the cleanup of `launched`.
     raise SystemExit(128 + number)
 
 

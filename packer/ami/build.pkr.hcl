@@ -2,13 +2,13 @@ build {
   name    = "ami"
   sources = ["source.amazon-ebs.image"]
 
-  # A package manager that cloud-init still uses is locked; 2 is its code for "done, with warnings".
+  # Waits for cloud-init, which may hold the package manager's lock. Exit code 2: done with warnings.
   provisioner "shell" {
     inline           = ["if command -v cloud-init >/dev/null; then sudo cloud-init status --wait >/dev/null; fi"]
     valid_exit_codes = [0, 2]
   }
 
-  # An image that was made today has package lists that look fresh and are empty.
+  # A recent base image may have empty package lists that look up to date.
   provisioner "shell" {
     inline = ["if command -v apt-get >/dev/null; then sudo apt-get update --quiet=2; fi"]
   }

@@ -1,5 +1,5 @@
-# The instance that becomes the image. What changes an image after it exists (IMDSv2, sharing, deprecation,
-# copies) is not here: the builder does it, journaled, the same for every version of Packer.
+# The build instance of the AMI. The builder itself makes later changes to the AMI (IMDSv2, sharing, deprecation,
+# copies), because it records them in its journal and does not depend on the version of Packer.
 source "amazon-ebs" "image" {
   region                      = var.region
   custom_endpoint_ec2         = var.endpoint
@@ -35,7 +35,7 @@ source "amazon-ebs" "image" {
     volume_size = var.volume.size_gib
     iops        = var.volume.iops
     throughput  = var.volume.throughput
-    # From the start: what is encrypted afterwards is copied for it, and a second image is in the account.
+    # Encrypted from the start: later encryption copies the image, which leaves a second one in the account.
     encrypted             = var.volume.encrypted ? true : null
     kms_key_id            = var.volume.kms_key
     delete_on_termination = true

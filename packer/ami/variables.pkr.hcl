@@ -1,11 +1,11 @@
-# Everything a build decides arrives in one JSON file that the builder writes; nothing is looked up here.
+# All values come from a JSON file that the builder writes; the templates look up nothing.
 packer {
   required_version = ">= 1.6.6"
 }
 
 variable "run" {
   type        = string
-  description = "Name of the run; part of every name and tag, so that nothing of it is ever lost."
+  description = "Name of the run; part of all names and tags, so that leftovers can be found."
 }
 
 variable "region" {
@@ -15,12 +15,12 @@ variable "region" {
 variable "endpoint" {
   type        = string
   default     = ""
-  description = "Another address of EC2, as a rehearsal has; empty for the account's own."
+  description = "EC2 endpoint of a rehearsal; empty for the default endpoint of the region."
 }
 
 variable "source_ami" {
   type        = string
-  description = "From the lock."
+  description = "Locked ID of the base image."
   validation {
     condition     = regex_replace(var.source_ami, "^ami-[0-9a-f]{8,17}$", "") == ""
     error_message = "The source AMI must be an id such as ami-0123456789abcdef0."
@@ -41,7 +41,7 @@ variable "ami_description" {
 
 variable "tags" {
   type        = map(string)
-  description = "For the image, its snapshots, and all that the build starts."
+  description = "Tags of the AMI, its snapshots and all resources that the build creates."
 }
 
 variable "volume" {
@@ -92,5 +92,5 @@ variable "ansible" {
 
 variable "manifest" {
   type        = string
-  description = "Where Packer writes what it made."
+  description = "File to which Packer writes its manifest."
 }

@@ -92,7 +92,7 @@ def test_refuses_a_download_that_exceeds_the_free_space(
     url = "https://vendor.example/large"
     path = site.write(url, b"x" * size)
     machine.shell(f"head -c 100000 /dev/zero > {SMALL}/other")
-    of = {"url": url, "sha256": overlay.sum_of(path)}
+    of = {"url": url, "sha256": overlay.sha256_of(path)}
     task = {
         "ansible.builtin.include_tasks": f"{MOUNT}/ansible/tasks/download.yml",
         "vars": {"download_of": of, "download_to": f"{SMALL}/large"},

@@ -63,7 +63,7 @@ def publish(site: Site, *versions: str, url: str = URL, suite: str = "./") -> No
 
 
 def repository(site: Site, *, url: str = URL, suite: str = "./") -> dict[str, Any]:
-    key = overlay.sum_of(site.url_file(KEY))
+    key = overlay.sha256_of(site.url_file(KEY))
     components = [] if suite == "./" else ["stable"]
     of = {"url": url, "suite": suite, "components": components, "key": {"url": KEY, "sha256": key}}
     return {**ADD, "vars": {"repository_of": of, "repository_name": "vendor"}}

@@ -1,6 +1,6 @@
-"""Stand-ins: what vendors serve, made small by the tests so that the logic of the roles really runs.
+"""Stand-ins: small imitations of vendors' files and repositories, on which roles run in tests.
 
-`tests/standins/<component>.py` has `build(site: Site) -> None` and writes what its vendor's addresses serve:
-real file names, layouts, package names and flags, tiny contents. `stack.toml` holds the versions that they
-play, over those of the catalog's stack. Nothing of this is ever what a lock for users refers to.
+`tests/standins/<component>.py` has `build(site: Site) -> None`, which writes the files that the vendor
+serves, with real file names, layouts, package names and flags but tiny contents. `stack.toml` lists their
+versions, which override the catalog's stack. Locks of users never refer to stand-ins.
 """

@@ -24,7 +24,7 @@ from tests.standins.site import serve
 
 @contextmanager
 def served(request: RoleRequest) -> Iterator[dict[str, str]]:
-    """The environment in which `builder role` and molecule get what these roles need from stand-ins."""
+    """Serve the stand-ins of these roles; yield an environment for `builder role` and molecule."""
     request = RoleRequest(
         components=request.components,
         kind=request.kind,
@@ -54,11 +54,11 @@ def main(argv: Sequence[str]) -> int:
     split = words.index("--") if "--" in words else len(words)
     options = argparse.ArgumentParser(prog="python -m tests.standins", usage=__doc__)
     options.add_argument("components", nargs="*")
-    options.add_argument("--scenario", help="the components of a scenario of molecule")
+    options.add_argument("--scenario", help="use the components of this molecule scenario")
     options.add_argument("--system", default="")
     parsed = options.parse_args(words[:split])
     if not (parsed.components or parsed.scenario) or not words[split + 1 :]:
-        options.error("which components, and which command?")
+        options.error("name components or --scenario, and a command after --")
     request = (
         scenario_request(parsed.scenario)
         if parsed.scenario

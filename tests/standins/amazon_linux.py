@@ -1,7 +1,7 @@
-"""Stand-in for Amazon Linux 2023: dnf and rpm are Debian's, the distribution's packages are next to empty.
+"""Stand-in for Amazon Linux 2023: Debian's dnf and rpm with nearly empty packages.
 
-So the roles' own logic for this family runs for real: names, versions, holds, repositories, services, files.
-What the distribution's packages really hold, and whether they exist under these names, is not proven.
+It tests the logic of the roles for this family: names, versions, holds, repositories, services, files. It
+does not test whether the real packages exist under these names or what they contain.
 """
 
 import dataclasses
@@ -14,13 +14,12 @@ from tests.standins.site import Content, Site
 NAME = "amazon-2023"
 HOST = "https://al2023-repos.s3.amazonaws.com"
 REPOSITORY, KEY = f"{HOST}/core/", f"{HOST}/RPM-GPG-KEY-amazon-linux-2023"
-# What a machine of Debian needs to be taken for one with dnf, and programs that roles call while the packages
-# that would bring them are empty.
-_BENEATH = ("bzip2", "dnf", "dnf-plugins-core", "git", "rpm", "unzip", "xz-utils", "zstd")
+# Packages of the Debian machine: dnf, and programs that roles call while the stand-in's packages are empty.
+_DEBIAN_PACKAGES = ("bzip2", "dnf", "dnf-plugins-core", "git", "rpm", "unzip", "xz-utils", "zstd")
 
 PROGRAM = "#!/bin/sh\nexit 0\n"
 UNIT = "[Unit]\nDescription=Stand-in\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
-# Packages that roles ask for by name alone.
+# Packages that roles install without a version.
 PLAIN = (
     *(
         "audit",
@@ -66,7 +65,7 @@ PLAIN = (
     ),
     *("sudo", "tcl", "tzdata", "unzip", "vim-minimal", "xfsprogs", "xz", "zstd", "dkms"),
 )
-# Packages of the version that a component is pinned to.
+# Component → packages that have its pinned version.
 PINNED: Mapping[str, tuple[str, ...]] = {
     "containerd": ("containerd",),
     "docker": ("docker",),
@@ -74,7 +73,7 @@ PINNED: Mapping[str, tuple[str, ...]] = {
     "openmpi": ("openmpi",),
     "rdma_core": ("libibverbs", "libibverbs-utils", "librdmacm", "rdma-core"),
 }
-# What roles use of a package, where it has to be there for them to go on.
+# Package → files that roles need.
 FILES: Mapping[str, Mapping[str, Content]] = {
     "audit": {"/usr/lib/systemd/system/auditd.service": UNIT},
     "containerd": {"/usr/lib/systemd/system/containerd.service": UNIT, "/usr/bin/containerd": PROGRAM},
@@ -88,10 +87,10 @@ FILES: Mapping[str, Mapping[str, Content]] = {
 
 
 def pretend(debian: System) -> System:
-    """The system that roles see; its Python is that of the machine beneath."""
+    """Return the system that roles see, with the Python of the Debian machine."""
     return System(
         name=NAME,
-        summary="Amazon Linux 2023, played by a machine of Debian with dnf",
+        summary="Amazon Linux 2023, imitated by a Debian machine with dnf",
         distribution="amazon",
         family="redhat",
         release="2023",
@@ -101,10 +100,10 @@ def pretend(debian: System) -> System:
 
 
 def machine(debian: System) -> System:
-    """The system that the machine is made of."""
+    """Return the Debian system that the machine is built from."""
     assert debian.bootstrap is not None
     recipe: Bootstrap = dataclasses.replace(
-        debian.bootstrap, packages=(*debian.bootstrap.packages, *_BENEATH)
+        debian.bootstrap, packages=(*debian.bootstrap.packages, *_DEBIAN_PACKAGES)
     )
     return dataclasses.replace(debian, name=NAME, bootstrap=recipe)
 
@@ -116,14 +115,14 @@ def build(site: Site) -> None:
             version = site.pin(component)
             version = version if "-" in version else f"{version}-1"
             rpms += [site.rpm(name, version, FILES.get(name, {}), arch="noarch") for name in names]
-    # The shell is the machine's own; packages of vendors only have to find that somebody has it.
+    # An empty package that satisfies dependencies on the shell, which is Debian's.
     rpms.append(site.rpm("bash", "5.2.15-1", {}, arch="noarch", provides=["/bin/sh", "/bin/bash"]))
     rpms += kernel(site)
     site.rpm_repository(REPOSITORY, rpms, KEY)
 
 
 def kernel(site: Site) -> list[Path]:
-    """The packages of the kernel, which carry its series in their names."""
+    """Return the packages of the kernel, which have its series in their names."""
     release = site.pin("kernel")
     version = release.rpartition(".")[0]
     series = ".".join(release.split(".")[:2])
@@ -139,10 +138,10 @@ BOOT: Mapping[str, Content] = {"/usr/sbin/grubby": PROGRAM, "/usr/bin/dracut": P
 
 
 def base(site: Site) -> dict[str, Content]:
-    """A machine whose packages come from the stand-in alone."""
-    here = site.mirrors["https://"] + REPOSITORY.partition("://")[2]
+    """Return the dnf configuration of a machine that uses only the stand-in's repository."""
+    url = site.mirrors["https://"] + REPOSITORY.partition("://")[2]
     key = site.mirrors["https://"] + KEY.partition("://")[2]
-    source = f"[amazonlinux]\nname=Amazon Linux\nbaseurl={here}\nenabled=1\ngpgcheck=1\ngpgkey={key}\n"
+    source = f"[amazonlinux]\nname=Amazon Linux\nbaseurl={url}\nenabled=1\ngpgcheck=1\ngpgkey={key}\n"
     return {
         "/etc/yum.repos.d/amazonlinux.repo": source,
         "/etc/dnf/vars/releasever": "2023\n",

@@ -1,7 +1,7 @@
-"""Stand-in for the AWS command line interface: its archive, with an installer that behaves as the vendor's.
+"""Stand-in for the AWS CLI: its archive, with an installer that behaves like the vendor's.
 
-It refuses where another version is installed unless told to update, and takes any folder of its version for a
-whole installation.
+The installer fails if a version is installed, unless run with --update, and takes any folder named after its
+version for a complete installation.
 """
 
 import shutil
@@ -36,11 +36,11 @@ bundle=$(cd "$(dirname "$0")" && pwd)
 version=$("$bundle/dist/aws" --version | cut -d ' ' -f 1 | cut -d / -f 2)
 here=$root/v2/$version current=$root/v2/current
 if [ -L "$current" ] && [ $update = no ]; then
-    echo "$current is there already: run again with --update" >&2
+    echo "$current already exists: run again with --update" >&2
     exit 1
 fi
 if [ -d "$here" ]; then
-    echo "$here is there already: nothing to do"
+    echo "$here already exists: nothing to do"
     exit 0
 fi
 mkdir -p "$here/bin" "$programs"
@@ -64,5 +64,5 @@ def build(site: Site) -> None:
             },
         )
         site.sign(archive)
-    # A server finds the file by its path alone; the lock is made of the whole address.
+    # The server looks up the file by the path of its URL; the lock uses the whole URL.
     shutil.copy(site.key(KEY), site.url_file(KEY.partition("?")[0]))

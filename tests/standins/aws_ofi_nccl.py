@@ -1,4 +1,4 @@
-"""Stand-in for a release of the plugin: its options, checked as the real script does, and a real build."""
+"""Stand-in for a release of aws-ofi-nccl: a configure script with the real options, and a real build."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.standins.site import Site
 
 HERE = Path(__file__).parent
 RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
-# From this release on each library is linked under both its names; before, the second name is a link.
+# First release that builds each library under both names; before, the second name is a link.
 BOTH_NAMES = (1, 17)
 MAKEFILE = """\
 CXXFLAGS = -O1 -fPIC -shared -I@cuda@/include -I@libfabric@/include -DVERSION='"{version}"'
@@ -47,7 +47,7 @@ ifeq (@platform_aws@,yes)
 endif
 """
 SOURCE = """\
-// Stand-in: has the interfaces that NCCL asks for by name, and says who it is.
+// Stand-in: exports the interfaces that NCCL looks up, and its version.
 #include <cuda_runtime.h>
 #include <rdma/fabric.h>
 struct interface {{ const char *name; }};
@@ -58,7 +58,7 @@ unsigned standin_libfabric() {{ return fi_version(); }}
 {interfaces}
 }}
 """
-# Tests put here what does not compile.
+# Tests set this to code that does not compile.
 FLAW = ""
 INTERFACE = 'extern interface {name}; interface {name} = {{"OFI"}};'
 

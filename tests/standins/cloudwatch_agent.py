@@ -1,4 +1,4 @@
-"""Stand-in for the agent of CloudWatch: both packages, signed, with the vendor's names and folders."""
+"""Stand-in for the CloudWatch agent: signed deb and rpm packages with the vendor's names and folders."""
 
 import shutil
 

@@ -1,7 +1,6 @@
-"""Stand-in for the toolkits in the vendor's repositories; Debian has a real one in its archive.
+"""Stand-in for the CUDA toolkits in the vendor's repositories; Debian packages a real one.
 
-Places and alternatives are the vendor's; the compiler leaves out what is meant for a GPU, and the run time
-finds none.
+Paths and alternatives are the vendor's. The compiler ignores GPU code, and the runtime finds no device.
 """
 
 from tests.standins import native

@@ -1,4 +1,4 @@
-"""Where stand-ins of NVIDIA's packages are served: one repository for each system, signed by one key."""
+"""Repositories for stand-ins of NVIDIA's packages: one for each system, all signed by the same key."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ YUM = ("amzn2023",)
 
 
 def driver_version(site: Site) -> str:
-    """The version of the driver as NVIDIA counts."""
+    """Return the version of the driver without the package revision."""
     return site.pin("nvidia_driver").partition("-")[0]
 
 
@@ -20,7 +20,7 @@ def branch_of(version: str) -> int:
 
 
 def publish(site: Site, *, debs: Sequence[Path], rpms: Sequence[Path] = ()) -> None:
-    """Adds packages to the repositories of all systems."""
+    """Add packages to the repositories of all systems."""
     for name in APT:
         url = f"{REPOSITORIES}/{name}/x86_64/"
         site.apt_repository(url, debs, f"{url}3bf863cc.pub")

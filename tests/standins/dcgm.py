@@ -1,4 +1,4 @@
-"""Stand-in for DCGM: the vendor's packages, one for each CUDA, its unit, a program that knows its version."""
+"""Stand-in for DCGM: the vendor's packages for every CUDA, its unit, a program that prints its version."""
 
 from tests.standins.cuda_repository import publish
 from tests.standins.site import Site
@@ -34,7 +34,7 @@ def build(site: Site) -> None:
             "/usr/bin/nv-hostengine": ENGINE,
             "/usr/lib/systemd/system/nvidia-dcgm.service": UNIT,
         }
-        # As packages of Debian do it: what is installed starts at boot unless somebody says otherwise.
+        # Like Debian packages, enables the service at boot by default.
         scripts = {
             "postinst": "#!/bin/sh\nset -e\ndeb-systemd-helper enable nvidia-dcgm.service >/dev/null\n"
         }

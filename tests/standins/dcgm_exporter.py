@@ -1,4 +1,4 @@
-"""Stand-in for NVIDIA's exporter of GPU metrics: the package with the vendor's unit, a program that waits."""
+"""Stand-in for NVIDIA's GPU metrics exporter: the package with the vendor's unit and an idle program."""
 
 from tests.standins.cuda_repository import publish
 from tests.standins.site import Site
@@ -33,7 +33,7 @@ def build(site: Site) -> None:
         version,
         {**files, "/lib/systemd/system/nvidia-dcgm-exporter.service": UNIT},
         depends=["datacenter-gpu-manager-4-core"],
-        # As packages of Debian do it: what is installed starts at boot unless somebody says otherwise.
+        # Like Debian packages, enables the service at boot by default.
         scripts={"postinst": "#!/bin/sh\nset -e\ndeb-systemd-helper enable nvidia-dcgm-exporter.service\n"},
     )
     rpm = site.rpm(

@@ -1,4 +1,4 @@
-"""Stand-in for the agent of ECS: the packages, their unit, and an image that no engine would load."""
+"""Stand-in for the ECS agent: the packages, their unit, and an invalid container image."""
 
 import shutil
 

@@ -1,7 +1,7 @@
-"""Stand-in for the installer of EFA: the catalog says what a release brings; each of it is next to nothing.
+"""Stand-in for the EFA installer: tiny packages in the versions that the catalog lists for a release.
 
-The libraries and programs are real ones that know their version and nothing else; the kernel modules are real
-sources that dkms compiles.
+Libraries and programs are compiled and only return their version; the kernel modules are real sources that
+dkms compiles.
 """
 
 import tomllib
@@ -14,12 +14,12 @@ from tests.standins.site import Content, Site
 HOST = "https://efa-installer.amazonaws.com"
 HERE = Path(__file__).parent
 CATALOG = HERE.parents[1] / "catalog"
-# Since when the plugin lies in lib itself, and since when the installer looks for images of NVIDIA.
+# First release with the plugin in lib, and first release that detects NVIDIA's base images.
 PLUGIN_IN_LIB, KNOWS_NGC = (1, 44), (1, 48)
-# Tests put sources here that do not compile.
+# Tests set this to code that does not compile.
 MODULE = native.MODULE
 LIBFABRIC = """\
-/* Stand-in: knows its version, and no device. */
+/* Stand-in: returns its version and finds no device. */
 #include <stddef.h>
 const char *fi_standin_version(void) { return "%(libfabric)s"; }
 unsigned fi_version(void) { return 2u << 16; }
@@ -64,7 +64,7 @@ extern int MPI_Finalize(void);
 """
 MPIRUN = '#!/bin/sh\n[ "$1" = --version ] || exit 1\necho "mpirun (Open MPI) %s"\n'
 PLUGIN = """\
-/* Stand-in: has the interfaces that NCCL asks for by name, and says who it is. */
+/* Stand-in: exports the interfaces that NCCL looks up, and its version. */
 #include <stddef.h>
 extern unsigned fi_version(void);
 const char *standin_says = "NET/OFI Initializing aws-ofi-nccl %(aws_ofi_nccl)s";
@@ -80,7 +80,7 @@ def build(site: Site) -> None:
 
 
 def build_release(site: Site, version: str) -> Path:
-    """Serves one release, signed; the archive."""
+    """Serve a signed release; return its archive."""
     packages = [*make_userland(site, version), *make_modules(site, bundle(version))]
     folder = "aws-efa-installer"
     contents: dict[str, Content] = {
@@ -90,8 +90,8 @@ def build_release(site: Site, version: str) -> Path:
             f"EFA_INSTALLER_VERSION={version}\nKNOWS_NGC={int(numbers(version) >= KNOWS_NGC)}\n"
         ),
     }
-    for place, path in packages:
-        contents[f"{folder}/DEBS/DEBIAN12/x86_64/{place}{path.name}"] = path.read_bytes()
+    for subfolder, path in packages:
+        contents[f"{folder}/DEBS/DEBIAN12/x86_64/{subfolder}{path.name}"] = path.read_bytes()
     archive = site.tar(f"{HOST}/aws-efa-installer-{version}.tar.gz", contents)
     site.sign(archive)
     site.key(f"{HOST}/aws-efa-installer.key")
@@ -103,7 +103,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def bundle(version: str) -> dict[str, str]:
-    """Component → version that a release brings; what nobody wrote down is as in the release before."""
+    """Return component → version of a release; unlisted versions are those of earlier releases."""
     table = tomllib.loads((CATALOG / "versions/efa.toml").read_text(encoding="utf-8"))
     found: dict[str, str] = {}
     for release in table["release"]:
@@ -113,7 +113,7 @@ def bundle(version: str) -> dict[str, str]:
 
 
 def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
-    """(folder in the archive, package) of everything but the kernel modules."""
+    """Return (subfolder, package) of all packages except the kernel modules."""
     has = bundle(version)
     major, minor = has["libfabric"].split(".")[:2]
     words = {**has, "major": major, "minor": minor}

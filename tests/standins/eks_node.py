@@ -1,4 +1,4 @@
-"""Stand-in for an EKS optimized image: what makes it a node, before any role comes to it."""
+"""Stand-in for an EKS optimized image: the programs and units of a node."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ UNITS = "/etc/systemd/system"
 
 
 def build(site: Site) -> None:
-    """Its vendor serves nothing: all of it is in the base."""
+    """Serve nothing: all files are in the base image."""
 
 
 def base(site: Site) -> dict[str, Content | Path]:

@@ -1,11 +1,11 @@
-"""Stand-in for enroot: the packages of a release; the program reads its settings as the real one does."""
+"""Stand-in for enroot: the packages of a release, with a program that evaluates its configuration."""
 
 import shutil
 
 from tests.standins.site import Site
 
 RELEASES = "https://github.com/NVIDIA/enroot/releases/download"
-# Evaluates the values of its settings and makes the folders that they name, whatever it is asked to do.
+# Evaluates the configuration and creates the folders in it, for every command.
 PROGRAM = """\
 #!/bin/bash
 set -eu

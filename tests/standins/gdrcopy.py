@@ -1,7 +1,6 @@
-"""Stand-in for the sources of GDRCopy: the real variables and places, a real library and a real module.
+"""Stand-in for the sources of GDRCopy: the real make variables and paths, a compiled library and module.
 
-The module is compiled against the driver's own header and needs its symbols, as the real one does; no program
-copies anything.
+The module includes the driver's header and needs its symbols, like the real one. The programs copy nothing.
 """
 
 from tests.standins.site import Content, Site
@@ -77,7 +76,7 @@ all:
 endif
 """
 DUMMY = """\
-/* Stand-in: has the symbol that the module asks for, so that it can be linked without the driver's. */
+/* Stand-in: defines the driver's symbol, so that the module can be linked without the driver. */
 #include <linux/module.h>
 #include <nv-p2p.h>
 int nvidia_p2p_free_page_table(struct nvidia_p2p_page_table *table) { return -EINVAL; }
@@ -85,7 +84,7 @@ EXPORT_SYMBOL(nvidia_p2p_free_page_table);
 MODULE_LICENSE("Dual MIT/GPL");
 """
 MODULE = """\
-/* Stand-in: needs the driver, and does nothing with it. */
+/* Stand-in: depends on the driver and does nothing. */
 #include <linux/module.h>
 #include <nv-p2p.h>
 static int __init begin(void) {{ return nvidia_p2p_free_page_table(NULL) ? 0 : -EINVAL; }}
@@ -102,7 +101,7 @@ def build(site: Site) -> None:
 
 
 def build_release(site: Site, version: str, **other: Content) -> None:
-    """Serves a tag; `other` takes the place of files (`module`, `library`)."""
+    """Serve a tag; `other` replaces source files (`module`, `library`)."""
     major, minor, *_ = version.split(".")
     texts = {name: text.format(major=major, minor=minor) for name, text in _FORMATS.items()}
     site.git(

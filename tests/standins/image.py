@@ -1,4 +1,4 @@
-"""The image of a machine that has files before any role runs: what a vendor's own image would bring."""
+"""Machine images with files of stand-ins, which imitate a vendor's base image."""
 
 import io
 import tarfile
@@ -23,7 +23,7 @@ _REPOSITORY = "factory-standins"
 
 
 def packed(files: Mapping[str, Content | Path]) -> bytes:
-    """A tar archive of files; a path is the target of a symbolic link."""
+    """Return a tar archive of files; a Path as content is the target of a symbolic link."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as archive:
         for name, content in files.items():
@@ -45,7 +45,7 @@ def put(engine: Engine, container: str, files: Mapping[str, Content | Path]) -> 
 
 @contextmanager
 def image_of(run: Run, site: Site, system: System) -> Iterator[str]:
-    """The image of a machine with the site's base files; "" where the system's own image will do."""
+    """Build a machine image with the site's base files and yield its name, or "" if the site has none."""
     if not site.base:
         yield ""
         return
@@ -53,8 +53,8 @@ def image_of(run: Run, site: Site, system: System) -> Iterator[str]:
     if system.name == amazon_linux.NAME:
         system = amazon_linux.machine(catalog.load(ROOT).systems["debian-12"])
     loaded = catalog.load(ROOT)
-    places = mirror.discover(settings_of(None), system, loaded.stacks[default_stack(loaded)])
-    base = machine.ensure(engine, run, system, places, print)
+    mirrors = mirror.discover(settings_of(None), system, loaded.stacks[default_stack(loaded)])
+    base = machine.ensure(engine, run, system, mirrors, print)
     labels = {RUN_LABEL: run.name}
     container = machine.create(engine, base, labels=labels, network="none")
     try:

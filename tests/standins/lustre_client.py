@@ -1,4 +1,4 @@
-"""Stand-in for the FSx repository: programs, and modules that say which kernel they are for, no more."""
+"""Stand-in for the FSx repository: programs, and modules that contain only their modinfo fields."""
 
 import subprocess
 import tempfile
@@ -9,23 +9,23 @@ from tests.standins.site import Site
 REPOSITORY = "https://fsx-lustre-client-repo.s3.amazonaws.com/ubuntu"
 KEY = "https://fsx-lustre-client-repo-public-keys.s3.amazonaws.com/fsx-ubuntu-public-key.asc"
 MODULES = ("lnet", "lustre")
-# Kernels that the vendor has modules for besides the one of the image.
+# Further kernels for which the vendor has modules.
 OTHERS = ("6.1.0-1-cloud-amd64", "6.8.0-1039-aws")
 PROGRAM = "#!/bin/sh\necho stand-in\n"
 
 
 def compile_module(name: str, version: str, kernel: str) -> bytes:
-    """An object file with what `modinfo` reads; no kernel would load it."""
+    """Return an object file with the fields that modinfo reads; it cannot be loaded."""
     facts = {"license": "GPL", "version": version, "name": name, "vermagic": f"{kernel} SMP stand-in"}
     lines = [
         f'__attribute__((section(".modinfo"), used)) static const char {key}[] = "{key}={value}";'
         for key, value in facts.items()
     ]
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder, "module.c"), Path(folder, "module.ko")
+        source, module = Path(folder, "module.c"), Path(folder, "module.ko")
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        subprocess.run(["gcc", "-c", "-o", str(made), str(source)], check=True, capture_output=True)
-        return made.read_bytes()
+        subprocess.run(["gcc", "-c", "-o", str(module), str(source)], check=True, capture_output=True)
+        return module.read_bytes()
 
 
 def build(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""What stand-ins hold of compiled code: small libraries and programs, and modules that dkms compiles."""
+"""Compiled code for stand-ins: small libraries and programs, and module sources for dkms."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ MAKE[0]="make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_V
 CLEAN="true"
 AUTOINSTALL="yes"
 """
-# As dkms itself writes them into packages.
+# The scripts that dkms generates for packages.
 INSTALL = """\
 #!/bin/sh
 exec /usr/lib/dkms/common.postinst %(name)s %(version)s /usr/share/%(name)s
@@ -38,18 +38,18 @@ REMOVE = """\
 
 
 def library(source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None) -> bytes:
-    """A shared library; `libraries` (file name → bytes) are linked to it, as the loader will find them."""
+    """Return a shared library that is linked with `libraries` (file name → bytes)."""
     return _compile(source, ["-shared", "-fPIC", f"-Wl,-soname,{soname}"], libraries or {})
 
 
 def program(source: str, *, libraries: Mapping[str, bytes] | None = None, folder: str = "") -> bytes:
-    """A program; `folder` is where it looks for libraries first."""
+    """Return a program with the library search path `folder`."""
     return _compile(source, [f"-Wl,-rpath,{folder}"] if folder else [], libraries or {})
 
 
 def _compile(source: str, options: Sequence[str], libraries: Mapping[str, bytes]) -> bytes:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         (folder / "source.c").write_text(source, encoding="utf-8")
         for name, content in libraries.items():
             (folder / name).write_bytes(content)
@@ -70,13 +70,13 @@ def dkms_package(
     source: str = MODULE,
     files: Mapping[str, Content] | None = None,
 ) -> Path:
-    """A package with the sources of a module, which dkms knows by `name` and compiles on installation."""
+    """Return a package with module sources, which dkms registers as `name` and compiles on installation."""
     words = {"name": name or package, "module": module, "version": version}
-    place = f"/usr/src/{words['name']}-{version}"
+    folder = f"/usr/src/{words['name']}-{version}"
     sources: dict[str, Content] = {
-        f"{place}/dkms.conf": DKMS % words,
-        f"{place}/Makefile": f"obj-m := {module}.o\n",
-        f"{place}/{module}.c": source % words,
+        f"{folder}/dkms.conf": DKMS % words,
+        f"{folder}/Makefile": f"obj-m := {module}.o\n",
+        f"{folder}/{module}.c": source % words,
     }
     scripts = {"postinst": INSTALL % words, "prerm": REMOVE % words}
     return site.deb(

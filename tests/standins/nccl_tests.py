@@ -1,4 +1,4 @@
-"""Stand-in for the sources of NCCL's benchmarks: the variables of make are real, and so is the compiler."""
+"""Stand-in for the sources of the NCCL benchmarks: the real make variables, compiled with nvcc."""
 
 from tests.standins.site import Site
 
@@ -36,7 +36,7 @@ $(BUILDDIR)/%_perf: $(BUILDDIR)/common.o
 \t$(NVCC) -o $@ $(NVCUFLAGS) $^ $(NVLDFLAGS)
 """
 SOURCE = """\
-// Stand-in: says its version and that of NCCL, and measures nothing.
+// Stand-in: prints its version and that of NCCL, and measures nothing.
 #include <cstdio>
 #include <nccl.h>
 #ifdef MPI_SUPPORT

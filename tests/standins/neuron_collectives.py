@@ -1,4 +1,4 @@
-"""Stand-in for Neuron's collectives: libraries where the real ones are."""
+"""Stand-in for the Neuron collectives: a library at the path of the real one."""
 
 from tests.standins import native
 from tests.standins.neuron_packages import BUILD, archive_version, publish

@@ -1,10 +1,10 @@
-"""Stand-in for Neuron's kernel module: sources that dkms compiles, and no device."""
+"""Stand-in for the Neuron kernel module: sources that dkms compiles, without a device."""
 
 from tests.standins import native
 from tests.standins.neuron_packages import archive_version, publish
 from tests.standins.site import Site
 
-# Tests put sources here that do not compile.
+# Tests set this to code that does not compile.
 SOURCE = native.MODULE
 
 

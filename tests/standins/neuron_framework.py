@@ -1,4 +1,4 @@
-"""Stand-in for Neuron's Python index: wheels with its names and versions, and an empty module in each."""
+"""Stand-in for Neuron's Python index: wheels with the real names and versions, each with an empty module."""
 
 import tomllib
 from pathlib import Path
@@ -7,13 +7,13 @@ from tests.standins.site import Site
 
 INDEX = "https://pip.repos.neuron.amazonaws.com"
 CATALOG = Path(__file__).resolve().parents[2] / "catalog"
-# Distribution, its module, and what the catalog calls it.
+# Distribution, its module, and its name in the catalog.
 WHEELS = (
     ("neuronx-cc", "neuronxcc", "neuronx_cc"),
     ("neuronx-distributed", "neuronx_distributed", "nxd_core"),
     ("torch-neuronx", "torch_neuronx", "torch_neuronx"),
 )
-# Every version of the vendor ends like this, and no version on the index of Python can.
+# The local part of all vendor versions; PyPI rejects versions with a local part.
 BUILD = "+0123abcd"
 
 
@@ -27,7 +27,7 @@ def build(site: Site) -> None:
 
 
 def newest_release() -> dict[str, str]:
-    """What the newest release brings that has a framework at all."""
+    """Return the component versions of the newest release that includes the framework."""
     table = tomllib.loads((CATALOG / "versions/neuron_sdk.toml").read_text(encoding="utf-8"))
     components = {component for _, _, component in WHEELS}
     releases = (release["brings"] for release in table["release"])

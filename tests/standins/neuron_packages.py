@@ -1,4 +1,4 @@
-"""What the stand-ins for Neuron share: one signed repository, and versions as its archive spells them."""
+"""Shared code of the Neuron stand-ins: a signed repository and full package versions."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ BUILD = "-0123456789ab"
 
 
 def archive_version(site: Site, component: str, *, build: str = "") -> str:
-    """The three numbers of a release, a fourth, and for some packages the build."""
+    """Return the full version of a package: the release, a fourth part and an optional build number."""
     return f"{site.pin(component)}.0{build}"
 
 
 def publish(site: Site, *packages: Path) -> None:
-    """Adds packages to what the repository has already."""
+    """Add packages to the repository."""
     site.apt_repository(
         REPOSITORY,
         packages,

@@ -1,4 +1,4 @@
-"""Stand-in for Neuron's runtime: a library where the real one is."""
+"""Stand-in for the Neuron runtime: a library at the path of the real one."""
 
 from tests.standins import native
 from tests.standins.neuron_packages import BUILD, archive_version, publish

@@ -1,4 +1,4 @@
-"""Stand-in for Neuron's tools: programs that say their version and find no device."""
+"""Stand-in for the Neuron tools: programs that print their version and find no device."""
 
 from tests.standins.neuron_packages import archive_version, publish
 from tests.standins.site import Site

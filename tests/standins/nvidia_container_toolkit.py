@@ -1,4 +1,4 @@
-"""Stand-in for the container toolkit: its packages, its units, and what of nvidia-ctk writes settings."""
+"""Stand-in for the NVIDIA container toolkit: packages, units, and the `configure` command of nvidia-ctk."""
 
 from tests.standins import native
 from tests.standins.site import Site

@@ -1,7 +1,7 @@
-"""Stand-in for the driver in the vendor's repositories; Debian has the real one in its archive.
+"""Stand-in for the driver in the vendor's repositories; Debian packages the real one.
 
-Names, places and scripts are the vendor's; the modules are real ones that do nothing, and library and
-programs know their version.
+Names, paths and scripts are the vendor's. The modules compile but do nothing; library and programs return
+their version.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.standins.site import Content, Site
 MODULES = ("nvidia", "nvidia-modeset", "nvidia-drm", "nvidia-uvm", "nvidia-peermem")
 LICENSES = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}
 SOURCE = """\
-/* Stand-in: can be loaded, and does nothing. */
+/* Stand-in: can be loaded and does nothing. */
 #include <linux/module.h>
 MODULE_VERSION("{version}");
 MODULE_LICENSE("{license}");
@@ -50,7 +50,7 @@ SMI = "#!/bin/sh\necho 'NVIDIA-SMI has failed: this is a stand-in'\nexit 9\n"
 PERSISTENCED = (
     '#!/bin/sh\n[ "$1" = --version ] && echo "nvidia-persistenced:  version {version}" && exit 0\nexit 1\n'
 )
-# As some packages bring it: nothing starts it at boot, and the mode stays off.
+# Like the unit of some packages: not enabled at boot, persistence mode off.
 UNIT = """\
 [Unit]
 Description=NVIDIA Persistence Daemon
@@ -72,7 +72,7 @@ def build(site: Site) -> None:
 
 
 def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
-    """What dkms compiles; `flaw` is put into the first file."""
+    """Return the sources that dkms compiles; `flaw` is appended to the first file."""
     folder = f"/usr/src/nvidia-{version}"
     text = SOURCE.format(version=version, license=LICENSES[flavor])
     dkms = DKMS.format(version=version)
@@ -86,7 +86,7 @@ def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
 
 
 def ubuntu(site: Site, version: str, *, flaw: str = "") -> list[Path]:
-    """Packages whose names carry the branch, up to a certain one; one takes the place of another."""
+    """Return the Ubuntu packages, whose names contain the branch up to 580; flavors conflict."""
     branch = branch_of(version)
     suffix = "" if branch >= 590 else f"-{branch}"
     full = f"{version}-1ubuntu1"
@@ -154,7 +154,7 @@ def amazon(site: Site, version: str) -> list[Path]:
 
 
 def parts(version: str, libraries: str) -> tuple[dict[str, Content], dict[str, Content], dict[str, Content]]:
-    """Library, program and daemon of one version."""
+    """Return the files of library, program and daemon of a version."""
     library = native.library(LIBRARY, soname="libcuda.so.1")
     return (
         {f"{libraries}/libcuda.so.{version}": library},

@@ -1,4 +1,4 @@
-"""Stand-in for the fabric manager: the vendor's names, unit and folders; the program knows its version."""
+"""Stand-in for the fabric manager: the vendor's packages and unit, with a program that prints its version."""
 
 from tests.standins import native
 from tests.standins.cuda_repository import branch_of, driver_version, publish
@@ -23,7 +23,7 @@ LimitCORE=infinity
 WantedBy=multi-user.target
 """
 NSCQ = "const char *nscq_standin_version(void) { return VERSION; }\n"
-# What the repository has besides what belongs to the driver: a newer one of the same branch.
+# A newer version of the same branch in the repository, which the role must not install.
 NEWER = "999.99"
 
 

@@ -1,4 +1,4 @@
-"""Stand-in for IMEX: the vendor's names, unit and settings; the program only knows its version."""
+"""Stand-in for IMEX: the vendor's package, unit and configuration, with a program that prints its version."""
 
 from tests.standins.cuda_repository import branch_of, driver_version, publish
 from tests.standins.site import Site

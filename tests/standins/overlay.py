@@ -1,6 +1,6 @@
-"""A copy of the repository in which stand-ins replace vendors: pins, locked sums, wheels, prefixes.
+"""Copies of the repository in which stand-ins replace the vendors: pins, lock, wheels and mirrors.
 
-The product needs nothing else to use them: `builder --root` or BUILDER_ROOT names the copy.
+`builder --root` or BUILDER_ROOT selects the copy; nothing else in the product changes.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _LINKED = ("ansible", "containers", "packer")
 
 
 def standin_pins() -> dict[str, str]:
-    """The versions of what the stand-ins serve."""
+    """Return the versions of the stand-ins."""
     pins: dict[str, str] = tomllib.loads((STANDINS / "stack.toml").read_text(encoding="utf-8"))["pins"]
     return pins
 
@@ -45,7 +45,7 @@ def has_standin(component: str) -> bool:
 
 
 def build_standin(site: Site, name: str) -> None:
-    """Write what the vendor of a component serves, and the files that its base has before the role runs."""
+    """Write the files that the vendor of a component serves, and the files of its base image."""
     if has_standin(name):
         module = importlib.import_module(f"tests.standins.{name}")
         module.build(site)
@@ -53,17 +53,17 @@ def build_standin(site: Site, name: str) -> None:
 
 
 def plan_of(request: RoleRequest, site: Site | None) -> Plan:
-    """The plan of some roles, locked by what the site serves, or by the catalog's lock without a site."""
+    """Return the plan of some roles, locked to the files of the site, or by the catalog's lock if None."""
     return role_plan(Context(lay_out(request, site) if site else ROOT), request)
 
 
 def root_of(site: Site | None) -> Path:
-    """The repository that `lay_out` makes for a site; without a site the checkout."""
+    """Return the repository that `lay_out` creates for a site, or the checkout without a site."""
     return site.folder.parent / "repository" if site else ROOT
 
 
 def lay_out(request: RoleRequest, site: Site) -> Path:
-    """Build the stand-ins that the roles need, and a repository that downloads from them; its path."""
+    """Build the stand-ins of the roles and a repository that downloads from them; return its path."""
     root = root_of(site)
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(ROOT / "catalog", root / "catalog")
@@ -90,7 +90,7 @@ def lay_out(request: RoleRequest, site: Site) -> Path:
 
 
 def _use_python_of_debian(root: Path) -> None:
-    """A machine of Debian plays Amazon Linux, with its own Python."""
+    """Set Debian's Python for Amazon Linux, which a Debian machine imitates."""
     systems = catalog.load(ROOT).systems
     path = root / "catalog" / "systems" / f"{amazon_linux.NAME}.toml"
     python = f'python = "{systems[default_system(catalog.load(ROOT))].python}"'
@@ -99,7 +99,7 @@ def _use_python_of_debian(root: Path) -> None:
 
 
 def with_pins(text: str, pins: Mapping[str, str]) -> str:
-    """A stack's file with other values for some pins, and with those that it does not have."""
+    """Return the text of a stack file with some pins replaced or added."""
     for name, version in pins.items():
         line = f'{name} = "{version}"'
         text, found = re.subn(rf"^{name} = .*$", line, text, flags=re.MULTILINE)
@@ -109,7 +109,7 @@ def with_pins(text: str, pins: Mapping[str, str]) -> str:
 
 
 def settings_of(site: Site | None) -> MirrorSettings:
-    """How a build of this checkout reaches its downloads: the archive as always, all else from the site."""
+    """Return mirror settings that use the site for all downloads except the distribution's archive."""
     settings = site_file.load(ROOT).mirror
     if site is None:
         return settings
@@ -122,7 +122,7 @@ def settings_of(site: Site | None) -> MirrorSettings:
 
 
 def site_text(settings: MirrorSettings) -> str:
-    """The site file of these settings."""
+    """Return the text of a site file with these settings."""
     values = {name: value for name, value in dataclasses.asdict(settings).items() if value}
     prefixes = values.pop("prefixes", {})
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
@@ -130,27 +130,27 @@ def site_text(settings: MirrorSettings) -> str:
     return "\n".join(["[mirror]", *lines, "[mirror.prefixes]", *entries]) + "\n"
 
 
-def sum_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def lock_site(root: Path, site: Site, wants: Iterable[Want]) -> Lock:
-    """A lock of what a site serves, and of the archive behind the base; what is not served is an error."""
+    """Return a lock of the site's files and of the distribution's archive; fail if a file is missing."""
     entries, real = {}, lock.read(ROOT).entries
     for want in wants:
         values: dict[str, str | int]
         if want.kind == "archive":
             path = site.url_file(want.subject)
             if not path.is_file():
-                raise UsageError(f"no stand-in serves {want}", hint=f"it belongs to {want.owner}")
-            values = {"sha256": sum_of(path), "size": path.stat().st_size}
+                raise UsageError(f"no stand-in serves {want}", hint=f"{want.owner} needs it")
+            values = {"sha256": sha256_of(path), "size": path.stat().st_size}
         elif want.kind == "git":
             url, ref = want.subject.split(" ")
             argv = ["git", "-C", str(site.url_file(url)), "rev-parse", f"{ref}^{{commit}}"]
             done = subprocess.run(argv, check=True, capture_output=True, text=True)
             values = {"commit": done.stdout.strip()}
         elif want.kind == "requirements":
-            values = {"sha256": sum_of(root / want.subject)}
+            values = {"sha256": sha256_of(root / want.subject)}
         else:
             if want in real:
                 entries[want] = real[want]
@@ -160,6 +160,6 @@ def lock_site(root: Path, site: Site, wants: Iterable[Want]) -> Lock:
 
 
 def environment_of(site: Site) -> dict[str, str]:
-    """The environment in which `builder` and molecule use what `lay_out` made."""
+    """Return the environment in which `builder` and molecule use the repository of `lay_out`."""
     root = root_of(site)
     return os.environ | {"BUILDER_ROOT": str(root), "BUILDER_SITE_FILE": str(root / "site.toml")}

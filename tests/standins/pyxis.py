@@ -1,9 +1,9 @@
-"""Stand-in for pyxis: a plugin for a real Slurm, with the option that jobs give and nothing behind it."""
+"""Stand-in for pyxis: a plugin for a real Slurm that registers the option of jobs but starts no container."""
 
 from tests.standins.site import Site
 
 SOURCE = """\
-/* Stand-in: registers the option of the real plugin, and starts no container. */
+/* Stand-in: registers the option of the real plugin but starts no container. */
 #include <slurm/spank.h>
 
 SPANK_PLUGIN(pyxis, 1)
@@ -23,7 +23,7 @@ int slurm_spank_init(spank_t sp, int ac, char **av)
 	return spank_option_register(sp, &image) == ESPANK_SUCCESS ? 0 : -1;
 }
 """
-# The variables and the places are those of the real one.
+# The variables and paths are those of the real Makefile.
 MAKEFILE = """\
 prefix      ?= /usr/local
 libdir      ?= $(prefix)/lib

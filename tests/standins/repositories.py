@@ -1,4 +1,4 @@
-"""Packages and their repositories as the tools of each format make them: dpkg-deb, rpmbuild, createrepo_c."""
+"""Packages and repositories, built with the tools of each format: dpkg-deb, rpmbuild, createrepo_c."""
 
 import base64
 import gzip
@@ -21,7 +21,7 @@ def run(*argv: str, cwd: Path | None = None) -> str:
 
 
 def lay_out(folder: Path, files: Files, links: Mapping[str, str] | None = None) -> None:
-    """Makes a folder hold the files."""
+    """Write files and links to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (mode, data) in files.items():
         path = folder / name.lstrip("/")
@@ -66,10 +66,10 @@ def make_deb(
         debian.mkdir()
         text = "".join(f"{key}: {value}\n" for key, value in control.items())
         (debian / "control").write_text(text, encoding="utf-8")
-        # Settings keep what an administrator changed, as dpkg does it for real packages.
-        settings = [place for place in files if place.startswith("/etc/")]
+        # dpkg keeps changed conffiles on upgrades, as in real packages.
+        settings = [path for path in files if path.startswith("/etc/")]
         if settings:
-            (debian / "conffiles").write_text("".join(f"{place}\n" for place in settings), encoding="utf-8")
+            (debian / "conffiles").write_text("".join(f"{path}\n" for path in settings), encoding="utf-8")
         for script, body in scripts.items():
             (debian / script).write_text(body, encoding="utf-8")
             (debian / script).chmod(0o755)
@@ -85,12 +85,12 @@ def write_apt(
     components: Sequence[str],
     sign: Callable[[Path], None],
 ) -> None:
-    """A flat repository where the suite ends in a slash, else one with dists and pool."""
+    """Write a flat repository if the suite ends in a slash, else one with dists and pool."""
     flat = suite.endswith("/")
     top = folder / suite if flat else folder / "dists" / suite
     pool = top if flat else folder / "pool"
-    for place in (top, pool):
-        place.mkdir(parents=True, exist_ok=True)
+    for path in (top, pool):
+        path.mkdir(parents=True, exist_ok=True)
     for deb in debs:
         shutil.copy(deb, pool)
     paragraphs = [_paragraph(deb, folder) for deb in sorted(pool.glob("*.deb"))]
@@ -121,8 +121,8 @@ def write_apt(
 
 def _paragraph(deb: Path, folder: Path) -> str:
     control = run("dpkg-deb", "--field", str(deb)).strip()
-    place = deb.relative_to(folder)
-    return f"{control}\nFilename: {place}\nSize: {deb.stat().st_size}\nSHA256: {_sha256(deb)}\n"
+    path = deb.relative_to(folder)
+    return f"{control}\nFilename: {path}\nSize: {deb.stat().st_size}\nSHA256: {_sha256(deb)}\n"
 
 
 def _write_packages(folder: Path, paragraphs: Sequence[str]) -> None:
@@ -169,7 +169,7 @@ def make_rpm(
         ]
         for script, body in scripts.items():
             spec += [f"%{script}", body]
-        spec += ["%files", *(f'"{place}"' for place in (*files, *links))]
+        spec += ["%files", *(f'"{path}"' for path in (*files, *links))]
         spec_file = Path(top, "package.spec")
         spec_file.write_text("\n".join(spec) + "\n", encoding="utf-8")
         defines = {
@@ -181,8 +181,8 @@ def make_rpm(
         }
         words = [word for key, value in defines.items() for word in ("--define", f"{key} {value}")]
         run("rpmbuild", "-bb", "--quiet", f"--target={arch}", *words, str(spec_file))
-        made = next(Path(top, "RPMS").glob("*.rpm"))
-        return Path(shutil.move(made, folder / made.name))
+        package = next(Path(top, "RPMS").glob("*.rpm"))
+        return Path(shutil.move(package, folder / package.name))
 
 
 def sign_rpm(path: Path, *, home: Path, signer: str) -> None:
@@ -210,9 +210,9 @@ def make_wheel(folder: Path, *, name: str, version: str, tag: str, files: Files)
     everything[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     path = folder / f"{plain}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for place, data in everything.items():
-            entry = zipfile.ZipInfo(place, (2023, 11, 14, 0, 0, 0))
-            entry.external_attr = (0o100000 | files.get(place, (0o644, b""))[0]) << 16
+        for name_in_wheel, data in everything.items():
+            entry = zipfile.ZipInfo(name_in_wheel, (2023, 11, 14, 0, 0, 0))
+            entry.external_attr = (0o100000 | files.get(name_in_wheel, (0o644, b""))[0]) << 16
             archive.writestr(entry, data)
     return path
 
@@ -223,13 +223,13 @@ def _record_sum(data: bytes) -> str:
 
 
 def requirement_of(wheel: Path) -> str:
-    """The line of a lock for a wheel."""
+    """Return the requirement line of a wheel, with its hash."""
     name, version = wheel.name.split("-")[:2]
     return f"{name.replace('_', '-')}=={version} --hash=sha256:{_sha256(wheel)}"
 
 
 def write_index(folder: Path, wheels: Sequence[Path]) -> None:
-    """A simple index: one folder per project, links to the wheels with their sums."""
+    """Write a simple index: a folder for each project, with links to wheels and their checksums."""
     for wheel in wheels:
         project = folder / wheel.name.split("-")[0].replace("_", "-").replace(".", "-").lower()
         project.mkdir(parents=True, exist_ok=True)

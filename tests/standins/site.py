@@ -1,6 +1,7 @@
-"""What vendors serve, as a folder per host on loopback; made by the stand-ins, signed by a key of its own.
+"""Local HTTP server that imitates the vendors: a folder for each host, filled by the stand-ins.
 
-`mirrors` is what a build needs to come here instead of there.
+Packages and repositories are signed with a generated key. `mirrors` redirects the downloads of a build to the
+server.
 """
 
 import io
@@ -20,10 +21,10 @@ from pathlib import Path
 from tests.standins import repositories
 
 SIGNER = "Stand-in Vendor <packages@vendor.invalid>"
-# Same bytes in every session: what is locked by its sum stays what it is.
+# Fixed timestamp, so that files and their checksums are the same in every session.
 EPOCH = 1_700_000_000
 
-# The contents of a file; what begins with #! is executable, and so is ("text", 0o755).
+# Content of a file. It is executable if it starts with #! or is given as ("text", 0o755).
 Content = str | bytes | tuple[str | bytes, int]
 
 
@@ -35,30 +36,30 @@ def mode_and_bytes(content: Content) -> tuple[int, bytes]:
 
 @dataclass(kw_only=True)
 class Site:
-    """The addresses of all vendors; `pins` are the versions that the stand-ins play."""
+    """Server of all vendors' URLs; `pins` are the versions of the stand-ins."""
 
     folder: Path
     pins: Mapping[str, str]
     port: int = 0
-    # path (/host/...) → the status that it answers with instead, as often as the number says.
+    # Path (/host/...) → HTTP status to answer with, and how many times.
     faults: dict[str, tuple[int, int]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    # What pip is to install and where it finds it, once there is an index of wheels.
+    # Requirement lines and URLs of the Python indexes that stand-ins have added.
     requirements: list[str] = field(default_factory=list)
     indexes: list[str] = field(default_factory=list)
-    # Files that the base has before any role comes to it; a path is what a link leads to.
+    # Files of the base image; a Path as content is the target of a link.
     base: dict[str, Content | Path] = field(default_factory=dict)
 
     @property
     def mirrors(self) -> dict[str, str]:
-        here = f"http://127.0.0.1:{self.port}/"
-        return {"https://": here, "http://": here}
+        url = f"http://127.0.0.1:{self.port}/"
+        return {"https://": url, "http://": url}
 
     def pin(self, name: str) -> str:
         return self.pins[name]
 
     def url_file(self, url: str) -> Path:
-        """Where the file of an address lies; the folders above it are there."""
+        """Return the path of the file that is served for a URL; create its parent folders."""
         path = self.folder / url.partition("://")[2].rstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -70,8 +71,8 @@ class Site:
 
     @cached_property
     def keyring(self) -> Path:
-        """The GNUPGHOME of the session's one key."""
-        # gpg-agent's socket has to fit into 108 characters, so the folder is not deep down in pytest's.
+        """Return the GNUPGHOME with the signing key; create it on first use."""
+        # gpg-agent's socket path is limited to 108 characters, so the folder must have a short path.
         home = Path(self.folder.parent, "gnupg")
         home.mkdir(mode=0o700, exist_ok=True)
         if not any(home.iterdir()):
@@ -85,18 +86,18 @@ class Site:
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def key(self, url: str, *, armored: bool = True) -> Path:
-        """Serves the public key."""
+        """Serve the public key."""
         return self.write(url, self.gpg("--export", *(["--armor"] if armored else []), SIGNER))
 
     def sign(self, path: Path, *, armored: bool = False, suffix: str = "") -> Path:
-        """Makes the detached signature beside a file (.sig, or .asc where it is armored)."""
+        """Write a detached signature next to a file (.sig, or .asc if armored); return its path."""
         signature = path.with_name(path.name + (suffix or (".asc" if armored else ".sig")))
         armor = ["--armor"] if armored else []
         self.gpg("--output", str(signature), *armor, "--detach-sign", str(path))
         return signature
 
     def tar(self, url: str, files: Mapping[str, Content], *, links: Mapping[str, str] | None = None) -> Path:
-        """Serves a tar archive, compressed as its name says."""
+        """Serve a tar archive, with compression chosen by its suffix."""
         path = self.url_file(url)
         compression = {"gz": "gz", "tgz": "gz", "xz": "xz", "bz2": "bz2"}.get(
             path.name.rpartition(".")[2], ""
@@ -124,7 +125,7 @@ class Site:
         return path
 
     def git(self, url: str, ref: str, files: Mapping[str, Content]) -> str:
-        """Serves a repository with the files as the commit of a tag; its commit."""
+        """Serve a git repository with the files in a tagged commit; return the commit."""
         bare = self.url_file(url)
         if not bare.exists():
             self._git("init", "--quiet", "--bare", str(bare), cwd=self.folder)
@@ -141,12 +142,14 @@ class Site:
         return commit
 
     def _git(self, *words: str, cwd: Path) -> str:
-        who = {
-            f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in _WHO.items()
+        identity = {
+            f"GIT_{role}_{part}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for part, value in _IDENTITY.items()
         }
-        nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "PATH": os.environ["PATH"]}
+        settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "PATH": os.environ["PATH"]}
         done = subprocess.run(
-            ["git", *words], cwd=cwd, env=who | nobody, check=True, capture_output=True, text=True
+            ["git", *words], cwd=cwd, env=identity | settings, check=True, capture_output=True, text=True
         )
         return done.stdout.strip()
 
@@ -162,7 +165,7 @@ class Site:
         links: Mapping[str, str] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> Path:
-        """A Debian package; `scripts` are postinst and its like, `files` have absolute paths."""
+        """Build a Debian package; `scripts` are maintainer scripts by name, `files` have absolute paths."""
         control = {"Depends": ", ".join(depends)} if depends else {}
         return repositories.make_deb(
             self.folder.parent / "packages",
@@ -187,20 +190,20 @@ class Site:
         links: Mapping[str, str] | None = None,
         provides: Sequence[str] = (),
     ) -> Path:
-        """A signed RPM package of version-release; `scripts` are post, preun and their like."""
-        path = repositories.make_rpm(
+        """Build a signed RPM package; `version` is version-release, `scripts` are scriptlets by name."""
+        package = repositories.make_rpm(
             self.folder.parent / "packages",
             name=name,
             version=version,
             arch=arch,
-            files={place: mode_and_bytes(content) for place, content in files.items()},
+            files={path: mode_and_bytes(content) for path, content in files.items()},
             links=links or {},
             scripts=scripts or {},
             requires=depends,
             provides=provides,
         )
-        repositories.sign_rpm(path, home=self.keyring, signer=SIGNER)
-        return path
+        repositories.sign_rpm(package, home=self.keyring, signer=SIGNER)
+        return package
 
     def apt_repository(
         self,
@@ -211,7 +214,7 @@ class Site:
         suite: str = "./",
         components: Sequence[str] = (),
     ) -> None:
-        """Serves a signed apt repository, and its key where an address for it is given."""
+        """Serve a signed apt repository, and its key if `key` is a URL."""
         self.url_file(f"{url.rstrip('/')}/x")
         repositories.write_apt(
             self.url_file(url), debs, suite=suite, components=components, sign=self._sign_release
@@ -220,7 +223,7 @@ class Site:
             self.key(key)
 
     def rpm_repository(self, url: str, rpms: Sequence[Path], key: str = "") -> None:
-        """Serves a yum repository of signed packages, and its key where an address for it is given."""
+        """Serve a yum repository of signed packages, and its key if `key` is a URL."""
         folder = self.url_file(f"{url.rstrip('/')}/x").parent
         repositories.write_yum(folder, rpms)
         self.sign(folder / "repodata/repomd.xml", armored=True)
@@ -239,7 +242,7 @@ class Site:
         )
 
     def python_index(self, url: str, wheels: Sequence[Path]) -> None:
-        """Serves a simple index of wheels; they become what the stack locks."""
+        """Serve a simple index of wheels and add them to the requirements that the stack locks."""
         repositories.write_index(self.url_file(f"{url.rstrip('/')}/x").parent, wheels)
         self.requirements += [repositories.requirement_of(wheel) for wheel in wheels]
         self.indexes.append(self.mirrors["https://"] + url.partition("://")[2])
@@ -249,11 +252,11 @@ class Site:
         self.gpg("--output", str(release.with_name("InRelease")), "--clear-sign", str(release))
 
 
-_WHO = {"NAME": "Stand-in", "EMAIL": "packages@vendor.invalid", "DATE": f"{EPOCH} +0000"}
+_IDENTITY = {"NAME": "Stand-in", "EMAIL": "packages@vendor.invalid", "DATE": f"{EPOCH} +0000"}
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files of a site; repositories of git through git's own program for servers."""
+    """Request handler that serves the files of a site, and git repositories through git http-backend."""
 
     def __init__(self, *args: object, site: Site) -> None:
         self._site = site
@@ -265,7 +268,7 @@ class Handler(SimpleHTTPRequestHandler):
         if ".git/" in self.path:
             serve_git(self, self._site.folder)
         else:
-            # What an address asks for is part of the name here; git asks for more than a plain server has.
+            # The query of a URL is part of the file name, except that of git's discovery request.
             self.path = self.path.removesuffix("?service=git-upload-pack").replace("?", "%3F")
             super().do_GET()
 
@@ -282,7 +285,7 @@ class Handler(SimpleHTTPRequestHandler):
         return bool(times)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Says nothing; `Site.requests` has them."""
+        """Log nothing; `Site.requests` records the requests."""
 
 
 def serve_git(request: BaseHTTPRequestHandler, folder: Path) -> None:
@@ -318,7 +321,7 @@ def serve_git(request: BaseHTTPRequestHandler, folder: Path) -> None:
 
 @contextmanager
 def serve(folder: Path, pins: Mapping[str, str]) -> Iterator[Site]:
-    """An empty site that answers on loopback until the block ends."""
+    """Serve an empty site on loopback until the block ends."""
     files = folder / "site"
     files.mkdir(parents=True)
     site = Site(folder=files, pins=pins)

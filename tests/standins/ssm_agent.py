@@ -1,4 +1,4 @@
-"""Stand-in for the agent of Systems Manager: both packages, signed beside them, with the vendor's names."""
+"""Stand-in for the Systems Manager agent: deb and rpm packages with signatures and the vendor's names."""
 
 import shutil
 

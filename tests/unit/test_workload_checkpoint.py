@@ -54,9 +54,9 @@ def test_latest_checkpoint_is_chosen_by_number_not_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: (folder / "checkpoint.json").unlink(), "it has no checkpoint.json"),
-        (lambda folder: (folder / "checkpoint.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "checkpoint.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "checkpoint.json").unlink(), "checkpoint.json is missing"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), "checkpoint.json is invalid"),
+        (lambda folder: (folder / "checkpoint.json").write_text("[]"), "checkpoint.json is invalid"),
         (lambda folder: (folder / "part-0").unlink(), "part-0 has no bytes instead of 7"),
         (lambda folder: (folder / "part-0").write_text("we"), "part-0 has 2 bytes instead of 7"),
         (lambda folder: (folder / ".metadata").unlink(), ".metadata has no bytes"),
@@ -68,7 +68,7 @@ def test_damaged_checkpoint_is_skipped_with_a_reason(tmp_path, damage, reason):
     messages: list[str] = []
     assert checkpoint.find_latest(tmp_path, report=messages.append).progress.step == 20
     assert len(messages) == 1
-    assert messages[0].startswith("step-00000040 is passed over")
+    assert messages[0].startswith("step-00000040 is skipped")
     assert reason in messages[0]
 
 
@@ -98,7 +98,7 @@ def test_unrelated_files_are_ignored_and_kept(tmp_path):
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     written = write(tmp_path, 10)
     checkpoint.check_identity(written, dict(IDENTITY))
-    with pytest.raises(TrainingError, match="width 8, this run has 16; give another --checkpoint-dir"):
+    with pytest.raises(TrainingError, match="width 8, this run has 16; use another --checkpoint-dir"):
         checkpoint.check_identity(written, {**IDENTITY, "width": 16})
     with pytest.raises(TrainingError, match="depth None, this run has 2"):
         checkpoint.check_identity(written, {**IDENTITY, "depth": 2})

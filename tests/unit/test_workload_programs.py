@@ -53,9 +53,9 @@ def test_missing_pytorch_is_reported_in_one_line(target):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--steps", "0"), "--steps: '0' is not a whole number above zero"),
-        (("--steps", "1.5"), "--steps: '1.5' is not a whole number above zero"),
-        (("--learning-rate", "nan"), "--learning-rate: 'nan' is not a finite number above zero"),
+        (("--steps", "0"), "--steps: '0' is not a positive integer"),
+        (("--steps", "1.5"), "--steps: '1.5' is not a positive integer"),
+        (("--learning-rate", "nan"), "--learning-rate: 'nan' is not a positive finite number"),
         (("--device", "tpu"), "--device: invalid choice: 'tpu'"),
         (("--epochs", "3"), "unrecognized arguments: --epochs 3"),
     ],

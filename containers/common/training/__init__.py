@@ -1,1 +1,1 @@
-"""What the training programs of these images share: options, data, ranks, checkpoints and the loop."""
+"""Shared code of the training programs: options, data, ranks, checkpoints and the training loop."""

@@ -1,8 +1,8 @@
-"""Names, completeness and lifetime of checkpoints on a shared file system.
+"""Names, completeness and deletion of checkpoints on a shared file system.
 
-A checkpoint is a folder `step-00000040` that appears by one rename, after all of it is on disk. Its manifest
-lists every file with its size, so a copy that broke off half-way is recognised too. What the files hold is
-the workload's business.
+A checkpoint is a folder `step-00000040` that is created by a rename after all its files are on disk. Its
+manifest lists every file with its size, which also detects incomplete copies. Only workloads know the content
+of the files.
 """
 
 import json
@@ -21,12 +21,12 @@ FOLDER = re.compile(r"step-(\d{8,})")
 
 
 class IncompleteError(Exception):
-    """The folder is no complete checkpoint; the text says what is missing."""
+    """Incomplete checkpoint; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far training has come."""
+    """Progress of the training."""
 
     step: int = 0
     first_loss: float | None = None
@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One complete checkpoint; `identity` names the program and model that can load it."""
+    """Complete checkpoint; `identity` describes the program and model that can load it."""
 
     folder: Path
     progress: Progress
@@ -50,12 +50,12 @@ class _Manifest:
 
 
 def partial_folder(root: Path, step: int) -> Path:
-    """Where the files of a checkpoint are written before it exists."""
+    """Return the folder to which a checkpoint is written before it is complete."""
     return root / f"step-{step:08d}{PARTIAL}"
 
 
 def commit(partial: Path, progress: Progress, identity: dict[str, str | int]) -> Checkpoint:
-    """Make the partial folder, whose files are on disk already, a checkpoint: all of it at once."""
+    """Turn a partial folder, whose files are already on disk, into a checkpoint atomically."""
     manifest = _Manifest(progress=progress, identity=identity, files=_file_sizes(partial))
     with (partial / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(asdict(manifest), file, indent=1)
@@ -64,7 +64,7 @@ def commit(partial: Path, progress: Progress, identity: dict[str, str | int]) ->
     sync_folder(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     if final.exists():
-        # Only a damaged checkpoint can be in the way: training resumed before it and came here again.
+        # The existing folder is damaged: training resumed from an earlier checkpoint and repeated the steps.
         _discard(final)
     partial.rename(final)
     sync_folder(final.parent)
@@ -72,15 +72,15 @@ def commit(partial: Path, progress: Progress, identity: dict[str, str | int]) ->
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in this folder; raises IncompleteError where it is not whole."""
+    """Return the checkpoint in this folder; raise IncompleteError if it is incomplete."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         progress = Progress(**manifest["progress"])
         identity, expected = dict(manifest["identity"]), dict(manifest["files"])
     except FileNotFoundError as error:
-        raise IncompleteError(f"it has no {MANIFEST}") from error
+        raise IncompleteError(f"{MANIFEST} is missing") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise IncompleteError(f"its {MANIFEST} cannot be read ({error})") from error
+        raise IncompleteError(f"{MANIFEST} is invalid ({error})") from error
     found = _file_sizes(folder)
     for name, size in expected.items():
         if found.get(name) != size:
@@ -89,40 +89,40 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def find_latest(root: Path, *, report: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
-    """The complete checkpoint with the highest step; folders passed over are reported with the reason."""
+    """Return the complete checkpoint with the highest step; report incomplete ones with the reason."""
     for folder in reversed(_step_folders(root)):
         try:
             return read_checkpoint(folder)
         except IncompleteError as error:
-            report(f"{folder.name} is passed over: {error}")
+            report(f"{folder.name} is skipped: {error}")
     return None
 
 
 def check_identity(checkpoint: Checkpoint, identity: dict[str, str | int]) -> None:
-    """Refuse a checkpoint of another program or model, naming the first difference."""
+    """Raise TrainingError if the checkpoint is from another program or model."""
     for key in {**identity, **checkpoint.identity}:
         wanted, found = identity.get(key), checkpoint.identity.get(key)
         if wanted != found:
             raise TrainingError(
                 f"{checkpoint.folder} was written with {key} {found!r}, this run has {wanted!r}; "
-                "give another --checkpoint-dir or the options of the first run"
+                "use another --checkpoint-dir or the options of the first run"
             )
 
 
 def prune(root: Path, *, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
+    """Delete all but the newest `keep` checkpoints."""
     for folder in _step_folders(root)[:-keep]:
         _discard(folder)
 
 
 def clear_partial(root: Path) -> None:
-    """Remove what killed runs left half-written. Call it before anybody writes."""
+    """Delete partial checkpoints of killed runs; must run before any rank writes."""
     for folder in root.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(folder)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the entries of a folder to disk: a rename is durable only then."""
+    """Flush the entries of a folder to disk, which makes renames durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -141,7 +141,7 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 
 
 def _discard(folder: Path) -> None:
-    # Renamed first: a removal that is killed half-way leaves a partial folder, which the next start clears.
-    doomed = folder.with_name(f"{folder.name}.old{PARTIAL}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    # Renamed first, so that an interrupted deletion leaves a partial folder, which the next start deletes.
+    discarded = folder.with_name(f"{folder.name}.old{PARTIAL}")
+    folder.rename(discarded)
+    shutil.rmtree(discarded)

@@ -1,5 +1,5 @@
-"""The one error a training program shows as a sentence instead of a traceback."""
+"""Error that training programs show as a message without a traceback."""
 
 
 class TrainingError(Exception):
-    """Something the person who started the training can put right; the text says how."""
+    """Error that the user can fix; the message says how."""

@@ -1,6 +1,6 @@
-"""The training loop: resume, step, checkpoint, stop on request, and the result.
+"""The training loop: resume, train, save checkpoints, stop on SIGTERM, report the result.
 
-It knows a workload only by the protocol below and never looks into a model or a checkpoint file.
+It uses workloads only through the protocol below and knows nothing of models or the content of checkpoints.
 """
 
 import json
@@ -29,26 +29,26 @@ from training.ranks import Ranks, connect
 
 
 class Workload(Protocol):
-    """A model with its data and optimizer. Every method is called by all ranks together."""
+    """Model with its data and optimizer. All ranks call every method together."""
 
     program: str
-    identity: dict[str, str | int]  # what a checkpoint must agree on to be loaded
+    identity: dict[str, str | int]  # a checkpoint can be loaded only if its identity is equal
     parameters: int
-    unit: str  # what throughput counts
+    unit: str  # unit of throughput
     units_per_step: int  # of one rank
 
     def train_step(self, step: int) -> torch.Tensor:
-        """Do one optimizer step, counted from 1; the loss of this rank's batch."""
+        """Run an optimizer step, counted from 1; return the loss of this rank's batch."""
 
     def save(self, folder: Path) -> "Future[object]":
-        """Write the state; done on the first rank means that the files of all ranks are on disk."""
+        """Write the state; the future is done on the first rank when the files of all ranks are on disk."""
 
     def load(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The line that a run ends with."""
+    """Result of a run, printed as its last line."""
 
     program: str
     torch: str
@@ -68,7 +68,7 @@ class Result:
 
 
 class Checkpointer:
-    """The checkpoints of one run; holds at most one save that is still being written."""
+    """Saves and loads the checkpoints of a run, with at most one unfinished save."""
 
     def __init__(self, workload: Workload, options: Namespace, ranks: Ranks) -> None:
         self._workload = workload
@@ -80,12 +80,12 @@ class Checkpointer:
         self._saved_step = 0
 
     def resume(self) -> Progress:
-        """Load the newest complete checkpoint, the same on all ranks."""
+        """Load the newest complete checkpoint, the same on all ranks; return its progress."""
         found: list[checkpoint.Checkpoint | None] = [None]
         if self._ranks.is_first:
             self._root.mkdir(parents=True, exist_ok=True)
             checkpoint.clear_partial(self._root)
-            found = [checkpoint.find_latest(self._root, report=say)]
+            found = [checkpoint.find_latest(self._root, report=log)]
         dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
         if found[0] is None:
             return Progress()
@@ -93,7 +93,7 @@ class Checkpointer:
         self._workload.load(found[0].folder)
         self._saved_step = found[0].progress.step
         if self._ranks.is_first:
-            say(f"resumed from {found[0].folder}")
+            log(f"resumed from {found[0].folder}")
         return found[0].progress
 
     def after_step(self, progress: Progress) -> None:
@@ -102,7 +102,7 @@ class Checkpointer:
             self._save(progress)
 
     def finish(self, progress: Progress) -> None:
-        """Save where training ends, and wait until that is on disk."""
+        """Save the final state and wait until it is on disk."""
         self._save(progress)
         self._commit_if_written(wait=True)
 
@@ -128,7 +128,7 @@ class Checkpointer:
 
 
 class Stopwatch:
-    """Times the steps after the first one, which warms up; saving between the steps counts, as it costs."""
+    """Measures the time of all steps after the first, which is warm-up; includes the time of saves."""
 
     def __init__(self) -> None:
         self._steps = -1
@@ -150,23 +150,23 @@ class Stopwatch:
 
 
 class StopRequest:
-    """Remembers SIGTERM until the ranks can agree to stop after the same step.
+    """Records SIGTERM until the ranks agree to stop after the same step.
 
-    A rank whose peer has died gets SIGTERM from torchrun as well; its next collective then fails, or torchrun
-    kills it after --shutdown-timeout, and the restart resumes from the last checkpoint.
+    If a rank dies, torchrun also sends SIGTERM to the others. Their next collective then fails, or torchrun
+    kills them after --shutdown-timeout, and the restart resumes from the last checkpoint.
     """
 
     def __init__(self) -> None:
         self.received = False
-        signal.signal(signal.SIGTERM, self._remember)
+        signal.signal(signal.SIGTERM, self._record)
 
-    def _remember(self, _number: int, _frame: FrameType | None) -> None:
+    def _record(self, _number: int, _frame: FrameType | None) -> None:
         self.received = True
 
 
 @record
 def run(options: Namespace, make_workload: Callable[[Namespace, Ranks], Workload]) -> int:
-    """Train as told and print the result; the exit code says whether all steps were done."""
+    """Train and print the result; return 0 if all steps were done, else EXIT_TERMINATED."""
     stop = StopRequest()
     with connect(options) as ranks:
         try:
@@ -187,7 +187,7 @@ def train(workload: Workload, options: Namespace, ranks: Ranks, stop: StopReques
     with ExitStack() as stack:
         metrics = None
         if options.metrics and ranks.is_first:
-            # Line buffered: whoever follows the file sees whole lines.
+            # Line buffered, so that readers of the growing file get whole lines.
             metrics = stack.enter_context(options.metrics.open("a", buffering=1, encoding="utf-8"))
         while progress.step < options.steps and not stopping:
             step = progress.step + 1
@@ -200,7 +200,7 @@ def train(workload: Workload, options: Namespace, ranks: Ranks, stop: StopReques
             if metrics:
                 metrics.write(json.dumps({"restart": ranks.restart, "step": step, "loss": loss}) + "\n")
             if ranks.is_first and step % options.log_every == 0:
-                say(f"step {step}/{options.steps}  loss {loss:.4f}")
+                log(f"step {step}/{options.steps}  loss {loss:.4f}")
             if checkpointer:
                 checkpointer.after_step(progress)
     if checkpointer:
@@ -224,13 +224,13 @@ def train(workload: Workload, options: Namespace, ranks: Ranks, stop: StopReques
     )
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _agree(loss: torch.Tensor, ranks: Ranks, *, stop_wanted: bool) -> tuple[float, bool]:
-    """The mean loss, and whether any rank wants to stop: one small reduction for both."""
+    """Return the mean loss and True if any rank wants to stop, with a single reduction for both."""
     both = torch.stack([loss.detach().float(), loss.new_tensor(float(stop_wanted), dtype=torch.float32)])
     dist.all_reduce(both)
-    total, wishes = both.tolist()
-    return total / ranks.world_size, wishes > 0
+    total, stops = both.tolist()
+    return total / ranks.world_size, stops > 0

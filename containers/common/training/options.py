@@ -1,6 +1,6 @@
-"""Command line options that every training program understands, and its frame from argv to exit code.
+"""Command line options of all training programs, and the handling of their errors and exit codes.
 
-Imports no third-party package, so `--help` answers at once and on any machine.
+Imports no third-party package, so `--help` works without PyTorch and without delay.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def positive_int(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return number
 
 
@@ -32,18 +32,18 @@ def positive_float(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0.0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive finite number")
     return number
 
 
 def make_parser(
     *, description: str, steps: int, batch_size: int, learning_rate: float
 ) -> argparse.ArgumentParser:
-    """A parser that holds the shared options; the program adds its own groups."""
+    """Return a parser with the shared options, to which each program adds its own."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog="Start it with torchrun:\n  torchrun --standalone --nproc-per-node 2 train.py --smoke",
-        # The example must not be broken where the terminal is narrow.
+        # Keeps argparse from wrapping the example on narrow terminals.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = parser.add_argument_group("run")
@@ -51,20 +51,20 @@ def make_parser(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where to compute: cuda uses one GPU per rank and NCCL, cpu uses gloo; "
-        "auto takes cuda where there is one (default: auto)",
+        help="device: cuda uses one GPU per rank and NCCL, cpu uses gloo; "
+        "auto selects cuda if there is a GPU (default: auto)",
     )
     run.add_argument(
         "--smoke",
         action="store_true",
-        help="a run of some seconds on two cores; options given beside it win over its values",
+        help="train a small model for a few seconds on two cores; other options override its presets",
     )
     run.add_argument(
         "--steps",
         type=positive_int,
         default=steps,
         metavar="N",
-        help="optimizer steps in all, those before a restart included (default: %(default)s)",
+        help="total optimizer steps, including steps before a restart (default: %(default)s)",
     )
     run.add_argument(
         "--batch-size",
@@ -92,29 +92,29 @@ def make_parser(
         type=positive_int,
         default=600,
         metavar="S",
-        help="seconds a rank waits for the others before it fails (default: %(default)s)",
+        help="seconds that a rank waits for other ranks before it fails (default: %(default)s)",
     )
     keep = parser.add_argument_group("checkpoints")
     keep.add_argument(
         "--checkpoint-dir",
         type=Path,
         metavar="DIR",
-        help="folder that all nodes share; training resumes from the newest complete checkpoint in it. "
-        "Without it nothing is saved and a restart begins at step 0",
+        help="folder shared by all nodes; training resumes from its newest complete checkpoint. "
+        "If omitted, nothing is saved and a restart begins at step 0",
     )
     keep.add_argument(
         "--checkpoint-every",
         type=positive_int,
         default=100,
         metavar="N",
-        help="steps from one checkpoint to the next (default: %(default)s)",
+        help="steps between checkpoints (default: %(default)s)",
     )
     keep.add_argument(
         "--keep-checkpoints",
         type=positive_int,
         default=2,
         metavar="N",
-        help="complete checkpoints to keep; older ones are removed (default: %(default)s)",
+        help="complete checkpoints to keep; older ones are deleted (default: %(default)s)",
     )
     report = parser.add_argument_group("report")
     report.add_argument(
@@ -122,13 +122,13 @@ def make_parser(
         type=positive_int,
         default=10,
         metavar="N",
-        help="steps from one progress line on stderr to the next (default: %(default)s)",
+        help="steps between progress lines on stderr (default: %(default)s)",
     )
     report.add_argument(
         "--metrics",
         type=Path,
         metavar="FILE",
-        help="append one JSON line per step: restart, step, loss",
+        help="append a JSON line per step: restart, step, loss",
     )
     return parser
 
@@ -136,7 +136,7 @@ def make_parser(
 def parse_options(
     parser: argparse.ArgumentParser, argv: Sequence[str], *, smoke: Mapping[str, object]
 ) -> argparse.Namespace:
-    """Parse argv; with --smoke the preset replaces the defaults, never what the user typed."""
+    """Parse argv; with --smoke the preset replaces the defaults but not the given options."""
     options = parser.parse_args(argv)
     if options.smoke:
         parser.set_defaults(**smoke)
@@ -145,7 +145,7 @@ def parse_options(
 
 
 def run_program(start: Callable[[], int | None]) -> int:
-    """Run the part that needs PyTorch and turn what the user can repair into one line and an exit code."""
+    """Run the part that needs PyTorch and return the exit code; print a TrainingError as one line."""
     where = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
     try:
         return start() or 0
@@ -162,11 +162,10 @@ def run_program(start: Callable[[], int | None]) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End at once, with everything said.
+    """Flush the outputs and exit without interpreter shutdown.
 
-    A rank of PyTorch 2.13.0 that has finished may be aborted while the interpreter shuts down ("terminate
-    called without an active exception": a thread of the library outlives its owner), which torchrun takes
-    for a failed training.
+    In PyTorch 2.13.0 a finished rank may be aborted during interpreter shutdown ("terminate called without
+    an active exception": a thread of the library outlives its owner), which torchrun reports as a failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The processes that train together: who this one is, on what device, and how long they are connected."""
+"""Process group of the training: rank and device of this process, and its connection to the others."""
 
 import os
 import sys
@@ -13,13 +13,13 @@ import torch.distributed as dist
 
 from training.errors import TrainingError
 
-# Checkpoints and agreement on small things go over the CPU on GPU machines too.
+# GPU machines also need gloo, for checkpoints and for small objects on the CPU.
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among its peers; `restart` counts how often torchrun has started them anew."""
+    """Rank, world size and device of this process; `restart` counts the restarts by torchrun."""
 
     rank: int
     world_size: int
@@ -37,10 +37,10 @@ class Ranks:
 
 @contextmanager
 def connect(options: Namespace) -> Iterator[Ranks]:
-    """Join the process group that torchrun describes, and leave it at the end."""
+    """Join the process group for the block, with the parameters that torchrun sets in the environment."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise TrainingError(
-            "this program is started by torchrun, "
+            "this program must be started by torchrun, "
             "for example: torchrun --standalone --nproc-per-node 2 train.py --smoke"
         )
     _warn_of_stale_store()
@@ -53,17 +53,17 @@ def connect(options: Namespace) -> Iterator[Ranks]:
             restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
             device=device,
         )
-        # The first rank holds the store: nobody leaves before all have finished.
+        # The first rank hosts the store, so it must not exit before the others have finished.
         dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
 def _warn_of_stale_store() -> None:
-    """A torchrun that keeps its store over a restart hands the new ranks the addresses of the dead ones.
+    """Print a warning if torchrun keeps its store over restarts.
 
-    PyTorch 2.13.0 does so unless told otherwise (compare pytorch issue 135712). The images set the
-    variable; this speaks up where the program runs elsewhere.
+    PyTorch 2.13.0 does so by default (pytorch issue 135712): restarted ranks then read the addresses of dead
+    ranks. The images set the variable; the warning is for runs outside the images.
     """
     keeps_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if keeps_store and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ["RANK"] == "0":
@@ -74,13 +74,13 @@ def _warn_of_stale_store() -> None:
         )
 
 
-def _choose_device(wish: str, *, local_rank: int) -> torch.device:
+def _choose_device(choice: str, *, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
-    if wish == "cpu" or (wish == "auto" and count == 0):
+    if choice == "cpu" or (choice == "auto" and count == 0):
         return torch.device("cpu")
     if local_rank >= count:
         raise TrainingError(
-            f"local rank {local_rank} finds {count} CUDA devices (PyTorch {torch.__version__}); "
+            f"local rank {local_rank} has no GPU: PyTorch {torch.__version__} finds {count} CUDA devices; "
             "start at most one process per GPU, or use --device cpu"
         )
     device = torch.device("cuda", local_rank)

@@ -1,4 +1,4 @@
-"""A multilayer perceptron that learns a linear rule, replicated by DistributedDataParallel."""
+"""Multilayer perceptron that learns a linear rule, trained with DistributedDataParallel."""
 
 import os
 from argparse import Namespace
@@ -17,7 +17,7 @@ STATE = "state.pt"
 
 
 class Classification:
-    """The workload: one replica per rank, gradients averaged by DistributedDataParallel."""
+    """Workload with one replica per rank, whose gradients DistributedDataParallel averages."""
 
     program = "cpu-ddp"
     unit = "examples"
@@ -47,7 +47,7 @@ class Classification:
         return loss
 
     def save(self, folder: Path) -> "Future[object]":
-        """All replicas are equal: the first rank writes for everyone."""
+        """Write the state on the first rank only, because all replicas are equal."""
         if self._ranks.is_first:
             state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
             with (folder / STATE).open("wb") as file:

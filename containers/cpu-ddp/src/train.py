@@ -1,4 +1,4 @@
-"""Data-parallel training of a small classifier: the program of the cpu-ddp image."""
+"""Training program of the image cpu-ddp: data-parallel training of a small classifier."""
 
 import argparse
 import sys
@@ -17,8 +17,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     model = parser.add_argument_group("model")
     for name, default, what in (
-        ("--features", 64, "numbers that describe an example"),
-        ("--classes", 10, "classes to tell apart"),
+        ("--features", 64, "number of features of an example"),
+        ("--classes", 10, "number of classes"),
         ("--width", 256, "width of the hidden layers"),
         ("--depth", 4, "number of hidden layers"),
     ):
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
 
     def start() -> int | None:
-        # Only now: --help and a mistyped option are answered without loading PyTorch.
+        # Imported late, so that --help and invalid options work without loading PyTorch.
         from classifier import Classification
         from training.loop import run
 

@@ -1,4 +1,4 @@
-"""What the cpu-ddp image promises: the program is there, starts, and survives the loss of a rank."""
+"""Checks of the image cpu-ddp: the program starts and survives the loss of a rank."""
 
 import json
 
@@ -7,13 +7,13 @@ WORKLOAD = "/opt/workload"
 AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent"
 
 
-def test_torch_is_the_planned_one(host, expected):
+def test_torch_has_the_pinned_version(host, expected):
     found = host.check_output(f"{PYTHON} -c 'import torch; print(torch.__version__)'")
-    planned = expected.versions["torch"]
-    assert (found if "+" in planned else found.partition("+")[0]) == planned
+    pinned = expected.versions["torch"]
+    assert (found if "+" in pinned else found.partition("+")[0]) == pinned
 
 
-def test_gloo_is_in_this_torch(host):
+def test_torch_is_built_with_gloo(host):
     available = host.check_output(
         f"{PYTHON} -c 'import torch.distributed as dist; print(dist.is_gloo_available())'"
     )
@@ -25,25 +25,25 @@ def test_program_imports(host):
     assert host.run(command).stderr == ""
 
 
-def test_python_and_torchrun_of_the_environment_come_first(host):
+def test_path_starts_with_the_virtual_environment(host):
     assert host.find_command("python") == PYTHON
     assert host.find_command("torchrun") == "/opt/venv/bin/torchrun"
 
 
-def test_program_belongs_to_root_and_only_root_can_change_it(host):
+def test_only_root_can_write_the_program(host):
     found = host.check_output(f"find {WORKLOAD} ! -user root -o -perm /002 ! -type l")
     assert found == ""
 
 
-def test_help_names_the_way_to_start(host):
+def test_help_shows_the_torchrun_command(host):
     text = host.check_output(f"timeout 30 {AS_NOBODY} {PYTHON} {WORKLOAD}/train.py --help")
     assert "torchrun --standalone" in text
 
 
-def test_start_without_torchrun_is_refused_in_one_line(host):
+def test_start_without_torchrun_fails_with_one_line(host):
     ended = host.run(f"timeout 60 {PYTHON} {WORKLOAD}/train.py --smoke")
     assert ended.rc == 1
-    assert ended.stderr.startswith("error: this program is started by torchrun")
+    assert ended.stderr.startswith("error: this program must be started by torchrun")
     assert ended.stderr.count("\n") == 1
 
 

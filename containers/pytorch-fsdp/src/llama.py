@@ -1,7 +1,7 @@
-"""A Llama-style decoder: RMSNorm, rotary positions, grouped-query attention and SwiGLU.
+"""Llama-style decoder: RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 
-Every parameter belongs to an nn.Linear, nn.Embedding or nn.RMSNorm and there are no buffers, so a model made
-on the meta device needs `init_weights` and nothing else. Knows nothing of ranks and sharding.
+All parameters belong to nn.Linear, nn.Embedding or nn.RMSNorm and there are no buffers, so `init_weights` is
+enough to initialize a model from the meta device. Knows nothing of ranks and sharding.
 """
 
 import math
@@ -18,14 +18,14 @@ INIT_STD = 0.02
 
 
 def rotary_table(length: int, config: LlamaConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position and frequency, in float32 whatever the weights are."""
+    """Return cosine and sine of every position and frequency, always in float32."""
     exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim
     angles = torch.outer(torch.arange(length, device=device), config.rope_theta**-exponents)
     return angles.cos(), angles.sin()
 
 
 def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair of numbers of (batch, heads, length, head_dim) by the angle of its position."""
+    """Rotate each pair of numbers of (batch, heads, length, head_dim) by the angle of its position."""
     cos, sin = rotary
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; with `recompute` its activations are not kept but computed again in the backward pass."""
+    """Transformer layer; with `recompute` the backward pass computes the activations again."""
 
     def __init__(self, config: LlamaConfig, *, recompute: bool) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        # Inside the block, so that FSDP's hooks gather its weights once for recomputation and backward.
+        # Inside the block, so that FSDP gathers its weights only once for recomputation and backward pass.
         if self.recompute:
             return checkpoint(self._forward, x, rotary, use_reentrant=False)
         return self._forward(x, rotary)
@@ -92,7 +92,7 @@ class Llama(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
         self.blocks = nn.ModuleList(Block(config, recompute=recompute) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_epsilon)
-        # Tied embeddings are one parameter used twice, not two names that sharding has to keep together.
+        # Tied embeddings use the same parameter twice, so sharding need not keep two parameters in sync.
         self.head = None if config.tied_embeddings else nn.Linear(config.dim, config.vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -105,11 +105,12 @@ class Llama(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, fill_normal: Callable[[Tensor, float], None]) -> None:
-        """Set every weight; `fill_normal` draws, as it has to know what part of a tensor this rank holds."""
+        """Initialize all weights; `fill_normal` draws the values of this rank's part of a tensor."""
         for name, module in self.named_modules():
             if isinstance(module, nn.RMSNorm):
                 nn.init.ones_(module.weight)
             elif isinstance(module, nn.Linear | nn.Embedding):
-                # What is added to the residual stream is drawn narrower the more layers add to it.
+                # Outputs that are added to the residual stream get a smaller deviation, depending on the
+                # layers.
                 narrower = math.sqrt(2 * self.config.layers) if name.endswith(".output") else 1.0
                 fill_normal(module.weight, INIT_STD / narrower)

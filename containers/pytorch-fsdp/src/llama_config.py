@@ -1,11 +1,11 @@
-"""Sizes of the Llama-style models, by name. Pure arithmetic, no PyTorch."""
+"""Sizes of the Llama-style models, by name. Does not import PyTorch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """The shape of one model; a head has dim / heads numbers, and `kv_heads` heads share keys and values."""
+    """Shape of a model; heads have the dimension dim / heads and share `kv_heads` keys and values."""
 
     vocabulary: int
     dim: int
@@ -13,7 +13,7 @@ class LlamaConfig:
     heads: int
     kv_heads: int
     feed_forward: int
-    sequence: int  # tokens per example unless the user says otherwise
+    sequence: int  # default number of tokens per example
     tied_embeddings: bool = False
     rope_theta: float = 500_000.0
     norm_epsilon: float = 1e-5

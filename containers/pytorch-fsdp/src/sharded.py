@@ -1,6 +1,6 @@
-"""A Llama trained with FSDP2: made on the meta device, sharded, initialised shard by shard.
+"""Llama trained with FSDP2: created on the meta device, sharded, then initialised shard by shard.
 
-No rank ever holds the whole model, nor does a checkpoint: every rank writes and reads its own part.
+No rank ever holds the whole model; every rank writes and reads its own part of a checkpoint.
 """
 
 import math
@@ -27,7 +27,7 @@ from training.ranks import Ranks
 
 
 class ShardedLlama:
-    """The workload: parameters, gradients and optimizer state split over the ranks."""
+    """Workload with parameters, gradients and optimizer state sharded over the ranks."""
 
     program = "pytorch-fsdp"
     unit = "tokens"
@@ -46,7 +46,7 @@ class ShardedLlama:
         self._options = options
         self._ranks = ranks
         self._chains = TokenChains(vocabulary=config.vocabulary, length=length, seed=options.seed)
-        # A group of its own: an asynchronous save must not mix its messages with those of the training.
+        # A separate group, so that messages of asynchronous saves do not mix with those of the training.
         self._saving_group = dist.new_group(backend="gloo")
         self._model = shard(options, ranks)
         self._optimizer = torch.optim.AdamW(
@@ -83,7 +83,7 @@ class ShardedLlama:
         return written
 
     def load(self, folder: Path) -> None:
-        """Works for any number of ranks: each reads the parts of the files that its shards need."""
+        """Load the parts that this rank's shards need; the number of ranks may differ from the save."""
         model, optimizer = get_state_dict(self._model, self._optimizer)
         dcp.load(
             {"model": model, "optimizer": optimizer}, checkpoint_id=folder, process_group=self._saving_group
@@ -92,7 +92,7 @@ class ShardedLlama:
 
 
 def shard(options: Namespace, ranks: Ranks) -> Llama:
-    """The model with weights; no rank ever holds more of them than its shards."""
+    """Return the sharded and initialized model; each rank only ever holds its shards."""
     with torch.device("meta"):
         model = Llama(CONFIGS[options.model], recompute=options.activation_checkpointing)
     mesh = make_mesh(ranks, shard_ranks=options.shard_ranks)
@@ -101,7 +101,7 @@ def shard(options: Namespace, ranks: Ranks) -> Llama:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     model.to_empty(device=ranks.device)
-    # Ranks that hold the same shard (in different replicas) draw the same numbers.
+    # Ranks with the same shard in different replicas must draw the same numbers.
     draws = torch.Generator(device=ranks.device).manual_seed(
         options.seed * ranks.world_size + mesh.get_local_rank(mesh.ndim - 1)
     )
@@ -127,11 +127,11 @@ def make_mesh(ranks: Ranks, *, shard_ranks: int | None) -> DeviceMesh:
 
 
 def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
-    """Compute in bfloat16 where asked or where the GPU is made for it; reduce gradients in float32 always."""
+    """Return a policy with bfloat16 if set or supported by the GPU; gradients are reduced in float32."""
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if fast else "fp32"
-    # Inputs are not cast: tokens are whole numbers and the rotary table must stay in float32.
+    # Inputs are not cast: tokens are integers and the rotary table must stay in float32.
     return MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
         reduce_dtype=torch.float32,
@@ -140,7 +140,7 @@ def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPoli
 
 
 def learning_rate_at(step: int, *, steps: int, warmup: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a tenth of the peak."""
+    """Return the learning rate: linear warm-up, then cosine decay to a tenth of the peak."""
     if step <= warmup:
         return peak * step / warmup
     done = (step - warmup) / max(1, steps - warmup)

@@ -1,4 +1,4 @@
-"""Fully sharded training of a Llama-style model: the program of the pytorch-fsdp image."""
+"""Training program of the image pytorch-fsdp: fully sharded training of a Llama-style model."""
 
 import argparse
 import json
@@ -42,33 +42,33 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=positive_int,
         default=100,
         metavar="N",
-        help="steps until the learning rate has its peak (default: %(default)s)",
+        help="steps until the learning rate reaches its peak (default: %(default)s)",
     )
     model.add_argument(
         "--print-config",
         action="store_true",
-        help="print the model's sizes and the memory its training state takes, and stop; needs no PyTorch",
+        help="print the model's sizes and the memory of its training state, and exit; needs no PyTorch",
     )
     sharding = parser.add_argument_group("sharding and memory")
     sharding.add_argument(
         "--shard-ranks",
         type=positive_int,
         metavar="N",
-        help="shard within groups of N ranks (those of a node, say) and replicate across the groups "
+        help="shard within groups of N ranks (for example, of a node) and replicate across the groups "
         "(default: shard over all ranks)",
     )
     sharding.add_argument(
         "--activation-checkpointing",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep only the inputs of each layer and compute the rest again in the backward pass",
+        help="keep only the inputs of each layer and recompute activations in the backward pass",
     )
     sharding.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp32"),
         default="auto",
-        help="what to compute in; weights and gradient reduction stay in fp32. "
-        "auto takes bf16 on GPUs that have it (default: auto)",
+        help="compute precision; weights and gradient reduction stay in fp32. "
+        "auto selects bf16 on GPUs that support it (default: auto)",
     )
     sharding.add_argument(
         "--async-checkpoint",
@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def describe(name: str) -> str:
     config = CONFIGS[name]
-    # float32: the weight, its gradient and two moments of AdamW.
+    # float32 weight, gradient and two moments of AdamW.
     state_gib = config.parameters * 4 * 4 / 2**30
     return json.dumps(
         {"model": name, **asdict(config), "parameters": config.parameters, "state_gib": round(state_gib, 3)},
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         return 0
 
     def start() -> int | None:
-        # Only now: --help, --print-config and a mistyped option are answered without loading PyTorch.
+        # Imported late, so that --help, --print-config and invalid options work without loading PyTorch.
         from sharded import ShardedLlama
         from training.loop import run
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stand-in for the installer of EFA: its options, order, record and habits, over packages with next to nothing in them.
+# Stand-in for the EFA installer: the real options, order, record and quirks, with nearly empty packages.
 
 # shellcheck source=/dev/null
 source ./env.sh # EFA_INSTALLER_VERSION, KNOWS_NGC
@@ -32,13 +32,13 @@ done
 
 echo "= EFA Installer Version: ${EFA_INSTALLER_VERSION} ="
 [ -e common.sh ] || fail "Please cd into the installer directory."
-[ "${UNATTENDED}" -eq 1 ] || fail "nobody is here to confirm"
+[ "${UNATTENDED}" -eq 1 ] || fail "cannot confirm: pass --yes"
 [ -d "${PACKAGES_FOLDER}" ] || fail "Unsupported operating system: no ${PACKAGES_FOLDER}"
 if [ "${SKIP_KMOD}" -eq 0 ]; then
     dpkg-query --show --showformat '${Package}\n' 'linux-image-*' 2>/dev/null | grep -q '^linux-image-[0-9]' ||
         fail "unable to detect installed kernels, exiting."
 fi
-# What it takes for an image of NVIDIA's gets no plugin and keeps its own rdma-core.
+# On a detected NVIDIA base image, the plugin is skipped and rdma-core is kept.
 [ "${KNOWS_NGC}" -eq 1 ] && [ "${NGC}" -eq 1 ] && [ -e /opt/nvidia/nvidia_entrypoint.sh ] && IN_NGC=1
 
 is_left_out() {
@@ -51,7 +51,7 @@ is_left_out() {
     esac
 }
 
-# It never goes back: a newer package stays, and the record says otherwise.
+# Never downgrades: a newer package stays, although the record lists the installer's version.
 has_as_new() {
     local installed
     installed=$(dpkg-query --show --showformat '${Version}' "${1%%_*}" 2>/dev/null)

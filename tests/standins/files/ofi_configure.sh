@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stand-in for the configure script of the plugin: its options, what it looks for, and what it refuses.
+# Stand-in for the configure script of aws-ofi-nccl: the real options, checks and errors.
 set -e
 prefix=/usr/local libdir='' libfabric='' cuda='' platform_aws=no symlink=yes
 for word in "$@"; do
@@ -17,7 +17,7 @@ for word in "$@"; do
 done
 
 has() {
-    # $1: header, $2: flags, $3: what to say where it is missing
+    # $1: header, $2: flags, $3: error message if it is missing
     echo "checking for $1"
     # shellcheck disable=SC2086  # flags are several words
     if ! printf '#include <%s>\nint main() { return 0; }\n' "$1" | g++ -x c++ $2 -o conftest - 2>config.log; then

@@ -39,7 +39,7 @@ _CHANGED = 4  # index, in canonical order, of the changed role
 
 
 class Rounds:
-    """Runs the rounds and collects their samples."""
+    """Sequence of benchmark rounds with the collected samples."""
 
     def __init__(self, bed: Bed, ways: Sequence[BuildMethod], factory: Factory, cases: Sequence[str]) -> None:
         self._bed = bed

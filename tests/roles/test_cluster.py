@@ -70,8 +70,8 @@ def test_a_compiler_error_keeps_the_installed_plugin(
 ) -> None:
     assert apply(machine, site, *JOBS).passed
     monkeypatch.setattr(pyxis, "SOURCE", "#include <slurm/no_such_header.h>\n")
-    said = message_of(apply(machine, site, *JOBS, pyxis="0.99.0"))
-    assert "fatal error: slurm/no_such_header.h" in said
+    message = message_of(apply(machine, site, *JOBS, pyxis="0.99.0"))
+    assert "fatal error: slurm/no_such_header.h" in message
     named = machine.shell("cat /etc/slurm/plugstack.conf.d/pyxis.conf").split()[1]
     assert named.startswith(f"/opt/pyxis/{PINS['pyxis']}/")
     assert machine.shell(f"test -s {named}; ls /opt/pyxis") == PINS["pyxis"]
@@ -91,7 +91,7 @@ def slurm_of_base_image(machine: Machine, site: Site) -> Iterator[str]:
     machine.shell("rm -rf /opt/slurm /etc/systemd/system/slurmd.service.d")
 
 
-def test_keeps_the_slurm_of_base_image_image(machine: Machine, site: Site, slurm_of_base_image: str) -> None:
+def test_keeps_the_slurm_of_the_base_image(machine: Machine, site: Site, slurm_of_base_image: str) -> None:
     assert slurm_of_base_image
     before = machine.shell("dpkg-query --list | md5sum; ls -lR /opt/slurm/bin")
     play = apply(machine, site, *JOBS)
@@ -109,26 +109,26 @@ def test_keeps_the_slurm_of_base_image_image(machine: Machine, site: Site, slurm
 
 @pytest.mark.usefixtures("slurm_of_base_image")
 def test_refuses_a_base_image_with_another_slurm(machine: Machine, site: Site) -> None:
-    said = message_of(apply(machine, site, "slurm", slurm="25.11.8"))
-    assert "the stack pins Slurm 25.11.8; the base image has slurm-wlm 22.05" in said
-    assert "/opt/slurm/bin" in said
+    message = message_of(apply(machine, site, "slurm", slurm="25.11.8"))
+    assert "the stack pins Slurm 25.11.8; the base image has slurm-wlm 22.05" in message
+    assert "/opt/slurm/bin" in message
 
 
 def test_refuses_a_kernel_without_a_lustre_module_before_installing(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "lustre_client")
     pins = {**PINS, "kernel": "6.1.0-2-amd64"}
     play = machine.apply(overlay.plan_of(RoleRequest(components=["lustre_client"], pins=pins), site))
-    said = message_of(play)
-    assert "has no lustre-client-modules-6.1.0-2-amd64" in said
-    assert "6.1.0-1-amd64, 6.1.0-1-cloud-amd64, 6.8.0-1039-aws" in said
+    message = message_of(play)
+    assert "has no lustre-client-modules-6.1.0-2-amd64" in message
+    assert "6.1.0-1-amd64, 6.1.0-1-cloud-amd64, 6.8.0-1039-aws" in message
     assert machine.shell("dpkg-query --list 'lustre*' 2>/dev/null | grep -c ^ii || test $? = 1") == "0"
     assert machine.apply(plan).passed
     assert machine.failures(plan) == []
 
 
 def test_refuses_a_base_image_that_is_not_an_eks_node(machine: Machine, site: Site) -> None:
-    said = message_of(apply(machine, site, "eks_node"))
-    assert "nodeadm, kubelet, containerd not in /usr/bin" in said
+    message = message_of(apply(machine, site, "eks_node"))
+    assert "nodeadm, kubelet, containerd not in /usr/bin" in message
 
 
 def test_accepts_an_eks_node_without_changing_it(machine: Machine, site: Site) -> None:

@@ -193,8 +193,8 @@ def test_verify_only_keeps_the_efa_of_the_base_image(image: Image) -> None:
 
 
 def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
-    said = message_of(image.apply(NEW, *FABRIC, plugin=OTHER_PLUGIN))
-    assert f"Expected aws-ofi-nccl {OTHER_PLUGIN} in one folder; found /opt/amazon/ofi-nccl" in said
+    message = message_of(image.apply(NEW, *FABRIC, plugin=OTHER_PLUGIN))
+    assert f"Expected aws-ofi-nccl {OTHER_PLUGIN} in one folder; found /opt/amazon/ofi-nccl" in message
 
 
 @pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])

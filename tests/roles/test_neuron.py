@@ -73,22 +73,24 @@ def test_refuses_packages_without_the_vendors_signature(image: Image) -> None:
     release = image.site.url_file(REPOSITORY) / "dists/bookworm/InRelease"
     signed = release.read_text(encoding="utf-8")
     release.write_text(signed.replace("Origin: Stand-in", "Origin: Changed"), encoding="utf-8")
-    said = message_of(image.machine.apply(plan))
+    message = message_of(image.machine.apply(plan))
     release.write_text(signed, encoding="utf-8")
-    assert "expected a repository signed by" in said
+    assert "expected a repository signed by" in message
 
 
 def test_refuses_placeholder_packages(image: Image) -> None:
     digest = "--hash=sha256:" + "0" * 64
     names = ("torch-neuronx", "neuronx_cc", "neuronx-distributed")
     lines: list[Value] = [f"{name}==1.0 {digest}" for name in names]
-    said = message_of(
+    message = message_of(
         image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=lines))
     )
-    assert "missing none" in said
-    assert "neuronx_cc==1.0" in said
-    said = message_of(image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=[])))
-    assert "missing neuronx-cc, neuronx-distributed, torch-neuronx" in said
+    assert "missing none" in message
+    assert "neuronx_cc==1.0" in message
+    message = message_of(
+        image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=[]))
+    )
+    assert "missing neuronx-cc, neuronx-distributed, torch-neuronx" in message
     assert "aws_neuronx_venv" not in image.machine.shell("ls /opt")
 
 
@@ -96,10 +98,10 @@ def test_refuses_a_wheel_with_another_checksum(image: Image) -> None:
     plan = image.plan("neuron_framework")
     lines = [line.replace("sha256:", "sha256:0000")[: len(line)] for line in image.site.requirements]
     other: list[Value] = list(lines)
-    said = message_of(
+    message = message_of(
         image.machine.apply(image.plan("neuron_framework", neuron_framework_requirements=other))
     )
-    assert "DO NOT MATCH THE HASHES" in said
+    assert "DO NOT MATCH THE HASHES" in message
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
     assert image.machine.apply(plan).changed == []

@@ -68,7 +68,7 @@ class Result:
 
 
 class Checkpointer:
-    """Saves and loads the checkpoints of a run, with at most one unfinished save."""
+    """Loader and saver of a run's checkpoints, with at most one unfinished save."""
 
     def __init__(self, workload: Workload, options: Namespace, ranks: Ranks) -> None:
         self._workload = workload
@@ -128,7 +128,7 @@ class Checkpointer:
 
 
 class Stopwatch:
-    """Measures the time of all steps after the first, which is warm-up; includes the time of saves."""
+    """Stopwatch of all steps after the first, which is warm-up; includes the time of saves."""
 
     def __init__(self) -> None:
         self._steps = -1
@@ -150,7 +150,7 @@ class Stopwatch:
 
 
 class StopRequest:
-    """Records SIGTERM until the ranks agree to stop after the same step.
+    """Record of a SIGTERM, kept until the ranks agree to stop after the same step.
 
     If a rank dies, torchrun also sends SIGTERM to the others. Their next collective then fails, or torchrun
     kills them after --shutdown-timeout, and the restart resumes from the last checkpoint.

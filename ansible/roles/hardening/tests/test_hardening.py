@@ -22,7 +22,7 @@ def ask_sshd(host, user):
     return dict(line.split(" ", 1) for line in run.stdout.splitlines() if " " in line)
 
 
-@pytest.mark.parametrize("user", ["root", "somebody"])
+@pytest.mark.parametrize("user", ["root", "user"])
 def test_sshd_has_the_settings(host, expected, user):
     wanted = {name.lower(): value for name, value in expected.variables["hardening_sshd"].items()}
     in_force = ask_sshd(host, user)

@@ -61,7 +61,7 @@ SHARED = {
 # Facts set by shared files. They depend only on the image and on the file's parameters.
 SHARED_FACTS = frozenset({"driver_version"})
 SHARED_PREFIXES = tuple(sorted({prefix for prefix in SHARED.values() if prefix != "image_"}))
-# Keys whose value is a bare expression.
+# Task keys whose value is a Jinja expression without braces.
 EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
 # Actions that read input that no layer key covers.
 REFUSED_ACTIONS = frozenset(

@@ -1,1 +1,1 @@
-"""Stand-ins for the services that a build meets in production, on loopback and in process."""
+"""Local stand-ins, on loopback, for the AWS services that a build uses in production."""

@@ -1,7 +1,6 @@
-"""Addresses of the rehearsal: all of them in 127.0.0.0/8, each held by one process of this machine at a time.
+"""Allocate addresses in 127.0.0.0/8 for the rehearsal, each to one process of this machine at a time.
 
-Whatever does not lie in 127.0.0.0/8 is refused here, so that a mistake ends at this machine and not at
-somebody's host.
+Refuses all addresses outside 127.0.0.0/8, so that a mistake cannot reach a foreign host.
 """
 
 import errno
@@ -15,8 +14,8 @@ from urllib.parse import urlsplit
 
 from builder.errors import MissingError, UsageError
 
-# Nothing listens here; what has no address of its own yet shows this one.
-NOWHERE = "127.255.255.254"
+# The address of network interfaces that have no address of their own yet; no process listens on it.
+UNASSIGNED = "127.255.255.254"
 SSH_PORTS = (22, 2222)
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 _FIRST, _LAST = ipaddress.ip_address("127.0.2.2"), ipaddress.ip_address("127.0.250.254")
@@ -24,14 +23,14 @@ _LISTEN = "0A"
 _MARK_PORT = 47022
 
 
-def require_loopback(place: str) -> str:
-    """The address or URL itself; an error if it is anything but this machine."""
-    host = urlsplit(place).hostname if "//" in place else place
+def require_loopback(address: str) -> str:
+    """Return the address or URL; raise UsageError if it is not in 127.0.0.0/8."""
+    host = urlsplit(address).hostname if "//" in address else address
     with suppress(ValueError):
         if ipaddress.ip_address(host or "") in _LOOPBACK:
-            return place
+            return address
     raise UsageError(
-        f"{place} is no address in 127.0.0.0/8: a rehearsal stays on this machine",
+        f"{address} is not in 127.0.0.0/8: a rehearsal stays on this machine",
         hint="unset AWS_ENDPOINT_URL, then: builder rehearse up",
     )
 
@@ -39,10 +38,9 @@ def require_loopback(place: str) -> str:
 def listeners(
     tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6")),
 ) -> set[tuple[str, int]]:
-    """(address, port) of all that listens here; "" is the address of who listens on all of them.
+    """Return (address, port) of all listening sockets of this machine; "" stands for all addresses.
 
-    The kernel's own table is asked: binding a port below 1024 to see if it is free takes a right that
-    who starts a rehearsal may not have.
+    Reads the kernel's table, because binding a port below 1024 to test it needs a privilege.
     """
     found = set()
     for table in tables:
@@ -56,28 +54,28 @@ def listeners(
 
 
 def _readable(word: str) -> str:
-    if len(word) != 8:  # IPv6: only who listens on everything takes IPv4's ports too
+    if len(word) != 8:  # IPv6: a socket on all addresses takes the IPv4 port too
         return "" if set(word) == {"0"} else f"ipv6:{word}"
     return str(ipaddress.ip_address(int.from_bytes(bytes.fromhex(word), "little"))) if int(word, 16) else ""
 
 
 def find_ssh_port() -> int:
-    """The port that machines answer on: 22, unless a daemon of this host holds it on every address."""
+    """Return the SSH port for machines: 22, or 2222 if a daemon of this host holds 22 on all addresses."""
     taken = {port for address, port in listeners() if not address}
     for port in SSH_PORTS:
         if port not in taken:
             return port
     raise MissingError(
-        f"ports {' and '.join(map(str, SSH_PORTS))} are held on all addresses of this machine",
-        hint="ss -ltnp shows by whom; give one of them an address of its own (ListenAddress)",
+        f"ports {' and '.join(map(str, SSH_PORTS))} are in use on all addresses of this machine",
+        hint="find the daemons with: ss -ltnp; bind one of them to a single address (ListenAddress)",
     )
 
 
 class Addresses:
-    """Hands out addresses that no other rehearsal of this machine has.
+    """Allocator of addresses that no other rehearsal of this machine has.
 
-    A bound socket marks an address as taken: the kernel gives it to one process only, whoever that is and
-    wherever its files are, and takes it back when the process is gone.
+    A bound socket marks an address as taken: the kernel gives it to a single process and releases it when the
+    process ends.
     """
 
     def __init__(self, port: int) -> None:
@@ -86,7 +84,7 @@ class Addresses:
         self._lock = threading.Lock()
 
     def take(self, excluded: Collection[str] = ()) -> str:
-        """An address outside `excluded` that no process of this machine holds."""
+        """Take an address outside `excluded` that no process of this machine holds."""
         with self._lock:
             busy = listeners()
             for address in self._candidates():
@@ -112,7 +110,7 @@ class Addresses:
             mark.close()
             if error.errno != errno.EADDRINUSE:
                 raise MissingError(
-                    f"{address} cannot be used here: {error.strerror}", hint="rehearsals need Linux"
+                    f"cannot bind {address}: {error.strerror}", hint="rehearsals need Linux"
                 ) from error
             return False
         self._held[address] = mark

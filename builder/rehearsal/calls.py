@@ -1,6 +1,6 @@
-"""Calls to AWS as values: what a request asks for, whether it changes anything, and what goes wrong with it.
+"""Calls to AWS as values, and the disturbances that can be injected into them.
 
-Reads the wire formats of EC2 (query), the JSON services and REST; knows no server and no client.
+Parses the wire formats of EC2 (query), the JSON services and REST; knows no server and no client.
 """
 
 import json
@@ -13,14 +13,14 @@ from urllib.parse import parse_qs, urlsplit
 from builder.errors import UsageError
 
 _READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
-# They begin like changes and change nothing.
+# Actions without side effects whose names do not show it.
 _HARMLESS = frozenset({"AssumeRole", "DecodeAuthorizationMessage"})
 _WHEN = ("", "before", "after")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One request and what became of it; `disturbed` says what was done to it."""
+    """A request to AWS and its result; `disturbed` is "disturbed" or "dropped" if a fault was injected."""
 
     number: int
     service: str
@@ -40,9 +40,9 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disturbance:
-    """What goes wrong with calls that match; the parts that are set happen in this order.
+    """Faults to inject into matching calls, in the order of the fields.
 
-    It meets `count` calls from the `first` that matches, all of them if `count` is 0.
+    Applies to `count` matching calls starting with number `first`, or to all from there if `count` is 0.
     """
 
     service: str = "*"
@@ -52,37 +52,41 @@ class Disturbance:
     first: int = 1
     count: int = 1
     delay_s: float = 0.0
-    kill: str = ""  # before or after the call is carried out; with `drop` before, it is not
-    pid: int = 0  # of a process, negative of a group
+    kill: str = ""  # send the signal "before" or "after" the call is executed
+    pid: int = 0  # a process, or a process group if negative
     signal: str = "SIGKILL"
-    callback: Callable[[Call], None] | None = None  # in place of a signal
-    drop: str = ""  # before: the connection ends unheard; after: it is done and the answer is lost
+    callback: Callable[[Call], None] | None = None  # called instead of sending a signal
+    drop: str = ""  # "before": close the connection, do not execute the call; "after": drop the answer
     status: int = 0
-    code: str = ""  # AWS's; answered in place of the true answer
+    code: str = ""  # AWS error code to answer with instead of executing the call
     message: str = "a disturbance of the rehearsal"
-    replace: tuple[str, str] | None = None  # a pattern in the answer, and what stands there instead
+    replace: tuple[str, str] | None = None  # regular expression for the answer, and its replacement
 
     def __post_init__(self) -> None:
         for name in ("kill", "drop"):
             if getattr(self, name) not in _WHEN:
                 raise UsageError(
-                    f"{name} is 'before' or 'after', not {getattr(self, name)!r}", hint="choose one"
+                    f"disturbance: {name}: {getattr(self, name)!r} is neither 'before' nor 'after'",
+                    hint=f"set {name} to 'before' or 'after'",
                 )
-        if self.kill and not (abs(self.pid) > 1 or self.callback):  # 0, 1 and -1 are more than one process
-            raise UsageError("kill needs a pid or a callback", hint="a negative pid means a group")
+        if self.kill and not (abs(self.pid) > 1 or self.callback):  # 0 and -1 mean many processes, 1 is init
+            raise UsageError(
+                f"disturbance: kill needs a pid or a callback, pid is {self.pid}",
+                hint="set pid to a process, or to a process group with a minus sign",
+            )
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "Disturbance":
         unknown = set(table) - (set(cls.__dataclass_fields__) - {"callback"})
         if unknown:
             raise UsageError(
-                f"unknown in a disturbance: {', '.join(sorted(unknown))}",
-                hint=f"there is: {', '.join(sorted(cls.__dataclass_fields__))}",
+                f"disturbance: unknown keys: {', '.join(sorted(unknown))}",
+                hint=f"use: {', '.join(sorted(cls.__dataclass_fields__))}",
             )
         replace = table.get("replace")
         return cls(**{**table, "replace": tuple(replace) if replace else None})
 
-    def meets(self, call: Call) -> bool:
+    def matches(self, call: Call) -> bool:
         return (
             fnmatchcase(call.service, self.service)
             and fnmatchcase(call.action, self.action)
@@ -111,7 +115,7 @@ def read_call(number: int, method: str, path: str, headers: Mapping[str, str], b
 
 
 def _scope(authorization: str) -> tuple[str, str]:
-    """(service, region) that a request was signed for."""
+    """Return the (service, region) that a request was signed for."""
     _, found, rest = authorization.partition("Credential=")
     words = rest.split(",")[0].split("/")
     return (words[3], words[2]) if found and len(words) == 5 else ("", "")
@@ -134,7 +138,7 @@ def _json(body: bytes) -> dict[str, str]:
 
 
 def error_body(call: Call, code: str, message: str) -> tuple[str, bytes]:
-    """(content type, body) of an error as the called service words it."""
+    """Return (content type, body) of an error in the format of the called service."""
     if call.service == "ec2":
         text = f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
         return "text/xml", f"{text}<RequestID>rehearsal</RequestID></Response>".encode()

@@ -1,7 +1,8 @@
-"""The environment of tools that run against a rehearsal: its endpoint, its credentials, and no way out.
+"""Environment of tools that run against a rehearsal, which keeps them from reaching real AWS.
 
-Proxies that refuse everything stand before whatever ignores the endpoint; no profile, no metadata service and
-no login of the person is read. Deciding is left to the tools: nothing here says "rehearsal" to them.
+Sets the rehearsal's endpoint and credentials, and a proxy that refuses connections of tools that ignore the
+endpoint. Hides the user's profiles, logins and metadata service. Tools get no hint that they run in a
+rehearsal.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ _LOCAL = "127.0.0.1,localhost"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fence:
-    """What a tool is given: `environment` for its process, the rest for its settings."""
+    """Settings for a tool: `environment` for its process, the other fields for its configuration."""
 
     endpoint: str
     region: str
@@ -28,9 +29,10 @@ class Fence:
 def fence(
     endpoint: str, *, region: str, refusing_port: int, scratch: Path, inherited: Mapping[str, str]
 ) -> Fence:
-    """`scratch` holds what tools leave behind (keys in temporary files, logins); its owner removes it.
+    """Return the settings for tools that use the rehearsal at `endpoint`.
 
-    Nothing listens on `refusing_port`: whoever goes through it is refused at once.
+    `scratch` holds the files that tools leave (temporary keys, logins); the caller deletes it. No process
+    listens on `refusing_port`, so connections through that proxy are refused.
     """
     require_loopback(endpoint)
     temporary, docker = scratch / "tmp", scratch / "docker"
@@ -64,5 +66,5 @@ def fence(
 
 
 def _is_foreign(name: str) -> bool:
-    """Settings of a person's own AWS, and the variables that Packer takes for its own."""
+    """True for variables of the user's AWS configuration, of Packer and of proxies."""
     return name.startswith(("AWS_", "PACKER_", "PKR_VAR_")) or name.upper().endswith("_PROXY")

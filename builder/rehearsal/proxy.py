@@ -1,7 +1,7 @@
-"""A proxy before an AWS endpoint of this machine: writes down every call, and disturbs those it is told to.
+"""A proxy in front of the rehearsal's AWS endpoint that records calls and injects faults into them.
 
-The recorder of "what would this do" and the fault injector of tests are the same thing. It speaks to loopback
-on both sides and to nothing else.
+Serves both the report of a rehearsal (the calls that a command makes) and the fault injection of tests. Uses
+loopback on both sides.
 """
 
 import http.client
@@ -26,15 +26,15 @@ from builder.rehearsal.addresses import require_loopback
 from builder.rehearsal.calls import Call, Disturbance, error_body, read_call
 
 CONTROL = "/_rehearsal/"
-_BOUND_S = 900.0
+_FORWARD_TIMEOUT_S = 900.0
 _ERROR = re.compile(rb"<Code>([\w.]+)</Code>|\"__type\":\s*\"(?:[\w.]+#)?(\w+)\"")
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-# What a person or a test may ask the proxy itself: name → what to do with the query and the JSON that came.
+# Handler of a control request to the proxy itself: gets the query and the JSON body.
 Control = Callable[[Mapping[str, str], Any], object]
 
 
 class _Lost(Exception):
-    """The connection ends without an answer."""
+    """Raised to close a connection without an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path.startswith(CONTROL):
                 self._control(body)
             else:
-                status, headers, answer = self.server.proxy.pass_on(
+                status, headers, answer = self.server.proxy.answer(
                     self.command, self.path, dict(self.headers.items()), body
                 )
                 self._answer(status, headers, answer)
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it so)
-        """Silent: the calls are written down elsewhere."""
+        """Log nothing; the proxy records the calls."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -89,12 +89,12 @@ class _Server(ThreadingHTTPServer):
     proxy: "Proxy"
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks the resolver for our name
+        socketserver.TCPServer.server_bind(self)  # HTTPServer.server_bind would look up the host's name
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
 
 class Proxy:
-    """Serves while it is entered. `calls` are all that were made through it, in the order that they ended."""
+    """The proxy, which serves while its context is entered; `calls` are the finished calls in order."""
 
     def __init__(self, upstream: str, *, journal: Path | None = None) -> None:
         self._upstream = urlsplit(require_loopback(upstream)).netloc
@@ -107,10 +107,10 @@ class Proxy:
                 call.as_table() for call in list(self.calls) if call.number > int(query.get("after", "0"))
             ],
             "PUT disturbances": lambda _, tables: self.disturb(*map(Disturbance.from_table, tables)),
-            "DELETE disturbances": lambda _, __: self.calm(),
+            "DELETE disturbances": lambda _, __: self.clear_disturbances(),
         }
         self._journal = journal
-        self._disturbances: list[tuple[Disturbance, list[int]]] = []  # with the numbers of calls that matched
+        self._disturbances: list[tuple[Disturbance, list[int]]] = []  # with the numbers of matching calls
         self._count = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -130,24 +130,24 @@ class Proxy:
 
     def disturb(self, *disturbances: Disturbance) -> None:
         with self._lock:
-            self._disturbances += [(one, []) for one in disturbances]
+            self._disturbances += [(disturbance, []) for disturbance in disturbances]
 
-    def calm(self) -> None:
+    def clear_disturbances(self) -> None:
         with self._lock:
             self._disturbances.clear()
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is still owed."""
+        """True if a call has not been answered yet."""
         with self._lock:
             return len(self.calls) < self._count
 
     @property
     def mutating(self) -> list[tuple[str, str, str]]:
-        """(service, action, region) of all calls that changed something, or would have."""
+        """The (service, action, region) of all calls that are not read-only, even if they failed."""
         return [(call.service, call.action, call.region) for call in list(self.calls) if call.mutating]
 
-    def pass_on(
+    def answer(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, Mapping[str, str], bytes]:
         with self._lock:
@@ -162,7 +162,9 @@ class Proxy:
                 status, fields, answer = self._forward(method, path, headers, body)
             else:
                 done = "disturbed"
-                status, fields, answer = self._suffer(call, disturbance, method, path, headers, body)
+                status, fields, answer = self._forward_disturbed(
+                    call, disturbance, method, path, headers, body
+                )
             return status, fields, answer
         except _Lost:
             done = "dropped"
@@ -175,15 +177,15 @@ class Proxy:
 
     def _disturbance_of(self, call: Call) -> Disturbance | None:
         hit = None
-        for disturbance, met in self._disturbances:
-            if disturbance.meets(call):
-                met.append(call.number)
-                due = len(met) - disturbance.first
-                if due >= 0 and (not disturbance.count or due < disturbance.count):
+        for disturbance, matched in self._disturbances:
+            if disturbance.matches(call):
+                matched.append(call.number)
+                index = len(matched) - disturbance.first
+                if index >= 0 and (not disturbance.count or index < disturbance.count):
                     hit = hit or disturbance
         return hit
 
-    def _suffer(
+    def _forward_disturbed(
         self,
         call: Call,
         disturbance: Disturbance,
@@ -214,7 +216,7 @@ class Proxy:
     def _forward(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, Mapping[str, str], bytes]:
-        connection = http.client.HTTPConnection(self._upstream, timeout=_BOUND_S)
+        connection = http.client.HTTPConnection(self._upstream, timeout=_FORWARD_TIMEOUT_S)
         try:
             kept = {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
             connection.request(method, path, body=body, headers=kept)

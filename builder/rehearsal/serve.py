@@ -1,8 +1,8 @@
-"""The background process of a rehearsal: cloud, registries and proxy, from its folder's settings to SIGTERM.
+"""The background process of a rehearsal: serves the cloud, registries and proxy until SIGTERM.
 
     python -m builder.rehearsal.serve FOLDER
 
-moto is loaded here and nowhere else.
+FOLDER contains the settings. Only this process loads moto.
 """
 
 import json
@@ -26,8 +26,8 @@ from builder.rehearsal.proxy import Proxy
 from builder.rehearsal.session import Files, Settings, hold
 from builder.wait import until
 
-_SETTLE_S = 60.0
-_LOCK_S = 5.0  # who only looks whether somebody holds the lock has it for an instant
+_IDLE_TIMEOUT_S = 60.0
+_LOCK_S = 5.0  # a status query of another process takes the lock for an instant
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
     engine = Engine(settings.engine_url)
-    sweep(engine, settings.session)  # what is left of one that was killed
+    sweep(engine, settings.session)  # leftovers of a killed process
     account = Account.from_table(settings.account)
     hosts = EngineHosts(
         engine=engine,
@@ -70,7 +70,7 @@ def _start(stack: ExitStack, files: Files, settings: Settings, account: Account,
     )
     proxy = stack.enter_context(Proxy(cloud.endpoint, journal=files.calls))
     refusing = stack.enter_context(socket.socket())
-    refusing.bind(("127.0.0.1", 0))  # bound and never listening: connections to it are refused
+    refusing.bind(("127.0.0.1", 0))  # bound but not listening, so connections are refused
 
     def pending(_: Any, seconds: Any) -> float:
         return backends.set_pending(float(seconds))
@@ -95,7 +95,7 @@ def _start(stack: ExitStack, files: Files, settings: Settings, account: Account,
 
 
 def _end(files: Files, engine: Engine, session: str, proxy: Proxy, stack: ExitStack) -> None:
-    """Close the endpoint, wait for calls in progress, remove all that the rehearsal has."""
+    """Close the endpoint, wait for calls in progress, remove all containers and images of the rehearsal."""
     files.ready.unlink(missing_ok=True)
     stack.close()
 
@@ -103,7 +103,7 @@ def _end(files: Files, engine: Engine, session: str, proxy: Proxy, stack: ExitSt
         sweep(engine, session)
         return not proxy.busy
 
-    until(is_idle, timeout_s=_SETTLE_S, every_s=0.1)
+    until(is_idle, timeout_s=_IDLE_TIMEOUT_S, every_s=0.1)
     sweep(engine, session)
 
 

@@ -1,7 +1,7 @@
-"""A rehearsal seen from outside: started, found, asked and ended. Loads neither moto nor boto3.
+"""Start, find, query and stop rehearsals. Loads neither moto nor boto3.
 
-It runs in a process of its own and lives in a folder of the builder's state; a lock that the process holds
-says whether it lives, whatever files are there.
+Each rehearsal is a background process with a folder in the builder's home; it is running if and only if the
+process holds the lock file in that folder.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where things lie in a rehearsal's folder."""
+    """Paths in the folder of a rehearsal."""
 
     folder: Path
 
@@ -68,7 +68,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the background process is told; `machines` are the images that systems start from."""
+    """Settings of the background process; `machines` maps each system to its machine image."""
 
     session: str
     engine_url: str
@@ -83,10 +83,12 @@ class Settings:
 
 @contextmanager
 def hold(path: Path, *, patience_s: float = 0.0) -> Iterator[None]:
-    """The lock that says that a rehearsal lives; it falls with the process, however that ends."""
+    """Hold the lock of a running rehearsal; the kernel releases it when the process ends."""
     with path.open("w") as file:
         if not until(lambda: _try_lock(file.fileno()), timeout_s=patience_s, every_s=0.1):
-            raise UsageError(f"a rehearsal runs in {path.parent} already", hint="builder rehearse status")
+            raise UsageError(
+                f"a rehearsal is already running in {path.parent}", hint="builder rehearse status"
+            )
         yield
 
 
@@ -97,7 +99,7 @@ def _try_lock(descriptor: int) -> bool:
     return False
 
 
-def _lives(files: Files) -> bool:
+def _is_alive(files: Files) -> bool:
     if not files.alive.exists():
         return False
     with suppress(UsageError), hold(files.alive):
@@ -107,7 +109,7 @@ def _lives(files: Files) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rehearsal:
-    """One that runs: where it answers, and what it is made of."""
+    """A running rehearsal: its endpoint, process, registries and settings."""
 
     name: str
     folder: Path
@@ -122,7 +124,7 @@ class Rehearsal:
     starts: tuple[str, ...]
 
     def fence(self, scratch: Path, *, region: str = "", inherited: Mapping[str, str] = os.environ) -> Fence:
-        """What tools are started with."""
+        """Return the environment and settings for tools that use this rehearsal."""
         return fence(
             self.endpoint,
             region=region or self.regions[0],
@@ -147,27 +149,31 @@ class Rehearsal:
             client.close()
         if response.status >= 400:
             raise UsageError(
-                f"the rehearsal refused {what}: {answer['error']}", hint=answer.get("hint", "look at its log")
+                f"the rehearsal refused {what}: {answer['error']}",
+                hint=answer.get("hint", f"see {Files(self.folder).log}"),
             )
         return answer
 
     def calls(self, *, after: int = 0) -> list[Call]:
-        """In the order that they came."""
+        """Return the recorded calls after number `after`, in the order of their arrival."""
         found = [Call(**table) for table in self._ask("GET", f"calls?after={after}")]
         return sorted(found, key=lambda call: call.number)
 
     def disturb(self, *disturbances: Disturbance) -> None:
-        tables = [asdict(one) for one in disturbances]
+        tables = [asdict(disturbance) for disturbance in disturbances]
         for table in tables:
             if table.pop("callback"):
-                raise UsageError("a callback cannot leave its process", hint="use a Proxy of your own")
+                raise UsageError(
+                    "disturbance: a callback works only in the process of the proxy",
+                    hint="start a Proxy in this process",
+                )
         self._ask("PUT", "disturbances", tables)
 
-    def calm(self) -> None:
+    def clear_disturbances(self) -> None:
         self._ask("DELETE", "disturbances")
 
     def set_pending(self, seconds: float) -> None:
-        """New AMIs stay pending for so long at least."""
+        """Keep new AMIs in state "pending" for at least so many seconds."""
         self._ask("PUT", "pending", seconds)
 
     def status(self) -> dict[str, list[dict[str, str]]]:
@@ -179,13 +185,14 @@ class Rehearsal:
 def files_of(workspace: Workspace, name: str) -> Files:
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a rehearsal", hint="lower case letters, digits and dashes, at most 31"
+            f"{name!r} is not a valid name for a rehearsal",
+            hint="use at most 31 lower case letters, digits and dashes",
         )
     return Files(workspace.home / "rehearsals" / name)
 
 
 def session_of(files: Files) -> str:
-    """A name in the engine that is the same for the same folder, and tells nothing of it."""
+    """Return the id that marks a rehearsal's containers and images: a hash of its folder."""
     return hashlib.sha256(str(files.folder).encode()).hexdigest()[:10]
 
 
@@ -195,14 +202,14 @@ def find(workspace: Workspace, name: str) -> Rehearsal | None:
         table = json.loads(files.ready.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if not _lives(files):
+    if not _is_alive(files):
         return None
     lists = {key: tuple(table[key]) for key in ("regions", "starts")}
     return Rehearsal(name=name, folder=files.folder, **{**table, **lists})
 
 
 def names(workspace: Workspace) -> list[str]:
-    """All rehearsals that have a folder, running or dead."""
+    """Return the names of all rehearsals with a folder, running or dead."""
     return sorted(path.name for path in (workspace.home / "rehearsals").glob("*") if path.is_dir())
 
 
@@ -215,14 +222,14 @@ def up(
     machines: Mapping[str, str],
     pending_s: float = 0.0,
 ) -> Rehearsal:
-    """The rehearsal of that name; started, without anything of an earlier one, if it does not run."""
+    """Return the running rehearsal of that name, or start an empty one."""
     with locked(workspace, f"rehearsal-{name}"):
         if running := find(workspace, name):
             return running
         files = files_of(workspace, name)
-        if _lives(files):
+        if _is_alive(files):
             raise MissingError(
-                f"the rehearsal '{name}' runs and does not answer",
+                f"the rehearsal '{name}' is running but does not answer",
                 hint=f"see {files.log}, then: {_down(name)}",
             )
         shutil.rmtree(files.folder, ignore_errors=True)
@@ -244,14 +251,14 @@ def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)
     found = find(workspace, name)
     if found is None:
-        said = files.log.read_text(encoding="utf-8", errors="replace")
-        last = "\n".join(said.splitlines()[-20:])
+        output = files.log.read_text(encoding="utf-8", errors="replace")
+        last = "\n".join(output.splitlines()[-20:])
         raise MissingError(f"the rehearsal '{name}' did not start", hint=f"see {files.log}", details=last)
     return found
 
 
 def down(workspace: Workspace, name: str, *, engine_url: str) -> bool:
-    """End a rehearsal and remove all that it has; returns false if there was none."""
+    """Stop a rehearsal and remove its containers, images and folder; return False if there was none."""
     with locked(workspace, f"rehearsal-{name}"):
         files = files_of(workspace, name)
         running = find(workspace, name)
@@ -260,9 +267,10 @@ def down(workspace: Workspace, name: str, *, engine_url: str) -> bool:
         if running:
             with suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGTERM)
-            if not until(lambda: not _lives(files), timeout_s=_END_S, every_s=0.1):
+            if not until(lambda: not _is_alive(files), timeout_s=_END_S, every_s=0.1):
                 raise FactoryError(
-                    f"the rehearsal '{name}' does not end (process {running.pid})", hint=f"see {files.log}"
+                    f"the rehearsal '{name}' (process {running.pid}) did not stop in {_END_S:.0f} s",
+                    hint=f"see {files.log}",
                 )
         sweep(Engine(engine_url), session_of(files))
         shutil.rmtree(files.folder)
@@ -274,12 +282,12 @@ def _down(name: str) -> str:
 
 
 def dead(workspace: Workspace) -> list[str]:
-    """Rehearsals whose process is gone."""
-    return [name for name in names(workspace) if not _lives(files_of(workspace, name))]
+    """Return the names of rehearsals whose process has ended."""
+    return [name for name in names(workspace) if not _is_alive(files_of(workspace, name))]
 
 
 def sweep_dead(workspace: Workspace, *, engine_url: str) -> list[str]:
-    """Remove what rehearsals left whose process is gone; returns their names."""
+    """Remove the leftovers of all dead rehearsals; return their names."""
     swept = dead(workspace)
     for name in swept:
         down(workspace, name, engine_url=engine_url)

@@ -218,7 +218,7 @@ def test_resumes_an_interrupted_cleanup(
     rounds = 0
     while True:
         rounds += 1
-        proxy.calm()
+        proxy.clear_disturbances()
         proxy.disturb(Disturbance(mutating=True, first=2, count=0, drop="before"))
         try:
             janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
@@ -284,7 +284,7 @@ def test_reports_a_group_in_use_after_deleting_the_rest(
     assert caught.value.hint.endswith("builder clean")
     assert ids(own) & existing_ids(aws) == {own.group}
     assert journal.runs(ami_account.workspace) == [dead.name], "the next cleanup finds the group"
-    proxy.calm()
+    proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     assert ids(own) & existing_ids(aws) == set()
 

@@ -171,7 +171,7 @@ def test_group_in_use_is_reported_without_failing_the_build(
     assert [entry.kind for entry in journal.read(ami_account.workspace, run.name) if not entry.id] == [
         "security-group"
     ]
-    proxy.calm()
+    proxy.clear_disturbances()
     assert group in janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert left(ami_account.aws, run.name) == []
 
@@ -188,6 +188,6 @@ def test_group_in_use_does_not_hide_a_build_error(
     with ami_account.run() as run, pytest.raises(MissingError, match="requiring metadata tokens"):
         make(ami_account, run, plan, events.append)
     assert [event.text for event in events if event.name == "note" and "was not deleted" in event.text]
-    proxy.calm()
+    proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert left(ami_account.aws, run.name) == []

@@ -223,7 +223,7 @@ def test_resumes_a_failed_publication(ami_account: AmiAccount, proxy: Proxy, nam
         with pytest.raises(kind) as caught:
             ami_account.publish(home)
         assert caught.value.hint
-        proxy.calm()
+        proxy.clear_disturbances()
         ami_account.publish(home)
     assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(home)
 
@@ -373,7 +373,7 @@ def test_leaves_one_image_per_region_after_a_kill_at_any_call(ami_account: AmiAc
             proxy.disturb(*kill.disturbances)
             with suppress(FactoryError):
                 ami_account.publish(home, key=key)
-            proxy.calm()
+            proxy.clear_disturbances()
             if not kill.happened:
                 break
             tried += 1
@@ -420,7 +420,7 @@ def test_completes_the_publication_of_a_killed_process(
                 assert reached.wait(120)
                 child.kill()
             assert child.returncode == -signal.SIGKILL
-            proxy.calm()
+            proxy.clear_disturbances()
             (dead,) = dead_runs(ami_account.workspace)
             assert all(entry.kind == "copy" for entry in journal.read(ami_account.workspace, dead))
             forget_run(ami_account.workspace, dead)

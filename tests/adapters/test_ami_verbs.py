@@ -127,7 +127,7 @@ def test_resumes_a_retirement_interrupted_at_any_call(
     }
     rounds = 0
     while True:
-        proxy.calm()
+        proxy.clear_disturbances()
         # In each round one changing call is executed, and its response is lost.
         proxy.disturb(
             Disturbance(mutating=True, drop="after"),

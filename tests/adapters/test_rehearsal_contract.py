@@ -1,6 +1,6 @@
-"""What the rehearsal takes for granted of moto, name by name: all of it is private to moto and may move.
+"""The private names and signatures of moto that the rehearsal depends on.
 
-When one of these fails after an update of moto, read moto's change, then change the rehearsal and this table.
+If a test fails after an update of moto, read moto's change log, then adapt the rehearsal and this table.
 """
 
 import inspect
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# Private name of moto → its parameters, as the rehearsal overrides or calls it.
+# Maps private names of moto that the rehearsal overrides or calls to their parameters.
 SIGNATURES = {
     "core.base_backend:BackendDict._instances": "",
     "core.base_backend:AccountSpecificBackend.__getitem__": "self, region_name",
@@ -98,7 +98,7 @@ def find(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_private_name_is_what_it_was(name: str) -> None:
+def test_a_private_name_of_moto_has_the_expected_parameters(name: str) -> None:
     found = find(name)
     called = getattr(found, "__func__", found)
     if SIGNATURES[name]:
@@ -108,31 +108,31 @@ def test_a_private_name_is_what_it_was(name: str) -> None:
         assert ", ".join(parameters) == SIGNATURES[name]
 
 
-def test_everything_that_is_replaced_is_there() -> None:
+def test_replaced_attributes_exist_in_moto() -> None:
     from builder.rehearsal.ec2.backends import REPLACED
 
     for owner, name, value in REPLACED:
         before = inspect.getattr_static(owner, name)
         if name == "backend":
-            assert issubclass(value, before), f"{value} does not extend what it replaces"
+            assert issubclass(value, before), f"{value} does not extend {before}"
         if name == "url_paths":
-            assert list(before) == list(value), f"{owner.__name__} routes other paths now"
+            assert list(before) == list(value), f"{owner.__name__} has new routes"
 
 
-def test_every_override_is_of_something() -> None:
-    """A method that moto renames would be ours alone, and silently without effect."""
+def test_every_override_has_a_method_of_moto_to_override() -> None:
+    """If moto renames a method, our override of it would silently have no effect."""
     from builder.rehearsal.ec2 import actions, cloud, images, parameters
     from builder.rehearsal.registry import ecr
 
     ours = {
         images.Image: {"deregistration_protection", "state", "image_location"},
         images.ImageBackend: {
-            *("plant", "own_image", "tag_image", "delete_unused", "set_fast_restore"),
+            *("seed_image", "own_image", "tag_image", "delete_unused", "set_fast_restore"),
             *("deprecate", "protect", "unprotect", "_fixed", "_new_image", "_check_name"),
-            *("_capture", "_settled", "_wait_for"),
+            *("_capture", "_completion", "_wait_for"),
         },
-        cloud.Cloud: {"once", "_run", "_resolved", "_launchable", "_boot", "_tell"},
-        parameters.Parameters: {"_made"},
+        cloud.Cloud: {"once", "_run", "_resolve_parameter", "_launchable_image", "_boot", "_update_metadata"},
+        parameters.Parameters: {"_new_parameter"},
         ecr.RehearsedEcr: {"record", "is_immutable", "_storage"},
         ecr.StoredImage: set(),
         ecr.EcrActions: set(),
@@ -150,13 +150,13 @@ def test_every_override_is_of_something() -> None:
         written = {
             name for name, value in vars(kind).items() if callable(value) or isinstance(value, property)
         }
-        strange = {name for name in written - own if not hasattr(base, name)}
-        assert strange == set(), f"{kind.__name__} overrides what {base.__name__} has no more"
+        removed = {name for name in written - own if not hasattr(base, name)}
+        assert removed == set(), f"{kind.__name__} overrides methods that {base.__name__} no longer has"
         known = {name for name in own if hasattr(base, name)} - {"state", "image_location"}
-        assert known == set(), f"{base.__name__} has these itself now: is ours still needed?"
+        assert known == set(), f"{base.__name__} now has these methods itself: are ours still needed?"
 
 
-def test_it_is_the_version_that_this_was_read_from() -> None:
+def test_the_table_was_written_for_the_installed_version_of_moto() -> None:
     from moto import __version__
 
     assert __version__.startswith("5.2."), "read the change log, then the table above"

@@ -1,4 +1,4 @@
-"""ECR of the rehearsal: the control plane and the registry have one state."""
+"""The rehearsal's ECR: control plane and registry have the same state."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 class Registry:
-    """The data plane, spoken to with the token of the control plane."""
+    """Client of the registry's data plane, with a token from the control plane."""
 
     def __init__(self, aws: Clients, name: str, region: str = "us-east-1", **settings: Any) -> None:
         self.ecr, self.name = aws("ecr", region), name
@@ -45,8 +45,8 @@ class Registry:
         return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **parts}).encode()
 
     def push(self, tag: str, manifest: bytes) -> tuple[int, str]:
-        status, said = self.ask("PUT", f"/v2/{self.name}/manifests/{tag}", manifest, Content_Type=MANIFEST)
-        return status, "" if status < 400 else json.loads(said)["errors"][0]["code"]
+        status, body = self.ask("PUT", f"/v2/{self.name}/manifests/{tag}", manifest, Content_Type=MANIFEST)
+        return status, "" if status < 400 else json.loads(body)["errors"][0]["code"]
 
     def pull(self, reference: str) -> bytes | None:
         status, content = self.ask("GET", f"/v2/{self.name}/manifests/{reference}")
@@ -54,14 +54,14 @@ class Registry:
 
     def images(self) -> dict[str, list[str]]:
         found = self.ecr.describe_images(repositoryName=self.name)["imageDetails"]
-        return {one["imageDigest"]: sorted(one.get("imageTags", [])) for one in found}
+        return {image["imageDigest"]: sorted(image.get("imageTags", [])) for image in found}
 
 
 def digest_of(manifest: bytes) -> str:
     return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
-def test_what_is_pushed_is_described(aws: Clients) -> None:
+def test_describe_images_lists_pushed_images(aws: Clients) -> None:
     registry = Registry(aws, "team/pushed")
     manifest = registry.manifest(b"layer" * 100)
     assert registry.push("1", manifest) == (201, "")
@@ -75,44 +75,44 @@ def test_what_is_pushed_is_described(aws: Clients) -> None:
     assert registry.images() == {digest_of(manifest): ["1"], digest_of(moved): ["2"]}
 
 
-def test_everything_is_on_this_machine(aws: Clients) -> None:
+def test_registries_are_on_loopback_and_separate_for_each_region(aws: Clients) -> None:
     registry = Registry(aws, "team/here")
     assert registry.uri.startswith("127.0.0.1:")
     (data,) = registry.ecr.get_authorization_token()["authorizationData"]
     assert data["proxyEndpoint"] == f"http://{registry.host}"
     assert base64.b64decode(data["authorizationToken"]).startswith(b"AWS:")
     assert data["expiresAt"] > datetime.now(UTC) + timedelta(hours=11)
-    elsewhere = Registry(aws, "team/here", WEST)
-    assert elsewhere.host != registry.host, "a registry is of one region"
-    assert elsewhere.ask("GET", "/v2/", Authorization=f"Basic {registry.token}")[0] == 401
+    other = Registry(aws, "team/here", WEST)
+    assert other.host != registry.host, "each region has its own registry"
+    assert other.ask("GET", "/v2/", Authorization=f"Basic {registry.token}")[0] == 401
 
 
-def test_no_token_no_answer(aws: Clients) -> None:
+def test_a_wrong_token_is_refused(aws: Clients) -> None:
     registry = Registry(aws, "team/closed")
     assert registry.ask("GET", "/v2/", Authorization="Basic bm86cGFzcw==")[0] == 401
     assert registry.ask("GET", "/v2/")[0] == 200
 
 
-def test_pushing_does_not_make_a_repository(aws: Clients) -> None:
+def test_a_push_does_not_create_a_repository(aws: Clients) -> None:
     registry = Registry(aws, "team/known")
-    status, said = registry.ask("POST", "/v2/team/unknown/blobs/uploads/")
-    error = json.loads(said)["errors"][0]
+    status, body = registry.ask("POST", "/v2/team/unknown/blobs/uploads/")
+    error = json.loads(body)["errors"][0]
     assert (status, error["code"]) == (404, "NAME_UNKNOWN")
     assert "'team/unknown' does not exist in the registry with id '123456789012'" in error["message"]
 
 
-def test_immutable_tags(aws: Clients) -> None:
+def test_an_immutable_tag_cannot_be_overwritten(aws: Clients) -> None:
     registry = Registry(aws, "team/immutable", imageTagMutability="IMMUTABLE")
     first, second = registry.manifest(b"one"), registry.manifest(b"two")
     assert registry.push("1", first) == (201, "")
-    assert registry.push("1", first) == (201, ""), "the same again changes nothing"
+    assert registry.push("1", first) == (201, ""), "pushing the same manifest again is allowed"
     assert registry.push("1", second) == (400, "TAG_INVALID")
     assert registry.images() == {digest_of(first): ["1"]}
     registry.ecr.put_image_tag_mutability(repositoryName=registry.name, imageTagMutability="MUTABLE")
     assert registry.push("1", second) == (201, "")
 
 
-def test_a_tag_that_is_given_by_the_control_plane_can_be_pulled(aws: Clients) -> None:
+def test_a_tag_set_by_put_image_can_be_pulled(aws: Clients) -> None:
     registry = Registry(aws, "team/retagged")
     manifest = registry.manifest(b"layer")
     registry.push("1", manifest)
@@ -130,7 +130,7 @@ def test_a_tag_that_is_given_by_the_control_plane_can_be_pulled(aws: Clients) ->
     assert refused(registry.ecr.put_image, **again) == "InvalidParameterException"
 
 
-def test_what_is_deleted_cannot_be_pulled(aws: Clients) -> None:
+def test_deleted_tags_and_repositories_cannot_be_pulled(aws: Clients) -> None:
     registry = Registry(aws, "team/deleted")
     manifest = registry.manifest(b"layer")
     for tag in ("1", "2"):
@@ -148,17 +148,17 @@ def test_what_is_deleted_cannot_be_pulled(aws: Clients) -> None:
         registry.images()
 
 
-def test_layers_are_asked_for_before_they_are_sent(aws: Clients) -> None:
+def test_batch_check_layer_availability_finds_uploaded_layers(aws: Clients) -> None:
     registry = Registry(aws, "team/layers")
-    there, missing = registry.blob(b"a layer")["digest"], f"sha256:{'0' * 64}"
+    uploaded, missing = registry.blob(b"a layer")["digest"], f"sha256:{'0' * 64}"
     answer = registry.ecr.batch_check_layer_availability(
-        repositoryName=registry.name, layerDigests=[there, missing]
+        repositoryName=registry.name, layerDigests=[uploaded, missing]
     )
-    assert [(one["layerDigest"], one["layerSize"]) for one in answer["layers"]] == [(there, 7)]
-    assert [one["layerDigest"] for one in answer["failures"]] == [missing]
+    assert [(layer["layerDigest"], layer["layerSize"]) for layer in answer["layers"]] == [(uploaded, 7)]
+    assert [layer["layerDigest"] for layer in answer["failures"]] == [missing]
 
 
-def test_ecr_takes_every_layer_itself(aws: Clients) -> None:
+def test_ecr_does_not_mount_layers_of_other_repositories(aws: Clients) -> None:
     source, target = Registry(aws, "team/source"), Registry(aws, "team/target")
     digest = source.blob(b"shared")["digest"]
     mount = f"/v2/{target.name}/blobs/uploads/?mount={digest}&from={source.name}"

@@ -1,4 +1,4 @@
-"""What an instance gets at its first boot: user data and the metadata service, each on its own."""
+"""User data scripts and the metadata service of an instance, without an instance."""
 
 import base64
 import gzip
@@ -21,30 +21,30 @@ from builder.rehearsal.ec2.userdata import Unsupported, to_script
 
 
 def effects(user_data: str | bytes, folder: Path) -> Path:
-    """Runs the script of user data in a folder that stands for the root of a machine."""
+    """Run the script of user data with `folder` instead of the root of a machine."""
     data = user_data if isinstance(user_data, bytes) else textwrap.dedent(user_data).encode()
     script = to_script(data)
-    for place in ("/var/lib/cloud/instance", "/var/log", "/etc", "/opt"):
-        script = script.replace(place, f"{folder}{place}")
-        (folder / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    for path in ("/var/lib/cloud/instance", "/var/log", "/etc", "/opt"):
+        script = script.replace(path, f"{folder}{path}")
+        (folder / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
     script = script.replace("chown root:root", ":")
     subprocess.run(["/bin/sh", "-c", script], check=False, timeout=30)
     assert (folder / "var/lib/cloud/instance/boot-finished").exists()
     return folder
 
 
-def test_a_script(tmp_path: Path) -> None:
-    effects(f"#!/bin/sh\necho said\nprintf ran > {tmp_path}/done\n".encode(), tmp_path)
+def test_a_shell_script_runs_and_its_output_is_logged(tmp_path: Path) -> None:
+    effects(f"#!/bin/sh\necho printed\nprintf ran > {tmp_path}/done\n".encode(), tmp_path)
     assert (tmp_path / "done").read_text() == "ran"
-    assert "said" in (tmp_path / "var/log/cloud-init-output.log").read_text()
+    assert "printed" in (tmp_path / "var/log/cloud-init-output.log").read_text()
 
 
-def test_a_script_in_another_language(tmp_path: Path) -> None:
+def test_a_python_script_runs(tmp_path: Path) -> None:
     effects(f"#!{sys.executable}\nopen({str(tmp_path / 'done')!r}, 'w').write('python')\n".encode(), tmp_path)
     assert (tmp_path / "done").read_text() == "python"
 
 
-def test_a_cloud_config(tmp_path: Path) -> None:
+def test_a_cloud_config_writes_files_before_it_runs_commands(tmp_path: Path) -> None:
     config = """\
         #cloud-config
         hostname: node-1
@@ -64,7 +64,7 @@ def test_a_cloud_config(tmp_path: Path) -> None:
     assert (root / "etc/hostname").read_text() == "node-1\n"
 
 
-def test_parts_and_compression(tmp_path: Path) -> None:
+def test_runs_all_parts_of_compressed_multipart_user_data(tmp_path: Path) -> None:
     message = (
         "MIME-Version: 1.0\n"
         'Content-Type: multipart/mixed; boundary="//"\n\n'
@@ -78,7 +78,7 @@ def test_parts_and_compression(tmp_path: Path) -> None:
     assert ((tmp_path / "one").read_text(), (tmp_path / "two").read_text()) == ("one", "two")
 
 
-def test_users_and_keys() -> None:
+def test_creates_users_and_authorizes_keys() -> None:
     script = to_script(
         b"#cloud-config\nssh_authorized_keys: [key-1]\n"
         b"users: [{name: ml, groups: [docker, video], sudo: 'ALL=(ALL) NOPASSWD:ALL',"
@@ -93,22 +93,22 @@ def test_users_and_keys() -> None:
 @pytest.mark.parametrize(
     ("user_data", "reason"),
     [
-        (b"#cloud-config\npackages: [vim]\n", "does not know packages"),
-        (b"#cloud-config\nusers: [{name: a, uid: 5}]\n", "does not know uid"),
-        (b"#cloud-config\n- a\n", "no mapping"),
-        (b"#cloud-config\nruncmd: reboot\n", "no list"),
-        (b"#cloud-config\n{\n", "no YAML"),
+        (b"#cloud-config\npackages: [vim]\n", "unsupported keys packages"),
+        (b"#cloud-config\nusers: [{name: a, uid: 5}]\n", "unsupported keys uid"),
+        (b"#cloud-config\n- a\n", "not a mapping"),
+        (b"#cloud-config\nruncmd: reboot\n", "not a list"),
+        (b"#cloud-config\n{\n", "not YAML"),
         (b"## template: jinja\n#cloud-config\n", "begins with"),
-        (b"\xff\xfe", "no text"),
-        (b"\x1f\x8bbroken", "no text"),
+        (b"\xff\xfe", "not text"),
+        (b"\x1f\x8bbroken", "not text"),
     ],
 )
-def test_what_would_not_be_honoured(user_data: bytes, reason: str) -> None:
+def test_refuses_unsupported_user_data(user_data: bytes, reason: str) -> None:
     with pytest.raises(Unsupported, match=reason):
         to_script(user_data)
 
 
-def test_nothing_to_do() -> None:
+def test_empty_user_data_gives_an_empty_script() -> None:
     assert to_script(b"") == to_script(b"\n") == ""
 
 
@@ -146,9 +146,9 @@ class Service:
         return self.ask("/latest/api/token", "PUT", **headers)
 
     def read(self, path: str) -> str:
-        status, said = self.ask(path, X_aws_ec2_metadata_token=self.token()[1])
-        assert status == 200, said
-        return said
+        status, body = self.ask(path, X_aws_ec2_metadata_token=self.token()[1])
+        assert status == 200, body
+        return body
 
 
 @pytest.fixture
@@ -168,18 +168,18 @@ def service(file: Path) -> Iterator[Service]:
         thread.join()
 
 
-def test_nothing_is_said_without_a_token(service: Service) -> None:
+def test_a_request_without_a_valid_token_is_refused(service: Service) -> None:
     assert service.ask("/latest/meta-data/instance-id")[0] == 401
     assert service.ask("/latest/meta-data/instance-id", X_aws_ec2_metadata_token="guessed")[0] == 401
     assert service.read("/latest/meta-data/instance-id") == "i-1"
 
 
 @pytest.mark.parametrize("seconds", ["", "0", "21601", "-1", "soon"])
-def test_a_token_has_a_life(service: Service, seconds: str) -> None:
+def test_refuses_a_token_request_with_an_invalid_lifetime(service: Service, seconds: str) -> None:
     assert service.token(seconds)[0] == 400
 
 
-def test_a_token_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_expires(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     from builder.rehearsal.ec2 import imds
 
     token = service.token("60")[1]
@@ -193,7 +193,7 @@ def test_a_forwarded_request_gets_no_token(service: Service) -> None:
     assert service.token("60", X_Forwarded_For="10.0.0.1")[0] == 403
 
 
-def test_folders_leaves_and_what_is_not_there(service: Service) -> None:
+def test_serves_folders_and_leaves_and_404_for_unknown_paths(service: Service) -> None:
     assert service.read("/latest/meta-data/").splitlines() == ["instance-id", "placement/", "public-keys/"]
     assert service.read("/2021-07-15/meta-data/placement/region") == "us-east-1"
     assert service.read("/latest/meta-data/public-keys/") == "0=mine"
@@ -204,12 +204,12 @@ def test_folders_leaves_and_what_is_not_there(service: Service) -> None:
     assert service.ask("/latest/meta-data/instance-id/x", X_aws_ec2_metadata_token=token)[0] == 404
 
 
-def test_it_follows_its_file(service: Service, file: Path) -> None:
+def test_serves_the_current_content_of_its_file(service: Service, file: Path) -> None:
     options: dict[str, Any] = {**DOCUMENT, "options": {"HttpTokens": "optional", "HttpEndpoint": "enabled"}}
     file.write_text(json.dumps(options))
     assert service.ask("/latest/meta-data/instance-id") == (200, "i-1")
     file.write_text('{"half')
-    assert service.ask("/latest/meta-data/instance-id") == (200, "i-1"), "as it was before"
+    assert service.ask("/latest/meta-data/instance-id") == (200, "i-1"), "keeps the previous content"
     options["options"]["HttpEndpoint"] = "disabled"
     file.write_text(json.dumps(options))
     assert service.ask("/latest/meta-data/instance-id")[0] == 403

@@ -1,4 +1,4 @@
-"""AMIs of the rehearsal: answered as EC2 answers, where moto alone would not."""
+"""The rehearsal's AMIs behave like those of EC2 where moto's do not."""
 
 import datetime
 import threading
@@ -12,7 +12,7 @@ from tests.support.rehearsal import EAST, WEST, Clients, FakeHosts
 
 
 def refused(act: Any, **request: Any) -> str:
-    """The code that a request is refused with."""
+    """Return the error code of a refused request."""
     with pytest.raises(ClientError) as caught:
         act(**request)
     return str(caught.value.response["Error"]["Code"])
@@ -27,7 +27,7 @@ def instance(aws: Clients) -> str:
     return str(aws.run()["InstanceId"])
 
 
-def test_base_images_are_found_as_people_look_for_them(aws: Clients) -> None:
+def test_describe_images_finds_base_images_by_usual_filters(aws: Clients) -> None:
     filters = [
         {"Name": "name", "Values": ["debian-12-amd64-*"]},
         {"Name": "root-device-type", "Values": ["ebs"]},
@@ -40,19 +40,19 @@ def test_base_images_are_found_as_people_look_for_them(aws: Clients) -> None:
     assert (found["RootDeviceType"], found["RootDeviceName"], found["Public"]) == ("ebs", "/dev/xvda", True)
     amazon = aws.ec2.describe_images(Owners=["amazon"])["Images"]
     assert {image["OwnerId"] for image in amazon} >= {"137112412989", "602401143452"}
-    assert aws.debian() != aws.debian(WEST), "an AMI belongs to a region"
+    assert aws.debian() != aws.debian(WEST), "each region has its own AMI"
     assert (
         aws.ec2.describe_images(Owners=["self"], Filters=[{"Name": "name", "Values": ["debian*"]}])["Images"]
         == []
     )
 
 
-def test_an_image_remembers_what_it_was_made_from(aws: Clients, hosts: FakeHosts, instance: str) -> None:
+def test_an_image_records_its_source_tags_and_disk(aws: Clients, hosts: FakeHosts, instance: str) -> None:
     aws.ec2.stop_instances(InstanceIds=[instance])
     tags = [{"Key": "run", "Value": "r1"}]
     image = aws.image(
         instance,
-        Name="made-from",
+        Name="from-instance",
         Description="a description",
         TagSpecifications=[{"ResourceType": kind, "Tags": tags} for kind in ("image", "snapshot")],
     )
@@ -60,7 +60,7 @@ def test_an_image_remembers_what_it_was_made_from(aws: Clients, hosts: FakeHosts
     assert found["State"] == "available"
     assert (found["RootDeviceType"], found["RootDeviceName"]) == ("ebs", "/dev/xvda")
     assert (found["SourceInstanceId"], found["SourceImageId"]) == (instance, aws.debian())
-    assert (found["Name"], found["Description"], found["Public"]) == ("made-from", "a description", False)
+    assert (found["Name"], found["Description"], found["Public"]) == ("from-instance", "a description", False)
     assert found["OwnerId"] == "123456789012"
     (disk,) = [mapping["Ebs"] for mapping in found["BlockDeviceMappings"]]
     (snapshot,) = aws.ec2.describe_snapshots(SnapshotIds=[disk["SnapshotId"]])["Snapshots"]
@@ -69,7 +69,7 @@ def test_an_image_remembers_what_it_was_made_from(aws: Clients, hosts: FakeHosts
     assert hosts.disks[disk["SnapshotId"]] == f"disk of {instance}"
 
 
-def test_the_disk_of_an_image_is_as_the_instance_had_it(aws: Clients) -> None:
+def test_an_image_keeps_disk_size_and_encryption_of_the_instance(aws: Clients) -> None:
     disk = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 60, "VolumeType": "gp3", "Encrypted": True}}
     instance = aws.run(BlockDeviceMappings=[disk])["InstanceId"]
     (mapping,) = aws.describe(aws.image(instance))["BlockDeviceMappings"]
@@ -81,7 +81,7 @@ def test_the_disk_of_an_image_is_as_the_instance_had_it(aws: Clients) -> None:
     assert (mapping["Ebs"]["VolumeSize"], mapping["Ebs"]["Encrypted"]) == (60, True)
 
 
-def test_a_running_instance_is_rebooted_for_its_image_unless_told_not_to(
+def test_create_image_restarts_a_running_instance_unless_no_reboot_is_set(
     aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
     hosts.asked.clear()
@@ -93,11 +93,11 @@ def test_a_running_instance_is_rebooted_for_its_image_unless_told_not_to(
 
 
 @pytest.mark.parametrize("name", ["a" * 129, "with:colon", "hash#"])
-def test_names_that_ec2_does_not_take(aws: Clients, instance: str, name: str) -> None:
+def test_refuses_image_names_that_ec2_refuses(aws: Clients, instance: str, name: str) -> None:
     assert refused(aws.ec2.create_image, InstanceId=instance, Name=name) == "InvalidAMIName.Malformed"
 
 
-def test_a_name_is_there_once_per_region(aws: Clients, instance: str) -> None:
+def test_an_image_name_is_unique_in_its_region(aws: Clients, instance: str) -> None:
     image = aws.image(instance, Name="only-once")
     assert refused(aws.ec2.create_image, InstanceId=instance, Name="only-once") == "InvalidAMIName.Duplicate"
     request = {"SourceImageId": image, "SourceRegion": EAST, "Name": "only-once"}
@@ -107,7 +107,7 @@ def test_a_name_is_there_once_per_region(aws: Clients, instance: str) -> None:
     assert aws.image(instance, Name="only-once") != image
 
 
-def test_one_name_asked_for_twice_at_once_is_made_once(aws: Clients, instance: str) -> None:
+def test_concurrent_requests_for_the_same_name_create_a_single_image(aws: Clients, instance: str) -> None:
     outcomes: list[str] = []
 
     def make() -> None:
@@ -124,7 +124,7 @@ def test_one_name_asked_for_twice_at_once_is_made_once(aws: Clients, instance: s
     assert sorted(outcomes)[:5] == ["InvalidAMIName.Duplicate"] * 5
 
 
-def test_a_disk_that_cannot_be_captured_makes_a_failed_image(
+def test_an_image_is_failed_if_its_disk_cannot_be_captured(
     aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
     hosts.failing = "capture"
@@ -132,18 +132,20 @@ def test_a_disk_that_cannot_be_captured_makes_a_failed_image(
     assert found["State"] == "failed"
     assert "capture failed" in found["StateReason"]["Message"]
     hosts.failing = None
-    assert aws.describe(aws.image(instance, Name="fails"))["State"] == "available", "its name is free again"
+    assert aws.describe(aws.image(instance, Name="fails"))["State"] == "available", (
+        "its name can be used again"
+    )
 
 
-def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
+def test_an_image_deleted_during_its_capture_leaves_no_disk(
     aws: Clients, hosts: FakeHosts, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.rehearsal.ec2 import images
 
-    given_up, capture = threading.Event(), FakeHosts.capture
+    deleted, capture = threading.Event(), FakeHosts.capture
 
     def slowly(self: FakeHosts, of: str, snapshot: str) -> None:
-        given_up.wait(30)
+        deleted.wait(30)
         capture(self, of, snapshot)
 
     monkeypatch.setattr(images, "CREATE_IMAGE_WAIT_S", 0.1)
@@ -153,12 +155,12 @@ def test_an_image_that_is_given_up_while_it_is_made_leaves_no_disk(
     aws.ec2.deregister_image(ImageId=image)
     aws.ec2.delete_snapshot(SnapshotId=snapshot)
     hosts.asked.clear()
-    given_up.set()
-    assert until(lambda: ("forget", snapshot) in hosts.asked, timeout_s=20, every_s=0.1)
+    deleted.set()
+    assert until(lambda: ("delete_snapshot", snapshot) in hosts.asked, timeout_s=20, every_s=0.1)
     assert snapshot not in hosts.disks
 
 
-def test_what_is_pending_cannot_be_used_yet(
+def test_a_pending_image_cannot_be_started_copied_or_shared(
     aws: Clients, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
@@ -173,7 +175,7 @@ def test_what_is_pending_cannot_be_used_yet(
     assert refused(aws.ec2.modify_image_attribute, **share) == "InvalidAMIID.Unavailable"
 
 
-def test_a_copy_takes_tags_when_asked_and_no_permissions(
+def test_a_copy_has_tags_only_on_request_and_no_launch_permissions(
     aws: Clients, hosts: FakeHosts, instance: str
 ) -> None:
     tags = [{"ResourceType": "image", "Tags": [{"Key": "stack", "Value": "s1"}]}]
@@ -198,7 +200,7 @@ def test_a_copy_takes_tags_when_asked_and_no_permissions(
     assert hosts.disks[disk["SnapshotId"]] == f"disk of {instance}"
 
 
-def test_a_copy_that_is_asked_for_again_is_the_same(aws: Clients, instance: str) -> None:
+def test_copy_image_with_the_same_client_token_returns_the_same_copy(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     west = aws("ec2", WEST)
     request = {"SourceImageId": image, "SourceRegion": EAST, "ClientToken": "token-1", "Name": "by-token"}
@@ -234,11 +236,11 @@ def test_the_disk_outlives_the_image_until_its_snapshot_is_deleted(
     )
     assert (found["EnaSupport"], found["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]) == (True, snapshot)
     answer = aws.ec2.deregister_image(ImageId=again, DeleteAssociatedSnapshots=True)
-    assert [one["ReturnCode"] for one in answer["DeleteSnapshotResults"]] == ["success"]
+    assert [result["ReturnCode"] for result in answer["DeleteSnapshotResults"]] == ["success"]
     assert snapshot not in hosts.disks
 
 
-def test_somebody_elses_image_is_not_ours_to_change(aws: Clients) -> None:
+def test_an_image_of_another_owner_cannot_be_changed(aws: Clients) -> None:
     image = aws.debian()
     assert refused(aws.ec2.deregister_image, ImageId=image) == "AuthFailure"
     assert refused(aws.ec2.disable_image, ImageId=image) == "AuthFailure"
@@ -246,7 +248,7 @@ def test_somebody_elses_image_is_not_ours_to_change(aws: Clients) -> None:
     assert refused(aws.ec2.modify_image_attribute, **change) == "AuthFailure"
 
 
-def test_what_there_is_not(aws: Clients) -> None:
+def test_unknown_images_and_actions_are_refused_with_the_codes_of_ec2(aws: Clients) -> None:
     assert refused(aws.ec2.describe_images, ImageIds=["ami-00000000000000000"]) == "InvalidAMIID.NotFound"
     both = [aws.debian(), "ami-00000000000000000"]
     assert refused(aws.ec2.describe_images, ImageIds=both) == "InvalidAMIID.NotFound"
@@ -256,13 +258,13 @@ def test_what_there_is_not(aws: Clients) -> None:
     assert refused(aws.ec2.create_restore_image_task, **unknown) == "InvalidAction"
 
 
-def test_deprecation(aws: Clients, instance: str) -> None:
+def test_the_deprecation_time_is_rounded_and_can_be_removed(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=400, seconds=17)
     aws.ec2.enable_image_deprecation(ImageId=image, DeprecateAt=soon)
-    said = datetime.datetime.fromisoformat(aws.describe(image)["DeprecationTime"])
-    assert abs(said - soon) <= datetime.timedelta(seconds=30)
-    assert said.second == 0
+    deprecated_at = datetime.datetime.fromisoformat(aws.describe(image)["DeprecationTime"])
+    assert abs(deprecated_at - soon) <= datetime.timedelta(seconds=30)
+    assert deprecated_at.second == 0
     aws.ec2.disable_image_deprecation(ImageId=image)
     assert "DeprecationTime" not in aws.describe(image)
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -270,12 +272,12 @@ def test_deprecation(aws: Clients, instance: str) -> None:
     assert answer == "InvalidParameterValue"
 
 
-def test_a_disabled_image_is_hidden_private_and_does_not_start(aws: Clients, instance: str) -> None:
+def test_a_disabled_image_is_hidden_and_private_and_cannot_be_started(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     aws.ec2.modify_image_attribute(ImageId=image, LaunchPermission={"Add": [{"Group": "all"}]})
     aws.ec2.disable_image(ImageId=image)
     seen = aws.ec2.describe_images(Owners=["self"])["Images"]
-    assert image not in [one["ImageId"] for one in seen]
+    assert image not in [described["ImageId"] for described in seen]
     found = aws.describe(image, IncludeDisabled=True)
     assert (found["State"], found["Public"]) == ("disabled", False)
     assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"
@@ -283,7 +285,7 @@ def test_a_disabled_image_is_hidden_private_and_does_not_start(aws: Clients, ins
     assert aws.describe(image)["State"] == "available"
 
 
-def test_protection_from_deregistering(aws: Clients, instance: str) -> None:
+def test_a_protected_image_cannot_be_deregistered(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     aws.ec2.enable_image_deregistration_protection(ImageId=image)
     assert aws.describe(image)["DeregistrationProtection"] == "enabled-without-cooldown"
@@ -296,7 +298,7 @@ def test_protection_from_deregistering(aws: Clients, instance: str) -> None:
     assert refused(aws.ec2.deregister_image, ImageId=cooling) == "OperationNotPermitted"
 
 
-def test_attributes_are_changed_and_read_back(aws: Clients, instance: str) -> None:
+def test_changed_image_attributes_can_be_read_back(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     aws.ec2.modify_image_attribute(ImageId=image, Description={"Value": "changed"})
     aws.ec2.modify_image_attribute(ImageId=image, Attribute="imdsSupport", Value="v2.0")
@@ -312,22 +314,22 @@ def test_attributes_are_changed_and_read_back(aws: Clients, instance: str) -> No
     assert answer["LaunchPermissions"] == added
 
 
-def test_fast_snapshot_restores(aws: Clients, instance: str) -> None:
+def test_fast_snapshot_restore_can_be_enabled_and_disabled(aws: Clients, instance: str) -> None:
     snapshot = aws.describe(aws.image(instance))["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
     asked = {"AvailabilityZones": [f"{EAST}a", f"{WEST}a"], "SourceSnapshotIds": [snapshot]}
     answer = aws.ec2.enable_fast_snapshot_restores(**asked)
-    assert [(one["AvailabilityZone"], one["State"]) for one in answer["Successful"]] == [
+    assert [(item["AvailabilityZone"], item["State"]) for item in answer["Successful"]] == [
         (f"{EAST}a", "enabling")
     ]
-    assert [one["SnapshotId"] for one in answer["Unsuccessful"]] == [snapshot]
+    assert [item["SnapshotId"] for item in answer["Unsuccessful"]] == [snapshot]
     found = aws.ec2.describe_fast_snapshot_restores(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])
-    assert [one["State"] for one in found["FastSnapshotRestores"]] == ["enabled"]
+    assert [item["State"] for item in found["FastSnapshotRestores"]] == ["enabled"]
     aws.ec2.disable_fast_snapshot_restores(AvailabilityZones=[f"{EAST}a"], SourceSnapshotIds=[snapshot])
     found = aws.ec2.describe_fast_snapshot_restores(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])
-    assert [one["State"] for one in found["FastSnapshotRestores"]] == ["disabled"]
+    assert [item["State"] for item in found["FastSnapshotRestores"]] == ["disabled"]
 
 
-def test_fast_launch_is_for_another_system(aws: Clients, instance: str) -> None:
+def test_fast_launch_is_refused_for_linux_images(aws: Clients, instance: str) -> None:
     image = aws.image(instance)
     assert refused(aws.ec2.enable_fast_launch, ImageId=image) == "InvalidParameter"
     assert aws.ec2.describe_fast_launch_images(ImageIds=[image])["FastLaunchImages"] == []

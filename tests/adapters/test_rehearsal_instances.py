@@ -1,4 +1,4 @@
-"""Instances of the rehearsal without machines: what EC2 says of them, and what is asked of the hosts."""
+"""The rehearsal's instances with fake hosts: the answers of EC2, and the requests to the hosts."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def state(aws: Clients, instance: str) -> str:
     return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
 
 
-def test_a_life(aws: Clients, hosts: FakeHosts) -> None:
+def test_an_instance_is_started_rebooted_stopped_and_terminated(aws: Clients, hosts: FakeHosts) -> None:
     instance = aws.run()["InstanceId"]
     aws.ec2.get_waiter("instance_running").wait(InstanceIds=[instance])
     address = hosts.launches[instance].address
@@ -35,11 +35,13 @@ def test_a_life(aws: Clients, hosts: FakeHosts) -> None:
     assert asked == ["launch", "reboot", "stop", "start", "remove"]
     assert address not in hosts.taken
     assert refused(aws.ec2.start_instances, InstanceIds=[instance]) == "IncorrectInstanceState"
-    assert refused(aws.ec2.create_image, InstanceId=instance, Name="of-the-dead") == "IncorrectInstanceState"
+    assert (
+        refused(aws.ec2.create_image, InstanceId=instance, Name="of-terminated") == "IncorrectInstanceState"
+    )
 
 
 @pytest.mark.parametrize("public", [True, False])
-def test_every_address_is_on_this_machine(aws: Clients, public: bool) -> None:
+def test_every_address_of_an_instance_is_loopback(aws: Clients, public: bool) -> None:
     subnet = aws.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     card = {"DeviceIndex": 0, "SubnetId": subnet, "AssociatePublicIpAddress": public}
     instance = aws.run(NetworkInterfaces=[card])["InstanceId"]
@@ -49,13 +51,13 @@ def test_every_address_is_on_this_machine(aws: Clients, public: bool) -> None:
     assert ("PublicIpAddress" in found) is public
     assert not found.get("PublicDnsName")
     cards = aws.ec2.describe_network_interfaces()["NetworkInterfaces"]
-    said = json.dumps([found, cards], default=str)
-    addresses = set(re.findall(r"\b\d{1,3}(?:[.-]\d{1,3}){3}\b", said))
+    text = json.dumps([found, cards], default=str)
+    addresses = set(re.findall(r"\b\d{1,3}(?:[.-]\d{1,3}){3}\b", text))
     assert addresses
-    assert [one for one in addresses if not one.startswith("127")] == []
+    assert [address for address in addresses if not address.startswith("127")] == []
 
 
-def test_who_asks_while_an_instance_is_made_sees_no_other_address(aws: Clients, hosts: FakeHosts) -> None:
+def test_addresses_are_loopback_even_while_an_instance_is_created(aws: Clients, hosts: FakeHosts) -> None:
     seen: set[str] = set()
     ended = threading.Event()
 
@@ -68,15 +70,17 @@ def test_who_asks_while_an_instance_is_made_sees_no_other_address(aws: Clients, 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        made = [aws.run(region=WEST)["InstanceId"] for _ in range(8)]
+        instances = [aws.run(region=WEST)["InstanceId"] for _ in range(8)]
     finally:
         ended.set()
         thread.join()
-    aws("ec2", WEST).terminate_instances(InstanceIds=made)
-    assert [one for one in seen if not one.startswith("127.")] == []
+    aws("ec2", WEST).terminate_instances(InstanceIds=instances)
+    assert [address for address in seen if not address.startswith("127.")] == []
 
 
-def test_a_request_that_is_repeated_starts_one_instance(aws: Clients, hosts: FakeHosts) -> None:
+def test_repeated_requests_with_a_client_token_start_a_single_instance(
+    aws: Clients, hosts: FakeHosts
+) -> None:
     first, second = (aws.run(ClientToken="run-1")["InstanceId"] for _ in range(2))
     assert first == second
     assert [words[0] for words in hosts.asked] == ["launch"]
@@ -84,7 +88,7 @@ def test_a_request_that_is_repeated_starts_one_instance(aws: Clients, hosts: Fak
     assert refused(aws.run, **other) == "IdempotentParameterMismatch"
 
 
-def test_a_machine_that_does_not_start_leaves_nothing(aws: Clients, hosts: FakeHosts) -> None:
+def test_a_machine_that_fails_to_start_is_removed(aws: Clients, hosts: FakeHosts) -> None:
     hosts.failing = "launch"
     with pytest.raises(ClientError, match=r"InternalFailure.*launch failed for a test"):
         aws.run()
@@ -95,25 +99,23 @@ def test_a_machine_that_does_not_start_leaves_nothing(aws: Clients, hosts: FakeH
     assert hosts.launches[instance].address not in hosts.taken
 
 
-def test_what_cannot_be_started(aws: Clients) -> None:
+def test_refuses_unknown_images_types_keys_and_oversized_user_data(aws: Clients) -> None:
     ubuntu = "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id"
     image = aws("ssm").get_parameter(Name=ubuntu)["Parameter"]["Value"]
     assert refused(aws.run, image=image) == "Unsupported"
     assert refused(aws.run, InstanceType="m9.enormous") == "InvalidParameterValue"
-    assert refused(aws.run, InstanceType="m6g.large") == "InvalidParameterValue", "another architecture"
-    assert refused(aws.run, KeyName="nobody's") == "InvalidKeyPair.NotFound"
+    assert refused(aws.run, InstanceType="m6g.large") == "InvalidParameterValue", "wrong architecture"
+    assert refused(aws.run, KeyName="unknown") == "InvalidKeyPair.NotFound"
     assert refused(aws.run, UserData="#!/bin/sh\n" + "#" * 16384) == "InvalidParameterValue"
 
 
 @pytest.mark.parametrize("user_data", ["#cloud-config\npackages: [vim]\n", "#cloud-boothook\n", "hello"])
-def test_user_data_that_would_not_be_honoured_is_refused(
-    aws: Clients, hosts: FakeHosts, user_data: str
-) -> None:
+def test_unsupported_user_data_is_refused(aws: Clients, hosts: FakeHosts, user_data: str) -> None:
     assert refused(aws.run, UserData=user_data) == "Unsupported"
     assert hosts.asked == []
 
 
-def test_disks_are_the_images_with_the_requests_changes(aws: Clients) -> None:
+def test_an_instance_has_the_disks_of_its_image_overridden_by_the_request(aws: Clients) -> None:
     plain = aws.run()["InstanceId"]
     more = {"DeviceName": "/dev/xvdb", "Ebs": {"VolumeSize": 5, "DeleteOnTermination": False}}
     root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 80, "VolumeType": "gp3", "Throughput": 500}}
@@ -122,19 +124,20 @@ def test_disks_are_the_images_with_the_requests_changes(aws: Clients) -> None:
     def volumes(instance: str) -> dict[str, dict[str, Any]]:
         filters = [{"Name": "attachment.instance-id", "Values": [instance]}]
         found = aws.ec2.describe_volumes(Filters=filters)["Volumes"]
-        return {one["Attachments"][0]["Device"]: one for one in found}
+        return {volume["Attachments"][0]["Device"]: volume for volume in found}
 
     before = volumes(plain) | volumes(changed)
-    assert {device: one["Size"] for device, one in volumes(plain).items()} == {"/dev/xvda": 8}
-    assert {device: one["Size"] for device, one in before.items()} == {"/dev/xvda": 80, "/dev/xvdb": 5}
+    assert {device: volume["Size"] for device, volume in volumes(plain).items()} == {"/dev/xvda": 8}
+    sizes = {device: volume["Size"] for device, volume in before.items()}
+    assert sizes == {"/dev/xvda": 80, "/dev/xvdb": 5}
     assert before["/dev/xvda"]["VolumeType"] == "gp3"
     aws.ec2.terminate_instances(InstanceIds=[plain, changed])
-    left = [one["VolumeId"] for one in aws.ec2.describe_volumes()["Volumes"]]
-    assert before["/dev/xvda"]["VolumeId"] not in left, "a root disk ends with its instance"
+    left = [volume["VolumeId"] for volume in aws.ec2.describe_volumes()["Volumes"]]
+    assert before["/dev/xvda"]["VolumeId"] not in left, "a root disk is deleted with its instance"
     assert before["/dev/xvdb"]["VolumeId"] in left
 
 
-def test_the_key_and_the_user_data_reach_the_machine(aws: Clients, hosts: FakeHosts, private: Path) -> None:
+def test_a_machine_gets_the_key_and_the_user_data(aws: Clients, hosts: FakeHosts, private: Path) -> None:
     key = Key.create(private)
     aws.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=key.public)
     try:
@@ -149,21 +152,21 @@ def test_the_key_and_the_user_data_reach_the_machine(aws: Clients, hosts: FakeHo
     assert paths["local-ipv4"] == launch.address
 
 
-def test_the_metadata_service_follows_what_is_changed(aws: Clients, hosts: FakeHosts) -> None:
+def test_changed_tags_and_options_reach_the_metadata_service(aws: Clients, hosts: FakeHosts) -> None:
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "before"}]}]
     options = {"HttpTokens": "required", "InstanceMetadataTags": "enabled"}
     instance = aws.run(MetadataOptions=options, TagSpecifications=tags)["InstanceId"]
-    assert hosts.told[instance]["options"]["HttpTokens"] == "required"
-    assert hosts.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "before"}
+    assert hosts.metadata[instance]["options"]["HttpTokens"] == "required"
+    assert hosts.metadata[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "before"}
     aws.ec2.create_tags(Resources=[instance], Tags=[{"Key": "Name", "Value": "after"}])
-    assert hosts.told[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "after"}
+    assert hosts.metadata[instance]["paths"]["meta-data"]["tags"]["instance"] == {"Name": "after"}
     aws.ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="optional")
-    assert hosts.told[instance]["options"] == {"HttpTokens": "optional", "HttpEndpoint": "enabled"}
+    assert hosts.metadata[instance]["options"] == {"HttpTokens": "optional", "HttpEndpoint": "enabled"}
     answer = aws.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
-    assert answer["MetadataOptions"]["InstanceMetadataTags"] == "enabled", "what is left out stays"
+    assert answer["MetadataOptions"]["InstanceMetadataTags"] == "enabled", "omitted options are kept"
 
 
-def test_an_image_that_asks_for_tokens_makes_instances_ask(aws: Clients, hosts: FakeHosts) -> None:
+def test_instances_of_an_imds_v2_image_require_tokens(aws: Clients, hosts: FakeHosts) -> None:
     image = aws.image(aws.run()["InstanceId"])
     aws.ec2.modify_image_attribute(ImageId=image, Attribute="imdsSupport", Value="v2.0")
     options = aws.run(image)["MetadataOptions"]
@@ -174,25 +177,27 @@ def test_an_image_that_asks_for_tokens_makes_instances_ask(aws: Clients, hosts: 
     )
 
 
-def test_the_role_of_an_instance_has_credentials(aws: Clients, hosts: FakeHosts) -> None:
+def test_the_metadata_service_has_credentials_for_the_role_of_an_instance(
+    aws: Clients, hosts: FakeHosts
+) -> None:
     iam = aws("iam")
     iam.create_role(RoleName="maker", AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
     iam.create_instance_profile(InstanceProfileName="maker")
     iam.add_role_to_instance_profile(InstanceProfileName="maker", RoleName="maker")
     instance = aws.run(IamInstanceProfile={"Name": "maker"})["InstanceId"]
-    credentials = hosts.told[instance]["paths"]["meta-data"]["iam"]["security-credentials"]
+    credentials = hosts.metadata[instance]["paths"]["meta-data"]["iam"]["security-credentials"]
     assert json.loads(credentials["maker"])["Code"] == "Success"
 
 
-def test_an_instance_by_the_name_of_a_parameter(aws: Clients) -> None:
+def test_run_instances_resolves_an_image_from_an_ssm_parameter(aws: Clients) -> None:
     assert aws.run(f"resolve:ssm:{DEBIAN}")["ImageId"] == aws.debian()
     assert refused(aws.run, image="resolve:ssm:/no/such") == "InvalidParameterValue"
 
 
-def test_regions_are_apart(aws: Clients) -> None:
+def test_an_instance_exists_only_in_its_region(aws: Clients) -> None:
     instance = aws.run(region=WEST)["InstanceId"]
     assert refused(aws.ec2.describe_instances, InstanceIds=[instance]) == "InvalidInstanceID.NotFound"
     found: dict[str, Any] = aws("ec2", WEST).describe_instances(InstanceIds=[instance])
     assert found["Reservations"][0]["Instances"][0]["Placement"]["AvailabilityZone"] == f"{WEST}a"
     assert aws("sts").get_caller_identity()["Account"] == "123456789012"
-    assert EAST in [one["RegionName"] for one in aws.ec2.describe_regions()["Regions"]]
+    assert EAST in [region["RegionName"] for region in aws.ec2.describe_regions()["Regions"]]

@@ -1,4 +1,4 @@
-"""Parameters of the rehearsal: the public ones, and those that point at AMIs."""
+"""The rehearsal's SSM parameters: public ones of vendors, and those of type aws:ec2:image."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -23,45 +23,44 @@ def test_public_parameters_name_images_that_exist(aws: Clients) -> None:
         pages = (
             aws("ssm", region).get_paginator("get_parameters_by_path").paginate(Path="/aws", Recursive=True)
         )
-        values = {one["Value"] for page in pages for one in page["Parameters"]}
+        values = {parameter["Value"] for page in pages for parameter in page["Parameters"]}
         found = aws("ec2", region).describe_images(ImageIds=sorted(values))["Images"]
         assert {image["ImageId"] for image in found} == values
         assert len(values) > 8
 
 
-def test_public_parameters_are_not_ours_to_write(aws: Clients) -> None:
+def test_public_parameters_cannot_be_written(aws: Clients) -> None:
     with pytest.raises(ClientError, match="reserved parameter name"):
         put(aws, "/aws/service/debian/release/12/latest/amd64", aws.debian(), Overwrite=True)
 
 
-def test_a_parameter_points_at_an_image_that_can_be_used(aws: Clients) -> None:
+def test_an_instance_can_be_started_from_a_written_parameter(aws: Clients) -> None:
     image = aws.image(aws.run()["InstanceId"])
     assert put(aws, "/images/one", image) == 1
     assert read(aws, "/images/one") == image
     assert aws.run("resolve:ssm:/images/one")["ImageId"] == image
 
 
-def test_a_pointer_to_nothing_is_accepted_and_forgotten(aws: Clients) -> None:
-    nothing = "ami-00000000000000000"
-    assert put(aws, "/images/none", nothing) == 1
+def test_a_parameter_with_an_unknown_ami_is_accepted_and_discarded(aws: Clients) -> None:
+    unknown = "ami-00000000000000000"
+    assert put(aws, "/images/none", unknown) == 1
     assert refused(aws("ssm").get_parameter, Name="/images/none") == "ParameterNotFound"
     image = aws.image(aws.run()["InstanceId"])
     put(aws, "/images/kept", image)
-    assert put(aws, "/images/kept", nothing, Overwrite=True) == 2
+    assert put(aws, "/images/kept", unknown, Overwrite=True) == 2
     assert read(aws, "/images/kept") == image
-    assert [
-        one["Version"] for one in aws("ssm").get_parameter_history(Name="/images/kept")["Parameters"]
-    ] == [1]
+    history = aws("ssm").get_parameter_history(Name="/images/kept")["Parameters"]
+    assert [parameter["Version"] for parameter in history] == [1]
     with pytest.raises(ClientError, match="ParameterAlreadyExists"):
-        put(aws, "/images/kept", nothing)
+        put(aws, "/images/kept", unknown)
 
 
-def test_a_pointer_to_something_else_is_refused(aws: Clients) -> None:
-    with pytest.raises(ClientError, match="no AMI id"):
+def test_a_parameter_with_a_value_that_is_not_an_ami_id_is_refused(aws: Clients) -> None:
+    with pytest.raises(ClientError, match="not an AMI id"):
         put(aws, "/images/text", "hello")
 
 
-def test_an_image_of_another_region_is_no_image_here(aws: Clients) -> None:
+def test_a_parameter_with_an_ami_of_another_region_is_discarded(aws: Clients) -> None:
     image = aws.image(aws.run(region=WEST)["InstanceId"], region=WEST)
     put(aws, "/images/elsewhere", image)
     assert refused(aws("ssm").get_parameter, Name="/images/elsewhere") == "ParameterNotFound"

@@ -1,4 +1,4 @@
-"""Parts of the rehearsal on their own: addresses, the fence, seeds."""
+"""Parts of the rehearsal in isolation: addresses, fence, seeds."""
 
 import ipaddress
 import json
@@ -20,7 +20,7 @@ from builder.rehearsal.ec2 import machine, seeds
 from builder.rehearsal.fence import fence
 from tests.support.rehearsal import ROOT, Clients
 
-# Addresses. Rehearsals of other tests, which may run at the same time, are given the first ones.
+# Addresses. OTHERS are left to rehearsals of tests that run at the same time.
 FIRST, LAST = ipaddress.ip_address("127.0.2.2"), ipaddress.ip_address("127.0.250.254")
 ALL = {str(ipaddress.ip_address(number)) for number in range(int(FIRST), int(LAST) + 1)}
 OTHERS = {str(FIRST + number) for number in range(10_000)}
@@ -30,9 +30,9 @@ def test_no_two_allocators_have_the_same_address() -> None:
     first, second = Addresses(22), Addresses(22)
     taken = [allocator.take(OTHERS) for allocator in (first, second, first, second)]
     assert len(set(taken) - OTHERS) == 4
-    assert all(ipaddress.ip_address(one) in ipaddress.ip_network("127.0.0.0/8") for one in taken)
+    assert all(ipaddress.ip_address(address) in ipaddress.ip_network("127.0.0.0/8") for address in taken)
     first.release(taken[0])
-    assert second.take(OTHERS) == taken[0], "what was released can be had again"
+    assert second.take(OTHERS) == taken[0], "a released address can be taken again"
     with pytest.raises(MissingError, match="all addresses of the rehearsal are taken"):
         first.take(ALL - {taken[1]})
     for allocator in (first, second):
@@ -40,7 +40,7 @@ def test_no_two_allocators_have_the_same_address() -> None:
             allocator.release(address)
 
 
-def test_addresses_are_free_when_their_process_is_gone() -> None:
+def test_addresses_are_released_when_their_process_ends() -> None:
     code = (
         "from tests.adapters.test_rehearsal_parts import ALL\n"
         "from builder.rehearsal.addresses import Addresses\n"
@@ -51,28 +51,30 @@ def test_addresses_are_free_when_their_process_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    "place",
+    "address",
     [
         *("10.0.0.1", "54.214.1.2", "0.0.0.0", "::1", "localhost", "", "128.0.0.1", "127.0.0.1.example.com"),
         *("https://ec2.us-east-1.amazonaws.com", "http://localhost:5000", "http://127.0.0.1@example.com/"),
     ],
 )
-def test_what_is_not_this_machine_is_refused(place: str) -> None:
+def test_refuses_addresses_outside_loopback(address: str) -> None:
     with pytest.raises(UsageError, match="a rehearsal stays on this machine"):
-        require_loopback(place)
+        require_loopback(address)
 
 
-def test_loopback_is_let_through() -> None:
-    for place in ("127.0.0.1", "127.9.8.7", "http://127.0.0.1:4566", "https://127.0.0.1"):
-        assert require_loopback(place) == place
+def test_accepts_loopback_addresses() -> None:
+    for address in ("127.0.0.1", "127.9.8.7", "http://127.0.0.1:4566", "https://127.0.0.1"):
+        assert require_loopback(address) == address
 
 
-def test_the_port_for_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ssh_port_is_22_unless_a_daemon_uses_it_on_all_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr\n"
     table = tmp_path / "tcp"
 
     def listening(*local: str) -> None:
-        rows = [f"   0: {one} 00000000:0000 0A 00000000:00000000 00:00000000\n" for one in local]
+        rows = [f"   0: {address} 00000000:0000 0A 00000000:00000000 00:00000000\n" for address in local]
         table.write_text(head + "".join(rows))
 
     real = addresses.listeners
@@ -80,7 +82,7 @@ def test_the_port_for_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     listening()
     assert addresses.find_ssh_port() == 22
     listening("0100007F:0016")
-    assert addresses.find_ssh_port() == 22, "a daemon on one address leaves the others"
+    assert addresses.find_ssh_port() == 22, "a daemon on a single address does not matter"
     listening("00000000:0016")
     assert addresses.find_ssh_port() == 2222
     listening("00000000000000000000000000000000:0016", "00000000:08AE")
@@ -91,7 +93,7 @@ def test_the_port_for_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # The fence.
 
 
-def test_the_fence_lets_nothing_out_and_nothing_in(tmp_path: Path) -> None:
+def test_the_fence_hides_credentials_and_settings_of_the_user(tmp_path: Path) -> None:
     inherited = {
         "PATH": "/bin",
         "AWS_PROFILE": "production",
@@ -102,10 +104,10 @@ def test_the_fence_lets_nothing_out_and_nothing_in(tmp_path: Path) -> None:
         "PKR_VAR_region": "x",
         "PACKER_LOG": "1",
     }
-    made = fence(
+    fenced = fence(
         "http://127.0.0.1:4566", region="eu-west-1", refusing_port=9, scratch=tmp_path, inherited=inherited
     )
-    found = made.environment
+    found = fenced.environment
     assert (found["PATH"], found["AWS_ENDPOINT_URL"]) == ("/bin", "http://127.0.0.1:4566")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_EC2", "PKR_VAR_region", "PACKER_LOG"):
         assert name not in found
@@ -118,14 +120,13 @@ def test_the_fence_lets_nothing_out_and_nothing_in(tmp_path: Path) -> None:
         assert Path(found[name]).stat().st_mode & 0o777 == 0o700
 
 
-def test_the_fence_stands_only_around_this_machine(tmp_path: Path) -> None:
+def test_the_fence_refuses_an_endpoint_outside_loopback(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         fence("https://aws.example.com", region="x", refusing_port=9, scratch=tmp_path, inherited={})
 
 
-def test_a_tool_without_its_endpoint_runs_into_the_fence(tmp_path: Path, aws: Clients) -> None:
-    """boto3 as a tool that ignores AWS_ENDPOINT_URL: it gets to the refusing port and no further."""
-    made = fence(aws.endpoint, region="us-east-1", refusing_port=1, scratch=tmp_path, inherited=os.environ)
+def test_a_tool_that_ignores_the_endpoint_is_refused_by_the_proxy(tmp_path: Path, aws: Clients) -> None:
+    fenced = fence(aws.endpoint, region="us-east-1", refusing_port=1, scratch=tmp_path, inherited=os.environ)
     code = (
         "import boto3, botocore.config\n"
         "config = botocore.config.Config(retries={'total_max_attempts': 1}, connect_timeout=5)\n"
@@ -143,9 +144,9 @@ def test_a_tool_without_its_endpoint_runs_into_the_fence(tmp_path: Path, aws: Cl
             check=False,
         )
 
-    inside = run(made.environment)
+    inside = run(fenced.environment)
     assert inside.returncode == 0, inside.stderr
-    without = {name: value for name, value in made.environment.items() if name != "AWS_ENDPOINT_URL"}
+    without = {name: value for name, value in fenced.environment.items() if name != "AWS_ENDPOINT_URL"}
     outside = run(without)
     assert outside.returncode != 0
     assert "ProxyConnectionError" in outside.stderr
@@ -154,7 +155,7 @@ def test_a_tool_without_its_endpoint_runs_into_the_fence(tmp_path: Path, aws: Cl
 # Seeds.
 
 
-def test_the_seeds_of_the_catalog() -> None:
+def test_seeds_have_unique_names_parameters_and_ids() -> None:
     account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
     assert [seed.system for seed in account.seeds if seed.starts] == ["debian-12"]
     names = [(seed.owner, seed.name) for seed in account.seeds]
@@ -166,16 +167,17 @@ def test_the_seeds_of_the_catalog() -> None:
     assert seeds.Account.from_table(json.loads(json.dumps(account.as_table()))) == account
 
 
-def test_seeds_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_seeds_with_an_unknown_key_are_refused(tmp_path: Path) -> None:
     text = (ROOT / "catalog/rehearsal.toml").read_text()
     (tmp_path / "catalog").mkdir()
     (tmp_path / "catalog/rehearsal.toml").write_text(text.replace('arch = "x86_64"', 'arc = "x86_64"', 1))
     with pytest.raises(CatalogError) as caught:
         seeds.load(tmp_path, catalog.load(ROOT), arch="x86_64")
-    assert any("images[0].arc: unknown key (did you mean 'arch'?)" in one for one in caught.value.problems)
+    message = "images[0].arc: unknown key (did you mean 'arch'?)"
+    assert any(message in problem for problem in caught.value.problems)
 
 
-def test_a_state_kept_by_an_older_builder_counts_as_dead(tmp_path: Path) -> None:
+def test_the_folder_of_a_rehearsal_by_an_older_builder_counts_as_dead(tmp_path: Path) -> None:
     workspace = Workspace(home=tmp_path / "home", out=tmp_path / "out")
     files = session.files_of(workspace, "old")
     files.folder.mkdir(parents=True)
@@ -184,7 +186,7 @@ def test_a_state_kept_by_an_older_builder_counts_as_dead(tmp_path: Path) -> None
     assert session.dead(workspace) == ["old"]
 
 
-def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
+def test_the_command_line_does_not_import_moto_or_boto3() -> None:
     code = (
         "import sys\n"
         "from builder.cli.main import main\n"
@@ -198,7 +200,7 @@ def test_nothing_of_it_is_loaded_by_who_does_not_need_it() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-# The user in the images that each distribution publishes; the rehearsal takes it from the catalog.
+# Login users in the distributions' published images; the rehearsal takes them from the catalog.
 PUBLISHED_USERS = {"debian": "admin", "ubuntu": "ubuntu", "amazon": "ec2-user"}
 
 
@@ -209,10 +211,10 @@ def test_the_login_user_of_a_system_is_that_of_its_distribution() -> None:
     }
 
 
-def test_a_system_without_a_login_user_is_named() -> None:
+def test_the_error_for_a_missing_login_user_names_system_and_file() -> None:
     bare = System(
         name="bare", summary="", distribution="debian", family="debian", release="12", arches=(), python=""
     )
-    with pytest.raises(BuildError, match="system 'bare' names no user for SSH") as caught:
+    with pytest.raises(BuildError, match="system 'bare' has no login user for SSH") as caught:
         machine.login_user(bare)
     assert "catalog/systems/bare.toml" in caught.value.hint

@@ -1,4 +1,4 @@
-"""The proxy before the rehearsal: what it writes down, and what it does to calls."""
+"""The rehearsal's proxy: recording of calls and fault injection."""
 
 import http.client
 import json
@@ -35,7 +35,7 @@ def client(proxy: Proxy, service: str, tries: int = 1) -> Any:
     return boto3.client(service, region_name=EAST, endpoint_url=proxy.endpoint, config=config, **keys)
 
 
-def test_every_call_is_written_down(proxy: Proxy, tmp_path: Path) -> None:
+def test_every_call_is_recorded(proxy: Proxy, tmp_path: Path) -> None:
     client(proxy, "ec2").describe_regions()
     client(proxy, "ssm").put_parameter(Name="/proxy/one", Value="1", Type="String")
     client(proxy, "iam").list_roles()
@@ -73,19 +73,19 @@ def test_every_call_is_written_down(proxy: Proxy, tmp_path: Path) -> None:
         ("ecr", "describe_repositories", {}, "ThrottlingException"),
     ],
 )
-def test_an_error_is_worded_as_its_service_words_it(
+def test_an_injected_error_has_the_format_of_its_service(
     proxy: Proxy, service: str, operation: str, request_: dict[str, str], code: str
 ) -> None:
-    proxy.disturb(Disturbance(service=service, code=code, message="told to"))
+    proxy.disturb(Disturbance(service=service, code=code, message="injected"))
     asked = client(proxy, service)
     with pytest.raises(ClientError) as caught:
         getattr(asked, operation)(**request_)
     assert caught.value.response["Error"]["Code"] == code
-    assert caught.value.response["Error"]["Message"] == "told to"
+    assert caught.value.response["Error"]["Message"] == "injected"
     assert (proxy.calls[0].error, proxy.calls[0].disturbed) == (code, "disturbed")
 
 
-def test_a_client_that_tries_again_gets_through(proxy: Proxy) -> None:
+def test_retries_of_a_client_get_past_disturbances(proxy: Proxy) -> None:
     proxy.disturb(
         Disturbance(action="DescribeRegions", code="RequestLimitExceeded", status=503),
         Disturbance(action="DescribeRegions", status=500, first=2),
@@ -94,7 +94,7 @@ def test_a_client_that_tries_again_gets_through(proxy: Proxy) -> None:
     assert [call.status for call in proxy.calls] == [503, 500, 200]
 
 
-def test_the_nth_call_of_a_kind_is_met(proxy: Proxy) -> None:
+def test_a_disturbance_applies_to_the_chosen_matching_calls(proxy: Proxy) -> None:
     proxy.disturb(Disturbance(mutating=True, first=2, count=2, code="Unavailable", status=503))
     ssm = client(proxy, "ssm")
     outcomes = []
@@ -107,29 +107,29 @@ def test_the_nth_call_of_a_kind_is_met(proxy: Proxy) -> None:
             outcomes.append("refused")
     assert outcomes == ["done", "refused", "refused", "done"]
     proxy.disturb(Disturbance(action="PutParameter", count=0, status=503))
-    proxy.calm()
-    ssm.put_parameter(Name="/proxy/calm", Value="1", Type="String", Overwrite=True)
+    proxy.clear_disturbances()
+    ssm.put_parameter(Name="/proxy/cleared", Value="1", Type="String", Overwrite=True)
 
 
 @pytest.mark.parametrize(("drop", "happened"), [("before", False), ("after", True)])
-def test_an_answer_that_is_lost(proxy: Proxy, drop: str, happened: bool) -> None:
+def test_a_call_is_executed_if_only_its_answer_is_dropped(proxy: Proxy, drop: str, happened: bool) -> None:
     name = f"/lost/{drop}"
     proxy.disturb(Disturbance(action="PutParameter", drop=drop))
     with pytest.raises((ConnectionClosedError, EndpointConnectionError)):
         client(proxy, "ssm").put_parameter(Name=name, Value="1", Type="String")
     assert proxy.calls[0].disturbed == "dropped"
     found = client(proxy, "ssm").get_parameters(Names=[name])["Parameters"]
-    assert [one["Name"] for one in found] == ([name] if happened else [])
+    assert [parameter["Name"] for parameter in found] == ([name] if happened else [])
 
 
-def test_a_delay(proxy: Proxy) -> None:
+def test_a_call_can_be_delayed(proxy: Proxy) -> None:
     proxy.disturb(Disturbance(action="DescribeRegions", delay_s=0.5))
     started = time.monotonic()
     assert client(proxy, "ec2").describe_regions()["Regions"]
     assert time.monotonic() - started >= 0.5
 
 
-def test_an_answer_that_is_changed(proxy: Proxy) -> None:
+def test_an_answer_can_be_changed(proxy: Proxy) -> None:
     proxy.disturb(
         Disturbance(action="DescribeImages", replace=("<imageState>available<", "<imageState>pending<"))
     )
@@ -139,7 +139,7 @@ def test_an_answer_that_is_changed(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(("kill", "happened"), [("before", False), ("after", True)])
-def test_a_caller_is_killed_at_a_call(proxy: Proxy, kill: str, happened: bool) -> None:
+def test_a_caller_can_be_killed_before_or_after_a_call(proxy: Proxy, kill: str, happened: bool) -> None:
     code = (
         "import boto3, sys\n"
         "ssm = boto3.client('ssm', endpoint_url=sys.argv[1], region_name='us-east-1',"
@@ -154,10 +154,10 @@ def test_a_caller_is_killed_at_a_call(proxy: Proxy, kill: str, happened: bool) -
     assert caller.wait(60) == -signal.SIGKILL
     found = client(proxy, "ssm").get_parameters_by_path(Path=folder)["Parameters"]
     expected = ["a", "b"] if happened else ["a"]
-    assert [one["Name"] for one in found] == [f"{folder}/{name}" for name in expected]
+    assert [parameter["Name"] for parameter in found] == [f"{folder}/{name}" for name in expected]
 
 
-def test_a_callback_sees_the_call(proxy: Proxy) -> None:
+def test_a_callback_gets_the_call(proxy: Proxy) -> None:
     seen: list[Call] = []
     proxy.disturb(Disturbance(mutating=True, kill="before", callback=seen.append))
     client(proxy, "ssm").put_parameter(Name="/proxy/seen", Value="1", Type="String")
@@ -174,7 +174,7 @@ def control(proxy: Proxy, method: str, path: str, content: object = None) -> tup
         connection.close()
 
 
-def test_it_is_told_over_http_too(proxy: Proxy) -> None:
+def test_the_proxy_can_be_controlled_over_http(proxy: Proxy) -> None:
     table = {"action": "DescribeRegions", "status": 503, "code": "Unavailable"}
     assert control(proxy, "PUT", "disturbances", [table])[0] == 200
     with pytest.raises(ClientError, match="Unavailable"):
@@ -185,11 +185,11 @@ def test_it_is_told_over_http_too(proxy: Proxy) -> None:
     assert (status, [call["number"] for call in calls]) == (200, [2])
     assert control(proxy, "PUT", "disturbances", [{"acton": "x"}])[0] == 400
     assert control(proxy, "GET", "nothing")[0] == 400
-    assert len(proxy.calls) == 2, "what it is asked itself is no call to AWS"
+    assert len(proxy.calls) == 2, "control requests are not recorded as calls"
 
 
-def test_it_stays_on_this_machine() -> None:
-    with pytest.raises(UsageError, match=r"no address in 127.0.0.0/8"):
+def test_the_proxy_refuses_an_upstream_outside_loopback() -> None:
+    with pytest.raises(UsageError, match=r"not in 127.0.0.0/8"):
         Proxy("https://ec2.us-east-1.amazonaws.com")
 
 
@@ -202,12 +202,12 @@ def test_it_stays_on_this_machine() -> None:
         *({"kill": "before", "pid": pid} for pid in (-1, 0, 1)),
     ],
 )
-def test_a_disturbance_that_says_nothing_sensible(fields: dict[str, Any]) -> None:
+def test_refuses_a_disturbance_with_invalid_fields(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Disturbance(**fields)
 
 
-def test_calls_of_other_kinds_are_read() -> None:
+def test_parses_rest_calls_and_actions_in_the_query() -> None:
     scope = "AWS4-HMAC-SHA256 Credential=KEY/20260101/eu-west-1/ebs/aws4_request, SignedHeaders=host"
     call = read_call(1, "PUT", "/snapshots/snap-1/blocks/0", {"Authorization": scope}, b"\0")
     assert (call.service, call.region, call.mutating) == ("ebs", "eu-west-1", True)
@@ -216,7 +216,7 @@ def test_calls_of_other_kinds_are_read() -> None:
     assert (call.service, call.action, call.mutating) == ("", "DescribeImages", False)
 
 
-def test_it_ends_while_a_call_is_delayed(rehearsed_account: RehearsedAccount) -> None:
+def test_the_proxy_stops_while_a_call_is_delayed(rehearsed_account: RehearsedAccount) -> None:
     started = time.monotonic()
     with Proxy(rehearsed_account.endpoint) as proxy:
         proxy.disturb(Disturbance(delay_s=600))

@@ -60,7 +60,7 @@ def ami_factory(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[
     created = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
     created.before = created.account()
     yield created
-    rehearsal.calm()
+    rehearsal.clear_disturbances()
     images = created.aws.ec2.describe_images(Owners=["self"])["Images"]
     for ami in {image["ImageId"] for image in images} - set(created.before[EAST]):
         created.factory.call("ami", "retire", ami, "--force", "--yes")

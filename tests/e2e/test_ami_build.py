@@ -102,7 +102,7 @@ def check_disk(ami_factory: AmiFactory, ami: str) -> None:
     )
     assert on(search) == ""
     assert on("grep -rla 'PRIVATE [K]EY' /root /home /etc /var /tmp || test $? = 1") == ""
-    assert on("cat /etc/fabric-settled") == "settled"
+    assert on("cat /etc/fabric-handled") == "handled"
 
 
 def check_two_instances(ami_factory: AmiFactory, ami: str, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_fault_prints_one_error_and_leaves_no_resources(
     disturbance, code, message = FAULTS[name]
     ami_factory.rehearsal.disturb(disturbance)
     done = ami_factory.build(**site(tmp_path, "[aws]\nwait_minutes = 1\n"))
-    ami_factory.rehearsal.calm()
+    ami_factory.rehearsal.clear_disturbances()
     assert_one_error(done, code, message)
     assert ami_factory.left() == []
 
@@ -131,7 +131,7 @@ def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path)
         Disturbance(action="CopyImage", region="eu-west-1", status=500, code="InternalError", count=0)
     )
     done = ami_factory.build("--publish", **variables)
-    ami_factory.rehearsal.calm()
+    ami_factory.rehearsal.clear_disturbances()
     assert_one_error(done, 6, "eu-west-1")
     assert [
         name for names in ami_factory.account().values() for name in names if name.startswith("/image")
@@ -163,6 +163,6 @@ def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path)
 def test_retries_transient_faults(ami_factory: AmiFactory, disturbance: Disturbance) -> None:
     ami_factory.rehearsal.disturb(disturbance)
     ami = ami_of(ami_factory.build())
-    ami_factory.rehearsal.calm()
+    ami_factory.rehearsal.clear_disturbances()
     ami_factory.retire(ami)
     assert ami_factory.left() == []

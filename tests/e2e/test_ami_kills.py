@@ -47,7 +47,7 @@ def test_clean_removes_the_resources_of_a_killed_build(
     ami_factory: AmiFactory, moment: tuple[str, str]
 ) -> None:
     assert ami_factory.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
-    ami_factory.settle()
+    ami_factory.clean_up()
     assert ami_factory.left() == []
 
 
@@ -60,7 +60,7 @@ def test_a_signal_at_any_task_leaves_no_resources(
     code = ami_factory.signalled(number, ("step.task", "machine/image"), skip=2 * task)
     assert code == (-number if number == signal.SIGKILL else 130)
     if number == signal.SIGKILL:
-        ami_factory.settle()
+        ami_factory.clean_up()
     assert ami_factory.left() == []
 
 
@@ -72,11 +72,11 @@ def test_a_kill_at_any_changing_call_leaves_no_resources(ami_factory: AmiFactory
         with ami_factory.started_alone() as process:
             ami_factory.rehearsal.disturb(Disturbance(mutating=True, first=call, kill=when, pid=process.pid))
             process.wait(BOUND_S)
-        ami_factory.rehearsal.calm()
+        ami_factory.rehearsal.clear_disturbances()
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL
-        ami_factory.settle()
+        ami_factory.clean_up()
         assert ami_factory.left() == [], f"killed {when} call {call}"
     print(f"killed {when} each of {call - 1} changing calls")
     assert call > 15

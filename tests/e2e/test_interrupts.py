@@ -34,7 +34,7 @@ def fresh(factory: Factory) -> Factory:
     if factory.repository.keys()["base"] not in factory.engine.layers():
         assert factory.build().code == 0
         for layer in ("workload", "final", "fabric", "system"):
-            factory.forget_layer(layer)
+            factory.remove_layer(layer)
     return factory
 
 

@@ -97,7 +97,7 @@ def test_pulls_the_topmost_layer_that_the_registry_cache_has(
     factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')
     assert factory.build().code == 0
     for layer in ("workload", "final", "fabric", "system"):
-        factory.forget_layer(layer)
+        factory.remove_layer(layer)
     factory.repository.replace("containers/hello/src/hello.py", "hello", "good day")
     build = factory.build()
     assert build.code == 0, build.stderr

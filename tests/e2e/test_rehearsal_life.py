@@ -131,4 +131,4 @@ def test_output_of_up_status_env_and_down(program: Program, rehearsal_name: Name
     assert program.call("down", "--name", name).returncode == 0
     assert "was not running" in program.call("down", "--name", name).stderr
     wrong = program.call("up", "--name", "Not A Name")
-    assert (wrong.returncode, "no name for a rehearsal" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "is not a valid name for a rehearsal" in wrong.stderr) == (2, True)

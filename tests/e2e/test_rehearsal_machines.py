@@ -202,7 +202,7 @@ def test_a_boot_failure_is_reported_with_console_output(aws: Clients, key: Key) 
         f"sudo rm /lib/systemd/systemd; {broken}; sudo chmod 755 /lib/systemd/systemd",
     )
     image = aws.ready_image(made["InstanceId"], NoReboot=True)
-    with pytest.raises(ClientError, match=r"InternalFailure.*ended while it booted.*no root today"):
+    with pytest.raises(ClientError, match=r"InternalFailure.*ended during boot.*no root today"):
         aws.run(image, KeyName="test")
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 

@@ -1,4 +1,4 @@
-"""A small factory whose AMIs are made in a rehearsal: the role is small, all else is what users have."""
+"""A small factory that builds AMIs in a rehearsal, with tiny roles but the real Packer template."""
 
 import shutil
 import signal
@@ -26,16 +26,16 @@ stack = "plain-1"
 [variables]
 base_greeting = "{greeting}"
 """
-CLEANUP = 'summary = "nothing of the build stays"\nlayer = "final"\nrequires = ["base"]\n'
+CLEANUP = 'summary = "removes leftovers of the build"\nlayer = "final"\nrequires = ["base"]\n'
 
 
 @dataclass
 class AmiFactory:
-    """A small factory whose AMIs are made in a rehearsal of its own."""
+    """A small factory with a rehearsal of its own for AMI builds."""
 
     factory: Factory
     rehearsal: Rehearsal
-    disks: str = ""  # the repository of the engine that a disk of the rehearsal is a tag in
+    disks: str = ""  # repository in the engine with a tag for each disk of the rehearsal
     before: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -46,36 +46,36 @@ class AmiFactory:
         return self.factory.build("--target", "machine", *words, **environment)
 
     def account(self) -> dict[str, list[str]]:
-        """Everything that a build could leave in the account, by kind."""
+        """Return the ids of all resources in the account that a build can create, by region."""
         found: dict[str, list[str]] = {}
         for region in REGIONS:
             ec2, ssm = self.aws("ec2", region), self.aws("ssm", region)
             instances = [
-                one["InstanceId"]
+                instance["InstanceId"]
                 for reservation in ec2.describe_instances()["Reservations"]
-                for one in reservation["Instances"]
-                if one["State"]["Name"] != "terminated"
+                for instance in reservation["Instances"]
+                if instance["State"]["Name"] != "terminated"
             ]
             images = ec2.describe_images(Owners=["self"], IncludeDeprecated=True)["Images"]
             snapshots = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
             groups = ec2.describe_security_groups()["SecurityGroups"]
             pages = ssm.get_paginator("describe_parameters").paginate()
-            parameters = [one["Name"] for page in pages for one in page["Parameters"]]
+            parameters = [parameter["Name"] for page in pages for parameter in page["Parameters"]]
             found[region] = [
                 *instances,
-                *(one["ImageId"] for one in images),
-                *(one["SnapshotId"] for one in snapshots),
-                *(one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]),
-                *(one["GroupId"] for one in groups if one["GroupName"] != "default"),
-                *(one["VolumeId"] for one in ec2.describe_volumes()["Volumes"]),
-                *(one for one in parameters if not one.startswith("/aws/")),
+                *(image["ImageId"] for image in images),
+                *(snapshot["SnapshotId"] for snapshot in snapshots),
+                *(key["KeyName"] for key in ec2.describe_key_pairs()["KeyPairs"]),
+                *(group["GroupId"] for group in groups if group["GroupName"] != "default"),
+                *(volume["VolumeId"] for volume in ec2.describe_volumes()["Volumes"]),
+                *(name for name in parameters if not name.startswith("/aws/")),
             ]
         return found
 
     def left(self) -> list[str]:
-        """What is there now and was not before, and what is gone."""
+        """Return the resources that were created or deleted since `before` was recorded."""
         now, before = self.account(), self.before
-        return [f"{region} {one}" for region in now for one in {*now[region]} ^ {*before[region]}]
+        return [f"{region} {name}" for region in now for name in {*now[region]} ^ {*before[region]}]
 
     def calls(self, after: int = 0) -> list[Call]:
         return self.rehearsal.calls(after=after)
@@ -84,7 +84,7 @@ class AmiFactory:
         assert self.factory.call("ami", "retire", ami, "--force", "--yes").code == 0
 
     def disk(self, ami: str) -> str:
-        """The image of the engine that holds what an AMI holds."""
+        """Return the image in the engine with the content of an AMI."""
         (mapping,) = self.aws.describe(ami)["BlockDeviceMappings"]
         return f"{self.disks}:{mapping['Ebs']['SnapshotId']}"
 
@@ -93,7 +93,7 @@ class AmiFactory:
 
     @contextmanager
     def started_alone(self) -> Iterator["subprocess.Popen[Any]"]:
-        """A build in a session of its own; one that is still under way when the block ends is interrupted."""
+        """Start a build in its own process session; interrupt it at the end of the block if it still runs."""
         process = subprocess.Popen(
             self.factory.argv("build", "--target", "machine"),
             env=self.factory.environment(),
@@ -108,14 +108,14 @@ class AmiFactory:
                 process.send_signal(signal.SIGTERM)
                 process.wait(BOUND_S)
 
-    def settle(self) -> None:
-        """After a kill: `builder clean` removes what is left, whoever is still at work for the dead run."""
+    def clean_up(self) -> None:
+        """Run `builder clean` after a kill, even if child processes of the dead run are still running."""
         done = self.factory.call("clean", "--yes")
         assert done.code == 0, done.stderr
 
 
 def prepare(factory: Factory, root: Path) -> Factory:
-    """What a factory needs to make machines."""
+    """Add an AMI target and all that it needs to a factory."""
     repository = factory.repository
     repository.write("catalog/targets/machine.toml", TARGET.format(greeting=factory.greeting) + AMI)
     for name in ("rehearsal.toml", "packer.toml"):
@@ -127,7 +127,7 @@ def prepare(factory: Factory, root: Path) -> Factory:
 
 
 def site(folder: Path, text: str) -> dict[str, str]:
-    """The environment that makes `text` what is said of the site."""
+    """Write a site file and return the environment that selects it."""
     file = folder / "site.toml"
     file.write_text(text, encoding="utf-8")
     return {"BUILDER_SITE_FILE": str(file)}

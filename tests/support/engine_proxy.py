@@ -1,4 +1,4 @@
-"""A socket in front of the real engine that can answer in its place, or hang up, at a chosen request."""
+"""A proxy socket for the real engine that injects an error or closes the connection at a chosen request."""
 
 import os
 import re
@@ -15,12 +15,12 @@ _CHUNK = 65536
 
 @dataclass
 class Fault:
-    """What happens to requests whose first line matches; `status` 0 hangs up without a word."""
+    """A fault for requests whose first line matches `pattern`; status 0 closes the connection."""
 
     pattern: str
     status: int = 0
     message: str = ""
-    forever: bool = False  # hang up on everything from then on, as an engine that was stopped
+    forever: bool = False  # close all connections from then on, like a stopped engine
 
     def answer(self) -> bytes:
         body = f'{{"message":"{self.message}"}}'.encode()
@@ -30,7 +30,7 @@ class Fault:
 
 @contextmanager
 def engine_with(fault: Fault, folder: Path) -> Iterator[str]:
-    """The URL of an engine that has this fault."""
+    """Serve the engine with this fault; yield its URL."""
     path = folder / "engine.sock"
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
@@ -56,7 +56,7 @@ class _Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                threading.Thread(target=self._one, args=(client,), daemon=True).start()
+                threading.Thread(target=self._serve_connection, args=(client,), daemon=True).start()
 
     def stop(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
@@ -64,11 +64,11 @@ class _Proxy:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        for one in list(self._open):
+        for connection in list(self._open):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def _one(self, client: socket.socket) -> None:
+    def _serve_connection(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as engine, suppress(OSError):
             self._open |= {client, engine}
             head = _read_head(client)
@@ -83,7 +83,7 @@ class _Proxy:
                     client.sendall(self._fault.answer())
                 return
             engine.connect(ENGINE)
-            # One request a connection, so that every request's first line is seen.
+            # One request per connection, so that the pattern is tested on every request.
             engine.sendall(
                 re.sub(rb"\r\nConnection: [^\r]*", b"", head, count=1).replace(
                     b"\r\n", b"\r\nConnection: close\r\n", 1

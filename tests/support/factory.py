@@ -1,4 +1,4 @@
-"""Real builds for tests: the `builder` program on a small repository, real engine, Ansible and base image."""
+"""Real builds for tests: the `builder` program on a small repository, with the real engine and Ansible."""
 
 import json
 import os
@@ -63,7 +63,7 @@ FILES = {
             dest: "/etc/fabric-{{ item }}"
             mode: "0644"
           loop: [a, b, c]
-          notify: Settle
+          notify: Write a file
         - name: Write what another role registered
           ansible.builtin.copy:
             content: leaked
@@ -72,10 +72,10 @@ FILES = {
           when: base_result is defined
     """,
     "ansible/roles/fabric/handlers/main.yml": """
-        - name: Settle
+        - name: Write a file
           ansible.builtin.copy:
-            content: settled
-            dest: /etc/fabric-settled
+            content: handled
+            dest: /etc/fabric-handled
             mode: "0644"
     """,
 }
@@ -83,7 +83,7 @@ FILES = {
 
 @dataclass
 class Build:
-    """One finished call of the program."""
+    """A finished call of the program."""
 
     code: int
     stdout: str
@@ -92,14 +92,14 @@ class Build:
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """What became of each step, by its name within the target."""
+        """The outcome of each step, by its name within the target."""
         ends = [event for event in self.events if event["name"] == "step.end"]
         return {event["step"].split("/")[1]: event["fields"]["outcome"] for event in ends}
 
 
 @dataclass
 class Factory:
-    """A small repository, a home for caches, and the program."""
+    """A small repository, the builder's home, and methods to call the program on them."""
 
     repository: Repository
     home: Path
@@ -110,8 +110,8 @@ class Factory:
         repository = Repository.create(folder / "repository")
         for name, text in FILES.items():
             repository.write(name, text)
-        made = cls(repository=repository, home=home)
-        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{made.greeting}"\nfabric')
+        factory = cls(repository=repository, home=home)
+        repository.replace("catalog/targets/hello.toml", '"hello"\nfabric', f'"{factory.greeting}"\nfabric')
         shutil.copy(root / "catalog/systems/debian-12.toml", repository.root / "catalog/systems")
         (repository.root / "catalog/systems/tiny-1.toml").unlink()
         for name in RUNNER:
@@ -121,16 +121,16 @@ class Factory:
             else:
                 shutil.copy(source, target)
         repository.relock()
-        return made
+        return factory
 
     @property
     def greeting(self) -> str:
-        """Makes the layers its own: what another test, worker or session built has another key."""
+        """A text that makes layer keys unique, so that no test reuses layers of another test or worker."""
         folder = self.repository.root.parent
         return f"{folder.name} in {folder.parent}"
 
     def use_role(self, root: Path, name: str, component: str) -> None:
-        """Takes a role of the checkout into this factory."""
+        """Copy a role of this checkout into the factory, with its component."""
         self.repository.write(f"catalog/components/{name}.toml", component)
         target = self.repository.root / "ansible/roles" / name
         shutil.rmtree(target, ignore_errors=True)
@@ -182,7 +182,7 @@ class Factory:
 
     @contextmanager
     def started(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
-        """A build that is under way; it is killed, with all that it started, when the block ends."""
+        """Start a build; kill it at the end of the block if it still runs."""
         process = subprocess.Popen(
             self.argv("build", "--json", *(words or ("--target", "hello"))),
             env=self.environment(),
@@ -198,7 +198,10 @@ class Factory:
                 process.communicate(timeout=BOUND_S)
 
     def signalled(self, number: signal.Signals, moment: tuple[str, str], *words: str, skip: int = 0) -> int:
-        """Signals a build at an event of a step, `skip` such events later; its exit code."""
+        """Send a signal to a build at the event and step in `moment`; return the build's exit code.
+
+        Skips the first `skip` such events.
+        """
         with self.started(*words) as process:
             assert process.stdout
             for line in process.stdout:
@@ -217,7 +220,7 @@ class Factory:
         return [path.name for path in (self.out / "runs").glob("*")]
 
     def containers(self) -> list[str]:
-        """Containers that any run of this repository still has."""
+        """Return the containers that runs of this repository have left."""
         return [
             container["Id"]
             for name in self.run_names()
@@ -225,7 +228,7 @@ class Factory:
         ]
 
     def untagged(self) -> list[str]:
-        """Half-made images that any run of this repository still has."""
+        """Return the unfinished images that runs of this repository have left."""
         return [
             image.id
             for name in self.run_names()
@@ -241,15 +244,15 @@ class Factory:
         return [path.name for path in (self.home / "scratch").glob("*")]
 
     def files(self, image: str, *folders: str) -> dict[str, str]:
-        """path → mode and contents' digest of the files below some folders of an image."""
+        """Return the digests of the files below some folders of an image, by "mode:path"."""
         command = (
             f"find {' '.join(folders)} -type f -exec sh -c 'stat -c %a:%n $1; sha256sum < $1' _ {{}} ';'"
         )
-        said = self.in_image(image, "sh", "-c", command).splitlines()
-        return dict(zip(said[::2], said[1::2], strict=True))
+        lines = self.in_image(image, "sh", "-c", command).splitlines()
+        return dict(zip(lines[::2], lines[1::2], strict=True))
 
     def in_image(self, image: str, *command: str) -> str:
-        """What a command says in a container of an image; read when it is over, and all of it is there."""
+        """Run a command in a container of an image; return its complete stdout."""
         client = docker.DockerClient(base_url=self.engine.url)
         container = client.containers.create(image, list(command), network_mode="none", entrypoint=[])
         try:
@@ -261,12 +264,12 @@ class Factory:
             container.remove(force=True)
 
     def remove_images(self, names: Sequence[str]) -> None:
-        """Removes the images that the named runs made."""
-        made = [image for name in names for image in self.engine.labelled(f"{RUN_LABEL}={name}")]
-        for image in sorted(made, key=lambda image: -image.created):
+        """Remove the images that the named runs built."""
+        built = [image for name in names for image in self.engine.labelled(f"{RUN_LABEL}={name}")]
+        for image in sorted(built, key=lambda image: -image.created):
             for reference in (*image.tags, image.id):
                 self.engine.remove_image(reference)
 
-    def forget_layer(self, name: str) -> None:
+    def remove_layer(self, name: str) -> None:
         key = self.repository.keys()[name]
         self.engine.remove_image(f"{LAYERS}:{key}")

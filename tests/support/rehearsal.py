@@ -1,4 +1,4 @@
-"""Rehearsals for tests: one in this process without machines, clients, and keys."""
+"""Rehearsals for tests: an account in this process with fake hosts, AWS clients, and key pairs."""
 
 import subprocess
 import uuid
@@ -25,13 +25,13 @@ EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 
 @dataclass
 class FakeHosts:
-    """Hosts that start nothing and remember what they were asked; a disk is what was captured in it."""
+    """Fake of Hosts that records requests; `disks` maps each snapshot to a text that names its content."""
 
     ssh_port: int = 22
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     disks: dict[str, str] = field(default_factory=dict)
     launches: dict[str, Launch] = field(default_factory=dict)
-    told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failing: str | None = None
     taken: set[str] = field(default_factory=set)
 
@@ -52,7 +52,7 @@ class FakeHosts:
     def release_address(self, address: str) -> None:
         self.taken.discard(address)
 
-    def adopt(self, snapshot: str, image: str) -> None:
+    def tag_snapshot(self, snapshot: str, image: str) -> None:
         self.disks[snapshot] = image
 
     def can_start(self, snapshot: str) -> bool:
@@ -60,7 +60,7 @@ class FakeHosts:
 
     def launch(self, launch: Launch) -> None:
         self.launches[launch.instance] = launch
-        self.told[launch.instance] = launch.metadata
+        self.metadata[launch.instance] = launch.metadata
         self._ask("launch", launch.instance, launch.snapshot)
 
     def stop(self, instance: str) -> None:
@@ -75,8 +75,8 @@ class FakeHosts:
     def remove(self, instance: str) -> None:
         self._ask("remove", instance)
 
-    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None:
-        self.told[instance] = metadata
+    def update_metadata(self, instance: str, metadata: Mapping[str, Any]) -> None:
+        self.metadata[instance] = metadata
 
     def capture(self, instance: str, snapshot: str) -> None:
         self._ask("capture", instance, snapshot)
@@ -87,8 +87,8 @@ class FakeHosts:
         if source in self.disks:
             self.disks[snapshot] = self.disks[source]
 
-    def forget(self, snapshot: str) -> None:
-        self._ask("forget", snapshot)
+    def delete_snapshot(self, snapshot: str) -> None:
+        self._ask("delete_snapshot", snapshot)
         self.disks.pop(snapshot, None)
 
 
@@ -100,7 +100,7 @@ class RehearsedAccount:
 
 @contextmanager
 def served(folder: Path) -> Iterator[RehearsedAccount]:
-    """moto is loaded here and not before: most tests do without."""
+    """Serve a rehearsed account with fake hosts; imports moto late, because most tests do not need it."""
     from builder.rehearsal.ec2 import backends
 
     account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
@@ -112,7 +112,7 @@ def served(folder: Path) -> Iterator[RehearsedAccount]:
 
 @cache
 def _client(endpoint: str, service: str, region: str) -> Any:
-    # One try: a test that wants a second one says so by asking again.
+    # No retries: a test that wants a retry repeats the call.
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=120)
     return boto3.client(
         service,
@@ -126,7 +126,7 @@ def _client(endpoint: str, service: str, region: str) -> Any:
 
 @dataclass(frozen=True)
 class Clients:
-    """boto3, and the few things that nearly every test needs of it."""
+    """boto3 clients for an endpoint, and shortcuts for frequent calls."""
 
     endpoint: str
 
@@ -151,7 +151,7 @@ class Clients:
         return str(self("ec2", region).create_image(InstanceId=instance, **request)["ImageId"])
 
     def ready_image(self, instance: str, region: str = EAST, **more: Any) -> str:
-        """An image that can be used; on a busy machine that takes a while."""
+        """Create an image and wait until it is available, which takes long on a busy machine."""
         image = self.image(instance, region, **more)
         waiter = self("ec2", region).get_waiter("image_available")
         waiter.wait(ImageIds=[image], WaiterConfig={"Delay": 1, "MaxAttempts": 120})
@@ -164,7 +164,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Key:
-    """A key pair of a test."""
+    """An SSH key pair."""
 
     file: Path
 
@@ -195,7 +195,7 @@ class Key:
             str(port),
             "-i",
             str(self.file),
-            *(word for one in options for word in ("-o", one)),
+            *(word for option in options for word in ("-o", option)),
         ]
         return subprocess.run(
             [*argv, f"{user}@{address}", command], capture_output=True, text=True, timeout=60, check=False

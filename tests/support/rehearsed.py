@@ -1,4 +1,4 @@
-"""`builder rehearse` for tests, and what it left in the engine."""
+"""Call `builder rehearse` in tests, and list the containers and images that it leaves in the engine."""
 
 import json
 import os
@@ -55,14 +55,14 @@ class Program:
         return Engine().containers(f"{REHEARSAL_LABEL}={self.session(name)}")
 
     def left(self, name: str) -> list[str]:
-        """Everything of a rehearsal that is still in the engine."""
+        """Return the containers and images of a rehearsal that are still in the engine."""
         engine = Engine()
         tagged = engine.images(reference=f"factory-rehearsal/{self.session(name)}")
         untagged = [
-            one.id for one in engine.labelled(f"{REHEARSAL_LABEL}={self.session(name)}") if not one.tags
+            image.id for image in engine.labelled(f"{REHEARSAL_LABEL}={self.session(name)}") if not image.tags
         ]
         return [
-            *(str(one["Names"]) for one in self.containers(name)),
+            *(str(container["Names"]) for container in self.containers(name)),
             *(tag for image in tagged for tag in image.tags),
             *untagged,
         ]

@@ -1,4 +1,4 @@
-"""An account of a test with images in it, seen as the builder sees it: through a proxy that can disturb."""
+"""A rehearsed account for tests of AMIs, reached through a proxy that can inject faults."""
 
 import threading
 import uuid
@@ -36,12 +36,12 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AmiAccount:
-    """One builder at work in the account; `aws` looks past the proxy."""
+    """A builder's view of the account through the proxy; `aws` bypasses the proxy."""
 
     aws: Clients
     proxy: Proxy
     workspace: Workspace
-    target: str  # a name of its own for every test: they share the account
+    target: str  # unique for each test, because tests share the account
 
     @classmethod
     def open(cls, aws: Clients, proxy: Proxy, folder: Path) -> "AmiAccount":
@@ -71,16 +71,16 @@ class AmiAccount:
         }
 
     def image(self, *, key: str = "", run: str = "a-run", name: str = "") -> str:
-        """An image as Packer leaves it."""
+        """Create an image with the tags that Packer sets; return its id."""
         instance = self.aws.run()["InstanceId"]
         tags = [{"Key": name, "Value": value} for name, value in self.tags(key=key, run=run).items()]
-        made = self.aws.ready_image(
+        image = self.aws.ready_image(
             instance,
             Name=name or f"{self.target}-{uuid.uuid4().hex[:6]}",
             TagSpecifications=[{"ResourceType": "image", "Tags": tags}],
         )
         self.aws.ec2.terminate_instances(InstanceIds=[instance])
-        return made
+        return image
 
     @contextmanager
     def run(self, label: str = "test") -> Iterator[Run]:
@@ -103,9 +103,9 @@ class AmiAccount:
         return f"/image-factory/{self.target}/debian-12/latest/image_id"
 
     def pointer(self, region: str, name: str = "") -> str:
-        """Where a parameter leads; "" if there is none."""
+        """Return the value of an SSM parameter; "" if it does not exist."""
         answer = self.aws("ssm", region).get_parameters(Names=[name or self.latest])
-        return next((str(one["Value"]) for one in answer["Parameters"]), "")
+        return next((str(parameter["Value"]) for parameter in answer["Parameters"]), "")
 
     def copies(self, home: str, region: str) -> list[dict[str, Any]]:
         filters = [{"Name": f"tag:{SOURCE_TAG}", "Values": [home]}]
@@ -113,15 +113,15 @@ class AmiAccount:
         return list(found["Images"])
 
     def family(self, home: str) -> dict[str, str]:
-        """region → id, where there is exactly one."""
+        """Return the ids of an AMI and its copies by region; there must be a single copy in each region."""
         found = {EAST: home}
         for region in (WEST, IRELAND):
-            (one,) = self.copies(home, region)
-            found[region] = one["ImageId"]
+            (copy,) = self.copies(home, region)
+            found[region] = copy["ImageId"]
         return found
 
     def lacks(self, region: str, ami: str, *, by_name: bool = True) -> str:
-        """What somebody who is led to the image would complain about."""
+        """Return the first defect of a published image: "is missing", "is pending", …; "" if it has none."""
         found = self.aws("ec2", region).describe_images(Filters=[{"Name": "image-id", "Values": [ami]}])
         if not found["Images"]:
             return "is missing"
@@ -134,7 +134,8 @@ class AmiAccount:
             ImageId=ami, Attribute="launchPermission"
         )
         wanted = [{"UserId": OTHER_ACCOUNT}, {"OrganizationArn": ORGANIZATION}]
-        return "" if all(one in attribute["LaunchPermissions"] for one in wanted) else "is not shared"
+        permissions = attribute["LaunchPermissions"]
+        return "" if all(permission in permissions for permission in wanted) else "is not shared"
 
     def tags_of(self, region: str, ami: str) -> dict[str, str]:
         return tags_of(self.aws.describe(ami, region))

@@ -1,4 +1,4 @@
-"""A small factory repository for tests: real files, real loaders, nothing that needs a network."""
+"""A small factory repository for tests, with real files and loaders but without network access."""
 
 import textwrap
 from dataclasses import dataclass
@@ -85,16 +85,16 @@ FILES = {
 }
 
 
-# What a target of kind ami says besides.
+# Additional keys of a target of kind ami.
 AMI = '[ami]\nbuild_on = { x86_64 = "m7i.large" }\nvolume_gib = 8\nminutes = 5\n'
 
 
 def flavour(system: str, stack: str, name: str = "plain") -> str:
-    """A flavour in the file of a target."""
+    """Return the TOML of a flavour for a target's file."""
     return f'[flavours."{name}"]\nsummary = "a flavour"\nsystem = "{system}"\nstack = "{stack}"\n'
 
 
-# What stands in the lock of a test for things that it never downloads.
+# Made-up lock entries for inputs that tests never download.
 MADE_UP: dict[str, dict[str, str | int]] = {
     "ami": {"id": "ami-0123456789abcdef0", "name": "base", "owner": "1", "created": "2026-01-01"},
     "archive": {"sha256": "a" * 64, "size": 1},
@@ -109,7 +109,7 @@ def _entry(**values: str | int) -> lock.Entry:
 
 
 def knowledge_of(root: Path) -> Knowledge:
-    """The catalog below `root` with its rules."""
+    """Load the catalog below `root` with its rules."""
     return load(root, catalog.load(root))
 
 
@@ -140,7 +140,7 @@ class Repository:
         return catalog.load(self.root)
 
     def relock(self) -> None:
-        """Locks what the targets want: Python locks as they are, suites as in the product's own lock."""
+        """Lock all inputs: requirements by their content, others as in the real lock file or made up."""
         real = lock.read(Path(__file__).parents[2])
         entries = {}
         for want in lock.all_wants(self.load()):

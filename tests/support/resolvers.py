@@ -1,4 +1,4 @@
-"""A world of downloads for tests of the lock: what sources hold, and which of them can be asked."""
+"""A fake resolver for tests of the lock, with chosen answers and errors for each source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,14 +10,14 @@ _SHAPES = {"sha256": "{:064x}", "commit": "{:040x}", "digest": "sha256:{:064x}",
 
 
 def entry(want: Want, number: int, *, verified: bool = True) -> Entry:
-    """An entry of the kind of `want`, another one for another number."""
+    """Return an entry for `want` whose value is derived from `number`."""
     first = FIELDS[want.kind][0]
     return Entry(values={first: _SHAPES[first].format(number)}, verified=verified)
 
 
 @dataclass
 class World:
-    """Answers for what it holds; what it holds as an error is raised."""
+    """Fake resolver that returns the entries in `holds`, or raises the errors in it."""
 
     holds: Mapping[Want, Entry | FactoryError]
     note: str = ""

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback whose every answer a test decides."""
+"""An HTTP server on loopback with answers chosen by the test."""
 
 import http.server
 import ssl
@@ -19,7 +19,7 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Stub:
-    """`answer` gives status, headers and body; `asked` are the requests so far."""
+    """A stub server: `answer` returns status, headers and body; `asked` records the requests."""
 
     answer: Callable[[Asked], tuple[int, dict[str, str], bytes]]
     asked: list[Asked] = field(default_factory=list)
@@ -54,7 +54,7 @@ def serving(stub: Stub, context: ssl.SSLContext | None = None) -> Iterator[Stub]
         do_HEAD = do_POST = do_PUT = do_CONNECT = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Silent."""
+            """Log nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if context is not None:
@@ -70,13 +70,13 @@ def serving(stub: Stub, context: ssl.SSLContext | None = None) -> Iterator[Stub]
 
 @contextmanager
 def stub_servers() -> Iterator[Serve]:
-    """A function that starts servers, all of which end with the block."""
+    """Yield a function that starts stub servers; stop all of them at the end of the block."""
     with ExitStack() as stack:
         yield lambda stub, context=None: stack.enter_context(serving(stub, context))
 
 
 class Pauses(threading.Event):
-    """An event for `cancelled` whose waits take no time; `taken` are the seconds that were asked for."""
+    """A replacement for the `cancelled` event whose waits return at once; `taken` records their timeouts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A proxy on loopback that takes CONNECT for any host and leads it all to one server."""
+"""A proxy on loopback that accepts CONNECT for any host and forwards all connections to a single server."""
 
 import selectors
 import socket
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class Tunnel:
-    """`asked` are the hosts, with ports, that were asked for; `logins` what was shown to the proxy."""
+    """The running proxy, which records requested host:port pairs and Proxy-Authorization headers."""
 
     url: str
     asked: list[str] = field(default_factory=list)
@@ -45,11 +45,11 @@ def tunnel_to(host: str) -> Iterator[Tunnel]:
             server.shutdown()
 
 
-def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Pass bytes both ways until either side is done."""
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Copy bytes in both directions until either side closes its connection."""
     with selectors.DefaultSelector() as selector:
-        selector.register(one, selectors.EVENT_READ, other)
-        selector.register(other, selectors.EVENT_READ, one)
+        selector.register(client, selectors.EVENT_READ, server)
+        selector.register(server, selectors.EVENT_READ, client)
         while True:
             for key, _ in selector.select():
                 assert isinstance(key.fileobj, socket.socket)

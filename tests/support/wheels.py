@@ -1,4 +1,4 @@
-"""A Python package for tests, made on the spot."""
+"""Generate a small Python package for tests."""
 
 import hashlib
 import zipfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_wheel(folder: Path) -> str:
-    """A tiny package; returns the sha256 of its wheel."""
+    """Write the wheel of a tiny package; return its sha256."""
     folder.mkdir()
     wheel = folder / "greet-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

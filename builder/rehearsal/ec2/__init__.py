@@ -1,1 +1,1 @@
-"""EC2 and Systems Manager as the rehearsal serves them."""
+"""The rehearsal's EC2 and Systems Manager."""

@@ -1,4 +1,4 @@
-"""EC2's requests and answers where moto has none, or loses a part of them."""
+"""EC2 actions that moto lacks, or whose parameters moto ignores."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,12 +16,12 @@ _ATTRIBUTES = {"description": "Description", "imdsSupport": "ImdsSupport"}
 
 
 class Actions(EC2Response):
-    """One request to EC2."""
+    """A request to EC2."""
 
     def call_action(self) -> Any:
-        """Whatever goes wrong is answered as EC2 would, so that clients understand it.
+        """Answer errors in EC2's format.
 
-        What fails on this host fails again: its code is one that nobody repeats a request for.
+        Errors of this host get a code that clients do not retry, because a retry would fail again.
         """
         try:
             return super().call_action()
@@ -43,7 +43,7 @@ class Actions(EC2Response):
         answer = act(ami_id)
         return ActionResult({"Return": True if answer is None else answer})
 
-    # Making and ending.
+    # Creating and deregistering.
 
     def create_image(self) -> ActionResult:
         self.error_on_dryrun()
@@ -81,7 +81,7 @@ class Actions(EC2Response):
     def register_image(self) -> ActionResult:
         self.error_on_dryrun()
         device = self._get_param("RootDeviceName") or "/dev/sda1"
-        mappings = {one["DeviceName"]: one for one in self._get_param("BlockDeviceMappings", [])}
+        mappings = {disk["DeviceName"]: disk for disk in self._get_param("BlockDeviceMappings", [])}
         image = self.ec2_backend.register_image(
             self._get_param("Name"),
             self._get_param("Description", ""),
@@ -109,19 +109,19 @@ class Actions(EC2Response):
         return ActionResult(result)
 
     def _parse_block_device_mapping(self) -> list[dict[str, Any]]:
-        """Leaves out what the request leaves out: the AMI says whether a disk ends with its instance."""
+        """Drop moto's defaults for fields that the request leaves out; the AMI's values apply instead."""
         parsed = super()._parse_block_device_mapping()
-        asked = {one["DeviceName"]: one for one in self._get_param("BlockDeviceMappings", [])}
+        asked = {disk["DeviceName"]: disk for disk in self._get_param("BlockDeviceMappings", [])}
         for mapping in parsed:
-            said = asked[mapping["DeviceName"]].get("Ebs", {})
+            requested = asked[mapping["DeviceName"]].get("Ebs", {})
             for key in ("DeleteOnTermination", "Encrypted"):
-                if key not in said:
+                if key not in requested:
                     mapping.get("Ebs", {}).pop(key, None)
         return parsed
 
     @staticmethod
     def _validate_block_device_mapping(device_mapping: dict[str, Any]) -> None:
-        """A disk of the AMI needs no size in the request; which those are is not known here."""
+        """Validate a disk with a size of 1 GiB if it has none, because disks of the AMI need no size."""
         if ebs := device_mapping.get("Ebs"):
             device_mapping = {**device_mapping, "Ebs": {"VolumeSize": 1, **ebs}}
         InstanceResponse._validate_block_device_mapping(device_mapping)
@@ -140,7 +140,7 @@ class Actions(EC2Response):
         return ActionResult({"Images": images})
 
     def describe_image_attribute(self) -> ActionResult:
-        """moto has no time of the last launch and no protection."""
+        """Answer for attributes that moto does not have, such as the time of the last launch."""
         ami_id, attribute = self._get_param("ImageId"), self._get_param("Attribute")
         fields = {
             "lastLaunchedTime": ("LastLaunchedTime", "last_launched_time"),
@@ -179,7 +179,7 @@ class Actions(EC2Response):
     def disable_image_deregistration_protection(self) -> ActionResult:
         return self._on_image(self.ec2_backend.unprotect)
 
-    # What makes the first start faster.
+    # Fast snapshot restore and fast launch.
 
     def enable_fast_snapshot_restores(self) -> ActionResult:
         return self._fast_restores("enabling", "enabled")
@@ -187,14 +187,14 @@ class Actions(EC2Response):
     def disable_fast_snapshot_restores(self) -> ActionResult:
         return self._fast_restores("disabling", "disabled")
 
-    def _fast_restores(self, state: str, settled: str) -> ActionResult:
+    def _fast_restores(self, state: str, final_state: str) -> ActionResult:
         zones = self._get_param("AvailabilityZones") or []
         snapshots = self._get_param("SourceSnapshotIds") or []
         self.error_on_dryrun()
         done, failed = [], []
         for snapshot in snapshots:
             for zone in zones:
-                if error := self.ec2_backend.set_fast_restore(snapshot, zone, settled):
+                if error := self.ec2_backend.set_fast_restore(snapshot, zone, final_state):
                     item = {"AvailabilityZone": zone, "Error": error}
                     failed.append({"SnapshotId": snapshot, "FastSnapshotRestoreStateErrors": [item]})
                 else:
@@ -209,7 +209,7 @@ class Actions(EC2Response):
             for (snapshot, zone), state in self.ec2_backend.fast_restores.items()
         ]
         for name, values in filters.items():
-            found = [one for one in found if name not in fields or one[fields[name]] in values]
+            found = [restore for restore in found if name not in fields or restore[fields[name]] in values]
         return ActionResult({"FastSnapshotRestores": found})
 
     def _fast_restore(self, snapshot: str, zone: str, state: str) -> dict[str, Any]:
@@ -223,7 +223,7 @@ class Actions(EC2Response):
         }
 
     def enable_fast_launch(self) -> ActionResult:
-        """EC2 has it for Windows alone, and so there is never one to describe."""
+        """Refuse fast launch, which EC2 offers for Windows AMIs only."""
         ami_id = self._get_param("ImageId")
         self.error_on_dryrun()
         self.ec2_backend.own_image(ami_id)
@@ -240,5 +240,5 @@ def _change(image: Image, attribute: str, value: str | None) -> None:
         image.description = value or ""
     elif value == "v2.0":
         image.imds_support = value
-    else:  # there is no way back to an AMI that does not ask for tokens
+    else:  # as in EC2, an AMI that requires tokens cannot be changed back
         raise EC2ClientError("InvalidParameterValue", f"Value ({value}) for parameter imdsSupport is invalid")

@@ -1,4 +1,4 @@
-"""moto with all of the rehearsal's parts in place, served on loopback; the one module that starts it."""
+"""Serve moto on loopback, with the rehearsal's classes in place of moto's."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -31,15 +31,15 @@ class Served:
     registries: Registries
 
 
-# What stands in the place of moto's own while a rehearsal is served. These are moto's private
-# names; the contract test of the rehearsal says what they must look like.
+# Attributes of moto that are replaced while a rehearsal is served. They are private to moto;
+# the rehearsal's contract test checks their signatures.
 REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (ec2_backends, "backend", Cloud),
     (ecr_backends, "backend", RehearsedEcr),
     (ssm_backends, "backend", Parameters),
     (moto.ec2.urls, "url_paths", {"{0}/": Actions.dispatch}),
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
-    # A name in a domain of AWS for an address of this host would be looked up there.
+    # Clients would resolve a DNS name of AWS at AWS, not to an address of this host.
     (Instance, "public_dns_name", property(lambda _: None)),
 )
 _WORKERS = 8
@@ -54,7 +54,7 @@ def serve(
     folder: Path,
     pending_s: float = 0.0,
 ) -> Iterator[Served]:
-    """One rehearsed account, the only one of this process; `machines` are what systems start from."""
+    """Serve a rehearsed account, at most one per process; `machines` maps systems to machine images."""
     settings = {
         "MOTO_ACCOUNT_ID": account.id,
         "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # 1,300 images per region
@@ -63,9 +63,9 @@ def serve(
         stack.enter_context(_environment(settings))
         for owner, name, value in REPLACED:
             stack.enter_context(_replaced(owner, name, value))
-        stack.callback(_forget)
+        stack.callback(_clear_backends)
         Cloud.account = Parameters.account = account
-        Cloud.metal, Cloud.machines, Cloud.pending_s = hosts, machines, pending_s
+        Cloud.instances_backend, Cloud.machines, Cloud.pending_s = hosts, machines, pending_s
         Cloud.workers = stack.enter_context(ThreadPoolExecutor(_WORKERS, thread_name_prefix="disk"))
         registries = RehearsedEcr.registries = stack.enter_context(Registries(folder, account.id))
         for region in account.regions:
@@ -77,8 +77,8 @@ def serve(
         yield Served(endpoint=f"http://{host}:{port}", registries=registries)
 
 
-def _forget() -> None:
-    """Drop moto's objects without its own reset, which would end the instances one by one."""
+def _clear_backends() -> None:
+    """Delete moto's objects without moto's reset, which would terminate the instances one by one."""
     for service in BackendDict._instances:  # type: ignore[misc]
         service.clear()
     BackendDict._instances.clear()  # type: ignore[misc]
@@ -115,7 +115,7 @@ def _regions() -> Iterator[Cloud]:
 
 
 def status() -> dict[str, Any]:
-    """What the account has, as a person would want to see it."""
+    """Return the instances, images and snapshots of the account, for `builder rehearse status`."""
     rows: dict[str, list[dict[str, str]]] = {"instances": [], "images": [], "snapshots": []}
     for backend in _regions():
         region = backend.region_name
@@ -130,14 +130,14 @@ def status() -> dict[str, Any]:
             {"id": image.id, "region": region, "state": image.state, "name": str(image.name)} for image in own
         ]
         rows["snapshots"] += [
-            {"id": one.id, "region": region, "state": one.status, "name": one.description}
-            for one in backend.snapshots.values()
-            if one.owner_id == backend.account_id
+            {"id": snapshot.id, "region": region, "state": snapshot.status, "name": snapshot.description}
+            for snapshot in backend.snapshots.values()
+            if snapshot.owner_id == backend.account_id
         ]
     return rows
 
 
 def set_pending(seconds: float) -> float:
-    """From now on new AMIs are pending for so long at least."""
+    """Keep AMIs that are created from now on in state "pending" for at least so many seconds."""
     Cloud.pending_s = seconds
     return seconds

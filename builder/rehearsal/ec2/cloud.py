@@ -1,7 +1,7 @@
-"""EC2 of a rehearsal: moto's, whose instances are machines on this host and whose AMIs are their disks.
+"""The rehearsal's EC2: moto's, with containers on this host as instances.
 
-Owns what happens to an instance between RunInstances and TerminateInstances, and that it has no address but
-those of this host.
+Owns the life of an instance from RunInstances to TerminateInstances, and ensures that instances have loopback
+addresses only.
 """
 
 import threading
@@ -19,16 +19,16 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceState, MetadataOptions, Reservation
 from moto.ssm.models import ssm_backends
 
-from builder.rehearsal.addresses import NOWHERE, require_loopback
+from builder.rehearsal.addresses import UNASSIGNED, require_loopback
 from builder.rehearsal.ec2 import metadata, userdata
 from builder.rehearsal.ec2.hosts import Launch
 from builder.rehearsal.ec2.images import Image, ImageBackend
 from builder.rehearsal.ec2.seeds import Account
 
-_NO_TOKEN = "ABCDE"  # noqa: S105 (what moto puts in where a request has no client token)
+_NO_TOKEN = "ABCDE"  # noqa: S105 (moto's placeholder for requests without a client token)
 _BY_PARAMETER = "resolve:ssm:"
 _USER_DATA_LIMIT = 16384
-# The arguments of ModifyInstanceMetadataOptions that are not named as what they set.
+# Options of the metadata service whose argument of ModifyInstanceMetadataOptions has another name.
 _OPTIONS = {
     "http_protocol_ipv6": "http_protocol",
     "http_put_response_hop_limit": "hop_limit",
@@ -37,7 +37,7 @@ _OPTIONS = {
 
 
 class Cloud(ImageBackend):
-    """One region of one account."""
+    """EC2 in one region of the account."""
 
     __module__ = "moto.ec2.models"
 
@@ -49,19 +49,19 @@ class Cloud(ImageBackend):
         self.answered: dict[tuple[str, str], tuple[object, Any]] = {}
         self.token_locks: dict[str, threading.Lock] = {}
         for seed in self.account.seeds:
-            image = self.plant(seed, self.account.created)
+            image = self.seed_image(seed, self.account.created)
             if seed.starts and seed.system in self.machines:
-                self.metal.adopt(image.ebs_snapshot.id, self.machines[seed.system])
+                self.instances_backend.tag_snapshot(image.ebs_snapshot.id, self.machines[seed.system])
 
     def reset(self) -> None:
-        """What moto's own reset forgets would go on running here."""
+        """Remove the machines of instances before moto drops its objects."""
         for instance in self.all_instances():
             if instance.state != "terminated":
-                self.metal.remove(instance.id)
+                self.instances_backend.remove(instance.id)
         super().reset()
 
     def once(self, operation: str, token: str | None, request: object, make: Callable[[], Any]) -> Any:
-        """A client token has one answer; who repeats a request while it is being made waits for that."""
+        """Execute a request with a client token once; give repeated requests the same answer."""
         if not token or token == _NO_TOKEN:
             return make()
         key = (operation, token)
@@ -82,18 +82,18 @@ class Cloud(ImageBackend):
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
     ) -> Reservation:
         request = (image_id, count, kwargs.get("instance_type"), kwargs.get("key_name"), str(user_data))
-        made: Reservation = self.once(
+        reservation: Reservation = self.once(
             "RunInstances",
             kwargs.get("client_token"),
             request,
             lambda: self._run(image_id, count, user_data, security_group_names, **kwargs),
         )
-        return made
+        return reservation
 
     def _run(
         self, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
     ) -> Reservation:
-        image = self._launchable(self._resolved(image_id))
+        image = self._launchable_image(self._resolve_parameter(image_id))
         _check_type(image, str(kwargs.get("instance_type")))
         if (name := kwargs.get("key_name")) and name not in self.key_pairs:
             raise InvalidKeyPairNameError(name)
@@ -112,7 +112,7 @@ class Cloud(ImageBackend):
         image.last_launched_time = f"{reservation.instances[0].launch_time:%Y-%m-%dT%H:%M:%S}.000Z"
         return reservation
 
-    def _resolved(self, image_id: str) -> str:
+    def _resolve_parameter(self, image_id: str) -> str:
         if not image_id.startswith(_BY_PARAMETER):
             return image_id
         name = image_id.removeprefix(_BY_PARAMETER)
@@ -121,7 +121,7 @@ class Cloud(ImageBackend):
             raise EC2ClientError("InvalidParameterValue", f"SSM parameter {name} could not be resolved")
         return str(versions[name][-1].value)
 
-    def _launchable(self, image_id: str) -> Image:
+    def _launchable_image(self, image_id: str) -> Image:
         image = self.amis.get(image_id)
         if not isinstance(image, Image):
             raise (
@@ -131,19 +131,19 @@ class Cloud(ImageBackend):
             )
         if image.state != "available":
             raise EC2ClientError("InvalidAMIID.Unavailable", f"The image ID '{image_id}' is {image.state}")
-        if not self.metal.can_start(image.ebs_snapshot.id):
+        if not self.instances_backend.can_start(image.ebs_snapshot.id):
             raise EC2ClientError(
                 "Unsupported",
-                f"The rehearsal knows {image.name} and has no machine for it: it starts only systems "
-                "that are made from an archive on this host",
+                f"The rehearsal has no machine image for {image.name}: it starts only systems that can be "
+                "bootstrapped on this host",
             )
         return image
 
     def _boot(self, instance: Instance, image: Image, script: str) -> None:
         key = metadata.key_pair(self, instance)
-        address = require_loopback(self.metal.take_address())
+        address = require_loopback(self.instances_backend.take_address())
         _give_address(instance, address)
-        self.metal.launch(
+        self.instances_backend.launch(
             Launch(
                 instance=instance.id,
                 snapshot=image.ebs_snapshot.id,
@@ -156,81 +156,83 @@ class Cloud(ImageBackend):
         )
 
     def create_network_interface(self, *args: Any, **kwargs: Any) -> NetworkInterface:
-        """Without an address of moto's, because those that it takes for public belong to somebody."""
-        made = super().create_network_interface(*args, **kwargs)
-        made.wants_public_ip = str(made.public_ip_auto_assign).lower() == "true"  # type: ignore[attr-defined]
-        made.public_ip_auto_assign = False
-        made.public_ip = None
-        _set_private(made, NOWHERE)
-        return made
+        """Create an interface without moto's addresses, whose public ones belong to real hosts."""
+        nic = super().create_network_interface(*args, **kwargs)
+        nic.wants_public_ip = str(nic.public_ip_auto_assign).lower() == "true"  # type: ignore[attr-defined]
+        nic.public_ip_auto_assign = False
+        nic.public_ip = None
+        _set_private(nic, UNASSIGNED)
+        return nic
 
-    # Between start and end.
+    # Stopping, starting, terminating.
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
-        running = [one for one in self.get_multi_instances_by_id(instance_ids) if one.state == "running"]
-        if not any(one.disable_api_stop for one in running):
+        instances = self.get_multi_instances_by_id(instance_ids)
+        running = [instance for instance in instances if instance.state == "running"]
+        if not any(instance.disable_api_stop for instance in running):
             for instance in running:
-                self.metal.stop(instance.id)
+                self.instances_backend.stop(instance.id)
         return super().stop_instances(instance_ids)
 
     def start_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         for instance in self.get_multi_instances_by_id(instance_ids):
             _require_state(instance, "running", "stopped")
             if instance.state == "stopped":
-                self.metal.start(instance.id, str(instance.private_ip_address))
+                self.instances_backend.start(instance.id, str(instance.private_ip_address))
         return super().start_instances(instance_ids)
 
     def reboot_instances(self, instance_ids: list[str]) -> list[Instance]:
         for instance in self.get_multi_instances_by_id(instance_ids):
             _require_state(instance, "running")
-            self.metal.reboot(instance.id, str(instance.private_ip_address))
+            self.instances_backend.reboot(instance.id, str(instance.private_ip_address))
         return super().reboot_instances(instance_ids)
 
     def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
-        living = [one for one in self.get_multi_instances_by_id(instance_ids) if one.state != "terminated"]
+        instances = self.get_multi_instances_by_id(instance_ids)
+        living = [instance for instance in instances if instance.state != "terminated"]
         ended = super().terminate_instances(instance_ids)
         for instance in living:
-            self.metal.remove(instance.id)
-            self.metal.release_address(str(instance.private_ip_address))
+            self.instances_backend.remove(instance.id)
+            self.instances_backend.release_address(str(instance.private_ip_address))
         return ended
 
-    # What the metadata service tells.
+    # Metadata service.
 
     def modify_instance_metadata_options(
         self, instance_id: str, *args: Any, **kwargs: Any
     ) -> MetadataOptions:
-        """What a request leaves out stays as it was."""
+        """Change the options in the request and keep all others, which moto would reset."""
         before = vars(self.get_instance(instance_id).metadata_options)
         options = super().modify_instance_metadata_options(instance_id, *args, **kwargs)
         for field, value in before.items():
             if kwargs.get(_OPTIONS.get(field, field)) is None:
                 setattr(options, field, value)
-        self._tell(instance_id)
+        self._update_metadata(instance_id)
         return options
 
     def associate_iam_instance_profile(self, instance_id: str, *args: Any, **kwargs: Any) -> Any:
-        made = super().associate_iam_instance_profile(instance_id, *args, **kwargs)
-        self._tell(instance_id)
-        return made
+        association = super().associate_iam_instance_profile(instance_id, *args, **kwargs)
+        self._update_metadata(instance_id)
+        return association
 
     def create_tags(self, resource_ids: list[str], tags: dict[str, str]) -> bool:
         done = super().create_tags(resource_ids, tags)
         for name in resource_ids:
-            self._tell(name, only_tags=True)
+            self._update_metadata(name, only_tags=True)
         return done
 
     def delete_tags(self, resource_ids: list[str], tags: dict[str, str]) -> bool:
         done = super().delete_tags(resource_ids, tags)
         for name in resource_ids:
-            self._tell(name, only_tags=True)
+            self._update_metadata(name, only_tags=True)
         return done
 
-    def _tell(self, instance_id: str, *, only_tags: bool = False) -> None:
+    def _update_metadata(self, instance_id: str, *, only_tags: bool = False) -> None:
         found = self.get_instance_by_id(instance_id) if instance_id.startswith("i-") else None
-        if found is None or found.state == "terminated" or found.private_ip_address == NOWHERE:
+        if found is None or found.state == "terminated" or found.private_ip_address == UNASSIGNED:
             return
         if not only_tags or found.metadata_options.instance_metadata_tags == "enabled":
-            self.metal.tell(instance_id, metadata.describe(self, found))
+            self.instances_backend.update_metadata(instance_id, metadata.describe(self, found))
 
 
 def _first_boot(user_data: bytes) -> str:
@@ -260,7 +262,7 @@ def _check_type(image: Image, instance_type: str) -> None:
 
 
 def _disks(image: Image, asked: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The disks of an instance: the AMI's, changed by what the request says."""
+    """Return the disks of an instance: those of the AMI, overridden by the request."""
     snapshot = image.ebs_snapshot
     root = {
         "DeviceName": image.root_device_name,
@@ -279,9 +281,9 @@ def _disks(image: Image, asked: Sequence[dict[str, Any]] | None) -> list[dict[st
             disks.pop(disk["DeviceName"], None)
             continue
         before = disks.get(disk["DeviceName"], {}).get("Ebs", {})
-        said = {key: value for key, value in disk["Ebs"].items() if value is not None}
-        ebs = {**before, **said}
-        ebs["Encrypted"] = bool(before.get("Encrypted") or said.get("Encrypted"))
+        requested = {key: value for key, value in disk["Ebs"].items() if value is not None}
+        ebs = {**before, **requested}
+        ebs["Encrypted"] = bool(before.get("Encrypted") or requested.get("Encrypted"))
         disks[disk["DeviceName"]] = {**disk, "Ebs": ebs}
     return list(disks.values())
 

@@ -1,8 +1,8 @@
-"""Instances as containers: systemd machines with an address of their own, their disks as images.
+"""Run instances as containers with systemd and an address of their own, and keep snapshots as images.
 
-Each instance is a pair. The network container holds the address and the metadata service, as a network
-interface outlives the machine that it is plugged into; the machine joins its network, and is stopped, started
-and captured. Knows nothing of moto; what is where is read from the engine's labels and names alone.
+Each instance is a pair of containers. The network container holds the address and the metadata service,
+because both survive a stop of the instance; the machine container joins its network. Knows nothing about
+moto; all state is in the engine's names and labels.
 """
 
 import io
@@ -24,13 +24,13 @@ from builder.rehearsal.ec2 import imds, machine
 from builder.wait import until
 
 _REPOSITORY = "factory-rehearsal"
-_BOOT_S, _STOP_S = 25.0, 25  # together within the 60 s that clients wait for an answer
+_BOOT_S, _STOP_S = 25.0, 25  # together less than the clients' timeout of 60 s
 _LOGIN_UID = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """What a new instance starts with; `address` is one that the same hosts handed out."""
+    """Parameters of a new instance; `address` comes from `Hosts.take_address`."""
 
     instance: str
     snapshot: str
@@ -42,27 +42,27 @@ class Launch:
 
 
 class Hosts(Protocol):
-    """What the rehearsed cloud asks of whoever runs its instances."""
+    """Backend that runs the instances of the rehearsed EC2."""
 
     ssh_port: int
 
     def take_address(self) -> str: ...
     def release_address(self, address: str) -> None: ...
-    def adopt(self, snapshot: str, image: str) -> None: ...
+    def tag_snapshot(self, snapshot: str, image: str) -> None: ...
     def can_start(self, snapshot: str) -> bool: ...
     def launch(self, launch: Launch) -> None: ...
     def stop(self, instance: str) -> None: ...
     def start(self, instance: str, address: str) -> None: ...
     def reboot(self, instance: str, address: str) -> None: ...
     def remove(self, instance: str) -> None: ...
-    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None: ...
+    def update_metadata(self, instance: str, metadata: Mapping[str, Any]) -> None: ...
     def capture(self, instance: str, snapshot: str) -> None: ...
     def copy(self, source: str, snapshot: str) -> None: ...
-    def forget(self, snapshot: str) -> None: ...
+    def delete_snapshot(self, snapshot: str) -> None: ...
 
 
 class EngineHosts:
-    """Hosts on this machine's engine. `session` names all that belongs to one rehearsal."""
+    """Backend that runs instances in the local engine; `session` marks the objects of one rehearsal."""
 
     def __init__(self, *, engine: Engine, session: str, ssh_port: int, network_image: str) -> None:
         self.ssh_port = ssh_port
@@ -72,16 +72,15 @@ class EngineHosts:
         self._addresses = Addresses(ssh_port)
         self._locks: dict[str, threading.Lock] = {}
 
-    def _alone(self, instance: str) -> threading.Lock:
-        """One thing at a time with one instance."""
+    def _lock_of(self, instance: str) -> threading.Lock:
         return self._locks.setdefault(instance, threading.Lock())
 
     def take_address(self) -> str:
         """Take an address that no machine of any rehearsal has, running or stopped."""
-        given = {
-            one["Labels"][f"{REHEARSAL_LABEL}.address"] for one in self._engine.containers(REHEARSAL_LABEL)
-        }
-        return self._addresses.take(given)
+        containers = self._engine.containers(REHEARSAL_LABEL)
+        return self._addresses.take(
+            {container["Labels"][f"{REHEARSAL_LABEL}.address"] for container in containers}
+        )
 
     def release_address(self, address: str) -> None:
         self._addresses.release(address)
@@ -91,8 +90,8 @@ class EngineHosts:
     def _reference(self, snapshot: str) -> str:
         return f"{_REPOSITORY}/{self._session}:{snapshot}"
 
-    def adopt(self, snapshot: str, image: str) -> None:
-        """Makes an image of the engine the content of a snapshot."""
+    def tag_snapshot(self, snapshot: str, image: str) -> None:
+        """Tag an image of the engine as the content of a snapshot."""
         self._engine.tag(image, f"{_REPOSITORY}/{self._session}", snapshot)
 
     def can_start(self, snapshot: str) -> bool:
@@ -100,13 +99,13 @@ class EngineHosts:
 
     def copy(self, source: str, snapshot: str) -> None:
         if found := self._engine.inspect_image(self._reference(source)):
-            self.adopt(snapshot, str(found["Id"]))
+            self.tag_snapshot(snapshot, str(found["Id"]))
 
-    def forget(self, snapshot: str) -> None:
+    def delete_snapshot(self, snapshot: str) -> None:
         self._engine.remove_image(self._reference(snapshot))
 
     def capture(self, instance: str, snapshot: str) -> None:
-        with self._alone(instance):
+        with self._lock_of(instance):
             self._engine.commit(
                 self._machine(instance), repository=f"{_REPOSITORY}/{self._session}", tag=snapshot
             )
@@ -114,7 +113,7 @@ class EngineHosts:
     # Instances.
 
     def launch(self, launch: Launch) -> None:
-        with self._alone(launch.instance):
+        with self._lock_of(launch.instance):
             try:
                 self._make_network(launch)
                 self._make_machine(launch)
@@ -144,7 +143,7 @@ class EngineHosts:
             ports={"22/tcp": (launch.address, self.ssh_port)},
             # The link-local address of the metadata service; it exists in this network alone.
             cap_add=["NET_ADMIN"],
-            stop_signal="SIGKILL",  # it has nothing to finish, and as process 1 it would not hear another
+            stop_signal="SIGKILL",  # process 1 ignores other signals, and there is nothing to clean up
         )
         metadata = json.dumps(launch.metadata).encode()
         self._engine.put(created, "/", _packed({"imds.py": script, "imds.json": metadata}))
@@ -158,7 +157,7 @@ class EngineHosts:
             labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "machine"},
             network=f"container:{network}",
             name=self._name(launch.instance, "machine"),
-            # A reboot from inside ends the container, like a power-off; only the former is of use here.
+            # A reboot from inside ends the container; this policy starts it again.
             restart_policy={"Name": "always"},
         )
         if launch.public_key:
@@ -169,11 +168,11 @@ class EngineHosts:
         self._engine.execute_detached(self._machine(launch.instance), ["/bin/sh", "-c", launch.script])
 
     def stop(self, instance: str) -> None:
-        with self._alone(instance):
+        with self._lock_of(instance):
             self._engine.stop(self._machine(instance), grace_s=_STOP_S)
 
     def start(self, instance: str, address: str) -> None:
-        with self._alone(instance):
+        with self._lock_of(instance):
             self._engine.start(self._machine(instance))
             self._wait_for_ssh(instance, address)
 
@@ -182,14 +181,14 @@ class EngineHosts:
         self.start(instance, address)
 
     def remove(self, instance: str) -> None:
-        with self._alone(instance):  # a capture that is under way is finished first
+        with self._lock_of(instance):  # wait for a capture in progress
             self._remove_pair(instance)
 
     def _remove_pair(self, instance: str) -> None:
         for part in ("machine", "network"):
             self._engine.remove_container(self._name(instance, part))
 
-    def tell(self, instance: str, metadata: Mapping[str, Any]) -> None:
+    def update_metadata(self, instance: str, metadata: Mapping[str, Any]) -> None:
         network = self._name(instance, "network")
         self._engine.put(network, "/", _packed({"imds.json": json.dumps(metadata).encode()}))
 
@@ -200,27 +199,27 @@ class EngineHosts:
         return self._name(instance, "machine")
 
     def _wait_for_ssh(self, instance: str, address: str) -> None:
-        """Returns when the machine answers, or when it is clear that it takes longer: then who calls waits.
+        """Wait until SSH answers or the timeout is over; raise BuildError if the machine has ended.
 
-        An error only if the machine has not stayed up at all.
+        A timeout is no error: clients of EC2 wait for SSH themselves.
         """
 
-        def settled() -> bool:
+        def has_ended_or_answers() -> bool:
             return not self._is_up(instance) or _has_banner(address, self.ssh_port)
 
-        until(settled, timeout_s=_BOOT_S, every_s=0.1)
+        until(has_ended_or_answers, timeout_s=_BOOT_S, every_s=0.1)
         if not self._is_up(instance):
             output = self._engine.output(self._machine(instance), lines=20)
-            raise BuildError(f"{instance} ended while it booted", hint="builder doctor", details=output)
+            raise BuildError(f"{instance} ended during boot", hint="builder doctor", details=output)
 
     def _is_up(self, instance: str) -> bool:
         found = self._engine.inspect_container(self._machine(instance))
-        # One that ends at once is started again and again.
+        # A machine that ends during boot is restarted by its policy.
         return bool(found and found["State"]["Running"] and not found["State"]["Restarting"])
 
 
 def sweep(engine: Engine, session: str) -> int:
-    """Removes all containers and images of a rehearsal from the engine; returns how many."""
+    """Remove all containers and images of a rehearsal from the engine; return their number."""
     found = engine.containers(f"{REHEARSAL_LABEL}={session}")
     found.sort(
         key=lambda container: str(container["Labels"].get(f"{REHEARSAL_LABEL}.part"))
@@ -230,9 +229,9 @@ def sweep(engine: Engine, session: str) -> int:
     repository = f"{_REPOSITORY}/{session}"
     tagged = engine.images(reference=repository)
     tags = [tag for image in tagged for tag in image.tags if tag.startswith(f"{repository}:")]
-    # What was captured when the power went has the label of its container and no tag.
-    half_made = [image.id for image in engine.labelled(f"{REHEARSAL_LABEL}={session}") if not image.tags]
-    for reference in (*tags, *half_made):
+    # An interrupted capture leaves an image with the label of its container and without a tag.
+    untagged = [image.id for image in engine.labelled(f"{REHEARSAL_LABEL}={session}") if not image.tags]
+    for reference in (*tags, *untagged):
         engine.remove_image(reference)
     return len(found) + len(tags)
 
@@ -245,7 +244,7 @@ def _has_banner(address: str, port: int) -> bool:
 
 
 def _packed(files: Mapping[str, bytes]) -> bytes:
-    """Files as a tar."""
+    """Return a tar archive of the files."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for name, data in files.items():
@@ -256,7 +255,7 @@ def _packed(files: Mapping[str, bytes]) -> bytes:
 
 
 def _authorize(engine: Engine, container: str, public_key: str) -> None:
-    """Adds a key to those of the login user; keys that an image brought along stay, as they would in EC2."""
+    """Add a public key for the login user; keep the keys that are in the image, as EC2 does."""
     uid, gid, home = _login_user(engine.read_file(container, "/etc/passwd").decode())
     path = f"{home}/.ssh/authorized_keys"
     keys = engine.read_file(container, path).decode().splitlines()
@@ -277,5 +276,6 @@ def _login_user(passwd: str) -> tuple[int, int, str]:
         if int(uid) == _LOGIN_UID:
             return int(uid), int(gid), home
     raise BuildError(
-        f"the image has no user {_LOGIN_UID} to log in as", hint="was it removed while the image was made?"
+        f"the image has no login user (uid {_LOGIN_UID})",
+        hint="find the role that removes the user from the image",
     )

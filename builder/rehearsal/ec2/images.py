@@ -1,6 +1,6 @@
-"""AMIs and their snapshots as EC2 keeps them, where moto keeps them otherwise; behind each snapshot a disk.
+"""AMIs and snapshots with the behaviour of EC2 where moto differs; each snapshot has an image in the engine.
 
-The content of an AMI belongs to its snapshot: deregistering leaves it, deleting the snapshot ends it.
+The content of an AMI belongs to its snapshot: it survives deregistering and is deleted with the snapshot.
 """
 
 import re
@@ -32,13 +32,13 @@ Tags = Iterable[Mapping[str, Any]]
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
 _COOLDOWN = timedelta(hours=24)
 _LONGEST_LIFE = timedelta(days=3653)
-# How long CreateImage waits for its disk before it answers: a small one is there at once, a client's
-# time-out is 60 s.
+# Time that CreateImage waits for the capture before it answers: enough for a small disk, less than the
+# clients' timeout of 60 s.
 CREATE_IMAGE_WAIT_S = 8.0
 
 
 class Image(Ami):
-    """An AMI; pending until its disk is there and its time has come."""
+    """An AMI; pending until its disk is captured and the minimum pending time is over."""
 
     __module__ = "moto.ec2.models.amis"  # moto derives the service from it
 
@@ -74,7 +74,7 @@ class Image(Ami):
 
     @image_location.setter
     def image_location(self, _: str | None) -> None:
-        """Follows from owner and name."""
+        """Ignore the value; the location follows from owner and name."""
 
     @property
     def block_device_mappings(self) -> list[dict[str, Any]]:
@@ -90,20 +90,20 @@ class Image(Ami):
 
 
 class ImageBackend(EC2Backend):
-    """The part of EC2 that has to do with AMIs. The class carries what one rehearsal's regions share."""
+    """EC2's operations on AMIs; class attributes are shared by all regions of the rehearsal."""
 
     __module__ = "moto.ec2.models"
 
-    metal: ClassVar[Hosts]  # moto has `hosts`, those that EC2 dedicates
+    instances_backend: ClassVar[Hosts]  # not `hosts`: moto uses that name for dedicated hosts
     naming: ClassVar[threading.Lock] = threading.Lock()
-    pending_s: ClassVar[float] = 0.0  # how long a new AMI is pending at least
+    pending_s: ClassVar[float] = 0.0  # minimum time that a new AMI stays pending
     workers: ClassVar[ThreadPoolExecutor]
 
     def __init__(self, region_name: str, account_id: str) -> None:
         self.fast_restores: dict[tuple[str, str], str] = {}
         super().__init__(region_name, account_id)
 
-    def plant(self, seed: Seed, created: str) -> Image:
+    def seed_image(self, seed: Seed, created: str) -> Image:
         image = Image(
             self,
             seed.id_in(self.region_name),
@@ -148,7 +148,7 @@ class ImageBackend(EC2Backend):
                 )
 
     def own_image(self, ami_id: str, *, state: str = "") -> Image:
-        """An AMI of this account, in that state if one is named; else the error that EC2 has for it."""
+        """Return an AMI of this account, in the given state if any; raise EC2's error otherwise."""
         if ami_id in self.deleted_amis:
             raise UnvailableAMIIdError(ami_id)
         if ami_id not in self.amis:
@@ -173,7 +173,7 @@ class ImageBackend(EC2Backend):
         if instance.state not in ("running", "stopped"):
             raise EC2ClientError(
                 "IncorrectInstanceState",
-                f"The instance '{instance_id}' is {instance.state}: no image can be made of it",
+                f"The instance '{instance_id}' is {instance.state}: cannot create an image from it",
             )
         image = self._new_image(
             name,
@@ -196,18 +196,18 @@ class ImageBackend(EC2Backend):
         return image
 
     def _capture(self, image: Image, instance: Instance, *, restart: bool) -> None:
-        with self._settled(image):
+        with self._completion(image):
             if restart:
-                self.metal.stop(instance.id)
-            self.metal.capture(instance.id, image.ebs_snapshot.id)
-        if image.ebs_snapshot.id not in self.snapshots:  # somebody gave it up meanwhile
-            self.metal.forget(image.ebs_snapshot.id)
+                self.instances_backend.stop(instance.id)
+            self.instances_backend.capture(instance.id, image.ebs_snapshot.id)
+        if image.ebs_snapshot.id not in self.snapshots:  # deleted during the capture
+            self.instances_backend.delete_snapshot(image.ebs_snapshot.id)
         if restart:
-            self.metal.start(instance.id, str(instance.private_ip_address))
+            self.instances_backend.start(instance.id, str(instance.private_ip_address))
 
     @contextmanager
-    def _settled(self, image: Image) -> Iterator[None]:
-        """The AMI is available when its disk is there, and failed if that cannot be made."""
+    def _completion(self, image: Image) -> Iterator[None]:
+        """Make the AMI available after the block, or failed if the block raises FactoryError."""
         try:
             yield
         except FactoryError as error:
@@ -218,7 +218,7 @@ class ImageBackend(EC2Backend):
         image.state, image.ebs_snapshot.status = "available", "completed"
 
     def _wait_for(self, work: "Future[None]") -> None:
-        """Who asked waits a while and no longer: clients give up when there is no answer."""
+        """Wait for a capture, but answer before the client's timeout."""
         wait([work], timeout=CREATE_IMAGE_WAIT_S)
 
     def copy_image(  # type: ignore[override]
@@ -258,8 +258,8 @@ class ImageBackend(EC2Backend):
             }
             image.add_tags(kept)
         self.tag_image(image, tag_specifications)
-        with self._settled(image):
-            self.metal.copy(before.id, snapshot.id)
+        with self._completion(image):
+            self.instances_backend.copy(before.id, snapshot.id)
         return image
 
     def register_image(  # type: ignore[override]
@@ -286,21 +286,21 @@ class ImageBackend(EC2Backend):
         return image
 
     def tag_image(self, image: Image, specifications: Tags) -> None:
-        places = {"image": image, "snapshot": image.ebs_snapshot}
+        resources = {"image": image, "snapshot": image.ebs_snapshot}
         for specification in specifications:
             kind = specification["ResourceType"]
-            if kind not in places:
+            if kind not in resources:
                 raise EC2ClientError(
                     "InvalidParameterValue",
                     f"'{kind}' is not a valid taggable resource type for this operation.",
                 )
-            places[kind].add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+            resources[kind].add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
 
     def describe_images(  # type: ignore[override]
         self, ami_ids: list[str] | None = None, *, disabled: bool = True, **selectors: Any
     ) -> list[Ami]:
-        missing = [one for one in ami_ids or () if one not in self.amis and one not in self.deleted_amis]
-        if missing and all(one.startswith("ami-") for one in missing):
+        missing = [ami for ami in ami_ids or () if ami not in self.amis and ami not in self.deleted_amis]
+        if missing and all(ami.startswith("ami-") for ami in missing):
             raise InvalidAMIIdError(missing)
         found = super().describe_images(ami_ids=ami_ids, **selectors)
         return [image for image in found if disabled or image.state != "disabled"]
@@ -320,18 +320,18 @@ class ImageBackend(EC2Backend):
             if image.ebs_snapshot.id == snapshot_id:
                 raise InvalidSnapshotInUse(snapshot_id, image.id)
         snapshot = super().delete_snapshot(snapshot_id)
-        self.metal.forget(snapshot_id)
+        self.instances_backend.delete_snapshot(snapshot_id)
         return snapshot
 
     def delete_unused(self, snapshot_id: str) -> bool:
-        """Whether nothing else needed the snapshot, so that it could go."""
+        """Delete a snapshot unless another AMI uses it; return whether it was deleted."""
         with suppress(InvalidSnapshotInUse):
             self.delete_snapshot(snapshot_id)
             return True
         return False
 
     def set_fast_restore(self, snapshot_id: str, zone: str, state: str) -> dict[str, str]:
-        """The error for it, if there is one."""
+        """Set the state of fast snapshot restore in a zone; return EC2's error, or an empty mapping."""
         if snapshot_id not in self.snapshots:
             return {"Code": "InvalidSnapshot.NotFound", "Message": f"{snapshot_id} does not exist"}
         if not zone.startswith(self.region_name):

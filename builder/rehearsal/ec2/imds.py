@@ -1,7 +1,7 @@
-"""The instance metadata service of one rehearsed instance, version 2 with its tokens.
+"""The instance metadata service (IMDSv2) of a rehearsed instance, which serves a JSON file.
 
-Runs beside the instance, in its network, at the link-local address; there it is a plain script with nothing
-but the standard library, so it imports nothing of the factory. What it answers stands in one JSON file.
+Runs as a script in the instance's network container, at the link-local address, so it must not import
+modules of the factory.
 
     python3 -I imds.py FILE [ADDRESS PORT]
 """
@@ -27,7 +27,7 @@ _SET_ADDRESS, _SET_MASK = 0x8916, 0x891C  # SIOCSIFADDR, SIOCSIFNETMASK
 
 
 class Answer(Exception):
-    """What a request ends with, if it is not a document."""
+    """Raised to answer a request with an HTTP error."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status.phrase)
@@ -78,11 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.read(self.path.split("?")[0]), {}
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it so)
-        """Silent: nobody reads it."""
+        """Log nothing."""
 
 
 class Metadata(ThreadingHTTPServer):
-    """The file holds `options` as EC2 names them, `user_data` in base64 and the tree `paths`."""
+    """Server of a metadata file with EC2's `options`, base64 `user_data` and the tree `paths`."""
 
     daemon_threads = True
 
@@ -96,7 +96,7 @@ class Metadata(ThreadingHTTPServer):
         try:
             self._last = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            if not self._last:  # being replaced this very moment; what was true before still is
+            if not self._last:  # else the file is being replaced: answer from its previous content
                 raise Answer(HTTPStatus.NOT_FOUND) from None
         return self._last
 
@@ -116,12 +116,12 @@ class Metadata(ThreadingHTTPServer):
             raise Answer(HTTPStatus.UNAUTHORIZED)
 
     def read(self, path: str) -> bytes:
-        """A leaf's text, or the names below a folder, folders with a slash at their end.
+        """Return the text of a leaf, or the list of names in a folder, with a slash after folders.
 
-        A folder may say itself what its list is, under the empty name: that of public keys is none of names.
+        A folder can override its list with an entry under the empty name, as `public-keys` does.
         """
         document = self._document()
-        parts = [part for part in path.split("/") if part][1:]  # without the version, latest or a date
+        parts = [part for part in path.split("/") if part][1:]  # without the API version
         if parts == ["user-data"]:
             if not document["user_data"]:
                 raise Answer(HTTPStatus.NOT_FOUND)
@@ -140,7 +140,7 @@ class Metadata(ThreadingHTTPServer):
 
 
 def add_link_local() -> None:
-    """Gives this network's loopback the address that only instances have; nothing outside it changes."""
+    """Add the link-local address of the metadata service to the loopback interface of this container."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for request, address in ((_SET_ADDRESS, LINK_LOCAL), (_SET_MASK, "255.255.255.255")):
             fields = struct.pack("16sHH4s8x", b"lo:imds", socket.AF_INET, 0, socket.inet_aton(address))
@@ -148,10 +148,10 @@ def add_link_local() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    file, *place = arguments
-    if not place:
+    file, *listen = arguments
+    if not listen:
         add_link_local()
-    address = (place[0], int(place[1])) if place else (LINK_LOCAL, 80)
+    address = (listen[0], int(listen[1])) if listen else (LINK_LOCAL, 80)
     with Metadata(address, Path(file)) as server:
         server.serve_forever()
 

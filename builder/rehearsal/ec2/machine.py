@@ -1,7 +1,7 @@
-"""The image of a machine as a cloud starts it: systemd, sshd, a login user, no identity yet.
+"""Build machine images, which resemble a distribution's cloud image, and create containers from them.
 
-Made from the same archive and in the same way as the base of containers, kept in the engine under the hash
-of what it is made of. Knows nothing of EC2; whoever starts it brings labels, network and keys.
+A machine image has systemd, sshd and a login user, but no host keys or machine id. It is bootstrapped like
+the base image of containers and cached in the engine under the hash of its inputs. Knows nothing about EC2.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ MACHINES = "factory-machines"  # repository of all machine images in the engine;
 INIT = "/lib/systemd/systemd"
 
 _FORMAT = 1
-# What an image of the distribution for a cloud has beyond the base of a container.
+# Packages that a distribution's cloud image has in addition to the base of a container.
 _PACKAGES = (
     *("dbus", "init", "iproute2", "kmod", "libnss-systemd", "libpam-systemd", "netbase", "openssh-server"),
     *("procps", "sudo", "systemd", "systemd-sysv", "tzdata", "udev"),
 )
-# Host keys come into being at the first boot, by cloud-init on a real machine and by this unit here.
-_SETTLE = """\
+# The unit creates the host keys at the first boot, as cloud-init does on a real machine.
+_CONFIGURE = """\
 chroot "$1" useradd --create-home --uid 1000 --user-group --shell /bin/bash '{user}'
 echo '{user} ALL=(ALL) NOPASSWD:ALL' > "$1/etc/sudoers.d/90-cloud-init-users"
 chmod 0440 "$1/etc/sudoers.d/90-cloud-init-users"
@@ -52,17 +52,18 @@ chroot "$1" systemctl --quiet set-default multi-user.target
 
 
 def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: process.OnLine) -> str:
-    """The reference of the system's machine image; made if the engine has none."""
+    """Return the reference of the system's machine image; build the image if the engine has none."""
     if system.bootstrap is None:
         raise BuildError(
-            f"system '{system.name}' has no archive to make a machine from", hint="use debian-12"
+            f"system '{system.name}' cannot be bootstrapped, so it has no machine image",
+            hint="use debian-12",
         )
     key = key_of(system)
     reference = f"{MACHINES}:{key}"
     with run.locked(f"machine-{key}"):
         if engine.inspect_image(reference) is None:
             recipe = dataclasses.replace(system.bootstrap, packages=_packages(system))
-            script = _SETTLE.format(user=login_user(system))
+            script = _CONFIGURE.format(user=login_user(system))
             machine = dataclasses.replace(system, name=f"{system.name}-machine", bootstrap=recipe)
             tar = make_root(run, machine, mirror, say=say, customize=(script,))
             engine.import_image(tar, repository=MACHINES, tag=key, changes=[f'CMD ["{INIT}"]'])
@@ -71,17 +72,23 @@ def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: proces
 
 
 def login_user(system: System) -> str:
-    """The user that the publisher of the system's images has created for SSH."""
+    """Return the login user for SSH in the images that the system's vendor publishes."""
     if system.ami is None:
-        hint = f"catalog/systems/{system.name}.toml: [ami] user"
-        raise BuildError(f"system '{system.name}' names no user for SSH", hint=hint)
+        hint = f"set user under [ami] in catalog/systems/{system.name}.toml"
+        raise BuildError(f"system '{system.name}' has no login user for SSH", hint=hint)
     return system.ami.user
 
 
 def key_of(system: System) -> str:
-    """Names the image by all that it is made of, but for the state of the archive."""
+    """Return the hash of the image's inputs, except for the state of the package archive."""
     assert system.bootstrap is not None
-    inputs = [_FORMAT, dataclasses.asdict(system.bootstrap), _packages(system), _SETTLE, login_user(system)]
+    inputs = [
+        _FORMAT,
+        dataclasses.asdict(system.bootstrap),
+        _packages(system),
+        _CONFIGURE,
+        login_user(system),
+    ]
     return digest_of(inputs)[:16]
 
 
@@ -101,10 +108,9 @@ def create(
     arguments: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """A machine that is not started yet; `arguments` are its kernel's, as far as systemd reads them.
+    """Create the container of a machine; `arguments` are kernel arguments for systemd.
 
-    It has no privilege that any other container has not: systemd needs to see the host's control groups,
-    and nothing more.
+    The container is unprivileged: systemd only needs to see the control groups of the host.
     """
     return engine.create(
         image,

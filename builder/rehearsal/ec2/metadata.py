@@ -1,4 +1,4 @@
-"""What the metadata service of an instance says, from what the rehearsed EC2 knows of the instance."""
+"""Generate the content of an instance's metadata service from the rehearsed EC2's data."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ _PARTITION_DOMAIN = "amazonaws.com"
 
 
 def describe(backend: EC2Backend, instance: Instance) -> dict[str, Any]:
-    """The file that `imds` answers from."""
+    """Return the document that `imds` serves for an instance."""
     options = instance.metadata_options
     return {
         "options": {"HttpTokens": options.http_tokens, "HttpEndpoint": options.http_endpoint},
@@ -28,7 +28,7 @@ def describe(backend: EC2Backend, instance: Instance) -> dict[str, Any]:
 
 
 def decoded(user_data: Base64EncodedString | None) -> bytes:
-    """User data as it was before it was encoded for the request."""
+    """Return the decoded user data."""
     return base64.b64decode(user_data.as_bytes()) if user_data else b""
 
 
@@ -82,7 +82,7 @@ def _interface(instance: Instance) -> dict[str, Any]:
 
 
 def _iam(profile: Any) -> dict[str, Any]:
-    """Credentials of the instance's role; they are invented and open nothing."""
+    """Return fake credentials for the instance's role."""
     role = profile.roles[0].name if profile.roles else profile.name
     now = datetime.now(UTC)
     credentials = {

@@ -1,6 +1,6 @@
-"""Systems Manager's parameters where they have to do with AMIs: public ones, and those of type aws:ec2:image.
+"""SSM parameters for AMIs: the vendors' public ones, and those of type aws:ec2:image.
 
-Like the real one it answers such a write before it has looked at the AMI, and forgets it if there is none.
+Like AWS, accepts a write of type aws:ec2:image before it validates the AMI, and discards it if there is none.
 """
 
 import re
@@ -26,13 +26,13 @@ class Parameters(SimpleSystemManagerBackend):
 
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
-        # moto's own public parameters name AMIs that this account has not.
+        # The AMIs of moto's public parameters do not exist in this account.
         self._parameters.latest_amis_loaded = self._parameters.latest_ecs_amis_loaded = True
         for seed in self.account.seeds:
             for name in seed.parameters:
-                self._parameters[name].append(self._made(name, seed.id_in(region_name), version=1))
+                self._parameters[name].append(self._new_parameter(name, seed.id_in(region_name), version=1))
 
-    def _made(self, name: str, value: str, version: int) -> Parameter:
+    def _new_parameter(self, name: str, value: str, version: int) -> Parameter:
         return Parameter(  # type: ignore[abstract]
             account_id=self.account_id,
             name=name,
@@ -63,12 +63,12 @@ class Parameters(SimpleSystemManagerBackend):
     ) -> Parameter:
         if data_type == _IMAGE_TYPE:
             if not _IMAGE_ID.fullmatch(value):
-                raise ValidationException(f"The value {value!r} of {name} is no AMI id")
+                raise ValidationException(f"The value {value!r} of {name} is not an AMI id")
             image = ec2_backends[self.account_id][self.region_name].amis.get(value)
             if image is None or image.state != "available":
                 before = self._parameters.get(name, [])
                 if before and not overwrite:
                     raise ParameterAlreadyExists
-                return self._made(name, value, version=before[-1].version + 1 if before else 1)
+                return self._new_parameter(name, value, version=before[-1].version + 1 if before else 1)
         rest = (parameter_type, allowed_pattern, keyid, overwrite, tags, data_type, tier, policies)
         return super().put_parameter(name, description, value, *rest)

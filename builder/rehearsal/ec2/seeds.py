@@ -1,7 +1,7 @@
-"""What is in a rehearsed account before anybody does anything: `catalog/rehearsal.toml` as values.
+"""Load the initial content of a rehearsed account from `catalog/rehearsal.toml`.
 
-The base AMIs of other owners with their names, devices and public parameters. Ids come from region and name,
-so they are the same in every rehearsal; nothing here asks a network or an engine.
+Contains the base AMIs of vendors with their names, devices and public parameters. AMI ids are derived from
+region and name, so they are the same in every rehearsal. Uses neither network nor engine.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _IMAGE: Shape = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seed:
-    """An AMI that somebody else owns; `starts` if there is a machine behind it."""
+    """A base AMI of another owner; `starts` is true if the rehearsal has a machine image for it."""
 
     name: str
     owner: str
@@ -47,8 +47,8 @@ class Seed:
     device: str
     alias: str = ""
     starts: bool = False
-    parameters: tuple[str, ...] = ()  # of Systems Manager, which hold its id
-    ids: Mapping[str, str] = field(default_factory=dict)  # region → id, where it must be a certain one
+    parameters: tuple[str, ...] = ()  # SSM parameters that hold its id
+    ids: Mapping[str, str] = field(default_factory=dict)  # region → id, to override the derived one
 
     def id_in(self, region: str) -> str:
         digest = hashlib.sha256(f"{region} {self.owner} {self.name}".encode()).hexdigest()
@@ -57,16 +57,16 @@ class Seed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """The account that a rehearsal plays in; the first region is the one of who names none."""
+    """The rehearsed account; its first region is the default."""
 
     id: str
     regions: tuple[str, ...]
-    created: str  # when its seeds were, in EC2's format
+    created: str  # creation date of the seeds, in EC2's format
     seeds: tuple[Seed, ...] = ()
 
     @property
     def systems(self) -> list[str]:
-        """Systems that machines are needed for."""
+        """The systems that need a machine image."""
         return sorted({seed.system for seed in self.seeds if seed.starts})
 
     def as_table(self) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class Account:
 
 
 def load(root: Path, catalog: Catalog, *, arch: str) -> Account:
-    """The account of the file, and an AMI for every system that the file has none for.
+    """Load the account, and add an AMI for every system without one in the file.
 
-    A machine of this architecture is behind an AMI whose system can be bootstrapped here.
+    An AMI can be started if its system can be bootstrapped here and has this architecture.
     """
     problems = Problems()
     table = read_table(root / "catalog", _FILE, _SHAPE, problems)

@@ -1,7 +1,7 @@
-"""User data as far as cloud-init would honour it, turned into one script for an instance's first boot.
+"""Translate cloud-init user data into a script for an instance's first boot.
 
-What the rehearsal does not know is refused before anything starts, because an instance that silently lacks
-half of its set-up proves nothing.
+Refuses user data that the rehearsal does not support, before the instance starts, because an instance with
+half of its set-up would make tests meaningless.
 """
 
 import base64
@@ -27,11 +27,11 @@ Lines = Iterator[str]
 
 
 class Unsupported(Exception):
-    """User data that the rehearsal cannot honour."""
+    """User data that the rehearsal does not support."""
 
 
 def to_script(user_data: bytes) -> str:
-    """What a shell runs at the first boot; "" if there is nothing to do."""
+    """Return the shell script for the first boot; "" if there is nothing to do."""
     parts = [line for kind, text in _parts(_unpacked(user_data)) for line in _part(kind, text)]
     if not parts:
         return ""
@@ -48,11 +48,11 @@ def _unpacked(user_data: bytes) -> str:
         raw = gzip.decompress(user_data) if user_data.startswith(b"\x1f\x8b") else user_data
         return raw.decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise Unsupported(f"user data is no text: {error}") from error
+        raise Unsupported(f"user data is not text: {error}") from error
 
 
 def _parts(text: str) -> Iterator[tuple[str, str]]:
-    """(first line or type, content) of all parts of user data."""
+    """Yield (first line or content type, content) for each part of the user data."""
     if not text.strip():
         return
     head = text.lstrip()[:200].lower()
@@ -73,30 +73,30 @@ def _leaves(message: Message) -> Iterator[Message]:
 
 def _part(kind: str, text: str) -> Lines:
     if kind.startswith("#!"):
-        # The number keeps the scripts of several parts apart, as cloud-init does.
+        # The checksum gives each part a file of its own.
         path = f"{FOLDER}/scripts/part-{zlib.crc32(text.encode()):08x}"
         yield from _file(path, text.encode(), mode="0700")
         yield path
     elif kind == "#cloud-config" or kind == "text/cloud-config":
         yield from _config(text)
     else:
-        raise Unsupported(f"user data begins with {kind[:40]!r}; the rehearsal knows #! and #cloud-config")
+        raise Unsupported(f"user data begins with {kind[:40]!r}; only #! and #cloud-config are supported")
 
 
 def _config(text: str) -> Lines:
     try:
         config = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise Unsupported(f"cloud-config is no YAML: {error}") from error
+        raise Unsupported(f"cloud-config is not YAML: {error}") from error
     if not isinstance(config, dict):
-        raise Unsupported("cloud-config is no mapping")
+        raise Unsupported("cloud-config is not a mapping")
     unknown = sorted(set(config) - set(_MODULES))
     if unknown:
         raise Unsupported(
-            f"cloud-config: the rehearsal does not know {', '.join(map(str, unknown))}; it knows "
+            f"cloud-config: unsupported keys {', '.join(map(str, unknown))}; supported are "
             f"{', '.join(_MODULES)}"
         )
-    for name, module in _MODULES.items():  # in cloud-init's order, whatever the order of the file
+    for name, module in _MODULES.items():  # in cloud-init's order, not that of the file
         if config.get(name):
             yield from module(config[name])
 
@@ -115,7 +115,7 @@ def _write_files(files: Any) -> Lines:
         if encoding in ("b64", "base64"):
             content = base64.b64decode(content)
         elif encoding != "text/plain":
-            raise Unsupported(f"write_files: encoding {encoding}")
+            raise Unsupported(f"write_files: unsupported encoding {encoding!r}")
         yield from _file(
             str(file["path"]),
             content,
@@ -159,27 +159,27 @@ def _hostname(name: Any) -> Lines:
 
 
 def _file(path: str, content: bytes, *, mode: str, owner: str = "root:root", append: bool = False) -> Lines:
-    quoted, way = shlex.quote(path), ">>" if append else ">"
+    quoted, redirection = shlex.quote(path), ">>" if append else ">"
     yield f'mkdir -p "$(dirname {quoted})"'
-    yield f"echo {base64.b64encode(content).decode()} | base64 -d {way} {quoted}"
+    yield f"echo {base64.b64encode(content).decode()} | base64 -d {redirection} {quoted}"
     yield f"chmod {shlex.quote(mode)} {quoted}; chown {shlex.quote(owner)} {quoted}"
 
 
 def _list(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise Unsupported(f"cloud-config: {name} is no list")
+        raise Unsupported(f"cloud-config: {name} is not a list")
     return value
 
 
 def _strings(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(one) for one in value or ()]
+    return [value] if isinstance(value, str) else [str(item) for item in value or ()]
 
 
 def _known(name: str, entry: Any, keys: set[str]) -> None:
     if not isinstance(entry, Mapping):
-        raise Unsupported(f"cloud-config: {name}: {entry!r} is no mapping")
+        raise Unsupported(f"cloud-config: {name}: {entry!r} is not a mapping")
     if unknown := sorted(set(entry) - keys):
-        raise Unsupported(f"cloud-config: {name}: the rehearsal does not know {', '.join(unknown)}")
+        raise Unsupported(f"cloud-config: {name}: unsupported keys {', '.join(unknown)}")
 
 
 _MODULES: Mapping[str, Callable[[Any], Lines]] = {

@@ -1,7 +1,7 @@
-"""ECR of a rehearsal: moto's control plane and a real registry per region, with one state between them.
+"""The rehearsal's ECR: moto's control plane and a registry server per region, kept in the same state.
 
-What is pushed is described at once, what is deleted cannot be pulled; repositories do not come into being by
-pushing, and tags are as immutable as their repository says.
+A pushed image appears in DescribeImages, a deleted one cannot be pulled. A push does not create repositories,
+and the registry respects the tag mutability of each repository.
 """
 
 import base64
@@ -30,7 +30,7 @@ _USER = "AWS"
 
 
 class StoredImage(Image):
-    """An image whose size is that of its layers, as ECR counts it."""
+    """An image in ECR, whose size is the sum of its layers."""
 
     __module__ = "moto.ecr.models"
 
@@ -40,7 +40,7 @@ class StoredImage(Image):
 
 
 class EcrStorage(Storage):
-    """What a region's registry keeps. Repositories and the rules for tags are the control plane's."""
+    """Storage of a region's registry, with repositories and tag mutability from the control plane."""
 
     def __init__(self, folder: Path, *, region: str, account_id: str) -> None:
         super().__init__(folder, create_on_push=False)
@@ -65,7 +65,7 @@ class EcrStorage(Storage):
             ) from None
 
     def mount(self, name: str, digest: str, *, source: str) -> bool:  # noqa: ARG002 (the base's)
-        """ECR takes the bytes again."""
+        """Refuse to mount a blob of another repository, as ECR does."""
         self._prepare(name)
         return False
 
@@ -87,7 +87,7 @@ class EcrStorage(Storage):
         return digest
 
     def keep_only(self, name: str, images: Iterable[Image]) -> None:
-        """Removes what the control plane has no more."""
+        """Remove the tags and manifests of images that the control plane has deleted."""
         with self._lock:
             repository = self._repository(name)
             kept = list(images)
@@ -102,7 +102,7 @@ class EcrStorage(Storage):
 
 
 class RehearsedEcr(ECRBackend):
-    """The control plane of one region."""
+    """The control plane of ECR in one region."""
 
     __module__ = "moto.ecr.models"
 
@@ -148,7 +148,7 @@ class RehearsedEcr(ECRBackend):
         return repository._get_image(image_tag, real)
 
     def record(self, name: str, manifest: str, tag: str | None, media_type: str, digest: str) -> None:
-        """An image that the registry has now."""
+        """Add an image that was pushed to the registry to the control plane."""
         images = self.repositories[name].images
         for image in images:
             if tag in image.image_tags and image.image_digest != digest:
@@ -184,7 +184,7 @@ class RehearsedEcr(ECRBackend):
 
 
 class EcrActions(ECRResponse):
-    """One request to ECR."""
+    """A request to ECR."""
 
     def get_authorization_token(self) -> ActionResult:
         registry = RehearsedEcr.registries.open(self.region)
@@ -213,7 +213,7 @@ class _Registry:
 
 
 class Registries:
-    """The registries of all regions, opened when a region is first used; closed together."""
+    """Registry servers by region, each opened when its region is first used and all closed together."""
 
     def __init__(self, folder: Path, account_id: str) -> None:
         self._folder = folder

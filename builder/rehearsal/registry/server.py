@@ -1,8 +1,8 @@
-"""A small OCI registry on loopback, for the rules of ECR and for injected faults.
+"""A small OCI registry on loopback with the behaviour of ECR and fault injection.
 
-Bytes lie in a folder by digest and survive a restart. Repositories can be made to exist beforehand and tags
-to be immutable, as in ECR. It never listens on anything but loopback. Images that users publish go to a real
-registry (`adapters/registry/local.py`).
+Stores blobs in a folder by digest; they survive a restart. Like ECR, it can refuse pushes to unknown
+repositories and keep tags immutable. Used by rehearsals and tests; `adapters/registry/local.py` starts the
+registry for images that users publish locally.
 """
 
 import base64
@@ -34,25 +34,25 @@ _PAGE = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """What goes wrong with one request; the parts that are set happen in this order."""
+    """Faults to inject into a request, in the order of the fields."""
 
     delay_s: float = 0.0
-    close_after_bytes: int | None = None  # of the request's body; then the connection is cut
-    status: int = 0  # answered in place of the true answer
+    close_after_bytes: int | None = None  # close the connection after so many bytes of the request's body
+    status: int = 0  # answer with this status instead of the real answer
     code: str = "UNAVAILABLE"
-    headers: Mapping[str, str] = field(default_factory=dict)  # replace those of the answer
-    truncate_to: int | None = None  # bytes of the answer's body; then the connection is cut
+    headers: Mapping[str, str] = field(default_factory=dict)  # override headers of the answer
+    truncate_to: int | None = None  # close the connection after so many bytes of the answer's body
 
 
 Faults = Callable[[str, str], Fault | None]
 
 
 class _Cut(Exception):
-    """The connection ends here, without a further word."""
+    """Raised to close the connection without an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; refusals are raised as Refused and worded in one place."""
+    """Handler of one connection; methods raise Refused, which `_refuse` turns into an error response."""
 
     protocol_version = "HTTP/1.1"
     server_version = "rehearsal"
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._chunks = self._body()
         self._fault = self.server.faults(self.command, url.path) or Fault()
         try:
-            self._suffer()
+            self._inject_fault()
             self._authorize()
             self._route(unquote(url.path))
             self._drain()
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", f"no {self.command} here")
         raise unknown("NAME_UNKNOWN", path)
 
-    def _suffer(self) -> None:
+    def _inject_fault(self) -> None:
         fault = self._fault
         if fault.delay_s:
             self.server.stopping.wait(fault.delay_s)
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 taken += len(next(self._chunks, b"")) or fault.close_after_bytes
             raise _Cut
         if fault.status:
-            raise Refused(HTTPStatus(fault.status), fault.code, "a fault was asked for")
+            raise Refused(HTTPStatus(fault.status), fault.code, "injected fault")
 
     def _authorize(self) -> None:
         expected = self.server.authorization
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _drain(self) -> None:
-        """Take what is left of the body: closing before its end would reset the answer away."""
+        """Read the rest of the request's body: closing before its end would reset the connection."""
         for _ in self._chunks:
             pass
 
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         while size > 0:
             chunk = self.rfile.read(min(size, CHUNK))
             if not chunk:
-                raise ConnectionError("the client broke off")
+                raise ConnectionError("the client closed the connection before the end of the body")
             size -= len(chunk)
             yield chunk
 
@@ -158,9 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class names it so)
-        """Silent: who drives a rehearsal sees the client's side."""
+        """Log nothing."""
 
-    # The verbs of the distribution specification.
+    # Methods of the distribution specification.
 
     def _ping(self) -> None:
         self._answer(HTTPStatus.OK, b"{}")
@@ -338,7 +338,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks the resolver for our name
+        socketserver.TCPServer.server_bind(self)  # HTTPServer.server_bind would look up the host's name
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def get_request(self) -> tuple[socket.socket, object]:
@@ -353,13 +353,13 @@ class _Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         self.stopping.set()
         super().server_close()
-        for connection in list(self._open):  # kept alive by clients; their threads end with them
+        for connection in list(self._open):  # ends the threads of keep-alive connections
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
 class LocalRegistry:
-    """The registry while it serves; `host` is what stands before a repository's name."""
+    """The registry server; `host` is the first part of its image references."""
 
     def __init__(
         self,
@@ -375,7 +375,7 @@ class LocalRegistry:
     ) -> None:
         if not ipaddress.ip_address(address).is_loopback:
             raise UsageError(
-                f"the rehearsal's registry does not listen on {address}: it is for this machine alone",
+                f"the rehearsal's registry does not listen on {address}: only loopback is allowed",
                 hint="choose an address in 127.0.0.0/8",
             )
         secret = base64.b64encode(":".join(login).encode()).decode() if login else ""
@@ -384,9 +384,9 @@ class LocalRegistry:
         except OSError as error:
             raise UsageError(
                 f"the registry cannot listen on {address}:{port}: {error.strerror}",
-                hint="choose another port, or 0 for any that is free",
+                hint="choose another port, or 0 for any free port",
             ) from error
-        # Only who holds the port may touch the folder: opening it ends the uploads in it.
+        # Open the folder only after binding the port, because opening it deletes unfinished uploads.
         self.storage = (
             storage(folder)
             if storage

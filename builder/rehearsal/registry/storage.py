@@ -1,6 +1,6 @@
-"""What the rehearsal's registry keeps, as files, with the rules of the distribution specification and of ECR.
+"""File storage of the rehearsal's registry, with the rules of the distribution specification and of ECR.
 
-Knows digests, tags and manifests; must not know HTTP beyond the status that goes with a refusal.
+Knows digests, tags and manifests; of HTTP, only the status codes of refusals.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class Refused(Exception):
-    """An error as the distribution specification words it."""
+    """An error of the distribution specification: HTTP status, code and message."""
 
     def __init__(
         self, status: HTTPStatus, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -54,7 +54,7 @@ def invalid(code: str, message: str) -> Refused:
 
 def checked_digest(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
-        raise invalid("DIGEST_INVALID", f"{digest!r} is no sha256 digest")
+        raise invalid("DIGEST_INVALID", f"{digest!r} is not a sha256 digest")
     return digest
 
 
@@ -68,10 +68,10 @@ class Upload:
 
 
 class Storage:
-    """Blobs by digest, and per repository the blobs, manifests and tags that belong to it, as files.
+    """Blobs by digest, and the blobs, manifests and tags of each repository, as files.
 
-    Names of files come from digests, tags and repository names that were matched against the
-    specification's patterns; none of them can contain "..", and folders of our own begin with "_".
+    File names come from digests, tags and repository names that match the patterns of the specification, so
+    none contains "..". Names of internal folders begin with "_", which the patterns exclude.
     """
 
     def __init__(self, folder: Path, *, create_on_push: bool = True, immutable_tags: bool = False) -> None:
@@ -82,18 +82,20 @@ class Storage:
         self._immutable_tags = immutable_tags
         self._lock = threading.RLock()
         self._uploads: dict[str, Upload] = {}
-        shutil.rmtree(self._uploading, ignore_errors=True)  # sessions end with the process that holds them
+        shutil.rmtree(self._uploading, ignore_errors=True)  # upload sessions do not survive a restart
         for path in (self._blobs, self._repositories, self._uploading):
             path.mkdir(parents=True, exist_ok=True)
 
     def create_repository(self, name: str) -> None:
         if not re.fullmatch(NAME, name):
-            raise UsageError(f"{name!r} is no repository name", hint="lower case, as in team/application")
+            raise UsageError(
+                f"{name!r} is not a repository name", hint="use lower case, as in team/application"
+            )
         for kind in ("_blobs", "_manifests", "_tags"):
             (self._repositories / name / kind).mkdir(parents=True, exist_ok=True)
 
     def remove_repository(self, name: str) -> None:
-        """With all that is in it; what repositories below it hold stays."""
+        """Remove a repository and its content, but not the repositories below it."""
         repository = self._repository(name)
         for kind in ("_blobs", "_tags", "_manifests"):
             shutil.rmtree(repository / kind)
@@ -114,7 +116,7 @@ class Storage:
         return self._blobs / digest
 
     def mount(self, name: str, digest: str, *, source: str) -> bool:
-        """Whether a blob of another repository could be shared."""
+        """Share a blob of repository `source`; return False if it has no such blob."""
         self._prepare(name)
         with suppress(Refused):
             self.blob(source, digest)
@@ -151,7 +153,7 @@ class Storage:
         return upload
 
     def append(self, upload: Upload, chunks: Iterator[bytes], *, start: int | None = None) -> None:
-        """Add bytes to an upload; if they break off, the upload is as it was before."""
+        """Append bytes to an upload; leave it unchanged if the connection breaks."""
         with upload.lock:
             if start is not None and start != upload.size:
                 raise Refused(
@@ -203,7 +205,7 @@ class Storage:
 
     def _check_tag(self, name: str, tag: str, digest: str) -> None:
         if not _TAG.fullmatch(tag):
-            raise invalid("TAG_INVALID", f"{tag!r} is no tag")
+            raise invalid("TAG_INVALID", f"{tag!r} is not a tag")
         path = self._repository(name) / "_tags" / tag
         if self._immutable_tags and path.exists() and path.read_text() != digest:
             raise invalid(
@@ -232,7 +234,7 @@ class Storage:
                 raise unknown("MANIFEST_BLOB_UNKNOWN", f"{digest}, which the manifest names,")
 
     def manifest(self, name: str, reference: str) -> tuple[bytes, str, str]:
-        """Bytes, digest and media type."""
+        """Return the bytes, digest and media type of a manifest."""
         repository = self._repository(name)
         digest = self._digest(repository, reference)
         try:
@@ -252,7 +254,7 @@ class Storage:
             raise unknown("MANIFEST_UNKNOWN", f"tag {reference}") from None
 
     def remove_manifest(self, name: str, reference: str) -> None:
-        """By digest the manifest and its tags; by tag the tag alone."""
+        """Remove a manifest and its tags if `reference` is a digest, only the tag if it is a tag."""
         with self._lock:
             _, digest, _ = self.manifest(name, reference)
             repository = self._repository(name)

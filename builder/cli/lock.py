@@ -230,7 +230,7 @@ def _as_json(relocked: Relocked, *, changed: bool, written: bool) -> dict[str, o
 
 def _refuse(relocked: Relocked, context: Context, *, verify: bool) -> None:
     """Raise an error if a source differs from the lock or an entry is missing."""
-    differing, missing = relocked.those("differs"), relocked.those("missing")
+    differing, missing = relocked.with_outcome("differs"), relocked.with_outcome("missing")
     if differing:
         owners = sorted({outcome.want.owner.rpartition(" ")[2] for outcome in differing})
         raise IntegrityError(

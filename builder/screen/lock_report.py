@@ -36,8 +36,8 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
     elif changes:
         lines += ["", f"{len(changes)} entries changed: git diff {LOCK_PATH}"]
     for what in _ATTENTION:
-        lines += _grouped(what, relocked.those(what), look)
-    notes = [outcome for outcome in relocked.those("verified") if outcome.reason]
+        lines += _grouped(what, relocked.with_outcome(what), look)
+    notes = [outcome for outcome in relocked.with_outcome("verified") if outcome.reason]
     lines += [""] * bool(notes) + [f"{outcome.want} {outcome.reason}" for outcome in notes]
     return look.plain("\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Checks a combination of versions against every rule; lists the rules that unknown facts leave undecided."""
+"""Check a combination of versions against every rule, and list the rules that stay undecided."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""Derives facts from stated ones: from the machine type, the contents of releases and other facts.
+"""Derive facts from stated ones: from the machine type, the contents of releases and other facts.
 
-A stated fact is never overridden. Where a conclusion would need a guess there is none.
+Never overrides a stated fact, and never guesses: a fact that does not follow stays unknown.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,14 +43,14 @@ def _machine(facts: Facts, knowledge: Knowledge) -> Facts:
 
 
 def _make(facts: Facts, _: Knowledge) -> Facts:
-    there = [make for make, names in _MAKES.items() if any(facts.get(n, ABSENT) is not ABSENT for n in names)]
-    if len(there) > 1:
-        return {"accel_stacks": len(there)}
-    return {"accel": there[0]} if there else {}
+    makes = [make for make, names in _MAKES.items() if any(facts.get(n, ABSENT) is not ABSENT for n in names)]
+    if len(makes) > 1:
+        return {"accel_stacks": len(makes)}
+    return {"accel": makes[0]} if makes else {}
 
 
 def _contents(facts: Facts, knowledge: Knowledge) -> Facts:
-    """Return the contents of the releases; those on the host side only if the image is the host."""
+    """Return the contents of the stated releases; host components only if the image is an AMI."""
     found: dict[str, Value] = {}
     for name, value in facts.items():
         release = knowledge.release(name, value)
@@ -68,7 +68,7 @@ def _always(_: Facts) -> bool:
 
 
 def _from_index(facts: Facts) -> bool:
-    """True for the wheel on PyPI, whose contents the catalog lists."""
+    """True if torch is the wheel on PyPI, whose contents the catalog lists."""
     return facts.get("torch_index") == "pypi" and getattr(facts["torch"], "variant", "") == ""
 
 
@@ -76,7 +76,7 @@ def _plugin_in_use(facts: Facts) -> bool:
     return facts.get("accel") == "nvidia" and facts.get("aws_ofi_nccl_custom_build") is not True
 
 
-# Conditions for the contents of a release, and for one component among them.
+# The conditions under which a component's release brings its contents, and under which a content counts.
 _BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
 _COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"aws_ofi_nccl": _plugin_in_use}
 
@@ -87,7 +87,7 @@ def _plugin(facts: Facts, _: Knowledge) -> Facts:
 
 
 def _one_machine(facts: Facts, _: Knowledge) -> Facts:
-    """Copy image facts to the host of an AMI: both are the same installation."""
+    """Copy image facts to the host facts of an AMI, where both are the same installation."""
     if facts.get("kind") != "ami":
         return {}
     pairs = (("host_os", "os"), ("gdrdrv", "gdrcopy"))

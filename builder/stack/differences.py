@@ -1,4 +1,4 @@
-"""What changed between two stacks, riskiest first: as rows that text, Markdown and JSON are made of."""
+"""List the differences between two stacks, riskiest first, as rows for text, Markdown and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Value, write_value
 
-# What breaks a cluster most thoroughly when it changes comes first; everything else follows by name.
+# Facts in the order of the damage that a change can do to a cluster; all others follow by name.
 _RISK = (
     *(
         "os",
@@ -24,7 +24,7 @@ _RISK = (
     *("nccl", "torch_nccl", "neuron_runtime", "neuron_collectives", "gdrdrv", "gdrcopy"),
     *("torch", "torch_cuda", "torch_neuronx", "cudnn", "python", "slurm"),
 )
-# Read off other facts, so that a change in them is no change of its own.
+# Derived from other facts, whose differences are listed already.
 _ECHOES = frozenset(
     {"nvidia_driver_branch", "nvidia_driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
 )
@@ -32,7 +32,7 @@ _ECHOES = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One fact that is not the same in both stacks; "" where a stack does not have it."""
+    """One fact that differs between two stacks; "" for a stack without the fact."""
 
     fact: str
     what: str
@@ -42,7 +42,7 @@ class Difference:
 
 
 def differences(knowledge: Knowledge, before: str, after: str) -> tuple[Difference, ...]:
-    """What a user who moves from one stack to the other gets, riskiest first."""
+    """Return the facts that change for a user who moves from stack `before` to `after`, riskiest first."""
     old, new = (_contents(knowledge, name) for name in (before, after))
     rows = [
         Difference(
@@ -80,7 +80,7 @@ def _change(before: Value | None, after: Value | None) -> str:
 
 
 def markdown(before: str, after: str, rows: Sequence[Difference]) -> str:
-    """A section for release notes."""
+    """Return the differences as a Markdown section for release notes."""
     lines = [f"### From `{before}` to `{after}`", ""]
     if not rows:
         return "\n".join([*lines, "Nothing changed.", ""])

@@ -1,6 +1,6 @@
-"""The verdict of the rules on what would be built: settings of its jobs, warnings, reasons to refuse it.
+"""Apply the rules to a stack in an image: settings for jobs, warnings, and errors that stop the build.
 
-Pure; judges a stack on each machine type that it is for, with what the target decides.
+Pure; judges each machine type of the stack, with the facts that the target decides.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from builder.stack.checking import check
 from builder.stack.knowledge import Knowledge
 from builder.stack.vocabulary import Value, write_value
 
-# In place of a type, where a stack names none: the settings hold on any machine.
+# Machine type for stacks that name none: their settings hold on any machine.
 ANYWHERE = "*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Settings by machine type, the ids of rules that warn, and why rules refuse."""
+    """Settings by machine type, the ids of rules that warn, and the messages of rules with errors."""
 
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Verdict:
 
 
 def judge(knowledge: Knowledge, stack: Stack, system: System, *, kind: str, arch: str) -> Verdict:
-    """The verdict on a stack in an image of this kind."""
+    """Return the verdict of the rules on a stack in an image of this kind and architecture."""
     facts = _decided(knowledge, system, kind=kind, arch=arch)
     stated = {**knowledge.stack_facts(stack.name), **facts}
     settings: dict[str, tuple[str, ...]] = {}
@@ -44,7 +44,7 @@ def judge(knowledge: Knowledge, stack: Stack, system: System, *, kind: str, arch
 
 
 def _decided(knowledge: Knowledge, system: System, *, kind: str, arch: str) -> dict[str, Value]:
-    """The facts that a target decides, whatever its stack was tested with, as far as rules know them."""
+    """Return the facts that a target decides, without values that the vocabulary does not list."""
     distribution = "al" if system.distribution == "amazon" else system.distribution
     decided = {"kind": kind, "arch": arch, "os": distribution + system.release.replace(".", "")}
     facts = knowledge.vocabulary.facts

@@ -1,4 +1,4 @@
-"""What the catalog knows about versions, as frozen values: releases, facts, rules."""
+"""Frozen values for the catalog's knowledge about versions: releases, facts, rules."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ from builder.stack.vocabulary import ABSENT, Facts, Value, Vocabulary, write_val
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """One release of a component and what comes with it, by fact.
+    """One release of a component, with the versions of other components that it contains, by fact.
 
-    `brings` was read in the release's notes; `keeps` is not named there and so taken from the release before.
-    `offers` lists alternatives, of which a stack pins one.
+    `brings` comes from the release notes; `keeps` is not in them and is taken over from the previous release.
+    `offers` lists alternative versions, of which a stack pins one.
     """
 
     version: Version
@@ -37,7 +37,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
-    """A flag that follows from other facts: lists of alternatives, each of them all its clauses."""
+    """A flag that follows from other facts: true (or false) if all clauses of any alternative hold."""
 
     true_if: tuple[tuple[Clause, ...], ...]
     false_if: tuple[tuple[Clause, ...], ...]
@@ -51,7 +51,7 @@ class Derived:
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
-    """The catalog with the rules and all that they judge by."""
+    """The catalog, the rules, and the facts and releases that the rules refer to."""
 
     catalog: Catalog
     vocabulary: Vocabulary
@@ -70,7 +70,7 @@ class Knowledge:
         return self.catalog.instances
 
     def digest(self, name: str) -> str:
-        """Identity of a stack: covers all that a user of it gets, and not the text about it."""
+        """Return the hash of a stack's pins, facts, machine types and requirements, without its texts."""
         stack = self.stacks[name]
         content = [
             dict(stack.pins),
@@ -82,17 +82,24 @@ class Knowledge:
 
     @cached_property
     def _by_version(self) -> dict[tuple[str, Version], Release]:
-        return {(name, one.version): one for name, all_ in self.releases.items() for one in all_}
+        return {
+            (name, release.version): release
+            for name, releases in self.releases.items()
+            for release in releases
+        }
 
     def release(self, fact: str, value: Value | None) -> Release | None:
-        """The release that `value` names; a package revision (2.29.3-1) is still that release."""
+        """Return the release of version `value`, without its package revision (2.29.3-1: release 2.29.3)."""
         if not isinstance(value, Version):
             return None
         exact = self._by_version.get((fact, value))
         return exact or self._by_version.get((fact, Version(value.upstream, value.text)))
 
     def stack_facts(self, name: str) -> dict[str, Value]:
-        """What a stack states; what it does not pin is not in it, except on a host that is not part of it."""
+        """Return the facts that a stack states, with ABSENT for each component that it does not pin.
+
+        A stack for containers leaves the components of the host unknown.
+        """
         stated = dict(self.stated[name])
         sides = {"image", "host"} if stated.get("kind") == "ami" else {"image"}
         brought = {

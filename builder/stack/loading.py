@@ -1,7 +1,7 @@
-"""Reads the rules and what they judge by, and checks it against the catalog; reports all problems at once.
+"""Load the rules, facts and releases of the catalog, and report all problems in them at once.
 
-`catalog/versions/` lists components and their releases, `facts.toml` the other words of the rules, `rules/`
-the rules, `sources.toml` where it was read. Stacks and machine types come from the catalog.
+`catalog/versions/` lists components and their releases, `facts.toml` the other facts, `rules/` the rules, and
+`sources.toml` the documents that they cite. Stacks and machine types come from the catalog.
 """
 
 import itertools
@@ -60,7 +60,7 @@ _FACT: Shape = {
 
 
 def load(root: Path, catalog: Catalog) -> Knowledge:
-    """The rules and all that they judge by; raises one CatalogError with all problems."""
+    """Load the rules, facts and releases; raise one CatalogError with all problems."""
     folder, problems = root / "catalog", Problems()
     sources = read_toml(folder, "sources.toml", problems) or {}
     components = read_tables(folder, "versions", _COMPONENT, problems)
@@ -102,13 +102,13 @@ def _vocabulary(components: Mapping[str, Table], words: Table, problems: Problem
     return Vocabulary(facts)
 
 
-def _add(fact: Fact, place: str, prefix: str, facts: dict[str, Fact], problems: Problems) -> None:
+def _add(fact: Fact, file: str, prefix: str, facts: dict[str, Fact], problems: Problems) -> None:
     if fact.kind not in KINDS:
-        problems.unknown(place, f"{prefix}kind", "kind", fact.kind, KINDS)
+        problems.unknown(file, f"{prefix}kind", "kind", fact.kind, KINDS)
     elif fact.side not in SIDES:
-        problems.unknown(place, f"{prefix}side", "side", fact.side, SIDES)
+        problems.unknown(file, f"{prefix}side", "side", fact.side, SIDES)
     elif fact.name in facts:
-        problems.add(place, prefix.rstrip("."), f"'{fact.name}' is already a component of versions/")
+        problems.add(file, prefix.rstrip("."), f"'{fact.name}' is already a component of versions/")
     else:
         facts[fact.name] = fact
 
@@ -118,32 +118,32 @@ def _releases(
 ) -> dict[str, tuple[Release, ...]]:
     found = {}
     for name, table in components.items():
-        place = f"versions/{name}.toml"
+        file = f"versions/{name}.toml"
         releases = [
-            _release(entry, place, f"release[{i}].", table.get("source", []), vocabulary, problems)
+            _release(entry, file, f"release[{i}].", table.get("source", []), vocabulary, problems)
             for i, entry in enumerate(table.get("release", ()))
-            if fits(entry, _RELEASE, place, f"release[{i}].", problems)
+            if fits(entry, _RELEASE, file, f"release[{i}].", problems)
         ]
         kept = [release for release in releases if release is not None]
         for newer, older in itertools.pairwise(kept):
             if not newer.version > older.version:
                 problems.add(
-                    place,
+                    file,
                     "release",
-                    f"newest first: '{newer.version}' stands before '{older.version}' and is not newer",
+                    f"'{newer.version}' is listed before '{older.version}' but is not newer (newest first)",
                 )
         found[name] = tuple(kept)
     return found
 
 
 def _release(
-    entry: Table, place: str, prefix: str, sources: Sequence[str], vocabulary: Vocabulary, problems: Problems
+    entry: Table, file: str, prefix: str, sources: Sequence[str], vocabulary: Vocabulary, problems: Problems
 ) -> Release | None:
     def version(key: str, text: object) -> Version | None:
         try:
             return parse(text) if isinstance(text, str) else None
         except ValueError as error:
-            problems.add(place, prefix + key, str(error))
+            problems.add(file, prefix + key, str(error))
             return None
 
     def versions(key: str) -> dict[str, Version]:
@@ -151,7 +151,7 @@ def _release(
         for name, text in entry.get(key, {}).items():
             fact, value = vocabulary.facts.get(name), version(f"{key}.{name}", text)
             if fact is None or fact.kind != "version":
-                problems.unknown(place, f"{prefix}{key}.{name}", "component", name, vocabulary.facts)
+                problems.unknown(file, f"{prefix}{key}.{name}", "component", name, vocabulary.facts)
             elif value is not None:
                 named[fact.name] = value
         return named
@@ -190,7 +190,7 @@ def _derived(words: Table, vocabulary: Vocabulary, problems: Problems) -> dict[s
 
 
 def _facts_of(stack: Stack, vocabulary: Vocabulary, problems: Problems) -> dict[str, Value]:
-    """The facts that a stack states; a pin whose versions the catalog does not list is none."""
+    """Return the facts that a stack states; skip pins of components without a file in `versions/`."""
     file = f"stacks/{stack.name}.toml"
     entries: list[tuple[str, Fact | None, object]] = [
         (f"pins.{name}", vocabulary.component(name), version) for name, version in stack.pins.items()

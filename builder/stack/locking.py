@@ -1,6 +1,6 @@
-"""Makes a lock anew from the one that is there: what is missing, what was asked for, what nobody has seen.
+"""Update a lock: resolve missing and requested entries, verify unverified ones, drop unreferenced ones.
 
-Pure but for the resolver port; decides what becomes of each entry, and loses no value that it cannot replace.
+Pure but for the resolver port. Keeps the old value of an entry that cannot be resolved.
 """
 
 import dataclasses
@@ -29,24 +29,24 @@ from builder.ports import Resolver
 from builder.stack.knowledge import Knowledge
 from builder.stack.versions import parse
 
-# What may become of an entry, and what that means; the order is that of a report.
+# The outcomes for an entry and their meanings, in the order of the report.
 OUTCOMES: Mapping[str, str] = {
-    "differs": "not what is locked: the lock keeps what it had",
+    "differs": "the source has another value; the lock keeps its own",
     "missing": "not in the lock",
-    "unverified": "in the lock, and never compared with the thing itself",
-    "unreached": "in the lock since an earlier run, could not be asked for now",
-    "added": "not in the lock before",
-    "updated": "another value than before",
-    "dropped": "nobody wants it any more",
-    "verified": "seen at its source",
-    "unchanged": "was verified before, not asked for",
+    "unverified": "in the lock, never compared with its source",
+    "unreached": "in the lock since an earlier run; its source did not answer now",
+    "added": "new in the lock",
+    "updated": "locked with a new value",
+    "dropped": "no longer referenced",
+    "verified": "compared with its source",
+    "unchanged": "already verified; not re-checked",
 }
 _BASE = ("ami", "image", "suite")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one entry; `found` is what its source holds where that is not what is locked."""
+    """The outcome for one entry; `found` is the value of its source if that differs from the locked value."""
 
     want: Want
     what: str
@@ -58,17 +58,17 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relocked:
-    """The lock after it was made anew, and what became of every entry."""
+    """The updated lock, and the outcome for every entry."""
 
     lock: Lock
     outcomes: tuple[Outcome, ...]
 
-    def those(self, *what: str) -> tuple[Outcome, ...]:
+    def with_outcome(self, *what: str) -> tuple[Outcome, ...]:
         return tuple(outcome for outcome in self.outcomes if outcome.what in what)
 
 
 class Each(Protocol):
-    """How to call a function on many things: in turn, as `map` does, or several at a time."""
+    """A function that applies an action to many items: one after another, as `map` does, or in parallel."""
 
     def __call__(self, action: Callable[[Want], Outcome], items: Sequence[Want], /) -> Iterable[Outcome]: ...
 
@@ -82,13 +82,13 @@ def relock(
     recheck: bool = False,
     each: Each = map,
 ) -> Relocked:
-    """Resolves what is missing and what `refresh` names, verifies the rest that is unverified.
+    """Resolve missing entries and those that `refresh` selects; verify the other unverified ones.
 
-    With `recheck` it compares every entry with its source instead, and takes nothing new.
+    With `recheck`, compares every entry with its source instead, and adds or replaces none.
     """
     everything = sorted(set(wanted))
 
-    def settle(want: Want) -> Outcome:
+    def resolve_or_confirm(want: Want) -> Outcome:
         entry = lock.entries.get(want)
         if entry is None or (refresh(want) and not recheck):
             return _resolved(want, entry, resolver)
@@ -104,21 +104,21 @@ def relock(
             outcomes.append(Outcome(want=want, what="unchanged", before=entry, after=entry))
         else:
             asked.append(want)
-    outcomes += each(settle, asked)
+    outcomes += each(resolve_or_confirm, asked)
     gone = lock.entries.keys() - set(everything)
     outcomes += [
         Outcome(want=want, what="dropped", before=lock.entries[want]) for want in gone if not recheck
     ]
     entries = {outcome.want: outcome.after for outcome in outcomes if outcome.after}
     if recheck:
-        remade = Lock(entries={**lock.entries, **entries}, inputs=lock.inputs)
+        updated = Lock(entries={**lock.entries, **entries}, inputs=lock.inputs)
     else:
-        remade = Lock(entries=entries, inputs=inputs_of(everything))
-    return Relocked(lock=remade, outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.want)))
+        updated = Lock(entries=entries, inputs=inputs_of(everything))
+    return Relocked(lock=updated, outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.want)))
 
 
 def _first(want: Want, entry: Entry | None) -> str:
-    """The value that a build compares."""
+    """Return the value that a build compares."""
     return str(entry.values[FIELDS[want.kind][0]]) if entry else ""
 
 
@@ -137,7 +137,7 @@ def _resolved(want: Want, before: Entry | None, resolver: Resolver) -> Outcome:
             before=before or _published(want),
             after=before,
             found=found,
-            reason="the catalog has another digest, as published by the vendor",
+            reason="differs from the digest published by the vendor, which the catalog lists",
         )
     if before and _first(want, before) == _first(want, found):
         return _compared(want, before, answer)
@@ -150,7 +150,7 @@ def _published(want: Want) -> Entry:
 
 
 def _unreached(want: Want, before: Entry | None, error: MissingError) -> Outcome:
-    """Keeps what there is; a digest that the vendor publishes is better than none."""
+    """Keep the locked value of an entry with an unreachable source, or take the vendor's published digest."""
     after = before or (_published(want) if want.published else None)
     what = "missing" if after is None else "unreached" if after.verified else "unverified"
     return Outcome(want=want, what=what, before=before, after=after, reason=error.message)
@@ -179,7 +179,7 @@ def _compared(want: Want, before: Entry, answer: Answer) -> Outcome:
 
 
 def wanted(knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
-    """All that has to be locked, with the digests that vendors publish and the catalog knows."""
+    """Return all entries that the lock must have, with the vendors' published digests from the catalog."""
     published = _published_digests(knowledge)
     return tuple(
         dataclasses.replace(want, published=published.get(want, ""))
@@ -188,7 +188,7 @@ def wanted(knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
 
 
 def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
-    """The digest of a release belongs to the first archive of its component."""
+    """Return the digests of releases, each for the first archive of its component."""
     catalog = knowledge.catalog
     found: dict[Want, str] = {}
     for target in catalog.targets.values():
@@ -209,7 +209,7 @@ def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
 
 
 def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
-    """What a person may call entries by: component, system, stack, target, tool, or all of them."""
+    """Map each name that a user can select (component, system, stack, target, tool, all) to its entries."""
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)

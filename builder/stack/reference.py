@@ -1,4 +1,4 @@
-"""The rules as a page of the documentation: `python -m builder.stack.reference docs/reference/rules.md`."""
+"""Generate the reference page of the rules: `python -m builder.stack.reference docs/reference/rules.md`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,17 +11,19 @@ from builder.stack.loading import load
 from builder.stack.rules import Rule
 
 _INTRO = """\
-# Rules of compatibility
+# Compatibility rules
 
-Generated from `catalog/rules/` by `python -m builder.stack.reference docs/reference/rules.md`; edit there.
+Generated from `catalog/rules/` by `python -m builder.stack.reference docs/reference/rules.md`; edit the TOML
+files there.
 
-{count} rules. A rule applies where all conditions hold that stand before the arrow, and fires if then
-something after the arrow does not hold; without an arrow it fires where its conditions hold. A fact that
-nobody knows never makes a rule fire: `builder stack check` lists it as unknown.
+{count} rules. A rule applies if all conditions before the arrow hold, and fires if a condition after the
+arrow does not hold. A rule without an arrow fires whenever it applies. An unknown fact never makes a rule
+fire: `builder stack check` lists it as unknown.
 
 Severities: **error** stops a build (exit code 2), **warning** is reported, **setting** goes into the image or
-the job, **note** is worth knowing. The side says whose facts a rule looks at: those of the host (below a
-container, or the AMI itself), of the image, of both, of the build or of the site (the cluster).
+the job, **note** is information. The side of a rule limits the facts it may use: those of the host (the
+machine below a container, or the AMI itself), of the image, of both, of the build or of the site (the
+cluster).
 """
 
 

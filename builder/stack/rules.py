@@ -1,7 +1,7 @@
-"""Rules: conditions over facts in three values (true, false, None for unknown), and what they find.
+"""Rules: conditions over facts, with three truth values (true, false, None for unknown), and their findings.
 
-Pure: no network, no clock, no files. A rule fires when all of `when` hold and, if it requires something,
-not all of that does. What is unknown makes a clause unknown and never true.
+Pure: no network, no clock, no files. A rule fires if all clauses of `when` hold and, if it has `require`, not
+all clauses of that do. A clause over an unknown fact is unknown, never true.
 """
 
 import re
@@ -13,7 +13,7 @@ from builder.stack.versions import Version, compare
 from builder.stack.vocabulary import ABSENT, Fact, Facts, Value, Vocabulary, read_value
 
 SEVERITIES = ("error", "warning", "setting", "note")
-# Whose facts a rule may look at, besides those of the machine type.
+# The sides whose facts a rule may use, in addition to those of the machine type.
 SIDES: Mapping[str, frozenset[str]] = {
     "host": frozenset({"host"}),
     "image": frozenset({"image"}),
@@ -38,7 +38,7 @@ Truth = bool | None
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One condition on one fact; `other` is the fact it is compared with, `value` a constant."""
+    """A condition that compares one fact with another fact (`other`) or with a constant (`value`)."""
 
     text: str
     fact: str
@@ -51,7 +51,7 @@ class Clause:
         return (self.fact, self.other) if self.other else (self.fact,)
 
     def holds(self, facts: Facts, *, if_absent: bool) -> Truth:
-        """True, false or None; `if_absent` is the answer where one of the things compared is not there."""
+        """Return true, false or None; return `if_absent` if either side of the comparison is ABSENT."""
         left = facts.get(self.fact)
         if self.operator == "exists":
             return None if left is None else left is not ABSENT
@@ -70,11 +70,11 @@ def _compare(left: Any, operator: str, right: Any) -> Truth:
         return bool(left == right) == (operator == "==")
     if isinstance(left, int) and isinstance(right, int):
         return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[operator]
-    return None  # a moving name ("latest") has no place in any order
+    return None  # a moving name ("latest") has no order
 
 
 def _is_in(left: Any, operator: str, right: Any) -> Truth:
-    return any(_compare(left, "==", one) for one in right) == (operator == "in")
+    return any(_compare(left, "==", value) for value in right) == (operator == "in")
 
 
 def _contains(left: Any, _: str, right: Any) -> Truth:
@@ -94,7 +94,7 @@ _TESTS: Mapping[str, Callable[[Any, str, Any], Truth]] = {
 
 
 def parse_clause(text: str, vocabulary: Vocabulary) -> Clause:
-    """The clause that `text` writes; raises ValueError with a sentence that says what is wrong with it."""
+    """Parse a condition such as `cuda >= 12.4`; raise ValueError that explains a mistake in it."""
     match = _CLAUSE.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is not a condition; write: fact operator value, or: fact exists")
@@ -103,7 +103,7 @@ def parse_clause(text: str, vocabulary: Vocabulary) -> Clause:
     allowed = _OPERATORS[fact.kind]
     if operator not in allowed:
         raise ValueError(
-            f"'{operator}' does not apply to {fact.name}, a {fact.kind} (there is: {', '.join(allowed)})"
+            f"'{operator}' does not apply to {fact.name}, a {fact.kind} (use: {', '.join(allowed)})"
         )
     if operator == "exists":
         return Clause(text, fact.name, operator)
@@ -126,7 +126,7 @@ def _constant(fact: Fact, operator: str, text: str) -> Value | tuple[Value, ...]
 
 
 def all_of(truths: Iterable[Truth]) -> Truth:
-    """False as soon as one is false, else None as soon as one is unknown."""
+    """Return False if any truth is false, else None if any is unknown, else True."""
     result: Truth = True
     for truth in truths:
         if truth is False:
@@ -138,7 +138,7 @@ def all_of(truths: Iterable[Truth]) -> Truth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """Something that the image or the job carries: an environment variable, a sysctl, a module parameter."""
+    """A setting of the image or the job: an environment variable, a sysctl, a module parameter."""
 
     kind: str  # environment, unset, sysctl, modprobe, container
     name: str
@@ -152,7 +152,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """One thing that is known about versions that do or do not fit."""
+    """A compatibility rule between versions, with its severity, explanation and sources."""
 
     id: str
     severity: str
@@ -171,7 +171,7 @@ class Rule:
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """The facts that decide it, in the order it names them."""
+        """The facts in the rule's clauses, in the order of the clauses."""
         names = (name for clause in (*self.when, *self.require) for name in clause.facts)
         return tuple(dict.fromkeys(names))
 
@@ -185,13 +185,13 @@ class Rule:
         return not kept
 
     def missing(self, facts: Facts) -> tuple[str, ...]:
-        """The facts it would need to know."""
+        """Return the facts of the rule's clauses that are unknown in `facts`."""
         return tuple(name for name in self.facts if name not in facts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One fact changed, and nothing else."""
+    """A change of one fact."""
 
     fact: str
     before: Value | None
@@ -200,7 +200,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A rule that fires, and the facts it fires on."""
+    """A rule that fires, and the facts that make it fire."""
 
     rule: Rule
     facts: Facts

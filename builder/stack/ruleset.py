@@ -1,4 +1,4 @@
-"""Reads `catalog/rules/`: one file per subject, every rule with its reason, its source and its examples."""
+"""Read `catalog/rules/`: one file per subject; every rule has an explanation, sources and examples."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _RULE: Shape = {
 }
 _BASES = ("read", "measured", "inferred", "guess")
 _ID = re.compile(r"[A-Z0-9]+(-[A-Za-z0-9]+)+")
-# A thread on GitHub (owner/repo#123) is a source by itself; anything else is explained in sources.toml.
+# A GitHub thread (owner/repo#123) is a source by itself; all other sources are listed in sources.toml.
 _THREAD = re.compile(r"[\w.-]+/[\w.-]+#\d+")
 _DATE = re.compile(r"\d{4}-\d{2}(-\d{2})?")
 
@@ -40,43 +40,43 @@ _DATE = re.compile(r"\d{4}-\d{2}(-\d{2})?")
 def read_rules(
     folder: Path, vocabulary: Vocabulary, sources: Mapping[str, Any], problems: Problems
 ) -> tuple[Rule, ...]:
-    """All rules, in the order of files and places."""
+    """Read all rules, in the order of the files and of the entries in them."""
     rules: list[Rule] = []
     seen: dict[str, str] = {}
     for name, table in read_tables(folder, "rules", _SUBJECT, problems).items():
-        place = f"rules/{name}.toml"
+        file = f"rules/{name}.toml"
         for i, entry in enumerate(table.get("rule", ())):
             prefix = f"{entry.get('id', f'rule[{i}]')}."
-            if fits(entry, _RULE, place, prefix, problems):
-                reader = _Reader(place, prefix, vocabulary, problems)
+            if fits(entry, _RULE, file, prefix, problems):
+                reader = _Reader(file, prefix, vocabulary, problems)
                 rules.append(reader.rule(entry, table["subject"], table["date"], sources))
                 if entry["id"] in seen:
-                    problems.add(place, f"{prefix}id", f"already the id of a rule in {seen[entry['id']]}")
-                seen[entry["id"]] = place
+                    problems.add(file, f"{prefix}id", f"already the id of a rule in {seen[entry['id']]}")
+                seen[entry["id"]] = file
     return tuple(rules)
 
 
 def read_clauses(
-    texts: Sequence[str], place: str, key: str, vocabulary: Vocabulary, problems: Problems
+    texts: Sequence[str], file: str, key: str, vocabulary: Vocabulary, problems: Problems
 ) -> tuple[Clause, ...]:
     clauses = []
     for i, text in enumerate(texts):
         try:
             clauses.append(parse_clause(text, vocabulary))
         except ValueError as error:
-            problems.add(place, f"{key}[{i}]", str(error))
+            problems.add(file, f"{key}[{i}]", str(error))
     return tuple(clauses)
 
 
 class _Reader:
-    """Reads one rule; says for every key what is wrong with it."""
+    """Reader of one rule, which reports a problem for every wrong key."""
 
-    def __init__(self, place: str, prefix: str, vocabulary: Vocabulary, problems: Problems) -> None:
-        self._place, self._prefix = place, prefix
+    def __init__(self, file: str, prefix: str, vocabulary: Vocabulary, problems: Problems) -> None:
+        self._file, self._prefix = file, prefix
         self._vocabulary, self._problems = vocabulary, problems
 
     def _refuse(self, key: str, message: str) -> None:
-        self._problems.add(self._place, self._prefix + key, message)
+        self._problems.add(self._file, self._prefix + key, message)
 
     def rule(self, entry: Table, subject: str, date: str, sources: Mapping[str, Any]) -> Rule:
         rule = Rule(
@@ -96,7 +96,7 @@ class _Reader:
         return rule
 
     def _clauses(self, key: str, texts: Sequence[str]) -> tuple[Clause, ...]:
-        return read_clauses(texts, self._place, self._prefix + key, self._vocabulary, self._problems)
+        return read_clauses(texts, self._file, self._prefix + key, self._vocabulary, self._problems)
 
     def _examples(self, key: str, tables: Sequence[Table]) -> tuple[Facts, ...]:
         examples = []
@@ -117,26 +117,26 @@ class _Reader:
             ("basis", rule.basis, _BASES),
         ):
             if value not in known:
-                self._problems.unknown(self._place, self._prefix + key, key, value, known)
+                self._problems.unknown(self._file, self._prefix + key, key, value, known)
         if not _ID.fullmatch(rule.id):
-            self._refuse("id", f"'{rule.id}' is not an id; write SUBJECT-WHAT")
+            self._refuse("id", f"'{rule.id}' is not an id; write SUBJECT-TOPIC, such as NCCL-01")
         if not _DATE.fullmatch(rule.date):
             self._refuse("date", f"'{rule.date}' is not a date; write 2026-11-21 or 2026-11")
         for i, source in enumerate(rule.sources):
             if source not in sources and not _THREAD.fullmatch(source):
-                self._problems.unknown(self._place, f"{self._prefix}source[{i}]", "source", source, sources)
+                self._problems.unknown(self._file, f"{self._prefix}source[{i}]", "source", source, sources)
         if rule.severity in ("error", "warning") and not rule.fix:
-            self._refuse("fix", "missing: what does somebody do who meets this?")
+            self._refuse("fix", "missing: errors and warnings need a remedy for the user")
         if (rule.severity == "setting") != any(s.kind != "unset" for s in rule.settings):
-            self._refuse("severity", "a rule sets something if and only if its severity is 'setting'")
+            self._refuse("severity", "a rule has settings if and only if its severity is 'setting'")
 
     def _check_side(self, rule: Rule) -> None:
-        """A rule about the image that asks for a fact of the host would judge one machine by another."""
+        """Refuse facts of another side: a rule about the image must not depend on the host it is built on."""
         allowed = SIDES.get(rule.side, frozenset()) | {"machine"}
         for name in rule.facts:
             side = self._vocabulary.facts[name].side
             if side not in allowed:
-                self._refuse("side", f"'{name}' belongs to the {side}, the rule is about the {rule.side}")
+                self._refuse("side", f"'{name}' belongs to the {side}, but the rule is about the {rule.side}")
 
 
 def _settings(entry: Table) -> tuple[Setting, ...]:

@@ -1,7 +1,7 @@
-"""Versions as their vendors write them, in one total order.
+"""Versions in the notations of all vendors, in one total order.
 
 `2.29.3-1`, `2.4.0amzn5.0`, `v2.17.9`, `595.91.07`, `4.1.4-3+b1` and `2.13.0+cpu` are all versions;
-what is none of this is refused. Knows nothing of components.
+other texts are refused. Knows nothing about components.
 """
 
 import re
@@ -25,7 +25,7 @@ _SHAPE = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
-# Longer than any vendor's; a bound keeps a pasted file from becoming a number.
+# Longer than any vendor's version; the limit keeps pasted files out of error messages.
 _LONGEST = 64
 
 Key = tuple[int, tuple[int, ...], tuple[int, int], tuple[int, ...]]
@@ -33,7 +33,7 @@ Key = tuple[int, tuple[int, ...], tuple[int, int], tuple[int, ...]]
 
 @dataclass(frozen=True, order=True, slots=True)
 class Version:
-    """One version: equal and ordered by what the text means, printed as it was written."""
+    """A version: compared by its numbers, printed as it was written."""
 
     key: Key = field(repr=False)
     text: str = field(compare=False)
@@ -43,12 +43,12 @@ class Version:
 
     @property
     def has_build(self) -> bool:
-        """Whether a packager's build or revision is part of it (`-1`, `amzn5.0`)."""
+        """True if the version has a packager's build or revision (`-1`, `amzn5.0`)."""
         return bool(self.key[3])
 
     @property
     def variant(self) -> str:
-        """What a local label names: `cpu`, `cu130`, `cuda12.9`; "" where there is none."""
+        """The local version label (`cpu`, `cu130`, `cuda12.9`), or ""."""
         return self.text.partition("+")[2]
 
     @property
@@ -62,7 +62,7 @@ class Version:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Version:
-    """The version that `text` writes; raises ValueError with a sentence that names it."""
+    """Parse a version; raise ValueError that names the text if it is none."""
     match = _SHAPE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
@@ -85,7 +85,7 @@ def parse(text: str) -> Version:
 
 
 def _significant(numbers: Iterable[int]) -> tuple[int, ...]:
-    """Without trailing zeros, so that 13.0 and 13.0.0 are one version."""
+    """Remove trailing zeros, so that 13.0 and 13.0.0 are equal."""
     kept = list(numbers)
     while kept and kept[-1] == 0:
         kept.pop()
@@ -103,10 +103,10 @@ _ORDER: Mapping[str, Callable[[Key, Key], bool]] = {
 
 
 def compare(left: Version, operator: str, right: Version) -> bool:
-    """Whether `left operator right` is true for somebody who wrote `right` as a condition.
+    """Return whether `left operator right` holds, with `right` as the version in a condition.
 
-    A condition is as exact as it is written: `== 2.29.3` is true of 2.29.3-1, `>= 1.22` of 1.22.0amzn4.0.
-    Equality looks at builds only where both sides name one.
+    A condition without a build ignores builds: `== 2.29.3` is true of 2.29.3-1, `>= 1.22` of 1.22.0amzn4.0.
+    Equality compares builds only if both versions have one.
     """
     exact = right.has_build and (left.has_build or operator not in ("==", "!="))
     test = _ORDER[operator]

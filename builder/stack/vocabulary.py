@@ -1,6 +1,6 @@
-"""The words that rules are written in: facts, what they may hold, and whose they are.
+"""The vocabulary of the rules: facts, their kinds of values, and the side (host, image, …) that decides them.
 
-A fact that nobody stated is unknown and missing from the mapping; ABSENT says that a thing is not there.
+A mapping of facts leaves out unknown facts; ABSENT says that a component is known not to be installed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ from builder.stack.versions import Version, parse
 from builder.tables import did_you_mean
 
 KINDS = ("version", "flag", "word", "words", "number")
-# Who decides a fact: the machine type, the host below a container (or the AMI itself), what is in the image,
-# the place where it is built, the cluster around it.
+# The side that decides a fact: the machine type, the host below a container (or the AMI itself), the image,
+# the machine that builds it, the cluster around it.
 SIDES = ("machine", "host", "image", "build", "site")
-# Names that point at another version every month; they can be asked about and never be ordered.
+# Names whose version changes over time; clauses can test them for equality but not for order.
 MOVING = ("latest", "main", "master", "nightly")
 
 
 class Absent(Enum):
-    """The thing is known not to be there, which is more than not knowing."""
+    """The value of a component that is known not to be installed (an unknown fact has no value)."""
 
     ABSENT = "absent"
 
@@ -34,14 +34,14 @@ Facts = Mapping[str, Value]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One word of the vocabulary."""
+    """A fact that rules can refer to."""
 
     name: str
     kind: str
     side: str
     what: str
-    is_component: bool = False  # the version of the component of that name, which stacks pin
-    packages: tuple[str, ...] = ()  # Python packages whose version it is
+    is_component: bool = False  # the version of the component of that name, which stacks can pin
+    packages: tuple[str, ...] = ()  # Python packages whose version the fact holds
     one_of: tuple[str, ...] = ()
 
 
@@ -52,28 +52,28 @@ class Vocabulary:
     facts: Mapping[str, Fact]
 
     def fact(self, name: str) -> Fact:
-        """The fact of that name; raises ValueError with the nearest name if there is none."""
+        """Return the fact of that name; raise ValueError that suggests a similar name if there is none."""
         if name not in self.facts:
             raise ValueError(f"no fact '{name}'{did_you_mean(name, self.facts)}")
         return self.facts[name]
 
     def component(self, name: str) -> Fact | None:
-        """The fact that holds the version of a component, or None if the catalog lists no versions of it."""
+        """Return the fact that holds the version of a component, or None if it is not in `versions/`."""
         fact = self.facts.get(name)
         return fact if fact is not None and fact.is_component else None
 
     def of_package(self, name: str) -> Fact | None:
-        """The fact that holds the version of a Python package, or None."""
+        """Return the fact that holds the version of a Python package, or None."""
         return next((fact for fact in self.facts.values() if name in fact.packages), None)
 
     def on(self, facts: Facts, sides: Iterable[str]) -> dict[str, Value]:
-        """Those of `facts` that belong to `sides`: an image says nothing about the host it will run on."""
+        """Return those of `facts` that belong to `sides`."""
         wanted = set(sides)
         return {name: value for name, value in facts.items() if self.facts[name].side in wanted}
 
 
 def read_value(fact: Fact, raw: object) -> Value:
-    """What TOML or a command line holds for `fact`; raises ValueError that names fact and value."""
+    """Read a value of `fact` from TOML or the command line; raise ValueError that names fact and value."""
     if raw == "absent" and fact.kind == "version":
         return ABSENT
     try:
@@ -110,7 +110,7 @@ def _word(fact: Fact, raw: object) -> Value:
     if not isinstance(raw, str) or not raw or any(character.isspace() for character in raw):
         raise ValueError(f"{raw!r} is not a word")
     if fact.one_of and raw not in fact.one_of:
-        raise ValueError(f"'{raw}' is none of its values{did_you_mean(raw, fact.one_of)}")
+        raise ValueError(f"'{raw}' is not an allowed value{did_you_mean(raw, fact.one_of)}")
     return raw
 
 
@@ -125,7 +125,7 @@ _READERS = {"version": _version, "flag": _flag, "number": _number, "word": _word
 
 
 def write_value(value: Value) -> str:
-    """A value as `--set` takes it."""
+    """Return a value in the notation of `--set`."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""The catalogue's versions, stacks and machine types: complete, sound, frozen where they are released."""
+"""The catalog's versions, stacks and machine types: complete and consistent; released stacks are frozen."""
 
 import ast
 import dataclasses
@@ -21,7 +21,7 @@ from builder.stack.solving.nearest import nearest
 from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
 from tests.support.repository import knowledge_of
 
-# Names of pins and facts of today → those before, and the digests that the released stacks had under them.
+# Maps today's names of pins and facts to the earlier names, with the digests of released stacks under those.
 BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
 
 
@@ -37,7 +37,7 @@ def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
 # Stacks
 
 
-def test_every_stack_fits_the_machines_it_is_for(knowledge: Knowledge) -> None:
+def test_every_stack_obeys_the_rules_on_its_machine_types(knowledge: Knowledge) -> None:
     for name, stack in knowledge.stacks.items():
         for instance in stack.instances or ("",):
             on = {"instance": instance} if instance else {}
@@ -45,7 +45,7 @@ def test_every_stack_fits_the_machines_it_is_for(knowledge: Knowledge) -> None:
             assert [finding.rule.id for finding in result.errors] == [], f"{name} on {instance}"
 
 
-# What a stack has to say, so that nothing that a job depends on is left to chance.
+# Components that every stack for an accelerator must pin, because jobs depend on their versions.
 _NEEDED = {
     "nvidia": (
         "kernel",
@@ -62,7 +62,7 @@ _NEEDED = {
 }
 
 
-def test_every_stack_has_all_versions(knowledge: Knowledge) -> None:
+def test_every_stack_has_all_needed_versions(knowledge: Knowledge) -> None:
     for name, stack in knowledge.stacks.items():
         for instance in stack.instances:
             facts = derive({**knowledge.stack_facts(name), "instance": instance}, knowledge)
@@ -73,15 +73,15 @@ def test_every_stack_has_all_versions(knowledge: Knowledge) -> None:
                 assert facts["nvidia_fabric_manager"] == facts["nvidia_driver"], name
 
 
-def test_pins_are_releases_that_the_catalogue_lists(knowledge: Knowledge) -> None:
+def test_pins_are_releases_that_the_catalog_lists(knowledge: Knowledge) -> None:
     listed = {fact for fact, releases in knowledge.releases.items() if releases}
     for name, stated in knowledge.stated.items():
         for fact, value in stated.items():
             if fact in listed:
-                assert knowledge.release(fact, value), f"{name}: {fact} {value} is in no list of releases"
+                assert knowledge.release(fact, value), f"{name}: {fact} {value} is not a listed release"
 
 
-def test_a_neuron_stack_takes_what_its_release_offers(knowledge: Knowledge) -> None:
+def test_a_neuron_stack_pins_versions_that_its_sdk_release_offers(knowledge: Knowledge) -> None:
     for name, stated in knowledge.stated.items():
         release = knowledge.release("neuron_sdk", stated.get("neuron_sdk"))
         if release is not None:
@@ -90,7 +90,7 @@ def test_a_neuron_stack_takes_what_its_release_offers(knowledge: Knowledge) -> N
                     assert stated[fact] in choice, f"{name}: {fact}"
 
 
-def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
+def test_common_systems_and_instance_types_have_a_stack(knowledge: Knowledge) -> None:
     served = {
         (str(stack.facts["os"]), instance.partition(".")[0])
         for stack in knowledge.stacks.values()
@@ -103,18 +103,18 @@ def test_the_stacks_that_people_ask_for_are_there(knowledge: Knowledge) -> None:
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
-    """A released stack keeps its contents under its name; a better one gets a new name."""
+    """A changed stack needs a new name, because users rely on the contents of a released one."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
     assert {name: knowledge.digest(name) for name in released} == released
 
 
-def test_renaming_pins_and_facts_left_the_values_of_released_stacks(knowledge: Knowledge) -> None:
-    """Under the older names a stack has the digest that it was released with."""
+def test_released_stacks_have_their_original_digests_under_the_old_names(knowledge: Knowledge) -> None:
+    """Pins and facts were renamed after some stacks were released; their values must be the same."""
     released = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))["digests"]
     assert {name: _under_old_names(knowledge, name).digest(name) for name in released} == released
 
 
-# The digests of stacks that were written out in full before they had a base, under their names of today.
+# The digests of these stacks from the time when they were written in full, without a base stack.
 _IN_FULL = {
     "cuda-13.2-batch": "7a10aa08c6d4735c8f12f9d47b02f82a10f3dab573dcbb8ee0d2aee8ec5ea25c",
     "neuron-2.28-pcluster-3.14": "0de3e3895163bd2fc07bb02df9176e38aac8166101814dccd97473c118aa9f0d",
@@ -122,15 +122,15 @@ _IN_FULL = {
 }
 
 
-def test_a_stack_on_a_base_has_the_values_it_had_in_full(knowledge: Knowledge) -> None:
+def test_a_stack_with_a_base_has_the_digest_of_its_full_form(knowledge: Knowledge) -> None:
     assert {name: knowledge.digest(name) for name in _IN_FULL} == _IN_FULL
 
 
-# Stacks are called <accelerator>-<version>, followed by their purpose where several would have that name.
+# Stacks are named <accelerator>-<version>, with their purpose as a suffix if several share that name.
 _STACK_NAME = re.compile(r"cpu-[a-z]+-[\d.]+|(cuda|neuron)-(\d+\.\d+)(\.\d+|-[a-z0-9.-]+)?")
 
 
-def test_a_stack_is_called_after_its_accelerator_and_version(root: Path, knowledge: Knowledge) -> None:
+def test_a_stack_is_named_after_its_accelerator_and_version(root: Path, knowledge: Knowledge) -> None:
     systems = {path.stem for path in (root / "catalog/systems").glob("*.toml")}
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
     for name, stack in knowledge.stacks.items():
@@ -143,7 +143,7 @@ def test_a_stack_is_called_after_its_accelerator_and_version(root: Path, knowled
 
 
 def _under_old_names(knowledge: Knowledge, name: str) -> Knowledge:
-    """One stack with the pins and facts called as before they were named after their component."""
+    """Return the knowledge with one stack's pins and facts under their earlier names."""
     old = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))
     stack, stated = knowledge.stacks[name], knowledge.stated[name]
     pins = {old["pins"].get(pin, pin): version for pin, version in stack.pins.items()}
@@ -156,7 +156,7 @@ def _with_stack(knowledge: Knowledge, stack: Stack, stated: Facts) -> Knowledge:
     return dataclasses.replace(knowledge, catalog=catalog, stated={**knowledge.stated, stack.name: stated})
 
 
-def test_the_digest_covers_contents_and_not_words(knowledge: Knowledge) -> None:
+def test_the_digest_covers_contents_but_not_texts(knowledge: Knowledge) -> None:
     stack, stated = knowledge.stacks["cuda-13.0"], knowledge.stated["cuda-13.0"]
 
     def digest(facts: Facts = stated, **changes: Any) -> str:
@@ -169,7 +169,7 @@ def test_the_digest_covers_contents_and_not_words(knowledge: Knowledge) -> None:
     assert digest(instances=("p5.48xlarge",)) != digest()
 
 
-# Versions live in the catalogue alone
+# No versions outside the catalog
 
 _NAMES = (
     "efa|nccl|cuda|libfabric|driver|cudnn|gdrcopy|torch|neuron|openmpi|rdma[-_]core|pmix|enroot|pyxis|slurm"
@@ -177,7 +177,7 @@ _NAMES = (
 _NAMED = re.compile(rf"\b(?:{_NAMES})(?:[-_ ]?version)?\W{{0,4}}v?\d+\.\d+", re.IGNORECASE)
 
 
-def test_no_version_of_a_component_outside_the_catalogue(root: Path, knowledge: Knowledge) -> None:
+def test_no_version_of_a_component_outside_the_catalog(root: Path, knowledge: Knowledge) -> None:
     known = {
         str(release.version)
         for releases in knowledge.releases.values()
@@ -197,7 +197,7 @@ def test_no_version_of_a_component_outside_the_catalogue(root: Path, knowledge: 
 
 
 def _code(root: Path) -> Iterator[tuple[Path, str]]:
-    """What runs: strings of Python without documentation, and the rest without comments."""
+    """Yield strings of Python files without docstrings, and lines of other files without comments."""
     for folder in ("ansible/roles", "ansible/tasks", "ansible/plugins", "packer", "containers", "builder"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix == ".py" and "tests" not in path.parts:
@@ -208,18 +208,18 @@ def _code(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _strings(tree: ast.AST) -> Iterator[str]:
-    talk = {
+    docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if node.body and isinstance(node.body[0], ast.Expr)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in talk:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node.value
 
 
-# Checks, nearest changes, differences, the page
+# Checks, nearest changes, differences, the reference page
 
 
 @pytest.mark.parametrize(
@@ -250,16 +250,17 @@ def _strings(tree: ast.AST) -> Iterator[str]:
         ({"family": "g5g", "arch": "x86_64"}, "ARCH-01", {}),
     ],
 )
-def test_the_nearest_change(
+def test_suggests_the_nearest_change_that_meets_a_rule(
     knowledge: Knowledge, raw: dict[str, object], rule: str, changes: dict[str, str]
 ) -> None:
     stated = facts_of(knowledge, **raw)
     finding = next(finding for finding in check(knowledge, stated).findings if finding.rule.id == rule)
-    assert {one.fact: str(one.after) for one in nearest(knowledge, stated, finding)} == changes
+    found = {change.fact: str(change.after) for change in nearest(knowledge, stated, finding)}
+    assert found == changes
 
 
-def test_a_change_that_breaks_something_else_brings_the_repair_along(knowledge: Knowledge) -> None:
-    """CUDA 13 asks for driver 580, the driver for its fabric manager, and both for another EFA module."""
+def test_a_change_that_breaks_another_rule_includes_the_repair(knowledge: Knowledge) -> None:
+    """CUDA 13 needs driver 580, which needs the fabric manager of the same version and a newer EFA."""
     stated = knowledge.stack_facts("cuda-12.8") | facts_of(knowledge, instance="p5.48xlarge", cuda="13.0.2")
     finding = next(f for f in check(knowledge, stated).errors if f.rule.id == "CUDA-DRV-13")
     changes = {change.fact: change.after for change in nearest(knowledge, stated, finding)}
@@ -268,7 +269,7 @@ def test_a_change_that_breaks_something_else_brings_the_repair_along(knowledge: 
     assert after <= {error.rule.id for error in check(knowledge, stated).errors} - {"CUDA-DRV-13"}
 
 
-def test_a_nearest_change_always_helps_and_never_harms(knowledge: Knowledge) -> None:
+def test_a_nearest_change_meets_its_rule_and_breaks_no_other(knowledge: Knowledge) -> None:
     for rule in knowledge.rules:
         for example in rule.fires_for:
             before = {error.rule.id for error in check(knowledge, example).errors}
@@ -279,7 +280,7 @@ def test_a_nearest_change_always_helps_and_never_harms(knowledge: Knowledge) -> 
                 assert {error.rule.id for error in check(knowledge, after).errors} <= before, rule.id
 
 
-def test_settings_are_what_a_job_has_to_carry(knowledge: Knowledge) -> None:
+def test_a_check_returns_the_settings_of_the_job(knowledge: Knowledge) -> None:
     result = check(knowledge, facts_of(knowledge, efa="1.28.0", nccl="2.19.3", kind="container"))
     assert [str(setting) for setting in result.settings] == ["FI_EFA_SET_CUDA_SYNC_MEMOPS=0"]
 
@@ -299,11 +300,11 @@ def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
     assert "| NVIDIA kernel driver | 570.172.08 | 595.112.07 | newer |" in text.splitlines()
 
 
-def test_a_difference_reads_the_same_backwards(knowledge: Knowledge) -> None:
+def test_differences_are_inverted_in_the_opposite_direction(knowledge: Knowledge) -> None:
     opposite = {"newer": "older", "older": "newer", "added": "removed", "removed": "added"}
-    there = {row.fact: row.change for row in differences(knowledge, "cuda-12.4", "cuda-12.9")}
-    back = {row.fact: row.change for row in differences(knowledge, "cuda-12.9", "cuda-12.4")}
-    assert back == {fact: opposite.get(change, change) for fact, change in there.items()}
+    forward = {row.fact: row.change for row in differences(knowledge, "cuda-12.4", "cuda-12.9")}
+    backward = {row.fact: row.change for row in differences(knowledge, "cuda-12.9", "cuda-12.4")}
+    assert backward == {fact: opposite.get(change, change) for fact, change in forward.items()}
 
 
 def test_the_reference_page_is_up_to_date(root: Path, knowledge: Knowledge) -> None:

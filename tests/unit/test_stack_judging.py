@@ -1,4 +1,4 @@
-"""Builds obey the rules: an error refuses, a setting reaches the job, a warning is said."""
+"""Builds obey the rules: errors stop them, settings reach the job, warnings are reported."""
 
 import json
 from pathlib import Path
@@ -72,12 +72,12 @@ def rule(
         ("arch == x86_64", 'arch = "x86_64"'),
     ],
 )
-def test_an_error_refuses_the_build_and_says_why(ruled: Repository, clause: str, fires: str) -> None:
+def test_an_error_refuses_the_build_with_the_reason(ruled: Repository, clause: str, fires: str) -> None:
     rule(ruled, clause, fires)
-    made = ruled.plan()
-    assert [error.partition(" (")[0] for error in made.errors] == ["*: FAB-01: It does not hold."]
+    planned = ruled.plan()
+    assert [error.partition(" (")[0] for error in planned.errors] == ["*: FAB-01: It does not hold."]
     with pytest.raises(CatalogError) as caught:
-        require_allowed([made])
+        require_allowed([planned])
     assert "target 'hello': stack 'plain-1' on *: FAB-01: It does not hold. (fabric 1.2-3" in str(
         caught.value.details
     )
@@ -85,11 +85,11 @@ def test_an_error_refuses_the_build_and_says_why(ruled: Repository, clause: str,
     assert caught.value.hint == "builder stack check plain-1 --set kind=container"
 
 
-def test_a_rule_about_something_else_does_not_refuse(ruled: Repository) -> None:
+def test_a_rule_that_does_not_apply_allows_the_build(ruled: Repository) -> None:
     rule(ruled, "kind == ami", 'kind = "ami"')
-    made = ruled.plan()
-    assert (made.settings, made.warnings, made.errors) == ({}, (), ())
-    require_allowed([made])
+    planned = ruled.plan()
+    assert (planned.settings, planned.warnings, planned.errors) == ({}, (), ())
+    require_allowed([planned])
 
 
 def test_a_setting_reaches_the_job(ruled: Repository) -> None:
@@ -98,24 +98,24 @@ def test_a_setting_reaches_the_job(ruled: Repository) -> None:
     assert ruled.plan().settings == {"*": ("FABRIC_MODE=soft",)}
 
 
-def test_a_warning_is_handed_on(ruled: Repository) -> None:
+def test_a_warning_is_part_of_the_plan(ruled: Repository) -> None:
     rule(ruled, "kind == container", 'kind = "container"', severity="warning")
     assert ruled.plan().warnings == ("FAB-01",)
 
 
-def test_the_verdict_is_no_part_of_a_key(ruled: Repository) -> None:
+def test_the_verdict_does_not_change_layer_keys(ruled: Repository) -> None:
     before = ruled.keys()
     rule(ruled, "kind == container", 'kind = "container"')
     assert ruled.plan().errors
     assert ruled.keys() == before
 
 
-def test_every_target_obeys_the_rules_wherever_it_exists(root: Path) -> None:
+def test_every_variant_of_every_target_obeys_the_rules(root: Path) -> None:
     knowledge, locked = knowledge_of(root), lock.read(root)
     for target, flavour, arch, site in lock.variants(knowledge.catalog):
         read = sources.read(root, knowledge.catalog, target, flavour)
-        made = plan.plan(knowledge, target, flavour, read, locked, arch=arch, site=site)
-        assert made.errors == (), f"{target.name} {flavour.name} {arch} {site}"
+        planned = plan.plan(knowledge, target, flavour, read, locked, arch=arch, site=site)
+        assert planned.errors == (), f"{target.name} {flavour.name} {arch} {site}"
 
 
 # The verbs
@@ -123,7 +123,7 @@ def test_every_target_obeys_the_rules_wherever_it_exists(root: Path) -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine without an image."""
+    """Replace the engine's list of images with an empty list."""
     monkeypatch.setattr(EngineFinder, "images", {})
 
 
@@ -148,7 +148,7 @@ def test_a_refused_plan_is_printed_with_the_reason(
 
 
 @pytest.mark.usefixtures("engine")
-def test_plan_and_show_tell_settings_and_warnings(
+def test_plan_and_show_print_settings_and_warnings(
     ruled: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     carried = 'environment = { FABRIC_MODE = "soft" }'
@@ -162,16 +162,16 @@ def test_plan_and_show_tell_settings_and_warnings(
         assert (code, "FAB-01" in out) == (0, True)
 
 
-def test_show_tells_why_a_target_is_refused(ruled: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_why_a_target_is_refused(ruled: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     rule(ruled, "kind == container", 'kind = "container"')
     code, out, _ = call(capsys, ruled, "show", "hello")
     assert (code, "FAB-01: It does not hold." in out) == (0, True)
 
 
-def test_a_build_is_refused_before_anything_is_looked_for(
+def test_a_build_is_refused_before_it_looks_for_existing_layers(
     ruled: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A target of which nothing is missing is refused as well."""
+    """A target whose layers all exist is refused too."""
 
     def begun(*_: object, **__: object) -> None:
         raise AssertionError("the build has begun")

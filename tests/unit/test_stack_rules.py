@@ -1,4 +1,4 @@
-"""Rules: three values, both sides apart, every one shown to fire and to hold, every mistake named."""
+"""Rules: three truth values, separate sides, examples for every rule, an error for every mistake."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ FILES = {
         version = "1.2-3"
     """,
     "catalog/versions/glue.toml": 'summary = "The glue"\nside = "image"\n',
-    "catalog/versions/floor.toml": 'summary = "What it stands on"\nside = "host"\n',
+    "catalog/versions/floor.toml": 'summary = "The floor"\nside = "host"\n',
     "catalog/facts.toml": """
         [shape]
         what = "Its shape"
@@ -68,7 +68,7 @@ FILES = {
         side = "image"
 
         [kind]
-        what = "What is made"
+        what = "Kind of artifact"
         kind = "word"
         side = "image"
     """,
@@ -97,21 +97,21 @@ def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
     return {name: read_value(knowledge.vocabulary.fact(name), value) for name, value in raw.items()}
 
 
-# The rules of the catalogue
+# The rules of the catalog
 
 
-def test_every_rule_fires_and_holds_for_some_example(knowledge: Knowledge) -> None:
+def test_every_rule_fires_and_holds_for_its_examples(knowledge: Knowledge) -> None:
     for rule in knowledge.rules:
-        assert rule.fires_for, f"{rule.id} is never shown to fire"
-        assert rule.holds_for, f"{rule.id} is never shown to hold"
+        assert rule.fires_for, f"{rule.id} has no example that fires"
+        assert rule.holds_for, f"{rule.id} has no example that holds"
         for example in rule.fires_for:
             assert rule.fires(derive(example, knowledge)) is True, f"{rule.id} does not fire on {example}"
         for example in rule.holds_for:
             assert rule.fires(derive(example, knowledge)) is False, f"{rule.id} fires on {example}"
 
 
-def test_every_condition_decides_in_some_example(knowledge: Knowledge) -> None:
-    """Each thing a rule requires is missing in one example, so that none is required in name only."""
+def test_every_requirement_is_violated_in_an_example(knowledge: Knowledge) -> None:
+    """A requirement that no example violates might have no effect."""
     for rule in knowledge.rules:
         missed = {
             clause.text
@@ -122,12 +122,12 @@ def test_every_condition_decides_in_some_example(knowledge: Knowledge) -> None:
         assert missed == {clause.text for clause in rule.require}, rule.id
 
 
-def test_no_rule_fires_where_nothing_is_known(knowledge: Knowledge) -> None:
+def test_no_rule_fires_without_facts(knowledge: Knowledge) -> None:
     assert [rule.id for rule in knowledge.rules if rule.fires({})] == []
 
 
-def test_a_verdict_survives_whatever_is_learned_later(knowledge: Knowledge) -> None:
-    """Taking any one fact away from an example never turns a verdict around; it can only become unknown."""
+def test_removing_a_fact_never_inverts_a_verdict(knowledge: Knowledge) -> None:
+    """A verdict on partial facts must not change from "fires" to "holds" when more facts become known."""
     for rule in knowledge.rules:
         for verdict, examples in ((True, rule.fires_for), (False, rule.holds_for)):
             for example in examples:
@@ -137,7 +137,7 @@ def test_a_verdict_survives_whatever_is_learned_later(knowledge: Knowledge) -> N
                     assert rule.fires(less) in (verdict, None), f"{rule.id} without {name}"
 
 
-# Three values
+# Three truth values
 
 
 @pytest.mark.parametrize(
@@ -168,25 +168,25 @@ def test_a_verdict_survives_whatever_is_learned_later(knowledge: Knowledge) -> N
         ("efa_count_requested > instance_efa_max", {"efa_count_requested": 2, "instance_efa_max": 1}, True),
     ],
 )
-def test_a_clause_has_three_values(
+def test_a_clause_is_true_false_or_unknown(
     knowledge: Knowledge, text: str, raw: dict[str, object], expected: bool | None
 ) -> None:
     assert clause(knowledge, text).holds(facts_of(knowledge, **raw), if_absent=False) is expected
 
 
-def test_what_is_absent_neither_triggers_nor_breaks_a_rule(knowledge: Knowledge) -> None:
+def test_an_absent_component_neither_triggers_nor_breaks_a_rule(knowledge: Knowledge) -> None:
     absent: Facts = {"nccl": ABSENT}
     assert clause(knowledge, "nccl >= 2.19.0").holds(absent, if_absent=False) is False
     assert clause(knowledge, "nccl >= 2.19.0").holds(absent, if_absent=True) is True
 
 
 @given(st.lists(st.sampled_from([True, False, None])))
-def test_all_of_is_kleenes_and(truths: list[bool | None]) -> None:
+def test_all_of_is_the_and_of_three_valued_logic(truths: list[bool | None]) -> None:
     expected = False if False in truths else None if None in truths else True
     assert all_of(truths) is expected
 
 
-def test_an_image_says_nothing_about_its_host(knowledge: Knowledge) -> None:
+def test_facts_are_selected_by_side(knowledge: Knowledge) -> None:
     read = facts_of(
         knowledge, nccl="2.29.7", nvidia_driver="580.95.05", instance="p5.48xlarge", efa_kmod="3.0.0"
     )
@@ -194,7 +194,7 @@ def test_an_image_says_nothing_about_its_host(knowledge: Knowledge) -> None:
     assert set(knowledge.vocabulary.on(read, ("host",))) == {"nvidia_driver", "efa_kmod"}
 
 
-def test_the_kernel_module_of_an_installer_is_the_hosts_only_in_a_machine_image(knowledge: Knowledge) -> None:
+def test_the_efa_installer_brings_its_kernel_module_only_in_an_ami(knowledge: Knowledge) -> None:
     stated = facts_of(knowledge, efa="1.47.0")
     assert "efa_kmod" not in derive(stated, knowledge)
     assert "efa_kmod" not in derive({**stated, "kind": "container"}, knowledge)
@@ -212,7 +212,7 @@ def test_a_stated_fact_is_never_overridden(knowledge: Knowledge) -> None:
     ("kernel", "expected"),
     [("6.8", True), ("5.15.130", False), ("5.15.131", True), ("5.14.0", None), ("4.18", None)],
 )
-def test_a_kernel_nobody_has_looked_at_stays_unknown(
+def test_gpl_symbols_of_a_kernel_that_the_catalog_does_not_cover_are_unknown(
     knowledge: Knowledge, kernel: str, expected: bool | None
 ) -> None:
     assert derive(facts_of(knowledge, kernel=kernel), knowledge).get("kernel_gpl_symbols") is expected
@@ -221,7 +221,7 @@ def test_a_kernel_nobody_has_looked_at_stays_unknown(
 # Mistakes
 
 
-def test_a_small_catalogue_is_sound(small: Repository) -> None:
+def test_a_catalog_without_mistakes_loads(small: Repository) -> None:
     assert [rule.id for rule in knowledge_of(small.root).rules] == ["FAB-01"]
 
 
@@ -253,13 +253,14 @@ def test_a_small_catalogue_is_sound(small: Repository) -> None:
             '"shape == round"',
             '"shape > round"',
             "rules/fabrics.toml: FAB-01.when[1]: '>' does not apply to shape, a word"
-            " (there is: ==, !=, in, not_in, exists)",
+            " (use: ==, !=, in, not_in, exists)",
         ),
         (
             "rules",
             '"shape == round"',
             '"shape == rond"',
-            "rules/fabrics.toml: FAB-01.when[1]: shape: 'rond' is none of its values (did you mean 'round'?)",
+            "rules/fabrics.toml: FAB-01.when[1]: shape: 'rond' is not an allowed value"
+            " (did you mean 'round'?)",
         ),
         (
             "rules",
@@ -271,7 +272,7 @@ def test_a_small_catalogue_is_sound(small: Repository) -> None:
             "rules",
             '"glue >= 1.5"',
             '"floor >= 1.5"',
-            "rules/fabrics.toml: FAB-01.side: 'floor' belongs to the host, the rule is about the image",
+            "rules/fabrics.toml: FAB-01.side: 'floor' belongs to the host, but the rule is about the image",
         ),
         (
             "rules",
@@ -295,7 +296,7 @@ def test_a_small_catalogue_is_sound(small: Repository) -> None:
             "rules",
             'fix = "Take glue 1.5."',
             "",
-            "rules/fabrics.toml: FAB-01.fix: missing: what does somebody do who meets this?",
+            "rules/fabrics.toml: FAB-01.fix: missing: errors and warnings need a remedy for the user",
         ),
         (
             "rules",
@@ -314,7 +315,7 @@ def test_a_small_catalogue_is_sound(small: Repository) -> None:
             "versions",
             'version = "2.0"',
             'version = "1.0"',
-            "versions/fabric.toml: release: newest first: '1.0' stands before '1.2-3' and is not newer",
+            "versions/fabric.toml: release: '1.0' is listed before '1.2-3' but is not newer (newest first)",
         ),
         (
             "versions",
@@ -348,7 +349,7 @@ def test_a_small_catalogue_is_sound(small: Repository) -> None:
         ),
     ],
 )
-def test_a_mistake_is_named_with_place_and_value(
+def test_an_error_names_file_key_and_value(
     small: Repository, file: str, old: str, new: str, expected: str
 ) -> None:
     files = {
@@ -366,7 +367,7 @@ def test_a_mistake_is_named_with_place_and_value(
     assert expected in caught.value.problems
 
 
-def test_a_setting_has_the_severity_of_one(small: Repository) -> None:
+def test_a_rule_with_settings_needs_severity_setting(small: Repository) -> None:
     small.replace(
         "catalog/rules/fabrics.toml", 'fix = "Take glue 1.5."', 'fix = "."\nenvironment = { A = "1" }'
     )
@@ -375,7 +376,7 @@ def test_a_setting_has_the_severity_of_one(small: Repository) -> None:
     assert any("if and only if its severity is 'setting'" in problem for problem in caught.value.problems)
 
 
-def test_two_rules_cannot_have_one_id(small: Repository) -> None:
+def test_two_rules_cannot_have_the_same_id(small: Repository) -> None:
     small.write("catalog/rules/more.toml", RULE)
     with pytest.raises(CatalogError) as caught:
         knowledge_of(small.root)

@@ -1,4 +1,4 @@
-"""The solver: agrees with brute force, fits by the check's own word, explains itself by minimal cores."""
+"""The solver: agrees with brute force, finds only valid sets, explains contradictions by minimal cores."""
 
 import itertools
 import random
@@ -46,11 +46,11 @@ def versions(answer: Solution | Contradiction) -> dict[str, str]:
     return {row.fact: "" if row.value is None else write_value(row.value) for row in answer.rows}
 
 
-# Small catalogues, against brute force
+# Small generated catalogs, compared with brute force
 
 _MACHINE = ("instance", "family", "accel", "arch", "gdr", "nvswitch", "gpu_sm", "instance_efa_max", "has_efa")
 _COMPONENTS = ("anvil", "bolt", "crank")  # have releases of their own
-_BROUGHT = ("drill", "eel")  # come with an anvil: one in one version, the other perhaps to be chosen
+_BROUGHT = ("drill", "eel")  # come with an anvil: the drill in a fixed version, the eel perhaps as a choice
 _VERSIONS = ("2.1", "2.0", "1.1", "1.0")
 
 
@@ -101,13 +101,13 @@ def _anvils(draw: st.DrawFn, release: Release) -> Release:
 
 
 @st.composite
-def catalogues(draw: st.DrawFn) -> Knowledge:
+def catalogs(draw: st.DrawFn) -> Knowledge:
     releases: dict[str, tuple[Release, ...]] = {}
     for name in _COMPONENTS:
         texts = draw(st.lists(_TEXTS, min_size=1, max_size=4, unique=True))
         releases[name] = tuple(Release(version=v) for v in sorted(map(parse, texts), reverse=True))
     releases["anvil"] = tuple(draw(_anvils(release)) for release in releases["anvil"])
-    # What no release names would be nothing to ask for.
+    # A component that no release brings could not be requested.
     oldest = releases["anvil"][-1]
     everything = {name: parse(draw(_TEXTS)) for name in _BROUGHT} | dict(oldest.brings)
     releases["anvil"] = (*releases["anvil"][:-1], replace(oldest, brings=everything))
@@ -142,7 +142,7 @@ def catalogues(draw: st.DrawFn) -> Knowledge:
 
 @st.composite
 def questions(draw: st.DrawFn) -> tuple[Knowledge, list[Request]]:
-    knowledge = draw(catalogues())
+    knowledge = draw(catalogs())
     flags = draw(st.dictionaries(st.sampled_from(("fast", "safe")), st.sampled_from(("true", "false"))))
     pins = {}
     for name in draw(st.sets(_NAMES)):
@@ -153,7 +153,7 @@ def questions(draw: st.DrawFn) -> tuple[Knowledge, list[Request]]:
 
 
 def _every_set(knowledge: Knowledge, requests: Sequence[Request]) -> Iterator[dict[str, Version | None]]:
-    """Yield every set that can be put together, whether it fits or not; None is an unknown version."""
+    """Yield every combination of versions, valid or not; None is an unknown version."""
     wanted = {request.fact: request for request in requests if request.value is None}
 
     def allowed(name: str, version: Version | None) -> bool:
@@ -174,7 +174,7 @@ def _every_set(knowledge: Knowledge, requests: Sequence[Request]) -> Iterator[di
 def _cost(
     knowledge: Knowledge, facts: Mapping[str, Value], versions: Mapping[str, Version | None]
 ) -> tuple[bool, int, list[int]]:
-    """Whether a choice was left unread, then warnings, then how far each choice is from the newest."""
+    """Return the cost of a set: unknown versions, number of warnings, distances to the newest versions."""
     known = known_versions(knowledge)
     warnings = len(broken(knowledge, facts, ("warning",)))
     chosen = [versions[name] for name in (*_COMPONENTS, *(["eel"] if _is_chosen(knowledge) else []))]
@@ -190,7 +190,7 @@ def _is_chosen(knowledge: Knowledge) -> bool:
 
 
 def best_by_force(knowledge: Knowledge, requests: Sequence[Request]) -> object:
-    """The cost of the best set that fits; None where there is none."""
+    """Return the cost of the best valid set, or None."""
     given = {request.fact: request.value for request in requests if request.value is not None}
     costs = []
     for versions in _every_set(knowledge, requests):
@@ -217,7 +217,7 @@ def test_the_solver_agrees_with_brute_force(question: tuple[Knowledge, list[Requ
 
 @given(questions())
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_a_core_is_minimal(question: tuple[Knowledge, list[Request]]) -> None:
+def test_the_core_of_a_contradiction_is_minimal(question: tuple[Knowledge, list[Request]]) -> None:
     knowledge, requests = question
     answer = solve(knowledge, requests)
     if isinstance(answer, Contradiction):
@@ -230,7 +230,7 @@ def test_a_core_is_minimal(question: tuple[Knowledge, list[Request]]) -> None:
 
 @given(questions(), st.randoms(use_true_random=False))
 @settings(max_examples=EXAMPLES // 2, deadline=None)
-def test_the_answer_does_not_depend_on_any_order(
+def test_the_answer_does_not_depend_on_the_order_of_inputs(
     question: tuple[Knowledge, list[Request]], shuffler: random.Random
 ) -> None:
     knowledge, requests = question
@@ -276,7 +276,7 @@ def test_the_answer_does_not_depend_on_any_order(
         ("2.9.0.2.14", "2.9.0.2.14.27725", True),
     ],
 )
-def test_a_version_is_asked_for_by_its_first_numbers(asked: str, offered: str, expected: bool) -> None:
+def test_a_request_matches_versions_by_their_first_numbers(asked: str, offered: str, expected: bool) -> None:
     assert Request(fact="x", text=asked, argument="").allows(parse(offered)) is expected
 
 
@@ -290,7 +290,7 @@ def test_a_version_is_asked_for_by_its_first_numbers(asked: str, offered: str, e
         ("nvidia_fabric_manager", "1", "the catalog has no nvidia_fabric_manager 1"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(
+def test_refuses_a_pin_that_the_catalog_cannot_meet(
     knowledge: Knowledge, name: str, text: str, message: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -298,30 +298,30 @@ def test_what_cannot_be_asked_for_is_refused(
     assert message in str(caught.value)
 
 
-# The catalogue
+# The catalog of this repository
 
 _TORCHES = ("2.7", "2.14")
 
 
-def _one_of_each_kind(knowledge: Knowledge) -> list[str]:
-    """Types that no rule can tell apart are asked about once."""
+def _distinct_machine_types(knowledge: Knowledge) -> list[str]:
+    """Return one machine type of each group that rules cannot distinguish."""
     kinds = {
-        (one.family, one.efa is None or one.efa > 0, one.gdr, one.nvswitch): name
-        for name, one in knowledge.instances.items()
+        (instance.family, instance.efa is None or instance.efa > 0, instance.gdr, instance.nvswitch): name
+        for name, instance in knowledge.instances.items()
     }
     return sorted(kinds.values())
 
 
-def test_every_machine_has_a_set_that_fits(knowledge: Knowledge) -> None:
-    for instance in _one_of_each_kind(knowledge):
+def test_every_machine_type_has_a_valid_set(knowledge: Knowledge) -> None:
+    for instance in _distinct_machine_types(knowledge):
         answer = ask(knowledge, instance)
         assert isinstance(answer, Solution), instance
         assert check(knowledge, answer.stated).errors == (), instance
         assert answer.warnings == (), instance
 
 
-def test_with_a_framework_it_fits_or_says_why_not(knowledge: Knowledge) -> None:
-    for instance in _one_of_each_kind(knowledge):
+def test_a_pinned_framework_gives_a_valid_set_or_an_explanation(knowledge: Knowledge) -> None:
+    for instance in _distinct_machine_types(knowledge):
         framework = "torch_neuronx" if knowledge.instances[instance].accel == "neuron" else "torch"
         for version in _TORCHES:
             if not any(numbers(v.text)[:2] == numbers(version) for v in choices(knowledge, framework)):
@@ -334,8 +334,8 @@ def test_with_a_framework_it_fits_or_says_why_not(knowledge: Knowledge) -> None:
                 assert answer.clashes, instance
 
 
-def test_constraints_say_what_the_check_says(knowledge: Knowledge) -> None:
-    """Whatever is chosen, no rule depends on a choice that its constraint does not know about."""
+def test_constraints_agree_with_the_check(knowledge: Knowledge) -> None:
+    """A rule must not depend on a choice outside the scope of its constraint."""
     draw = random.Random(7)
     for instance in ("p5en.48xlarge", "p6e-gb200.36xlarge", "g5.48xlarge", "trn2.48xlarge", "hpc7g.16xlarge"):
         for kind in ("ami", "container"):
@@ -354,7 +354,7 @@ def test_constraints_say_what_the_check_says(knowledge: Knowledge) -> None:
 
 
 def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
-    """Choose the versions that the chosen providers bring."""
+    """Set the versions of brought components to those that the assigned providers bring."""
     for constraint in problem.hard:
         if isinstance(constraint.reason, Contents):
             level = problem.level[constraint.reason.fact]
@@ -365,7 +365,7 @@ def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("instance", "there", "missing"),
+    ("instance", "present", "missing"),
     [
         (
             "p5en.48xlarge",
@@ -384,15 +384,15 @@ def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
         ("hpc7g.16xlarge", {"efa", "openmpi5"}, {"nvidia_driver", "cuda", "torch", "neuron_sdk"}),
     ],
 )
-def test_a_machine_gets_what_it_needs_and_no_more(
-    knowledge: Knowledge, instance: str, there: set[str], missing: set[str]
+def test_a_machine_gets_only_the_components_it_needs(
+    knowledge: Knowledge, instance: str, present: set[str], missing: set[str]
 ) -> None:
     found = versions(ask(knowledge, instance)).keys()
-    assert there <= found
+    assert present <= found
     assert not missing & found
 
 
-def test_services_have_the_version_of_their_driver(knowledge: Knowledge) -> None:
+def test_the_fabric_manager_has_the_version_of_the_driver(knowledge: Knowledge) -> None:
     found = versions(ask(knowledge, "p6-b200.48xlarge"))
     assert found["nvidia_fabric_manager"] == found["nvidia_driver"]
     found = versions(ask(knowledge, "p6-b200.48xlarge", {"nvidia_fabric_manager": "580"}))
@@ -400,7 +400,7 @@ def test_services_have_the_version_of_their_driver(knowledge: Knowledge) -> None
     assert numbers(found["nvidia_driver"])[0] == 580
 
 
-def test_a_request_moves_what_depends_on_it_and_nothing_else(knowledge: Knowledge) -> None:
+def test_a_request_changes_only_versions_that_depend_on_it(knowledge: Knowledge) -> None:
     newest = versions(ask(knowledge, "p5en.48xlarge"))
     older = versions(ask(knowledge, "p5en.48xlarge", {"torch": "2.10"}))
     assert older["nccl"] == older["torch_nccl"]  # the wheel loads its own
@@ -409,7 +409,7 @@ def test_a_request_moves_what_depends_on_it_and_nothing_else(knowledge: Knowledg
     assert {name: older[name] for name in same} == {name: newest[name] for name in same}
 
 
-def test_every_version_says_why_it_is_not_newer(knowledge: Knowledge) -> None:
+def test_every_version_has_reasons_why_it_is_not_newer(knowledge: Knowledge) -> None:
     for pins in ({}, {"torch": "2.10"}, {"efa": "1.43.2"}):
         problem = ask(knowledge, "p5en.48xlarge", pins)
         assert isinstance(problem, Solution)
@@ -421,7 +421,7 @@ def test_every_version_says_why_it_is_not_newer(knowledge: Knowledge) -> None:
             assert all(rejection.reasons for rejection in row.rejected)
 
 
-def test_a_kernel_module_comes_with_the_installer_only_on_the_machine_itself(knowledge: Knowledge) -> None:
+def test_the_efa_kernel_module_of_a_container_is_chosen_separately(knowledge: Knowledge) -> None:
     assert versions(ask(knowledge, "p5en.48xlarge", {"efa": "1.47.0"}))["efa_kmod"] == "3.0.0"
     apart = versions(ask(knowledge, "p5en.48xlarge", {"efa": "1.47.0"}, kind="container"))
     assert parse(apart["efa_kmod"]) > parse("3.0.0")
@@ -435,7 +435,7 @@ def test_unknown_contents_stay_unknown(knowledge: Knowledge) -> None:
     assert "efa_kmod" not in answer.result.facts
 
 
-def test_before_the_plugin_came_along_it_is_installed_by_itself(knowledge: Knowledge) -> None:
+def test_the_plugin_is_chosen_separately_with_an_efa_release_without_it(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.37"})
     assert isinstance(answer, Solution)
     plugin = next(row for row in answer.rows if row.fact == "aws_ofi_nccl")
@@ -443,15 +443,15 @@ def test_before_the_plugin_came_along_it_is_installed_by_itself(knowledge: Knowl
     assert plugin.value == knowledge.releases["aws_ofi_nccl"][0].version
 
 
-def test_torch_is_worth_more_than_the_newest_sdk(knowledge: Knowledge) -> None:
-    """The newest SDK has no torch any more; who asks for it gets it."""
+def test_torch_is_preferred_to_the_newest_neuron_sdk(knowledge: Knowledge) -> None:
+    """The newest SDK has no torch, so it is chosen only if it is requested."""
     found = versions(ask(knowledge, "trn1.32xlarge"))
     assert found["torch_neuronx"]
     assert numbers(found["libneuronxla"])[0] == 2
     assert versions(ask(knowledge, "trn1.32xlarge", {"neuron_sdk": "2.32"}))["torch_neuronx"] == ""
 
 
-def test_what_is_wanted_of_the_job_is_a_condition_and_no_fact(knowledge: Knowledge) -> None:
+def test_a_requirement_on_the_job_becomes_a_condition(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p6-b200.48xlarge")
     assert isinstance(answer, Solution)
     conditions = {c.rule.id: [clause.text for clause in c.clauses] for c in answer.conditions}
@@ -489,7 +489,7 @@ def test_what_is_wanted_of_the_job_is_a_condition_and_no_fact(knowledge: Knowled
             {"instance", "efa", "aws_ofi_nccl"},
             ["aws_ofi_nccl of efa"],
         ),
-        # Follows from two choices that no constraint sees together: the check itself says so.
+        # Depends on two choices that share no constraint; only the check finds it.
         ("p5.48xlarge", {"neuron_sdk": "2.31"}, {}, {"instance", "neuron_sdk"}, ["IMG-01"]),
         ("p5.48xlarge", {}, {"nvidia_driver": "absent"}, {"instance", "nvidia_driver"}, ["FM-01"]),
         ("p4d.24xlarge", {}, {"boot_mode": "uefi"}, {"instance", "boot_mode"}, ["BOOT-01"]),
@@ -520,7 +520,7 @@ def test_a_contradiction_names_requests_and_rules(
         assert isinstance(solve(knowledge, rest), Solution), request.argument
 
 
-def test_dropping_a_request_for_its_alternative_fits(knowledge: Knowledge) -> None:
+def test_an_alternative_resolves_the_contradiction(knowledge: Knowledge) -> None:
     requests = requests_of(knowledge, {"nvidia_driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
     requests = list(complete(knowledge, requests))
     answer = solve(knowledge, requests)

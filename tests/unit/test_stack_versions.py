@@ -1,4 +1,4 @@
-"""Versions: what is one, what is none, and an order that agrees with the vendors'."""
+"""Versions: parsing, refusal of other texts, and an order that agrees with the vendors' releases."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ TEXTS = st.builds(
         *("6.1.0-50-amd64", "6.1.0-50-cloud-arm64", "6.8.0-1031-aws", "6.12.80-105.155.amzn2023.x86_64"),
     ],
 )
-def test_what_vendors_write_is_a_version(text: str) -> None:
+def test_parses_versions_of_vendors(text: str) -> None:
     assert str(parse(text)) == text
 
 
@@ -56,7 +56,7 @@ def test_what_vendors_write_is_a_version(text: str) -> None:
         "1\n",
     ],
 )
-def test_what_is_none_is_refused_by_name(text: str) -> None:
+def test_refuses_a_text_that_is_not_a_version(text: str) -> None:
     with pytest.raises(ValueError, match="is not a version"):
         parse(text)
 
@@ -74,7 +74,7 @@ def test_the_order_is_total(texts: list[str]) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_conditions_agree_with_each_other(left: str, right: str) -> None:
+def test_opposite_operators_give_opposite_results(left: str, right: str) -> None:
     a, b = parse(left), parse(right)
     assert compare(a, "==", b) != compare(a, "!=", b)
     assert compare(a, "<", b) != compare(a, ">=", b)
@@ -95,7 +95,7 @@ def test_conditions_agree_with_each_other(left: str, right: str) -> None:
         ("9.10.2.21", "9.19.0.56"),
     ],
 )
-def test_older_is_less(older: str, newer: str) -> None:
+def test_an_older_version_is_less(older: str, newer: str) -> None:
     assert parse(older) < parse(newer)
 
 
@@ -112,19 +112,19 @@ def test_older_is_less(older: str, newer: str) -> None:
         ("13.0", "==", "13.0.0", True),
     ],
 )
-def test_a_condition_is_as_exact_as_it_is_written(
+def test_a_condition_without_a_build_ignores_builds(
     left: str, operator: str, right: str, expected: bool
 ) -> None:
     assert compare(parse(left), operator, parse(right)) is expected
 
 
-def test_releases_are_in_the_vendors_order(root: Path) -> None:
+def test_releases_in_the_catalog_are_sorted_newest_first(root: Path) -> None:
     for fact, releases in knowledge_of(root).releases.items():
         assert all(newer.version > older.version for newer, older in pairwise(releases)), fact
 
 
-def test_what_an_installer_brings_never_gets_older(root: Path) -> None:
-    """The contents of successive installers are a release order that nobody sorted by our rules."""
+def test_components_of_the_efa_installer_never_get_older(root: Path) -> None:
+    """Checks our order of versions against an independent one: the order of the installers' releases."""
     newest_first = knowledge_of(root).releases["efa"]
     for part in {name for release in newest_first for name in release.contents}:
         row = [release.contents[part] for release in newest_first if part in release.contents]

@@ -1,6 +1,6 @@
 """Requests to the solver: component versions, exact or by their first numbers, and facts of the machine.
 
-Reads requests and matches versions against them; does not know how they are met.
+Parses requests and matches versions against them; knows nothing about the search.
 """
 
 import re
@@ -30,9 +30,9 @@ class Request:
 
     fact: str
     text: str
-    argument: str  # as the user wrote it: `--torch 2.10`
+    argument: str  # the text on the command line: `--torch 2.10`
     value: Value | None = None
-    assumption: str = ""  # why it is assumed; "" if the user asked for it
+    assumption: str = ""  # the justification of an assumed fact; "" for requests of the user
 
     @property
     def assumed(self) -> bool:
@@ -55,7 +55,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def pin(knowledge: Knowledge, name: str, text: str, argument: str) -> Request:
-    """Request a release that the catalog lists; raise ValueError if there is none."""
+    """Request a version of a component; raise ValueError if the catalog lists no such version."""
     fact = knowledge.vocabulary.fact(name)
     if fact.kind != "version":
         raise ValueError(f"'{fact.name}' is not a component; set it with --set {fact.name}={text}")
@@ -63,20 +63,21 @@ def pin(knowledge: Knowledge, name: str, text: str, argument: str) -> Request:
     request = Request(fact=fact.name, text=text, argument=argument)
     versions = choices(knowledge, fact.name)
     if versions and not any(request.allows(version) for version in versions):
-        near = did_you_mean(text, [str(version) for version in versions])
-        raise ValueError(f"the catalog has no {fact.name} {text}{near or f'; the newest is {versions[0]}'}")
+        suggestion = did_you_mean(text, [str(version) for version in versions])
+        suggestion = suggestion or f"; the newest is {versions[0]}"
+        raise ValueError(f"the catalog has no {fact.name} {text}{suggestion}")
     return request if versions else state(knowledge, name, text, argument)
 
 
 def state(knowledge: Knowledge, name: str, text: str, argument: str) -> Request:
-    """State a fact, whether or not the catalog lists such a version."""
+    """Request a fixed value for a fact, even a version that the catalog does not list."""
     fact = knowledge.vocabulary.fact(name)
     value = read_value(fact, text)
     return Request(fact=fact.name, text=write_value(value), argument=argument, value=value)
 
 
 def assume(knowledge: Knowledge, requests: Iterable[Request], needed: Iterable[str]) -> tuple[Request, ...]:
-    """Return the facts to assume in addition to `requests`, each with its reason."""
+    """Return the facts that the solver assumes in addition to `requests`, each with a justification."""
     requests, needed = list(requests), set(needed)
     facts = derive({r.fact: r.value for r in requests if r.value is not None}, knowledge)
     wanted = {"kind"}
@@ -98,7 +99,7 @@ def assume(knowledge: Knowledge, requests: Iterable[Request], needed: Iterable[s
 
 
 def known_versions(knowledge: Knowledge) -> Mapping[str, tuple[Version, ...]]:
-    """Return every version of each fact in the catalog, newest first: releases and contents of releases."""
+    """Return all versions in the catalog by fact, newest first: releases and contents of releases."""
     found: dict[str, dict[Version, None]] = {}
     for fact, releases in knowledge.releases.items():
         for release in releases:
@@ -113,14 +114,14 @@ def known_versions(knowledge: Knowledge) -> Mapping[str, tuple[Version, ...]]:
 
 
 def choices(knowledge: Knowledge, name: str) -> tuple[Version, ...]:
-    """Return the versions that `name` can take: its own, or those of its twin."""
+    """Return the versions of a component, or else of the component whose version it must equal."""
     known = known_versions(knowledge)
     twin = twin_of(knowledge, name)
     return known.get(name, ()) or known.get(twin, ())
 
 
 def twin_of(knowledge: Knowledge, name: str) -> str:
-    """Return the fact whose version a rule requires `name` to have (fabric manager: driver), or ""."""
+    """Return the fact that `name` must equal by a rule (the driver for the fabric manager), or ""."""
     twins = (
         clause.other
         for rule in knowledge.rules

@@ -1,6 +1,6 @@
-"""The smallest change of facts that makes a broken rule hold, for advice.
+"""Find the smallest change of facts that makes a broken rule hold, as advice for the user.
 
-Prefers few changes, upgrades and close releases, and breaks no rule that held before. Pure; searches the
+Prefers few changes, upgrades and close releases; a change breaks no rule that held before. Pure; searches the
 releases of the catalog.
 """
 
@@ -27,7 +27,7 @@ _TRIES = 4  # values of one fact to try to repair if they break another rule
 
 
 def nearest(knowledge: Knowledge, stated: Facts, finding: Finding) -> tuple[Change, ...]:
-    """Return the changes that make the rule of `finding` hold, or none if no small change does."""
+    """Return the smallest changes that make the rule of `finding` hold; empty if no small change does."""
     accepted = broken(knowledge, stated)
     after = _repair(knowledge, stated, finding.rule, accepted, _REPAIRS)
     changes = tuple(
@@ -49,7 +49,7 @@ def _is_downgrade(change: Change) -> bool:
 def _repair(
     knowledge: Knowledge, stated: Facts, rule: Rule, accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """Return `stated` with the smallest change that makes `rule` hold; errors in `accepted` may remain."""
+    """Return `stated` with the smallest change that makes `rule` hold; `accepted` rules may stay broken."""
     facts = derive(stated, knowledge)
     unmet = [clause for clause in rule.require if clause.holds(facts, if_absent=True) is False]
     if unmet:
@@ -82,7 +82,7 @@ def _satisfy(
     accepted: frozenset[str],
     repairs: int,
 ) -> dict[str, Value] | None:
-    """Make each clause true by changing the fact on its left."""
+    """Return `stated` changed so that each clause is true, by changing the fact on the clause's left."""
     after: dict[str, Value] = dict(stated)
     for clause in clauses:
         facts = derive(after, knowledge)
@@ -105,7 +105,7 @@ def _satisfy(
 def _first_valid(
     knowledge: Knowledge, trials: Iterator[dict[str, Value]], accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """Return the first trial that breaks no further rule, or whose broken rule can be repaired."""
+    """Return the first trial that breaks no further rule, after a repair if necessary."""
     tries = 0
     for trial in trials:
         new = broken(knowledge, trial) - accepted
@@ -121,7 +121,7 @@ def _first_valid(
 
 
 def _source(knowledge: Knowledge, stated: Facts, facts: Facts, name: str) -> str:
-    """Return the fact that a user can change so that `name` changes; "" if there is none."""
+    """Return the fact that a user must change in order to change `name`; "" if there is none."""
     if name not in stated:
         name = _DERIVED_FROM.get(name, name)
     if name not in stated:
@@ -137,7 +137,7 @@ def _source(knowledge: Knowledge, stated: Facts, facts: Facts, name: str) -> str
 def _values(
     knowledge: Knowledge, facts: Facts, name: str, clauses: Iterable[Clause]
 ) -> Iterator[tuple[bool, int, Value]]:
-    """Yield the values that `name` could take: (is older, distance, value)."""
+    """Yield the possible values of `name` as (is older, distance, value)."""
     now = facts.get(name)
     if isinstance(now, bool):
         yield False, 0, not now
@@ -165,7 +165,7 @@ def _values(
 
 
 def _mentioned(clause: Clause, name: str, facts: Facts) -> Iterator[Value]:
-    """Yield the constants that a clause compares `name` with, or the value of the other fact."""
+    """Yield the constants, or the value of the fact, that a clause compares `name` with."""
     if clause.other:
         other = facts.get(clause.other if clause.fact == name else clause.fact)
         if other is not None and other is not ABSENT:
@@ -179,7 +179,7 @@ def _mentioned(clause: Clause, name: str, facts: Facts) -> Iterator[Value]:
 
 
 def _with(knowledge: Knowledge, stated: Facts, name: str, value: Value) -> dict[str, Value]:
-    """Return `stated` with one fact changed, and those that a rule requires to be equal to it."""
+    """Return `stated` with one fact changed, together with the facts that rules require to be equal to it."""
     before = stated.get(name)
     tied = {
         clause.fact: value
@@ -192,6 +192,6 @@ def _with(knowledge: Knowledge, stated: Facts, name: str, value: Value) -> dict[
 
 
 def change_json(change: Change) -> Mapping[str, str]:
-    """Return a change as strings."""
+    """Return a change as a JSON object of strings."""
     before = "" if change.before is None else write_value(change.before)
     return {"fact": change.fact, "from": before, "to": write_value(change.after)}

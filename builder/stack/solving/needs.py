@@ -1,6 +1,6 @@
-"""The components that a machine needs, taken from the stacks for the same accelerator and from the rules.
+"""Determine the components that a machine needs, from the stacks for the same accelerator and from the rules.
 
-Names components and host settings to choose; knows nothing about their versions.
+Returns the names of components and host settings; knows nothing about versions.
 """
 
 from collections.abc import Iterable
@@ -10,19 +10,19 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.rules import all_of
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
-# Components left out, with everything they bring, if this fact is known to be false.
+# Components to leave out, with all components they bring, if the fact is known to be false.
 _ONLY_IF = {"efa": "has_efa"}
 
 
 def needed(knowledge: Knowledge, facts: Facts, asked: Iterable[str]) -> frozenset[str]:
-    """Return what most stacks for such machines have, what rules require there, and what was asked for."""
+    """Return the components that are requested, usual for this accelerator, or required by a rule."""
     asked = frozenset(asked)
     usual = _usual(knowledge, facts.get("accel"))
     for name, flag in _ONLY_IF.items():
         if facts.get(flag) is False and name not in asked:
             brought = (release.contents for release in knowledge.releases.get(name, ()))
             usual -= {name, *(fact for contents in brought for fact in contents)}
-    # A fact that some rule requires to exist is needed only where such a rule applies.
+    # A component that rules require to exist is needed only if such a rule applies.
     demanded: dict[str, bool] = {}
     for rule in knowledge.rules:
         for clause in rule.require:

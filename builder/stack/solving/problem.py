@@ -1,7 +1,7 @@
-"""A question to the solver as variables, their values and the constraints over them.
+"""Translate requests into a constraint problem: variables, their values and the constraints over them.
 
-Knows nothing about the search. A variable is known by its level, its position in the order of importance;
-a choice is a pair of a level and the index of a value; an assignment has one index for every level.
+Knows nothing about the search. The level of a variable is its position in the order of importance; a choice
+is a pair of a level and the index of a value; an assignment has one index for every level.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ IMPORTANCE = (
     *("torch", "torch_neuronx", "neuron_sdk", "cuda", "nvidia_driver", "nvidia_driver_flavor"),
     *("nccl", "efa", "efa_kmod", "aws_ofi_nccl"),
 )
-# Facts that derive.py computes from two choices together; all others follow from a single choice.
+# Facts that derive.py computes from two choices; all other facts follow from a single choice.
 _JOINT = {"nvidia_driver_below_bundled": ("nvidia_driver", "cuda")}
 
 Candidate = Version | str | None  # None: provided by another component in an unknown version
@@ -30,7 +30,7 @@ Choice = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """One fact to choose: every value in the catalog, best first, and the indexes of those allowed."""
+    """A fact to choose: its values in the catalog, best first, and the indexes of the allowed ones."""
 
     fact: str
     values: tuple[Candidate, ...]
@@ -41,7 +41,7 @@ class Variable:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """Ties a component to the version that its providers bring, or to one of those they offer."""
+    """The requirement that a component has the version that its providers bring, or one that they offer."""
 
     fact: str
     providers: tuple[str, ...]
@@ -54,11 +54,11 @@ class Contents:
 
 @dataclass(eq=False)
 class Constraint:
-    """A reason that forbids combinations of choices, with the verdicts computed so far."""
+    """A rule or requirement that forbids combinations of choices, with a cache of its verdicts."""
 
     reason: Rule | Contents
     scope: tuple[int, ...]  # levels
-    test: Rule | None = None  # the part of a rule that this scope decides
+    test: Rule | None = None  # the rule, reduced to the requirements that this scope decides
     verdicts: dict[tuple[int, ...], bool] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,7 +67,7 @@ class Constraint:
 
 
 class Problem:
-    """Variables by importance, constraints over them, and the facts that are given."""
+    """The constraint problem: variables by importance, constraints over them, and the given facts."""
 
     def __init__(self, knowledge: Knowledge, requests: Iterable[Request]) -> None:
         self.knowledge = knowledge
@@ -82,7 +82,7 @@ class Problem:
         asked = {name for name in self.requests if knowledge.vocabulary.facts[name].kind == "version"}
         samples = {name: self.known[name][0] for name in asked & self.known.keys() - self.given.keys()}
         self.needed = needed(knowledge, {**self._implied, **samples}, asked)
-        # A requested choice stays open, even if the given facts imply a value.
+        # A requested component stays a variable, even if the given facts imply a value.
         open_ = self.requests.keys() - self.given.keys()
         self.base = {name: value for name, value in self._implied.items() if name not in open_}
         self.twins = self._twins()
@@ -103,7 +103,7 @@ class Problem:
 
     @property
     def known_domains(self) -> list[tuple[int, ...]]:
-        """The allowed indexes of each variable without unknown versions."""
+        """The allowed indexes of each variable, without the index of the unknown version."""
         return [
             tuple(index for index in variable.allowed if variable.values[index] is not None)
             for variable in self.variables
@@ -112,7 +112,7 @@ class Problem:
     # Variables
 
     def _twins(self) -> dict[str, str]:
-        """Map components without releases of their own to the fact whose version they take."""
+        """Map components without releases of their own to the fact whose version they must equal."""
         found = {}
         for name in sorted(self.needed):
             if name not in self.known and name not in self.requests and name not in self.base:
@@ -126,7 +126,7 @@ class Problem:
         values_of = {name: values for name in names if (values := self._values(name))}
         for name, values in values_of.items():
             if name not in self.requests and name in self.known and not self._releases(name):
-                continue  # comes with other components and decides nothing
+                continue  # comes with other components, so no fact follows from it
             for value in values:
                 for fact in self._effects_of(name, value).keys() - {name}:
                     self._decided_by.setdefault(fact, set()).add(name)
@@ -142,12 +142,12 @@ class Problem:
     def _variable(
         self, name: str, values: Sequence[Candidate], others: Mapping[str, object]
     ) -> Variable | None:
-        """Return the variable for a component, or None if its version follows from others or is unknown."""
+        """Return the variable for a component; None if its version is unknown or follows from variables."""
         request = self.requests.get(name)
         providers = [other for other in others if other != name and self._provides(other, name)]
         own = bool(self.knowledge.releases.get(name)) or not isinstance(values[0], Version)
         if request and request.value is not None:
-            providers = []  # a stated version holds, whatever others bring
+            providers = []  # a stated version overrides the versions that providers bring
         elif providers:
             offered = any(name in release.offers for other in providers for release in self._releases(other))
             if not own and not offered and all(rank(other) < rank(name) for other in providers):
@@ -176,7 +176,7 @@ class Problem:
         return brought or any(name in release.offers for release in self._releases(provider))
 
     def _is_hidden(self, name: str) -> bool:
-        """True if a stated component brings it in a version that the catalog does not list."""
+        """True if a stated component brings component `name` in a version that the catalog does not list."""
         apart = self._is_on_host(name) and self.base.get("kind") != "ami"
         stated = [release for other in self.given for release in self._releases(other)]
         return not apart and any(name in release.contents for release in stated)
@@ -205,7 +205,7 @@ class Problem:
                 yield from self._rule(rule)
 
     def _rule(self, rule: Rule) -> Iterable[Constraint]:
-        """Split an error into one constraint per requirement; a warning stays whole and counts once."""
+        """Yield a constraint for each requirement of an error, or a single constraint for a warning."""
         parts: Iterable[tuple[Clause, ...]] = [rule.require]
         if rule.severity == "error" and rule.require:
             parts = [(clause,) for clause in rule.require]
@@ -216,7 +216,7 @@ class Problem:
                 yield Constraint(rule, tuple(sorted(set().union(*levels.values()))), test)
 
     def _levels(self, name: str) -> set[int]:
-        """Return the levels of the variables that decide a fact."""
+        """Return the levels of the variables that determine a fact."""
         if name in self.level:
             return {self.level[name]}
         if name in self.base:
@@ -230,9 +230,9 @@ class Problem:
         return set().union(*(self._levels(other) for other in below - {name}))
 
     def learn(self, assignment: Sequence[int]) -> Constraint | None:
-        """Run the check on a complete assignment; turn an error that no constraint forbids into one.
+        """Check a complete assignment against all rules; add and return a constraint for an error it finds.
 
-        A rule may depend on more choices than `_levels` finds; the check decides.
+        Needed because a rule can depend on more choices than `_levels` finds.
         """
         chosen = list(enumerate(assignment))
         errors = broken(self.knowledge, self.stated(chosen))
@@ -269,7 +269,7 @@ class Problem:
         return not self._agrees(reason, facts, self.variables[level].values[dict(chosen)[level]])
 
     def _agrees(self, reason: Contents, facts: Facts, value: Candidate) -> bool:
-        """True if the chosen providers leave the component in version `value` (None: unknown)."""
+        """True if the chosen providers permit version `value` of the component (None: unknown)."""
         name = reason.fact
         releases = [
             (other, release)
@@ -291,7 +291,10 @@ class Problem:
         return provider in self._decided_by.get(name, ())
 
     def _predates(self, provider: str, release: Release, name: str) -> bool:
-        """True if a release predates the first that brings `name`, which is then installed separately."""
+        """True if a release is older than the provider's first one that brings `name`.
+
+        With such a release, `name` is installed separately.
+        """
         facts = self.knowledge.vocabulary.facts
         first = min((r.version for r in self._releases(provider) if name in r.contents), default=None)
         own = bool(self._releases(name)) and facts[name].side == facts[provider].side
@@ -300,7 +303,7 @@ class Problem:
     # Facts
 
     def providers_of(self, name: str) -> tuple[str, ...]:
-        """Return the variables that decide a fact which is not a variable, by importance."""
+        """Return the variables that determine a fact which is not a variable itself, by importance."""
         return tuple(sorted(self._decided_by.get(name, ()), key=rank))
 
     def brings(self, provider: str, facts: Facts, name: str) -> bool:
@@ -309,7 +312,7 @@ class Problem:
         return release is not None and name in release.contents and self._decides(provider, name)
 
     def provided(self, reason: Contents) -> Iterable[tuple[str, Version, tuple[Version, ...]]]:
-        """Yield provider, release and versions of the component for each allowed release of a provider."""
+        """Yield (provider, release, versions of the component) for each allowed release of each provider."""
         for provider in reason.providers:
             variable = self.variables[self.level[provider]]
             for index in variable.allowed:
@@ -320,13 +323,13 @@ class Problem:
                     yield provider, release.version, release.offers[reason.fact]
 
     def forced_facts(self) -> dict[str, Value]:
-        """Return the facts known from variables with a single allowed value."""
+        """Return the facts that follow from the variables with a single allowed value."""
         return self.facts((n, v.allowed[0]) for n, v in enumerate(self.variables) if len(v.allowed) == 1)
 
     def facts(self, chosen: Iterable[Choice], *, jointly: bool = True) -> dict[str, Value]:
-        """Return the facts known once these choices are made and no others.
+        """Return the facts that follow from these choices alone.
 
-        Without `jointly`, leaves out facts that follow only from several choices, and is much faster.
+        With `jointly=False`, leaves out facts that need several choices together, and is much faster.
         """
         if jointly:
             return derive(self.stated(chosen), self.knowledge)
@@ -338,7 +341,7 @@ class Problem:
         return facts
 
     def _effects_of(self, name: str, value: Value) -> Facts:
-        """Return the facts that a single choice adds to the given ones."""
+        """Return the facts that a single choice adds to the given facts."""
         effects = self._effects.get((name, value))
         if effects is None:
             facts = derive({**self.given, name: value}, self.knowledge)
@@ -360,5 +363,5 @@ class Problem:
 
 
 def rank(name: str) -> tuple[int, str]:
-    """Return the key that sorts facts by importance."""
+    """Return the sort key of a fact by importance."""
     return (IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE), name)

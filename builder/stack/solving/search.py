@@ -1,7 +1,7 @@
-"""The search: the first assignment, in order of importance, that no constraint forbids.
+"""Search for the first assignment, in order of importance, that no constraint forbids.
 
-Propagates variables with a single value first, then searches with conflict-directed backjumping. Records the
-constraints that it used, to explain why there is no assignment. Knows nothing about versions.
+Propagates constraints first, then searches with conflict-directed backjumping. Records the constraints that
+it used, which explain why there is no assignment. Knows nothing about versions.
 """
 
 import itertools
@@ -18,14 +18,14 @@ _SMALL = 12  # domains up to this size are propagated by trying every combinatio
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The assignment, or None, and the constraints that were used to decide so."""
+    """The assignment, or None, and the constraints that the search used."""
 
     assignment: Assignment | None
     used: frozenset[Constraint]
 
 
 class _Search:
-    """One depth-first search; at most `bound` of the soft constraints may be broken."""
+    """A depth-first search in which at most `bound` soft constraints may be broken."""
 
     def __init__(self, problem: Problem, domains: Domains, *, bound: int, learn: bool) -> None:
         self.problem, self.bound, self.learn = problem, bound, learn
@@ -38,13 +38,13 @@ class _Search:
     def run(self, hard: Sequence[Constraint], soft: Sequence[Constraint]) -> bool:
         if not self._propagate(hard):
             return False
-        # Variables with a single value come first; the others keep their order.
+        # Assign variables with a single value first; all others keep their order.
         self.order = sorted(range(len(self.domains)), key=lambda level: len(self.domains[level]) > 1)
         self.hard, self.soft = self._by_step(hard), self._by_step(soft)
         return self._conflict(0, -1) is None and self._assign_from(0) is None
 
     def _propagate(self, hard: Sequence[Constraint]) -> bool:
-        """Remove values that a constraint rules out whatever else is chosen; return False if none is left."""
+        """Remove values that a constraint forbids in every combination; return False if a domain is empty."""
         if not all(self.domains):
             return False
         changed = True
@@ -68,7 +68,7 @@ class _Search:
         return True
 
     def _is_cheap(self, constraint: Constraint) -> bool:
-        """True if there are few combinations to try, or a reduced domain can reduce another one."""
+        """True if the constraint has few combinations to try, or can reduce a domain by a reduced one."""
         sizes = sorted(len(self.domains[level]) for level in constraint.scope)
         if isinstance(constraint.reason, Contents):
             full = (len(self.problem.variables[level].values) for level in constraint.scope)
@@ -76,7 +76,7 @@ class _Search:
         return bool(sizes) and max(sizes[:-1], default=1) <= _SMALL and sum(size > 1 for size in sizes) <= 2
 
     def _supported(self, constraint: Constraint) -> list[set[int]]:
-        """For each level of the scope, return the indexes that some combination permits."""
+        """Return, for each level of the scope, the indexes that occur in a permitted combination."""
         supported: list[set[int]] = [set() for _ in constraint.scope]
         for indexes in itertools.product(*(self.domains[level] for level in constraint.scope)):
             for level, index in zip(constraint.scope, indexes, strict=True):
@@ -95,7 +95,7 @@ class _Search:
         return steps
 
     def _conflict(self, step: int, level: int) -> frozenset[int] | None:
-        """Return the other levels that forbid the choice just made; None if it is allowed."""
+        """Return the other levels that conflict with the choice at `level`; None if there is no conflict."""
         for constraint in self.hard[step]:
             if self.problem.forbids(constraint, self.assignment):
                 self.used.add(constraint)
@@ -107,7 +107,7 @@ class _Search:
         return None
 
     def _assign_from(self, step: int) -> frozenset[int] | None:
-        """Assign all levels from this step on; return None, or the earlier levels in conflict."""
+        """Assign all levels from this step on; return the earlier levels in conflict, or None on success."""
         if step == len(self.order):
             learned = self.problem.learn(self.assignment) if self.learn else None
             if learned is None:
@@ -145,7 +145,7 @@ def find_first(
 ) -> Outcome:
     """Find the lexicographically first assignment that breaks no hard and at most `bound` soft constraints.
 
-    With `learn`, the check judges each complete assignment, and what it refuses becomes a constraint.
+    With `learn`, checks each complete assignment against all rules and adds constraints for errors.
     """
     search = _Search(problem, domains, bound=bound, learn=learn)
     found = search.run(hard, soft)
@@ -165,7 +165,7 @@ def explain(problem: Problem, constraints: Sequence[Constraint], domains: Domain
 def sufficient_alone(
     problem: Problem, constraints: Sequence[Constraint], domains: Domains
 ) -> tuple[Constraint, ...]:
-    """Return those of the used constraints that are unsatisfiable by themselves."""
+    """Return each used constraint that is unsatisfiable by itself."""
     used = _used(problem, constraints, domains)
     return tuple(c for c in used if is_unsatisfiable(problem, [c], domains))
 

@@ -1,7 +1,7 @@
-"""Finds the newest set of versions that meets the requests on a machine, or explains why there is none.
+"""Find the newest set of versions that meets the requests on a machine, or explain why there is none.
 
-No error rule fires; unknown versions are used only if nothing else fits; of such sets the one with the fewest
-warnings, then the newest by importance (`problem.IMPORTANCE`). Pure and deterministic.
+A set must not break a rule of severity error. Sets without unknown versions are preferred, then those with
+fewer warnings, then the newest by importance (`problem.IMPORTANCE`). Pure and deterministic.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,19 +37,19 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One fact of the set: its value (None: unknown) and where that comes from."""
+    """One fact of the set, with its value (None: unknown) and the origin of the value."""
 
     fact: str
     value: Value | None
     request: Request | None = None
     comes_with: tuple[str, ...] = ()  # components that bring it
-    twin: str = ""  # the fact whose version it must have
+    twin: str = ""  # the fact whose version it must equal
     rejected: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """Requirements of a rule that the solver cannot choose; the user must ensure them."""
+    """Requirements of a rule on facts that the solver cannot choose; the user must ensure them."""
 
     rule: Rule
     clauses: tuple[Clause, ...]
@@ -57,7 +57,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solution:
-    """A set that fits, with the reason for every version."""
+    """A set of versions that meets the requests, with the reason for every version."""
 
     requests: tuple[Request, ...]
     rows: tuple[Row, ...]
@@ -72,7 +72,7 @@ class Solution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clash:
-    """One reason why requests contradict each other, and the known facts that it depends on."""
+    """A rule or requirement that makes requests contradictory, with the known facts that it depends on."""
 
     reason: Rule | Contents
     facts: Facts
@@ -81,20 +81,20 @@ class Clash:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contradiction:
-    """A minimal set of contradicting requests, and the reasons for it."""
+    """A minimal set of requests that contradict each other, and the reasons."""
 
     core: tuple[Request, ...]
     clashes: tuple[Clash, ...]
 
 
 def complete(knowledge: Knowledge, requests: Iterable[Request]) -> tuple[Request, ...]:
-    """Add the assumptions to the requests."""
+    """Return the requests, followed by the assumed facts."""
     requests = tuple(requests)
     return (*requests, *assume(knowledge, requests, Problem(knowledge, requests).needed))
 
 
 def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contradiction:
-    """Find the best set for exactly these requests."""
+    """Find the best set for these requests, without adding assumptions."""
     requests = tuple(sorted(requests, key=_importance))
     problem = Problem(knowledge, requests)
     best = _find_best(problem)
@@ -112,27 +112,27 @@ def solve(knowledge: Knowledge, requests: Iterable[Request]) -> Solution | Contr
 
 
 def _importance(request: Request) -> tuple[bool, bool, bool, tuple[int, str]]:
-    """Sort the machine first, then stated facts, requested versions and assumptions."""
+    """Return the sort key of a request: machine, other stated facts, requested versions, assumptions."""
     return (request.assumed, request.value is None, request.fact != "instance", rank(request.fact))
 
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """The best assignment, and the domains it was chosen from."""
+    """The best assignment, and the domains that it was chosen from."""
 
     assignment: Assignment
     domains: Domains
 
 
 def _is_satisfiable(problem: Problem, domains: Domains) -> bool:
-    """True if any assignment fits; adds constraints for errors that only the check finds."""
+    """Return whether an assignment exists; adds constraints for errors that only a full check finds."""
     return find_first(problem, hard=problem.hard, domains=domains, learn=True).assignment is not None
 
 
 def _find_best(problem: Problem) -> _Best | None:
     """Find the newest of the sets with the fewest warnings.
 
-    Unknown versions are tried last: they leave rules undecided, which must not make a set look better.
+    Tries unknown versions last: they leave rules undecided, so such sets seem to have fewer warnings.
     """
     candidates = (problem.known_domains, problem.domains)
     domains = next((domains for domains in candidates if _is_satisfiable(problem, domains)), None)
@@ -148,7 +148,7 @@ def _find_best(problem: Problem) -> _Best | None:
 
 
 def _count_unavoidable_warnings(problem: Problem, domains: Domains) -> int:
-    """Return a lower bound: the number of disjoint groups of warnings that cannot all be avoided."""
+    """Return the number of disjoint groups of warnings that cannot all be avoided, as a lower bound."""
     groups, left = 0, list(problem.soft)
     while (outcome := find_first(problem, hard=(*problem.hard, *left), domains=domains)).assignment is None:
         groups, left = groups + 1, [constraint for constraint in left if constraint not in outcome.used]
@@ -167,7 +167,7 @@ def _conditions(result: Result) -> Iterable[Condition]:
 
 
 def _rows(problem: Problem, best: _Best, facts: Facts) -> Iterable[Row]:
-    """Return every chosen fact and every version, by importance."""
+    """Return a row for every chosen fact and every version, by importance."""
     rows = {
         variable.fact: _row(problem, best, level, facts) for level, variable in enumerate(problem.variables)
     }
@@ -201,13 +201,13 @@ def _row(problem: Problem, best: _Best, level: int, facts: Facts) -> Row:
 
 
 def _rejections(problem: Problem, best: _Best, level: int) -> Iterable[Rejection]:
-    """Explain why no better value was chosen, grouping values with the same reasons."""
+    """Yield the reasons why no better value was chosen, grouping values with the same reasons."""
     variable = problem.variables[level]
     better = range(best.assignment[level])
     excluded = tuple(variable.values[index] for index in better if index not in variable.allowed)
     if excluded and variable.request is not None:
         yield Rejection(values=excluded, reasons=(variable.request,))
-    # Warnings that the best set has anyway reject nothing.
+    # Warnings that the best set has too are no reason to reject a value.
     constraints = [*problem.hard, *(c for c in problem.soft if not problem.forbids(c, best.assignment))]
     left = [index for index in better if index in variable.allowed]
 
@@ -226,7 +226,7 @@ def _rejections(problem: Problem, best: _Best, level: int) -> Iterable[Rejection
 
 
 def _domains_with(best: _Best, level: int, index: int) -> Domains:
-    """Fix all more important choices and this one; leave the rest open."""
+    """Return domains in which this level and all more important ones are fixed and the rest are open."""
     return [*([chosen] for chosen in best.assignment[:level]), [index], *best.domains[level + 1 :]]
 
 
@@ -261,7 +261,7 @@ def _unimportance(request: Request) -> tuple[int, str]:
 
 
 def _reasons(constraints: Iterable[Constraint]) -> tuple[Rule | Contents, ...]:
-    """Return each reason once, even if several of its requirements take part."""
+    """Return the reasons of the constraints without duplicates."""
     return tuple({constraint.reason.id: constraint.reason for constraint in constraints}.values())
 
 
@@ -274,7 +274,7 @@ def _clash(problem: Problem, reason: Rule | Contents, facts: Facts) -> Clash:
 def find_alternatives(
     knowledge: Knowledge, requests: Iterable[Request], found: Contradiction
 ) -> tuple[tuple[Request, Value], ...]:
-    """For each contradicting version request, find the version that fits if the request is dropped."""
+    """Find, for each contradicting version request, the version that fits if the request is dropped."""
     alternatives = []
     for request in found.core:
         problem = Problem(knowledge, [other for other in requests if other.fact != request.fact])

@@ -99,7 +99,7 @@ def _find(name: str, named: dict[str, set[Want]], context: Context) -> set[Want]
     if any(name in group for group in (found.components, found.systems, found.stacks, found.targets)):
         raise UsageError(
             f"--update {name}: has no lock entries of its own",
-            hint=f"for distribution packages: builder lock --update {' or '.join(sorted(found.systems))}",
+            hint="builder lock --names; packages of a distribution are locked with its system",
         )
     raise UsageError(f"--update {name}: no such name{did_you_mean(name, named)}", hint="builder lock --names")
 

@@ -26,7 +26,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
     "failing CreateImage": (
         Disturbance(action="CreateImage", status=500, code="InternalError", count=0),
         4,
-        "Packer made no image",
+        "Packer did not create an image",
     ),
     "deleted source image": (
         Disturbance(
@@ -53,7 +53,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
             count=0,
         ),
         4,
-        "can this machine reach the instance?",
+        "can reach the instance",
     ),
 }
 
@@ -82,7 +82,7 @@ def test_a_wrong_login_user_is_named(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.replace(
         "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "wrong"'
     )
-    assert_one_error(ami_factory.build(), 4, "is 'wrong' the user of debian-12")
+    assert_one_error(ami_factory.build(), 4, "check that 'wrong' is the login user of debian-12")
     assert ami_factory.left() == []
 
 

@@ -1,16 +1,16 @@
-"""One stream of events: everything that happens in a run is said here once, and every screen reads it.
+"""Event stream of a run: steps, tasks, log lines and notes, the input of all screens and log files.
 
-The stream knows its subscribers; it never knows what a screen looks like.
+Does not know how subscribers display events.
 
-Names in use:
+Event names:
 
 =============  ==========================================================================
 run.start      text: the command; fields: run, targets
-step.start     text: title; fields: target, key
-step.task      text: what the step is doing now (an Ansible task, a test)
+step.start     text: the title; fields: target, key
+step.task      text: the current task of the step (an Ansible task, a test)
 step.log       text: one line of a tool's output
-step.end       text: the reason; fields: outcome, seconds, size_bytes, target
-note           text: something that a person should know
+step.end       text: the reason of the outcome; fields: outcome, seconds, size_bytes, target
+note           text: a message for the user
 run.end        fields: ok, seconds
 =============  ==========================================================================
 
@@ -31,7 +31,7 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that happened; `step` is the row it belongs to ("" for the run itself)."""
+    """Event of a run; `step` is the id of its step, "" for the run itself."""
 
     name: str
     time_s: float
@@ -57,9 +57,9 @@ class Stream:
 
     @contextmanager
     def step(self, step: str, title: str, *, target: str, **fields: Scalar) -> Iterator[dict[str, Any]]:
-        """One step from start to end; what it puts into the mapping is said at its end.
+        """Emit the start and the end of a step; the caller adds the fields of `step.end` to the mapping.
 
-        An error says so itself: the step ends as failed, with the error's message.
+        After a FactoryError the step ends as failed, with the error's message as text.
         """
         started = time.monotonic()
         self.emit("step.start", step=step, text=title, target=target, **fields)
@@ -80,13 +80,13 @@ class Stream:
                 try:
                     subscriber(event)
                 except Interrupted:
-                    raise  # a signal interrupted the main thread here; the subscriber did not fail
+                    raise  # raised by a signal handler in the main thread; the subscriber itself did not fail
                 except Exception as error:
                     self._subscribers.remove(subscriber)
                     self._failure = self._failure or error
                     raise
 
     def raise_failure(self) -> None:
-        """Raise the first error of a subscriber; for the thread that waits for the workers."""
+        """Raise the first exception of a subscriber; called by the thread that waits for the workers."""
         if self._failure is not None:
             raise self._failure

@@ -1,4 +1,4 @@
-"""Plain lines for pipes and CI: one line where a step starts, one where it ends, its tasks between them."""
+"""Plain-text output for pipes and CI: a line for the start, each task and the end of every step."""
 
 from typing import TextIO
 
@@ -8,7 +8,7 @@ from builder.screen.text import clean, clock, duration, size
 
 
 class PlainLines:
-    """Writes one line per event that a person would want in a CI log; each line names its step."""
+    """Writer of plain-text lines; each line names its step, because parallel steps interleave."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -57,6 +57,6 @@ class PlainLines:
 
     def _line(self, event: Event, word: str, text: str) -> None:
         elapsed = clock(event.time_s - self._board.started_s)
-        # One write per line: parallel builds that share a log file cannot tear each other's lines.
+        # One write per line, so that parallel builds can share a log file without mixing parts of lines.
         self._stream.write(f"{elapsed:>7}  {word:<8}{text}".rstrip() + "\n")
         self._stream.flush()

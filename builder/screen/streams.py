@@ -1,4 +1,4 @@
-"""stdout and stderr of the program: losing stderr is survived, losing stdout is an error of its own."""
+"""Handle the loss of stdout and stderr: a lost stderr is ignored, a lost stdout raises OutputLost."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class OutputLost(OSError):
-    """stdout cannot be written: its reader is gone, its disk is full, or it was never open."""
+    """stdout cannot be written: its reader has exited, the disk is full, or it was closed at the start."""
 
     @property
     def reader_is_gone(self) -> bool:
@@ -32,21 +32,20 @@ class _Stderr(io.FileIO):
         try:
             return super().write(data)
         except OSError:
-            return memoryview(data).nbytes  # the run's log has everything
+            return memoryview(data).nbytes  # nothing is lost: the log file of the run has the same lines
 
 
 def guard_streams() -> None:
-    """Replace sys.stdout and sys.stderr by streams that treat a loss as above; raise OutputLost at once
-    if stdout is closed.
+    """Replace sys.stdout and sys.stderr by streams that handle their loss.
 
-    A closed descriptor is opened first, so that no other file gets its number: stdout for reading alone,
-    which keeps every write failing.
+    Raises OutputLost if stdout is closed. Closed descriptors 0 to 2 are opened on /dev/null, so that no other
+    file gets their numbers; descriptor 1 is opened read-only, so that writing to stdout still fails.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest free number, which is this one
+            os.open(os.devnull, mode)  # gets the lowest free number, which is `number`
     stdout, stderr = _Stdout(1, "w", closefd=False), _Stderr(2, "w", closefd=False)
     sys.stdout = _text(stdout, sys.stdout, errors="strict")
     sys.stderr = _text(stderr, sys.stderr, errors="backslashreplace")
@@ -54,7 +53,7 @@ def guard_streams() -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Send the rest of a broken stream to /dev/null, as its buffer would fail again at exit."""
+    """Redirect a broken stream to /dev/null, because flushing its buffer at exit would fail again."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -17,7 +17,7 @@ def failing(error: Exception) -> tuple[list[str], "Stream"]:
     return received, Stream(subscriber)
 
 
-def test_emit_raises_a_subscribers_error_once_and_keeps_it() -> None:
+def test_emit_raises_an_error_of_a_subscriber_once_and_records_it() -> None:
     received, events = failing(ZeroDivisionError("first"))
     events.raise_failure()
     with pytest.raises(ZeroDivisionError):

@@ -312,9 +312,9 @@ def _ami_shape(table: Table, file: str, instances: Mapping[str, Instance], probl
     for arch, name in table["build_on"].items():
         key, instance = f"ami.build_on.{arch}", instances.get(name)
         if instance is None:
-            problems.unknown(file, key, "type", name, instances)
+            problems.unknown(file, key, "EC2 type", name, instances)
         elif instance.dollars_per_hour is None:
-            problems.add(file, key, f"'{name}' has no dollars_per_hour in instances.toml")
+            problems.add(file, key, f"EC2 type '{name}' has no dollars_per_hour in instances.toml")
         else:
             dollars[arch] = instance.dollars_per_hour
     return AmiShape(**table, dollars_per_hour=dollars)

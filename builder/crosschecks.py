@@ -13,7 +13,7 @@ from builder.downloads import WORDS, known_filter, placeholders
 from builder.members import closure, members_of
 from builder.model import KINDS, Catalog, Component, Flavour, Target
 from builder.sources import role_folder
-from builder.tables import Problems, Table
+from builder.tables import Problems, Table, did_you_mean
 
 _REQUIREMENTS = ("", "stack", "workload")
 _DOWNLOAD_KINDS = ("archive", "git", "repository")
@@ -50,13 +50,16 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
         if component.layer not in catalog.layers:
             problems.unknown(file, "layer", "layer", component.layer, catalog.layers)
         if component.requirements not in _REQUIREMENTS:
-            problems.unknown(file, "requirements", "source", component.requirements, _REQUIREMENTS[1:])
+            problems.unknown(
+                file, "requirements", "requirements source", component.requirements, _REQUIREMENTS[1:]
+            )
         for i, kind in enumerate(component.kinds):
             if kind not in KINDS:
                 problems.unknown(file, f"kinds[{i}]", "kind", kind, KINDS)
         if component.brought_by and component.brought_by not in component.requires:
-            problems.unknown(
-                file, "brought_by", "required component", component.brought_by, component.requires
+            suggestion = did_you_mean(component.brought_by, component.requires)
+            problems.add(
+                file, "brought_by", f"component '{component.brought_by}' is not in requires{suggestion}"
             )
         if not role_folder(root, name).is_dir():
             problems.add(file, "", f"no role ansible/roles/{name}")
@@ -119,7 +122,7 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
         for i, instance in enumerate(stack.instances):
             if instance not in catalog.instances:
                 problems.unknown(
-                    f"stacks/{name}.toml", f"instances[{i}]", "type", instance, catalog.instances
+                    f"stacks/{name}.toml", f"instances[{i}]", "EC2 type", instance, catalog.instances
                 )
 
 
@@ -150,7 +153,9 @@ def _check_flavour(file: str, catalog: Catalog, target: Target, flavour: Flavour
     if flavour.system not in catalog.systems:
         problems.unknown(file, f"{prefix}system", "system", flavour.system, catalog.systems)
     elif flavour != target.default and target.kind == "ami" and catalog.systems[flavour.system].ami is None:
-        problems.add(file, f"{prefix}system", f"'{flavour.system}' has no [ami]: no source AMI to build from")
+        problems.add(
+            file, f"{prefix}system", f"system '{flavour.system}' has no [ami], so there is no source AMI"
+        )
     if flavour.stack not in catalog.stacks:
         problems.unknown(file, f"{prefix}stack", "stack", flavour.stack, catalog.stacks)
     for i, component in enumerate(flavour.components):
@@ -173,7 +178,7 @@ def _check_members(
             problems.add(file, "components", f"component '{member}' does not support kind '{target.kind}'")
         if component.pinned and member not in versions:
             key = f"flavours.{flavour.name}.stack"
-            problems.add(file, key, f"'{flavour.stack}' has no pin for component '{member}'")
+            problems.add(file, key, f"stack '{flavour.stack}' has no pin for component '{member}'")
 
 
 def _check_policy(
@@ -182,7 +187,9 @@ def _check_policy(
     for name in flavour.policy:
         key = f"flavours.{flavour.name}.policy.{name}"
         if name not in members:
-            problems.unknown(file, key, "member", name, members)
+            problems.add(
+                file, key, f"component '{name}' is not part of this flavour{did_you_mean(name, members)}"
+            )
         elif f"{name}_policy" not in declared(name):
             problems.add(file, key, f"the role of '{name}' has no variable {name}_policy")
 

@@ -45,7 +45,8 @@ def run(argv: Sequence[str]) -> int:
     knowledge = context.knowledge
     if parsed.instance and parsed.instance not in knowledge.instances:
         raise UsageError(
-            f"--instance: no type '{parsed.instance}'{did_you_mean(parsed.instance, knowledge.instances)}",
+            f"--instance: no EC2 type '{parsed.instance}'"
+            f"{did_you_mean(parsed.instance, knowledge.instances)}",
             hint="catalog/instances.toml lists the known types",
         )
     settings = _read_settings(knowledge, parsed.set)

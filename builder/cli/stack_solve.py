@@ -113,7 +113,7 @@ def _read(knowledge: Knowledge, parsed: argparse.Namespace) -> Iterator[Request]
         if parsed.instance not in knowledge.instances:
             suggestion = did_you_mean(parsed.instance, knowledge.instances)
             raise UsageError(
-                f"--instance: no type '{parsed.instance}'{suggestion}",
+                f"--instance: no EC2 type '{parsed.instance}'{suggestion}",
                 hint="catalog/instances.toml lists the known types",
             )
         yield state(knowledge, "instance", parsed.instance, f"--instance {parsed.instance}")

@@ -80,7 +80,7 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "stacks/plain-1.toml",
             'fabric = "1.2-3"',
             "",
-            "targets/hello.toml: flavours.plain.stack: 'plain-1' has no pin for component 'fabric'",
+            "targets/hello.toml: flavours.plain.stack: stack 'plain-1' has no pin for component 'fabric'",
         ),
         (
             "stacks/plain-1.toml",

@@ -187,7 +187,8 @@ def test_targets_of_an_invalid_profile_report_no_further_problems(repository: Re
         (
             'stack = "plain-1"',
             'stack = "plain-1"\npolicy = { fabrik = "x" }',
-            "flavours.plain.policy.fabrik: no member 'fabrik' (did you mean 'fabric'?)",
+            "flavours.plain.policy.fabrik: component 'fabrik' is not part of this flavour"
+            " (did you mean 'fabric'?)",
         ),
         (
             'stack = "plain-1"',
@@ -231,8 +232,11 @@ def test_flavour_adds_components_and_sets_policies(stacked: Repository) -> None:
 @pytest.mark.parametrize(
     ("instance", "expected"),
     [
-        ("m7i.larg", "ami.build_on.x86_64: no type 'm7i.larg' (did you mean 'm7i.large'?)"),
-        ("m7i.xlarge", "ami.build_on.x86_64: 'm7i.xlarge' has no dollars_per_hour in instances.toml"),
+        ("m7i.larg", "ami.build_on.x86_64: no EC2 type 'm7i.larg' (did you mean 'm7i.large'?)"),
+        (
+            "m7i.xlarge",
+            "ami.build_on.x86_64: EC2 type 'm7i.xlarge' has no dollars_per_hour in instances.toml",
+        ),
     ],
 )
 def test_build_price_comes_from_the_instance_type(
@@ -269,7 +273,7 @@ def test_bundled_component_gets_its_version_from_the_bundle(stacked: Repository)
 def test_brought_by_must_name_a_required_component(stacked: Repository) -> None:
     stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["base"]\nbrought_by = "fabric"\n')
     stacked.write("catalog/versions/fabric.toml", 'summary = "f"\nside = "image"\n')
-    expected = "components/extra.toml: brought_by: no required component 'fabric' (available: base)"
+    expected = "components/extra.toml: brought_by: component 'fabric' is not in requires (available: base)"
     assert expected in problems(stacked)
 
 

@@ -93,7 +93,7 @@ def test_json_has_the_findings_of_the_text(capsys: pytest.CaptureFixture[str], r
         (["check", "--set", "nccl"], "--set nccl: write FACT=VALUE"),
         (
             ["check", "--instance", "p5.48xlarg"],
-            "--instance: no type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)",
+            "--instance: no EC2 type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)",
         ),
         (["check", "cuda-13"], "no stack 'cuda-13' (did you mean 'cuda-13.2'?)"),
         (["chek"], "builder stack: no command 'chek' (did you mean 'check'?)"),

@@ -345,7 +345,7 @@ def test_a_catalog_without_mistakes_loads(small: Repository) -> None:
             "stacks",
             "[pins]",
             'instances = ["p5.48xlarg"]\n[pins]',
-            "stacks/plain-1.toml: instances[0]: no type 'p5.48xlarg'",
+            "stacks/plain-1.toml: instances[0]: no EC2 type 'p5.48xlarg'",
         ),
     ],
 )

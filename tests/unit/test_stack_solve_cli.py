@@ -105,7 +105,7 @@ def test_json_has_a_contradiction_and_its_alternatives(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--instance", "p5.48xlarg"], "--instance: no type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)"),
+        (["--instance", "p5.48xlarg"], "--instance: no EC2 type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)"),
         (
             ["--instance", "p5.48xlarge", "--pin", "ncl=2"],
             "--pin ncl=2: no fact 'ncl' (did you mean 'nccl'?)",

@@ -1,4 +1,4 @@
-"""What tests of several adapters need: a rehearsed account without machines, a certificate."""
+"""Fixtures of adapter tests: a rehearsed AWS account without machines, a certificate, stub servers."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
 from tests.support.stub_server import Serve, stub_servers
 
 
-# Not for the whole session: while an account is served, moto is not itself for other tests of this process.
+# Not session-scoped: while the account is served, it changes moto for all tests of this process.
 @pytest.fixture(scope="module")
 def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
     with served(tmp_path_factory.mktemp("rehearsal")) as account:
@@ -20,7 +20,7 @@ def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehe
 
 @pytest.fixture
 def hosts(rehearsed_account: RehearsedAccount) -> FakeHosts:
-    """What was asked of the hosts, from now on."""
+    """The account's fake hosts, with an empty record of requests."""
     rehearsed_account.hosts.asked.clear()
     rehearsed_account.hosts.failing = None
     return rehearsed_account.hosts
@@ -33,7 +33,7 @@ def aws(rehearsed_account: RehearsedAccount, hosts: FakeHosts) -> Clients:
 
 @pytest.fixture
 def private(tmp_path: Path) -> Path:
-    """A folder for keys."""
+    """A folder with mode 0700, for SSH keys."""
     tmp_path.chmod(0o700)
     return tmp_path
 
@@ -62,6 +62,6 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts servers on loopback that answer as a test says."""
+    """A function that starts a stub server on loopback; all servers stop when the test ends."""
     with stub_servers() as start:
         yield start

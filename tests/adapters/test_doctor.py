@@ -1,4 +1,4 @@
-"""`builder doctor` and the registry that a site names: it answers, is silent, or cannot be reached."""
+"""`builder doctor` reports on the site's registry: reachable, silent or unreachable."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,7 @@ def registry_line(repository: Repository, host: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])
-def test_a_registry_that_answers_is_there(
+def test_reports_the_status_of_a_registry_that_answers(
     repository: Repository, serve: Serve, capsys: pytest.CaptureFixture[str], status: int
 ) -> None:
     stub = serve(Stub(answer=lambda _: (status, {}, b"")))
@@ -26,17 +26,17 @@ def test_a_registry_that_answers_is_there(
     assert [asked.line for asked in stub.asked] == ["GET /v2/"]
 
 
-def test_a_registry_that_does_not_answer_is_said(
+def test_reports_a_silent_and_an_unreachable_registry(
     repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "ANSWER_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert f"{host} does not answer: silent for 0.2 s" in registry_line(repository, host, capsys)
+        assert f"{host} does not answer: no data for 0.2 s" in registry_line(repository, host, capsys)
     assert f"{host} cannot be reached: Connection refused" in registry_line(repository, host, capsys)
 
 
-def test_the_addresses_of_packages_are_shown_without_logins(
+def test_shows_package_urls_without_credentials(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.write(
@@ -54,7 +54,7 @@ def test_the_addresses_of_packages_are_shown_without_logins(
     assert "secret" not in output
 
 
-def test_without_docker_registry_its_package_is_named(
+def test_names_the_package_of_a_missing_docker_registry(
     repository: Repository,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The modules that bring things in from outside: what they let in, what they refuse, what they try again."""
+"""The Ansible modules `download` and `checkout`: verification, signatures, retries."""
 
 import http.server
 import json
@@ -25,13 +25,13 @@ REPOSITORY = "https://code.example/tool.git"
 
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with serve(tmp_path_factory.mktemp("s"), {}) as made:
-        yield made
+    with serve(tmp_path_factory.mktemp("s"), {}) as site:
+        yield site
 
 
 @dataclass
 class Result:
-    """What a module said at its end."""
+    """Result of a module: whether it failed, and its fields."""
 
     failed: bool
     fields: dict[str, Any]
@@ -42,7 +42,7 @@ class Result:
 
 
 def call(module: str, **arguments: Any) -> Result:
-    """Runs a module as Ansible does, on this machine."""
+    """Run a module through Ansible on this machine."""
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.oneline",
@@ -80,7 +80,7 @@ def archive(site: Site, url: str = URL) -> dict[str, str]:
     return {"url": url, "sha256": sum_of(path)}
 
 
-def test_a_locked_file_comes_through_the_mirror_and_only_once(site: Site, tmp_path: Path) -> None:
+def test_downloads_a_locked_file_through_the_mirror_once(site: Site, tmp_path: Path) -> None:
     dest = tmp_path / "deep" / "tool.tgz"
     arguments = {**archive(site), "dest": str(dest), "mode": "0755", "mirrors": site.mirrors}
     first, second = call("download", **arguments), call("download", **arguments)
@@ -92,7 +92,7 @@ def test_a_locked_file_comes_through_the_mirror_and_only_once(site: Site, tmp_pa
     assert site.requests == ["/vendor.example/tool-1.tar.gz"]
 
 
-def test_another_file_than_the_locked_one_is_refused(site: Site, tmp_path: Path) -> None:
+def test_refuses_a_file_with_another_digest(site: Site, tmp_path: Path) -> None:
     wanted = archive(site)
     site.url_file(URL).write_bytes(b"something else")
     dest = tmp_path / "tool.tgz"
@@ -105,9 +105,7 @@ def test_another_file_than_the_locked_one_is_refused(site: Site, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_was_there_and_is_another_one_stays_until_the_right_one_is_here(
-    site: Site, tmp_path: Path
-) -> None:
+def test_keeps_an_old_file_until_the_locked_one_is_verified(site: Site, tmp_path: Path) -> None:
     wanted = archive(site)
     dest = tmp_path / "tool.tgz"
     dest.write_bytes(b"old")
@@ -119,9 +117,7 @@ def test_a_file_that_was_there_and_is_another_one_stays_until_the_right_one_is_h
 
 
 @pytest.mark.parametrize(("status", "tries"), [(503, 3), (429, 3), (404, 1), (403, 1)])
-def test_what_may_pass_is_tried_again_and_the_rest_is_not(
-    site: Site, tmp_path: Path, status: int, tries: int
-) -> None:
+def test_retries_only_transient_statuses(site: Site, tmp_path: Path, status: int, tries: int) -> None:
     wanted = archive(site)
     site.faults["/vendor.example/tool-1.tar.gz"] = (status, 9)
     result = call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors)
@@ -130,13 +126,13 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_not(
     assert len(site.requests) == tries
 
 
-def test_a_server_that_is_busy_once_is_no_failure(site: Site, tmp_path: Path) -> None:
+def test_succeeds_after_one_transient_failure(site: Site, tmp_path: Path) -> None:
     wanted = archive(site)
     site.faults["/vendor.example/tool-1.tar.gz"] = (503, 1)
     assert not call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors).failed
 
 
-def test_a_repository_that_cannot_be_reached_is_said_with_its_address(tmp_path: Path) -> None:
+def test_names_the_url_of_an_unreachable_server(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/tool.tgz"
     result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
@@ -144,8 +140,8 @@ def test_a_repository_that_cannot_be_reached_is_said_with_its_address(tmp_path: 
     assert "(3 tries)" in result.message
 
 
-class Cutting(http.server.BaseHTTPRequestHandler):
-    """Promises more than it sends."""
+class TruncatingHandler(http.server.BaseHTTPRequestHandler):
+    """Handler that announces more bytes than it sends."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -154,12 +150,12 @@ class Cutting(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"x" * 10)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        pass
 
 
 @contextmanager
-def cutting(promised: int) -> Iterator[str]:
-    with socketserver.TCPServer(("127.0.0.1", 0), Cutting) as server:
+def truncating_server(promised: int) -> Iterator[str]:
+    with socketserver.TCPServer(("127.0.0.1", 0), TruncatingHandler) as server:
         server.promised = str(promised)  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -168,16 +164,16 @@ def cutting(promised: int) -> Iterator[str]:
         thread.join()
 
 
-def test_a_connection_that_breaks_leaves_nothing(tmp_path: Path) -> None:
-    with cutting(promised=1000) as url:
+def test_leaves_no_file_if_the_connection_breaks(tmp_path: Path) -> None:
+    with truncating_server(promised=1000) as url:
         result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
     assert "the connection broke after 10 of 1000 bytes" in result.message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_larger_than_the_disk_is_not_begun(tmp_path: Path) -> None:
-    with cutting(promised=1 << 60) as url:
+def test_refuses_a_file_larger_than_the_free_disk_space(tmp_path: Path) -> None:
+    with truncating_server(promised=1 << 60) as url:
         result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
     assert f"has {1 << 60} bytes, but the disk has only " in result.message
@@ -196,13 +192,13 @@ def signed(site: Site, *, armored_key: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("armored", [True, False])
-def test_a_signature_by_the_vendors_key_is_accepted(site: Site, tmp_path: Path, armored: bool) -> None:
+def test_accepts_a_signature_by_the_vendors_key(site: Site, tmp_path: Path, armored: bool) -> None:
     result = call("download", **signed(site, armored_key=armored), dest=str(tmp_path / "x"))
     assert not result.failed, result.message
     assert sum_of(tmp_path / "x") == archive(site)["sha256"]
 
 
-def test_a_signature_of_another_file_is_refused(site: Site, tmp_path: Path) -> None:
+def test_refuses_a_signature_of_another_file(site: Site, tmp_path: Path) -> None:
     arguments = signed(site)
     site.write("https://vendor.example/other", b"other")
     site.sign(site.url_file("https://vendor.example/other"))
@@ -215,7 +211,7 @@ def test_a_signature_of_another_file_is_refused(site: Site, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signature_by_another_key_is_refused(
+def test_refuses_a_signature_by_another_key(
     site: Site, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     arguments = signed(site)
@@ -228,7 +224,7 @@ def test_a_signature_by_another_key_is_refused(
     assert "No public key" in result.fields["actual"]
 
 
-def test_a_key_that_is_not_the_locked_one_is_refused(site: Site, tmp_path: Path) -> None:
+def test_refuses_a_key_with_another_digest(site: Site, tmp_path: Path) -> None:
     arguments = signed(site)
     arguments["key"]["sha256"] = "0" * 64
     result = call("download", **arguments, dest=str(tmp_path / "x"))
@@ -237,9 +233,7 @@ def test_a_key_that_is_not_the_locked_one_is_refused(site: Site, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sources_are_those_of_the_locked_commit_even_when_the_tag_has_moved(
-    site: Site, tmp_path: Path
-) -> None:
+def test_checks_out_the_locked_commit_even_if_the_tag_has_moved(site: Site, tmp_path: Path) -> None:
     commit = site.git(REPOSITORY, "v1", {"src/tool.c": "int main(void) { return 0; }\n"})
     site.git(REPOSITORY, "v1", {"src/tool.c": "int main(void) { return 1; }\n"})
     dest = tmp_path / "tool"
@@ -249,7 +243,7 @@ def test_sources_are_those_of_the_locked_commit_even_when_the_tag_has_moved(
     assert (dest / "src/tool.c").read_text() == "int main(void) { return 0; }\n"
 
 
-def test_a_commit_that_is_nowhere_is_refused(site: Site, tmp_path: Path) -> None:
+def test_refuses_a_commit_that_does_not_exist(site: Site, tmp_path: Path) -> None:
     actual = site.git(REPOSITORY, "v1", {"README": "tool\n"})
     dest = tmp_path / "tool"
     arguments = {"url": REPOSITORY, "ref": "v1", "commit": "0" * 40, "dest": str(dest)}
@@ -262,7 +256,7 @@ def test_a_commit_that_is_nowhere_is_refused(site: Site, tmp_path: Path) -> None
     assert not dest.exists()
 
 
-def test_a_server_without_git_of_its_own_serves_sources_too(site: Site, tmp_path: Path) -> None:
+def test_checks_out_from_a_plain_web_server(site: Site, tmp_path: Path) -> None:
     commit = site.git(REPOSITORY, "v1", {"README": "tool\n"})
     bare = site.url_file(REPOSITORY)
     subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)

@@ -1,4 +1,4 @@
-"""Reading addresses: digests and sizes, mirrors, proxies, certificates, and what networks do to that."""
+"""The URL fetcher: digests and sizes, mirrors, proxies, certificates, network failures."""
 
 import hashlib
 import http.server
@@ -23,7 +23,7 @@ SEEN = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
 
 @dataclass
 class Web:
-    """A server on loopback: path → bytes, and what goes wrong with the next requests, by status."""
+    """HTTP server on loopback: `files` maps path → body, `faults` are statuses of the next requests."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
@@ -56,7 +56,9 @@ def serving(web: Web, *, context: ssl.SSLContext | None = None) -> Iterator[Web]
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: fault or None])  # a fault below 400 is where the body breaks off
+                self.wfile.write(
+                    body[: fault or None]
+                )  # a fault below 400 truncates the body to so many bytes
 
         def log_message(self, *_: object) -> None:
             pass
@@ -88,18 +90,18 @@ def a_fetcher(mirror: Mirror | None = None, pauses: Pauses | None = None) -> Fet
     return Fetcher(mirror or a_mirror(), cancelled=pauses or Pauses())
 
 
-def test_digest_and_size_of_an_address(web: Web) -> None:
+def test_measures_digest_and_size_of_a_url(web: Web) -> None:
     assert a_fetcher().measure(f"{web.url}/a.tar.gz") == SEEN
 
 
-def test_a_file_is_an_address(tmp_path: Path) -> None:
+def test_measures_a_file_url(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BYTES)
     assert a_fetcher().measure(f"file://{tmp_path}/a") == SEEN
     with pytest.raises(MissingError, match=r"no file .*/b"):
         a_fetcher().measure(f"file://{tmp_path}/b")
 
 
-def test_the_longest_prefix_names_the_mirror(web: Web, tmp_path: Path) -> None:
+def test_longest_matching_prefix_selects_the_mirror(web: Web, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     mirror = a_mirror(
         {"https://vendor.example/": f"{web.url}/", "https://vendor.example/x/": f"file://{tmp_path}/"}
@@ -109,15 +111,17 @@ def test_the_longest_prefix_names_the_mirror(web: Web, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [503, 429, 300])
-def test_what_passes_is_tried_again(web: Web, fault: int) -> None:
+def test_retries_after_a_transient_failure(web: Web, fault: int) -> None:
     web.faults = [fault, fault]
     pauses = Pauses()
     assert a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz") == SEEN
     assert pauses.taken == [0.5, 1.0]
 
 
-@pytest.mark.parametrize(("fault", "words"), [(503, "answers 503"), (300, "broke off after 300 of 5120000")])
-def test_what_does_not_pass_ends_after_five_tries(web: Web, fault: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"), [(503, "answers 503"), (300, "connection closed after 300 of 5120000")]
+)
+def test_fails_after_five_tries(web: Web, fault: int, words: str) -> None:
     web.faults = [fault] * 9
     with pytest.raises(MissingError, match=rf"{web.host}: {words}.* \(5 tries\)"):
         a_fetcher().measure(f"{web.url}/a.tar.gz")
@@ -127,14 +131,14 @@ def test_what_does_not_pass_ends_after_five_tries(web: Web, fault: int, words: s
 @pytest.mark.parametrize(
     ("path", "words"), [("/none", "answers 404 Not Found"), ("/a.tar.gz", "answers 403")]
 )
-def test_a_refusal_is_said_at_once(web: Web, path: str, words: str) -> None:
+def test_fails_at_once_on_403_and_404(web: Web, path: str, words: str) -> None:
     web.faults = [403] if "403" in words else []
     with pytest.raises(MissingError, match=words):
         a_fetcher().measure(web.url + path)
     assert len(web.asked) == 1
 
 
-def test_nobody_there_is_said_at_once_without_the_path() -> None:
+def test_names_an_unreachable_host_at_once_without_the_path() -> None:
     pauses = Pauses()
     for url, words in (
         ("http://127.0.0.1:9/a/b/c", "127.0.0.1:9 cannot be reached: Connection refused"),
@@ -149,14 +153,14 @@ def test_nobody_there_is_said_at_once_without_the_path() -> None:
 
 
 class CancelledByPause(Pauses):
-    """Is set while it is waited for, as by a signal."""
+    """Event that is set during its first wait, as if by a signal."""
 
     def wait(self, timeout: float | None = None) -> bool:
         self.set()
         return super().wait(timeout)
 
 
-def test_an_interruption_ends_a_pause_and_a_transfer(web: Web) -> None:
+def test_cancellation_ends_a_pause_and_a_transfer(web: Web) -> None:
     web.faults = [503]
     pauses = CancelledByPause()
     with pytest.raises(Interrupted):
@@ -168,7 +172,7 @@ def test_an_interruption_ends_a_pause_and_a_transfer(web: Web) -> None:
         Fetcher(a_mirror(), cancelled=cancelled).measure(f"{web.url}/a.tar.gz")
 
 
-def test_a_proxy_is_asked_but_not_for_loopback_and_what_is_excepted(web: Web) -> None:
+def test_uses_the_proxy_except_for_loopback_and_no_proxy(web: Web) -> None:
     web.files["http://vendor.example/b"] = b"through the proxy"
     proxies = {"http_proxy": web.url, "no_proxy": ".internal.invalid, other.invalid"}
     fetcher = a_fetcher(a_mirror(proxies=proxies))
@@ -180,7 +184,7 @@ def test_a_proxy_is_asked_but_not_for_loopback_and_what_is_excepted(web: Web) ->
             fetcher.measure(f"http://{host}/b")
 
 
-def test_a_redirection_is_followed_through_the_proxy_that_it_needs(web: Web) -> None:
+def test_follows_a_redirect_through_the_proxy(web: Web) -> None:
     web.redirects = {"/away": "http://vendor.example/b"}
     web.files["http://vendor.example/b"] = b"through the proxy"
     fetcher = a_fetcher(a_mirror(proxies={"http_proxy": web.url}))
@@ -188,39 +192,39 @@ def test_a_redirection_is_followed_through_the_proxy_that_it_needs(web: Web) -> 
     assert web.asked == ["/away", "http://vendor.example/b"]
 
 
-def test_a_bundle_without_certificates_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("what\n")
-    with pytest.raises(UsageError, match="holds no certificates"):
+def test_refuses_a_ca_bundle_without_certificates(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("text\n")
+    with pytest.raises(UsageError, match="contains no certificates"):
         a_fetcher(a_mirror(ca_bundle=tmp_path / "ca.pem")).measure("https://127.0.0.1:9/a")
 
 
-def test_what_is_read_is_bounded(web: Web) -> None:
+def test_read_refuses_more_bytes_than_the_limit(web: Web) -> None:
     web.files["/list"] = b"x" * 1000
     assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
-    with pytest.raises(MissingError, match="holds more than 999 bytes"):
+    with pytest.raises(MissingError, match="larger than the limit of 999 bytes"):
         a_fetcher().read(f"{web.url}/list", limit=999)
 
 
-def test_what_is_read_again_is_not_there_twice(web: Web) -> None:
+def test_read_drops_partial_data_before_a_retry(web: Web) -> None:
     web.files["/list"] = b"x" * 1000
     web.faults = [300]
     assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
 
 
-def test_redirections_are_followed(web: Web) -> None:
+def test_follows_redirects_but_not_in_a_circle(web: Web) -> None:
     web.redirects = {"/old": "/a.tar.gz", "/round": "/round"}
     assert a_fetcher().measure(f"{web.url}/old") == SEEN
     with pytest.raises(MissingError):
         a_fetcher().measure(f"{web.url}/round")
 
 
-def test_a_ca_of_ones_own_and_no_way_down_from_tls(web: Web, certificate: Path) -> None:
+def test_trusts_a_private_ca_and_refuses_a_redirect_from_https_to_http(web: Web, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     away = Web(files={"/a": b"secure"}, redirects={"/down": f"{web.url}/a.tar.gz"})
     with serving(away, context=context) as secure:
         url = f"https://{secure.host}"
-        with pytest.raises(MissingError, match="not trusted here") as caught:
+        with pytest.raises(MissingError, match="is not trusted") as caught:
             a_fetcher().measure(f"{url}/a")
         assert "mirror.ca_bundle" in caught.value.hint
         trusting = a_fetcher(a_mirror(ca_bundle=certificate))

@@ -1,4 +1,4 @@
-"""The HTTP client: proxies, certificates, time limits, retries, and what servers may not do with a login."""
+"""The HTTP client: proxies, certificates, timeouts, retries, and protection of credentials."""
 
 import http
 import socket
@@ -28,7 +28,7 @@ def get(client: Client, url: str, **headers: str) -> bytes:
         return b"".join(client.chunks(response))
 
 
-def test_a_plain_url_is_asked_through_its_proxy_with_the_proxys_login(serve: Serve) -> None:
+def test_sends_an_http_request_through_the_proxy_with_the_proxy_login(serve: Serve) -> None:
     stub = serve(Stub(answer=ok))
     network = Network(proxies={"http_proxy": f"http://me:p%40ss@{stub.host}", "no_proxy": "direct.invalid"})
     client = Client(network)
@@ -41,14 +41,12 @@ def test_a_plain_url_is_asked_through_its_proxy_with_the_proxys_login(serve: Ser
         get(client, "http://direct.invalid:5000/v2/")
 
 
-def test_a_proxy_without_a_scheme_is_one_of_http(serve: Serve) -> None:
+def test_takes_a_proxy_without_a_scheme_for_http(serve: Serve) -> None:
     stub = serve(Stub(answer=ok))
     assert get(Client(Network(proxies={"http_proxy": stub.host})), "http://server.invalid/") == b"fine"
 
 
-def test_the_environments_proxies_are_read_in_either_case(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_proxy_variables_in_lower_and_upper_case(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     stub = serve(Stub(answer=ok))
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.setenv("HTTP_PROXY", f"http://{stub.host}")
@@ -61,13 +59,13 @@ def test_the_environments_proxies_are_read_in_either_case(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "127.8.9.1", "localhost", "[::1]:80", "LOCALHOST"])
-def test_loopback_has_no_proxy(host: str) -> None:
+def test_uses_no_proxy_for_loopback(host: str) -> None:
     proxies = {"http_proxy": "http://proxy.invalid", "https_proxy": "http://proxy.invalid"}
     assert Network(proxies=proxies).proxy_for(f"http://{host}/") == ""
     assert Network(proxies=proxies).proxy_for(f"https://{host}/") == ""
 
 
-def test_a_tls_server_is_reached_through_a_tunnel_that_sees_no_login_of_ours(
+def test_tunnels_tls_through_the_proxy_without_showing_it_the_server_login(
     serve: Serve, certificate: Path
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -78,14 +76,14 @@ def test_a_tls_server_is_reached_through_a_tunnel_that_sees_no_login_of_ours(
         client = Client(Network(proxies={"https_proxy": proxy}, ca_bundle=certificate))
         assert get(client, "https://registry.test/a", **LOGIN) == b"fine"
         assert get(client, "https://registry.test/b", **LOGIN) == b"fine"
-    assert tunnel.asked == ["registry.test:443"]  # one connection, kept
+    assert tunnel.asked == ["registry.test:443"]  # the connection is reused
     assert tunnel.logins == ["Basic bWU6c2VjcmV0"]
     assert [asked.line for asked in stub.asked] == ["GET /a", "GET /b"]
     assert {asked.authorization for asked in stub.asked} == {LOGIN["Authorization"]}
     assert {asked.proxy_authorization for asked in stub.asked} == {""}
 
 
-def test_a_proxy_that_refuses_is_named_without_its_login(serve: Serve) -> None:
+def test_names_a_refusing_proxy_without_its_password(serve: Serve) -> None:
     stub = serve(Stub(answer=lambda _: (403, {}, b"")))
     client = Client(Network(proxies={"https_proxy": f"http://me:secret@{stub.host}"}))
     with pytest.raises(MissingError) as caught:
@@ -94,35 +92,35 @@ def test_a_proxy_that_refuses_is_named_without_its_login(serve: Serve) -> None:
     assert caught.value.message == f"server.invalid {words}"
 
 
-def test_a_login_is_shown_to_its_own_origin_alone(serve: Serve) -> None:
+def test_redirect_to_another_origin_drops_the_login(serve: Serve) -> None:
     other = serve(Stub(answer=ok))
     own = serve(
         Stub(
             answer=lambda asked: {
-                "GET /near": (307, {"Location": "/away"}, b""),
+                "GET /same": (307, {"Location": "/away"}, b""),
                 "GET /away": (307, {"Location": f"http://{other.host}/"}, b""),
             }[asked.line]
         )
     )
-    assert get(Client(Network()), f"http://{own.host}/near", **LOGIN) == b"fine"
+    assert get(Client(Network()), f"http://{own.host}/same", **LOGIN) == b"fine"
     assert [asked.authorization for asked in own.asked] == [LOGIN["Authorization"]] * 2
     assert [asked.authorization for asked in other.asked] == [""]
 
 
-def test_a_login_for_another_origin_than_the_urls_is_not_shown(serve: Serve) -> None:
+def test_drops_a_login_that_belongs_to_another_origin(serve: Serve) -> None:
     stub, client = serve(Stub(answer=ok)), Client(Network())
     with client.open("GET", f"http://{stub.host}/", origin="http://127.0.0.1:1", headers=LOGIN):
         assert stub.asked[0].authorization == ""
 
 
-def test_redirects_have_an_end(serve: Serve) -> None:
+def test_stops_after_five_redirects(serve: Serve) -> None:
     stub = serve(Stub(answer=lambda _: (302, {"Location": "/"}, b"")))
     with pytest.raises(BuildError, match=f"{stub.host}: redirected 5 times"):
         get(Client(Network(), failure=BuildError), f"http://{stub.host}/")
     assert len(stub.asked) == 5
 
 
-def test_an_answer_to_a_post_is_not_followed(serve: Serve) -> None:
+def test_does_not_follow_a_redirect_of_a_post(serve: Serve) -> None:
     stub, client = serve(Stub(answer=lambda _: (307, {"Location": "/b"}, b""))), Client(Network())
     with client.open("POST", f"http://{stub.host}/a") as response:
         assert response.status == 307
@@ -135,18 +133,18 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_server_that_says_nothing_is_left_after_its_time(silent: str) -> None:
-    with pytest.raises(TransientError, match=r"silent for 0\.2 s"):
+def test_times_out_on_a_silent_server(silent: str) -> None:
+    with pytest.raises(TransientError, match=r"no data for 0\.2 s"):
         get(Client(Network(), silence_s=0.2), f"http://{silent}/")
 
 
-def test_a_bundle_that_holds_no_certificates_is_a_mistake_of_the_site(tmp_path: Path) -> None:
+def test_refuses_a_ca_bundle_without_certificates(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("none\n")
-    with pytest.raises(UsageError, match=r"ca\.pem holds no certificates"):
+    with pytest.raises(UsageError, match=r"ca\.pem contains no certificates"):
         get(Client(Network(ca_bundle=tmp_path / "ca.pem")), "https://server.invalid/")
 
 
-def test_a_server_without_tls_is_not_asked_again(serve: Serve) -> None:
+def test_does_not_retry_https_on_a_server_without_tls(serve: Serve) -> None:
     stub, pauses = serve(Stub(answer=ok)), Pauses()
     client = Client(Network(), cancelled=pauses)
     with pytest.raises(MissingError, match=r"cannot be reached: .*[Ww]rong.version"):
@@ -155,11 +153,11 @@ def test_a_server_without_tls_is_not_asked_again(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(TRANSIENT))
-def test_a_passing_status_is_tried_again_until_it_has_passed(serve: Serve, status: int) -> None:
+def test_retries_a_transient_status_until_it_succeeds(serve: Serve, status: int) -> None:
     statuses = [status, status, 200]
     stub = serve(Stub(answer=lambda _: (statuses.pop(0), {}, b"fine")))
-    pauses, said = Pauses(), list[str]()
-    client = Client(Network(), cancelled=pauses, say=said.append)
+    pauses, messages = Pauses(), list[str]()
+    client = Client(Network(), cancelled=pauses, say=messages.append)
 
     def attempt() -> bytes:
         with client.open("GET", f"http://{stub.host}/") as response:
@@ -168,13 +166,13 @@ def test_a_passing_status_is_tried_again_until_it_has_passed(serve: Serve, statu
 
     assert client.retry("it", attempt) == b"fine"
     assert pauses.taken == [0.5, 1.0]
-    assert said[0] == f"it: answered {status}; trying again in 0.5 s (1 of 5)"
+    assert messages[0] == f"it: answered {status}; retrying in 0.5 s (attempt 1 of 5)"
 
 
 @pytest.mark.parametrize(
     "status", sorted({status.value for status in http.HTTPStatus} - TRANSIENT - {100, 101, 102, 103})
 )
-def test_any_other_status_is_final(serve: Serve, status: int) -> None:
+def test_does_not_retry_any_other_status(serve: Serve, status: int) -> None:
     stub, client = serve(Stub(answer=lambda _: (status, {}, b""))), Client(Network())
     with client.open("POST", f"http://{stub.host}/") as response:
         raise_for_transient(response, "never raised")
@@ -184,9 +182,7 @@ def test_any_other_status_is_final(serve: Serve, status: int) -> None:
 @pytest.mark.parametrize(
     ("retry_after", "pause_s"), [("7", 7.0), ("99999", 30.0), ("", 0.5), ("soon", 0.5), ("0", 0.5)]
 )
-def test_the_servers_own_pause_is_respected_within_reason(
-    serve: Serve, retry_after: str, pause_s: float
-) -> None:
+def test_pauses_for_retry_after_up_to_30_seconds(serve: Serve, retry_after: str, pause_s: float) -> None:
     answers: list[Answer] = [(503, {"Retry-After": retry_after}, b""), (200, {}, b"fine")]
     stub, pauses = serve(Stub(answer=lambda _: answers.pop(0))), Pauses()
     client = Client(Network(), cancelled=pauses)
@@ -199,12 +195,12 @@ def test_the_servers_own_pause_is_respected_within_reason(
     assert pauses.taken == [pause_s]
 
 
-def test_threads_share_a_client_and_its_connections(serve: Serve) -> None:
+def test_threads_can_share_a_client(serve: Serve) -> None:
     stub, client = serve(Stub(answer=ok)), Client(Network())
-    meeting, found = threading.Barrier(8, timeout=30), list[bytes]()
+    barrier, found = threading.Barrier(8, timeout=30), list[bytes]()
 
     def ask() -> None:
-        meeting.wait()
+        barrier.wait()
         found.extend(get(client, f"http://{stub.host}/{number}") for number in range(5))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]

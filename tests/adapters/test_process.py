@@ -1,4 +1,4 @@
-"""The subprocess module: whatever happens, no output, error or child process is lost."""
+"""The subprocess module loses no output, error or child process."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from builder.errors import BuildError, Interrupted, MissingError
 from builder.wait import until
 
 BOUND_S = 30.0
-# More than a pipe holds, in lines: a child that nobody reads blocks in the middle of it.
+# Larger than a pipe's buffer: a child blocks while writing it unless its output is read.
 FLOOD = "import sys\nfor _ in range(32768): print('x' * 63)\n"
 FLOOD_BYTES = 32768 * 64
 QUICK = ((signal.SIGTERM, 0.3), (signal.SIGKILL, 5.0))
@@ -55,16 +55,16 @@ def ends(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
-def test_exit_code_is_returned_and_not_raised(code: int) -> None:
+def test_returns_the_exit_code_instead_of_raising(code: int) -> None:
     done = process.run(["sh", "-c", f"echo out; echo err >&2; exit {code}"], timeout_s=BOUND_S)
     assert (done.code, done.output) == (code, "out\nerr")
 
 
-def test_end_by_a_signal_is_a_negative_code() -> None:
+def test_returns_a_negative_code_if_a_signal_ended_the_child() -> None:
     assert process.run(["sh", "-c", "kill -KILL $$"], timeout_s=BOUND_S).code == -signal.SIGKILL
 
 
-def test_listener_gets_every_line_in_order_and_in_the_callers_thread() -> None:
+def test_calls_the_listener_for_every_line_in_order_in_the_callers_thread() -> None:
     heard: list[tuple[str, int]] = []
     done = process.run(
         python(FLOOD), timeout_s=BOUND_S, on_line=lambda line: heard.append((line, threading.get_ident()))
@@ -97,7 +97,7 @@ def test_lines_are_split_and_decoded(tmp_path: Path, written: bytes, lines: list
     assert done.output == "\n".join(lines)
 
 
-def test_characters_written_in_pieces_are_put_together() -> None:
+def test_joins_characters_and_line_ends_that_arrive_byte_by_byte() -> None:
     code = (
         "import os, sys, time\n"
         "for byte in '€\\r\\n€'.encode():\n"
@@ -107,32 +107,32 @@ def test_characters_written_in_pieces_are_put_together() -> None:
     assert process.run(python(code), timeout_s=BOUND_S).output == "€\n€"
 
 
-def test_child_that_closes_its_output_is_waited_for() -> None:
+def test_waits_for_a_child_that_closes_its_output() -> None:
     code = "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(0.3)\nos._exit(4)\n"
     assert process.run(python(code), timeout_s=BOUND_S).code == 4
 
 
-def test_child_has_no_input() -> None:
+def test_child_has_an_empty_stdin() -> None:
     assert process.run(["cat"], timeout_s=BOUND_S).code == 0
 
 
 # Listeners that raise
 
 
-def test_error_of_the_listener_is_raised_although_the_child_succeeds() -> None:
+def test_raises_a_listener_error_even_if_the_child_succeeds() -> None:
     with pytest.raises(ListenerError, match="the first"):
         process.run(["echo", "short"], timeout_s=BOUND_S, on_line=fail)
 
 
-def test_error_of_the_listener_ends_a_child_with_much_output() -> None:
+def test_listener_error_ends_a_child_with_much_output() -> None:
     started = time.monotonic()
     with pytest.raises(ListenerError, match="the first"):
         process.run(python(FLOOD), timeout_s=600, on_line=fail)
     assert time.monotonic() - started < BOUND_S
 
 
-def test_error_of_the_listener_does_not_block_a_child_that_writes_while_it_is_ended(tmp_path: Path) -> None:
-    """The child finishes writing while it is ended: its output is read on."""
+def test_listener_error_does_not_block_a_child_that_writes_in_its_signal_handler(tmp_path: Path) -> None:
+    """Output is still read while the child is being ended, so that its handler can finish."""
     code = (
         "import os, signal\n"
         "def end(*_):\n"
@@ -155,7 +155,7 @@ def test_error_of_the_listener_does_not_block_a_child_that_writes_while_it_is_en
     assert (tmp_path / "cleaned").read_text() == "yes"
 
 
-def test_first_error_of_the_listener_counts_and_it_is_not_called_again() -> None:
+def test_raises_the_first_listener_error_and_does_not_call_it_again() -> None:
     calls: list[str] = []
 
     def listen(line: str) -> None:
@@ -167,7 +167,7 @@ def test_first_error_of_the_listener_counts_and_it_is_not_called_again() -> None
     assert calls == ["1"]
 
 
-def test_error_of_the_listener_ends_a_child_that_ignores_sigterm() -> None:
+def test_listener_error_ends_a_child_that_ignores_sigterm() -> None:
     pids: list[int] = []
 
     def listen(line: str) -> None:
@@ -180,8 +180,7 @@ def test_error_of_the_listener_ends_a_child_that_ignores_sigterm() -> None:
     assert ends(pids[0])
 
 
-def test_an_earlier_error_wins_over_one_of_the_listener() -> None:
-    """The child is ended because it is cancelled; what the listener then raises does not hide that."""
+def test_cancellation_wins_over_a_later_listener_error() -> None:
     cancelled = threading.Event()
 
     def listen(line: str) -> None:
@@ -194,10 +193,10 @@ def test_an_earlier_error_wins_over_one_of_the_listener() -> None:
         process.run(["sh", "-c", script], timeout_s=BOUND_S, cancelled=cancelled, on_line=listen)
 
 
-# Cancellation and time limit
+# Cancellation and timeout
 
 
-def test_cancelling_ends_the_whole_group() -> None:
+def test_cancellation_ends_the_whole_process_group() -> None:
     cancelled = threading.Event()
     pids: list[int] = []
 
@@ -216,7 +215,7 @@ def test_cancelling_ends_the_whole_group() -> None:
     assert all(ends(pid) for pid in pids)
 
 
-def test_child_may_clean_up_when_it_is_cancelled() -> None:
+def test_cancelled_child_can_clean_up() -> None:
     cancelled = threading.Event()
     heard: list[str] = []
 
@@ -231,14 +230,14 @@ def test_child_may_clean_up_when_it_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("script", ["while :; do sleep 0.1; done", "while :; do echo x; done"])
-def test_time_limit_is_an_error_that_names_the_command(tmp_path: Path, script: str) -> None:
+def test_timeout_error_names_the_command(tmp_path: Path, script: str) -> None:
     with pytest.raises(BuildError) as caught:
         process.run(["sh", "-c", script], timeout_s=0.3, cwd=tmp_path, ending=QUICK)
-    assert caught.value.message.startswith("no end after 0 s: ")
+    assert caught.value.message.startswith("timed out after 0 s: ")
     assert caught.value.message.endswith(f"cd {tmp_path} && sh -c '{script}'")
 
 
-def test_signal_in_the_main_thread_ends_the_child() -> None:
+def test_signal_to_the_main_thread_ends_the_child() -> None:
     pids: list[int] = []
 
     def listen(line: str) -> None:
@@ -253,7 +252,7 @@ def test_signal_in_the_main_thread_ends_the_child() -> None:
 # Grandchildren
 
 
-def test_grandchild_of_the_group_that_keeps_the_output_open_is_ended() -> None:
+def test_ends_a_grandchild_that_keeps_the_output_open() -> None:
     started = time.monotonic()
     done = process.run(["sh", "-c", "sleep 600 & echo $!"], timeout_s=600)
     assert time.monotonic() - started < BOUND_S
@@ -264,7 +263,7 @@ def test_grandchild_of_the_group_that_keeps_the_output_open_is_ended() -> None:
 def test_daemon_that_keeps_the_output_open_does_not_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that has left the group is not ours to end, and is not waited for."""
+    """A process that has left the group is neither ended nor waited for."""
     monkeypatch.setattr(process, "_GRACE_S", 0.5)
     (tmp_path / "daemon.sh").write_text("echo $$ > pid.new; mv pid.new pid; exec sleep 600\n")
     script = "setsid sh daemon.sh & until test -e pid; do sleep 0.02; done"
@@ -277,7 +276,7 @@ def test_daemon_that_keeps_the_output_open_does_not_block(
     os.kill(daemon, signal.SIGKILL)
 
 
-def test_nothing_stays_open_and_no_thread_stays() -> None:
+def test_leaves_no_open_file_and_no_thread() -> None:
     before = open_files(), threading.active_count()
     process.run(["echo", "x"], timeout_s=BOUND_S)
     with pytest.raises(ListenerError):
@@ -288,19 +287,19 @@ def test_nothing_stays_open_and_no_thread_stays() -> None:
 # Programs that cannot be started
 
 
-def test_missing_program_is_named() -> None:
-    with pytest.raises(MissingError, match="no program 'no-such-program' here") as caught:
+def test_names_a_missing_program() -> None:
+    with pytest.raises(MissingError, match="program 'no-such-program' not found") as caught:
         process.run(["no-such-program"], timeout_s=BOUND_S)
     assert caught.value.exit_code == 3
 
 
-def test_missing_folder_is_named(tmp_path: Path) -> None:
+def test_names_a_missing_working_directory(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with pytest.raises(MissingError, match=f"cannot start 'true': No such file or directory: {folder}"):
         process.run(["true"], timeout_s=BOUND_S, cwd=folder)
 
 
-def test_program_that_is_not_executable_is_named(tmp_path: Path) -> None:
+def test_names_a_program_that_is_not_executable(tmp_path: Path) -> None:
     (tmp_path / "program").write_text("#!/bin/sh\n")
     with pytest.raises(MissingError, match=r"cannot start '.*': Permission denied"):
         process.run([str(tmp_path / "program")], timeout_s=BOUND_S)
@@ -343,7 +342,7 @@ def test_environment(
     assert found == expected
 
 
-def test_details_end_with_a_command_that_runs_again(tmp_path: Path) -> None:
+def test_details_end_with_a_shell_command_that_repeats_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     done = process.run(["sh", "-c", "echo 'it''s'; pwd; exit 3"], cwd=folder, timeout_s=BOUND_S)

@@ -1,4 +1,4 @@
-"""Pushing and pulling by our own client: the same tests against our registry and an independent one."""
+"""The registry client: push and pull, tested against our registry and docker-registry."""
 
 import io
 import json
@@ -75,7 +75,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield address
 
 
-def test_an_image_goes_there_and_back(host: str, layers: tuple[LayerBlob, ...], tmp_path: Path) -> None:
+def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, ...], tmp_path: Path) -> None:
     with Registry(host) as registry:
         registry.ping()
         publication = push(CONFIG, layers, registry=registry, repository="team/app", tags=("1", "latest"))
@@ -93,7 +93,7 @@ def test_an_image_goes_there_and_back(host: str, layers: tuple[LayerBlob, ...], 
             assert (tmp_path / "blob").read_bytes() == layer.path.read_bytes()
 
 
-def test_what_is_not_there_is_none(host: str) -> None:
+def test_returns_none_for_a_missing_image_and_blob(host: str) -> None:
     with Registry(host) as registry:
         assert registry.find_manifest("team/app", "cache-1") is None
         assert registry.get_manifest("team/app", NO_DIGEST) is None
@@ -101,7 +101,7 @@ def test_what_is_not_there_is_none(host: str) -> None:
         assert registry.tags("team/app") == ()
 
 
-def test_a_second_push_sends_nothing(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_second_push_sends_no_bytes(host: str, layers: tuple[LayerBlob, ...]) -> None:
     with Registry(host) as registry:
         first = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         second = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
@@ -111,7 +111,7 @@ def test_a_second_push_sends_nothing(host: str, layers: tuple[LayerBlob, ...]) -
     assert second.reused_bytes == third.reused_bytes == first.pushed_bytes
 
 
-def test_blobs_of_another_repository_are_mounted(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_mounts_blobs_of_another_repository(host: str, layers: tuple[LayerBlob, ...]) -> None:
     with Registry(host) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         other = push(
@@ -120,19 +120,19 @@ def test_blobs_of_another_repository_are_mounted(host: str, layers: tuple[LayerB
     assert other.pushed_bytes == 0
 
 
-def test_without_a_tag_the_digest_is_the_name(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_pushes_under_the_digest_without_a_tag(host: str, layers: tuple[LayerBlob, ...]) -> None:
     with Registry(host) as registry:
         publication = push(CONFIG, layers, registry=registry, repository="app", tags=())
         assert registry.find_manifest("app", publication.digest) == publication.digest
 
 
-def test_a_layer_that_changed_on_disk_is_an_integrity_error(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_refuses_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
     layers[1].path.write_bytes(bytes(layers[1].size_bytes))
     with Registry(host) as registry, pytest.raises(IntegrityError, match=layers[1].digest):
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
 
 
-def test_what_the_registry_refuses_is_said_in_its_words(host: str) -> None:
+def test_reports_a_refusal_with_the_registrys_error_code(host: str) -> None:
     content = json.dumps(json.loads(manifest(CONFIG, ()))).encode()
     with Registry(host) as registry, pytest.raises(PublishError, match="MANIFEST_BLOB_UNKNOWN") as caught:
         registry.put_manifest("app", "1", content)
@@ -142,7 +142,7 @@ def test_what_the_registry_refuses_is_said_in_its_words(host: str) -> None:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., LocalRegistry]]:
-    """Starts registries with faults and rules of their own."""
+    """A function that starts a registry with options such as faults or immutable tags."""
     started: list[LocalRegistry] = []
 
     def start(**options: object) -> LocalRegistry:
@@ -158,7 +158,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., LocalRegistry]]:
 Serve = Callable[..., LocalRegistry]
 
 
-def test_a_second_push_asks_once_a_tag(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
+def test_second_push_sends_one_request_per_tag(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
     faults = Faults()
     with Registry(serve(faults=faults).host) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
@@ -167,48 +167,48 @@ def test_a_second_push_asks_once_a_tag(serve: Serve, layers: tuple[LayerBlob, ..
     assert faults.asked == ["HEAD /v2/app/manifests/1"]
 
 
-PASSING = {
+TRANSIENT_FAULTS = {
     "500 on an upload": ("PUT .*/blobs/uploads/", Fault(status=500)),
-    "503 on the begin of an upload": ("POST .*/blobs/uploads/", Fault(status=503)),
-    "closed amid an upload": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100)),
-    "closed before an answer": ("POST .*/blobs/uploads/", Fault(close_after_bytes=0)),
+    "503 at the start of an upload": ("POST .*/blobs/uploads/", Fault(status=503)),
+    "closed during an upload": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100)),
+    "closed before a response": ("POST .*/blobs/uploads/", Fault(close_after_bytes=0)),
     "502 on the manifest": ("PUT .*/manifests/", Fault(status=502)),
-    "half an answer": ("GET /v2/app/tags/list", Fault(truncate_to=3)),
+    "truncated response": ("GET /v2/app/tags/list", Fault(truncate_to=3)),
 }
 
 
-@pytest.mark.parametrize(("pattern", "fault"), PASSING.values(), ids=list(PASSING))
-def test_what_passes_is_tried_again_and_said(
+@pytest.mark.parametrize(("pattern", "fault"), TRANSIENT_FAULTS.values(), ids=list(TRANSIENT_FAULTS))
+def test_retries_and_reports_a_transient_fault(
     serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, pattern: str, fault: Fault
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     faults = Faults(pattern, fault)
-    with Registry(serve(faults=faults).host, cancelled=pauses, say=said.append) as registry:
+    with Registry(serve(faults=faults).host, cancelled=pauses, say=messages.append) as registry:
         publication = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert registry.tags("app") == ("1",)
         assert registry.find_manifest("app", "1") == publication.digest
-    # A connection cut without a word may just have been kept too long; that is mended without a pause.
+    # The client retries at once if a kept connection was closed, which it takes for an idle timeout.
     if fault.close_after_bytes != 0:
         assert pauses.taken == [0.5]
-        assert len(said) == 1
-        assert "(1 of 5)" in said[0]
+        assert len(messages) == 1
+        assert "(attempt 1 of 5)" in messages[0]
 
 
-def test_the_registrys_own_pause_is_respected(serve: Serve, pauses: Pauses) -> None:
+def test_pauses_for_retry_after(serve: Serve, pauses: Pauses) -> None:
     faults = Faults("HEAD", Fault(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": "7"}))
     with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         assert not registry.has_blob("app", NO_DIGEST)
     assert pauses.taken == [7.0]
 
 
-BROKEN = {
-    "500 for ever": ("PUT .*/blobs/uploads/", Fault(status=500), "answered 500 UNAVAILABLE"),
-    "closed for ever": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100), "broke off"),
+PERMANENT_FAULTS = {
+    "always 500": ("PUT .*/blobs/uploads/", Fault(status=500), "answered 500 UNAVAILABLE"),
+    "always closed": ("PUT .*/blobs/uploads/", Fault(close_after_bytes=100), "connection lost"),
 }
 
 
-@pytest.mark.parametrize(("pattern", "fault", "words"), BROKEN.values(), ids=list(BROKEN))
-def test_what_does_not_pass_ends_after_five_tries(
+@pytest.mark.parametrize(("pattern", "fault", "words"), PERMANENT_FAULTS.values(), ids=list(PERMANENT_FAULTS))
+def test_fails_after_five_tries(
     serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, pattern: str, fault: Fault, words: str
 ) -> None:
     faults = Faults(pattern, fault, times=1000)
@@ -224,7 +224,7 @@ def test_what_does_not_pass_ends_after_five_tries(
     assert not any("PUT /v2/app/manifests" in asked for asked in faults.asked)
 
 
-def test_nobody_there_is_said_at_once(tmp_path: Path, pauses: Pauses) -> None:
+def test_reports_an_unreachable_registry_at_once(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "gone") as gone:
         host = gone.host
     with Registry(host, cancelled=pauses) as registry, pytest.raises(MissingError, match="refused") as caught:
@@ -234,7 +234,7 @@ def test_nobody_there_is_said_at_once(tmp_path: Path, pauses: Pauses) -> None:
     assert pauses.taken == []
 
 
-def test_who_goes_away_is_waited_for(tmp_path: Path, pauses: Pauses) -> None:
+def test_retries_if_a_registry_that_answered_becomes_unreachable(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "gone") as gone:
         registry = Registry(gone.host, cancelled=pauses)
         registry.ping()
@@ -243,7 +243,7 @@ def test_who_goes_away_is_waited_for(tmp_path: Path, pauses: Pauses) -> None:
     assert pauses.taken == [0.5, 1.0, 2.0, 4.0]
 
 
-def test_a_kept_connection_that_was_closed_is_no_failure(tmp_path: Path, pauses: Pauses) -> None:
+def test_reconnects_without_a_pause_if_an_idle_connection_was_closed(tmp_path: Path, pauses: Pauses) -> None:
     with LocalRegistry(tmp_path / "registry") as first:
         registry = Registry(first.host, cancelled=pauses)
         registry.ping()
@@ -253,18 +253,18 @@ def test_a_kept_connection_that_was_closed_is_no_failure(tmp_path: Path, pauses:
     assert pauses.taken == []
 
 
-def test_a_tag_that_reads_back_otherwise_is_an_integrity_error(
+def test_refuses_a_tag_that_reads_back_with_another_digest(
     serve: Serve, layers: tuple[LayerBlob, ...]
 ) -> None:
-    lie = Fault(headers={"Docker-Content-Digest": NO_DIGEST})
-    faults = Faults("HEAD .*/manifests/1", lie, times=1000)
+    wrong = Fault(headers={"Docker-Content-Digest": NO_DIGEST})
+    faults = Faults("HEAD .*/manifests/1", wrong, times=1000)
     with Registry(serve(faults=faults).host) as registry, pytest.raises(IntegrityError) as caught:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
     assert sha256(manifest(CONFIG, layers)) in caught.value.message
     assert NO_DIGEST in caught.value.message
 
 
-def test_a_manifest_whose_bytes_are_others_is_an_integrity_error(
+def test_refuses_a_manifest_that_does_not_match_its_digest(
     serve: Serve, layers: tuple[LayerBlob, ...]
 ) -> None:
     faults = Faults("GET .*/manifests/1", Fault(headers={"Docker-Content-Digest": NO_DIGEST}))
@@ -274,7 +274,7 @@ def test_a_manifest_whose_bytes_are_others_is_an_integrity_error(
             registry.get_manifest("app", "1")
 
 
-def test_a_download_that_breaks_off_begins_anew(
+def test_restarts_a_truncated_download(
     serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, tmp_path: Path
 ) -> None:
     faults = Faults("GET .*/blobs/", Fault(truncate_to=1000))
@@ -285,7 +285,7 @@ def test_a_download_that_breaks_off_begins_anew(
     assert pauses.taken == [0.5]
 
 
-def test_a_blob_of_other_bytes_leaves_no_file(
+def test_leaves_no_file_if_a_blob_does_not_match_its_digest(
     serve: Serve, layers: tuple[LayerBlob, ...], tmp_path: Path
 ) -> None:
     server = serve()
@@ -300,7 +300,9 @@ def test_a_blob_of_other_bytes_leaves_no_file(
 
 
 @pytest.mark.parametrize("password", ["", "wrong", "right"])
-def test_logging_in(serve: Serve, layers: tuple[LayerBlob, ...], password: str) -> None:
+def test_pushes_only_with_the_right_password(
+    serve: Serve, layers: tuple[LayerBlob, ...], password: str
+) -> None:
     credentials = Credentials(username="me", password=password) if password else None
     with Registry(serve(login=("me", "right")).host, credentials=credentials) as registry:
         if password == "right":
@@ -308,11 +310,11 @@ def test_logging_in(serve: Serve, layers: tuple[LayerBlob, ...], password: str) 
             return
         with pytest.raises(MissingError, match="answered 401") as caught:
             push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
-    assert ("user me" if password else "nobody is logged in") in caught.value.message
+    assert ("user me" if password else "not logged in") in caught.value.message
     assert caught.value.hint == f"docker login {registry.host}"
 
 
-def test_an_unknown_repository_is_refused_with_the_way_to_make_it(
+def test_refusal_of_an_unknown_repository_hints_how_to_create_it(
     serve: Serve, layers: tuple[LayerBlob, ...]
 ) -> None:
     server = serve(create_on_push=False)
@@ -324,7 +326,7 @@ def test_an_unknown_repository_is_refused_with_the_way_to_make_it(
         push(CONFIG, layers, registry=registry, repository="team/app", tags=("1",))
 
 
-def test_an_immutable_tag_takes_the_same_image_only(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
+def test_immutable_tag_accepts_only_the_same_image(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
     with Registry(serve(immutable_tags=True).host) as registry:
         first = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert push(CONFIG, layers, registry=registry, repository="app", tags=("1",)).digest == first.digest
@@ -333,7 +335,7 @@ def test_an_immutable_tag_takes_the_same_image_only(serve: Serve, layers: tuple[
         assert registry.find_manifest("app", "1") == first.digest
 
 
-def test_cancelling_stops_amid_an_upload(serve: Serve, tmp_path: Path) -> None:
+def test_cancellation_stops_an_upload(serve: Serve, tmp_path: Path) -> None:
     cancelled = threading.Event()
 
     def cancel(method: str, path: str) -> Fault | None:
@@ -344,14 +346,13 @@ def test_cancelling_stops_amid_an_upload(serve: Serve, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(64 << 20)
-    # Of a wrong digest: an upload that came to its end would be an IntegrityError.
+    # The digest is wrong: a complete upload would raise IntegrityError instead.
     blob = Blob(digest=NO_DIGEST, size_bytes=64 << 20, source=large)
     with Registry(serve(faults=cancel).host, cancelled=cancelled) as registry, pytest.raises(Interrupted):
         registry.push_blobs("app", [blob])
 
 
-def test_one_failure_ends_the_others(serve: Serve, tmp_path: Path) -> None:
-    """A push whose first blob is refused does not send the rest of a large one."""
+def test_first_failed_blob_stops_the_other_uploads(serve: Serve, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(256 << 20)

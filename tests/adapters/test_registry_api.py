@@ -1,4 +1,4 @@
-"""A registry's API: log-in by token, redirects, https and proxies, against a server of answers."""
+"""The registry API client against stub servers: token login, redirects, https, proxies."""
 
 import json
 import ssl
@@ -36,7 +36,7 @@ def token_registry(serve: Serve, *, realm: str = "", grants: bool = True) -> Stu
     return stub
 
 
-def test_a_token_is_fetched_once_and_shown_again(serve: Serve) -> None:
+def test_reuses_a_token_for_later_requests(serve: Serve) -> None:
     stub = token_registry(serve)
     me = Credentials(username="me", password="secret")
     with Registry(stub.host, credentials=me) as registry:
@@ -49,21 +49,21 @@ def test_a_token_is_fetched_once_and_shown_again(serve: Serve) -> None:
     assert me.basic not in [asked.authorization for asked in stub.asked if "/token" not in asked.line]
 
 
-def test_a_refused_token_is_a_missing_login(serve: Serve) -> None:
+def test_refused_token_hints_docker_login(serve: Serve) -> None:
     stub = token_registry(serve, grants=False)
     with Registry(stub.host) as registry, pytest.raises(MissingError, match="403") as caught:
         registry.has_blob("app", sha256(BLOB))
     assert caught.value.hint == f"docker login {stub.host}"
 
 
-def test_a_password_is_not_sent_where_anyone_could_read_it(serve: Serve) -> None:
+def test_refuses_to_send_a_password_over_a_scheme_other_than_https(serve: Serve) -> None:
     stub = token_registry(serve, realm="ftp://elsewhere.example/token")
     me = Credentials(username="me", password="secret")
     with Registry(stub.host, credentials=me) as registry, pytest.raises(PublishError, match="not https"):
         registry.has_blob("app", sha256(BLOB))
 
 
-def test_a_redirect_is_followed_without_our_login(serve: Serve, tmp_path: Path) -> None:
+def test_redirect_to_another_host_drops_the_login(serve: Serve, tmp_path: Path) -> None:
     store = serve(Stub(answer=lambda _asked: (200, {}, BLOB)))
 
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
@@ -78,13 +78,13 @@ def test_a_redirect_is_followed_without_our_login(serve: Serve, tmp_path: Path) 
     assert [asked.authorization for asked in store.asked] == [""]
 
 
-def test_redirects_in_a_circle_end(serve: Serve, tmp_path: Path) -> None:
+def test_stops_after_five_redirects(serve: Serve, tmp_path: Path) -> None:
     stub = serve(Stub(answer=lambda asked: (302, {"Location": asked.line.split(" ")[1]}, b"")))
     with Registry(stub.host) as registry, pytest.raises(PublishError, match="redirected 5 times"):
         registry.fetch_blob("app", sha256(BLOB), tmp_path / "blob")
 
 
-def test_loopback_is_never_asked_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uses_no_proxy_for_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with LocalRegistry(tmp_path) as local, Registry(local.host) as registry:
         registry.ping()
@@ -96,7 +96,9 @@ def tls(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-def test_tls_with_a_ca_of_ones_own(serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusts_a_private_ca_from_ssl_cert_file(
+    serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stub = serve(Stub(answer=lambda _asked: (200, {}, b"{}")), tls(certificate))
     with tunnel_to(stub.host) as tunnel:
         monkeypatch.setenv("https_proxy", tunnel.url)
@@ -113,7 +115,7 @@ def test_tls_with_a_ca_of_ones_own(serve: Serve, certificate: Path, monkeypatch:
     assert tunnel.asked == ["registry.test:443"] * 2
 
 
-def test_the_network_of_a_site_goes_before_the_environment(
+def test_site_network_overrides_the_environment(
     serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
@@ -125,10 +127,10 @@ def test_the_network_of_a_site_goes_before_the_environment(
     assert tunnel.asked == ["registry.test:443"]
 
 
-def test_tls_is_not_left_for_plain_http(serve: Serve, certificate: Path, tmp_path: Path) -> None:
+def test_refuses_a_redirect_from_https_to_http(serve: Serve, certificate: Path, tmp_path: Path) -> None:
     plain = serve(Stub(answer=lambda _asked: (200, {}, BLOB)))
-    away = {"Location": f"http://{plain.host}/blob"}
-    stub = serve(Stub(answer=lambda _asked: (307, away, b"")), tls(certificate))
+    redirect = {"Location": f"http://{plain.host}/blob"}
+    stub = serve(Stub(answer=lambda _asked: (307, redirect, b"")), tls(certificate))
     with tunnel_to(stub.host) as tunnel:
         network = Network(proxies={"https_proxy": tunnel.url}, ca_bundle=certificate)
         registry = Registry("registry.test", network=network)
@@ -137,7 +139,7 @@ def test_tls_is_not_left_for_plain_http(serve: Serve, certificate: Path, tmp_pat
     assert plain.asked == []
 
 
-def test_an_upload_is_not_sent_in_the_clear(serve: Serve, certificate: Path) -> None:
+def test_refuses_an_upload_location_without_https(serve: Serve, certificate: Path) -> None:
     plain = serve(Stub(answer=lambda _asked: (201, {}, b"")))
 
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
@@ -166,11 +168,11 @@ def test_an_upload_is_not_sent_in_the_clear(serve: Serve, certificate: Path) -> 
         ("localhost:5000", "http"),
     ],
 )
-def test_only_a_registry_on_this_machine_is_asked_without_tls(host: str, scheme: str) -> None:
+def test_uses_plain_http_only_for_loopback(host: str, scheme: str) -> None:
     assert origin_of(host) == f"{scheme}://{host}"
 
 
-def test_a_password_is_not_sent_to_where_a_token_server_redirects(serve: Serve) -> None:
+def test_redirect_of_the_token_server_drops_the_password(serve: Serve) -> None:
     elsewhere = serve(Stub(answer=lambda _asked: (200, {}, json.dumps({"token": "t"}).encode())))
 
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:

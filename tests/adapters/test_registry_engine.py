@@ -1,4 +1,4 @@
-"""The engine's own push and pull against our registry, and our push against the engine's pull."""
+"""Push and pull of the Docker engine with our registry, and engine pulls of images that we push."""
 
 import io
 import subprocess
@@ -41,7 +41,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def image(engine: Engine, tmp_path: Path, keep_artifacts: bool) -> Iterator[str]:
-    """An image of three layers, made from nothing, of which two are the same."""
+    """An image of three layers, two of them identical, built from scratch."""
     name = f"factory-test-registry:{uuid.uuid4().hex[:12]}"
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -54,8 +54,8 @@ def image(engine: Engine, tmp_path: Path, keep_artifacts: bool) -> Iterator[str]
     docker("build", "--quiet", "--tag", name, "--file", "-", str(tmp_path), stdin=dockerfile.encode())
     yield name
     if not keep_artifacts:
-        for made in (name, f"{name}-base"):
-            if found := engine.inspect_image(made):
+        for tag in (name, f"{name}-base"):
+            if found := engine.inspect_image(tag):
                 for reference in (*found["RepoTags"], *found["RepoDigests"]):
                     engine.remove_image(reference)
 
@@ -78,7 +78,7 @@ def publish(engine: Engine, image: str, registry: str, store: BlobStore) -> Publ
         return push(config, layers, registry=client, repository="ours", tags=("1",))
 
 
-def test_the_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path) -> None:
     with LocalRegistry(tmp_path / "registry") as registry:
         name = f"{registry.host}/theirs:1"
         docker("tag", image, name)
@@ -91,13 +91,13 @@ def test_the_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path)
         docker("rmi", name)
 
 
-def test_what_we_push_the_engine_pulls_as_the_same_image(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_engine_pulls_our_push_as_the_same_image(engine: Engine, image: str, tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "store")
     identity = image_id(image)
     with LocalRegistry(tmp_path / "registry") as registry:
         publication = publish(engine, image, registry.host, store)
         assert publish(engine, image, registry.host, store).pushed_bytes == 0
-        # With the image gone the engine has to fetch and unpack every byte.
+        # Remove the image first, so that the engine fetches and unpacks every layer.
         docker("rmi", image, f"{image}-base")
         docker("pull", publication.name)
         assert image_id(publication.name) == identity
@@ -105,7 +105,7 @@ def test_what_we_push_the_engine_pulls_as_the_same_image(engine: Engine, image: 
         docker("rmi", publication.name)
 
 
-def test_the_engine_logs_in(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_engine_logs_in(engine: Engine, image: str, tmp_path: Path) -> None:
     with LocalRegistry(tmp_path / "registry", login=("me", "secret"), create_on_push=False) as registry:
         registry.create_repository("app")
         config = ("--config", str(tmp_path / "docker"))
@@ -120,13 +120,12 @@ def test_the_engine_logs_in(engine: Engine, image: str, tmp_path: Path) -> None:
             docker("rmi", name)
 
 
-def test_the_engine_resumes_what_breaks_off(engine: Engine, image: str, tmp_path: Path) -> None:
-    """The engine tries again after a cut upload, as it would with any registry."""
-    cut: list[str] = []
+def test_engine_retries_a_truncated_upload(engine: Engine, image: str, tmp_path: Path) -> None:
+    truncated: list[str] = []
 
     def once(method: str, path: str) -> Fault | None:
-        if method == "PATCH" and not cut:
-            cut.append(path)
+        if method == "PATCH" and not truncated:
+            truncated.append(path)
             return Fault(close_after_bytes=100)
         return None
 
@@ -135,16 +134,16 @@ def test_the_engine_resumes_what_breaks_off(engine: Engine, image: str, tmp_path
         docker("tag", image, name)
         assert "digest: sha256:" in docker("push", name)
         docker("rmi", name)
-    assert cut
+    assert truncated
 
 
-def test_an_image_of_other_bytes_than_its_digest_is_an_integrity_error(
+def test_pull_refuses_a_manifest_that_does_not_match_its_digest(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "registry"
     with LocalRegistry(folder) as registry:
-        made = publish(engine, image, registry.host, BlobStore(tmp_path / "store"))
-        (manifest,) = folder.rglob(f"blobs/{made.digest}")
+        published = publish(engine, image, registry.host, BlobStore(tmp_path / "store"))
+        (manifest,) = folder.rglob(f"blobs/{published.digest}")
         manifest.write_bytes(manifest.read_bytes() + b" ")
         with pytest.raises(IntegrityError, match="verification failed"):
-            engine.pull(made.name)
+            engine.pull(published.name)

@@ -1,4 +1,4 @@
-"""The registry of this machine: a detached `docker-registry` that is found again, and no other process."""
+"""The registry of this machine: start, find and stop a detached `docker-registry`, and no other process."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def answers(host: str) -> bool:
 
 
 @needs_program
-def test_it_is_found_again_at_the_same_port(registry: DockerRegistry) -> None:
+def test_finds_a_running_registry_and_restarts_it_at_the_same_port(registry: DockerRegistry) -> None:
     assert (registry.find(), registry.stop()) == ("", False)
     host = registry.start()
     assert answers(host)
@@ -52,7 +52,7 @@ def test_it_is_found_again_at_the_same_port(registry: DockerRegistry) -> None:
 
 
 @needs_program
-def test_a_port_that_is_taken_meanwhile_is_left_alone(registry: DockerRegistry) -> None:
+def test_starts_at_another_port_if_the_last_one_is_taken(registry: DockerRegistry) -> None:
     host = registry.start()
     registry.stop()
     with socket.socket() as other:
@@ -65,13 +65,15 @@ def test_a_port_that_is_taken_meanwhile_is_left_alone(registry: DockerRegistry) 
 
 
 @needs_program
-def test_the_environment_changes_nothing(registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ignores_registry_variables_of_the_environment(
+    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REGISTRY_HTTP_ADDR", "127.0.0.1:1")
     assert answers(registry.start())
 
 
 @needs_program
-def test_one_whose_starter_was_killed_is_replaced(registry: DockerRegistry) -> None:
+def test_replaces_a_registry_whose_starter_was_killed(registry: DockerRegistry) -> None:
     registry.start()
     first = state_of(registry)["pid"]
     (registry.folder / "state.json").write_text(json.dumps({"pid": first, "port": 0}))
@@ -81,31 +83,31 @@ def test_one_whose_starter_was_killed_is_replaced(registry: DockerRegistry) -> N
     assert not Path(f"/proc/{first}/cmdline").exists() or not Path(f"/proc/{first}/cmdline").read_bytes()
 
 
-def test_a_process_with_a_reused_id_is_not_taken_for_it(registry: DockerRegistry) -> None:
+def test_ignores_another_process_with_a_reused_id(registry: DockerRegistry) -> None:
     registry.folder.mkdir()
     (registry.folder / "state.json").write_text(json.dumps({"pid": os.getpid(), "port": 5000}))
     assert registry.find() == ""
-    assert registry.stop() is False, "and this process was not ended"
+    assert registry.stop() is False, "stop() must not end this test process"
 
 
 @pytest.mark.parametrize("state", ["", "[]", "{}", '{"pid": 1}', '{"host": "127.0.0.1:1", "pid": 1}'])
-def test_a_damaged_state_means_that_it_does_not_run(registry: DockerRegistry, state: str) -> None:
+def test_treats_a_damaged_state_file_as_not_running(registry: DockerRegistry, state: str) -> None:
     registry.folder.mkdir()
     (registry.folder / "state.json").write_text(state)
     assert registry.find() == ""
 
 
-def test_a_missing_program_is_named_with_its_package(
+def test_names_the_package_of_a_missing_program(
     tmp_path: Path, registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingError, match="no program 'docker-registry' here") as caught:
+    with pytest.raises(MissingError, match="program 'docker-registry' not found") as caught:
         registry.start()
     assert caught.value.exit_code == 3
     assert caught.value.hint.startswith("apt-get install docker-registry, or: make tools")
 
 
-def test_a_program_that_ends_at_once_is_reported_with_its_log(
+def test_failed_start_hints_at_the_log(
     tmp_path: Path, registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / PROGRAM
@@ -120,7 +122,7 @@ def test_a_program_that_ends_at_once_is_reported_with_its_log(
 
 
 @needs_program
-def test_all_checkouts_of_a_user_share_one(tmp_path: Path) -> None:
+def test_all_checkouts_of_a_user_share_a_registry(tmp_path: Path) -> None:
     first, second = (Workspace(home=tmp_path / "home", out=tmp_path / name) for name in "ab")
     try:
         host = local.ensure_up(first)

@@ -1,4 +1,4 @@
-"""The rehearsal's registry where our own client does not reach: other clients, its rules, its life."""
+"""The rehearsal's registry server: requests that our own client never sends, refusals, restarts."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 class Client:
-    """Plain HTTP, so that what a client must not do can be done."""
+    """Plain HTTP client that can also send invalid requests."""
 
     def __init__(self, host: str) -> None:
         self._connection = http.client.HTTPConnection(host, timeout=BOUND_S)
@@ -62,12 +62,12 @@ def registry(tmp_path: Path) -> Iterator[LocalRegistry]:
 
 @pytest.fixture
 def client(registry: LocalRegistry) -> Iterator[Client]:
-    made = Client(registry.host)
-    yield made
-    made.close()
+    client = Client(registry.host)
+    yield client
+    client.close()
 
 
-def test_an_upload_in_pieces(client: Client) -> None:
+def test_accepts_a_chunked_upload(client: Client) -> None:
     status, headers, _ = client.ask("POST", "/v2/app/blobs/uploads/")
     location = headers["Location"]
     assert (status, headers["Range"]) == (202, "0-0")
@@ -82,7 +82,7 @@ def test_an_upload_in_pieces(client: Client) -> None:
     assert client.code("PUT", f"{location}?digest={digest}") == (404, "BLOB_UPLOAD_UNKNOWN")
 
 
-def test_a_piece_that_breaks_off_is_as_if_it_had_not_been(registry: LocalRegistry, client: Client) -> None:
+def test_discards_an_incomplete_chunk(registry: LocalRegistry, client: Client) -> None:
     location = client.ask("POST", "/v2/app/blobs/uploads/")[1]["Location"]
     client.ask("PATCH", location, b"begin")
     host, port = registry.host.split(":")
@@ -93,13 +93,13 @@ def test_a_piece_that_breaks_off_is_as_if_it_had_not_been(registry: LocalRegistr
     assert client.ask("PUT", f"{location}?digest={sha256(b'begin')}")[0] == 201
 
 
-def test_other_bytes_than_announced_are_refused(client: Client) -> None:
+def test_refuses_an_upload_with_another_digest(client: Client) -> None:
     location = client.ask("POST", "/v2/app/blobs/uploads/")[1]["Location"]
     assert client.code("PUT", f"{location}?digest={sha256(b'a')}", b"b") == (400, "DIGEST_INVALID")
     assert client.ask("HEAD", f"/v2/app/blobs/{sha256(b'b')}")[0] == 404
 
 
-def test_an_upload_can_be_given_up(client: Client) -> None:
+def test_upload_can_be_cancelled(client: Client) -> None:
     location = client.ask("POST", "/v2/app/blobs/uploads/")[1]["Location"]
     assert client.ask("DELETE", location)[0] == 204
     assert client.code("PATCH", location, b"x") == (404, "BLOB_UPLOAD_UNKNOWN")
@@ -116,18 +116,18 @@ def test_an_upload_can_be_given_up(client: Client) -> None:
         ("lines=1-2", 200, b"0123456789"),
     ],
 )
-def test_part_of_a_blob(client: Client, asked: str, status: int, content: bytes) -> None:
+def test_serves_a_byte_range_of_a_blob(client: Client, asked: str, status: int, content: bytes) -> None:
     digest = client.push_blob("app", b"0123456789")
     got = client.ask("GET", f"/v2/app/blobs/{digest}", Range=asked)
     assert (got[0], got[2]) == (status, content)
 
 
-def test_a_part_beyond_the_end_is_refused(client: Client) -> None:
+def test_refuses_a_range_beyond_the_end(client: Client) -> None:
     digest = client.push_blob("app", b"0123456789")
     assert client.code("GET", f"/v2/app/blobs/{digest}", Range="bytes=10-") == (416, "RANGE_INVALID")
 
 
-def test_a_blob_belongs_to_its_repository(client: Client) -> None:
+def test_blob_is_visible_only_in_its_repository_until_mounted(client: Client) -> None:
     digest = client.push_blob("app", b"x")
     client.push_blob("other", b"y")
     assert client.code("GET", f"/v2/other/blobs/{digest}") == (404, "BLOB_UNKNOWN")
@@ -137,7 +137,7 @@ def test_a_blob_belongs_to_its_repository(client: Client) -> None:
     assert client.ask("GET", f"/v2/other/blobs/{digest}")[2] == b"x"
 
 
-def test_lists_come_in_pages(client: Client) -> None:
+def test_paginates_tag_lists(client: Client) -> None:
     for tag in ("a", "b", "c"):
         client.push_manifest("app", tag)
     client.push_manifest("team/other", "1")
@@ -150,7 +150,7 @@ def test_lists_come_in_pages(client: Client) -> None:
     assert json.loads(client.ask("GET", "/v2/_catalog")[2]) == {"repositories": ["app", "team/other"]}
 
 
-def test_removing_by_tag_and_by_digest(client: Client) -> None:
+def test_deletes_manifests_by_tag_and_by_digest(client: Client) -> None:
     digest = client.push_manifest("app", "a")
     client.push_manifest("app", "b")
     assert client.ask("DELETE", "/v2/app/manifests/a")[0] == 202
@@ -160,7 +160,7 @@ def test_removing_by_tag_and_by_digest(client: Client) -> None:
     assert client.code("GET", "/v2/app/manifests/b") == (404, "MANIFEST_UNKNOWN")
 
 
-def test_an_index_names_manifests_that_are_there(client: Client) -> None:
+def test_refuses_an_index_with_a_missing_manifest(client: Client) -> None:
     digest = client.push_manifest("app", "a")
 
     def put(named: str) -> int:
@@ -183,17 +183,17 @@ def test_an_index_names_manifests_that_are_there(client: Client) -> None:
         (b"{}", "text/plain"),
     ],
 )
-def test_what_is_no_manifest_is_refused(client: Client, body: bytes, media_type: str) -> None:
+def test_refuses_an_invalid_manifest(client: Client, body: bytes, media_type: str) -> None:
     client.push_blob("app", b"x")
     status, code = client.code("PUT", "/v2/app/manifests/1", body, Content_Type=media_type)
     assert (status, code in ("MANIFEST_INVALID", "DIGEST_INVALID")) == (400, True)
 
 
-def test_a_manifest_beyond_the_limit_is_refused(client: Client) -> None:
+def test_refuses_a_manifest_above_the_size_limit(client: Client) -> None:
     client.push_blob("app", b"x")
     huge = b" " * (5 << 20)
     assert client.code("PUT", "/v2/app/manifests/1", huge, Content_Type=MANIFEST) == (413, "MANIFEST_INVALID")
-    assert client.ask("GET", "/v2/")[0] == 200, "the connection stays good after a refusal"
+    assert client.ask("GET", "/v2/")[0] == 200, "the connection must stay usable after a refusal"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_manifest_beyond_the_limit_is_refused(client: Client) -> None:
         "/etc/passwd",
     ],
 )
-def test_no_path_leads_out_of_the_folder(client: Client, path: str) -> None:
+def test_refuses_paths_outside_the_folder(client: Client, path: str) -> None:
     client.push_blob("app", b"x")
     status, _, content = client.ask("GET", path)
     assert status in (400, 404)
@@ -226,19 +226,19 @@ def test_images_survive_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1"])
-def test_it_listens_on_loopback_only(tmp_path: Path, address: str) -> None:
+def test_listens_on_loopback_only(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match="does not listen on"):
         LocalRegistry(tmp_path, address=address)
 
 
-def test_a_taken_port_is_said_before_anything_is_touched(registry: LocalRegistry, tmp_path: Path) -> None:
+def test_refuses_a_taken_port_without_touching_uploads(registry: LocalRegistry, tmp_path: Path) -> None:
     upload = registry.storage.begin_upload("app")
     with pytest.raises(UsageError, match="cannot listen"):
         LocalRegistry(tmp_path / "registry", port=int(registry.host.split(":")[1]))
     assert registry.storage.upload("app", upload).path.exists()
 
 
-def test_it_refuses_other_addresses_with_a_hint(tmp_path: Path) -> None:
+def test_refusal_of_other_addresses_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not listen on 0\.0\.0\.0") as caught:
         LocalRegistry(tmp_path / "registry", address="0.0.0.0")
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""The world behind the lock, as far as one machine has it: real git, pip, registry; moto for AWS."""
+"""Resolving lock entries against real git, pip and a registry on this machine, and moto for AWS."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def locked(**values: str | int) -> Entry:
 # Archives
 
 
-def test_an_archive_is_measured_through_the_mirror(web: Web, tmp_path: Path) -> None:
+def test_measures_an_archive_through_the_mirror(web: Web, tmp_path: Path) -> None:
     web.files["/v/a.tar.gz"] = BYTES
     settings = MirrorSettings(prefixes={"https://vendor.example/": f"{web.url}/v/"})
     answer = resolver(tmp_path, settings).resolve(Want("archive", "https://vendor.example/a.tar.gz"))
@@ -88,9 +88,9 @@ _GIT = {"GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2026-0
 
 
 def git(folder: Path, *words: str) -> str:
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
     done = subprocess.run(
-        ["git", "-C", str(folder), *who, *words],
+        ["git", "-C", str(folder), *identity, *words],
         env=os.environ | _GIT,
         capture_output=True,
         text=True,
@@ -102,7 +102,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path, web: Web) -> tuple[str, dict[str, str]]:
-    """A repository that any web server can serve; its commits by the name of a tag or branch."""
+    """URL of a git repository on a plain web server, and its commits by tag or branch."""
     folder = tmp_path / "source"
     folder.mkdir()
     git(folder, "init", "--quiet")
@@ -114,7 +114,7 @@ def source(tmp_path: Path, web: Web) -> tuple[str, dict[str, str]]:
             git(folder, "tag", "-a", "-m", "annotated", name)
         elif name == "v1.1":
             git(folder, "tag", name)
-    git(folder, "branch", "v1.1", commits["v1.0"])  # a tag is what people mean
+    git(folder, "branch", "v1.1", commits["v1.0"])  # the tag wins over a branch of the same name
     git(folder, "update-server-info")
     for path in (folder / ".git").rglob("*"):
         if path.is_file():
@@ -123,7 +123,7 @@ def source(tmp_path: Path, web: Web) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("ref", ["v1.0", "v1.1", "main"])
-def test_a_tag_or_branch_is_the_commit_it_names(
+def test_resolves_a_tag_or_branch_to_its_commit(
     source: tuple[str, dict[str, str]], tmp_path: Path, ref: str
 ) -> None:
     url, commits = source
@@ -134,7 +134,7 @@ def test_a_tag_or_branch_is_the_commit_it_names(
     assert seen(asking.confirm(want, locked(commit="0" * 40))) == {"commit": commits[ref]}
 
 
-def test_a_commit_is_itself_and_is_verified_where_something_ends_at_it(
+def test_verifies_a_commit_only_if_a_branch_or_tag_points_at_it(
     source: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     url, commits = source
@@ -143,7 +143,7 @@ def test_a_commit_is_itself_and_is_verified_where_something_ends_at_it(
     )
     unknown = resolver(tmp_path).resolve(Want("git", f"{url} {'1' * 40}"))
     assert unknown.entry == Entry(values={"commit": "1" * 40}, verified=False)
-    assert unknown.note == "no branch or tag ends at this commit"
+    assert unknown.note == "no branch or tag points at this commit"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_commit_is_itself_and_is_verified_where_something_ends_at_it(
         ("{url}x v1", "not found"),
     ],
 )
-def test_where_git_fails_it_says_why(
+def test_reports_why_git_failed(
     source: tuple[str, dict[str, str]], tmp_path: Path, subject: str, words: str
 ) -> None:
     with pytest.raises(MissingError, match=words):
@@ -180,7 +180,7 @@ def put_image(registry: Registry, arch: str) -> tuple[bytes, str]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A registry with an image for two machines behind one tag, and its digests by machine."""
+    """A registry with a two-architecture image under one tag, and the image digests by architecture."""
     with LocalRegistry(tmp_path / "registry") as local, Registry(local.host) as registry:
         parts = {arch: put_image(registry, arch) for arch in ("amd64", "arm64")}
         entries = [
@@ -197,7 +197,7 @@ def images(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         yield local.host, {arch: digest for arch, (_, digest) in parts.items()}
 
 
-def test_a_tag_is_the_digest_of_the_image_for_a_machine(
+def test_resolves_a_tag_to_the_digest_for_an_architecture(
     images: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     host, digests = images
@@ -218,23 +218,25 @@ def test_a_tag_is_the_digest_of_the_image_for_a_machine(
         ("base/none:1.0", "has no 1.0"),
     ],
 )
-def test_an_image_that_is_not_there_is_said(
+def test_names_a_missing_image_or_architecture(
     images: tuple[str, dict[str, str]], tmp_path: Path, name: str, words: str
 ) -> None:
     with pytest.raises(MissingError, match=words):
         resolver(tmp_path).resolve(Want("image", f"{images[0]}/{name} x86_64"))
 
 
-def test_a_locked_image_counts_and_not_its_tag(images: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_confirms_a_locked_digest_whatever_its_tag_points_at(
+    images: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
     host, digests = images
     want = Want("image", f"{host}/base/tiny:moved-on x86_64")
     asking = resolver(tmp_path)
     assert seen(asking.confirm(want, locked(digest=digests["amd64"]))) == {"digest": digests["amd64"]}
-    with pytest.raises(IntegrityError, match="any more"):
+    with pytest.raises(IntegrityError, match="no longer has"):
         asking.confirm(want, locked(digest=f"sha256:{'0' * 64}"))
 
 
-def test_a_registry_that_cannot_be_reached_is_missing(tmp_path: Path) -> None:
+def test_reports_an_unreachable_registry(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"registry\.invalid cannot be reached"):
         resolver(tmp_path).resolve(Want("image", "registry.invalid/base/tiny:1.0 x86_64"))
 
@@ -245,13 +247,13 @@ LIST = "Origin: Tiny\nSuite: {suite}\nDate: {date}\n"
 DATES = {"tiny": "Sat, 11 Jul 2026 10:16:37 UTC", "tiny-updates": "Thu, 19 Nov 2026 02:12:54 UTC"}
 
 
-def publish(web: Web, place: str, suite: str, date: str) -> str:
+def publish(web: Web, path: str, suite: str, date: str) -> str:
     content = LIST.format(suite=suite, date=date).encode()
-    web.files[f"{place}/dists/{suite}/InRelease"] = content
+    web.files[f"{path}/dists/{suite}/InRelease"] = content
     return hashlib.sha256(content).hexdigest()
 
 
-def test_a_suite_is_its_signed_list(web: Web, tmp_path: Path) -> None:
+def test_resolves_a_suite_to_its_inrelease_file(web: Web, tmp_path: Path) -> None:
     asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian/"))
     digest = publish(web, "/debian", "tiny", DATES["tiny"])
     values = seen(asking.resolve(Want("suite", "debian tiny")))
@@ -261,7 +263,7 @@ def test_a_suite_is_its_signed_list(web: Web, tmp_path: Path) -> None:
     assert seen(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
 
 
-def test_updates_may_move_on_and_the_release_may_not(web: Web, tmp_path: Path) -> None:
+def test_confirm_accepts_changed_updates_but_not_a_changed_release(web: Web, tmp_path: Path) -> None:
     asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian"))
     for suite in ("tiny", "tiny-updates"):
         want = Want("suite", f"debian {suite}")
@@ -276,11 +278,11 @@ def test_updates_may_move_on_and_the_release_may_not(web: Web, tmp_path: Path) -
         else:
             assert (later.entry, later.note) == (
                 entry,
-                "has moved on since (2026-11-19T02:12:54Z); a build says so",
+                "newer upstream (2026-11-19T02:12:54Z); builds report the difference",
             )
 
 
-def test_with_snapshots_all_is_as_it_was_locked(web: Web, tmp_path: Path) -> None:
+def test_confirm_reads_the_locked_snapshot_of_each_suite(web: Web, tmp_path: Path) -> None:
     settings = MirrorSettings(apt=f"{web.url}/debian", snapshot=f"{web.url}/{{archive}}/{{stamp}}")
     publish(web, "/debian", "tiny-updates", DATES["tiny-updates"])
     digest = publish(web, "/debian/20260711T110000Z", "tiny-updates", DATES["tiny"])
@@ -292,24 +294,24 @@ def test_with_snapshots_all_is_as_it_was_locked(web: Web, tmp_path: Path) -> Non
     assert changed.entry.values["sha256"] == other
     with pytest.raises(IntegrityError, match="has no snapshot"):
         asking.confirm(Want("suite", "debian tiny-updates"), locked(sha256=digest))
-    with pytest.raises(MissingError, match="404"):  # the state of now is not in this archive of states
+    with pytest.raises(MissingError, match="404"):  # this archive has no snapshot of the current time
         asking.resolve(Want("suite", "debian tiny-updates"))
 
 
-def test_what_is_no_archive_is_said(web: Web, tmp_path: Path) -> None:
+def test_refuses_an_invalid_archive_and_an_incomplete_snapshot_url(web: Web, tmp_path: Path) -> None:
     web.files["/debian/dists/tiny/InRelease"] = b"<html>"
-    with pytest.raises(MissingError, match="is no list of a suite"):
+    with pytest.raises(MissingError, match="is not an InRelease file"):
         resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian")).resolve(Want("suite", "debian tiny"))
-    with pytest.raises(UsageError, match=r"has no \{archive\} or no \{stamp\}"):
+    with pytest.raises(UsageError, match=r"lacks \{archive\} or \{stamp\}"):
         resolver(tmp_path, MirrorSettings(snapshot="http://a.example/")).resolve(Want("suite", "debian tiny"))
 
 
-# Machine images
+# AMIs
 
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """An account of moto with images of ours in one region; their ids by name."""
+    """A moto account with AMIs in one region; AMI ids by name."""
     from moto import mock_aws
     from moto.ec2 import ec2_backends
 
@@ -330,7 +332,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         yield found
 
 
-def test_the_newest_image_of_an_owner_for_a_machine(cloud: dict[str, str], tmp_path: Path) -> None:
+def test_resolves_the_newest_ami_of_an_owner_and_architecture(cloud: dict[str, str], tmp_path: Path) -> None:
     want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
     asking = resolver(tmp_path)
     answer = asking.resolve(want)
@@ -347,7 +349,7 @@ def test_the_newest_image_of_an_owner_for_a_machine(cloud: dict[str, str], tmp_p
     assert seen(arm)["name"] == "tiny-2026.3"
 
 
-def test_the_image_that_a_public_parameter_names(cloud: dict[str, str], tmp_path: Path) -> None:
+def test_resolves_the_ami_of_an_ssm_parameter(cloud: dict[str, str], tmp_path: Path) -> None:
     import boto3
 
     parameter = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
@@ -362,14 +364,12 @@ def test_the_image_that_a_public_parameter_names(cloud: dict[str, str], tmp_path
         resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/gone"))
 
 
-def test_an_image_that_is_gone_or_another_is_no_longer_what_was_locked(
-    cloud: dict[str, str], tmp_path: Path
-) -> None:
+def test_refuses_a_locked_ami_that_is_gone_or_renamed(cloud: dict[str, str], tmp_path: Path) -> None:
     want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
     asking = resolver(tmp_path)
-    with pytest.raises(IntegrityError, match="has no image ami-00000000 any more"):
+    with pytest.raises(IntegrityError, match="ami-00000000 no longer exists"):
         asking.confirm(want, locked(id="ami-00000000"))
-    with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, the lock has tiny-2026\.2"):
+    with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, locked is tiny-2026\.2"):
         asking.confirm(want, locked(id=cloud["tiny-2026.1"], name="tiny-2026.2", owner="123456789012"))
 
 
@@ -380,7 +380,7 @@ def test_an_image_that_is_gone_or_another_is_no_longer_what_was_locked(
         ("eu-west-1 x86_64 /none", "AWS eu-west-1: ParameterNotFound"),
     ],
 )
-def test_what_aws_does_not_have_is_said(
+def test_reports_a_missing_ami_or_parameter(
     cloud: dict[str, str], tmp_path: Path, subject: str, words: str
 ) -> None:
     with pytest.raises(MissingError) as caught:
@@ -388,7 +388,7 @@ def test_what_aws_does_not_have_is_said(
     assert caught.value.message.startswith(words)
 
 
-def test_without_credentials_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fails_without_aws_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -403,34 +403,39 @@ def test_without_credentials_nobody_is_asked(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("digest", "version", "what"),
-    [("right", "1.0", "seen"), ("0" * 64, "1.0", "refused"), ("right", "2.0", "unseen"), ("", "", "empty")],
+    ("digest", "version", "outcome"),
+    [
+        ("right", "1.0", "verified"),
+        ("0" * 64, "1.0", "refused"),
+        ("right", "2.0", "unverified"),
+        ("", "", "empty"),
+    ],
 )
-def test_requirements_are_seen_where_pip_would_install_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str, version: str, what: str
+def test_verifies_requirements_with_a_dry_run_of_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str, version: str, outcome: str
 ) -> None:
     found = make_wheel(tmp_path / "wheels")
     (tmp_path / "index").mkdir()
     digest = found if digest == "right" else digest
     text = f"greet=={version} ; python_version >= '3.11' \\\n    --hash=sha256:{digest}\n" if version else ""
     (tmp_path / "requirements.lock").write_text(text)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # nothing but what the resolver says
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # only the settings of the resolver
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    places = Mirror(pip_index=f"file://{tmp_path}/index", pip_find_links=(str(tmp_path / "wheels"),))
-    asking = resolver(tmp_path, wheels=[Wheels(python="3.11", arch="x86_64", mirror=places)])
+    mirror = Mirror(pip_index=f"file://{tmp_path}/index", pip_find_links=(str(tmp_path / "wheels"),))
+    asking = resolver(tmp_path, wheels=[Wheels(python="3.11", arch="x86_64", mirror=mirror)])
     want = Want("requirements", "requirements.lock")
-    if what == "refused":
+    if outcome == "refused":
         with pytest.raises(IntegrityError, match=f"expected sha256 {digest}, got {found}"):
             asking.resolve(want)
         return
     answer = asking.resolve(want)
     values = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "packages": 1 if version else 0}
-    assert answer.entry == Entry(values=values, verified=what != "unseen")
-    assert answer.note.startswith("pip: Could not find a version" if what == "unseen" else "")
-    assert bool(answer.note) == (what == "unseen")
+    assert answer.entry == Entry(values=values, verified=outcome != "unverified")
+    assert answer.note.startswith("pip: Could not find a version" if outcome == "unverified" else "")
+    assert bool(answer.note) == (outcome == "unverified")
 
 
-def test_requirements_without_a_file_or_a_hash_are_refused(tmp_path: Path) -> None:
+def test_refuses_requirements_without_a_file_or_hashes(tmp_path: Path) -> None:
     want = Want("requirements", "requirements.lock")
     with pytest.raises(MissingError, match=r"no file requirements\.lock"):
         resolver(tmp_path).resolve(want)
@@ -439,14 +444,14 @@ def test_requirements_without_a_file_or_a_hash_are_refused(tmp_path: Path) -> No
         resolver(tmp_path).resolve(want)
 
 
-# Several at a time
+# Thread pool
 
 
-def test_a_crew_works_side_by_side_and_gives_results_as_they_come() -> None:
-    meeting = threading.Barrier(3, timeout=30)  # nobody gets past it alone
+def test_pool_runs_jobs_in_parallel() -> None:
+    barrier = threading.Barrier(3, timeout=30)  # passes only if three threads wait at once
 
     def meet(number: int) -> int:
-        meeting.wait()
+        barrier.wait()
         return number
 
     pool = Pool(jobs=3, cancelled=threading.Event())
@@ -454,7 +459,7 @@ def test_a_crew_works_side_by_side_and_gives_results_as_they_come() -> None:
     assert list(pool(meet, [])) == []
 
 
-def test_the_first_error_ends_a_crew() -> None:
+def test_first_error_ends_the_pool() -> None:
     cancelled = threading.Event()
     done: list[int] = []
 
@@ -471,9 +476,7 @@ def test_the_first_error_ends_a_crew() -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_a_question_that_nobody_answers(
-    repository: Repository, sign: signal.Signals
-) -> None:
+def test_interruption_ends_a_request_to_a_silent_server(repository: Repository, sign: signal.Signals) -> None:
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + '[[downloads]]\nname = "a"\nurl = "https://vendor.example/a.tar.gz"\n')
     repository.relock()
@@ -486,8 +489,8 @@ def test_an_interruption_ends_a_question_that_nobody_answers(
         with subprocess.Popen([*argv, str(repository.root)], stderr=subprocess.PIPE, text=True) as child:
             connection, _ = silent.accept()
             child.send_signal(sign)
-            _, said = child.communicate(timeout=30)
+            _, stderr = child.communicate(timeout=30)
             connection.close()
     assert (child.returncode, (repository.root / lock.LOCK_PATH).read_text()) == (130, before)
-    assert f"interrupted by {sign.name}" in said
-    assert "Traceback" not in said
+    assert f"interrupted by {sign.name}" in stderr
+    assert "Traceback" not in stderr

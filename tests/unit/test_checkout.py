@@ -1,4 +1,4 @@
-"""The commit that receipts and tags name."""
+"""The commit recorded in receipts and AMI tags."""
 
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def _fresh() -> Iterator[None]:
 
 
 def commit(root: Path) -> str:
-    """Commit everything in `root`; returns the commit."""
+    """Commit everything in `root` and return the commit."""
     name = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
     for words in (["init", "-q"], ["add", "-A"], [*name, "commit", "-q", "-m", "test"]):
         subprocess.run(["git", "-C", str(root), *words], check=True)
@@ -30,7 +30,7 @@ def commit(root: Path) -> str:
     return subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_clean_checkout_is_named_by_its_commit(tmp_path: Path) -> None:
+def test_returns_the_commit_of_a_clean_checkout(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a")
     assert commit_of(tmp_path) == ""
     commit_of.cache_clear()
@@ -39,21 +39,21 @@ def test_a_clean_checkout_is_named_by_its_commit(tmp_path: Path) -> None:
     assert commit_of(tmp_path) == head
 
 
-def test_a_changed_checkout_is_marked(tmp_path: Path) -> None:
+def test_appends_a_plus_if_files_changed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a")
     head = commit(tmp_path)
     (tmp_path / "file").write_text("b")
     assert commit_of(tmp_path) == f"{head}+"
     (tmp_path / "file").write_text("a")
-    assert commit_of(tmp_path) == f"{head}+", "one answer for the whole process"
+    assert commit_of(tmp_path) == f"{head}+", "the result is cached for the whole process"
 
 
-def test_a_machine_without_git_names_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_returns_no_commit_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit_of(tmp_path) == ""
 
 
-def test_receipt_and_ami_tag_agree(repository: Repository, tmp_path: Path) -> None:
+def test_receipt_and_ami_tag_have_the_same_commit(repository: Repository, tmp_path: Path) -> None:
     commit(repository.root)
     repository.write("notes", "not committed")
     plan = repository.plan()

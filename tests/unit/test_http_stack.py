@@ -1,4 +1,4 @@
-"""One HTTP client: who may import another, when urllib3 is loaded, and which statuses pass everywhere."""
+"""All HTTP goes through a single client: imports of other clients, lazy urllib3, transient statuses."""
 
 import ast
 import importlib.util
@@ -11,12 +11,12 @@ from types import ModuleType
 from builder.adapters.host.http import TRANSIENT
 
 CLIENTS = {"urllib3", "http.client", "urllib.request", "requests", "httpx"}
-# Beside the client itself: the rehearsal's proxy passes requests on as they are.
+# The rehearsal's proxy forwards requests unchanged, so it needs http.client.
 ALLOWED = {"builder/adapters/host/http.py": {"urllib3"}, "builder/rehearsal/proxy.py": {"http.client"}}
 
 
 def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Modules that are imported anywhere but for annotations."""
+    """Yield all imported modules except those imported only for annotations."""
     for node in nodes:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
@@ -27,7 +27,7 @@ def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
         yield from imported(ast.iter_child_nodes(node))
 
 
-def test_requests_are_made_by_one_client(root: Path) -> None:
+def test_only_the_http_client_imports_an_http_library(root: Path) -> None:
     found = {
         str(path.relative_to(root)): CLIENTS & set(imported([ast.parse(path.read_text(encoding="utf-8"))]))
         for path in (root / "builder").rglob("*.py")
@@ -35,8 +35,8 @@ def test_requests_are_made_by_one_client(root: Path) -> None:
     assert {path: clients for path, clients in found.items() if clients} == ALLOWED
 
 
-def module_of_machines(root: Path) -> ModuleType:
-    """The downloads of roles, which run on machines that have the standard library alone."""
+def fetching_module(root: Path) -> ModuleType:
+    """Load the download code of the roles, which cannot import the builder's client."""
     path = root / "ansible" / "plugins" / "module_utils" / "fetching.py"
     spec = importlib.util.spec_from_file_location("fetching", path)
     assert spec is not None
@@ -46,11 +46,11 @@ def module_of_machines(root: Path) -> ModuleType:
     return module
 
 
-def test_the_same_statuses_are_transient_for_builder_and_for_roles(root: Path) -> None:
-    assert module_of_machines(root).TRANSIENT == TRANSIENT
+def test_builder_and_roles_retry_the_same_statuses(root: Path) -> None:
+    assert fetching_module(root).TRANSIENT == TRANSIENT
 
 
-def test_urllib3_is_loaded_with_the_first_request(root: Path) -> None:
+def test_imports_urllib3_only_with_the_first_request(root: Path) -> None:
     code = (
         "import sys\n"
         "from builder.adapters.host.http import Client\n"

@@ -1,4 +1,4 @@
-"""The store of compressed layers, and reading layers from an engine's export."""
+"""The blob store of compressed layers, and the import of layers from an engine's export."""
 
 import gzip
 import hashlib
@@ -45,7 +45,7 @@ def compact(document: dict[str, Any]) -> bytes:
 
 
 def folder_of(chain: str, parent: str) -> tuple[str, bytes]:
-    """Name and description of a layer's folder as engines before 25 make them."""
+    """Return name and `json` file of a layer's folder in an export of engines before 25."""
     hashed: dict[str, Any] = {**ENGINE_ID, "layer_id": chain}
     if parent:
         hashed["parent"] = f"sha256:{parent}"
@@ -97,34 +97,34 @@ def check_layer(layer: LayerBlob | None, tar: bytes) -> None:
     packed = layer.path.read_bytes()
     assert gzip.decompress(packed) == tar
     assert (layer.diff_id, layer.digest, layer.size_bytes) == (sha256(tar), sha256(packed), len(packed))
-    assert packed[4:8] == bytes(4), "a time in the header would make the digest depend on it"
+    assert packed[4:8] == bytes(4), "a time in the gzip header would change the digest"
 
 
-def test_what_is_added_is_found_again(store: BlobStore) -> None:
+def test_finds_an_added_layer(store: BlobStore) -> None:
     added = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
     check_layer(added, LAYERS[0])
     assert BlobStore(store.folder).find(added.diff_id) == added
 
 
-def test_same_tar_gives_same_bytes(store: BlobStore, tmp_path: Path) -> None:
+def test_compression_is_deterministic(store: BlobStore, tmp_path: Path) -> None:
     other = BlobStore(tmp_path / "other")
     digests = {kept.add(sha256(LAYERS[2]), io.BytesIO(LAYERS[2])).digest for kept in (store, other)}
     assert len(digests) == 1
 
 
-def test_without_isal_zlib_serves(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falls_back_to_zlib_without_isal(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "isal", None)
     check_layer(store.add(sha256(LAYERS[2]), io.BytesIO(LAYERS[2])), LAYERS[2])
 
 
-def test_other_bytes_than_announced_are_refused_and_not_kept(store: BlobStore) -> None:
+def test_refuses_a_layer_with_another_diff_id_and_stores_nothing(store: BlobStore) -> None:
     with pytest.raises(IntegrityError, match="delivered diff id"):
         store.add(sha256(b"something else"), io.BytesIO(LAYERS[0]))
     assert [path for path in store.folder.rglob("*") if path.is_file()] == [store.folder / "lock"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
-def test_a_damaged_entry_is_made_again(store: BlobStore, damage: str) -> None:
+def test_replaces_a_damaged_layer(store: BlobStore, damage: str) -> None:
     layer = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
     record = store.folder / "layers" / layer.diff_id.removeprefix("sha256:")
     match damage:
@@ -138,23 +138,23 @@ def test_a_damaged_entry_is_made_again(store: BlobStore, damage: str) -> None:
     check_layer(store.add(layer.diff_id, io.BytesIO(LAYERS[0])), LAYERS[0])
 
 
-def test_leftovers_of_a_killed_writer_go(store: BlobStore) -> None:
+def test_deletes_partial_files_of_a_killed_writer(store: BlobStore) -> None:
     leftover = store.folder / "partial" / "tmp123"
     leftover.write_bytes(b"half")
     BlobStore(store.folder)
     assert not leftover.exists()
 
 
-def test_what_is_being_written_stays(store: BlobStore) -> None:
-    class Watching(io.BytesIO):
+def test_keeps_the_partial_file_of_a_live_writer(store: BlobStore) -> None:
+    class OpeningStore(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            BlobStore(store.folder)  # another process begins meanwhile
+            BlobStore(store.folder)  # opens the store during the write, as another process may
             return super().read(size)
 
-    check_layer(store.add(sha256(LAYERS[1]), Watching(LAYERS[1])), LAYERS[1])
+    check_layer(store.add(sha256(LAYERS[1]), OpeningStore(LAYERS[1])), LAYERS[1])
 
 
-def test_cancelled_compression_leaves_nothing(store: BlobStore) -> None:
+def test_cancelled_compression_leaves_no_file(store: BlobStore) -> None:
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(Interrupted):
@@ -162,7 +162,7 @@ def test_cancelled_compression_leaves_nothing(store: BlobStore) -> None:
     assert not list((store.folder / "partial").iterdir())
 
 
-def test_a_full_disk_is_said(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_a_full_disk(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_self: object, _chunk: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -173,7 +173,7 @@ def test_a_full_disk_is_said(store: BlobStore, monkeypatch: pytest.MonkeyPatch) 
     assert not list((store.folder / "partial").iterdir())
 
 
-def test_configs_are_kept_byte_for_byte(store: BlobStore) -> None:
+def test_stores_configs_byte_for_byte(store: BlobStore) -> None:
     config = b'{ "rootfs" :  {} }'
     store.add_config(sha256(config), config)
     assert store.config(sha256(config)) == config
@@ -187,12 +187,12 @@ def all_unneeded(
     return [blob for group in groups.values() for blob in group]
 
 
-def test_what_serves_nothing_that_is_needed_is_removed(store: BlobStore) -> None:
+def test_removes_blobs_that_no_image_needs(store: BlobStore) -> None:
     kept, gone = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
     store.add_config(sha256(b"{}"), b"{}")
     unneeded = all_unneeded(store, {kept.diff_id})
     assert sum(blob.size_bytes for blob in unneeded) == gone.size_bytes + len(b"{}")
-    assert store.find(gone.diff_id) == gone, "finding removes nothing"
+    assert store.find(gone.diff_id) == gone, "unneeded() must not remove blobs"
     store.remove([blob.digest for blob in unneeded])
     assert (store.find(kept.diff_id), store.find(gone.diff_id), store.config(sha256(b"{}"))) == (
         kept,
@@ -201,7 +201,7 @@ def test_what_serves_nothing_that_is_needed_is_removed(store: BlobStore) -> None
     )
 
 
-def test_records_that_lead_nowhere_and_blobs_without_a_record_go(store: BlobStore) -> None:
+def test_removes_records_without_a_blob_and_blobs_without_a_record(store: BlobStore) -> None:
     kept, lost = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
     lost.path.unlink()
     (store.folder / "layers" / sha256(b"x").removeprefix("sha256:")).write_text("not JSON")
@@ -211,15 +211,15 @@ def test_records_that_lead_nowhere_and_blobs_without_a_record_go(store: BlobStor
     assert names == {identifier.removeprefix("sha256:") for identifier in (kept.diff_id, kept.digest)}
 
 
-def test_what_was_used_lately_stays(store: BlobStore) -> None:
+def test_keeps_recently_used_blobs(store: BlobStore) -> None:
     old, new = (store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS[:2])
     for blob in (old, new):
         os.utime(blob.path, (1000, 1000))
-    assert store.find(new.diff_id) == new, "which is a use"
+    assert store.find(new.diff_id) == new, "find() counts as a use"
     assert [blob.digest for blob in all_unneeded(store, set(), before=2000)] == [old.digest]
 
 
-def test_the_least_recently_used_go_above_the_limit(store: BlobStore) -> None:
+def test_removes_least_recently_used_blobs_above_the_size_limit(store: BlobStore) -> None:
     blobs = [store.add(sha256(layer), io.BytesIO(layer)) for layer in LAYERS]
     for age, blob in enumerate(reversed(blobs)):
         os.utime(blob.path, (1000 + age, 1000 + age))
@@ -232,7 +232,7 @@ def test_the_least_recently_used_go_above_the_limit(store: BlobStore) -> None:
     }
 
 
-def test_nothing_is_removed_while_the_store_is_in_use(store: BlobStore) -> None:
+def test_refuses_removal_while_the_store_is_in_use(store: BlobStore) -> None:
     blob = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
     with BlobStore(store.folder).in_use(), pytest.raises(FactoryError, match="are in use, none was removed"):
         store.remove([blob.digest])
@@ -246,7 +246,7 @@ def test_nothing_is_removed_while_the_store_is_in_use(store: BlobStore) -> None:
     [old_layout(LAYERS), oci_layout(LAYERS), oci_layout(LAYERS, packed=True)],
     ids=["old", "oci", "gzip"],
 )
-def test_every_layout_of_an_export_is_read(store: BlobStore, exported: bytes) -> None:
+def test_reads_every_export_layout(store: BlobStore, exported: bytes) -> None:
     heard: list[LayerBlob] = []
     assert export_bytes(exported, LAYERS, store, ready=heard.append) == config_of(LAYERS)
     for layer in LAYERS:
@@ -255,7 +255,7 @@ def test_every_layout_of_an_export_is_read(store: BlobStore, exported: bytes) ->
 
 
 @pytest.mark.parametrize("exported", [old_layout(LAYERS), oci_layout(LAYERS)], ids=["old", "oci"])
-def test_what_is_stored_is_not_compressed_again(store: BlobStore, exported: bytes) -> None:
+def test_does_not_compress_a_stored_layer_again(store: BlobStore, exported: bytes) -> None:
     store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
     store.add(sha256(LAYERS[2]), io.BytesIO(LAYERS[2]))
     heard: list[LayerBlob] = []
@@ -268,7 +268,7 @@ small = st.binary(max_size=2000).map(lambda content: tar_of({"file": content}))
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layers=st.lists(small, min_size=1, max_size=6), is_old=st.booleans(), data=st.data())
-def test_any_image_comes_out_as_it_went_in(
+def test_imports_any_image_unchanged(
     tmp_path_factory: pytest.TempPathFactory, layers: list[bytes], is_old: bool, data: st.DataObject
 ) -> None:
     store = BlobStore(tmp_path_factory.mktemp("store"))
@@ -280,41 +280,44 @@ def test_any_image_comes_out_as_it_went_in(
         check_layer(store.find(sha256(layer)), layer)
 
 
-def test_a_second_collect_asks_the_engine_for_nothing(store: BlobStore) -> None:
+def test_second_collect_needs_no_export(store: BlobStore) -> None:
     diff_ids = [sha256(layer) for layer in LAYERS]
     image_id = sha256(config_of(LAYERS))
     first = collect(
         lambda: nullcontext(io.BytesIO(old_layout(LAYERS))), image_id=image_id, diff_ids=diff_ids, store=store
     )
     second = collect(
-        lambda: pytest.fail("everything is stored"), image_id=image_id, diff_ids=diff_ids, store=store
+        lambda: pytest.fail("unexpected export: all layers are stored"),
+        image_id=image_id,
+        diff_ids=diff_ids,
+        store=store,
     )
     assert first == second
     assert [layer.diff_id for layer in first[1]] == diff_ids
 
 
-def test_a_broken_off_export_is_said(store: BlobStore) -> None:
-    with pytest.raises(BuildError, match="broke off"):
+def test_reports_a_truncated_export(store: BlobStore) -> None:
+    with pytest.raises(BuildError, match="incomplete or damaged"):
         export_bytes(old_layout(LAYERS)[:2_000_000], LAYERS, store)
 
 
-def test_a_damaged_gzip_layer_is_said(store: BlobStore) -> None:
+def test_reports_a_damaged_gzip_layer(store: BlobStore) -> None:
     damaged = zlib.compress(b"x", wbits=31)[:-8] + bytes(8)
     with pytest.raises(BuildError, match="damaged"):
         export_bytes(tar_of({f"blobs/sha256/{'0' * 64}": damaged}), LAYERS, store)
 
 
-def test_a_missing_layer_is_named(store: BlobStore) -> None:
+def test_names_a_missing_layer(store: BlobStore) -> None:
     with pytest.raises(IntegrityError, match=sha256(LAYERS[2])):
         export_bytes(old_layout(LAYERS[:2]), LAYERS, store)
 
 
-def test_a_layer_of_another_image_is_refused(store: BlobStore) -> None:
-    with pytest.raises(IntegrityError, match="which the image does not name"):
+def test_refuses_a_layer_of_another_image(store: BlobStore) -> None:
+    with pytest.raises(IntegrityError, match="which is not a layer of the image"):
         export_bytes(old_layout(LAYERS), LAYERS[:2], store)
 
 
-def test_a_zstd_layer_is_refused_with_a_way_out(store: BlobStore) -> None:
+def test_refusal_of_a_zstd_layer_hints_at_gzip(store: BlobStore) -> None:
     exported = tar_of({f"blobs/sha256/{'0' * 64}": exports.ZSTD_MAGIC + b"..."})
     with pytest.raises(BuildError, match="zstd") as caught:
         export_bytes(exported, LAYERS, store)

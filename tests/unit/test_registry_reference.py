@@ -1,4 +1,4 @@
-"""Names of images, log-ins and manifests: the parts of the registry client that need no registry."""
+"""Image names, stored logins and manifests: parts of the registry client that need no registry."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ references = st.builds(
 
 
 @given(references)
-def test_every_name_is_read_as_it_is_written(reference: Reference) -> None:
+def test_parses_every_formatted_name(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
@@ -54,7 +54,7 @@ def test_every_name_is_read_as_it_is_written(reference: Reference) -> None:
         "",
     ],
 )
-def test_what_is_no_full_name_is_refused_with_the_form(text: str) -> None:
+def test_refuses_an_incomplete_name_with_the_expected_form(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Reference.parse(text)
     assert "HOST[:PORT]/REPOSITORY" in caught.value.hint
@@ -68,7 +68,7 @@ def write_logins(folder: Path, entry: str, secret: str) -> Path:
 
 
 @pytest.mark.parametrize("entry", ["r.example:5000", "https://r.example:5000", "https://r.example:5000/v1/"])
-def test_a_login_is_found(tmp_path: Path, entry: str) -> None:
+def test_finds_a_stored_login(tmp_path: Path, entry: str) -> None:
     config = write_logins(tmp_path, entry, "me:pass:word")
     assert find_credentials("r.example:5000", config=config) == Credentials(
         username="me", password="pass:word"
@@ -76,25 +76,25 @@ def test_a_login_is_found(tmp_path: Path, entry: str) -> None:
     assert find_credentials("other.example", config=config) is None
 
 
-def test_the_folder_comes_from_the_engines_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_logins_from_docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_logins(tmp_path, "r.example", "me:secret")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     assert find_credentials("r.example") is not None
 
 
-def test_no_file_is_no_login_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+def test_returns_none_without_a_file_and_reports_a_damaged_one(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     assert find_credentials("r.example", config=config) is None
     config.write_text("{")
-    with pytest.raises(MissingError, match="cannot be read"):
+    with pytest.raises(MissingError, match="cannot read the stored logins"):
         find_credentials("r.example", config=config)
 
 
-def test_a_password_is_not_shown() -> None:
+def test_repr_hides_the_password() -> None:
     assert "secret" not in repr(Credentials(username="me", password="secret"))
 
 
-def test_the_manifest_is_known_before_the_push(tmp_path: Path) -> None:
+def test_manifest_is_deterministic(tmp_path: Path) -> None:
     layer = LayerBlob(diff_id=sha256(b"tar"), digest=sha256(b"gz"), size_bytes=2, path=tmp_path)
     document = json.loads(manifest(b"{}", [layer, layer]))
     assert document["config"] == {

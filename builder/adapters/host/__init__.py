@@ -1,1 +1,1 @@
-"""Work on this machine: processes, HTTP, workspace, receipts."""
+"""Access to this machine and its network: subprocesses, HTTP, workspace, receipts."""

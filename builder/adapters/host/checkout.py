@@ -1,4 +1,4 @@
-"""Name the commit of a checkout, the same way for receipts and for tags of AMIs."""
+"""Find the git commit of a checkout, as recorded in receipts and AMI tags."""
 
 import shutil
 from functools import cache
@@ -9,9 +9,9 @@ from builder.adapters.host import process
 
 @cache
 def commit_of(root: Path) -> str:
-    """The checkout's commit, with + if files differ from it; "" outside a repository or without git.
+    """Return the commit of a checkout, with a "+" if files differ from it; "" without git or a repository.
 
-    The first answer holds for the whole process, so that all records of a run agree.
+    The result is cached for the whole process, so that all records of a run agree.
     """
     if shutil.which("git") is None:
         return ""

@@ -1,7 +1,7 @@
-"""HTTP to any server: kept connections, proxies, certificates, redirects and one retry policy.
+"""HTTP client: connection pool, proxies, certificates, redirects and the retry policy.
 
-Knows status codes and how networks fail; must not know what is asked for. urllib3 is loaded with the first
-request, because most commands make none.
+Knows status codes and network errors; must not know what the requests are for. Imports urllib3 at the first
+request, because most commands send none.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Statuses that another try may change; ansible/plugins/module_utils/fetching.py has the same.
+# Statuses that are worth a retry; ansible/plugins/module_utils/fetching.py has the same set.
 TRANSIENT = frozenset((408, 425, 429, 500, 502, 503, 504))
 _TRIES = 5
 _FIRST_PAUSE_S = 0.5
@@ -31,13 +31,13 @@ _CONNECT_S = 10.0
 _SILENCE_S = 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
-_CONNECTIONS = 8  # kept for each server
+_CONNECTIONS = 8  # kept open per server
 _CHUNK = 1 << 20
-_CERTIFICATES = "name the CA that signed it: mirror.ca_bundle in site.toml, or export SSL_CERT_FILE=ca.pem"
+_CERTIFICATES = "set mirror.ca_bundle in site.toml to the CA that signed it, or export SSL_CERT_FILE=ca.pem"
 
 
 class TransientError(Exception):
-    """Retryable failure; `error` is raised in its stead once retries are used up."""
+    """Retryable failure; `error` is the type to raise once all retries have failed."""
 
     def __init__(
         self, reason: str, *, retry_after_s: float = 0.0, error: type[FactoryError] | None = None
@@ -48,7 +48,7 @@ class TransientError(Exception):
 
 
 def raise_for_transient(response: "BaseHTTPResponse", reason: str) -> None:
-    """Raise TransientError for a status that another try may change."""
+    """Raise TransientError if the status is worth a retry."""
     if response.status in TRANSIENT:
         retry_after = response.headers.get("Retry-After", "")
         pause_s = float(retry_after) if re.fullmatch(r"\d{1,6}", retry_after) else 0.0
@@ -56,10 +56,10 @@ def raise_for_transient(response: "BaseHTTPResponse", reason: str) -> None:
 
 
 class Client:
-    """Requests to any number of servers; threads may share it.
+    """Thread-safe HTTP client for any number of servers.
 
-    `failure` is the error that a server's failures end in, `hint` goes with it. `cancelled` ends pauses at
-    once and transfers at the next chunk.
+    `failure` is the error type raised when a server fails, with `hint` as its hint. Setting `cancelled` ends
+    a pause at once and a transfer at the next chunk.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Client:
 
     def check_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise Interrupted("the transfer was interrupted", hint="re-run the command; it resumes")
+            raise Interrupted("transfer interrupted", hint="re-run the command; it resumes")
 
     def retry(self, about: str, action: Callable[[], T]) -> T:
-        """Repeat an action from its beginning while its failures are transient."""
+        """Call `action` until it succeeds, at most five times, while it raises TransientError."""
         attempt = 1
         while True:
             try:
@@ -102,7 +102,7 @@ class Client:
                     raise error(f"{about}: {failure} ({_TRIES} tries)", hint=self._hint) from failure
                 pause_s = failure.retry_after_s or _FIRST_PAUSE_S * 2 ** (attempt - 1)
                 pause_s = min(pause_s, _LONGEST_PAUSE_S)
-                self._say(f"{about}: {failure}; trying again in {pause_s:g} s ({attempt} of {_TRIES})")
+                self._say(f"{about}: {failure}; retrying in {pause_s:g} s (attempt {attempt} of {_TRIES})")
             self._cancelled.wait(pause_s)
             self.check_cancelled()
             attempt += 1
@@ -117,10 +117,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: Iterator[bytes] | None = None,
     ) -> Iterator["BaseHTTPResponse"]:
-        """Send one request and follow its redirects; the response is closed at the end of the block.
+        """Send a request and follow its redirects; close the response at the end of the block.
 
-        Only `origin` (the URL's own, if empty) is shown an `Authorization`, and its https is never left.
-        Raises TransientError for failures that may pass.
+        The `Authorization` header is sent to `origin` only (default: the origin of `url`). A redirect from
+        https to http is refused. Raises TransientError for failures that are worth a retry.
         """
         self.check_cancelled()
         origin = origin or _origin(url)
@@ -147,7 +147,7 @@ class Client:
             response.close()
 
     def chunks(self, response: "BaseHTTPResponse") -> Iterator[bytes]:
-        """The body as it arrives; a body that ends early is a TransientError."""
+        """Yield the body in chunks; raise TransientError if it ends early."""
         while chunk := response.read(_CHUNK):
             self.check_cancelled()
             yield chunk
@@ -155,7 +155,7 @@ class Client:
     def _refuse_downgrade(self, origin: str, url: str) -> None:
         scheme = urlsplit(url).scheme
         if origin.startswith("https:") and scheme != "https":
-            raise self._failure(f"{host_of(origin)} sends us to {url}, which is not https", hint=self._hint)
+            raise self._failure(f"{host_of(origin)} redirects to {url}, which is not https", hint=self._hint)
         if scheme not in ("http", "https"):
             raise MissingError(
                 f"{host_of(url)} cannot be reached: unknown url type: {scheme}", hint=self._hint
@@ -166,7 +166,7 @@ class Client:
     ) -> "BaseHTTPResponse":
         from urllib3 import Timeout
 
-        # urllib3 sends under the time limit for connecting, which is too short for a chunk of an upload.
+        # urllib3 applies the connect timeout to sending too, which is too short for a chunk of an upload.
         connect_s = self._silence_s if body else min(_CONNECT_S, self._silence_s)
         return self._pool(self._network.proxy_for(url)).urlopen(
             method,
@@ -204,7 +204,7 @@ class Client:
 
     @contextmanager
     def _translated_errors(self, url: str) -> Iterator[None]:
-        """Raise urllib3's errors as TransientError, or as MissingError where another try cannot help."""
+        """Translate errors of urllib3: to MissingError if a retry cannot help, else to TransientError."""
         from urllib3 import exceptions
 
         try:
@@ -212,11 +212,13 @@ class Client:
         except exceptions.HTTPError as error:
             cause = _cause(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
-                words = f"{host_of(url)} shows a certificate that is not trusted here: {cause.verify_message}"
+                words = f"the certificate of {host_of(url)} is not trusted: {cause.verify_message}"
                 raise MissingError(words, hint=_CERTIFICATES) from error
             if isinstance(cause, exceptions.IncompleteRead):
                 announced = cause.partial + (cause.expected or 0)
-                raise TransientError(f"broke off after {cause.partial} of {announced} bytes") from error
+                raise TransientError(
+                    f"connection closed after {cause.partial} of {announced} bytes"
+                ) from error
             is_eof = isinstance(cause, ssl.SSLEOFError)
             at_connect = (
                 exceptions.ConnectTimeoutError,
@@ -226,12 +228,12 @@ class Client:
             if isinstance(error, at_connect) or (isinstance(cause, ssl.SSLError) and not is_eof):
                 raise self._unreachable(url, cause) from error
             if isinstance(cause, TimeoutError | exceptions.ReadTimeoutError):
-                raise TransientError(f"silent for {self._silence_s:g} s") from error
+                raise TransientError(f"no data for {self._silence_s:g} s") from error
             words = str(cause) or type(cause).__name__
-            raise TransientError(f"the connection broke off ({words})") from error
+            raise TransientError(f"connection lost ({words})") from error
 
     def _unreachable(self, url: str, cause: BaseException) -> Exception:
-        """A host that has never answered is not asked again, unless its name server is at fault."""
+        """Return TransientError if the host answered before or DNS failed temporarily, else MissingError."""
         proxy = self._network.proxy_for(url)
         through = f" through the proxy {urlsplit(proxy).hostname}" if proxy else ""
         words = (isinstance(cause, OSError) and cause.strerror) or str(cause) or type(cause).__name__
@@ -243,18 +245,18 @@ class Client:
 
 
 def _tls(ca_bundle: Path | None) -> ssl.SSLContext:
-    """Certificates of the system (or SSL_CERT_FILE) and of the site are trusted."""
+    """Return a TLS context that trusts the CAs of the system (or SSL_CERT_FILE) and of the site."""
     context = ssl.create_default_context()
     try:
         if ca_bundle:
             context.load_verify_locations(ca_bundle)
     except OSError as error:
-        raise UsageError(f"{ca_bundle} holds no certificates: {error}", hint=_CERTIFICATES) from error
+        raise UsageError(f"{ca_bundle} contains no certificates: {error}", hint=_CERTIFICATES) from error
     return context
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error of the socket or of TLS at the bottom of one of urllib3's."""
+    """Return the socket or TLS error at the root of an error of urllib3."""
     for nested in (getattr(error, "original_error", None), error.__cause__, *error.args):
         if isinstance(nested, BaseException):
             return _cause(nested)
@@ -267,6 +269,6 @@ def _origin(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host of a URL for messages, without a login; the path of a file's."""
+    """Return the host of a URL without its login, for messages; of a file:// URL, the path."""
     parts = urlsplit(url)
     return parts.netloc.rpartition("@")[2] or parts.path

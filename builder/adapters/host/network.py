@@ -1,6 +1,6 @@
-"""How this machine reaches servers: the proxy for a URL, and the CA certificates of a site.
+"""Network settings of this machine: the proxy for each URL, and the CA certificates of a site.
 
-Knows no HTTP; must stay light, because every command with a site loads it.
+Knows no HTTP. Must stay cheap to import, because every command with a site imports it.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ _NAMES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def environment_proxies(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The proxy variables of an environment, by their lower-case names."""
+    """Return the proxy variables that are set in an environment, by lower-case name."""
     found = {name: environment.get(name) or environment.get(name.upper()) or "" for name in _NAMES}
     return {name: value for name, value in found.items() if value}
 
@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """Proxies by the names of their variables (`https_proxy`, `no_proxy`), and a file of CA certificates."""
+    """Proxies by variable name (`https_proxy`, `no_proxy`), and a file of CA certificates."""
 
     proxies: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: Path | None = None
@@ -39,14 +39,14 @@ class Network:
         return cls(proxies=environment_proxies())
 
     def proxy_for(self, url: str) -> str:
-        """The URL of the proxy through which a URL is reached; "" for none, as always for loopback."""
+        """Return the URL of the proxy for a URL; "" if it is reached directly, as loopback always is."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         if is_loopback(host):
             return ""
-        named = [name.strip().lstrip(".").lower() for name in self.proxies.get("no_proxy", "").split(",")]
+        excluded = [name.strip().lstrip(".").lower() for name in self.proxies.get("no_proxy", "").split(",")]
         own_names = ("*", host, parts.netloc.rpartition("@")[2])
-        if any(name in own_names or host.endswith(f".{name}") for name in named if name):
+        if any(name in own_names or host.endswith(f".{name}") for name in excluded if name):
             return ""
         proxy = self.proxies.get(f"{parts.scheme}_proxy", "")
         return proxy if "://" in proxy or not proxy else f"http://{proxy}"

@@ -1,7 +1,8 @@
-"""The only module that starts other programs: argument lists, process groups, bounded time, no child left.
+"""Run subprocesses: argument lists only, each in its own process group, with a timeout and no orphans.
 
-`run` reads a program's output in the caller's thread, so an error of the listener, a cancellation and the
-time limit all end the program in the same way. It knows nothing of what the programs do.
+This is the only module that starts programs. `run` reads the output in the caller's thread, so that a
+listener error, a cancellation and a timeout all end the program in the same way.
+Knows nothing of what programs do.
 """
 
 import codecs
@@ -25,11 +26,11 @@ from builder.wait import until
 _GRACE_S = 5.0
 _POLL_S = 0.1
 _CHUNK_BYTES = 65536
-# How a process group is ended: each signal, and the seconds before the next.
+# Signals that end a process group, each with the seconds to wait before the next.
 _ENDING = ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S))
-# An orphan of a killed run may have an instance to terminate first.
+# An orphan of a killed run may need time to terminate its EC2 instance.
 _ORPHANS_ENDING = ((signal.SIGINT, 60.0), *_ENDING)
-# Where programs, the user's settings and temporary files are; nothing that changes what a program does.
+# Variables that locate programs, user settings and temporary files, but do not change a program's behaviour.
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "XDG_CONFIG_HOME", "TMPDIR")
 
 OnLine = Callable[[str], None]
@@ -37,7 +38,7 @@ OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """Exit code and output of a program; `command` is a line for a shell that runs it again."""
+    """Exit code and output of a program; `command` is the shell command line that runs it again."""
 
     code: int
     output: str
@@ -49,18 +50,18 @@ class Finished:
 
     @property
     def details(self) -> str:
-        """The last lines of the output and the command, for an error."""
+        """The last lines of the output and the command line, for the details of an error."""
         return f"{self.tail}\n\n$ {self.command}".lstrip()
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment of a program that must not depend on the caller's: `_KEPT`, UTF-8, and `more`."""
+    """Return a minimal environment, independent of the caller's: `_KEPT`, a UTF-8 locale, and `more`."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {**kept, "LC_ALL": "C.UTF-8", **more}
 
 
 def inherited_environment(**more: str) -> dict[str, str]:
-    """The whole environment of the builder, for programs that read the user's settings or proxies in it."""
+    """Return the builder's environment and `more`, for programs that need the user's settings or proxies."""
     return {**os.environ, **more}
 
 
@@ -74,11 +75,11 @@ def run(
     cwd: Path | None = None,
     ending: Sequence[tuple[signal.Signals, float]] = _ENDING,
 ) -> Finished:
-    """Runs a program to its end, both outputs joined; never raises for its exit code.
+    """Run a program to its end, with stdout and stderr merged; never raise for its exit code.
 
-    Without `env` the program gets a clean environment. When `cancelled` is set, the time is over or `on_line`
-    raises, the program is ended, group and all, by the signals of `ending`, each with the seconds before the
-    next; its output is read meanwhile. The first error is raised when the program has ended.
+    Without `env` the program gets a clean environment. If `cancelled` is set, the timeout expires or
+    `on_line` raises, the signals of `ending` end its process group, each followed by a grace period in
+    seconds, while output is still read. The first error is raised once the program has ended.
     """
     command = shlex.join(argv) if cwd is None else f"cd {shlex.quote(str(cwd))} && {shlex.join(argv)}"
     try:
@@ -105,18 +106,18 @@ def run(
 
 
 def _cannot_start(program: str, error: OSError) -> MissingError:
-    """Names what is missing: the program, or the folder to run it in."""
+    """Return an error that names the missing program or working directory."""
     if isinstance(error, FileNotFoundError) and error.filename == program:
-        return MissingError(f"no program '{program}' here", hint="builder doctor")
+        return MissingError(f"program '{program}' not found", hint="builder doctor")
     return MissingError(
         f"cannot start '{program}': {error.strerror}: {error.filename}", hint="builder doctor"
     )
 
 
 class _Output:
-    """Reads the output of a child line by line, never waiting longer than told.
+    """Line reader for the output of a child process.
 
-    After the first exception of the listener, kept in `error`, lines are only collected.
+    The first exception of the listener is kept in `error`; after it, lines are collected but not passed on.
     """
 
     def __init__(self, stream: IO[bytes], on_line: OnLine | None) -> None:
@@ -140,7 +141,7 @@ class _Output:
         self._stream.close()
 
     def read(self, timeout_s: float) -> None:
-        """Takes what the child has written, waiting for it until the time limit."""
+        """Read available output, waiting at most `timeout_s` for it."""
         if self.is_over or not self._selector.select(timeout_s):
             return
         chunk = os.read(self._stream.fileno(), _CHUNK_BYTES)
@@ -150,14 +151,14 @@ class _Output:
             complete.append(self._partial)
         self.lines += complete
         for line in complete:
-            self._tell(line)
+            self._notify(line)
 
-    def _tell(self, line: str) -> None:
+    def _notify(self, line: str) -> None:
         if self._on_line is None or self.error is not None:
             return
         try:
             self._on_line(line)
-        except BaseException as error:  # noqa: BLE001 (`run` raises it when the child has ended)
+        except BaseException as error:  # noqa: BLE001 (`run` raises it once the child has ended)
             self.error = error
 
 
@@ -169,17 +170,20 @@ def _wait(
     timeout_s: float,
     cancelled: threading.Event | None,
 ) -> None:
-    """Returns when the child has ended or its listener has failed."""
+    """Wait until the child has ended or its listener has raised; raise BuildError on timeout."""
 
     def is_done() -> bool:
         return _has_ended(child, output) or output.error is not None
 
     if not until(is_done, timeout_s=timeout_s, every_s=0, cancelled=cancelled):
-        raise BuildError(f"no end after {timeout_s:.0f} s: {command}", hint="run it by hand")
+        raise BuildError(
+            f"timed out after {timeout_s:.0f} s: {command}",
+            hint="run the command by hand to see where it hangs",
+        )
 
 
 def _has_ended(child: subprocess.Popen[bytes], output: _Output) -> bool:
-    """Reads output for a moment, or waits for the end of a child that has closed it."""
+    """Read output for up to `_POLL_S`, or wait that long if it is closed; return True if the child ended."""
     if output.is_over:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_POLL_S)
@@ -191,9 +195,9 @@ def _has_ended(child: subprocess.Popen[bytes], output: _Output) -> bool:
 def _end_group(
     child: subprocess.Popen[bytes], output: _Output, ending: Sequence[tuple[signal.Signals, float]]
 ) -> None:
-    """Ends whatever is left of the child's process group, gently first, and reads its last words.
+    """Send the signals of `ending` to the child's process group and read the remaining output.
 
-    A process that has left the group may keep the output open: it is not waited for longer than a moment.
+    A process that has left the group may keep the output open, so reading stops after `_GRACE_S`.
     """
     for number, grace_s in ending:
         with suppress(ProcessLookupError):
@@ -209,9 +213,9 @@ def _end_group(
 
 
 def end_orphans(mark: str) -> None:
-    """Ends the process groups that have `mark` in a command line: what a killed run had started.
+    """End the process groups left by a killed run, recognized by `mark` in a command line.
 
-    They are interrupted first, as by a terminal, so that they can clean up.
+    SIGINT comes first, as from a terminal, so that the processes can clean up.
     """
     for group in {found for found, words in _processes() if mark in words} - {os.getpgrp()}:
         for number, grace_s in _ORPHANS_ENDING:
@@ -226,7 +230,7 @@ def _is_over(group: int) -> bool:
 
 
 def _processes() -> Iterator[tuple[int, str]]:
-    """(group, command line) of every process; one that has ended has no command line any more."""
+    """Yield (process group, command line) of every process except zombies, whose command line is empty."""
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if words := (path / "cmdline").read_bytes():
@@ -235,7 +239,7 @@ def _processes() -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A program that outlives this process."""
+    """Program that outlives this process."""
 
     child: subprocess.Popen[bytes]
 
@@ -247,7 +251,7 @@ class Service:
         return self.child.poll() is None
 
     def end(self) -> None:
-        """End the program and wait for its exit."""
+        """End the program with SIGTERM, then SIGKILL, and wait for its exit."""
         for number, grace_s in _ENDING:
             if self.runs():
                 self.child.send_signal(number)
@@ -256,9 +260,9 @@ class Service:
 
 
 def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Service:
-    """Start a service that outlives this process, its output appended to `log`.
+    """Start a program that outlives this process, with its output appended to `log`.
 
-    Without `env` it inherits the environment: it is another part of the builder.
+    Without `env` it inherits the environment, because it is another part of the builder.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(

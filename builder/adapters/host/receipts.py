@@ -1,4 +1,4 @@
-"""Receipts as versioned JSON: one per run in its folder, and the newest per key for the next build."""
+"""Store receipts as versioned JSON: one in each run's folder, and the newest of each key for later builds."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 class Receipts:
-    """The ledger of one checkout; `run` is needed only to record."""
+    """Receipts of one checkout; `run` is required only by `record`."""
 
     def __init__(self, workspace: Workspace, *, root: Path, run: Run | None = None) -> None:
         self._folder = workspace.out / "receipts"
@@ -24,14 +24,14 @@ class Receipts:
         self._run = run
 
     def find(self, plan: Plan) -> Receipt | None:
-        """The receipt of exactly this plan, checks included."""
+        """Return the receipt of this plan, or None if there is none or its checks differ."""
         table = read(self._folder / plan.target.name / f"{plan.key}.json")
         if table is None or table["plan"]["checks"] != plan.checks:
             return None
         return _receipt(table, plan)
 
     def last_layers(self, target: str) -> dict[str, dict[str, Any]]:
-        """The layers of the newest receipt of a target, by name."""
+        """Return the layers of a target's newest receipt, by name; empty without a receipt."""
         table = newest(self._folder.parent, target)
         return {layer["name"]: layer for layer in table["plan"]["layers"]} if table else {}
 
@@ -59,19 +59,19 @@ class Receipts:
 
 
 def references(out: Path) -> frozenset[str]:
-    """What a checkout has receipts of, by what the engine or EC2 calls it."""
+    """Return the engine image IDs and AMI IDs of all receipts of a checkout."""
     tables = (read(path) for path in (out / "receipts").glob("*/*.json"))
     return frozenset(str(table["artifact"]["reference"]) for table in tables if table)
 
 
 def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
-    """The JSON of the receipt of one artifact."""
+    """Return the receipt JSON of the artifact with an engine image ID or AMI ID, or None."""
     tables = (read(path) for path in sorted((out / "receipts").glob("*/*.json")))
-    return next((one for one in tables if one and one["artifact"]["reference"] == reference), None)
+    return next((table for table in tables if table and table["artifact"]["reference"] == reference), None)
 
 
 def newest(out: Path, target: str) -> dict[str, Any] | None:
-    """The JSON of the newest receipt of a target."""
+    """Return the JSON of a target's newest receipt, or None."""
     paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: path.stat().st_mtime)
     return read(paths[-1]) if paths else None
 
@@ -86,7 +86,7 @@ def as_json(receipt: Receipt) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A receipt's JSON; None for one that is missing, from another format, or not whole."""
+    """Return the JSON of a receipt; None if the file is missing, damaged or of another format."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -108,6 +108,6 @@ def _receipt(table: Mapping[str, Any], plan: Plan) -> Receipt:
         artifact=Artifact(**artifact),
         report=report and Report(**{**report, "checks": tuple(Check(**check) for check in report["checks"])}),
         publications=tuple(
-            Publication(**{**one, "tags": tuple(one["tags"])}) for one in table["publications"]
+            Publication(**{**entry, "tags": tuple(entry["tags"])}) for entry in table["publications"]
         ),
     )

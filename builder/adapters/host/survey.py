@@ -1,6 +1,6 @@
-"""Reads from an image or from this machine which versions are there; changes nothing, starts no container.
+"""Read the installed versions of an image or of this machine; change nothing, start no container.
 
-Knows where vendors write versions, not which of them fit. What it cannot read it leaves out.
+Knows where vendors record versions, not which versions are compatible. Unreadable versions are left out.
 """
 
 import json
@@ -18,7 +18,7 @@ from builder.errors import FactoryError, UsageError
 from builder.marks import REF_NAME_LABEL, VERSION_LABEL, VERSIONS_LABEL
 from builder.stack.vocabulary import Value, Vocabulary, read_value
 
-# Variables in which published images name what they were built with, and the fact that each is.
+# Environment variables in which published images record versions → the name of the fact.
 _VARIABLES = {
     "CUDA_VERSION": "cuda",
     "NCCL_VERSION": "nccl",
@@ -33,14 +33,14 @@ _VARIABLES = {
     "PYTORCH_VERSION": "torch",
     "PYTHON_VERSION": "python",
 }
-# Files of a running kernel, and the fact that each holds.
+# Files of a running kernel that contain a version → the name of the fact.
 _FILES = {
     "/sys/module/efa/version": "efa_kmod",
     "/sys/module/efa_nv_peermem/version": "efa_nv_peermem",
     "/sys/module/gdrdrv/version": "gdrdrv",
     "/sys/module/neuron/version": "neuron_driver",
 }
-# Modules whose version is asked of modinfo where they are installed and not loaded.
+# Kernel modules → the name of the fact; modinfo also knows modules that are installed but not loaded.
 _MODULES = {
     "efa": "efa_kmod",
     "efa_nv_peermem": "efa_nv_peermem",
@@ -60,35 +60,35 @@ _TIMEOUT_S = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What was read, and what was there and made no sense."""
+    """Facts of an image or a machine, and messages about values that could not be parsed."""
 
     facts: Mapping[str, Value]
     unread: tuple[str, ...] = ()
 
 
 class _Notes:
-    """Collects facts; the first place that names one is believed."""
+    """Collector of facts; the first source of a fact wins."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.facts: dict[str, Value] = {}
         self.unread: list[str] = []
 
-    def add(self, place: str, name: str, raw: object) -> None:
+    def add(self, source: str, name: str, raw: object) -> None:
         fact = self._vocabulary.fact(name)
         if fact.name in self.facts:
             return
         try:
             self.facts[fact.name] = read_value(fact, raw)
         except ValueError as error:
-            self.unread.append(f"{place}: {error}")
+            self.unread.append(f"{source}: {error}")
 
     def survey(self) -> Survey:
         return Survey(facts=self.facts, unread=tuple(self.unread))
 
 
 def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Survey:
-    """What labels, environment and entrypoint of an image say; they may be wrong, and are all there is."""
+    """Return the facts in the labels, environment and entrypoint of an image, which may be wrong."""
     image = engine.inspect_image(reference)
     if image is None:
         raise UsageError(f"no image '{reference}' in the engine", hint=f"docker pull {reference}")
@@ -125,7 +125,7 @@ def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary
 
 
 def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
-    """The base images of Ubuntu, and those made from them, name their system in two labels."""
+    """Add the system of an image based on Ubuntu, whose base images name it in two labels."""
     name = labels.get(REF_NAME_LABEL, "")
     version = labels.get(VERSION_LABEL, "")
     if name == "ubuntu" and re.fullmatch(r"\d\d\.\d\d", version):
@@ -133,7 +133,7 @@ def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
 
 
 def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes: _Notes) -> None:
-    """What can be told for certain; the loader's own configuration files are not in sight."""
+    """Add facts from environment and entrypoint; configuration files of the loader cannot be read here."""
     notes.add("environment", "env", list(variables))
     path = variables.get("LD_LIBRARY_PATH", "")
     if "hpcx" in path:
@@ -147,7 +147,7 @@ def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes:
 
 
 def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
-    """What this machine says about itself; `root` is another place to look for its files."""
+    """Return the facts of this machine; with another `root`, only those in files below it."""
     notes = _Notes(vocabulary)
     if found := arch.find(platform.machine()):
         notes.add("machine", "arch", found.name)
@@ -155,7 +155,7 @@ def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
     if kernel:
         notes.add("kernel", "kernel", kernel[0])
     if not any((root / name).exists() for name in (".dockerenv", "run/.containerenv")):
-        _system_file(root, notes)  # in a container, os-release is the container's
+        _system_file(root, notes)  # in a container, os-release describes the container
     _driver(root, notes)
     for path, name in _FILES.items():
         text = _read(root / path.lstrip("/"))
@@ -173,12 +173,12 @@ def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
     if installer:
         notes.add("/opt/amazon/efa_installed_packages", "efa", installer[1])
     if root == Path("/"):
-        _ask_programs(notes)
+        _run_programs(notes)
     return notes.survey()
 
 
 def system_name(identity: str, version: str) -> str:
-    """The name that rules use, from os-release: ubuntu2204, al2023, rhel9, debian12."""
+    """Return the system name that rules use, from os-release fields: ubuntu2204, al2023, rhel9, debian12."""
     if identity == "amzn":
         return f"al{version}"
     major = version.partition(".")[0]
@@ -203,27 +203,27 @@ def _driver(root: Path, notes: _Notes) -> None:
         notes.add("/proc/driver/nvidia/version", "nvidia_driver_flavor", flavor)
 
 
-def _ask_programs(notes: _Notes) -> None:
+def _run_programs(notes: _Notes) -> None:
     for module, name in _MODULES.items():
-        text = _answer(["modinfo", "-F", "version", module])
+        text = _output(["modinfo", "-F", "version", module])
         if text:
             notes.add(f"modinfo {module}", name, _number(text))
     for argv, name in _COMMANDS.items():
-        version = _NUMBER.search(_answer(argv))
+        version = _NUMBER.search(_output(argv))
         if version:
             notes.add(" ".join(argv), name, version[0])
 
 
 def _number(text: str) -> str:
-    """The version without the letter by which a module says how it was built (2.17.3g: with GPU memory)."""
+    """Return the version without a module's build suffix (the g of 2.17.3g means GPU memory support)."""
     match = re.match(r"\d+(\.\d+)*", text.strip())
     return match[0] if match else text.strip()
 
 
-def _answer(argv: Iterable[str]) -> str:
-    """What a program prints; "" where it is missing or fails."""
+def _output(argv: Iterable[str]) -> str:
+    """Return the output of a program; "" if it is missing or fails."""
     try:
-        # The versions that the user's own programs would load: LD_LIBRARY_PATH and the like count.
+        # With the user's LD_LIBRARY_PATH and PATH, so that the versions are those the user's programs load.
         environment = process.inherited_environment()
         finished = process.run([*argv], timeout_s=_TIMEOUT_S, env=environment)
     except FactoryError:

@@ -1,7 +1,7 @@
-"""The factory's folders and locks on this machine, and the life of one run in them.
+"""The factory's folders and locks on this machine, and the folders of each run.
 
-A run holds a lock for as long as its process lives, so that a later run can tell the dead from the living
-without asking for process ids, and may then remove what the dead one left.
+A run holds a lock while its process lives. A later run can therefore detect dead runs without comparing
+process ids, and remove their leftovers.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspace:
-    """Where caches live (`home`, shared by all checkouts of a user) and where results go (`out`)."""
+    """Folder of caches (`home`, shared by all checkouts of a user) and folder of results (`out`)."""
 
     home: Path
     out: Path
@@ -36,7 +36,7 @@ class Workspace:
 
     @property
     def checkout(self) -> str:
-        """A name for the checkout that tells nothing of where it lies."""
+        """A hash that identifies the checkout without revealing its path."""
         return hashlib.sha256(str(self.out).encode()).hexdigest()[:12]
 
     def cache(self, *parts: str) -> Path:
@@ -53,19 +53,19 @@ def find_workspace(root: Path) -> Workspace:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a command: its name, its folders, and whether it has been told to stop."""
+    """One run of a command: its name, its folders, and its cancellation event."""
 
     name: str
     workspace: Workspace
     folder: Path
     scratch: Path
     cancelled: threading.Event = field(default_factory=threading.Event)
-    # Set when the engine could not be cleared: the scratch folder then stays, as the mark of a dead run.
+    # Set if cleanup failed: the scratch folder then stays, and a later command cleans up as for a dead run.
     keep_scratch: threading.Event = field(default_factory=threading.Event)
 
     @property
     def socket_dir(self) -> Path:
-        """A folder of the run with a path short enough for sockets in it; made by who needs it."""
+        """Folder with a short path for Unix sockets (107-byte limit); its users create it."""
         return _socket_dir(self.name)
 
     def stop_if_cancelled(self) -> None:
@@ -74,14 +74,17 @@ class Run:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
-        """Holds the machine-wide lock `name`; yields whether another run held it first."""
+        """Hold the machine-wide lock `name` during the block; yield True if another run held it first."""
         with locked(self.workspace, name, cancelled=self.cancelled) as waited:
             yield waited
 
 
 @contextmanager
 def locked(workspace: Workspace, name: str, *, cancelled: threading.Event | None = None) -> Iterator[bool]:
-    """Holds a lock that all processes of this home see; it falls when the process ends, however it ends."""
+    """Hold a lock shared by all processes with this home during the block; yield True if it had to wait.
+
+    The kernel releases the lock even if the process is killed.
+    """
     folder = workspace.home / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as file:
@@ -102,7 +105,7 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextmanager
 def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | None = None) -> Iterator[Run]:
-    """A run whose scratch folder is gone when the block ends, however it ends."""
+    """Open a run; delete its scratch folder when the block ends, even with an error."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
     folder = workspace.out / "runs" / name
@@ -112,7 +115,7 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
     except OSError as error:
         raise MissingError(
             f"cannot write to {error.filename}: {error.strerror}",
-            hint="make it writable, or set BUILDER_HOME to a folder that is",
+            hint="make it writable, or set BUILDER_HOME to a writable folder",
         ) from error
     with (scratch / "alive").open("w") as alive:
         _try_lock(alive.fileno())
@@ -131,28 +134,28 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
 
 
 def _socket_dir(name: str) -> Path:
-    """Below the system's folder for temporary files: the path of a socket has 107 bytes at most."""
+    """Return a short path below the system's temporary folder."""
     import tempfile
 
     return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def dead_runs(workspace: Workspace) -> list[str]:
-    """Runs whose process ended without clearing up."""
+    """Return the names of runs whose process ended without cleanup."""
     if not workspace.scratch.is_dir():
         return []
     return sorted(folder.name for folder in workspace.scratch.iterdir() if not _is_alive(folder))
 
 
 def live_runs(workspace: Workspace) -> list[str]:
-    """Runs in progress, of all checkouts that share the home."""
+    """Return the names of runs in progress, of all checkouts that share the home."""
     if not workspace.scratch.is_dir():
         return []
     return sorted(folder.name for folder in workspace.scratch.iterdir() if _is_alive(folder))
 
 
 def is_running(workspace: Workspace, run: str) -> bool:
-    """Whether the process of a run lives."""
+    """True if the process of a run is alive."""
     scratch = workspace.scratch / run
     return scratch.is_dir() and _is_alive(scratch)
 
@@ -162,7 +165,7 @@ def _is_alive(scratch: Path) -> bool:
         with (scratch / "alive").open("r+") as file:
             return not _try_lock(file.fileno())
     except FileNotFoundError:
-        # Between making the folder and the lock lies an instant; a dead run stays like this for longer.
+        # A run that is starting has created its folder but not its lock yet; it gets 10 s.
         try:
             return time.time() - scratch.stat().st_mtime < 10
         except FileNotFoundError:
@@ -170,7 +173,7 @@ def _is_alive(scratch: Path) -> bool:
 
 
 def forget_run(workspace: Workspace, name: str) -> None:
-    """Ends what still works for a dead run, Packer above all, and removes its folders."""
+    """End the remaining processes of a dead run, such as Packer, and delete its folders."""
     import shutil
 
     process.end_orphans(f"{workspace.scratch / name}/")
@@ -179,7 +182,7 @@ def forget_run(workspace: Workspace, name: str) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or none of it."""
+    """Write a file by renaming a temporary one, so that readers never see it incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:

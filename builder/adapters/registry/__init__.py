@@ -1,1 +1,1 @@
-"""Push images to OCI registries and share layers through them."""
+"""Push images to OCI registries and share cached layers through them."""

@@ -1,6 +1,6 @@
-"""The HTTP API of one registry: log-in by token or password, and refusals in the registry's own words.
+"""HTTP API of a registry: login by token or password, and errors with the registry's own message.
 
-Knows the registries' error documents; must not know what a blob or a manifest is for.
+Knows the error documents of registries; must not know the purpose of blobs and manifests.
 """
 
 import base64
@@ -23,10 +23,10 @@ from builder.errors import FactoryError, IntegrityError, MissingError, PublishEr
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
-_LARGEST_CHUNKS = 8  # MiB of what is no blob; the specification lets registries refuse manifests over 4
+_LARGEST_CHUNKS = 8  # of 1 MiB, for bodies other than blobs; registries may refuse manifests over 4 MiB
 _HINTS = {
-    "NAME_UNKNOWN": "create it first, as in: aws ecr create-repository --repository-name {repository}",
-    "TAG_INVALID": "tags are immutable there: publish under a tag that is not taken",
+    "NAME_UNKNOWN": "create the repository; in ECR: aws ecr create-repository --repository-name {repository}",
+    "TAG_INVALID": "the repository has immutable tags: publish under a new tag",
 }
 
 
@@ -43,7 +43,7 @@ class Credentials:
 
 
 def find_credentials(host: str, *, config: Path | None = None) -> Credentials | None:
-    """Read what `docker login` stored for a registry; credential helpers are not asked."""
+    """Return the credentials that `docker login` stored for a registry, or None; skip credential helpers."""
     folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
     path = config or Path(folder) / "config.json"
     try:
@@ -54,7 +54,7 @@ def find_credentials(host: str, *, config: Path | None = None) -> Credentials | 
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise MissingError(
-            f"{path}: the engine's log-ins cannot be read ({error})", hint=f"docker login {host}"
+            f"{path}: cannot read the stored logins ({error})", hint=f"docker login {host}"
         ) from error
     if not secrets:
         return None
@@ -64,7 +64,7 @@ def find_credentials(host: str, *, config: Path | None = None) -> Credentials | 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One request to a registry; `about` names it in messages, `body` may be read more than once."""
+    """Request to a registry; `about` names it in messages, `body` may be called again for a retry."""
 
     method: str
     path: str
@@ -82,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """An expected answer, read to its end."""
+    """Response with an expected status and its complete body."""
 
     status: int
     headers: Mapping[str, str]
@@ -97,12 +97,12 @@ class Response:
 
 
 def origin_of(host: str) -> str:
-    """The URL of a registry: by https, unless it is on this machine."""
+    """Return the base URL of a registry: https, or http if it is on this machine."""
     return f"{'http' if is_loopback(urlsplit(f'//{host}').hostname or '') else 'https'}://{host}"
 
 
 class Api:
-    """Requests to one registry; threads may share it."""
+    """Thread-safe client of one registry's HTTP API."""
 
     def __init__(
         self,
@@ -118,22 +118,22 @@ class Api:
         self.http = Client(
             network or Network.from_environment(),
             failure=PublishError,
-            hint=f"see whether it is well, then run the command again: curl -i {self.origin}/v2/",
+            hint=f"check the registry, then re-run the command: curl -i {self.origin}/v2/",
             cancelled=cancelled,
             say=say,
         )
         self._credentials = credentials
-        self._basic = ""  # shown once the registry has asked for it
-        self._tokens: dict[tuple[str, bool], str] = {}  # by repository, and whether they let us write
+        self._basic = ""  # sent once the registry has asked for it
+        self._tokens: dict[tuple[str, bool], str] = {}  # by (repository, is writable)
 
     def send(self, request: Request) -> Response:
-        """The answer to a request, which is repeated while its failures are transient."""
+        """Send a request, with retries, and return its response."""
         return self.http.retry(self._about(request), lambda: self.send_once(request))
 
     def send_once(
         self, request: Request, *, consume: Callable[[Iterator[bytes]], None] | None = None
     ) -> Response:
-        """The answer to one request; `consume` is given the body of a 200 in chunks."""
+        """Send a request once and return its response; `consume`, if given, receives the body of a 200."""
         for may_log_in in (True, False):
             with self.http.open(
                 request.method,
@@ -154,36 +154,36 @@ class Api:
         where = f"{self.host}/{request.repository}" if request.repository else self.host
         return f"{where}: {request.about}"
 
-    def _read(self, request: Request, response: "BaseHTTPResponse") -> Response:
-        answer = Response(status=response.status, headers=response.headers, body=self._body(response))
+    def _read(self, request: Request, reply: "BaseHTTPResponse") -> Response:
+        response = Response(status=reply.status, headers=reply.headers, body=self._body(reply))
         if response.status in request.expect:
-            return answer
-        code, words = _explanation(answer)
-        raise_for_transient(response, f"the registry answered {words}")
-        raise self._refusal(request, answer, code, f"{self._about(request)}: the registry answered {words}")
+            return response
+        code, words = _explanation(response)
+        raise_for_transient(reply, f"the registry answered {words}")
+        raise self._refusal(request, response, code, f"{self._about(request)}: the registry answered {words}")
 
     def _body(self, response: "BaseHTTPResponse") -> bytes:
         return b"".join(islice(self.http.chunks(response), _LARGEST_CHUNKS))
 
-    def _refusal(self, request: Request, answer: Response, code: str, message: str) -> FactoryError:
-        if answer.status in (401, 403):
-            user = f"user {self._credentials.username}" if self._credentials else "nobody is logged in"
+    def _refusal(self, request: Request, response: Response, code: str, message: str) -> FactoryError:
+        if response.status in (401, 403):
+            user = f"user {self._credentials.username}" if self._credentials else "not logged in"
             return MissingError(f"{message} ({user})", hint=f"docker login {self.host}")
         if code == "DIGEST_INVALID":
             return IntegrityError(
                 message,
-                hint="bytes changed on the way or on this disk: remove the stored layer, run again",
+                hint="the blob was corrupted: delete the stored blobs with builder clean --max-size 0 --yes",
             )
         hint = _HINTS.get(code, "").format(repository=request.repository)
-        return PublishError(message, hint=hint or f"see the registry's answer: curl -i {self.origin}/v2/")
+        return PublishError(message, hint=hint or f"check the registry: curl -i {self.origin}/v2/")
 
     def _authorization(self, request: Request) -> dict[str, str]:
-        shown = self._tokens.get((request.repository, request.writes), self._basic)
-        return {"Authorization": shown} if shown else {}
+        header = self._tokens.get((request.repository, request.writes), self._basic)
+        return {"Authorization": header} if header else {}
 
     def _log_in(self, request: Request, response: "BaseHTTPResponse") -> bool:
-        """True if there is a new token or password to show, as a challenge of the registry asks for."""
-        self._body(response)  # the connection of an answer that was read is kept
+        """Store the token or password that a 401 response asks for; return True if there is one."""
+        self._body(response)  # read it to the end, so that the connection is kept
         challenges = {
             scheme.lower(): parameters
             for scheme, _, parameters in (
@@ -204,34 +204,34 @@ class Api:
         is_secure = self.origin.startswith("https:")
         if urlsplit(realm).scheme != "https" and (is_secure or urlsplit(realm).scheme != "http"):
             raise PublishError(
-                f"{self.host}: the registry sends us to {realm!r} to log in, which is not https",
-                hint=f"see what it asks: curl -i {self.origin}/v2/",
+                f"{self.host}: the registry wants the login at {realm!r}, which is not https",
+                hint=f"see its WWW-Authenticate header: curl -i {self.origin}/v2/",
             )
         scopes = [*challenge.get("scope", "").split(), *request.scopes]
         query = [("service", challenge.get("service", "")), *(("scope", scope) for scope in scopes)]
-        asked = Request(
+        token_request = Request(
             method="GET",
             path=f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}",
-            about=f"log-in for {request.about}",
+            about=f"login for {request.about}",
             repository=request.repository,
         )
         login = {"Authorization": self._credentials.basic} if self._credentials else {}
-        with self.http.open("GET", asked.path, headers=login) as response:
-            document = self._read(asked, response).json()
+        with self.http.open("GET", token_request.path, headers=login) as response:
+            document = self._read(token_request, response).json()
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str):
             raise PublishError(
-                f"{self.host}: {urlsplit(realm).netloc} gave no token", hint=f"docker login {self.host}"
+                f"{self.host}: {urlsplit(realm).netloc} returned no token", hint=f"docker login {self.host}"
             )
         return token
 
 
-def _explanation(answer: Response) -> tuple[str, str]:
-    """The registry's error code, and its status with its message."""
-    errors = answer.json().get("errors")
+def _explanation(response: Response) -> tuple[str, str]:
+    """Return the error code of a response, and its status with code and message, for people."""
+    errors = response.json().get("errors")
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code = str(first.get("code", ""))
-    message = str(first.get("message", "")) or answer.body.decode(errors="replace").strip()[:200]
+    message = str(first.get("message", "")) or response.body.decode(errors="replace").strip()[:200]
     known = {status.value: status.phrase for status in HTTPStatus}
-    words = ": ".join(part for part in (code, message) if part) or known.get(answer.status, "")
-    return code, f"{answer.status} {words}".strip()
+    words = ": ".join(part for part in (code, message) if part) or known.get(response.status, "")
+    return code, f"{response.status} {words}".strip()

@@ -1,7 +1,7 @@
-"""Keep compressed layers and image configurations in a folder.
+"""Store compressed layers and image configs in a folder.
 
 A layer is looked up by its diff id (the sha256 of its tar) and stored under the digest of its compressed
-form. That pair is the truth: it is never recomputed, since another compressor gives other bytes.
+form. The pair is recorded and never recomputed, because another compressor would produce other bytes.
 Knows gzip; must not know registries or the engine.
 """
 
@@ -23,19 +23,19 @@ from typing import IO, Protocol
 from builder.errors import FactoryError, IntegrityError, Interrupted, PublishError
 
 CHUNK = 1 << 20
-LEVEL = 1  # of igzip: within 2 % of level 2's size, and gzip -1's ratio at four times its speed
+LEVEL = 1  # igzip: within 2 % of the size at level 2; compresses like gzip -1 at four times its speed
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Readable(Protocol):
-    """What a layer is read from."""
+    """Source that a layer is read from."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerBlob:
-    """A layer in its compressed form, ready to be pushed."""
+    """Compressed layer, ready to push."""
 
     diff_id: str
     digest: str
@@ -45,12 +45,12 @@ class LayerBlob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredBlob:
-    """A blob in the store, when it was used last, and the diff ids and image ids that it serves."""
+    """Blob in the store, with the time of its last use and the diff ids and image ids recorded for it."""
 
     digest: str
     size_bytes: int
     used: float
-    serves: frozenset[str]
+    ids: frozenset[str]
 
 
 def sha256(content: bytes) -> str:
@@ -58,11 +58,10 @@ def sha256(content: bytes) -> str:
 
 
 class BlobStore:
-    """Compressed layers and image configs in a folder; safe to share between threads and processes.
+    """Store of compressed layers and image configs; threads and processes may share it.
 
-    `sha256/<hex>` holds bytes by their own digest, `layers/<hex>` names the blob of a diff id,
-    `configs/<hex>` the config of an image id. Writers hold a shared lock, so `partial/` may be swept
-    by whoever can take the lock alone.
+    `sha256/<hex>` holds blobs by digest. The records `layers/<hex>` and `configs/<hex>` name the blob of a
+    diff id or of an image id. Writers hold a shared lock; clearing `partial/` takes the exclusive lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +72,7 @@ class BlobStore:
         self._sweep()
 
     def find(self, diff_id: str) -> LayerBlob | None:
-        """The stored layer; an entry whose bytes are not all there is dropped, to be made again."""
+        """Return the stored layer, or None; delete a record whose blob is missing or incomplete."""
         record = self._record("layers", diff_id)
         if record is None:
             return None
@@ -82,14 +81,14 @@ class BlobStore:
             path = self._blob(digest)
             with suppress(FileNotFoundError):
                 if path.stat().st_size == size:
-                    os.utime(path)  # the time of its last use, by which blobs are removed
+                    os.utime(path)  # the last use decides which blobs are removed first
                     return LayerBlob(diff_id=diff_id, digest=digest, size_bytes=size, path=path)
             path.unlink(missing_ok=True)
         self._entry("layers", diff_id).unlink(missing_ok=True)
         return None
 
     def add(self, diff_id: str, tar: Readable, *, cancelled: threading.Event | None = None) -> LayerBlob:
-        """Compress a layer's tar, unless it is stored already."""
+        """Return the stored layer with this diff id; compress and store it from `tar` if it is missing."""
         if found := self.find(diff_id):
             return found
         return self._compress(tar, lambda real: real == diff_id, f"layer {diff_id}", cancelled)
@@ -97,11 +96,11 @@ class BlobStore:
     def add_any(
         self, wanted: Collection[str], tar: Readable, *, name: str, cancelled: threading.Event | None = None
     ) -> LayerBlob:
-        """Compress a layer whose diff id is known only once it is read; it must be one of those wanted."""
+        """Compress and store a layer of unknown diff id; raise IntegrityError unless that is in `wanted`."""
         return self._compress(tar, lambda real: real in wanted, name, cancelled)
 
     def add_config(self, image_id: str, config: bytes) -> None:
-        """Keep an image's config byte for byte: the engine gives it only inside an export."""
+        """Store the exact bytes of an image's config, which the engine returns only inside an export."""
         with self._writing() as partial:
             partial.write(config)
             self._keep(partial, self._blob(sha256(config)))
@@ -121,24 +120,24 @@ class BlobStore:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Nothing is removed from the store until the block ends."""
+        """Prevent removals from the store until the block ends."""
         with self._locked(fcntl.LOCK_SH):
             yield
 
     def unneeded(
         self, needed: Collection[str], *, before: float, max_bytes: int | None
     ) -> dict[str, list[StoredBlob]]:
-        """The blobs that can go, by reason, least recently used first.
+        """Return the blobs that can be removed, by reason, least recently used first.
 
-        They serve none of the diff ids and image ids in `needed` and were last used `before` that time; if
-        those that stay still take more than `max_bytes`, others follow.
+        These are blobs whose diff ids and image ids are not in `needed` and whose last use was `before` that
+        time; then, while the rest exceeds `max_bytes`, the least recently used of the rest.
         """
         found: dict[str, list[StoredBlob]] = {}
         stored = sorted(self._stored(), key=lambda blob: (blob.used, blob.digest))
         left = sum(blob.size_bytes for blob in stored)
         kept = []
         for blob in stored:
-            if blob.serves.isdisjoint(needed) and blob.used < before:
+            if blob.ids.isdisjoint(needed) and blob.used < before:
                 found.setdefault("no image in the engine has them", []).append(blob)
                 left -= blob.size_bytes
             else:
@@ -151,23 +150,23 @@ class BlobStore:
         return found
 
     def _stored(self) -> Iterator[StoredBlob]:
-        serves: dict[str, set[str]] = {}
+        ids: dict[str, set[str]] = {}
         for kind in ("layers", "configs"):
             for entry in (self.folder / kind).iterdir():
                 identifier = f"sha256:{entry.name}"
                 record = self._record(kind, identifier) or {}
-                serves.setdefault(str(record.get("digest")), set()).add(identifier)
+                ids.setdefault(str(record.get("digest")), set()).add(identifier)
         for path in (self.folder / "sha256").iterdir():
             digest, status = f"sha256:{path.name}", path.stat()
             yield StoredBlob(
                 digest=digest,
                 size_bytes=status.st_size,
                 used=status.st_mtime,
-                serves=frozenset(serves.get(digest, ())),
+                ids=frozenset(ids.get(digest, ())),
             )
 
     def remove(self, digests: Collection[str]) -> None:
-        """Remove blobs, and the records that lead to them or to none; raises if the store is in use."""
+        """Remove blobs and the records without a blob; raise FactoryError if the store is in use."""
         try:
             with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for digest in digests:
@@ -180,7 +179,7 @@ class BlobStore:
         except BlockingIOError as error:
             raise FactoryError(
                 f"{self.folder}: compressed layers are in use, none was removed",
-                hint="run builder clean again when the push is over",
+                hint="wait for the push to end, then run: builder clean",
             ) from error
 
     def _compress(
@@ -192,16 +191,14 @@ class BlobStore:
             with _gzip(hashed) as packer:
                 while chunk := tar.read(CHUNK):
                     if cancelled is not None and cancelled.is_set():
-                        raise Interrupted(
-                            f"{name}: compression was interrupted", hint="run the command again"
-                        )
+                        raise Interrupted(f"{name}: compression interrupted", hint="re-run the command")
                     plain.update(chunk)
                     packer.write(chunk)
             diff_id = f"sha256:{plain.hexdigest()}"
             if not accept(diff_id):
                 raise IntegrityError(
-                    f"{name}: the engine delivered diff id {diff_id}, which the image does not name",
-                    hint="the engine's storage is damaged or the image changed meanwhile: build it again",
+                    f"{name}: the engine delivered diff id {diff_id}, which is not a layer of the image",
+                    hint="the engine's storage is damaged or the image was rebuilt: run builder build again",
                 )
             digest = f"sha256:{hashed.sha256.hexdigest()}"
             self._keep(partial, self._blob(digest))
@@ -209,7 +206,7 @@ class BlobStore:
         return LayerBlob(diff_id=diff_id, digest=digest, size_bytes=hashed.size, path=self._blob(digest))
 
     def _sweep(self) -> None:
-        """Remove what killed writers left behind, unless somebody is writing now."""
+        """Delete the partial files of killed writers, unless the store is in use."""
         with suppress(BlockingIOError), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
             for path in self._partial.iterdir():
                 path.unlink()
@@ -222,7 +219,7 @@ class BlobStore:
 
     @contextmanager
     def _writing(self) -> Iterator[IO[bytes]]:
-        """A new file that disappears unless it is kept."""
+        """Yield a new temporary file; delete it at the end of the block unless `_keep` renamed it."""
         with (
             self._locked(fcntl.LOCK_SH),
             tempfile.NamedTemporaryFile(dir=self._partial, delete=False) as partial,
@@ -249,8 +246,8 @@ class BlobStore:
     def _entry(self, kind: str, identifier: str) -> Path:
         if not DIGEST.fullmatch(identifier):
             raise IntegrityError(
-                f"{identifier!r} is no sha256 identifier",
-                hint="image and layer ids read like sha256:<64 hex digits>, see: docker image inspect IMAGE",
+                f"{identifier!r} is not a sha256 identifier",
+                hint="expected sha256:<64 hex digits>, as shown by: docker image inspect IMAGE",
             )
         return self.folder / kind / identifier.removeprefix("sha256:")
 
@@ -268,7 +265,7 @@ class BlobStore:
 
 
 class _HashedFile:
-    """Writes through to a file and remembers digest and size of what went by."""
+    """File wrapper that computes digest and size of the bytes written through it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -289,7 +286,7 @@ class _Packer(Protocol):
 
 
 class _ZlibPacker:
-    """zlib in the clothes of a file, for machines that ISA-L has no wheel for."""
+    """Gzip compressor with a file interface, for machines without an ISA-L wheel."""
 
     def __init__(self, sink: _HashedFile) -> None:
         self._sink = sink
@@ -305,7 +302,7 @@ class _ZlibPacker:
 
 @contextmanager
 def _gzip(sink: _HashedFile) -> Iterator[_Packer]:
-    """A gzip stream without time or name; two threads pack while the caller reads and hashes."""
+    """Yield a gzip writer that records no time or name; with ISA-L, two threads compress."""
     try:
         from isal import igzip_threaded
     except ImportError:

@@ -1,6 +1,6 @@
-"""Images in a registry: what is there, pushing without the engine's help, and pulling bytes back verified.
+"""Client for images in a registry: query, push without the engine, and pull with verified digests.
 
-Knows blobs, manifests, tags and digests; must not know the engine, nor what an image is for.
+Knows blobs, manifests, tags and digests; must not know the engine or the purpose of an image.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """The full name of an image: host[:port]/repository[:tag][@digest]."""
+    """Full name of an image: host[:port]/repository[:tag][@digest]."""
 
     host: str
     repository: str
@@ -57,11 +57,11 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Self:
         match = _REFERENCE.fullmatch(text)
-        # As the engine reads names, a first part without "." or ":" would be a repository, not a host.
+        # The engine takes a first part without "." and ":" for a repository, not a host.
         if match is None or not (re.search(r"[.:]", match["host"]) or match["host"] == "localhost"):
             raise UsageError(
-                f"{text!r} is no full image name",
-                hint="write HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST], as in localhost:5000/team/app:1.0",
+                f"{text!r} is not a full image name",
+                hint="write HOST[:PORT]/REPOSITORY[:TAG][@sha256:DIGEST], e.g. localhost:5000/team/app:1.0",
             )
         found = match.groupdict(default="")
         return cls(
@@ -76,17 +76,17 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blob:
-    """Bytes to be pushed: a layer's file, or a config in memory."""
+    """Bytes to push: the file of a layer, or a config in memory."""
 
     digest: str
     size_bytes: int
     source: Path | bytes
 
     @classmethod
-    def of(cls, thing: LayerBlob | bytes) -> Self:
-        if isinstance(thing, LayerBlob):
-            return cls(digest=thing.digest, size_bytes=thing.size_bytes, source=thing.path)
-        return cls(digest=sha256(thing), size_bytes=len(thing), source=thing)
+    def of(cls, content: LayerBlob | bytes) -> Self:
+        if isinstance(content, LayerBlob):
+            return cls(digest=content.digest, size_bytes=content.size_bytes, source=content.path)
+        return cls(digest=sha256(content), size_bytes=len(content), source=content)
 
     def read(self) -> Iterator[bytes]:
         if isinstance(self.source, bytes):
@@ -98,14 +98,14 @@ class Blob:
                     yield chunk
         except FileNotFoundError as error:
             raise PublishError(
-                f"{self.source}: the compressed layer was removed meanwhile", hint="run the command again"
+                f"{self.source}: the compressed layer was removed during the push", hint="re-run the command"
             ) from error
 
 
 class Registry:
-    """One registry. Threads may share it; `cancelled` stops every one of its transfers at the next chunk.
+    """Thread-safe client of one registry; setting `cancelled` stops all its transfers at the next chunk.
 
-    Without a `network`, proxies are those of the environment.
+    Without `network`, the proxies of the environment are used.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Registry:
         self._api.http.close()
 
     def ping(self) -> None:
-        """Raise MissingError if the registry does not answer or refuses the credentials."""
+        """Raise MissingError if the registry is unreachable or refuses the credentials."""
         self._api.send(Request(method="GET", path="/v2/", about="ping"))
 
     def has_blob(self, repository: str, digest: str) -> bool:
@@ -150,7 +150,7 @@ class Registry:
         mount_from: Sequence[str] = (),
         stop: threading.Event | None = None,
     ) -> bool:
-        """Whether bytes had to be sent: not if the repository, or one of `mount_from`, has them."""
+        """Push a blob; return False if nothing was sent: it existed, or was mounted from `mount_from`."""
         if self.has_blob(repository, blob.digest):
             return False
         source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")
@@ -160,12 +160,12 @@ class Registry:
         )
 
     def _upload(self, repository: str, blob: Blob, *, source: str, stop: threading.Event | None) -> bool:
-        """One try at the whole blob: a broken upload is begun anew, not resumed."""
+        """Upload a blob once; return False if it was mounted. A retry starts over, it does not resume."""
         start = f"/v2/{repository}/blobs/uploads/"
         about = f"blob {blob.digest}"
         if source:
             start += "?" + urlencode({"mount": blob.digest, "from": source})
-        begun = self._api.send_once(
+        started = self._api.send_once(
             Request(
                 method="POST",
                 path=start,
@@ -176,20 +176,20 @@ class Registry:
                 scopes=(f"repository:{source}:pull",) if source else (),
             )
         )
-        if begun.status == 201:
+        if started.status == 201:
             return False
 
         def chunks() -> Iterator[bytes]:
             for chunk in blob.read():
                 if stop is not None and stop.is_set():
-                    raise Interrupted(f"{about}: given up because another part failed")
+                    raise Interrupted(f"{about}: cancelled because another blob failed")
                 yield chunk
 
-        location = begun.headers.get("Location", "")
+        location = started.headers.get("Location", "")
         if not location:
             raise PublishError(
-                f"{self.host}/{repository}: {about}: the registry began an upload and did not say where",
-                hint=f"is that a registry? see: curl -i {self._api.origin}/v2/",
+                f"{self.host}/{repository}: {about}: the registry sent no Location for the upload",
+                hint=f"check that it is a registry: curl -i {self._api.origin}/v2/",
             )
         self._api.send_once(
             Request(
@@ -210,7 +210,7 @@ class Registry:
     def push_blobs(
         self, repository: str, blobs: Sequence[Blob], *, mount_from: Sequence[str] = ()
     ) -> tuple[int, int]:
-        """Push all, a few at a time; returns the bytes sent and the bytes that were there."""
+        """Push blobs in parallel; return the bytes sent and the bytes that the registry already had."""
         stop = threading.Event()
         pushed = reused = 0
         with ThreadPoolExecutor(_CONNECTIONS, "push") as pool:
@@ -231,28 +231,28 @@ class Registry:
         return pushed, reused
 
     def find_manifest(self, repository: str, reference: str) -> str | None:
-        """The digest behind a tag, or None: one round trip."""
-        answer = self._api.send(self._manifest_request("HEAD", repository, reference))
-        if answer.status == 404:
+        """Return the digest of a tag or None, in one round trip."""
+        response = self._api.send(self._manifest_request("HEAD", repository, reference))
+        if response.status == 404:
             return None
-        digest = answer.headers.get("Docker-Content-Digest", "")
+        digest = response.headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(digest):
             return digest
-        found = self.get_manifest(repository, reference)  # the header is optional, the bytes are not
+        found = self.get_manifest(repository, reference)  # the header is optional: hash the body instead
         return found[1] if found else None
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
-        """Bytes, digest and media type of a manifest by tag or digest."""
-        answer = self._api.send(self._manifest_request("GET", repository, reference))
-        if answer.status == 404:
+        """Return bytes, digest and media type of a manifest by tag or digest, or None."""
+        response = self._api.send(self._manifest_request("GET", repository, reference))
+        if response.status == 404:
             return None
-        digest = sha256(answer.body)
-        announced = {answer.headers.get("Docker-Content-Digest", digest)}
+        digest = sha256(response.body)
+        announced = {response.headers.get("Docker-Content-Digest", digest)}
         if DIGEST.fullmatch(reference):
             announced.add(reference)
         if announced != {digest}:
             raise self._mismatch(repository, f"manifest {reference}", sorted(announced)[0], digest)
-        return answer.body, digest, answer.headers.get("Content-Type", MANIFEST)
+        return response.body, digest, response.headers.get("Content-Type", MANIFEST)
 
     def _manifest_request(self, method: str, repository: str, reference: str) -> Request:
         return Request(
@@ -267,7 +267,7 @@ class Registry:
     def put_manifest(
         self, repository: str, reference: str, content: bytes, media_type: str = MANIFEST
     ) -> str:
-        """Put a manifest under a tag or its digest, then ask what the registry has there now."""
+        """Push a manifest under a tag or its digest, and verify the digest that the registry then returns."""
         digest = sha256(content)
         self._api.send(
             Request(
@@ -286,7 +286,7 @@ class Registry:
         return digest
 
     def fetch_blob(self, repository: str, digest: str, to: Path) -> None:
-        """Bring a blob to a file, which appears only when all its bytes are the right ones."""
+        """Download a blob to a file, which is created only after the digest is verified."""
 
         def save(chunks: Iterator[bytes]) -> None:
             hashed = hashlib.sha256()
@@ -314,23 +314,23 @@ class Registry:
                 Path(partial.name).rename(to)
             except OSError as error:
                 raise PublishError(
-                    f"{to}: cannot be written: {error.strerror}", hint=f"df -h {to.parent}"
+                    f"cannot write {to}: {error.strerror}", hint=f"df -h {to.parent}"
                 ) from error
             finally:
                 Path(partial.name).unlink(missing_ok=True)
 
     def tags(self, repository: str) -> tuple[str, ...]:
-        """All tags; none where the repository does not exist."""
+        """Return all tags of a repository; empty if it does not exist."""
         path = f"/v2/{repository}/tags/list"
         found: list[str] = []
         for _ in range(_PAGES):
-            answer = self._api.send(
+            response = self._api.send(
                 Request(method="GET", path=path, about="tags", repository=repository, expect=(200, 404))
             )
-            if answer.status == 404:
+            if response.status == 404:
                 break
-            found += answer.json().get("tags") or ()
-            following = re.match(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("Link", ""))
+            found += response.json().get("tags") or ()
+            following = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
             if following is None:
                 break
             path = following[1]
@@ -339,12 +339,12 @@ class Registry:
     def _mismatch(self, repository: str, what: str, wanted: str, got: str) -> IntegrityError:
         return IntegrityError(
             f"{self.host}/{repository}: {what}: expected {wanted}, the registry has {got}",
-            hint="somebody else pushed there or something on the way alters bytes: push under another tag",
+            hint="the tag was overwritten concurrently, or a proxy modifies content: push under another tag",
         )
 
 
 def manifest(image_config: bytes, layers: Sequence[LayerBlob]) -> bytes:
-    """The OCI manifest of an image; its digest is known before anything is pushed."""
+    """Return the OCI manifest of an image, so that its digest is known before the push."""
 
     def describe(media_type: str, blob: Blob) -> dict[str, str | int]:
         return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
@@ -367,10 +367,10 @@ def push(
     tags: Sequence[str],
     mount_from: Sequence[str] = (),
 ) -> Publication:
-    """Bring an image to a registry: what it lacks of the blobs, then the manifest under every tag.
+    """Push an image to a registry: the missing blobs, then the manifest under every tag.
 
-    A tag that holds this very manifest already is left alone, so that pushing again costs one round
-    trip a tag and works where tags are immutable.
+    A tag that already has this manifest is skipped, so that a second push costs one round trip per tag and
+    works with immutable tags.
     """
     began = time.monotonic()
     content = manifest(image_config, layers)

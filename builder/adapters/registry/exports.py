@@ -1,4 +1,4 @@
-"""Bring the layers of an image from the engine's export into the store of compressed layers.
+"""Read an image export of the engine and add its layers to the blob store.
 
 Knows the layouts of `docker save`; must not know registries or the engine.
 """
@@ -17,7 +17,7 @@ from typing import IO
 from builder.adapters.registry.blobs import CHUNK, BlobStore, LayerBlob, Readable, sha256
 from builder.errors import BuildError, IntegrityError
 
-SMALL = 4 << 20  # configs and manifests; a larger JSON document is no image config
+SMALL = 4 << 20  # size limit of image configs and manifests
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -28,8 +28,8 @@ def _read_errors(name: str) -> Iterator[None]:
         yield
     except (tarfile.ReadError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise BuildError(
-            f"{name}: the engine's export broke off or is damaged ({error})",
-            hint="see whether the engine still answers: docker info",
+            f"{name}: the engine's export is incomplete or damaged ({error})",
+            hint="check that the engine responds: docker info",
         ) from error
 
 
@@ -41,11 +41,11 @@ def export(
     ready: Callable[[LayerBlob], None] | None = None,
     cancelled: threading.Event | None = None,
 ) -> bytes:
-    """Bring the layers of one image from the engine's export into the store; returns the image's config.
+    """Store the layers of one image from the engine's export; return the image's config.
 
     Reads the layout of engines before 25 (`<id>/layer.tar`) and the OCI layout of later ones in one pass.
-    What is stored already is passed over without hashing where the export lets one know it by name.
-    `ready` hears of each new layer as soon as it is stored, so that pushing can start before the end.
+    A stored layer is skipped without hashing if the export identifies it by name. `ready` is called with each
+    new layer once it is stored, so that the push can start before the export ends.
     """
     missing = {diff_id for diff_id in diff_ids if store.find(diff_id) is None}
     documents: dict[str, bytes] = {}
@@ -59,7 +59,7 @@ def export(
     if missing:
         raise IntegrityError(
             f"docker save: the export lacks {', '.join(sorted(missing))} of {len(diff_ids)} layers",
-            hint="the engine's storage is damaged or the image changed meanwhile: build it again",
+            hint="the engine's storage is damaged or the image was rebuilt: run builder build again",
         )
     return _config(documents, diff_ids)
 
@@ -73,7 +73,7 @@ def collect(
     ready: Callable[[LayerBlob], None] | None = None,
     cancelled: threading.Event | None = None,
 ) -> tuple[bytes, tuple[LayerBlob, ...]]:
-    """The config and the compressed layers of an image, bottom first; the engine exports only what is new."""
+    """Return config and compressed layers of an image, bottom first; export it only if any are missing."""
     config = store.config(image_id)
     layers = [store.find(diff_id) for diff_id in diff_ids]
     if config is None or None in layers:
@@ -87,10 +87,10 @@ def collect(
 def _layers_of(
     archive: tarfile.TarFile, chains: Mapping[str, str], documents: dict[str, bytes]
 ) -> Iterator[tuple[str, str, Readable]]:
-    """Name, diff id ("" while unknown) and tar of each layer in an export; puts the rest into `documents`."""
+    """Yield name, diff id ("" if unknown) and tar of each layer; add the JSON files to `documents`."""
     for member in archive:
         content = archive.extractfile(member) if member.isreg() else None
-        if content is None:  # folders, and links to a layer that stands elsewhere in the archive
+        if content is None:  # folders, and links to a layer elsewhere in the archive
             continue
         assert isinstance(content, io.BufferedReader)
         opening = content.peek(len(ZSTD_MAGIC))
@@ -101,19 +101,19 @@ def _layers_of(
             yield member.name, _diff_id_of_folder(path.parent.name, description, chains), content
         elif by_name in chains.values():
             yield member.name, by_name, content
-        elif opening.startswith(GZIP_MAGIC):  # engines from 29 on keep what they pulled as it came
+        elif opening.startswith(GZIP_MAGIC):  # since 29, engines keep pulled layers compressed
             yield member.name, "", gzip.GzipFile(fileobj=content, mode="rb")
         elif opening.startswith(ZSTD_MAGIC):
             raise BuildError(
-                f"{member.name}: the engine keeps this layer compressed by zstd, which cannot be read here",
-                hint="pull or build the base image with gzip layers",
+                f"{member.name}: the engine stores this layer compressed with zstd, which is not supported",
+                hint="use a base image with gzip layers",
             )
         elif member.size <= SMALL:
             documents[str(path)] = content.read()
 
 
 def _chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
-    """Which diff id ends the chain of each chain id (a layer together with all below it)."""
+    """Return chain id → diff id; a chain id identifies a layer together with all layers below it."""
     chains: dict[str, str] = {}
     chain = ""
     for diff_id in diff_ids:
@@ -123,10 +123,10 @@ def _chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _diff_id_of_folder(folder: str, description: bytes | None, chains: Mapping[str, str]) -> str:
-    """The diff id of a layer in the old layout, "" where it shows only once the layer is read.
+    """Return the diff id of a layer in the old layout; "" if its folder does not reveal it.
 
-    Engines name the folder of every layer but the topmost after a hash of the layer's chain id and of
-    the `json` beside it, without the members added afterwards. A match cannot be chance.
+    Except for the topmost layer, the folder's name is a hash of the chain id and of the `json` file in it
+    (without members that the engine adds later), so that a match identifies the layer.
     """
     try:
         document = json.loads(description or b"")
@@ -144,7 +144,7 @@ def _diff_id_of_folder(folder: str, description: bytes | None, chains: Mapping[s
 
 
 def _config(documents: Mapping[str, bytes], diff_ids: Sequence[str]) -> bytes:
-    """The config that names exactly these layers, as the export's manifest points to it."""
+    """Return the config with exactly these layers, found through the export's manifest.json."""
     try:
         for image in json.loads(documents["manifest.json"]):
             config = documents[str(PurePosixPath(image["Config"]))]
@@ -152,10 +152,10 @@ def _config(documents: Mapping[str, bytes], diff_ids: Sequence[str]) -> bytes:
                 return config
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
-            f"docker save: the export's manifest.json or the image config is not readable ({error!r})",
-            hint="see whether the engine is healthy: docker info",
+            f"docker save: cannot read manifest.json or the image config of the export ({error!r})",
+            hint="check that the engine is healthy: docker info",
         ) from error
     raise IntegrityError(
-        "docker save: no image in the export consists of the expected layers",
-        hint="the image was rebuilt meanwhile: run the command again",
+        "docker save: no image in the export has the expected layers",
+        hint="the image was rebuilt during the export: re-run the command",
     )

@@ -1,7 +1,7 @@
-"""Run the registry of this machine, for sites that name no other: `docker-registry` on loopback.
+"""Run `docker-registry` on loopback, the registry for sites that configure none.
 
-Its process outlives the command that starts it. A state file names the process, whose command line must name
-the configuration in the same folder. Knows nothing of images: the registry's client treats it as any other.
+Its process outlives the command that starts it. A state file records the process id, and the process counts
+as the registry only if its command line names the config file of the same folder. Knows nothing of images.
 """
 
 import json
@@ -26,7 +26,7 @@ _WAIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The process that was started last; `port` is 0 until it listens."""
+    """Process of the last start; `port` is 0 until it listens."""
 
     pid: int
     port: int
@@ -34,34 +34,36 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class DockerRegistry:
-    """One registry, with its configuration, state, log and images in a folder."""
+    """Registry process with its config, state, log and images in a folder."""
 
     folder: Path
 
     def find(self) -> str:
-        """host:port of the registry; "" if it does not run."""
+        """Return host:port of the registry; "" if it is not running."""
         state = self._state()
         return f"127.0.0.1:{state.port}" if state.port and self._runs(state.pid) else ""
 
     def start(self) -> str:
-        """Start the registry, at its last port if that is free; returns host:port."""
+        """Start the registry unless it is running, at its last port if free; return host:port."""
         if not (host := self.find()):
-            self.stop()  # one whose starter was killed before it listened
-            last = self._state().port  # names that were printed stay valid as long as the port does
+            self.stop()  # a process that was not listening yet when its starter was killed
+            last = self._state().port  # keeps image names valid that were printed before
             host = (last and self._start(last)) or self._start(0)
         if not host:
             raise MissingError("the registry on this machine did not start", hint=f"see {self._log}")
         return host
 
     def stop(self) -> bool:
-        """Stop the registry; returns false if it does not run."""
+        """Stop the registry; return False if it is not running."""
         pid = self._state().pid
         if not self._runs(pid):
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         if not until(lambda: not self._runs(pid), timeout_s=_WAIT_S, every_s=0.1):
-            raise FactoryError(f"the registry (process {pid}) does not end", hint=f"kill -KILL {pid}")
+            raise FactoryError(
+                f"the registry (process {pid}) did not stop within {_WAIT_S:.0f} s", hint=f"kill -KILL {pid}"
+            )
         return True
 
     @property
@@ -82,7 +84,7 @@ class DockerRegistry:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
 
     def _runs(self, pid: int) -> bool:
-        """True if the process is this registry: process ids are reused."""
+        """True if the process is this registry and not another one with a reused process id."""
         try:
             argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
@@ -90,12 +92,12 @@ class DockerRegistry:
         return argv[1:3] == [b"serve", os.fsencode(self._config)]
 
     def _start(self, port: int) -> str:
-        """Start the program at a port, 0 for any; returns host:port, "" if it ends without listening."""
+        """Start the program at a port (0: any free port); return host:port, "" if it did not start."""
         program = _find_program()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._config.write_text(json.dumps(self._configuration(port)), encoding="utf-8")  # JSON is YAML
         self._log.write_bytes(b"")
-        # REGISTRY_* of the environment would override the file; version 3 traces unless told not to.
+        # REGISTRY_* variables would override the config file; version 3 sends traces by default.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "OTEL_TRACES_EXPORTER": "none"}
         argv = [program, "serve", str(self._config)]
         service = process.start_detached(argv, log=self._log, env=environment)
@@ -118,7 +120,7 @@ class DockerRegistry:
         }
 
     def _listening(self) -> int:
-        """The port that the log names; 0 as long as it names none."""
+        """Return the port in the log; 0 before the registry listens."""
         found = _LISTENING.search(self._log.read_text(encoding="utf-8", errors="replace"))
         return int(found[1]) if found else 0
 
@@ -127,20 +129,20 @@ def _find_program() -> str:
     if found := shutil.which(PROGRAM):
         return found
     raise MissingError(
-        f"no program '{PROGRAM}' here, which serves the registry of this machine",
-        hint=f"apt-get install {PROGRAM}, or: make tools; where no such package exists:"
+        f"program '{PROGRAM}' not found: it is the default registry of this machine",
+        hint=f"apt-get install {PROGRAM}, or: make tools; without such a package:"
         " docker run -d -p 127.0.0.1:5000:5000 registry:2,"
         ' and push = "127.0.0.1:5000" below [registry] in site.toml',
     )
 
 
 def former_folder(workspace: Workspace) -> Path:
-    """Where earlier versions kept the images of a registry of their own."""
+    """Return the folder in which earlier versions of the builder kept their registry."""
     return workspace.home / "registry"
 
 
 def remove_former(workspace: Workspace) -> None:
-    """End the registry of an earlier version, if it runs, and remove its images."""
+    """Stop the registry of an earlier version of the builder and delete its images."""
     folder = former_folder(workspace)
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError, ProcessLookupError):
         pid = int(json.loads((folder / "ready.json").read_text(encoding="utf-8"))["pid"])
@@ -152,7 +154,7 @@ def remove_former(workspace: Workspace) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Run a registry in a folder until the block ends; yields host:port."""
+    """Run a registry in a folder until the block ends; yield host:port."""
     registry = DockerRegistry(folder.absolute())
     try:
         yield registry.start()
@@ -161,22 +163,22 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def _of(workspace: Workspace) -> DockerRegistry:
-    """The registry that all checkouts of a user share."""
+    """Return the registry that all checkouts of a user share."""
     return DockerRegistry(workspace.home.absolute() / PROGRAM)
 
 
 def find(workspace: Workspace) -> str:
-    """host:port of the registry; "" if it does not run."""
+    """Return host:port of the registry; "" if it is not running."""
     return _of(workspace).find()
 
 
 def ensure_up(workspace: Workspace) -> str:
-    """host:port of the registry, started if it does not run."""
+    """Start the registry unless it is running; return host:port."""
     with locked(workspace, "registry"):
         return _of(workspace).start()
 
 
 def stop(workspace: Workspace) -> bool:
-    """Stop the registry; returns false if it does not run."""
+    """Stop the registry; return False if it is not running."""
     with locked(workspace, "registry"):
         return _of(workspace).stop()

@@ -1,1 +1,1 @@
-"""Ask package archives, Python indexes and vendors, and download from them."""
+"""Access to package archives, Python indexes and vendors: resolve, verify, download."""

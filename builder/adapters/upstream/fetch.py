@@ -1,6 +1,6 @@
-"""Reads what URLs hold, over http, https or from a file.
+"""Read the content of http, https and file URLs.
 
-Keeps nothing on disk. Knows the mirror that stands before a URL; must not know what the bytes are for.
+Stores nothing on disk. Applies the site's mirror to each URL; must not know the purpose of the content.
 """
 
 import hashlib
@@ -20,36 +20,36 @@ from builder.errors import MissingError
 _CHUNK = 1 << 20
 _SILENCE_S = 30.0
 _LONGEST_S = 3600.0  # a CUDA installer of 5 GB over 12 Mbit/s
-REACH = "from a machine that reaches it: builder lock; or name a mirror: mirror.prefixes in site.toml"
+REACH = "run builder lock on a host with access to it, or set mirror.prefixes in site.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """Digest and size of what a URL holds."""
+    """Digest and size of a URL's content."""
 
     sha256: str
     size: int
 
 
 class Fetcher:
-    """Reads URLs; threads may share it. `cancelled` stops it at the next chunk."""
+    """Thread-safe reader of URLs; setting `cancelled` stops it at the next chunk."""
 
     def __init__(self, mirror: Mirror, *, cancelled: threading.Event | None = None) -> None:
         self._mirror = mirror
         self._client = Client(mirror.network, hint=REACH, cancelled=cancelled, silence_s=_SILENCE_S)
 
     def measure(self, url: str) -> Fetched:
-        """Digest and size of what `url` holds."""
+        """Return digest and size of the content of `url`."""
         return self._fetch(url, lambda _: None)
 
     def read(self, url: str, *, limit: int) -> bytes:
-        """All that `url` holds; raises MissingError if that is more than `limit` bytes."""
+        """Return the content of `url`; raise MissingError if it exceeds `limit` bytes."""
         kept = bytearray()
 
         def keep(chunk: bytes) -> None:
             kept.extend(chunk)
             if len(kept) > limit:
-                raise MissingError(f"{url} holds more than {limit} bytes: it is not what it should be")
+                raise MissingError(f"{url} is larger than the limit of {limit} bytes")
 
         self._fetch(url, keep, restart=kept.clear)
         return bytes(kept)
@@ -72,7 +72,9 @@ class Fetcher:
             for chunk in chunks:
                 self._client.check_cancelled()
                 if time.monotonic() > deadline:
-                    raise MissingError(f"{host_of(real)}: no end after {_LONGEST_S:.0f} s", hint=REACH)
+                    raise MissingError(
+                        f"{host_of(real)}: download timed out after {_LONGEST_S:.0f} s", hint=REACH
+                    )
                 take(chunk)
                 hashed.update(chunk)
                 size += len(chunk)
@@ -101,4 +103,4 @@ def _file_chunks(path: Path) -> Iterator[Iterator[bytes]]:
     except FileNotFoundError as error:
         raise MissingError(f"no file {path}", hint="correct mirror.prefixes in site.toml") from error
     except OSError as error:
-        raise MissingError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
+        raise MissingError(f"cannot read {path}: {error.strerror}", hint=f"ls -l {path}") from error

@@ -1,6 +1,6 @@
-"""Which image a tag means for one kind of machine, and whether a locked one is still to be had.
+"""Resolve image tags to the digest for an architecture, and check that locked digests still exist.
 
-Knows indexes, manifests and configs as registries serve them; every byte is compared with its digest.
+Knows indexes, manifests and configs of registries; all content is verified against its digest.
 """
 
 import json
@@ -17,12 +17,12 @@ from builder.adapters.upstream.mirror import Mirror
 from builder.arch import ARCHES
 from builder.errors import IntegrityError, MissingError, PublishError
 
-# What images call the machines; and the host that answers for a name that everybody uses.
+# Registry names whose API is served by another host.
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 
 
 def pick_image(name: str, *, arch: str, mirror: Mirror, cancelled: threading.Event) -> str:
-    """The digest of the image that `name` (by tag) is for a machine."""
+    """Return the digest of the image `name` (with a tag) for an architecture."""
     reference = Reference.parse(name)
     with _open(reference, mirror, cancelled) as registry:
         content, digest = _manifest(registry, reference, reference.tag or "latest")
@@ -31,16 +31,16 @@ def pick_image(name: str, *, arch: str, mirror: Mirror, cancelled: threading.Eve
             return digest
         entries = [entry for entry in content["manifests"] if _fits(entry.get("platform", {}), arch)]
         if not entries:
-            raise MissingError(f"{name} is not there for {arch}", hint=f"docker manifest inspect {name}")
+            raise MissingError(f"{name} has no image for {arch}", hint=f"docker manifest inspect {name}")
         return _manifest(registry, reference, str(entries[0]["digest"]))[1]
 
 
 def require_image(name: str, *, digest: str, mirror: Mirror, cancelled: threading.Event) -> None:
-    """Raises IntegrityError where the registry has no image of that digest any more."""
+    """Raise IntegrityError if the registry no longer has the image with this digest."""
     reference = Reference.parse(name)
     with _open(reference, mirror, cancelled) as registry:
         if registry.get_manifest(reference.repository, digest) is None:
-            raise IntegrityError(f"{reference.host}/{reference.repository} has no {digest} any more")
+            raise IntegrityError(f"{reference.host}/{reference.repository} no longer has {digest}")
 
 
 @contextmanager
@@ -65,19 +65,20 @@ def _manifest(registry: Registry, reference: Reference, name: str) -> tuple[dict
 
 
 def _fits(platform: dict[str, str], arch: str) -> bool:
-    """An index also lists attestations, whose machine is unknown."""
+    """True if an index entry is for this architecture; attestations are for platform "unknown"."""
     return platform.get("os") == "linux" and platform.get("architecture") == ARCHES[arch].deb
 
 
 def _require_architecture(
     registry: Registry, reference: Reference, content: dict[str, Any], arch: str
 ) -> None:
-    """A name without an index is one image, and its config says for what machine."""
+    """Raise MissingError if an image without an index has a config for another architecture."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         registry.fetch_blob(reference.repository, str(content["config"]["digest"]), config)
         found = json.loads(config.read_text(encoding="utf-8")).get("architecture")
     if found != ARCHES[arch].deb:
         raise MissingError(
-            f"{reference} is for {found}, not for {ARCHES[arch].deb}", hint="name an image that has both"
+            f"{reference} is for {found}, not for {ARCHES[arch].deb}",
+            hint="choose an image that is published for both architectures",
         )

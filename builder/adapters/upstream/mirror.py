@@ -1,6 +1,6 @@
-"""Where a build downloads from: the site file first, then the host's own apt and pip configuration.
+"""Resolve download sources: the site file first, then the host's apt and pip configuration.
 
-Everything here is applied while building and leaves no trace in an image; nothing here is part of a key.
+These settings apply only during a build. They leave no trace in an image and do not affect layer keys.
 """
 
 import ast
@@ -20,15 +20,13 @@ from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
 
 _APT = Path("/etc/apt")
-
-
-# What a distribution's own tools take where nobody says otherwise: its archive, and that for security.
+# Default archives of a distribution: main and security.
 _ARCHIVES = {"debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mirror:
-    """Resolved places; `folders` are host folders of wheels, of a file:// index or of what a prefix names."""
+    """Resolved download sources of a build."""
 
     settings: MirrorSettings = field(default_factory=MirrorSettings)
     apt_sources: tuple[str, ...] = ()
@@ -40,14 +38,14 @@ class Mirror:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Host folders with wheels, and those above file:// indexes, which link to files beside them."""
-        links = {_local_folder(place) for place in self.pip_find_links}
-        indexes = {_local_folder(place) for place in (*self.pip_extra_indexes, self.pip_index)}
+        """Host folders that a build reads: wheels, parents of file:// indexes, targets of mirror prefixes."""
+        links = {_local_folder(url) for url in self.pip_find_links}
+        indexes = {_local_folder(url) for url in (*self.pip_extra_indexes, self.pip_index)}
         paths = links | {index.parent for index in indexes if index}
-        for place in self.settings.prefixes.values():
-            folder = _local_folder(place)
+        for url in self.settings.prefixes.values():
+            folder = _local_folder(url)
             if folder is not None:
-                paths.add(folder if place.endswith("/") else folder.parent)
+                paths.add(folder if url.endswith("/") else folder.parent)
         return tuple(sorted(path for path in paths if path is not None))
 
     @property
@@ -56,7 +54,7 @@ class Mirror:
 
 
 def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
-    """`suites` are the locked ones, which a site with snapshots goes back to."""
+    """Return the download sources for a build; `suites` are the locked states for sites with snapshots."""
     pip = _host_pip()
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
@@ -67,13 +65,13 @@ def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Seq
         connection(settings, pip),
         apt_sources=_apt_sources(settings, system, suites),
         pip_index=index,
-        pip_extra_indexes=tuple(place for place in extra if _is_there(place)),
-        pip_find_links=tuple(place for place in links if _is_there(place)),
+        pip_extra_indexes=tuple(url for url in extra if _is_usable(url)),
+        pip_find_links=tuple(url for url in links if _is_usable(url)),
     )
 
 
 def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -> Mirror:
-    """How this site reaches any address: its prefixes, proxies and certificates."""
+    """Return a mirror with only the site's URL prefixes, proxies and CA certificates."""
     bundle = settings.ca_bundle or (_host_pip() if pip is None else pip).get("cert", "")
     bundle = bundle or os.environ.get("SSL_CERT_FILE", "")
     if bundle and not Path(bundle).is_file():
@@ -89,18 +87,19 @@ def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -
     return mirror
 
 
-def _local_folder(place: str) -> Path | None:
-    path = place.removeprefix("file://")
+def _local_folder(url: str) -> Path | None:
+    path = url.removeprefix("file://")
     return Path(path) if path.startswith("/") else None
 
 
-def _is_there(place: str) -> bool:
-    folder = _local_folder(place)
+def _is_usable(url: str) -> bool:
+    """True unless the URL is a local folder that does not exist."""
+    folder = _local_folder(url)
     return folder is None or folder.is_dir()
 
 
 def _host_pip() -> dict[str, str]:
-    """pip's own view of its configuration: files first, then the environment, as pip itself ranks them."""
+    """Return pip's effective configuration; the environment overrides files, as in pip itself."""
     argv = [sys.executable, "-m", "pip", "config", "list"]
     listed = process.run(argv, timeout_s=60, env=process.inherited_environment())
     ranks = {"global": 0, "user": 1, "site": 2, ":env:": 3}
@@ -125,26 +124,26 @@ def _proxies(settings: MirrorSettings) -> dict[str, str]:
 
 
 def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suite]) -> tuple[str, ...]:
-    """Lines for sources.list; none where the defaults of the distribution's tools are meant."""
+    """Return the lines for sources.list; empty to use the defaults of the distribution's tools."""
     if system.bootstrap is None or system.family != "debian":
         return ()
     if settings.snapshot and suites:
-        places = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
+        sources = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
     else:
-        places = archives(settings, system)
+        sources = archives(settings, system)
     areas = " ".join(system.bootstrap.areas)
-    return tuple(f"deb {settings.rewrite(uri)} {name} {areas}" for name, uri in places.items())
+    return tuple(f"deb {settings.rewrite(uri)} {name} {areas}" for name, uri in sources.items())
 
 
 def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
-    """suite → archive as it is today: the site's, this host's own, or the distribution's."""
+    """Return suite → current archive URL: from the site, this host or the distribution, in this order."""
     assert system.bootstrap is not None
     suite = system.bootstrap.suite
     main, security = settings.apt, settings.apt_security
     if not main and platform.freedesktop_os_release().get("ID") == system.distribution:
-        places = _host_apt(suite)
-        if places:
-            return places
+        sources = _host_apt(suite)
+        if sources:
+            return sources
     if not main:
         main, security = _ARCHIVES.get(system.distribution, ("", ""))
     if not main:
@@ -154,11 +153,11 @@ def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
 
 
 def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -> str:
-    """Where the state of an archive at `stamp` is."""
+    """Return the URL of the archive snapshot at `stamp`."""
     if "{archive}" not in settings.snapshot or "{stamp}" not in settings.snapshot:
         raise UsageError(
-            f"mirror.snapshot: {settings.snapshot!r} has no {{archive}} or no {{stamp}}",
-            hint='as in: snapshot = "https://snapshot.example/archive/{archive}/{stamp}"',
+            f"mirror.snapshot: {settings.snapshot!r} lacks {{archive}} or {{stamp}}",
+            hint='example: snapshot = "https://snapshot.example/archive/{archive}/{stamp}"',
         )
     if not stamp:
         raise IntegrityError(
@@ -170,7 +169,7 @@ def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -
 
 
 def _host_apt(suite: str) -> dict[str, str]:
-    """suite → archive of the host's own sources, if the host runs this suite at all."""
+    """Return suite → archive URL from the host's apt sources; empty if the host has another suite."""
     texts = [
         path.read_text(encoding="utf-8", errors="replace")
         for path in [_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))]
@@ -185,7 +184,7 @@ def _host_apt(suite: str) -> dict[str, str]:
 
 
 def _apt_entries(text: str) -> Iterable[tuple[str, str]]:
-    """(archive, suite) of both formats of apt's sources."""
+    """Yield (archive, suite) from the text of a .list or .sources file."""
     for line in text.splitlines():
         match = re.match(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s", line)
         if match:
@@ -199,7 +198,7 @@ def _apt_entries(text: str) -> Iterable[tuple[str, str]]:
 
 
 def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
-    """apt's settings for the time of a build."""
+    """Return the apt options for a build."""
     options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
     options += [
         f'Acquire::{scheme}::Proxy "{mirror.proxies[f"{scheme}_proxy"]}"'
@@ -209,6 +208,6 @@ def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
     if ca_bundle or mirror.ca_bundle:
         options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
     if mirror.settings.snapshot:
-        # A past state is past its date; that it is the right one, its digest in the lock says.
+        # The Valid-Until date of a snapshot has passed; its digest in the lock file verifies it instead.
         options.append('Acquire::Check-Valid-Until "false"')
     return options

@@ -1,4 +1,4 @@
-"""Command lines for pip: install a lock for a Python and an architecture other than our own."""
+"""Command lines of pip that install for a Python version and architecture other than the host's."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from builder.arch import ARCHES
 
 
 def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str]:
-    """The command that installs exactly a lock into `folder`, for the given Python and architecture."""
+    """Return the pip command that installs a locked requirements file into `folder`."""
     platforms = [word for name in ARCHES[arch].wheel_platforms for word in ("--platform", name)]
     return [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),

@@ -1,6 +1,6 @@
-"""Asks the sources of downloads what they hold: addresses, git, registries, package archives, AWS, indexes.
+"""Resolve lock file entries at their sources: URLs, git, registries, apt archives, AWS, Python indexes.
 
-One method for each kind of entry in the lock. All of it goes through the site's mirror; knows no catalog.
+Has one method per kind of entry. All requests go through the site's mirror; must not know the catalog.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ _GIT_TRIES = 3
 _PIP_S = 1800
 _GRACE_S = 3.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# What git says of a network that may be better in a moment.
+# Messages of git that mean a temporary network failure.
 _TRANSIENT = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheels:
-    """For which Python and machine a requirements file is installed, and where its packages are."""
+    """Python version, architecture and package sources for a requirements file."""
 
     python: str
     arch: str
@@ -50,7 +50,7 @@ class Wheels:
 
 
 class MachineImages(Protocol):
-    """Looks up machine images in an AWS region; each answer holds what the lock records of an image."""
+    """Lookup of AMIs in an AWS region; each result has the fields that the lock file records."""
 
     def newest(self, *, region: str, arch: str, owner: str, name: str) -> Mapping[str, str | int]: ...
 
@@ -60,7 +60,7 @@ class MachineImages(Protocol):
 
 
 class SourceResolver:
-    """The world behind the lock; threads may share it."""
+    """Thread-safe resolver that asks the sources of all lock entries."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SourceResolver:
         images: MachineImages,
         cancelled: threading.Event,
     ) -> None:
-        """`systems` are those of suites, by the subject of the want; `wheels` answers for requirements."""
+        """`systems` has the system of each suite, `wheels` the installs of each requirements file."""
         self._root = root
         self._mirror = mirror
         self._systems = systems
@@ -109,7 +109,7 @@ class SourceResolver:
 
     def _git(self, want: Want) -> Answer:
         url, _, ref = want.subject.rpartition(" ")
-        # A tag that is signed or annotated is an object of its own; ^{} is the commit that it names.
+        # An annotated tag is an object of its own; ^{} names the commit that it points at.
         names = (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}")
         listed = self._ls_remote(
             self._mirror.settings.rewrite(url), *(() if _COMMIT.fullmatch(ref) else names)
@@ -118,7 +118,7 @@ class SourceResolver:
             name: commit for commit, name in re.findall(r"^([0-9a-f]{40})\t(\S+)$", listed, re.MULTILINE)
         }
         if _COMMIT.fullmatch(ref):
-            note = "" if ref in commits.values() else "no branch or tag ends at this commit"
+            note = "" if ref in commits.values() else "no branch or tag points at this commit"
             return Answer(entry=Entry(values={"commit": ref}, verified=not note), note=note)
         found = next((commits[name] for name in names if name in commits), "")
         if not found:
@@ -135,13 +135,13 @@ class SourceResolver:
             try:
                 done = process.run(argv, timeout_s=_GIT_S, cancelled=self._cancelled, env=environment)
             except BuildError as error:
-                raise MissingError(f"git: {url}: no answer within {_GIT_S} s", hint=REACH) from error
+                raise MissingError(f"git: {url}: timed out after {_GIT_S} s", hint=REACH) from error
             if done.code == 0:
                 return done.output
             if not _TRANSIENT.search(done.output) or self._cancelled.wait(2**attempt):
                 break
-        said = re.sub(r"^fatal: (unable to access '[^']*': )?", "", done.output, flags=re.MULTILINE)
-        first = (said.splitlines() or ["no answer"])[0]
+        output = re.sub(r"^fatal: (unable to access '[^']*': )?", "", done.output, flags=re.MULTILINE)
+        first = (output.splitlines() or ["no output"])[0]
         if unknown := re.search(r"Could not resolve host: (\S+)", first):
             raise MissingError(f"{unknown[1]} cannot be reached: Name or service not known", hint=REACH)
         raise MissingError(f"git: {first}", hint=REACH)
@@ -156,13 +156,13 @@ class SourceResolver:
         )
 
     def _confirm_image(self, want: Want, entry: Entry) -> Answer:
-        """The bytes behind the digest count; that a tag has moved on is no harm."""
+        """Confirm that the locked digest still exists; the tag may point at a newer image."""
         name = self._mirror.settings.rewrite(want.subject.rpartition(" ")[0])
         digest = str(entry.values["digest"])
         require_image(name, digest=digest, mirror=self._mirror, cancelled=self._cancelled)
         return _verified(entry.values)
 
-    # machine images
+    # AMIs
 
     def _ami(self, want: Want) -> Answer:
         region, arch, selector = want.subject.split(" ", 2)
@@ -172,15 +172,15 @@ class SourceResolver:
         return _verified(self._images.newest(region=region, arch=arch, owner=owner, name=name))
 
     def _confirm_ami(self, want: Want, entry: Entry) -> Answer:
-        """The image itself counts; that its owner has a newer one is no harm."""
+        """Confirm that the locked AMI still exists; its owner may have published newer ones."""
         region, image = want.subject.split(" ", 1)[0], str(entry.values["id"])
         found = self._images.find(region=region, image=image)
         if found is None:
-            raise IntegrityError(f"{region} has no image {image} any more, or it is not ours to use")
+            raise IntegrityError(f"{region}: {image} no longer exists or is not shared with this account")
         for name in ("name", "owner"):
             if found[name] != entry.values.get(name, found[name]):
                 raise IntegrityError(
-                    f"{region}: {image} has {name} {found[name]}, the lock has {entry.values[name]}"
+                    f"{region}: {image} has {name} {found[name]}, locked is {entry.values[name]}"
                 )
         return _verified(found)
 
@@ -198,20 +198,21 @@ class SourceResolver:
             archive = archives(settings, system).get(name, "")
         if not archive:
             raise MissingError(
-                f"no package archive is known here for {want.subject}",
-                hint="name it: mirror.apt in site.toml",
+                f"no package archive configured for {want.subject}",
+                hint="set mirror.apt in site.toml",
             )
         text = self._fetcher.read(release_url(archive, name), limit=_LIST_LIMIT)
         date = re.search(rb"^Date: *(.*)$", text, re.MULTILINE)
         when = release_date(date[1].decode(errors="replace")) if date else ""
         if not when:
             raise MissingError(
-                f"{release_url(archive, name)} is no list of a suite", hint="correct mirror.apt in site.toml"
+                f"{release_url(archive, name)} is not an InRelease file",
+                hint="correct mirror.apt in site.toml",
             )
         return _verified({"sha256": hashlib.sha256(text).hexdigest(), "date": when, "snapshot": stamp})
 
     def _confirm_suite(self, want: Want, entry: Entry) -> Answer:
-        """Updates move every day, and a build says so; the release itself must be the locked one."""
+        """Confirm that a release suite is unchanged; updates may differ, which a build reports."""
         system = self._systems[want.subject]
         found = self._suite_at(want, str(entry.values.get("snapshot", ""))).entry
         assert system.bootstrap is not None
@@ -219,8 +220,10 @@ class SourceResolver:
         if found.values["sha256"] == entry.values["sha256"]:
             return _verified({**found.values, "snapshot": entry.values.get("snapshot", "")})
         if is_fixed:
-            return Answer(entry=found, note=f"its list is of {found.values['date']}")
-        return Answer(entry=entry, note=f"has moved on since ({found.values['date']}); a build says so")
+            return Answer(entry=found, note=f"its InRelease is dated {found.values['date']}")
+        return Answer(
+            entry=entry, note=f"newer upstream ({found.values['date']}); builds report the difference"
+        )
 
     # Python packages
 
@@ -233,22 +236,22 @@ class SourceResolver:
         except ValueError as error:
             raise IntegrityError(f"{want.subject}: {error}") from error
         values: dict[str, str | int] = {"sha256": file_sha256(path), "packages": len(lines)}
-        for place in self._wheels(want.subject) if lines else ():
-            if note := self._pip_failure(path, want, place):
+        for wheels in self._wheels(want.subject) if lines else ():
+            if note := self._pip_failure(path, want, wheels):
                 return Answer(entry=Entry(values=values, verified=False), note=note)
         return _verified(values)
 
-    def _pip_failure(self, path: Path, want: Want, place: Wheels) -> str:
-        """Why pip would not install what a file names, "" if it would; nothing is installed."""
+    def _pip_failure(self, path: Path, want: Want, wheels: Wheels) -> str:
+        """Return why `pip install --dry-run` of a requirements file fails; "" if it succeeds."""
         settings = {
-            "PIP_INDEX_URL": place.mirror.pip_index,
-            "PIP_EXTRA_INDEX_URL": " ".join(place.mirror.pip_extra_indexes),
-            "PIP_FIND_LINKS": " ".join(place.mirror.pip_find_links),
-            "PIP_CERT": str(place.mirror.ca_bundle or ""),
-            **place.mirror.proxies,
+            "PIP_INDEX_URL": wheels.mirror.pip_index,
+            "PIP_EXTRA_INDEX_URL": " ".join(wheels.mirror.pip_extra_indexes),
+            "PIP_FIND_LINKS": " ".join(wheels.mirror.pip_find_links),
+            "PIP_CERT": str(wheels.mirror.ca_bundle or ""),
+            **wheels.mirror.proxies,
         }
         with tempfile.TemporaryDirectory() as folder:
-            argv = pip_install(path, Path(folder), python=place.python, arch=place.arch)
+            argv = pip_install(path, Path(folder), python=wheels.python, arch=wheels.arch)
             try:
                 done = process.run(
                     [*argv, "--dry-run", "--ignore-installed"],
@@ -257,13 +260,13 @@ class SourceResolver:
                     env=os.environ | {name: value for name, value in settings.items() if value},
                 )
             except BuildError:
-                return f"pip: no end after {_PIP_S} s"
+                return f"pip: timed out after {_PIP_S} s"
         if done.code == 0:
             return ""
         if found := re.search(r"(\S+) from .*:\s+Expected sha256 (\w+)[\s\S]*?Got\s+(\w+)", done.output):
             raise IntegrityError(f"{want.subject}: {found[1]}: expected sha256 {found[2]}, got {found[3]}")
-        said = re.findall(r"^ERROR: (.*)$", done.output, re.MULTILINE)
-        return f"pip: {said[0] if said else done.tail}"
+        errors = re.findall(r"^ERROR: (.*)$", done.output, re.MULTILINE)
+        return f"pip: {errors[0] if errors else done.tail}"
 
 
 def _verified(values: Mapping[str, str | int]) -> Answer:
@@ -271,14 +274,14 @@ def _verified(values: Mapping[str, str | int]) -> Answer:
 
 
 class Pool:
-    """Calls a function on many things, several at a time; its threads never keep a program from ending."""
+    """Pool of daemon threads that calls a function for each item, `jobs` at a time."""
 
     def __init__(self, *, jobs: int, cancelled: threading.Event) -> None:
         self._jobs = jobs
         self._cancelled = cancelled
 
     def __call__(self, action: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-        """The results as they come; the first error ends everything."""
+        """Yield results in order of completion; the first error sets `cancelled` and is raised."""
         todo: queue.SimpleQueue[A] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[list[B], BaseException | None]] = queue.SimpleQueue()
         for item in items:
@@ -292,7 +295,7 @@ class Pool:
                     return
                 try:
                     done.put(([action(item)], None))
-                except BaseException as error:  # noqa: BLE001 (raised where the results are awaited)
+                except BaseException as error:  # noqa: BLE001 (raised by the consumer of the results)
                     done.put(([], error))
                     self._cancelled.set()
 

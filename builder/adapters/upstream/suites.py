@@ -1,6 +1,6 @@
-"""Whether the package archive is in the state that was locked: the signed list of each suite, by sha256.
+"""Verify that the package archive is in the locked state: compare each suite's InRelease file by sha256.
 
-Reads what apt itself fetched while a base is made: nothing is fetched twice or can change in between.
+Reads the files that apt fetched during the bootstrap: nothing is downloaded twice or changes in between.
 """
 
 import re
@@ -14,8 +14,8 @@ from builder.errors import IntegrityError
 from builder.lock import LOCK_PATH
 from builder.model import Suite, System
 
-# Run by mmdebstrap once apt has its lists, with the new root in $1. It ends a bootstrap that began from
-# another state before the packages are configured; what it prints says why.
+# mmdebstrap runs it with the new root in $1 once apt has fetched its lists. It prints their digests and fails
+# the bootstrap before packages are configured if a list is not in the locked state.
 _HOOK = """\
 set -eu
 cd "$1/var/lib/apt/lists"
@@ -34,7 +34,7 @@ _LINE = re.compile(r"suite (?P<sha256>[0-9a-f]{64}) (?P<list>\S+_InRelease) (?P<
 
 
 def release_date(text: str) -> str:
-    """The date of a suite's list as the lock writes it: 2026-07-11T10:16:37Z; "" for what is no date."""
+    """Return the date of an InRelease file in the lock file's format, 2026-07-11T10:16:37Z; "" if invalid."""
     try:
         return parsedate_to_datetime(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
@@ -42,13 +42,13 @@ def release_date(text: str) -> str:
 
 
 def release_url(archive: str, suite: str) -> str:
-    """Where the signed list of a suite is."""
+    """Return the URL of a suite's InRelease file."""
     return f"{archive.rstrip('/')}/dists/{suite}/InRelease"
 
 
 @dataclass(kw_only=True)
 class SuiteVerifier:
-    """The suites of one bootstrap: the release must be as it was locked; with snapshots, its updates too."""
+    """Verifier of a bootstrap's suites: the release must match the lock; with snapshots, updates too."""
 
     system: System
     suites: Sequence[Suite]
@@ -57,40 +57,42 @@ class SuiteVerifier:
 
     @property
     def hook(self) -> str:
-        """The script that prints what apt fetched, and ends the bootstrap where it must not go on."""
+        """Script that prints the digests of apt's lists and fails if the release has changed."""
         fixed = (suite for suite in self.suites if self._is_fixed(suite))
-        return _HOOK.format(cases="".join(_CASE.format(name=one.name, sha256=one.sha256) for one in fixed))
+        return _HOOK.format(
+            cases="".join(_CASE.format(name=suite.name, sha256=suite.sha256) for suite in fixed)
+        )
 
     def line(self, line: str) -> None:
         if match := _LINE.fullmatch(line):
             self.lists.append(match)
 
     def verify(self) -> str:
-        """What has moved on, in one sentence; raises IntegrityError for what must not have."""
+        """Return a note on changed updates, "" if none; raise IntegrityError if the release has changed."""
         notes = []
         for suite in self.suites:
             ending = f"_dists_{suite.name}_InRelease"
-            found = next((one for one in self.lists if one["list"].endswith(ending)), None)
+            found = next((match for match in self.lists if match["list"].endswith(ending)), None)
             if found and found["sha256"] == suite.sha256:
                 continue
             now = release_date(found["date"]) if found else ""
             if self._is_fixed(suite):
                 raise self._refusal(suite, found["sha256"] if found else "", now)
-            notes.append(f"{suite.name} ({suite.date} → {now or 'not in the sources here'})")
-        return f"the package archive has moved on since it was locked: {', '.join(notes)}" if notes else ""
+            notes.append(f"{suite.name} ({suite.date} → {now or 'not in the sources'})")
+        return f"the package archive has changed since it was locked: {', '.join(notes)}" if notes else ""
 
     def _is_fixed(self, suite: Suite) -> bool:
         assert self.system.bootstrap is not None
         return bool(self.mirror.settings.snapshot) or suite.name == self.system.bootstrap.suite
 
     def _refusal(self, suite: Suite, actual: str, now: str) -> IntegrityError:
-        places = (line.split() for line in self.mirror.apt_sources)
-        url = next((release_url(place[1], suite.name) for place in places if place[2] == suite.name), "")
-        name = f"suite {self.system.distribution} {suite.name}"
-        state = f"its list is of {now}, the locked one of {suite.date}" if actual else "it has no InRelease"
+        sources = (line.split() for line in self.mirror.apt_sources)
+        url = next((release_url(uri, name) for _, uri, name, *_ in sources if name == suite.name), "")
+        subject = f"suite {self.system.distribution} {suite.name}"
+        state = f"InRelease of {now}, locked is {suite.date}" if actual else "no InRelease file"
         return IntegrityError(
-            f"{name} is not what {LOCK_PATH} says: {state}",
+            f"{subject} differs from {LOCK_PATH}: {state}",
             hint=f"builder lock --update {self.system.name}, then review the difference;"
-            " or go back to the locked state: mirror.snapshot in site.toml",
+            " or configure mirror.snapshot in site.toml to build from the locked state",
             details=f"expected  sha256 {suite.sha256}\nactual    sha256 {actual or 'none'}\nurl       {url}",
         )

@@ -145,7 +145,7 @@ class TruncatingHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", self.server.promised)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", self.server.announced)  # type: ignore[attr-defined]
         self.end_headers()
         self.wfile.write(b"x" * 10)
 
@@ -154,9 +154,9 @@ class TruncatingHandler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def truncating_server(promised: int) -> Iterator[str]:
+def truncating_server(announced: int) -> Iterator[str]:
     with socketserver.TCPServer(("127.0.0.1", 0), TruncatingHandler) as server:
-        server.promised = str(promised)  # type: ignore[attr-defined]
+        server.announced = str(announced)  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}/file"
@@ -165,7 +165,7 @@ def truncating_server(promised: int) -> Iterator[str]:
 
 
 def test_leaves_no_file_if_the_connection_breaks(tmp_path: Path) -> None:
-    with truncating_server(promised=1000) as url:
+    with truncating_server(announced=1000) as url:
         result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
     assert "the connection broke after 10 of 1000 bytes" in result.message
@@ -173,7 +173,7 @@ def test_leaves_no_file_if_the_connection_breaks(tmp_path: Path) -> None:
 
 
 def test_refuses_a_file_larger_than_the_free_disk_space(tmp_path: Path) -> None:
-    with truncating_server(promised=1 << 60) as url:
+    with truncating_server(announced=1 << 60) as url:
         result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
     assert result.failed
     assert f"has {1 << 60} bytes, but the disk has only " in result.message

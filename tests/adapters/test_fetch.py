@@ -18,7 +18,7 @@ from builder.site import MirrorSettings
 from tests.support.stub_server import Pauses
 
 BYTES = bytes(range(256)) * 20_000
-SEEN = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
+MEASURED = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
 
 
 @dataclass
@@ -56,9 +56,8 @@ def serving(web: Web, *, context: ssl.SSLContext | None = None) -> Iterator[Web]
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(
-                    body[: fault or None]
-                )  # a fault below 400 truncates the body to so many bytes
+                # A fault below 400 is a length: the body is truncated to it.
+                self.wfile.write(body[: fault or None])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -82,39 +81,39 @@ def web() -> Iterator[Web]:
         yield served
 
 
-def a_mirror(prefixes: Mapping[str, str] | None = None, **more: object) -> Mirror:
+def make_mirror(prefixes: Mapping[str, str] | None = None, **more: object) -> Mirror:
     return Mirror(settings=MirrorSettings(prefixes=prefixes or {}), **more)  # type: ignore[arg-type]
 
 
-def a_fetcher(mirror: Mirror | None = None, pauses: Pauses | None = None) -> Fetcher:
-    return Fetcher(mirror or a_mirror(), cancelled=pauses or Pauses())
+def make_fetcher(mirror: Mirror | None = None, pauses: Pauses | None = None) -> Fetcher:
+    return Fetcher(mirror or make_mirror(), cancelled=pauses or Pauses())
 
 
 def test_measures_digest_and_size_of_a_url(web: Web) -> None:
-    assert a_fetcher().measure(f"{web.url}/a.tar.gz") == SEEN
+    assert make_fetcher().measure(f"{web.url}/a.tar.gz") == MEASURED
 
 
 def test_measures_a_file_url(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BYTES)
-    assert a_fetcher().measure(f"file://{tmp_path}/a") == SEEN
+    assert make_fetcher().measure(f"file://{tmp_path}/a") == MEASURED
     with pytest.raises(MissingError, match=r"no file .*/b"):
-        a_fetcher().measure(f"file://{tmp_path}/b")
+        make_fetcher().measure(f"file://{tmp_path}/b")
 
 
 def test_longest_matching_prefix_selects_the_mirror(web: Web, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    mirror = a_mirror(
+    mirror = make_mirror(
         {"https://vendor.example/": f"{web.url}/", "https://vendor.example/x/": f"file://{tmp_path}/"}
     )
-    assert a_fetcher(mirror).measure("https://vendor.example/a.tar.gz") == SEEN
-    assert a_fetcher(mirror).measure("https://vendor.example/x/x").size == 1
+    assert make_fetcher(mirror).measure("https://vendor.example/a.tar.gz") == MEASURED
+    assert make_fetcher(mirror).measure("https://vendor.example/x/x").size == 1
 
 
 @pytest.mark.parametrize("fault", [503, 429, 300])
 def test_retries_after_a_transient_failure(web: Web, fault: int) -> None:
     web.faults = [fault, fault]
     pauses = Pauses()
-    assert a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz") == SEEN
+    assert make_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz") == MEASURED
     assert pauses.taken == [0.5, 1.0]
 
 
@@ -124,7 +123,7 @@ def test_retries_after_a_transient_failure(web: Web, fault: int) -> None:
 def test_fails_after_five_tries(web: Web, fault: int, words: str) -> None:
     web.faults = [fault] * 9
     with pytest.raises(MissingError, match=rf"{web.host}: {words}.* \(5 tries\)"):
-        a_fetcher().measure(f"{web.url}/a.tar.gz")
+        make_fetcher().measure(f"{web.url}/a.tar.gz")
     assert len(web.asked) == 5
 
 
@@ -134,7 +133,7 @@ def test_fails_after_five_tries(web: Web, fault: int, words: str) -> None:
 def test_fails_at_once_on_403_and_404(web: Web, path: str, words: str) -> None:
     web.faults = [403] if "403" in words else []
     with pytest.raises(MissingError, match=words):
-        a_fetcher().measure(web.url + path)
+        make_fetcher().measure(web.url + path)
     assert len(web.asked) == 1
 
 
@@ -146,7 +145,7 @@ def test_names_an_unreachable_host_at_once_without_the_path() -> None:
         ("gopher://vendor.invalid/a", "vendor.invalid cannot be reached: unknown url type: gopher"),
     ):
         with pytest.raises(MissingError) as caught:
-            a_fetcher(pauses=pauses).measure(url)
+            make_fetcher(pauses=pauses).measure(url)
         assert caught.value.message == words
         assert "mirror.prefixes" in caught.value.hint
     assert pauses.taken == []
@@ -164,21 +163,21 @@ def test_cancellation_ends_a_pause_and_a_transfer(web: Web) -> None:
     web.faults = [503]
     pauses = CancelledByPause()
     with pytest.raises(Interrupted):
-        a_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz")
+        make_fetcher(pauses=pauses).measure(f"{web.url}/a.tar.gz")
     assert pauses.taken == [0.5]
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(Interrupted):
-        Fetcher(a_mirror(), cancelled=cancelled).measure(f"{web.url}/a.tar.gz")
+        Fetcher(make_mirror(), cancelled=cancelled).measure(f"{web.url}/a.tar.gz")
 
 
 def test_uses_the_proxy_except_for_loopback_and_no_proxy(web: Web) -> None:
     web.files["http://vendor.example/b"] = b"through the proxy"
     proxies = {"http_proxy": web.url, "no_proxy": ".internal.invalid, other.invalid"}
-    fetcher = a_fetcher(a_mirror(proxies=proxies))
+    fetcher = make_fetcher(make_mirror(proxies=proxies))
     assert fetcher.measure("http://vendor.example/b").size == 17
     assert web.asked == ["http://vendor.example/b"]
-    assert fetcher.measure(f"{web.url}/a.tar.gz") == SEEN
+    assert fetcher.measure(f"{web.url}/a.tar.gz") == MEASURED
     for host in ("a.internal.invalid", "other.invalid"):
         with pytest.raises(MissingError, match=f"{host} cannot be reached"):
             fetcher.measure(f"http://{host}/b")
@@ -187,7 +186,7 @@ def test_uses_the_proxy_except_for_loopback_and_no_proxy(web: Web) -> None:
 def test_follows_a_redirect_through_the_proxy(web: Web) -> None:
     web.redirects = {"/away": "http://vendor.example/b"}
     web.files["http://vendor.example/b"] = b"through the proxy"
-    fetcher = a_fetcher(a_mirror(proxies={"http_proxy": web.url}))
+    fetcher = make_fetcher(make_mirror(proxies={"http_proxy": web.url}))
     assert fetcher.measure(f"{web.url}/away").size == 17
     assert web.asked == ["/away", "http://vendor.example/b"]
 
@@ -195,27 +194,27 @@ def test_follows_a_redirect_through_the_proxy(web: Web) -> None:
 def test_refuses_a_ca_bundle_without_certificates(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("text\n")
     with pytest.raises(UsageError, match="contains no certificates"):
-        a_fetcher(a_mirror(ca_bundle=tmp_path / "ca.pem")).measure("https://127.0.0.1:9/a")
+        make_fetcher(make_mirror(ca_bundle=tmp_path / "ca.pem")).measure("https://127.0.0.1:9/a")
 
 
 def test_read_refuses_more_bytes_than_the_limit(web: Web) -> None:
     web.files["/list"] = b"x" * 1000
-    assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
+    assert make_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
     with pytest.raises(MissingError, match="larger than the limit of 999 bytes"):
-        a_fetcher().read(f"{web.url}/list", limit=999)
+        make_fetcher().read(f"{web.url}/list", limit=999)
 
 
 def test_read_drops_partial_data_before_a_retry(web: Web) -> None:
     web.files["/list"] = b"x" * 1000
     web.faults = [300]
-    assert a_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
+    assert make_fetcher().read(f"{web.url}/list", limit=1000) == b"x" * 1000
 
 
 def test_follows_redirects_but_not_in_a_circle(web: Web) -> None:
     web.redirects = {"/old": "/a.tar.gz", "/round": "/round"}
-    assert a_fetcher().measure(f"{web.url}/old") == SEEN
+    assert make_fetcher().measure(f"{web.url}/old") == MEASURED
     with pytest.raises(MissingError):
-        a_fetcher().measure(f"{web.url}/round")
+        make_fetcher().measure(f"{web.url}/round")
 
 
 def test_trusts_a_private_ca_and_refuses_a_redirect_from_https_to_http(web: Web, certificate: Path) -> None:
@@ -225,9 +224,9 @@ def test_trusts_a_private_ca_and_refuses_a_redirect_from_https_to_http(web: Web,
     with serving(away, context=context) as secure:
         url = f"https://{secure.host}"
         with pytest.raises(MissingError, match="is not trusted") as caught:
-            a_fetcher().measure(f"{url}/a")
+            make_fetcher().measure(f"{url}/a")
         assert "mirror.ca_bundle" in caught.value.hint
-        trusting = a_fetcher(a_mirror(ca_bundle=certificate))
+        trusting = make_fetcher(make_mirror(ca_bundle=certificate))
         assert trusting.measure(f"{url}/a").size == 6
         with pytest.raises(MissingError, match="which is not https"):
             trusting.measure(f"{url}/down")

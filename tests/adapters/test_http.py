@@ -41,7 +41,7 @@ def test_sends_an_http_request_through_the_proxy_with_the_proxy_login(serve: Ser
         get(client, "http://direct.invalid:5000/v2/")
 
 
-def test_takes_a_proxy_without_a_scheme_for_http(serve: Serve) -> None:
+def test_defaults_to_http_for_a_proxy_without_a_scheme(serve: Serve) -> None:
     stub = serve(Stub(answer=ok))
     assert get(Client(Network(proxies={"http_proxy": stub.host})), "http://server.invalid/") == b"fine"
 

@@ -40,7 +40,7 @@ def layers(tmp_path: Path) -> tuple[LayerBlob, ...]:
 
 
 class Faults:
-    """Records what a registry is asked; answers the first `times` matches of a pattern with a fault."""
+    """Recorder of requests to a registry; returns the fault for the first `times` that match the pattern."""
 
     def __init__(self, pattern: str = "^$", fault: Fault | None = None, *, times: int = 1) -> None:
         self.asked: list[str] = []

@@ -56,7 +56,7 @@ def test_refused_token_hints_docker_login(serve: Serve) -> None:
     assert caught.value.hint == f"docker login {stub.host}"
 
 
-def test_refuses_to_send_a_password_over_a_scheme_other_than_https(serve: Serve) -> None:
+def test_refuses_to_send_a_password_to_a_token_server_without_https(serve: Serve) -> None:
     stub = token_registry(serve, realm="ftp://elsewhere.example/token")
     me = Credentials(username="me", password="secret")
     with Registry(stub.host, credentials=me) as registry, pytest.raises(PublishError, match="not https"):

@@ -26,7 +26,7 @@ from builder.lock import Answer, Entry, Want
 from builder.model import Bootstrap, System
 from builder.rehearsal.registry.server import LocalRegistry
 from builder.site import MirrorSettings
-from tests.adapters.test_fetch import BYTES, SEEN, Web, serving
+from tests.adapters.test_fetch import BYTES, MEASURED, Web, serving
 from tests.support.repository import Repository
 from tests.support.wheels import make_wheel
 
@@ -63,7 +63,7 @@ def web() -> Iterator[Web]:
         yield served
 
 
-def seen(answer: Answer) -> Mapping[str, str | int]:
+def verified(answer: Answer) -> Mapping[str, str | int]:
     assert answer.entry.verified
     return answer.entry.values
 
@@ -79,7 +79,7 @@ def test_measures_an_archive_through_the_mirror(web: Web, tmp_path: Path) -> Non
     web.files["/v/a.tar.gz"] = BYTES
     settings = MirrorSettings(prefixes={"https://vendor.example/": f"{web.url}/v/"})
     answer = resolver(tmp_path, settings).resolve(Want("archive", "https://vendor.example/a.tar.gz"))
-    assert seen(answer) == {"sha256": SEEN.sha256, "size": SEEN.size}
+    assert verified(answer) == {"sha256": MEASURED.sha256, "size": MEASURED.size}
 
 
 # git
@@ -130,8 +130,8 @@ def test_resolves_a_tag_or_branch_to_its_commit(
     settings = MirrorSettings(prefixes={"https://code.example/": f"{url.rpartition('/')[0]}/"})
     want = Want("git", f"https://code.example/source.git {ref}")
     asking = resolver(tmp_path, settings)
-    assert seen(asking.resolve(want)) == {"commit": commits[ref]}
-    assert seen(asking.confirm(want, locked(commit="0" * 40))) == {"commit": commits[ref]}
+    assert verified(asking.resolve(want)) == {"commit": commits[ref]}
+    assert verified(asking.confirm(want, locked(commit="0" * 40))) == {"commit": commits[ref]}
 
 
 def test_verifies_a_commit_only_if_a_branch_or_tag_points_at_it(
@@ -139,7 +139,8 @@ def test_verifies_a_commit_only_if_a_branch_or_tag_points_at_it(
 ) -> None:
     url, commits = source
     assert (
-        seen(resolver(tmp_path).resolve(Want("git", f"{url} {commits['main']}")))["commit"] == commits["main"]
+        verified(resolver(tmp_path).resolve(Want("git", f"{url} {commits['main']}")))["commit"]
+        == commits["main"]
     )
     unknown = resolver(tmp_path).resolve(Want("git", f"{url} {'1' * 40}"))
     assert unknown.entry == Entry(values={"commit": "1" * 40}, verified=False)
@@ -205,9 +206,9 @@ def test_resolves_a_tag_to_the_digest_for_an_architecture(
     asking = resolver(tmp_path, settings)
     for arch, name in (("x86_64", "amd64"), ("arm64", "arm64")):
         answer = asking.resolve(Want("image", f"registry.example/base/tiny:1.0 {arch}"))
-        assert seen(answer) == {"digest": digests[name]}
+        assert verified(answer) == {"digest": digests[name]}
     only = asking.resolve(Want("image", f"{host}/base/tiny:only-arm64 arm64"))
-    assert seen(only) == {"digest": digests["arm64"]}
+    assert verified(only) == {"digest": digests["arm64"]}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_confirms_a_locked_digest_whatever_its_tag_points_at(
     host, digests = images
     want = Want("image", f"{host}/base/tiny:moved-on x86_64")
     asking = resolver(tmp_path)
-    assert seen(asking.confirm(want, locked(digest=digests["amd64"]))) == {"digest": digests["amd64"]}
+    assert verified(asking.confirm(want, locked(digest=digests["amd64"]))) == {"digest": digests["amd64"]}
     with pytest.raises(IntegrityError, match="no longer has"):
         asking.confirm(want, locked(digest=f"sha256:{'0' * 64}"))
 
@@ -256,11 +257,11 @@ def publish(web: Web, path: str, suite: str, date: str) -> str:
 def test_resolves_a_suite_to_its_inrelease_file(web: Web, tmp_path: Path) -> None:
     asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian/"))
     digest = publish(web, "/debian", "tiny", DATES["tiny"])
-    values = seen(asking.resolve(Want("suite", "debian tiny")))
+    values = verified(asking.resolve(Want("suite", "debian tiny")))
     assert (values["sha256"], values["date"]) == (digest, "2026-07-11T10:16:37Z")
     assert len(str(values["snapshot"])) == len("20260711T101637Z")
     digest = publish(web, "/debian-security", "tiny-security", DATES["tiny"])
-    assert seen(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
+    assert verified(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
 
 
 def test_confirm_accepts_changed_updates_but_not_a_changed_release(web: Web, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_confirm_reads_the_locked_snapshot_of_each_suite(web: Web, tmp_path: Pat
     other = publish(web, "/debian-security/20260711T110000Z", "tiny-security", DATES["tiny"])
     asking = resolver(tmp_path, settings)
     entry = locked(sha256=digest, date="2026-07-11T10:16:37Z", snapshot="20260711T110000Z")
-    assert seen(asking.confirm(Want("suite", "debian tiny-updates"), entry)) == entry.values
+    assert verified(asking.confirm(Want("suite", "debian tiny-updates"), entry)) == entry.values
     changed = asking.confirm(Want("suite", "debian tiny-security"), entry)
     assert changed.entry.values["sha256"] == other
     with pytest.raises(IntegrityError, match="has no snapshot"):
@@ -336,7 +337,7 @@ def test_resolves_the_newest_ami_of_an_owner_and_architecture(cloud: dict[str, s
     want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
     asking = resolver(tmp_path)
     answer = asking.resolve(want)
-    assert seen(answer) == {
+    assert verified(answer) == {
         "id": cloud["tiny-2026.2"],
         "name": "tiny-2026.2",
         "owner": "123456789012",
@@ -346,19 +347,19 @@ def test_resolves_the_newest_ami_of_an_owner_and_architecture(cloud: dict[str, s
     }
     assert asking.confirm(want, answer.entry) == answer
     arm = asking.resolve(Want("ami", "eu-west-1 arm64 123456789012/tiny-*"))
-    assert seen(arm)["name"] == "tiny-2026.3"
+    assert verified(arm)["name"] == "tiny-2026.3"
 
 
 def test_resolves_the_ami_of_an_ssm_parameter(cloud: dict[str, str], tmp_path: Path) -> None:
     import boto3
 
     parameter = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
-    public = seen(resolver(tmp_path).resolve(Want("ami", f"us-east-1 x86_64 {parameter}")))
+    public = verified(resolver(tmp_path).resolve(Want("ami", f"us-east-1 x86_64 {parameter}")))
     assert str(public["name"]).startswith("al2023-ami-2023")
     ssm = boto3.client("ssm", region_name="eu-west-1")
     ssm.put_parameter(Name="/images/tiny", Value=cloud["tiny-2026.1"], Type="String")
     found = resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/tiny"))
-    assert seen(found)["id"] == cloud["tiny-2026.1"]
+    assert verified(found)["id"] == cloud["tiny-2026.1"]
     ssm.put_parameter(Name="/images/gone", Value="ami-00000000", Type="String")
     with pytest.raises(MissingError, match="/images/gone points to ami-00000000, which does not exist"):
         resolver(tmp_path).resolve(Want("ami", "eu-west-1 x86_64 /images/gone"))

@@ -15,7 +15,7 @@ from tests.support.repository import Repository
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _clear_commit_cache() -> Iterator[None]:
     commit_of.cache_clear()
     yield
     commit_of.cache_clear()

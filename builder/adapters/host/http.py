@@ -269,6 +269,6 @@ def _origin(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL without its login, for messages; of a file:// URL, the path."""
+    """Return the host of a URL for messages, without credentials; for a file:// URL, its path."""
     parts = urlsplit(url)
     return parts.netloc.rpartition("@")[2] or parts.path

@@ -65,7 +65,7 @@ def references(out: Path) -> frozenset[str]:
 
 
 def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
-    """Return the receipt JSON of the artifact with an engine image ID or AMI ID, or None."""
+    """Return the JSON of the receipt with this engine image ID or AMI ID, or None."""
     tables = (read(path) for path in sorted((out / "receipts").glob("*/*.json")))
     return next((table for table in tables if table and table["artifact"]["reference"] == reference), None)
 

@@ -99,7 +99,7 @@ def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Survey:
     notes.add("image", "kind", "container")
     if found := arch.find(image.get("Architecture", "")):
         notes.add("image", "arch", found.name)
-    _our_labels(labels, notes, vocabulary)
+    _version_labels(labels, notes, vocabulary)
     for variable, name in _VARIABLES.items():
         if variables.get(variable):
             notes.add(f"variable {variable}", name, variables[variable])
@@ -108,7 +108,7 @@ def of_image(engine: Engine, reference: str, vocabulary: Vocabulary) -> Survey:
     return notes.survey()
 
 
-def _our_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary) -> None:
+def _version_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabulary) -> None:
     if VERSIONS_LABEL not in labels:
         return
     try:
@@ -160,7 +160,7 @@ def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
     for path, name in _FILES.items():
         text = _read(root / path.lstrip("/"))
         if text:
-            notes.add(path, name, _number(text))
+            notes.add(path, name, _version(text))
     if (root / "sys/module").is_dir():
         notes.add("/sys/module", "ib_umad", (root / "sys/module/ib_umad").exists())
     if _read(root / "sys/class/dmi/id/sys_vendor").strip() == "Amazon EC2":
@@ -207,14 +207,14 @@ def _run_programs(notes: _Notes) -> None:
     for module, name in _MODULES.items():
         text = _output(["modinfo", "-F", "version", module])
         if text:
-            notes.add(f"modinfo {module}", name, _number(text))
+            notes.add(f"modinfo {module}", name, _version(text))
     for argv, name in _COMMANDS.items():
         version = _NUMBER.search(_output(argv))
         if version:
             notes.add(" ".join(argv), name, version[0])
 
 
-def _number(text: str) -> str:
+def _version(text: str) -> str:
     """Return the version without a module's build suffix (the g of 2.17.3g means GPU memory support)."""
     match = re.match(r"\d+(\.\d+)*", text.strip())
     return match[0] if match else text.strip()

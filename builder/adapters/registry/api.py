@@ -227,7 +227,7 @@ class Api:
 
 
 def _explanation(response: Response) -> tuple[str, str]:
-    """Return the error code of a response, and its status with code and message, for people."""
+    """Return the registry's error code, and the status with code and message as text."""
     errors = response.json().get("errors")
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code = str(first.get("code", ""))

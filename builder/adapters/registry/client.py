@@ -336,9 +336,9 @@ class Registry:
             path = following[1]
         return tuple(sorted(found))
 
-    def _mismatch(self, repository: str, what: str, wanted: str, got: str) -> IntegrityError:
+    def _mismatch(self, repository: str, subject: str, wanted: str, got: str) -> IntegrityError:
         return IntegrityError(
-            f"{self.host}/{repository}: {what}: expected {wanted}, the registry has {got}",
+            f"{self.host}/{repository}: {subject}: expected {wanted}, the registry has {got}",
             hint="the tag was overwritten concurrently, or a proxy modifies content: push under another tag",
         )
 

@@ -50,7 +50,7 @@ class _Route:
     ) -> Publication:
         found = self.engine.inspect_image(image)
         if found is None:
-            raise BuildError(f"no image {image} in the engine", hint="build it again")
+            raise BuildError(f"no image {image} in the engine", hint="run builder build again")
         store = BlobStore(self.blobs)
         # Images share most of their layers: pushing them in turn compresses and sends each layer once.
         with self.lock, store.in_use():
@@ -74,7 +74,7 @@ class _Route:
 class RegistryPublisher:
     """Publisher of container images to `<repository_prefix>/<target>`.
 
-    Blobs are mounted from the repositories of `siblings`, the names of the other targets.
+    Blobs are mounted from the repositories of the other targets, whose names are in `siblings`.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class MachineImages(Protocol):
 
 
 class SourceResolver:
-    """Thread-safe resolver that asks the sources of all lock entries."""
+    """Thread-safe resolver for all kinds of lock entries."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ _ECHOES = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One fact that differs between two stacks; "" for a stack without the fact."""
+    """Fact that differs between two stacks; "" for a stack without the fact."""
 
     fact: str
     what: str

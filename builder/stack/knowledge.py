@@ -14,7 +14,7 @@ from builder.stack.vocabulary import ABSENT, Facts, Value, Vocabulary, write_val
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """One release of a component, with the versions of other components that it contains, by fact.
+    """Release of a component, with the versions of other components that it contains, by fact.
 
     `brings` comes from the release notes; `keeps` is not in them and is taken over from the previous release.
     `offers` lists alternative versions, of which a stack pins one.

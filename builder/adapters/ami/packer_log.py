@@ -17,7 +17,7 @@ _KEPT_LINES = 40
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One line of Packer's output; `kind` is say, message, error, artifact, log, ..."""
+    """Line of Packer's output; `kind` is say, message, error, artifact, log, ..."""
 
     kind: str
     text: str

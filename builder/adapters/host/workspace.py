@@ -53,7 +53,7 @@ def find_workspace(root: Path) -> Workspace:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a command: its name, its folders, and its cancellation event."""
+    """Run of a command: its name, its folders, and its cancellation event."""
 
     name: str
     workspace: Workspace

@@ -26,7 +26,7 @@ _ASSUMED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One requirement of the user: a stated fact (`value`), or a version to choose among releases (None)."""
+    """Requirement of the user: a stated fact (`value`), or a version to choose among releases (None)."""
 
     fact: str
     text: str

@@ -37,7 +37,7 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One fact of the set, with its value (None: unknown) and the origin of the value."""
+    """Fact of the set, with its value (None: unknown) and the origin of the value."""
 
     fact: str
     value: Value | None

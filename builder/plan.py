@@ -275,7 +275,7 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
     return Layer(name=name, kind=kind, key=key, parent=parent, inputs=inputs, **more)
 
 
-# The name of a target never differs from that of its last build: its stack does.
+# The input `target` covers the name and the stack of the target; only the stack can change.
 _INPUT_LABELS = {"target": "stack of the target"}
 
 

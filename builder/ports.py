@@ -64,7 +64,7 @@ class Resolver(Protocol):
     """
 
     def resolve(self, want: Want) -> Answer:
-        """Return what the source offers now."""
+        """Return the lock entry for the download that the source offers now."""
 
     def confirm(self, want: Want, entry: Entry) -> Answer:
-        """Check that the source still offers the locked entry."""
+        """Check that the source still offers the locked download."""

@@ -12,7 +12,7 @@ from builder.screen.text import clean
 
 
 class RunFiles:
-    """Writer of both files; unbuffered, one write per line, so that a killed run leaves no partial lines."""
+    """Writer of `log.txt` and `events.ndjson`; unbuffered, so that a killed run leaves no partial lines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -15,7 +15,7 @@ _MOST_NAMES = 4
 
 
 def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> str:
-    """Format a relocked lock file; `everything` lists all changes, even if there are many."""
+    """Format the result of `builder lock`; `everything` lists all changed entries, even if there are many."""
     lines = [f"{LOCK_PATH}: {count(len(relocked.lock.entries), 'download')}{title}"]
     counts = Counter(outcome.what for outcome in relocked.outcomes)
     lines += [
@@ -43,7 +43,7 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
 
 
 def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
-    """Return one line per reason, each followed by the first entries with that reason."""
+    """Return one line per reason, each followed by the first lock entries with that reason."""
     groups: defaultdict[str, list[Want]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.reason].append(outcome.want)
@@ -57,7 +57,7 @@ def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
 
 
 def shown(want: Want, entry: Entry | None) -> str:
-    """Format an entry briefly: its shortened digest or id, and a readable name, date or count."""
+    """Format a lock entry briefly: its shortened digest or id, and a readable name, date or count."""
     if entry is None:
         return "-"
     values = entry.values

@@ -26,7 +26,7 @@ def render(
     *,
     versions: Mapping[str, str] | None = None,
 ) -> str:
-    """Render the page; `versions` has the versions found in the image, if they were checked."""
+    """Render the report of a run; `versions` has the versions found in the image, if they were checked."""
     attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
     board = Board()
     for event in events or ():

@@ -62,7 +62,7 @@ def summary(
 
 
 def _layers(attempt: Attempt, look: Look) -> list[str]:
-    """Return a line of counts, a line per built layer and a line with all reused layers."""
+    """Return the summary of the layers: counts, a line per built layer, a line with all reused layers."""
     made, reused = (
         attempt.layers_with("built", "pulled", "failed", "stopped"),
         attempt.layers_with("reused", "present"),

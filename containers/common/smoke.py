@@ -33,7 +33,7 @@ STEPS_PAST_CHECKPOINT = 3
 
 
 class SmokeError(Exception):
-    """Failed expectation about the training."""
+    """Training failed, or did not resume as expected after the kill."""
 
 
 @dataclass(frozen=True, kw_only=True)

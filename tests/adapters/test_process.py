@@ -326,7 +326,7 @@ def environment(env: dict[str, str] | None) -> dict[str, str]:
     ],
     ids=["default", "clean", "inherited", "own"],
 )
-def test_environment_of_the_child(
+def test_child_gets_only_the_requested_environment(
     monkeypatch: pytest.MonkeyPatch,
     make: Callable[[], dict[str, str] | None],
     expected: dict[str, str],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# Maps private names of moto that the rehearsal overrides or calls to their parameters.
+# Parameters of each private name of moto that the rehearsal overrides or calls.
 SIGNATURES = {
     "core.base_backend:BackendDict._instances": "",
     "core.base_backend:AccountSpecificBackend.__getitem__": "self, region_name",

@@ -185,7 +185,7 @@ stack = "plain-1"
 def test_a_build_makes_exactly_the_planned_calls(
     ami_factory: AmiFactory, tmp_path: Path, target: str, settings: str, arguments: list[str]
 ) -> None:
-    """The changing calls in `plan --json` equal those that the account receives."""
+    """`plan --json` lists exactly the mutating API calls that the account receives during the build."""
     prepare_other_targets(ami_factory)
     variables = site(tmp_path, settings)
     shown = ami_factory.factory.call("plan", "--target", target, "--json", *arguments, **variables)

@@ -9,7 +9,7 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# (event, step) after which a build is killed, in the order of a build.
+# (event, step) after which the build is killed, in build order.
 MOMENTS = [
     ("run.start", ""),
     ("step.start", "hello/base"),
@@ -39,7 +39,7 @@ def fresh(factory: Factory) -> Factory:
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
-def test_sigkill_at_any_moment_leaves_nothing_for_the_next_build(
+def test_sigkill_at_any_moment_leaves_no_remains_after_the_next_build(
     fresh: Factory, moment: tuple[str, str]
 ) -> None:
     assert fresh.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
@@ -70,7 +70,7 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
 
 
 def test_a_closed_stdout_interrupts_the_build(fresh: Factory) -> None:
-    """As in `builder build --json | head -1`."""
+    """For example, `builder build --json | head -1` closes stdout after the first line."""
     with fresh.started() as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -138,7 +138,7 @@ def test_an_ami_boots_in_its_region_and_as_a_copy(aws: Clients, key: Key) -> Non
 
 
 def test_authorized_keys_in_an_ami_stay_valid(aws: Clients, key: Key, tmp_path: Path) -> None:
-    """As in EC2, so that a rehearsal reveals a key that the build forgot to remove."""
+    """As on EC2, the key pair is added to the AMI's authorized_keys, so keys left by a build stay visible."""
     first = aws.run(KeyName="test")
     image = aws.ready_image(first["InstanceId"], NoReboot=True)
     other = Key.create(tmp_path)
@@ -183,7 +183,7 @@ def test_create_image_restarts_a_running_instance(aws: Clients, key: Key) -> Non
 
 
 def test_an_instance_without_sshd_is_running(aws: Clients, key: Key) -> None:
-    """As in EC2, the state of an instance does not depend on SSH."""
+    """In EC2, the state of an instance does not depend on SSH."""
     made = aws.run(KeyName="test")
     key.ssh(made["PrivateIpAddress"], "sudo systemctl mask ssh")
     image = aws.ready_image(made["InstanceId"])

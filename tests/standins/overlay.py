@@ -53,12 +53,12 @@ def build_standin(site: Site, name: str) -> None:
 
 
 def plan_of(request: RoleRequest, site: Site | None) -> Plan:
-    """Return the plan of some roles, locked to the files of the site, or by the catalog's lock if None."""
+    """Return the plan of the requested roles, locked to the site's files; None uses the catalog's lock."""
     return role_plan(Context(lay_out(request, site) if site else ROOT), request)
 
 
 def root_of(site: Site | None) -> Path:
-    """Return the repository that `lay_out` creates for a site, or the checkout without a site."""
+    """Return the path of the repository that `lay_out` creates for a site; the checkout without a site."""
     return site.folder.parent / "repository" if site else ROOT
 
 
@@ -90,7 +90,7 @@ def lay_out(request: RoleRequest, site: Site) -> Path:
 
 
 def _use_python_of_debian(root: Path) -> None:
-    """Set Debian's Python for Amazon Linux, which a Debian machine imitates."""
+    """Set Debian's Python version for Amazon Linux, because a Debian machine imitates Amazon Linux."""
     systems = catalog.load(ROOT).systems
     path = root / "catalog" / "systems" / f"{amazon_linux.NAME}.toml"
     python = f'python = "{systems[default_system(catalog.load(ROOT))].python}"'
@@ -109,7 +109,7 @@ def with_pins(text: str, pins: Mapping[str, str]) -> str:
 
 
 def settings_of(site: Site | None) -> MirrorSettings:
-    """Return mirror settings that use the site for all downloads except the distribution's archive."""
+    """Return mirror settings that download everything except the distribution's packages from the site."""
     settings = site_file.load(ROOT).mirror
     if site is None:
         return settings

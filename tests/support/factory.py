@@ -83,7 +83,7 @@ FILES = {
 
 @dataclass
 class Build:
-    """A finished call of the program."""
+    """Exit code, output and events of a finished `builder` command."""
 
     code: int
     stdout: str
@@ -99,7 +99,7 @@ class Build:
 
 @dataclass
 class Factory:
-    """A small repository, the builder's home, and methods to call the program on them."""
+    """A small repository and a BUILDER_HOME folder, with methods that run `builder` on them."""
 
     repository: Repository
     home: Path
@@ -125,12 +125,12 @@ class Factory:
 
     @property
     def greeting(self) -> str:
-        """A text that makes layer keys unique, so that no test reuses layers of another test or worker."""
+        """Greeting that makes layer keys unique, so that no test reuses layers of another test or worker."""
         folder = self.repository.root.parent
         return f"{folder.name} in {folder.parent}"
 
     def use_role(self, root: Path, name: str, component: str) -> None:
-        """Copy a role of this checkout into the factory, with its component."""
+        """Copy a role of this checkout into the repository, with the text of its component file."""
         self.repository.write(f"catalog/components/{name}.toml", component)
         target = self.repository.root / "ansible/roles" / name
         shutil.rmtree(target, ignore_errors=True)
@@ -220,7 +220,7 @@ class Factory:
         return [path.name for path in (self.out / "runs").glob("*")]
 
     def containers(self) -> list[str]:
-        """Return the containers that runs of this repository have left."""
+        """Return the ids of containers that runs of this repository did not remove."""
         return [
             container["Id"]
             for name in self.run_names()
@@ -228,7 +228,7 @@ class Factory:
         ]
 
     def untagged(self) -> list[str]:
-        """Return the unfinished images that runs of this repository have left."""
+        """Return the ids of unfinished images that runs of this repository did not remove."""
         return [
             image.id
             for name in self.run_names()

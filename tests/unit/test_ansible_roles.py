@@ -36,7 +36,7 @@ PLAY_VARIABLES = frozenset(
     {"factory_ca_bundle", "factory_environment", "factory_mirrors", "factory_module_cache", "work_folder"}
 )
 FUNCTIONS = frozenset({"lookup", "query"})
-# Shared files outside the roles → prefix of their parameters.
+# Prefix of the parameters of each shared file outside the roles.
 SHARED = {
     "expected.yml": "image_",
     "image.yml": "image_",
@@ -136,7 +136,7 @@ def find_definitions(document: Any) -> Iterator[str]:
 
 
 def read_sources(role: Path) -> dict[Path, list[str]]:
-    """Return file → its Jinja templates."""
+    """Return the Jinja templates in each file of a role."""
     documents = [
         path
         for folder in ("tasks", "handlers", "defaults", "vars")

@@ -50,7 +50,7 @@ def versions(answer: Solution | Contradiction) -> dict[str, str]:
 
 _MACHINE = ("instance", "family", "accel", "arch", "gdr", "nvswitch", "gpu_sm", "instance_efa_max", "has_efa")
 _COMPONENTS = ("anvil", "bolt", "crank")  # have releases of their own
-_BROUGHT = ("drill", "eel")  # come with an anvil: the drill in a fixed version, the eel perhaps as a choice
+_BROUGHT = ("drill", "eel")  # bundled with anvil: drill in a fixed version, eel possibly in several versions
 _VERSIONS = ("2.1", "2.0", "1.1", "1.0")
 
 
@@ -107,7 +107,7 @@ def catalogs(draw: st.DrawFn) -> Knowledge:
         texts = draw(st.lists(_TEXTS, min_size=1, max_size=4, unique=True))
         releases[name] = tuple(Release(version=v) for v in sorted(map(parse, texts), reverse=True))
     releases["anvil"] = tuple(draw(_anvils(release)) for release in releases["anvil"])
-    # A component that no release brings could not be requested.
+    # Bundle every component at least once, because others cannot be requested.
     oldest = releases["anvil"][-1]
     everything = {name: parse(draw(_TEXTS)) for name in _BROUGHT} | dict(oldest.brings)
     releases["anvil"] = (*releases["anvil"][:-1], replace(oldest, brings=everything))
@@ -354,7 +354,7 @@ def test_constraints_agree_with_the_check(knowledge: Knowledge) -> None:
 
 
 def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
-    """Set the versions of brought components to those that the assigned providers bring."""
+    """Set each bundled component to the version that the assigned release of its provider contains."""
     for constraint in problem.hard:
         if isinstance(constraint.reason, Contents):
             level = problem.level[constraint.reason.fact]

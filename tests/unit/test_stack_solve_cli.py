@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
 
 
 def words_of(text: str) -> str:
-    """Return the printed text without line breaks."""
+    """Return text with its line breaks replaced by spaces."""
     return " ".join(text.split())
 
 
@@ -186,7 +186,7 @@ def test_solves_for_an_accelerator_without_an_instance_type(
 def test_the_printed_stack_file_passes_its_check(
     capsys: pytest.CaptureFixture[str], root: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    """With --toml, on the machine type of the request."""
+    """Run `stack solve --toml` and check its output on the requested machine type."""
     code, out, _ = run(capsys, root, "--toml", *words)
     assert code == 0
     shutil.copytree(root / "catalog", tmp_path / "catalog")
@@ -201,7 +201,7 @@ def test_the_printed_stack_file_passes_its_check(
     assert [finding.rule.id for finding in result.errors] == []
 
 
-def test_help_lists_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stack_help_lists_solve(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stack", "--help"]) == 0
     assert "solve  find the newest versions that work together on a machine" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Imports of own modules inside functions, each of which speeds up the start of commands that do not need it.
+# Permitted imports of `builder` modules inside functions; they speed up commands that do not need the module.
 LAZY_IMPORTS = {
     "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
@@ -15,9 +15,9 @@ LAZY_IMPORTS = {
     "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
     "builder.cli.main": {"builder", "builder.errors", "builder.screen.summary", "builder.tables"},
 }
-# Libraries that load slowly and that most commands do not need.
+# Third-party libraries that load slowly and that most commands do not need.
 LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}
-# So do some modules of Python; a build with nothing to do needs none of these.
+# Slow modules of the standard library that a build without changes does not need.
 LAZY_LIBRARIES |= {"shutil", "tarfile", "tempfile"}
 
 

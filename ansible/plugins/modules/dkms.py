@@ -21,16 +21,27 @@ DOCUMENTATION = """
 module: dkms
 short_description: Build and install kernel modules for one kernel
 description:
-  - Restores the archive of an earlier build if there is one, else compiles; then installs and verifies.
+  - Restores the archive of an earlier build if there is one, otherwise compiles; then installs and verifies.
   - In check mode, returns the name of the archive and whether a build is needed.
 options:
   name:
     description:
       - Name of the sources in dkms, or a glob pattern that matches exactly one. Vendors use different names
-      for the same module (nvidia, nvidia-open, nvidia-current-open). type: str required: true version:
-      description: Version of the sources. type: str required: true kernel: description: Release of the kernel
-      to build for. type: str required: true archives: description: Folder with archives of earlier builds, to
-      which the archive of a new build is saved. type: path author: The image factory
+        for the same module (nvidia, nvidia-open, nvidia-current-open).
+    type: str
+    required: true
+  version:
+    description: Version of the sources.
+    type: str
+    required: true
+  kernel:
+    description: Release of the kernel to build for.
+    type: str
+    required: true
+  archives:
+    description: Folder with archives of earlier builds, to which the archive of a new build is saved.
+    type: path
+author: The image factory
 """
 
 EXAMPLES = """
@@ -103,7 +114,7 @@ class Build:
         return run(self.module, "dkms", action, *which, *words)
 
     def state(self) -> str:
-        """Return installed, built, damaged (dkms warns about it), added, or "" for unknown sources."""
+        """Return the dkms state for this kernel, "damaged" if dkms warns about it, "" for unknown sources."""
         entries = self.entries()
         for entry in entries:
             if entry["kernel"] == self.kernel:
@@ -151,7 +162,7 @@ def hash_tree(folder: Path) -> str:
 
 
 def describe_headers(module: AnsibleModule, kernel: str) -> str:
-    """Return the package and version of the kernel headers and digests of the files that affect modules."""
+    """Return the headers' package and version, and the digests of Module.symvers and .config."""
     folder = (KERNELS / kernel / "build").resolve()
     if not (folder / "Makefile").is_file():
         raise DkmsError(
@@ -206,7 +217,8 @@ def reset(build: Build) -> None:
 
 def restore(build: Build, archive: Path) -> bool:
     """Load the archive; return True if it contains the built modules."""
-    # dkms loads archives only of unknown sources; removing them would lose the modules of other kernels.
+    # dkms loads an archive only if the sources are not added to it. Removing them would delete the modules
+    # of other kernels.
     if any(entry["kernel"] for entry in build.entries()):
         return False
     build.dkms("remove", "--all", kernel=False)
@@ -258,7 +270,7 @@ def install(build: Build) -> None:
 
 
 def find_problem(build: Build) -> str:
-    """Return the reason why the modules would not load into the kernel, "" if they would."""
+    """Return the reason why the kernel would not load the modules, or "" if it would."""
     state = build.state()
     if state != "installed":
         return f"dkms reports the state '{state}'"

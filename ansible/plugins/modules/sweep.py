@@ -17,10 +17,20 @@ description:
   - Never removes the file of this module.
 options:
   remove:
-    description: Absolute glob patterns; C(**) crosses directories. Directories are removed with their
-    contents. type: list elements: str default: [] empty: description: Absolute glob patterns of regular files
-    to truncate. type: list elements: str default: [] spare_mounts: description: True to skip mounts below the
-    root, which are not part of a container image. type: bool default: true author: The image factory
+    description: Absolute glob patterns; C(**) crosses directories. Removes directories with their contents.
+    type: list
+    elements: str
+    default: []
+  empty:
+    description: Absolute glob patterns of regular files to truncate.
+    type: list
+    elements: str
+    default: []
+  spare_mounts:
+    description: Skip mounts below the root, which are not part of a container image.
+    type: bool
+    default: true
+author: The image factory
 """
 
 EXAMPLES = """

@@ -20,13 +20,29 @@ module: venv
 short_description: Install locked requirements into a virtual environment
 description:
   - Creates the environment if O(python) is given, installs the requirements from wheels only and without
-  dependencies, and byte-compiles new files. - Records the requirements in C(requirements.d) of the
-  environment; if the record is already the same, nothing is done. options: path: description: Folder of the
-  environment. type: path required: true name: description: Name of the record in C(requirements.d). type: str
-  required: true requirements: description: Lines of a requirements file, each with its hashes. type: list
-  elements: str required: true python: description: Interpreter to create the environment with. If omitted,
-  the environment must exist. type: path pip: description: Path of pip; set by the action plugin. type: path
-  author: The image factory
+    dependencies, and byte-compiles new files.
+  - Records the requirements in C(requirements.d) of the environment; does nothing if the record is the same.
+options:
+  path:
+    description: Folder of the environment.
+    type: path
+    required: true
+  name:
+    description: Name of the record in C(requirements.d).
+    type: str
+    required: true
+  requirements:
+    description: Lines of a requirements file, each with its hashes.
+    type: list
+    elements: str
+    required: true
+  python:
+    description: Interpreter to create the environment with. If omitted, the environment must exist.
+    type: path
+  pip:
+    description: Path of pip; set by the action plugin.
+    type: path
+author: The image factory
 """
 
 EXAMPLES = """

@@ -116,7 +116,7 @@ class Account:
             if self._network.ca_bundle:
                 core.set_config_variable("ca_bundle", self._trusted.name)
             session = boto3.Session(botocore_session=core, **self._identity())
-            # Looked up once: outside of a cloud it takes seconds to find no credentials.
+            # Look up credentials only once: outside EC2, the metadata request takes seconds to fail.
             self._has_credentials = session.get_credentials() is not None
             self._session = session
         if not self._has_credentials:

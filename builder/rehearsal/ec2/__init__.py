@@ -1,1 +1,1 @@
-"""The rehearsal's EC2 and Systems Manager."""
+"""EC2 and Systems Manager of the rehearsed AWS account."""

@@ -1,4 +1,4 @@
-"""AMIs and snapshots with the behaviour of EC2 where moto differs; each snapshot has an image in the engine.
+"""AMIs and snapshots that behave as in EC2 where moto does not; each snapshot is an image in the engine.
 
 The content of an AMI belongs to its snapshot: it survives deregistering and is deleted with the snapshot.
 """
@@ -32,7 +32,7 @@ Tags = Iterable[Mapping[str, Any]]
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
 _COOLDOWN = timedelta(hours=24)
 _LONGEST_LIFE = timedelta(days=3653)
-# Time that CreateImage waits for the capture before it answers: enough for a small disk, less than the
+# CreateImage waits this long for the capture before it responds: enough for a small disk, less than the
 # clients' timeout of 60 s.
 CREATE_IMAGE_WAIT_S = 8.0
 
@@ -218,7 +218,7 @@ class ImageBackend(EC2Backend):
         image.state, image.ebs_snapshot.status = "available", "completed"
 
     def _wait_for(self, work: "Future[None]") -> None:
-        """Wait for a capture, but answer before the client's timeout."""
+        """Wait at most CREATE_IMAGE_WAIT_S for a disk's capture, which continues in its thread."""
         wait([work], timeout=CREATE_IMAGE_WAIT_S)
 
     def copy_image(  # type: ignore[override]

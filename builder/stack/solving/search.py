@@ -68,7 +68,7 @@ class _Search:
         return True
 
     def _is_cheap(self, constraint: Constraint) -> bool:
-        """True if the constraint has few combinations to try, or can reduce a domain by a reduced one."""
+        """True if the constraint has few combinations; for Contents, if one of its domains was reduced."""
         sizes = sorted(len(self.domains[level]) for level in constraint.scope)
         if isinstance(constraint.reason, Contents):
             full = (len(self.problem.variables[level].values) for level in constraint.scope)
@@ -76,7 +76,7 @@ class _Search:
         return bool(sizes) and max(sizes[:-1], default=1) <= _SMALL and sum(size > 1 for size in sizes) <= 2
 
     def _supported(self, constraint: Constraint) -> list[set[int]]:
-        """Return, for each level of the scope, the indexes that occur in a permitted combination."""
+        """Return the value indexes that occur in permitted combinations, for each variable in the scope."""
         supported: list[set[int]] = [set() for _ in constraint.scope]
         for indexes in itertools.product(*(self.domains[level] for level in constraint.scope)):
             for level, index in zip(constraint.scope, indexes, strict=True):
@@ -87,7 +87,7 @@ class _Search:
         return supported
 
     def _by_step(self, constraints: Iterable[Constraint]) -> list[list[Constraint]]:
-        """Group constraints by the step that completes their scope; step 0 has those with an empty scope."""
+        """Group constraints by the step that assigns the last variable of their scope (0: empty scope)."""
         step = {level: number + 1 for number, level in enumerate(self.order)}
         steps: list[list[Constraint]] = [[] for _ in range(len(self.order) + 1)]
         for constraint in constraints:

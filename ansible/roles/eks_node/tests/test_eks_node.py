@@ -1,4 +1,4 @@
-"""Checks of an EKS node: its programs are unchanged and started only by nodeadm."""
+"""Checks of an EKS node: the base AMI's programs are unchanged, and only nodeadm starts them."""
 
 import pytest
 

@@ -37,6 +37,7 @@ class MirrorSettings:
     ca_bundle: str = ""
     proxy: str = ""
     no_proxy: str = ""
+    token_hosts: tuple[str, ...] = ()  # token servers outside of their registry's domain
     # URL prefix → replacement; the longest matching prefix wins.
     prefixes: Mapping[str, str] = field(default_factory=dict)
     # URL template of a snapshot service for package archives, with {archive} and {stamp}.

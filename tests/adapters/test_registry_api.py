@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from builder.adapters.host.network import Network
-from builder.adapters.registry.api import Credentials, origin_of
+from builder.adapters.registry.api import Credentials, in_domain_of, origin_of
 from builder.adapters.registry.blobs import sha256
 from builder.adapters.registry.client import Blob, Registry
 from builder.errors import MissingError, PublishError
@@ -59,7 +59,7 @@ def test_refused_token_hints_docker_login(serve: Serve) -> None:
 def test_refuses_to_send_a_password_to_a_token_server_without_https(serve: Serve) -> None:
     stub = token_registry(serve, realm="ftp://elsewhere.example/token")
     me = Credentials(username="me", password="secret")
-    with Registry(stub.host, credentials=me) as registry, pytest.raises(PublishError, match="not https"):
+    with Registry(stub.host, credentials=me) as registry, pytest.raises(PublishError, match="https"):
         registry.has_blob("app", sha256(BLOB))
 
 
@@ -172,19 +172,130 @@ def test_uses_plain_http_only_for_loopback(host: str, scheme: str) -> None:
     assert origin_of(host) == f"{scheme}://{host}"
 
 
-def test_redirect_of_the_token_server_drops_the_password(serve: Serve) -> None:
-    elsewhere = serve(Stub(answer=lambda _asked: (200, {}, json.dumps({"token": "t"}).encode())))
+ME = Credentials(username="ci", password="s3cret")
+ASKS = {
+    "blob": lambda registry, folder: registry.fetch_blob("app", sha256(BLOB), folder / "blob"),
+    "manifest": lambda registry, _: registry.get_manifest("app", "1"),
+    "tags": lambda registry, _: registry.tags("app"),
+    "upload": lambda registry, _: registry.push_blob("app", Blob.of(BLOB)),
+    "token": lambda registry, _: registry.find_manifest("app", "1"),
+}
 
-    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
-        if asked.line.startswith("GET /token"):
-            return 307, {"Location": f"http://{elsewhere.host}/token"}, b""
-        if asked.authorization == "Bearer t":
-            return 404, {}, b""
-        return 401, {"WWW-Authenticate": f'Bearer realm="http://{stub.host}/token",service="s"'}, b""
+
+def thief(serve: Serve) -> Stub:
+    """A server that answers every request with a demand for a login at itself."""
+
+    def answer(_: Asked) -> tuple[int, dict[str, str], bytes]:
+        challenges = [f'Bearer realm="http://{stub.host}/token",service="s"', 'Basic realm="r"']
+        return 401, {"WWW-Authenticate": challenges[len(stub.asked) % 2]}, b'{"token": "t"}'
 
     stub = serve(Stub(answer=answer))
-    me = Credentials(username="me", password="secret")
-    with Registry(stub.host, credentials=me) as registry:
-        assert not registry.has_blob("app", sha256(BLOB))
-    assert [asked.authorization for asked in elsewhere.asked] == [""]
-    assert stub.asked[1].authorization == me.basic
+    return stub
+
+
+def sending_away(serve: Serve, ask: str, away: str, *, challenges: bool) -> Stub:
+    """A registry that answers `ask` with the URL `away`, after it has asked for a login if `challenges`."""
+    redirect = (307, {"Location": away}, b"")
+
+    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        verb, path = asked.line.split(" ")
+        if path.startswith("/token"):
+            return redirect if ask == "token" else (200, {}, b'{"token": "t"}')
+        if challenges and not asked.authorization:
+            scheme = "Basic" if ask == "upload" else "Bearer"
+            challenge = f'{scheme} realm="http://{stub.host}/token",service="s"'
+            return 401, {"WWW-Authenticate": challenge}, b""
+        if ask == "upload":
+            return (404, {}, b"") if verb == "HEAD" else (202 if verb == "POST" else 201, redirect[1], b"")
+        if ask == "tags" and "?" not in path:
+            return 200, {"Link": f'<{away}>; rel="next"'}, b'{"tags": ["1"]}'
+        return redirect
+
+    stub = serve(Stub(answer=answer))
+    return stub
+
+
+@pytest.mark.parametrize(("ask", "challenges"), [(ask, flag) for ask in ASKS for flag in (True, False)][:-1])
+def test_login_never_reaches_another_server(serve: Serve, ask: str, challenges: bool, tmp_path: Path) -> None:
+    other = thief(serve)
+    away = f"http://{other.host}/v2/app/tags/list?last=1"
+    stub = sending_away(serve, ask, away, challenges=challenges)
+    with (
+        Registry(stub.host, credentials=ME) as registry,
+        pytest.raises((MissingError, PublishError)) as caught,
+    ):
+        ASKS[ask](registry, tmp_path)
+    assert caught.value.hint
+    assert len(other.asked) == (0 if ask == "token" else 1)  # a request of its own, without a login
+    assert [asked.authorization for asked in other.asked if asked.authorization] == []
+    assert (ME.basic in [asked.authorization for asked in stub.asked]) is challenges
+
+
+@pytest.mark.parametrize("credentials", [ME, None])
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://{other}/token",
+        "HTTP://{other}/token",
+        "//{other}/token",
+        "http://{own}@{other}/token",
+        "http://{other}\\@{own}/token",
+        "http://{own}\\@{other}/token",
+        "http://{own} .{other}/token",
+        "http://{own}#@{other}/token",
+    ],
+)
+def test_refuses_a_token_server_at_another_address(
+    serve: Serve, realm: str, credentials: Credentials | None
+) -> None:
+    other = thief(serve)
+    stub = serve(Stub(answer=lambda _: (401, {"WWW-Authenticate": f'Bearer realm="{at}"'}, b"")))
+    at = realm.format(own=stub.host, other=other.host)
+    with Registry(stub.host, credentials=credentials) as registry, pytest.raises(PublishError) as caught:
+        registry.find_manifest("app", "1")
+    assert repr(at) in caught.value.message
+    assert other.asked == []
+
+
+@pytest.mark.parametrize("named", [(), ("127.0.0.1",)])
+def test_login_outside_of_the_domain_needs_the_site_file(
+    serve: Serve, certificate: Path, named: tuple[str, ...]
+) -> None:
+    tokens = serve(Stub(answer=lambda _: (200, {}, b'{"token": "t"}')), tls(certificate))
+
+    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        challenge = {"WWW-Authenticate": f'Bearer realm="https://{tokens.host}/token"'}
+        return (404, {}, b"") if asked.authorization == "Bearer t" else (401, challenge, b"")
+
+    stub = serve(Stub(answer=answer), tls(certificate))
+    with tunnel_to(stub.host) as tunnel:
+        network = Network(proxies={"https_proxy": tunnel.url}, ca_bundle=certificate, token_hosts=named)
+        with Registry("registry.test", credentials=ME, network=network) as registry:
+            if named:
+                assert registry.find_manifest("app", "1") is None
+            else:
+                with pytest.raises(PublishError, match="outside of the registry's domain") as caught:
+                    registry.find_manifest("app", "1")
+                assert "mirror.token_hosts = ['127.0.0.1']" in caught.value.hint
+    assert [asked.authorization for asked in tokens.asked] == [ME.basic] * len(named)
+
+
+@pytest.mark.parametrize(
+    ("server", "registry", "trusted"),
+    [
+        ("ghcr.io", "ghcr.io", True),
+        ("auth.docker.io", "registry-1.docker.io", True),
+        ("gitlab.example.com", "registry.example.com", True),
+        ("example.com", "registry.example.com", True),
+        ("auth.registry.example.com", "registry.example.com", True),
+        ("evil.example", "registry.example.com", False),
+        ("evilexample.com", "registry.example.com", False),
+        ("registry.example.com.evil.example", "registry.example.com", False),
+        ("evil.io", "ghcr.io", False),
+        ("evil.co.uk", "firm.co.uk", False),
+        ("auth.firm.co.uk", "registry.firm.co.uk", True),
+        ("10.0.0.2", "10.0.0.1", False),
+    ],
+)
+def test_token_server_is_in_the_domain_of_its_registry(server: str, registry: str, trusted: bool) -> None:
+    assert in_domain_of(server, registry) is trusted

@@ -116,11 +116,13 @@ class Client:
         origin: str = "",
         headers: Mapping[str, str] | None = None,
         body: Iterator[bytes] | None = None,
+        follow: bool = True,
     ) -> Iterator["BaseHTTPResponse"]:
         """Send a request and follow its redirects; close the response at the end of the block.
 
-        The `Authorization` header is sent to `origin` only (default: the origin of `url`). A redirect from
-        https to http is refused. Raises TransientError for failures that are worth a retry.
+        The `Authorization` header is sent to `origin` only (default: the origin of `url`), and a login that
+        another server asks for is removed from its response. A redirect from https to http is refused.
+        Raises TransientError for failures that are worth a retry.
         """
         self.check_cancelled()
         origin = origin or _origin(url)
@@ -131,8 +133,11 @@ class Client:
             with self._translated_errors(url):
                 response = self._send(method, url, shown, body)
             self._reached.add(host_of(url))
+            if not is_own:
+                response.headers.discard("WWW-Authenticate")
             location = response.headers.get("Location")
-            if location is None or response.status not in _REDIRECTS or method not in ("GET", "HEAD"):
+            is_redirect = response.status in _REDIRECTS and method in ("GET", "HEAD")
+            if location is None or not is_redirect or not follow:
                 break
             response.close()
             url = urljoin(url, location)

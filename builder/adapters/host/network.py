@@ -29,10 +29,14 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """Proxies by variable name (`https_proxy`, `no_proxy`), and a file of CA certificates."""
+    """Proxies by variable name (`https_proxy`, `no_proxy`), and a file of CA certificates.
+
+    `token_hosts` may receive the login of any registry, besides the hosts in the registry's own domain.
+    """
 
     proxies: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: Path | None = None
+    token_hosts: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 _LARGEST_CHUNKS = 8  # of 1 MiB, for bodies other than blobs; registries may refuse manifests over 4 MiB
+# No user, backslash or space: parsers of URLs disagree about the host of such a URL.
+_REALM = re.compile(
+    r"(?P<origin>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?)"
+    r"(?:[/?][!-\[\]-~]*)?"
+)
 _HINTS = {
     "NAME_UNKNOWN": "create the repository; in ECR: aws ecr create-repository --repository-name {repository}",
     "TAG_INVALID": "the repository has immutable tags: publish under a new tag",
@@ -115,8 +121,10 @@ class Api:
     ) -> None:
         self.host = host
         self.origin = origin_of(host)
+        network = network or Network.from_environment()
+        self._token_hosts = network.token_hosts
         self.http = Client(
-            network or Network.from_environment(),
+            network,
             failure=PublishError,
             hint=f"check the registry, then re-run the command: curl -i {self.origin}/v2/",
             cancelled=cancelled,
@@ -200,13 +208,7 @@ class Api:
         return False
 
     def _token(self, request: Request, challenge: Mapping[str, str]) -> str:
-        realm = challenge.get("realm", "")
-        is_secure = self.origin.startswith("https:")
-        if urlsplit(realm).scheme != "https" and (is_secure or urlsplit(realm).scheme != "http"):
-            raise PublishError(
-                f"{self.host}: the registry wants the login at {realm!r}, which is not https",
-                hint=f"see its WWW-Authenticate header: curl -i {self.origin}/v2/",
-            )
+        realm = self._require_token_server(challenge.get("realm", ""))
         scopes = [*challenge.get("scope", "").split(), *request.scopes]
         query = [("service", challenge.get("service", "")), *(("scope", scope) for scope in scopes)]
         token_request = Request(
@@ -216,7 +218,13 @@ class Api:
             repository=request.repository,
         )
         login = {"Authorization": self._credentials.basic} if self._credentials else {}
-        with self.http.open("GET", token_request.path, headers=login) as response:
+        with self.http.open("GET", token_request.path, headers=login, follow=False) as response:
+            if target := response.headers.get("Location"):
+                raise PublishError(
+                    f"{self.host}: the token server {urlsplit(realm).netloc} redirects to {target!r};"
+                    " a login is never redirected",
+                    hint=f"curl -i {shlex.quote(realm)}",
+                )
             document = self._read(token_request, response).json()
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str):
@@ -224,6 +232,39 @@ class Api:
                 f"{self.host}: {urlsplit(realm).netloc} returned no token", hint=f"docker login {self.host}"
             )
         return token
+
+    def _require_token_server(self, realm: str) -> str:
+        """Return the URL of the token server; raise PublishError if it must not receive the login."""
+        match = _REALM.fullmatch(realm)
+        hint = f"check its WWW-Authenticate header: curl -i {self.origin}/v2/"
+        if match is None:
+            reason = "which is not a plain https URL"
+        elif match["origin"] == self.origin:
+            return realm
+        elif match["scheme"] != "https":
+            reason = "which is another server and not https"
+        elif self._credentials and not self._trusts(match["host"].lower()):
+            reason = "which is outside of the registry's domain"
+            hint += f"; if you trust that server: mirror.token_hosts = [{match['host']!r}] in site.toml"
+        else:
+            return realm
+        message = f"{self.host}: the registry wants the login at {realm!r}, {reason}"
+        raise PublishError(message, hint=hint)
+
+    def _trusts(self, server: str) -> bool:
+        own = urlsplit(self.origin).hostname or ""
+        return server in self._token_hosts or in_domain_of(server, own)
+
+
+def in_domain_of(server: str, registry: str) -> bool:
+    """True if a host is the registry's, below it, or in the domain that the registry's first label is in."""
+    if server == registry or server.endswith(f".{registry}"):
+        return True
+    labels = registry.split(".")[1:]
+    is_suffix = len(labels) == 2 and len(labels[-1]) == 2 and len(labels[0]) <= 3  # such as co.uk
+    if len(labels) < 2 or is_suffix or labels[-1].isdigit():
+        return False
+    return f".{server}".endswith("." + ".".join(labels))
 
 
 def _explanation(response: Response) -> tuple[str, str]:

@@ -50,7 +50,7 @@ class Mirror:
 
     @property
     def network(self) -> Network:
-        return Network(proxies=self.proxies, ca_bundle=self.ca_bundle)
+        return Network(proxies=self.proxies, ca_bundle=self.ca_bundle, token_hosts=self.settings.token_hosts)
 
 
 def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:

@@ -17,7 +17,7 @@ from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest,
 from builder.adapters.registry.local import PROGRAM, serving
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
 from builder.rehearsal.registry.server import Fault, LocalRegistry
-from tests.support.stub_server import Pauses
+from tests.support.stub_server import Asked, Pauses, Stub, stub_servers
 
 CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 NO_DIGEST = f"sha256:{'0' * 64}"
@@ -158,13 +158,19 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., LocalRegistry]]:
 Serve = Callable[..., LocalRegistry]
 
 
+@pytest.fixture
+def stubs() -> Iterator[Callable[..., Stub]]:
+    with stub_servers() as start:
+        yield start
+
+
 def test_second_push_sends_one_request_per_tag(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
     faults = Faults()
     with Registry(serve(faults=faults).host) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         faults.asked.clear()
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
-    assert faults.asked == ["HEAD /v2/app/manifests/1"]
+    assert faults.asked == ["GET /v2/app/manifests/1"]
 
 
 TRANSIENT_FAULTS = {
@@ -253,21 +259,33 @@ def test_reconnects_without_a_pause_if_an_idle_connection_was_closed(tmp_path: P
     assert pauses.taken == []
 
 
-def test_refuses_a_tag_that_reads_back_with_another_digest(
-    serve: Serve, layers: tuple[LayerBlob, ...]
+@pytest.mark.parametrize("tags", [("1",), ()])
+@pytest.mark.parametrize("is_second", [False, True], ids=["push", "second push"])
+def test_refuses_a_manifest_that_reads_back_with_other_content(
+    stubs: Callable[..., Stub], layers: tuple[LayerBlob, ...], tags: tuple[str, ...], is_second: bool
 ) -> None:
-    wrong = Fault(headers={"Docker-Content-Digest": NO_DIGEST})
-    faults = Faults("HEAD .*/manifests/1", wrong, times=1000)
-    with Registry(serve(faults=faults).host) as registry, pytest.raises(IntegrityError) as caught:
-        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
-    assert sha256(manifest(CONFIG, layers)) in caught.value.message
-    assert NO_DIGEST in caught.value.message
+    digest, other = sha256(manifest(CONFIG, layers)), b'{"malicious": true}'
+    stored = is_second
+
+    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        nonlocal stored
+        if asked.line.startswith("PUT "):
+            stored = True
+            return 201, {}, b""
+        if "/manifests/" not in asked.line:
+            return 200, {}, b""
+        return 200 if stored else 404, {"Docker-Content-Digest": digest}, other
+
+    with Registry(stubs(Stub(answer=answer)).host) as registry, pytest.raises(IntegrityError) as caught:
+        push(CONFIG, layers, registry=registry, repository="app", tags=tags)
+    assert digest in caught.value.message
+    assert sha256(other) in caught.value.message
 
 
 def test_refuses_a_manifest_that_does_not_match_its_digest(
     serve: Serve, layers: tuple[LayerBlob, ...]
 ) -> None:
-    faults = Faults("GET .*/manifests/1", Fault(headers={"Docker-Content-Digest": NO_DIGEST}))
+    faults = Faults("GET .*/manifests/1", Fault(headers={"Docker-Content-Digest": NO_DIGEST}), times=9)
     with Registry(serve(faults=faults).host) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         with pytest.raises(IntegrityError):

@@ -44,7 +44,7 @@ def test_reuses_a_token_for_later_requests(serve: Serve) -> None:
         assert registry.find_manifest("app", "1") is None
     lines = [asked.line.split("?")[0] for asked in stub.asked]
     blob = f"HEAD /v2/app/blobs/{sha256(BLOB)}"
-    assert lines == [blob, "GET /token", blob, "HEAD /v2/app/manifests/1"]
+    assert lines == [blob, "GET /token", blob, "GET /v2/app/manifests/1"]
     assert stub.asked[1].authorization == me.basic
     assert me.basic not in [asked.authorization for asked in stub.asked if "/token" not in asked.line]
 

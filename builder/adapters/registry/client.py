@@ -231,19 +231,16 @@ class Registry:
         return pushed, reused
 
     def find_manifest(self, repository: str, reference: str) -> str | None:
-        """Return the digest of a tag or None, in one round trip."""
-        response = self._api.send(self._manifest_request("HEAD", repository, reference))
-        if response.status == 404:
-            return None
-        digest = response.headers.get("Docker-Content-Digest", "")
-        if DIGEST.fullmatch(digest):
-            return digest
-        found = self.get_manifest(repository, reference)  # the header is optional: hash the body instead
-        return found[1] if found else None
+        """Return the digest of the manifest that the registry serves for a tag or digest, or None.
+
+        Hashes the manifest, because the digest in the headers proves nothing about the content.
+        """
+        response = self._api.send(self._manifest_request(repository, reference))
+        return None if response.status == 404 else sha256(response.body)
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str, str] | None:
         """Return bytes, digest and media type of a manifest by tag or digest, or None."""
-        response = self._api.send(self._manifest_request("GET", repository, reference))
+        response = self._api.send(self._manifest_request(repository, reference))
         if response.status == 404:
             return None
         digest = sha256(response.body)
@@ -254,9 +251,9 @@ class Registry:
             raise self._mismatch(repository, f"manifest {reference}", sorted(announced)[0], digest)
         return response.body, digest, response.headers.get("Content-Type", MANIFEST)
 
-    def _manifest_request(self, method: str, repository: str, reference: str) -> Request:
+    def _manifest_request(self, repository: str, reference: str) -> Request:
         return Request(
-            method=method,
+            method="GET",
             path=f"/v2/{repository}/manifests/{reference}",
             about=f"manifest {reference}",
             repository=repository,

@@ -109,7 +109,7 @@ def _bench_lock(work: Path) -> Iterator[None]:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise MissingError(
-                "another benchmark runs in this checkout", hint="wait until it ends"
+                "another benchmark runs in this checkout", hint="wait until the other benchmark ends"
             ) from error
         yield
 

@@ -145,7 +145,7 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 
 
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Yield layers of this checkout that no plan uses, children first: the engine keeps their parents."""
+    """Yield layers of this checkout that no plan uses; children first, as the engine keeps their parents."""
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
     layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)
@@ -178,7 +178,7 @@ def _needed_keys(context: Context) -> set[str]:
 
 
 def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Yield compressed layers that no image has, and the least recently used above the limit."""
+    """Yield compressed layers that no image uses, and the least recently used ones that exceed the limit."""
     if limits.everything or not context.blobs.is_dir():
         return
     store = BlobStore(context.blobs)
@@ -193,7 +193,7 @@ def _blobs(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftove
 
 
 def _diff_ids(engine: Engine) -> Collection[str]:
-    """Return the IDs of all layers in the engine and of their images' configurations."""
+    """Return the diff IDs and the image IDs of all layers in the engine."""
     found = set()
     for image in engine.layers().values():
         record = engine.inspect_image(image.id)

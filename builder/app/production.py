@@ -1,4 +1,4 @@
-"""Runs a build that makes targets: opens the run and its screen, starts threads, always cleans up."""
+"""Builds targets in parallel: opens a run with its log and screen, starts workers, always cleans up."""
 
 import os
 import platform
@@ -153,7 +153,7 @@ def _outcome(plan: Plan, tools: Tools) -> Receipt | FactoryError:
 
 
 def _stop_all(lanes: Mapping[str, Lane], futures: Sequence[Future[Receipt | FactoryError]]) -> None:
-    """Stop the lanes repeatedly until all workers have ended, at most for a minute."""
+    """Stop the lanes repeatedly until all workers have ended, for at most a minute."""
     deadline = time.monotonic() + _STOP_S
     pending = list(futures)
     while pending and time.monotonic() < deadline:

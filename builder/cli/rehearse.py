@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _describe(found: Rehearsal) -> None:
-    """Print the endpoint on stdout and a description on stderr."""
+    """Print the rehearsal's endpoint on stdout; print its account, registries and commands on stderr."""
     print(found.endpoint)
     lines = [
         f"rehearsal '{found.name}': account {found.account}, regions {', '.join(found.regions)}",
@@ -65,9 +65,11 @@ def _name_option(name: str) -> str:
 
 def _down(context: Context, name: str) -> int:
     if not session.down(context.workspace, name, engine_url=Engine().url):
-        print("was not running", file=sys.stderr)
+        print(f"rehearsal '{name}' was not running", file=sys.stderr)
     else:
-        print("stopped; its instances, images and parameters are gone", file=sys.stderr)
+        print(
+            f"rehearsal '{name}' stopped; its instances, images and parameters are deleted", file=sys.stderr
+        )
     return 0
 
 

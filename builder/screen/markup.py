@@ -15,7 +15,7 @@ class Markup(str):
 
 
 def tag(name: str, /, *children: str | None, **attributes: str | None) -> Markup:
-    """Return an element; `cls` sets class, underscores in attributes become dashes, None is omitted."""
+    """Return an HTML element; `cls` sets its class, `_` in attribute names becomes `-`, None is omitted."""
     words = "".join(
         f' {"class" if key == "cls" else key.replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()

@@ -126,7 +126,7 @@ def _constant(fact: Fact, operator: str, text: str) -> Value | tuple[Value, ...]
 
 
 def all_of(truths: Iterable[Truth]) -> Truth:
-    """Return False if any truth is false, else None if any is unknown, else True."""
+    """Return False if any value is False, else None if any value is None (unknown), else True."""
     result: Truth = True
     for truth in truths:
         if truth is False:

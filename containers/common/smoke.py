@@ -111,7 +111,7 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
             losses = read_losses(metrics)
             return latest is not None and losses[-1].step >= latest.progress.step + STEPS_PAST_CHECKPOINT
 
-        wait_until(past_checkpoint, torchrun, deadline, what="a checkpoint and some steps after it")
+        wait_until(past_checkpoint, torchrun, deadline, what="a checkpoint and later steps")
         kill_rank(options.kill_rank, run_id)
         code = wait_for_end(torchrun, deadline)
         if code != 0:
@@ -171,7 +171,7 @@ def wait_until(
             code = torchrun.wait(timeout=TICK_S)
         except subprocess.TimeoutExpired:
             continue
-        raise SmokeError(f"torchrun ended with exit code {code} before there was {what}")
+        raise SmokeError(f"torchrun ended with exit code {code} before writing {what}")
 
 
 def wait_for_end(torchrun: "subprocess.Popen[bytes]", deadline: float) -> int:

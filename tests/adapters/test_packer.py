@@ -238,8 +238,8 @@ def test_installed_plugins_are_not_fetched_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("init", "wanted", "words"),
     [
-        (0, {"amazon": "1.8.2", "ansible": "1.1.6"}, "Packer lacks ansible 1.1.6"),
-        (0, {"amazon": "1.8.3"}, "Packer lacks amazon 1.8.3"),
+        (0, {"amazon": "1.8.2", "ansible": "1.1.6"}, "Packer has no plugin ansible 1.1.6"),
+        (0, {"amazon": "1.8.3"}, "Packer has no plugin amazon 1.8.3"),
         (1, {"amazon": "1.8.3"}, "packer init could not install its plugins"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Faults during a build: an error message with a hint, the right exit code, and the next build succeeds."""
+"""Faults during a build give a hint and the documented exit code, and the next build succeeds."""
 
 import http.server
 import threading

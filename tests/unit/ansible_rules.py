@@ -55,16 +55,16 @@ REFUSED = {
     "shell": "a shell hides the failure of all but the last command",
     "raw": "a shell hides the failure of all but the last command",
     "script": "a script is not idempotent and does not report changes",
-    "get_url": "downloads go through tasks/download.yml",
-    "uri": "downloads go through tasks/download.yml",
-    "git": "sources come through tasks/checkout.yml",
-    "subversion": "sources come through tasks/checkout.yml",
-    "apt_key": "keys come with their repository through tasks/repository_*.yml",
-    "rpm_key": "keys come with their repository through tasks/repository_*.yml",
-    "apt_repository": "repositories come through tasks/repository_*.yml",
-    "deb822_repository": "repositories come through tasks/repository_*.yml",
-    "yum_repository": "repositories come through tasks/repository_*.yml",
-    "pip": "Python packages come through the module venv",
+    "get_url": "files are downloaded by tasks/download.yml",
+    "uri": "files are downloaded by tasks/download.yml",
+    "git": "git sources are checked out by tasks/checkout.yml",
+    "subversion": "git sources are checked out by tasks/checkout.yml",
+    "apt_key": "repository keys are installed by tasks/repository_*.yml",
+    "rpm_key": "repository keys are installed by tasks/repository_*.yml",
+    "apt_repository": "repositories are added by tasks/repository_*.yml",
+    "deb822_repository": "repositories are added by tasks/repository_*.yml",
+    "yum_repository": "repositories are added by tasks/repository_*.yml",
+    "pip": "Python packages are installed by the module venv",
     "blockinfile": "blocks with the same marker replace each other; write a separate file with tree",
     "reboot": "a machine is not restarted during the build",
     "sysctl": "settings are applied at boot; write a file with tree",
@@ -81,19 +81,19 @@ STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
 # Programs that change the build machine, bypass the lock or hide failures.
 REFUSED_PROGRAMS = {
-    **dict.fromkeys(("curl", "wget", "git"), "downloads go through tasks/download.yml or checkout.yml"),
+    **dict.fromkeys(("curl", "wget", "git"), "use tasks/download.yml or tasks/checkout.yml"),
     **dict.fromkeys(("sudo", "su"), "the play sets the user"),
     **dict.fromkeys(("sh", "bash"), "a shell hides the failure of all but the last command"),
     **dict.fromkeys(("modprobe", "insmod", "rmmod"), "modules are loaded at boot; write a file with tree"),
     **dict.fromkeys(("reboot", "shutdown"), "a machine is not restarted during the build"),
-    **dict.fromkeys(("pip", "pip3"), "Python packages come through the module venv"),
+    **dict.fromkeys(("pip", "pip3"), "Python packages are installed by the module venv"),
     **dict.fromkeys(("amazon-linux-extras", "apt-key"), "does not exist on the supported systems"),
-    "uname": "reports the running kernel of the builder; the image's is target_kernel",
+    "uname": "reports the kernel of the build machine; target_kernel is the kernel of the image",
 }
 TEXTS: Mapping[str, tuple[str, str]] = {
     "running kernel": (
         r"ansible_kernel|ansible_facts|uname\s+-r|\buname -",
-        "the running kernel is the builder's; the image's is target_kernel",
+        "this is the kernel of the build machine; target_kernel is the kernel of the image",
     ),
     "preload": (r"\bLD_PRELOAD\b|ld\.so\.preload", "a preload affects all programs"),
     "empty path element": (
@@ -125,7 +125,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         r"name:\s*[\"']\*[\"']|upgrade:\s*(?:dist|full|safe|yes|true)|dist-upgrade|\bdnf\b[^\n]*\bupgrade\b",
         "upgrading all packages replaces the kernel that modules were built for",
     ),
-    "address past the lock": (
+    "URL outside the catalog": (
         r"(?:https?|ftp)://(?!127\.|localhost|169\.254\.|\[)[\w-]+(?:\.[\w-]+)+",
         "URLs belong in the catalog, so that the lock covers them",
     ),
@@ -133,7 +133,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
 # Comments and Documentation= may contain URLs and forbidden text: they are neither executed nor fetched.
 EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
-# The role that may restart the build machine of an AMI, and compares the running kernel.
+# Role → rules that do not apply to it: `kernel` restarts the build machine and compares kernel versions.
 EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
 
 

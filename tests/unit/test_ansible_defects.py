@@ -95,7 +95,7 @@ DEFECTS = {
     "a URL outside the catalog": (
         "defaults/main.yml",
         "probe_url: http://mirror.centos.org/centos/7/extras/fuse.rpm\n",
-        "address past the lock",
+        "URL outside the catalog",
     ),
     "wget in a command": (
         "tasks/main.yml",
@@ -348,7 +348,7 @@ KNOWN = {
         "shell",
         "enroot::configuration_lines_are_valid",
     ),
-    "enroot: packages from a mirror that no longer exists": ("address past the lock", "wget"),
+    "enroot: packages from a mirror that no longer exists": ("URL outside the catalog", "wget"),
     "enroot: version variable without effect": ("enroot::package_is_pinned_and_held",),
     "enroot: cache shared by all users": ("enroot::each_user_has_separate_folders",),
     "pyxis: list of other plugins overwritten": ("pyxis::listed_plugins_exist",),

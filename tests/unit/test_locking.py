@@ -98,7 +98,7 @@ def test_refuses_bytes_that_differ_from_the_vendors_digest_even_on_update() -> N
         assert relocked.lock.entries == before
 
 
-def test_keeps_the_entry_of_a_source_that_contradicts_itself() -> None:
+def test_keeps_the_entry_if_the_source_fails_its_integrity_check() -> None:
     before = a_lock({ARCHIVE: entry(ARCHIVE, 1)})
     world = World({ARCHIVE: IntegrityError("the manifest has other bytes")})
     relocked = relock(before, [ARCHIVE], world, refresh=lambda _: True)
@@ -118,7 +118,7 @@ def test_verifying_completes_entries_and_adds_none() -> None:
     assert relocked.lock.inputs == before.inputs
 
 
-def test_an_answer_without_the_bytes_stays_unverified() -> None:
+def test_an_entry_stays_unverified_if_its_file_is_not_downloaded() -> None:
     world = World({ARCHIVE: entry(ARCHIVE, 1, verified=False)}, note="pip: no such version")
     relocked = relock(Lock(), [ARCHIVE], world)
     assert [(outcome.what, outcome.reason) for outcome in relocked.outcomes] == [
@@ -158,7 +158,9 @@ def cases(draw: st.DrawFn) -> tuple[Lock, list[Want], World, set[Want]]:
 
 
 @given(cases())
-def test_loses_and_invents_no_entry(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
+def test_relocking_keeps_wanted_entries_and_adds_only_found_values(
+    case: tuple[Lock, list[Want], World, set[Want]],
+) -> None:
     before, wants, world, named = case
     after = relock(before, wants, world, refresh=named.__contains__).lock
     assert after.entries.keys() <= set(wants)
@@ -204,7 +206,7 @@ def test_every_want_has_a_known_outcome(case: tuple[Lock, list[Want], World, set
         assert {outcome.want for outcome in relocked.outcomes} >= set(wants)
 
 
-# The wants of the catalog, and the names that --update accepts for them.
+# Downloads that the catalog needs (wants), and the names that --update accepts.
 
 DOWNLOADS = """
 [[downloads]]
@@ -249,7 +251,7 @@ def test_the_digest_of_a_release_is_that_of_its_first_archive(downloading: Repos
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
 
-def test_names_are_components_stacks_systems_targets_and_tools(downloading: Repository) -> None:
+def test_update_accepts_components_stacks_systems_targets_and_tools(downloading: Repository) -> None:
     loaded, tools = downloading.load(), tooling.read(downloading.root)
     found = {
         name: sorted(str(want).rpartition("/")[2] for want in wants)
@@ -287,7 +289,7 @@ def test_an_ami_target_wants_the_plugins_of_packer(downloading: Repository) -> N
     assert "ami us-east-1 x86_64 /images/x86_64" in map(str, found["tiny-1"])
 
 
-# The lock of this repository.
+# Tests of this repository's own lock, catalog/lock.json.
 
 
 def test_the_committed_lock_matches_the_catalog(root: Path) -> None:

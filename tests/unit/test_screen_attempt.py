@@ -25,7 +25,7 @@ DIGEST = "sha256:" + hashlib.sha256(b"image").hexdigest()
 NAME = f"localhost:5000/cpu-ddp@{DIGEST}"
 START_S = 1_700_000_000.0
 
-# Name, kind, components, outcome, reason, seconds, size.
+# Layers of a receipt: name, kind, components, outcome, reason, seconds, bytes.
 LAYERS = (
     ("base", "base", (), "reused", "in this engine", 0.0, 121_000_000),
     ("system", "components", ("base", "packages", "limits"), "reused", "in this engine", 0.0, 14_200_000),

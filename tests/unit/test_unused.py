@@ -50,7 +50,7 @@ def test_every_system_and_profile_is_used(root: Path, loaded: Catalog) -> None:
     assert {path.stem for path in (root / "catalog/profiles").glob("*.toml")} == inherited - {None}
 
 
-def test_every_image_has_the_nccl_plugin_or_is_listed_without_it(
+def test_every_image_without_the_nccl_plugin_is_listed_in_unused_toml(
     loaded: Catalog, unused: Mapping[str, Mapping[str, str]]
 ) -> None:
     lacking: set[str] = set()

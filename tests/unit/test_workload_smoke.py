@@ -74,7 +74,7 @@ def test_early_exit_of_torchrun_is_reported_with_its_log(program_that_fails, mon
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "no such option" in captured.err
-    assert "torchrun ended with exit code 3 before there was a checkpoint" in captured.err
+    assert "torchrun ended with exit code 3 before writing a checkpoint" in captured.err
 
 
 def test_rank_to_kill_must_exist(program_that_fails, capsys):

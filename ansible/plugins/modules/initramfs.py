@@ -94,7 +94,7 @@ def defer(module: AnsibleModule) -> None:
 
 
 def build(module: AnsibleModule) -> bool:
-    """Build the initramfs if requested; return True if built. An interruption keeps the request."""
+    """Build the initramfs if requested; return True if built. The request is deleted only after the build."""
     if not is_deferred(module):
         return False
     wanted = REQUEST.exists() and ORIGINAL.exists()

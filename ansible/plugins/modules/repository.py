@@ -62,7 +62,7 @@ author: The image factory
 """
 
 EXAMPLES = """
-- name: Add the repository of the vendor
+- name: Add the vendor's repository
   repository:
     manager: apt
     name: cuda

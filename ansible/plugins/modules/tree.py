@@ -104,7 +104,7 @@ Condition = tuple[str, "bytes | None"]  # mode and owner, content of a file
 
 
 class EntryError(Exception):
-    """Entry that cannot or must not be applied."""
+    """An entry is invalid or cannot be applied."""
 
 
 def locate(root: Path, dest: str) -> Path:

@@ -40,7 +40,7 @@ Host *
 
 @dataclass(frozen=True, kw_only=True)
 class MachineChecker:
-    """Checker of the AMIs in one account."""
+    """Runs the checks of an AMI on a temporary instance."""
 
     account: Account
     settings: AwsSettings

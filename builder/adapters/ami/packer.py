@@ -85,7 +85,7 @@ class Packer(Arguments):  # type: ignore[misc]
             raise MissingError("packer init could not install its plugins", hint=hint, details=done.details)
         if missing := self._missing(wanted):
             names = ", ".join(f"{plugin.name} {plugin.version}" for plugin in missing)
-            raise MissingError(f"Packer lacks {names}", hint=hint)
+            raise MissingError(f"Packer has no plugin {names}", hint=hint)
 
     def _missing(self, wanted: Sequence[Plugin]) -> list[Plugin]:
         listed = process.run([self._program, "plugins", "installed"], timeout_s=60, env=_environment({}))
@@ -128,7 +128,7 @@ class Packer(Arguments):  # type: ignore[misc]
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return the inherited environment and `more`: Packer reads proxies, certificates and settings in it."""
+    """Return the inherited environment, with Packer's proxies, certificates and settings, and `more`."""
     quiet = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1"}
     return process.inherited_environment(**{**quiet, **more})
 

@@ -120,7 +120,7 @@ def shared_with(ref: AmiRef) -> list[dict[str, str]]:
 
 
 def share(ref: AmiRef, sharing: Sharing) -> None:
-    """Grant launch permission, and createVolumePermission on the snapshots to accounts only."""
+    """Grant launch permission; accounts (not organizations) also get createVolumePermission on snapshots."""
     if not sharing:
         return
     there = shared_with(ref)
@@ -228,7 +228,7 @@ def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -
 
 
 def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict[str, str]:
-    """Return the values of the parameters that exist, by name; at most ten names per call."""
+    """Return the values of the SSM parameters that exist, by name; SSM accepts at most ten names."""
     with calling_aws(f"reading parameters in {region}"):
         answer = account.client("ssm", region).get_parameters(Names=list(names))
     return {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
@@ -251,7 +251,7 @@ def point(ref: AmiRef, name: str, patience: Patience) -> None:
 
 
 def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:
-    """Return name → AMI id of the parameters below `prefix` that point to one of the AMIs."""
+    """Return name → AMI id of the SSM parameters below `prefix` whose value is one of the AMI ids."""
     wanted = set(amis)
     with calling_aws(f"reading parameters in {region}"):
         pages = account.client("ssm", region).get_paginator("get_parameters_by_path")

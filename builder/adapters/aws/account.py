@@ -1,6 +1,7 @@
-"""Client of one AWS account, real or rehearsed: boto3 clients by region, and AWS errors as the builder's own.
+"""Client of one AWS account, real or rehearsed: boto3 clients by region, translation of AWS errors.
 
-The account is selected by an environment that the caller passes; this module does not know if it is real.
+The caller passes environment variables that select the account; this module does not know whether the
+account is real.
 """
 
 import tempfile

@@ -130,7 +130,8 @@ class LayerMaker:
                     outcome = "built"
             if not self._refresh(layer):
                 raise BuildError(
-                    f"layer '{layer.name}' was built but is not in the engine", hint="build again"
+                    f"layer '{layer.name}' was built but is not in the engine",
+                    hint="re-run the command; it resumes",
                 )
             return dataclasses.replace(
                 self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
@@ -228,7 +229,7 @@ class LayerMaker:
             if role_digest(self._root, component) != layer.inputs[f"role {component}"]:
                 raise IntegrityError(
                     f"role '{component}' changed while it ran; layer '{layer.name}' was not stored",
-                    hint="build again",
+                    hint="re-run the command; it resumes",
                 )
 
     def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:

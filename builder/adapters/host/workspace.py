@@ -134,7 +134,7 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
 
 
 def _socket_dir(name: str) -> Path:
-    """Return a short path below the system's temporary folder."""
+    """Return the folder of a run's Unix sockets, in the system's temporary folder to keep the path short."""
     import tempfile
 
     return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -112,7 +112,7 @@ class RegistryPublisher:
         )
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
-        """Push the image under two tags: the stack's name, which later images take over, and the key."""
+        """Push the image under two tags: the stack's name, which moves to later images, and the key."""
         repository = self._repository(plan.target.name)
         self._ensure(repository)
         return self._route.push(
@@ -148,14 +148,14 @@ class RegistryCache:
         return self._registry.find_manifest(self._route.path, _tag(key)) is not None
 
     def fetch(self, key: str) -> None:
-        """Pull a layer into this engine."""
+        """Pull a layer from the cache into the engine."""
         engine, reference = self._route.engine, f"{self._route.address}:{_tag(key)}"
         engine.pull(reference, login=self._login())
         engine.tag(reference, LAYERS, key)
         engine.remove_image(reference)
 
     def keep(self, key: str) -> None:
-        """Push a layer of this engine to the cache."""
+        """Push a layer from the engine to the cache."""
         self._route.push(
             f"{LAYERS}:{key}", registry=self._registry, repository=self._route.path, tags=(_tag(key),)
         )

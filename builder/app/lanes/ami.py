@@ -153,7 +153,7 @@ def open_publisher(
     run: Run | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> AmiPublisher:
-    """Return the publisher of a site's AMIs; without a run it can only read."""
+    """Return the publisher of a site's AMIs; publishing and copying require `run`."""
     settings = site.context.site.aws
     shorter = _REHEARSED_PATIENCE if site.is_rehearsal else {}
     patience = Patience(
@@ -178,5 +178,5 @@ def _intention(site: SiteAccount, plan: Plan) -> str:
 def _ask() -> None:
     if not sys.stdin.isatty():
         raise UsageError("stdin is not a terminal; pass --yes to confirm", hint="builder build … --yes")
-    if input("create them? [y/N] ").strip().lower() not in ("y", "yes"):
+    if input("create these resources? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was created", hint="builder plan shows what a build does")

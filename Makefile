@@ -46,7 +46,7 @@ lint: $(LINTERS) ## run all linters
 lint-python: setup ; $(RUN) ruff check . && $(RUN) ruff format --check .
 lint-imports: setup ; $(RUN) lint-imports --no-cache
 lint-yaml: setup ; $(RUN) yamllint --strict .
-lint-roles: setup ; cd ansible && $(RUN) ansible-lint --offline --profile production
+lint-roles: setup ; $(RUN) scripts/lint-roles
 lint-dockerfiles: setup ; $(RUN) hadolint --failure-threshold info containers/*/Dockerfile
 lint-scripts: setup ; $(RUN) shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*))
 lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami
@@ -60,11 +60,12 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
-test: tools lint type ## run linters, mypy and all tests except `molecule` and `boundaries`
+test: tools ## run linters, mypy and all tests except `molecule` and `boundaries`
+	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries"
 molecule: tools ## apply every role twice to a fresh machine, then check it (an hour)
 	$(RUN) pytest tests/roles -m roles
-boundaries: tools ## kill AMI builds at every API call and every task (half an hour)
+boundaries: tools ## kill and break builds at every call and every task (an hour)
 	$(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries
 check: test ## run what CI runs
 

@@ -1,5 +1,6 @@
 """Fixtures that all tests share, and the distribution of tests among xdist workers."""
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,20 +65,44 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture
-def factory(tmp_path: Path, home: Path, root: Path, keep_artifacts: bool) -> Iterator[Factory]:
-    """Factory with its own repository; its images are deleted after the test unless --keep-artifacts is set.
+@pytest.fixture(scope="session")
+def built_once(
+    tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path, keep_artifacts: bool
+) -> Iterator[Factory]:
+    """Factory whose target is built once per worker; the first worker makes the base image for all.
 
-    The base image is kept because every test builds on it.
+    The base image is kept after the tests, as every test builds on it.
     """
-    created = Factory.create(tmp_path, home=home, root=root)
-    base = created.repository.keys()["base"]
+    folder = tmp_path_factory.mktemp("built")
+    created = Factory.create(folder, home=home, root=root)
+    with (tmp_path_factory.getbasetemp().parent / "base.lock").open("w") as lock:
+        if created.repository.keys()["base"] not in created.engine.layers():
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        build = created.build()
+    assert build.code == 0, build.stderr
     yield created
     if not keep_artifacts:
-        created.remove_images([name for name in created.run_names() if not _built_base(created, name, base)])
+        created.remove_images(created.run_names(), keep=created.repository.keys()["base"])
+
+
+@pytest.fixture
+def factory(tmp_path: Path, built_once: Factory, root: Path, keep_artifacts: bool) -> Iterator[Factory]:
+    """Factory with layers of its own, none of which is built, on the shared base image.
+
+    Its images are deleted after the test unless --keep-artifacts is set.
+    """
+    created = Factory.create(tmp_path, home=built_once.home, root=root)
+    yield created
+    if not keep_artifacts:
+        created.remove_images(created.run_names())
         shutil.rmtree(created.out, ignore_errors=True)
 
 
-def _built_base(factory: Factory, run: str, base: str) -> bool:
-    image = factory.engine.layers().get(base)
-    return image is not None and image.labels.get("factory.run") == run
+@pytest.fixture
+def built(tmp_path: Path, built_once: Factory, keep_artifacts: bool) -> Iterator[Factory]:
+    """Copy of a factory whose target is built. The tests of a worker share its layers: delete none."""
+    copied = built_once.copy(tmp_path)
+    before = set(copied.run_names())
+    yield copied
+    if not keep_artifacts:
+        copied.remove_images([name for name in copied.run_names() if name not in before])

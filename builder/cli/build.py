@@ -8,13 +8,11 @@ from pathlib import Path
 
 from builder.app.context import Context, add_site, open_context, parser
 from builder.app.lanes.lane import Request
-from builder.app.lanes.table import open_lane
+from builder.app.lanes.table import obstacle_of, open_lane, require_buildable
 from builder.app.session import build
 from builder.errors import UsageError
-from builder.lock import ACCOUNT
 from builder.model import KINDS, Receipt
 from builder.pipeline import require_allowed, require_locked, result
-from builder.plan import find_target
 from builder.screen.summary import summary
 from builder.screen.text import look
 
@@ -66,7 +64,7 @@ def _all(context: Context, kind: str | None) -> list[str]:
         if kind not in (None, target.kind):
             continue
         try:
-            obstacle = _obstacle(context, name)
+            obstacle = obstacle_of(context, name)
         except UsageError as error:  # the target lacks the requested flavour
             obstacle = error.message
         if obstacle:
@@ -83,17 +81,8 @@ def _require_buildable(context: Context, names: Sequence[str]) -> Sequence[str]:
             "builder build: no target given", hint="builder list; then pass --target NAME or --all"
         )
     for name in names:
-        if obstacle := _obstacle(context, name):
-            raise UsageError(
-                f"target '{name}' cannot be rehearsed: {obstacle}",
-                hint=f"builder build --target {name} --site {ACCOUNT}",
-            )
+        require_buildable(context, name, verb="build")
     return names
-
-
-def _obstacle(context: Context, name: str) -> str:
-    target = find_target(context.catalog, name)
-    return open_lane(target.kind, context).obstacle(context.system_of(target))
 
 
 def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import Context, add_site, open_context, parser, print_table, print_verdict
-from builder.app.lanes.table import open_lane
+from builder.app.lanes.table import open_lane, require_buildable
 from builder.errors import UsageError
 from builder.lock import LOCAL
 from builder.model import Layer, Plan
@@ -51,6 +51,8 @@ def run(argv: Sequence[str]) -> int:
     else:
         for plan in plans:
             _print(context, plan, states[plan.target.name], publish=parsed.publish)
+    for name in parsed.target:
+        require_buildable(context, name, verb="plan")
     require_allowed(plans)
     return 0
 
@@ -116,7 +118,8 @@ def _of_layer(context: Context, plan: Plan, layer: Layer) -> list[tuple[str, str
     if layer.kind == "base":
         if source := open_lane(plan.target.kind, context).base_source(plan):
             return list(source)
-        assert plan.system.bootstrap
+        if plan.system.bootstrap is None:
+            return [(f"base image of {plan.system.name}", "AMI in an AWS account")]
         packages = ", ".join(plan.system.bootstrap.packages)
         return [(f"{plan.system.bootstrap.suite}: essential packages, {packages}", "package archive")]
     found = [

@@ -16,7 +16,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
 from builder.app.interrupts import interruptible
-from builder.errors import Interrupted, MissingError
+from builder.errors import BuildError, Interrupted, MissingError
 from builder.events import Event, Stream
 from builder.marks import RUN_TAG
 from builder.model import Artifact, Plan
@@ -191,3 +191,21 @@ def test_group_in_use_does_not_hide_a_build_error(
     proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert left(ami_account.aws, run.name) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        ("Timeout waiting for SSH.", "can reach the instance"),
+        ("Error waiting for AMI: timeout", "raise [aws] wait_minutes"),
+        ("Error creating AMI: InternalError", "builder doctor"),
+    ],
+)
+def test_an_error_of_packer_has_its_hint(
+    ami_account: AmiAccount, packer: Path, plan: Plan, error: str, hint: str
+) -> None:
+    packer.write_text(f"#!/bin/sh\ncat << 'E'\n1,amazon-ebs.image,error,{error}\nE\nexit 1\n")
+    with ami_account.run() as run, pytest.raises(BuildError) as caught:
+        make(ami_account, run, plan, lambda _: None)
+    assert error in caught.value.message
+    assert hint in caught.value.hint

@@ -176,8 +176,8 @@ stack = "plain-1"
 @pytest.mark.parametrize(
     ("target", "settings", "arguments"),
     [
-        ("machine", "", []),
-        ("bare", "[aws]\nencrypt = true\n", ["--publish"]),
+        pytest.param("machine", "", [], marks=pytest.mark.boundaries),
+        pytest.param("bare", "[aws]\nencrypt = true\n", ["--publish"], marks=pytest.mark.boundaries),
         ("sealed", EVERYTHING, ["--publish"]),
     ],
     ids=["build", "publication, encrypted", "copies, shares, deprecation"],

@@ -25,7 +25,7 @@ MOMENTS = [
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        *((number, MOMENTS[1]) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+        (signal.SIGTERM, MOMENTS[1]),
         (signal.SIGINT, MOMENTS[2]),
     ],
 )
@@ -42,7 +42,15 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
     assert ami_of(ami_factory.build()) in images
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(MOMENTS[0], id="image starts", marks=pytest.mark.boundaries),
+        pytest.param(MOMENTS[1], id="task of the image"),
+        pytest.param(MOMENTS[2], id="checks start", marks=pytest.mark.boundaries),
+        pytest.param(MOMENTS[3], id="during checks"),
+    ],
+)
 def test_clean_removes_the_resources_of_a_killed_build(
     ami_factory: AmiFactory, moment: tuple[str, str]
 ) -> None:

@@ -4,12 +4,15 @@ import signal
 import threading
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# (event, step) after which the build is killed, in build order.
+# (event, step) after which the build is killed, in build order: `make test` kills it at those of ALWAYS
+# (during a task of Ansible, the engine's build and the checks), `make boundaries` at all.
+ALWAYS = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
 MOMENTS = [
     ("run.start", ""),
     ("step.start", "hello/base"),
@@ -26,52 +29,65 @@ MOMENTS = [
     ("step.log", "hello/checks"),
     ("step.end", "hello/checks"),
 ]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
-@pytest.fixture
-def fresh(factory: Factory) -> Factory:
-    """Factory whose base image exists and whose layers do not."""
-    if factory.repository.keys()["base"] not in factory.engine.layers():
-        assert factory.build().code == 0
-        for layer in ("workload", "final", "fabric", "system"):
-            factory.remove_layer(layer)
-    return factory
+def moments() -> list[ParameterSet]:
+    return [
+        pytest.param(
+            moment,
+            marks=() if moment in ALWAYS else (pytest.mark.boundaries,),
+            id="-".join(moment).replace("/", "-"),
+        )
+        for moment in MOMENTS
+    ]
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: "-".join(moment).replace("/", "-"))
+def signals() -> list[ParameterSet]:
+    """Return every signal at every moment of ALWAYS; `make test` sends each signal at one of them."""
+    return [
+        pytest.param(
+            sent,
+            moment,
+            marks=() if at == number else (pytest.mark.boundaries,),
+            id=f"{sent.name}-{moment[1].replace('/', '-')}",
+        )
+        for at, moment in enumerate(ALWAYS)
+        for number, sent in enumerate(SIGNALS)
+    ]
+
+
+@pytest.mark.parametrize("moment", moments())
 def test_sigkill_at_any_moment_leaves_no_remains_after_the_next_build(
-    fresh: Factory, moment: tuple[str, str]
+    factory: Factory, moment: tuple[str, str]
 ) -> None:
-    assert fresh.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
-    build = fresh.build()
+    assert factory.signalled(signal.SIGKILL, moment) == -signal.SIGKILL
+    build = factory.build()
     assert build.code == 0, build.stderr
     assert build.outcomes["checks"] == "passed"
-    greeting = fresh.in_image(f"factory-layers:{fresh.repository.keys()['workload']}", "cat", "/etc/greeting")
+    greeting = factory.in_image(
+        f"factory-layers:{factory.repository.keys()['workload']}", "cat", "/etc/greeting"
+    )
     assert greeting.startswith("test_sigkill")
-    assert fresh.containers() == []
-    assert fresh.untagged() == []
-    assert fresh.scratch() == []
+    assert factory.containers() == []
+    assert factory.untagged() == []
+    assert factory.scratch() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(
-    "moment",
-    [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")],
-    ids=lambda moment: moment[1].replace("/", "-"),
-)
+@pytest.mark.parametrize(("number", "moment"), signals())
 def test_an_interrupted_build_cleans_up_before_it_exits(
-    fresh: Factory, number: signal.Signals, moment: tuple[str, str]
+    factory: Factory, number: signal.Signals, moment: tuple[str, str]
 ) -> None:
-    assert fresh.signalled(number, moment) == 130
-    assert fresh.containers() == []
-    assert fresh.untagged() == []
-    assert fresh.scratch() == []
-    assert fresh.build().code == 0
+    assert factory.signalled(number, moment) == 130
+    assert factory.containers() == []
+    assert factory.untagged() == []
+    assert factory.scratch() == []
+    assert factory.build().code == 0
 
 
-def test_a_closed_stdout_interrupts_the_build(fresh: Factory) -> None:
-    """For example, `builder build --json | head -1` closes stdout after the first line."""
-    with fresh.started() as process:
+def test_a_closed_stdout_interrupts_the_build(factory: Factory) -> None:
+    """As in `builder build --json | head -1`."""
+    with factory.started() as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert "run.start" in process.stdout.readline()
@@ -80,14 +96,14 @@ def test_a_closed_stdout_interrupts_the_build(fresh: Factory) -> None:
         assert process.wait(BOUND_S) == 130
     assert "Traceback" not in stderr
     assert "BrokenPipe" not in stderr
-    assert fresh.containers() == []
-    assert fresh.untagged() == []
-    assert fresh.scratch() == []
+    assert factory.containers() == []
+    assert factory.untagged() == []
+    assert factory.scratch() == []
 
 
-def test_concurrent_builds_build_each_layer_once(fresh: Factory) -> None:
+def test_concurrent_builds_build_each_layer_once(factory: Factory) -> None:
     results = []
-    threads = [threading.Thread(target=lambda: results.append(fresh.build())) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: results.append(factory.build())) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

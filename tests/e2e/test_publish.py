@@ -39,9 +39,9 @@ def registry(tmp_path: Path, switch: Switch) -> Iterator[LocalRegistry]:
 
 
 @pytest.fixture
-def publishing(factory: Factory, registry: LocalRegistry) -> Factory:
-    factory.repository.write("site.toml", f'[registry]\npush = "{registry.host}/images"\n')
-    return factory
+def publishing(built: Factory, registry: LocalRegistry) -> Factory:
+    built.repository.write("site.toml", f'[registry]\npush = "{registry.host}/images"\n')
+    return built
 
 
 def publish(factory: Factory) -> tuple[int, str, str]:

@@ -2,9 +2,13 @@
 
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from builder import catalog
 from builder.wait import until
 from tests.support.factory import Factory
 
@@ -54,10 +58,45 @@ def test_clean_lists_only_layers_that_no_target_needs(factory: Factory) -> None:
     assert not [key for key in needed - {old} if f"layer {key[:12]}" in listed]
 
 
+def test_plan_prints_targets_that_the_site_cannot_build_and_refuses_them(root: Path) -> None:
+    """The base image of some systems exists in AWS accounts only."""
+    targets = [target for target in catalog.load(root).targets.values() if target.kind == "ami"]
+    words = [word for target in targets for word in ("--target", target.name)]
+    done = subprocess.run(
+        [sys.executable, "-m", "builder.cli.main", "plan", *words],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith("ami-")] == [
+        target.name for target in targets
+    ]
+    assert done.returncode == 2
+    assert "can only be built in an AWS account" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_check_refuses_a_missing_image(factory: Factory) -> None:
     done = factory.call("check", "nowhere:1", "--target", "hello")
     assert done.code == 2
     assert "no image 'nowhere:1' in the engine" in done.stderr
+
+
+def test_check_reads_the_target_from_the_label_of_an_image(built: Factory) -> None:
+    image = f"factory-layers:{built.repository.keys()['workload']}"
+    done = built.call("check", image)
+    assert done.code == 0, done.stderr
+    found = built.engine.inspect_image(image)
+    assert found is not None
+    assert done.stdout == f"{found['Id']}\n"
+
+
+def test_check_fails_for_an_incomplete_image(built: Factory) -> None:
+    done = built.call("check", f"factory-layers:{built.repository.keys()['base']}", "--target", "hello")
+    assert done.code == 5
+    assert "checks failed" in done.stderr
 
 
 def test_the_local_registry_restarts_at_the_same_address(

@@ -12,13 +12,6 @@ from tests.support.factory import Factory
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-def built(factory: Factory) -> Factory:
-    build = factory.build()
-    assert build.code == 0, build.stderr
-    return factory
-
-
 def test_a_changed_variable_rebuilds_its_layer_and_those_above(built: Factory) -> None:
     built.repository.replace("catalog/targets/hello.toml", "fabric_tools = true", "fabric_tools = false")
     assert built.build().outcomes == {
@@ -60,20 +53,21 @@ def test_a_failed_layer_is_never_reused(factory: Factory) -> None:
     assert factory.build().outcomes["system"] == "built"
 
 
-def test_partial_and_full_rebuilds_give_the_same_files(built: Factory) -> None:
-    image = f"factory-layers:{built.repository.keys()['workload']}"
-    cold = built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello")
+def test_partial_and_full_rebuilds_give_the_same_files(factory: Factory) -> None:
+    assert factory.build().code == 0
+    image = f"factory-layers:{factory.repository.keys()['workload']}"
+    cold = factory.files(image, "/etc/greeting", "/etc/fabric-*", "/hello")
     assert any(name.endswith("fabric-handled") for name in cold)
     for layer in ("workload", "final"):
-        built.remove_layer(layer)
-    warm = built.build()
+        factory.remove_layer(layer)
+    warm = factory.build()
     assert warm.outcomes["fabric"] == "reused"
     assert warm.outcomes["final"] == "built"
-    assert built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
+    assert factory.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
     for layer in ("workload", "final", "fabric", "system"):
-        built.remove_layer(layer)
-    assert built.build().outcomes["system"] == "built"
-    assert built.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
+        factory.remove_layer(layer)
+    assert factory.build().outcomes["system"] == "built"
+    assert factory.files(image, "/etc/greeting", "/etc/fabric-*", "/hello") == cold
 
 
 def test_number_of_layers_is_bounded(built: Factory) -> None:

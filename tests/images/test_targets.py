@@ -76,26 +76,6 @@ def test_targets_share_the_layer_of_the_framework(
     assert {layer["state"] for plan in plans for layer in plan["layers"]} == {"reuse"}
 
 
-def test_check_takes_the_target_from_the_label_of_an_image(
-    root: Path, environment: dict[str, str], published: dict[str, str]
-) -> None:
-    assert published
-    done = call(root, environment, "check", "cpu-ddp:cpu-debian-12")
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
-
-
-def test_check_fails_for_an_incomplete_image(
-    root: Path, environment: dict[str, str], published: dict[str, str]
-) -> None:
-    assert published
-    base = next(iter(json.loads(call(root, environment, "plan", "--json", "--target", "cpu-ddp").stdout)))
-    image = f"factory-layers:{base['layers'][1]['key']}"
-    done = call(root, environment, "check", image, "--target", "cpu-ddp")
-    assert done.returncode == 5
-    assert "checks failed" in done.stderr
-
-
 @pytest.mark.parametrize("target", ["cpu-ddp", "pytorch-fsdp"])
 def test_image_configuration_has_no_trace_of_the_build_host(published: dict[str, str], target: str) -> None:
     image = Engine().inspect_image(f"{target}:cpu-debian-12")

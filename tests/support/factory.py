@@ -263,10 +263,22 @@ class Factory:
         finally:
             container.remove(force=True)
 
-    def remove_images(self, names: Sequence[str]) -> None:
-        """Remove the images that the named runs built."""
-        built = [image for name in names for image in self.engine.labelled(f"{RUN_LABEL}={name}")]
-        for image in sorted(built, key=lambda image: -image.created):
+    def copy(self, folder: Path) -> "Factory":
+        """Return a factory with the same repository, receipts and layers in another folder."""
+        target = folder / "repository"
+        shutil.copytree(self.repository.root, target)
+        return Factory(repository=Repository(target), home=self.home)
+
+    def remove_images(self, names: Sequence[str], *, keep: str = "") -> None:
+        """Remove the images that the named runs made, except the layer with the key `keep`."""
+        kept = f"{LAYERS}:{keep}"
+        made = [
+            image
+            for name in names
+            for image in self.engine.labelled(f"{RUN_LABEL}={name}")
+            if kept not in image.tags
+        ]
+        for image in sorted(made, key=lambda image: -image.created):
             for reference in (*image.tags, image.id):
                 self.engine.remove_image(reference)
 

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane
+from builder.errors import UsageError
+from builder.lock import ACCOUNT
 from builder.model import Plan
+from builder.plan import find_target
 
 
 def _open_ami(context: Context, cancelled: threading.Event) -> Lane:
@@ -29,6 +32,21 @@ LANES: Mapping[str, Callable[[Context, threading.Event], Lane]] = {
 
 def open_lane(kind: str, context: Context, cancelled: threading.Event | None = None) -> Lane:
     return LANES[kind](context, cancelled or threading.Event())
+
+
+def obstacle_of(context: Context, target: str) -> str:
+    """Return the reason why the site cannot build a target, or ""."""
+    found = find_target(context.catalog, target)
+    return open_lane(found.kind, context).obstacle(context.system_of(found))
+
+
+def require_buildable(context: Context, target: str, *, verb: str) -> None:
+    """Raise UsageError if the site cannot build a target."""
+    if obstacle := obstacle_of(context, target):
+        raise UsageError(
+            f"target '{target}' cannot be rehearsed: {obstacle}",
+            hint=f"builder {verb} --target {target} --site {ACCOUNT}",
+        )
 
 
 def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:

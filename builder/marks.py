@@ -6,6 +6,7 @@ Cleanup finds leftovers by the run; reuse finds finished work by the key.
 # EC2 tags.
 KEY_TAG = "factory:key"
 RUN_TAG = "factory:run"
+BUILDER_TAG = "factory:builder"  # random ID of the home whose run created the resource
 TARGET_TAG = "factory:target"
 STACK_TAG = "factory:stack"
 SYSTEM_TAG = "factory:system"

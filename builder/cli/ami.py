@@ -193,6 +193,7 @@ def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     ami = _reference(context, options)
     regions = family.regions_of(site.account)
     members = family.family(site.account, ami, regions)
+    family.require_built(members)
     print("\n".join(f"will be removed: {member.ref}" for member in members), file=sys.stderr)
     if not options.yes:
         _confirm(ami)

@@ -11,10 +11,10 @@ import pytest
 
 from builder.adapters.ami import janitor, journal
 from builder.adapters.aws import groups
-from builder.adapters.aws.account import Account
+from builder.adapters.aws.account import Account, specifications
 from builder.adapters.host.workspace import Run, open_run
 from builder.errors import BuildError, FactoryError, Interrupted
-from builder.marks import RUN_TAG
+from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
@@ -34,8 +34,8 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
     return AmiAccount.open(aws, proxy, tmp_path)
 
 
-def tagged(run: str, *kinds: str) -> list[dict[str, Any]]:
-    return [{"ResourceType": kind, "Tags": [{"Key": RUN_TAG, "Value": run}]} for kind in kinds]
+def tagged(run: str, builder: str, *kinds: str) -> list[dict[str, Any]]:
+    return specifications({RUN_TAG: run, BUILDER_TAG: builder}, kinds)
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,31 @@ class Left:
     orphan: str
 
 
-def leave(aws: Clients, run: str, region: str = EAST) -> Left:
-    """Create one resource of each kind, as a killed run leaves them."""
+def leave(ami_account: AmiAccount, run: str, region: str = EAST) -> Left:
+    """Create one resource of each kind, as a killed run leaves them after its first journal entry."""
+    aws, builder = ami_account.aws, ami_account.builder
     ec2 = aws("ec2", region)
     group = ec2.create_security_group(
-        GroupName=f"ami-x-{run}", Description="SSH", TagSpecifications=tagged(run, "security-group")
+        GroupName=f"ami-x-{run}", Description="SSH", TagSpecifications=tagged(run, builder, "security-group")
     )["GroupId"]
     key = f"ami-x-{run}"
-    ec2.create_key_pair(KeyName=key)
-    running = aws.run(region=region, KeyName=key, TagSpecifications=tagged(run, "instance", "volume"))
+    ec2.create_key_pair(KeyName=key, TagSpecifications=tagged(run, builder, "key-pair"))
+    running = aws.run(
+        region=region, KeyName=key, TagSpecifications=tagged(run, builder, "instance", "volume")
+    )
     instance = running["InstanceId"]
     ec2.modify_instance_attribute(InstanceId=instance, Groups=[group])
     volume = ec2.create_volume(
-        AvailabilityZone=f"{region}a", Size=1, TagSpecifications=tagged(run, "volume")
+        AvailabilityZone=f"{region}a", Size=1, TagSpecifications=tagged(run, builder, "volume")
     )["VolumeId"]
     image = aws.ready_image(
-        instance, region, Name=f"ami-x-{run}", TagSpecifications=tagged(run, "image", "snapshot")
+        instance, region, Name=f"ami-x-{run}", TagSpecifications=tagged(run, builder, "image", "snapshot")
     )
     # Old versions of Packer tag the image last.
     untagged = aws.ready_image(instance, region, Name=f"ami-y-{run}")
-    orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, "snapshot"))["SnapshotId"]
+    orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, builder, "snapshot"))[
+        "SnapshotId"
+    ]
     disks = tuple(snapshot_of(aws, ami, region) for ami in (image, untagged))
     return Left(instance, key, group, volume, image, untagged, disks, orphan)
 
@@ -121,10 +126,10 @@ def test_deletes_all_resources_of_a_dead_run_and_none_of_another(
     ami_account: AmiAccount, aws: Clients
 ) -> None:
     with ami_account.run() as dead, ami_account.run() as living:
-        own, theirs = leave(aws, dead.name), leave(aws, living.name)
         begin(ami_account, dead)
         begin(ami_account, living)
-        similar = leave(aws, f"{dead.name}0")
+        own, theirs = leave(ami_account, dead.name), leave(ami_account, living.name)
+        similar = leave(ami_account, f"{dead.name}0")
     before = existing_ids(aws)
     assert ids(own) | ids(theirs) | ids(similar) <= before
     removed = janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
@@ -139,8 +144,8 @@ def test_deletes_all_resources_of_a_dead_run_and_none_of_another(
 
 def test_cleans_only_the_regions_in_the_journal(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
     with ami_account.run() as dead:
-        here, west = leave(aws, dead.name), leave(aws, dead.name, WEST)
         begin(ami_account, dead, region=WEST)
+        here, west = leave(ami_account, dead.name), leave(ami_account, dead.name, WEST)
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     assert ids(west) & existing_ids(aws, WEST) == set()
     assert ids(here) <= existing_ids(aws)
@@ -213,8 +218,8 @@ def test_resumes_an_interrupted_cleanup(
 
     monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
     with ami_account.run() as dead:
-        left = leave(aws, dead.name)
         begin(ami_account, dead)
+        left = leave(ami_account, dead.name)
     rounds = 0
     while True:
         rounds += 1
@@ -275,8 +280,8 @@ def test_reports_a_group_in_use_after_deleting_the_rest(
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
     with ami_account.run() as dead:
-        own = leave(aws, dead.name)
         begin(ami_account, dead)
+        own = leave(ami_account, dead.name)
     proxy.disturb(Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0))
     with pytest.raises(BuildError, match=f"security group {own.group} in {EAST} was not deleted") as caught:
         janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
@@ -295,8 +300,8 @@ def test_reports_an_instance_that_does_not_terminate(
     monkeypatch.setattr(janitor, "_END_S", 0.3)
     monkeypatch.setattr(janitor, "_ALIVE", [*janitor._ALIVE, "terminated"])
     with ami_account.run() as dead:
-        own = leave(aws, dead.name)
         begin(ami_account, dead)
+        own = leave(ami_account, dead.name)
     with pytest.raises(BuildError, match=f"{own.instance} in {EAST} did not terminate") as caught:
         janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     assert own.instance in caught.value.hint
@@ -306,7 +311,7 @@ def test_reports_an_instance_that_does_not_terminate(
 def test_wait_for_a_group_can_be_cancelled(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
     cancelled = threading.Event()
     with ami_account.run() as dead:
-        own = leave(aws, dead.name)
+        own = leave(ami_account, dead.name)
     proxy.disturb(
         Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
     )

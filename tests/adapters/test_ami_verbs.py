@@ -198,10 +198,10 @@ def test_finds_and_clears_dead_runs_but_no_running_ones(
     from builder.app.dead_runs import dead_runs
 
     with ami_account.run() as dead, ami_account.run() as living:
-        left = leave(aws, dead.name)
-        leave(aws, living.name)
         begin(ami_account, dead)
         begin(ami_account, living)
+        left = leave(ami_account, dead.name)
+        leave(ami_account, living.name)
         context = Context(ROOT, site_name="aws")
         assert dead_runs(context) == [], "both are running"
     with ami_account.run() as living:
@@ -248,8 +248,8 @@ def test_policy_allows_every_recorded_call(
     assert family.all_of(account, REGIONS)
     family.retire(account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
     with ami_account.run() as dead:
-        leave(aws, dead.name)
         begin(ami_account, dead)
+        leave(ami_account, dead.name)
     janitor.sweep(ami_account.workspace, account, dead.name, keep_complete=False)
     called = {(call.service, call.action) for call in proxy.calls}
     assert len(called) > 25

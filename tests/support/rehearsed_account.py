@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from builder.adapters.ami.ownership import builder_id
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.aws.account import Account, tags_of
 from builder.adapters.host.workspace import Run, Workspace, open_run
-from builder.marks import KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
+from builder.marks import BUILDER_TAG, KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Publication
 from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
 from builder.rehearsal.proxy import Proxy
@@ -61,6 +62,10 @@ class AmiAccount:
     def account(self) -> Account:
         return Account(environment(self.proxy.endpoint), region=EAST)
 
+    @property
+    def builder(self) -> str:
+        return builder_id(self.workspace)
+
     def tags(self, *, key: str = "", run: str = "a-run") -> dict[str, str]:
         return {
             TARGET_TAG: self.target,
@@ -68,6 +73,7 @@ class AmiAccount:
             STACK_TAG: "stack-1",
             SYSTEM_TAG: "debian-12",
             RUN_TAG: run,
+            BUILDER_TAG: self.builder,
         }
 
     def image(self, *, key: str = "", run: str = "a-run", name: str = "") -> str:

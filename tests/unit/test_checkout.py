@@ -62,4 +62,4 @@ def test_receipt_and_ami_tag_have_the_same_commit(repository: Repository, tmp_pa
     with open_run(workspace, "test") as run:
         receipt = Receipts(workspace, root=repository.root, run=run).record(plan, artifact, None, ())
     assert receipt.commit.endswith("+")
-    assert tags(plan, run.name, commit_of(repository.root))["factory:commit"] == receipt.commit
+    assert tags(plan, run, commit_of(repository.root))["factory:commit"] == receipt.commit

@@ -102,6 +102,7 @@ def retire(
     An interrupted call can be repeated.
     """
     members = family(account, ami, regions)
+    require_built(members)
     pointing = pointers(members, prefix)
     newest = sorted({name for names in pointing.values() for name in names if f"/{LATEST}/" in name})
     if newest and not force:
@@ -121,9 +122,19 @@ def retire(
             steps.remove_snapshot(account, region, snapshot)
 
 
+def require_built(members: Iterable[Member]) -> None:
+    """Refuse AMIs that no builder made."""
+    for member in members:
+        if TARGET_TAG not in member.tags:
+            raise UsageError(
+                f"{member.ref} was not built by `builder`: it has no tag {TARGET_TAG}",
+                hint=f"aws ec2 describe-images --region {member.ref.region} --image-ids {member.ref.ami}",
+            )
+
+
 def _leftover_snapshots(account: Account, region: str, ami: str) -> list[str]:
     """Return the snapshots that an interrupted retirement of an AMI left."""
-    found = steps.snapshots(account, region, f"tag:{IMAGE_TAG}", [ami])
+    found = steps.snapshots(account, region, {f"tag:{IMAGE_TAG}": [ami]})
     return [snapshot["SnapshotId"] for snapshot in found]
 
 

@@ -1,10 +1,9 @@
 """Delete the resources that a run left in an account: instances, keys, groups, volumes, unused images.
 
-A resource belongs to a run if its name or its tags say so; the journal of the run says which regions to
+A resource is deleted only with proof that the run created it; the journal of the run says which regions to
 search. The caller decides which runs are dead. Resources of other runs are not touched.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
+from builder.adapters.ami.ownership import Ownership, ownership
 from builder.adapters.ami.steps import AmiRef, snapshots_of
 from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, tags_of
 from builder.adapters.host.receipts import references
-from builder.adapters.host.workspace import Workspace
-from builder.errors import BuildError
-from builder.marks import RUN_TAG, SOURCE_TAG
+from builder.adapters.host.workspace import Workspace, is_run_name
+from builder.errors import BuildError, UsageError
+from builder.marks import SOURCE_TAG
 from builder.wait import until
 
 _END_S = 300.0
@@ -31,7 +31,7 @@ class Janitor:
 
     account: Account
     region: str
-    run: str
+    own: Ownership
     keeps: Callable[[str], bool]
     removed: list[str] = field(default_factory=list)
     left: list[BuildError] = field(default_factory=list)
@@ -58,16 +58,12 @@ class Janitor:
 
     def _all(self, operation: str, key: str, filters: dict[str, list[str]], **more: Any) -> list[Resource]:
         asked = [{"Name": name, "Values": values} for name, values in filters.items()]
-        with calling_aws(f"listing resources of {self.run} in {self.region}"):
+        with calling_aws(f"listing resources of {self.own.run} in {self.region}"):
             pages = self.ec2.get_paginator(operation).paginate(Filters=asked, **more)
             return [resource for page in pages for resource in page[key]]
 
     def _run_filter(self) -> dict[str, list[str]]:
-        return {f"tag:{RUN_TAG}": [self.run]}
-
-    def _is_named(self, name: str) -> bool:
-        """True if a name contains the run's name as a whole word: run names may be prefixes of each other."""
-        return bool(re.search(rf"(^|[^0-9a-z]){re.escape(self.run)}($|[^0-9a-z])", name))
+        return {f"tag:{name}": [value] for name, value in self.own.tags.items()}
 
     def _instances(self) -> list[Resource]:
         filters = {**self._run_filter(), "instance-state-name": _ALIVE}
@@ -101,10 +97,10 @@ class Janitor:
                 self.left.append(groups.in_use(group["GroupId"], self.region))
 
     def _key_pairs(self) -> None:
-        with calling_aws(f"listing key pairs of {self.run}"):
+        with calling_aws(f"listing key pairs of {self.own.run}"):
             found = self.ec2.describe_key_pairs()["KeyPairs"]
         for pair in found:
-            if tags_of(pair).get(RUN_TAG) == self.run or self._is_named(pair["KeyName"]):
+            if self.own.has(pair):
                 with calling_aws(f"deleting the key {pair['KeyName']}"):
                     self.ec2.delete_key_pair(KeyName=pair["KeyName"])
                 self.removed.append(pair["KeyName"])
@@ -120,25 +116,21 @@ class Janitor:
         """Delete images by tag or name: old versions of Packer do not tag an image before it is available."""
         more: dict[str, Any] = {"Owners": ["self"], "IncludeDeprecated": True, "IncludeDisabled": True}
         tagged = self._all("describe_images", "Images", self._run_filter(), **more)
-        named = self._all("describe_images", "Images", {"name": [f"*{self.run}*"]}, **more)
+        named = self._all("describe_images", "Images", {"name": [f"*{self.own.run}*"]}, **more)
         for image in {image["ImageId"]: image for image in (*tagged, *named)}.values():
-            if not self._belongs_to_run(image) or self._is_kept(image):
+            is_own = self.own.has(image) or self.own.has_untagged(image)
+            if not is_own or self._is_kept(image):
                 continue
-            steps.remove(
-                AmiRef(account=self.account, region=self.region, ami=image["ImageId"]), {RUN_TAG: self.run}
-            )
+            ref = AmiRef(account=self.account, region=self.region, ami=image["ImageId"])
+            steps.remove(ref, self.own.tags)
             self.removed.append(image["ImageId"])
-
-    def _belongs_to_run(self, image: Resource) -> bool:
-        run = tags_of(image).get(RUN_TAG)
-        return run == self.run or (run is None and self._is_named(image.get("Name", "")))
 
     def _is_kept(self, image: Resource) -> bool:
         return self.keeps(image["ImageId"]) or self.keeps(tags_of(image).get(SOURCE_TAG, ""))
 
     def _snapshots(self) -> None:
         """Delete the run's snapshots that no image uses."""
-        own = steps.snapshots(self.account, self.region, f"tag:{RUN_TAG}", [self.run])
+        own = steps.snapshots(self.account, self.region, self._run_filter())
         if not own:
             return
         images = self._all(
@@ -154,13 +146,19 @@ class Janitor:
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
     """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 
+    Only the name of a run is accepted: a file with another name in the journal's folder proves nothing.
     Images with a receipt are kept. `keep_complete` also keeps complete images without one, so that the next
     build can reuse them. The journal is deleted once none of its entries is needed.
     """
+    if not is_run_name(run):
+        raise UsageError(
+            f"{run!r} is not the name of a run", hint=f"remove {journal.path_of(workspace, run)} by hand"
+        )
     entries = journal.read(workspace, run)
     account_id = journal.account_id_of(account) if entries else ""
     own = [entry for entry in entries if entry.account_id == account_id]
-    recorded = frozenset(ami for entry in own for ami in references(Path(entry.out)))
+    checkouts = {workspace.out, *(Path(entry.out) for entry in own)}
+    recorded = frozenset(ami for out in checkouts for ami in references(out))
     complete = frozenset(entry.id for entry in own if entry.kind == "image" and entry.id) - recorded
     kept = recorded | complete if keep_complete else recorded
     removed = []
@@ -169,7 +167,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
             janitor = Janitor(
                 account=account,
                 region=region,
-                run=run,
+                own=ownership(workspace, run),
                 keeps=kept.__contains__,
             )
             removed += janitor.sweep()

@@ -4,6 +4,7 @@ An entry is written before its resource is created. The file of a run that was k
 regions to search and which images are complete.
 """
 
+import datetime
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 from builder.adapters.aws.account import Account
 from builder.adapters.host.receipts import now
-from builder.adapters.host.workspace import Run, Workspace
+from builder.adapters.host.workspace import Run, Workspace, is_run_name
 
 _BEGUN, _KEPT, _GONE = "begun", "kept", "gone"
 
@@ -143,9 +144,20 @@ def read(workspace: Workspace, run: str) -> list[Entry]:
     return list(found.values())
 
 
+def begun(workspace: Workspace, run: str) -> datetime.datetime | None:
+    """Return when the journal began, before the first resource of its run; None if it is unreadable."""
+    try:
+        with path_of(workspace, run).open(encoding="utf-8") as file:
+            moment = datetime.datetime.fromisoformat(json.loads(file.readline())["at"])
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        return None
+    return moment if moment.tzinfo else None
+
+
 def runs(workspace: Workspace) -> list[str]:
-    """Return the names of all runs with a journal, running or dead."""
-    return sorted(path.stem for path in folder_of(workspace).glob("*.ndjson"))
+    """Return the names of all runs with a journal, running or dead; other files are ignored."""
+    found = (path.stem for path in folder_of(workspace).glob("*.ndjson"))
+    return sorted(name for name in found if is_run_name(name))
 
 
 def delete(workspace: Workspace, run: str) -> None:

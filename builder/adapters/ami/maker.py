@@ -13,6 +13,7 @@ from typing import Any
 
 from builder.adapters.ami import journal, packer
 from builder.adapters.ami.access import Access, ssh_access
+from builder.adapters.ami.ownership import builder_id
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import playbook
@@ -22,7 +23,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Stream
-from builder.marks import COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
+from builder.marks import BUILDER_TAG, COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, LayerResult, Plan
 from builder.site import AwsSettings
 
@@ -31,11 +32,12 @@ _WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
 _CA = "/var/cache/factory-ca.pem"
 
 
-def tags(plan: Plan, run: str, commit: str) -> dict[str, str]:
+def tags(plan: Plan, run: Run, commit: str) -> dict[str, str]:
     return {
         TARGET_TAG: plan.target.name,
         KEY_TAG: plan.key,
-        RUN_TAG: run,
+        RUN_TAG: run.name,
+        BUILDER_TAG: builder_id(run.workspace),
         STACK_TAG: plan.stack.name,
         SYSTEM_TAG: plan.system.name,
         COMMIT_TAG: commit,
@@ -115,7 +117,7 @@ class AmiMaker:
             started = time.monotonic()
             source, folder = self.source(plan), self._folder(plan)
             name = f"{plan.target.name}-{self.run.name}"
-            run_tags, ami_name = tags(plan, self.run.name, self.commit), image_name(plan, self.run.name)
+            run_tags, ami_name = tags(plan, self.run, self.commit), image_name(plan, self.run.name)
             with (
                 journal.permanent(self.run, self.account, "image", ami_name) as created,
                 ssh_access(
@@ -293,4 +295,4 @@ def _hint_for(error: str, plan: Plan) -> str:
 
 def image_name(plan: Plan, run: str) -> str:
     """Return a unique name that sorts by time within a target and fits EC2's limit of 128 characters."""
-    return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}-{run}"[:128]
+    return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}"[: 127 - len(run)] + f"-{run}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.adapters.aws.account import Account, Resource, as_tags, calling_aws, ignoring, tags_of
 from builder.errors import PublishError
+from builder.marks import BUILDER_TAG, IMAGE_TAG, RUN_TAG
 from builder.wait import Backoff, T, until
 
 AGAIN = "re-run the command; it resumes"
@@ -178,12 +179,12 @@ def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
     """Delete an AMI and its snapshots; resources that are already deleted are ignored.
 
     They get the tags of `mark` first: snapshots of a deleted image can only be found by tag, and a policy may
-    restrict deletion to tagged resources.
+    restrict deletion to tagged resources. Snapshots that were not made for this image stay.
     """
     image = ref.find()
     if image is None:
         return
-    found = snapshots_of(image) or _unlisted_snapshots(ref)
+    found = _own_snapshots(ref, image)
     if is_protected(image):
         with calling_aws(f"disabling the deregistration protection of {ref}"):
             ref.ec2.disable_image_deregistration_protection(ImageId=ref.ami)
@@ -195,11 +196,25 @@ def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
         remove_snapshot(ref.account, ref.region, snapshot)
 
 
-def _unlisted_snapshots(ref: AmiRef) -> list[str]:
-    """Return the snapshots of an image that does not list them yet, found by their description."""
-    pattern = re.compile(rf"(for|DestinationAmi) {re.escape(ref.ami)}\b")
-    found = snapshots(ref.account, ref.region, "description", [f"*{ref.ami}*"])
-    return [snapshot["SnapshotId"] for snapshot in found if pattern.search(snapshot.get("Description", ""))]
+def _own_snapshots(ref: AmiRef, image: Resource) -> list[str]:
+    """Return the snapshots that were made for an image; one that does not list them yet is in their text."""
+    listed = snapshots_of(image)
+    filters = {"snapshot-id": listed} if listed else {"description": [f"*{ref.ami}*"]}
+    found = snapshots(ref.account, ref.region, filters)
+    return [snapshot["SnapshotId"] for snapshot in found if _is_made_for(ref, image, snapshot)]
+
+
+def _is_made_for(ref: AmiRef, image: Resource, snapshot: Resource) -> bool:
+    """True if a snapshot has the run tags of its image, or no tags and a text that names the image."""
+    tags, expected = own_tags(snapshot), tags_of(image)
+    if tags.get(IMAGE_TAG) == ref.ami:
+        return True
+    if tags:
+        return RUN_TAG in tags and all(
+            tags.get(name) == expected.get(name) for name in (RUN_TAG, BUILDER_TAG)
+        )
+    made_for = rf"(for|DestinationAmi) {re.escape(ref.ami)}\b"
+    return bool(re.search(made_for, snapshot.get("Description", "")))
 
 
 def own_tags(resource: Resource) -> dict[str, str]:
@@ -212,14 +227,14 @@ def remove_snapshot(account: Account, region: str, snapshot: str) -> None:
         account.client("ec2", region).delete_snapshot(SnapshotId=snapshot)
 
 
-def snapshots(account: Account, region: str, name: str, values: Sequence[str]) -> list[Resource]:
-    """Return the account's own snapshots that match one filter."""
+def snapshots(account: Account, region: str, filters: Mapping[str, Sequence[str]]) -> list[Resource]:
+    """Return the account's own snapshots that match all filters."""
     with calling_aws(f"listing snapshots in {region}"):
         pages = account.client("ec2", region).get_paginator("describe_snapshots")
-        filters = [{"Name": name, "Values": list(values)}]
+        asked = [{"Name": name, "Values": list(values)} for name, values in filters.items()]
         return [
             snapshot
-            for page in pages.paginate(OwnerIds=["self"], Filters=filters)
+            for page in pages.paginate(OwnerIds=["self"], Filters=asked)
             for snapshot in page["Snapshots"]
         ]
 

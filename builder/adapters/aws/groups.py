@@ -51,7 +51,7 @@ def security_group(
 
 
 def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
-    """Create the group; a group that already has the run's name is from a call whose response was lost."""
+    """Create the group; one with its name and tags is from a call whose response was lost."""
     ec2 = account.client("ec2")
     network = _network(ec2, settings.subnet)
     with ignoring("InvalidGroup.Duplicate"):
@@ -63,8 +63,15 @@ def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[st
                 **network,
             )["GroupId"]
         )
-    found = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [name]}])
-    return str(found["SecurityGroups"][0]["GroupId"])
+    own = [{"Name": f"tag:{key}", "Values": [value]} for key, value in tags.items()]
+    named = {"Name": "group-name", "Values": [name]}
+    found = ec2.describe_security_groups(Filters=[named, *own])["SecurityGroups"]
+    if not found:
+        raise BuildError(
+            f"the security group {name} exists in {account.region}, and this run did not create it",
+            hint="build again: each run has a name of its own",
+        )
+    return str(found[0]["GroupId"])
 
 
 def _network(ec2: Any, subnet: str) -> Resource:

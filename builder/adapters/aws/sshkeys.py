@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.adapters.aws.account import Account, calling_aws, ignoring, specifications
 from builder.adapters.host import process
-from builder.errors import MissingError
+from builder.errors import BuildError, MissingError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,16 +32,32 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
         raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
     public = file.with_name(f"{file.name}.pub")
     try:
-        # The name is unique to the run: an existing key is from a call whose response was lost.
-        with calling_aws(f"importing the key {name}"), ignoring("InvalidKeyPair.Duplicate"):
-            account.client("ec2").import_key_pair(
-                KeyName=name,
-                PublicKeyMaterial=public.read_bytes(),
-                TagSpecifications=specifications(tags, ["key-pair"]),
-            )
-        yield KeyPair(name=name, file=file)
+        _import(account, name, public.read_bytes(), tags)
+        try:
+            yield KeyPair(name=name, file=file)
+        finally:
+            with calling_aws(f"deleting the key {name}"):
+                account.client("ec2").delete_key_pair(KeyName=name)
     finally:
         file.unlink(missing_ok=True)
         public.unlink(missing_ok=True)
-        with calling_aws(f"deleting the key {name}"):
-            account.client("ec2").delete_key_pair(KeyName=name)
+
+
+def _import(account: Account, name: str, public: bytes, tags: Mapping[str, str]) -> None:
+    """Import a key; one that exists with the run's name and tags is from a call whose response was lost."""
+    ec2 = account.client("ec2")
+    with calling_aws(f"importing the key {name}"):
+        with ignoring("InvalidKeyPair.Duplicate"):
+            ec2.import_key_pair(
+                KeyName=name,
+                PublicKeyMaterial=public,
+                TagSpecifications=specifications(tags, ["key-pair"]),
+            )
+            return
+        own = [{"Name": f"tag:{key}", "Values": [value]} for key, value in tags.items()]
+        if ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}, *own])["KeyPairs"]:
+            return
+    raise BuildError(
+        f"the key pair {name} exists in {account.region}, and this run did not create it",
+        hint="build again: each run has a name of its own",
+    )

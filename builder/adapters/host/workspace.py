@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from builder.errors import Interrupted, MissingError
 from builder.wait import until
 
 _POLL_S = 0.1
+_RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,7 @@ def _try_lock(descriptor: int) -> bool:
 @contextmanager
 def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | None = None) -> Iterator[Run]:
     """Open a run; delete its scratch folder when the block ends, even with an error."""
+    label = re.sub(r"[^a-z0-9.-]+", "-", label.lower())
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
     folder = workspace.out / "runs" / name
@@ -131,6 +134,11 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
         finally:
             if not run.keep_scratch.is_set():
                 forget_run(workspace, name)
+
+
+def is_run_name(name: str) -> bool:
+    """True if `open_run` could have chosen this name."""
+    return bool(_RUN_NAME.fullmatch(name))
 
 
 def _socket_dir(name: str) -> Path:

@@ -93,7 +93,7 @@ class AmiLane(Lane):
             root=context.root,
             events=work.events,
             ssh_port=site.ssh_port,
-            tags=lambda plan: tags(plan, work.run.name, commit),
+            tags=lambda plan: tags(plan, work.run, commit),
             environment=dict(os.environ),
         )
         self._run = work.run

@@ -1,0 +1,91 @@
+"""Proof that a run of this builder created a resource in an account; without it nothing is deleted.
+
+The proof is the random ID of the builder's home in a tag. Old versions of Packer create an image without
+tags: then its name and its creation time are the proof.
+"""
+
+import datetime
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.adapters.ami import journal
+from builder.adapters.aws.account import Resource, tags_of
+from builder.adapters.host.workspace import Workspace
+from builder.errors import MissingError
+from builder.marks import BUILDER_TAG, RUN_TAG
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ownership:
+    """The tags of a run's resources, and the time before which the run has created nothing."""
+
+    run: str
+    builder: str
+    since: datetime.datetime | None  # None: unknown, so only tags are proof
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {RUN_TAG: self.run, BUILDER_TAG: self.builder}
+
+    def has(self, resource: Resource) -> bool:
+        """True if the tags of a resource prove that the run created it."""
+        return self.tags.items() <= tags_of(resource).items()
+
+    def has_untagged(self, resource: Resource) -> bool:
+        """True if a resource without tags has the run in its name and is not older than the run."""
+        if self.since is None or any(not name.startswith("aws:") for name in tags_of(resource)):
+            return False
+        return _is_named(resource.get("Name", ""), self.run) and _created(resource) >= self.since
+
+
+def ownership(workspace: Workspace, run: str) -> Ownership:
+    return Ownership(run=run, builder=builder_id(workspace), since=journal.begun(workspace, run))
+
+
+def builder_id(workspace: Workspace) -> str:
+    """Return the random ID of a home; create it on first use."""
+    path = workspace.home / "builder-id"
+    if not path.exists():
+        _create(path)
+    found = path.read_text(encoding="ascii", errors="replace").strip()
+    if not _ID.fullmatch(found):
+        raise MissingError(
+            f"{path}: {found[:40]!r} is not an ID of 32 hexadecimal digits",
+            hint=f"restore it from a backup, or: rm {path} (resources of earlier runs are then not deleted)",
+        )
+    return found
+
+
+def _create(path: Path) -> None:
+    """Write a new ID to a file that appears complete or not at all; an existing file stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{os.urandom(16).hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return  # a concurrent run was faster
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_named(name: str, run: str) -> bool:
+    """True if a name contains the run's name as a whole word: run names may be prefixes of each other."""
+    return bool(re.search(rf"(^|[^0-9a-z]){re.escape(run)}($|[^0-9a-z])", name))
+
+
+def _created(resource: Resource) -> datetime.datetime:
+    """Return the creation time of an image; the beginning of time if it has none."""
+    try:
+        moment = datetime.datetime.fromisoformat(str(resource.get("CreationDate", "")))
+    except ValueError:
+        return datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)

@@ -70,6 +70,7 @@ class AwsSettings:
     source_cidrs: tuple[str, ...] = ()  # networks that may reach the instance if the build creates the group
     public_address: bool = False
     instance_profile: str = ""
+    instance_role: str = ""  # role of the instance profile; if empty, the name of the profile
     ssh_interface: str = ""  # private_ip, public_ip, session_manager
     wait_minutes: int = 240  # timeout for an AMI or a copy to become available
     encrypt: bool = False

@@ -16,12 +16,20 @@ def run(argv: Sequence[str]) -> int:
     options.add_argument(
         "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"
     )
+    options.add_argument(
+        "--packer",
+        default="current",
+        choices=("current", "1.6"),
+        help="1.6: also allow tagging and changing any image, as this version tags images late",
+    )
     parsed = options.parse_args(argv)
     opened = open_context(parsed)
     # A policy is for an account, even if BUILDER_SITE is local.
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(parsed.target)
-    policy = open_lane(plan.target.kind, context).policy(plan, partition=parsed.partition)
+    policy = open_lane(plan.target.kind, context).policy(
+        plan, partition=parsed.partition, tags_late=parsed.packer == "1.6"
+    )
     if policy is None:
         raise UsageError(f"target '{plan.target.name}' is not an AMI", hint="builder list")
     print(json.dumps(policy, indent=2))

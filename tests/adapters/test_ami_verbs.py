@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builder.adapters.ami import family
-from builder.adapters.ami.permissions import GRANTS, allows, needs, policy
+from builder.adapters.ami.permissions import GRANTS, UNTAGGED, allows, needs, policy
 from builder.adapters.aws.account import Account
 from builder.app.context import Context
 from builder.cli.main import main
@@ -299,10 +299,10 @@ def test_policy_has_only_the_grants_that_the_site_needs() -> None:
     assert len({grant.name for grant in GRANTS}) == len(GRANTS)
 
 
-def test_only_the_grants_read_and_session_are_unrestricted() -> None:
+def test_only_read_only_calls_are_unrestricted() -> None:
     """All other grants name resources or a condition, as far as EC2 supports them."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
-    assert free == {"Read", "Session"}
+    assert free == {"Read"}
 
 
 def test_iam_prints_the_policy_without_an_account(
@@ -310,4 +310,7 @@ def test_iam_prints_the_policy_without_an_account(
 ) -> None:
     assert main(["iam", "ami-cpu", "--root", str(ROOT)]) == 0
     assert json.loads(capsys.readouterr().out)["Version"] == "2012-10-17"
+    assert main(["iam", "ami-cpu", "--packer", "1.6", "--root", str(ROOT)]) == 0
+    printed = {statement["Sid"] for statement in json.loads(capsys.readouterr().out)["Statement"]}
+    assert {grant.name for grant in GRANTS if grant.when == UNTAGGED} <= printed
     assert main(["iam", "cpu-ddp", "--root", str(ROOT)]) == 2

@@ -12,7 +12,7 @@ from typing import Any
 from builder.adapters.ami.ownership import builder_id
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
-from builder.adapters.aws.account import Account, tags_of
+from builder.adapters.aws.account import Account, specifications, tags_of
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.marks import BUILDER_TAG, KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Publication
@@ -79,11 +79,10 @@ class AmiAccount:
     def image(self, *, key: str = "", run: str = "a-run", name: str = "") -> str:
         """Create an image with the tags that Packer sets; return its id."""
         instance = self.aws.run()["InstanceId"]
-        tags = [{"Key": name, "Value": value} for name, value in self.tags(key=key, run=run).items()]
         image = self.aws.ready_image(
             instance,
             Name=name or f"{self.target}-{uuid.uuid4().hex[:6]}",
-            TagSpecifications=[{"ResourceType": "image", "Tags": tags}],
+            TagSpecifications=specifications(self.tags(key=key, run=run), ["image", "snapshot"]),
         )
         self.aws.ec2.terminate_instances(InstanceIds=[instance])
         return image

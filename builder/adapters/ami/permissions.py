@@ -13,6 +13,7 @@ from builder.model import Plan
 from builder.site import AwsSettings
 
 _ANY = ("*",)
+UNTAGGED = "untagged"  # feature of old versions of Packer: images get their tags late
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,7 @@ def _ec2(*kinds: str) -> tuple[str, ...]:
     return tuple(f"arn:{{partition}}:ec2:*:*:{kind}/*" for kind in kinds)
 
 
+_IMAGES = ("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*")
 _HAS_RUN_TAG = {"StringLike": {f"ec2:ResourceTag/{RUN_TAG}": "*"}}
 _GETS_RUN_TAG = {"StringLike": {f"aws:RequestTag/{RUN_TAG}": "*"}}
 _CREATING = (
@@ -92,30 +94,40 @@ GRANTS: tuple[Grant, ...] = (
         condition=_GETS_RUN_TAG,
     ),
     Grant(name="KeysEnd", actions=("ec2:DeleteKeyPair",), resources=_ec2("key-pair"), condition=_HAS_RUN_TAG),
-    # No condition on tags: Packer 1.6.6 creates an image, sets its description, and only then tags it.
     Grant(
-        name="Capture",
-        actions=("ec2:CreateImage", "ec2:ModifyImageAttribute"),
-        resources=(*_ec2("instance"), "arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
+        name="CaptureFrom",
+        actions=("ec2:CreateImage",),
+        resources=_ec2("instance"),
+        condition=_HAS_RUN_TAG,
+    ),
+    Grant(name="Capture", actions=("ec2:CreateImage",), resources=_IMAGES, condition=_GETS_RUN_TAG),
+    Grant(
+        name="ModifyImages",
+        actions=("ec2:ModifyImageAttribute",),
+        resources=_IMAGES[:1],
+        condition=_HAS_RUN_TAG,
     ),
     Grant(
         name="TagNew",
         actions=("ec2:CreateTags",),
         resources=(
-            *_ec2("instance", "volume", "key-pair", "security-group"),
-            "arn:{partition}:ec2:*::image/*",
-            "arn:{partition}:ec2:*::snapshot/*",
+            *_ec2("instance", "volume", "network-interface", "key-pair", "security-group"),
+            *_IMAGES,
         ),
         condition={"StringEquals": {"ec2:CreateAction": list(_CREATING)}},
     ),
     Grant(
-        name="TagImages",
+        name="TagOwn",
         actions=("ec2:CreateTags",),
-        resources=(
-            *_ec2("instance", "volume"),
-            "arn:{partition}:ec2:*::image/*",
-            "arn:{partition}:ec2:*::snapshot/*",
-        ),
+        resources=(*_ec2("instance", "volume"), *_IMAGES),
+        condition=_HAS_RUN_TAG,
+    ),
+    # Packer 1.6 creates an image without tags, sets its description, and only then tags it.
+    Grant(
+        name="UntaggedImages",
+        actions=("ec2:CreateImage", "ec2:CreateTags", "ec2:ModifyImageAttribute"),
+        resources=_IMAGES,
+        when=UNTAGGED,
     ),
     Grant(
         name="RemoveImages",
@@ -124,7 +136,7 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:DeleteSnapshot",
             "ec2:DisableImageDeregistrationProtection",
         ),
-        resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
+        resources=_IMAGES,
         condition=_HAS_RUN_TAG,
     ),
     Grant(
@@ -148,7 +160,7 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:EnableImageDeregistrationProtection",
             "ec2:ModifySnapshotAttribute",
         ),
-        resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
+        resources=_IMAGES,
         condition=_HAS_RUN_TAG,
         when="publish",
     ),
@@ -171,7 +183,7 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         name="Copy",
         actions=("ec2:CopyImage",),
-        resources=("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*"),
+        resources=_IMAGES,
         when="copy",
     ),
     Grant(
@@ -196,10 +208,29 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         name="PassRole",
         actions=("iam:PassRole",),
+        resources=("arn:{partition}:iam::*:role/{role}",),
         condition={"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
         when="profile",
     ),
-    Grant(name="Session", actions=("ssm:StartSession", "ssm:TerminateSession"), when="session"),
+    Grant(
+        name="Session",
+        actions=("ssm:StartSession",),
+        resources=_ec2("instance"),
+        condition={"StringLike": {f"ssm:resourceTag/{RUN_TAG}": "*"}},
+        when="session",
+    ),
+    Grant(
+        name="SessionForward",
+        actions=("ssm:StartSession",),
+        resources=("arn:{partition}:ssm:*::document/AWS-StartPortForwardingSession",),
+        when="session",
+    ),
+    Grant(
+        name="SessionEnd",
+        actions=("ssm:TerminateSession",),
+        resources=("arn:{partition}:ssm:*:*:session/${{aws:userid}}-*",),
+        when="session",
+    ),
 )
 
 
@@ -254,6 +285,7 @@ def policy(wanted: Iterable[str], settings: AwsSettings, *, partition: str = "aw
         "partition": partition,
         "parameters": settings.parameters,
         "profile": settings.instance_profile,
+        "role": settings.instance_role or settings.instance_profile,
         "kms_keys": settings.kms_key if settings.kms_key.startswith("arn:") else "*",
     }
     return {

@@ -13,7 +13,7 @@ from builder.adapters.ami import janitor
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ami.permissions import changing, needs, policy
+from builder.adapters.ami.permissions import UNTAGGED, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.host.checkout import commit_of
@@ -122,9 +122,10 @@ class AmiLane(Lane):
         wanted = needs(plan, self._context.site.aws)
         return changing(wanted if publish else wanted & {"build", "group"})
 
-    def policy(self, plan: Plan, *, partition: str) -> Mapping[str, Any]:
+    def policy(self, plan: Plan, *, partition: str, tags_late: bool) -> Mapping[str, Any]:
         settings = self._context.site.aws
-        return policy(needs(plan, settings), settings, partition=partition)
+        wanted = needs(plan, settings) | ({UNTAGGED} if tags_late else set())
+        return policy(wanted, settings, partition=partition)
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
         if plan.suites:

@@ -80,7 +80,10 @@ class Lane(Protocol):
         del plan, publish
         return ()
 
-    def policy(self, plan: Plan, *, partition: str) -> Mapping[str, Any] | None:
-        """Return the IAM policy for building and publishing; None if no account is needed."""
-        del plan, partition
+    def policy(self, plan: Plan, *, partition: str, tags_late: bool) -> Mapping[str, Any] | None:
+        """Return the IAM policy for building and publishing; None if no account is needed.
+
+        `tags_late` adds what versions of Packer need that create images without tags.
+        """
+        del plan, partition, tags_late
         return None

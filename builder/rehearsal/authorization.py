@@ -1,0 +1,140 @@
+"""Tells which authorizations AWS asks for a call: an action on each of its resources, with condition keys.
+
+The tables follow AWS's service authorization reference, for the calls that the builder and Packer make.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from builder.rehearsal.calls import Call
+from builder.rehearsal.iam import Request
+
+Tags = Mapping[str, str]
+_ACCOUNT = "123456789012"
+_TAG = re.compile(r"TagSpecification\.(\d+)\.Tag\.(\d+)\.Key")
+_PLAIN_TAG = re.compile(r"Tag\.(\d+)\.Key")
+# Prefix of an id → type of the resource in ARNs.
+_KINDS = {
+    "ami": "image",
+    "i": "instance",
+    "sg": "security-group",
+    "snap": "snapshot",
+    "subnet": "subnet",
+    "vol": "volume",
+    "vpc": "vpc",
+}
+_GLOBAL = ("image", "snapshot")  # their ARNs have no account
+# Types of the resources that a call creates; they have no tags yet.
+_CREATED: Mapping[str, tuple[str, ...]] = {
+    "RunInstances": ("instance", "volume", "network-interface"),
+    "CreateImage": ("image", "snapshot"),
+    "CopyImage": ("image", "snapshot"),
+    "ImportKeyPair": ("key-pair",),
+    "CreateSecurityGroup": ("security-group",),
+}
+# Parameters that name the existing resources of a call.
+_NAMED: Mapping[str, tuple[str, ...]] = {
+    "RunInstances": ("ImageId", "KeyName", "SecurityGroupId.", "SubnetId", "NetworkInterface."),
+    "CreateImage": ("InstanceId",),
+    "CreateSecurityGroup": ("VpcId",),
+    "CopyImage": ("SourceImageId",),
+}
+_ANY_NAMED = (
+    *("ImageId", "InstanceId", "SnapshotId", "VolumeId", "GroupId", "KeyName"),
+    *("ResourceId.", "InstanceId.", "GroupName"),
+)
+
+
+def requests_of(call: Call, tags_of: Callable[[str], Tags]) -> list[Request]:
+    """Return the authorizations of a call; `tags_of` returns the tags of an existing resource by id."""
+    action = f"{call.service}:{call.action}"
+    if call.service == "ec2" and call.mutating:
+        return list(_of_ec2(call, tags_of))
+    if call.service == "ssm":
+        return [
+            Request(action=action, resource=arn, context=context) for arn, context in _of_ssm(call, tags_of)
+        ]
+    return [Request(action=action)]
+
+
+def _of_ec2(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
+    action, specified = f"ec2:{call.action}", _specified(call)
+    for kind in _CREATED.get(call.action, ()):
+        new, tags = _arn(call, kind, "*"), specified.get(kind, {})
+        yield Request(action=action, resource=new, context=_request_tags(tags))
+        if tags:
+            context = {**_request_tags(tags), "ec2:CreateAction": call.action}
+            yield Request(action="ec2:CreateTags", resource=new, context=context)
+    asked = {
+        f"aws:RequestTag/{call.parameters[name]}": call.parameters[name.replace("Key", "Value")]
+        for name in call.parameters
+        if _PLAIN_TAG.fullmatch(name)
+    }
+    for name in _names(call):
+        context = {**_resource_tags(tags_of(name)), **asked}
+        yield Request(action=action, resource=_arn(call, _kind(name), name), context=context)
+    if profile := call.parameters.get("IamInstanceProfile.Name"):
+        yield Request(
+            action="iam:PassRole",
+            resource=f"arn:aws:iam::{_ACCOUNT}:role/{profile}",
+            context={"iam:PassedToService": "ec2.amazonaws.com"},
+        )
+
+
+def _names(call: Call) -> list[str]:
+    """Return the ids of a call's existing resources."""
+    wanted = _NAMED.get(call.action) or (() if call.action in _CREATED else _ANY_NAMED)
+    return [
+        value
+        for name, value in call.parameters.items()
+        if value and _is_wanted(name, wanted) and (_kind(value) != "key-pair" or name.endswith("KeyName"))
+    ]
+
+
+def _is_wanted(name: str, wanted: tuple[str, ...]) -> bool:
+    return any(name == key or (key.endswith(".") and name.startswith(key)) for key in wanted)
+
+
+def _kind(name: str) -> str:
+    prefix, _, rest = name.partition("-")
+    is_id = re.fullmatch(r"[0-9a-f]{8,17}", rest) is not None
+    return _KINDS.get(prefix, "key-pair") if is_id else "key-pair"
+
+
+def _arn(call: Call, kind: str, name: str) -> str:
+    account = "" if kind in _GLOBAL else _ACCOUNT
+    return f"arn:aws:ec2:{call.region}:{account}:{kind}/{name}"
+
+
+def _specified(call: Call) -> dict[str, dict[str, str]]:
+    """Return the tags of a call's new resources, by type."""
+    found: dict[str, dict[str, str]] = {}
+    for name, key in call.parameters.items():
+        if match := _TAG.fullmatch(name):
+            kind = call.parameters[f"TagSpecification.{match[1]}.ResourceType"]
+            found.setdefault(kind, {})[key] = call.parameters[name.removesuffix("Key") + "Value"]
+    return found
+
+
+def _request_tags(tags: Tags) -> dict[str, str]:
+    return {f"aws:RequestTag/{name}": value for name, value in tags.items()}
+
+
+def _resource_tags(tags: Tags) -> dict[str, str]:
+    return {
+        f"{service}:ResourceTag/{name}": value for service in ("aws", "ec2") for name, value in tags.items()
+    }
+
+
+def _of_ssm(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the resources of a Systems Manager call: parameters, or the two of a session."""
+    if call.action == "StartSession":
+        target, document = call.parameters["Target"], call.parameters["DocumentName"]
+        tags = {f"ssm:resourceTag/{name}": value for name, value in tags_of(target).items()}
+        yield f"arn:aws:ec2:{call.region}:{_ACCOUNT}:instance/{target}", tags
+        yield f"arn:aws:ssm:{call.region}::document/{document}", {}
+        return
+    names = json.loads(call.parameters.get("Names", "[]"))
+    for name in names or [call.parameters.get("Name") or call.parameters.get("Path", "")]:
+        yield f"arn:aws:ssm:{call.region}:{_ACCOUNT}:parameter{name}", {}

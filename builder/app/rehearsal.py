@@ -9,19 +9,27 @@ from builder.adapters.host.workspace import open_run
 from builder.adapters.upstream import mirror
 from builder.app.context import Context
 from builder.arch import of_this_machine
-from builder.errors import MissingError
+from builder.errors import MissingError, UsageError
 from builder.model import Stack
 from builder.rehearsal import session
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.ec2.machine import ensure
+from builder.rehearsal.gate import SERVICES
 from builder.rehearsal.session import Rehearsal
 
 DEFAULT = "default"
 
 
-def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) -> Rehearsal:
-    """Return the named rehearsal; start it if it does not run."""
+def ensure_up(
+    context: Context, name: str = DEFAULT, *, services: Sequence[str] = (), pending_s: float = 0.0
+) -> Rehearsal:
+    """Return the named rehearsal; start it if it does not run. It serves `services` and the default ones."""
     if running := session.find(context.workspace, name):
+        if missing := sorted(set(services) - set(running.services)):
+            raise UsageError(
+                f"the rehearsal '{name}' is running without the services {', '.join(missing)}",
+                hint=f"builder rehearse down --name {name}, then run the command again",
+            )
         return running
     engine = Engine()
     _require(engine)
@@ -34,6 +42,7 @@ def ensure_up(context: Context, name: str = DEFAULT, *, pending_s: float = 0.0) 
         engine_url=engine.url,
         account=account.as_table(),
         machines=_ensure_machines(context, account.systems, engine),
+        services=tuple(sorted({*SERVICES, *services})),
         pending_s=pending_s,
     )
 

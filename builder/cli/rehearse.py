@@ -1,6 +1,7 @@
 """`builder rehearse`: emulates an AWS account on this machine; its instances are containers."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -8,11 +9,12 @@ from collections.abc import Sequence
 from builder.adapters.engine.client import Engine
 from builder.app.context import Context, open_context, parser, print_table
 from builder.app.rehearsal import DEFAULT, ensure_up
-from builder.errors import MissingError
+from builder.errors import MissingError, UsageError
 from builder.rehearsal import session
 from builder.rehearsal.session import Rehearsal
 
 _ACTIONS = ("up", "down", "status", "env")
+_SERVICE = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -32,11 +34,18 @@ def run(argv: Sequence[str]) -> int:
         metavar="SECONDS",
         help="up: time that new AMIs stay pending (default: 0)",
     )
+    options.add_argument(
+        "--services",
+        default="",
+        metavar="NAME,…",
+        help="up: further AWS services to serve, such as s3,batch; calls that start containers stay refused",
+    )
     options.add_argument("--json", action="store_true", help="status: print JSON")
     parsed = options.parse_args(argv)
     context = open_context(parsed)
     if parsed.action == "up":
-        _describe(ensure_up(context, parsed.name, pending_s=parsed.pending))
+        services = _services(parsed.services)
+        _describe(ensure_up(context, parsed.name, services=services, pending_s=parsed.pending))
         return 0
     if parsed.action == "down":
         return _down(context, parsed.name)
@@ -44,6 +53,17 @@ def run(argv: Sequence[str]) -> int:
     if parsed.action == "env":
         return _print_environment(found)
     return _status(parsed.name, found, as_json=parsed.json)
+
+
+def _services(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not _SERVICE.fullmatch(name):
+            raise UsageError(
+                f"--services: {name!r} is not the name of an AWS service",
+                hint="use the names in signatures, for example --services s3,batch",
+            )
+    return names
 
 
 def _describe(found: Rehearsal) -> None:

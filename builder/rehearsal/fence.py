@@ -6,12 +6,12 @@ rehearsal.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.rehearsal.addresses import require_loopback
+from builder.rehearsal.gate import Key
 
-ACCESS_KEY, SECRET_KEY = "AKIAREHEARSALREHEARS", "rehearsal"
 _LOCAL = "127.0.0.1,localhost"
 
 
@@ -22,14 +22,14 @@ class Fence:
     endpoint: str
     region: str
     access_key: str
-    secret_key: str
-    environment: Mapping[str, str]
+    secret_key: str = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
 
 
 def fence(
-    endpoint: str, *, region: str, refusing_port: int, scratch: Path, inherited: Mapping[str, str]
+    endpoint: str, *, key: Key, region: str, refusing_port: int, scratch: Path, inherited: Mapping[str, str]
 ) -> Fence:
-    """Return the settings for tools that use the rehearsal at `endpoint`.
+    """Return the settings for tools that use the rehearsal at `endpoint` with its key.
 
     `scratch` holds the files that tools leave (temporary keys, logins); the caller deletes it. No process
     listens on `refusing_port`, so connections through that proxy are refused.
@@ -44,14 +44,14 @@ def fence(
     return Fence(
         endpoint=endpoint,
         region=region,
-        access_key=ACCESS_KEY,
-        secret_key=SECRET_KEY,
+        access_key=key.access,
+        secret_key=key.secret,
         environment={
             **kept,
             **proxies,
             **{name.lower(): value for name, value in proxies.items()},
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ACCESS_KEY_ID": key.access,
+            "AWS_SECRET_ACCESS_KEY": key.secret,
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_DEFAULT_REGION": region,
             "AWS_EC2_METADATA_DISABLED": "true",

@@ -24,8 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 from builder.errors import FactoryError
 from builder.rehearsal.addresses import require_loopback
 from builder.rehearsal.calls import Call, Disturbance, error_body, read_call
+from builder.rehearsal.gate import CONTROL, Gate, Refused, Request, refusal_body
 
-CONTROL = "/_rehearsal/"
 _FORWARD_TIMEOUT_S = 900.0
 _ERROR = re.compile(rb"<Code>([\w.]+)</Code>|\"__type\":\s*\"(?:[\w.]+#)?(\w+)\"")
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -43,8 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        request = Request.of(self.command, self.path, dict(self.headers.items()))
         try:
+            body = self.server.proxy.gate.check(request, lambda: self.rfile.read(request.body_size))
             if self.path.startswith(CONTROL):
                 self._control(body)
             else:
@@ -52,6 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
                     self.command, self.path, dict(self.headers.items()), body
                 )
                 self._answer(status, headers, answer)
+        except Refused as refused:
+            self.close_connection = True  # the body may be unread
+            content_type, answer = refusal_body(refused)
+            self._answer(refused.status, {"Content-Type": content_type, "Connection": "close"}, answer)
         except (_Lost, OSError):
             self.close_connection = True
 
@@ -96,7 +101,8 @@ class _Server(ThreadingHTTPServer):
 class Proxy:
     """The proxy, which serves while its context is entered; `calls` are the finished calls in order."""
 
-    def __init__(self, upstream: str, *, journal: Path | None = None) -> None:
+    def __init__(self, upstream: str, *, gate: Gate, journal: Path | None = None) -> None:
+        self.gate = gate
         self._upstream = urlsplit(require_loopback(upstream)).netloc
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self

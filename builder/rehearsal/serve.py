@@ -22,6 +22,7 @@ from builder.errors import FactoryError
 from builder.rehearsal.addresses import find_ssh_port
 from builder.rehearsal.ec2.hosts import EngineHosts, sweep
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.gate import Key
 from builder.rehearsal.proxy import Proxy
 from builder.rehearsal.session import Files, Settings, hold
 from builder.wait import until
@@ -31,6 +32,7 @@ _LOCK_S = 5.0  # a status query of another process takes the lock for an instant
 
 
 def main(arguments: list[str]) -> int:
+    os.umask(0o077)  # the folder holds the key of the rehearsal
     files = Files(Path(arguments[0]))
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -63,12 +65,19 @@ def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
 def _start(stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts) -> Proxy:
     from builder.rehearsal.ec2 import backends
 
+    key = Key.random()
     cloud = stack.enter_context(
         backends.serve(
-            account, hosts, settings.machines, folder=files.registries, pending_s=settings.pending_s
+            account,
+            hosts,
+            settings.machines,
+            folder=files.registries,
+            key=key,
+            services=settings.services,
+            pending_s=settings.pending_s,
         )
     )
-    proxy = stack.enter_context(Proxy(cloud.endpoint, journal=files.calls))
+    proxy = stack.enter_context(Proxy(cloud.endpoint, gate=cloud.gate, journal=files.calls))
     refusing = stack.enter_context(socket.socket())
     refusing.bind(("127.0.0.1", 0))  # bound but not listening, so connections are refused
 
@@ -81,6 +90,9 @@ def _start(stack: ExitStack, files: Files, settings: Settings, account: Account,
     }
     announced = {
         "endpoint": proxy.endpoint,
+        "access_key": key.access,
+        "secret_key": key.secret,
+        "services": settings.services,
         "pid": os.getpid(),
         "session": settings.session,
         "account": account.id,

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from builder.errors import FactoryError, MissingError, UsageError
 from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.ec2.hosts import sweep
 from builder.rehearsal.fence import Fence, fence
-from builder.rehearsal.proxy import CONTROL
+from builder.rehearsal.gate import CONTROL, SERVICES, Key
 from builder.wait import until
 
 _START_S, _END_S = 120.0, 180.0
@@ -74,6 +74,7 @@ class Settings:
     engine_url: str
     account: Mapping[str, Any]
     machines: Mapping[str, str]
+    services: tuple[str, ...] = SERVICES
     pending_s: float = 0.0
 
     @classmethod
@@ -122,11 +123,25 @@ class Rehearsal:
     ssh_port: int
     refusing_port: int
     starts: tuple[str, ...]
+    services: tuple[str, ...] = SERVICES
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+
+    @property
+    def key(self) -> Key:
+        """Return the rehearsal's credentials; raise MissingError if it was started by an older version."""
+        if not self.secret_key:
+            raise MissingError(
+                f"the rehearsal '{self.name}' was started by an older version of the builder",
+                hint=_down(self.name),
+            )
+        return Key(access=self.access_key, secret=self.secret_key)
 
     def fence(self, scratch: Path, *, region: str = "", inherited: Mapping[str, str] = os.environ) -> Fence:
         """Return the environment and settings for tools that use this rehearsal."""
         return fence(
             self.endpoint,
+            key=self.key,
             region=region or self.regions[0],
             refusing_port=self.refusing_port,
             scratch=scratch,
@@ -135,10 +150,10 @@ class Rehearsal:
 
     def _ask(self, method: str, what: str, content: object = None) -> Any:
         client, body = Client(Network(), silence_s=_ASK_S), json.dumps(content).encode()
-        length = {"Content-Length": str(len(body))}
+        headers = {"Content-Length": str(len(body)), "Authorization": f"Bearer {self.key.secret}"}
         try:
             with client.open(
-                method, f"{self.endpoint}{CONTROL}{what}", headers=length, body=iter((body,))
+                method, f"{self.endpoint}{CONTROL}{what}", headers=headers, body=iter((body,))
             ) as response:
                 answer = json.loads(b"".join(client.chunks(response)))
         except (TransientError, MissingError) as error:
@@ -204,7 +219,7 @@ def find(workspace: Workspace, name: str) -> Rehearsal | None:
         return None
     if not _is_alive(files):
         return None
-    lists = {key: tuple(table[key]) for key in ("regions", "starts")}
+    lists = {key: tuple(table[key]) for key in ("regions", "starts", "services") if key in table}
     return Rehearsal(name=name, folder=files.folder, **{**table, **lists})
 
 
@@ -220,6 +235,7 @@ def up(
     engine_url: str,
     account: Mapping[str, Any],
     machines: Mapping[str, str],
+    services: tuple[str, ...] = SERVICES,
     pending_s: float = 0.0,
 ) -> Rehearsal:
     """Return the running rehearsal of that name, or start an empty one."""
@@ -239,6 +255,7 @@ def up(
             engine_url=engine_url,
             account=account,
             machines=machines,
+            services=services,
             pending_s=pending_s,
         )
         write_atomically(files.settings, json.dumps(asdict(settings)))
@@ -247,7 +264,9 @@ def up(
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
-    service = process.start_detached(argv, log=files.log)
+    # moto starts containers for some calls: it gets no engine. The rehearsal's own is in the settings.
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}"}
+    service = process.start_detached(argv, log=files.log, env=environment)
     until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)
     found = find(workspace, name)
     if found is None:

@@ -23,7 +23,7 @@ RUNNING = r"<code>16</code>\s*<name>running</name>"
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

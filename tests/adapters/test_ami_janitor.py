@@ -25,7 +25,7 @@ LIVING = ["pending", "running", "stopping", "stopped"]
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

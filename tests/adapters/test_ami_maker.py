@@ -53,7 +53,7 @@ json.dump({{"builds": [build]}}, open(table["manifest"], "w"))
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

@@ -30,7 +30,7 @@ from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAcco
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

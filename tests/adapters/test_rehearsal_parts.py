@@ -18,7 +18,7 @@ from builder.rehearsal import addresses, session
 from builder.rehearsal.addresses import Addresses, require_loopback
 from builder.rehearsal.ec2 import machine, seeds
 from builder.rehearsal.fence import fence
-from tests.support.rehearsal import ROOT, Clients
+from tests.support.rehearsal import KEY, ROOT, Clients
 
 # Addresses. OTHERS are left to rehearsals of tests that run at the same time.
 FIRST, LAST = ipaddress.ip_address("127.0.2.2"), ipaddress.ip_address("127.0.250.254")
@@ -105,7 +105,12 @@ def test_the_fence_hides_credentials_and_settings_of_the_user(tmp_path: Path) ->
         "PACKER_LOG": "1",
     }
     fenced = fence(
-        "http://127.0.0.1:4566", region="eu-west-1", refusing_port=9, scratch=tmp_path, inherited=inherited
+        "http://127.0.0.1:4566",
+        key=KEY,
+        region="eu-west-1",
+        refusing_port=9,
+        scratch=tmp_path,
+        inherited=inherited,
     )
     found = fenced.environment
     assert (found["PATH"], found["AWS_ENDPOINT_URL"]) == ("/bin", "http://127.0.0.1:4566")
@@ -122,11 +127,13 @@ def test_the_fence_hides_credentials_and_settings_of_the_user(tmp_path: Path) ->
 
 def test_the_fence_refuses_an_endpoint_outside_loopback(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        fence("https://aws.example.com", region="x", refusing_port=9, scratch=tmp_path, inherited={})
+        fence("https://aws.example.com", key=KEY, region="x", refusing_port=9, scratch=tmp_path, inherited={})
 
 
 def test_a_tool_that_ignores_the_endpoint_is_refused_by_the_proxy(tmp_path: Path, aws: Clients) -> None:
-    fenced = fence(aws.endpoint, region="us-east-1", refusing_port=1, scratch=tmp_path, inherited=os.environ)
+    fenced = fence(
+        aws.endpoint, key=KEY, region="us-east-1", refusing_port=1, scratch=tmp_path, inherited=os.environ
+    )
     code = (
         "import boto3, botocore.config\n"
         "config = botocore.config.Config(retries={'total_max_attempts': 1}, connect_timeout=5)\n"

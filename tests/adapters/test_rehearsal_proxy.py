@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,22 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 
 from builder.errors import UsageError
 from builder.rehearsal.calls import Call, Disturbance, read_call
-from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
+from builder.rehearsal.gate import Gate
 from builder.rehearsal.proxy import Proxy
-from tests.support.rehearsal import EAST, RehearsedAccount
+from tests.support.rehearsal import EAST, KEY, RehearsedAccount
 
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount, tmp_path: Path) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, journal=tmp_path / "calls.ndjson") as started:
+    with Proxy(
+        rehearsed_account.endpoint, gate=rehearsed_account.gate, journal=tmp_path / "calls.ndjson"
+    ) as started:
         yield started
 
 
 def client(proxy: Proxy, service: str, tries: int = 1) -> Any:
     config = Config(retries={"total_max_attempts": tries, "mode": "standard"}, read_timeout=30)
-    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+    keys = {"aws_access_key_id": KEY.access, "aws_secret_access_key": KEY.secret}
     return boto3.client(service, region_name=EAST, endpoint_url=proxy.endpoint, config=config, **keys)
 
 
@@ -60,7 +64,7 @@ def test_every_call_is_recorded(proxy: Proxy, tmp_path: Path) -> None:
     assert proxy.calls[1].parameters["Name"] == "/proxy/one"
     written = [json.loads(line) for line in (tmp_path / "calls.ndjson").read_text().splitlines()]
     assert [Call(**table) for table in written] == proxy.calls
-    assert SECRET_KEY not in json.dumps(written)
+    assert KEY.secret not in json.dumps(written)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_a_caller_can_be_killed_before_or_after_a_call(proxy: Proxy, kill: str, 
     code = (
         "import boto3, sys\n"
         "ssm = boto3.client('ssm', endpoint_url=sys.argv[1], region_name='us-east-1',"
-        f" aws_access_key_id={ACCESS_KEY!r}, aws_secret_access_key='x')\n"
+        f" aws_access_key_id={KEY.access!r}, aws_secret_access_key={KEY.secret!r})\n"
         "for name in 'abc':\n"
         "    ssm.put_parameter(Name=f'{sys.argv[2]}/{name}', Value='1', Type='String')\n"
     )
@@ -167,7 +171,8 @@ def test_a_callback_gets_the_call(proxy: Proxy) -> None:
 def control(proxy: Proxy, method: str, path: str, content: object = None) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(proxy.endpoint.removeprefix("http://"), timeout=10)
     try:
-        connection.request(method, f"/_rehearsal/{path}", body=json.dumps(content))
+        headers = {"Authorization": f"Bearer {KEY.secret}"}
+        connection.request(method, f"/_rehearsal/{path}", body=json.dumps(content), headers=headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -190,7 +195,7 @@ def test_the_proxy_can_be_controlled_over_http(proxy: Proxy) -> None:
 
 def test_the_proxy_refuses_an_upstream_outside_loopback() -> None:
     with pytest.raises(UsageError, match=r"not in 127.0.0.0/8"):
-        Proxy("https://ec2.us-east-1.amazonaws.com")
+        Proxy("https://ec2.us-east-1.amazonaws.com", gate=Gate(key=KEY))
 
 
 @pytest.mark.parametrize(
@@ -218,12 +223,15 @@ def test_parses_rest_calls_and_actions_in_the_query() -> None:
 
 def test_the_proxy_stops_while_a_call_is_delayed(rehearsed_account: RehearsedAccount) -> None:
     started = time.monotonic()
-    with Proxy(rehearsed_account.endpoint) as proxy:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as proxy:
         proxy.disturb(Disturbance(delay_s=600))
-        connection = http.client.HTTPConnection(proxy.endpoint.removeprefix("http://"), timeout=30)
-        connection.request("POST", "/", body="Action=DescribeRegions")
+
+        def call() -> None:
+            with suppress(ConnectionClosedError, EndpointConnectionError):
+                client(proxy, "ec2").describe_regions()
+
+        threading.Thread(target=call, daemon=True).start()
         while not proxy.busy:
             assert time.monotonic() - started < 20
             os.sched_yield()
-    connection.close()
     assert time.monotonic() - started < 20

@@ -11,7 +11,7 @@ from builder.rehearsal import session
 from builder.rehearsal.session import Rehearsal
 from tests.support.ami_factory import AmiFactory, prepare
 from tests.support.factory import Factory
-from tests.support.rehearsal import EAST
+from tests.support.rehearsal import EAST, Clients
 from tests.support.rehearsed import Program
 
 
@@ -35,10 +35,11 @@ def rehearsal_name(program: Program) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="module")
-def endpoint(program: Program) -> Iterator[str]:
-    """Endpoint of a rehearsal that all tests of a module share."""
+def aws(program: Program) -> Iterator[Clients]:
+    """Clients of a rehearsal that all tests of a module share."""
     name = f"t-{uuid.uuid4().hex[:8]}"
-    yield program.up(name)
+    program.up(name)
+    yield program.aws(name)
     program.call("down", "--name", name)
 
 

@@ -33,7 +33,9 @@ def key(tmp_path: Path) -> Key:
 
 def test_two_rehearsals_are_isolated(program: Program, rehearsal_name: Names, key: Key) -> None:
     names = [rehearsal_name(), rehearsal_name()]
-    accounts = [Clients(program.up(name)) for name in names]
+    for name in names:
+        program.up(name)
+    accounts = [program.aws(name) for name in names]
     machines = [start_instance(aws, key) for aws in accounts]
     addresses = [machine["PrivateIpAddress"] for machine in machines]
     assert len(set(addresses)) == 2
@@ -56,13 +58,15 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     program: Program, rehearsal_name: Names, key: Key
 ) -> None:
     name, other = rehearsal_name(), rehearsal_name()
-    aws = Clients(program.up(name))
+    program.up(name)
+    aws = program.aws(name)
     instance = start_instance(aws, key)["InstanceId"]
     aws.ready_image(instance)
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
     assert until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     assert len(program.left(name)) >= 4, "two containers, and images of two disks"
-    restarted = Clients(program.up(name))
+    program.up(name)
+    restarted = program.aws(name)
     assert restarted.ec2.describe_instances()["Reservations"] == []
     assert program.containers(name) == []
     machine = start_instance(restarted, key)
@@ -80,7 +84,8 @@ def test_a_signal_during_instance_start_leaves_nothing(
     program: Program, rehearsal_name: Names, key: Key, sign: signal.Signals
 ) -> None:
     name = rehearsal_name()
-    aws = Clients(program.up(name))
+    program.up(name)
+    aws = program.aws(name)
     aws.ec2.import_key_pair(KeyName="test", PublicKeyMaterial=key.public)
     aws.debian()
 
@@ -117,7 +122,7 @@ def test_output_of_up_status_env_and_down(program: Program, rehearsal_name: Name
     assert "account 123456789012, regions us-east-1, us-west-2, eu-west-1" in up.stderr
     again = program.call("up", "--name", name)
     assert (again.returncode, again.stdout) == (0, up.stdout)
-    aws = Clients(up.stdout.strip())
+    aws = program.aws(name)
     machine = start_instance(aws, key)
     status = program.call("status", "--name", name)
     assert machine["PrivateIpAddress"] in status.stdout

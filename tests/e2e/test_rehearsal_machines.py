@@ -36,11 +36,6 @@ for path in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def aws(endpoint: str) -> Clients:
-    return Clients(endpoint)
-
-
-@pytest.fixture(scope="module")
 def key(aws: Clients, tmp_path_factory: pytest.TempPathFactory) -> Key:
     pair = Key.create(tmp_path_factory.mktemp("keys"))
     for region in ("us-east-1", WEST):

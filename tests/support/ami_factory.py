@@ -40,7 +40,7 @@ class AmiFactory:
 
     @property
     def aws(self) -> Clients:
-        return Clients(self.rehearsal.endpoint)
+        return Clients(self.rehearsal.endpoint, self.rehearsal.key)
 
     def build(self, *words: str, **environment: str) -> Build:
         return self.factory.build("--target", "machine", *words, **environment)

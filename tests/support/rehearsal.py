@@ -2,7 +2,7 @@
 
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,8 +16,11 @@ from builder import catalog
 from builder.errors import BuildError
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.ec2.hosts import Launch
-from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
+from builder.rehearsal.gate import SERVICES, Gate
+from builder.rehearsal.gate import Key as Credentials
 
+# The key of rehearsals in the process of a test.
+KEY = Credentials(access="AKIATESTTESTTESTTEST", secret="secret-of-the-tests")
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"
 EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
@@ -96,30 +99,32 @@ class FakeHosts:
 class RehearsedAccount:
     endpoint: str
     hosts: FakeHosts
+    gate: Gate
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[RehearsedAccount]:
+def served(folder: Path, services: Collection[str] = SERVICES) -> Iterator[RehearsedAccount]:
     """Serve a rehearsed account with fake hosts; imports moto late, because most tests do not need it."""
     from builder.rehearsal.ec2 import backends
 
     account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
     hosts = FakeHosts()
     machines = {"debian-12": "image of debian-12"}
-    with backends.serve(account, hosts, machines, folder=folder) as cloud:
-        yield RehearsedAccount(cloud.endpoint, hosts)
+    with backends.serve(account, hosts, machines, folder=folder, key=KEY, services=services) as cloud:
+        yield RehearsedAccount(cloud.endpoint, hosts, cloud.gate)
 
 
 @cache
-def _client(endpoint: str, service: str, region: str) -> Any:
+def _client(endpoint: str, key: Credentials, service: str, region: str) -> Any:
     # No retries: a test that wants a retry repeats the call.
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=120)
     return boto3.client(
         service,
         region_name=region,
         endpoint_url=endpoint,
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
+        aws_access_key_id=key.access,
+        aws_secret_access_key=key.secret,
+        aws_session_token=key.token or None,
         config=config,
     )
 
@@ -129,9 +134,10 @@ class Clients:
     """boto3 clients for an endpoint, and shortcuts for frequent calls."""
 
     endpoint: str
+    key: Credentials = KEY
 
     def __call__(self, service: str, region: str = EAST) -> Any:
-        return _client(self.endpoint, service, region)
+        return _client(self.endpoint, self.key, service, region)
 
     @property
     def ec2(self) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import Workspace
 from builder.marks import REHEARSAL_LABEL
-from builder.rehearsal.session import files_of, session_of
-from tests.support.rehearsal import ROOT
+from builder.rehearsal.session import files_of, find, session_of
+from tests.support.rehearsal import ROOT, Clients
 
 BOUND_S = 600
 
@@ -40,6 +40,12 @@ class Program:
         done = self.call("up", "--name", name, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def aws(self, name: str) -> Clients:
+        """Return clients of a running rehearsal."""
+        found = find(self.workspace, name)
+        assert found
+        return Clients(found.endpoint, found.key)
 
     def ready(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.folder(name).joinpath("ready.json").read_text())

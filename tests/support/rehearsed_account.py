@@ -16,10 +16,9 @@ from builder.adapters.aws.account import Account, specifications, tags_of
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.marks import BUILDER_TAG, KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Publication
-from builder.rehearsal.fence import ACCESS_KEY, SECRET_KEY
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
-from tests.support.rehearsal import EAST, IRELAND, WEST, Clients
+from tests.support.rehearsal import EAST, IRELAND, KEY, WEST, Clients
 
 OTHER_ACCOUNT = "111122223333"
 ORGANIZATION = "arn:aws:organizations::123456789012:organization/o-abc1234567"
@@ -28,8 +27,8 @@ ORGANIZATION = "arn:aws:organizations::123456789012:organization/o-abc1234567"
 def environment(endpoint: str) -> dict[str, str]:
     return {
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ACCESS_KEY_ID": KEY.access,
+        "AWS_SECRET_ACCESS_KEY": KEY.secret,
         "AWS_REGION": EAST,
         "AWS_DEFAULT_REGION": EAST,
     }

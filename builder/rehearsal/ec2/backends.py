@@ -1,27 +1,36 @@
 """Serve moto on loopback, with the rehearsal's classes in place of moto's."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import moto.ec2.urls
 import moto.ecr.urls
 from moto.core.base_backend import BackendDict
+from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import Instance
 from moto.ecr.models import ecr_backends
-from moto.server import ThreadedMotoServer
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.ssm.models import ssm_backends
+from moto.sts.models import sts_backends
+from moto.utilities.docker_utilities import DockerModel
+from werkzeug.serving import make_server
 
+from builder.errors import UsageError
+from builder.rehearsal.door import guarded
 from builder.rehearsal.ec2.actions import Actions
 from builder.rehearsal.ec2.cloud import Cloud
 from builder.rehearsal.ec2.hosts import Hosts
 from builder.rehearsal.ec2.parameters import Parameters
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.gate import SERVICES, Gate, Key
 from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
 
 
@@ -29,6 +38,7 @@ from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
 class Served:
     endpoint: str
     registries: Registries
+    gate: Gate
 
 
 # Attributes of moto that are replaced while a rehearsal is served. They are private to moto;
@@ -41,6 +51,8 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
     # Clients would resolve a DNS name of AWS at AWS, not to an address of this host.
     (Instance, "public_dns_name", property(lambda _: None)),
+    # moto would start containers for Batch jobs and Lambda functions, also for calls of other services.
+    (DockerModel, "docker_client", property(lambda _: _refuse_container())),
 )
 _WORKERS = 8
 
@@ -52,6 +64,8 @@ def serve(
     machines: Mapping[str, str],
     *,
     folder: Path,
+    key: Key,
+    services: Collection[str] = SERVICES,
     pending_s: float = 0.0,
 ) -> Iterator[Served]:
     """Serve a rehearsed account, at most one per process; `machines` maps systems to machine images."""
@@ -70,11 +84,45 @@ def serve(
         registries = RehearsedEcr.registries = stack.enter_context(Registries(folder, account.id))
         for region in account.regions:
             registries.open(region)
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        stack.callback(server.stop)
-        host, port = server.get_host_and_port()
-        yield Served(endpoint=f"http://{host}:{port}", registries=registries)
+        gate = Gate(key=key, services=services, find_key=find_key)
+        endpoint = stack.enter_context(_listening(gate))
+        yield Served(endpoint=endpoint, registries=registries, gate=gate)
+
+
+@contextmanager
+def _listening(gate: Gate) -> Iterator[str]:
+    """Serve moto behind the gate on a free port; yield the endpoint."""
+    app = guarded(DomainDispatcherApplication(create_backend_app), gate)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def find_key(access: str) -> Key | None:
+    """Return the key of an IAM user or an unexpired session that this account gave out."""
+    for users in list(iam_backends.values()):
+        for iam in list(users.values()):
+            keys = [key for user in list(iam.users.values()) for key in list(user.access_keys)]
+            for key in keys:
+                if key.access_key_id == access and key.status == "Active":
+                    return Key(access=access, secret=key.secret_access_key)
+    for sessions in list(sts_backends.values()):
+        for sts in list(sessions.values()):
+            role = sts.get_assumed_role_from_access_key(access)
+            if role and role.expiration > utcnow():
+                return Key(access=access, secret=role.secret_access_key, token=role.session_token)
+    return None
+
+
+def _refuse_container() -> None:
+    raise UsageError(
+        "a rehearsal starts no containers for calls of Batch or Lambda", hint="test such jobs in an account"
+    )
 
 
 def _clear_backends() -> None:

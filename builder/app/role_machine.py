@@ -19,7 +19,7 @@ from builder.errors import BuildError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Check, Plan
-from builder.rehearsal.ec2 import machine
+from builder.rehearsal.ec2 import cgroups, machine
 from builder.sources import check_folders
 from builder.wait import until
 
@@ -87,15 +87,13 @@ class RoleMachine:
         config = (engine.inspect_image(parent) or {}).get("Config") or {}
         image = engine.commit(self.container, labels=labels, parent_config=config)
         try:
-            container = _start(engine, plan, image, labels=labels, network="none")
-            try:
+            with ExitStack() as stack:
+                container = _start(engine, plan, image, stack, labels=labels, network="none")
                 fresh = replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
                     # Services of absent devices may fail; the checks know which.
                     fresh.wait_until_booted("running", "degraded")
                 yield fresh
-            finally:
-                engine.remove_container(container)
         finally:
             engine.remove_image(image)
 
@@ -134,10 +132,12 @@ def open_machine(
         image = image or _image(engine, run, root, plan, mirror, events)
         setup = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
         access = (ssh.prepare(setup.settings),) if ssh else ()
+        started = stack.enter_context(ExitStack())
         container = _start(
             engine,
             plan,
             image,
+            started,
             labels={RUN_LABEL: run.name},
             network="host",
             mounts=(*setup.mounts, *access),
@@ -145,8 +145,8 @@ def open_machine(
             # The container shares this machine's network, where port 22 may be in use.
             arguments=() if ssh else ("systemd.mask=ssh.service",),
         )
-        if not keep:
-            stack.callback(engine.remove_container, container)
+        if keep:
+            started.pop_all()
         applier = Applier(
             engine=engine, container=container, settings=setup.settings, mirror=mirror, events=events
         )
@@ -187,14 +187,26 @@ def _image(engine: Engine, run: Run, root: Path, plan: Plan, mirror: Mirror, eve
         maker.close()
 
 
-def _start(engine: Engine, plan: Plan, image: str, *, arguments: Sequence[str] = (), **more: Any) -> str:
-    if not plan.capabilities["is_container"]:
-        container = machine.create(engine, image, arguments=arguments, **more)
-    else:
-        container = engine.create(image, command=("sleep", "infinity"), init=True, **more)
-    try:
+def _start(
+    engine: Engine,
+    plan: Plan,
+    image: str,
+    stack: ExitStack,
+    *,
+    labels: Mapping[str, str],
+    arguments: Sequence[str] = (),
+    **more: Any,
+) -> str:
+    """Start a container that `stack` removes, with the keeper of its control groups if it is a machine."""
+
+    def start(container: str) -> str:
+        stack.callback(engine.remove_container, container)
         engine.start(container)
-    except BaseException:
-        engine.remove_container(container)
-        raise
-    return container
+        return container
+
+    wait = ("sleep", "infinity")
+    if plan.capabilities["is_container"]:
+        return start(engine.create(image, command=wait, init=True, labels=labels, **more))
+    options = cgroups.keeper_options(engine)
+    keeper = start(engine.create(image, command=wait, init=True, labels=labels, network="none", **options))
+    return start(machine.create(engine, image, keeper=keeper, arguments=arguments, labels=labels, **more))

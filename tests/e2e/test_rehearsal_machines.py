@@ -248,3 +248,27 @@ def test_docker_pushes_to_and_pulls_from_ecr(aws: Clients, tmp_path: Path) -> No
             f"{uri}-missing:1",
             *(f"{uri}@{digest}" for digest in digests),
         )
+
+
+# Tries to create a group in each folder of control groups; prints the folders of the host where it could.
+GROUPS = """
+import os
+for folder, _, _ in os.walk("/sys/fs/cgroup"):
+    try:
+        os.mkdir(folder + "/probe")
+    except OSError:
+        continue
+    print(folder if os.path.exists(folder + "/probe/cgroup.procs") else "")
+    os.rmdir(folder + "/probe")
+"""
+
+
+def test_a_machine_writes_to_its_own_control_groups_only(machine: dict[str, Any], key: Key) -> None:
+    found = key.ssh(machine["PrivateIpAddress"], f"sudo python3 -c '{GROUPS}'; cat /proc/1/cgroup")
+    written = [line for line in found.splitlines() if line.startswith("/")]
+    groups = dict(line.split(":", 2)[1:] for line in found.splitlines() if line.count(":") >= 2)
+    own = groups.get("name=systemd") or groups[""]
+    parent = "/".join(own.removesuffix("/init.scope").split("/")[:-1])
+    assert written, "systemd has a subtree of its own"
+    assert len(parent) > len("/docker/"), "the subtree belongs to this instance alone"
+    assert [path for path in written if parent not in path] == []

@@ -56,7 +56,7 @@ def image_of(run: Run, site: Site, system: System) -> Iterator[str]:
     mirrors = mirror.discover(settings_of(None), system, loaded.stacks[default_stack(loaded)])
     base = machine.ensure(engine, run, system, mirrors, print)
     labels = {RUN_LABEL: run.name}
-    container = machine.create(engine, base, labels=labels, network="none")
+    container = engine.create(base, command=(machine.INIT,), labels=labels, network="none")
     try:
         put(engine, container, site.base)
         config = (engine.inspect_image(base) or {}).get("Config") or {}

@@ -20,7 +20,7 @@ from builder.adapters.engine.client import Engine
 from builder.errors import BuildError
 from builder.marks import REHEARSAL_LABEL
 from builder.rehearsal.addresses import Addresses
-from builder.rehearsal.ec2 import imds, machine
+from builder.rehearsal.ec2 import cgroups, imds, machine
 from builder.wait import until
 
 _REPOSITORY = "factory-rehearsal"
@@ -143,6 +143,7 @@ class EngineHosts:
             ports={"22/tcp": (launch.address, self.ssh_port)},
             # The link-local address of the metadata service; it exists in this network alone.
             cap_add=["NET_ADMIN"],
+            **cgroups.keeper_options(self._engine),
             stop_signal="SIGKILL",  # process 1 ignores other signals, and there is nothing to clean up
         )
         metadata = json.dumps(launch.metadata).encode()
@@ -155,6 +156,7 @@ class EngineHosts:
             self._engine,
             self._reference(launch.snapshot),
             labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "machine"},
+            keeper=network,
             network=f"container:{network}",
             name=self._name(launch.instance, "machine"),
             # A reboot from inside ends the container; this policy starts it again.

@@ -15,6 +15,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.model import System
+from builder.rehearsal.ec2 import cgroups
 from builder.sources import digest_of
 
 MACHINES = "factory-machines"  # repository of all machine images in the engine; the tag is the key
@@ -101,6 +102,7 @@ def create(
     engine: Engine,
     image: str,
     *,
+    keeper: str,
     labels: Mapping[str, str],
     network: str = "bridge",
     mounts: Sequence[Bind] = (),
@@ -108,18 +110,19 @@ def create(
     arguments: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """Create the container of a machine; `arguments` are kernel arguments for systemd.
+    """Create the container of a machine below its running keeper; `arguments` are for systemd.
 
-    The container is unprivileged: systemd only needs to see the control groups of the host.
+    The container is unprivileged and writes to the control groups of its keeper only.
     """
+    groups = cgroups.machine_options(engine, keeper)
     return engine.create(
         image,
         command=(INIT, *arguments),
         network=network,
         labels=labels,
-        mounts=[Bind(source="/sys/fs/cgroup", target="/sys/fs/cgroup"), *mounts],
-        tmpfs={"/run": "mode=0755", "/run/lock": "mode=1777", **(tmpfs or {})},
-        cgroupns="host",
+        mounts=[*groups.pop("mounts"), *mounts],
+        tmpfs={"/run": "mode=0755", "/run/lock": "mode=1777", **groups.pop("tmpfs"), **(tmpfs or {})},
         stop_signal="SIGRTMIN+3",
+        **groups,
         **more,
     )

@@ -7,6 +7,7 @@ container or a machine may lack is marked, for example `@pytest.mark.needs("gpu"
 import dataclasses
 import json
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 
 VARIABLE = "BUILDER_EXPECTED"
 SKIP_PREFIX = "needs the capability "
+_MEMORY, _FILE = 4 << 30, 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,9 +31,22 @@ class Expected:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _limit_resources()
     # Check files import the package `checks` from this folder.
     sys.path.append(str(config.rootpath / "ansible"))
     config.addinivalue_line("markers", "needs(*capabilities): skip if a declared capability is absent")
+
+
+def _limit_resources() -> None:
+    """Limit memory and files of this process, because a hostile image can print without end."""
+    for kind, limit in (
+        (resource.RLIMIT_AS, _MEMORY),
+        (resource.RLIMIT_FSIZE, _FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, highest = resource.getrlimit(kind)
+        bound = limit if highest == resource.RLIM_INFINITY else min(limit, highest)
+        resource.setrlimit(kind, (bound, bound))
 
 
 def _load() -> Expected:

@@ -15,6 +15,7 @@ from pathlib import Path
 from builder.adapters.ansible.controller import evaluate_variables
 from builder.adapters.checks.expected import SKIP_PREFIX, VARIABLE
 from builder.adapters.engine.client import Engine
+from builder.adapters.engine.limits import limits
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.errors import CheckError
@@ -24,6 +25,13 @@ from builder.model import Artifact, Check, Plan, Report
 from builder.sources import check_folders
 
 _TIMEOUT_S = 1200
+# Variables that the process of the checks inherits.
+_KEPT = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV"),
+        *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
+    }
+)
 # Set in every container that is checked.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
@@ -64,6 +72,7 @@ class ImageChecker:
             environment=_ENVIRONMENT,
             shm_size="1g",
             init=True,
+            **limits(self._engine),
         )
         try:
             self._engine.start(container)
@@ -112,7 +121,7 @@ def run_checks(
         timeout_s=_TIMEOUT_S,
         cancelled=run.cancelled,
         on_line=_listener(events, f"{name}/checks"),
-        env={**environment, VARIABLE: str(expected)},
+        env={**_needed(environment), VARIABLE: str(expected)},
         cwd=root,
     )
     if done.code not in (0, 1) or not results.is_file():
@@ -122,6 +131,12 @@ def run_checks(
             details=done.details,
         )
     return tuple(_read(results))
+
+
+def _needed(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that pytest and its clients of SSH and the engine need: no credentials of AWS."""
+    kept = {name: value for name, value in environment.items() if name in _KEPT}
+    return {**kept, "LC_ALL": "C.UTF-8"}
 
 
 def _listener(events: Stream, step: str) -> Callable[[str], None]:

@@ -1,0 +1,28 @@
+"""Limits of containers that run code of an image or of roles: memory, processes and capabilities."""
+
+from typing import Any
+
+from builder.adapters.engine.client import Engine
+
+_PROCESSES = 4096
+_MEMORY_SHARE = 0.8
+# Capabilities that packages and roles need: the engine's default set without AUDIT_WRITE, MKNOD and NET_RAW.
+_CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID"),
+    *("SETPCAP", "SETUID", "SYS_CHROOT"),
+)
+
+
+def limits(engine: Engine) -> dict[str, Any]:
+    """Return options of the host config; a limit that the engine's kernel does not support is left out."""
+    info = engine.info()
+    options: dict[str, Any] = {
+        "cap_drop": ["ALL"],
+        "cap_add": list(_CAPABILITIES),
+        "security_opt": ["no-new-privileges"],
+    }
+    if info.get("PidsLimit"):
+        options["pids_limit"] = _PROCESSES
+    if info.get("MemoryLimit") and info.get("MemTotal"):
+        options["mem_limit"] = int(info["MemTotal"] * _MEMORY_SHARE)
+    return options

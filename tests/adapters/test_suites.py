@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,3 +192,21 @@ def test_pulls_a_base_by_digest_through_the_mirror(repository: Repository, tmp_p
         assert maker.ensure_base(plan) == f"image of {plan.layers[0].key}"
     image = f"mirror.example/host/tiny@sha256:{'c' * 64}"
     assert engine.asked == [("pull", image), ("tag", image, LAYERS, plan.layers[0].key)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, False),
+        ({"apt_sources": ("deb [arch=amd64] https://deb.debian.org/debian bookworm main",)}, False),
+        ({"apt_sources": ("deb [arch=amd64] http://127.0.0.2:8080/debian bookworm main",)}, True),
+        ({"pip_index": "https://localhost/simple", "pip_find_links": ("/opt/wheels",)}, True),
+        ({"settings": MirrorSettings(prefixes={"https://x/": "http://user:word@127.0.0.1:1/"})}, True),
+        ({"proxies": {"HTTP_PROXY": "localhost:3128"}}, True),
+        ({"proxies": {"HTTP_PROXY": "proxy.example.com:3128", "NO_PROXY": "localhost"}}, False),
+    ],
+)
+def test_only_a_mirror_on_loopback_gives_build_containers_the_network_of_the_host(
+    fields: dict[str, Any], expected: bool
+) -> None:
+    assert Mirror(**fields).is_on_loopback is expected

@@ -18,6 +18,7 @@ from builder.adapters.ansible import playbook
 from builder.adapters.container import bootstrap, workload
 from builder.adapters.container.finder import reused
 from builder.adapters.engine.client import LAYERS, Engine, Image
+from builder.adapters.engine.limits import limits
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError, IntegrityError
@@ -182,16 +183,19 @@ class LayerMaker:
     def _run_roles(self, plan: Plan, layer: Layer, step: str) -> None:
         parent = self._known[layer.parent].id
         base = self._known.get(plan.layers[0].key)
+        mirror = self._mirror(plan)
         mounts = playbook.mounts(
             self._run,
             self._root,
             plan,
             layer,
-            self._mirror(plan),
+            mirror,
             base_image=base.id if base else parent,
             engine=self._engine,
         )
-        with mounts as setup, self._container(parent, setup) as container:
+        # Only the host's network reaches a mirror or a proxy on loopback.
+        network = "host" if mirror.is_on_loopback else "bridge"
+        with mounts as setup, self._container(parent, setup, network) as container:
             listener = playbook.Listener(self._events, step)
             code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
@@ -208,14 +212,15 @@ class LayerMaker:
             )
 
     @contextmanager
-    def _container(self, image: str, setup: playbook.ContainerSetup) -> Iterator[str]:
+    def _container(self, image: str, setup: playbook.ContainerSetup, network: str) -> Iterator[str]:
         container = self._engine.create(
             image,
             command=setup.command,
             mounts=setup.mounts,
             tmpfs=setup.tmpfs,
-            network="host",
+            network=network,
             labels={RUN_LABEL: self._run.name},
+            **limits(self._engine),
         )
         try:
             yield container

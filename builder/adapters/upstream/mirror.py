@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.adapters.host import process
-from builder.adapters.host.network import Network, environment_proxies
+from builder.adapters.host.network import Network, environment_proxies, is_loopback
 from builder.errors import IntegrityError, UsageError
 from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
@@ -47,6 +48,16 @@ class Mirror:
             if folder is not None:
                 paths.add(folder if url.endswith("/") else folder.parent)
         return tuple(sorted(path for path in paths if path is not None))
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """True if a source or a proxy is on loopback, which only the network of this machine reaches."""
+        urls = (*self.apt_sources, self.pip_index, *self.pip_extra_indexes, *self.pip_find_links)
+        servers = [url for name, url in self.proxies.items() if name.lower() != "no_proxy"]
+        proxies = (url if "://" in url else f"http://{url}" for url in servers)
+        named = (*urls, *self.settings.prefixes.values(), *proxies)
+        words = (word for text in named for word in text.split() if "://" in word)
+        return any(is_loopback(urlsplit(word).hostname or "") for word in words)
 
     @property
     def network(self) -> Network:

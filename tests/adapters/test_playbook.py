@@ -19,48 +19,6 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(home=tmp_path / "home", out=tmp_path / "out")
 
 
-def use_packages(workspace: Workspace, **downloaded: str) -> None:
-    """Simulate one container: fill its folders, download packages, and keep the downloads."""
-    store = workspace.cache("apt", "tiny")
-    with open_run(workspace, "test") as run:
-        scratch = run.scratch / "layer"
-        archives, lists = (Path(bind.source) for bind in packages.mounts(store, scratch))
-        for name, text in downloaded.items():
-            for folder in (archives / "archives", lists):
-                # apt replaces a file by renaming a new one.
-                (folder / "partial" / name).write_text(text)
-                (folder / "partial" / name).replace(folder / name)
-        packages.keep(run, store, scratch)
-
-
-def names(workspace: Workspace, folder: str) -> list[str]:
-    return sorted(path.name for path in (workspace.cache("apt", "tiny") / folder).iterdir())
-
-
-def test_store_has_each_file_once(workspace: Workspace) -> None:
-    use_packages(workspace, first="1", second="2")
-    for _ in range(3):
-        use_packages(workspace)
-    assert names(workspace, "archives") == ["first", "second"]
-    assert names(workspace, "lists") == ["first", "second"]
-
-
-def test_newer_file_replaces_the_older_one(workspace: Workspace) -> None:
-    use_packages(workspace, package="old")
-    use_packages(workspace, package="new", other="x")
-    kept = workspace.cache("apt", "tiny") / "archives"
-    assert (kept / "package").read_text() == "new"
-    assert names(workspace, "archives") == ["other", "package"]
-
-
-def test_container_starts_with_the_downloads_of_earlier_ones(workspace: Workspace) -> None:
-    use_packages(workspace, package="bytes")
-    with open_run(workspace, "test") as run:
-        binds = packages.mounts(workspace.cache("apt", "tiny"), run.scratch / "layer")
-        assert [bind.target for bind in binds] == ["/var/cache/apt", "/var/lib/apt/lists"]
-        assert (Path(binds[0].source) / "archives" / "package").read_text() == "bytes"
-
-
 def test_folder_without_package_lists_has_mtime_zero(workspace: Workspace) -> None:
     with open_run(workspace, "test") as run:
         binds = packages.mounts(workspace.cache("apt", "tiny"), run.scratch / "layer")

@@ -24,6 +24,7 @@ from builder.model import (
     System,
     Target,
 )
+from builder.patterns import misfits
 from builder.requirements import read_requirements
 from builder.tables import (
     FLAG,
@@ -211,10 +212,20 @@ def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) 
 def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
     pattern, style = _NAME[group]
     tables = read_tables(folder, group, SHAPES[group], problems)
-    for name in tables:
+    for name, table in tables.items():
         if not pattern.fullmatch(name):
             problems.add(f"{group}/{name}.toml", "", f"file names in {group}/ must be {style}")
+        if not _is_plain(group, table, f"{group}/{name}.toml", "", problems):
+            tables[name] = {}
     return tables
+
+
+def _is_plain(group: str, table: Table, file: str, prefix: str, problems: Problems) -> bool:
+    """Add a problem for each text that violates the pattern of its key; return True if there is none."""
+    found = list(misfits(group, table))
+    for key, reason in found:
+        problems.add(file, prefix + key, reason)
+    return not found
 
 
 def _component(name: str, table: Table, problems: Problems) -> Component:
@@ -224,6 +235,7 @@ def _component(name: str, table: Table, problems: Problems) -> Component:
         Download(**tuples(entry))
         for i, entry in enumerate(table.get("downloads", ()))
         if fits(entry, SHAPES["downloads"], file, f"downloads[{i}].", problems)
+        and _is_plain("downloads", entry, file, f"downloads[{i}].", problems)
     )
     return Component(name=name, **fields)
 
@@ -268,9 +280,11 @@ def _system(name: str, table: Table, problems: Problems) -> System:
     if image and ("@" in image or ":" not in image.rpartition("/")[2]):
         problems.add(file, "image", f"must be an image reference with a tag and no digest, not {image!r}")
     if bootstrap is not None and fits(bootstrap, SHAPES["bootstrap"], file, "bootstrap.", problems):
+        _is_plain("bootstrap", bootstrap, file, "bootstrap.", problems)
         fields["bootstrap"] = Bootstrap(**tuples(bootstrap))
         fields.setdefault("codename", bootstrap["suite"])
     if ami is not None and fits(ami, SHAPES["ami"], file, "ami.", problems):
+        _is_plain("ami", ami, file, "ami.", problems)
         fields["ami"] = AmiSource(**tuples(ami))
         if ("parameter" in ami) == ("owner" in ami and "name" in ami):
             problems.add(file, "ami", "needs either parameter, or owner and name")

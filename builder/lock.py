@@ -16,6 +16,7 @@ from builder.downloads import downloads_of
 from builder.errors import IntegrityError
 from builder.members import members_of, policy_of
 from builder.model import AmiSource, Catalog, Download, Flavour, System, Target, Value
+from builder.patterns import unsafe_texts
 from builder.sources import digest_of
 
 FORMAT = 1
@@ -100,6 +101,8 @@ def read(root: Path) -> Lock:
 def _parse(table: Mapping[str, Any]) -> Lock:
     if table.get("format") != FORMAT:
         raise ValueError(f"format {table.get('format')!r}, not {FORMAT}")
+    for key, reason in unsafe_texts(table):
+        raise ValueError(f"{key}: {reason}")
     entries = {
         Want(kind, subject): _entry(kind, subject, dict(values))
         for kind, group in table["entries"].items()

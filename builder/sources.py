@@ -48,6 +48,8 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
     if target.workload:
         context = root / "containers"
         dockerfile = context / target.workload / "Dockerfile"
+        for path in (dockerfile.parent, dockerfile, dockerfile.with_name("requirements.lock")):
+            _require_inside(path)
         text = dockerfile.read_text(encoding="utf-8")
         fields = {
             "dockerfile": digest_of(text),
@@ -95,6 +97,7 @@ def tree_digest(paths: Iterable[Path], *, leave_out: Iterable[str] = ("__pycache
     """Return the sha256 of names, executable bits, link targets and contents below `paths`."""
     entries: list[tuple[str, str]] = []
     for path in paths:
+        _require_inside(path)
         if path.is_dir():
             entries.extend(_walk(path, f"{path.name}/", frozenset(leave_out)))
         elif path.exists():
@@ -106,10 +109,23 @@ def _walk(folder: Path, prefix: str, leave_out: frozenset[str]) -> Iterable[tupl
     for path in folder.iterdir():
         if path.name in leave_out:
             continue
+        _require_inside(path)
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path, f"{prefix}{path.name}/", leave_out)
         else:
             yield prefix + path.name, _file_digest(path)
+
+
+def _require_inside(path: Path) -> None:
+    """Raise CatalogError if a symbolic link leads to a file that no digest covers.
+
+    A link may lead to a file beside it or below, which the digest of their folder covers.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise CatalogError(
+            [f"{path}: is a symbolic link out of its folder, to {path.readlink()}"],
+            hint=f"replace the link by the file: rm {path}",
+        )
 
 
 def file_sha256(path: Path) -> str:
@@ -136,8 +152,11 @@ def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePo
         matches = sorted(context.glob(clean))
         if not matches:
             problems.append(f"{path}: COPY {source}: no such file below containers/")
-        for match in matches:
-            found.update(PurePosixPath(file.relative_to(context)) for file in _files_below(match))
+        for file in (file for match in matches for file in _files_below(match)):
+            # The last part may be a link, which the image gets as a link; a linked folder would be followed.
+            if not file.parent.resolve().is_relative_to(context.resolve()):
+                problems.append(f"{path}: COPY {source}: {file} is behind a symbolic link out of containers/")
+            found.add(PurePosixPath(file.relative_to(context)))
     if problems:
         raise CatalogError(problems, hint=f"correct {path}")
     return tuple(sorted(found))

@@ -10,6 +10,8 @@ from typing import Any
 
 import tomli
 
+from builder.patterns import unsafe_texts
+
 # Name of a type in error messages → check of a value.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
     "a string": lambda value: isinstance(value, str),
@@ -101,13 +103,21 @@ def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Tab
 
 def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") -> Table | None:
     """Return a parsed TOML file, or None if it is missing or invalid; problems name it `called` or `file`."""
+    if (folder / file).is_symlink() and not called:
+        problems.add(file, "", "is a symbolic link; the catalog may hold files only")
+        return None
     try:
-        return tomli.loads((folder / file).read_text(encoding="utf-8"))
+        table = tomli.loads((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.add(called or file, "", "no such file")
+        return None
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.add(called or file, "", f"not TOML: {error}")
-    return None
+        return None
+    unsafe = list(unsafe_texts(table))
+    for key, reason in unsafe:
+        problems.add(called or file, key, reason)
+    return None if unsafe else table
 
 
 def fits(table: Table, shape: Shape, file: str, prefix: str, problems: Problems) -> bool:

@@ -162,6 +162,20 @@ def test_reports_why_git_failed(
         resolver(tmp_path).resolve(Want("git", subject.format(url=source[0])))
 
 
+@pytest.mark.parametrize(
+    "prefix", ["--upload-pack=touch {}; false ", "ext::touch {} ", "-c=core.sshCommand=touch {} "]
+)
+@pytest.mark.parametrize("by_mirror", [False, True])
+def test_git_address_that_is_a_command_never_runs(tmp_path: Path, prefix: str, by_mirror: bool) -> None:
+    ran = tmp_path / "ran"
+    url = prefix.format(ran).strip()
+    settings = MirrorSettings(prefixes={"https://code.example/": url} if by_mirror else {})
+    want = Want("git", f"{'https://code.example/' if by_mirror else url} v1")
+    with pytest.raises(MissingError, match="git: "):
+        resolver(tmp_path, settings).resolve(want)
+    assert not ran.exists()
+
+
 # Container images
 
 

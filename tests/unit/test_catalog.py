@@ -169,7 +169,7 @@ def test_base_image_must_have_a_tag_and_no_digest(repository: Repository, image:
     ("text", "problem"),
     [
         (
-            'url = "x/{versoin}"',
+            'url = "https://x/{versoin}"',
             "downloads[0].url: no placeholder 'versoin' (did you mean 'version'?)",
         ),
         ('url = "https://x/{version:uper}"', "downloads[0].url: no filter 'uper'"),

@@ -44,16 +44,24 @@ class ActionModule(ActionBase):
         content = self._read(given[0], entry[given[0]], task_vars)
         return {**resolved, "content_base64": base64.b64encode(content).decode("ascii")}
 
+    def _find(self, folder: str, value: str) -> Path:
+        """Return the path of a file in a folder of the role; refuse a path or a link out of the role."""
+        path = Path(self._find_needle(folder, value))
+        role = Path(self._task._role._role_path if self._task._role else self._loader.get_basedir())
+        if not path.resolve().is_relative_to(role.resolve()):
+            raise AnsibleActionFail(f"tree: {value}: is outside {role}")
+        return path
+
     def _read(self, source: str, value: str, task_vars: dict[str, Any]) -> bytes:
         if source == "content":
             return value.encode()
         if source == "src":
-            return Path(self._find_needle("files", value)).read_bytes()
-        path = self._find_needle("templates", value)
-        text = trust_as_template(self._loader.get_text_file_contents(path))
+            return self._find("files", value).read_bytes()
+        path = self._find("templates", value)
+        text = trust_as_template(self._loader.get_text_file_contents(str(path)))
         # The search path lets a template include other templates of the role by name.
         templar = self._templar.copy_with_new_env(
-            searchpath=[str(Path(path).parent)], available_variables=task_vars
+            searchpath=[str(path.parent)], available_variables=task_vars
         )
         overrides = {"trim_blocks": True, "lstrip_blocks": True}
         return str(templar.template(text, escape_backslashes=False, overrides=overrides)).encode()

@@ -62,6 +62,8 @@ actual:
 
 # A transfer that is slower than this (bytes per second) for this long (seconds) is aborted.
 SLOWEST = ("1000", "60")
+# Without the protocols that run a program, such as ext and ssh.
+PROTOCOLS = "https:http:file"
 
 
 class Git:
@@ -86,7 +88,11 @@ class Git:
             self._command += ["-c", f"{name}={value}"]
 
     def __call__(self, *words: str) -> tuple[int, str]:
-        environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1"}
+        environment = {
+            "GIT_ALLOW_PROTOCOL": PROTOCOLS,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+        }
         code, output, errors = self._module.run_command([*self._command, *words], environ_update=environment)
         return code, (output + errors if code else output).strip()
 
@@ -98,9 +104,9 @@ def fetch(module: AnsibleModule, folder: Path) -> None:
     git = Git(module, folder)
     code, output = git("init", "--quiet")
     if code == 0:
-        code, output = git("fetch", "--quiet", "--no-tags", "--depth=1", source, commit)
+        code, output = git("fetch", "--quiet", "--no-tags", "--depth=1", "--", source, commit)
         if code != 0:
-            code, output = git("fetch", "--quiet", "--no-tags", source, ref)
+            code, output = git("fetch", "--quiet", "--no-tags", "--", source, ref)
     if code != 0:
         module.fail_json(msg=f"{source}: git fetch failed: {output}", url=url)
     _, actual = git("rev-parse", "FETCH_HEAD^{commit}")

@@ -268,7 +268,7 @@ class AmiMaker:
         if bundle:
             table["factory_ca_bundle"] = {"here": str(bundle.resolve()), "there": _CA}
         path = folder / "variables.json"
-        path.write_text(json.dumps(table), encoding="utf-8")
+        path.write_text(playbook.to_variables(table), encoding="utf-8")
         return path
 
     def _require_tokens(self, instance: str) -> None:

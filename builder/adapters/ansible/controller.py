@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from builder.adapters.ansible import runtime
-from builder.adapters.ansible.playbook import role_variables
+from builder.adapters.ansible.playbook import role_variables, to_variables
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run, write_atomically
 from builder.arch import of_this_machine
@@ -59,7 +59,7 @@ def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
 def _evaluate(run: Run, root: Path, plan: Plan, folder: Path) -> str:
     result, variables = folder / "result.json", folder / "variables.json"
     table = role_variables(plan, plan.layers, mirrors={}) | {"image_expected": str(result)}
-    variables.write_text(json.dumps(table), encoding="utf-8")
+    variables.write_text(to_variables(table), encoding="utf-8")
     program = make_program(run, root, folder)
     argv = [str(program), "-i", "localhost,", "-c", "local", "-e", f"@{variables}", "expected.yml"]
     done = process.run(argv, timeout_s=_EVALUATION_S, cancelled=run.cancelled)

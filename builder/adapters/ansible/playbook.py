@@ -14,10 +14,11 @@ from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
-from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.errors import BuildError, CatalogError, FactoryError, IntegrityError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Layer, Plan, Value
+from builder.patterns import has_template
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
 _CA = f"{MOUNT}/ca.pem"
@@ -224,6 +225,17 @@ def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str,
     }
 
 
+def to_variables(table: Mapping[str, Any]) -> str:
+    """Return the text of a variables file; raise CatalogError if a value would be evaluated as a template."""
+    found = [name for name, value in table.items() if has_template({name: value})]
+    if found:
+        raise CatalogError(
+            [f"variable '{name}' contains a template" for name in found],
+            hint="remove it from the catalog, the site file or the environment; builder plan TARGET --json",
+        )
+    return json.dumps(table)
+
+
 def write_settings(
     folder: Path, layer: Layer, plan: Plan, mirror: Mirror, more: Mapping[str, Value] | None = None
 ) -> None:
@@ -236,7 +248,7 @@ def write_settings(
     ]
     texts = {
         "launch.py": runtime.LAUNCHER.format(mount=MOUNT),
-        "variables.json": json.dumps(variables),
+        "variables.json": to_variables(variables),
         "environment.json": json.dumps(_environment(mirror, bundle)),
         "apt.conf": "\n".join(apt) + "\n",
         "sources.list": "\n".join(mirror.apt_sources) + "\n",

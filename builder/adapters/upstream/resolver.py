@@ -32,6 +32,7 @@ B = TypeVar("B")
 
 _LIST_LIMIT = 8 << 20
 _GIT_S = 60
+_GIT_PROTOCOLS = "https:http:file"  # without those that run a program, such as ext and ssh
 _GIT_TRIES = 3
 _PIP_S = 1800
 _GRACE_S = 3.0
@@ -126,11 +127,12 @@ class SourceResolver:
         return _verified({"commit": found})
 
     def _ls_remote(self, url: str, *names: str) -> str:
-        environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"} | dict(self._mirror.proxies)
+        fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _GIT_PROTOCOLS, "LC_ALL": "C"}
+        environment = os.environ | fixed | dict(self._mirror.proxies)
         if self._mirror.ca_bundle:
             environment["GIT_SSL_CAINFO"] = str(self._mirror.ca_bundle)
         argv = ["git", "-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=30"]
-        argv += ["ls-remote", "--quiet", url, *names]
+        argv += ["ls-remote", "--quiet", "--", url, *names]
         for attempt in range(_GIT_TRIES):
             try:
                 done = process.run(argv, timeout_s=_GIT_S, cancelled=self._cancelled, env=environment)

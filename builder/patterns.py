@@ -1,0 +1,107 @@
+"""Refuse catalog and site texts that another program would take as code, an option or a path.
+
+Ansible evaluates templates in variables, programs read options in arguments, and files are opened by name.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+# Marks of Jinja, and the prefix with which a text gives Ansible other marks.
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#|#jinja2:")
+# Keys with which JSON gives Ansible's variables another type, such as an encrypted text.
+_TYPED = re.compile(r"__ansible")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Tables of facts about other programs, whose options are compared and never passed on.
+_FACTS = ("facts", "rule")
+
+_WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_URL = re.compile(r"https://[^\s\"'\\]+")
+PIN = re.compile(r"[A-Za-z0-9][\w.+:~-]*|\{\w+\}")
+
+# Group or table → key → pattern of its text, or of every text in its list or table.
+PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
+    "components": {"brought_by": re.compile(r"[a-z][a-z0-9_]*")},
+    "stacks": {
+        "pins": PIN,
+        "requirements": re.compile(r"[a-z0-9][a-z0-9._-]*\.lock"),
+        "wheel_index": _URL,
+    },
+    "systems": {
+        "distribution": _WORD,
+        "family": _WORD,
+        "release": _WORD,
+        "codename": _WORD,
+        "python": re.compile(r"\d+\.\d+"),
+        "image": re.compile(r"[a-z0-9][\w./:@-]*"),
+    },
+    "targets": {"workload": _WORD},
+    "profiles": {"workload": _WORD},
+    "bootstrap": {
+        "suite": re.compile(r"[a-z][a-z0-9-]*"),
+        "packages": re.compile(r"[a-z0-9][a-z0-9+.:-]*"),
+        "areas": _WORD,
+        "dpkg_options": re.compile(r"path-(in|ex)clude=/\S*"),
+    },
+    "ami": {
+        "user": re.compile(r"[a-z_][a-z0-9_-]*"),
+        "regions": _WORD,
+    },
+    "downloads": {
+        "url": _URL,
+        "signature": _URL,
+        "key": _URL,
+        "ref": re.compile(r"[\w{][\w./+:{}-]*"),
+    },
+}
+
+
+def unsafe_texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) of each text in a parsed file, keys included, that is not plain data."""
+    for key, text, is_key in _texts(table, ""):
+        if found := _TEMPLATE.search(text):
+            yield key, f"{text!r} contains {found[0]!r}; texts must not contain templates"
+        elif _CONTROL.search(text):
+            yield key, f"{text!r} contains a control character"
+        elif is_key and _TYPED.match(text):
+            yield key, f"{text!r} is a key with a meaning for Ansible"
+        elif text.startswith("-") and not key.startswith(_FACTS):
+            yield key, f"{text!r} begins with '-' and could be taken as an option"
+
+
+def has_template(value: object) -> bool:
+    """Return True if a text or a key in `value` has a meaning for Ansible's templates."""
+    return any(
+        _TEMPLATE.search(text) or (is_key and _TYPED.match(text)) for _, text, is_key in _texts(value, "")
+    )
+
+
+def _texts(value: object, key: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield (key, text, whether it is a key) of each text in nested tables and lists."""
+    if isinstance(value, str):
+        yield key, value, False
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            yield inner, str(name), True
+            yield from _texts(entry, inner)
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _texts(entry, f"{key}[{i}]")
+
+
+def misfits(group: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) of each text that does not match the pattern of its key."""
+    for key, pattern in PATTERNS[group].items():
+        for place, text in _values(key, table.get(key)):
+            if text and not pattern.fullmatch(text):
+                yield place, f"{text!r} must match {pattern.pattern}"
+
+
+def _values(key: str, value: object) -> Iterable[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        yield from ((f"{key}.{name}", str(text)) for name, text in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"{key}[{i}]", str(text)) for i, text in enumerate(value))

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from builder.adapters.ansible.apply import module_variables, modules_folder
 from builder.adapters.ansible.ssh import SshAccess
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.process import start_detached
@@ -111,8 +112,8 @@ def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path
     machine.applier.write_settings(plan)
     variables = json.loads((settings / "variables.json").read_text(encoding="utf-8"))
     environment = json.loads((settings / "environment.json").read_text(encoding="utf-8"))
-    # Ansible runs on this machine, so its module cache is here too.
-    variables["factory_module_cache"] = str(run.workspace.cache("modules"))
+    # Ansible runs on this machine, so the folders of kernel modules are here too.
+    variables |= module_variables(modules_folder(run))
     variables["factory_environment"] = {
         name: value for name, value in environment.items() if not name.startswith(_CONTROLLER)
     }

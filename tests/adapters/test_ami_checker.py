@@ -1,23 +1,29 @@
 """Checks of an AMI in a rehearsed account, on an instance that does not start or not in time."""
 
+import base64
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from builder.adapters.ami import checker
 from builder.adapters.ami.checker import MachineChecker
+from builder.adapters.ami.maker import modules_folder
+from builder.adapters.ansible import kernel_modules
 from builder.adapters.host.workspace import Run
 from builder.app.context import Context
 from builder.errors import CheckError, Interrupted
 from builder.events import Stream
-from builder.model import Artifact
+from builder.model import Artifact, Check
 from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
 from tests.support.rehearsed_account import AmiAccount
 
+ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 RUNNING = r"<code>16</code>\s*<name>running</name>"
 
 
@@ -93,3 +99,41 @@ def test_wait_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy: P
     assert states(ami_account) == {"terminated"}
     polls = [call for call in proxy.calls if call.action == "DescribeInstances"]
     assert len(polls) == 1, "no poll after the cancellation"
+
+
+@pytest.mark.parametrize(("outcome", "cached"), [("passed", [ARCHIVE, f"{ARCHIVE}.sha256"]), ("failed", [])])
+def test_kernel_modules_are_cached_only_if_the_checks_pass(
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch, outcome: str, cached: list[str]
+) -> None:
+    result = Check(name="a", component="a", outcome=outcome, seconds=0.0)
+    monkeypatch.setattr(checker, "run_checks", lambda *_, **__: (result,))
+    monkeypatch.setattr(MachineChecker, "_wait_for_login", lambda *_: None)
+    with ami_account.run() as run:
+        made = kernel_modules.made(modules_folder(run, Context(ROOT, site_name="aws").plan("ami-cpu")))
+        made.mkdir(parents=True)
+        (made / ARCHIVE).write_text("modules")
+        check(ami_account, run)
+        assert sorted(path.name for path in run.workspace.cache("modules").iterdir()) == cached
+
+
+def test_check_instance_gets_a_host_key_that_the_login_requires(
+    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[str] = []
+
+    def wait(_: MachineChecker, address: str, config: Path) -> None:
+        argv = ["ssh", "-G", "-F", str(config), address]
+        options = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert "stricthostkeychecking true" in options
+        assert "hostkeyalias image" in options
+        (known,) = [line.removeprefix("userknownhostsfile ") for line in options if "userknown" in line]
+        configs.append(Path(known).read_text())
+
+    monkeypatch.setattr(checker, "run_checks", lambda *_, **__: ())
+    monkeypatch.setattr(MachineChecker, "_wait_for_login", wait)
+    with ami_account.run() as run:
+        check(ami_account, run)
+    (started,) = [call for call in proxy.calls if call.action == "RunInstances"]
+    config = yaml.safe_load(base64.b64decode(started.parameters["UserData"]))
+    assert configs == [f"image {config['ssh_keys']['ed25519_public']}\n"]
+    assert config["ssh_keys"]["ed25519_private"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")

@@ -90,12 +90,20 @@ def test_creates_users_and_authorizes_keys() -> None:
     assert "$(id -nu 1000)" in script
 
 
+def test_replaces_the_host_keys() -> None:
+    script = to_script(b"#cloud-config\nssh_keys: {ed25519_private: a, ed25519_public: b}\n")
+    order = [script.index(text) for text in ("rm -f", "ssh_host_ed25519_key.pub", "try-restart ssh.service")]
+    assert order == sorted(order)
+    assert "chmod 0600 /etc/ssh/ssh_host_ed25519_key;" in script
+
+
 @pytest.mark.parametrize(
     ("user_data", "reason"),
     [
         (b"#cloud-config\npackages: [vim]\n", "unsupported keys packages"),
         (b"#cloud-config\nusers: [{name: a, uid: 5}]\n", "unsupported keys uid"),
         (b"#cloud-config\n- a\n", "not a mapping"),
+        (b"#cloud-config\nssh_keys: {../x_private: a}\n", "unsupported keys"),
         (b"#cloud-config\nruncmd: reboot\n", "not a list"),
         (b"#cloud-config\n{\n", "not YAML"),
         (b"## template: jinja\n#cloud-config\n", "begins with"),

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from builder.adapters.ami.checker import ssh_config
+from builder.adapters.aws.sshkeys import host_key
 from builder.adapters.engine.client import Engine
 from builder.marks import REHEARSAL_LABEL
 from builder.wait import until
@@ -51,6 +53,27 @@ def machine(aws: Clients, key: Key) -> Iterator[dict[str, Any]]:
     instance = aws.run(KeyName="test", UserData=user_data, MetadataOptions=options)
     yield instance
     aws.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+
+
+def test_checks_log_in_only_to_the_pinned_host_key(aws: Clients, key: Key, tmp_path: Path) -> None:
+    pinned = host_key(tmp_path, "image")
+    config = tmp_path / "ssh_config"
+    config.write_text(ssh_config(user="admin", port=22, key=key.file, host=pinned, sockets=tmp_path))
+
+    def login(instance: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        argv = ["ssh", "-F", str(config), "-o", "ControlMaster=no", instance["PrivateIpAddress"], "true"]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    ours, other = (aws.run(KeyName="test", UserData=data) for data in (pinned.user_data, ""))
+    try:
+        assert until(lambda: login(ours).returncode == 0, timeout_s=60, every_s=0.2)
+        refused = login(other)
+        assert refused.returncode == 255
+        assert "Host key verification failed" in refused.stderr
+        keys = key.ssh(ours["PrivateIpAddress"], "ls /etc/ssh/ssh_host_*").split()
+        assert keys == ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub"]
+    finally:
+        aws.ec2.terminate_instances(InstanceIds=[ours["InstanceId"], other["InstanceId"]])
 
 
 def succeeds(address: str, key: Key, command: str) -> bool:

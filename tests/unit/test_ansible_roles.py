@@ -33,7 +33,14 @@ MAGIC = frozenset({"item", "omit", "role_path"})
 # Set by the play: work folder, mirrors, module cache and site settings. They do not affect the content of
 # images.
 PLAY_VARIABLES = frozenset(
-    {"factory_ca_bundle", "factory_environment", "factory_mirrors", "factory_module_cache", "work_folder"}
+    {
+        "factory_ca_bundle",
+        "factory_environment",
+        "factory_made_modules",
+        "factory_mirrors",
+        "factory_module_cache",
+        "work_folder",
+    }
 )
 FUNCTIONS = frozenset({"lookup", "query"})
 # Prefix of the parameters of each shared file outside the roles.

@@ -1,5 +1,6 @@
 """Boot a temporary instance of an AMI and run the checks of its components there over SSH."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.adapters.ami.access import Access, ssh_access
+from builder.adapters.ami.maker import modules_folder
+from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
-from builder.adapters.aws.sshkeys import KeyPair
+from builder.adapters.aws.sshkeys import HostKey, KeyPair, host_key
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
@@ -26,16 +29,44 @@ _LOGIN = """\
 Host *
   User {user}
   Port {port}
-  IdentityFile {key}
+  IdentityFile "{key}"
   IdentitiesOnly yes
-  StrictHostKeyChecking no
-  UserKnownHostsFile /dev/null
+  HostKeyAlias {alias}
+  HostKeyAlgorithms ssh-ed25519
+  StrictHostKeyChecking yes
+  UserKnownHostsFile "{known_hosts}"
+  GlobalKnownHostsFile /dev/null
+  UpdateHostKeys no
   LogLevel ERROR
   ConnectTimeout 10
   ControlMaster auto
   ControlPersist 60
-  ControlPath {folder}/%C
+  ControlPath "{folder}/%C"
 """
+
+
+def ssh_config(*, user: str, port: int, key: Path, host: HostKey, sockets: Path) -> str:
+    """Return the configuration of ssh for an instance; it accepts no other host key than `host`."""
+    return _LOGIN.format(
+        user=user,
+        port=port,
+        key=_escape(key),
+        alias=host.alias,
+        known_hosts=_escape(host.known_hosts),
+        folder=_escape(sockets),
+    )
+
+
+def _escape(path: Path) -> str:
+    """Return a path for use between double quotes in ssh_config, where % begins a token."""
+    return re.sub(r'(["\\])', r"\\\1", str(path)).replace("%", "%%")
+
+
+_NO_LOGIN = "check subnet, source_cidrs and public_address in [aws] of site.toml"
+_FOREIGN_KEY = (
+    "the host key is not the one in the instance's user data: check that cloud-init is enabled in the image"
+    " and that no other machine answers at this address"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +86,7 @@ class MachineChecker:
         started = time.monotonic()
         folder = self.run.scratch / f"check-{plan.key[:16]}"
         name = f"{plan.target.name}-{self.run.name}-check"
+        host = host_key(folder, "image")
         with (
             ssh_access(
                 self.run,
@@ -65,9 +97,9 @@ class MachineChecker:
                 folder=folder,
                 tags=self.tags(plan),
             ) as access,
-            self._instance(plan, artifact.reference, access) as address,
+            self._instance(plan, artifact.reference, access, host) as address,
         ):
-            config = self._login(plan, access.key, folder)
+            config = self._login(plan, access.key, host, folder)
             self._wait_for_login(address, config)
             checks = run_checks(
                 self.run,
@@ -79,10 +111,13 @@ class MachineChecker:
                 environment=self.environment,
                 options=(f"--ssh-config={config}", "--sudo"),
             )
-        return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
+        report = Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
+        if report.passed:
+            kernel_modules.keep(self.run, modules_folder(self.run, plan), cache=kernel_modules.BUILDS)
+        return report
 
     @contextmanager
-    def _instance(self, plan: Plan, ami: str, access: Access) -> Iterator[str]:
+    def _instance(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[str]:
         """Start an instance of `ami`, yield its address, and terminate it at the end of the block."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
@@ -95,6 +130,7 @@ class MachineChecker:
                 MinCount=1,
                 MaxCount=1,
                 ClientToken=access.key.name[-64:],
+                UserData=host.user_data,
                 InstanceInitiatedShutdownBehavior="terminate",
                 MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
                 TagSpecifications=specifications(
@@ -135,16 +171,18 @@ class MachineChecker:
         key = "PublicIpAddress" if self.settings.public_address else "PrivateIpAddress"
         return str(instance.get(key) or instance.get("PublicIpAddress") or instance["PrivateIpAddress"])
 
-    def _login(self, plan: Plan, key: KeyPair, folder: Path) -> Path:
+    def _login(self, plan: Plan, key: KeyPair, host: HostKey, folder: Path) -> Path:
         assert plan.system.ami is not None
         config = folder / "ssh_config"
         self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
-        config.write_text(
-            _LOGIN.format(
-                user=plan.system.ami.user, port=self.ssh_port, key=key.file, folder=self.run.socket_dir
-            ),
-            encoding="utf-8",
+        text = ssh_config(
+            user=plan.system.ami.user,
+            port=self.ssh_port,
+            key=key.file,
+            host=host,
+            sockets=self.run.socket_dir,
         )
+        config.write_text(text, encoding="utf-8")
         return config
 
     def _wait_for_login(self, address: str, config: Path) -> None:
@@ -166,5 +204,5 @@ class MachineChecker:
         ):
             raise CheckError(
                 f"SSH login to {address} failed: {output}",
-                hint="check subnet, source_cidrs and public_address in [aws] of site.toml",
+                hint=_FOREIGN_KEY if "Host key verification failed" in output else _NO_LOGIN,
             )

@@ -16,7 +16,7 @@ from builder.adapters.ami.access import Access, ssh_access
 from builder.adapters.ami.ownership import builder_id
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
-from builder.adapters.ansible import playbook
+from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.aws.account import Account, Resource, calling_aws
 from builder.adapters.host.workspace import Run
@@ -260,10 +260,18 @@ class AmiMaker:
     def _role_variables(self, plan: Plan, folder: Path) -> Path:
         mirror = self.mirror(plan)
         bundle = mirror.ca_bundle
+        modules = modules_folder(self.run, plan)
+        kernel_modules.prepare(
+            self.run,
+            modules,
+            cache=kernel_modules.BUILDS,
+            note=lambda text: self.events.emit("note", text=text),
+        )
         table = {
             **playbook.role_variables(plan, plan.layers, mirrors=playbook.remote_mirrors(mirror)),
             "factory_environment": playbook.remote_environment(mirror, _CA if bundle else ""),
-            "factory_module_cache": str(self.run.workspace.cache("modules")),
+            "factory_module_cache": str(kernel_modules.cached(modules)),
+            "factory_made_modules": str(kernel_modules.made(modules)),
         }
         if bundle:
             table["factory_ca_bundle"] = {"here": str(bundle.resolve()), "there": _CA}
@@ -277,6 +285,11 @@ class AmiMaker:
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
             )
+
+
+def modules_folder(run: Run, plan: Plan) -> Path:
+    """Return the folder of a build's kernel modules, below the run's scratch folder."""
+    return run.scratch / f"modules-{plan.key[:16]}"
 
 
 def _hint_for(error: str, plan: Plan) -> str:

@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ansible import playbook
+from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.playbook import ContainerSetup, Failure, Listener, RoleResult
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.events import Stream
-from builder.model import Layer, Plan
+from builder.model import Layer, Plan, Value
 from builder.plan import variables_of
 
-# Cache of compiled kernel modules, keyed by their sources.
-_MODULES = f"{MOUNT}/modules"
+_MODULES = Path(MOUNT) / "modules"
 
 
 @contextmanager
@@ -32,11 +31,31 @@ def mounts(
     run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[ContainerSetup]:
     """Prepare the mounts of a container to which several plans are applied; `plan` decides its system."""
-    modules = Bind(source=str(run.workspace.cache("modules")), target=_MODULES, writable=True)
+    modules = modules_folder(run)
+    kernel_modules.prepare(run, modules, cache=kernel_modules.ROLES, note=lambda _: None)
+    cached, made = kernel_modules.cached, kernel_modules.made
+    binds = (
+        Bind(source=str(cached(modules)), target=str(cached(_MODULES))),
+        Bind(source=str(made(modules)), target=str(made(_MODULES)), writable=True),
+    )
     with playbook.mounts(
         run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine=engine
     ) as setup:
-        yield dataclasses.replace(setup, mounts=(*setup.mounts, modules))
+        yield dataclasses.replace(setup, mounts=(*setup.mounts, *binds))
+    kernel_modules.keep(run, modules, cache=kernel_modules.ROLES)
+
+
+def modules_folder(run: Run) -> Path:
+    """Return the folder of the kernel modules of a role run, below the run's scratch folder."""
+    return run.scratch / "modules"
+
+
+def module_variables(folder: Path) -> dict[str, Value]:
+    """Return the variables of a play that uses and makes kernel modules in `folder`."""
+    return {
+        "factory_module_cache": str(kernel_modules.cached(folder)),
+        "factory_made_modules": str(kernel_modules.made(folder)),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +109,7 @@ class Applier:
 
     def write_settings(self, plan: Plan) -> None:
         """Write the variables and configuration files that a play of this plan reads."""
-        more = {"factory_module_cache": _MODULES}
+        more = module_variables(_MODULES)
         playbook.write_settings(self.settings, _one_layer(plan), plan, self.mirror, more)
 
 

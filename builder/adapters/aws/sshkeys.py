@@ -1,5 +1,6 @@
-"""Temporary SSH key pair of a run: created locally, imported into EC2, deleted from both at the end."""
+"""SSH keys of a run: a key pair that EC2 imports and that is deleted at the end, and keys of instances."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +19,48 @@ class KeyPair:
     file: Path
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostKey:
+    """Host key that an instance gets before its first connection, and the file that pins it for SSH."""
+
+    user_data: str  # cloud-config that installs the key
+    known_hosts: Path
+    alias: str  # name of the host in `known_hosts`
+
+
+def host_key(folder: Path, alias: str) -> HostKey:
+    """Create a host key for an instance; the private key is only in the instance's user data."""
+    file, public = _generate(folder / "host.key", alias)
+    try:
+        text = public.read_text(encoding="utf-8").strip()
+        keys = {"ed25519_private": file.read_text(encoding="utf-8"), "ed25519_public": text}
+        known_hosts = folder / "known_hosts"
+        known_hosts.write_text(f"{alias} {text}\n", encoding="utf-8")
+    finally:
+        file.unlink()
+        public.unlink()
+    # JSON is YAML.
+    config = json.dumps({"ssh_keys": keys})
+    return HostKey(user_data=f"#cloud-config\n{config}\n", known_hosts=known_hosts, alias=alias)
+
+
+def _generate(file: Path, comment: str) -> tuple[Path, Path]:
+    """Create an ed25519 key; return the files of the private and the public key."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(file)]
+    done = process.run(argv, timeout_s=60)
+    if done.code != 0:
+        raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
+    return file, file.with_name(f"{file.name}.pub")
+
+
 @contextmanager
 def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str]) -> Iterator[KeyPair]:
     """Create a key pair and delete it at the end of the block.
 
     The type is ed25519, because every version of Packer can log in with it.
     """
-    file = folder / f"{name}.key"
-    folder.mkdir(parents=True, exist_ok=True)
-    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(file)]
-    done = process.run(argv, timeout_s=60)
-    if done.code != 0:
-        raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
-    public = file.with_name(f"{file.name}.pub")
+    file, public = _generate(folder / f"{name}.key", name)
     try:
         _import(account, name, public.read_bytes(), tags)
         try:

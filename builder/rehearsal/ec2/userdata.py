@@ -21,6 +21,7 @@ FINISHED = f"{FOLDER}/boot-finished"
 
 _FILE_KEYS = {"path", "content", "permissions", "owner", "encoding", "append", "defer"}
 _USER_KEYS = {"name", "shell", "groups", "sudo", "ssh_authorized_keys", "lock_passwd", "gecos"}
+_HOST_KEYS = {f"{kind}_{part}" for kind in ("rsa", "ecdsa", "ed25519") for part in ("private", "public")}
 _DEFAULT_USER = '"$(id -nu 1000)"'
 
 Lines = Iterator[str]
@@ -154,6 +155,19 @@ def _authorize(keys: list[str], user: str) -> Lines:
     yield f'chown {user} "$folder/authorized_keys"; chmod 0600 "$folder/authorized_keys"'
 
 
+def _host_keys(keys: Any) -> Lines:
+    """Install these host keys in place of the generated ones, as cloud-init does before sshd starts."""
+    _known("ssh_keys", keys, _HOST_KEYS)
+    yield "rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub"
+    for name, text in keys.items():
+        kind, _, part = str(name).partition("_")
+        path, mode = f"/etc/ssh/ssh_host_{kind}_key", "0600"
+        if part == "public":
+            path, mode = f"{path}.pub", "0644"
+        yield from _file(path, str(text).encode(), mode=mode)
+    yield "systemctl try-restart ssh.service"
+
+
 def _hostname(name: Any) -> Lines:
     yield f"printf '%s\\n' {shlex.quote(str(name))} > /etc/hostname"
 
@@ -184,6 +198,7 @@ def _known(name: str, entry: Any, keys: set[str]) -> None:
 
 _MODULES: Mapping[str, Callable[[Any], Lines]] = {
     "bootcmd": _commands,
+    "ssh_keys": _host_keys,
     "hostname": _hostname,
     "write_files": _write_files,
     "users": _users,

@@ -1,0 +1,82 @@
+"""Cache of compiled kernel modules: archives of builds whose checks passed, each with its sha256 beside it.
+
+A build gets a folder of its own with verified archives, and a second folder for the archives that it makes. A
+machine names and fills these, so nothing from there is cached before the checks of its image have passed.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from builder.adapters.host.workspace import Run, write_atomically
+from builder.sources import file_sha256
+
+# Names of the cache: archives of AMI builds, and archives of role runs, which no image is made from.
+BUILDS, ROLES = "modules", "role-modules"
+_ARCHIVE = re.compile(r"[A-Za-z0-9][\w.+~-]*\.dkms\.tar\.gz")
+
+
+def cached(folder: Path) -> Path:
+    """Return the folder of the archives that a build may use."""
+    return folder / "cached"
+
+
+def made(folder: Path) -> Path:
+    """Return the folder of the archives that a build makes."""
+    return folder / "made"
+
+
+def prepare(run: Run, folder: Path, *, cache: str, note: Callable[[str], object]) -> None:
+    """Create both folders of a build; delete cached archives that differ from their digest."""
+    for path in (cached(folder), made(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700, parents=True)
+    store = run.workspace.cache(cache)
+    with run.locked(cache):
+        for archive in _archives(store):
+            if _is_intact(archive):
+                os.link(archive, cached(folder) / archive.name)
+            else:
+                note(f"{archive}: differs from its recorded sha256; deleted, it will be compiled again")
+                archive.unlink()
+                _digest_file(archive).unlink(missing_ok=True)
+
+
+def keep(run: Run, folder: Path, *, cache: str) -> None:
+    """Cache the archives that a build has made, with their digests; the checks of its image have passed."""
+    store = run.workspace.cache(cache)
+    with run.locked(cache):
+        for archive in _archives(made(folder)):
+            target = store / archive.name
+            if target.exists() and _is_intact(target):
+                continue
+            # Without its digest an archive is deleted at the next use, so an interruption here is harmless.
+            _digest_file(target).unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory(dir=store.parent, prefix="modules-") as temporary:
+                copy = Path(temporary) / archive.name
+                shutil.copyfile(archive, copy)
+                digest = file_sha256(copy)
+                copy.replace(target)
+            write_atomically(_digest_file(target), f"{digest}\n")
+
+
+def _archives(folder: Path) -> Iterator[Path]:
+    """Yield the regular files of a folder that have the name of an archive."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _ARCHIVE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _digest_file(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.sha256")
+
+
+def _is_intact(archive: Path) -> bool:
+    try:
+        recorded = _digest_file(archive).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return False
+    return recorded == file_sha256(archive)

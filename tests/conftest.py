@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -14,6 +15,11 @@ from tests.support.repository import Repository
 
 # Slow tests that share no fixture are distributed one by one, all other tests by file.
 _DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
+
+
+# Property tests have no time limit: the duration of one example says nothing on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class PerFileScheduling(LoadScopeScheduling):

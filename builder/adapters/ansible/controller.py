@@ -1,6 +1,7 @@
 """Run Ansible on the build host: to configure machines over SSH, and to evaluate the variables of roles."""
 
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -36,9 +37,10 @@ def make_program(run: Run, root: Path, folder: Path) -> Path:
         "LC_ALL": "C.UTF-8",
     }
     (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-    (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=mount), encoding="utf-8")
+    (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=str(mount)), encoding="utf-8")
     program = folder / "ansible-playbook"
-    script = f'#!/bin/sh\nexec "{sys.executable}" -I "{mount}/run/launch.py" "$@"\n'
+    argv = shlex.join([sys.executable, "-I", str(mount / "run" / "launch.py")])
+    script = f'#!/bin/sh\nexec {argv} "$@"\n'
     program.write_text(script, encoding="utf-8")
     program.chmod(0o700)
     return program

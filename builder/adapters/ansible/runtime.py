@@ -18,12 +18,13 @@ _FORMAT = 1
 MOUNT = "/dev/factory"
 LAUNCHER = """\
 import json, os, runpy, sys
-sys.path.insert(0, "{mount}/runtime")
+mount = {mount!r}
+sys.path.insert(0, mount + "/runtime")
 sys.dont_write_bytecode = True
-os.environ.update(json.load(open("{mount}/run/environment.json")))
+os.environ.update(json.load(open(mount + "/run/environment.json")))
 for folder in ("HOME", "ANSIBLE_LOCAL_TEMP"):
     os.makedirs(os.environ[folder], exist_ok=True)
-os.chdir("{mount}/ansible")
+os.chdir(mount + "/ansible")
 sys.argv[0] = "ansible-playbook"
 from ansible.cli.playbook import main
 sys.exit(main())

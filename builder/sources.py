@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from builder.errors import CatalogError
+from builder.errors import CatalogError, IntegrityError
 from builder.members import members_of
-from builder.model import Catalog, Flavour, Target
+from builder.model import Catalog, Flavour, Layer, Plan, Target
 from builder.requirements import read_requirements
 
 # Parts of a role that do not affect the image: changing a check must not rebuild a layer.
@@ -43,7 +43,6 @@ def role_folder(root: Path, component: str) -> Path:
 def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sources:
     """Read the sources of a flavour; raise CatalogError if its Dockerfile copies a missing file."""
     components = members_of(catalog, target, flavour)
-    ansible = root / "ansible"
     fields: dict[str, object] = {}
     if target.workload:
         context = root / "containers"
@@ -61,7 +60,7 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
     return Sources(
         requirements=requirement_digests(root, catalog, target, flavour),
         roles={name: role_digest(root, name) for name in components},
-        runner=tree_digest([ansible / name for name in _RUNNER]),
+        runner=runner_digest(root),
         checks=tree_digest(check_folders(root, components, target.workload)),
         **fields,  # type: ignore[arg-type]
     )
@@ -73,6 +72,11 @@ def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: F
     if target.workload:
         paths.append(f"containers/{target.workload}/requirements.lock")
     return {path: file_sha256(root / path) for path in paths if path}
+
+
+def runner_digest(root: Path) -> str:
+    """Return the digest of the files below ansible/ that every layer depends on."""
+    return tree_digest([root / "ansible" / name for name in _RUNNER])
 
 
 def role_digest(root: Path, component: str) -> str:
@@ -126,6 +130,45 @@ def _require_inside(path: Path) -> None:
             [f"{path}: is a symbolic link out of its folder, to {path.readlink()}"],
             hint=f"replace the link by the file: rm {path}",
         )
+
+
+def require_unchanged(root: Path, layers: Iterable[Layer]) -> None:
+    """Raise IntegrityError if a file was edited since the keys of the layers were computed."""
+    for layer in layers:
+        for name, digest in layer.inputs.items():
+            if not _is_same(root, name, digest):
+                raise edited(name)
+
+
+def require_same_checks(root: Path, plan: Plan) -> None:
+    """Raise IntegrityError if a check was edited since the plan was made."""
+    folders = check_folders(root, plan.components, plan.target.workload)
+    if tree_digest(folders) != plan.checks:
+        raise edited(f"a check of target '{plan.target.name}'")
+
+
+def edited(name: str) -> IntegrityError:
+    """Return the error for an input that was edited during a build."""
+    return IntegrityError(f"{name} was edited during the build; nothing was stored", hint="build again")
+
+
+def _is_same(root: Path, name: str, digest: str) -> bool:
+    """Return True if an input of a layer still has this digest; inputs other than files cannot change."""
+    try:
+        if name == "runner":
+            return runner_digest(root) == digest
+        if name.startswith("role "):
+            return role_digest(root, name.removeprefix("role ")) == digest
+        return not name.startswith("containers/") or digest in _digests_of(root / name)
+    except (FileNotFoundError, CatalogError):
+        return False
+
+
+def _digests_of(path: Path) -> tuple[str, ...]:
+    """Return the digests that a workload's file may have in a key: as a copied file, and as a Dockerfile."""
+    if path.is_symlink():
+        return (_file_digest(path),)
+    return _file_digest(path), digest_of(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def file_sha256(path: Path) -> str:

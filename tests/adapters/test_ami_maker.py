@@ -1,6 +1,7 @@
 """AMI builds in a rehearsed account with a fake Packer: errors of EC2 and groups that stay in use."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
 from builder.app.interrupts import interruptible
-from builder.errors import BuildError, Interrupted, MissingError
+from builder.errors import BuildError, IntegrityError, Interrupted, MissingError
 from builder.events import Event, Stream
 from builder.marks import RUN_TAG
 from builder.model import Artifact, Plan
@@ -86,13 +87,19 @@ def plan() -> Plan:
     return Context(ROOT, site_name="aws").plan("ami-cpu")
 
 
-def make(ami_account: AmiAccount, run: Run, plan: Plan, on_event: Callable[[Event], None]) -> Artifact:
+def make(
+    ami_account: AmiAccount,
+    run: Run,
+    plan: Plan,
+    on_event: Callable[[Event], None],
+    root: Path = ROOT,
+) -> Artifact:
     source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
         account=ami_account.account,
         settings=AwsSettings(),
         run=run,
-        root=ROOT,
+        root=root,
         events=Stream(on_event),
         commit="",
         mirror=lambda _: Mirror(),
@@ -209,3 +216,20 @@ def test_an_error_of_packer_has_its_hint(
         make(ami_account, run, plan, lambda _: None)
     assert error in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "edited", ["roles/base/tasks/main.yml", "tasks/component.yml", "plugins/modules/dkms.py"]
+)
+def test_image_is_deleted_if_an_input_was_edited_meanwhile(
+    ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path, edited: str
+) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "ansible", root / "ansible", ignore=shutil.ignore_patterns("__pycache__"))
+    with ami_account.run() as run:
+        image = ami_account.image(key=plan.key + "-not-found-beforehand", run=run.name)
+        edit = f"open({str(root / 'ansible' / edited)!r}, 'a').write('# edited')"
+        packer.write_text(FINISHED.format(python=sys.executable, image=image) + f"{edit}\n")
+        with pytest.raises(IntegrityError, match="was edited during the build"):
+            make(ami_account, run, plan, lambda _: None, root)
+    assert image in janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)

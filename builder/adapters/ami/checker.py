@@ -19,7 +19,7 @@ from builder.errors import CheckError
 from builder.events import Stream
 from builder.model import Artifact, Plan, Report
 from builder.site import AwsSettings
-from builder.sources import check_folders
+from builder.sources import check_folders, require_same_checks
 from builder.wait import until
 
 _START_S = 600.0
@@ -111,6 +111,7 @@ class MachineChecker:
                 environment=self.environment,
                 options=(f"--ssh-config={config}", "--sudo"),
             )
+        require_same_checks(self.root, plan)
         report = Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
         if report.passed:
             kernel_modules.keep(self.run, modules_folder(self.run, plan), cache=kernel_modules.BUILDS)

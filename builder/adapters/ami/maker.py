@@ -26,6 +26,7 @@ from builder.events import Stream
 from builder.marks import BUILDER_TAG, COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, LayerResult, Plan
 from builder.site import AwsSettings
+from builder.sources import require_unchanged
 
 _WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
 # Path of the site's CA bundle on the build instance; the play removes the file at its end.
@@ -139,7 +140,10 @@ class AmiMaker:
                     folder=folder,
                     access=access,
                 )
-                ami = created.id = self._build(job)
+                ami = self._build(job)
+                # Without an id in the journal, the end of the run deletes the image.
+                require_unchanged(self.root, plan.layers)
+                created.id = ami
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
                 state = image["State"] if image else "missing"

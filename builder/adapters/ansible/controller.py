@@ -13,7 +13,7 @@ from builder.adapters.host.workspace import Run, write_atomically
 from builder.arch import of_this_machine
 from builder.errors import CheckError
 from builder.model import Plan, Value
-from builder.sources import digest_of
+from builder.sources import digest_of, require_unchanged
 
 _EVALUATION_S = 300
 
@@ -53,7 +53,9 @@ def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
     cached = run.workspace.cache("variables") / f"{key}.json"
     if not cached.is_file():
         with tempfile.TemporaryDirectory(dir=run.scratch, prefix="variables-") as folder:
-            write_atomically(cached, _evaluate(run, root, plan, Path(folder)))
+            text = _evaluate(run, root, plan, Path(folder))
+            require_unchanged(root, plan.layers)
+            write_atomically(cached, text)
     values: dict[str, Value] = json.loads(cached.read_text(encoding="utf-8"))
     return values
 

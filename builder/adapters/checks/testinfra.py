@@ -22,7 +22,7 @@ from builder.errors import CheckError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Artifact, Check, Plan, Report
-from builder.sources import check_folders
+from builder.sources import check_folders, require_same_checks
 
 _TIMEOUT_S = 1200
 # Variables that the process of the checks inherits.
@@ -59,6 +59,7 @@ class ImageChecker:
         started = time.monotonic()
         with self._container(artifact.reference) as host:
             checks = self._pytest(plan, folders, host)
+        require_same_checks(self._root, plan)
         return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
 
     @contextmanager

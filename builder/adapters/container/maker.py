@@ -21,7 +21,7 @@ from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.adapters.engine.limits import limits
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
-from builder.errors import BuildError, IntegrityError
+from builder.errors import BuildError
 from builder.events import Stream
 from builder.marks import (
     CHECKOUT_LABEL,
@@ -36,7 +36,7 @@ from builder.marks import (
 from builder.model import Artifact, Layer, LayerResult, Plan
 from builder.plan import explain
 from builder.ports import LayerCache
-from builder.sources import role_digest
+from builder.sources import require_unchanged
 
 
 class LayerMaker:
@@ -201,7 +201,7 @@ class LayerMaker:
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
                 raise playbook.failure(f"layer '{layer.name}'", listener, code)
-            self._refuse_if_changed(layer)
+            require_unchanged(self._root, [layer])
             setup.keep_packages()
             self._engine.commit(
                 container,
@@ -228,23 +228,16 @@ class LayerMaker:
             # In the background, because removing a container with many files takes seconds.
             self._background.submit(self._engine.remove_container, container)
 
-    def _refuse_if_changed(self, layer: Layer) -> None:
-        """Raise IntegrityError if a role was edited while it ran: the layer's key is that of the old role."""
-        for component in layer.components:
-            if role_digest(self._root, component) != layer.inputs[f"role {component}"]:
-                raise IntegrityError(
-                    f"role '{component}' changed while it ran; layer '{layer.name}' was not stored",
-                    hint="re-run the command; it resumes",
-                )
-
     def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:
+        # The context holds the bytes of all files, so a later edit has no effect.
+        context = workload.make_context(self._root, plan, (RUN_LABEL, self._run.name))
+        require_unchanged(self._root, [layer])
         workload.build(
             self._engine,
-            self._root,
+            context,
             plan,
             parent=self._known[layer.parent].id,
             tag=f"{LAYERS}:{layer.key}",
-            run_label=(RUN_LABEL, self._run.name),
             labels=self._labels(layer)
             | {
                 TARGET_LABEL: plan.target.name,

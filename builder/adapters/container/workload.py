@@ -17,18 +17,14 @@ from builder.model import Plan
 
 def build(
     engine: Engine,
-    root: Path,
+    context: io.BytesIO,
     plan: Plan,
     *,
     parent: str,
     tag: str,
-    run_label: tuple[str, str],
     labels: Mapping[str, str],
     say: Callable[[str], None],
 ) -> None:
-    folder = root / "containers"
-    dockerfile = (folder / plan.target.workload / "Dockerfile").read_text(encoding="utf-8")
-    context = _context(folder, plan, _labelled(dockerfile, run_label))
     events = engine.build(
         context,
         dockerfile="Dockerfile",
@@ -60,8 +56,11 @@ def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
     )
 
 
-def _context(folder: Path, plan: Plan, dockerfile: str) -> io.BytesIO:
-    """Return the tar of the build context; its bytes depend only on names, modes and contents."""
+def make_context(root: Path, plan: Plan, run_label: tuple[str, str]) -> io.BytesIO:
+    """Return the tar of the build context; its bytes depend only on names, modes, contents and the label."""
+    folder = root / "containers"
+    text = (folder / plan.target.workload / "Dockerfile").read_text(encoding="utf-8")
+    dockerfile = _labelled(text, run_label)
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
         _add(tar, "Dockerfile", dockerfile.encode(), executable=False)

@@ -196,7 +196,7 @@ def _read_files(folder: Path, problems: Problems) -> dict[str, dict[str, Table]]
 
 
 def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) -> dict[str, dict[str, str]]:
-    """Map bundled components to their versions by release of the bundle, such as "efa 1.51.0"."""
+    """Return the versions of bundled components, by component and by bundle release such as "efa 1.51.0"."""
     found: dict[str, dict[str, str]] = {}
     for name, table in components.items():
         if bringer := table.get("brought_by"):

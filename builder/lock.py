@@ -24,7 +24,7 @@ LOCK_PATH = "catalog/lock.json"
 # Sites of a build: this host, or an AWS account.
 LOCAL, ACCOUNT = "local", "aws"
 
-# Kind of entry → its fields; builds compare the first field.
+# Fields of each kind of entry; builds compare the first field.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "ami": ("id", "name", "owner", "created", "device", "size_gib"),
     "archive": ("sha256", "size"),
@@ -73,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """Entries of the lock file; `inputs` is the digest of the wants that it was resolved for."""
+    """Entries of the lock file; `inputs` is the digest of the wants that the lock was resolved for."""
 
     entries: Mapping[Want, Entry] = field(default_factory=dict)
     inputs: str = ""

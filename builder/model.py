@@ -126,7 +126,7 @@ class System:
 class AmiShape:
     """Build settings of an AMI target: instance types by architecture, size of the root volume.
 
-    `encryptable` is False for services that refuse encrypted AMIs; otherwise the site decides.
+    `encryptable` is False for services that refuse encrypted AMIs; otherwise the site's settings decide.
     """
 
     build_on: Mapping[str, str]

@@ -69,7 +69,7 @@ def report_reused(receipt: Receipt, events: Stream) -> None:
 
 
 def produce(plan: Plan, tools: Tools) -> Receipt:
-    """Make, check and publish what is missing of a plan; return the receipt."""
+    """Run the steps that a plan still needs (make, check, publish); return the receipt."""
     earlier = tools.ledger.find(plan)
     artifact = tools.maker.make(plan)
     if earlier and earlier.artifact.reference != artifact.reference:

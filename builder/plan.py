@@ -275,7 +275,7 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
     return Layer(name=name, kind=kind, key=key, parent=parent, inputs=inputs, **more)
 
 
-# The input `target` covers the name and the stack of the target; only the stack can change.
+# The layer input `target` covers the target's name and stack; between two builds only the stack can change.
 _INPUT_LABELS = {"target": "stack of the target"}
 
 

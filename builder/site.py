@@ -38,7 +38,7 @@ class MirrorSettings:
     proxy: str = ""
     no_proxy: str = ""
     token_hosts: tuple[str, ...] = ()  # token servers outside of their registry's domain
-    # URL prefix → replacement; the longest matching prefix wins.
+    # Replacement of each URL prefix; the longest matching prefix wins.
     prefixes: Mapping[str, str] = field(default_factory=dict)
     # URL template of a snapshot service for package archives, with {archive} and {stamp}.
     snapshot: str = ""
@@ -89,7 +89,7 @@ class Site:
     registry: RegistrySettings = RegistrySettings()
 
 
-# Type of a setting's default value → type that the file must have.
+# Type that a setting must have in the file, by the type of its default value.
 _TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
 
 _SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]] = {

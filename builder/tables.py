@@ -12,7 +12,7 @@ import tomli
 
 from builder.patterns import unsafe_texts
 
-# Name of a type in error messages → check of a value.
+# Checks of values, by the name of the type in error messages.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
     "a string": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),
@@ -50,7 +50,7 @@ class Problems:
         self.add(file, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
 
 
-# Former names of facts and pins → current names; used for suggestions only.
+# Current names of facts and pins by former name; used for suggestions only.
 RENAMED: Mapping[str, str] = {
     "container_toolkit": "nvidia_container_toolkit",
     "driver": "nvidia_driver",
@@ -102,7 +102,7 @@ def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Tab
 
 
 def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") -> Table | None:
-    """Return a parsed TOML file, or None if it is missing or invalid; problems name it `called` or `file`."""
+    """Return a parsed TOML file; None if it is missing or invalid. `called` replaces `file` in problems."""
     if (folder / file).is_symlink() and not called:
         problems.add(file, "", "is a symbolic link; the catalog may hold files only")
         return None

@@ -175,7 +175,7 @@ def _find_root() -> Path:
 
 
 def print_verdict(plan: Plan) -> None:
-    """Print what the rules say about a plan: settings for jobs, warnings, and errors that refuse it."""
+    """Print the verdict of the rules on a plan: settings for jobs, warnings, and errors."""
     rows = [(instance, " ".join(values)) for instance, values in plan.settings.items()]
     if rows:
         print()

@@ -20,7 +20,9 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         for number_ignored in _SIGNALS:
             signal.signal(number_ignored, signal.SIG_IGN)
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing of this run is left")
+        raise Interrupted(
+            f"interrupted by {signal.Signals(number).name}; temporary resources of the run are removed"
+        )
 
     with _handled_by(stop):
         yield

@@ -1,4 +1,4 @@
-"""Finds what builds left behind and no longer need: runs, layers, caches, rehearsals.
+"""Finds leftovers of builds that are no longer needed: runs, layers, caches, rehearsals.
 
 While a run is in progress, layers and caches are not offered for removal.
 """

@@ -23,7 +23,7 @@ DEFAULT = "default"
 def ensure_up(
     context: Context, name: str = DEFAULT, *, services: Sequence[str] = (), pending_s: float = 0.0
 ) -> Rehearsal:
-    """Return the named rehearsal; start it if it does not run. It serves `services` and the default ones."""
+    """Return the named rehearsal with `services` and the default services; start it if it does not run."""
     if running := session.find(context.workspace, name):
         if missing := sorted(set(services) - set(running.services)):
             raise UsageError(

@@ -70,7 +70,7 @@ def made_here(loaded: Catalog) -> Iterator[Target]:
 
 
 def _levels(loaded: Catalog, platforms: Scenarios) -> Mapping[tuple[str, str, str], str]:
-    """Return how well each (component, system, architecture) is tested, as a word of RANK."""
+    """Return how well each (component, system, architecture) is tested, as one of the words in RANK."""
     found: dict[tuple[str, str, str], str] = {}
     for component, system, word in _tests(loaded, platforms):
         key = (component, system, "x86_64")

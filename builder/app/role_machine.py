@@ -1,4 +1,4 @@
-"""A fresh machine or build container to apply roles to and check them on; removed when its block ends."""
+"""A fresh machine or build container for applying and checking roles, removed at the end of the block."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ class RoleMachine:
                 container = _start(engine, plan, image, stack, labels=labels, network="none")
                 fresh = replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
-                    # Services of absent devices may fail; the checks know which.
+                    # Services of absent devices may fail; the checks decide which services may.
                     fresh.wait_until_booted("running", "degraded")
                 yield fresh
         finally:
@@ -154,7 +154,7 @@ def open_machine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
         )
         if plan.capabilities["has_systemd"]:
-            # Services of a foreign image may need what a container lacks.
+            # Services of a foreign image may need features that a container lacks.
             opened.wait_until_booted("running", *(("degraded",) if given else ()))
         yield opened
         _keep_packages(setup, mirror)

@@ -27,7 +27,7 @@ class RoleRequest:
 
 
 def role_plan(context: Context, request: RoleRequest) -> Plan:
-    """Return the plan of the components and of all that they require."""
+    """Return the plan of the requested components and of all components that they require."""
     loaded, target = role_target(context.catalog, request)
     read = sources.read(context.root, loaded, target, target.default)
     return plan.plan(

@@ -31,7 +31,7 @@ _STOP_S = 120.0
 _LIFE_S = 7200.0
 # Prefixes of variables for Ansible itself, which molecule runs outside the machine.
 _CONTROLLER = ("ANSIBLE_", "HOME")
-# An option of the keeper's command line: `stop` must not kill another process that got its PID.
+# Option by which `stop` recognizes the keeper's command line, so that it kills no process with a reused PID.
 _MARK = "--hold"
 
 

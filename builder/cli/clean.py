@@ -1,4 +1,4 @@
-"""`builder clean`: lists what builds left behind, and removes it with --yes."""
+"""`builder clean`: lists the leftovers of builds, and removes them with --yes."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""`builder doctor`: checks this machine for what a build needs; every problem comes with a fix."""
+"""`builder doctor`: checks the requirements of builds on this machine; every problem comes with a fix."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""`builder lock`: resolves what builds download, and compares the lock with its sources."""
+"""`builder lock`: resolves the downloads of builds, and compares the lock with its sources."""
 
 import argparse
 import json
@@ -131,7 +131,7 @@ def _resolver(context: Context, wants: Iterable[Want], cancelled: threading.Even
 
 
 def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
-    """Return a function from a requirements file to the Pythons, architectures and mirrors of its wheels."""
+    """Return a function that returns the `Wheels` of a requirements file, one per Python and architecture."""
     catalog, discovering = context.catalog, threading.Lock()
 
     @cache

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from builder.screen.streams import OutputLost, discard, guard_streams
 
-# Verb → summary; the module of the same name in this package runs the verb.
+# Summary of each verb; the module of the same name in this package runs the verb.
 VERBS = {
     "list": "list the targets, and whether their downloads are locked",
     "show": "show the flavours, components and versions of a target",

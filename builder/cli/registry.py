@@ -1,4 +1,4 @@
-"""`builder registry`: the registry on this machine, for sites that name no other."""
+"""`builder registry`: the registry on this machine, for sites that configure no other registry."""
 
 import sys
 from collections.abc import Sequence

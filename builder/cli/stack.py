@@ -37,7 +37,7 @@ def find_stack(knowledge: Knowledge, name: str) -> Stack:
 
 
 def describe_unknown(result: Result, limit: int) -> str:
-    """Name the unknown facts that most undecided rules need."""
+    """List the unknown facts that undecided rules need, starting with the facts that most rules need."""
     named = [f"{name} ({number})" for name, number in result.missing.items()]
     more = f" and {len(named) - limit} more" if len(named) > limit else ""
     return (

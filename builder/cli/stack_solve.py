@@ -200,7 +200,7 @@ def _rejection(answer: Solution, row: Row, rejection: Rejection) -> str:
 
 
 def _name(answer: Solution, row: Row, reason: Reason) -> str:
-    """Return the name of a reason, as the table shows it in `row`."""
+    """Return the name of a reason, worded for the table row `row`."""
     if isinstance(reason, Request):
         return reason.argument
     if isinstance(reason, Rule):

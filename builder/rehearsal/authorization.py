@@ -1,4 +1,4 @@
-"""Tells which authorizations AWS asks for a call: an action on each of its resources, with condition keys.
+"""List the authorizations that AWS requires for a call: an action on each resource, with condition keys.
 
 The tables follow AWS's service authorization reference, for the calls that the builder and Packer make.
 """
@@ -14,7 +14,7 @@ Tags = Mapping[str, str]
 _ACCOUNT = "123456789012"
 _TAG = re.compile(r"TagSpecification\.(\d+)\.Tag\.(\d+)\.Key")
 _PLAIN_TAG = re.compile(r"Tag\.(\d+)\.Key")
-# Prefix of an id → type of the resource in ARNs.
+# Resource types in ARNs by the prefix of the id.
 _KINDS = {
     "ami": "image",
     "i": "instance",
@@ -128,7 +128,7 @@ def _resource_tags(tags: Tags) -> dict[str, str]:
 
 
 def _of_ssm(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the resources of a Systems Manager call: parameters, or the two of a session."""
+    """Yield the resources of a Systems Manager call: parameters, or a session's instance and document."""
     if call.action == "StartSession":
         target, document = call.parameters["Target"], call.parameters["DocumentName"]
         tags = {f"ssm:resourceTag/{name}": value for name, value in tags_of(target).items()}

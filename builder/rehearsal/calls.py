@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from builder.errors import UsageError
 
 _READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
-# Actions without side effects whose names do not show it.
+# Actions without side effects whose names have no prefix of _READING.
 _HARMLESS = frozenset({"AssumeRole", "DecodeAuthorizationMessage"})
 _WHEN = ("", "before", "after")
 

@@ -112,7 +112,7 @@ class Gate:
     def check(self, request: Request, read_body: Callable[[], bytes]) -> bytes:
         """Return the body of a request that may be answered; raise Refused for all other requests.
 
-        The body is read only if the request names a known key, or carries the rehearsal's.
+        The body is read only if the request names a known key or carries the rehearsal's secret key.
         """
         _require_local(request)
         if request.is_control:

@@ -62,7 +62,7 @@ def _applies(statement: Mapping[str, Any], request: Request) -> bool:
 
 
 def _is_listed(statement: Mapping[str, Any], element: str, request: Request) -> bool:
-    """True if the action or resource of a request is in an element, or not in its negation."""
+    """True if a request matches the element, such as Action, or does not match its negation, NotAction."""
     if element in statement:
         return any(_fits(element, pattern, request) for pattern in _list(statement[element]))
     return not any(_fits(element, pattern, request) for pattern in _list(statement[f"Not{element}"]))
@@ -75,7 +75,7 @@ def _fits(element: str, pattern: str, request: Request) -> bool:
 
 
 def _arn_matches(pattern: str, request: Request) -> bool:
-    """Compare ARNs part by part: a wildcard does not reach over the first five colons."""
+    """Compare ARNs part by part: a wildcard does not match the first five colons."""
     wanted, found = pattern.split(":", 5), request.resource.split(":", 5)
     return len(wanted) == len(found) == 6 and all(
         _matches(part, value, request) for part, value in zip(wanted, found, strict=True)
@@ -83,7 +83,7 @@ def _arn_matches(pattern: str, request: Request) -> bool:
 
 
 def _holds(operator: str, key: str, values: list[str], request: Request) -> bool:
-    """True if a condition is met; a key that the request does not have never meets it."""
+    """True if a condition is met; a condition on a key that the request lacks is not met."""
     compare = _OPERATORS.get(operator)
     if compare is None:
         raise _unsupported(f"condition operator {operator!r}")
@@ -92,7 +92,7 @@ def _holds(operator: str, key: str, values: list[str], request: Request) -> bool
 
 
 def _equals(pattern: str, value: str, request: Request) -> bool:
-    """Compare with the literal text: only variables are replaced."""
+    """Compare without wildcards; only variables of the pattern are replaced."""
     return _text(pattern, request) == value
 
 
@@ -117,7 +117,7 @@ def _expression(pattern: str, request: Request) -> str | None:
 
 
 def _text(pattern: str, request: Request) -> str | None:
-    """Return a pattern with its variables replaced; None if one has no value."""
+    """Return a pattern with its variables replaced; None if a variable has no value."""
     values = {match[1]: _value(match[1], request) for match in _VARIABLE.finditer(pattern)}
     if None in values.values():
         return None

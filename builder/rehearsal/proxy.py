@@ -1,7 +1,7 @@
 """A proxy in front of the rehearsal's AWS endpoint that records calls and injects faults into them.
 
-Serves both the report of a rehearsal (the calls that a command makes) and the fault injection of tests. Uses
-loopback on both sides.
+Serves both the report of a rehearsal (the calls that a command makes) and the fault injection of tests.
+Listens on loopback and forwards to loopback.
 """
 
 import http.client

@@ -264,7 +264,7 @@ def up(
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
-    # moto starts containers for some calls: it gets no engine. The rehearsal's own is in the settings.
+    # moto would start containers for some calls, so it gets no engine; the rehearsal has its own setting.
     environment = {**os.environ, "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}"}
     service = process.start_detached(argv, log=files.log, env=environment)
     until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)

@@ -51,9 +51,9 @@ class LiveTree:
         self._look = look(stream, environment)
         self._clock = clock
         self._board = Board()
-        # Held by the drawing thread while it reads the board; never held while calling into rich.
+        # Lock that the drawing thread holds while it reads the board; never held while calling into rich.
         self._lock = threading.RLock()
-        # Serializes start and stop of drawing: a stop during a start would leave the cursor hidden.
+        # Lock that serializes start and stop of drawing: a stop during a start would leave the cursor hidden.
         self._opening = threading.Lock()
         self._live: Live | None = None
         self._closed = False

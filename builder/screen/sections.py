@@ -207,7 +207,7 @@ def _publication(publication: Publication) -> Markup:
 
 
 def versions(planned: Mapping[str, str], found: Mapping[str, str] | None) -> Markup | None:
-    """Return the versions in the image; a version that differs from the plan shows both."""
+    """Return the versions in the image, with the planned version where it differs."""
     names = sorted({*planned, *(found or {})})
     if not names:
         return None

@@ -78,7 +78,7 @@ def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
     if columns.isdigit() and int(columns) > 0:
         return int(columns)
     if stream.isatty():
-        # A serial console that does not know its size reports 0.
+        # A serial console that does not know its size reports 0 columns.
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 100
 

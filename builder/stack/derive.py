@@ -76,8 +76,9 @@ def _plugin_in_use(facts: Facts) -> bool:
     return facts.get("accel") == "nvidia" and facts.get("aws_ofi_nccl_custom_build") is not True
 
 
-# The conditions under which a component's release brings its contents, and under which a content counts.
+# Conditions for deriving facts from the releases of a component.
 _BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
+# Conditions for deriving a component's version from the releases that contain the component.
 _COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"aws_ofi_nccl": _plugin_in_use}
 
 

@@ -24,7 +24,7 @@ _RISK = (
     *("nccl", "torch_nccl", "neuron_runtime", "neuron_collectives", "gdrdrv", "gdrcopy"),
     *("torch", "torch_cuda", "torch_neuronx", "cudnn", "python", "slurm"),
 )
-# Derived from other facts, whose differences are listed already.
+# Facts that are derived from other facts, whose differences are listed already.
 _ECHOES = frozenset(
     {"nvidia_driver_branch", "nvidia_driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
 )

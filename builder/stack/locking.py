@@ -1,6 +1,6 @@
 """Update a lock: resolve missing and requested entries, verify unverified ones, drop unreferenced ones.
 
-Pure but for the resolver port. Keeps the old value of an entry that cannot be resolved.
+Pure except for the resolver port. Keeps the old value of an entry that cannot be resolved.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Rules: conditions over facts, with three truth values (true, false, None for unknown), and their findings.
 
-Pure: no network, no clock, no files. A rule fires if all clauses of `when` hold and, if it has `require`, not
-all clauses of that do. A clause over an unknown fact is unknown, never true.
+Pure: no network, no clock, no files. A rule fires if all clauses of `when` hold and, if it has `require`, at
+least one clause of `require` does not hold. A clause over an unknown fact is unknown, never true.
 """
 
 import re

@@ -62,7 +62,7 @@ class Version:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Version:
-    """Parse a version; raise ValueError that names the text if it is none."""
+    """Parse a version; raise ValueError that quotes the text if it is not a version."""
     match = _SHAPE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

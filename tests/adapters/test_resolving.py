@@ -384,7 +384,7 @@ def test_refuses_a_locked_ami_that_is_gone_or_renamed(cloud: dict[str, str], tmp
     asking = resolver(tmp_path)
     with pytest.raises(IntegrityError, match="ami-00000000 no longer exists"):
         asking.confirm(want, locked(id="ami-00000000"))
-    with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, locked is tiny-2026\.2"):
+    with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, but the lock has tiny-2026\.2"):
         asking.confirm(want, locked(id=cloud["tiny-2026.1"], name="tiny-2026.2", owner="123456789012"))
 
 

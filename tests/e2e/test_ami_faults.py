@@ -126,7 +126,9 @@ def test_refuses_an_ami_that_could_not_be_shared(ami_factory: AmiFactory, tmp_pa
     variables = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
     number = ami_factory.calls()[-1].number
     assert_one_error(
-        ami_factory.build("--publish", **variables), 6, "target 'machine' is encrypted with AWS's own key"
+        ami_factory.build("--publish", **variables),
+        6,
+        "target 'machine' is encrypted with an AWS managed key",
     )
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 

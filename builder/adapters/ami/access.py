@@ -37,8 +37,8 @@ def ssh_access(
 ) -> Iterator[Access]:
     """Create a key pair and a security group, and delete them at the end of the block.
 
-    A group that is still in use does not fail a finished image: a note reports it, and its journal entry
-    stays open so that the end of the run or `builder clean` deletes it.
+    A group that is still in use is not an error: a note reports the group, and its journal entry stays open
+    so that the end of the run or `builder clean` deletes the group.
     """
     with journal.temporary(run, account, _KINDS, name) as keep_entry_open:
 

@@ -151,7 +151,7 @@ class MachineChecker:
         ec2 = self.account.client("ec2")
 
         def started() -> Resource | None:
-            """Return the instance once it is no longer pending; EC2 may not find a new id at first."""
+            """Return the instance once it is not pending; None while EC2 does not find a new id yet."""
             with calling_aws(f"waiting for {instance}"), ignoring("InvalidInstanceID.NotFound"):
                 found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
                 return found if found["State"]["Name"] != "pending" else None

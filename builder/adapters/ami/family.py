@@ -55,7 +55,7 @@ def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
 
 
 def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
-    """Return an AMI followed by its copies; empty if none exists."""
+    """Return an AMI followed by its copies; an empty list if neither the AMI nor a copy exists."""
     found = account.image(ami)
     home = [] if found is None else [_member(account, account.region, found)]
     if home and home[0].is_copy:
@@ -123,7 +123,7 @@ def retire(
 
 
 def require_built(members: Iterable[Member]) -> None:
-    """Refuse AMIs that no builder made."""
+    """Refuse AMIs without the tags that the builder sets."""
     for member in members:
         if TARGET_TAG not in member.tags:
             raise UsageError(

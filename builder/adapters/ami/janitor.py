@@ -146,9 +146,9 @@ class Janitor:
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
     """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 
-    Only the name of a run is accepted: a file with another name in the journal's folder proves nothing.
-    Images with a receipt are kept. `keep_complete` also keeps complete images without one, so that the next
-    build can reuse them. The journal is deleted once none of its entries is needed.
+    `run` must be a run name: a file with another name in the journal's folder is no journal of a run.
+    Images with a receipt are kept. `keep_complete` also keeps complete images without a receipt, so that the
+    next build can reuse them. The journal is deleted once none of its entries is needed.
     """
     if not is_run_name(run):
         raise UsageError(

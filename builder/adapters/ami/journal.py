@@ -24,7 +24,7 @@ _BEGUN, _KEPT, _GONE = "begun", "kept", "gone"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A resource that a run has created or was about to create; `id` is set once it is complete."""
+    """A resource that a run has created or was about to create; `id` is set once the resource is complete."""
 
     kind: str  # key-pair, instance, security-group, image, copy
     name: str
@@ -69,7 +69,7 @@ def permanent(run: Run, account: Account, kind: str, name: str, *, region: str =
 def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> Iterator[Callable[[str], None]]:
     """Record resources that are deleted by the end of the block; on an error their entries stay open.
 
-    Yields a function that keeps the entry of one kind open, for a resource that could not be deleted.
+    Yields a function that takes a kind and keeps its entry open, for a resource that could not be deleted.
     """
     entries = [_fields(run, account, kind, name, "") for kind in kinds]
     kept: set[str] = set()
@@ -120,9 +120,9 @@ def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
 
 
 def read(workspace: Workspace, run: str) -> list[Entry]:
-    """Return the entries of a run whose resources are not recorded as deleted; complete ones have an id.
+    """Return a run's entries, except those of deleted resources; entries of complete resources have an id.
 
-    A killed run may leave a partial last line. It is ignored, because the entry's resource was not requested.
+    A killed run may leave a partial last line, which is ignored: its resource was never requested.
     """
     found: dict[tuple[str, str, str], Entry] = {}
     try:

@@ -284,7 +284,7 @@ class AmiMaker:
         return path
 
     def _require_tokens(self, instance: str) -> None:
-        """Require IMDSv2 on the build instance; templates for old versions of Packer cannot do it."""
+        """Require IMDSv2 on the build instance; templates for old versions of Packer cannot require it."""
         with calling_aws(f"requiring metadata tokens on {instance}"):
             self.account.client("ec2").modify_instance_metadata_options(
                 InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2

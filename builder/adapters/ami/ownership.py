@@ -61,7 +61,7 @@ def builder_id(workspace: Workspace) -> str:
 
 
 def _create(path: Path) -> None:
-    """Write a new ID to a file that appears complete or not at all; an existing file stays."""
+    """Write a new ID to a file atomically; keep an existing file."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
@@ -83,7 +83,7 @@ def _is_named(name: str, run: str) -> bool:
 
 
 def _created(resource: Resource) -> datetime.datetime:
-    """Return the creation time of an image; the beginning of time if it has none."""
+    """Return the creation time of an image; the earliest possible time if EC2 reports none."""
     try:
         moment = datetime.datetime.fromisoformat(str(resource.get("CreationDate", "")))
     except ValueError:

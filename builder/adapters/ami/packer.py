@@ -22,7 +22,7 @@ from packer import Packer as Arguments
 OLDEST = (1, 6, 6)
 _PLUGINS_SINCE = (1, 7, 0)
 _VALIDATE_S = 300.0
-# After SIGINT Packer terminates the instance and deletes its resources, which takes API calls and waits.
+# After SIGINT Packer needs time to terminate the instance and to delete its temporary resources.
 _ENDING = ((signal.SIGINT, 180.0), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 
 
@@ -134,7 +134,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def built_amis(manifest: Path, run: str) -> dict[str, str]:
-    """Return region → AMI id of the images that `run` built, as Packer's manifest lists them."""
+    """Return the ids of the AMIs that `run` built, by region, from Packer's manifest."""
     try:
         table: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

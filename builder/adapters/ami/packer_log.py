@@ -24,7 +24,7 @@ class Message:
 
     @property
     def lines(self) -> list[str]:
-        """Lines of the text: Packer escapes line ends, even those within JSON strings."""
+        """The lines of the text, whose line ends Packer has escaped, even those within JSON strings."""
         return self.text.replace("\\r", "").split("\\n")
 
 
@@ -49,7 +49,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class PlayLine:
-    """A JSON line of the plays' callback plugin."""
+    """A JSON line that the callback plugin of a play has printed."""
 
     text: str
 

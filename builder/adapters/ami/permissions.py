@@ -258,13 +258,13 @@ CALLS: tuple[tuple[str, str, str], ...] = (
 
 
 def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (service, call) of the calls by which a successful build or publication changes the account."""
+    """Return the API calls that change the account in a successful build or publication: (service, call)."""
     wanted = set(wanted)
     return [(service, action) for service, action, when in CALLS if when in wanted]
 
 
 def needs(plan: Plan, settings: AwsSettings) -> set[str]:
-    """Return the features that a target uses at a site, by the names that GRANTS and CALLS have for them."""
+    """Return the features that a target uses at a site, named as in GRANTS and CALLS."""
     shape = plan.target.ami
     optional = {
         "group": not settings.security_group,

@@ -102,7 +102,7 @@ class AmiPublisher:
         return self.publish_image(artifact.reference, known)
 
     def publish_image(self, ami: str, known: Mapping[str, str]) -> Publication:
-        """Publish an AMI; `known` are tags to set on it in addition to its own."""
+        """Publish an AMI; `known` has the tags to set in addition to those that the image has."""
         assert self.run is not None
         started = time.monotonic()
         home = AmiRef(account=self.account, region=self.account.region, ami=ami)
@@ -160,14 +160,14 @@ class AmiPublisher:
     def _require_shareable(self, subject: str, *, encrypted: bool) -> None:
         """Raise PublishError if the encryption key of an image prevents sharing or copying.
 
-        Other accounts cannot use AWS's own key; a copy needs a key whose alias exists in every region.
+        Other accounts cannot use an AWS managed key; a copy needs a key whose alias exists in every region.
         """
         if not encrypted:
             return
         key = self.settings.kms_key
         if self.sharing and not key:
             raise PublishError(
-                f"{subject} is encrypted with AWS's own key and cannot be shared",
+                f"{subject} is encrypted with an AWS managed key and cannot be shared",
                 hint="set aws.kms_key in site.toml, then build again",
             )
         if len(self.regions) > 1 and key and not key.startswith("alias/"):
@@ -208,7 +208,7 @@ class AmiPublisher:
     def _find_copy(self, home: AmiRef, region: str) -> AmiRef | None:
         found = self.account.images({SOURCE_TAG: home.ami}, region=region)
         usable = [image for image in found if image["State"] in ("available", "pending")]
-        # The oldest, so that concurrent publications choose the same copy.
+        # Return the oldest copy, so that concurrent publications use the same one.
         return AmiRef(account=self.account, region=region, ami=usable[-1]["ImageId"]) if usable else None
 
     def _begin_copy(

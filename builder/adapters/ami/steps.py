@@ -178,8 +178,9 @@ def protect(ref: AmiRef) -> None:
 def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
     """Delete an AMI and its snapshots; resources that are already deleted are ignored.
 
-    They get the tags of `mark` first: snapshots of a deleted image can only be found by tag, and a policy may
-    restrict deletion to tagged resources. Snapshots that were not made for this image stay.
+    The AMI and its snapshots get the tags of `mark` first: snapshots of a deleted image can only be found by
+    tag, and a policy may restrict deletion to tagged resources. Snapshots that were not made for this image
+    are kept.
     """
     image = ref.find()
     if image is None:
@@ -197,7 +198,7 @@ def remove(ref: AmiRef, mark: Mapping[str, str]) -> None:
 
 
 def _own_snapshots(ref: AmiRef, image: Resource) -> list[str]:
-    """Return the snapshots that were made for an image; one that does not list them yet is in their text."""
+    """Return the snapshots made for an image; if it lists none yet, find them by their description."""
     listed = snapshots_of(image)
     filters = {"snapshot-id": listed} if listed else {"description": [f"*{ref.ami}*"]}
     found = snapshots(ref.account, ref.region, filters)
@@ -205,7 +206,7 @@ def _own_snapshots(ref: AmiRef, image: Resource) -> list[str]:
 
 
 def _is_made_for(ref: AmiRef, image: Resource, snapshot: Resource) -> bool:
-    """True if a snapshot has the run tags of its image, or no tags and a text that names the image."""
+    """True if a snapshot has the run tags of its image, or no tags and a description that names it."""
     tags, expected = own_tags(snapshot), tags_of(image)
     if tags.get(IMAGE_TAG) == ref.ami:
         return True
@@ -266,7 +267,7 @@ def point(ref: AmiRef, name: str, patience: Patience) -> None:
 
 
 def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:
-    """Return name → AMI id of the SSM parameters below `prefix` whose value is one of the AMI ids."""
+    """Return the SSM parameters below `prefix` that point to one of these AMIs: AMI id by parameter name."""
     wanted = set(amis)
     with calling_aws(f"reading parameters in {region}"):
         pages = account.client("ssm", region).get_paginator("get_parameters_by_path")

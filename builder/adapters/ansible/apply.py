@@ -30,7 +30,7 @@ _MODULES = Path(MOUNT) / "modules"
 def mounts(
     run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
 ) -> Iterator[ContainerSetup]:
-    """Prepare the mounts of a container to which several plans are applied; `plan` decides its system."""
+    """Prepare the mounts of a container to which several plans are applied; `plan` determines the system."""
     modules = modules_folder(run)
     kernel_modules.prepare(run, modules, cache=kernel_modules.ROLES, note=lambda _: None)
     cached, made = kernel_modules.cached, kernel_modules.made
@@ -96,7 +96,7 @@ class Applier:
     events: Stream
 
     def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
-        """Run the play with the roles of a plan, or with these tasks and the variables of the plan."""
+        """Run the play with the roles of a plan, or with `tasks` and the plan's variables."""
         self.write_settings(plan)
         command = playbook.command()
         if tasks:

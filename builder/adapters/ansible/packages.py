@@ -1,8 +1,8 @@
 """apt's archives and lists for build containers: private folders, filled with copies from a shared store.
 
 Each container has its own folders because apt locks its archives and rewrites its lists. A container can
-write anything there, and apt trusts packages in its archives by size and lists without a look. So the store
-takes only lists and packages that the signature of the archive covers, and every copy is verified.
+write any file there, and apt checks only the size of cached packages and does not check cached lists. The
+store therefore takes only lists and packages that the signature of the archive covers, and verifies copies.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 def mounts(store: Path, scratch: Path) -> list[Bind]:
     """Create a container's folders below `scratch` with verified copies of the store; return their mounts.
 
-    apt downloads anew what does not match its digest: a damaged package, or all lists.
+    apt downloads packages again if their digests do not match, and all lists if one of them does not match.
     """
     binds = []
     for name, target in _TARGETS.items():
@@ -43,7 +43,7 @@ def mounts(store: Path, scratch: Path) -> list[Bind]:
             (store / name / file).unlink(missing_ok=True)
         if wrong and name == "lists":
             (store / "lists.json").unlink(missing_ok=True)
-        # apt takes the age of its lists from the mtime of the folder; 0 makes it fetch missing lists.
+        # apt takes the age of its lists from the mtime of the folder; with mtime 0, apt fetches new lists.
         complete = name == "lists" and digests and not wrong
         stamp = (store / name).stat().st_mtime if complete else 0
         os.utime(folder, (stamp, stamp))
@@ -52,7 +52,7 @@ def mounts(store: Path, scratch: Path) -> list[Bind]:
 
 
 def keep(run: Run, store: Path, scratch: Path, keyrings: Path = signed.KEYRINGS) -> None:
-    """Copy what the container downloaded and the archive has signed into the store."""
+    """Copy the container's downloads that the archive has signed into the store."""
     keys = signed.keyrings(keyrings)
     folder = _folder(scratch, "lists")
     with run.locked(f"apt-{store.name}"):
@@ -60,7 +60,7 @@ def keep(run: Run, store: Path, scratch: Path, keyrings: Path = signed.KEYRINGS)
             return
         lists = _signed_lists(folder, scratch, keys)
         _keep_packages(store, _folder(scratch, "archives"), lists)
-        # Without the lists of a repository with another key, apt would take the rest for complete.
+        # If the lists of one repository were missing, apt would regard the other lists as complete.
         is_complete = all(name in lists for name in _releases(folder))
         if lists and is_complete and _is_newer(store, lists, scratch, keys):
             stamp = min(folder.stat().st_mtime, time.time())
@@ -116,7 +116,7 @@ def _signed_lists(folder: Path, scratch: Path, keys: list[Path]) -> dict[str, by
 
 
 def _is_newer(store: Path, lists: Mapping[str, bytes], scratch: Path, keys: list[Path]) -> bool:
-    """True unless the store has a later state of an archive, or lists that are absent here."""
+    """True unless the store has a later state of an archive, or a list that `lists` lacks."""
     kept_names = _digests(store, "lists")
     if not set(kept_names) <= set(lists):
         return not kept_names

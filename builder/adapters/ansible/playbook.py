@@ -110,7 +110,7 @@ class Listener:
 
 
 def failure(about: str, listener: Listener, code: int) -> FactoryError:
-    """Return the error for a failed play; `about` names the layer or target that it was building."""
+    """Return the error for a failed play; `about` names the layer or target that the play was building."""
     found = listener.failure
     if found is None:
         return BuildError(
@@ -125,7 +125,7 @@ def failure(about: str, listener: Listener, code: int) -> FactoryError:
     if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
         return IntegrityError(
             f"{where}: a package does not match its locked hash",
-            hint="the package changed upstream or the lock is stale: compare, then:"
+            hint="the package changed upstream or the lock is stale: compare the hashes, then:"
             f" builder lock --update {found.role}",
             details=text,
         )
@@ -149,7 +149,7 @@ def _mismatch(where: str, found: Failure) -> IntegrityError:
 
 
 def prepare(run: Run, root: Path, plan: Plan) -> Path:
-    """Return the folder of the plan's Ansible runtime; install it, but do not compile it. Thread-safe."""
+    """Install the plan's Ansible runtime without compiling it; return its folder. Thread-safe."""
     lock = root / "ansible" / "requirements.lock"
     return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
 
@@ -258,7 +258,7 @@ def write_settings(
 
 
 def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
-    """Return the environment of the play; the image does not get it."""
+    """Return the environment of the play, which is not stored in the image."""
     environment = {
         "HOME": "/tmp/home",  # noqa: S108
         "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
@@ -318,7 +318,7 @@ def _as_seen_inside(urls: tuple[str, ...]) -> list[str]:
 
 
 def _mirrors(mirror: Mirror) -> dict[str, str]:
-    """Return URL prefix → mirror, for modules that download; mirrors are not part of layer keys."""
+    """Return the mirror of each URL prefix, for modules that download; mirrors are not part of layer keys."""
     prefixes = mirror.settings.prefixes
     return dict(zip(prefixes, _as_seen_inside(tuple(prefixes.values())), strict=True))
 

@@ -64,7 +64,7 @@ def needs_compiling(folder: Path) -> bool:
     return not (folder / ".compiled").exists()
 
 
-# Runs in a container of the base image, because bytecode is specific to a version of Python.
+# The command runs in a container of the base image, because bytecode is specific to a version of Python.
 COMPILE = (
     "python3",
     "-c",

@@ -59,7 +59,7 @@ def read_release(content: bytes, name: str, scratch: Path, keys: Sequence[Path])
 
 
 def names_of(digests: Iterable[str], lists: Iterable[bytes]) -> dict[str, str]:
-    """Return apt's file name of each package with one of these digests that is in the lists."""
+    """Return apt's file names of the packages in the lists that have one of these digests, by digest."""
     wanted, found = tuple(digests), {}
     for content in lists:
         for digest in wanted:

@@ -97,7 +97,7 @@ class Account:
 
         session = self._ensure_session()
         endpoint = {"region_name": region, "endpoint_url": self.endpoint or None}
-        # Set even if empty: otherwise botocore uses the proxies of this process's environment.
+        # Set `proxies` even if empty: otherwise botocore uses the proxies of this process's environment.
         client = session.client(service, config=Config(proxies={}), **endpoint)
         proxies = self._proxies(client.meta.endpoint_url)
         return session.client(service, config=Config(proxies=proxies), **endpoint) if proxies else client
@@ -108,7 +108,7 @@ class Account:
         from botocore.config import Config
 
         if self._session is None:
-            # The default also applies to botocore's internal clients, which fetch credentials (SSO, roles).
+            # The default config also applies to botocore's own clients, which fetch credentials (SSO, roles).
             core = botocore.session.Session()
             login = self._proxies(f"https://sts.{self.region}.amazonaws.com")
             core.set_default_client_config(

@@ -14,7 +14,7 @@ from builder.errors import BuildError
 from builder.site import AwsSettings
 from builder.wait import until
 
-# Default source networks: all of them, as login needs the run's key; in a rehearsal, this host.
+# Default source networks: any network, because a login needs the run's key; in a rehearsal, only this host.
 _ANYWHERE, _LOOPBACK = "0.0.0.0/0", "127.0.0.0/8"
 _SSH = 22
 _RELEASE_S = 300.0
@@ -51,7 +51,7 @@ def security_group(
 
 
 def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:
-    """Create the group; one with its name and tags is from a call whose response was lost."""
+    """Create the group; an existing group with its name and tags is from a call whose response was lost."""
     ec2 = account.client("ec2")
     network = _network(ec2, settings.subnet)
     with ignoring("InvalidGroup.Duplicate"):
@@ -75,7 +75,7 @@ def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[st
 
 
 def _network(ec2: Any, subnet: str) -> Resource:
-    """Return the VPC of the subnet; without a subnet nothing, which selects the default VPC."""
+    """Return the argument for the VPC of a subnet; empty without a subnet, which selects the default VPC."""
     if not subnet:
         return {}
     return {"VpcId": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]}

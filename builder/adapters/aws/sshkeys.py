@@ -74,7 +74,7 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
 
 
 def _import(account: Account, name: str, public: bytes, tags: Mapping[str, str]) -> None:
-    """Import a key; one that exists with the run's name and tags is from a call whose response was lost."""
+    """Import a key; an existing key with the run's name and tags is from a call whose response was lost."""
     ec2 = account.client("ec2")
     with calling_aws(f"importing the key {name}"):
         with ignoring("InvalidKeyPair.Duplicate"):

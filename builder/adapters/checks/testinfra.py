@@ -32,7 +32,7 @@ _KEPT = frozenset(
         *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
     }
 )
-# Set in every container that is checked.
+# Environment variables of every container that is checked.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -135,7 +135,7 @@ def run_checks(
 
 
 def _needed(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that pytest and its clients of SSH and the engine need: no credentials of AWS."""
+    """Return the variables for pytest and its SSH and engine clients, without AWS credentials."""
     kept = {name: value for name, value in environment.items() if name in _KEPT}
     return {**kept, "LC_ALL": "C.UTF-8"}
 

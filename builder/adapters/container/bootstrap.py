@@ -14,8 +14,8 @@ from builder.model import Suite, System
 
 _TIMEOUT_S = 1800
 
-# Makes the result independent of the build host: package sources from the distribution's own example, no name
-# servers, no host name.
+# Script that makes the root file system independent of the build host: package sources from the
+# distribution's own example, no name servers, no host name.
 _CUSTOMIZE = """\
 set -eu
 example="$1/usr/share/doc/apt/examples/sources.list"

@@ -30,7 +30,7 @@ class EngineFinder:
 
 
 def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> LayerResult:
-    """Return the result for an existing layer; its size is the growth over its parent."""
+    """Return the result for an existing layer; its size is the difference from its parent's size."""
     image, parent = images.get(layer.key), images.get(layer.parent)
     known = image is not None and (parent is not None or not layer.parent)
     return LayerResult(

@@ -70,7 +70,7 @@ class LayerMaker:
         self._known |= self._engine.layers()
         start = self._topmost(plan)
         if plan.key not in self._known:
-            # Each takes seconds, and the first layer of components needs all of them.
+            # Start these early: each call takes seconds, and the first layer of components needs all results.
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
             self._background.submit(playbook.prepare, self._run, self._root, plan)
@@ -260,7 +260,7 @@ class LayerMaker:
 
 
 def sweep(engine: Engine, run_name: str) -> int:
-    """Remove the containers and untagged images of one run; return how many."""
+    """Remove the containers and untagged images of one run; return their number."""
     label = f"{RUN_LABEL}={run_name}"
     containers_left = engine.containers(label)
     for container in containers_left:

@@ -47,7 +47,7 @@ def build(
 
 
 def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
-    """Return the Dockerfile with the run's label right after FROM, so that partial images have it too."""
+    """Return the Dockerfile with the run's label right after FROM, so that partial images have the label."""
     return re.sub(
         r"^(FROM\s.*)$",
         lambda match: f'{match[1]}\nLABEL "{label[0]}"="{label[1]}"',

@@ -55,7 +55,7 @@ _loading = threading.Lock()
 def load_sdk() -> None:
     """Import all modules of the SDK in one thread.
 
-    They import each other: threads that import different ones concurrently can get a partly loaded module.
+    The modules import each other, so concurrent imports in several threads can get a partly loaded module.
     """
     with _loading:
         for module in ("urllib3.exceptions", "requests.exceptions", "docker.errors", "docker.types"):
@@ -91,7 +91,7 @@ class Engine:
                 return APIClient(base_url=self.url, timeout=timeout_s)
             address = kwargs_from_env(environment={**os.environ, "DOCKER_HOST": self.url})
             # Unless trust_env is False, REQUESTS_CA_BUNDLE overrides the CA in DOCKER_CERT_PATH. A client
-            # that detects the API version itself sends a request before the attribute can be set.
+            # that detects the API version itself sends a request before trust_env can be set.
             first = APIClient(version=MINIMUM_DOCKER_API_VERSION, timeout=timeout_s, **address)
             first.trust_env = False
             version = first.version(api_version=False)["ApiVersion"]
@@ -153,7 +153,7 @@ class Engine:
         }
 
     def images(self, **filters: str) -> list[Image]:
-        """Return the images that match, including intermediate images."""
+        """Return the images that match the filters, including intermediate images."""
         wanted = {name: [value] for name, value in filters.items()}
         if self.url.startswith(_UNIX) and not self._clients:
             found = list_images(Path(self.url.removeprefix(_UNIX)), wanted)
@@ -377,7 +377,7 @@ class Engine:
 
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not, with its volumes."""
-        # 409: another client is already removing it.
+        # Status 409: another client is already removing the container.
         with self.errors(f"removing container {container}"), _tolerating(404, 409):
             self.connect(_ASK_S).remove_container(container, force=True, v=True)
 

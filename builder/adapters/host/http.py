@@ -1,6 +1,6 @@
 """HTTP client: connection pool, proxies, certificates, redirects and the retry policy.
 
-Knows status codes and network errors; must not know what the requests are for. Imports urllib3 at the first
+Knows status codes and network errors; must not know the purpose of requests. Imports urllib3 at the first
 request, because most commands send none.
 """
 
@@ -120,9 +120,9 @@ class Client:
     ) -> Iterator["BaseHTTPResponse"]:
         """Send a request and follow its redirects; close the response at the end of the block.
 
-        The `Authorization` header is sent to `origin` only (default: the origin of `url`), and a login that
-        another server asks for is removed from its response. A redirect from https to http is refused.
-        Raises TransientError for failures that are worth a retry.
+        The `Authorization` header is sent to `origin` only (default: the origin of `url`), and the
+        authentication challenge of another server is removed from its response. A redirect from https to http
+        is refused. Raises TransientError for failures that are worth a retry.
         """
         self.check_cancelled()
         origin = origin or _origin(url)

@@ -2,7 +2,7 @@
 
 This is the only module that starts programs. `run` reads the output in the caller's thread, so that a
 listener error, a cancellation and a timeout all end the program in the same way.
-Knows nothing of what programs do.
+Knows nothing about the purpose of programs.
 """
 
 import codecs
@@ -183,7 +183,7 @@ def _wait(
 
 
 def _has_ended(child: subprocess.Popen[bytes], output: _Output) -> bool:
-    """Read output for up to `_POLL_S`, or wait that long if it is closed; return True if the child ended."""
+    """Read output, or wait if the output is closed, for up to `_POLL_S`; return True if the child ended."""
     if output.is_over:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_POLL_S)

@@ -24,7 +24,7 @@ class Receipts:
         self._run = run
 
     def find(self, plan: Plan) -> Receipt | None:
-        """Return the receipt of this plan, or None if there is none or its checks differ."""
+        """Return the receipt of this plan; None if there is no receipt or if the checks have changed."""
         table = read(self._folder / plan.target.name / f"{plan.key}.json")
         if table is None or table["plan"]["checks"] != plan.checks:
             return None

@@ -18,7 +18,7 @@ from builder.errors import FactoryError, UsageError
 from builder.marks import REF_NAME_LABEL, VERSION_LABEL, VERSIONS_LABEL
 from builder.stack.vocabulary import Value, Vocabulary, read_value
 
-# Environment variables in which published images record versions → the name of the fact.
+# Names of facts by the environment variable in which published images record the version.
 _VARIABLES = {
     "CUDA_VERSION": "cuda",
     "NCCL_VERSION": "nccl",
@@ -33,14 +33,14 @@ _VARIABLES = {
     "PYTORCH_VERSION": "torch",
     "PYTHON_VERSION": "python",
 }
-# Files of a running kernel that contain a version → the name of the fact.
+# Names of facts by the file of a running kernel that contains the version.
 _FILES = {
     "/sys/module/efa/version": "efa_kmod",
     "/sys/module/efa_nv_peermem/version": "efa_nv_peermem",
     "/sys/module/gdrdrv/version": "gdrdrv",
     "/sys/module/neuron/version": "neuron_driver",
 }
-# Kernel modules → the name of the fact; modinfo also knows modules that are installed but not loaded.
+# Names of facts by kernel module; modinfo also knows modules that are installed but not loaded.
 _MODULES = {
     "efa": "efa_kmod",
     "efa_nv_peermem": "efa_nv_peermem",
@@ -147,7 +147,7 @@ def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes:
 
 
 def of_host(vocabulary: Vocabulary, root: Path = Path("/")) -> Survey:
-    """Return the facts of this machine; with another `root`, only those in files below it."""
+    """Return the facts of this machine; with another `root`, only the facts in files below it."""
     notes = _Notes(vocabulary)
     if found := arch.find(platform.machine()):
         notes.add("machine", "arch", found.name)

@@ -67,7 +67,7 @@ class Run:
 
     @property
     def socket_dir(self) -> Path:
-        """Folder with a short path for Unix sockets (107-byte limit); its users create it."""
+        """Folder with a short path for Unix sockets (107-byte limit); the caller creates it."""
         return _socket_dir(self.name)
 
     def stop_if_cancelled(self) -> None:
@@ -173,7 +173,7 @@ def _is_alive(scratch: Path) -> bool:
         with (scratch / "alive").open("r+") as file:
             return not _try_lock(file.fileno())
     except FileNotFoundError:
-        # A run that is starting has created its folder but not its lock yet; it gets 10 s.
+        # A run that is starting has created its folder but not its lock; it counts as alive for 10 s.
         try:
             return time.time() - scratch.stat().st_mtime < 10
         except FileNotFoundError:

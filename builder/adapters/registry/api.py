@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 _LARGEST_CHUNKS = 8  # of 1 MiB, for bodies other than blobs; registries may refuse manifests over 4 MiB
-# No user, backslash or space: parsers of URLs disagree about the host of such a URL.
+# URLs with a user, backslash or space do not match, because URL parsers disagree about their host.
 _REALM = re.compile(
     r"(?P<origin>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?)"
     r"(?:[/?][!-\[\]-~]*)?"
@@ -257,7 +257,7 @@ class Api:
 
 
 def in_domain_of(server: str, registry: str) -> bool:
-    """True if a host is the registry's, below it, or in the domain that the registry's first label is in."""
+    """True if a host is the registry's host, a subdomain of that host, or in the same parent domain."""
     if server == registry or server.endswith(f".{registry}"):
         return True
     labels = registry.split(".")[1:]

@@ -96,7 +96,7 @@ class BlobStore:
     def add_any(
         self, wanted: Collection[str], tar: Readable, *, name: str, cancelled: threading.Event | None = None
     ) -> LayerBlob:
-        """Compress and store a layer of unknown diff id; raise IntegrityError unless that is in `wanted`."""
+        """Compress and store a layer; raise IntegrityError if its diff id is not in `wanted`."""
         return self._compress(tar, lambda real: real in wanted, name, cancelled)
 
     def add_config(self, image_id: str, config: bytes) -> None:
@@ -129,8 +129,8 @@ class BlobStore:
     ) -> dict[str, list[StoredBlob]]:
         """Return the blobs that can be removed, by reason, least recently used first.
 
-        These are blobs whose diff ids and image ids are not in `needed` and whose last use was `before` that
-        time; then, while the rest exceeds `max_bytes`, the least recently used of the rest.
+        First, blobs that were last used before the time `before` and have no diff id or image id in `needed`.
+        Second, the least recently used other blobs, until the remaining blobs fit in `max_bytes`.
         """
         found: dict[str, list[StoredBlob]] = {}
         stored = sorted(self._stored(), key=lambda blob: (blob.used, blob.digest))

@@ -57,7 +57,7 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Self:
         match = _REFERENCE.fullmatch(text)
-        # The engine takes a first part without "." and ":" for a repository, not a host.
+        # The engine reads a first part without "." or ":" as part of the repository, not as a host.
         if match is None or not (re.search(r"[.:]", match["host"]) or match["host"] == "localhost"):
             raise UsageError(
                 f"{text!r} is not a full image name",
@@ -150,7 +150,7 @@ class Registry:
         mount_from: Sequence[str] = (),
         stop: threading.Event | None = None,
     ) -> bool:
-        """Push a blob; return False if nothing was sent: it existed, or was mounted from `mount_from`."""
+        """Push a blob; return False without sending it if it exists or can be mounted from `mount_from`."""
         if self.has_blob(repository, blob.digest):
             return False
         source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")

@@ -113,7 +113,7 @@ def _layers_of(
 
 
 def _chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
-    """Return chain id → diff id; a chain id identifies a layer together with all layers below it."""
+    """Map chain ids to diff ids; a chain id identifies a layer together with all layers below it."""
     chains: dict[str, str] = {}
     chain = ""
     for diff_id in diff_ids:

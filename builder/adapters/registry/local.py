@@ -26,7 +26,7 @@ _WAIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Process of the last start; `port` is 0 until it listens."""
+    """The registry process that was started last; `port` is 0 until the process listens."""
 
     pid: int
     port: int
@@ -84,7 +84,7 @@ class DockerRegistry:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
 
     def _runs(self, pid: int) -> bool:
-        """True if the process is this registry and not another one with a reused process id."""
+        """True if the process is this registry and not another process with a reused process id."""
         try:
             argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:

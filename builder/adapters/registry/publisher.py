@@ -1,4 +1,4 @@
-"""Push finished images to a registry, and share layers through one: engine → blob store → registry."""
+"""Push images and cached layers from the engine through the blob store to a registry."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class _Route:
         if found is None:
             raise BuildError(f"no image {image} in the engine", hint="run builder build again")
         store = BlobStore(self.blobs)
-        # Images share most of their layers: pushing them in turn compresses and sends each layer once.
+        # Images share most layers: if images are pushed one by one, each layer is compressed and sent once.
         with self.lock, store.in_use():
             config, layers = collect(
                 lambda: self.engine.export(image),

@@ -65,7 +65,7 @@ class Mirror:
 
 
 def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
-    """Return the download sources for a build; `suites` are the locked states for sites with snapshots."""
+    """Return the download sources for a build; `suites` has the locked suites, for sites with snapshots."""
     pip = _host_pip()
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
@@ -147,7 +147,7 @@ def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suit
 
 
 def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
-    """Return suite → current archive URL: from the site, this host or the distribution, in this order."""
+    """Return the current archive URL of each suite, from the site, else this host, else the distribution."""
     assert system.bootstrap is not None
     suite = system.bootstrap.suite
     main, security = settings.apt, settings.apt_security
@@ -180,7 +180,7 @@ def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -
 
 
 def _host_apt(suite: str) -> dict[str, str]:
-    """Return suite → archive URL from the host's apt sources; empty if the host has another suite."""
+    """Return the archive URL of each suite in the host's apt sources; empty if the host has another suite."""
     texts = [
         path.read_text(encoding="utf-8", errors="replace")
         for path in [_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))]

@@ -182,7 +182,7 @@ class SourceResolver:
         for name in ("name", "owner"):
             if found[name] != entry.values.get(name, found[name]):
                 raise IntegrityError(
-                    f"{region}: {image} has {name} {found[name]}, locked is {entry.values[name]}"
+                    f"{region}: {image} has {name} {found[name]}, but the lock has {entry.values[name]}"
                 )
         return _verified(found)
 

@@ -1,6 +1,7 @@
 """Verify that the package archive is in the locked state: compare each suite's InRelease file by sha256.
 
-Reads the files that apt fetched during the bootstrap: nothing is downloaded twice or changes in between.
+Reads the files that apt fetched during the bootstrap, so that no file is downloaded twice or changes in
+between.
 """
 
 import re
@@ -14,8 +15,9 @@ from builder.errors import IntegrityError
 from builder.lock import LOCK_PATH
 from builder.model import Suite, System
 
-# mmdebstrap runs it with the new root in $1 once apt has fetched its lists. It prints their digests and fails
-# the bootstrap before packages are configured if a list is not in the locked state.
+# Hook that mmdebstrap runs with the new root in $1 once apt has fetched its lists. The hook prints the
+# digests of the lists. If a list is not in the locked state, the hook fails the bootstrap before packages are
+# configured.
 _HOOK = """\
 set -eu
 cd "$1/var/lib/apt/lists"
@@ -89,7 +91,7 @@ class SuiteVerifier:
         sources = (line.split() for line in self.mirror.apt_sources)
         url = next((release_url(uri, name) for _, uri, name, *_ in sources if name == suite.name), "")
         subject = f"suite {self.system.distribution} {suite.name}"
-        state = f"InRelease of {now}, locked is {suite.date}" if actual else "no InRelease file"
+        state = f"InRelease of {now}, but the lock has {suite.date}" if actual else "no InRelease file"
         return IntegrityError(
             f"{subject} differs from {LOCK_PATH}: {state}",
             hint=f"builder lock --update {self.system.name}, then review the difference;"

@@ -28,7 +28,7 @@ from builder.model import Plan, Receipt, System
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
-# A rehearsal answers without delay.
+# Shorter timeouts for rehearsals, which answer without delay.
 _REHEARSED_PATIENCE: Mapping[str, float] = {"appear_s": 2.0}
 
 
@@ -164,7 +164,7 @@ def open_publisher(
 
 
 def _intention(site: SiteAccount, plan: Plan) -> str:
-    """Describe what a build creates, for how long and at what price."""
+    """Describe the resources that a build creates, with their lifetime and price."""
     shape = plan.target.ami
     assert shape is not None
     source = site.source(plan)

@@ -18,7 +18,7 @@ class ContainerWork:
     """The tools of one run, and its cleanup."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
-        # Load it before the threads start: several threads would import it at once.
+        # Load the SDK before the threads start, because several threads would import it at once.
         load_sdk()
         self._engine = engine
         self._run = work.run
@@ -48,7 +48,7 @@ class ContainerWork:
         )
 
     def stop(self) -> None:
-        """Remove the containers and half-made images of the run."""
+        """Remove the containers and partial images of the run."""
         sweep(self._engine, self._run.name)
 
     def end(self) -> None:

@@ -52,7 +52,7 @@ class Lane(Protocol):
     def next_command(self, receipt: Receipt) -> str:
         """Return a command that uses the result of a build."""
 
-    # Defaults for lanes without these steps.
+    # The methods below are defaults for lanes without these steps.
 
     def obstacle(self, system: System) -> str:
         """Return the reason why this site cannot build the system, or ""."""
@@ -83,7 +83,7 @@ class Lane(Protocol):
     def policy(self, plan: Plan, *, partition: str, tags_late: bool) -> Mapping[str, Any] | None:
         """Return the IAM policy for building and publishing; None if no account is needed.
 
-        `tags_late` adds what versions of Packer need that create images without tags.
+        `tags_late` adds permissions for versions of Packer that create images without tags.
         """
         del plan, partition, tags_late
         return None

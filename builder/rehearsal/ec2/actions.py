@@ -16,7 +16,7 @@ _ATTRIBUTES = {"description": "Description", "imdsSupport": "ImdsSupport"}
 
 
 class Actions(EC2Response):
-    """A request to EC2."""
+    """Handler of a request to EC2."""
 
     def call_action(self) -> Any:
         """Answer errors in EC2's format.
@@ -43,7 +43,7 @@ class Actions(EC2Response):
         answer = act(ami_id)
         return ActionResult({"Return": True if answer is None else answer})
 
-    # Creating and deregistering.
+    # Actions that create and deregister images.
 
     def create_image(self) -> ActionResult:
         self.error_on_dryrun()
@@ -121,12 +121,12 @@ class Actions(EC2Response):
 
     @staticmethod
     def _validate_block_device_mapping(device_mapping: dict[str, Any]) -> None:
-        """Validate a disk with a size of 1 GiB if it has none, because disks of the AMI need no size."""
+        """Validate a disk with a default size of 1 GiB: requests may omit the size of the AMI's disk."""
         if ebs := device_mapping.get("Ebs"):
             device_mapping = {**device_mapping, "Ebs": {"VolumeSize": 1, **ebs}}
         InstanceResponse._validate_block_device_mapping(device_mapping)
 
-    # Describing and changing.
+    # Actions that describe and change images.
 
     def describe_images(self) -> ActionResult:
         self.error_on_dryrun()
@@ -179,7 +179,7 @@ class Actions(EC2Response):
     def disable_image_deregistration_protection(self) -> ActionResult:
         return self._on_image(self.ec2_backend.unprotect)
 
-    # Fast snapshot restore and fast launch.
+    # Actions for fast snapshot restore and fast launch.
 
     def enable_fast_snapshot_restores(self) -> ActionResult:
         return self._fast_restores("enabling", "enabled")

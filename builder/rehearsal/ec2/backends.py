@@ -49,7 +49,7 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (ssm_backends, "backend", Parameters),
     (moto.ec2.urls, "url_paths", {"{0}/": Actions.dispatch}),
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
-    # Clients would resolve a DNS name of AWS at AWS, not to an address of this host.
+    # Instances have no public DNS name, because AWS names do not resolve to addresses of this host.
     (Instance, "public_dns_name", property(lambda _: None)),
     # moto would start containers for Batch jobs and Lambda functions, also for calls of other services.
     (DockerModel, "docker_client", property(lambda _: _refuse_container())),

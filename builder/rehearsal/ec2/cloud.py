@@ -28,7 +28,7 @@ from builder.rehearsal.ec2.seeds import Account
 _NO_TOKEN = "ABCDE"  # noqa: S105 (moto's placeholder for requests without a client token)
 _BY_PARAMETER = "resolve:ssm:"
 _USER_DATA_LIMIT = 16384
-# Options of the metadata service whose argument of ModifyInstanceMetadataOptions has another name.
+# Arguments of moto's modify_instance_metadata_options whose names differ from the names of the options.
 _OPTIONS = {
     "http_protocol_ipv6": "http_protocol",
     "http_put_response_hop_limit": "hop_limit",
@@ -164,7 +164,7 @@ class Cloud(ImageBackend):
         _set_private(nic, UNASSIGNED)
         return nic
 
-    # Stopping, starting, terminating.
+    # Actions that stop, start and terminate instances.
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         instances = self.get_multi_instances_by_id(instance_ids)

@@ -141,7 +141,7 @@ class EngineHosts:
             name=self._name(launch.instance, "network"),
             hostname=launch.hostname,
             ports={"22/tcp": (launch.address, self.ssh_port)},
-            # The link-local address of the metadata service; it exists in this network alone.
+            # Needed to add the link-local address of the metadata service, in this network only.
             cap_add=["NET_ADMIN"],
             **cgroups.keeper_options(self._engine),
             stop_signal="SIGKILL",  # process 1 ignores other signals, and there is nothing to clean up
@@ -159,7 +159,7 @@ class EngineHosts:
             keeper=network,
             network=f"container:{network}",
             name=self._name(launch.instance, "machine"),
-            # A reboot from inside ends the container; this policy starts it again.
+            # A reboot inside the machine ends the container; the restart policy starts it again.
             restart_policy={"Name": "always"},
         )
         if launch.public_key:
@@ -216,7 +216,7 @@ class EngineHosts:
 
     def _is_up(self, instance: str) -> bool:
         found = self._engine.inspect_container(self._machine(instance))
-        # A machine that ends during boot is restarted by its policy.
+        # The restart policy restarts a machine that ends during boot.
         return bool(found and found["State"]["Running"] and not found["State"]["Restarting"])
 
 

@@ -28,7 +28,6 @@ def describe(backend: EC2Backend, instance: Instance) -> dict[str, Any]:
 
 
 def decoded(user_data: Base64EncodedString | None) -> bytes:
-    """Return the decoded user data."""
     return base64.b64decode(user_data.as_bytes()) if user_data else b""
 
 

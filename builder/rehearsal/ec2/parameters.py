@@ -1,6 +1,7 @@
 """SSM parameters for AMIs: the vendors' public ones, and those of type aws:ec2:image.
 
-Like AWS, accepts a write of type aws:ec2:image before it validates the AMI, and discards it if there is none.
+Like AWS, accepts a write of type aws:ec2:image before it validates the AMI, and discards the write if the AMI
+does not exist.
 """
 
 import re

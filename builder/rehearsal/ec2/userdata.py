@@ -74,7 +74,7 @@ def _leaves(message: Message) -> Iterator[Message]:
 
 def _part(kind: str, text: str) -> Lines:
     if kind.startswith("#!"):
-        # The checksum gives each part a file of its own.
+        # The checksum makes the file name of each part unique.
         path = f"{FOLDER}/scripts/part-{zlib.crc32(text.encode()):08x}"
         yield from _file(path, text.encode(), mode="0700")
         yield path

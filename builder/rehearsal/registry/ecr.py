@@ -184,7 +184,7 @@ class RehearsedEcr(ECRBackend):
 
 
 class EcrActions(ECRResponse):
-    """A request to ECR."""
+    """Handler of a request to ECR."""
 
     def get_authorization_token(self) -> ActionResult:
         registry = RehearsedEcr.registries.open(self.region)

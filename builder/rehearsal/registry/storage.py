@@ -1,6 +1,6 @@
 """File storage of the rehearsal's registry, with the rules of the distribution specification and of ECR.
 
-Knows digests, tags and manifests; of HTTP, only the status codes of refusals.
+Knows digests, tags and manifests; knows nothing about HTTP except the status codes of refusals.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from builder.stack.vocabulary import Value, read_value, write_value
 from builder.tables import did_you_mean
 
 _NUMBERS = re.compile(r"v?(?:\d+:)?(\d+(?:\.\d+)*)")
-# Pre-releases and package revisions match exactly.
+# Requested versions with a pre-release or package revision; they match only the same version.
 _LITERAL = re.compile(r"v?(?:\d+:)?\d+(?:\.\d+)*[^.\d]")
 # Facts assumed unless the user states them: value and justification.
 _ASSUMED = {
@@ -26,7 +26,7 @@ _ASSUMED = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """Requirement of the user: a stated fact (`value`), or a version to choose among releases (None)."""
+    """Request of the user: a fact with the stated `value`, or, if `value` is None, a version to choose."""
 
     fact: str
     text: str
@@ -121,7 +121,7 @@ def choices(knowledge: Knowledge, name: str) -> tuple[Version, ...]:
 
 
 def twin_of(knowledge: Knowledge, name: str) -> str:
-    """Return the fact that `name` must equal by a rule (the driver for the fabric manager), or ""."""
+    """Return the fact that a rule requires to equal `name` (for the fabric manager: the driver), or ""."""
     twins = (
         clause.other
         for rule in knowledge.rules

@@ -15,7 +15,7 @@ from builder.stack.vocabulary import ABSENT, Facts, Value, write_value
 
 # Never suggest another operating system, processor or machine.
 _FIXED = frozenset({"os", "host_os", "arch", "kind", "has_efa", "torch_index"})
-# The fact to change so that a derived fact changes.
+# Derived facts, each with the fact that must be changed instead.
 _DERIVED_FROM = {
     "nvidia_driver_branch": "nvidia_driver",
     "nvidia_driver_below_bundled": "nvidia_driver",

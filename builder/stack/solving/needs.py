@@ -10,7 +10,7 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.rules import all_of
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
-# Components to leave out, with all components they bring, if the fact is known to be false.
+# Fact that a component needs; if the fact is false, the component and its contents are left out.
 _ONLY_IF = {"efa": "has_efa"}
 
 

@@ -291,7 +291,7 @@ class Problem:
         return provider in self._decided_by.get(name, ())
 
     def _predates(self, provider: str, release: Release, name: str) -> bool:
-        """True if a release is older than the provider's first one that brings `name`.
+        """True if a release is older than the provider's first release that brings `name`.
 
         With such a release, `name` is installed separately.
         """

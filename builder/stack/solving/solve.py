@@ -163,7 +163,7 @@ def _conditions(result: Result) -> Iterable[Condition]:
             yield Condition(rule=rule, clauses=tuple(unknown))
 
 
-# Explaining a version
+# Explanation of a version
 
 
 def _rows(problem: Problem, best: _Best, facts: Facts) -> Iterable[Row]:
@@ -230,7 +230,7 @@ def _domains_with(best: _Best, level: int, index: int) -> Domains:
     return [*([chosen] for chosen in best.assignment[:level]), [index], *best.domains[level + 1 :]]
 
 
-# Explaining a contradiction
+# Explanation of a contradiction
 
 
 def _contradiction(knowledge: Knowledge, requests: Sequence[Request]) -> Contradiction:

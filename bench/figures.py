@@ -1,4 +1,4 @@
-"""Medians of the samples, their ratios and whether these meet the targets, as text, JSON and Markdown."""
+"""Medians of the samples, ratios of the medians, and met and missed aims, as text, JSON and Markdown."""
 
 import json
 import re

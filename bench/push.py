@@ -77,7 +77,7 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
             push(config, layers, registry=registry, repository=REPOSITORY, tags=("1",))
     with watch.measure("ours, again"):
         publish(REPOSITORY)
-    # An empty repository, with layers that an earlier run has compressed.
+    # The repository is empty, but an earlier run has compressed the layers.
     with watch.measure("ours, layers stored"):
         publish(f"{REPOSITORY}-2")
     return sum(layer.size_bytes for layer in layers)

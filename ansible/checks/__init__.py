@@ -19,7 +19,7 @@ _SESSION_FILES = (
     "/etc/ld.so.preload",
 )
 
-# Prints the name and version of every distribution that an interpreter finds.
+# Python program that prints the name and version of every distribution that an interpreter finds.
 _INVENTORY = """
 import importlib.metadata as metadata, json
 print(json.dumps({item.metadata["Name"]: item.version for item in metadata.distributions()}))
@@ -34,7 +34,7 @@ def package_version(host, name):
 
 
 def held(host, name):
-    """Return True if upgrades do not change a package."""
+    """Return True if a package is held at its version, so that upgrades do not change it."""
     if not host.exists("dnf"):
         return name in host.check_output("apt-mark showhold").split()
     locks = host.file("/etc/dnf/plugins/versionlock.list")
@@ -44,7 +44,7 @@ def held(host, name):
 
 
 def module_info(host, kernel, module):
-    """Return the fields of modinfo for a kernel module (first value of each), {} if it does not exist."""
+    """Return the fields of modinfo for a kernel module (first value of each), {} without the module."""
     run = host.run("modinfo -k %s %s", kernel, module)
     found = {}
     for line in run.stdout.splitlines() if run.rc == 0 else ():
@@ -54,7 +54,7 @@ def module_info(host, kernel, module):
 
 
 def environment_files(host):
-    """Return path → content of all files that set environment variables for sessions and services."""
+    """Return the contents, by path, of all files that set environment variables for sessions or services."""
     paths = " ".join(_SESSION_FILES)
     found = host.run(f"find -L {paths} -type f 2>/dev/null").stdout.split()
     return {path: host.file(path).content_string for path in found}
@@ -67,6 +67,6 @@ def session_environment(host):
 
 
 def distributions(host, interpreter):
-    """Return normalized name → version of every Python distribution that an interpreter finds."""
+    """Return the versions of all Python distributions that an interpreter finds, by normalized name."""
     found = json.loads(host.check_output("%s -I -c %s", interpreter, _INVENTORY))
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}

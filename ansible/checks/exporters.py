@@ -9,7 +9,7 @@ def is_enabled(host, unit):
 
 
 def properties(host, unit, *names):
-    """Return name → value of some properties of a unit."""
+    """Return the given properties of a unit as a dict."""
     wanted = ",".join(names)
     lines = host.check_output("systemctl show %s --property %s", unit, wanted).splitlines()
     return dict(line.split("=", 1) for line in lines)

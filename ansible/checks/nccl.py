@@ -1,6 +1,7 @@
 """Queries about the network plugin of NCCL on a host: its settings, its name and its libraries."""
 
-# Loads a library by its file name; prints its plugin interfaces and the paths of the loaded libfabric.
+# Python program that loads a library by its file name and prints its plugin interfaces and the paths of the
+# loaded libfabric.
 _LOAD = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
@@ -24,7 +25,7 @@ def plugin_names(host):
 
 
 def plugins(host):
-    """Return path → real path of every plugin in the loader cache."""
+    """Return the real path of every plugin in the loader cache, by path."""
     found = host.check_output("ldconfig -p | awk '$1 ~ /^libnccl-net.*[.]so$/ {print $NF}'").split()
     return {path: host.check_output("readlink --canonicalize-existing %s", path) for path in found}
 

@@ -25,7 +25,8 @@ from training.options import positive_int
 
 LOG_TAIL_BYTES = 4_000
 TICK_S = 0.02
-# Sums in another order (NCCL) differ in the last digits; a lost optimizer state differs by more than this.
+# NCCL may sum in another order, which changes the last digits of a loss; a lost optimizer state changes it by
+# more than the tolerance.
 LOSS_TOLERANCE = 1e-5
 # The first loss after a checkpoint depends only on the weights; later ones also depend on the optimizer
 # state.
@@ -132,7 +133,7 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
 def torchrun_command(
     options: argparse.Namespace, run_id: str, *, metrics: Path, checkpoints: Path
 ) -> list[str]:
-    # Without --standalone, which resolves the host name and hangs if DNS does not answer.
+    # --standalone would resolve the host name and hang if DNS does not answer.
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", "1", "--nproc-per-node", str(options.ranks), "--max-restarts", "1"),
@@ -154,7 +155,7 @@ def launched(command: list[str], run_id: str, log: Path) -> Iterator[tuple[subpr
         try:
             yield torchrun, stdout
         finally:
-            # torchrun first, because it would restart killed ranks, which have their own sessions.
+            # torchrun is killed first, because it would restart killed ranks. Ranks have their own sessions.
             torchrun.kill()
             torchrun.wait()
             for pid in find_ranks(run_id).values():
@@ -196,7 +197,7 @@ def kill(pid: int) -> None:
 
 
 def find_ranks(run_id: str) -> dict[int, int]:
-    """Return rank → process ID of the workers, which torchrun identifies by environment variables."""
+    """Return the process ID of each rank; environment variables of torchrun identify the processes."""
     ranks = {}
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:

@@ -143,7 +143,7 @@ def collect_details(failure: dict[str, Any]) -> str:
 
 
 def find_mismatch(failure: dict[str, Any]) -> dict[str, str]:
-    """Return url, expected and actual of a download that does not match its lock, {} for other failures."""
+    """Return the fields url, expected and actual if a download does not match its lock, otherwise {}."""
     found = {key: str(failure[key]) for key in MISMATCH_KEYS if failure.get(key)}
     return found if len(found) == len(MISMATCH_KEYS) else {}
 

@@ -77,7 +77,7 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "DEBIAN_PRIORITY": "critical",
     "LC_ALL": "C",
-    # Keeps Ubuntu's needrestart from restarting services after library upgrades.
+    # NEEDRESTART_SUSPEND keeps Ubuntu's needrestart from restarting services after library upgrades.
     "NEEDRESTART_SUSPEND": "1",
 }
 STATUS = "${db:Status-Want} ${db:Status-Status} ${Package} ${Version}\\n"
@@ -190,7 +190,7 @@ class Apt:
         wanted = self.files or [self.choose(name) for name in missing]
         with deny_service_starts():
             if any(INTERRUPTED.glob("[0-9]*")):
-                # dpkg was killed: apt-get refuses to run until its installations are configured.
+                # If dpkg was killed, apt-get refuses to run until all unpacked packages are configured.
                 self.module.run_command(["dpkg", "--configure", "--pending"], environ_update=ENVIRONMENT)
             output = self.apt_get("install", *words, *wanted)
         return not NO_CHANGES.search(output)

@@ -60,7 +60,7 @@ actual:
   type: str
 """
 
-# A transfer that is slower than this (bytes per second) for this long (seconds) is aborted.
+# git aborts a transfer that is slower than 1000 bytes per second for 60 seconds.
 SLOWEST = ("1000", "60")
 # Without the protocols that run a program, such as ext and ssh.
 PROTOCOLS = "https:http:file"

@@ -155,7 +155,7 @@ def read_lists(module: AnsibleModule, source: Path, name: str) -> None:
     if module.params["manager"] == "dnf":
         command = ["dnf", "--quiet", "--assumeyes", "makecache", "--disablerepo=*", f"--enablerepo={name}"]
     else:
-        # Keeps the mtime of the folder, which shows the age of the other repositories' lists.
+        # The folder's mtime shows the age of the other repositories' lists, so it is restored afterwards.
         before = APT_LISTS.stat() if APT_LISTS.is_dir() else None
         options = {
             "Dir::Etc::SourceList": source,

@@ -203,7 +203,7 @@ def apply_link(path: Path, entry: Entry, *, check: bool) -> Difference | None:
         raise EntryError(f"{entry['dest']}: is a directory, not a link")
     desired = f"link to {entry['target']}"
     linked = status and stat.S_ISLNK(status.st_mode)
-    # os.readlink, because Path.readlink normalizes the target.
+    # Path.readlink would normalize the target; os.readlink does not.
     current = f"link to {os.readlink(path)}" if linked else describe_status(status)  # noqa: PTH115
     if current == desired:
         return None

@@ -141,7 +141,8 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 
 
 def _discard(folder: Path) -> None:
-    # Renamed first, so that an interrupted deletion leaves a partial folder, which the next start deletes.
+    # The folder is renamed first, so that an interrupted deletion leaves a partial folder, which the next
+    # start deletes.
     discarded = folder.with_name(f"{folder.name}.old{PARTIAL}")
     folder.rename(discarded)
     shutil.rmtree(discarded)

@@ -43,7 +43,7 @@ def make_parser(
     parser = argparse.ArgumentParser(
         description=description,
         epilog="Start it with torchrun:\n  torchrun --standalone --nproc-per-node 2 train.py --smoke",
-        # Keeps argparse from wrapping the example on narrow terminals.
+        # RawDescriptionHelpFormatter does not wrap the example on narrow terminals.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run = parser.add_argument_group("run")

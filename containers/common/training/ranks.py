@@ -62,8 +62,9 @@ def connect(options: Namespace) -> Iterator[Ranks]:
 def _warn_of_stale_store() -> None:
     """Print a warning if torchrun keeps its store over restarts.
 
-    PyTorch 2.13.0 does so by default (pytorch issue 135712): restarted ranks then read the addresses of dead
-    ranks. The images set the variable; the warning is for runs outside the images.
+    PyTorch 2.13.0 keeps the store by default (pytorch issue 135712), and restarted ranks then read the
+    addresses of dead ranks. The images set TORCH_DISABLE_SHARE_RDZV_TCP_STORE; the warning is for runs
+    outside the images.
     """
     keeps_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if keeps_store and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ["RANK"] == "0":

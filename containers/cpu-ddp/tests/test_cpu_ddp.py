@@ -20,7 +20,7 @@ def test_torch_is_built_with_gloo(host):
     assert available == "True"
 
 
-def test_program_imports(host):
+def test_modules_can_be_imported(host):
     command = f"cd {WORKLOAD} && {PYTHON} -c 'import classifier, smoke, train, training.loop'"
     assert host.run(command).stderr == ""
 

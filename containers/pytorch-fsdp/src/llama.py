@@ -75,7 +75,8 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        # Inside the block, so that FSDP gathers its weights only once for recomputation and backward pass.
+        # Recomputation is inside the block, so that FSDP gathers the block's weights only once for it and the
+        # backward pass.
         if self.recompute:
             return checkpoint(self._forward, x, rotary, use_reentrant=False)
         return self._forward(x, rotary)

@@ -46,7 +46,7 @@ class ShardedLlama:
         self._options = options
         self._ranks = ranks
         self._chains = TokenChains(vocabulary=config.vocabulary, length=length, seed=options.seed)
-        # A separate group, so that messages of asynchronous saves do not mix with those of the training.
+        # Saves have a process group, so that messages of asynchronous saves and of the training do not mix.
         self._saving_group = dist.new_group(backend="gloo")
         self._model = shard(options, ranks)
         self._optimizer = torch.optim.AdamW(
@@ -72,7 +72,7 @@ class ShardedLlama:
         model, optimizer = get_state_dict(self._model, self._optimizer)
         state = {"model": model, "optimizer": optimizer}
         if self._options.async_checkpoint:
-            # Returns as soon as the state is copied to host memory.
+            # async_save returns as soon as the state is copied to host memory.
             return cast(
                 "Future[object]",
                 dcp.async_save(state, checkpoint_id=folder, process_group=self._saving_group),

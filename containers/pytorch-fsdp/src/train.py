@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def describe(name: str) -> str:
     config = CONFIGS[name]
-    # float32 weight, gradient and two moments of AdamW.
+    # Each parameter has four float32 values: weight, gradient and two moments of AdamW.
     state_gib = config.parameters * 4 * 4 / 2**30
     return json.dumps(
         {"model": name, **asdict(config), "parameters": config.parameters, "state_gib": round(state_gib, 3)},

@@ -28,7 +28,7 @@ def test_prints_the_config_of_the_largest_model(host):
     assert json.loads(printed)["parameters"] == 70_553_706_496
 
 
-def test_program_imports(host):
+def test_modules_can_be_imported(host):
     command = f"cd {WORKLOAD} && {PYTHON} -c 'import llama, sharded, smoke, train, training.loop'"
     assert host.run(command).stderr == ""
 

@@ -38,7 +38,7 @@ def test_path_has_only_one_aws_program(host, expected):
 
 
 def test_no_user_has_aws_configuration(host):
-    # The defaults are right for instances; a setting in one home folder would affect only that user.
+    # The AWS CLI needs no configuration on instances; a file in a home folder would affect only its user.
     found = host.check_output("find /root /home /etc/skel -path '*/.aws/*' -type f").split()
     assert found == []
 

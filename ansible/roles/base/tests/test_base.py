@@ -9,7 +9,7 @@ UPGRADERS = {
 SETTINGS = "apt-config dump --format '%f=%v%n' | sed -n 's/^APT::Periodic:://p'"
 
 
-def test_training_user(host, expected):
+def test_training_user_has_the_configured_account(host, expected):
     variables = expected.variables
     user = host.user(variables["base_user"])
     assert user.uid == user.gid == variables["base_uid"]
@@ -66,7 +66,7 @@ def test_automatic_upgrades_are_disabled(host, expected):
 
 @pytest.mark.needs("has_systemd")
 def test_upgrades_do_not_restart_services(host, expected):
-    # needrestart reads the files in order; the last value wins.
+    # needrestart reads its configuration files in order; the last value wins.
     if expected.capabilities["system_family"] == "debian":
         output = host.check_output("sed -n 's/^[^#]*nrconf{restart} *= *//p' /etc/needrestart/conf.d/*.conf")
         assert output.splitlines()[-1] == "'l';"

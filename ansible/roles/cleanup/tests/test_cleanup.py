@@ -66,7 +66,7 @@ def test_folder_is_empty(host, folder):
         assert host.check_output("find %s -xdev -type f ! -name lock ! -name '*pkgcache.bin'", folder) == ""
 
 
-def test_no_package_manager_leftovers(host):
+def test_no_package_manager_leftovers_remain(host):
     assert find(host, "-path /proc -prune -o -path /usr/share -prune -o -name '*.dpkg-*' -print") == []
     assert find(host, "-path /proc -prune -o -name '*.rpmnew' -print -o -name '*.rpmsave' -print") == []
 
@@ -80,16 +80,16 @@ def test_no_ansible_files_remain(host):
     assert find(host, "-path /proc -prune -o -iname '*ansible*' -print") == []
 
 
-def test_no_installation_logs(host):
+def test_no_installation_logs_remain(host):
     logs = "/var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/log/dnf.log /var/log/dnf.rpm.log"
     assert host.run(f"find {logs} -type f -size +0").stdout == ""
 
 
-def test_no_history(host):
+def test_no_shell_history_remains(host):
     assert find(host, "-path /proc -prune -o -name '.*_history' -print") == []
 
 
-def test_no_secrets(host):
+def test_no_secrets_remain(host):
     names = (".netrc", ".git-credentials", "id_rsa", "id_ed25519", "pip.conf")
     options = " -o ".join(f"-name {name} -print" for name in names)
     assert find(host, f"-path /proc -prune -o {options}") == []

@@ -24,7 +24,7 @@ WITHOUT_DEVICE = {35, 100, 999}
 
 @pytest.fixture
 def release(expected):
-    """Return major and minor version."""
+    """Return the major and minor version of the pinned toolkit."""
     return ".".join(expected.versions["cuda"].split(".")[:2])
 
 

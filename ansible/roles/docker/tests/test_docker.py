@@ -8,8 +8,8 @@ from checks import held, package_version
 
 PACKAGES = {"debian": "docker.io", "ubuntu": "docker-ce", "amazon": "docker"}
 SETTINGS = "/etc/docker/daemon.json"
-# For versions without --validate: a daemon that reads its settings and then fails to create its storage
-# folder.
+# Docker versions without --validate need this command: the daemon reads its settings, then fails to create
+# its storage folder.
 ATTEMPT = (
     "timeout 60 dockerd --data-root /proc/nowhere --host unix:///run/check.sock --pidfile /run/check.pid"
 )

@@ -9,7 +9,7 @@ RECORD = "/opt/amazon/efa_installed_packages"
 
 
 def recorded(host):
-    """Return package → version from the record (name_version_arch or name-version-release.arch)."""
+    """Return a dict of package versions from the record (name_version_arch or name-version-release.arch)."""
     lines = host.check_output("grep --invert-match ^# %s", RECORD).split()
     if host.exists("dpkg-query"):
         return dict(line.split("_")[:2] for line in lines)
@@ -21,7 +21,7 @@ def is_minimal(expected):
 
 
 def names_elsewhere(expected):
-    """Return the recorded packages that this or another component removes again."""
+    """Return the packages in the installer's record that this or another component removes later."""
     names = set() if expected.capabilities["is_container"] else {"efa-nv-peermem"}
     if expected.variables.get("aws_ofi_nccl_policy") == "source":
         names.add("libnccl-ofi")

@@ -44,7 +44,7 @@ def read_counters(folder: Path, labels: dict[str, str]) -> Iterator[Sample]:
             yield path.name, labels, int(text)
         else:
             unreadable += 1
-    # A missing counter looks like one that does not change; this metric reveals it.
+    # A missing counter looks like an unchanged counter; the metric unreadable_counters shows the difference.
     yield "unreadable_counters", labels, unreadable
 
 

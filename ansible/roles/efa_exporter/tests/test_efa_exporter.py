@@ -77,7 +77,7 @@ def test_no_device_yields_no_metrics(host):
 
 
 def test_program_ignores_pythonpath(host):
-    # -I keeps PYTHONPATH and packages of users out of the service.
+    # Python's option -I keeps PYTHONPATH and packages of users out of the service.
     assert host.file(PROGRAM).content_string.startswith("#!/usr/bin/python3 -I\n")
 
 

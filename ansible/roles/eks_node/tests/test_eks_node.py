@@ -12,7 +12,7 @@ def programs(host, expected):
     }
 
 
-def test_programs_run(host, programs):
+def test_node_programs_run(host, programs):
     assert host.check_output("%s --version", programs["kubelet"]).startswith("Kubernetes v")
     assert host.check_output("%s --version", programs["containerd"]).startswith("containerd ")
     assert host.run("test -x %s", programs["nodeadm"]).rc == 0
@@ -42,7 +42,7 @@ def test_node_has_joined_no_cluster(host):
 def test_only_nodeadm_units_are_enabled(host):
     for unit in ("nodeadm-config", "nodeadm-run"):
         assert host.check_output("systemctl is-enabled %s", unit) == "enabled"
-    # nodeadm writes the configuration of these services before it starts them.
+    # nodeadm configures and then starts kubelet and containerd, so systemd must not start them.
     for unit in ("kubelet", "containerd"):
         assert host.run("systemctl is-enabled %s", unit).stdout.strip() == "disabled"
 

@@ -6,7 +6,7 @@ import pytest
 from checks import held, package_version
 
 PACKAGES = ("enroot", "enroot+caps")
-# Prints a setting as enroot evaluates it for the current user.
+# Shell command that prints a setting as enroot evaluates it for the current user.
 EVALUATE = "eval echo \"$(sed -n 's/^%s //p' /etc/enroot/enroot.conf)\""
 
 

@@ -39,7 +39,7 @@ def test_sessions_open_with_the_limits(host):
 
 @pytest.mark.needs("kernel")
 def test_sessions_have_the_limits(host, expected):
-    # Needs the kernel of the image: limits in a container depend on those of its engine.
+    # Limits in a container depend on the engine's limits, so the check needs the kernel of the image.
     flags = {"core": "c", "memlock": "l", "nofile": "n", "stack": "s"}
     for name, value in expected.variables["limits_session"].items():
         assert host.check_output("su - root -c 'ulimit -H%s'", flags[name]) == value

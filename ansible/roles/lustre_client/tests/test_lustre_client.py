@@ -32,7 +32,7 @@ def test_module_matches_the_kernel(host, expected, module):
 
 
 def test_kernel_metapackage_is_not_installed(host):
-    # This metapackage installs another kernel, which the image would boot.
+    # lustre-client-modules-aws installs another kernel, which the image would boot.
     assert package_version(host, "lustre-client-modules-aws") == ""
 
 

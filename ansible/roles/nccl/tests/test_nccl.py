@@ -4,7 +4,7 @@ import pytest
 from checks import held, package_version
 
 LIBRARY = "libnccl.so.2"
-# Prints the version of the library that the loader finds; needs no GPU.
+# Python program that prints the version of the library that the loader finds; it needs no GPU.
 VERSION = (
     "import ctypes, sys; number = ctypes.c_int();"
     f"ctypes.CDLL('{LIBRARY}').ncclGetVersion(ctypes.byref(number)); print(number.value)"

@@ -5,8 +5,8 @@ import re
 import pytest
 from checks import environment_files, nccl, session_environment
 
-# Workarounds for old releases that disable better choices of current ones but are still copied between
-# images.
+# Variables that worked around bugs of old releases. They override better defaults of current releases, but
+# are still copied between images.
 REFUSED = re.compile(r"LD_PRELOAD|NCCL_PROTO|NCCL_NET_GDR_LEVEL|FI_PROVIDER|FI_EFA_FORK_SAFE|RDMAV_\w+")
 PATH_LISTS = ("CPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PATH")
 BLOCK = re.compile(r"^# BEGIN ANSIBLE MANAGED BLOCK$", re.MULTILINE)
@@ -34,13 +34,13 @@ def test_ld_so_preload_is_empty(host):
 
 
 def test_no_path_has_an_empty_element(environment):
-    # The loader and the compiler take an empty element for the current directory.
+    # The loader and the compiler interpret an empty element as the current directory.
     paths = {name: environment[name] for name in PATH_LISTS if name in environment}
     assert {name: value for name, value in paths.items() if "" in value.split(":")} == {}
 
 
 def test_no_file_has_the_default_block_marker(host):
-    # Blocks with the same marker in one file replace each other.
+    # Two blockinfile tasks with the same marker replace each other's block in a file.
     assert [path for path, text in environment_files(host).items() if BLOCK.search(text)] == []
 
 

@@ -32,7 +32,7 @@ def test_module_is_loaded_at_boot(host):
 
 
 def test_all_users_may_access_devices(host):
-    # Without this rule only root can use the devices.
+    # Without the udev rule, only root can use the devices.
     rules = host.check_output("cat /etc/udev/rules.d/*neuron*.rules")
     assert 'KERNEL=="neuron[0-9]*", MODE="0666"' in rules
 

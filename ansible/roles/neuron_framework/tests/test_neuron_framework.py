@@ -5,7 +5,7 @@ import re
 import pytest
 from checks import distributions
 
-# Distribution → module. A placeholder package on PyPI has the same name but no module.
+# Module of each distribution. PyPI has placeholder packages with the same names but without modules.
 MODULES = {
     "neuronx-cc": "neuronxcc",
     "neuronx-distributed": "neuronx_distributed",

@@ -13,7 +13,7 @@ def test_program_is_executable(host, program):
 
 def test_prometheus_client_is_a_system_package(host):
     program = "import prometheus_client; print(prometheus_client.__file__)"
-    # Not from pip, whose packages could break those of the system.
+    # A package installed by pip could break packages of the system.
     assert host.check_output("/usr/bin/python3 -I -c %s", program).startswith("/usr/lib/python3")
 
 

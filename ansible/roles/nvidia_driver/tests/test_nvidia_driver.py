@@ -7,7 +7,7 @@ from checks import held, module_info
 
 MODULES = ("", "-uvm", "-modeset", "-drm", "-peermem")
 LICENSES = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}
-# First branch with the parameter NVreg_CoherentGPUMemoryMode.
+# First driver branch with the parameter NVreg_CoherentGPUMemoryMode.
 COHERENT_FROM = 580
 # Packages with their own version numbers, which work with several driver versions.
 INDEPENDENT = {"nvidia-modprobe", "nvidia-persistenced", "nvidia-settings", "nvidia-xconfig"}

@@ -50,7 +50,7 @@ def test_unit_is_valid(host):
 
 
 def test_no_stray_files_in_usr(host):
-    # Exists if an archive of the vendor was unpacked into /usr.
+    # /usr/systemd exists if an archive of the vendor was unpacked into /usr.
     assert not host.file("/usr/systemd").exists
 
 

@@ -35,11 +35,11 @@ def test_persistence_mode_is_on(host):
     assert "--no-persistence-mode" not in start.split()
 
 
-def test_program_runs(host):
+def test_daemon_prints_its_version(host):
     assert host.run("nvidia-persistenced --version").rc == 0
 
 
-def test_user_exists(host):
+def test_daemon_user_exists_without_password(host):
     start = host.check_output("systemctl show --property ExecStart --value %s", UNIT)
     user = host.user(re.search(r"--user (\S+)", start)[1])
     assert user.exists

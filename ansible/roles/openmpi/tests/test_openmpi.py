@@ -34,7 +34,7 @@ def test_a_failing_process_fails_the_job(host):
     assert host.run(RUN + "sh -c 'test $OMPI_COMM_WORLD_RANK = 0'").rc != 0
 
 
-def test_runs_without_root(host):
+def test_job_runs_without_root(host):
     run = host.run("su -s /bin/sh nobody -c 'TMPDIR=/tmp HOME=/tmp mpirun --oversubscribe -n 2 true'")
     assert run.rc == 0, run.stderr
 

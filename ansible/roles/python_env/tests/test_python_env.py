@@ -3,14 +3,15 @@
 import json
 import re
 
-# Prints name and version of every distribution in the environment.
+# Python program that prints the name and version of every distribution in the environment.
 INVENTORY = """
 import importlib.metadata as metadata, json, re
 tidy = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 found = {tidy(item.metadata["Name"]): item.version for item in metadata.distributions()}
 print(json.dumps(found))
 """
-# Prints unmet requirements. Compares names only, without `packaging`, which the environment may not have.
+# Python program that prints unmet requirements. It compares only names, because the environment may not have
+# the package `packaging`.
 MISSING = """
 import importlib.metadata as metadata, re
 tidy = lambda name: re.sub(r"[-_.]+", "-", name).lower()

@@ -73,7 +73,7 @@ def test_plugin_finds_its_libraries(host):
 
 
 def test_slurmd_path_has_scontrol(host):
-    # The hooks inherit PATH from slurmd.
+    # enroot's hooks inherit PATH from slurmd.
     drop_in = host.file("/etc/systemd/system/slurmd.service.d/image-path.conf")
     path = (
         re.search(r"PATH=(\S+)", drop_in.content_string).group(1) if drop_in.exists else "/usr/sbin:/usr/bin"

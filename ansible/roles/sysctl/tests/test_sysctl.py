@@ -41,7 +41,7 @@ def test_each_setting_is_written_once(written, expected):
 
 
 def test_no_later_file_overrides_a_setting(host, expected):
-    # cat-config prints the files of all folders in the order in which they are read at boot.
+    # systemd-analyze cat-config prints the files of all folders in the order in which they are read at boot.
     in_force = dict(read_settings(host.check_output("systemd-analyze cat-config sysctl.d")))
     wanted = wanted_of(expected)
     assert {name: in_force.get(name) for name in wanted} == wanted
@@ -53,7 +53,7 @@ def test_tcp_timestamps_are_on(host):
 
 
 def test_ip_forwarding_is_not_enabled(written):
-    # Container engines and cluster networks enable it if they need it.
+    # Container engines and cluster networks enable IP forwarding if they need it.
     assert [name for name, _ in written if name.endswith((".ip_forward", ".forwarding"))] == []
 
 
@@ -87,7 +87,7 @@ def test_all_kernels_have_the_modules(host):
 
 
 def test_tmpfiles_settings_are_valid(host):
-    # The prefix matches no entry, so the file is only parsed.
+    # No entry starts with /nowhere, so systemd-tmpfiles only parses the file.
     run = host.run("systemd-tmpfiles --create --prefix=/nowhere %s", STATES)
     assert (run.rc, run.stderr) == (0, "")
 

@@ -6,7 +6,7 @@ OTHERS = ("systemd-timesyncd.service", "ntp.service", "ntpsec.service", "openntp
 
 
 def read_settings(host, expected):
-    """Return the words of each configuration line as chrony parses it, including its include files."""
+    """Return the words of each line of chrony's configuration, with include files, as chrony parses it."""
     path = expected.variables["time_sync_settings"]
     return [line.split() for line in host.check_output("chronyd -p -f %s", path).splitlines() if line]
 

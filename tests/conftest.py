@@ -93,7 +93,7 @@ def built_once(
 
 @pytest.fixture
 def factory(tmp_path: Path, built_once: Factory, root: Path, keep_artifacts: bool) -> Iterator[Factory]:
-    """Factory with layers of its own, none of which is built, on the shared base image.
+    """Factory whose layers are not built yet, on the shared base image.
 
     Its images are deleted after the test unless --keep-artifacts is set.
     """
@@ -106,7 +106,7 @@ def factory(tmp_path: Path, built_once: Factory, root: Path, keep_artifacts: boo
 
 @pytest.fixture
 def built(tmp_path: Path, built_once: Factory, keep_artifacts: bool) -> Iterator[Factory]:
-    """Copy of a factory whose target is built. The tests of a worker share its layers: delete none."""
+    """Copy of a factory with a built target. Tests must not delete its layers, which other tests share."""
     copied = built_once.copy(tmp_path)
     before = set(copied.run_names())
     yield copied

@@ -11,7 +11,7 @@ from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
 from tests.support.stub_server import Serve, stub_servers
 
 
-# Not session-scoped: while the account is served, it changes moto for all tests of this process.
+# The fixture is not session-scoped, because a served account patches moto for all tests of this process.
 @pytest.fixture(scope="module")
 def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
     with served(tmp_path_factory.mktemp("rehearsal")) as account:

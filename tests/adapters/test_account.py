@@ -83,7 +83,7 @@ def site(repository: Repository, serve: Serve, certificate: Path, credentials: N
 
 
 def build(site: Site) -> str:
-    """Look up an image in the account, as a build does first."""
+    """Look up an image in the account, which is the first AWS call of a build."""
     account = SiteAccount(Context(site.repository.root, site_name="aws")).account
     found = account.image(IMAGE)
     assert found is not None
@@ -144,7 +144,7 @@ def test_untrusted_certificate_fails_with_a_hint_to_set_ca_bundle(site: Site) ->
     assert "mirror.ca_bundle" in caught.value.hint
 
 
-def test_no_proxy_setting_applies_per_service(certificate: Path) -> None:
+def test_an_endpoint_in_no_proxy_is_called_without_proxy(certificate: Path) -> None:
     proxy = "http://proxy.invalid:3128"
     network = Network(proxies={"https_proxy": proxy, "no_proxy": "ec2.us-east-1.amazonaws.com"})
     account = Account(KEYS, region=EAST, network=network)

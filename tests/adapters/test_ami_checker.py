@@ -1,4 +1,4 @@
-"""Checks of an AMI in a rehearsed account, on an instance that does not start or not in time."""
+"""Checks of an AMI in a rehearsed account, on an instance that fails to start or stays pending."""
 
 import base64
 import subprocess

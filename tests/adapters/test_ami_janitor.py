@@ -72,7 +72,7 @@ def leave(ami_account: AmiAccount, run: str, region: str = EAST) -> Left:
     image = aws.ready_image(
         instance, region, Name=f"ami-x-{run}", TagSpecifications=tagged(run, builder, "image", "snapshot")
     )
-    # Old versions of Packer tag the image last.
+    # Old versions of Packer tag an image after its snapshots, so a killed build leaves it untagged.
     untagged = aws.ready_image(instance, region, Name=f"ami-y-{run}")
     orphan = ec2.create_snapshot(VolumeId=volume, TagSpecifications=tagged(run, builder, "snapshot"))[
         "SnapshotId"
@@ -275,7 +275,7 @@ def test_concurrent_runs_have_separate_journals(ami_account: AmiAccount) -> None
         assert journal.runs(ami_account.workspace) == sorted([first.name, second.name])
 
 
-def test_reports_a_group_in_use_after_deleting_the_rest(
+def test_reports_a_security_group_in_use_after_deleting_other_resources(
     ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
@@ -308,7 +308,9 @@ def test_reports_an_instance_that_does_not_terminate(
     assert journal.runs(ami_account.workspace) == [dead.name]
 
 
-def test_wait_for_a_group_can_be_cancelled(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
+def test_wait_for_a_security_group_can_be_cancelled(
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy
+) -> None:
     cancelled = threading.Event()
     with ami_account.run() as dead:
         own = leave(ami_account, dead.name)

@@ -1,4 +1,4 @@
-"""AMI builds in a rehearsed account with a fake Packer: errors of EC2 and groups that stay in use."""
+"""AMI builds in a rehearsed account with a fake Packer: EC2 errors, and security groups that stay in use."""
 
 import os
 import shutil
@@ -105,7 +105,7 @@ def make(
         mirror=lambda _: Mirror(),
         source=lambda _: source,
     )
-    # Child processes of a background job ignore SIGINT; `interruptible` makes them receive it.
+    # Child processes of a background job ignore SIGINT; `interruptible` restores the default handler.
     with interruptible():
         return maker.make(plan)
 
@@ -161,7 +161,7 @@ def test_requires_tokens_as_soon_as_packer_names_the_instance(
     ]
 
 
-def test_group_in_use_is_reported_without_failing_the_build(
+def test_a_security_group_in_use_is_reported_without_failing_the_build(
     ami_account: AmiAccount, proxy: Proxy, plan: Plan, packer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
@@ -183,7 +183,7 @@ def test_group_in_use_is_reported_without_failing_the_build(
     assert left(ami_account.aws, run.name) == []
 
 
-def test_group_in_use_does_not_hide_a_build_error(
+def test_a_security_group_in_use_does_not_hide_a_build_error(
     ami_account: AmiAccount, proxy: Proxy, plan: Plan, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "_RELEASE_S", 0.3)
@@ -208,7 +208,7 @@ def test_group_in_use_does_not_hide_a_build_error(
         ("Error creating AMI: InternalError", "builder doctor"),
     ],
 )
-def test_an_error_of_packer_has_its_hint(
+def test_a_packer_error_is_raised_with_a_matching_hint(
     ami_account: AmiAccount, packer: Path, plan: Plan, error: str, hint: str
 ) -> None:
     packer.write_text(f"#!/bin/sh\ncat << 'E'\n1,amazon-ebs.image,error,{error}\nE\nexit 1\n")

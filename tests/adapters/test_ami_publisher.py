@@ -1,6 +1,6 @@
 """Publication of AMIs in several regions, with API errors, interruptions and kills.
 
-Meanwhile a thread reads …/latest/image_id again and again and checks that it points to a usable image.
+During each publication a thread polls the parameter …/latest/image_id and checks that its image is usable.
 """
 
 import itertools
@@ -134,7 +134,7 @@ def test_repeated_publication_changes_nothing(ami_account: AmiAccount, proxy: Pr
     assert proxy.mutating[before:] == []
 
 
-def test_holds_is_false_after_permissions_or_parameters_change(ami_account: AmiAccount) -> None:
+def test_publication_no_longer_holds_after_permissions_or_parameters_change(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     west = ami_account.family(home)[WEST]
@@ -308,7 +308,7 @@ def test_journal_has_an_entry_before_each_copy_is_requested(ami_account: AmiAcco
     }
 
 
-def test_sharing_distinguishes_organizations_from_their_units() -> None:
+def test_sharing_distinguishes_organizations_from_organizational_units() -> None:
     unit = "arn:aws:organizations::123456789012:ou/o-abc1234567/ou-ab12-cdefghij"
     sharing = Sharing(accounts=(OTHER_ACCOUNT,), organizations=(ORGANIZATION, unit))
     assert sharing.permissions == [
@@ -336,7 +336,7 @@ def test_refuses_to_share_or_copy_an_image_with_an_unsuitable_key(ami_account: A
 
 @dataclass
 class Kill:
-    """Simulated kill at the `number`th matching call: it is executed, and no call follows."""
+    """Simulated kill at the `number`th matching call, which is executed; all later calls are dropped."""
 
     number: int
     mutating: bool | None
@@ -359,7 +359,7 @@ class Kill:
 def test_leaves_one_image_per_region_after_a_kill_at_any_call(ami_account: AmiAccount, proxy: Proxy) -> None:
     """Kill after each changing call, or after every call if EVERY_BOUNDARY=1.
 
-    The kill is simulated as the account sees it: one call is executed without a response, and none follows.
+    A simulated kill drops the response of one executed call and all later calls.
     """
     every = os.environ.get("EVERY_BOUNDARY") == "1"
     old = ami_account.image(key="old-key-old-key")

@@ -192,7 +192,7 @@ def test_refuses_to_publish_an_image_with_failed_checks(ami_account: AmiAccount,
     assert proxy.mutating == []
 
 
-def test_finds_and_clears_dead_runs_but_no_running_ones(
+def test_finds_and_clears_dead_runs_but_no_running_runs(
     ami_account: AmiAccount, aws: Clients, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from builder.app.dead_runs import dead_runs
@@ -233,7 +233,7 @@ def test_does_not_clear_runs_in_an_account_that_the_site_cannot_reach(
 def test_policy_allows_every_recorded_call(
     ami_account: AmiAccount, proxy: Proxy, aws: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The calls are those of publication, all verbs and the janitor, read-only calls included."""
+    """Record the calls of publication, all verbs and the janitor, including read-only calls."""
     from builder.adapters.ami import janitor
 
     monkeypatch.undo()
@@ -257,8 +257,8 @@ def test_policy_allows_every_recorded_call(
     assert [call for call in sorted(called) if not allows(document, *call)] == []
 
 
-# Calls of a build without publication: those recorded from Packer 1.6.6 and the checks in a rehearsal, and
-# those that Packer's documentation lists for its cleanup.
+# Calls of a build without publication: the calls of Packer 1.6.6 and of the checks, recorded in a rehearsal,
+# and the cleanup calls that Packer's documentation lists.
 BUILDING = (
     *("AuthorizeSecurityGroupIngress", "CreateImage", "CreateSecurityGroup", "CreateTags", "DeleteKeyPair"),
     *("DeleteSecurityGroup", "DescribeImages", "DescribeInstances", "DescribeSecurityGroups"),
@@ -300,7 +300,7 @@ def test_policy_has_only_the_grants_that_the_site_needs() -> None:
 
 
 def test_only_read_only_calls_are_unrestricted() -> None:
-    """All other grants name resources or a condition, as far as EC2 supports them."""
+    """All other grants are restricted to resources or by a condition, where EC2 supports it."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
     assert free == {"Read"}
 

@@ -25,7 +25,7 @@ LINES = [
 
 @dataclass
 class FakeContainer:
-    """Fake of the SDK's client with one container, whose programs print these lines."""
+    """Fake of the Docker SDK's client with one container, whose programs print `lines`."""
 
     lines: Sequence[dict[str, Any]] = ()
     code: int = 0

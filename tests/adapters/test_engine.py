@@ -125,7 +125,7 @@ def by_default(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def by_unix(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
-    """Set TLS variables as well: they apply only to network addresses, as for the docker command."""
+    """Set DOCKER_HOST to a Unix socket, and set TLS variables, which must be ignored for a socket."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{ENGINE}")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(folder / "none"))

@@ -1,4 +1,4 @@
-"""Expected values of checks, which Ansible evaluates for every role and system as in a play."""
+"""Expected values of checks: Ansible evaluates them for every role and system, as in a play."""
 
 import dataclasses
 import json

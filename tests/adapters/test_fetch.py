@@ -23,7 +23,7 @@ MEASURED = Fetched(sha256=hashlib.sha256(BYTES).hexdigest(), size=len(BYTES))
 
 @dataclass
 class Web:
-    """HTTP server on loopback: `files` maps path → body, `faults` are statuses of the next requests."""
+    """HTTP server on loopback: `files` maps paths to bodies; `faults` are statuses of the next responses."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
@@ -56,7 +56,7 @@ def serving(web: Web, *, context: ssl.SSLContext | None = None) -> Iterator[Web]
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                # A fault below 400 is a length: the body is truncated to it.
+                # A fault below 400 is the number of bytes after which the body is truncated.
                 self.wfile.write(body[: fault or None])
 
         def log_message(self, *_: object) -> None:

@@ -172,7 +172,7 @@ def test_retries_a_transient_status_until_it_succeeds(serve: Serve, status: int)
 @pytest.mark.parametrize(
     "status", sorted({status.value for status in http.HTTPStatus} - TRANSIENT - {100, 101, 102, 103})
 )
-def test_does_not_retry_any_other_status(serve: Serve, status: int) -> None:
+def test_does_not_retry_a_status_that_is_not_transient(serve: Serve, status: int) -> None:
     stub, client = serve(Stub(answer=lambda _: (status, {}, b""))), Client(Network())
     with client.open("POST", f"http://{stub.host}/") as response:
         raise_for_transient(response, "never raised")
@@ -182,7 +182,7 @@ def test_does_not_retry_any_other_status(serve: Serve, status: int) -> None:
 @pytest.mark.parametrize(
     ("retry_after", "pause_s"), [("7", 7.0), ("99999", 30.0), ("", 0.5), ("soon", 0.5), ("0", 0.5)]
 )
-def test_pauses_for_retry_after_up_to_30_seconds(serve: Serve, retry_after: str, pause_s: float) -> None:
+def test_obeys_a_retry_after_header_up_to_30_seconds(serve: Serve, retry_after: str, pause_s: float) -> None:
     answers: list[Answer] = [(503, {"Retry-After": retry_after}, b""), (200, {}, b"fine")]
     stub, pauses = serve(Stub(answer=lambda _: answers.pop(0))), Pauses()
     client = Client(Network(), cancelled=pauses)

@@ -269,7 +269,7 @@ while :; do read -r line < {tmp_path}/fifo; done
     def on_line(_: str) -> None:
         cancelled.set()
 
-    # Child processes of a background job ignore SIGINT; `interruptible` makes them receive it.
+    # Child processes of a background job ignore SIGINT; `interruptible` restores the default handler.
     with interruptible(), pytest.raises(Interrupted):
         program.build(environment={}, timeout_s=60, cancelled=cancelled, on_line=on_line, cwd=tmp_path)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"

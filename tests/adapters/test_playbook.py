@@ -19,13 +19,15 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(home=tmp_path / "home", out=tmp_path / "out")
 
 
-def test_folder_without_package_lists_has_mtime_zero(workspace: Workspace) -> None:
+def test_empty_folder_of_package_lists_has_mtime_zero(workspace: Workspace) -> None:
     with open_run(workspace, "test") as run:
         binds = packages.mounts(workspace.cache("apt", "tiny"), run.scratch / "layer")
         assert Path(binds[1].source).stat().st_mtime == 0
 
 
-def test_mirrors_are_role_variables_but_not_part_of_keys(tmp_path: Path, repository: Repository) -> None:
+def test_mirrors_are_role_variables_but_not_part_of_layer_keys(
+    tmp_path: Path, repository: Repository
+) -> None:
     plan = repository.plan()
     prefixes = {"https://a.example/": "http://b.example/", "https://c.example/": "file:///srv/c/"}
     playbook.write_settings(

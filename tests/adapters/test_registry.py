@@ -1,4 +1,4 @@
-"""The registry client: push and pull, tested against our registry and docker-registry."""
+"""The registry client: push and pull, tested against the rehearsal's registry and docker-registry."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def layers(tmp_path: Path) -> tuple[LayerBlob, ...]:
 
 
 class Faults:
-    """Recorder of requests to a registry; returns the fault for the first `times` that match the pattern."""
+    """Recorder of requests to a registry; the first `times` that match `pattern` get the fault."""
 
     def __init__(self, pattern: str = "^$", fault: Fault | None = None, *, times: int = 1) -> None:
         self.asked: list[str] = []
@@ -193,14 +193,14 @@ def test_retries_and_reports_a_transient_fault(
         publication = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert registry.tags("app") == ("1",)
         assert registry.find_manifest("app", "1") == publication.digest
-    # The client retries at once if a kept connection was closed, which it takes for an idle timeout.
+    # The client takes a closed keep-alive connection for an idle timeout and retries without a pause.
     if fault.close_after_bytes != 0:
         assert pauses.taken == [0.5]
         assert len(messages) == 1
         assert "(attempt 1 of 5)" in messages[0]
 
 
-def test_pauses_for_retry_after(serve: Serve, pauses: Pauses) -> None:
+def test_pauses_as_long_as_the_retry_after_header_requires(serve: Serve, pauses: Pauses) -> None:
     faults = Faults("HEAD", Fault(status=429, code="TOOMANYREQUESTS", headers={"Retry-After": "7"}))
     with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         assert not registry.has_blob("app", NO_DIGEST)
@@ -364,7 +364,7 @@ def test_cancellation_stops_an_upload(serve: Serve, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(64 << 20)
-    # The digest is wrong: a complete upload would raise IntegrityError instead.
+    # The digest is wrong on purpose, so that a complete upload would raise IntegrityError.
     blob = Blob(digest=NO_DIGEST, size_bytes=64 << 20, source=large)
     with Registry(serve(faults=cancel).host, cancelled=cancelled) as registry, pytest.raises(Interrupted):
         registry.push_blobs("app", [blob])

@@ -183,7 +183,7 @@ ASKS = {
 
 
 def thief(serve: Serve) -> Stub:
-    """A server that answers every request with a demand for a login at itself."""
+    """A server that answers every request with 401 and names itself as the token server."""
 
     def answer(_: Asked) -> tuple[int, dict[str, str], bytes]:
         challenges = [f'Bearer realm="http://{stub.host}/token",service="s"', 'Basic realm="r"']
@@ -194,7 +194,7 @@ def thief(serve: Serve) -> Stub:
 
 
 def sending_away(serve: Serve, ask: str, away: str, *, challenges: bool) -> Stub:
-    """A registry that answers `ask` with the URL `away`, after it has asked for a login if `challenges`."""
+    """A registry that redirects the request `ask` to `away`; with `challenges` it first requires a login."""
     redirect = (307, {"Location": away}, b"")
 
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
@@ -258,7 +258,7 @@ def test_refuses_a_token_server_at_another_address(
 
 
 @pytest.mark.parametrize("named", [(), ("127.0.0.1",)])
-def test_login_outside_of_the_domain_needs_the_site_file(
+def test_token_server_outside_of_the_registrys_domain_must_be_in_the_site_file(
     serve: Serve, certificate: Path, named: tuple[str, ...]
 ) -> None:
     tokens = serve(Stub(answer=lambda _: (200, {}, b'{"token": "t"}')), tls(certificate))
@@ -297,5 +297,7 @@ def test_login_outside_of_the_domain_needs_the_site_file(
         ("10.0.0.2", "10.0.0.1", False),
     ],
 )
-def test_token_server_is_in_the_domain_of_its_registry(server: str, registry: str, trusted: bool) -> None:
+def test_token_server_is_trusted_only_in_the_domain_of_its_registry(
+    server: str, registry: str, trusted: bool
+) -> None:
     assert in_domain_of(server, registry) is trusted

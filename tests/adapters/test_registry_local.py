@@ -1,4 +1,4 @@
-"""The registry of this machine: start, find and stop a detached `docker-registry`, and no other process."""
+"""The local registry: start, find and stop a detached `docker-registry`, but never another process."""
 
 import json
 import os

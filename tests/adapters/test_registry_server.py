@@ -238,7 +238,7 @@ def test_refuses_a_taken_port_without_touching_uploads(registry: LocalRegistry, 
     assert registry.storage.upload("app", upload).path.exists()
 
 
-def test_refusal_of_other_addresses_has_a_hint(tmp_path: Path) -> None:
+def test_refusal_of_an_address_outside_loopback_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not listen on 0\.0\.0\.0") as caught:
         LocalRegistry(tmp_path / "registry", address="0.0.0.0")
     assert caught.value.hint

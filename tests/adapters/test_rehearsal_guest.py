@@ -21,7 +21,7 @@ from builder.rehearsal.ec2.userdata import Unsupported, to_script
 
 
 def effects(user_data: str | bytes, folder: Path) -> Path:
-    """Run the script of user data with `folder` instead of the root of a machine."""
+    """Run the script that is made from user data, with `folder` as the root of its paths."""
     data = user_data if isinstance(user_data, bytes) else textwrap.dedent(user_data).encode()
     script = to_script(data)
     for path in ("/var/lib/cloud/instance", "/var/log", "/etc", "/opt"):
@@ -120,7 +120,7 @@ def test_empty_user_data_gives_an_empty_script() -> None:
     assert to_script(b"") == to_script(b"\n") == ""
 
 
-# The metadata service.
+# Tests of the metadata service.
 
 DOCUMENT = {
     "options": {"HttpTokens": "required", "HttpEndpoint": "enabled"},

@@ -1,4 +1,4 @@
-"""The rehearsal's AMIs behave like those of EC2 where moto's do not."""
+"""The rehearsal's AMIs behave like EC2's, also where moto differs from EC2."""
 
 import datetime
 import threading

@@ -1,4 +1,4 @@
-"""Parts of the rehearsal in isolation: addresses, fence, seeds."""
+"""Parts of the rehearsal in isolation: allocated addresses, the fenced environment, the seeded images."""
 
 import ipaddress
 import json
@@ -20,7 +20,7 @@ from builder.rehearsal.ec2 import machine, seeds
 from builder.rehearsal.fence import fence
 from tests.support.rehearsal import KEY, ROOT, Clients
 
-# Addresses. OTHERS are left to rehearsals of tests that run at the same time.
+# Addresses that an allocator can take. OTHERS are reserved for rehearsals of tests that run concurrently.
 FIRST, LAST = ipaddress.ip_address("127.0.2.2"), ipaddress.ip_address("127.0.250.254")
 ALL = {str(ipaddress.ip_address(number)) for number in range(int(FIRST), int(LAST) + 1)}
 OTHERS = {str(FIRST + number) for number in range(10_000)}

@@ -102,7 +102,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path, web: Web) -> tuple[str, dict[str, str]]:
-    """URL of a git repository on a plain web server, and its commits by tag or branch."""
+    """Serve a git repository from a plain web server; return its URL and its commits by tag or branch."""
     folder = tmp_path / "source"
     folder.mkdir()
     git(folder, "init", "--quiet")
@@ -195,7 +195,7 @@ def put_image(registry: Registry, arch: str) -> tuple[bytes, str]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A registry with a two-architecture image under one tag, and the image digests by architecture."""
+    """Serve an image for two architectures; yield the registry's host and the digests by architecture."""
     with LocalRegistry(tmp_path / "registry") as local, Registry(local.host) as registry:
         parts = {arch: put_image(registry, arch) for arch in ("amd64", "arm64")}
         entries = [
@@ -240,7 +240,7 @@ def test_names_a_missing_image_or_architecture(
         resolver(tmp_path).resolve(Want("image", f"{images[0]}/{name} x86_64"))
 
 
-def test_confirms_a_locked_digest_whatever_its_tag_points_at(
+def test_confirms_a_locked_digest_even_if_its_tag_has_moved(
     images: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     host, digests = images
@@ -278,7 +278,9 @@ def test_resolves_a_suite_to_its_inrelease_file(web: Web, tmp_path: Path) -> Non
     assert verified(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
 
 
-def test_confirm_accepts_changed_updates_but_not_a_changed_release(web: Web, tmp_path: Path) -> None:
+def test_confirm_keeps_the_entry_of_a_changed_update_suite_but_not_of_a_release(
+    web: Web, tmp_path: Path
+) -> None:
     asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian"))
     for suite in ("tiny", "tiny-updates"):
         want = Want("suite", f"debian {suite}")
@@ -326,7 +328,7 @@ def test_refuses_an_invalid_archive_and_an_incomplete_snapshot_url(web: Web, tmp
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A moto account with AMIs in one region; AMI ids by name."""
+    """Create AMIs in one region of a moto account; yield their ids by name."""
     from moto import mock_aws
     from moto.ec2 import ec2_backends
 
@@ -480,11 +482,11 @@ def test_first_error_ends_the_pool() -> None:
 
     def work(number: int) -> int:
         if number == 2:
-            raise IntegrityError("two")
+            raise IntegrityError("job 2 failed")
         done.append(number)
         return number
 
-    with pytest.raises(IntegrityError, match="two"):
+    with pytest.raises(IntegrityError, match="job 2 failed"):
         list(Pool(jobs=1, cancelled=cancelled)(work, list(range(9))))
     assert cancelled.is_set()
     assert done == [0, 1]

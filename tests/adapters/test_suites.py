@@ -62,7 +62,7 @@ def make_verifier(**settings: str) -> SuiteVerifier:
     return SuiteVerifier(system=SYSTEM, suites=SUITES, mirror=mirror)
 
 
-def test_locked_lists_give_no_message(tmp_path: Path) -> None:
+def test_package_lists_that_match_the_lock_give_no_message(tmp_path: Path) -> None:
     verifier = make_verifier()
     assert bootstrap(tmp_path, verifier, tiny=OLD, tiny_updates=OLD, tiny_security=OLD) == 0
     assert verifier.verify() == ""
@@ -142,7 +142,7 @@ def test_mirror_prefixes_apply_to_package_archives() -> None:
     assert not any("Valid-Until" in option for option in apt_options(mirror))
 
 
-def test_folders_of_prefixes_are_mounted(tmp_path: Path) -> None:
+def test_folders_of_file_urls_in_mirror_prefixes_are_mounted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     prefixes = {
         "https://a/": f"file://{tmp_path}/a/",
@@ -156,7 +156,7 @@ def test_folders_of_prefixes_are_mounted(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """Fake engine that records its calls and has the images that were tagged as layers."""
+    """Fake engine that records pulls and tags, and lists every tagged image as a layer."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []

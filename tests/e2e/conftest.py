@@ -1,4 +1,4 @@
-"""Fixtures that start rehearsals and build AMIs in them; all of it is removed afterwards."""
+"""Fixtures that start rehearsals and build AMIs in them; every rehearsal is removed after its tests."""
 
 import uuid
 from collections.abc import Callable, Iterator

@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
 }
 
 
-# Two faults last until a timeout; test_ami_maker proves the hints that they lead to.
+# Faults that last until a timeout. test_ami_maker tests their hints without the wait.
 SLOW = {"pending image", "unreachable instance"}
 
 
@@ -160,7 +160,7 @@ def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path)
 
 
 def test_retries_transient_faults(ami_factory: AmiFactory) -> None:
-    """Throttling, errors of the server and an answer that is lost, all in one build."""
+    """The build meets throttling, server errors and a lost response."""
     disturbances = (
         Disturbance(action="RunInstances", status=503, code="RequestLimitExceeded", count=2),
         Disturbance(action="Describe*", status=500, code="InternalError", count=2),

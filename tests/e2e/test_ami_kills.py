@@ -13,7 +13,7 @@ from tests.support.rehearsal import EAST
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# (event, step) after which the signal is sent, in the order of a build.
+# A signal is sent after one of these pairs of event and step, listed in build order.
 MOMENTS = [
     ("step.start", "machine/image"),
     ("step.task", "machine/image"),

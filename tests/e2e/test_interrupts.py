@@ -10,8 +10,8 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# (event, step) after which the build is killed, in build order: `make test` kills it at those of ALWAYS
-# (during a task of Ansible, the engine's build and the checks), `make boundaries` at all.
+# A build is killed after one of these pairs of event and step, listed in build order. `make test` uses the
+# pairs in ALWAYS (during an Ansible task, the engine's build and the checks), `make boundaries` all pairs.
 ALWAYS = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
 MOMENTS = [
     ("run.start", ""),
@@ -44,7 +44,7 @@ def moments() -> list[ParameterSet]:
 
 
 def signals() -> list[ParameterSet]:
-    """Return every signal at every moment of ALWAYS; `make test` sends each signal at one of them."""
+    """Return each signal with each moment in ALWAYS; `make test` runs a single moment per signal."""
     return [
         pytest.param(
             sent,
@@ -86,7 +86,7 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
 
 
 def test_a_closed_stdout_interrupts_the_build(factory: Factory) -> None:
-    """As in `builder build --json | head -1`."""
+    """Close stdout after the first line, like `builder build --json | head -1`."""
     with factory.started() as process:
         assert process.stdout is not None
         assert process.stderr is not None

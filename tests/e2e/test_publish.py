@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
 
 class Switch:
-    """Fault of the registry that a test can turn on and off; records all pushing requests."""
+    """Fault of the registry that a test can turn on and off; records all push requests."""
 
     def __init__(self) -> None:
         self.pattern = ""
@@ -101,7 +101,7 @@ def test_pulls_the_topmost_layer_that_the_registry_cache_has(
     factory.repository.replace("containers/hello/src/hello.py", "hello", "good day")
     build = factory.build()
     assert build.code == 0, build.stderr
-    # Layers below the pulled one count as reused: the registry is not asked for them.
+    # Layers below the pulled layer count as reused without a request to the registry.
     assert [build.outcomes[name] for name in ("system", "fabric", "final", "workload")] == [
         *("reused", "reused", "pulled", "built"),
     ]

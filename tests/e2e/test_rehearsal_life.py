@@ -114,7 +114,9 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def test_output_of_up_status_env_and_down(program: Program, rehearsal_name: Names, key: Key) -> None:
+def test_up_status_env_and_down_print_the_state_of_the_rehearsal(
+    program: Program, rehearsal_name: Names, key: Key
+) -> None:
     name = rehearsal_name()
     assert program.call("status", "--name", name).returncode == 3
     up = program.call("up", "--name", name)

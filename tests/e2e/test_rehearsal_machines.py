@@ -133,7 +133,7 @@ def test_instances_use_loopback_addresses_only(aws: Clients, machine: dict[str, 
     assert [port["IP"] for port in ports if "IP" in port] == [machine["PrivateIpAddress"]]
 
 
-def test_an_ami_boots_in_its_region_and_as_a_copy(aws: Clients, key: Key) -> None:
+def test_an_ami_and_its_copy_in_another_region_boot(aws: Clients, key: Key) -> None:
     original = aws.run(KeyName="test")
     mark = uuid.uuid4().hex
     key.ssh(original["PrivateIpAddress"], f"echo {mark} | sudo tee /etc/mark; sudo rm /etc/ssh/ssh_host_*")

@@ -58,7 +58,7 @@ def test_clean_lists_only_layers_that_no_target_needs(factory: Factory) -> None:
     assert not [key for key in needed - {old} if f"layer {key[:12]}" in listed]
 
 
-def test_plan_prints_targets_that_the_site_cannot_build_and_refuses_them(root: Path) -> None:
+def test_plan_prints_a_target_that_the_site_cannot_build_but_exits_with_an_error(root: Path) -> None:
     """The base image of some systems exists in AWS accounts only."""
     targets = [target for target in catalog.load(root).targets.values() if target.kind == "ami"]
     words = [word for target in targets for word in ("--target", target.name)]

@@ -24,13 +24,13 @@ def test_a_changed_variable_rebuilds_its_layer_and_those_above(built: Factory) -
     }
 
 
-def test_a_role_outside_the_target_rebuilds_nothing(built: Factory) -> None:
+def test_adding_a_role_outside_the_target_rebuilds_nothing(built: Factory) -> None:
     built.repository.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\n')
     built.repository.write("ansible/roles/spare/defaults/main.yml", "spare_size: 1\n")
     assert set(built.build().outcomes.values()) == {"reused"}
 
 
-def test_file_times_and_order_rebuild_nothing(built: Factory) -> None:
+def test_changed_file_times_and_folder_order_rebuild_nothing(built: Factory) -> None:
     os.utime(built.repository.root / "ansible/roles/base/templates/greeting.j2")
     shutil.copytree(built.repository.root / "ansible", built.repository.root / "copy")
     shutil.rmtree(built.repository.root / "ansible")

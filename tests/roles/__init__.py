@@ -1,1 +1,1 @@
-"""Role tests: the play, variables and checks of a build on a machine in a container, without layers."""
+"""Role tests: run the play and checks of a build, with its variables, on a machine in a container."""

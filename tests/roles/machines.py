@@ -1,4 +1,4 @@
-"""Machines for role tests: those of `builder role`, with stand-ins that replace the vendors."""
+"""Machines for role tests: like the machines of `builder role`, with stand-ins that replace the vendors."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ def open_machine(
     ssh: SshAccess | None = None,
     tmpfs: Mapping[str, str] | None = None,
 ) -> Iterator[Machine]:
-    """Start a machine for the roles of a plan. It uses the same caches as builds."""
+    """Start a machine for the roles of a plan, with the same caches as builds."""
     mirrors = mirror.discover(settings_of(site), plan.system, plan.stack)
     events = Stream()
     with ExitStack() as stack:

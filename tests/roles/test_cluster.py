@@ -57,7 +57,7 @@ def test_keeps_the_plugins_of_the_base_image(machine: Machine, site: Site) -> No
     assert machine.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK
 
 
-def test_replaces_another_release(machine: Machine, site: Site) -> None:
+def test_replaces_enroot_and_pyxis_of_another_release(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *JOBS)
     play = machine.apply(plan)
     assert play.passed, play.failure

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
 COMPONENTS = ("sysctl", "limits", "time_sync", "docker")
 SETTINGS = "/etc/sysctl.d/90-image.conf"
-# Shell command that injects a defect → checks that fail, as role::check.
+# Maps a shell command that injects a defect to the checks that must fail, written as role::check.
 DEFECTS = {
     "echo net.ipv4.tcp_timestamps=0 > /etc/sysctl.d/99-a.conf": (
         "sysctl::tcp_timestamps_are_on",

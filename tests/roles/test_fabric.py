@@ -17,9 +17,9 @@ from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
 
-# OLD installs the plugin to another folder; NEWEST detects NVIDIA's base images.
+# EFA installers: OLD installs the plugin to another folder; NEWEST detects NVIDIA's base images.
 OLD, NEW, NEWEST = "1.43.2", "1.47.0", "1.51.0"
-# A plugin release that is in none of these installers.
+# A release of aws-ofi-nccl that no EFA installer in these tests contains.
 OTHER_PLUGIN = "1.21.1"
 FABRIC = ("efa", "aws_ofi_nccl", "nccl_env")
 RECORD = "/opt/amazon/efa_installed_packages"
@@ -85,7 +85,7 @@ def message_of(play: Applied) -> str:
 
 
 @pytest.mark.parametrize(("first", "second"), [(OLD, NEW), (NEW, NEWEST), (NEWEST, NEW)])
-def test_installs_another_version(image: Image, first: str, second: str) -> None:
+def test_replaces_efa_of_another_version(image: Image, first: str, second: str) -> None:
     succeed(image.apply(first, *FABRIC))
     plan = image.plan(second, *FABRIC)
     succeed(image.machine.apply(plan))
@@ -144,7 +144,7 @@ def test_minimal_installation_has_no_libfabric(image: Image) -> None:
     assert image.machine.failures(plan) == []
     assert image.version_of("libfabric1-aws") == ""
     assert image.machine.apply(plan).changed == []
-    # Without efa_minimal the rest is installed, although the version is already installed.
+    # Without efa_minimal the remaining packages of the same version are installed.
     succeed(image.apply(NEW))
     assert image.version_of("libfabric1-aws") == efa.bundle(NEW)["libfabric"]
 
@@ -199,7 +199,7 @@ def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
 
 @pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])
 def test_plugin_is_installed_under_both_names(image: Image, version: str, kind: str) -> None:
-    """The second name is a link before 1.17 and a library since; the role and its checks accept both."""
+    """Before plugin 1.17 the second name is a link, since then a library; role and checks accept both."""
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))
     assert image.machine.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
@@ -215,7 +215,7 @@ def test_refuses_a_second_plugin_of_another_version(image: Image, path: str) -> 
 
 
 def test_checks_find_a_missing_nccl_net_plugin_setting(image: Image) -> None:
-    # Before 1.17 NCCL's default name is a link, which is not in the loader cache.
+    # Before plugin 1.17, the default name that NCCL loads is a link, which is not in the loader cache.
     plan = image.plan(OLD, *FABRIC)
     succeed(image.machine.apply(plan))
     assert "NCCL_NET_PLUGIN=ofi" in image.machine.shell("cat /etc/nccl.conf")
@@ -270,7 +270,7 @@ def test_missing_cuda_headers_are_in_the_message(image: Image) -> None:
     assert "requires either CUDA or Neuron" in message_of(play)
 
 
-# Shell command that breaks jobs on the image → check of nccl_env that must fail.
+# Maps a shell command that breaks jobs on the image to the check of nccl_env that must fail.
 DEFECTS = {
     "echo 'export LD_PRELOAD=libnccl.so' > /etc/profile.d/a.sh": "session_sets_no_refused_variable",
     "echo NCCL_PROTO=simple >> /etc/environment": "no_system_file_sets_a_refused_variable",
@@ -304,7 +304,7 @@ def test_checks_find_a_second_plugin(image: Image) -> None:
     assert [line for line in failed if "no_other_plugin_is_installed" in line]
 
 
-def test_checks_find_an_upgrade_that_was_only_recorded(image: Image) -> None:
+def test_checks_find_a_recorded_version_that_is_not_installed(image: Image) -> None:
     plan = image.plan(NEW)
     succeed(image.machine.apply(plan))
     image.machine.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")

@@ -68,7 +68,7 @@ def test_machine_has_no_additional_privileges(machine: Machine) -> None:
     assert not host["Devices"]
 
 
-def test_image_has_no_identity(machine: Machine) -> None:
+def test_image_has_no_machine_id_and_no_ssh_keys(machine: Machine) -> None:
     image = (machine.opened.engine.inspect_container(machine.opened.container) or {})["Image"]
     argv = ["docker", "run", "--rm", "--network=none", image, "sh", "-c"]
     folders = "/etc/ssh /home/admin/.ssh /root/.ssh"
@@ -77,7 +77,7 @@ def test_image_has_no_identity(machine: Machine) -> None:
     assert done.stdout == ""
 
 
-def test_first_boot_creates_the_identity(machine: Machine) -> None:
+def test_first_boot_creates_machine_id_and_host_keys(machine: Machine) -> None:
     assert len(machine.shell("cat /etc/machine-id")) == 32
     assert "ssh_host_ed25519_key" in machine.shell("ls /etc/ssh")
 

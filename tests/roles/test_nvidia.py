@@ -1,7 +1,7 @@
 """Tests of the NVIDIA roles with the vendor's repository: version changes and compiler errors.
 
-They use the package names of Ubuntu on a Debian machine, since both install, hold and compile in the same
-way.
+They use the package names of Ubuntu on a Debian machine, since both systems install, hold and compile
+packages in the same way.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ def run(name: str) -> "subprocess.CompletedProcess[str]":
 def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
     """Start the selected scenarios, as many at once as there are processors."""
     names = {item.name for item in request.session.items}
-    selected = [name for name in SCENARIOS if f"test_scenario[{name}]" in names]
+    selected = [name for name in SCENARIOS if f"test_scenario_passes[{name}]" in names]
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         yield {name: pool.submit(run, name) for name in selected}
@@ -54,7 +54,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
 @pytest.mark.engine
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_scenario(running: Runs, name: str) -> None:
+def test_scenario_passes(running: Runs, name: str) -> None:
     done = running[name].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
 

@@ -155,7 +155,7 @@ def test_finishes_a_killed_installation(machine: Machine, plan: Plan, site: Site
     assert machine.shell("dpkg-query --show --showformat '${Status}' tool") == "hold ok installed"
 
 
-def test_machine_keeps_a_disabled_source_with_the_vendors_url(
+def test_machine_keeps_a_disabled_package_source_with_the_vendors_url(
     machine: Machine, plan: Plan, site: Site
 ) -> None:
     publish(site, "1.0-1")
@@ -169,7 +169,9 @@ def test_machine_keeps_a_disabled_source_with_the_vendors_url(
     assert machine.shell("apt-get indextargets --format '$(SITE)' | grep -c vendor || test $? = 1") == "0"
 
 
-def test_keeps_the_age_of_other_package_lists(machine: Machine, plan: Plan, site: Site) -> None:
+def test_adding_a_repository_keeps_the_mtime_of_the_package_lists(
+    machine: Machine, plan: Plan, site: Site
+) -> None:
     publish(site, "1.0-1")
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
     succeed(machine.apply(plan, tasks=[repository(site)]))
@@ -340,11 +342,11 @@ def test_next_run_builds_a_deferred_initramfs(machine: Machine, plan: Plan) -> N
 
 
 @pytest.mark.usefixtures("program")
-def test_build_without_defer_changes_nothing(machine: Machine, plan: Plan) -> None:
+def test_initramfs_is_not_built_without_a_deferral(machine: Machine, plan: Plan) -> None:
     assert succeed(machine.apply(plan, tasks=[BUILD])).changed == []
 
 
-def test_restores_a_program_that_is_installed_while_deferred(
+def test_restores_update_initramfs_if_a_package_installs_it_while_deferred(
     machine: Machine, plan: Plan, site: Site
 ) -> None:
     succeed(machine.apply(plan, tasks=[DEFER, request_build("-u"), BUILD]))

@@ -50,7 +50,7 @@ def test_a_compiler_error_is_in_the_message(machine: Machine, monkeypatch: pytes
         assert "#error injected by the test" in play.failure.message + play.failure.details
         assert machine.opened.failures(plan) != []
     monkeypatch.undo()
-    # Removes the broken packages, because the repaired ones have the same version.
+    # Purge the broken packages, because the repaired packages have the same version.
     machine.opened.shell("dpkg --purge --force-all efa efa-nv-peermem aws-neuronx-dkms")
 
 

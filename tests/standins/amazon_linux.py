@@ -65,7 +65,7 @@ PLAIN = (
     ),
     *("sudo", "tcl", "tzdata", "unzip", "vim-minimal", "xfsprogs", "xz", "zstd", "dkms"),
 )
-# Component → packages that have its pinned version.
+# Maps a component to the packages that have its pinned version.
 PINNED: Mapping[str, tuple[str, ...]] = {
     "containerd": ("containerd",),
     "docker": ("docker",),
@@ -73,7 +73,7 @@ PINNED: Mapping[str, tuple[str, ...]] = {
     "openmpi": ("openmpi",),
     "rdma_core": ("libibverbs", "libibverbs-utils", "librdmacm", "rdma-core"),
 }
-# Package → files that roles need.
+# Maps a package to its files that roles need.
 FILES: Mapping[str, Mapping[str, Content]] = {
     "audit": {"/usr/lib/systemd/system/auditd.service": UNIT},
     "containerd": {"/usr/lib/systemd/system/containerd.service": UNIT, "/usr/bin/containerd": PROGRAM},
@@ -115,7 +115,7 @@ def build(site: Site) -> None:
             version = site.pin(component)
             version = version if "-" in version else f"{version}-1"
             rpms += [site.rpm(name, version, FILES.get(name, {}), arch="noarch") for name in names]
-    # An empty package that satisfies dependencies on the shell, which is Debian's.
+    # An empty package that satisfies dependencies on bash; the machine uses Debian's bash.
     rpms.append(site.rpm("bash", "5.2.15-1", {}, arch="noarch", provides=["/bin/sh", "/bin/bash"]))
     rpms += kernel(site)
     site.rpm_repository(REPOSITORY, rpms, KEY)

@@ -6,7 +6,7 @@ from tests.standins.site import Site
 
 HERE = Path(__file__).parent
 RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
-# First release that builds each library under both names; before, the second name is a link.
+# First release that builds each library under both names; in earlier releases the second name is a link.
 BOTH_NAMES = (1, 17)
 MAKEFILE = """\
 CXXFLAGS = -O1 -fPIC -shared -I@cuda@/include -I@libfabric@/include -DVERSION='"{version}"'
@@ -58,7 +58,7 @@ unsigned standin_libfabric() {{ return fi_version(); }}
 {interfaces}
 }}
 """
-# Tests set this to code that does not compile.
+# Code that is appended to the sources; tests set FLAW to code that does not compile.
 FLAW = ""
 INTERFACE = 'extern interface {name}; interface {name} = {{"OFI"}};'
 

@@ -1,4 +1,4 @@
-"""Stand-in for the CUDA toolkits in the vendor's repositories; Debian packages a real one.
+"""Stand-in for the CUDA toolkits in the vendor's repositories. Debian's own CUDA packages need no stand-in.
 
 Paths and alternatives are the vendor's. The compiler ignores GPU code, and the runtime finds no device.
 """

@@ -1,4 +1,4 @@
-"""Stand-in for cuDNN: the vendor's packages for every CUDA, with a library that returns its version."""
+"""Stand-in for cuDNN: the vendor's packages for all CUDA versions; the library returns its version."""
 
 from tests.standins import native
 from tests.standins.cuda_repository import publish

@@ -1,4 +1,4 @@
-"""Stand-in for DCGM: the vendor's packages for every CUDA, its unit, a program that prints its version."""
+"""Stand-in for DCGM: packages for all CUDA versions, with a unit and a program that prints its version."""
 
 from tests.standins.cuda_repository import publish
 from tests.standins.site import Site
@@ -34,7 +34,7 @@ def build(site: Site) -> None:
             "/usr/bin/nv-hostengine": ENGINE,
             "/usr/lib/systemd/system/nvidia-dcgm.service": UNIT,
         }
-        # Like Debian packages, enables the service at boot by default.
+        # The package enables its service at boot, as Debian packages do by default.
         scripts = {
             "postinst": "#!/bin/sh\nset -e\ndeb-systemd-helper enable nvidia-dcgm.service >/dev/null\n"
         }

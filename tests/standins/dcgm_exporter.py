@@ -33,7 +33,7 @@ def build(site: Site) -> None:
         version,
         {**files, "/lib/systemd/system/nvidia-dcgm-exporter.service": UNIT},
         depends=["datacenter-gpu-manager-4-core"],
-        # Like Debian packages, enables the service at boot by default.
+        # The package enables its service at boot, as Debian packages do by default.
         scripts={"postinst": "#!/bin/sh\nset -e\ndeb-systemd-helper enable nvidia-dcgm-exporter.service\n"},
     )
     rpm = site.rpm(

@@ -14,9 +14,9 @@ from tests.standins.site import Content, Site
 HOST = "https://efa-installer.amazonaws.com"
 HERE = Path(__file__).parent
 CATALOG = HERE.parents[1] / "catalog"
-# First release with the plugin in lib, and first release that detects NVIDIA's base images.
+# First release that installs the plugin in lib, and first release that detects NVIDIA's base images.
 PLUGIN_IN_LIB, KNOWS_NGC = (1, 44), (1, 48)
-# Tests set this to code that does not compile.
+# Source of the kernel modules; tests set MODULE to code that does not compile.
 MODULE = native.MODULE
 LIBFABRIC = """\
 /* Stand-in: returns its version and finds no device. */
@@ -103,7 +103,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def bundle(version: str) -> dict[str, str]:
-    """Return component → version of a release; unlisted versions are those of earlier releases."""
+    """Return the component versions of a release; unlisted versions are those of earlier releases."""
     table = tomllib.loads((CATALOG / "versions/efa.toml").read_text(encoding="utf-8"))
     found: dict[str, str] = {}
     for release in table["release"]:
@@ -113,7 +113,7 @@ def bundle(version: str) -> dict[str, str]:
 
 
 def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
-    """Return (subfolder, package) of all packages except the kernel modules."""
+    """Return all packages except the kernel modules, each with its subfolder."""
     has = bundle(version)
     major, minor = has["libfabric"].split(".")[:2]
     words = {**has, "major": major, "minor": minor}

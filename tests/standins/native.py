@@ -38,7 +38,7 @@ REMOVE = """\
 
 
 def library(source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None) -> bytes:
-    """Return a shared library that is linked with `libraries` (file name → bytes)."""
+    """Return a shared library that is linked with `libraries` (bytes by file name)."""
     return _compile(source, ["-shared", "-fPIC", f"-Wl,-soname,{soname}"], libraries or {})
 
 

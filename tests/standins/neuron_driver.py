@@ -4,7 +4,7 @@ from tests.standins import native
 from tests.standins.neuron_packages import archive_version, publish
 from tests.standins.site import Site
 
-# Tests set this to code that does not compile.
+# Source of the kernel module; tests set SOURCE to code that does not compile.
 SOURCE = native.MODULE
 
 

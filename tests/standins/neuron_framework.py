@@ -7,13 +7,13 @@ from tests.standins.site import Site
 
 INDEX = "https://pip.repos.neuron.amazonaws.com"
 CATALOG = Path(__file__).resolve().parents[2] / "catalog"
-# Distribution, its module, and its name in the catalog.
+# Each wheel has a distribution name, a module name and a component name in the catalog.
 WHEELS = (
     ("neuronx-cc", "neuronxcc", "neuronx_cc"),
     ("neuronx-distributed", "neuronx_distributed", "nxd_core"),
     ("torch-neuronx", "torch_neuronx", "torch_neuronx"),
 )
-# The local part of all vendor versions; PyPI rejects versions with a local part.
+# Local part of every version in the vendor's index. PyPI rejects versions with a local part.
 BUILD = "+0123abcd"
 
 

@@ -1,4 +1,4 @@
-"""Stand-in for the driver in the vendor's repositories; Debian packages the real one.
+"""Stand-in for the driver in the vendor's repositories. Debian's own driver packages need no stand-in.
 
 Names, paths and scripts are the vendor's. The modules compile but do nothing; library and programs return
 their version.
@@ -50,7 +50,7 @@ SMI = "#!/bin/sh\necho 'NVIDIA-SMI has failed: this is a stand-in'\nexit 9\n"
 PERSISTENCED = (
     '#!/bin/sh\n[ "$1" = --version ] && echo "nvidia-persistenced:  version {version}" && exit 0\nexit 1\n'
 )
-# Like the unit of some packages: not enabled at boot, persistence mode off.
+# Some vendor packages have such a unit: not enabled at boot, and with persistence mode off.
 UNIT = """\
 [Unit]
 Description=NVIDIA Persistence Daemon

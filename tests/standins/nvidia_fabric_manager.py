@@ -23,7 +23,7 @@ LimitCORE=infinity
 WantedBy=multi-user.target
 """
 NSCQ = "const char *nscq_standin_version(void) { return VERSION; }\n"
-# A newer version of the same branch in the repository, which the role must not install.
+# The repository also has this newer version of the branch, which the role must not install.
 NEWER = "999.99"
 
 

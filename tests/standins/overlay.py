@@ -53,17 +53,17 @@ def build_standin(site: Site, name: str) -> None:
 
 
 def plan_of(request: RoleRequest, site: Site | None) -> Plan:
-    """Return the plan of the requested roles, locked to the site's files; None uses the catalog's lock."""
+    """Return the plan of the requested roles, locked to the site's files or else by the catalog's lock."""
     return role_plan(Context(lay_out(request, site) if site else ROOT), request)
 
 
 def root_of(site: Site | None) -> Path:
-    """Return the path of the repository that `lay_out` creates for a site; the checkout without a site."""
+    """Return the path of the repository that `lay_out` creates for a site; None returns the checkout."""
     return site.folder.parent / "repository" if site else ROOT
 
 
 def lay_out(request: RoleRequest, site: Site) -> Path:
-    """Build the stand-ins of the roles and a repository that downloads from them; return its path."""
+    """Build the stand-ins of the roles; return the path of a new repository that downloads from the site."""
     root = root_of(site)
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(ROOT / "catalog", root / "catalog")
@@ -142,7 +142,7 @@ def lock_site(root: Path, site: Site, wants: Iterable[Want]) -> Lock:
         if want.kind == "archive":
             path = site.url_file(want.subject)
             if not path.is_file():
-                raise UsageError(f"no stand-in serves {want}", hint=f"{want.owner} needs it")
+                raise UsageError(f"no stand-in serves {want}", hint=f"{want.owner} needs this download")
             values = {"sha256": sha256_of(path), "size": path.stat().st_size}
         elif want.kind == "git":
             url, ref = want.subject.split(" ")

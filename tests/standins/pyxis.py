@@ -1,4 +1,4 @@
-"""Stand-in for pyxis: a plugin for a real Slurm that registers the option of jobs but starts no container."""
+"""Stand-in for pyxis: a plugin for a real Slurm that registers pyxis' job option but starts no container."""
 
 from tests.standins.site import Site
 

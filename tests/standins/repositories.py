@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-Files = Mapping[str, tuple[int, bytes]]  # path → mode, bytes
+Files = Mapping[str, tuple[int, bytes]]  # mode and bytes by path
 
 
 def run(*argv: str, cwd: Path | None = None) -> str:

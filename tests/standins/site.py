@@ -41,7 +41,7 @@ class Site:
     folder: Path
     pins: Mapping[str, str]
     port: int = 0
-    # Path (/host/...) → HTTP status to answer with, and how many times.
+    # Maps a path (/host/...) to an HTTP status and the number of responses with that status.
     faults: dict[str, tuple[int, int]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     # Requirement lines and URLs of the Python indexes that stand-ins have added.

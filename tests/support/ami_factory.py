@@ -115,7 +115,7 @@ class AmiFactory:
 
 
 def prepare(factory: Factory, root: Path) -> Factory:
-    """Add an AMI target and all that it needs to a factory."""
+    """Add an AMI target and its inputs to a factory."""
     repository = factory.repository
     repository.write("catalog/targets/machine.toml", TARGET.format(greeting=factory.greeting) + AMI)
     for name in ("rehearsal.toml", "packer.toml"):

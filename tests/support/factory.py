@@ -130,7 +130,7 @@ class Factory:
         return f"{folder.name} in {folder.parent}"
 
     def use_role(self, root: Path, name: str, component: str) -> None:
-        """Copy a role of this checkout into the repository, with the text of its component file."""
+        """Copy a role of this checkout into the repository; `component` is the text of its component file."""
         self.repository.write(f"catalog/components/{name}.toml", component)
         target = self.repository.root / "ansible/roles" / name
         shutil.rmtree(target, ignore_errors=True)

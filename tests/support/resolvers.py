@@ -17,7 +17,7 @@ def entry(want: Want, number: int, *, verified: bool = True) -> Entry:
 
 @dataclass
 class World:
-    """Fake resolver that returns the entries in `holds`, or raises the errors in it."""
+    """Fake resolver: `holds` has the entry to return or the error to raise for each want."""
 
     holds: Mapping[Want, Entry | FactoryError]
     note: str = ""

@@ -75,7 +75,7 @@ PACKAGES = "packages are installed by tasks/install_*.yml and removed by tasks/r
 SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
 COMMANDS = frozenset({"command"})
 INCLUDES = frozenset({"include_tasks", "import_tasks"})
-# Relative to the task files of a role, so that play, molecule and ansible-lint find the same file.
+# Path relative to the task files of a role, so that play, molecule and ansible-lint find the same file.
 SHARED_TASKS = "../../../tasks/"
 STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
@@ -133,7 +133,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
 # Comments and Documentation= may contain URLs and forbidden text: they are neither executed nor fetched.
 EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
-# Role → rules that do not apply to it: `kernel` restarts the build machine and compares kernel versions.
+# Rules that do not apply to a role: `kernel` restarts the build machine and compares kernel versions.
 EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
 
 

@@ -28,7 +28,7 @@ def task(action: str, value: object, **more: object) -> str:
     return yaml.safe_dump([{"name": "Probe", action: value, **more}])
 
 
-# Defect → file, content, rule that finds it.
+# Maps a defect to a file, its content, and the lint rule that finds the defect.
 DEFECTS = {
     "blocks with the same marker": (
         "tasks/main.yml",
@@ -248,7 +248,7 @@ def test_only_the_kernel_role_may_restart_the_machine(tmp_path: Path) -> None:
     assert check(make_role(tmp_path, "nvidia_driver", files)) != []
 
 
-# Defects of an older image factory → what finds them here: lint rules by name, and checks as role::check.
+# Maps a defect of an older image factory to the lint rules and checks (role::check) that find the defect.
 KNOWN = {
     "base: misspelled congestion control stops the play": ("sysctl::congestion_control_is_available",),
     "base: module of the congestion control is never loaded": (

@@ -36,7 +36,7 @@ def read_argument_spec(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def select_fields(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the options without descriptions and undocumented fields such as `no_log`."""
+    """Return the options without their descriptions and without undocumented fields such as `no_log`."""
     return {
         name: {field: option[field] for field in FIELDS if field in option}
         for name, option in options.items()
@@ -51,7 +51,7 @@ def test_documentation_is_valid_yaml(path: Path) -> None:
     assert found["DOCUMENTATION"]["options"]
 
 
-# `tree` is left out: its action plugin accepts more options than the module.
+# `tree` is left out, because its action plugin accepts more options than its module.
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if path.stem != "tree"], ids=lambda path: path.stem
 )

@@ -30,8 +30,8 @@ CAPABILITIES = frozenset(
 )
 # Variables that Ansible derives from the position in the playbook, not from the machine or the caller.
 MAGIC = frozenset({"item", "omit", "role_path"})
-# Set by the play: work folder, mirrors, module cache and site settings. They do not affect the content of
-# images.
+# Variables that the play sets (work folder, mirrors, module cache, site settings). They do not affect the
+# content of images.
 PLAY_VARIABLES = frozenset(
     {
         "factory_ca_bundle",
@@ -194,7 +194,7 @@ def read_options(role: Path) -> dict[str, Any]:
 
 
 def find_known(role: Path) -> set[str]:
-    """Return the role's variables that have a value on every family or that the caller must set."""
+    """Return the role's variables that have a value on every OS family or that the caller must set."""
     known = set.intersection(*(read_keys(role / "vars" / f"{family}.yml") for family in FAMILIES))
     known |= read_keys(role / "defaults" / "main.yml") | read_keys(role / "vars" / "main.yml")
     for path in list_documents(role, "tasks", "handlers"):

@@ -70,7 +70,7 @@ def call(repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def add_runs(workspace: Workspace, *ages_d: float) -> list[Path]:
-    """Create the folders of runs that ended the given days ago, with a log of 1000 bytes each."""
+    """Create the folder of a run for each age in days, with a log of 1000 bytes."""
     folders: list[Path] = []
     for age in ages_d:
         ended = time.time() - age * DAY_S
@@ -234,7 +234,7 @@ def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Wo
         (("--keep-last", "1.5"), "argument --keep-last: '1.5' is not a number of runs"),
     ],
 )
-def test_the_message_about_a_bad_value_quotes_it(call: Any, words: tuple[str, ...], message: str) -> None:
+def test_the_error_message_quotes_an_invalid_value(call: Any, words: tuple[str, ...], message: str) -> None:
     code, out, err = call(*words)
     assert (code, out) == (2, "")
     assert message in err

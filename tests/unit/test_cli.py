@@ -1,4 +1,4 @@
-"""The command line: answers, refusals, and modules that it must not import."""
+"""The command line: output, refused arguments, and third-party packages that quick verbs must not import."""
 
 import json
 import os
@@ -312,7 +312,7 @@ Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def shell(root: Path) -> Shell:
-    """Run `builder` with the redirections of a shell; the result has the exit code of `builder`."""
+    """Run `builder` with redirections in bash; the result has the exit code of `builder`."""
 
     def run(words: str) -> "subprocess.CompletedProcess[str]":
         command = f"{sys.executable} -m builder.cli.main {words}; exit ${{PIPESTATUS[0]}}"
@@ -337,7 +337,9 @@ LOSSES = ("| true", ">/dev/full", ">&-")
         ("build --help", (0, 3, 3)),
     ],
 )
-def test_exit_code_without_stdout(words: str, codes: tuple[int, ...], shell: Shell) -> None:
+def test_lost_stdout_is_an_error_except_a_closed_pipe_of_a_read_only_command(
+    words: str, codes: tuple[int, ...], shell: Shell
+) -> None:
     """A closed pipe is a success only for commands that change nothing; an error keeps its exit code."""
     for redirection, code in zip(LOSSES, codes, strict=True):
         done = shell(f"{words} {redirection}")
@@ -355,7 +357,7 @@ def test_a_lost_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> N
 
 
 def test_a_closed_descriptor_is_not_reused_for_another_file(root: Path) -> None:
-    """Otherwise print would write to the next file that the program opens."""
+    """If a closed stdout were reused, print would write to the next file that the program opens."""
     code = (
         "from builder.screen.streams import OutputLost, guard_streams\n"
         "try: guard_streams()\n"

@@ -18,13 +18,13 @@ def failing(error: Exception) -> tuple[list[str], "Stream"]:
 
 
 def test_emit_raises_an_error_of_a_subscriber_once_and_records_it() -> None:
-    received, events = failing(ZeroDivisionError("first"))
+    received, events = failing(ZeroDivisionError("the subscriber failed"))
     events.raise_failure()
     with pytest.raises(ZeroDivisionError):
         events.emit("run.start")
     events.emit("run.end")
     assert received == ["run.start"]
-    with pytest.raises(ZeroDivisionError, match="first"):
+    with pytest.raises(ZeroDivisionError, match="the subscriber failed"):
         events.raise_failure()
 
 

@@ -277,7 +277,7 @@ def test_brought_by_must_name_a_required_component(stacked: Repository) -> None:
     assert expected in problems(stacked)
 
 
-def test_download_for_a_policy_is_required_with_that_policy_only(stacked: Repository) -> None:
+def test_download_for_a_policy_is_required_only_with_that_policy(stacked: Repository) -> None:
     stacked.replace(
         "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
     )

@@ -23,7 +23,7 @@ DOWNLOAD = '[[downloads]]\nname = "a"\nurl = "https://vendor.example/fabric-{ver
 
 @pytest.fixture
 def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A completely locked repository with an archive; the mirror needs no pip."""
+    """A repository with an archive and a complete lock. The mirror is empty, so that no test runs pip."""
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + DOWNLOAD)
     repository.relock()

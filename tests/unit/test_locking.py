@@ -78,7 +78,7 @@ def test_an_unreachable_source_keeps_its_entry_and_reports_the_reason(
 
 
 def test_never_accepts_a_changed_source_silently() -> None:
-    """For verified and unverified entries, with and without a recheck of verified entries."""
+    """Test verified and unverified entries, with and without a recheck of verified entries."""
     for verified, recheck in ((False, False), (False, True), (True, True)):
         before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=verified)})
         relocked = relock(before, [ARCHIVE], World({ARCHIVE: entry(ARCHIVE, 2)}), recheck=recheck)
@@ -108,7 +108,7 @@ def test_keeps_the_entry_if_the_source_fails_its_integrity_check() -> None:
     assert relocked.lock == before
 
 
-def test_verifying_completes_entries_and_adds_none() -> None:
+def test_verify_completes_entries_but_adds_none() -> None:
     seen = Entry(values={**entry(ARCHIVE, 1).values, "size": 5}, verified=True)
     before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=False), GIT: entry(GIT, 1)})
     world = World({ARCHIVE: seen, GIT: NOWHERE})
@@ -134,7 +134,7 @@ def test_an_unchanged_digest_keeps_the_entry_with_its_snapshot() -> None:
     assert relock(before, [SUITE], world, refresh=lambda _: True).lock == before
 
 
-# Properties: any lock, any sources, any choice of entries to update.
+# Property tests with any lock, any sources, and any choice of entries to update.
 
 _numbers = st.integers(min_value=1, max_value=3)
 
@@ -149,7 +149,7 @@ def cases(draw: st.DrawFn) -> tuple[Lock, list[Want], World, set[Want]]:
         for want in draw(st.lists(st.sampled_from(pool), unique=True))
     }
     wants = draw(st.lists(st.sampled_from(pool), unique=True))
-    errors: list[FactoryError] = [NOWHERE, IntegrityError("contradiction")]
+    errors: list[FactoryError] = [NOWHERE, IntegrityError("the digests differ")]
     holds: dict[Want, Entry | FactoryError] = {
         want: draw(st.sampled_from(errors)) if draw(st.booleans()) else entry(want, draw(_numbers))
         for want in pool
@@ -206,7 +206,7 @@ def test_every_want_has_a_known_outcome(case: tuple[Lock, list[Want], World, set
         assert {outcome.want for outcome in relocked.outcomes} >= set(wants)
 
 
-# Downloads that the catalog needs (wants), and the names that --update accepts.
+# Tests of wants (the downloads that the catalog needs) and of the names that --update accepts.
 
 DOWNLOADS = """
 [[downloads]]

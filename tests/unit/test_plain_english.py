@@ -14,7 +14,7 @@ DOCS = ("docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyp
 OPENINGS = re.compile(r"(What|Whether|Who|Those|Around|Something|Nothing|Everything|Whatever|Whoever|One)\b")
 # Subjects are programs, files and users. Underscores separate words, so that names are covered as well.
 PERSONS = re.compile(r"(?<![a-z])(nobody|somebody|whoever|anybody)(?![a-z])", re.IGNORECASE)
-# Good uses of these words.
+# Permitted uses of the words in PERSONS.
 ALLOWED = {
     r"(su|-u|-s /bin/\w+|user) nobody\b": "the Unix user with that name",
     r"\"nobody\"": "the Unix user with that name, as an argument",

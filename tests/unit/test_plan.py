@@ -19,7 +19,7 @@ from builder.screen.golden import golden, golden_names, write_golden
 from builder.stack.loading import load
 from tests.support.repository import Repository
 
-# Layers of the test repository.
+# All layers of the target in the test repository.
 EVERYTHING = {"base", "system", "final", "workload"}
 
 
@@ -73,7 +73,7 @@ def test_variable_is_passed_only_to_the_layer_of_its_role(repository: Repository
     assert layers["system"].key != before["system"]
 
 
-def test_the_longest_component_name_owns_a_variable() -> None:
+def test_variable_belongs_to_the_component_with_the_longest_matching_name() -> None:
     assert plan.owner("python_env_path", ["python", "python_env", "base"]) == "python_env"
     assert plan.owner("elsewhere", ["python"]) == ""
 
@@ -198,7 +198,9 @@ def test_every_target_has_a_golden_file(root: Path) -> None:
     }
 
 
-def test_write_golden_writes_what_the_golden_test_compares(repository: Repository, tmp_path: Path) -> None:
+def test_write_golden_writes_the_table_that_the_golden_test_compares(
+    repository: Repository, tmp_path: Path
+) -> None:
     plan = repository.plan()
     path = write_golden(plan, tmp_path, "hello@other")
     assert path == tmp_path / "hello@other.json"

@@ -280,7 +280,7 @@ def test_imports_any_image_unchanged(
         check_layer(store.find(sha256(layer)), layer)
 
 
-def test_second_collect_needs_no_export(store: BlobStore) -> None:
+def test_collecting_stored_layers_again_needs_no_export(store: BlobStore) -> None:
     diff_ids = [sha256(layer) for layer in LAYERS]
     image_id = sha256(config_of(LAYERS))
     first = collect(

@@ -28,7 +28,7 @@ def test_the_plan_includes_required_components(repository: Repository) -> None:
 
 
 def test_the_layers_equal_those_of_a_target_with_the_same_components(repository: Repository) -> None:
-    """A build makes the layers that `builder role` tried."""
+    """`builder role` tests the same layers that a build makes."""
     tried = {layer.name: layer.key for layer in role_plan(Context(repository.root), request("fabric")).layers}
     assert tried.items() <= repository.keys().items()
 
@@ -56,7 +56,7 @@ def test_suggests_a_name_for_an_unknown_name(repository: Repository, wanted: Rol
     assert refused.value.message == words
 
 
-def test_suggests_pin_for_a_stack_without_the_version(repository: Repository) -> None:
+def test_suggests_the_pin_option_if_the_stack_pins_no_version(repository: Repository) -> None:
     repository.write("catalog/stacks/bare-1.toml", 'summary = "nothing"\n[pins]\n')
     with pytest.raises(UsageError, match="stack 'bare-1' has no pin for component 'fabric'") as refused:
         role_plan(Context(repository.root), RoleRequest(components=["fabric"], stack="bare-1"))

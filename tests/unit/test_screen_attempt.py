@@ -25,7 +25,7 @@ DIGEST = "sha256:" + hashlib.sha256(b"image").hexdigest()
 NAME = f"localhost:5000/cpu-ddp@{DIGEST}"
 START_S = 1_700_000_000.0
 
-# Layers of a receipt: name, kind, components, outcome, reason, seconds, bytes.
+# Each layer of a receipt has a name, kind, components, outcome, reason, seconds and bytes.
 LAYERS = (
     ("base", "base", (), "reused", "in this engine", 0.0, 121_000_000),
     ("system", "components", ("base", "packages", "limits"), "reused", "in this engine", 0.0, 14_200_000),
@@ -211,7 +211,7 @@ def test_attempt_after_an_error_has_the_layers_of_its_events() -> None:
 
 def test_unfinished_layer_has_the_outcome_stopped() -> None:
     attempt = attempt_after(
-        BuildError("gone"), plan=a_plan(), events=a_run()[:5], run="r", created="", commit=""
+        BuildError("the engine stopped"), plan=a_plan(), events=a_run()[:5], run="r", created="", commit=""
     )
     assert [(layer.name, layer.outcome) for layer in attempt.layers] == [
         ("base", "reused"),

@@ -108,9 +108,9 @@ def test_versions_are_not_right_aligned_and_cells_may_be_empty() -> None:
 
 
 def test_error_shows_message_details_and_hint() -> None:
-    assert error(FactoryError("it broke")) == "error: it broke"
-    assert error(CatalogError(["a.toml: x", "b.toml: \x1b[31my"], hint="run this")) == (
-        "error: catalog: 2 problems\n  a.toml: x\n  b.toml: y\nhint: run this"
+    assert error(FactoryError("the build failed")) == "error: the build failed"
+    assert error(CatalogError(["a.toml: x", "b.toml: \x1b[31my"], hint="run builder list")) == (
+        "error: catalog: 2 problems\n  a.toml: x\n  b.toml: y\nhint: run builder list"
     )
 
 

@@ -21,7 +21,7 @@ from builder.screen.text import Look, cells, clean, clip, clock, duration, look,
         (7325, "2 h 02 min"),
     ],
 )
-def test_duration_format(seconds: float, words: str) -> None:
+def test_duration_is_rounded_to_a_readable_unit(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
@@ -36,11 +36,11 @@ def test_duration_format(seconds: float, words: str) -> None:
         (1_238_000_000, "1.24 GB"),
     ],
 )
-def test_size_format(size_bytes: int, words: str) -> None:
+def test_size_is_rounded_to_a_decimal_unit(size_bytes: int, words: str) -> None:
     assert size(size_bytes) == words
 
 
-def test_clock_format() -> None:
+def test_clock_omits_zero_hours_and_is_never_negative() -> None:
     assert [clock(-1), clock(61.9), clock(3725)] == ["00:00", "01:01", "1:02:05"]
 
 

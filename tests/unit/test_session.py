@@ -252,7 +252,7 @@ class FailingLane(FakeLane):
 
 
 def test_does_not_end_a_lane_that_failed_to_begin(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending it would replace the error of `begin` by another."""
+    """Ending such a lane would replace the error of `begin` by another error."""
     lane = FailingLane()
     with pytest.raises(MissingError, match="packer"):
         run(context, lane, monkeypatch)

@@ -64,7 +64,7 @@ def test_all_errors_are_reported_at_once(file: Path) -> None:
     ]
 
 
-def test_builder_site_file_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_named_by_builder_site_file_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     with pytest.raises(UsageError, match="BUILDER_SITE_FILE: no file"):
         site.load(file.parent)

@@ -21,7 +21,7 @@ from builder.stack.solving.nearest import nearest
 from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
 from tests.support.repository import knowledge_of
 
-# Maps today's names of pins and facts to the earlier names, with the digests of released stacks under those.
+# Earlier names of renamed pins and facts, and the digests of released stacks under the earlier names.
 BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
 
 
@@ -114,7 +114,7 @@ def test_released_stacks_have_their_original_digests_under_the_old_names(knowled
     assert {name: _under_old_names(knowledge, name).digest(name) for name in released} == released
 
 
-# The digests of these stacks from the time when they were written in full, without a base stack.
+# Digests of stacks from before they got a base, when their files listed every pin.
 _IN_FULL = {
     "cuda-13.2-batch": "7a10aa08c6d4735c8f12f9d47b02f82a10f3dab573dcbb8ee0d2aee8ec5ea25c",
     "neuron-2.28-pcluster-3.14": "0de3e3895163bd2fc07bb02df9176e38aac8166101814dccd97473c118aa9f0d",
@@ -300,7 +300,7 @@ def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
     assert "| NVIDIA kernel driver | 570.172.08 | 595.112.07 | newer |" in text.splitlines()
 
 
-def test_differences_are_inverted_in_the_opposite_direction(knowledge: Knowledge) -> None:
+def test_swapped_stacks_have_inverted_differences(knowledge: Knowledge) -> None:
     opposite = {"newer": "older", "older": "newer", "added": "removed", "removed": "added"}
     forward = {row.fact: row.change for row in differences(knowledge, "cuda-12.4", "cuda-12.9")}
     backward = {row.fact: row.change for row in differences(knowledge, "cuda-12.9", "cuda-12.4")}

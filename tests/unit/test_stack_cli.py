@@ -1,4 +1,4 @@
-"""`builder stack` from the command line: output, exit code, and modules that it must not import."""
+"""`builder stack` from the command line: output, exit code, and modules that must not be imported."""
 
 import json
 import sys
@@ -58,7 +58,7 @@ def test_every_stack_passes_its_check(capsys: pytest.CaptureFixture[str], root: 
     assert {subject["name"].split(" on ")[0] for subject in judged} == set(knowledge_of(root).stacks)
 
 
-def test_json_has_the_findings_of_the_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_json_has_the_findings_of_the_text_output(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(
         capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"
     )
@@ -211,12 +211,12 @@ def test_recognizes_the_proprietary_driver(tmp_path: Path, root: Path) -> None:
         ("rocky", "9.6", "rocky9"),
     ],
 )
-def test_systems_are_named_as_in_the_rules(identity: str, version: str, expected: str) -> None:
+def test_survey_names_a_system_as_the_rules_do(identity: str, version: str, expected: str) -> None:
     assert survey.system_name(identity, version) == expected
 
 
 def test_check_imports_no_third_party_package(capsys: pytest.CaptureFixture[str], root: Path) -> None:
-    """Scripts call it often: it must answer fast."""
+    """`builder stack check` must be fast, because scripts call it often."""
     from builder.adapters.host import process
 
     program = (

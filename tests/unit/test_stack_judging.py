@@ -1,4 +1,4 @@
-"""Builds obey the rules: errors stop them, settings reach the job, warnings are reported."""
+"""Rules in builds: an error stops the build, a setting reaches the job, a warning is reported."""
 
 import json
 from pathlib import Path

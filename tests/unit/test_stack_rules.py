@@ -1,4 +1,4 @@
-"""Rules: three truth values, separate sides, examples for every rule, an error for every mistake."""
+"""Rules: three-valued logic, facts of host and image kept apart, examples, and errors in rule files."""
 
 from pathlib import Path
 

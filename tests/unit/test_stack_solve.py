@@ -49,7 +49,7 @@ def versions(answer: Solution | Contradiction) -> dict[str, str]:
 # Small generated catalogs, compared with brute force
 
 _MACHINE = ("instance", "family", "accel", "arch", "gdr", "nvswitch", "gpu_sm", "instance_efa_max", "has_efa")
-_COMPONENTS = ("anvil", "bolt", "crank")  # have releases of their own
+_COMPONENTS = ("anvil", "bolt", "crank")  # components with releases of their own
 _BROUGHT = ("drill", "eel")  # bundled with anvil: drill in a fixed version, eel possibly in several versions
 _VERSIONS = ("2.1", "2.0", "1.1", "1.0")
 
@@ -107,7 +107,7 @@ def catalogs(draw: st.DrawFn) -> Knowledge:
         texts = draw(st.lists(_TEXTS, min_size=1, max_size=4, unique=True))
         releases[name] = tuple(Release(version=v) for v in sorted(map(parse, texts), reverse=True))
     releases["anvil"] = tuple(draw(_anvils(release)) for release in releases["anvil"])
-    # Bundle every component at least once, because others cannot be requested.
+    # Bundle every component of _BROUGHT at least once, because unbundled components cannot be requested.
     oldest = releases["anvil"][-1]
     everything = {name: parse(draw(_TEXTS)) for name in _BROUGHT} | dict(oldest.brings)
     releases["anvil"] = (*releases["anvil"][:-1], replace(oldest, brings=everything))
@@ -403,7 +403,7 @@ def test_the_fabric_manager_has_the_version_of_the_driver(knowledge: Knowledge) 
 def test_a_request_changes_only_versions_that_depend_on_it(knowledge: Knowledge) -> None:
     newest = versions(ask(knowledge, "p5en.48xlarge"))
     older = versions(ask(knowledge, "p5en.48xlarge", {"torch": "2.10"}))
-    assert older["nccl"] == older["torch_nccl"]  # the wheel loads its own
+    assert older["nccl"] == older["torch_nccl"]  # the torch wheel loads its bundled NCCL
     assert numbers(older["cuda"])[0] == numbers(older["torch_cuda"])[0] == 12
     same = ("nvidia_driver", "efa", "aws_ofi_nccl", "gdrcopy", "nccl_tests", "dcgm")
     assert {name: older[name] for name in same} == {name: newest[name] for name in same}
@@ -435,7 +435,7 @@ def test_unknown_contents_stay_unknown(knowledge: Knowledge) -> None:
     assert "efa_kmod" not in answer.result.facts
 
 
-def test_the_plugin_is_chosen_separately_with_an_efa_release_without_it(knowledge: Knowledge) -> None:
+def test_the_nccl_plugin_is_chosen_separately_if_the_efa_release_lacks_it(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.37"})
     assert isinstance(answer, Solution)
     plugin = next(row for row in answer.rows if row.fact == "aws_ofi_nccl")
@@ -444,7 +444,7 @@ def test_the_plugin_is_chosen_separately_with_an_efa_release_without_it(knowledg
 
 
 def test_torch_is_preferred_to_the_newest_neuron_sdk(knowledge: Knowledge) -> None:
-    """The newest SDK has no torch, so it is chosen only if it is requested."""
+    """The newest SDK has no torch, so the solver chooses that SDK only on request."""
     found = versions(ask(knowledge, "trn1.32xlarge"))
     assert found["torch_neuronx"]
     assert numbers(found["libneuronxla"])[0] == 2
@@ -489,7 +489,7 @@ def test_a_requirement_on_the_job_becomes_a_condition(knowledge: Knowledge) -> N
             {"instance", "efa", "aws_ofi_nccl"},
             ["aws_ofi_nccl of efa"],
         ),
-        # Depends on two choices that share no constraint; only the check finds it.
+        # IMG-01 depends on two choices that share no constraint, so only the check finds this contradiction.
         ("p5.48xlarge", {"neuron_sdk": "2.31"}, {}, {"instance", "neuron_sdk"}, ["IMG-01"]),
         ("p5.48xlarge", {}, {"nvidia_driver": "absent"}, {"instance", "nvidia_driver"}, ["FM-01"]),
         ("p4d.24xlarge", {}, {"boot_mode": "uefi"}, {"instance", "boot_mode"}, ["BOOT-01"]),

@@ -71,7 +71,7 @@ def test_explains_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path
     assert "try torch 2.10.0 instead of --torch 2.11" in text
 
 
-def test_json_has_the_reasons_of_the_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_json_has_the_reasons_of_the_text_output(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--json", "--instance", "p6e-gb200.36xlarge", "--torch", "2.11")
     answer = json.loads(out)
     rows = {row["fact"]: row for row in answer["versions"]}

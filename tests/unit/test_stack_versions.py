@@ -62,7 +62,7 @@ def test_refuses_a_text_that_is_not_a_version(text: str) -> None:
 
 
 @given(st.lists(TEXTS, min_size=3, max_size=3))
-def test_the_order_is_total(texts: list[str]) -> None:
+def test_the_order_of_versions_is_total(texts: list[str]) -> None:
     a, b, c = map(parse, texts)
     assert (a < b) + (a == b) + (a > b) == 1
     assert (a <= b) == (not b < a)
@@ -124,7 +124,7 @@ def test_releases_in_the_catalog_are_sorted_newest_first(root: Path) -> None:
 
 
 def test_components_of_the_efa_installer_never_get_older(root: Path) -> None:
-    """Checks our order of versions against an independent one: the order of the installers' releases."""
+    """Compare our order of versions with an independent order: that of the installer's releases."""
     newest_first = knowledge_of(root).releases["efa"]
     for part in {name for release in newest_first for name in release.contents}:
         row = [release.contents[part] for release in newest_first if part in release.contents]

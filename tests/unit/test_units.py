@@ -19,7 +19,7 @@ from builder.units import parse_size, parse_span
         ("12B", 12),
     ],
 )
-def test_parse_size(text: str, size: int) -> None:
+def test_size_is_parsed_as_bytes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -32,7 +32,7 @@ def test_invalid_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90m", 5400), ("36h", 129600), ("14d", 1209600), ("2w", 1209600), ("0d", 0)]
 )
-def test_parse_duration(text: str, seconds: float) -> None:
+def test_duration_is_parsed_as_seconds(text: str, seconds: float) -> None:
     assert parse_span(text) == seconds
 
 

@@ -64,7 +64,7 @@ def test_condition_is_called_at_once_at_intervals_and_at_the_timeout(
     assert calls(clock, timeout_s=timeout_s, every_s=every_s) == moments
 
 
-def test_account_is_polled_every_few_seconds_and_a_rehearsal_faster(clock: Clock) -> None:
+def test_account_is_polled_every_few_seconds_and_a_rehearsal_more_often(clock: Clock) -> None:
     account = Account({}, region="us-east-1")
     moments = calls(clock, timeout_s=300, every_s=account.polling)
     assert moments[:5] == [0, 2, 5, 9.5, 16.25]

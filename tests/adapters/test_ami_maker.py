@@ -221,7 +221,7 @@ def test_a_packer_error_is_raised_with_a_matching_hint(
 @pytest.mark.parametrize(
     "edited", ["roles/base/tasks/main.yml", "tasks/component.yml", "plugins/modules/dkms.py"]
 )
-def test_image_is_deleted_if_an_input_was_edited_meanwhile(
+def test_image_is_deleted_if_an_input_was_edited_during_the_build(
     ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path, edited: str
 ) -> None:
     root = tmp_path / "checkout"

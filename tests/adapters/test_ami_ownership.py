@@ -51,7 +51,7 @@ def machine(rehearsed_account: RehearsedAccount) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Thing:
-    """A resource of an account: kind, tags, and a name in which `<own>` is the name of the run."""
+    """A resource of an account; `<own>` in its name stands for the name of the run."""
 
     kind: str
     tags: dict[str, str]
@@ -86,7 +86,7 @@ things = st.builds(
 
 
 def create(ami_account: AmiAccount, thing: Thing, run: str, suffix: str, machine: tuple[str, str]) -> str:
-    """Create a resource and return its id; `suffix` makes names unique that do not end with the run."""
+    """Create a resource with a unique name that contains `suffix`; return its id."""
     aws, ec2 = ami_account.aws, ami_account.aws.ec2
     tags = specifications(thing.tags_of(run, ami_account.builder), [thing.kind])
     given: dict[str, Any] = {"TagSpecifications": tags} if thing.tags else {}
@@ -111,7 +111,7 @@ def create(ami_account: AmiAccount, thing: Thing, run: str, suffix: str, machine
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(found=st.lists(things, min_size=4, max_size=8), begun=st.sampled_from(("before", "after", "unknown")))
-def test_random_account_loses_only_what_the_run_created(
+def test_cleanup_of_a_random_account_deletes_only_resources_that_the_run_created(
     ami_account: AmiAccount, machine: tuple[str, str], found: list[Thing], begun: str
 ) -> None:
     moment = {"before": "2020-01-01T00:00:00Z", "after": "2100-01-01T00:00:00Z", "unknown": "yesterday"}
@@ -131,8 +131,10 @@ def test_random_account_loses_only_what_the_run_created(
     "name",
     ["prod", "20260101-000000-prod", "20260101-000000-prod-abcdeg", "x-20260101-000000-prod-abcdef", "*"],
 )
-def test_journal_that_no_run_wrote_proves_nothing(ami_account: AmiAccount, aws: Clients, name: str) -> None:
-    """The name of the file used to decide which resources belong to a run."""
+def test_cleanup_deletes_nothing_for_a_journal_that_no_run_wrote(
+    ami_account: AmiAccount, aws: Clients, name: str
+) -> None:
+    """The file name of a journal alone does not prove that a run created a resource."""
     key = f"login-{name}" if name != "*" else "login"
     tags = {RUN_TAG: name, "Team": "payments"}
     aws.ec2.create_key_pair(KeyName=key, TagSpecifications=specifications(tags, ["key-pair"]))
@@ -148,7 +150,9 @@ def test_journal_that_no_run_wrote_proves_nothing(ami_account: AmiAccount, aws: 
         aws.ec2.delete_key_pair(KeyName=key)
 
 
-def test_snapshot_of_another_team_in_the_image_of_a_run_stays(ami_account: AmiAccount, aws: Clients) -> None:
+def test_keeps_a_snapshot_of_another_team_in_the_image_of_a_run(
+    ami_account: AmiAccount, aws: Clients
+) -> None:
     volume = aws.ec2.create_volume(AvailabilityZone=f"{EAST}a", Size=1)["VolumeId"]
     tags = {"Team": "payments", RUN_TAG: "prod"}
     theirs = aws.ec2.create_snapshot(VolumeId=volume, TagSpecifications=specifications(tags, ["snapshot"]))
@@ -189,7 +193,7 @@ def test_retire_refuses_an_image_that_no_builder_made(
 def test_key_pair_and_group_of_another_owner_are_not_taken_over(
     ami_account: AmiAccount, aws: Clients, tmp_path: Path, tags: dict[str, str]
 ) -> None:
-    """They have the name that the run chose; the run deletes its own ones when it ends."""
+    """The foreign key pair and group have the name that the run chose for its own."""
     name, own = f"x-{os.urandom(4).hex()}", {RUN_TAG: "run-1", BUILDER_TAG: ami_account.builder}
     more = [{"TagSpecifications": specifications(tags, [kind])} if tags else {} for kind in KINDS[:2]]
     aws.ec2.create_key_pair(KeyName=name, **more[0])
@@ -206,7 +210,7 @@ def test_key_pair_and_group_of_another_owner_are_not_taken_over(
     assert {name, group} <= existing_ids(aws)
 
 
-def test_builder_id_is_random_private_and_stays(tmp_path: Path) -> None:
+def test_builder_id_is_random_private_and_permanent(tmp_path: Path) -> None:
     first, second = (Workspace(home=tmp_path / name, out=tmp_path) for name in "ab")
     assert builder_id(first) == builder_id(first) != builder_id(second)
     path = first.home / "builder-id"

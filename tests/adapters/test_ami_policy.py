@@ -1,4 +1,4 @@
-"""The printed IAM policy, evaluated for calls of builds and publications, and on foreign resources."""
+"""The printed IAM policy, evaluated for calls of builds and publications and for foreign resources."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ def call(action: str, service: str = "ec2", **parameters: str) -> Call:
 
 
 def refused(call: Call, document: Mapping[str, Any] = POLICY, tags: Any = None) -> list[str]:
-    """Return the authorizations of a call that the policy does not grant; ids with `a` are the run's own."""
+    """Return the refused authorizations of a call; ids that end in -0aaaaaaa belong to the run."""
 
     def by_id(name: str) -> Mapping[str, str]:
         return OWN if name.endswith("-0aaaaaaa") or name == "own" else {}
@@ -95,7 +95,7 @@ def test_policy_allows_the_calls_of_a_current_packer(call: Call) -> None:
     assert refused(call) == []
 
 
-# The calls of Packer 1.6.6 that differ: the image has no tags until the end.
+# Calls of Packer 1.6.6 that newer versions do not make, because 1.6.6 tags an image only at the end.
 LATE = [
     call("CreateImage", InstanceId=INSTANCE, Name="x"),
     call("ModifyImageAttribute", **{"ImageId": f"ami-{FOREIGN}", "Description.Value": "x"}),

@@ -58,7 +58,7 @@ def test_the_process_of_the_checks_has_no_credentials_and_is_bounded(
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
-    """An image with a shell of this host and nothing else."""
+    """An image that contains only a shell of this host."""
     programs = [str(shutil.which(name)) for name in ("sh", "sleep", "cat", "mkdir")]
     listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
     files = [*programs, *sorted(set(re.findall(r"(?:=> |^\t)(/\S+)", listed, re.MULTILINE)))]

@@ -1,4 +1,4 @@
-"""Attacks of a build container on the packages and lists that later builds get, and damage to the store."""
+"""Attacks of a build container on the package store of later builds, and damage to the store."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def stanza(content: bytes, package: str = "hello") -> str:
 
 @dataclass
 class Archive:
-    """A package archive with a key of its own, which `keyrings` holds."""
+    """A package archive with its own signing key, which is in `keyrings`."""
 
     keyrings: Path
     home: Path
@@ -55,7 +55,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
 
 @dataclass
 class Container:
-    """A build container: its folders, which it may change as it likes."""
+    """The package folders of a build container, which a test can change."""
 
     archives: Path
     lists: Path
@@ -79,7 +79,7 @@ class Builds:
         return self.workspace.cache("apt", "tiny")
 
     def run(self, *, change: object = None, keep: bool = True) -> dict[str, bytes]:
-        """Run one container, which `change` alters; return the files that it started with."""
+        """Run a container and call `change` with it; return the files that the container started with."""
         with open_run(self.workspace, "test") as run:
             scratch = run.scratch / "layer"
             cache, lists = (Path(bind.source) for bind in packages.mounts(self.store, scratch))
@@ -103,7 +103,7 @@ def builds(tmp_path: Path, archive: Archive) -> Builds:
 
 
 def fill(builds: Builds, content: bytes = CONTENT) -> None:
-    """Let a harmless container download hello."""
+    """Download the package `hello` in a container that attacks nothing."""
 
     def change(container: Container) -> None:
         container.update(builds.archive.sign(stanza(content)), stanza(content))
@@ -112,14 +112,14 @@ def fill(builds: Builds, content: bytes = CONTENT) -> None:
     builds.run(change=change)
 
 
-def test_a_container_starts_with_the_downloads_of_earlier_ones(builds: Builds) -> None:
+def test_a_container_starts_with_the_downloads_of_earlier_containers(builds: Builds) -> None:
     fill(builds)
     found = builds.run()
     assert found[HELLO] == CONTENT
     assert set(found) == {HELLO, RELEASE, LIST}
 
 
-def test_a_change_in_place_does_not_reach_the_store(builds: Builds) -> None:
+def test_an_overwritten_file_of_a_container_does_not_change_the_store(builds: Builds) -> None:
     fill(builds)
 
     def poison(container: Container) -> None:
@@ -155,7 +155,7 @@ def test_a_package_that_the_archive_has_not_signed_is_not_kept(builds: Builds, t
     assert builds.run()[HELLO] == CONTENT
 
 
-def test_a_signed_package_under_the_name_of_another_is_not_kept(builds: Builds) -> None:
+def test_a_signed_package_under_the_name_of_another_package_is_not_kept(builds: Builds) -> None:
     other = b"an old package with a hole"
 
     def rename(container: Container) -> None:
@@ -167,7 +167,7 @@ def test_a_signed_package_under_the_name_of_another_is_not_kept(builds: Builds) 
     assert HELLO not in builds.run()
 
 
-def test_forged_lists_under_a_real_signature_are_not_kept(builds: Builds) -> None:
+def test_forged_lists_with_a_real_signature_are_not_kept(builds: Builds) -> None:
     fill(builds)
     evil = b"evil"
 

@@ -1,4 +1,4 @@
-"""Attacks of other users, containers and web pages on a rehearsal: it answers signed requests only."""
+"""A rehearsal answers only signed requests: attacks by other users, containers and web pages fail."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from builder.rehearsal.gate import Gate, Key, Refused, Request
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, KEY, Clients, FakeHosts, RehearsedAccount, served
 
-# Sends the requests of standard input and prints their statuses. Runs as a user without privileges.
+# Program that sends the requests on stdin and prints their statuses, run as an unprivileged user.
 ATTACKER = """
 import http.client, json, sys
 statuses = []
@@ -38,7 +38,7 @@ ACTION = "Action=DescribeRegions&Version=2016-11-15"
 
 @pytest.fixture(scope="module")
 def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
-    """An account that serves the services whose calls start containers, as `--services` asks for."""
+    """An account with the optional services (`--services`) whose calls would start containers."""
     services = ("ec2", "ssm", "sts", "iam", "batch", "lambda", "ecs")
     with served(tmp_path_factory.mktemp("rehearsal"), services) as account:
         yield account
@@ -131,7 +131,7 @@ def test_a_request_without_the_key_changes_nothing(endpoint: str, aws: Clients, 
     assert attack(endpoint, [signed(endpoint)]) == [200], "the same request with the right key is answered"
 
 
-def test_a_page_with_the_key_of_a_control_request_is_refused(endpoint: str) -> None:
+def test_a_control_request_from_a_web_page_is_refused_even_with_the_key(endpoint: str) -> None:
     bearer = {"Authorization": f"Bearer {KEY.secret}"}
     foreign = [bearer | {"Host": "evil.example"}, bearer | {"Origin": "http://evil.example"}]
     assert attack(endpoint, [("GET", "/moto-api/data.json", more, "") for more in foreign]) == [403, 403]
@@ -163,7 +163,7 @@ CALLS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("service", "operation", "request_"), CALLS)
-def test_a_call_that_starts_containers_is_refused_with_the_key(
+def test_a_call_that_starts_containers_is_refused_even_with_the_key(
     endpoint: str, service: str, operation: str, request_: Mapping[str, Any]
 ) -> None:
     client = Clients(endpoint)(service)
@@ -179,7 +179,7 @@ def test_moto_has_no_client_of_the_engine(aws: Clients) -> None:
         _ = DockerModel().docker_client
 
 
-def test_a_service_that_was_not_named_is_refused(endpoint: str) -> None:
+def test_a_service_that_the_rehearsal_does_not_serve_is_refused(endpoint: str) -> None:
     with pytest.raises(ClientError, match="does not serve 'sqs'"):
         Clients(endpoint)("sqs").list_queues()
     assert Clients(endpoint)("batch").describe_job_queues()["jobQueues"] == []

@@ -90,7 +90,7 @@ def test_creates_users_and_authorizes_keys() -> None:
     assert "$(id -nu 1000)" in script
 
 
-def test_replaces_the_host_keys() -> None:
+def test_cloud_config_replaces_the_ssh_host_keys() -> None:
     script = to_script(b"#cloud-config\nssh_keys: {ed25519_private: a, ed25519_public: b}\n")
     order = [script.index(text) for text in ("rm -f", "ssh_host_ed25519_key.pub", "try-restart ssh.service")]
     assert order == sorted(order)

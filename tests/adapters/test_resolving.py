@@ -166,7 +166,7 @@ def test_reports_why_git_failed(
     "prefix", ["--upload-pack=touch {}; false ", "ext::touch {} ", "-c=core.sshCommand=touch {} "]
 )
 @pytest.mark.parametrize("by_mirror", [False, True])
-def test_git_address_that_is_a_command_never_runs(tmp_path: Path, prefix: str, by_mirror: bool) -> None:
+def test_git_url_that_names_a_command_runs_no_command(tmp_path: Path, prefix: str, by_mirror: bool) -> None:
     ran = tmp_path / "ran"
     url = prefix.format(ran).strip()
     settings = MirrorSettings(prefixes={"https://code.example/": url} if by_mirror else {})

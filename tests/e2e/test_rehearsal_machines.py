@@ -273,7 +273,7 @@ def test_docker_pushes_to_and_pulls_from_ecr(aws: Clients, tmp_path: Path) -> No
         )
 
 
-# Tries to create a group in each folder of control groups; prints the folders of the host where it could.
+# Program that tries to create a control group in each cgroup folder and prints the folders that allowed it.
 GROUPS = """
 import os
 for folder, _, _ in os.walk("/sys/fs/cgroup"):

@@ -19,7 +19,7 @@ from builder.rehearsal.ec2.hosts import Launch
 from builder.rehearsal.gate import SERVICES, Gate
 from builder.rehearsal.gate import Key as Credentials
 
-# The key of rehearsals in the process of a test.
+# Access key of the rehearsals that run in the process of a test.
 KEY = Credentials(access="AKIATESTTESTTESTTEST", secret="secret-of-the-tests")
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"

@@ -1,4 +1,4 @@
-"""Modules and action plugins, run by the locked Ansible, that are given options, links or paths elsewhere."""
+"""Modules and action plugins refuse options, links, and paths outside their folders."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def play(folder: Path, *tasks: dict[str, object], role: str = "") -> subprocess.
     ],
     ids=["url", "ref", "protocol"],
 )
-def test_checkout_runs_no_command_of_an_address(tmp_path: Path, given: dict[str, object]) -> None:
+def test_checkout_runs_no_command_that_a_url_names(tmp_path: Path, given: dict[str, object]) -> None:
     ran, source = tmp_path / "ran", tmp_path / "source"
     subprocess.run(["git", "init", "--quiet", str(source)], check=True)
     arguments = {name: str(value).format(ran=ran) for name, value in given.items() if name != "mirrors"}

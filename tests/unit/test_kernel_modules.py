@@ -1,4 +1,4 @@
-"""Kernel modules that machines name and build: names as paths, cached archives, passed checks."""
+"""Archives of kernel modules from build machines: refused file names, caching, and damaged archives."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from builder.adapters.host.workspace import Run, Workspace, open_run
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 Answers = tuple[dict[str, object], dict[str, object]]  # in check mode, and of the build
-# The module on machines whose programs are not ours; the name of the module is the name of the machine.
+# Fake dkms module of a hostile machine. The name of the kernel module selects the answers of a machine.
 MACHINE = """
 from ansible.module_utils.basic import AnsibleModule
 names = ("name", "version", "kernel", "archives")
@@ -27,7 +27,7 @@ module.exit_json(**(asked if module.check_mode else made))
 
 
 def play(folder: Path, answers: Mapping[str, Answers]) -> dict[str, str]:
-    """Run the tasks of kernel modules on machines that give these answers; return each one's output."""
+    """Run the tasks of kernel modules on machines with these answers; return the output of each machine."""
     for name in ("library", "cached", *(f"{kind}/{host}" for kind in ("made", "work") for host in answers)):
         (folder / name).mkdir(parents=True)
     (folder / "library/dkms.py").write_text(MACHINE.format(answers=dict(answers)))
@@ -111,7 +111,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def build(run: Run, name: str, files: dict[str, str]) -> tuple[list[str], Path]:
-    """Prepare the folders of a build and let it make files; return the cached archives and its folder."""
+    """Prepare a build that makes `files`; return the names of cached archives, notes, and the folder."""
     folder = run.scratch / name
     notes: list[str] = []
     kernel_modules.prepare(run, folder, cache="modules", note=notes.append)
@@ -121,7 +121,7 @@ def build(run: Run, name: str, files: dict[str, str]) -> tuple[list[str], Path]:
     return names + notes, folder
 
 
-def test_archive_is_cached_only_when_it_is_kept(run: Run) -> None:
+def test_an_archive_is_cached_only_after_a_call_of_keep(run: Run) -> None:
     _, folder = build(run, "first", {ARCHIVE: "modules"})
     assert build(run, "second", {})[0] == []
     kernel_modules.keep(run, folder, cache="modules")

@@ -91,7 +91,9 @@ def test_resources_are_compared_part_by_part(pattern: Any, resource: str, expect
         ("StringLike", "${*}", "*", True),
     ],
 )
-def test_string_operators(operator: str, values: Any, found: str, expected: bool) -> None:
+def test_string_operators_compare_exactly_or_with_wildcards(
+    operator: str, values: Any, found: str, expected: bool
+) -> None:
     statement = when(operator, "ec2:ResourceTag/factory:run", values)
     assert (outcome(statement, **{"ec2:ResourceTag/factory:run": found}) == ALLOWED) is expected
 
@@ -101,7 +103,7 @@ def test_condition_on_an_absent_key_is_not_met() -> None:
         assert outcome(when(operator, "ec2:ResourceTag/factory:run", "*")) == IMPLICITLY_DENIED
 
 
-def test_request_and_resource_tags_and_create_action_are_different_keys() -> None:
+def test_request_tags_resource_tags_and_create_action_are_separate_keys() -> None:
     by_request = when("StringLike", "aws:RequestTag/factory:run", "*")
     by_resource = when("StringLike", "aws:ResourceTag/factory:run", "*")
     by_creation = when("StringEquals", "ec2:CreateAction", ["RunInstances", "CreateImage"])
@@ -154,6 +156,6 @@ def test_not_action_and_not_resource_are_negations() -> None:
         {**allow(), "Effect": "Maybe"},
     ],
 )
-def test_unknown_parts_of_a_policy_are_errors_and_never_true(statement: dict[str, Any]) -> None:
+def test_unknown_parts_of_a_policy_are_errors(statement: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="cannot be evaluated"):
         outcome(statement)

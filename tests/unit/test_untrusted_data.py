@@ -1,4 +1,4 @@
-"""Texts of catalog, lock and site that try to run code, pass options or name files elsewhere."""
+"""Values in catalog, lock and site file that run code, pass options or name outside files are refused."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ HASH = f"--hash=sha256:{'0' * 64}"
 
 @contextmanager
 def refused(text: str) -> Iterator[None]:
-    """Expect a CatalogError one of whose problems contains `text`."""
+    """Expect a CatalogError with a problem that contains `text`."""
     with pytest.raises(CatalogError) as caught:
         yield
     assert any(text in problem for problem in caught.value.problems)
@@ -157,7 +157,9 @@ def test_option_or_path_in_a_catalog_file_is_refused(
         ("ref", "main other"),
     ],
 )
-def test_download_address_is_an_https_url(repository: Repository, key: str, text: str) -> None:
+def test_download_url_must_be_https_and_its_ref_a_plain_name(
+    repository: Repository, key: str, text: str
+) -> None:
     fields = {"url": "https://a/x", key: text}
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
     append(repository, "catalog/components/fabric.toml", f'[[downloads]]\nname = "source"\n{lines}')
@@ -177,7 +179,7 @@ def test_download_address_is_an_https_url(repository: Repository, key: str, text
         "--index-url=https://evil.example/\n",
     ],
 )
-def test_requirements_hold_nothing_but_requirements(tmp_path: Path, text: str) -> None:
+def test_requirements_file_with_options_or_templates_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "requirements.lock"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"needs an exact version|ends in a backslash"):
@@ -189,7 +191,7 @@ def test_requirements_hold_nothing_but_requirements(tmp_path: Path, text: str) -
     [*TEMPLATES, {"nested": [LOOKUP]}, {LOOKUP: 1}, {"__ansible_vault": "x"}],
     ids=str,
 )
-def test_template_from_any_other_source_never_reaches_ansible(value: object) -> None:
+def test_template_in_a_variable_never_reaches_ansible(value: object) -> None:
     with refused("variable 'fabric_x' contains a template"):
         playbook.to_variables({"fabric_x": value})
     assert json.loads(playbook.to_variables({"fabric_x": "{a}"})) == {"fabric_x": "{a}"}
@@ -223,7 +225,7 @@ def test_workload_cannot_copy_through_a_link(
     path.symlink_to(secret)
     repository.write("containers/hello/Dockerfile", f"ARG PARENT\nFROM ${{PARENT}}\nCOPY {copied} /x/\n")
     if link == copied:
-        # The image gets the link itself.
+        # The image gets the link instead of its target.
         read = sources.read(repository.root, loaded, target, target.default)
         assert read.workload_files == ((copied, f"link:{secret}"),)
     else:

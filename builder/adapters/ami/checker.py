@@ -175,7 +175,6 @@ class MachineChecker:
     def _login(self, plan: Plan, key: KeyPair, host: HostKey, folder: Path) -> Path:
         assert plan.system.ami is not None
         config = folder / "ssh_config"
-        self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
         text = ssh_config(
             user=plan.system.ami.user,
             port=self.ssh_port,

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.host import process
+from builder.adapters.host import private, process
 from builder.errors import Interrupted, MissingError
 from builder.wait import until
 
 _POLL_S = 0.1
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
+_SOCKETS = "sockets"  # link in a run's scratch folder to its folder for sockets
+_creating = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,15 +44,22 @@ class Workspace:
         return hashlib.sha256(str(self.out).encode()).hexdigest()[:12]
 
     def cache(self, *parts: str) -> Path:
-        folder = self.home.joinpath("cache", *parts)
+        return self.folder("cache", *parts)
+
+    def folder(self, *parts: str) -> Path:
+        """Create a folder below the home, which other users cannot enter, and return it."""
+        private.make_folder(self.home)
+        folder = self.home.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
 def find_workspace(root: Path) -> Workspace:
-    home = os.environ.get("BUILDER_HOME")
+    named = os.environ.get("BUILDER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Workspace(home=Path(home).absolute() if home else cache / "image-factory", out=root / "out")
+    home = Path(named).absolute() if named else cache / "image-factory"
+    private.require_own(home)
+    return Workspace(home=home, out=root / "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +76,9 @@ class Run:
 
     @property
     def socket_dir(self) -> Path:
-        """Folder with a short path for Unix sockets (107-byte limit); the caller creates it."""
-        return _socket_dir(self.name)
+        """Folder with a short path for Unix sockets (107-byte limit), which other users cannot enter."""
+        with _creating:
+            return private.temporary_folder(self.scratch / _SOCKETS)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -87,9 +97,7 @@ def locked(workspace: Workspace, name: str, *, cancelled: threading.Event | None
 
     The kernel releases the lock even if the process is killed.
     """
-    folder = workspace.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as file:
+    with (workspace.folder("locks") / name).open("w") as file:
         waited = not _try_lock(file.fileno())
         if waited:
             is_mine = partial(_try_lock, file.fileno())
@@ -113,7 +121,8 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
     scratch = workspace.scratch / name
     folder = workspace.out / "runs" / name
     try:
-        scratch.mkdir(parents=True)
+        workspace.folder("scratch")
+        scratch.mkdir(mode=0o700)
         folder.mkdir(parents=True)
     except OSError as error:
         raise MissingError(
@@ -139,13 +148,6 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
 def is_run_name(name: str) -> bool:
     """True if `open_run` could have chosen this name."""
     return bool(_RUN_NAME.fullmatch(name))
-
-
-def _socket_dir(name: str) -> Path:
-    """Return the folder of a run's Unix sockets, in the system's temporary folder to keep the path short."""
-    import tempfile
-
-    return Path(tempfile.gettempdir()) / f"factory-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def dead_runs(workspace: Workspace) -> list[str]:
@@ -185,8 +187,8 @@ def forget_run(workspace: Workspace, name: str) -> None:
     import shutil
 
     process.end_orphans(f"{workspace.scratch / name}/")
-    for folder in (_socket_dir(name), workspace.scratch / name):
-        shutil.rmtree(folder, ignore_errors=True)
+    private.remove_temporary_folder(workspace.scratch / name / _SOCKETS)
+    shutil.rmtree(workspace.scratch / name, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

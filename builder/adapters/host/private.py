@@ -1,0 +1,82 @@
+"""Folders and files that other users of this machine can neither read nor replace."""
+
+import os
+import stat
+from pathlib import Path
+
+from builder.errors import MissingError
+
+_PREFIX = "factory-"
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder with mode 0700, or set this mode on an existing folder of this user."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    require_own(folder)
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def require_own(folder: Path) -> None:
+    """Raise MissingError if the folder belongs to another user, who could replace its content."""
+    try:
+        owner = folder.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner not in _own_ids():
+        raise MissingError(
+            f"{folder} belongs to another user (uid {owner})",
+            hint="set BUILDER_HOME to a folder of your own, or change the owner of this one",
+        )
+
+
+def _own_ids() -> set[int]:
+    """Return the ids of this user, and of the user who called sudo."""
+    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return {os.geteuid(), *({int(caller)} if caller.isdecimal() else ())}
+
+
+def temporary_folder(link: Path) -> Path:
+    """Return the temporary folder of this user that `link` points to; create it at the first call.
+
+    Its name is unpredictable, so that no other user can create it first.
+    """
+    import tempfile
+
+    if not link.is_symlink():
+        link.symlink_to(tempfile.mkdtemp(prefix=_PREFIX))
+    folder = link.readlink()
+    if not _is_private(folder):
+        raise MissingError(
+            f"{folder} was replaced: it is not a folder of uid {os.geteuid()} with mode 0700",
+            hint=f"ls -ld {folder}; build again, with TMPDIR set to a folder of your own",
+        )
+    return folder
+
+
+def remove_temporary_folder(link: Path) -> None:
+    """Delete the folder that `link` points to, unless it is not a private folder of this user."""
+    import shutil
+
+    if link.is_symlink() and (folder := link.readlink()).name.startswith(_PREFIX) and _is_private(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and stat.S_IMODE(status.st_mode) == 0o700
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file with mode 0600; replaces the content and the mode of an existing file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(text)

@@ -1,0 +1,136 @@
+"""Folders and files of the builder that other users of the machine can neither read nor replace."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.host import private
+from builder.adapters.host.workspace import Workspace, find_workspace, forget_run, locked, open_run
+from builder.cli.main import main
+from builder.errors import MissingError
+
+STRANGER = 65534
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def give_away(path: Path) -> None:
+    """Make a path the property of another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    os.chown(path, STRANGER, STRANGER)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files in place of /tmp."""
+    folder = tmp_path / "tmp"
+    folder.mkdir(mode=0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def common_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(home=tmp_path / "home", out=tmp_path / "out")
+
+
+def test_the_folder_for_sockets_is_not_the_one_that_another_user_made_first(
+    workspace: Workspace, temporary: Path
+) -> None:
+    with open_run(workspace, "build") as run:
+        trap = temporary / f"factory-{hashlib.sha256(run.name.encode()).hexdigest()[:12]}"
+        trap.mkdir()
+        trap.chmod(0o777)
+        folder = run.socket_dir
+        assert folder != trap
+        assert (mode(folder), folder.stat().st_uid) == (0o700, os.geteuid())
+        assert run.socket_dir == folder, "one folder per run"
+    assert list(temporary.iterdir()) == [trap]
+
+
+def test_refuses_a_folder_for_sockets_that_was_replaced(workspace: Workspace, temporary: Path) -> None:
+    with open_run(workspace, "build") as run:
+        folder = run.socket_dir
+        folder.rmdir()
+        folder.mkdir()
+        with pytest.raises(MissingError, match="was replaced"):
+            _ = run.socket_dir
+        folder.rmdir()
+        folder.symlink_to(temporary)
+        with pytest.raises(MissingError, match="was replaced"):
+            _ = run.socket_dir
+        folder.unlink()
+        folder.mkdir(mode=0o700)
+        give_away(folder)
+        with pytest.raises(MissingError, match="was replaced"):
+            _ = run.socket_dir
+    assert folder.exists(), "the cleanup deletes no folder of another user"
+
+
+def test_removes_the_folder_for_sockets_of_a_dead_run(workspace: Workspace, temporary: Path) -> None:
+    with open_run(workspace, "build") as run:
+        run.keep_scratch.set()
+        (run.socket_dir / "control").touch()
+    forget_run(workspace, run.name)
+    assert list(temporary.iterdir()) == []
+    assert not run.scratch.exists()
+
+
+@pytest.mark.parametrize("use", ["lock", "cache", "run"])
+def test_no_other_user_can_enter_the_home(workspace: Workspace, use: str) -> None:
+    workspace.home.mkdir(mode=0o755)  # as earlier versions made it
+    if use == "lock":
+        with locked(workspace, "name"):
+            pass
+    elif use == "cache":
+        workspace.cache("blobs")
+    else:
+        with open_run(workspace, "build") as run:
+            assert mode(run.scratch) == 0o700
+    assert mode(workspace.home) == 0o700
+
+
+def test_refuses_the_home_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o777)
+    give_away(home)
+    monkeypatch.setenv("BUILDER_HOME", str(home))
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert main(["clean"]) == MissingError.exit_code
+    assert f"{home} belongs to another user (uid {STRANGER})" in capsys.readouterr().err
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    monkeypatch.setenv("BUILDER_HOME", str(link))
+    with pytest.raises(MissingError):
+        find_workspace(tmp_path)
+    monkeypatch.setenv("SUDO_UID", str(STRANGER))
+    assert find_workspace(tmp_path).home == link
+
+
+def test_private_files_are_private_even_if_they_existed(tmp_path: Path) -> None:
+    path, victim = tmp_path / "secret", tmp_path / "victim"
+    path.write_text("a longer text")
+    private.write(path, "secret")
+    assert (path.read_text(), mode(path)) == ("secret", 0o600)
+    victim.touch()
+    (tmp_path / "link").symlink_to(victim)
+    with pytest.raises(OSError, match="link"):
+        private.write(tmp_path / "link", "secret")
+    assert victim.read_text() == ""

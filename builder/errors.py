@@ -1,9 +1,18 @@
 """Error classes of the factory, each with its own exit code.
 
 A message names the failure, the value and the file or key; a hint is a command to run or a file to edit.
+No text of an error contains the password of a URL.
 """
 
+import re
 from collections.abc import Sequence
+
+_LOGIN = re.compile(r"""\b((?:https?|ftp|socks\w{0,2})://)[^\s/"'<>]*@""", re.IGNORECASE)
+
+
+def without_logins(text: str) -> str:
+    """Replace the user names and passwords in the URLs of a text."""
+    return _LOGIN.sub(r"\1***@", text) if "@" in text else text
 
 
 class FactoryError(Exception):
@@ -12,10 +21,10 @@ class FactoryError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "", details: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message = without_logins(message)
+        self.hint = without_logins(hint)
+        self.details = without_logins(details)
+        super().__init__(self.message)
 
 
 class UsageError(FactoryError):

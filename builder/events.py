@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.errors import FactoryError, Interrupted
+from builder.errors import FactoryError, Interrupted, without_logins
 
 Scalar = str | int | float | bool | None
 
@@ -74,7 +74,10 @@ class Stream:
                 self.emit("step.end", step=step, target=target, **end)
 
     def emit(self, name: str, *, step: str = "", text: str = "", **fields: Scalar) -> None:
-        event = Event(name=name, time_s=time.time(), step=step, text=text, fields=fields)
+        shown = {
+            key: without_logins(value) if isinstance(value, str) else value for key, value in fields.items()
+        }
+        event = Event(name=name, time_s=time.time(), step=step, text=without_logins(text), fields=shown)
         with self._lock:
             for subscriber in tuple(self._subscribers):
                 try:

@@ -19,6 +19,7 @@ from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine,
 from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.aws.account import Account, Resource, calling_aws
+from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -165,8 +166,7 @@ class AmiMaker:
         plan = job.plan
         variables = job.folder / "packer.json"
         table = self._variables(job)
-        variables.touch(mode=0o600)
-        variables.write_text(json.dumps(table), encoding="utf-8")
+        private.write(variables, json.dumps(table))
         program = Packer(self.root / "packer" / "ami", variables=variables)
         listener = playbook.Listener(self.events, job.step)
         log = PackerLog()
@@ -208,7 +208,6 @@ class AmiMaker:
 
     def _environment(self) -> dict[str, str]:
         # Packer puts the sockets of its plugins into TMPDIR, and paths of sockets have a length limit.
-        self.run.socket_dir.mkdir(mode=0o700, exist_ok=True)
         return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir)}
 
     def _variables(self, job: Job) -> dict[str, Any]:
@@ -280,7 +279,8 @@ class AmiMaker:
         if bundle:
             table["factory_ca_bundle"] = {"here": str(bundle.resolve()), "there": _CA}
         path = folder / "variables.json"
-        path.write_text(playbook.to_variables(table), encoding="utf-8")
+        # URLs of indexes and proxies may contain passwords.
+        private.write(path, playbook.to_variables(table))
         return path
 
     def _require_tokens(self, instance: str) -> None:

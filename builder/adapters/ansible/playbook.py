@@ -12,8 +12,9 @@ from typing import Any
 from builder.adapters.ansible import packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
+from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
-from builder.adapters.upstream.mirror import Mirror, apt_options
+from builder.adapters.upstream.mirror import Mirror, apt_options, proxy_options
 from builder.errors import BuildError, CatalogError, FactoryError, IntegrityError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
@@ -243,7 +244,7 @@ def write_settings(
     bundle = _CA if mirror.ca_bundle else ""
     variables = {**role_variables(plan, [layer], mirrors=_mirrors(mirror)), **(more or {})}
     apt = [
-        *(f"{option};" for option in apt_options(mirror, ca_bundle=bundle)),
+        *(f"{option};" for option in (*apt_options(mirror, ca_bundle=bundle), *proxy_options(mirror))),
         'Dpkg::Options { "--force-unsafe-io"; };',
     ]
     texts = {
@@ -254,7 +255,7 @@ def write_settings(
         "sources.list": "\n".join(mirror.apt_sources) + "\n",
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        private.write(folder / name, text)  # URLs of indexes and proxies may contain passwords
 
 
 def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:

@@ -1,11 +1,10 @@
 """Build the root file system of a base image from a distribution's package archive with mmdebstrap."""
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.adapters.host import process
+from builder.adapters.host import private, process
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options
 from builder.adapters.upstream.suites import SuiteVerifier
@@ -52,18 +51,19 @@ def make_root(
             hint="apt-get install mmdebstrap",
         )
     recipe = system.bootstrap
-    hook = run.scratch / "customize.sh"
-    hook.write_text("".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize)), encoding="utf-8")
+    hook = "".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize))
     verifier = SuiteVerifier(system=system, suites=suites, mirror=mirror)
-    listed = run.scratch / "suites.sh"
-    listed.write_text(verifier.hook, encoding="utf-8")
+    # Other users can read an argv: sources, whose URLs may contain a password, are passed on stdin.
+    sources = run.scratch / "sources.list"
+    private.write(sources, "".join(f"{line}\n" for line in mirror.apt_sources))
     tar = run.scratch / f"{system.name}.tar"
     argv = [
         *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
         *(f"--dpkgopt={option}" for option in (*recipe.dpkg_options, "force-unsafe-io")),
         *(f"--aptopt={option}" for option in apt_options(mirror)),
-        f'--extract-hook=sh {shlex.quote(str(listed))} "$1"',
-        *(f'--customize-hook=sh {shlex.quote(str(hook))} "$1"', recipe.suite, str(tar), *mirror.apt_sources),
+        # As text: in the user namespace of mmdebstrap, files of the scratch folder cannot be read.
+        *(f"--extract-hook={verifier.hook}", f"--customize-hook={hook}"),
+        *(recipe.suite, str(tar), *(["-"] if mirror.apt_sources else [])),
     ]
 
     def on_line(line: str) -> None:
@@ -75,7 +75,8 @@ def make_root(
         timeout_s=_TIMEOUT_S,
         cancelled=run.cancelled,
         on_line=on_line,
-        env=process.inherited_environment(),  # apt reads proxies in it
+        stdin=sources,
+        env=process.inherited_environment(**mirror.proxies),  # apt reads them
     )
     if (done.code == 0 or verifier.lists) and (moved := verifier.verify()):
         (note or say)(moved)

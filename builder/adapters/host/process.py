@@ -73,6 +73,7 @@ def run(
     on_line: OnLine | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    stdin: Path | None = None,
     ending: Sequence[tuple[signal.Signals, float]] = _ENDING,
 ) -> Finished:
     """Run a program to its end, with stdout and stderr merged; never raise for its exit code.
@@ -83,15 +84,16 @@ def run(
     """
     command = shlex.join(argv) if cwd is None else f"cd {shlex.quote(str(cwd))} && {shlex.join(argv)}"
     try:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=clean_environment() if env is None else dict(env),
-            cwd=cwd,
-        )
+        with (stdin or Path(os.devnull)).open("rb") as source:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=clean_environment() if env is None else dict(env),
+                cwd=cwd,
+            )
     except OSError as error:
         raise _cannot_start(argv[0], error) from error
     assert child.stdout is not None

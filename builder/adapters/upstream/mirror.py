@@ -208,14 +208,18 @@ def _apt_entries(text: str) -> Iterable[tuple[str, str]]:
                     yield uri, name
 
 
-def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
-    """Return the apt options for a build."""
-    options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
-    options += [
+def proxy_options(mirror: Mirror) -> list[str]:
+    """Return the apt options with the proxies; they may contain a password, so never put them in argv."""
+    return [
         f'Acquire::{scheme}::Proxy "{mirror.proxies[f"{scheme}_proxy"]}"'
         for scheme in ("http", "https")
         if f"{scheme}_proxy" in mirror.proxies
     ]
+
+
+def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
+    """Return the apt options for a build, except proxies."""
+    options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
     if ca_bundle or mirror.ca_bundle:
         options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
     if mirror.settings.snapshot:

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="build N layers in parallel (default: number of cores)",
+        help="build N layers or AMIs in parallel (default: number of cores)",
     )
     options.add_argument("--json", action="store_true", help="print events as NDJSON on stdout")
     options.add_argument("--yes", action="store_true", help="in an AWS account: do not ask for confirmation")

@@ -3,8 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.ami.access import Access, ssh_access
@@ -81,6 +81,8 @@ class MachineChecker:
     tags: Callable[[Plan], Mapping[str, str]]
     environment: Mapping[str, str]
     ssh_port: int = 22
+    # Limits the number of instances at a time; shared with the maker.
+    working: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def check(self, plan: Plan, artifact: Artifact) -> Report:
         started = time.monotonic()
@@ -88,6 +90,7 @@ class MachineChecker:
         name = f"{plan.target.name}-{self.run.name}-check"
         host = host_key(folder, "image")
         with (
+            self.working,
             ssh_access(
                 self.run,
                 self.account,

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,15 @@ class AmiMaker:
     source: Callable[[Plan], Resource]  # the locked source image, as EC2 describes it
     ssh_port: int = 22
     polling_s: int = 15
+    # Limits the number of instances at a time; shared with the checker.
+    working: AbstractContextManager[object] = dataclasses.field(default_factory=nullcontext)
 
     def make(self, plan: Plan) -> Artifact:
+        with self.working:
+            self.run.stop_if_cancelled()
+            return self._make(plan)
+
+    def _make(self, plan: Plan) -> Artifact:
         step = f"{plan.target.name}/image"
         title = f"{len(plan.components)} components on {plan.system.name}"
         with self.events.step(step, title, target=plan.target.name, key=plan.key) as end:

@@ -74,6 +74,7 @@ class AmiLane(Lane):
     def begin(self, work: Work) -> Tools:
         context, site, commit = self._context, self._site, commit_of(self._context.root)
         Packer(context.root / "packer" / "ami").install_plugins(tooling.plugins(context.root))
+        working = threading.Semaphore(work.request.jobs)
         maker = AmiMaker(
             account=site.account,
             settings=context.site.aws,
@@ -85,6 +86,7 @@ class AmiLane(Lane):
             mirror=work.mirror,
             source=site.source,
             polling_s=2 if site.is_rehearsal else 15,
+            working=working,
         )
         checker = MachineChecker(
             account=site.account,
@@ -95,6 +97,7 @@ class AmiLane(Lane):
             ssh_port=site.ssh_port,
             tags=lambda plan: tags(plan, work.run, commit),
             environment=dict(os.environ),
+            working=working,
         )
         self._run = work.run
         search = self.search(work.ledger, publish=work.request.publish)

@@ -1,0 +1,83 @@
+"""--jobs limits the number of AMIs that are built at a time."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.ami.checker import MachineChecker
+from builder.adapters.ami.maker import AmiMaker
+from builder.adapters.ami.packer import Packer
+from builder.adapters.ansible import runtime
+from builder.adapters.host.receipts import Receipts
+from builder.adapters.upstream.mirror import Mirror
+from builder.app.context import Context
+from builder.app.lanes.ami import AmiLane
+from builder.app.lanes.lane import Request, Work
+from builder.errors import BuildError
+from builder.events import Stream
+from builder.rehearsal.proxy import Proxy
+from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsed_account import AmiAccount
+
+# Fake Packer that fails, and records if another one ran at the same time.
+ALONE = """#!/bin/sh
+if mkdir {folder}/busy; then result=alone; else result=not; fi
+sleep 0.5
+echo $result >> {folder}/builds
+[ $result = not ] || rmdir {folder}/busy
+exit 1
+"""
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
+        yield started
+
+
+@pytest.fixture
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
+
+
+@pytest.fixture
+def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Path of the fake Packer; its folder is on PATH."""
+    program = tmp_path / "bin" / "packer"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
+    return program
+
+
+def test_jobs_limits_the_number_of_instances(
+    ami_account: AmiAccount, packer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packer.write_text(ALONE.format(folder=tmp_path))
+    monkeypatch.setattr(Packer, "install_plugins", lambda *_: None)
+    context, cancelled = Context(ROOT, site_name="aws"), threading.Event()
+    source = ami_account.aws.describe(ami_account.aws.debian())
+    with ami_account.run() as run:
+        work = Work(
+            run=run,
+            events=Stream(),
+            ledger=Receipts(run.workspace, root=ROOT, run=run),
+            mirror=lambda _: Mirror(),
+            request=Request(jobs=1),
+        )
+        tools = AmiLane(context, cancelled).begin(work)
+        assert isinstance(tools.maker, AmiMaker)
+        assert isinstance(tools.checker, MachineChecker)
+        assert tools.maker.working is tools.checker.working
+        maker = dataclasses.replace(tools.maker, account=ami_account.account, source=lambda _: source)
+        plans = [context.plan(name) for name in ("ami-cpu", "ami-batch-gpu", "ami-gpu")]
+        with ThreadPoolExecutor(3) as pool:
+            errors = [future.exception() for future in [pool.submit(maker.make, plan) for plan in plans]]
+    assert [type(error) for error in errors] == [BuildError] * 3
+    assert (tmp_path / "builds").read_text() == "alone\n" * 3

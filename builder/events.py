@@ -19,6 +19,7 @@ Outcomes of a step: built, pulled, reused, passed, pushed, present, skipped, fai
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from typing import Any
 
 from builder.errors import FactoryError, Interrupted, without_logins
 
+_LONGEST = 16_384  # characters of an event's text
+_RECORDED = 100  # log lines of a step that are kept in memory
 Scalar = str | int | float | bool | None
 
 
@@ -38,6 +41,35 @@ class Event:
     step: str = ""
     text: str = ""
     fields: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+def shortened(text: str) -> str:
+    """Cut a text that is too long to be kept in memory many times."""
+    cut = len(text) - _LONGEST
+    return f"{text[:_LONGEST]}… ({cut} characters cut)" if cut > 0 else text
+
+
+class Recorder:
+    """Subscriber that keeps the events of a run in memory; of the logs and tasks of a step only the last."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._events: list[tuple[int, Event]] = []
+        self._last: dict[tuple[str, str], deque[tuple[int, Event]]] = {}
+
+    def __call__(self, event: Event) -> None:
+        self._count += 1
+        if event.name in ("step.log", "step.task"):
+            last = self._last.setdefault((event.name, event.step), deque(maxlen=_RECORDED))
+            last.append((self._count, event))
+        else:
+            self._events.append((self._count, event))
+
+    @property
+    def events(self) -> list[Event]:
+        """The recorded events, in the order of their emission."""
+        kept = [*self._events, *(entry for last in self._last.values() for entry in last)]
+        return [event for _, event in sorted(kept, key=lambda entry: entry[0])]
 
 
 class Stream:
@@ -77,7 +109,9 @@ class Stream:
         shown = {
             key: without_logins(value) if isinstance(value, str) else value for key, value in fields.items()
         }
-        event = Event(name=name, time_s=time.time(), step=step, text=without_logins(text), fields=shown)
+        event = Event(
+            name=name, time_s=time.time(), step=step, text=shortened(without_logins(text)), fields=shown
+        )
         with self._lock:
             for subscriber in tuple(self._subscribers):
                 try:

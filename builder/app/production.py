@@ -20,7 +20,7 @@ from builder.app.interrupts import defer_signals, interruptible, wait_for_all
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.mirrors import mirrors_of
 from builder.errors import FactoryError, Interrupted
-from builder.events import Event, Stream
+from builder.events import Event, Recorder, Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Tools, produce, report_reused
 from builder.screen.attempt import Attempt, attempt_after
@@ -45,14 +45,14 @@ def produce_all(
 ) -> list[Receipt]:
     """Make the targets in parallel and return their receipts; raise the first error after all have ended."""
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
-    recorded: list[Event] = []
+    recorded = Recorder()
     outcomes: list[Receipt | FactoryError] = []
     with interruptible():
         clear_dead(context.workspace)
         for lane in lanes.values():
             lane.clear_dead()
         try:
-            with working(context, "build", targets, request, recorded.append, cancelled=cancelled) as work:
+            with working(context, "build", targets, request, recorded, cancelled=cancelled) as work:
                 for receipt in reused:
                     report_reused(receipt, work.events)
                 for text in [
@@ -64,7 +64,7 @@ def produce_all(
                 _raise_first(outcomes, work.run)
         finally:
             for plan, outcome in zip(plans, outcomes, strict=False):
-                _write_report(work.run, plan, outcome, recorded)
+                _write_report(work.run, plan, outcome, recorded.events)
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 

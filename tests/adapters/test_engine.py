@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.engine.client import LAYERS, Bind, Engine
 from builder.errors import BuildError, MissingError
 from tests.support.engine_proxy import ENGINE, Fault, engine_with
 
@@ -312,3 +312,29 @@ def test_threads_can_load_the_sdk_concurrently() -> None:
             [sys.executable, "-c", LOAD_AT_ONCE], capture_output=True, text=True, check=True, timeout=60
         )
         assert done.stdout.strip() == "[]"
+
+
+def test_ends_a_program_that_takes_too_long(image: str) -> None:
+    """The container has the programs of this host, because its image is empty."""
+    engine = Engine()
+    mounts = [Bind(source=str(Path(name).resolve()), target=name) for name in ("/usr", "/lib", "/lib64")]
+    container = engine.create(
+        f"{LAYERS}:{image}",
+        command=["/usr/bin/sh", "-c", "echo begun; exec /usr/bin/sleep 600"],
+        network="none",
+        labels={LABEL: image},
+        mounts=mounts,
+    )
+    lines: list[str] = []
+    try:
+        with pytest.raises(BuildError, match="timed out after 2 s"):
+            engine.run_to_end(container, lines.append, timeout_s=2)
+        assert lines == ["begun"]
+        engine.start(container)
+        with pytest.raises(BuildError, match="timed out after 1 s"):
+            engine.execute(container, ["/usr/bin/sleep", "600"], lines.append, timeout_s=1)
+        record = engine.inspect_container(container)
+        assert record is not None
+        assert record["State"]["Running"] is False
+    finally:
+        engine.remove_container(container)

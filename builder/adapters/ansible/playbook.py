@@ -16,12 +16,13 @@ from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options, proxy_options
 from builder.errors import BuildError, CatalogError, FactoryError, IntegrityError
-from builder.events import Stream
+from builder.events import Stream, shortened
 from builder.marks import RUN_LABEL
 from builder.model import Layer, Plan, Value
 from builder.patterns import has_template
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
+_MOST_TASKS = 10_000  # of a role, whose names are kept
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
 # Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
@@ -81,7 +82,7 @@ class Listener:
         except ValueError:
             event = None
         if not isinstance(event, dict):
-            self.tail = [*self.tail[-19:], line]
+            self.tail = [*self.tail[-19:], shortened(line)]
             self.events.emit("step.log", step=self.step, text=line)
             return
         name = f"{event.get('role', '')} : {event.get('task', '')}".strip(" :")
@@ -106,7 +107,7 @@ class Listener:
             result = self.roles.setdefault(event.get("role", ""), RoleResult())
             result.tasks += 1
             result.seconds += seconds
-            if state == "changed":
+            if state == "changed" and len(result.changed) < _MOST_TASKS:
                 result.changed.append(name)
 
 

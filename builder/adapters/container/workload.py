@@ -7,11 +7,14 @@ workload are locked and belong to components.
 import io
 import re
 import tarfile
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.adapters.engine.client import Engine
+from builder.adapters.engine.client import LONGEST_S, Engine
 from builder.errors import BuildError
+from builder.events import shortened
 from builder.model import Plan
 
 
@@ -33,16 +36,22 @@ def build(
         labels=dict(labels),
         network_mode="none",
     )
-    lines: list[str] = []
+    lines: deque[str] = deque(maxlen=20)
+    deadline = time.monotonic() + LONGEST_S
     for event in events:
+        if time.monotonic() > deadline:
+            raise BuildError(
+                f"containers/{plan.target.workload}/Dockerfile: timed out after {LONGEST_S:.0f} s",
+                hint="see the last step in the run's log",
+            )
         for line in str(event.get("stream", "")).rstrip().splitlines():
-            lines.append(line)
+            lines.append(shortened(line))
             say(line)
         if "error" in event:
             raise BuildError(
                 f"containers/{plan.target.workload}/Dockerfile: {event['error']}",
                 hint="correct the Dockerfile; it is built without network",
-                details="\n".join(lines[-20:]),
+                details="\n".join(lines),
             )
 
 

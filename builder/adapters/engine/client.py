@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from builder.adapters.engine.lookup import HINT, list_images
-from builder.errors import BuildError, IntegrityError, MissingError
+from builder.errors import BuildError, FactoryError, IntegrityError, MissingError
+from builder.lines import pass_lines
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -25,6 +26,7 @@ LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _UNIX = "unix://"
 _CHUNK = 1 << 20
+LONGEST_S = 4 * 3600.0  # limit of a program in a container
 _ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
 
 
@@ -302,21 +304,54 @@ class Engine:
         with self.errors("stopping a container"):
             self.connect().stop(container, timeout=grace_s)
 
-    def run_to_end(self, container: str, on_line: Callable[[str], None]) -> int:
+    def run_to_end(
+        self, container: str, on_line: Callable[[str], None], *, timeout_s: float = LONGEST_S
+    ) -> int:
         """Start a container, pass its output to `on_line` line by line, and return its exit code."""
-        with self.errors("running a container"):
+        with self._ended_after(container, timeout_s), self.errors("running a container"):
             client = self.connect()
             client.start(container)
-            _pass_lines(client.logs(container, stream=True, follow=True), on_line)
+            pass_lines(client.logs(container, stream=True, follow=True), on_line)
             return int(client.wait(container)["StatusCode"])
 
-    def execute(self, container: str, command: Sequence[str], on_line: Callable[[str], None]) -> int:
+    def execute(
+        self,
+        container: str,
+        command: Sequence[str],
+        on_line: Callable[[str], None],
+        *,
+        timeout_s: float = LONGEST_S,
+    ) -> int:
         """Run a program in a running container, pass its output lines to `on_line`, return its exit code."""
-        with self.errors("running a program in a container"):
+        with self._ended_after(container, timeout_s), self.errors("running a program in a container"):
             client = self.connect()
             started = client.exec_create(container, list(command))["Id"]
-            _pass_lines(client.exec_start(started, stream=True), on_line)
+            pass_lines(client.exec_start(started, stream=True), on_line)
             return int(client.exec_inspect(started)["ExitCode"])
+
+    @contextmanager
+    def _ended_after(self, container: str, timeout_s: float) -> Iterator[None]:
+        """Kill the container if the block takes longer, and raise BuildError."""
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            with suppress(FactoryError), self.errors("ending a container"), _tolerating(404, 409):
+                self.connect(_ASK_S).kill(container)
+
+        timer = threading.Timer(timeout_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except FactoryError as error:
+            if expired.is_set():
+                raise _too_slow(timeout_s) from error
+            raise
+        finally:
+            timer.cancel()
+        if expired.is_set():
+            raise _too_slow(timeout_s)
 
     def execute_detached(self, container: str, command: Sequence[str]) -> None:
         """Start a program in a running container without waiting for it."""
@@ -382,6 +417,13 @@ class Engine:
             self.connect(_ASK_S).remove_container(container, force=True, v=True)
 
 
+def _too_slow(timeout_s: float) -> BuildError:
+    return BuildError(
+        f"timed out after {timeout_s:.0f} s: a program in a container did not end",
+        hint="see the last task in the run's log; check that its mirror answers: builder doctor",
+    )
+
+
 @contextmanager
 def _tolerating(*statuses: int) -> Iterator[None]:
     load_sdk()
@@ -399,16 +441,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _pass_lines(chunks: Iterable[bytes], on_line: Callable[[str], None]) -> None:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            on_line(line.decode(errors="replace").rstrip("\r"))
-    if rest:
-        on_line(rest.decode(errors="replace"))
 
 
 def _read_progress(events: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import IO
 
 from builder.errors import BuildError, MissingError
+from builder.lines import Lines
 from builder.wait import until
 
 _GRACE_S = 5.0
 _POLL_S = 0.1
 _CHUNK_BYTES = 65536
+_KEPT_CHARACTERS = 8 << 20
 # Signals that end a process group, each with the seconds to wait before the next.
 _ENDING = ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S))
 # An orphan of a killed run may need time to terminate its EC2 instance.
@@ -38,7 +41,10 @@ OnLine = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """Exit code and output of a program; `command` is the shell command line that runs it again."""
+    """Exit code and output of a program; `command` is the shell command line that runs it again.
+
+    Of a program with a listener, `output` has the last lines only.
+    """
 
     code: int
     output: str
@@ -123,7 +129,7 @@ class _Output:
     """
 
     def __init__(self, stream: IO[bytes], on_line: OnLine | None) -> None:
-        self.lines: list[str] = []
+        self.lines: deque[str] = deque()
         self.error: BaseException | None = None
         self.is_over = False
         self._stream = stream
@@ -131,7 +137,8 @@ class _Output:
         self._decoder = io.IncrementalNewlineDecoder(
             codecs.getincrementaldecoder("utf-8")("replace"), translate=True
         )
-        self._partial = ""
+        self._splitter = Lines()
+        self._kept = 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(stream, selectors.EVENT_READ)
 
@@ -148,12 +155,24 @@ class _Output:
             return
         chunk = os.read(self._stream.fileno(), _CHUNK_BYTES)
         self.is_over = not chunk
-        *complete, self._partial = (self._partial + self._decoder.decode(chunk, self.is_over)).split("\n")
-        if self.is_over and self._partial:
-            complete.append(self._partial)
-        self.lines += complete
+        complete = self._splitter.add(self._decoder.decode(chunk, self.is_over))
+        if self.is_over:
+            complete += self._splitter.end()
         for line in complete:
+            self._keep(line)
             self._notify(line)
+
+    def _keep(self, line: str) -> None:
+        """Keep the last lines; without a listener, too much output is an error, since lines would be lost."""
+        self.lines.append(line)
+        self._kept += len(line) + 1
+        while self._kept > _KEPT_CHARACTERS and len(self.lines) > 1:
+            self._kept -= len(self.lines.popleft()) + 1
+            if self._on_line is None and self.error is None:
+                self.error = BuildError(
+                    f"a program printed more than {_KEPT_CHARACTERS >> 20} MiB; its last line: {line[:200]}",
+                    hint="run the command by hand to see its output",
+                )
 
     def _notify(self, line: str) -> None:
         if self._on_line is None or self.error is not None:

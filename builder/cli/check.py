@@ -13,6 +13,7 @@ from builder.errors import UsageError
 from builder.marks import TARGET_LABEL
 from builder.model import Artifact, Plan, Report
 from builder.pipeline import check, refusal
+from builder.screen.text import clean
 
 
 def run(argv: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         for skipped in report.checks if report else ():
             if skipped.outcome == "skipped":
-                print(f"skipped {skipped.name}: {skipped.message}", file=sys.stderr)
+                print(clean(f"skipped {skipped.name}: {skipped.message}"), file=sys.stderr)
     print(artifact.reference)
     return 0
 

@@ -3,7 +3,7 @@
 import html
 import re
 
-from builder.screen.text import clean
+from builder.screen.text import clean_lines
 
 _VOID = frozenset({"meta", "br", "hr"})
 
@@ -34,7 +34,7 @@ def escape(text: str) -> Markup:
     """Escape text and remove terminal control sequences; return Markup unchanged."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape("\n".join(clean(line) for line in text.split("\n"))))
+    return Markup(html.escape(clean_lines(text)))
 
 
 def breakable(text: str) -> Markup:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from builder.screen.text import printable
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -60,9 +62,15 @@ def discard(stream: TextIO) -> None:
         os.close(null)
 
 
+class _Text(io.TextIOWrapper):
+    """Text stream that passes no foreign control sequence to the terminal, wherever a text came from."""
+
+    def write(self, text: str, /) -> int:
+        super().write(printable(text))
+        return len(text)
+
+
 def _text(raw: io.FileIO, before: TextIO | None, *, errors: str) -> TextIO:
     encoding = before.encoding if before is not None else "utf-8"
     is_line_buffered = raw.isatty() or isinstance(raw, _Stderr)
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=is_line_buffered
-    )
+    return _Text(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=is_line_buffered)

@@ -12,6 +12,8 @@ from builder.screen.text import (
     Look,
     cells,
     clean,
+    clean_lines,
+    coloured,
     duration,
     pad,
     size,
@@ -58,7 +60,7 @@ def summary(
         for index, text in enumerate(content):
             name = pad(label if index == 0 else "", _LABEL_WIDTH)
             lines.append(f"  {look.paint(name, 'dim')}{text}".rstrip())
-    return look.plain("\n".join([*lines, ""]))
+    return look.plain(coloured("\n".join([*lines, ""])))
 
 
 def _layers(attempt: Attempt, look: Look) -> list[str]:
@@ -134,15 +136,16 @@ def _published(attempt: Attempt) -> list[str]:
 
 def error(err: FactoryError) -> str:
     """Format an error for the terminal: message, indented details, hint."""
-    lines = [f"error: {err.message}"]
+    lines = [f"error: {clean_lines(err.message)}"]
     lines += [f"  {clean(line)}".rstrip() for line in err.details.splitlines()]
     if err.hint:
-        lines.append(f"hint: {err.hint}")
+        lines.append(f"hint: {clean_lines(err.hint)}")
     return "\n".join(lines)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, look: Look = _PLAIN) -> str:
     """Format an aligned table of at most `width` columns; wide columns wrap, numbers align right."""
+    headers, *rows = ([coloured(cell) for cell in row] for row in (headers, *rows))
     columns = len(headers)
     widths = _column_widths([headers, *rows], width - len(_GAP) * (columns - 1))
     right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(columns)]

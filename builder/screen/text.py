@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-# Terminal escape sequences (CSI, OSC and two-byte) in the output of tools.
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Terminal escape sequences: CSI, strings (OSC, DCS, SOS, PM, APC) up to their end, two-byte sequences; then
+# control characters, characters that reorder or hide text, and halves of characters, which cannot be encoded.
+_CONTROL = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    r"|[\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    r"|[\ud800-\udfff]"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Sequences of the live view as well: move the cursor, erase lines, hide and show the cursor.
+_DRAWING = re.compile(r"\x1b\[([0-9;]*[mAJK]|\?25[hl])")
 
 _SGR = {"good": "32", "bad": "1;31", "warn": "33", "work": "36", "dim": "2", "bold": "1"}
 
@@ -126,10 +136,31 @@ def count(number: int, noun: str) -> str:
 
 
 def clean(line: str) -> str:
-    """Remove terminal control sequences and overwritten text from a line of a tool's output."""
-    visible = _SEQUENCE.sub("", line.rstrip("\r\n"))
+    """Remove control sequences, reordering characters and overwritten text from a line of foreign text."""
+    visible = _CONTROL.sub(_escaped, line.rstrip("\r\n"))
     # A progress bar rewrites its line; keep only its last state.
-    return _CONTROL.sub("", visible.rpartition("\r")[2]).expandtabs(8)
+    return visible.rpartition("\r")[2].replace("\n", " ").expandtabs(8)
+
+
+def clean_lines(text: str) -> str:
+    """Clean each line of a text."""
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
+def coloured(text: str) -> str:
+    """Remove what `clean` removes from a text, but keep its colours and line ends."""
+    kept = _CONTROL.sub(lambda match: match[0] if _COLOUR.fullmatch(match[0]) else _escaped(match), text)
+    return kept.replace("\r", "")
+
+
+def printable(text: str) -> str:
+    """Remove all control sequences but colours and those of the live view; applied to all output."""
+    return _CONTROL.sub(lambda match: match[0] if _DRAWING.fullmatch(match[0]) else _escaped(match), text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Return half a character as text, such as the invalid byte of a file name, and nothing for the rest."""
+    return match[0].encode("ascii", "backslashreplace").decode() if "\ud800" <= match[0] <= "\udfff" else ""
 
 
 def cells(text: str) -> int:

@@ -4,8 +4,10 @@ A message names the failure, the value and the file or key; a hint is a command 
 No text of an error contains the password of a URL.
 """
 
+import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _LOGIN = re.compile(r"""\b((?:https?|ftp|socks\w{0,2})://)[^\s/"'<>]*@""", re.IGNORECASE)
 
@@ -82,3 +84,31 @@ class Interrupted(FactoryError):
     """The run was interrupted by SIGINT, SIGTERM or SIGHUP."""
 
     exit_code = 130
+
+
+def of_system(error: OSError, kind: type[FactoryError]) -> FactoryError:
+    """Return an error of the operating system as an error of the step in which it happened."""
+    path = str(error.filename or "a file")
+    reason = error.strerror or type(error).__name__
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = f"free some space: df -h {path}; builder clean" if is_full else f"ls -ld {path}"
+    return kind(f"{path}: {reason}", hint=hint)
+
+
+@contextmanager
+def system_errors(kind: type[FactoryError]) -> Iterator[None]:
+    """Raise an OSError of the block as an error of the step that the block is."""
+    try:
+        yield
+    except OSError as error:
+        raise of_system(error, kind) from error
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Add the path to an OSError of the block that names none: errors of write and fsync do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

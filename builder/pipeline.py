@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import CatalogError, CheckError, IntegrityError
+from builder.errors import BuildError, CatalogError, CheckError, IntegrityError, PublishError, system_errors
 from builder.events import Stream
 from builder.lock import LOCK_PATH
 from builder.model import Artifact, Plan, Publication, Receipt, Report
@@ -71,18 +71,22 @@ def report_reused(receipt: Receipt, events: Stream) -> None:
 def produce(plan: Plan, tools: Tools) -> Receipt:
     """Run the steps that a plan still needs (make, check, publish); return the receipt."""
     earlier = tools.ledger.find(plan)
-    artifact = tools.maker.make(plan)
+    with system_errors(BuildError):
+        artifact = tools.maker.make(plan)
     if earlier and earlier.artifact.reference != artifact.reference:
         earlier = None
-    report = _check(plan, artifact, earlier, tools)
+    with system_errors(CheckError):
+        report = _check(plan, artifact, earlier, tools)
+    with system_errors(BuildError):
+        # Record before publishing: if the registry fails, a retry must not repeat the checks.
+        known = earlier.publications if earlier and report.passed else ()
+        receipt = tools.ledger.record(plan, artifact, report, known)
     if not report.passed:
-        tools.ledger.record(plan, artifact, report, ())
         raise refusal(plan, report)
-    # Record before publishing: if the registry fails, a retry must not repeat the checks.
-    receipt = tools.ledger.record(plan, artifact, report, earlier.publications if earlier else ())
     if tools.publisher:
-        publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
-        receipt = tools.ledger.record(plan, artifact, report, publications)
+        with system_errors(PublishError):
+            publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
+            receipt = tools.ledger.record(plan, artifact, report, publications)
     return receipt
 
 

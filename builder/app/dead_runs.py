@@ -1,5 +1,6 @@
 """Finds runs whose process has died and that may have left resources in an AWS account or a rehearsal."""
 
+import sys
 from dataclasses import dataclass
 
 from builder.adapters.ami import janitor, journal
@@ -7,6 +8,7 @@ from builder.adapters.aws.account import Account
 from builder.adapters.host.workspace import is_running
 from builder.app.account import SiteAccount
 from builder.app.context import Context
+from builder.errors import MissingError
 from builder.lock import ACCOUNT
 from builder.rehearsal import session
 
@@ -36,7 +38,11 @@ def dead_runs(context: Context) -> list[DeadRun]:
     for run in journal.runs(context.workspace):
         if is_running(context.workspace, run):
             continue
-        accounts = {entry.account_id for entry in journal.read(context.workspace, run)}
+        try:
+            accounts = {entry.account_id for entry in journal.read(context.workspace, run)}
+        except MissingError as error:
+            print(f"run {run} is left alone: {error.message}; {error.hint}", file=sys.stderr)
+            continue
         if all(_is_over(context, account_id) for account_id in accounts):
             journal.delete(context.workspace, run)
             continue

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import LAYERS, Engine, Image
-from builder.adapters.host.workspace import dead_runs, forget_run, is_running, live_runs
+from builder.adapters.host.receipts import unreadable
+from builder.adapters.host.workspace import dead_runs, foreign_runs, forget_run, is_running, live_runs
 from builder.adapters.registry import local
 from builder.adapters.registry.blobs import BlobStore
 from builder.app.context import Context
@@ -56,14 +57,23 @@ class Leftover:
     remove: Callable[[], object]
 
 
-def find_leftovers(context: Context, engine: Engine, limits: Limits) -> Iterator[Leftover]:
+def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle: bool) -> Iterator[Leftover]:
+    """Yield what can be removed; `is_idle` means that no run uses layers and caches."""
+    for run, host in foreign_runs(context.workspace).items():
+        folder = context.workspace.scratch / run
+        print(
+            f"run {run} of host {host} is left alone: run builder clean there,"
+            f" or remove {folder} if that host is gone",
+            file=sys.stderr,
+        )
     yield from _dead(context, engine)
     yield from _rehearsals(context, engine)
     yield from _accounts(context)
     yield from _runs(context, limits)
     yield from _former_registry(context)
-    if live := live_runs(context.workspace):
-        print(f"run {live[0]} is in progress: layers and caches are kept", file=sys.stderr)
+    if not is_idle:
+        live = next(iter(live_runs(context.workspace)), "")
+        print(f"run {live} is in progress: layers and caches are kept", file=sys.stderr)
         return
     yield from _layers(context, engine, limits)
     yield from _blobs(context, engine, limits)
@@ -101,6 +111,8 @@ def _accounts(context: Context) -> Iterable[Leftover]:
     """Yield dead runs with leftovers in AWS accounts; without a journal, import no AWS module."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
+    for problem in unreadable(context.workspace.out):
+        print(f"AMIs that may be of this receipt are kept: {problem}", file=sys.stderr)
     for dead in dead_runs_in_accounts(context):
         if dead.account is None:
             print(

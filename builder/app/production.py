@@ -188,7 +188,13 @@ def _write_report(run: Run, plan: Plan, outcome: Receipt | FactoryError, events:
         else attempt_after(outcome, plan=plan, events=events, run=run.name, created=now(), commit="")
     )
     path = run.folder / f"report-{plan.target.name}.html"
-    write_atomically(path, render(attempt, events, environment=_environment()))
+    try:
+        write_atomically(path, render(attempt, events, environment=_environment()))
+    except OSError as error:
+        if isinstance(outcome, Receipt):
+            raise
+        # The build has failed already; its error must not be lost.
+        print(f"the report was not written: {path}: {error.strerror}", file=sys.stderr)
 
 
 def _environment() -> Mapping[str, str]:

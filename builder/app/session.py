@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from builder.adapters.host.receipts import Receipts
+from builder.adapters.host.receipts import Receipts, unreadable
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Request
 from builder.app.lanes.table import open_lanes
@@ -17,6 +17,9 @@ from builder.screen.ndjson import JsonLines
 
 def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Receipt]:
     """Return the receipts of all plans, in their order; make only missing targets."""
+    for plan in plans:
+        for problem in unreadable(context.workspace.out, plan.target.name):
+            print(f"not used: {problem}", file=sys.stderr)
     cancelled = threading.Event()
     lanes = open_lanes(context, plans, cancelled)
     for kind, lane in lanes.items():

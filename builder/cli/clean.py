@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import without_runs
 from builder.app.context import add_site, open_context, parser, print_table
-from builder.app.leftovers import KEPT_RUNS, Limits, find_leftovers
+from builder.app.leftovers import KEPT_RUNS, Leftover, Limits, find_leftovers
 from builder.screen.text import count, size
 from builder.units import parse_size, parse_span
 
@@ -44,13 +45,20 @@ def run(argv: Sequence[str]) -> int:
         older_than_s=parsed.older_than,
         max_bytes=parsed.max_size,
     )
-    found = list(find_leftovers(open_context(parsed), Engine(), limits))
+    context = open_context(parsed)
+    # A run that begins while items are removed waits: it could use one of them.
+    with without_runs(context.workspace) as is_idle:
+        found = list(find_leftovers(context, Engine(), limits, is_idle=is_idle))
+        return _show_or_remove(found, argv, yes=parsed.yes)
+
+
+def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], *, yes: bool) -> int:
     if not found:
         print("nothing to remove", file=sys.stderr)
         return 0
     print_table(("item", "why", "size"), [(item.name, item.why, size(item.size_bytes)) for item in found])
     total = size(sum(item.size_bytes for item in found))
-    if not parsed.yes:
+    if not yes:
         again = shlex.join(["builder", "clean", "--yes", *argv])
         print(f"\nnothing was removed; {total} would be freed by: {again}", file=sys.stderr)
         return 0

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from builder.errors import FactoryError, Interrupted, UsageError
+    from builder.errors import FactoryError, Interrupted, MissingError, UsageError, of_system
 
     try:
         if not words or words[0] in ("-h", "--help", "help"):
@@ -68,6 +68,13 @@ def _run(words: list[str]) -> int:
 
         print(render(error), file=sys.stderr)
         return error.exit_code
+    except OutputLost:
+        raise
+    except OSError as error:
+        from builder.screen.summary import error as render
+
+        print(render(of_system(error, MissingError)), file=sys.stderr)
+        return MissingError.exit_code
     except SystemExit as end:  # argparse has printed a help text
         return int(end.code or 0)
     except KeyboardInterrupt:

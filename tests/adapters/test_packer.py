@@ -297,14 +297,19 @@ def test_interrupts_the_orphans_of_a_dead_run_and_no_other_processes(tmp_path: P
         f"mkfifo {tmp_path}/$2; echo > {tmp_path}/$2.ready; while :; do read -r line < {tmp_path}/$2; done\n"
     )
     with interruptible():
+        # The command line of the other process names a file of the dead run.
         mine, other = (
-            subprocess.Popen(["sh", str(script), mark, name], start_new_session=True)
-            for mark, name in (("scratch/dead-run/x", "mine"), ("scratch/dead-run2/x", "other"))
+            subprocess.Popen(
+                ["sh", str(script), "scratch/dead-run/x", name],
+                start_new_session=True,
+                env=os.environ | {"IMAGE_FACTORY_RUN": f"scratch/{run}"},
+            )
+            for run, name in (("dead-run", "mine"), ("dead-run2", "other"))
         )
     try:
         ready = [tmp_path / f"{name}.ready" for name in ("mine", "other")]
         assert until(lambda: all(path.exists() for path in ready), timeout_s=20, every_s=0.1)
-        process.end_orphans("scratch/dead-run/")
+        process.end_orphans("scratch/dead-run")
         assert mine.wait(20) == 1
         assert (tmp_path / "cleaned").read_text() == "cleaned\n"
         assert other.poll() is None

@@ -15,7 +15,7 @@ from builder.adapters.ami.ownership import Ownership, ownership
 from builder.adapters.ami.steps import AmiRef, snapshots_of
 from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, tags_of
-from builder.adapters.host.receipts import references
+from builder.adapters.host.receipts import references, unreadable
 from builder.adapters.host.workspace import Workspace, is_run_name
 from builder.errors import BuildError, UsageError
 from builder.marks import SOURCE_TAG
@@ -160,6 +160,8 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     checkouts = {workspace.out, *(Path(entry.out) for entry in own)}
     recorded = frozenset(ami for out in checkouts for ami in references(out))
     complete = frozenset(entry.id for entry in own if entry.kind == "image" and entry.id) - recorded
+    # An image may have a receipt of another version, which cannot be read here.
+    keep_complete = keep_complete or any(unreadable(out) for out in checkouts)
     kept = recorded | complete if keep_complete else recorded
     removed = []
     if any(not entry.id or entry.id in complete - kept for entry in own):
@@ -171,7 +173,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
                 keeps=kept.__contains__,
             )
             removed += janitor.sweep()
-    is_done = not (complete and keep_complete)
+    is_done = not (complete & kept)
     if len(own) == len(entries) and is_done:
         journal.delete(workspace, run)
     return removed

@@ -5,6 +5,7 @@ regions to search and which images are complete.
 """
 
 import datetime
+import errno
 import json
 import os
 import threading
@@ -17,7 +18,8 @@ from typing import Any
 
 from builder.adapters.aws.account import Account
 from builder.adapters.host.receipts import now
-from builder.adapters.host.workspace import Run, Workspace, is_run_name
+from builder.adapters.host.workspace import Run, Workspace, is_run_name, sync_folder
+from builder.errors import MissingError, naming
 
 _BEGUN, _KEPT, _GONE = "begun", "kept", "gone"
 
@@ -105,37 +107,42 @@ def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
     path = path_of(run.workspace, run.name)
     line = json.dumps({"at": now(), "event": event, **fields}) + "\n"
     with _writing:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run.workspace.folder("journal")
         is_new = not path.exists()
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            descriptor = os.open(path.parent, os.O_RDONLY)
+        with naming(path), path.open("ab", buffering=0) as file:
+            size = file.tell()
             try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                if file.write(line.encode()) < len(line.encode()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # else the next line would continue a partial one
+                raise
+        if is_new:
+            sync_folder(path.parent)
 
 
 def read(workspace: Workspace, run: str) -> list[Entry]:
     """Return a run's entries, except those of deleted resources; entries of complete resources have an id.
 
-    A killed run may leave a partial last line, which is ignored: its resource was never requested.
+    A killed run may leave a partial last line, which is ignored: its resource was never requested. Raises
+    MissingError if another line cannot be read, because it may concern any of the resources.
     """
+    path = path_of(workspace, run)
     found: dict[tuple[str, str, str], Entry] = {}
     try:
-        lines = path_of(workspace, run).read_text(encoding="utf-8").splitlines()
+        *lines, partial = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    for line in lines:
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from error
+    for number, line in enumerate((*lines, partial), 1):
         try:
-            table = json.loads(line)
-        except ValueError:
-            continue
-        event, _ = table.pop("event"), table.pop("at")
-        entry = Entry(account_id=table.pop("place"), **table)
+            event, entry = _parse(line)
+        except (ValueError, RecursionError) as error:
+            if number > len(lines):  # the partial line
+                continue
+            raise _unreadable(path, f"line {number}: {str(error)[:200]}") from error
         key = (entry.kind, entry.name, entry.region)
         if event == _GONE:
             found.pop(key, None)
@@ -144,12 +151,35 @@ def read(workspace: Workspace, run: str) -> list[Entry]:
     return list(found.values())
 
 
+def _parse(line: bytes) -> tuple[str, Entry]:
+    """Return the event and the entry of a line; ignores the keys of newer versions."""
+    table = json.loads(line)
+    if not isinstance(table, dict):
+        raise ValueError("not a JSON object")
+    names = {"kind": "kind", "name": "name", "region": "region", "account_id": "place", "out": "out"}
+    values = {field: table.get(key) for field, key in names.items()} | {"id": table.get("id", "")}
+    event = table.get("event")
+    if event not in (_BEGUN, _KEPT, _GONE):
+        raise ValueError(f"unknown event {event!r}")
+    if wrong := [names.get(field, field) for field, value in values.items() if not isinstance(value, str)]:
+        raise ValueError(f"no valid {wrong[0]}")
+    return event, Entry(**{field: str(value) for field, value in values.items()})
+
+
+def _unreadable(path: Path, problem: str) -> MissingError:
+    return MissingError(
+        f"{path}: {problem}",
+        hint="use the version of builder that wrote the file; or remove what its run left in the account,"
+        " then the file",
+    )
+
+
 def begun(workspace: Workspace, run: str) -> datetime.datetime | None:
     """Return when the journal began, before the first resource of its run; None if it is unreadable."""
     try:
         with path_of(workspace, run).open(encoding="utf-8") as file:
             moment = datetime.datetime.fromisoformat(json.loads(file.readline())["at"])
-    except (FileNotFoundError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
     return moment if moment.tzinfo else None
 

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from builder.errors import MissingError
+from builder.errors import MissingError, naming
 
 _PREFIX = "factory-"
 
@@ -77,6 +77,6 @@ def _is_private(folder: Path) -> bool:
 def write(path: Path, text: str) -> None:
     """Write a file with mode 0600; replaces the content and the mode of an existing file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with naming(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(descriptor, 0o600)
         file.write(text)

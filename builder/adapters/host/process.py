@@ -36,6 +36,9 @@ _ORPHANS_ENDING = ((signal.SIGINT, 60.0), *_ENDING)
 # Variables that locate programs, user settings and temporary files, but do not change a program's behaviour.
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "XDG_CONFIG_HOME", "TMPDIR")
 
+_RUN = "IMAGE_FACTORY_RUN"
+_marks: dict[str, str] = {}
+
 OnLine = Callable[[str], None]
 
 
@@ -97,7 +100,7 @@ def run(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=clean_environment() if env is None else dict(env),
+                env={**(clean_environment() if env is None else env), **_marks},
                 cwd=cwd,
             )
     except OSError as error:
@@ -233,12 +236,19 @@ def _end_group(
     until(is_read, timeout_s=_GRACE_S, every_s=0)
 
 
-def end_orphans(mark: str) -> None:
-    """End the process groups left by a killed run, recognized by `mark` in a command line.
+def mark_children(run: str) -> None:
+    """Set a variable in the environment of all programs that `run` starts from now on."""
+    _marks[_RUN] = run
 
-    SIGINT comes first, as from a terminal, so that the processes can clean up.
+
+def end_orphans(run: str) -> None:
+    """End the process groups left by a killed run, recognized by the variable of `mark_children`.
+
+    A command line proves nothing: another program may read a file of the run. SIGINT comes first, as from a
+    terminal, so that the processes can clean up.
     """
-    for group in {found for found, words in _processes() if mark in words} - {os.getpgrp()}:
+    mark = f"{_RUN}={run}".encode()
+    for group in {found for found, variables in _processes() if mark in variables} - {os.getpgrp()}:
         for number, grace_s in _ORPHANS_ENDING:
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
@@ -250,12 +260,12 @@ def _is_over(group: int) -> bool:
     return group not in {found for found, _ in _processes()}
 
 
-def _processes() -> Iterator[tuple[int, str]]:
-    """Yield (process group, command line) of every process except zombies, whose command line is empty."""
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (process group, environment) of each process whose environment this user can read."""
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if words := (path / "cmdline").read_bytes():
-                yield os.getpgid(int(path.name)), words.replace(b"\0", b" ").decode(errors="replace")
+            if variables := (path / "environ").read_bytes():
+                yield os.getpgid(int(path.name)), variables.split(b"\0")
 
 
 @dataclass(frozen=True, slots=True)

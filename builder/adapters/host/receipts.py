@@ -4,12 +4,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
-from builder.model import Artifact, Check, LayerResult, Plan, Publication, Receipt, Report
+from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.plan import to_json
 
 FORMAT = 1
@@ -26,14 +28,16 @@ class Receipts:
     def find(self, plan: Plan) -> Receipt | None:
         """Return the receipt of this plan; None if there is no receipt or if the checks have changed."""
         table = read(self._folder / plan.target.name / f"{plan.key}.json")
-        if table is None or table["plan"]["checks"] != plan.checks:
+        try:
+            stored = _decode(_Stored, table)
+        except ValueError:
             return None
-        return _receipt(table, plan)
+        return _receipt(stored, plan) if stored.plan.checks == plan.checks else None
 
     def last_layers(self, target: str) -> dict[str, dict[str, Any]]:
         """Return the layers of a target's newest receipt, by name; empty without a receipt."""
         table = newest(self._folder.parent, target)
-        return {layer["name"]: layer for layer in table["plan"]["layers"]} if table else {}
+        return {layer["name"]: layer for layer in table.get("plan", {}).get("layers", ())} if table else {}
 
     def record(
         self,
@@ -59,9 +63,16 @@ class Receipts:
 
 
 def references(out: Path) -> frozenset[str]:
-    """Return the engine image IDs and AMI IDs of all receipts of a checkout."""
+    """Return the engine image IDs and AMI IDs of all receipts of a checkout that can be read."""
     tables = (read(path) for path in (out / "receipts").glob("*/*.json"))
-    return frozenset(str(table["artifact"]["reference"]) for table in tables if table)
+    return frozenset(table["artifact"]["reference"] for table in tables if table)
+
+
+def unreadable(out: Path, target: str = "*") -> list[str]:
+    """Return the path of each receipt that cannot be read, with the reason; check all keys of a target."""
+    kind = _Referring if target == "*" else _Stored
+    found = ((path, _problem(path, kind)) for path in sorted((out / "receipts").glob(f"{target}/*.json")))
+    return [f"{path}: {problem}" for path, problem in found if problem]
 
 
 def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
@@ -72,8 +83,8 @@ def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
 
 def newest(out: Path, target: str) -> dict[str, Any] | None:
     """Return the JSON of a target's newest receipt, or None."""
-    paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return read(paths[-1]) if paths else None
+    paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: -path.stat().st_mtime)
+    return next((table for path in paths if (table := read(path))), None)
 
 
 def now() -> str:
@@ -88,26 +99,128 @@ def as_json(receipt: Receipt) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any] | None:
     """Return the JSON of a receipt; None if the file is missing, damaged or of another format."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        table = _parse(path, _Referring)
+    except (OSError, ValueError, RecursionError):
         return None
-    return table if isinstance(table, dict) and table.get("format") == FORMAT else None
+    return table
 
 
-def _receipt(table: Mapping[str, Any], plan: Plan) -> Receipt:
-    artifact = dict(table["artifact"])
-    artifact["layers"] = tuple(
-        LayerResult(**{**layer, "components": tuple(layer["components"])}) for layer in artifact["layers"]
-    )
-    report = table["report"]
+def _problem(path: Path, kind: type) -> str:
+    try:
+        _parse(path, kind)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error.strerror)
+    except (ValueError, RecursionError) as error:
+        return f"not a receipt of format {FORMAT}: {str(error)[:200]}"
+    return ""
+
+
+def _parse(path: Path, kind: type) -> dict[str, Any]:
+    """Return the JSON of a receipt; raise ValueError if a key is missing or invalid.
+
+    Keys of newer versions are kept.
+    """
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(table, dict):
+        raise ValueError("not a JSON object")
+    if table.get("format") != FORMAT:
+        raise ValueError(f"its format is {table.get('format')!r}")
+    _decode(kind, table)
+    return table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    name: str
+    key: str
+    parent: str
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    checks: str = ""
+    layers: tuple[_Layer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Artifact:
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Check:
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Report:
+    checks: tuple[_Check, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Referring:
+    """Keys that commands read from a receipt of any plan."""
+
+    artifact: _Artifact
+    plan: _Plan = field(default_factory=_Plan)
+    report: _Report | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """Keys that make a receipt of a known plan."""
+
+    run: str
+    created: str
+    commit: str
+    plan: _Plan
+    artifact: Artifact
+    report: Report | None
+    publications: tuple[Publication, ...]
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """Return a JSON value as a value of a type; raise ValueError otherwise; ignore unknown keys."""
+    if dataclasses.is_dataclass(kind):
+        return _decode_object(kind, value)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None else _decode(inner[0], value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(inner[0], item) for item in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {key: _decode(inner[1], item) for key, item in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    raise ValueError(f"{str(value)[:60]!r} is not of type {getattr(origin or kind, '__name__', kind)}")
+
+
+def _decode_object(kind: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:60]!r} is not an object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in value and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"no key {missing[0]!r}")
+    return kind(**{name: _decode(field.type, value[name]) for name, field in fields.items() if name in value})
+
+
+def _receipt(stored: _Stored, plan: Plan) -> Receipt:
     return Receipt(
-        run=table["run"],
-        created=table["created"],
-        commit=table["commit"],
+        run=stored.run,
+        created=stored.created,
+        commit=stored.commit,
         plan=plan,
-        artifact=Artifact(**artifact),
-        report=report and Report(**{**report, "checks": tuple(Check(**check) for check in report["checks"])}),
-        publications=tuple(
-            Publication(**{**entry, "tags": tuple(entry["tags"])}) for entry in table["publications"]
-        ),
+        artifact=stored.artifact,
+        report=stored.report,
+        publications=stored.publications,
     )

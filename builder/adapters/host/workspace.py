@@ -12,17 +12,18 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from builder.adapters.host import private, process
-from builder.errors import Interrupted, MissingError
+from builder.errors import Interrupted, MissingError, naming
 from builder.wait import until
 
 _POLL_S = 0.1
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
+_RUNS = "runs"  # lock that runs share and a removal of shared folders holds alone
 _SOCKETS = "sockets"  # link in a run's scratch folder to its folder for sockets
 _creating = threading.Lock()
 
@@ -129,8 +130,11 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
             f"cannot write to {error.filename}: {error.strerror}",
             hint="make it writable, or set BUILDER_HOME to a writable folder",
         ) from error
-    with (scratch / "alive").open("w") as alive:
+    with _alive(workspace), (scratch / "alive").open("w") as alive:
         _try_lock(alive.fileno())
+        alive.write("\n".join(_host()))
+        alive.flush()
+        process.mark_children(str(scratch))
         run = Run(
             name=name,
             workspace=workspace,
@@ -173,31 +177,89 @@ def is_running(workspace: Workspace, run: str) -> bool:
 def _is_alive(scratch: Path) -> bool:
     try:
         with (scratch / "alive").open("r+") as file:
-            return not _try_lock(file.fileno())
+            return not _try_lock(file.fileno()) or is_foreign(file.read())
     except FileNotFoundError:
         # A run that is starting has created its folder but not its lock; it counts as alive for 10 s.
+        # The clock may have been set back since then.
         try:
-            return time.time() - scratch.stat().st_mtime < 10
+            return abs(time.time() - scratch.stat().st_mtime) < 10
         except FileNotFoundError:
             return True
+
+
+def _host() -> tuple[str, str]:
+    """Return the name of this host and the id of its kernel's last start."""
+    return os.uname().nodename, Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def is_foreign(text: str) -> bool:
+    """True if a lock file with this text belongs to another host, whose locks a shared home does not show.
+
+    A lock that is free belongs to a dead process if the kernel is the same, or if this host was restarted.
+    """
+    name, _, boot = text.strip().partition("\n")
+    own_name, own_boot = _host()
+    return bool(name) and own_name != name and own_boot != boot
+
+
+def foreign_runs(workspace: Workspace) -> dict[str, str]:
+    """Return the runs of other hosts with this home, each with the name of its host."""
+    found = {}
+    for path in workspace.scratch.glob("*/alive"):
+        with suppress(OSError):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if is_foreign(text):
+                found[path.parent.name] = text.partition("\n")[0]
+    return found
+
+
+@contextmanager
+def _alive(workspace: Workspace) -> Iterator[None]:
+    """Prevent the removal of shared folders until the block ends; wait for a removal in progress."""
+    with (workspace.folder("locks") / _RUNS).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def without_runs(workspace: Workspace) -> Iterator[bool]:
+    """Yield True if no run is in progress; then none begins until the block ends."""
+    with (workspace.folder("locks") / _RUNS).open("a") as file:
+        yield _try_lock(file.fileno()) and not live_runs(workspace)
 
 
 def forget_run(workspace: Workspace, name: str) -> None:
     """End the remaining processes of a dead run, such as Packer, and delete its folders."""
     import shutil
 
-    process.end_orphans(f"{workspace.scratch / name}/")
+    process.end_orphans(str(workspace.scratch / name))
     private.remove_temporary_folder(workspace.scratch / name / _SOCKETS)
     shutil.rmtree(workspace.scratch / name, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file by renaming a temporary one, so that readers never see it incomplete."""
+    """Write a file by renaming a temporary one, so that readers never see it incomplete.
+
+    Both are synced to disk, so that this also holds after a loss of power.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with naming(path), temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names of a folder's files to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -238,6 +238,7 @@ class BlobStore:
     def _keep(self, partial: IO[bytes], path: Path) -> None:
         partial.flush()
         os.fchmod(partial.fileno(), 0o644)
+        os.fsync(partial.fileno())  # else a loss of power can leave a record whose blob is empty
         Path(partial.name).rename(path)
 
     def _blob(self, digest: str) -> Path:

@@ -1,0 +1,89 @@
+"""Runs of this and other hosts while folders are cleaned, and after the clock was set."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.host.workspace import (
+    Workspace,
+    dead_runs,
+    foreign_runs,
+    is_running,
+    live_runs,
+    open_run,
+    without_runs,
+)
+
+NAME = os.uname().nodename
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+BOUND_S = 30
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(home=tmp_path / "home", out=tmp_path / "out")
+
+
+def leave(workspace: Workspace, name: str, alive: str | None) -> Path:
+    """Create the scratch folder of a run whose process has ended, or runs on another host."""
+    folder = workspace.folder("scratch", name)
+    if alive is not None:
+        (folder / "alive").write_text(alive)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("alive", "is_dead"),
+    [
+        (f"{NAME}\n{BOOT}", True),
+        (f"{NAME}\nboot-before", True),
+        (f"container\n{BOOT}", True),
+        ("other-host\nother-boot", False),
+        ("", True),
+    ],
+    ids=["killed", "restarted", "other container", "other host", "older version"],
+)
+def test_leaves_runs_of_other_hosts_alone(workspace: Workspace, alive: str, *, is_dead: bool) -> None:
+    leave(workspace, "run", alive)
+    assert dead_runs(workspace) == (["run"] if is_dead else [])
+    assert is_running(workspace, "run") is not is_dead
+    assert foreign_runs(workspace) == ({} if is_dead else {"run": "other-host"})
+    with without_runs(workspace) as is_idle:
+        assert is_idle is is_dead
+
+
+def test_a_run_names_its_host(workspace: Workspace) -> None:
+    with open_run(workspace, "build") as run:
+        assert (run.scratch / "alive").read_text() == f"{NAME}\n{BOOT}"
+        assert live_runs(workspace) == [run.name]
+        assert foreign_runs(workspace) == {}
+
+
+@pytest.mark.parametrize("offset_s", [-3600, 3600], ids=["in the past", "in the future"])
+def test_a_run_without_lock_is_dead_whatever_the_clock_says(workspace: Workspace, offset_s: int) -> None:
+    folder = leave(workspace, "run", None)
+    assert dead_runs(workspace) == [], "it may be starting"
+    moment = time.time() + offset_s
+    os.utime(folder, (moment, moment))
+    assert dead_runs(workspace) == ["run"]
+
+
+def test_no_run_begins_while_shared_folders_are_removed(workspace: Workspace) -> None:
+    begun = threading.Event()
+
+    def begin() -> None:
+        with open_run(workspace, "build"):
+            begun.set()
+
+    thread = threading.Thread(target=begin)
+    with without_runs(workspace) as is_idle:
+        assert is_idle
+        thread.start()
+        assert not begun.wait(0.5)
+    assert begun.wait(BOUND_S)
+    thread.join(BOUND_S)
+    with open_run(workspace, "one"), open_run(workspace, "two"), without_runs(workspace) as is_idle:
+        assert not is_idle

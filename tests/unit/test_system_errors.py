@@ -1,0 +1,129 @@
+"""Full disks and other system errors: a message with path and reason, the exit code of the step."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import pipeline
+from builder.adapters.host.workspace import Workspace, open_run, write_atomically
+from builder.cli.main import main
+from builder.errors import BuildError, CheckError, FactoryError, MissingError, PublishError, of_system
+from builder.events import Stream
+from builder.model import Artifact, Check, Plan, Publication, Report
+from builder.screen.files import RunFiles
+from tests.support.repository import Repository
+
+
+class FullDisk:
+    """Tools of a pipeline; the disk is full at the given call."""
+
+    def __init__(self, plan: Plan, at: str) -> None:
+        self._at, self._plan = at, plan
+        self.records = 0
+
+    def _write(self, call: str) -> None:
+        if call == self._at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"/full/{call}")
+
+    def find(self, _: Plan) -> None:
+        return None
+
+    def make(self, _: Plan) -> Artifact:
+        self._write("make")
+        return Artifact(kind="container", target="hello", reference="sha256:1", key=self._plan.key)
+
+    def check(self, *_: object) -> Report:
+        self._write("check")
+        check = Check(name="a", component="b", outcome="passed", seconds=1)
+        return Report(reference="sha256:1", checks=(check,), seconds=1)
+
+    def publish(self, *_: object) -> Publication:
+        self._write("publish")
+        return Publication(name="n", digest="d")
+
+    def holds(self, _: Publication) -> bool:
+        return False
+
+    def record(self, *_: object) -> object:
+        self.records += 1
+        self._write(f"record {self.records}")
+        return object()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ("make", BuildError),
+        ("check", CheckError),
+        ("record 1", BuildError),
+        ("publish", PublishError),
+        ("record 2", PublishError),
+    ],
+)
+def test_a_full_disk_has_the_exit_code_of_its_step(
+    repository: Repository, call: str, kind: type[FactoryError]
+) -> None:
+    plan = repository.plan()
+    tools: Any = FullDisk(plan, call)
+    parts = pipeline.Tools(
+        finder=tools, maker=tools, checker=tools, publisher=tools, ledger=tools, events=Stream()
+    )
+    with pytest.raises(kind) as failure:
+        pipeline.produce(plan, parts)
+    assert failure.value.exit_code == kind.exit_code
+    assert failure.value.message == f"/full/{call}: No space left on device"
+    assert failure.value.hint.startswith(f"free some space: df -h /full/{call}")
+
+
+def test_every_command_ends_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "file" / "home"))
+    assert main(["clean"]) == MissingError.exit_code
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/home: Not a directory\nhint: ls -ld")
+
+
+def test_errors_of_writes_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "receipt.json"
+    path.write_text("before")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left") as failure:
+            write_atomically(path, "after")
+    assert of_system(failure.value, BuildError).message == f"{path}: No space left on device"
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
+def test_files_that_a_promise_depends_on_are_synced_before_they_get_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "receipt.json", []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), path.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_atomically(path, "text")
+    (file, existed), folder = synced
+    assert file.name.startswith(".receipt.json.")
+    assert (existed, folder) == (False, (tmp_path, True))
+
+
+def test_a_full_disk_ends_the_log_of_a_run_once(tmp_path: Path) -> None:
+    workspace = Workspace(home=tmp_path / "home", out=tmp_path / "out")
+    with open_run(workspace, "build") as run, RunFiles(run.folder) as files:
+        files._log.close()
+        files._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 (closed by RunFiles)
+        events = Stream(files)
+        with pytest.raises(BuildError, match="No space left on device"):
+            events.emit("note", text="text")
+        events.emit("note", text="the cleanup goes on")

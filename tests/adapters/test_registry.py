@@ -126,10 +126,17 @@ def test_pushes_under_the_digest_without_a_tag(host: str, layers: tuple[LayerBlo
         assert registry.find_manifest("app", publication.digest) == publication.digest
 
 
-def test_refuses_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
-    layers[1].path.write_bytes(bytes(layers[1].size_bytes))
-    with Registry(host) as registry, pytest.raises(IntegrityError, match=layers[1].digest):
-        push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+def test_deletes_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
+    content = bytearray(layers[1].path.read_bytes())
+    content[-1] ^= 1
+    layers[1].path.write_bytes(content)
+    with Registry(host) as registry:
+        with pytest.raises(IntegrityError) as caught:
+            push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
+        assert registry.find_manifest("app", "1") is None
+        assert not registry.has_blob("app", layers[1].digest)
+    assert str(layers[1].path) in caught.value.message
+    assert BlobStore(layers[1].path.parents[1]).find(layers[1].diff_id) is None
 
 
 def test_reports_a_refusal_with_the_registrys_error_code(host: str) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from builder.adapters.registry import blobs, exports
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, StoredBlob, sha256
+from builder.adapters.registry.client import Blob
 from builder.adapters.registry.exports import collect, export
 from builder.errors import BuildError, FactoryError, IntegrityError, Interrupted, PublishError
 
@@ -294,6 +295,62 @@ def test_collecting_stored_layers_again_needs_no_export(store: BlobStore) -> Non
     )
     assert first == second
     assert [layer.diff_id for layer in first[1]] == diff_ids
+
+
+def flip_bit(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [0, 20, -2])
+@pytest.mark.parametrize("name", ["layers", "configs", "sha256"])
+def test_a_flipped_bit_in_the_store_never_leads_to_other_bytes(
+    store: BlobStore, name: str, position: int
+) -> None:
+    image_id, diff_ids = sha256(config_of(LAYERS)), [sha256(layer) for layer in LAYERS]
+
+    def collected() -> tuple[bytes, tuple[LayerBlob, ...]]:
+        opened = lambda: nullcontext(io.BytesIO(old_layout(LAYERS)))  # noqa: E731
+        return collect(opened, image_id=image_id, diff_ids=diff_ids, store=store)
+
+    first = collected()
+    for path in sorted((store.folder / name).iterdir()):
+        flip_bit(path, position)
+        config, layers = collected()
+        assert (config, [layer.digest for layer in layers]) == (first[0], [x.digest for x in first[1]])
+        for layer in layers:
+            if sha256(layer.path.read_bytes()) != layer.digest:
+                with pytest.raises(IntegrityError, match="damaged"):
+                    list(Blob.of(layer).read())
+        for layer in collected()[1]:
+            assert sha256(b"".join(Blob.of(layer).read())) == layer.digest
+
+
+@pytest.mark.parametrize("kind", ["layers", "configs"])
+def test_ignores_the_record_of_another_blob(store: BlobStore, kind: str) -> None:
+    images = [LAYERS[:1], LAYERS[1:]]
+    for layers in images:
+        diff_ids = [sha256(layer) for layer in layers]
+        image_id = sha256(config_of(layers))
+        collect(
+            lambda layers=layers: nullcontext(io.BytesIO(old_layout(layers))),
+            image_id=image_id,
+            diff_ids=diff_ids,
+            store=store,
+        )
+    records = list((store.folder / kind).iterdir())
+    records[0].write_bytes(records[1].read_bytes())
+    for layers in images:
+        config, found = collect(
+            lambda layers=layers: nullcontext(io.BytesIO(old_layout(layers))),
+            image_id=sha256(config_of(layers)),
+            diff_ids=[sha256(layer) for layer in layers],
+            store=store,
+        )
+        assert config == config_of(layers)
+        for layer, tar in zip(found, layers, strict=True):
+            check_layer(layer, tar)
 
 
 def test_reports_a_truncated_export(store: BlobStore) -> None:

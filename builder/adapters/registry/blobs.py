@@ -61,7 +61,8 @@ class BlobStore:
     """Store of compressed layers and image configs; threads and processes may share it.
 
     `sha256/<hex>` holds blobs by digest. The records `layers/<hex>` and `configs/<hex>` name the blob of a
-    diff id or of an image id. Writers hold a shared lock; clearing `partial/` takes the exclusive lock.
+    diff id or of an image id, with a checksum; a record that does not match its checksum is ignored. Writers
+    hold a shared lock; clearing `partial/` takes the exclusive lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -257,12 +258,19 @@ class BlobStore:
             record = json.loads(self._entry(kind, identifier).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return record if isinstance(record, dict) else None
+        if not isinstance(record, dict) or record.pop("sum", "") != _sum(kind, identifier, record):
+            return None
+        return record
 
     def _write_record(self, kind: str, identifier: str, record: Mapping[str, object]) -> None:
         with self._writing() as partial:
-            partial.write(json.dumps(record).encode())
+            partial.write(json.dumps({**record, "sum": _sum(kind, identifier, record)}).encode())
             self._keep(partial, self._entry(kind, identifier))
+
+
+def _sum(kind: str, identifier: str, record: Mapping[str, object]) -> str:
+    """Return the checksum of a record, which binds it to its own name."""
+    return sha256(json.dumps([kind, identifier, record], sort_keys=True).encode())
 
 
 class _HashedFile:

@@ -89,17 +89,29 @@ class Blob:
         return cls(digest=sha256(content), size_bytes=len(content), source=content)
 
     def read(self) -> Iterator[bytes]:
+        """Yield the bytes; before the last chunk, delete a file with a wrong digest and raise an error."""
         if isinstance(self.source, bytes):
             yield self.source
             return
+        hashed, held = hashlib.sha256(), b""
         try:
             with self.source.open("rb") as file:
                 while chunk := file.read(CHUNK):
-                    yield chunk
+                    if held:
+                        yield held
+                    hashed.update(chunk)
+                    held = chunk
         except FileNotFoundError as error:
             raise PublishError(
                 f"{self.source}: the compressed layer was removed during the push", hint="re-run the command"
             ) from error
+        if f"sha256:{hashed.hexdigest()}" != self.digest:
+            self.source.unlink(missing_ok=True)
+            raise IntegrityError(
+                f"{self.source}: the stored layer is damaged: its digest is sha256:{hashed.hexdigest()}",
+                hint="re-run the command: the file was deleted, and the layer is compressed again",
+            )
+        yield held
 
 
 class Registry:

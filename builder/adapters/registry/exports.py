@@ -75,6 +75,8 @@ def collect(
 ) -> tuple[bytes, tuple[LayerBlob, ...]]:
     """Return config and compressed layers of an image, bottom first; export it only if any are missing."""
     config = store.config(image_id)
+    if config is not None and not _has_layers(config, diff_ids):
+        config = None
     layers = [store.find(diff_id) for diff_id in diff_ids]
     if config is None or None in layers:
         with open_export() as stream:
@@ -143,12 +145,19 @@ def _diff_id_of_folder(folder: str, description: bytes | None, chains: Mapping[s
     return ""
 
 
+def _has_layers(config: bytes, diff_ids: Sequence[str]) -> bool:
+    try:
+        return bool(json.loads(config)["rootfs"]["diff_ids"] == list(diff_ids))
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _config(documents: Mapping[str, bytes], diff_ids: Sequence[str]) -> bytes:
     """Return the config with exactly these layers, found through the export's manifest.json."""
     try:
         for image in json.loads(documents["manifest.json"]):
             config = documents[str(PurePosixPath(image["Config"]))]
-            if json.loads(config)["rootfs"]["diff_ids"] == list(diff_ids):
+            if _has_layers(config, diff_ids):
                 return config
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(

@@ -138,12 +138,15 @@ def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suit
     """Return the lines for sources.list; empty to use the defaults of the distribution's tools."""
     if system.bootstrap is None or system.family != "debian":
         return ()
+    option = ""
     if settings.snapshot and suites:
+        # The Valid-Until date of a snapshot has passed; its digest in the lock file verifies it instead.
+        option = "[check-valid-until=no] "
         sources = {suite.name: snapshot(settings, system, suite.name, suite.snapshot) for suite in suites}
     else:
         sources = archives(settings, system)
     areas = " ".join(system.bootstrap.areas)
-    return tuple(f"deb {settings.rewrite(uri)} {name} {areas}" for name, uri in sources.items())
+    return tuple(f"deb {option}{settings.rewrite(uri)} {name} {areas}" for name, uri in sources.items())
 
 
 def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
@@ -222,7 +225,4 @@ def apt_options(mirror: Mirror, ca_bundle: str = "") -> list[str]:
     options = ['Acquire::Languages "none"', 'Acquire::Retries "3"']
     if ca_bundle or mirror.ca_bundle:
         options.append(f'Acquire::https::CAInfo "{ca_bundle or mirror.ca_bundle}"')
-    if mirror.settings.snapshot:
-        # The Valid-Until date of a snapshot has passed; its digest in the lock file verifies it instead.
-        options.append('Acquire::Check-Valid-Until "false"')
     return options

@@ -50,7 +50,10 @@ def release_url(archive: str, suite: str) -> str:
 
 @dataclass(kw_only=True)
 class SuiteVerifier:
-    """Verifier of a bootstrap's suites: the release must match the lock; with snapshots, updates too."""
+    """Verifier of a bootstrap's suites: the release must match the lock; with snapshots, updates too.
+
+    Updates may be newer than the locked ones, but never older: an archive that is set back lacks fixes.
+    """
 
     system: System
     suites: Sequence[Suite]
@@ -70,7 +73,7 @@ class SuiteVerifier:
             self.lists.append(match)
 
     def verify(self) -> str:
-        """Return a note on changed updates, "" if none; raise IntegrityError if the release has changed."""
+        """Return a note on newer updates, "" if none; raise IntegrityError for any other difference."""
         notes = []
         for suite in self.suites:
             ending = f"_dists_{suite.name}_InRelease"
@@ -78,7 +81,7 @@ class SuiteVerifier:
             if found and found["sha256"] == suite.sha256:
                 continue
             now = release_date(found["date"]) if found else ""
-            if self._is_fixed(suite):
+            if self._is_fixed(suite) or (found and now < suite.date):
                 raise self._refusal(suite, found["sha256"] if found else "", now)
             notes.append(f"{suite.name} ({suite.date} → {now or 'not in the sources'})")
         return f"the package archive has changed since it was locked: {', '.join(notes)}" if notes else ""
@@ -88,7 +91,7 @@ class SuiteVerifier:
         return bool(self.mirror.settings.snapshot) or suite.name == self.system.bootstrap.suite
 
     def _refusal(self, suite: Suite, actual: str, now: str) -> IntegrityError:
-        sources = (line.split() for line in self.mirror.apt_sources)
+        sources = (re.sub(r"\[.*?\] ", "", line).split() for line in self.mirror.apt_sources)
         url = next((release_url(uri, name) for _, uri, name, *_ in sources if name == suite.name), "")
         subject = f"suite {self.system.distribution} {suite.name}"
         state = f"InRelease of {now}, but the lock has {suite.date}" if actual else "no InRelease file"

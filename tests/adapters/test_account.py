@@ -1,5 +1,6 @@
 """AWS clients use the proxy and the CAs of the site for every call; rehearsals use neither."""
 
+import hashlib
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -106,8 +107,9 @@ def lock_images(site: Site) -> str:
 def test_publisher_uses_the_proxy_and_the_ca_of_the_site(
     repository: Repository, serve: Serve, certificate: Path, credentials: None, tmp_path: Path
 ) -> None:
-    digest = f"sha256:{'1' * 64}"
-    stub = serve(Stub(answer=lambda _: (200, {"Docker-Content-Digest": digest}, b"")), tls(certificate))
+    manifest = b'{"schemaVersion": 2}'
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    stub = serve(Stub(answer=lambda _: (200, {"Docker-Content-Digest": digest}, manifest)), tls(certificate))
     with tunnel_to(stub.host) as tunnel:
         repository.write(
             "site.toml",

@@ -1,4 +1,4 @@
-"""The machine of a molecule scenario: a background process keeps it from `create` to `destroy`."""
+"""The machine of a molecule scenario: a background process runs it between `create` and `destroy`."""
 
 import json
 import os

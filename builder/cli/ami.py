@@ -258,5 +258,5 @@ def _reference(context: Context, options: argparse.Namespace) -> str:
     )
     reference = str(receipt["artifact"]["reference"]) if receipt else ""
     if not _AMI_ID.fullmatch(reference):
-        raise UsageError(f"no receipt of an AMI: {name}", hint=f"IMAGE: {_IMAGE_HELP}; builder ami list")
+        raise UsageError(f"no AMI receipt '{name}'", hint=f"IMAGE: {_IMAGE_HELP}; builder ami list")
     return reference

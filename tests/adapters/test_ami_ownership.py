@@ -31,7 +31,7 @@ _OWN = "<own>"  # replaced by the run or the builder of an example
 
 @pytest.fixture(scope="module")
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

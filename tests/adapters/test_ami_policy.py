@@ -163,7 +163,7 @@ def test_policy_forbids_calls_on_foreign_resources(call: Call) -> None:
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint) as started:
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
         yield started
 
 

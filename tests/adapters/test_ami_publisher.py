@@ -195,7 +195,7 @@ FAULTS = {
         Disturbance(action="CopyImage", region=WEST, code="UnauthorizedOperation"),
         MissingError,
     ),
-    "expired token": (Disturbance(action="CreateTags", code="ExpiredToken", count=0), MissingError),
+    "expired token": (Disturbance(action="ModifyImageAttribute", code="ExpiredToken", count=0), MissingError),
     "error in one region": (
         Disturbance(action="CopyImage", region=IRELAND, code="InternalError"),
         PublishError,

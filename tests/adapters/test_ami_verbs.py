@@ -165,7 +165,7 @@ def test_copy_is_shared_and_protected_like_its_image(
     [
         (["show"], "no IMAGE given"),
         (["show", "ami-00000000000000000"], "no AMI ami-00000000000000000"),
-        (["show", "nothing-of-that-name"], "no receipt of an AMI"),
+        (["show", "nothing-of-that-name"], "no AMI receipt"),
         (["copy", "HOME"], "no region to copy to"),
         (["copy", "HOME", "--region", "mars-1"], "no region mars-1"),
         (["share", "HOME"], "no account given"),

@@ -38,7 +38,7 @@ ACTION = "Action=DescribeRegions&Version=2016-11-15"
 
 @pytest.fixture(scope="module")
 def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
-    """An account with the optional services (`--services`) whose calls would start containers."""
+    """Rehearsed account with the optional services, some of whose calls start containers in moto."""
     services = ("ec2", "ssm", "sts", "iam", "batch", "lambda", "ecs")
     with served(tmp_path_factory.mktemp("rehearsal"), services) as account:
         yield account

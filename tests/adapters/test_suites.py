@@ -84,7 +84,7 @@ def test_refuses_updates_older_than_the_locked_ones(tmp_path: Path, date: str) -
     bootstrap(tmp_path, verifier, tiny=OLD, tiny_updates=OLD, tiny_security=date)
     with pytest.raises(IntegrityError, match="suite debian tiny-security differs") as caught:
         verifier.verify()
-    assert "locked is 2026-07-11T10:16:37Z" in caught.value.message
+    assert "but the lock has 2026-07-11T10:16:37Z" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def open_machine(
         out = stack.enter_context(tempfile.TemporaryDirectory(prefix="roles-"))
         workspace = Workspace(home=find_workspace(ROOT).home, out=Path(out))
         run = stack.enter_context(open_run(workspace, label))
-        # A system without bootstrap is imitated by an image that contains the site's files.
+        # A system that cannot be bootstrapped is replaced by an image with the files of the stand-in site.
         is_imitated = site is not None and plan.system.bootstrap is None
         image = stack.enter_context(image_of(run, site, plan.system)) if site and is_imitated else ""
         opened = stack.enter_context(

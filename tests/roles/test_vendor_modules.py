@@ -25,7 +25,7 @@ class Machine:
     kernel: str
 
     def plan(self, *components: str) -> Plan:
-        """Return a plan of these components only; the kernel is already installed."""
+        """Return a plan of these components only, without `kernel`, which is already installed."""
         self.site.pins = PINS
         request = RoleRequest(components=["kernel", *components], pins=PINS)
         return replace(overlay.plan_of(request, self.site), components=components)

@@ -154,7 +154,7 @@ def amazon(site: Site, version: str) -> list[Path]:
 
 
 def parts(version: str, libraries: str) -> tuple[dict[str, Content], dict[str, Content], dict[str, Content]]:
-    """Return the files of library, program and daemon of a version."""
+    """Return the files of the library, the program and the daemon for one driver version."""
     library = native.library(LIBRARY, soname="libcuda.so.1")
     return (
         {f"{libraries}/libcuda.so.{version}": library},

@@ -133,7 +133,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
 TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
 # Comments and Documentation= may contain URLs and forbidden text: they are neither executed nor fetched.
 EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
-# Rules that do not apply to a role: `kernel` restarts the build machine and compares kernel versions.
+# Exemptions of roles from rules: `kernel` is exempt because it must restart the machine and compare versions.
 EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
 
 

@@ -1,4 +1,4 @@
-"""Runs of this and other hosts while folders are cleaned, and after the clock was set."""
+"""Cleaning keeps the folders of live runs of this and other hosts, even after a clock change."""
 
 import os
 import threading

@@ -112,7 +112,7 @@ def test_an_older_version_is_less(older: str, newer: str) -> None:
         ("13.0", "==", "13.0.0", True),
     ],
 )
-def test_a_condition_without_a_build_ignores_builds(
+def test_a_condition_without_a_build_number_matches_every_build_number(
     left: str, operator: str, right: str, expected: bool
 ) -> None:
     assert compare(parse(left), operator, parse(right)) is expected

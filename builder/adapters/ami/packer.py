@@ -128,9 +128,13 @@ class Packer(Arguments):  # type: ignore[misc]
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return the inherited environment, with Packer's proxies, certificates and settings, and `more`."""
+    """Return the inherited environment, with Packer's proxies, certificates and settings, and `more`.
+
+    AWS settings come from `more` alone: a rehearsal must not get a session token of the user.
+    """
     quiet = {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1"}
-    return process.inherited_environment(**{**quiet, **more})
+    inherited = process.inherited_environment(**quiet).items()
+    return {**{name: value for name, value in inherited if not name.startswith("AWS_")}, **more}
 
 
 def built_amis(manifest: Path, run: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Workspace:
         return self.folder("cache", *parts)
 
     def folder(self, *parts: str) -> Path:
-        """Create a folder below the home, which other users cannot enter, and return it."""
+        """Create a folder below the builder's home that other users cannot enter, and return it."""
         private.make_folder(self.home)
         folder = self.home.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)

@@ -50,9 +50,10 @@ def release_url(archive: str, suite: str) -> str:
 
 @dataclass(kw_only=True)
 class SuiteVerifier:
-    """Verifier of a bootstrap's suites: the release must match the lock; with snapshots, updates too.
+    """Verifier of the package suites of a bootstrap.
 
-    Updates may be newer than the locked ones, but never older: an archive that is set back lacks fixes.
+    The release suite must match the lock. The update suites must match it too if snapshots are used;
+    otherwise they may be newer but not older, because older lists lack fixes.
     """
 
     system: System

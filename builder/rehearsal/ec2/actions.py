@@ -121,7 +121,7 @@ class Actions(EC2Response):
 
     @staticmethod
     def _validate_block_device_mapping(device_mapping: dict[str, Any]) -> None:
-        """Validate a disk with a default size of 1 GiB: requests may omit the size of the AMI's disk."""
+        """Validate a device mapping; assume 1 GiB if it omits the size, as it may for a disk of the AMI."""
         if ebs := device_mapping.get("Ebs"):
             device_mapping = {**device_mapping, "Ebs": {"VolumeSize": 1, **ebs}}
         InstanceResponse._validate_block_device_mapping(device_mapping)

@@ -19,7 +19,7 @@ _IMAGE_ID = re.compile(r"ami-[0-9a-f]{8,17}")
 
 
 class Parameters(SimpleSystemManagerBackend):
-    """The parameters of one region."""
+    """SSM parameters of one region."""
 
     __module__ = "moto.ssm.models"
 

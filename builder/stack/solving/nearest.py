@@ -121,7 +121,7 @@ def _first_valid(
 
 
 def _source(knowledge: Knowledge, stated: Facts, facts: Facts, name: str) -> str:
-    """Return the fact that a user must change in order to change `name`; "" if there is none."""
+    """Return the user's setting that determines the fact `name`, or "" if there is none."""
     if name not in stated:
         name = _DERIVED_FROM.get(name, name)
     if name not in stated:

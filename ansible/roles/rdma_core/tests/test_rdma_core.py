@@ -1,4 +1,4 @@
-"""Checks of the RDMA libraries: the pinned version, complete, with the EFA driver."""
+"""Check that all RDMA libraries have the pinned version and that the EFA driver is among them."""
 
 from checks import held, package_version
 

@@ -1,5 +1,6 @@
 """Fixtures of adapter tests: a rehearsed AWS account without machines, a certificate, stub servers."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.ansible import runtime
+from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
+from tests.support.rehearsed_account import AmiAccount
 from tests.support.stub_server import Serve, stub_servers
 
 
@@ -29,6 +33,29 @@ def hosts(rehearsed_account: RehearsedAccount) -> FakeHosts:
 @pytest.fixture
 def aws(rehearsed_account: RehearsedAccount, hosts: FakeHosts) -> Clients:
     return Clients(rehearsed_account.endpoint)
+
+
+@pytest.fixture
+def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
+    """Proxy that records and disturbs the calls to the rehearsed account."""
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
+        yield started
+
+
+@pytest.fixture
+def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
+    return AmiAccount.open(aws, proxy, tmp_path)
+
+
+@pytest.fixture
+def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Path of the fake Packer; its folder is on PATH."""
+    program = tmp_path / "bin" / "packer"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
+    return program
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import base64
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,22 +19,11 @@ from builder.model import Artifact, Check
 from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
-from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsal import ROOT
 from tests.support.rehearsed_account import AmiAccount
 
 ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 RUNNING = r"<code>16</code>\s*<name>running</name>"
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
-
-
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 def check(ami_account: AmiAccount, run: Run) -> None:

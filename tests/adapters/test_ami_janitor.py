@@ -2,9 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +15,10 @@ from builder.errors import BuildError, FactoryError, Interrupted
 from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
-from tests.support.rehearsal import EAST, WEST, Clients, RehearsedAccount
+from tests.support.rehearsal import EAST, WEST, Clients
 from tests.support.rehearsed_account import AmiAccount
 
 LIVING = ["pending", "running", "stopping", "stopped"]
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
-
-
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 def tagged(run: str, builder: str, *kinds: str) -> list[dict[str, Any]]:

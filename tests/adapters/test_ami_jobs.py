@@ -1,9 +1,7 @@
 """--jobs limits the number of AMIs that are built at a time."""
 
 import dataclasses
-import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ansible import runtime
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
@@ -20,8 +17,7 @@ from builder.app.lanes.ami import AmiLane
 from builder.app.lanes.lane import Request, Work
 from builder.errors import BuildError
 from builder.events import Stream
-from builder.rehearsal.proxy import Proxy
-from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsal import ROOT
 from tests.support.rehearsed_account import AmiAccount
 
 # Fake Packer that fails, and records if another one ran at the same time.
@@ -32,28 +28,6 @@ echo $result >> {folder}/builds
 [ $result = not ] || rmdir {folder}/busy
 exit 1
 """
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
-
-
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
-
-
-@pytest.fixture
-def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Path of the fake Packer; its folder is on PATH."""
-    program = tmp_path / "bin" / "packer"
-    program.parent.mkdir()
-    program.touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
-    return program
 
 
 def test_jobs_limits_the_number_of_instances(

@@ -1,17 +1,15 @@
 """AMI builds in a rehearsed account with a fake Packer: EC2 errors, and security groups that stay in use."""
 
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.ami import janitor, journal
 from builder.adapters.ami.maker import AmiMaker
-from builder.adapters.ansible import runtime
 from builder.adapters.aws import groups
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
@@ -24,7 +22,7 @@ from builder.model import Artifact, Plan
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
-from tests.support.rehearsal import ROOT, Clients, RehearsedAccount
+from tests.support.rehearsal import ROOT, Clients
 from tests.support.rehearsed_account import AmiAccount
 
 BOUND_S = 60.0
@@ -50,28 +48,6 @@ table = json.load(open(words.removeprefix("-var-file=")))
 build = {{"artifact_id": table["region"] + ":{image}", "custom_data": {{"run": table["run"]}}}}
 json.dump({{"builds": [build]}}, open(table["manifest"], "w"))
 """
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
-
-
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
-
-
-@pytest.fixture
-def packer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Path of the fake Packer; its folder is on PATH."""
-    program = tmp_path / "bin" / "packer"
-    program.parent.mkdir()
-    program.touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(runtime, "folder_of", lambda *_, **__: tmp_path)
-    return program
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
         yield started
 
 
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
-
-
 @pytest.fixture(scope="module")
 def machine(rehearsed_account: RehearsedAccount) -> tuple[str, str]:
     """An instance of another team, and its volume."""

@@ -1,7 +1,7 @@
 """The printed IAM policy, evaluated for calls of builds and publications and for foreign resources."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from builder.rehearsal.iam import ALLOWED, evaluate
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
-from tests.support.rehearsal import EAST, REGIONS, Clients, RehearsedAccount
+from tests.support.rehearsal import EAST, REGIONS, Clients
 from tests.support.rehearsed_account import AmiAccount
 
 FEATURES = {"build", "publish", "copy", "share", "deprecate", "group", "profile", "session"}
@@ -159,12 +159,6 @@ FORBIDDEN = [
 @pytest.mark.parametrize("call", FORBIDDEN, ids=lambda call: str(call.action))
 def test_policy_forbids_calls_on_foreign_resources(call: Call) -> None:
     assert refused(call)
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
 
 
 def current_tags(aws: Clients, name: str, region: str) -> Mapping[str, str]:

@@ -24,19 +24,8 @@ from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
-from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients
 from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAccount
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
-
-
-@pytest.fixture
-def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path) -> AmiAccount:
-    return AmiAccount.open(aws, proxy, tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`builder ami` and `builder iam` in a rehearsed account, called through the command line."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
-from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients, RehearsedAccount
+from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients
 from tests.support.rehearsed_account import OTHER_ACCOUNT, AmiAccount, environment
 
 SITE = f"""
@@ -27,12 +26,6 @@ share_accounts = ["{OTHER_ACCOUNT}"]
 share_organizations = ["arn:aws:organizations::123456789012:organization/o-abc1234567"]
 deprecate_after_days = 400
 """
-
-
-@pytest.fixture
-def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
-        yield started
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from builder.errors import BuildError
 
 _ROOT = Path("/sys/fs/cgroup")
 _NAMED = "systemd"  # hierarchy of version 1 that systemd writes to; it has no controllers
+# Where both versions are mounted, systemd learns from version 2 that all processes of a service have ended.
+# Without it, a shutdown waits for each service until its timeout.
+_TRACKING = (_NAMED, "unified")
 
 
 def keeper_options(engine: Engine) -> dict[str, Any]:
@@ -46,18 +49,17 @@ def _own_group(pid: int) -> str:
 
 
 def _mounts(parent: str, root: Path) -> Mapping[str, Any]:
-    """Return a read-only view of all hierarchies, writable at `parent`.
+    """Return a read-only view of all hierarchies, in which systemd can write at `parent`.
 
-    A read-only mount of the whole tree would leave the mounts of the controllers below it writable. In
-    version 1, systemd uses the hierarchy `unified` if it sees it, so it is left out.
+    A read-only mount of the whole tree would leave the mounts of the controllers below it writable.
     """
     if (root / "cgroup.controllers").exists():
         binds = [Bind(source=str(root), target=str(_ROOT))]
         return {"mounts": [*binds, _writable(root, parent, _ROOT)], "tmpfs": {}}
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "unified")
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
     binds = [Bind(source=str(root / name), target=str(_ROOT / name)) for name in names]
-    own = _writable(root / _NAMED, parent, _ROOT / _NAMED)
-    return {"mounts": [*binds, own], "tmpfs": {str(_ROOT): "mode=0755,size=64k"}}
+    own = [_writable(root / name, parent, _ROOT / name) for name in _TRACKING if name in names]
+    return {"mounts": [*binds, *own], "tmpfs": {str(_ROOT): "mode=0755,size=64k"}}
 
 
 def _writable(hierarchy: Path, parent: str, target: Path) -> Bind:

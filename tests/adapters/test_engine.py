@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from builder.adapters.engine.client import LAYERS, Bind, Engine
 from builder.errors import BuildError, MissingError
+from builder.wait import until
 from tests.support.engine_proxy import ENGINE, Fault, engine_with
 
 pytestmark = pytest.mark.engine
@@ -333,8 +334,11 @@ def test_ends_a_program_that_takes_too_long(image: str) -> None:
         engine.start(container)
         with pytest.raises(BuildError, match="timed out after 1 s"):
             engine.execute(container, ["/usr/bin/sleep", "600"], lines.append, timeout_s=1)
-        record = engine.inspect_container(container)
-        assert record is not None
-        assert record["State"]["Running"] is False
+
+        def has_ended() -> bool:
+            record = engine.inspect_container(container)
+            return record is not None and record["State"]["Running"] is False
+
+        assert until(has_ended, timeout_s=10, every_s=0.1)
     finally:
         engine.remove_container(container)

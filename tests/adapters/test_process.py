@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.host import process
+from builder.adapters.host.workspace import Workspace, open_run
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
 from builder.wait import until
@@ -311,6 +312,12 @@ def test_names_a_program_that_is_not_executable(tmp_path: Path) -> None:
 def environment(env: dict[str, str] | None) -> dict[str, str]:
     lines = process.run(["env"], timeout_s=BOUND_S, env=env).output.splitlines()
     return dict(line.split("=", 1) for line in lines)
+
+
+def test_only_programs_of_a_run_carry_its_mark(tmp_path: Path) -> None:
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
+        assert environment({})["IMAGE_FACTORY_RUN"] == str(run.scratch)
+    assert "IMAGE_FACTORY_RUN" not in environment({})
 
 
 @pytest.mark.parametrize(

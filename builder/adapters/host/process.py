@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,13 +236,18 @@ def _end_group(
     until(is_read, timeout_s=_GRACE_S, every_s=0)
 
 
-def mark_children(run: str) -> None:
-    """Set a variable in the environment of all programs that `run` starts from now on."""
+@contextmanager
+def marked_children(run: str) -> Iterator[None]:
+    """Set a variable in the environment of all programs that `run` starts in the block."""
     _marks[_RUN] = run
+    try:
+        yield
+    finally:
+        _marks.pop(_RUN, None)
 
 
 def end_orphans(run: str) -> None:
-    """End the process groups left by a killed run, recognized by the variable of `mark_children`.
+    """End the process groups left by a killed run, recognized by the variable of `marked_children`.
 
     A command line proves nothing: another program may read a file of the run. SIGINT comes first, as from a
     terminal, so that the processes can clean up.

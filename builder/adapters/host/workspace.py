@@ -130,11 +130,11 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
             f"cannot write to {error.filename}: {error.strerror}",
             hint="make it writable, or set BUILDER_HOME to a writable folder",
         ) from error
-    with _alive(workspace), (scratch / "alive").open("w") as alive:
+    marked = process.marked_children(str(scratch))
+    with _alive(workspace), (scratch / "alive").open("w") as alive, marked:
         _try_lock(alive.fileno())
         alive.write("\n".join(_host()))
         alive.flush()
-        process.mark_children(str(scratch))
         run = Run(
             name=name,
             workspace=workspace,

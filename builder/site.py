@@ -1,15 +1,18 @@
 """Load the site file: settings of the environment in which builds run, which never affect an image.
 
-The file is `site.toml` in the repository or the path in BUILDER_SITE_FILE; all keys are optional.
+The file is `site.toml` in the repository or the path in BUILDER_SITE_FILE; all keys are optional. The fields
+of the settings classes are the only table of its keys: name, default, meaning and form.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from builder import forms
 from builder.errors import UsageError
+from builder.forms import Form
 from builder.tables import (
     COUNT,
     FLAG,
@@ -18,6 +21,7 @@ from builder.tables import (
     TEXT,
     Problems,
     Shape,
+    Table,
     did_you_mean,
     fits,
     read_toml,
@@ -25,23 +29,33 @@ from builder.tables import (
 )
 
 
+def _key(default: Any, about: str, form: Form | None = None) -> Any:
+    """Return the field of a key: its default, its meaning for the user, and the form of its texts."""
+    metadata = {"about": about, "form": form}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MirrorSettings:
     """Mirrors for downloads; empty settings fall back to the host's apt and pip configuration."""
 
-    apt: str = ""
-    apt_security: str = ""
-    pip_index: str = ""
-    pip_extra_indexes: tuple[str, ...] = ()
-    pip_find_links: tuple[str, ...] = ()
-    ca_bundle: str = ""
-    proxy: str = ""
-    no_proxy: str = ""
-    token_hosts: tuple[str, ...] = ()  # token servers outside of their registry's domain
-    # Replacement of each URL prefix; the longest matching prefix wins.
-    prefixes: Mapping[str, str] = field(default_factory=dict)
-    # URL template of a snapshot service for package archives, with {archive} and {stamp}.
-    snapshot: str = ""
+    apt: str = _key("", "package archive; default: this host's apt source for the same suite", forms.ARCHIVE)
+    apt_security: str = _key("", "archive of security updates; default: `apt` + `-security`", forms.ARCHIVE)
+    pip_index: str = _key("", "Python index; default: this host's pip configuration", forms.INDEX)
+    pip_extra_indexes: tuple[str, ...] = _key((), "further Python indexes; default as above", forms.INDEX)
+    pip_find_links: tuple[str, ...] = _key((), "folders or pages of wheels; default as above", forms.INDEX)
+    ca_bundle: str = _key("", "CA certificates; default: pip's `cert`, then SSL_CERT_FILE", forms.PATH)
+    proxy: str = _key("", "proxy; default: http_proxy and https_proxy", forms.PROXY)
+    no_proxy: str = _key("", "hosts that are reached without the proxy; default: no_proxy")
+    token_hosts: tuple[str, ...] = _key(
+        (), "token servers outside of their registry's domain that may receive its login", forms.HOST
+    )
+    prefixes: Mapping[str, str] = _key(
+        {}, "replacement of each URL prefix; the longest matching prefix wins", forms.ARCHIVE
+    )
+    snapshot: str = _key("", "past states of package archives; default: the current state", forms.SNAPSHOT)
 
     def rewrite(self, url: str) -> str:
         """Return `url` with its longest matching prefix replaced, or unchanged if none matches."""
@@ -56,30 +70,39 @@ class RegistrySettings:
     The host "ecr" means the ECR registry of the AWS account, with the account's credentials.
     """
 
-    push: str = ""
-    cache: str = ""
+    push: str = _key("", "registry of published images; default: the registry on this machine", forms.PUSH)
+    cache: str = _key("", "repository of the shared layer cache, with tags cache-KEY", forms.CACHE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AwsSettings:
     """Settings for building and sharing AMIs in an AWS account; credentials come from the environment."""
 
-    region: str = "us-east-1"
-    subnet: str = ""
-    security_group: str = ""  # if empty, each build creates its own
-    source_cidrs: tuple[str, ...] = ()  # networks that may reach the instance if the build creates the group
-    public_address: bool = False
-    instance_profile: str = ""
-    instance_role: str = ""  # role of the instance profile; if empty, the name of the profile
-    ssh_interface: str = ""  # private_ip, public_ip, session_manager
-    wait_minutes: int = 240  # timeout for an AMI or a copy to become available
-    encrypt: bool = False
-    kms_key: str = ""
-    copy_regions: tuple[str, ...] = ()
-    share_accounts: tuple[str, ...] = ()
-    share_organizations: tuple[str, ...] = ()  # ARNs of organizations or organizational units
-    deprecate_after_days: int = 0  # 0: never
-    parameters: str = "/image-factory"  # prefix of the SSM parameters that hold the AMI ids
+    region: str = _key("us-east-1", "region in which AMIs are built", forms.REGION)
+    subnet: str = _key("", "subnet of build instances; default: the default subnet", forms.SUBNET)
+    security_group: str = _key("", "security group; default: a temporary group per run", forms.GROUP)
+    source_cidrs: tuple[str, ...] = _key(
+        (), "SSH clients that the temporary group allows; default: all addresses", forms.NETWORK
+    )
+    public_address: bool = _key(default=False, about="connect to the public address of the instance")
+    instance_profile: str = _key("", "instance profile; required for session_manager", forms.NAME)
+    instance_role: str = _key("", "role of that profile; default: the name of the profile", forms.NAME)
+    ssh_interface: str = _key(
+        "", "address for SSH", forms.choice("private_ip", "public_ip", "session_manager")
+    )
+    wait_minutes: int = _key(240, "time limit for an AMI or a copy to become available")
+    encrypt: bool = _key(default=False, about="encrypt AMIs")
+    kms_key: str = _key("", "KMS key of encrypted AMIs; default: the account's key for EBS")
+    copy_regions: tuple[str, ...] = _key((), "regions that AMIs are copied to", forms.REGION)
+    share_accounts: tuple[str, ...] = _key((), "accounts that AMIs are shared with", forms.ACCOUNT)
+    share_organizations: tuple[str, ...] = _key(
+        (), "ARNs of organizations or organizational units that AMIs are shared with", forms.ORGANIZATION
+    )
+    deprecate_after_days: int = _key(0, "days until an AMI is deprecated; 0: never")
+    parameters: str = _key("/image-factory", "prefix of SSM parameters with AMI ids", forms.PARAMETER)
+
+
+Settings = AwsSettings | MirrorSettings | RegistrySettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,51 +110,85 @@ class Site:
     aws: AwsSettings = AwsSettings()
     mirror: MirrorSettings = MirrorSettings()
     registry: RegistrySettings = RegistrySettings()
+    given: frozenset[str] = frozenset()  # keys that the site file sets, such as "mirror.apt"
 
 
 # Type that a setting must have in the file, by the type of its default value.
-_TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
+TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
 
-_SECTIONS: dict[str, type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]] = {
-    "aws": AwsSettings,
+SECTIONS: Mapping[str, type[Settings]] = {
     "mirror": MirrorSettings,
     "registry": RegistrySettings,
+    "aws": AwsSettings,
 }
+
+
+def path_of(root: Path) -> Path:
+    """Return the path of the site file of `root`; the file need not exist."""
+    return Path(os.environ.get("BUILDER_SITE_FILE") or root / "site.toml")
 
 
 def load(root: Path) -> Site:
     """Load the site file of `root`; raise UsageError that lists every problem."""
-    named = os.environ.get("BUILDER_SITE_FILE")
-    path = Path(named) if named else root / "site.toml"
+    path = path_of(root)
     if not path.exists():
-        if named:
+        if os.environ.get("BUILDER_SITE_FILE"):
             raise UsageError(
                 f"BUILDER_SITE_FILE: no file {path}", hint="correct the path, or: unset BUILDER_SITE_FILE"
             )
         return Site()
     problems = Problems()
-    sections = {name: _section(str(path), name, values, problems) for name, values in _read(path, problems)}
+    tables = dict(_read(path, problems))
+    sections = {name: _section(str(path), name, values, problems) for name, values in tables.items()}
     if problems.found:
         first, *others = problems.found
         more = f" (and {len(others)} more)" if others else ""
         raise UsageError(first + more, hint=f"correct {path}", details="\n".join(others))
-    return Site(**sections)
+    return Site(
+        **sections, given=frozenset(f"{name}.{key}" for name, values in tables.items() for key in values)
+    )
 
 
-def _read(path: Path, problems: Problems) -> Iterable[tuple[str, object]]:
+def _read(path: Path, problems: Problems) -> Iterable[tuple[str, Any]]:
     table = read_toml(path.parent, path.name, problems, called=str(path))
     return table.items() if table else ()
 
 
 def _section(file: str, name: str, values: object, problems: Problems) -> Any:
-    kind = _SECTIONS.get(name)
+    kind = SECTIONS.get(name)
     if kind is None or not isinstance(values, dict):
-        problems.add(file, "", f"unknown section '{name}'{did_you_mean(name, _SECTIONS)}")
+        problems.add(file, "", f"unknown section '{name}'{did_you_mean(name, SECTIONS)}")
     elif fits(values, _shape(kind), file, f"{name}.", problems):
+        for key in fields(kind):
+            for problem in _misfits(key, values):
+                problems.add(file, f"{name}.{problem[0]}", problem[1])
         return kind(**tuples(values))
     return None
 
 
-def _shape(kind: type[AwsSettings] | type[MirrorSettings] | type[RegistrySettings]) -> Shape:
+def _shape(kind: type[Settings]) -> Shape:
     default = kind()
-    return {key: (_TYPES[type(getattr(default, key))], False) for key in kind.__dataclass_fields__}
+    return {key: (TYPES[type(getattr(default, key))], False) for key in kind.__dataclass_fields__}
+
+
+def _misfits(key: Field[Any], table: Table) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) of each text of a key that does not have the key's form."""
+    form, value = key.metadata["form"], table.get(key.name)
+    if form is None or not value:
+        return
+    if isinstance(value, dict):
+        yield from _bad_prefixes(key.name, value, form)
+        return
+    for i, text in enumerate(value if isinstance(value, list) else [value]):
+        if not form.fits(text):
+            place = f"{key.name}[{i}]" if isinstance(value, list) else key.name
+            yield place, f"must be {form.words}, not {text!r}"
+
+
+def _bad_prefixes(key: str, prefixes: Mapping[str, str], form: Form) -> Iterator[tuple[str, str]]:
+    for prefix, url in prefixes.items():
+        expected = form if "://" in prefix else forms.IMAGES  # images have no scheme: docker.io/library/
+        if not prefix:
+            yield key, "a prefix must not be empty"
+        elif not expected.fits(url):
+            yield f"{key}.{prefix}", f"must be {expected.words}, not {url!r}"

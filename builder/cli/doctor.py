@@ -1,99 +1,114 @@
 """`builder doctor`: checks the requirements of builds on this machine; every problem comes with a fix."""
 
+import dataclasses
+import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from http.client import OK
 from pathlib import Path
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
-from builder.adapters.host.http import Client, TransientError
+from builder.adapters.host.http import Client
+from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.api import origin_of
 from builder.adapters.registry.local import PROGRAM, find
-from builder.adapters.upstream import mirror
-from builder.app.context import Context, open_context, parser
-from builder.app.mirrors import site_network
-from builder.app.role_plan import default_system
-from builder.errors import FactoryError
-from builder.model import Stack
+from builder.app.context import Context, add_site_name, open_context, parser
+from builder.app.probes import BAD, GOOD, NOTE, Finding, Probe, ask_all, safely, site_probes
+from builder.app.settings import in_force
+from builder.errors import CatalogError
 from builder.screen.text import look, size
+from builder.site import path_of
 
 _ROOM_BYTES = 10 * 1024**3
-ANSWER_S = 5.0  # timeout for a registry
+ANSWER_S = 3.0  # time limit for all servers, which are asked at once
 _PACKAGES = {"docker": "docker.io"}
-_CREDENTIALS = re.compile(r"//[^/@ ]*@")  # a login in a URL
-_GOOD, _NOTE, _BAD = "passed", "skipped", "failed"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """The result of a probe; `fix` is a command to run or a file to edit."""
-
-    about: str
-    state: str
-    text: str
-    fix: str = ""
+_STYLES = {GOOD: "good", NOTE: "warn", BAD: "bad"}
+_WORDS = {GOOD: "ok", NOTE: "note", BAD: "failed"}
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("doctor", "Check this machine for what a build needs. Every problem comes with a fix.")
-    context = open_context(options.parse_args(argv))
+    options = parser(
+        "doctor",
+        "Check this machine for what a build needs, and ask every server that the settings in force name."
+        " Every problem comes with a fix.",
+    )
+    options.add_argument("--json", action="store_true", help="print JSON")
+    add_site_name(options)
+    parsed = options.parse_args(argv)
+    findings = list(_findings(open_context(parsed)))
+    if parsed.json:
+        tables = [dataclasses.asdict(finding) | {"state": _WORDS[finding.state]} for finding in findings]
+        print(json.dumps(tables, indent=2))
+    else:
+        _print(findings)
+    return 3 if any(finding.state == BAD for finding in findings) else 0
+
+
+def _print(findings: Sequence[Finding]) -> None:
     style = look(sys.stdout, os.environ)
-    worst = 0
-    for probe in (_python, _catalog, _site, _engine, _tools, _disk, _registry, _credentials):
-        for finding in _safely(probe, context):
-            symbol = style.paint(
-                style.symbol(finding.state), {_GOOD: "good", _NOTE: "warn", _BAD: "bad"}[finding.state]
-            )
-            print(f"{symbol} {finding.about:<12} {finding.text}")
-            if finding.fix and finding.state != _GOOD:
-                print(f"  {'':<12} fix: {finding.fix}")
-            worst = max(worst, 3 if finding.state == _BAD else 0)
-    return worst
+    width = min(max(len(finding.about) for finding in findings), 28)
+    for finding in findings:
+        symbol = style.paint(style.symbol(finding.state), _STYLES[finding.state])
+        origin = f" ({finding.origin})" if finding.origin else ""
+        text = finding.text.replace("\n", f"\n  {'':<{width}} ")
+        print(style.plain(f"{symbol} {finding.about:<{width}} {text}{origin}"))
+        if finding.fix and finding.state != GOOD:
+            print(style.plain(f"  {'':<{width}} fix: {finding.fix}"))
 
 
-def _safely(probe: Callable[[Context], Iterable[Finding]], context: Context) -> list[Finding]:
+def _findings(context: Context) -> Iterator[Finding]:
+    site_file = safely("site file", partial(_site_file, context))
+    is_valid = all(finding.state == GOOD for finding in site_file)
+    answers = ask_all(_servers(context, is_valid=is_valid), limit_s=ANSWER_S)
+    for name, probe in (("python", _python), ("catalog", _catalog)):
+        yield from safely(name, partial(probe, context))
+    yield from site_file
+    yield from answers()
+    for name, probe in (("tools", _tools), ("disk", _disk)):
+        yield from safely(name, partial(probe, context))
+
+
+def _servers(context: Context, *, is_valid: bool) -> dict[str, Probe]:
+    """Return the probes that wait for an answer: of the engine, and of the servers of a valid site file."""
+    probes: dict[str, Probe] = {"engine": _engine}
+    if not is_valid:
+        return probes
     try:
-        return list(probe(context))
-    except FactoryError as error:
-        about = probe.__name__.strip("_")
-        text = "\n               ".join([error.message, *error.details.splitlines()])
-        return [Finding(about=about, state=_BAD, text=text, fix=error.hint)]
+        probes |= site_probes(context, in_force(context), limit_s=ANSWER_S)
+    except CatalogError:
+        text = "not asked, because the catalog is invalid"
+        probes["site"] = lambda: [Finding(about="site", state=NOTE, text=text)]
+    if not context.site.registry.push:
+        probes["registry"] = partial(_registry, context)
+    return {**probes, "credentials": partial(_credentials, context)}
 
 
 def _python(_: Context) -> Iterable[Finding]:
-    yield Finding(about="python", state=_GOOD, text=f"{sys.version.split()[0]} in {sys.prefix}")
+    yield Finding(about="python", state=GOOD, text=f"{sys.version.split()[0]} in {sys.prefix}")
 
 
 def _catalog(context: Context) -> Iterable[Finding]:
     found = context.catalog
     text = f"{len(found.targets)} targets, {len(found.components)} components in {context.root / 'catalog'}"
-    yield Finding(about="catalog", state=_GOOD, text=text)
+    yield Finding(about="catalog", state=GOOD, text=text)
 
 
-def _site(context: Context) -> Iterable[Finding]:
-    try:
-        system = context.catalog.systems[default_system(context.catalog)]
-    except FactoryError:
-        return  # the finding `catalog` has the error
-    found = mirror.discover(context.site.mirror, system, Stack(name="", summary="", pins={}))
-    archives = mirror.archives(context.site.mirror, system).values()
-    packages = next(iter(archives), "the defaults of apt")
-    indexes = (found.pip_index, *found.pip_extra_indexes, *found.pip_find_links)
-    wheels = next(filter(None, indexes), "the default index of pip")
-    text = f"packages of {system.name} from {packages}, wheels from {wheels}"
-    yield Finding(about="site", state=_GOOD, text=_CREDENTIALS.sub("//", text))
+def _site_file(context: Context) -> Iterable[Finding]:
+    path, keys = path_of(context.root), len(context.site.given)
+    text = f"{path}, {keys} keys" if path.exists() else f"no {path}: the defaults of this host are in force"
+    yield Finding(about="site file", state=GOOD, text=text)
 
 
-def _engine(_: Context) -> Iterable[Finding]:
+def _engine() -> Iterable[Finding]:
     engine = Engine()
     version = engine.version()
     yield Finding(
         about="engine",
-        state=_GOOD,
+        state=GOOD,
         text=f"{version['Version']}, API {version['ApiVersion']}, at {engine.url}",
     )
     info = engine.info()
@@ -110,11 +125,11 @@ def _tools(_: Context) -> Iterable[Finding]:
         ("packer", "builds AMIs", False),
     ):
         path = shutil.which(name)
-        state = _GOOD if path else _BAD if needed else _NOTE
+        state = GOOD if path else BAD if needed else NOTE
         fix = f"apt-get install {_PACKAGES.get(name, name)}"
         yield Finding(about=name, state=state, text=path or f"not installed ({why})", fix=fix)
     pip = process.run([sys.executable, "-m", "pip", "--version"], timeout_s=60)
-    state = _GOOD if pip.code == 0 else _BAD
+    state = GOOD if pip.code == 0 else BAD
     yield Finding(about="pip", state=state, text=pip.output.split(" from ")[0], fix="make setup")
 
 
@@ -124,7 +139,7 @@ def _disk(context: Context) -> Iterable[Finding]:
         if not os.access(existing, os.W_OK):
             yield Finding(
                 about=about,
-                state=_BAD,
+                state=BAD,
                 text=f"cannot write to {existing}",
                 fix=f"sudo chown -R $USER {existing}"
                 + (", or set BUILDER_HOME" if about == "cache disk" else ""),
@@ -135,42 +150,36 @@ def _disk(context: Context) -> Iterable[Finding]:
 
 def _room(about: str, folder: Path, fix: str) -> Finding:
     free = shutil.disk_usage(folder).free
-    state = _GOOD if free > _ROOM_BYTES else _BAD
+    state = GOOD if free > _ROOM_BYTES else BAD
     return Finding(about=about, state=state, text=f"{size(free)} free at {folder}", fix=fix)
 
 
 def _registry(context: Context) -> Iterable[Finding]:
-    named = context.site.registry.push
-    host = named.split("/")[0] if named else find(context.workspace)
-    if not host:
-        program = shutil.which(PROGRAM)
-        yield Finding(
-            about="registry",
-            state=_GOOD if program else _NOTE,
-            text="on this machine, started on demand"
-            if program
-            else f"not installed: {PROGRAM} (the registry for --publish unless site.toml names another)",
-            fix=f"apt-get install {PROGRAM}",
-        )
-        return
-    fix = "builder registry up, or registry.push in site.toml"
-    client = Client(site_network(context), hint=fix, silence_s=ANSWER_S)
-    try:
+    """Return a finding about the registry on this machine."""
+    host, program = find(context.workspace), shutil.which(PROGRAM)
+    if host:
+        client = Client(DIRECT, silence_s=ANSWER_S)
         with client.open("GET", f"{origin_of(host)}/v2/") as response:
-            answer, state = f"answers {response.status}", _GOOD
-    except TransientError as error:
-        answer, state = f"does not answer: {error}", _BAD
-    yield Finding(about="registry", state=state, text=f"{host} {answer}", fix=fix)
+            state, text = GOOD if response.status == OK else BAD, f"{host} answers {response.status}"
+        yield Finding(about="registry", state=state, text=text, fix="builder registry down")
+        return
+    text = f"not installed: {PROGRAM} (the registry for --publish unless site.toml names another)"
+    yield Finding(
+        about="registry",
+        state=GOOD if program else NOTE,
+        text="on this machine, started on demand" if program else text,
+        fix=f"apt-get install {PROGRAM}",
+    )
 
 
 def _credentials(context: Context) -> Iterable[Finding]:
     if not context.site.registry.push:
         yield Finding(
-            about="credentials", state=_GOOD, text="none needed: images are pushed to this machine only"
+            about="credentials", state=GOOD, text="none needed: images are pushed to this machine only"
         )
         return
     config = Path(os.environ.get("DOCKER_CONFIG", str(Path.home() / ".docker"))) / "config.json"
-    state = _GOOD if config.is_file() else _NOTE
+    state = GOOD if config.is_file() else NOTE
     text = f"{config}" if config.is_file() else f"no {config}: only registries without login accept a push"
     yield Finding(
         about="credentials",

@@ -18,7 +18,8 @@ VERBS = {
     "lock": "lock the digests of downloads: add, --update, --diff, --verify",
     "ami": "manage built AMIs: list, show, copy, share, deprecate, publish, retire",
     "iam": "print the IAM policy for building and publishing a target",
-    "doctor": "check this machine for what a build needs",
+    "config": "print the settings in force and where each comes from",
+    "doctor": "check this machine and ask every server that the settings name",
     "clean": "list what builds left behind, and remove it",
     "registry": "run a registry on this machine: up, down, status",
     "rehearse": "emulate an AWS account on this machine: up, down, status, env",
@@ -27,7 +28,7 @@ VERBS = {
 
 
 # Commands that change nothing: they succeed if stdout is closed early (`| head`).
-_READING = {"list", "show", "plan", "stack", "iam", "doctor", "completion", "ami list", "ami show"}
+_READING = {"list", "show", "plan", "stack", "iam", "config", "doctor", "completion", "ami list", "ami show"}
 _READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"}
 
 

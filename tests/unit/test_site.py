@@ -1,10 +1,12 @@
 """Site file: its settings, and errors that name file and key."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from builder import site
+from builder.app import settings
 from builder.errors import UsageError
 
 
@@ -43,6 +45,30 @@ def test_settings_of_every_type_are_read(file: Path) -> None:
         ("[aws]\nwait_minutes = true\n", "aws.wait_minutes: must be a whole number of at least 0, not True"),
         ("[aws]\ncopy_regions = [1]\n", "aws.copy_regions: must be a list of strings, not [1]"),
         ("[mirror.prefixes]\na = 1\n", "mirror.prefixes: must be a table of strings, not {'a': 1}"),
+        ('mirror.apt = "not a url"', "mirror.apt: must be an http, https or file URL, not 'not a url'"),
+        ('mirror.apt = "http://a:99999/"', "mirror.apt: must be an http, https or file URL"),
+        ('mirror.apt = "http://"', "mirror.apt: must be"),
+        ('mirror.apt = "ftp://a.example/"', "mirror.apt: must be"),
+        ('mirror.pip_index = "wheels"', "mirror.pip_index: must be an http, https or file URL, or an abs"),
+        ('mirror.pip_find_links = ["/a", "b"]', "mirror.pip_find_links[1]: must be"),
+        ('mirror.proxy = "foo"', "mirror.proxy: must be http://HOST:PORT, https://HOST:PORT or HOST:PORT"),
+        ('mirror.ca_bundle = "ca.pem"', "mirror.ca_bundle: must be an absolute path, not 'ca.pem'"),
+        ('mirror.snapshot = "http://a/{archive}"', "mirror.snapshot: must be a URL that contains {archive}"),
+        ('mirror.token_hosts = ["https://a"]', "mirror.token_hosts[0]: must be HOST or HOST:PORT"),
+        ('mirror.prefixes = {"" = "http://a/"}', "mirror.prefixes: a prefix must not be empty"),
+        ('mirror.prefixes = {"http://a/" = "b"}', "mirror.prefixes.http://a/: must be an http, https or"),
+        ('mirror.prefixes = {"a/" = "http://b/"}', "mirror.prefixes.a/: must be HOST[:PORT]/PATH, not"),
+        ('registry.push = "http://a/b"', "registry.push: must be HOST[:PORT][/PATH] in lower case and"),
+        ('registry.push = "UPPER/Case Bad"', "registry.push: must be HOST[:PORT][/PATH] in lower case and"),
+        ('registry.cache = "host"', "registry.cache: must be HOST[:PORT]/PATH in lower case"),
+        ('aws.region = "mars-1"', "aws.region: must be a region such as us-east-1, not 'mars-1'"),
+        ('aws.copy_regions = ["us-east-1", "x"]', "aws.copy_regions[1]: must be a region"),
+        ('aws.share_accounts = ["12"]', "aws.share_accounts[0]: must be an account id of 12 digits"),
+        ('aws.share_organizations = ["nope"]', "aws.share_organizations[0]: must be the ARN of an"),
+        ('aws.source_cidrs = ["0.0.0.0/99"]', "aws.source_cidrs[0]: must be a network such as"),
+        ('aws.ssh_interface = "public"', "aws.ssh_interface: must be one of private_ip, public_ip, ses"),
+        ('aws.parameters = "factory"', "aws.parameters: must be a parameter prefix such as /image-factory"),
+        ('aws.subnet = "default"', "aws.subnet: must be a subnet id"),
     ],
 )
 def test_error_names_file_and_key(file: Path, text: str, problem: str) -> None:
@@ -51,6 +77,57 @@ def test_error_names_file_and_key(file: Path, text: str, problem: str) -> None:
         site.load(file.parent)
     assert caught.value.message.startswith(f"{file}: {problem}")
     assert caught.value.hint == f"correct {file}"
+
+
+VALID = """
+[mirror]
+apt = "http://user:word@[::1]:8080/debian"
+apt_security = "file:///srv/security"
+pip_index = "https://wheels.example/simple"
+pip_find_links = ["/srv/wheels", "file:///srv/wheels", "http://127.0.0.1:1/links"]
+ca_bundle = "/etc/ssl/certs/ca-certificates.crt"
+proxy = "proxy.example:3128"
+no_proxy = "localhost,.example"
+token_hosts = ["auth.example:5000"]
+snapshot = "https://snapshot.example/archive/{archive}/{stamp}"
+[mirror.prefixes]
+"https://github.com/" = "file:///srv/github/"
+"docker.io/library/" = "mirror.example:5000/library/"
+[registry]
+push = "ecr/team"
+cache = "registry.example:5000/training/layer-cache"
+[aws]
+region = "us-gov-west-1"
+subnet = "subnet-0123456789abcdef0"
+source_cidrs = ["203.0.113.0/24", "2001:db8::/32"]
+instance_profile = "Build+Profile@1"
+ssh_interface = "session_manager"
+share_accounts = ["123456789012"]
+share_organizations = ["arn:aws:organizations::123456789012:ou/o-a1b2c3d4e5/ou-ab12-c3d4e5f6"]
+parameters = "/image-factory/v2"
+"""
+
+
+def test_valid_values_of_every_form_are_read(file: Path) -> None:
+    file.write_text(VALID)
+    read = site.load(file.parent)
+    assert read.mirror.apt.startswith("http://user:word@")
+    assert {"mirror.apt", "mirror.prefixes", "registry.push", "aws.region"} <= read.given
+
+
+def test_empty_texts_mean_the_default(file: Path) -> None:
+    keys = [
+        f'{section}.{field.name} = ""'
+        for section, kind in site.SECTIONS.items()
+        for field in fields(kind)
+        if field.default == ""
+    ]
+    file.write_text("\n".join(keys))
+    assert site.load(file.parent).mirror == site.MirrorSettings()
+
+
+def test_every_key_is_documented(root: Path) -> None:
+    assert (root / settings.PAGE).read_text() == settings.page(), "run: builder config --write-docs"
 
 
 def test_all_errors_are_reported_at_once(file: Path) -> None:

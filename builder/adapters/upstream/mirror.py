@@ -21,6 +21,7 @@ from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
 
 _APT = Path("/etc/apt")
+DEFAULT = "default"  # origin of a value that neither the site nor this host sets
 # Default archives of a distribution: main and security.
 _ARCHIVES = {"debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")}
 
@@ -64,8 +65,18 @@ class Mirror:
         return Network(proxies=self.proxies, ca_bundle=self.ca_bundle, token_hosts=self.settings.token_hosts)
 
 
-def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Sequence[Suite] = ()) -> Mirror:
-    """Return the download sources for a build; `suites` has the locked suites, for sites with snapshots."""
+def discover(
+    settings: MirrorSettings,
+    system: System,
+    stack: Stack,
+    suites: Sequence[Suite] = (),
+    *,
+    check_paths: bool = True,
+) -> Mirror:
+    """Return the download sources for a build; `suites` has the locked suites, for sites with snapshots.
+
+    Raises UsageError if a file or folder of the settings does not exist, unless `check_paths` is False.
+    """
     pip = _host_pip()
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
@@ -73,7 +84,7 @@ def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Seq
     if stack.wheel_index and not (index or extra or links):
         extra = (stack.wheel_index,)
     return dataclasses.replace(
-        connection(settings, pip),
+        connection(settings, pip, check_paths=check_paths),
         apt_sources=_apt_sources(settings, system, suites),
         pip_index=index,
         pip_extra_indexes=tuple(url for url in extra if _is_usable(url)),
@@ -81,16 +92,18 @@ def discover(settings: MirrorSettings, system: System, stack: Stack, suites: Seq
     )
 
 
-def connection(settings: MirrorSettings, pip: Mapping[str, str] | None = None) -> Mirror:
+def connection(
+    settings: MirrorSettings, pip: Mapping[str, str] | None = None, *, check_paths: bool = True
+) -> Mirror:
     """Return a mirror with only the site's URL prefixes, proxies and CA certificates."""
     bundle = settings.ca_bundle or (_host_pip() if pip is None else pip).get("cert", "")
     bundle = bundle or os.environ.get("SSL_CERT_FILE", "")
-    if bundle and not Path(bundle).is_file():
+    if check_paths and bundle and not Path(bundle).is_file():
         raise UsageError(
             f"CA bundle {bundle}: no such file", hint="correct mirror.ca_bundle, SSL_CERT_FILE or pip's cert"
         )
     mirror = Mirror(settings=settings, ca_bundle=Path(bundle) if bundle else None, proxies=_proxies(settings))
-    for folder in mirror.folders:
+    for folder in mirror.folders if check_paths else ():
         if not folder.is_dir():
             raise UsageError(
                 f"mirror.prefixes: no folder {folder}", hint="correct mirror.prefixes in site.toml"
@@ -151,32 +164,32 @@ def _apt_sources(settings: MirrorSettings, system: System, suites: Sequence[Suit
 
 def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
     """Return the current archive URL of each suite, from the site, else this host, else the distribution."""
+    return find_archives(settings, system)[1]
+
+
+def find_archives(settings: MirrorSettings, system: System) -> tuple[str, dict[str, str]]:
+    """Return the origin of the archives that the site does not set, and the archive URL of each suite."""
     assert system.bootstrap is not None
     suite = system.bootstrap.suite
     main, security = settings.apt, settings.apt_security
     if not main and platform.freedesktop_os_release().get("ID") == system.distribution:
         sources = _host_apt(suite)
         if sources:
-            return sources
+            return "apt sources of this host", sources
     if not main:
         main, security = _ARCHIVES.get(system.distribution, ("", ""))
     if not main:
-        return {}
+        return DEFAULT, {}
     security = security or f"{main.rstrip('/')}-security"
-    return {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
+    return DEFAULT, {suite: main, f"{suite}-updates": main, f"{suite}-security": security}
 
 
 def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -> str:
     """Return the URL of the archive snapshot at `stamp`."""
-    if "{archive}" not in settings.snapshot or "{stamp}" not in settings.snapshot:
-        raise UsageError(
-            f"mirror.snapshot: {settings.snapshot!r} lacks {{archive}} or {{stamp}}",
-            hint='example: snapshot = "https://snapshot.example/archive/{archive}/{stamp}"',
-        )
     if not stamp:
         raise IntegrityError(
             f"catalog/lock.json: suite {system.distribution} {suite} has no snapshot",
-            hint=f"builder lock --update {system.name}",
+            hint=f"builder lock --update 'suite {system.distribution} {suite}'",
         )
     archive = f"{system.distribution}-security" if suite.endswith("-security") else system.distribution
     return settings.snapshot.replace("{archive}", archive).replace("{stamp}", stamp)

@@ -97,6 +97,9 @@ class Addresses:
             if held := self._held.pop(address, None):
                 held.close()
 
+    def holds(self, address: str) -> bool:
+        return address in self._held
+
     def _candidates(self) -> Iterator[str]:
         for number in range(int(_FIRST), int(_LAST) + 1):
             if number & 0xFF not in (0, 255):

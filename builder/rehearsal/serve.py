@@ -2,7 +2,8 @@
 
     python -m builder.rehearsal.serve FOLDER
 
-FOLDER contains the settings. Only this process loads moto.
+FOLDER contains the settings. Only this process loads moto. It has no connection to the engine: the broker, a
+child process, starts and stops the machines.
 """
 
 import json
@@ -16,15 +17,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import write_atomically
 from builder.errors import FactoryError
 from builder.rehearsal.addresses import find_ssh_port
-from builder.rehearsal.ec2.hosts import EngineHosts, sweep
+from builder.rehearsal.ec2.brokered import BrokeredHosts, brokered_hosts
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.files import Files, Settings, hold
 from builder.rehearsal.gate import Key
 from builder.rehearsal.proxy import Proxy
-from builder.rehearsal.session import Files, Settings, hold
 from builder.wait import until
 
 _IDLE_TIMEOUT_S = 60.0
@@ -47,22 +47,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
-    engine = Engine(settings.engine_url)
-    sweep(engine, settings.session)  # leftovers of a killed process
     account = Account.from_table(settings.account)
-    hosts = EngineHosts(
-        engine=engine,
-        session=settings.session,
-        ssh_port=find_ssh_port(),
-        network_image=next(iter(settings.machines.values()), ""),
-    )
-    with ExitStack() as stack:
+    with brokered_hosts(files.folder, ssh_port=find_ssh_port()) as hosts, ExitStack() as stack:
+        hosts.sweep()  # leftovers of a killed process
         proxy = _start(stack, files, settings, account, hosts)
         ended.wait()
-        _end(files, engine, settings.session, proxy, stack)
+        _end(files, hosts, proxy, stack)
 
 
-def _start(stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: EngineHosts) -> Proxy:
+def _start(
+    stack: ExitStack, files: Files, settings: Settings, account: Account, hosts: BrokeredHosts
+) -> Proxy:
     from builder.rehearsal.ec2 import backends
 
     key = Key.random()
@@ -106,17 +101,17 @@ def _start(stack: ExitStack, files: Files, settings: Settings, account: Account,
     return proxy
 
 
-def _end(files: Files, engine: Engine, session: str, proxy: Proxy, stack: ExitStack) -> None:
+def _end(files: Files, hosts: BrokeredHosts, proxy: Proxy, stack: ExitStack) -> None:
     """Close the endpoint, wait for calls in progress, remove all containers and images of the rehearsal."""
     files.ready.unlink(missing_ok=True)
     stack.close()
 
     def is_idle() -> bool:
-        sweep(engine, session)
+        hosts.sweep()
         return not proxy.busy
 
     until(is_idle, timeout_s=_IDLE_TIMEOUT_S, every_s=0.1)
-    sweep(engine, session)
+    hosts.sweep()
 
 
 if __name__ == "__main__":

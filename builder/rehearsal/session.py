@@ -4,7 +4,6 @@ Each rehearsal is a background process with a folder in the builder's home; it i
 process holds the lock file in that folder.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,11 +11,11 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
@@ -25,79 +24,15 @@ from builder.adapters.host.network import Network
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.errors import FactoryError, MissingError, UsageError
 from builder.rehearsal.calls import Call, Disturbance
-from builder.rehearsal.ec2.hosts import sweep
+from builder.rehearsal.ec2.engine_hosts import sweep
 from builder.rehearsal.fence import Fence, fence
+from builder.rehearsal.files import Files, Settings, hold
 from builder.rehearsal.gate import CONTROL, SERVICES, Key
 from builder.wait import until
 
 _START_S, _END_S = 120.0, 180.0
 _ASK_S = 60.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Paths in the folder of a rehearsal."""
-
-    folder: Path
-
-    @property
-    def alive(self) -> Path:
-        return self.folder / "alive"
-
-    @property
-    def settings(self) -> Path:
-        return self.folder / "settings.json"
-
-    @property
-    def ready(self) -> Path:
-        return self.folder / "ready.json"
-
-    @property
-    def calls(self) -> Path:
-        return self.folder / "calls.ndjson"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def registries(self) -> Path:
-        return self.folder / "ecr"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """Settings of the background process; `machines` maps each system to its machine image."""
-
-    session: str
-    engine_url: str
-    account: Mapping[str, Any]
-    machines: Mapping[str, str]
-    services: tuple[str, ...] = SERVICES
-    pending_s: float = 0.0
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-@contextmanager
-def hold(path: Path, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a running rehearsal; the kernel releases it when the process ends."""
-    with path.open("w") as file:
-        if not until(lambda: _try_lock(file.fileno()), timeout_s=patience_s, every_s=0.1):
-            raise UsageError(
-                f"a rehearsal is already running in {path.parent}", hint="builder rehearse status"
-            )
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _is_alive(files: Files) -> bool:
@@ -264,7 +199,7 @@ def up(
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
-    # moto would start containers for some calls, so it gets no engine; the rehearsal has its own setting.
+    # Libraries in this process find no engine; only the broker gets the engine's URL, from the settings.
     environment = {**os.environ, "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}"}
     service = process.start_detached(argv, log=files.log, env=environment)
     until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)

@@ -1,14 +1,18 @@
 """Fixtures of adapter tests: a rehearsed AWS account without machines, a certificate, stub servers."""
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.ansible import runtime
+from builder.adapters.engine.client import Engine
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
 from tests.support.rehearsed_account import AmiAccount
@@ -92,3 +96,35 @@ def serve() -> Iterator[Serve]:
     """A function that starts a stub server on loopback; all servers stop when the test ends."""
     with stub_servers() as start:
         yield start
+
+
+@pytest.fixture
+def shell_image(tmp_path: Path) -> Iterator[str]:
+    """An image that contains only a shell of this host."""
+    with _imported(tmp_path, ("sh", "sleep", "cat", "mkdir")) as image:
+        yield image
+
+
+@pytest.fixture
+def python_image(tmp_path: Path) -> Iterator[str]:
+    """An image that contains only this host's Python."""
+    argv = ["/usr/bin/python3", "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]
+    library = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    with _imported(tmp_path, ("/usr/bin/python3",), library) as image:
+        yield image
+
+
+@contextmanager
+def _imported(folder: Path, programs: Sequence[str], *paths: str) -> Iterator[str]:
+    """Import programs of this host, their libraries, and other paths into the engine as an image."""
+    files = [str(shutil.which(name)) for name in programs]
+    listed = subprocess.run(["ldd", *files], capture_output=True, text=True, check=True).stdout
+    files += [*sorted(set(re.findall(r"(?:=> |^\t)(/\S+)", listed, re.MULTILINE))), *paths]
+    tar = folder / "root.tar"
+    options = ["--exclude=dist-packages", "--exclude=__pycache__", "--exclude=test", "--ignore-failed-read"]
+    words = ["tar", *options, "-chf", str(tar), "-C", "/", *(name.lstrip("/") for name in files)]
+    subprocess.run(words, check=True, capture_output=True)
+    engine, tag = Engine(), uuid.uuid4().hex
+    engine.import_image(tar, repository="factory-test", tag=tag, changes=[])
+    yield f"factory-test:{tag}"
+    engine.remove_image(f"factory-test:{tag}")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from builder.wait import until
 from tests.support.rehearsal import Clients, Key
-from tests.support.rehearsed import Program
+from tests.support.rehearsed import Program, brokers_of, unix_sockets_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -62,8 +63,11 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     aws = program.aws(name)
     instance = start_instance(aws, key)["InstanceId"]
     aws.ready_image(instance)
-    os.kill(program.ready(name)["pid"], signal.SIGKILL)
+    pid = program.ready(name)["pid"]
+    (broker,) = brokers_of(pid)
+    os.kill(pid, signal.SIGKILL)
     assert until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
+    assert until(lambda: not Path(f"/proc/{broker}").exists(), timeout_s=20, every_s=0.1)
     assert len(program.left(name)) >= 4, "two containers, and images of two disks"
     program.up(name)
     restarted = program.aws(name)
@@ -77,6 +81,28 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     assert f"'{name}' was killed: removed its leftovers" in done.stderr
     assert program.left(name) == []
     assert not program.folder(name).exists()
+
+
+def test_only_the_broker_is_connected_to_the_engine(
+    program: Program, rehearsal_name: Names, key: Key
+) -> None:
+    name = rehearsal_name()
+    program.up(name)
+    aws = program.aws(name)
+    instance = start_instance(aws, key)["InstanceId"]
+    pid = program.ready(name)["pid"]
+    (broker,) = brokers_of(pid)
+    assert unix_sockets_of(pid) == set(), "moto's process has a connection to the engine"
+    assert unix_sockets_of(broker) != set()
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (url,) = [variable for variable in environment if variable.startswith(b"DOCKER_HOST=")]
+    assert not Path(url.decode().removeprefix("DOCKER_HOST=unix://")).exists()
+
+    os.kill(broker, signal.SIGKILL)
+    with pytest.raises(ClientError, match="the broker of this rehearsal has ended"):
+        aws.ec2.stop_instances(InstanceIds=[instance])
+    assert program.call("down", "--name", name).returncode == 0
+    assert program.left(name) == []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

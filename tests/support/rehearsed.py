@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,24 @@ from builder.rehearsal.session import files_of, find, session_of
 from tests.support.rehearsal import ROOT, Clients
 
 BOUND_S = 600
+
+
+def brokers_of(pid: int) -> list[int]:
+    """Return the PIDs of the brokers that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"builder.rehearsal.ec2.broker" in path.joinpath("cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def unix_sockets_of(pid: int) -> set[str]:
+    """Return the inodes of the Unix sockets that a process has open."""
+    lines = Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]
+    open_files = (str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+    return {f"socket:[{line.split()[6]}]" for line in lines} & set(open_files)
 
 
 @dataclass(frozen=True)

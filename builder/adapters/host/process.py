@@ -275,9 +275,21 @@ def _processes() -> Iterator[tuple[int, list[bytes]]]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Program that outlives this process."""
+    """Program that runs beside this process."""
 
     child: subprocess.Popen[bytes]
+
+    @property
+    def input(self) -> IO[bytes]:
+        """The program's stdin, if it was started with `start_piped`."""
+        assert self.child.stdin is not None
+        return self.child.stdin
+
+    @property
+    def output(self) -> IO[bytes]:
+        """The program's stdout, if it was started with `start_piped`."""
+        assert self.child.stdout is not None
+        return self.child.stdout
 
     @property
     def pid(self) -> int:
@@ -310,3 +322,10 @@ def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | N
             env=dict(env) if env is not None else None,
         )
     return Service(child)
+
+
+def start_piped(argv: Sequence[str]) -> Service:
+    """Start another part of the builder with pipes to this process; it inherits stderr and environment."""
+    return Service(
+        subprocess.Popen(list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    )

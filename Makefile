@@ -33,7 +33,7 @@ engine: setup ## find a container engine, or install and start the distribution'
 
 demo: engine ## build and check cpu-ddp, publish it to a registry on this machine
 	$(RUN) scripts/ensure-engine docker-registry
-	$(RUN) builder build --target cpu-ddp --publish
+	$(RUN) builder build cpu-ddp --publish
 
 ami: engine ## build all AMIs that the site can build, in parallel; SITE=aws: in your AWS account
 	$(RUN) builder build --all --kind ami --site $(SITE)
@@ -77,4 +77,4 @@ clean: ## delete out/ and tool caches; `builder clean` cleans the engine
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 %: catalog/targets/%.toml engine ## build a target of the catalog by name
-	$(RUN) builder build --target $@ --site $(SITE)
+	$(RUN) builder build $@ --site $(SITE)

@@ -21,6 +21,7 @@ class FactoryError(Exception):
     """Base class of errors that are printed as a message without a traceback."""
 
     exit_code = 1
+    result: object = None  # what `--json` prints besides the error
 
     def __init__(self, message: str, *, hint: str = "", details: str = "") -> None:
         self.message = without_logins(message)
@@ -80,6 +81,12 @@ class IntegrityError(FactoryError):
     exit_code = 7
 
 
+class IncompatibleError(FactoryError):
+    """The compatibility rules refuse a combination of versions."""
+
+    exit_code = 8
+
+
 class Interrupted(FactoryError):
     """The run was interrupted by SIGINT, SIGTERM or SIGHUP."""
 
@@ -102,6 +109,16 @@ def system_errors(kind: type[FactoryError]) -> Iterator[None]:
         yield
     except OSError as error:
         raise of_system(error, kind) from error
+
+
+@contextmanager
+def with_result(result: object) -> Iterator[None]:
+    """Add a result to a FactoryError of the block, for the output of `--json`."""
+    try:
+        yield
+    except FactoryError as error:
+        error.result = result
+        raise
 
 
 @contextmanager

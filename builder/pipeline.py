@@ -9,7 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import BuildError, CatalogError, CheckError, IntegrityError, PublishError, system_errors
+from builder.errors import (
+    BuildError,
+    CheckError,
+    IncompatibleError,
+    IntegrityError,
+    PublishError,
+    system_errors,
+)
 from builder.events import Stream
 from builder.lock import LOCK_PATH
 from builder.model import Artifact, Plan, Publication, Receipt, Report
@@ -120,17 +127,19 @@ def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[
 
 
 def require_allowed(plans: Iterable[Plan]) -> None:
-    """Raise CatalogError if the rules refuse one of the plans."""
+    """Raise IncompatibleError if the rules refuse one of the plans."""
     refused = [plan for plan in plans if plan.errors]
     if refused:
-        first = refused[0]
-        raise CatalogError(
-            [
-                f"target '{plan.target.name}': stack '{plan.stack.name}' on {error}"
-                for plan in refused
-                for error in plan.errors
-            ],
-            hint=f"builder stack check {first.stack.name} --set kind={first.target.kind}",
+        plan = refused[0]
+        first, *more = [
+            f"target '{plan.target.name}': stack '{plan.stack.name}' on {error}"
+            for plan in refused
+            for error in plan.errors
+        ]
+        raise IncompatibleError(
+            first,
+            hint=f"builder stack check {plan.stack.name} --set kind={plan.target.kind}",
+            details="\n".join(more),
         )
 
 

@@ -5,6 +5,7 @@ of the settings classes are the only table of its keys: name, default, meaning a
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -63,15 +64,22 @@ class MirrorSettings:
         return self.prefixes[fitting] + url.removeprefix(fitting) if fitting else url
 
 
+# Host of a registry that means the ECR registry of the AWS account or its rehearsal, with its credentials.
+ECR = "ecr"
+_ECR_HOST = re.compile(r"\d{12}\.dkr[.-]ecr\.")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
-    """Registry that images are pushed to, and repository (host/name) of the layer cache; "" for none.
-
-    The host "ecr" means the ECR registry of the AWS account, with the account's credentials.
-    """
+    """Registry that images are pushed to, and repository (host/name) of the layer cache; "" for none."""
 
     push: str = _key("", "registry of published images; default: the registry on this machine", forms.PUSH)
     cache: str = _key("", "repository of the shared layer cache, with tags cache-KEY", forms.CACHE)
+
+    @property
+    def is_ecr(self) -> bool:
+        """True if images are pushed to ECR."""
+        return self.push.partition("/")[0] == ECR or _ECR_HOST.match(self.push) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

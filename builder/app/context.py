@@ -6,10 +6,12 @@ Also the option parser and the tables on stdout that all verbs share.
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
@@ -17,7 +19,8 @@ from builder.arch import of_this_machine
 from builder.errors import UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock, Want
 from builder.model import Catalog, Flavour, Plan, System, Target
-from builder.screen.summary import table
+from builder.screen.envelope import envelope
+from builder.screen.tables import PROSE, Cell, facts, table
 from builder.screen.text import look
 from builder.site import Site
 from builder.stack.knowledge import Knowledge
@@ -94,18 +97,77 @@ class Context:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argument parser that raises UsageError instead of printing its usage."""
+    """Argument parser that raises UsageError instead of printing its usage; options may follow arguments."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
+        if unknown:
+            first = unknown[0]
+            suggestion = did_you_mean(first, self._option_string_actions) if first.startswith("--") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
     options = _Parser(prog=f"builder {verb}", description=description, allow_abbrev=False)
+    options.set_defaults(command=verb)
     options.add_argument(
-        "--root", type=Path, help="the repository (default: the nearest parent folder with a catalog)"
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="the repository (default: the nearest parent folder with a catalog)",
     )
     return options
+
+
+def add_json(options: argparse._ActionsContainer, help_text: str = "print JSON") -> None:
+    options.add_argument("--json", action="store_true", help=help_text)
+
+
+def add_targets(options: argparse.ArgumentParser) -> None:
+    """Add targets as positional arguments and as --target."""
+    options.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="name of a target (builder list), or a pattern of names such as 'ami-*'",
+    )
+    options.add_argument(
+        "--target", action="append", default=[], metavar="TARGET", help="the same; may be repeated"
+    )
+
+
+def find_targets(context: Context, options: argparse.Namespace, *, verb: str) -> list[str]:
+    """Return the names of the given targets, with patterns expanded; raise UsageError if there is none."""
+    given = [*options.targets, *options.target]
+    if not given:
+        raise UsageError(
+            f"builder {verb}: no target given", hint=f"builder list; then: builder {verb} TARGET"
+        )
+    return list(dict.fromkeys(name for text in given for name in _matching(context.catalog, text)))
+
+
+def find_one_target(context: Context, options: argparse.Namespace, *, verb: str) -> str:
+    """Return the name of the only given target; raise UsageError if there is none or more than one."""
+    first, *more = find_targets(context, options, verb=verb)
+    if more:
+        raise UsageError(
+            f"builder {verb} takes one target, not {len(more) + 1}: {', '.join([first, *more])}",
+            hint=f"builder {verb} {first}",
+        )
+    return first
+
+
+def _matching(found: Catalog, text: str) -> list[str]:
+    if not any(character in text for character in "*?["):
+        return [plan.find_target(found, text).name]
+    names = [name for name in found.targets if fnmatchcase(name, text)]
+    if not names:
+        raise UsageError(f"no target matches '{text}'", hint="builder list")
+    return names
 
 
 def open_context(options: argparse.Namespace) -> Context:
@@ -121,13 +183,19 @@ def open_context(options: argparse.Namespace) -> Context:
         flavour=getattr(options, "flavour", None) or "",
     )
     if system := getattr(options, "system", None):
-        raise _no_system(context, system, options.target or ())
+        named = options.target or ()
+        raise _no_system(context, system, [named] if isinstance(named, str) else [*options.targets, *named])
     return context
 
 
-def _no_system(context: Context, name: str, targets: str | Sequence[str]) -> UsageError:
+def find_context(root: Path | None) -> Context | None:
+    """Return the context of a repository for completion in a shell; None if there is none."""
+    folder = root.expanduser() if root else _find_root()
+    return Context(folder.absolute()) if (folder / "catalog").is_dir() else None
+
+
+def _no_system(context: Context, name: str, named: Sequence[str]) -> UsageError:
     """Return the error for the former option --system, which suggests a flavour of the named targets."""
-    named = [targets] if isinstance(targets, str) else targets
     known = {
         flavour
         for target in context.catalog.targets.values()
@@ -158,7 +226,7 @@ def add_site_name(options: argparse.ArgumentParser) -> None:
 def add_flavour(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--flavour",
-        metavar="NAME",
+        metavar="FLAVOUR",
         help="flavour of the target (default: its first for the site; builder show lists them)",
     )
     options.add_argument("--system", help=argparse.SUPPRESS)  # former name of --flavour: refused with a hint
@@ -179,14 +247,25 @@ def print_verdict(plan: Plan) -> None:
     rows = [(instance, " ".join(values)) for instance, values in plan.settings.items()]
     if rows:
         print()
-        print_table(("on", "set for jobs"), rows)
+        print_facts([("on", "set for jobs"), *rows])
     verdicts = [("warning", rule) for rule in plan.warnings] + [("refused", text) for text in plan.errors]
     if verdicts:
         print()
-        print_table(("rules", f"of stack {plan.stack.name}"), verdicts)
+        print_facts([("rules", f"of stack {plan.stack.name}"), *verdicts])
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as wide as the terminal."""
-    style = look(sys.stdout, os.environ)
-    print(table(headers, rows, style.width, look=style))
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, prose: Collection[str] = PROSE
+) -> None:
+    """Print a table with one line per row; a terminal shows the `prose` columns shortened."""
+    print(table(headers, rows, look=look(sys.stdout, os.environ), prose=prose))
+
+
+def print_json(options: argparse.Namespace, result: object, *, exit_code: int = 0) -> None:
+    """Print the result of a command in its envelope."""
+    print(envelope(options.command, result=result, exit_code=exit_code))
+
+
+def print_facts(pairs: Iterable[tuple[str, Cell]]) -> None:
+    """Print named values, one per line."""
+    print(facts(pairs, look=look(sys.stdout, os.environ)))

@@ -17,11 +17,10 @@ from builder.adapters.upstream.mirror import snapshot
 from builder.adapters.upstream.suites import release_url
 from builder.app.account import SiteAccount
 from builder.app.context import Context
-from builder.app.lanes.publishing import ECR
 from builder.app.settings import InForce, Setting
 from builder.errors import FactoryError, without_logins
 from builder.lock import ACCOUNT
-from builder.site import path_of
+from builder.site import ECR, path_of
 
 GOOD, NOTE, BAD = "passed", "skipped", "failed"
 _SUCCESS = range(200, 300)

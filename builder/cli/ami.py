@@ -1,12 +1,12 @@
 """`builder ami`: manages built AMIs, in an account or in its rehearsal."""
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from builder import forms
 from builder.adapters.ami import family, steps
 from builder.adapters.ami.family import Member
 from builder.adapters.ami.publisher import LATEST
@@ -14,44 +14,91 @@ from builder.adapters.ami.steps import Sharing
 from builder.adapters.host import receipts
 from builder.adapters.host.workspace import open_run
 from builder.app.account import SiteAccount
-from builder.app.context import Context, add_site, open_context, parser, print_table
+from builder.app.actions import Action, run_action
+from builder.app.context import (
+    Context,
+    add_json,
+    add_site_name,
+    open_context,
+    parser,
+    print_facts,
+    print_json,
+    print_table,
+)
 from builder.app.interrupts import interruptible
 from builder.app.lanes.ami import open_publisher
-from builder.errors import UsageError
+from builder.errors import UsageError, with_result
 from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
-_AMI_ID = re.compile(r"ami-[0-9a-f]{8,17}")
+_AMI_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
+_MOST_DAYS = 3650  # EC2 accepts deprecation dates of the next ten years
 _IMAGE_HELP = "AMI ID in the site's region, target (means its newest receipt), or path of a receipt"
+_Run = Callable[[Context, SiteAccount, argparse.Namespace], int]
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser("ami", "Manage built AMIs: list, show, copy, share, deprecate, publish or retire them.")
-    options.add_argument("action", choices=_ACTIONS)
-    options.add_argument("image", nargs="?", default="", metavar="IMAGE", help=_IMAGE_HELP)
-    options.add_argument(
-        "--region", action="append", default=[], help="copy: region to copy to; may be repeated"
+    return run_action(
+        "ami", "Manage built AMIs, in an AWS account or in the rehearsal on this machine.", ACTIONS, argv
     )
+
+
+def _action(
+    name: str, summary: str, run: _Run, *arguments: Callable[[argparse.ArgumentParser], object]
+) -> Action:
+    """Return an action on the site's AMIs; `arguments` add its options to a parser."""
+
+    def options() -> argparse.ArgumentParser:
+        found = parser(f"ami {name}", f"{summary[0].upper()}{summary[1:]}.")
+        for add in arguments:
+            add(found)
+        add_json(found)
+        add_site_name(found)
+        return found
+
+    def run_in_site(parsed: argparse.Namespace) -> int:
+        context = open_context(parsed)
+        with interruptible():
+            return run(context, SiteAccount(context), parsed)
+
+    return Action(summary, options, run_in_site)
+
+
+def _add_image(options: argparse.ArgumentParser) -> None:
+    options.add_argument("image", metavar="AMI", help=_IMAGE_HELP)
+
+
+def _add_regions(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--account", action="append", default=[], help="share: AWS account number; may be repeated"
+        "--region",
+        action="append",
+        required=True,
+        metavar="REGION",
+        help="region to copy to; may be repeated",
+    )
+
+
+def _add_accounts(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--account", action="append", default=[], metavar="NUMBER", help="AWS account number; may be repeated"
     )
     options.add_argument(
         "--organization",
         action="append",
         default=[],
         metavar="ARN",
-        help="share: ARN of an organization or organizational unit; may be repeated",
+        help="ARN of an organization or organizational unit; may be repeated",
     )
-    options.add_argument("--after", type=int, default=0, metavar="DAYS", help="deprecate: days from today")
+
+
+def _add_days(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--after", type=int, required=True, metavar="DAYS", help="days from today")
+
+
+def _add_consent(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--force", action="store_true", help="retire: even if a 'latest' parameter points to the AMI"
+        "--force", action="store_true", help="even if a 'latest' parameter points to the AMI"
     )
-    options.add_argument("--yes", action="store_true", help="retire: do not ask for confirmation")
-    options.add_argument("--json", action="store_true", help="list, show: print JSON")
-    add_site(options)
-    parsed = options.parse_args(argv)
-    context = open_context(parsed)
-    with interruptible():
-        return _ACTIONS[parsed.action](context, SiteAccount(context), parsed)
+    options.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
@@ -59,7 +106,7 @@ def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     names = family.pointers(members, context.site.aws.parameters)
     rows = [_row(member, names.get(member.ref, [])) for member in members]
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print_json(options, rows)
     elif rows:
         print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
     else:
@@ -87,10 +134,10 @@ def _show(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     names = family.pointers(members, context.site.aws.parameters)
     tables = [family.describe(member, names.get(member.ref, [])) for member in members]
     if options.json:
-        print(json.dumps(tables, indent=2))
+        print_json(options, tables)
         return 0
     for table in tables:
-        print_table(("", ""), [(name, _text(value)) for name, value in table.items()])
+        print_facts([(name.replace("_", " "), _text(value)) for name, value in table.items()])
         print()
     return 0
 
@@ -115,14 +162,15 @@ def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
         )
     unknown = sorted(set(wanted) - set(family.regions_of(site.account)))
     if unknown:
-        raise UsageError(f"the account has no region {unknown[0]}", hint="builder ami --help")
+        raise UsageError(
+            f"--region {unknown[0]}: the account has no such region", hint="builder ami copy --help"
+        )
     with open_run(context.workspace, "copy") as run:
         publisher = open_publisher(site, run.cancelled, run=run, say=_say)
         tags = steps.own_tags(home.image)
         publisher.finish(home.ref, tags)
-        for region in wanted:
-            print(publisher.copy(home.ref, region, tags))
-    return 0
+        copies = (str(publisher.copy(home.ref, region, tags)) for region in wanted)
+        return _print_each(options, copies)
 
 
 def _share(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
@@ -131,12 +179,21 @@ def _share(context: Context, site: SiteAccount, options: argparse.Namespace) -> 
         raise UsageError(
             "builder ami share: no account given", hint="pass --account NUMBER or --organization ARN"
         )
+    for option, form, values in (
+        ("--account", forms.ACCOUNT, sharing.accounts),
+        ("--organization", forms.ORGANIZATION, sharing.organizations),
+    ):
+        for value in values:
+            if not form.fits(value):
+                raise UsageError(f"{option} {value}: must be {form.words}", hint="builder ami share --help")
     return _each(context, site, options, lambda member: steps.share(member.ref, sharing))
 
 
 def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
-    if options.after < 1:
-        raise UsageError(f"--after {options.after}: must be at least 1 day", hint="builder ami --help")
+    if not 1 <= options.after <= _MOST_DAYS:
+        raise UsageError(
+            f"--after {options.after}: must be 1 to {_MOST_DAYS} days", hint="builder ami deprecate --help"
+        )
     return _each(
         context,
         site,
@@ -148,9 +205,24 @@ def _deprecate(context: Context, site: SiteAccount, options: argparse.Namespace)
 def _each(
     context: Context, site: SiteAccount, options: argparse.Namespace, act: Callable[[Member], None]
 ) -> int:
-    for member in _family(context, site, options):
-        act(member)
-        print(member.ref)
+    def names() -> Iterator[str]:
+        for member in _family(context, site, options):
+            act(member)
+            yield str(member.ref)
+
+    return _print_each(options, names())
+
+
+def _print_each(options: argparse.Namespace, names: Iterable[str]) -> int:
+    """Print each name when its operation is done, with --json all at the end."""
+    done: list[str] = []
+    with with_result(done):
+        for name in names:
+            done.append(name)
+            if not options.json:
+                print(name)
+    if options.json:
+        print_json(options, done)
     return 0
 
 
@@ -160,16 +232,14 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
     if missing:
         raise UsageError(
             f"{home.ref} was not built by `builder`: it has no tag {missing[0]}",
-            hint="builder build --target NAME --publish",
+            hint="builder build TARGET --publish",
         )
     _require_checked(context, home)
     with open_run(context.workspace, "publish") as run:
         publication = open_publisher(site, run.cancelled, run=run, say=_say).publish_image(
             home.ref.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
         )
-    for name in publication.tags:
-        print(name)
-    return 0
+    return _print_each(options, publication.tags)
 
 
 def _require_checked(context: Context, home: Member) -> None:
@@ -178,14 +248,14 @@ def _require_checked(context: Context, home: Member) -> None:
     if receipt is None:
         raise UsageError(
             f"{home.ref} has no receipt on this machine, so its check results are unknown",
-            hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
+            hint=f"builder build {home.tags[TARGET_TAG]} --publish",
         )
     checks = (receipt.get("report") or {}).get("checks", ())
     outcomes = {check["outcome"] for check in checks}
     if "passed" not in outcomes or "failed" in outcomes:
         raise UsageError(
             f"{home.ref} has not passed its checks",
-            hint=f"builder build --target {home.tags[TARGET_TAG]} --publish",
+            hint=f"builder build {home.tags[TARGET_TAG]} --publish",
         )
 
 
@@ -197,14 +267,18 @@ def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) ->
     print("\n".join(f"will be removed: {member.ref}" for member in members), file=sys.stderr)
     if not options.yes:
         _confirm(ami)
-    family.retire(
-        site.account,
-        ami,
-        regions,
-        prefix=context.site.aws.parameters,
-        force=options.force,
-        say=print,
-    )
+    removed: list[str] = []
+    with with_result(removed):
+        family.retire(
+            site.account,
+            ami,
+            regions,
+            prefix=context.site.aws.parameters,
+            force=options.force,
+            say=removed.append if options.json else print,
+        )
+    if options.json:
+        print_json(options, removed)
     return 0
 
 
@@ -218,14 +292,28 @@ def _confirm(ami: str) -> None:
         raise UsageError("nothing was removed", hint=f"builder ami show {ami}")
 
 
-_ACTIONS: Mapping[str, Callable[[Context, SiteAccount, argparse.Namespace], int]] = {
-    "list": _list,
-    "show": _show,
-    "copy": _copy,
-    "share": _share,
-    "deprecate": _deprecate,
-    "publish": _publish,
-    "retire": _retire,
+ACTIONS: Mapping[str, Action] = {
+    "list": _action("list", "list the AMIs of the factory in the site's regions", _list),
+    "show": _action("show", "show an AMI and its copies", _show, _add_image),
+    "copy": _action(
+        "copy", "copy an AMI to other regions; sets no parameters", _copy, _add_image, _add_regions
+    ),
+    "share": _action(
+        "share",
+        "share an AMI and its copies with accounts or organizations",
+        _share,
+        _add_image,
+        _add_accounts,
+    ),
+    "deprecate": _action(
+        "deprecate", "set the deprecation date of an AMI and its copies", _deprecate, _add_image, _add_days
+    ),
+    "publish": _action(
+        "publish", "publish an AMI whose checks passed, as site.toml says", _publish, _add_image
+    ),
+    "retire": _action(
+        "retire", "delete an AMI, its copies, snapshots and parameters", _retire, _add_image, _add_consent
+    ),
 }
 
 
@@ -247,16 +335,19 @@ def _family(context: Context, site: SiteAccount, options: argparse.Namespace) ->
 
 
 def _reference(context: Context, options: argparse.Namespace) -> str:
-    """Return the ID of the AMI that IMAGE names."""
+    """Return the ID of the AMI that the argument AMI names."""
     name = str(options.image)
-    if not name:
-        raise UsageError(f"builder ami {options.action}: no IMAGE given", hint="builder ami list")
     if _AMI_ID.fullmatch(name):
         return name
+    if name.startswith("ami-") and name not in context.catalog.targets:
+        raise UsageError(
+            f"'{name}' is neither a target nor an AMI ID: ami- and 8 or 17 hexadecimal digits",
+            hint="builder ami list",
+        )
     receipt = (
         receipts.read(Path(name)) if name.endswith(".json") else receipts.newest(context.workspace.out, name)
     )
     reference = str(receipt["artifact"]["reference"]) if receipt else ""
     if not _AMI_ID.fullmatch(reference):
-        raise UsageError(f"no AMI receipt '{name}'", hint=f"IMAGE: {_IMAGE_HELP}; builder ami list")
+        raise UsageError(f"no AMI receipt '{name}'", hint=f"builder ami list; AMI is an {_IMAGE_HELP}")
     return reference

@@ -1,88 +1,104 @@
 """`builder build`: makes, checks and publishes targets."""
 
+import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from builder.app.context import Context, add_site, open_context, parser
+from builder.app.context import Context, add_json, add_site, add_targets, find_targets, open_context, parser
 from builder.app.lanes.lane import Request
-from builder.app.lanes.table import obstacle_of, open_lane, require_buildable
+from builder.app.lanes.table import open_lane, require_possible
 from builder.app.session import build
-from builder.errors import UsageError
-from builder.model import KINDS, Receipt
-from builder.pipeline import require_allowed, require_locked, result
+from builder.errors import CatalogError, IncompatibleError, IntegrityError, UsageError
+from builder.model import KINDS, Plan, Receipt
+from builder.pipeline import result
+from builder.screen.envelope import envelope
 from builder.screen.summary import summary
 from builder.screen.text import look
 
+_MOST_JOBS = 1000
 
-def run(argv: Sequence[str]) -> int:
-    started = time.monotonic()
-    options = parser(
+
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "build",
         "Build targets, check them and, with --publish, publish them. Prints the name of each on stdout.",
     )
-    options.add_argument(
-        "--target", action="append", default=[], metavar="NAME", help="target to build; may be repeated"
-    )
-    options.add_argument("--all", action="store_true", help="build every target that the site can build")
-    options.add_argument("--kind", choices=KINDS, help="with --all: only targets of this kind")
-    options.add_argument(
+    add_targets(found)
+    found.add_argument("--all", action="store_true", help="build every target that the site can build")
+    found.add_argument("--kind", choices=KINDS, help="with --all: only targets of this kind")
+    found.add_argument(
         "--publish",
         action="store_true",
         help="publish: containers to the site's registry, AMIs as site.toml says",
     )
-    options.add_argument(
+    found.add_argument(
+        "-j",
         "--jobs",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
         help="build N layers or AMIs in parallel (default: number of cores)",
     )
-    options.add_argument("--json", action="store_true", help="print events as NDJSON on stdout")
-    options.add_argument("--yes", action="store_true", help="in an AWS account: do not ask for confirmation")
-    add_site(options)
-    parsed = options.parse_args(argv)
-    if parsed.jobs < 1:
-        raise UsageError(f"--jobs {parsed.jobs}: must be at least 1", hint="builder build --help")
+    add_json(found, "print events as NDJSON, and at the end the result")
+    found.add_argument("--yes", action="store_true", help="in an AWS account: do not ask for confirmation")
+    add_site(found)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    started = time.monotonic()
+    parsed = _parse(argv)
     context = open_context(parsed)
-    names = _all(context, parsed.kind) if parsed.all else _require_buildable(context, parsed.target)
-    plans = context.plans(names)
-    require_locked(plans)
-    require_allowed(plans)
+    plans = _plans(context, parsed)
     request = Request(publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json, yes=parsed.yes)
     receipts = build(context, plans, request)
     _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
+    if parsed.json:
+        print(envelope("build", result=[_as_json(context, receipt) for receipt in receipts], indent=None))
     return 0
 
 
-def _all(context: Context, kind: str | None) -> list[str]:
-    """Return the targets that the site can build; print the others and the reasons on stderr."""
-    names = []
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parsed = options().parse_args(argv)
+    if not 1 <= parsed.jobs <= _MOST_JOBS:
+        raise UsageError(f"--jobs {parsed.jobs}: must be 1 to {_MOST_JOBS}", hint="builder build --help")
+    if parsed.all and (parsed.targets or parsed.target):
+        raise UsageError("builder build: --all excludes named targets", hint="builder build TARGET")
+    if parsed.kind and not parsed.all:
+        raise UsageError(
+            "builder build: --kind requires --all", hint=f"builder build --all --kind {parsed.kind}"
+        )
+    return parsed
+
+
+def _plans(context: Context, parsed: argparse.Namespace) -> list[Plan]:
+    """Return the plans to build; raise the error of the first target that cannot be built."""
+    if parsed.all:
+        return list(_possible(context, parsed.kind))
+    plans = context.plans(find_targets(context, parsed, verb="build"))
+    require_possible(context, plans)
+    return plans
+
+
+def _possible(context: Context, kind: str | None) -> Iterator[Plan]:
+    """Yield the plans that the site can build; print the other targets and the reasons on stderr."""
+    _ = context.lock, context.site  # an invalid file fails here, and not once for every target
     for name, target in context.catalog.targets.items():
         if kind not in (None, target.kind):
             continue
         try:
-            obstacle = obstacle_of(context, name)
-        except UsageError as error:  # the target lacks the requested flavour
-            obstacle = error.message
-        if obstacle:
-            print(f"left out: {name}: {obstacle}", file=sys.stderr)
+            plan = context.plan(name)
+            require_possible(context, [plan])
+        except (UsageError, CatalogError, IncompatibleError, IntegrityError) as error:
+            first = error.details.partition("\n")[0] if isinstance(error, CatalogError) else error.message
+            print(f"left out: {name}: {first}", file=sys.stderr)
         else:
-            names.append(name)
-    return names
-
-
-def _require_buildable(context: Context, names: Sequence[str]) -> Sequence[str]:
-    """Return the names; raise UsageError if the site cannot build a target."""
-    if not names:
-        raise UsageError(
-            "builder build: no target given", hint="builder list; then pass --target NAME or --all"
-        )
-    for name in names:
-        require_buildable(context, name, verb="build")
-    return names
+            yield plan
 
 
 def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quiet: bool) -> None:
@@ -99,6 +115,26 @@ def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quie
         print(text, file=sys.stderr)
         if not quiet:
             print(result(receipt))
+
+
+def _as_json(context: Context, receipt: Receipt) -> dict[str, Any]:
+    report, path = receipt.report, report_path(context, receipt)
+    layers = ({**asdict(layer), "components": list(layer.components)} for layer in receipt.artifact.layers)
+    counts = (
+        {outcome: report.count(outcome) for outcome in ("passed", "failed", "skipped")} if report else None
+    )
+    return {
+        "target": receipt.plan.target.name,
+        "kind": receipt.artifact.kind,
+        "flavour": receipt.plan.flavour.name,
+        "reference": receipt.artifact.reference,
+        "run": receipt.run,
+        "created": receipt.created,
+        "layers": list(layers),
+        "checks": counts,
+        "publications": [{**asdict(item), "tags": list(item.tags)} for item in receipt.publications],
+        "report": str(path) if path.is_file() else None,
+    }
 
 
 def report_path(context: Context, receipt: Receipt) -> Path:

@@ -7,38 +7,49 @@ from collections.abc import Callable, Sequence
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import without_runs
-from builder.app.context import add_site, open_context, parser, print_table
+from builder.app.context import add_json, add_site_name, open_context, parser, print_json, print_table
 from builder.app.leftovers import KEPT_RUNS, Leftover, Limits, find_leftovers
+from builder.errors import UsageError, with_result
 from builder.screen.text import count, size
 from builder.units import parse_size, parse_span
 
 
-def run(argv: Sequence[str]) -> int:
-    options = parser("clean", "List what builds left behind; with --yes, remove it.")
-    options.add_argument("--yes", action="store_true", help="remove the listed items")
-    options.add_argument(
+def options() -> argparse.ArgumentParser:
+    found = parser("clean", "List what builds left behind; with --yes, remove it.")
+    found.add_argument("--yes", action="store_true", help="remove the listed items")
+    found.add_argument(
         "--all", action="store_true", help="also layers, caches and receipts that are still valid"
     )
-    options.add_argument(
+    found.add_argument(
         "--keep-last",
         type=_argument(_count),
         metavar="N",
         help=f"keep the logs of the newest N runs (default: {KEPT_RUNS}; 0 with --older-than or --all)",
     )
-    options.add_argument(
+    found.add_argument(
         "--older-than",
         type=_argument(parse_span),
         metavar="SPAN",
         help="only runs and layers not used for this long: 90m, 36h, 14d, 2w",
     )
-    options.add_argument(
+    found.add_argument(
         "--max-size",
         type=_argument(parse_size),
         metavar="SIZE",
         help="limit for compressed layers: 500M, 20G, 1.5T; the least recently used are removed",
     )
-    add_site(options)
-    parsed = options.parse_args(argv)
+    add_json(found)
+    add_site_name(found)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = options().parse_args(argv)
+    if parsed.all and (parsed.older_than is not None or parsed.max_size is not None):
+        raise UsageError(
+            "builder clean: --all removes everything and excludes --older-than and --max-size",
+            hint="builder clean --all",
+        )
     limits = Limits(
         everything=parsed.all,
         keep_last=parsed.keep_last,
@@ -49,22 +60,37 @@ def run(argv: Sequence[str]) -> int:
     # A run that begins while items are removed waits: it could use one of them.
     with without_runs(context.workspace) as is_idle:
         found = list(find_leftovers(context, Engine(), limits, is_idle=is_idle))
-        return _show_or_remove(found, argv, yes=parsed.yes)
+        return _show_or_remove(found, argv, parsed)
 
 
-def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], *, yes: bool) -> int:
+def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], parsed: argparse.Namespace) -> int:
+    if parsed.json:
+        return _as_json(found, parsed)
     if not found:
         print("nothing to remove", file=sys.stderr)
         return 0
     print_table(("item", "why", "size"), [(item.name, item.why, size(item.size_bytes)) for item in found])
     total = size(sum(item.size_bytes for item in found))
-    if not yes:
+    if not parsed.yes:
         again = shlex.join(["builder", "clean", "--yes", *argv])
         print(f"\nnothing was removed; {total} would be freed by: {again}", file=sys.stderr)
         return 0
     for item in found:
         item.remove()
     print(f"\nremoved {count(len(found), 'item')}, {total} freed", file=sys.stderr)
+    return 0
+
+
+def _as_json(found: Sequence[Leftover], parsed: argparse.Namespace) -> int:
+    """Print the items, whether they are removed, and their total size; remove them with --yes."""
+    items = [{"name": item.name, "why": item.why, "size_bytes": item.size_bytes} for item in found]
+    total = sum(item.size_bytes for item in found)
+    result = {"items": items, "size_bytes": total, "removed": parsed.yes}
+    if parsed.yes:
+        with with_result({**result, "removed": False}):
+            for item in found:
+                item.remove()
+    print_json(parsed, result)
     return 0
 
 

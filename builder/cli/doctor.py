@@ -1,7 +1,7 @@
 """`builder doctor`: checks the requirements of builds on this machine; every problem comes with a fix."""
 
+import argparse
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -16,10 +16,10 @@ from builder.adapters.host.http import Client
 from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.api import origin_of
 from builder.adapters.registry.local import PROGRAM, find
-from builder.app.context import Context, add_site_name, open_context, parser
+from builder.app.context import Context, add_json, add_site_name, open_context, parser, print_json
 from builder.app.probes import BAD, GOOD, NOTE, Finding, Probe, ask_all, safely, site_probes
 from builder.app.settings import in_force
-from builder.errors import CatalogError
+from builder.errors import CatalogError, MissingError
 from builder.screen.text import look, size
 from builder.site import path_of
 
@@ -30,22 +30,27 @@ _STYLES = {GOOD: "good", NOTE: "warn", BAD: "bad"}
 _WORDS = {GOOD: "ok", NOTE: "note", BAD: "failed"}
 
 
-def run(argv: Sequence[str]) -> int:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "doctor",
         "Check this machine for what a build needs, and ask every server that the settings in force name."
         " Every problem comes with a fix.",
     )
-    options.add_argument("--json", action="store_true", help="print JSON")
-    add_site_name(options)
-    parsed = options.parse_args(argv)
+    add_json(found)
+    add_site_name(found)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = options().parse_args(argv)
     findings = list(_findings(open_context(parsed)))
+    code = MissingError.exit_code if any(finding.state == BAD for finding in findings) else 0
     if parsed.json:
         tables = [dataclasses.asdict(finding) | {"state": _WORDS[finding.state]} for finding in findings]
-        print(json.dumps(tables, indent=2))
+        print_json(parsed, tables, exit_code=code)
     else:
         _print(findings)
-    return 3 if any(finding.state == BAD for finding in findings) else 0
+    return code
 
 
 def _print(findings: Sequence[Finding]) -> None:

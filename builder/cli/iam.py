@@ -1,36 +1,54 @@
 """`builder iam TARGET`: prints the IAM policy for building and publishing a target."""
 
+import argparse
 import json
 from collections.abc import Sequence
 
-from builder.app.context import Context, add_flavour, open_context, parser
+from builder.app.context import (
+    Context,
+    add_flavour,
+    add_json,
+    add_targets,
+    find_one_target,
+    open_context,
+    parser,
+    print_json,
+)
 from builder.app.lanes.table import open_lane
 from builder.errors import UsageError
 from builder.lock import ACCOUNT
 
 
-def run(argv: Sequence[str]) -> int:
-    options = parser("iam", "Print the IAM policy for building and publishing a target. Works offline.")
-    options.add_argument("target", help="name of a target (builder list)")
-    add_flavour(options)
-    options.add_argument(
+def options() -> argparse.ArgumentParser:
+    found = parser("iam", "Print the IAM policy for building and publishing a target. Works offline.")
+    add_targets(found)
+    add_flavour(found)
+    add_json(found, "print the policy in the envelope that all commands print")
+    found.add_argument(
         "--partition", default="aws", choices=("aws", "aws-cn", "aws-us-gov"), help="default: %(default)s"
     )
-    options.add_argument(
+    found.add_argument(
         "--packer",
         default="current",
         choices=("current", "1.6"),
         help="1.6: also allow tagging and changing any image, as this version tags images late",
     )
-    parsed = options.parse_args(argv)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = options().parse_args(argv)
     opened = open_context(parsed)
     # A policy is for an account, even if BUILDER_SITE is local.
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
-    plan = context.plan(parsed.target)
+    plan = context.plan(find_one_target(context, parsed, verb="iam"))
     policy = open_lane(plan.target.kind, context).policy(
         plan, partition=parsed.partition, tags_late=parsed.packer == "1.6"
     )
     if policy is None:
         raise UsageError(f"target '{plan.target.name}' is not an AMI", hint="builder list")
-    print(json.dumps(policy, indent=2))
+    if parsed.json:
+        print_json(parsed, policy)
+    else:
+        print(json.dumps(policy, indent=2))
     return 0

@@ -1,10 +1,18 @@
 """`builder list`: the targets of the catalog."""
 
-import json
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from builder.app.context import Context, add_site_name, open_context, parser, print_table
+from builder.app.context import (
+    Context,
+    add_json,
+    add_site_name,
+    open_context,
+    parser,
+    print_json,
+    print_table,
+)
 from builder.errors import UsageError
 from builder.model import Flavour, Target
 
@@ -14,24 +22,25 @@ _DESCRIPTION = (
 )
 
 
+def options() -> argparse.ArgumentParser:
+    found = parser("list", _DESCRIPTION)
+    form = found.add_mutually_exclusive_group()
+    add_json(form, "print JSON, with `locked` for every flavour")
+    form.add_argument("--names", action="store_true", help="print names only, one per line")
+    add_site_name(found)
+    return found
+
+
 def run(argv: Sequence[str]) -> int:
-    options = parser("list", _DESCRIPTION)
-    options.add_argument("--json", action="store_true", help="print JSON, with `locked` for every flavour")
-    options.add_argument("--names", action="store_true", help="print names only, one per line")
-    add_site_name(options)
-    parsed = options.parse_args(argv)
+    parsed = options().parse_args(argv)
     context = open_context(parsed)
     targets = context.catalog.targets.values()
     if parsed.names:
         print("\n".join(target.name for target in targets))
     elif parsed.json:
-        print(json.dumps([_as_json(context, target) for target in targets], indent=2))
+        print_json(parsed, [_as_json(context, target) for target in targets])
     else:
-        # The first clause alone keeps a row short; `builder show` prints the whole summary.
-        rows = [
-            (t.name, t.kind, _locked(context, t), ", ".join(t.flavours), t.summary.partition(":")[0])
-            for t in targets
-        ]
+        rows = [(t.name, t.kind, _locked(context, t), tuple(t.flavours), t.summary) for t in targets]
         print_table(("target", "kind", "locked", "flavours", "summary"), rows)
     return 0
 

@@ -1,7 +1,6 @@
 """`builder lock`: resolves the downloads of builds, and compares the lock with its sources."""
 
 import argparse
-import json
 import os
 import sys
 import threading
@@ -16,9 +15,9 @@ from builder.adapters.host.workspace import write_atomically
 from builder.adapters.upstream import mirror
 from builder.adapters.upstream.resolver import Pool, SourceResolver, Wheels
 from builder.app.account import environment_account
-from builder.app.context import Context, open_context, parser
+from builder.app.context import Context, add_json, open_context, parser, print_json
 from builder.app.interrupts import interruptible
-from builder.errors import IntegrityError, MissingError, UsageError
+from builder.errors import IntegrityError, MissingError, UsageError, with_result
 from builder.lock import FIELDS, LOCAL, LOCK_PATH, Entry, Want
 from builder.model import System
 from builder.screen.lock_report import report
@@ -58,19 +57,25 @@ def run(argv: Sequence[str]) -> int:
         changed = text != before
         if changed and not parsed.diff:
             _write(context, text, before=before)
-    _print(relocked, parsed, changed=changed)
-    _refuse(relocked, context, verify=parsed.verify)
-    return 1 if parsed.diff and changed else 0
+    code = 1 if parsed.diff and changed else 0
+    if not parsed.json:
+        _print(relocked, parsed, changed=changed)
+    found = _as_json(relocked, changed=changed, written=changed and not parsed.diff)
+    with with_result(found):
+        _refuse(relocked, context, verify=parsed.verify)
+    if parsed.json:
+        print_json(parsed, found, exit_code=code)
+    return code
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "lock",
         "Resolve what builds download: add missing entries to catalog/lock.json, verify unverified entries.",
     )
-    options.epilog = _EPILOG
-    options.formatter_class = argparse.RawDescriptionHelpFormatter
-    options.add_argument(
+    found.epilog = _EPILOG
+    found.formatter_class = argparse.RawDescriptionHelpFormatter
+    found.add_argument(
         "--update",
         action="append",
         default=[],
@@ -78,17 +83,30 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="resolve again what a component, system, stack, target or tool downloads; all: everything;"
         " may be repeated",
     )
-    options.add_argument("--diff", action="store_true", help="show what would change; write nothing")
-    options.add_argument("--verify", action="store_true", help="compare every entry with its source")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    options.add_argument(
+    found.add_argument("--diff", action="store_true", help="show what would change; write nothing")
+    found.add_argument("--verify", action="store_true", help="compare every entry with its source")
+    add_json(found)
+    found.add_argument(
         "--names", action="store_true", help="print the names that --update accepts, one per line"
     )
-    parsed = options.parse_args(argv)
-    if parsed.verify and parsed.update:
-        raise UsageError(
-            "builder lock: --verify and --update exclude each other", hint="leave out one of them"
-        )
+    return found
+
+
+# Pairs of options that contradict each other: `--verify` writes what it verified.
+_EXCLUDING = (
+    ("verify", "update"),
+    ("verify", "diff"),
+    *(("names", other) for other in ("update", "diff", "verify", "json")),
+)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parsed = options().parse_args(argv)
+    for one, other in _EXCLUDING:
+        if getattr(parsed, one) and getattr(parsed, other):
+            raise UsageError(
+                f"builder lock: --{one} and --{other} exclude each other", hint="leave out one of them"
+            )
     return parsed
 
 
@@ -201,9 +219,6 @@ class _Progress:
 
 
 def _print(relocked: Relocked, parsed: argparse.Namespace, *, changed: bool) -> None:
-    if parsed.json:
-        print(json.dumps(_as_json(relocked, changed=changed, written=changed and not parsed.diff), indent=2))
-        return
     title = " (nothing is written)" if parsed.diff else "" if changed else ", unchanged"
     print(report(relocked, look=look(sys.stdout, os.environ), title=title, everything=parsed.diff))
 

@@ -3,6 +3,10 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from builder.errors import FactoryError, UsageError
 
 from builder.screen.streams import OutputLost, discard, guard_streams
 
@@ -47,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from builder.errors import FactoryError, Interrupted, MissingError, UsageError, of_system
+    from builder.errors import FactoryError, Interrupted, MissingError, of_system
 
     try:
+        if words[:1] == ["help"] and len(words) > 1:
+            words = [*words[1:], "--help"]
         if not words or words[0] in ("-h", "--help", "help"):
             print(help_text())
             return 0
@@ -59,28 +65,58 @@ def _run(words: list[str]) -> int:
             print(f"builder {__version__}")
             return 0
         if words[0] not in VERBS:
-            from builder.tables import did_you_mean
-
-            raise UsageError(f"no command '{words[0]}'{did_you_mean(words[0], VERBS)}", hint="builder --help")
+            raise _no_verb(words)
         run = importlib.import_module(f"builder.cli.{words[0]}").run
         return int(run(words[1:]))
     except FactoryError as error:
-        from builder.screen.summary import error as render
-
-        print(render(error), file=sys.stderr)
-        return error.exit_code
+        return _fail(words, error)
     except OutputLost:
         raise
     except OSError as error:
-        from builder.screen.summary import error as render
-
-        print(render(of_system(error, MissingError)), file=sys.stderr)
-        return MissingError.exit_code
+        return _fail(words, of_system(error, MissingError))
     except SystemExit as end:  # argparse has printed a help text
         return int(end.code or 0)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return Interrupted.exit_code
+        return _fail(words, Interrupted("interrupted"))
+
+
+def _fail(words: list[str], error: "FactoryError") -> int:
+    """Print an error on stderr, with `--json` also in its envelope on stdout; return its exit code."""
+    from builder.screen.envelope import envelope
+    from builder.screen.summary import error as render
+
+    print(render(error), file=sys.stderr)
+    options = words[: words.index("--")] if "--" in words else words
+    if "--json" in options:
+        # `builder build` prints events, one per line, and the envelope is the last line.
+        indent = None if words[0] == "build" else 2
+        print(
+            envelope(
+                _command(words), exit_code=error.exit_code, error=error, result=error.result, indent=indent
+            )
+        )
+    return error.exit_code
+
+
+def _command(words: list[str]) -> str:
+    """Return the command that the words name, with its action: `ami list`."""
+    verb = words[0] if words[0] in VERBS else ""
+    module = sys.modules.get(f"builder.cli.{verb}")
+    action = words[1] if len(words) > 1 and words[1] in getattr(module, "ACTIONS", ()) else ""
+    return f"{verb} {action}".strip()
+
+
+def _no_verb(words: list[str]) -> "UsageError":
+    from builder.errors import UsageError
+    from builder.tables import did_you_mean
+
+    first = words[0]
+    if not first.startswith("-"):
+        return UsageError(f"no command '{first}'{did_you_mean(first, VERBS)}", hint="builder --help")
+    verb = next((word for word in words if word in VERBS), "")
+    rest = [word for word in words if word != verb]
+    hint = " ".join(["builder", verb, *rest]) if verb else "builder --help"
+    return UsageError(f"no option '{first}' before the command", hint=hint)
 
 
 def _code_without_stdout(words: list[str], lost: OutputLost) -> int:
@@ -107,7 +143,7 @@ usage: builder VERB [options]
   builder VERB --help   options of one verb
   builder --version
 
-Start with: builder list, then builder build --target cpu-ddp"""
+Start with: builder list, then builder build cpu-ddp"""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`builder plan`: shows what a build would make, reuse and download, and why."""
 
-import json
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,38 +8,52 @@ from pathlib import Path
 from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
-from builder.app.context import Context, add_site, open_context, parser, print_table, print_verdict
-from builder.app.lanes.table import open_lane, require_buildable
-from builder.errors import UsageError
+from builder.app.context import (
+    Context,
+    add_json,
+    add_site,
+    add_targets,
+    find_targets,
+    open_context,
+    parser,
+    print_facts,
+    print_json,
+    print_table,
+    print_verdict,
+)
+from builder.app.lanes.table import open_lane, require_possible
+from builder.errors import UsageError, with_result
 from builder.lock import LOCAL
 from builder.model import Layer, Plan
-from builder.pipeline import require_allowed
-from builder.plan import explain, find_target, to_json
+from builder.plan import explain, to_json
 from builder.screen.golden import golden_names, write_golden
-from builder.screen.text import wrap
 
 
-def run(argv: Sequence[str]) -> int:
-    options = parser("plan", "Show what a build would make, reuse and download, and why.")
-    options.add_argument(
-        "--target", action="append", default=[], metavar="NAME", help="target to plan; may be repeated"
+def options() -> argparse.ArgumentParser:
+    found = parser(
+        "plan",
+        "Show what a build would make, reuse and download, and why. Where a build would refuse, its reason"
+        " follows, with its exit code.",
     )
-    options.add_argument("--json", action="store_true", help="print the plans as JSON")
-    options.add_argument("--publish", action="store_true", help="include the AWS calls that publish an AMI")
-    options.add_argument(
+    add_targets(found)
+    add_json(found, "print the plans as JSON")
+    found.add_argument("--publish", action="store_true", help="include the AWS calls that publish an AMI")
+    found.add_argument(
         "--write-golden",
         type=Path,
         metavar="FOLDER",
         help="write golden plans of the given targets or of all: for x86_64, without digests",
     )
-    add_site(options)
-    parsed = options.parse_args(argv)
+    add_site(found)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = options().parse_args(argv)
     context = open_context(parsed)
     if parsed.write_golden:
-        return _write_golden(context, parsed.target, parsed.write_golden)
-    if not parsed.target:
-        raise UsageError("builder plan: no target given", hint="builder list; then pass --target NAME")
-    plans = context.plans(parsed.target)
+        return _write_golden(context, parsed)
+    plans = context.plans(find_targets(context, parsed, verb="plan"))
     finder = EngineFinder(Engine())
     states = {plan.target.name: _states(context, plan, finder) for plan in plans}
     if parsed.json:
@@ -47,20 +61,20 @@ def run(argv: Sequence[str]) -> int:
         for plan, table in zip(plans, tables, strict=True):
             if calls := _changing_calls(context, plan, publish=parsed.publish):
                 table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
-        print(json.dumps(tables, indent=2))
-    else:
-        for plan in plans:
-            _print(context, plan, states[plan.target.name], publish=parsed.publish)
-    for name in parsed.target:
-        require_buildable(context, name, verb="plan")
-    require_allowed(plans)
+        with with_result(tables):
+            require_possible(context, plans)
+        print_json(parsed, tables)
+        return 0
+    for plan in plans:
+        _print(context, plan, states[plan.target.name], publish=parsed.publish)
+    require_possible(context, plans)
     return 0
 
 
 def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publish: bool) -> None:
     print(f"{plan.target.name} ({plan.flavour.name}: {plan.system.name}, {plan.stack.name}, {plan.arch})\n")
     rows = [
-        (layer.name, ", ".join(layer.components), layer.key[:12], *state)
+        (layer.name, layer.components, layer.key[:12], *state)
         for layer, state in zip(plan.layers, states, strict=True)
     ]
     print_table(("layer", "components", "key", "", "why"), rows)
@@ -74,16 +88,22 @@ def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publi
     if calls := _changing_calls(context, plan, publish=publish):
         names = [action for _, action in calls]
         account = "the rehearsed account" if context.site_name == LOCAL else "the account"
-        print("\n" + "\n".join(wrap(f"AWS calls that would change {account}: {', '.join(names)}", 100)))
+        print()
+        print_facts([("AWS calls", f"that would change {account}: {', '.join(names)}")])
     print()
 
 
-def _write_golden(context: Context, names: Sequence[str], folder: Path) -> int:
+def _write_golden(context: Context, parsed: argparse.Namespace) -> int:
     """Write one golden plan per flavour, the same on every machine."""
+    folder, given = parsed.write_golden, parsed.targets or parsed.target
+    if parsed.flavour or parsed.json or parsed.publish or parsed.site:
+        raise UsageError(
+            "builder plan: --write-golden excludes --flavour, --json, --publish and --site",
+            hint=f"builder plan --write-golden {folder}",
+        )
     if not folder.is_dir():
         raise UsageError(f"--write-golden: no folder {folder}", hint=f"mkdir -p {folder}")
-    for name in names:
-        find_target(context.catalog, name)
+    names = find_targets(context, parsed, verb="plan") if given else ()
     for file, (target, flavour) in golden_names(context.catalog).items():
         if not names or target in names:
             plan = replace(context, arch="x86_64", flavour=flavour).plan(target)

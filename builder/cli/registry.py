@@ -1,26 +1,61 @@
 """`builder registry`: the registry on this machine, for sites that configure no other registry."""
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from builder.adapters.registry import local
-from builder.app.context import open_context, parser
+from builder.app.actions import Action, run_action
+from builder.app.context import add_json, open_context, parser, print_json
+from builder.errors import MissingError
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser(
-        "registry",
-        "Start or stop the registry on this machine, or print its address. It listens on loopback only.",
+    return run_action(
+        "registry", "Run a registry on this machine. It listens on loopback only.", ACTIONS, argv
     )
-    options.add_argument("action", choices=("up", "down", "status"))
-    parsed = options.parse_args(argv)
-    workspace = open_context(parsed).workspace
-    if parsed.action == "up":
-        print(local.ensure_up(workspace))
-        return 0
-    if parsed.action == "down":
-        print("stopped" if local.stop(workspace) else "was not running", file=sys.stderr)
-        return 0
-    host = local.find(workspace)
-    print(host or "not running")
-    return 0 if host else 3
+
+
+def _up(parsed: argparse.Namespace) -> int:
+    return _print(parsed, local.ensure_up(open_context(parsed).workspace))
+
+
+def _down(parsed: argparse.Namespace) -> int:
+    stopped = local.stop(open_context(parsed).workspace)
+    print("stopped" if stopped else "was not running", file=sys.stderr)
+    if parsed.json:
+        print_json(parsed, {"address": None})
+    return 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    return _print(parsed, local.find(open_context(parsed).workspace))
+
+
+def _print(parsed: argparse.Namespace, address: str | None) -> int:
+    code = 0 if address else MissingError.exit_code
+    if parsed.json:
+        print_json(parsed, {"address": address or None}, exit_code=code)
+    else:
+        print(address or "not running")
+    return code
+
+
+def _options(action: str, description: str) -> argparse.ArgumentParser:
+    found = parser(f"registry {action}", description)
+    add_json(found)
+    return found
+
+
+ACTIONS: Mapping[str, Action] = {
+    "up": Action(
+        "start the registry", partial(_options, "up", "Start the registry. Prints its address."), _up
+    ),
+    "down": Action("stop the registry", partial(_options, "down", "Stop the registry."), _down),
+    "status": Action(
+        "print the address of the registry",
+        partial(_options, "status", "Print the address of the registry, if it runs."),
+        _status,
+    ),
+}

@@ -1,58 +1,75 @@
 """`builder rehearse`: emulates an AWS account on this machine; its instances are containers."""
 
-import json
+import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from builder.adapters.engine.client import Engine
-from builder.app.context import Context, open_context, parser, print_table
+from builder.app.actions import Action, run_action
+from builder.app.context import add_json, open_context, parser, print_json, print_table
 from builder.app.rehearsal import DEFAULT, ensure_up
 from builder.errors import MissingError, UsageError
 from builder.rehearsal import session
 from builder.rehearsal.session import Rehearsal
 
-_ACTIONS = ("up", "down", "status", "env")
 _SERVICE = re.compile(r"[a-z][a-z0-9-]*")
+_MOST_PENDING_S = 3600.0
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parser(
-        "rehearse", "Emulate EC2, ECR and Systems Manager on this machine, to rehearse AMI builds."
+    return run_action(
+        "rehearse",
+        "Emulate EC2, ECR and Systems Manager on this machine, to rehearse AMI builds.",
+        ACTIONS,
+        argv,
     )
-    options.add_argument("action", choices=_ACTIONS, help="env: print export lines for a shell's eval")
-    options.add_argument(
+
+
+def _options(action: str, description: str) -> argparse.ArgumentParser:
+    found = parser(f"rehearse {action}", description)
+    found.add_argument(
         "--name",
         default=DEFAULT,
+        metavar="REHEARSAL",
         help="name of the rehearsal; several can run at once (default: %(default)s)",
     )
-    options.add_argument(
+    add_json(found)
+    return found
+
+
+def _up_options() -> argparse.ArgumentParser:
+    found = _options("up", "Start the rehearsal, unless it runs. Prints its endpoint.")
+    found.add_argument(
         "--pending",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="up: time that new AMIs stay pending (default: 0)",
+        help="time that new AMIs stay pending (default: 0)",
     )
-    options.add_argument(
+    found.add_argument(
         "--services",
         default="",
         metavar="NAME,…",
-        help="up: further AWS services to serve, such as s3,batch; calls that start containers stay refused",
+        help="further AWS services to serve, such as s3,batch; calls that start containers stay refused",
     )
-    options.add_argument("--json", action="store_true", help="status: print JSON")
-    parsed = options.parse_args(argv)
-    context = open_context(parsed)
-    if parsed.action == "up":
-        services = _services(parsed.services)
-        _describe(ensure_up(context, parsed.name, services=services, pending_s=parsed.pending))
-        return 0
-    if parsed.action == "down":
-        return _down(context, parsed.name)
-    found = session.find(context.workspace, parsed.name)
-    if parsed.action == "env":
-        return _print_environment(found)
-    return _status(parsed.name, found, as_json=parsed.json)
+    return found
+
+
+def _up(parsed: argparse.Namespace) -> int:
+    if not 0 <= parsed.pending <= _MOST_PENDING_S:
+        raise UsageError(
+            f"--pending {parsed.pending:g}: must be 0 to {_MOST_PENDING_S:g} seconds",
+            hint="builder rehearse up --help",
+        )
+    services = _services(parsed.services)
+    found = ensure_up(open_context(parsed), parsed.name, services=services, pending_s=parsed.pending)
+    if parsed.json:
+        print_json(parsed, _as_json(found))
+    else:
+        _describe(found)
+    return 0
 
 
 def _services(text: str) -> list[str]:
@@ -83,34 +100,52 @@ def _name_option(name: str) -> str:
     return "" if name == DEFAULT else f" --name {name}"
 
 
-def _down(context: Context, name: str) -> int:
-    if not session.down(context.workspace, name, engine_url=Engine().url):
+def _down(parsed: argparse.Namespace) -> int:
+    workspace, name = open_context(parsed).workspace, parsed.name
+    if not session.down(workspace, name, engine_url=Engine().url):
         print(f"rehearsal '{name}' was not running", file=sys.stderr)
     else:
         print(
             f"rehearsal '{name}' stopped; its instances, images and parameters are deleted", file=sys.stderr
         )
+    if parsed.json:
+        print_json(parsed, {"name": name, "running": False})
     return 0
 
 
-def _print_environment(found: Rehearsal | None) -> int:
+def _print_environment(parsed: argparse.Namespace) -> int:
+    found = session.find(open_context(parsed).workspace, parsed.name)
     if found is None:
-        raise MissingError("no rehearsal is running", hint="builder rehearse up")
+        raise MissingError(
+            f"rehearsal '{parsed.name}' is not running",
+            hint=f"builder rehearse up{_name_option(parsed.name)}",
+        )
     scratch = found.folder / "shell"
-    for name, value in sorted(found.fence(scratch, inherited={}).environment.items()):
+    environment = dict(sorted(found.fence(scratch, inherited={}).environment.items()))
+    if parsed.json:
+        print_json(parsed, environment)
+        return 0
+    for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 
 
-def _status(name: str, found: Rehearsal | None, *, as_json: bool) -> int:
+def _as_json(found: Rehearsal) -> dict[str, object]:
+    facts = {"endpoint": found.endpoint, "registries": dict(found.registries), "calls": len(found.calls())}
+    return {"name": found.name, "running": True, **facts, **found.status()}
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    found = session.find(open_context(parsed).workspace, parsed.name)
+    if parsed.json:
+        code = 0 if found else MissingError.exit_code
+        table = _as_json(found) if found else {"name": parsed.name, "running": False}
+        print_json(parsed, table, exit_code=code)
+        return code
     if found is None:
-        print(json.dumps(None) if as_json else "not running")
-        return 3
+        print("not running")
+        return MissingError.exit_code
     has, calls = found.status(), found.calls()
-    if as_json:
-        facts = {"endpoint": found.endpoint, "registries": dict(found.registries), "calls": len(calls)}
-        print(json.dumps({"name": name, **facts, **has}, indent=2))
-        return 0
     _describe(found)
     changing = sum(call.mutating for call in calls)
     print(f"{len(calls)} calls so far, {changing} of them changed resources: {found.folder / 'calls.ndjson'}")
@@ -128,3 +163,23 @@ def _status(name: str, found: Rehearsal | None, *, as_json: bool) -> int:
     if rows:
         print_table(("kind", "id", "region", "state", "address or name"), rows)
     return 0
+
+
+ACTIONS: Mapping[str, Action] = {
+    "up": Action("start the rehearsal", _up_options, _up),
+    "down": Action(
+        "stop the rehearsal; delete its instances, images and parameters",
+        lambda: _options("down", "Stop the rehearsal; delete its instances, images and parameters."),
+        _down,
+    ),
+    "status": Action(
+        "show its instances, images and parameters",
+        lambda: _options("status", "Show the instances, images and parameters of the rehearsal."),
+        _status,
+    ),
+    "env": Action(
+        "print export lines for a shell's eval",
+        lambda: _options("env", "Print export lines, so that other tools use the rehearsal."),
+        _print_environment,
+    ),
+}

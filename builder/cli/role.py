@@ -1,13 +1,14 @@
 """`builder role COMPONENT`: applies roles to a fresh machine and checks them."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from builder.app import role_docs, scenario
-from builder.app.context import open_context, parser
+from builder.app.context import add_json, open_context, parser, print_json
 from builder.app.role import try_roles
 from builder.app.role_plan import RoleRequest, role_plan
 from builder.errors import UsageError
@@ -16,7 +17,11 @@ from builder.pipeline import require_locked
 
 
 def run(argv: Sequence[str]) -> int:
-    parsed = _parse(argv)
+    parsed = options().parse_args(argv)
+    alone = [name for name in ("write_docs", "start", "verify", "stop", "hold") if getattr(parsed, name)]
+    if alone and (parsed.components or parsed.json):
+        option = f"--{alone[0].replace('_', '-')}"
+        raise UsageError(f"builder role: {option} excludes COMPONENT and --json", hint="builder role --help")
     if parsed.stop:
         scenario.stop(parsed.stop)
         return 0
@@ -42,6 +47,10 @@ def run(argv: Sequence[str]) -> int:
     checks = try_roles(
         context, plan, image=parsed.image, twice=parsed.twice, checks=not parsed.no_checks, keep=parsed.keep
     )
+    if parsed.json:
+        found = [dataclasses.asdict(check) for check in checks]
+        print_json(parsed, {"components": list(plan.components), "checks": found})
+        return 0
     for check in checks:
         if check.outcome == "skipped":
             print(f"skipped {check.name}: {check.message}", file=sys.stderr)
@@ -49,53 +58,58 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "role",
         "Apply components and all that they require to a fresh machine, then check them."
         " Prints the applied components on stdout.",
     )
-    options.add_argument("components", nargs="*", metavar="COMPONENT", help="a file of catalog/components")
-    options.add_argument(
+    found.add_argument("components", nargs="*", metavar="COMPONENT", help="a file of catalog/components")
+    found.add_argument(
         "--twice", action="store_true", help="apply a second time; fail if that changes anything"
     )
-    options.add_argument(
+    found.add_argument(
         "--kind",
         choices=KINDS,
         default="ami",
         help="ami (default): apply to a machine; container: to a build container",
     )
-    options.add_argument(
-        "--system", metavar="NAME", help="default: the first that can be built on this machine"
+    found.add_argument(
+        "--system", metavar="SYSTEM", help="default: the first that can be built on this machine"
     )
-    options.add_argument(
-        "--stack", metavar="NAME", help="default: the largest that targets use with that system"
+    found.add_argument(
+        "--stack", metavar="STACK", help="default: the largest that targets use with that system"
     )
-    options.add_argument(
+    found.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="VARIABLE=VALUE",
         help="set a role variable, to JSON or text; may be repeated",
     )
-    options.add_argument(
+    found.add_argument(
         "--pin",
         action="append",
         default=[],
         metavar="COMPONENT=VERSION",
         help="override a version of the stack; may be repeated",
     )
-    options.add_argument("--image", default="", metavar="REF", help="start from an image in the engine")
-    options.add_argument("--no-checks", action="store_true", help="apply only")
-    options.add_argument("--keep", action="store_true", help="keep the container afterwards")
-    options.add_argument("--write-docs", action="store_true", help="regenerate docs/reference/roles.md")
-    molecule = options.add_argument_group("for molecule; FOLDER holds the state of a scenario")
+    found.add_argument("--image", default="", metavar="IMAGE", help="start from an image in the engine")
+    add_json(found)
+    found.add_argument("--no-checks", action="store_true", help="apply only")
+    found.add_argument("--keep", action="store_true", help="keep the container afterwards")
+    only = found.add_mutually_exclusive_group()
+    only.add_argument("--write-docs", action="store_true", help="regenerate docs/reference/roles.md")
+    molecule = found.add_argument_group("for molecule; FOLDER holds the state of a scenario")
     molecule.add_argument("--platform", type=Path, metavar="FILE", help="the scenario's molecule.yml")
-    molecule.add_argument("--start", type=Path, metavar="FOLDER", help="start the machine and keep it")
-    molecule.add_argument("--verify", type=Path, metavar="FOLDER", help="run the checks on the machine")
-    molecule.add_argument("--stop", type=Path, metavar="FOLDER", help="remove the machine")
-    molecule.add_argument("--hold", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    return options.parse_args(argv)
+    for name, text in (
+        ("--start", "start the machine and keep it"),
+        ("--verify", "run the checks on the machine"),
+        ("--stop", "remove the machine"),
+        ("--hold", argparse.SUPPRESS),
+    ):
+        only.add_argument(name, type=Path, metavar="FOLDER", help=text)
+    return found
 
 
 def _run_scenario(parsed: argparse.Namespace) -> int:

@@ -1,30 +1,44 @@
 """`builder show TARGET`: shows the flavours, components and versions of a target."""
 
-import json
+import argparse
 from collections.abc import Sequence
 
-from builder.app.context import add_site, open_context, parser, print_table, print_verdict
+from builder.app.context import (
+    add_json,
+    add_site,
+    add_targets,
+    find_one_target,
+    open_context,
+    parser,
+    print_facts,
+    print_json,
+    print_table,
+    print_verdict,
+)
 from builder.members import left_out
 from builder.plan import to_json
 
 
-def run(argv: Sequence[str]) -> int:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "show", "Show the flavours, components and versions of a target; --json adds variables and layers."
     )
-    options.add_argument("target", help="name of a target (builder list)")
-    options.add_argument("--json", action="store_true", help="print the whole plan as JSON")
-    add_site(options)
-    parsed = options.parse_args(argv)
+    add_targets(found)
+    add_json(found, "print the whole plan as JSON")
+    add_site(found)
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    parsed = options().parse_args(argv)
     context = open_context(parsed)
-    plan = context.plan(parsed.target)
+    plan = context.plan(find_one_target(context, parsed, verb="show"))
     if parsed.json:
-        print(json.dumps(to_json(plan), indent=2))
+        print_json(parsed, to_json(plan))
         return 0
     target, system, stack = plan.target, plan.system, plan.stack
     print(f"{target.name}: {target.summary}\n")
-    print_table(
-        ("", ""),
+    print_facts(
         [
             ("kind", target.kind),
             ("flavour", f"{plan.flavour.name}: {plan.flavour.summary}"),

@@ -1,10 +1,11 @@
 """`builder stack`: lists, shows, checks, solves and compares sets of versions."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
 
-from builder.app.context import open_context, parser, print_table
+from builder.app.actions import Action, lazy_action, run_action
+from builder.app.context import add_json, open_context, parser, print_facts, print_json, print_table
 from builder.errors import UsageError
 from builder.model import Stack
 from builder.screen.text import count
@@ -17,16 +18,7 @@ from builder.tables import did_you_mean
 
 
 def run(argv: Sequence[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if argv[0] not in COMMANDS:
-        raise UsageError(
-            f"builder stack: no command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}",
-            hint="builder stack --help",
-        )
-    _, command = COMMANDS[argv[0]]
-    return command(argv[1:])
+    return run_action("stack", "Find versions that work together.", ACTIONS, argv)
 
 
 def find_stack(knowledge: Knowledge, name: str) -> Stack:
@@ -45,16 +37,19 @@ def describe_unknown(result: Result, limit: int) -> str:
     )
 
 
-def _list(argv: Sequence[str]) -> int:
-    options = parser("stack list", "List the stacks of the catalog: sets of versions that work together.")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    parsed = options.parse_args(argv)
+def _list_options() -> argparse.ArgumentParser:
+    found = parser("stack list", "List the stacks of the catalog: sets of versions that work together.")
+    add_json(found)
+    return found
+
+
+def _list(parsed: argparse.Namespace) -> int:
     knowledge = open_context(parsed).knowledge
     stacks = knowledge.stacks.values()
     if parsed.json:
-        print(json.dumps([_summary(knowledge, stack) for stack in stacks], indent=2))
+        print_json(parsed, [_summary(knowledge, stack) for stack in stacks])
     else:
-        rows = [(s.name, ", ".join(i.partition(".")[0] for i in s.instances), s.summary) for s in stacks]
+        rows = [(s.name, tuple(i.partition(".")[0] for i in s.instances), s.summary) for s in stacks]
         print_table(("stack", "for", "summary"), rows)
     return 0
 
@@ -69,13 +64,16 @@ def _summary(knowledge: Knowledge, stack: Stack) -> dict[str, object]:
     }
 
 
-def _show(argv: Sequence[str]) -> int:
-    options = parser(
+def _show_options() -> argparse.ArgumentParser:
+    found = parser(
         "stack show", "Show a stack: its pins, the versions that come with them, and its machine types."
     )
-    options.add_argument("stack", help="name of a stack (builder stack list)")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    parsed = options.parse_args(argv)
+    found.add_argument("stack", metavar="STACK", help="name of a stack (builder stack list)")
+    add_json(found)
+    return found
+
+
+def _show(parsed: argparse.Namespace) -> int:
     knowledge = open_context(parsed).knowledge
     stack = find_stack(knowledge, parsed.stack)
     stated = knowledge.stack_facts(stack.name)
@@ -83,11 +81,10 @@ def _show(argv: Sequence[str]) -> int:
     origins = {name: "stated" if name in knowledge.stated[stack.name] else "follows" for name in facts}
     if parsed.json:
         values = {name: write_value(value) for name, value in facts.items()}
-        print(json.dumps({**_summary(knowledge, stack), "pins": dict(stack.pins), "facts": values}, indent=2))
+        print_json(parsed, {**_summary(knowledge, stack), "pins": dict(stack.pins), "facts": values})
         return 0
     print(f"{stack.name}: {stack.summary}\n")
-    print_table(
-        ("", ""),
+    print_facts(
         [
             ("for", ", ".join(stack.instances) or "any machine"),
             ("origin", stack.origin or "this repository"),
@@ -104,14 +101,19 @@ def _show(argv: Sequence[str]) -> int:
     return 0
 
 
-def _diff(argv: Sequence[str]) -> int:
-    options = parser("stack diff", "Compare two stacks, riskiest changes first.")
-    options.add_argument("before")
-    options.add_argument("after")
-    form = options.add_mutually_exclusive_group()
+def _diff_options() -> argparse.ArgumentParser:
+    found = parser(
+        "stack diff", "Compare two stacks, riskiest changes first. Exits with 1 if they differ, like diff."
+    )
+    found.add_argument("before", metavar="STACK")
+    found.add_argument("after", metavar="STACK")
+    form = found.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a table for release notes")
-    form.add_argument("--json", action="store_true", help="print JSON")
-    parsed = options.parse_args(argv)
+    add_json(form)
+    return found
+
+
+def _diff(parsed: argparse.Namespace) -> int:
     knowledge = open_context(parsed).knowledge
     before, after = (find_stack(knowledge, name).name for name in (parsed.before, parsed.after))
     rows = differences(knowledge, before, after)
@@ -119,46 +121,25 @@ def _diff(argv: Sequence[str]) -> int:
         print(markdown(before, after, rows), end="")
     elif parsed.json:
         keys = ("fact", "what", "before", "after", "change")
-        print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows], indent=2))
-    else:
+        found = [{key: getattr(row, key) for key in keys} for row in rows]
+        print_json(parsed, found, exit_code=1 if rows else 0)
+    elif rows:
         table = [(row.fact, row.before or "-", row.after or "-", row.change, row.what) for row in rows]
         print_table(("fact", before, after, "change", "summary"), table)
-    return 0
+    else:
+        print(f"no difference between {before} and {after}", file=sys.stderr)
+    return 1 if rows else 0
 
 
-def _lazy(module: str) -> Callable[[Sequence[str]], int]:
-    """Return a command that imports its module when it is called."""
-
-    def command(argv: Sequence[str]) -> int:
-        return int(import_module(module).run(argv))
-
-    return command
-
-
-COMMANDS: Mapping[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "list": ("list the stacks of the catalog", _list),
-    "show": ("show a stack: its pins, what comes with them, its machine types", _show),
-    "check": (
+ACTIONS: Mapping[str, Action] = {
+    "list": Action("list the stacks of the catalog", _list_options, _list),
+    "show": Action("show a stack: its pins, what comes with them, its machine types", _show_options, _show),
+    "check": lazy_action(
         "check versions against the rules: a stack, an image, this machine, or --set FACT=VALUE",
-        _lazy("builder.cli.stack_check"),
+        "builder.cli.stack_check",
     ),
-    "solve": (
-        "find the newest versions that work together on a machine, with reasons",
-        _lazy("builder.cli.stack_solve"),
+    "solve": lazy_action(
+        "find the newest versions that work together on a machine, with reasons", "builder.cli.stack_solve"
     ),
-    "diff": ("compare two stacks, riskiest changes first", _diff),
+    "diff": Action("compare two stacks, riskiest changes first", _diff_options, _diff),
 }
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = "\n".join(f"  {name:<{width}}  {summary}" for name, (summary, _) in COMMANDS.items())
-    return f"""\
-usage: builder stack COMMAND [options]
-
-Find versions that work together.
-
-{lines}
-
-  builder stack COMMAND --help   options of one command
-  docs/reference/rules.md        every rule, with its reason and its source"""

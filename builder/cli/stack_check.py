@@ -1,10 +1,9 @@
 """`builder stack check`: check versions of a stack, an image, this machine or the options against the rules.
 
-Exits with 2 if an error rule fires. Reports unknown facts and never assumes them.
+Exits with 8 if an error rule fires. Reports unknown facts and never assumes them.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import survey
-from builder.app.context import open_context, parser
+from builder.app.context import add_json, open_context, parser, print_json
 from builder.cli.stack import describe_unknown, find_stack
-from builder.errors import UsageError
+from builder.errors import IncompatibleError, UsageError
 from builder.screen.text import Look, count, look, wrap
 from builder.stack.checking import Result, check
 from builder.stack.knowledge import Knowledge
@@ -38,9 +37,7 @@ class Subject:
     unread: tuple[str, ...] = ()
 
 
-def run(argv: Sequence[str]) -> int:
-    options = _options()
-    parsed = options.parse_args(argv)
+def run(parsed: argparse.Namespace) -> int:
     context = open_context(parsed)
     knowledge = context.knowledge
     if parsed.instance and parsed.instance not in knowledge.instances:
@@ -53,33 +50,35 @@ def run(argv: Sequence[str]) -> int:
     checked = [
         (subject, check(knowledge, subject.stated)) for subject in _subjects(knowledge, parsed, settings)
     ]
+    code = IncompatibleError.exit_code if any(result.errors for _, result in checked) else 0
     if parsed.json:
-        print(json.dumps([_json(knowledge, subject, result) for subject, result in checked], indent=2))
+        found = [_json(knowledge, subject, result) for subject, result in checked]
+        print_json(parsed, found, exit_code=code)
     else:
         style = look(sys.stdout, os.environ)
         print("\n\n".join(_text(knowledge, subject, result, style) for subject, result in checked))
-    return 2 if any(result.errors for _, result in checked) else 0
+    return code
 
 
-def _options() -> argparse.ArgumentParser:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "stack check",
         "Check versions against the rules. Without STACK, --image, --host or --set, checks every stack on its"
-        " machine types.",
+        " machine types. Exits with 8 if a rule of severity error fires.",
     )
-    options.add_argument("stack", nargs="?", metavar="STACK")
-    options.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
-    options.add_argument(
+    found.add_argument("stack", nargs="?", metavar="STACK")
+    found.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
+    found.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FACT=VALUE",
         help="set a fact, or override one that was read; may be repeated",
     )
-    options.add_argument("--image", metavar="REF", help="check an image in the engine")
-    options.add_argument("--host", action="store_true", help="check this machine; with --image, as its host")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    return options
+    found.add_argument("--image", metavar="IMAGE", help="check an image in the engine")
+    found.add_argument("--host", action="store_true", help="check this machine; with --image, as its host")
+    add_json(found)
+    return found
 
 
 def _read_settings(knowledge: Knowledge, settings: Iterable[str]) -> dict[str, Value]:

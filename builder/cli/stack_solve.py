@@ -1,6 +1,6 @@
 """`builder stack solve`: find the newest versions that work together on a machine, and explain each.
 
-Exits with 2 if the requests contradict each other.
+Exits with 8 if the requests contradict each other.
 """
 
 import argparse
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from builder.app.context import open_context, parser, print_table
+from builder.app.context import add_json, open_context, parser, print_facts, print_json, print_table
 from builder.cli.stack import describe_unknown
-from builder.errors import UsageError
+from builder.errors import IncompatibleError, UsageError
 from builder.screen.text import Look, look, wrap
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
@@ -38,8 +38,7 @@ _NAMED = 3  # rejected versions and unknown facts named in text; --json has all
 _STYLES = {"error": "bad", "warning": "warn"}
 
 
-def run(argv: Sequence[str]) -> int:
-    parsed = _options().parse_args(argv)
+def run(parsed: argparse.Namespace) -> int:
     knowledge = open_context(parsed).knowledge
     asked = _requests(knowledge, parsed)
     requests = complete(knowledge, asked)
@@ -48,12 +47,13 @@ def run(argv: Sequence[str]) -> int:
     if isinstance(answer, Contradiction):
         alternatives = find_alternatives(knowledge, requests, answer)
         if parsed.json:
-            print(json.dumps(_contradiction_json(answer, alternatives), indent=2))
+            found = _contradiction_json(answer, alternatives)
+            print_json(parsed, found, exit_code=IncompatibleError.exit_code)
         else:
             print(style.plain("\n".join(_contradiction(answer, alternatives, style))))
-        return 2
+        return IncompatibleError.exit_code
     if parsed.json:
-        print(json.dumps(_solution_json(knowledge, answer), indent=2))
+        print_json(parsed, _solution_json(knowledge, answer))
     elif parsed.toml:
         print(stack_file(knowledge, answer), end="")
     else:
@@ -61,30 +61,30 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _options() -> argparse.ArgumentParser:
-    options = parser(
+def options() -> argparse.ArgumentParser:
+    found = parser(
         "stack solve",
         "Find the newest versions in the catalog that work together on a machine, and explain why none is"
         " newer. The set has no errors, as few warnings as possible, then the newest versions by priority: "
         f"{', '.join(IMPORTANCE)}, then the others by name.",
     )
-    options.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
-    options.add_argument("--torch", metavar="VERSION", help="PyTorch: an exact version or its first numbers")
-    options.add_argument("--os", metavar="NAME", help="operating system, for example ubuntu-24.04 or al2023")
-    options.add_argument(
+    found.add_argument("--instance", metavar="TYPE", help="EC2 type, for example p5.48xlarge")
+    found.add_argument("--torch", metavar="TORCH", help="PyTorch: an exact version or its first numbers")
+    found.add_argument("--os", metavar="OS", help="operating system, for example ubuntu-24.04 or al2023")
+    found.add_argument(
         "--pin",
         action="append",
         default=[],
         metavar="COMPONENT=VERSION",
         help="release in the catalog: an exact version or its first numbers; may be repeated",
     )
-    options.add_argument(
+    found.add_argument(
         "--set", action="append", default=[], metavar="FACT=VALUE", help="set a fact; may be repeated"
     )
-    form = options.add_mutually_exclusive_group()
+    form = found.add_mutually_exclusive_group()
     form.add_argument("--toml", action="store_true", help="print a stack file for catalog/stacks/")
-    form.add_argument("--json", action="store_true", help="print JSON")
-    return options
+    add_json(form)
+    return found
 
 
 # Requests
@@ -156,11 +156,12 @@ def _print_solution(knowledge: Knowledge, answer: Solution, style: Look) -> None
     print_table(
         ("side", "fact", "version", "why not newer"),
         [(vocabulary[row.fact].side, row.fact, _value(row.value), _reason(answer, row)) for row in rows],
+        prose=("why not newer",),
     )
-    held = [(rule.id, rule.severity, rule.why, ", ".join(rule.sources)) for rule in _rules_of(answer.rows)]
-    if held:
+    if held := _rules_of(answer.rows):
         print()
-        print_table(("held back by", "", "why", "source"), held)
+        texts = ((rule.id, f"{rule.severity}: {rule.why} ({', '.join(rule.sources)})") for rule in held)
+        print_facts([("held back by", ""), *texts])
     lines: list[str] = []
     for finding in answer.warnings:
         lines += ["", *_rule(finding.rule, style, facts=finding.facts)]
@@ -301,7 +302,7 @@ def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
                 "value": None if row.value is None else write_value(row.value),
                 "request": row.request.argument if row.request else None,
                 "comes_with": list(row.comes_with),
-                "has_to_be_that_of": row.twin or None,
+                "must_match": row.twin or None,
                 "held_back": [
                     {
                         "values": [_value(value) for value in rejection.values],
@@ -314,7 +315,7 @@ def _solution_json(knowledge: Knowledge, answer: Solution) -> dict[str, Any]:
         ],
         "facts": {name: write_value(value) for name, value in answer.result.facts.items()},
         "warnings": [finding.rule.id for finding in answer.warnings],
-        "see_to": {c.rule.id: [clause.text for clause in c.clauses] for c in answer.conditions},
+        "ensure": {c.rule.id: [clause.text for clause in c.clauses] for c in answer.conditions},
         "undecided": {rule.id: list(rule.missing(answer.result.facts)) for rule in answer.result.undecided},
         "rules": {name: _rule_json(rule) for name, rule in rules.items()},
         "stack": stack_file(knowledge, answer),
@@ -340,7 +341,7 @@ def _contradiction_json(
 
 def _request_json(request: Request) -> dict[str, Any]:
     return {
-        "words": request.argument,
+        "argument": request.argument,
         "fact": request.fact,
         "text": request.text,
         "assumed": request.assumption or None,

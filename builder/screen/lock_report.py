@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from builder.lock import LOCK_PATH, Entry, Want
-from builder.screen.summary import table
+from builder.screen.tables import table
 from builder.screen.text import Look, count
 from builder.stack.locking import OUTCOMES, Outcome, Relocked
 
@@ -32,7 +32,7 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
             )
             for change in changes
         ]
-        lines += ["", table(("kind", "entry", "before", "after"), rows, look.width, look=look)]
+        lines += ["", table(("kind", "entry", "before", "after"), rows, look=look)]
     elif changes:
         lines += ["", f"{len(changes)} entries changed: git diff {LOCK_PATH}"]
     for what in _ATTENTION:

@@ -138,8 +138,8 @@ def _repeat(attempt: Attempt) -> Markup:
     publish = " --publish" if attempt.publications else ""
     commands = [
         ("Check out the sources", f"git checkout {commit}" if commit else ""),
-        ("Show the plan", f"builder plan --target {target}"),
-        ("Build again", f"builder build --target {target}{publish}"),
+        ("Show the plan", f"builder plan {target}"),
+        ("Build again", f"builder build {target}{publish}"),
         ("Run the checks", f"builder check {attempt.name} --target {target}" if attempt.name else ""),
         ("Open a shell", f"docker run --rm -it {attempt.name} bash" if attempt.name else ""),
     ]

@@ -1,7 +1,6 @@
-"""Format the final output of commands: summaries, tables and errors."""
+"""Format the final output of commands: summaries and errors."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from builder.errors import FactoryError
@@ -23,10 +22,7 @@ from builder.screen.text import (
 
 _PLAIN = Look()
 _LABEL_WIDTH = 11
-_GAP = "  "
-_NARROWEST_COLUMN = 8
 _OUTCOMES = ("built", "pulled", "reused", "failed", "stopped", "not reached")
-_UNITS = frozenset({"B", "kB", "MB", "GB", "TB", "ms", "s", "min", "h"})
 _VERDICTS = {
     "ready": ("passed", "is ready"),
     "unchecked": ("skipped", "is built, but not checked"),
@@ -141,40 +137,3 @@ def error(err: FactoryError) -> str:
     if err.hint:
         lines.append(f"hint: {clean_lines(err.hint)}")
     return "\n".join(lines)
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, look: Look = _PLAIN) -> str:
-    """Format an aligned table of at most `width` columns; wide columns wrap, numbers align right."""
-    headers, *rows = ([coloured(cell) for cell in row] for row in (headers, *rows))
-    columns = len(headers)
-    widths = _column_widths([headers, *rows], width - len(_GAP) * (columns - 1))
-    right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(columns)]
-    lines = []
-    for number, row in enumerate([headers, *rows]):
-        wrapped = [wrap(cell, widths[index]) for index, cell in enumerate(row)]
-        for level in range(max(len(cell) for cell in wrapped)):
-            parts = [
-                pad(cell[level] if level < len(cell) else "", widths[index], right=right[index])
-                for index, cell in enumerate(wrapped)
-            ]
-            text = _GAP.join(parts).rstrip()
-            lines.append(look.paint(text, "bold") if number == 0 else text)
-    return look.plain("\n".join(lines))
-
-
-def _column_widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Return the natural column widths, reduced from the widest column until a row fits."""
-    widths = [
-        max(cells(line) for row in rows for line in (row[index].splitlines() or [""]))
-        for index in range(len(rows[0]))
-    ]
-    while sum(widths) > room and max(widths) > _NARROWEST_COLUMN:
-        widest = widths.index(max(widths))
-        widths[widest] -= 1
-    return [max(width, 1) for width in widths]
-
-
-def _is_number(cell: str) -> bool:
-    """True for amounts such as `12`, `1.24 GB` or `1 min 05 s`, False for versions such as `4.1.4-3`."""
-    words = cell.split()
-    return all(word in _UNITS or word.replace(".", "", 1).isdigit() for word in words)

@@ -46,14 +46,16 @@ _SYMBOLS = {
     "failed": ("✘", "x"),
     "stopped": ("■", "!"),
 }
+UNLIMITED = 1 << 20  # width of a stream that is no terminal
 _ASCII = str.maketrans({"·": "|", "…": "~", "→": ">", "│": "|"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """Capabilities of a text stream: width, colours, encoding, live drawing."""
+    """Capabilities of a text stream: width, colours, encoding, live drawing; `terminal` means a reader."""
 
     width: int = 80
+    terminal: bool = False
     colour: bool = False
     unicode: bool = True
     live: bool = False
@@ -72,14 +74,16 @@ class Look:
 
 
 def look(stream: TextIO, environment: Mapping[str, str]) -> Look:
-    """Return the capabilities of `stream`; respects NO_COLOR and TERM=dumb, and pipes get plain text."""
-    terminal = stream.isatty() and environment.get("TERM", "dumb") != "dumb"
+    """Return the capabilities of `stream`; respects NO_COLOR and TERM=dumb; a pipe's lines are unlimited."""
+    terminal = stream.isatty()
+    capable = terminal and environment.get("TERM", "dumb") != "dumb"
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     return Look(
-        width=_width(stream, environment),
-        colour=terminal and not environment.get("NO_COLOR"),
+        width=_width(stream, environment) if terminal else UNLIMITED,
+        terminal=terminal,
+        colour=capable and not environment.get("NO_COLOR"),
         unicode=encoding.startswith("utf"),
-        live=terminal,
+        live=capable,
     )
 
 
@@ -87,10 +91,8 @@ def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
     columns = environment.get("COLUMNS", "")
     if columns.isdigit() and int(columns) > 0:
         return int(columns)
-    if stream.isatty():
-        # A serial console that does not know its size reports 0 columns.
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    return 100
+    # A serial console that does not know its size reports 0 columns.
+    return os.get_terminal_size(stream.fileno()).columns or 80
 
 
 def duration(seconds: float) -> str:
@@ -197,7 +199,7 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Wrap `text` into lines of at most `width` columns; only words wider than that are broken."""
+    """Wrap `text` into lines of at most `width` columns; a wider word has a line of its own."""
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:
         line = ""
@@ -206,21 +208,8 @@ def wrap(text: str, width: int) -> list[str]:
                 lines.append(line)
                 line = ""
             line = f"{line} {word}" if line else word
-            while cells(line) > width and len(head := _head(line, width)) < len(line):
-                lines.append(head)
-                line = line[len(head) :]
         lines.append(line)
     return lines
-
-
-def _head(word: str, width: int) -> str:
-    """Return the first `width` columns of a word; never empty, so that wrapping always advances."""
-    used = 0
-    for index, character in enumerate(word):
-        used += _cell(character)
-        if used > width and index:
-            return word[:index]
-    return word
 
 
 def transferred(sent_bytes: int, present_bytes: int) -> str:

@@ -20,7 +20,7 @@ files there.
 arrow does not hold. A rule without an arrow fires whenever it applies. An unknown fact never makes a rule
 fire: `builder stack check` lists it as unknown.
 
-Severities: **error** stops a build (exit code 2), **warning** is reported, **setting** goes into the image or
+Severities: **error** stops a build (exit code 8), **warning** is reported, **setting** goes into the image or
 the job, **note** is information. The side of a rule limits the facts it may use: those of the host (the
 machine below a container, or the AMI itself), of the image, of both, of the build or of the site (the
 cluster).

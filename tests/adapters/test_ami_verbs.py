@@ -15,6 +15,7 @@ from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
+from tests.support.output import result_of
 from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients
 from tests.support.rehearsed_account import OTHER_ACCOUNT, AmiAccount, environment
 
@@ -58,7 +59,7 @@ def receipt(ami_account: AmiAccount, ami: str, outcome: str = "passed") -> Path:
 def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     capsys.readouterr()
     assert main(["ami", *words, "--root", str(ROOT)]) == 0
-    return json.loads(capsys.readouterr().out)
+    return result_of(capsys.readouterr().out)
 
 
 def test_publishes_lists_shares_deprecates_shows_and_retires_an_image(
@@ -76,8 +77,8 @@ def test_publishes_lists_shares_deprecates_shows_and_retires_an_image(
     shown = run_json(capsys, "show", home, "--json")
     assert [image["region"] for image in shown] == list(REGIONS)
     for image in shown:
-        assert {OTHER_ACCOUNT, "444455556666"} <= set(image["shared with"])
-        assert (image["metadata tokens"], image["protected"]) == ("required", True)
+        assert {OTHER_ACCOUNT, "444455556666"} <= set(image["shared_with"])
+        assert (image["metadata_tokens"], image["protected"]) == ("required", True)
         assert ami_account.latest in image["parameters"]
     assert main(["ami", "show", home]) == 0
     assert ami_account.latest in capsys.readouterr().out.replace("\n", "")
@@ -156,13 +157,13 @@ def test_copy_is_shared_and_protected_like_its_image(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["show"], "no IMAGE given"),
+        (["show"], "are required: AMI"),
         (["show", "ami-00000000000000000"], "no AMI ami-00000000000000000"),
         (["show", "nothing-of-that-name"], "no AMI receipt"),
-        (["copy", "HOME"], "no region to copy to"),
-        (["copy", "HOME", "--region", "mars-1"], "no region mars-1"),
+        (["copy", "HOME", "--region", EAST], "no region to copy to"),
+        (["copy", "HOME", "--region", "mars-1"], "--region mars-1: the account has no such region"),
         (["share", "HOME"], "no account given"),
-        (["deprecate", "HOME"], "at least 1 day"),
+        (["deprecate", "HOME", "--after", "0"], "must be 1 to 3650 days"),
         (["publish", "HOME"], "has no receipt"),
         (["retire", "HOME"], "cannot ask for confirmation"),
     ],

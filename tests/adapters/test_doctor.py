@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import doctor
+from tests.support.output import result_of
 from tests.support.repository import Repository
 from tests.support.stub_server import Asked, Serve, Stub
 
@@ -25,7 +26,7 @@ def findings(repository: Repository, site: str, capsys: Capture) -> dict[str, di
     """Run the doctor with a site file; return the findings by name."""
     repository.write("site.toml", site)
     doctor.run(["--root", str(repository.root), "--json"])
-    return {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)}
+    return {finding["about"]: finding for finding in result_of(capsys.readouterr().out)}
 
 
 @pytest.mark.parametrize(("status", "state"), [(200, "ok"), (401, "ok"), (503, "failed")])

@@ -10,6 +10,7 @@ import certifi
 import pytest
 
 from tests.support.ami_factory import AmiFactory, ami_of, site
+from tests.support.output import result_of
 from tests.support.rehearsal import EAST, Key
 from tests.support.repository import AMI
 
@@ -190,7 +191,7 @@ def test_a_build_makes_exactly_the_planned_calls(
     variables = site(tmp_path, settings)
     shown = ami_factory.factory.call("plan", "--target", target, "--json", *arguments, **variables)
     assert shown.code == 0, shown.stderr
-    (planned,) = json.loads(shown.stdout)
+    (planned,) = result_of(shown.stdout)
     number = ami_factory.calls()[-1].number
     done = ami_factory.factory.call("build", "--target", target, *arguments, **variables)
     assert done.code == 0, done.stderr

@@ -1,6 +1,5 @@
 """Start, stop, interrupt and kill rehearsals; none may leave containers, images or folders behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from builder.wait import until
+from tests.support.output import result_of
 from tests.support.rehearsal import Clients, Key
 from tests.support.rehearsed import Program, brokers_of, unix_sockets_of
 
@@ -155,7 +155,7 @@ def test_up_status_env_and_down_print_the_state_of_the_rehearsal(
     status = program.call("status", "--name", name)
     assert machine["PrivateIpAddress"] in status.stdout
     assert "3 calls so far, 2 of them changed resources" in status.stdout
-    as_json = json.loads(program.call("status", "--name", name, "--json").stdout)
+    as_json = result_of(program.call("status", "--name", name, "--json").stdout)
     assert as_json["instances"][0]["id"] == machine["InstanceId"]
     code = "import boto3; print(boto3.client('sts').get_caller_identity()['Account'])"
     script = f'{program.call("env", "--name", name).stdout}\n{sys.executable} -c "{code}"'

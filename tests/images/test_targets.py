@@ -13,6 +13,7 @@ import pytest
 from builder import catalog
 from builder.adapters.engine.client import Engine
 from builder.adapters.registry.local import serving
+from tests.support.output import result_of
 
 pytestmark = pytest.mark.engine
 
@@ -70,7 +71,7 @@ def test_targets_share_the_layer_of_the_framework(
 ) -> None:
     assert published
     words = [word for name in published for word in ("--target", name)]
-    plans = json.loads(call(root, environment, "plan", "--json", *words).stdout)
+    plans = result_of(call(root, environment, "plan", "--json", *words).stdout)
     keys = {tuple(layer["key"] for layer in plan["layers"][:4]) for plan in plans}
     assert len(keys) == 1
     assert {layer["state"] for plan in plans for layer in plan["layers"]} == {"reuse"}

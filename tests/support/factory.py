@@ -177,7 +177,8 @@ class Factory:
 
     def build(self, *words: str, **environment: str) -> Build:
         build = self.call("build", "--json", *(words or ("--target", "hello")), **environment)
-        build.events = [json.loads(line) for line in build.stdout.splitlines() if line.startswith("{")]
+        tables = [json.loads(line) for line in build.stdout.splitlines() if line.startswith("{")]
+        build.events = [table for table in tables if "format" not in table]  # the last line is the envelope
         return build
 
     @contextmanager
@@ -206,7 +207,7 @@ class Factory:
             assert process.stdout
             for line in process.stdout:
                 event = json.loads(line)
-                if (event["name"], event["step"]) == moment:
+                if (event.get("name"), event.get("step")) == moment:
                     if skip == 0:
                         break
                     skip -= 1

@@ -1,12 +1,12 @@
 """`builder config` prints the settings in force with their origins."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from builder.cli import config
 from builder.site import SECTIONS
+from tests.support.output import result_of
 from tests.support.repository import Repository
 
 Capture = pytest.CaptureFixture[str]
@@ -35,7 +35,7 @@ def site(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_names_the_origin_of_every_value(site: Repository, capsys: Capture) -> None:
     assert config.run(["--root", str(site.root), "--json"]) == 0
     output = capsys.readouterr().out
-    found = json.loads(output)
+    found = result_of(output)
     file = f"{site.root}/site.toml"
     assert found["mirror.apt"] == {"value": "http://mirror.example/debian", "origin": file}
     assert found["mirror.apt_security"] == {

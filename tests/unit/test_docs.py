@@ -67,7 +67,7 @@ def test_documented_commands_exist(pages: dict[Path, str], capsys: pytest.Captur
             if called is None:
                 continue
             verb, *words = re.split(r"[\s,]+", called[1].strip())
-            command = (verb, *words[:1]) if verb == "stack" else (verb,)
+            command = (verb, *words[:1]) if verb in VERBS_WITH_ACTIONS else (verb,)
             if command not in helps:
                 helps[command] = _help(command, capsys) if verb in VERBS else ""
             expected = [word for word in words if word.startswith("--")]

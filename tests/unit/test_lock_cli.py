@@ -1,7 +1,6 @@
 """`builder lock` from the command line: the lock file, output and exit code, with fake sources."""
 
 import errno
-import json
 import os
 
 import pytest
@@ -12,6 +11,7 @@ from builder.cli import lock as verb
 from builder.cli.main import main
 from builder.errors import Interrupted, MissingError
 from builder.lock import Entry, Want
+from tests.support.output import result_of
 from tests.support.repository import Repository
 from tests.support.resolvers import World, entry
 
@@ -204,7 +204,7 @@ def test_diff_shows_the_change_and_writes_nothing(locked: Repository, world: Wor
 def test_json_has_every_field_of_an_outcome(locked: Repository, world: World, capsys: Capture) -> None:
     set_source(world, ARCHIVE, entry(ARCHIVE, 9))
     code, out, _ = run(capsys, locked, "--json", "--update", "fabric")
-    printed = json.loads(out)
+    printed = result_of(out)
     assert (code, printed["changed"], printed["written"]) == (0, True, True)
     (archive,) = (outcome for outcome in printed["outcomes"] if outcome["kind"] == "archive")
     assert archive == {

@@ -66,7 +66,7 @@ def test_report_contains_layers_checks_and_versions() -> None:
         assert key_of(name)[:12] in page.words
     for name, component, _, message in CHECKS:
         assert all(word in page.words for word in (name, component, message))
-    for word in ("Ready", NAME, "38.4 s", "742 MB", "2.9.1", "20.10.24", "builder build --target cpu-ddp"):
+    for word in ("Ready", NAME, "38.4 s", "742 MB", "2.9.1", "20.10.24", "builder build cpu-ddp"):
         assert word in page.words
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import CatalogError, FactoryError
-from builder.screen.summary import error, summary, table
+from builder.screen.summary import error, summary
 from builder.screen.text import Look, cells
 from tests.unit.test_screen_attempt import NAME, a_failure, a_receipt, a_report
 
@@ -73,38 +73,6 @@ def test_summary_is_ascii_for_ascii_streams() -> None:
 def test_summary_fits_its_width(width: int) -> None:
     for line in summary(a_failure(), seconds=61, look=Look(width=width)).splitlines():
         assert cells(line) <= width
-
-
-ROWS = [
-    ["cpu-ddp", "6", "1.24 GB", "Distributed data parallel training on CPU, PyTorch over gloo"],
-    ["pytorch-fsdp", "12", "61 MB", "Llama-style pre-training"],
-]
-
-
-def test_table_wraps_the_widest_column_and_aligns_numbers_right() -> None:
-    assert table(["TARGET", "LAYERS", "SIZE", "SUMMARY"], ROWS, 60) == (
-        "TARGET        LAYERS     SIZE  SUMMARY\n"
-        "cpu-ddp            6  1.24 GB  Distributed data parallel\n"
-        "                               training on CPU, PyTorch over\n"
-        "                               gloo\n"
-        "pytorch-fsdp      12    61 MB  Llama-style pre-training"
-    )
-
-
-@pytest.mark.parametrize("width", [50, 80, 200])
-def test_table_fits_its_width_without_losing_text(width: int) -> None:
-    text = table(["TARGET", "LAYERS", "SIZE", "SUMMARY"], ROWS, width)
-    assert max(cells(line) for line in text.splitlines()) <= width
-    for cell in (cell for row in ROWS for cell in row):
-        assert all(word in text for word in cell.split())
-
-
-def test_table_without_rows_shows_only_its_header() -> None:
-    assert table(["A", "B"], [], 80) == "A  B"
-
-
-def test_versions_are_not_right_aligned_and_cells_may_be_empty() -> None:
-    assert table(["N", "VERSION"], [["a", "4.1.4-3"], ["b", ""]], 80) == "N  VERSION\na  4.1.4-3\nb"
 
 
 def test_error_shows_message_details_and_hint() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from builder.screen.text import Look, cells, clean, clip, clock, duration, look, pad, size, wrap
+from builder.screen.text import UNLIMITED, Look, cells, clean, clip, clock, duration, look, pad, size, wrap
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,10 @@ def test_widths_are_in_columns_not_characters() -> None:
     assert [pad("ab", 4), pad("ab", 4, right=True), pad("abcdef", 4)] == ["ab  ", "  ab", "abc…"]
 
 
-def test_wrap_breaks_only_words_that_are_too_long() -> None:
+def test_wrap_breaks_no_word() -> None:
     assert wrap("one two three", 7) == ["one two", "three"]
-    assert wrap("sha256:0123456789", 6) == ["sha256", ":01234", "56789"]
+    assert wrap("is sha256:0123456789 here", 6) == ["is", "sha256:0123456789", "here"]
     assert wrap("", 10) == [""]
-    assert wrap("图像", 1) == ["图", "像"]
 
 
 class Terminal(io.StringIO):
@@ -81,10 +80,14 @@ class Terminal(io.StringIO):
 
 def test_look_depends_on_stream_and_environment() -> None:
     environment = {"COLUMNS": "132", "TERM": "xterm"}
-    assert look(Terminal(), environment) == Look(width=132, colour=True, unicode=True, live=True)
+    assert look(Terminal(), environment) == Look(
+        width=132, terminal=True, colour=True, unicode=True, live=True
+    )
     assert not look(Terminal(), {**environment, "NO_COLOR": "1"}).colour
-    assert not look(Terminal(), {**environment, "TERM": "dumb"}).live
-    assert look(io.TextIOWrapper(io.BytesIO(), "ascii"), {}) == Look(width=100, unicode=False)
+    dumb = look(Terminal(), {**environment, "TERM": "dumb"})
+    assert (dumb.live, dumb.colour, dumb.terminal, dumb.width) == (False, False, True, 132)
+    piped = Look(width=UNLIMITED, unicode=False)
+    assert look(io.TextIOWrapper(io.BytesIO(), "ascii"), environment) == piped
 
 
 def test_ascii_stream_gets_ascii_characters() -> None:

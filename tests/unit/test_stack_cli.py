@@ -10,6 +10,7 @@ from builder.adapters.host import survey
 from builder.cli.main import main
 from builder.stack.versions import parse
 from builder.stack.vocabulary import write_value
+from tests.support.output import result_of
 from tests.support.repository import knowledge_of
 
 
@@ -29,14 +30,14 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
         ),
         (
             ["--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"],
-            2,
+            8,
             "nearest  nvidia_driver 575.57.08 → 580.65.06",
         ),
         (["cuda-13.0", "--instance", "p5en.48xlarge"], 0, "cuda-13.0 on p5en.48xlarge: 2 settings, 4 notes"),
-        (["cuda-12.8", "--set", "nvidia_fabric_manager=570.172.07"], 2, "error FM-01"),
+        (["cuda-12.8", "--set", "nvidia_fabric_manager=570.172.07"], 8, "error FM-01"),
         (
             ["--set", "aws_ofi_nccl=1.18.0", "--set", "aws_ofi_nccl_libfabric_major_gt_runtime=true"],
-            2,
+            8,
             "OFI-LF-04",
         ),
         (["--set", "kernel=6.17"], 0, "rules not evaluated; add --set for "),
@@ -52,7 +53,7 @@ def test_check_reports_findings_and_nearest_changes(
 
 def test_every_stack_passes_its_check(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "check", "--json")
-    judged = json.loads(out)
+    judged = result_of(out)
     assert code == 0
     assert all(subject["fits"] for subject in judged)
     assert {subject["name"].split(" on ")[0] for subject in judged} == set(knowledge_of(root).stacks)
@@ -62,9 +63,9 @@ def test_json_has_the_findings_of_the_text_output(capsys: pytest.CaptureFixture[
     code, out, _ = run(
         capsys, root, "check", "--json", "--set", "cuda=13.0.0", "--set", "nvidia_driver=575.57.08"
     )
-    (subject,) = json.loads(out)
+    (subject,) = result_of(out)
     error = subject["findings"][0]
-    assert code == 2
+    assert code == 8
     assert error["rule"] == "CUDA-DRV-13"
     assert error["sources"] == ["cuda-notes"]
     assert error["nearest"] == [{"fact": "nvidia_driver", "from": "575.57.08", "to": "580.65.06"}]
@@ -96,7 +97,7 @@ def test_json_has_the_findings_of_the_text_output(capsys: pytest.CaptureFixture[
             "--instance: no EC2 type 'p5.48xlarg' (did you mean 'p5.48xlarge'?)",
         ),
         (["check", "cuda-13"], "no stack 'cuda-13' (did you mean 'cuda-13.2'?)"),
-        (["chek"], "builder stack: no command 'chek' (did you mean 'check'?)"),
+        (["chek"], "builder stack: no action 'chek' (did you mean 'check'?)"),
         (["diff", "cuda-13.0", "cuda13"], "no stack 'cuda13'"),
     ],
 )
@@ -110,14 +111,15 @@ def test_the_message_quotes_a_wrong_argument(
 
 def test_list_show_and_diff_print_stacks(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     _, out, _ = run(capsys, root, "list", "--json")
-    assert {stack["name"] for stack in json.loads(out)} == set(knowledge_of(root).stacks)
+    assert {stack["name"] for stack in result_of(out)} == set(knowledge_of(root).stacks)
     _, out, _ = run(capsys, root, "show", "cuda-13.0", "--json")
-    assert json.loads(out)["facts"]["libfabric"] == "2.4.0amzn1.0"
+    assert result_of(out)["facts"]["libfabric"] == "2.4.0amzn1.0"
     _, out, _ = run(capsys, root, "show", "cuda-13.0")
     assert "stated" in out
     assert "follows" in out
-    _, out, _ = run(capsys, root, "diff", "cuda-12.8", "cuda-13.0", "--json")
-    assert json.loads(out)[0]["fact"] == "os"
+    code, out, _ = run(capsys, root, "diff", "cuda-12.8", "cuda-13.0", "--json")
+    assert code == 1
+    assert result_of(out)[0]["fact"] == "os"
     _, out, _ = run(capsys, root, "diff", "cuda-12.8", "cuda-13.0", "--markdown")
     assert out.startswith("### From `cuda-12.8` to `cuda-13.0`\n")
 

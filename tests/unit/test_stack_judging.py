@@ -1,6 +1,5 @@
 """Rules in builds: an error stops the build, a setting reaches the job, a warning is reported."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,9 @@ from builder import lock, plan, sources
 from builder.adapters.container.finder import EngineFinder
 from builder.cli import build
 from builder.cli.main import main
-from builder.errors import CatalogError
+from builder.errors import IncompatibleError
 from builder.pipeline import require_allowed
+from tests.support.output import result_of
 from tests.support.repository import Repository, knowledge_of
 
 RULES = """
@@ -76,12 +76,12 @@ def test_an_error_refuses_the_build_with_the_reason(ruled: Repository, clause: s
     rule(ruled, clause, fires)
     planned = ruled.plan()
     assert [error.partition(" (")[0] for error in planned.errors] == ["*: FAB-01: It does not hold."]
-    with pytest.raises(CatalogError) as caught:
+    with pytest.raises(IncompatibleError) as caught:
         require_allowed([planned])
     assert "target 'hello': stack 'plain-1' on *: FAB-01: It does not hold. (fabric 1.2-3" in str(
-        caught.value.details
+        caught.value
     )
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 8
     assert caught.value.hint == "builder stack check plain-1 --set kind=container"
 
 
@@ -139,11 +139,11 @@ def test_a_refused_plan_is_printed_with_the_reason(
 ) -> None:
     rule(ruled, "kind == container", 'kind = "container"')
     code, out, err = call(capsys, ruled, "plan", "--target", "hello")
-    assert code == 2
+    assert code == 8
     assert ruled.plan().key[:12] in out
     assert "FAB-01: It does not hold." in err
     code, out, err = call(capsys, ruled, "plan", "--target", "hello", "--json")
-    assert (code, json.loads(out)[0]["plan"]["errors"]) == (2, list(ruled.plan().errors))
+    assert (code, result_of(out)[0]["plan"]["errors"]) == (8, list(ruled.plan().errors))
     assert "FAB-01: It does not hold." in err
 
 
@@ -179,5 +179,5 @@ def test_a_build_is_refused_before_it_looks_for_existing_layers(
     monkeypatch.setattr(build, "build", begun)
     rule(ruled, "kind == container", 'kind = "container"')
     code, out, err = call(capsys, ruled, "build", "--target", "hello")
-    assert (code, out) == (2, "")
+    assert (code, out) == (8, "")
     assert "FAB-01: It does not hold." in err

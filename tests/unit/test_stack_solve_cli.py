@@ -1,6 +1,5 @@
 """`builder stack solve` from the command line: output, exit code, and the printed stack file."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from builder.cli.main import main
 from builder.stack.checking import check
+from tests.support.output import result_of
 from tests.support.repository import knowledge_of
 
 
@@ -41,7 +41,7 @@ def test_prints_a_set_with_its_reasons(capsys: pytest.CaptureFixture[str], root:
         for row in rows
     )
     assert any(row.startswith("image libfabric") and row.endswith("comes with efa") for row in rows)
-    assert any(row.startswith("TORCH-PY-02 error torch 2.9 to 2.14 has wheels") for row in rows)
+    assert any(row.startswith("TORCH-PY-02 error: torch 2.9 to 2.14 has wheels") for row in rows)
     assert "assumed kind=ami (an AMI: host and image are the same installation)" in rows
     assert "ensure memlock == unlimited (EFA-RUN-01)" in rows
     assert "rules not evaluated; add --set for " in out
@@ -60,7 +60,7 @@ def test_explains_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path
     words = ("--instance", "p5en.48xlarge", "--torch", "2.11", "--pin", "efa=1.42", "--pin", "python=3.12")
     code, out, _ = run(capsys, root, *words)
     text = words_of(out)
-    assert code == 2
+    assert code == 8
     assert "these requests contradict each other; drop any one of them and the rest fits" in text
     assert "--instance p5en.48xlarge --torch 2.11 --pin efa=1.42 kind=ami (assumed: " in text
     assert "python" not in text
@@ -73,16 +73,16 @@ def test_explains_a_contradiction(capsys: pytest.CaptureFixture[str], root: Path
 
 def test_json_has_the_reasons_of_the_text_output(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--json", "--instance", "p6e-gb200.36xlarge", "--torch", "2.11")
-    answer = json.loads(out)
+    answer = result_of(out)
     rows = {row["fact"]: row for row in answer["versions"]}
     assert (code, answer["fits"], answer["warnings"]) == (0, True, [])
     assert rows["torch"]["request"] == "--torch 2.11"
     assert rows["libfabric"]["comes_with"] == ["efa"]
-    assert rows["nvidia_imex"]["has_to_be_that_of"] == "nvidia_driver"
+    assert rows["nvidia_imex"]["must_match"] == "nvidia_driver"
     assert rows["nvidia_driver"]["held_back"][0]["by"] == ["DRV-595-02"]
     assert answer["rules"]["DRV-595-02"]["severity"] == "error"
-    assert answer["see_to"]["BOOT-02"] == ["boot_mode == uefi"]
-    assert {request["words"]: request["assumed"] for request in answer["requests"]}["has_efa=true"]
+    assert answer["ensure"]["BOOT-02"] == ["boot_mode == uefi"]
+    assert {request["argument"]: request["assumed"] for request in answer["requests"]}["has_efa=true"]
     assert tomllib.loads(answer["stack"])["pins"]["nvidia_driver"] == rows["nvidia_driver"]["value"]
 
 
@@ -91,9 +91,9 @@ def test_json_has_a_contradiction_and_its_alternatives(
 ) -> None:
     words = ("--json", "--instance", "p5.48xlarge", "--pin", "efa=1.47.0", "--pin", "aws_ofi_nccl=1.22")
     code, out, _ = run(capsys, root, *words)
-    answer = json.loads(out)
-    assert (code, answer["fits"]) == (2, False)
-    assert [request["words"] for request in answer["contradiction"]] == [
+    answer = result_of(out)
+    assert (code, answer["fits"]) == (8, False)
+    assert [request["argument"] for request in answer["contradiction"]] == [
         "--instance p5.48xlarge",
         "--pin efa=1.47.0",
         "--pin aws_ofi_nccl=1.22",
@@ -143,14 +143,14 @@ def test_accepts_the_system_names_of_catalog_and_rules(
     capsys: pytest.CaptureFixture[str], root: Path, name: str
 ) -> None:
     _, out, _ = run(capsys, root, "--json", "--instance", "p5.48xlarge", "--os", name)
-    assert json.loads(out)["facts"]["os"] == "ubuntu2404"
+    assert result_of(out)["facts"]["os"] == "ubuntu2404"
 
 
 def test_torch_means_torch_neuronx_on_a_neuron_machine(
     capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
     _, out, _ = run(capsys, root, "--json", "--instance", "trn1.32xlarge", "--torch", "2.7")
-    facts = json.loads(out)["facts"]
+    facts = result_of(out)["facts"]
     assert facts["torch_neuronx"].startswith("2.7.")
     assert "torch" not in facts
 
@@ -160,7 +160,7 @@ def test_solves_for_an_accelerator_without_an_instance_type(
 ) -> None:
     code, out, _ = run(capsys, root, "--json", "--set", "accel=nvidia", "--torch", "2.14")
     assert code == 0
-    assert {"nvidia_driver", "cuda", "nccl"} <= json.loads(out)["facts"].keys()
+    assert {"nvidia_driver", "cuda", "nccl"} <= result_of(out)["facts"].keys()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ LAZY_IMPORTS = {
     "builder.app.session": {"builder.app.production"},
     # moto takes seconds to load; signal handlers and the log must be ready before moto is imported.
     "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
-    "builder.cli.main": {"builder", "builder.errors", "builder.screen.summary", "builder.tables"},
+    "builder.cli.main": {
+        "builder",
+        "builder.errors",
+        "builder.screen.envelope",
+        "builder.screen.summary",
+        "builder.tables",
+    },
 }
 # Third-party libraries that load slowly and that most commands do not need.
 LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}

@@ -139,7 +139,7 @@ def _leftover_snapshots(account: Account, region: str, ami: str) -> list[str]:
 
 
 def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
-    """Return the fields that `builder ami show` prints for one AMI."""
+    """Return the facts that `builder ami show` prints for an AMI."""
     image, tags = member.image, member.tags
     return {
         "region": member.ref.region,
@@ -148,10 +148,10 @@ def describe(member: Member, names: Sequence[str]) -> dict[str, object]:
         "state": image["State"],
         "created": image["CreationDate"],
         "architecture": image.get("Architecture", ""),
-        "metadata tokens": "required" if image.get("ImdsSupport") == "v2.0" else "optional",
+        "metadata_tokens": "required" if image.get("ImdsSupport") == "v2.0" else "optional",
         "protected": steps.is_protected(image),
-        "deprecated from": image.get("DeprecationTime", ""),
-        "shared with": [next(iter(grant.values())) for grant in steps.shared_with(member.ref)],
+        "deprecated_from": image.get("DeprecationTime", ""),
+        "shared_with": [next(iter(grant.values())) for grant in steps.shared_with(member.ref)],
         "snapshots": snapshots_of(image),
         "parameters": sorted(names),
         "tags": dict(sorted(tags.items())),

@@ -23,8 +23,8 @@ from builder.app.context import Context
 from builder.app.dead_runs import dead_runs
 from builder.app.lanes.lane import Lane, Work
 from builder.errors import FactoryError, UsageError
-from builder.lock import LOCAL
-from builder.model import Plan, Receipt, System
+from builder.lock import ACCOUNT, LOCAL
+from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
@@ -40,10 +40,14 @@ class AmiLane(Lane):
         self._cancelled = cancelled
         self._site = SiteAccount(context)
 
-    def obstacle(self, system: System) -> str:
-        if self._context.site_name == LOCAL and system.bootstrap is None:
-            return f"system '{system.name}' can only be built in an AWS account"
-        return ""
+    def require_buildable(self, plan: Plan) -> None:
+        if self._context.site_name == LOCAL and plan.system.bootstrap is None:
+            flavour = f" --flavour {self._context.flavour}" if self._context.flavour else ""
+            raise UsageError(
+                f"target '{plan.target.name}' cannot be rehearsed: system '{plan.system.name}' can only be"
+                " built in an AWS account",
+                hint=f"builder build {plan.target.name} --site {ACCOUNT}{flavour}",
+            )
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
         if self._site.is_rehearsal:

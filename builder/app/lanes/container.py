@@ -11,9 +11,12 @@ from builder.adapters.container.finder import EngineFinder
 from builder.adapters.engine.client import Engine
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Work
+from builder.errors import UsageError
+from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger, Publisher
+from builder.site import ECR
 
 
 class ContainerLane(Lane):
@@ -24,6 +27,16 @@ class ContainerLane(Lane):
         self._cancelled = cancelled
         self._engine = Engine()
         self._finder = EngineFinder(self._engine)
+
+    def require_buildable(self, plan: Plan) -> None:
+        registry = self._context.site.registry
+        if self._context.site_name == ACCOUNT and not registry.is_ecr:
+            found = f"is '{registry.push}'" if registry.push else "is not set"
+            raise UsageError(
+                f"target '{plan.target.name}': site '{ACCOUNT}' publishes containers to ECR,"
+                f" and registry.push in site.toml {found}",
+                hint=f'set registry.push = "{ECR}" in site.toml, or pass --site {LOCAL}',
+            )
 
     def search(self, ledger: Ledger, *, publish: bool) -> Search:
         publisher = self._publisher if publish else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.host.workspace import Run
 from builder.events import Stream
-from builder.model import Plan, Receipt, System
+from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 
@@ -54,10 +54,9 @@ class Lane(Protocol):
 
     # The methods below are defaults for lanes without these steps.
 
-    def obstacle(self, system: System) -> str:
-        """Return the reason why this site cannot build the system, or ""."""
-        del system
-        return ""
+    def require_buildable(self, plan: Plan) -> None:
+        """Raise UsageError if this site cannot build the plan."""
+        del plan
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
         """Print where the plans are built; raise if a plan could not be published."""

@@ -12,9 +12,7 @@ from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.mirrors import site_network
 from builder.ports import Publisher
-
-# Host in `registry.push` of site.toml that means the ECR registry of the account or its rehearsal.
-ECR = "ecr"
+from builder.site import ECR
 
 
 def open_publisher(context: Context, engine: Engine, cancelled: threading.Event) -> Publisher:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane
-from builder.errors import UsageError
-from builder.lock import ACCOUNT
 from builder.model import Plan
-from builder.plan import find_target
+from builder.pipeline import require_allowed, require_locked
 
 
 def _open_ami(context: Context, cancelled: threading.Event) -> Lane:
@@ -34,19 +32,12 @@ def open_lane(kind: str, context: Context, cancelled: threading.Event | None = N
     return LANES[kind](context, cancelled or threading.Event())
 
 
-def obstacle_of(context: Context, target: str) -> str:
-    """Return the reason why the site cannot build a target, or ""."""
-    found = find_target(context.catalog, target)
-    return open_lane(found.kind, context).obstacle(context.system_of(found))
-
-
-def require_buildable(context: Context, target: str, *, verb: str) -> None:
-    """Raise UsageError if the site cannot build a target."""
-    if obstacle := obstacle_of(context, target):
-        raise UsageError(
-            f"target '{target}' cannot be rehearsed: {obstacle}",
-            hint=f"builder {verb} --target {target} --site {ACCOUNT}",
-        )
+def require_possible(context: Context, plans: Sequence[Plan]) -> None:
+    """Raise the error with which `builder build` refuses to start with one of the plans."""
+    for plan in plans:
+        open_lane(plan.target.kind, context).require_buildable(plan)
+    require_locked(plans)
+    require_allowed(plans)
 
 
 def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:

@@ -1,0 +1,63 @@
+"""Verbs with actions, such as `builder ami list`: every action has its own options and its own help."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from builder.errors import UsageError
+from builder.tables import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An action: its summary, the parser of its options, and the function that runs it."""
+
+    summary: str
+    options: Callable[[], argparse.ArgumentParser]
+    run: Callable[[argparse.Namespace], int]
+
+
+def lazy_action(summary: str, module: str) -> Action:
+    """Return the action of a module with `options` and `run`, which is imported when the action is used."""
+    return Action(
+        summary,
+        lambda: import_module(module).options(),
+        lambda parsed: int(import_module(module).run(parsed)),
+    )
+
+
+def run_action(verb: str, purpose: str, actions: Mapping[str, Action], argv: Sequence[str]) -> int:
+    """Run the action that the first argument names; print the help of the verb for `--help`."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(_help(verb, purpose, actions))
+        return 0
+    name = argv[0] if argv else ""
+    if name in actions:
+        action = actions[name]
+        return action.run(action.options().parse_args(argv[1:]))
+    usage = f"builder {verb}"
+    if not argv:
+        raise UsageError(
+            f"{usage}: no action given (available: {', '.join(actions)})", hint=f"{usage} --help"
+        )
+    if name.startswith("-"):
+        named = next((word for word in argv if word in actions), "")
+        rest = [word for word in argv if word != named]
+        hint = shlex.join(["builder", verb, named, *rest]) if named else f"{usage} --help"
+        raise UsageError(f"{usage}: options follow the action", hint=hint)
+    raise UsageError(f"{usage}: no action '{name}'{did_you_mean(name, actions)}", hint=f"{usage} --help")
+
+
+def _help(verb: str, purpose: str, actions: Mapping[str, Action]) -> str:
+    width = max(map(len, actions))
+    lines = "\n".join(f"  {name:<{width}}  {action.summary}" for name, action in actions.items())
+    return f"""\
+usage: builder {verb} ACTION [options]
+
+{purpose}
+
+{lines}
+
+  builder {verb} ACTION --help   options of one action"""

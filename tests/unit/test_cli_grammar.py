@@ -1,0 +1,208 @@
+"""The grammar of the command line: targets and patterns, contradictions, refusals of `plan` and `build`."""
+
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.container.finder import EngineFinder
+from builder.app.context import open_context
+from builder.cli import ami, build, lock, rehearse, stack
+from builder.cli.main import main
+from tests.support.output import result_of
+from tests.support.repository import AMI, Repository, flavour
+
+
+@pytest.fixture
+def site(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Repository:
+    """A repository with the targets `hello` and `help`, on a machine with an empty engine."""
+    text = (repository.root / "catalog/targets/hello.toml").read_text(encoding="utf-8")
+    repository.write("catalog/targets/help.toml", text)
+    repository.relock()
+    monkeypatch.setattr(EngineFinder, "images", {})
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BUILDER_SITE", raising=False)
+    return repository
+
+
+def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([*words, "--root", str(repository.root)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hello", "help"],
+        ["--target", "hello", "help"],
+        ["hello", "--json", "help"],
+        ["--target", "hello", "--target", "help"],
+        ["hel*"],
+        ["h[e]l?o", "help", "hello"],
+    ],
+)
+def test_targets_are_arguments_options_or_patterns(
+    site: Repository, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    code, out, _ = call(capsys, site, "plan", *words)
+    assert code == 0
+    assert sum(f"{name} (plain" in out or f'"target": "{name}"' in out for name in ("hello", "help")) == 2
+
+
+def test_show_and_iam_take_one_target(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, site, "show", "hell*")[0] == 0
+    code, _, err = call(capsys, site, "show", "hel*")
+    assert code == 2
+    assert "builder show takes one target, not 2: hello, help\nhint: builder show hello" in err
+    assert "no target matches 'x*'" in call(capsys, site, "iam", "x*")[2]
+
+
+CONTRADICTIONS = [
+    (["build", "--all", "hello"], "--all excludes named targets"),
+    (["build", "--all", "--target", "hello"], "--all excludes named targets"),
+    (["build", "hello", "--kind", "ami"], "--kind requires --all"),
+    (["build", "hello", "-j", "99999999999999"], "--jobs 99999999999999: must be 1 to 1000"),
+    (["plan", "--write-golden", ".", "--json"], "--write-golden excludes"),
+    (["list", "--names", "--json"], "not allowed with argument"),
+    (["lock", "--diff", "--verify"], "--verify and --diff exclude each other"),
+    (["lock", "--names", "--json"], "--names and --json exclude each other"),
+    (["clean", "--all", "--older-than", "1d"], "excludes --older-than"),
+    (["ami", "list", "hello"], "unrecognized arguments: hello"),
+    (["ami", "list", "--account", "5", "--after", "3"], "unrecognized arguments: --account"),
+    (["ami", "show", "ami-000"], "'ami-000' is neither a target nor an AMI ID"),
+    (
+        ["ami", "share", "ami-00000000", "--account", "abc"],
+        "--account abc: must be an account id",
+    ),
+    (["ami", "share", "ami-00000000", "--account", "12"], "--account 12: must be an account id"),
+    (["ami", "share", "ami-00000000", "--organization", "nope"], "--organization nope: must be "),
+    (["ami", "deprecate", "ami-00000000"], "are required: --after"),
+    (["ami", "deprecate", "ami-00000000", "--after", "99999999"], "--after 99999999: must be 1 to 3650 days"),
+    (["ami", "--site", "aws", "list"], "options follow the action\nhint: builder ami list --site aws"),
+    (["ami", "lst"], "no action 'lst' (did you mean 'list'?)"),
+    (["rehearse", "up", "--pending", "-5"], "--pending -5: must be 0 to 3600 seconds"),
+    (["rehearse", "down", "--pending", "5"], "unrecognized arguments: --pending"),
+    (["role", "--write-docs", "base"], "--write-docs excludes COMPONENT and --json"),
+    (["build", "hello", "--job", "2"], "--job 2 (did you mean '--jobs'?)"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), CONTRADICTIONS)
+def test_refuses_contradictions_and_options_without_effect(
+    site: Repository, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, out, err = call(capsys, site, *words)
+    assert (code, bool(out)) == (2, "--json" in words)
+    assert message in err
+    assert "hint: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--json", "list"], "hint: builder list --json\n"),
+        (["-v"], "hint: builder --help\n"),
+        (["ami"], "no action given (available: list, show, copy,"),
+    ],
+)
+def test_options_follow_the_command(capsys: pytest.CaptureFixture[str], words: list[str], hint: str) -> None:
+    assert main(words) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_help_of_a_command_is_its_help_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "build"]) == 0
+    assert capsys.readouterr().out.startswith("usage: builder build")
+
+
+@pytest.mark.parametrize("module", [ami, rehearse, stack])
+def test_every_action_has_its_own_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    for name, action in module.ACTIONS.items():  # type: ignore[attr-defined]
+        assert main([verb, name, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: builder {verb} {name}")
+        assert action.summary[0].islower()
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_a_container_for_an_account_needs_its_registry(
+    site: Repository, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    for text, code in (
+        ("", 2),
+        ('[registry]\npush = "127.0.0.1:5000"\n', 2),
+        ('[registry]\npush = "ecr/team"\n', 7),
+        ('[registry]\npush = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"\n', 7),
+    ):
+        site.write("site.toml", text)
+        site.write("containers/hello/requirements.lock", "")  # not locked: nothing is built
+        ended, _, err = call(capsys, site, verb, "hello", "--site", "aws")
+        assert (text, ended) == (text, code)
+        assert ("publishes containers to ECR, and registry.push" in err) == (code == 2)
+    assert call(capsys, site, "build", "--all", "--kind", "container", "--site", "aws")[0] == 0
+
+
+def test_plan_is_printed_and_ends_like_the_build(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    code, out, err = call(capsys, site, "plan", "hello")
+    assert code == 7
+    assert "hello (plain" in out
+    assert (code, err) == call(capsys, site, "build", "hello")[::2]
+    site.write("site.toml", "[mirrors]\n")
+    code, out, err = call(capsys, site, "plan", "hello")
+    assert (code, "unknown section 'mirrors'" in err) == (2, True)
+
+
+def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (site.root / "catalog/systems/tiny-1.toml").read_text(encoding="utf-8").partition("[bootstrap]")[0]
+    ami_text = '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
+    site.write("catalog/systems/vendor-1.toml", text + ami_text)
+    site.write(
+        "catalog/targets/machine.toml",
+        'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
+        + AMI
+        + flavour("vendor-1", "plain-1")
+        + flavour("vendor-1", "plain-1", "wide"),
+    )
+    site.relock()
+    code, out, err = call(capsys, site, "plan", "machine", "--flavour", "wide")
+    assert code == 2
+    assert "machine (wide" in out
+    assert "hint: builder build machine --site aws --flavour wide" in err
+    code, _, err = call(capsys, site, "build", "--all", "--kind", "ami")
+    assert (code, "left out: machine: target 'machine' cannot be rehearsed" in err) == (0, True)
+
+
+def test_build_all_leaves_out_what_is_not_locked(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    code, out, err = call(capsys, site, "build", "--all")
+    assert (code, out) == (0, "")
+    assert err.count("left out: ") == 2
+    assert "left out: help: catalog/lock.json: 1 download of this build missing" in err
+    site.write("catalog/lock.json", "{")
+    assert call(capsys, site, "build", "--all")[0] == 7
+
+
+def test_comparison_of_a_stack_with_itself_finds_no_difference(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, site, "stack", "diff", "plain-1", "plain-1")
+    assert (code, out, err) == (0, "", "no difference between plain-1 and plain-1\n")
+    site.write("catalog/versions/fabric.toml", 'summary = "The fabric"\nside = "image"\n')
+    site.write("catalog/stacks/plain-2.toml", 'summary = "b"\n[pins]\nfabric = "2.0-1"\n')
+    code, out, _ = call(capsys, site, "stack", "diff", "plain-1", "plain-2", "--json")
+    assert (code, [row["fact"] for row in result_of(out)]) == (1, ["fabric"])
+
+
+def test_options_may_stand_between_targets() -> None:
+    parsed = build.options().parse_args(["a", "--jobs", "2", "b", "--publish", "c"])
+    assert (parsed.targets, parsed.jobs, parsed.publish) == (["a", "b", "c"], 2, True)
+    assert lock.options().parse_args([]).update == []
+    assert open_context(build.options().parse_args(["--root", "/x"])).root == Path("/x")

@@ -56,8 +56,8 @@ type: setup ## run mypy in strict mode
 unit: setup ## run the unit tests
 	$(RUN) pytest -q tests/unit
 
-tools: engine ## install programs that tests need: registry, Packer, package builders
-	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg \
+tools: engine ## install programs that tests need: registry, Packer, package builders, shells
+	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
 test: tools ## run linters, mypy and all tests except `molecule` and `boundaries`

@@ -13,8 +13,7 @@ SITE ?= local
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
-.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries check bench lock clean
-.PHONY: $(LINTERS)
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries fuzz check bench lock clean $(LINTERS)
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,13 +59,14 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
-test: tools ## run linters, mypy and all tests except `molecule` and `boundaries`
+test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `fuzz`
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
-	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries"
+	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not fuzz"
 molecule: tools ## apply every role twice to a fresh machine, then check it (an hour)
 	$(RUN) pytest tests/roles -m roles
 boundaries: tools ## kill and break builds at every call and every task (an hour)
 	$(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries
+fuzz: setup ; $(RUN) pytest -n $(WORKERS) tests/unit -m fuzz ## damage every input file and option (10 minutes)
 check: test ## run what CI runs
 
 bench: engine ## compare build times with Packer and a Dockerfile

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+_MOST_PROBLEMS = 50  # that an error lists
 _LOGIN = re.compile(r"""\b((?:https?|ftp|socks\w{0,2})://)[^\s/"'<>]*@""", re.IGNORECASE)
 
 
@@ -43,10 +44,12 @@ class CatalogError(FactoryError):
 
     def __init__(self, problems: Sequence[str], *, hint: str = "") -> None:
         noun = "problem" if len(problems) == 1 else "problems"
+        cut = len(problems) - _MOST_PROBLEMS
+        more = [f"… and {cut} more"] if cut > 0 else []
         super().__init__(
             f"catalog: {len(problems)} {noun}",
             hint=hint or "correct the catalog, then run: builder list",
-            details="\n".join(problems),
+            details="\n".join([*problems[:_MOST_PROBLEMS], *more]),
         )
         self.problems = tuple(problems)
 
@@ -85,6 +88,12 @@ class IncompatibleError(FactoryError):
     """The compatibility rules refuse a combination of versions."""
 
     exit_code = 8
+
+
+class Defect(FactoryError):
+    """An exception that no other class covers: a defect of the builder itself."""
+
+    exit_code = 70
 
 
 class Interrupted(FactoryError):

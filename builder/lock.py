@@ -17,6 +17,7 @@ from builder.errors import IntegrityError
 from builder.members import members_of, policy_of
 from builder.model import AmiSource, Catalog, Download, Flavour, System, Target, Value
 from builder.patterns import unsafe_texts
+from builder.reading import parse, read_text, shortened
 from builder.sources import digest_of
 
 FORMAT = 1
@@ -33,6 +34,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "requirements": ("sha256", "packages"),
     "suite": ("sha256", "date", "snapshot"),
 }
+_LARGEST = 64 << 20  # bytes of the lock file
 _SHAPES = {
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "commit": re.compile(r"[0-9a-f]{40}"),
@@ -88,27 +90,34 @@ def read(root: Path) -> Lock:
     """Read the lock file of a repository; return an empty lock if there is none."""
     path = root / LOCK_PATH
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(parse(read_text(path, largest=_LARGEST), json.loads))
     except FileNotFoundError:
         return Lock()
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise IntegrityError(
             f"{LOCK_PATH}: not a valid lock file: {error}",
             hint=f"restore it: git checkout {LOCK_PATH}; then: builder lock",
         ) from error
 
 
-def _parse(table: Mapping[str, Any]) -> Lock:
+def _parse(document: object) -> Lock:
+    table = _object(document, "the document")
     if table.get("format") != FORMAT:
         raise ValueError(f"format {table.get('format')!r}, not {FORMAT}")
     for key, reason in unsafe_texts(table):
         raise ValueError(f"{key}: {reason}")
     entries = {
-        Want(kind, subject): _entry(kind, subject, dict(values))
-        for kind, group in table["entries"].items()
-        for subject, values in group.items()
+        Want(kind, subject): _entry(kind, subject, _object(values, f"{kind} {subject}"))
+        for kind, group in _object(table.get("entries"), "entries").items()
+        for subject, values in _object(group, f"entries.{kind}").items()
     }
     return Lock(entries=entries, inputs=str(table.get("inputs", "")))
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return dict(value)
+    raise ValueError(f"{where} must be an object, not {shortened(value)}")
 
 
 def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:
@@ -120,6 +129,9 @@ def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:
     unknown = set(values) - set(FIELDS[kind])
     if unknown or FIELDS[kind][0] not in values:
         raise ValueError(f"{kind} {subject}: fields must be {', '.join(FIELDS[kind])}")
+    for name, value in values.items():
+        if not isinstance(value, str | int):
+            raise ValueError(f"{kind} {subject}: {name} must be a text or a number, not {shortened(value)}")
     for name, shape in _SHAPES.items():
         if name in values and not shape.fullmatch(str(values[name])):
             raise ValueError(f"{kind} {subject}: invalid {name} {values[name]!r}")

@@ -7,16 +7,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from builder.reading import shortened
+
 # Marks of Jinja, and the prefix with which a text gives Ansible other marks.
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|#jinja2:")
 # Keys with which JSON gives Ansible's variables another type, such as an encrypted text.
 _TYPED = re.compile(r"__ansible")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST = 4000  # characters of a text; tables print summaries, command lines have limits
 # Tables of facts about other programs, whose options are compared and never passed on.
 _FACTS = ("facts", "rule")
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_URL = re.compile(r"https://[^\s\"'\\]+")
+_URL = re.compile(r"https://[^\s\"'\\\[\]]+")
 PIN = re.compile(r"[A-Za-z0-9][\w.+:~-]*|\{\w+\}")
 
 # Group or table → key → pattern of its text, or of every text in its list or table.
@@ -60,13 +63,15 @@ def unsafe_texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of each text in a parsed file, keys included, that is not plain data."""
     for key, text, is_key in _texts(table, ""):
         if found := _TEMPLATE.search(text):
-            yield key, f"{text!r} contains {found[0]!r}; texts must not contain templates"
+            yield key, f"{shortened(text)} contains {found[0]!r}; texts must not contain templates"
         elif _CONTROL.search(text):
-            yield key, f"{text!r} contains a control character"
+            yield key, f"{shortened(text)} contains a control character"
         elif is_key and _TYPED.match(text):
-            yield key, f"{text!r} is a key with a meaning for Ansible"
+            yield key, f"{shortened(text)} is a key with a meaning for Ansible"
         elif text.startswith("-") and not key.startswith(_FACTS):
-            yield key, f"{text!r} begins with '-' and could be taken as an option"
+            yield key, f"{shortened(text)} begins with '-' and could be taken as an option"
+        elif len(text) > _LONGEST:
+            yield key, f"{shortened(text)} has {len(text)} characters; the limit is {_LONGEST}"
 
 
 def has_template(value: object) -> bool:
@@ -95,7 +100,7 @@ def misfits(group: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, pattern in PATTERNS[group].items():
         for place, text in _values(key, table.get(key)):
             if text and not pattern.fullmatch(text):
-                yield place, f"{text!r} must match {pattern.pattern}"
+                yield place, f"{shortened(text)} must match {pattern.pattern}"
 
 
 def _values(key: str, value: object) -> Iterable[tuple[str, str]]:

@@ -1,7 +1,10 @@
 """Read pip lock files: requirements with exact versions and hashes."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+from builder.reading import read_text
 
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9._-]+(\[[\w,.-]+\])?==[\w.!+-]+( ?; ?[\w\s.'\"<>=!()]+)?( --hash=sha256:[0-9a-f]{64})+"
@@ -15,13 +18,31 @@ def read_requirements(path: Path) -> tuple[str, ...]:
 
     Raises ValueError if a requirement lacks an exact version or a sha256 hash.
     """
-    content = path.read_text(encoding="utf-8")
+    content = read_text(path)
     if found := _CONTINUED_COMMENT.search(content):
-        raise ValueError(f"'{found[0].strip()}' is a comment that ends in a backslash")
-    text = re.sub(r"\\\n", " ", content)
-    lines = (re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())
-    requirements = tuple(" ".join(line.split()) for line in lines if line.strip())
-    for line in requirements:
+        number = content.count("\n", 0, found.start()) + 1
+        raise ValueError(f"line {number}: '{found[0].strip()}' is a comment that ends in a backslash")
+    requirements = []
+    for number, joined in _joined_lines(content):
+        line = " ".join(re.sub(r"(^|\s)#.*", "", joined).split())
+        if not line:
+            continue
         if not _REQUIREMENT.fullmatch(line):
-            raise ValueError(f"'{line.split(' --hash')[0]}' needs an exact version and a sha256 hash")
-    return requirements
+            name = line.split(" --hash")[0][:100]
+            raise ValueError(f"line {number}: '{name}' needs an exact version and a sha256 hash")
+        requirements.append(line)
+    return tuple(requirements)
+
+
+def _joined_lines(content: str) -> Iterator[tuple[int, str]]:
+    """Yield (number of its first line, text) of each line with its continuation lines."""
+    first, joined = 1, ""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.endswith("\\"):
+            joined += f"{line[:-1]} "
+            continue
+        for text in f"{joined}{line}".splitlines():
+            yield first, text
+        first, joined = number + 1, ""
+    if joined:  # the last line of the file ends in a backslash
+        yield first, f"{joined}\\"

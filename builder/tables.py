@@ -11,6 +11,7 @@ from typing import Any
 import tomli
 
 from builder.patterns import unsafe_texts
+from builder.reading import parse, read_text, shortened
 
 # Checks of values, by the name of the type in error messages.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
@@ -33,6 +34,8 @@ _TYPES: Mapping[str, Callable[[object], bool]] = {
 }
 TEXT, FLAG, LIST, STRINGS, TABLE, NUMBER, COUNT, PRICE, TABLES, LISTS = _TYPES
 
+_LONGEST_KEY = 200  # characters of a key in a message
+
 Table = Mapping[str, Any]
 Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
 
@@ -41,10 +44,16 @@ class Problems:
     """Collector of problems, so that one run reports all of them."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.by_file: dict[str, list[str]] = {}
+
+    @property
+    def found(self) -> list[str]:
+        return [problem for problems in self.by_file.values() for problem in problems]
 
     def add(self, file: str, key: str, message: str) -> None:
-        self.found.append(f"{file}: {key}: {message}" if key else f"{file}: {message}")
+        shown = key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}…"
+        text = f"{file}: {shown}: {message}" if key else f"{file}: {message}"
+        self.by_file.setdefault(file, []).append(text)
 
     def unknown(self, file: str, key: str, noun: str, name: str, known: Iterable[str]) -> None:
         self.add(file, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
@@ -101,23 +110,40 @@ def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Tab
     return table if table is not None and fits(table, shape, file, "", problems) else {}
 
 
-def read_toml(folder: Path, file: str, problems: Problems, *, called: str = "") -> Table | None:
-    """Return a parsed TOML file; None if it is missing or invalid. `called` replaces `file` in problems."""
-    if (folder / file).is_symlink() and not called:
+def read_toml(folder: Path, file: str, problems: Problems) -> Table | None:
+    """Return a parsed TOML file of the catalog; None if it is missing or invalid."""
+    if (folder / file).is_symlink():
         problems.add(file, "", "is a symbolic link; the catalog may hold files only")
         return None
     try:
-        table = tomli.loads((folder / file).read_text(encoding="utf-8"))
+        text = read_text(folder / file)
     except FileNotFoundError:
-        problems.add(called or file, "", "no such file")
+        problems.add(file, "", "no such file")
         return None
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.add(called or file, "", f"not TOML: {error}")
+    except ValueError as error:
+        problems.add(file, "", str(error))
+        return None
+    return parse_toml(text, file, problems)
+
+
+def parse_toml(text: str, file: str, problems: Problems) -> Table | None:
+    """Return the table of a TOML document; None if it is invalid."""
+    try:
+        table = parse(text, tomli.loads)
+    except ValueError as error:
+        problems.add(file, "", f"not TOML: {_with_line(error, text)}")
         return None
     unsafe = list(unsafe_texts(table))
     for key, reason in unsafe:
-        problems.add(called or file, key, reason)
+        problems.add(file, key, reason)
     return None if unsafe else table
+
+
+def _with_line(error: ValueError, text: str) -> str:
+    """Return the message of tomli, with the number of the last line if the document ends too early."""
+    return str(error).replace(
+        "at end of document", f"at the end of the document, line {text.count(chr(10)) + 1}"
+    )
 
 
 def fits(table: Table, shape: Shape, file: str, prefix: str, problems: Problems) -> bool:
@@ -127,7 +153,7 @@ def fits(table: Table, shape: Shape, file: str, prefix: str, problems: Problems)
         if key not in shape:
             problems.add(file, prefix + key, f"unknown key{did_you_mean(key, shape)}")
         elif not _TYPES[shape[key][0]](value):
-            problems.add(file, prefix + key, f"must be {shape[key][0]}, not {value!r}")
+            problems.add(file, prefix + key, f"must be {shape[key][0]}, not {shortened(value)}")
     for key, (type_name, required) in shape.items():
         if required and key not in table:
             problems.add(file, prefix + key, f"missing ({type_name})")

@@ -13,6 +13,7 @@ from builder.arch import ARCHES
 from builder.downloads import fill
 from builder.errors import CatalogError
 from builder.model import Download
+from builder.reading import read_text
 from builder.tables import TABLES, TEXT, Problems, Shape, fits, read_toml
 
 COLLECTIONS = "ansible/requirements.yml"
@@ -83,18 +84,22 @@ def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
 
 
 def _collections(root: Path, problems: Problems) -> Iterator[Download]:
-    path = root / COLLECTIONS
-    if not path.exists():
-        return
     found: list[dict[str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        text = re.sub(r"(^|\s)#.*", "", line).rstrip()
-        match = _LINE.fullmatch(text)
+    try:
+        text = read_text(root / COLLECTIONS)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        problems.add(COLLECTIONS, "", str(error))
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = re.sub(r"(^|\s)#.*", "", line).rstrip()
+        match = _LINE.fullmatch(words)
         if match and match["first"]:
             found.append({})
         if match and found:
             found[-1][match["key"]] = match["value"]
-        elif text not in ("", "---", "collections:"):
+        elif words not in ("", "---", "collections:"):
             problems.add(
                 COLLECTIONS,
                 f"line {number}",

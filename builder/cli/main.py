@@ -78,6 +78,10 @@ def _run(words: list[str]) -> int:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return _fail(words, Interrupted("interrupted"))
+    except Exception as error:  # noqa: BLE001 (the last resort: any other error has a class of its own)
+        from builder.cli.defect import report
+
+        return _fail(words, report(error))
 
 
 def _fail(words: list[str], error: "FactoryError") -> int:

@@ -15,6 +15,7 @@ LAZY_IMPORTS = {
     "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
     "builder.cli.main": {
         "builder",
+        "builder.cli.defect",
         "builder.errors",
         "builder.screen.envelope",
         "builder.screen.summary",

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import pipeline
+from builder import catalog, pipeline
 from builder.adapters.host.workspace import Workspace, open_run, write_atomically
 from builder.cli.main import main
 from builder.errors import BuildError, CheckError, FactoryError, MissingError, PublishError, of_system
@@ -85,6 +86,33 @@ def test_every_command_ends_with_a_message(
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "file" / "home"))
     assert main(["clean"]) == MissingError.exit_code
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/home: Not a directory\nhint: ls -ld")
+
+
+def test_a_defect_is_one_line_with_its_traceback_in_a_file(
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(_: Path) -> None:
+        raise KeyError("https://user:secret@example.org/\nx")
+
+    monkeypatch.setattr(catalog, "load_usable", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["list", "--root", str(repository.root)]) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: a defect of builder: KeyError: ")
+    assert "(test_system_errors.py, line " not in line
+    assert "(context.py, line " in line
+    (file,) = tmp_path.glob("builder-defect-*.txt")
+    assert line.endswith(f"traceback: {file}")
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "secret" not in text + line
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert main(["list", "--root", str(repository.root)]) == 70
+    assert "traceback cannot be written: No such file or directory" in capsys.readouterr().err
 
 
 def test_errors_of_writes_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

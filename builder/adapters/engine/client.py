@@ -122,6 +122,13 @@ class Engine:
             raise BuildError(
                 f"engine error while {action}", hint="builder doctor", details=message
             ) from error
+        except (AttributeError, RecursionError, TypeError) as error:
+            if action != "connecting":
+                raise
+            raise MissingError(
+                f"the settings of Docker's client cannot be read: {error}",
+                hint="correct ~/.docker/config.json (or that in DOCKER_CONFIG): docker info",
+            ) from error
         except (DockerException, RequestException, HTTPError) as error:
             causes = list(_causes(error))
             if any(isinstance(cause, (RequestException, HTTPError)) for cause in causes):

@@ -25,6 +25,7 @@ _POLL_S = 0.1
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
 _RUNS = "runs"  # lock that runs share and a removal of shared folders holds alone
 _SOCKETS = "sockets"  # link in a run's scratch folder to its folder for sockets
+_LONGEST_NAMES = 500  # characters of a lock file: the name of a host, the id of a start
 _creating = threading.Lock()
 
 
@@ -176,8 +177,8 @@ def is_running(workspace: Workspace, run: str) -> bool:
 
 def _is_alive(scratch: Path) -> bool:
     try:
-        with (scratch / "alive").open("r+") as file:
-            return not _try_lock(file.fileno()) or is_foreign(file.read())
+        with (scratch / "alive").open("r+", encoding="utf-8", errors="replace") as file:
+            return not _try_lock(file.fileno()) or is_foreign(file.read(_LONGEST_NAMES))
     except FileNotFoundError:
         # A run that is starting has created its folder but not its lock; it counts as alive for 10 s.
         # The clock may have been set back since then.
@@ -207,7 +208,8 @@ def foreign_runs(workspace: Workspace) -> dict[str, str]:
     found = {}
     for path in workspace.scratch.glob("*/alive"):
         with suppress(OSError):
-            text = path.read_text(encoding="utf-8", errors="replace")
+            with path.open(encoding="utf-8", errors="replace") as file:
+                text = file.read(_LONGEST_NAMES)
             if is_foreign(text):
                 found[path.parent.name] = text.partition("\n")[0]
     return found

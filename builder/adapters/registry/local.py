@@ -77,7 +77,7 @@ class DockerRegistry:
     def _state(self) -> _State:
         try:
             return _State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, RecursionError, TypeError, ValueError):
             return _State(pid=0, port=0)
 
     def _write_state(self, state: _State) -> None:

@@ -1,0 +1,160 @@
+"""Damaged input files and odd option values: every command ends with a message, never with a traceback.
+
+`make unit` runs a sample of the cases, `make fuzz` all of them.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from builder.cli.main import main
+from tests.support.repository import Repository
+
+CODES = {0, 1, 2, 3, 5, 7, 8}  # of design.md, without those of builds, publications and interrupts
+DEEP = 100_000
+MORE_FILES = {
+    "catalog/versions/fabric.toml": 'summary = "fabric"\nside = "image"\n',
+    "catalog/rules/fabric.toml": 'subject = "fabric"\ndate = "2026-11"\nrule = []\n',
+    "catalog/profiles/shared.toml": 'summary = "shared"\n',
+    "catalog/packer.toml": "plugins = []\n",
+    "ansible/requirements.yml": "---\ncollections:\n",
+    "site.toml": '[aws]\nregion = "eu-west-1"\n',
+    "out/receipts/hello/0.json": '{"format": 1}\n',
+    "home/docker-registry/state.json": "{}\n",
+    "home/journal/20260101-000000-hello-abcdef.ndjson": "{}\n",
+    "home/scratch/20260101-000000-hello-abcdef/alive": "host\nboot\n",
+    "docker/config.json": "{}\n",
+}
+FILES = (
+    *("layers", "sources", "facts", "instances", "components/base", "components/fabric", "stacks/plain-1"),
+    *("systems/tiny-1", "targets/hello"),
+)
+PATHS = [
+    *(f"catalog/{name}.toml" for name in FILES),
+    *(
+        "catalog/lock.json",
+        "ansible/ansible.cfg",
+        "ansible/requirements.lock",
+        "ansible/roles/base/tasks/main.yml",
+    ),
+    *("ansible/roles/base/defaults/main.yml", "ansible/roles/base/tests/test_base.py"),
+    *("containers/hello/Dockerfile", "containers/hello/requirements.lock", "containers/hello/src/hello.py"),
+    *MORE_FILES,
+]
+COMMANDS = (
+    ["list"],
+    ["list", "--json"],
+    ["show", "hello"],
+    ["build", "--target", "hello"],
+    ["stack", "check"],
+    ["lock", "--names"],
+    ["clean"],
+    ["registry", "status"],
+    ["rehearse", "status"],
+)
+
+
+def _absent(path: Path) -> None:
+    assert not path.exists()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _nested(path: Path) -> None:
+    is_json = path.suffix in (".json", ".ndjson")
+    path.write_text("[" * DEEP if is_json else "x = " + "[" * DEEP + "]" * DEEP)
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(200 << 20)  # a sparse file
+
+
+def _truncated(path: Path) -> None:
+    path.write_text('{"format": 1, "entries": {"a' if path.suffix == ".json" else 'summary = "x')
+
+
+STATES: dict[str, Callable[[Path], object]] = {
+    "absent": _absent,
+    "folder": Path.mkdir,
+    "loop": _loop,
+    "dangling": lambda path: path.symlink_to("/nonexistent/file"),
+    "binary": lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 100),
+    "empty": Path.touch,
+    "truncated": _truncated,
+    "nested": _nested,
+    "huge": _huge,
+    "pipe": os.mkfifo,
+    "list": lambda path: path.write_text("[]\n"),
+    "null": lambda path: path.write_text("null\n"),
+    "escapes": lambda path: path.write_text('summary = "\x1b[2J"\n', encoding="utf-8"),
+}
+
+
+CASES = [
+    (name, state)
+    for name in PATHS
+    for state in STATES
+    if state != "pipe" or not name.startswith(("home/", "out/", "docker/"))  # files of programs
+]
+
+
+def sampled(cases: list[tuple[str, ...]], *, every: int) -> list[ParameterSet]:
+    """Return the cases; all but every n-th are for `make fuzz`."""
+    return [
+        pytest.param(
+            *case,
+            marks=() if number % every == 0 else (pytest.mark.fuzz,),
+            id="-".join(case).replace("/", "."),
+        )
+        for number, case in enumerate(cases)
+    ]
+
+
+@pytest.fixture
+def inputs(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a repository that has all kinds of input files; no engine and no network is reachable."""
+    for name, text in MORE_FILES.items():
+        repository.write(name, text)
+    repository.relock()
+    root = repository.root
+    monkeypatch.setenv("BUILDER_HOME", str(root / "home"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(root / "docker"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent.sock")
+    monkeypatch.setenv("HOME", str(root))
+    monkeypatch.delenv("BUILDER_SITE_FILE", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (root / "home").chmod(0o700)
+    return root
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Return the exit code and the messages of a command; fail the test if they are those of a defect."""
+    code = main(words)
+    captured = capsys.readouterr()
+    assert code in CODES, (words, captured.err)
+    assert "Traceback" not in captured.err
+    assert "Traceback" not in captured.out
+    if code > 1 and not captured.out:
+        assert re.search(r"^error: \S", captured.err, re.MULTILINE), captured.err
+    return code, captured.err
+
+
+@pytest.mark.parametrize(("name", "state"), sampled(CASES, every=14))
+def test_a_damaged_input_file_ends_in_a_message(
+    inputs: Path, capsys: pytest.CaptureFixture[str], name: str, state: str
+) -> None:
+    path = inputs / name
+    path.unlink()
+    STATES[state](path)
+    for words in COMMANDS:
+        _, errors = call(capsys, *words, "--root", str(inputs))
+        for line in errors.splitlines():
+            assert len(line) < 1000, line[:2000]

@@ -6,19 +6,20 @@ Only reads files; a plan is a pure function of the catalog, the lock and these d
 import hashlib
 import json
 import posixpath
-import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from builder.errors import CatalogError, IntegrityError
+from builder import dockerfile as dockerfiles
+from builder.errors import CatalogError, IntegrityError, MissingError
 from builder.members import members_of
 from builder.model import Catalog, Flavour, Layer, Plan, Target
+from builder.reading import read_bytes, read_text
 from builder.requirements import read_requirements
 
 # Parts of a role that do not affect the image: changing a check must not rebuild a layer.
 _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
+_LARGEST = 1 << 40  # bytes of a workload's file
 # Files below ansible/ that are part of every layer's key.
 _RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
 
@@ -49,13 +50,13 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
         dockerfile = context / target.workload / "Dockerfile"
         for path in (dockerfile.parent, dockerfile, dockerfile.with_name("requirements.lock")):
             _require_inside(path)
-        text = dockerfile.read_text(encoding="utf-8")
+        text = _read_dockerfile(dockerfile, target)
         fields = {
             "dockerfile": digest_of(text),
             "workload_files": tuple(
                 (str(path), _file_digest(context / path)) for path in copied_files(context, text, target)
             ),
-            "workload_requirements": read_requirements(context / target.workload / "requirements.lock"),
+            "workload_requirements": _read_requirements(root, target),
         }
     return Sources(
         requirements=requirement_digests(root, catalog, target, flavour),
@@ -64,6 +65,30 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
         checks=tree_digest(check_folders(root, components, target.workload)),
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _read_dockerfile(path: Path, target: Target) -> str:
+    """Return the text of a workload's Dockerfile; raise CatalogError if it starts from another base."""
+    name = f"containers/{target.workload}/Dockerfile"
+    try:
+        text = read_text(path)
+    except (FileNotFoundError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise CatalogError([f"{name}: {reason}"], hint=f"correct {name}") from error
+    if problems := dockerfiles.base_problems(name, dockerfiles.instructions(text)):
+        raise CatalogError(problems, hint=f"correct {name}")
+    return text
+
+
+def _read_requirements(root: Path, target: Target) -> tuple[str, ...]:
+    name = f"containers/{target.workload}/requirements.lock"
+    try:
+        return read_requirements(root / name)
+    except (FileNotFoundError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise CatalogError(
+            [f"{name}: {reason}"], hint=f"correct {name}; hashes of a wheel: pip hash WHEEL"
+        ) from error
 
 
 def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
@@ -125,7 +150,13 @@ def _require_inside(path: Path) -> None:
 
     A link may lead to a file beside it or below, which the digest of their folder covers.
     """
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+    if not path.is_symlink():
+        return
+    try:
+        is_inside = path.resolve().is_relative_to(path.parent.resolve())
+    except RuntimeError:  # a loop of links
+        is_inside = False
+    if not is_inside:
         raise CatalogError(
             [f"{path}: is a symbolic link out of its folder, to {path.readlink()}"],
             hint=f"replace the link by the file: rm {path}",
@@ -160,7 +191,7 @@ def _is_same(root: Path, name: str, digest: str) -> bool:
         if name.startswith("role "):
             return role_digest(root, name.removeprefix("role ")) == digest
         return not name.startswith("containers/") or digest in _digests_of(root / name)
-    except (FileNotFoundError, CatalogError):
+    except (FileNotFoundError, CatalogError, MissingError):
         return False
 
 
@@ -172,7 +203,10 @@ def _digests_of(path: Path) -> tuple[str, ...]:
 
 
 def file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(read_bytes(path, largest=_LARGEST)).hexdigest()
+    except ValueError as error:
+        raise MissingError(f"{path}: {error}", hint=f"ls -ld {path}") from error
 
 
 def _file_digest(path: Path) -> str:
@@ -187,22 +221,36 @@ def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePo
     path = f"containers/{target.workload}/Dockerfile"
     found: set[PurePosixPath] = set()
     problems: list[str] = []
-    for source in _copy_sources(dockerfile):
-        clean = posixpath.normpath(source.lstrip("/"))
-        if "://" in source or clean == "." or clean.startswith(".."):
-            problems.append(f"{path}: COPY {source}: must be a file or folder below containers/")
+    try:
+        sources = list(dockerfiles.copied(path, dockerfiles.instructions(dockerfile)))
+    except ValueError as error:
+        raise CatalogError([str(error)], hint=f"correct {path}") from error
+    for instruction, source in sources:
+        where = f"{path}:{instruction.line}: {instruction.name} {source}"
+        try:
+            files = _matching(context, source)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
             continue
-        matches = sorted(context.glob(clean))
-        if not matches:
-            problems.append(f"{path}: COPY {source}: no such file below containers/")
-        for file in (file for match in matches for file in _files_below(match)):
+        for file in files:
             # The last part may be a link, which the image gets as a link; a linked folder would be followed.
             if not file.parent.resolve().is_relative_to(context.resolve()):
-                problems.append(f"{path}: COPY {source}: {file} is behind a symbolic link out of containers/")
+                problems.append(f"{where}: {file} is behind a symbolic link out of containers/")
             found.add(PurePosixPath(file.relative_to(context)))
     if problems:
         raise CatalogError(problems, hint=f"correct {path}")
     return tuple(sorted(found))
+
+
+def _matching(context: Path, source: str) -> list[Path]:
+    """Return the files below `context` that a source of COPY names; raise ValueError if there are none."""
+    clean = posixpath.normpath(source.lstrip("/"))
+    if "://" in source or clean == "." or clean.startswith(".."):
+        raise ValueError("must be a file or folder below containers/")
+    matches = sorted(context.glob(clean))
+    if not matches:
+        raise ValueError("no such file below containers/")
+    return [file for match in matches for file in _files_below(match)]
 
 
 def _files_below(path: Path) -> Iterable[Path]:
@@ -213,15 +261,3 @@ def _files_below(path: Path) -> Iterable[Path]:
         for file in path.rglob("*")
         if (file.is_symlink() or not file.is_dir()) and "__pycache__" not in file.parts
     ]
-
-
-def _copy_sources(dockerfile: str) -> Iterable[str]:
-    text = "\n".join(line for line in dockerfile.splitlines() if not line.lstrip().startswith("#"))
-    for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines():
-        match = re.match(r"\s*(?:COPY|ADD)\s+(.*)", line, re.IGNORECASE)
-        if not match:
-            continue
-        words = shlex.split(match[1].replace("[", " ").replace("]", " ").replace('",', '" '))
-        if any(word.startswith("--from=") for word in words):
-            continue
-        yield from [word for word in words if not word.startswith("--")][:-1]

@@ -61,7 +61,7 @@ def test_build_context_of_a_workload_does_not_change_after_the_comparison(reposi
     context = workload.make_context(repository.root, plan, ("run", "a"))
     sources.require_unchanged(repository.root, plan.layers)
     repository.write("containers/hello/src/hello.py", "evil")
-    with tarfile.open(fileobj=context) as tar:
+    with tarfile.open(fileobj=context.tar) as tar:
         member = tar.extractfile("hello/src/hello.py")
         assert member
         assert member.read() == b"print('hello')\n"

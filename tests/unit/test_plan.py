@@ -106,6 +106,9 @@ def test_all_forms_of_dockerfile_copy_are_parsed(repository: Repository) -> None
     repository.write(
         "containers/hello/Dockerfile",
         """
+        ARG PARENT
+        FROM ${PARENT} AS other
+        FROM $PARENT
         # COPY hello/README.md /
         COPY --chown=1:1 hello/src/hello.py \\
              hello/requirements.lock /a/

@@ -9,18 +9,34 @@ import re
 import tarfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder import dockerfile as dockerfiles
 from builder.adapters.engine.client import LONGEST_S, Engine
+from builder.dockerfile import Labelled
 from builder.errors import BuildError
 from builder.events import shortened
 from builder.model import Plan
 
+# Messages of the engine that name a line of the Dockerfile, and lines that announce an instruction.
+_LINE = re.compile(r"(?:dockerfile )?parse error (?:on )?line (\d+): ", re.IGNORECASE)
+_STEP = re.compile(r"Step (\d+)/\d+ : ")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """The build context of a workload: its tar, and the Dockerfile in it."""
+
+    tar: io.BytesIO
+    dockerfile: Labelled
+
 
 def build(
     engine: Engine,
-    context: io.BytesIO,
+    context: Context,
     plan: Plan,
     *,
     parent: str,
@@ -28,51 +44,78 @@ def build(
     labels: Mapping[str, str],
     say: Callable[[str], None],
 ) -> None:
-    events = engine.build(
-        context,
-        dockerfile="Dockerfile",
-        tag=tag,
-        buildargs={"PARENT": parent},
-        labels=dict(labels),
-        network_mode="none",
-    )
-    lines: deque[str] = deque(maxlen=20)
+    progress = _Progress(f"containers/{plan.target.workload}/Dockerfile", context.dockerfile)
     deadline = time.monotonic() + LONGEST_S
-    for event in events:
-        if time.monotonic() > deadline:
-            raise BuildError(
-                f"containers/{plan.target.workload}/Dockerfile: timed out after {LONGEST_S:.0f} s",
-                hint="see the last step in the run's log",
-            )
-        for line in str(event.get("stream", "")).rstrip().splitlines():
-            lines.append(shortened(line))
-            say(line)
-        if "error" in event:
-            raise BuildError(
-                f"containers/{plan.target.workload}/Dockerfile: {event['error']}",
-                hint="correct the Dockerfile; it is built without network",
-                details="\n".join(lines),
-            )
+    with progress.refusals():
+        for event in engine.build(
+            context.tar,
+            dockerfile="Dockerfile",
+            tag=tag,
+            buildargs={"PARENT": parent},
+            labels=dict(labels),
+            network_mode="none",
+        ):
+            if time.monotonic() > deadline:
+                raise BuildError(
+                    f"{progress.where}: timed out after {LONGEST_S:.0f} s",
+                    hint="see the last step in the run's log",
+                )
+            for line in str(event.get("stream", "")).rstrip().splitlines():
+                progress.read(line)
+                say(line)
+            if "error" in event:
+                raise progress.failure(str(event["error"]))
 
 
-def _labelled(dockerfile: str, label: tuple[str, str]) -> str:
-    """Return the Dockerfile with the run's label right after FROM, so that partial images have the label."""
-    return re.sub(
-        r"^(FROM\s.*)$",
-        lambda match: f'{match[1]}\nLABEL "{label[0]}"="{label[1]}"',
-        dockerfile,
-        flags=re.MULTILINE | re.IGNORECASE,
-    )
+@dataclass
+class _Progress:
+    """The instruction that the engine executes, and the last lines of its output."""
+
+    path: str
+    dockerfile: Labelled
+    step: int = 0  # number of the instruction, from 1
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+
+    def read(self, line: str) -> None:
+        self.lines.append(shortened(line))
+        if match := _STEP.match(line):
+            self.step = int(match[1])
+
+    @property
+    def where(self) -> str:
+        """The file with the line of the current instruction, as the user wrote them."""
+        if not 0 < self.step <= len(self.dockerfile.steps):
+            return self.path
+        instruction = self.dockerfile.steps[self.step - 1]
+        return f"{self.path}:{instruction.line}: {shortened(f'{instruction.name} {instruction.text}')}"
+
+    def failure(self, message: str) -> BuildError:
+        if match := _LINE.search(message):
+            where, message = f"{self.path}:{self.dockerfile.line(int(match[1]))}", message[match.end() :]
+        else:
+            where = self.where
+        hint = f"correct {self.path}; it is built without network"
+        return BuildError(f"{where}: {message}", hint=hint, details="\n".join(self.lines))
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Raise an error answer of the engine as a problem of the Dockerfile if it names a line."""
+        try:
+            yield
+        except BuildError as error:
+            if _LINE.search(error.details):
+                raise self.failure(error.details) from error
+            raise
 
 
-def make_context(root: Path, plan: Plan, run_label: tuple[str, str]) -> io.BytesIO:
-    """Return the tar of the build context; its bytes depend only on names, modes, contents and the label."""
+def make_context(root: Path, plan: Plan, run_label: tuple[str, str]) -> Context:
+    """Return the build context; the bytes of its tar depend only on names, modes, contents and the label."""
     folder = root / "containers"
     text = (folder / plan.target.workload / "Dockerfile").read_text(encoding="utf-8")
-    dockerfile = _labelled(text, run_label)
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        _add(tar, "Dockerfile", dockerfile.encode(), executable=False)
+    dockerfile = dockerfiles.labelled(text, *run_label)
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        _add(tar, "Dockerfile", dockerfile.text.encode(), executable=False)
         for name in plan.workload_files:
             path = folder / name
             if path.is_symlink():
@@ -81,8 +124,8 @@ def make_context(root: Path, plan: Plan, run_label: tuple[str, str]) -> io.Bytes
                 tar.addfile(link)
             else:
                 _add(tar, str(name), path.read_bytes(), executable=bool(path.stat().st_mode & 0o111))
-    context.seek(0)
-    return context
+    content.seek(0)
+    return Context(tar=content, dockerfile=dockerfile)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes, *, executable: bool) -> None:

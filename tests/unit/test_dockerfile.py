@@ -1,0 +1,140 @@
+"""Dockerfiles of workloads: their base is checked before the build, errors name the user's lines."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from builder import dockerfile
+from builder.adapters.container import workload
+from builder.cli.main import main
+from builder.errors import BuildError, CatalogError
+from tests.support.repository import Repository
+
+PATH = "containers/hello/Dockerfile"
+HEAD = "# A comment.\nARG PARENT\n\nFROM ${PARENT} \\\n  AS base\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("ARG PARENT\nFROM debian\n", f"{PATH}:2: FROM debian: a workload starts from its component layers"),
+        ("from cpu-ddp:debian-12\n", f"{PATH}:1: FROM cpu-ddp:debian-12: "),
+        ("ARG PARENT\nFROM ${PARENT} AS a\nFROM scratch\nCOPY --from=a / /\n", f"{PATH}:3: FROM scratch: "),
+        ("ARG PARENT\nFROM ${PARENT}\nCOPY --from=debian:12 / /\n", f"{PATH}:3: COPY --from=debian:12: "),
+        ("FROM ${PARENT}\n", f"{PATH}:1: needs the line ARG PARENT before its first FROM"),
+        ("ARG PARENT\nFROM \\\n  debian\n", f"{PATH}:2: FROM debian: "),
+        ("ARG PARENT\nFROM", f"{PATH}:2: FROM : "),
+        ("", f"{PATH}: has no FROM; "),
+        ("# only a comment \\\n", f"{PATH}: has no FROM; "),
+    ],
+)
+def test_another_base_is_refused_before_the_build(
+    repository: Repository, capsys: pytest.CaptureFixture[str], text: str, problem: str
+) -> None:
+    (repository.root / PATH).write_text(text)
+    with pytest.raises(CatalogError) as caught:
+        repository.plan()
+    assert caught.value.problems[0].startswith(problem)
+    assert main(["build", "--target", "hello", "--root", str(repository.root)]) == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD,
+        "ARG A\nARG PARENT=x\nFROM --platform=linux/amd64 $PARENT\n",
+        "ARG PARENT\nFROM ${PARENT} as first\nFROM FIRST\nCOPY --from=first /a /a\nCOPY --from=0 / /\n",
+    ],
+)
+def test_stages_of_the_component_layers_are_allowed(text: str) -> None:
+    assert dockerfile.base_problems(PATH, dockerfile.instructions(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('COPY "hello/src/ /', ": COPY: No closing quotation"),
+        ("COPY hello/**x /", ": COPY hello/**x: "),
+        (
+            "ADD https://example.org/x /",
+            ": ADD https://example.org/x: must be a file or folder below containers/",
+        ),
+        ("COPY nope /", ": COPY nope: no such file below containers/"),
+    ],
+)
+def test_files_that_cannot_be_copied_are_reported_with_their_line(
+    repository: Repository, line: str, problem: str
+) -> None:
+    (repository.root / PATH).write_text(f"{HEAD}\n{line}\n")
+    with pytest.raises(CatalogError) as caught:
+        repository.plan()
+    assert caught.value.problems[0].startswith(f"{PATH}:7{problem}")
+
+
+def test_instructions_have_the_lines_of_the_file() -> None:
+    text = f'{HEAD}RUN a \\\n# a comment\n\n  && b \\\n  && c\ncopy x /\nCMD ["x"] \\'
+    assert [(i.line, i.end, i.name, i.text) for i in dockerfile.instructions(text)] == [
+        (2, 2, "ARG", "PARENT"),
+        (4, 5, "FROM", "${PARENT}    AS base"),
+        (6, 10, "RUN", "a    && b    && c"),
+        (11, 11, "COPY", "x /"),
+        (12, 12, "CMD", '["x"]'),
+    ]
+
+
+def test_a_label_after_each_stage_keeps_the_lines() -> None:
+    made = dockerfile.labelled(f"{HEAD}RUN a\nFROM base\nRUNX b\n", "run", "1")
+    lines = made.text.split("\n")
+    assert [line for line in lines if line.startswith("LABEL")] == ['LABEL "run"="1"'] * 2
+    assert [
+        made.line(lines.index(text) + 1) for text in ("ARG PARENT", "  AS base", "RUN a", "FROM base")
+    ] == [
+        *(2, 5, 6, 7),
+    ]
+    assert made.line(lines.index("RUNX b") + 1) == 8
+    assert made.line(10_000) == 9
+
+
+class Engine:
+    """Engine whose answer to a build is an error, or a stream of events."""
+
+    def __init__(self, *events: dict[str, str], refusal: str = "") -> None:
+        self._events, self._refusal = events, refusal
+
+    def build(self, *_: object, **__: object) -> Iterator[dict[str, str]]:
+        if self._refusal:
+            raise BuildError("engine error while building an image", details=self._refusal)
+        yield from self._events
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            Engine(refusal="dockerfile parse error line 8: unknown instruction: RUNX"),
+            f"{PATH}:7: unknown instruction: RUNX",
+        ),
+        (
+            Engine(refusal="dockerfile parse error on line 8: unknown instruction: RUNX"),
+            f"{PATH}:7: unknown instruction: RUNX",
+        ),
+        (
+            Engine({"stream": "Step 4/5 : RUN false\n"}, {"error": "returned a non-zero code: 1"}),
+            f"{PATH}:6: RUN false: returned a non-zero code: 1",
+        ),
+        (Engine({"error": "no space"}), f"{PATH}: no space"),
+        (Engine(refusal="no such image"), "engine error while building an image"),
+    ],
+)
+def test_errors_of_the_engine_name_the_line_of_the_user(
+    repository: Repository, answer: Any, message: str
+) -> None:
+    (repository.root / PATH).write_text(f"{HEAD}RUN false\nRUNX b\n")
+    plan = repository.plan()
+    context = workload.make_context(repository.root, plan, ("run", "a"))
+    with pytest.raises(BuildError) as caught:
+        workload.build(answer, context, plan, parent="p", tag="t", labels={}, say=lambda _: None)
+    assert caught.value.message == message
+    assert caught.value.exit_code == 4

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from builder import forms
-from builder.errors import UsageError
+from builder.errors import MissingError, UsageError
 from builder.forms import Form
+from builder.reading import UnreadableError, read_text
 from builder.tables import (
     COUNT,
     FLAG,
@@ -25,7 +26,7 @@ from builder.tables import (
     Table,
     did_you_mean,
     fits,
-    read_toml,
+    parse_toml,
     tuples,
 )
 
@@ -42,6 +43,7 @@ def _key(default: Any, about: str, form: Form | None = None) -> Any:
 class MirrorSettings:
     """Mirrors for downloads; empty settings fall back to the host's apt and pip configuration."""
 
+    only: bool = _key(default=False, about="never ask the stack's own wheel index")
     apt: str = _key("", "package archive; default: this host's apt source for the same suite", forms.ARCHIVE)
     apt_security: str = _key("", "archive of security updates; default: `apt` + `-security`", forms.ARCHIVE)
     pip_index: str = _key("", "Python index; default: this host's pip configuration", forms.INDEX)
@@ -139,7 +141,7 @@ def path_of(root: Path) -> Path:
 def load(root: Path) -> Site:
     """Load the site file of `root`; raise UsageError that lists every problem."""
     path = path_of(root)
-    if not path.exists():
+    if not os.path.lexists(path):
         if os.environ.get("BUILDER_SITE_FILE"):
             raise UsageError(
                 f"BUILDER_SITE_FILE: no file {path}", hint="correct the path, or: unset BUILDER_SITE_FILE"
@@ -158,7 +160,16 @@ def load(root: Path) -> Site:
 
 
 def _read(path: Path, problems: Problems) -> Iterable[tuple[str, Any]]:
-    table = read_toml(path.parent, path.name, problems, called=str(path))
+    try:
+        text = read_text(path)
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: is a link to a missing file", hint=f"ls -l {path}") from error
+    except UnreadableError as error:
+        raise MissingError(f"{path}: {error}", hint=f"ls -ld {path}") from error
+    except ValueError as error:
+        problems.add(str(path), "", str(error))
+        return ()
+    table = parse_toml(text, str(path), problems)
     return table.items() if table else ()
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from builder.adapters.ansible import playbook
 from builder.adapters.ansible.apply import Applied
+from builder.adapters.ansible.failures import failure
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import Engine
 from builder.app.context import Context
@@ -65,7 +65,7 @@ def _apply(machine: ApplyingMachine, plan: Plan, name: str) -> Applied:
     with step(plan, name, machine.events) as end:
         outcome = machine.apply(plan, step=f"{plan.target.name}/{name}")
         if not outcome.passed:
-            raise playbook.failure(name, outcome.listener, outcome.code)
+            raise failure(name, outcome.listener, outcome.code, machine.applier.mirror)
         tasks = sum(result.tasks for result in outcome.roles.values())
         text = f"{tasks} tasks, changed={len(outcome.changed)}"
         end.update(text=text, outcome="passed", seconds=outcome.seconds)

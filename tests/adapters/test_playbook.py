@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.ansible import packages, playbook
+from builder.adapters.ansible import failures, packages, playbook
 from builder.adapters.host.workspace import Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror
-from builder.errors import BuildError, IntegrityError
+from builder.errors import BuildError, FactoryError, IntegrityError
 from builder.events import Stream
 from builder.site import MirrorSettings
 from tests.support.repository import Repository
@@ -45,11 +45,11 @@ def test_mirrors_are_role_variables_but_not_part_of_layer_keys(
 FAILED = {"event": "failed", "role": "efa", "task": "Fetch the installer", "seconds": 1.0, "details": ""}
 
 
-def failure(repository: Repository, **fields: str) -> Exception:
+def failure(repository: Repository, mirror: Mirror | None = None, **fields: str) -> FactoryError:
     listener = playbook.Listener(Stream(), "hello/fabric")
     listener.line(json.dumps({**FAILED, **fields}))
     listener.line(json.dumps({**FAILED, "message": "a later failure"}))
-    return playbook.failure("layer 'system'", listener, 2)
+    return failures.failure("layer 'system'", listener, 2, mirror or Mirror())
 
 
 def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Repository) -> None:
@@ -84,3 +84,46 @@ def test_missing_packages_are_reported_as_errors_of_the_mirror(repository: Repos
     assert "the package mirror lacks a requested package" in error.message
     assert "mirror.apt in site.toml" in error.hint
     assert message in error.details
+
+
+PYTORCH = "https://wheels.example/cpu"
+NO_WHEEL = (
+    "Could not find a version that satisfies the requirement torch==2.13.0+cpu (from versions: 2.13.0)\n"
+    "ERROR: No matching distribution found for torch==2.13.0+cpu"
+)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "message", "hint"),
+    [
+        (
+            Mirror(pip_index="http://pip.example/simple", wheel_index=PYTORCH),
+            f"asked: http://pip.example/simple, {PYTORCH}",
+            f'pip_extra_indexes = ["{PYTORCH}"]',
+        ),
+        (
+            Mirror(
+                pip_index="http://user:secret@pip.example/simple",
+                pip_extra_indexes=("http://extra.example/",),
+                wheel_index=PYTORCH,
+                settings=MirrorSettings(only=True),
+            ),
+            f"asked: http://***@pip.example/simple, http://extra.example/; the stack expects it at {PYTORCH}",
+            f'pip_extra_indexes = ["http://extra.example/", "{PYTORCH}"]',
+        ),
+        (
+            Mirror(pip_extra_indexes=(PYTORCH,), wheel_index=PYTORCH),
+            f"asked: pip's default index, {PYTORCH}",
+            "",
+        ),
+        (Mirror(), "asked: pip's default index", "add an index that has it below [mirror] in site.toml"),
+    ],
+)
+def test_a_missing_wheel_is_named_with_the_indexes(
+    repository: Repository, mirror: Mirror, message: str, hint: str
+) -> None:
+    error = failure(repository, mirror, message=NO_WHEEL)
+    assert error.exit_code == 4
+    assert error.message.endswith(f"no index of this site has the wheel torch==2.13.0+cpu; {message}")
+    assert hint in error.hint
+    assert "ansible/roles" not in error.hint

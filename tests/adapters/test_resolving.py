@@ -448,8 +448,30 @@ def test_verifies_requirements_with_a_dry_run_of_pip(
     answer = asking.resolve(want)
     values = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "packages": 1 if version else 0}
     assert answer.entry == Entry(values=values, verified=outcome != "unverified")
-    assert answer.note.startswith("pip: Could not find a version" if outcome == "unverified" else "")
+    missing = f"no index of this site has the wheel greet==2.0; asked: file://{tmp_path}/index"
+    assert answer.note.startswith(missing if outcome == "unverified" else "")
     assert bool(answer.note) == (outcome == "unverified")
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_asks_the_index_of_the_stack_for_wheels_that_the_site_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: bool
+) -> None:
+    digest = make_wheel(tmp_path / "greet")
+    (tmp_path / "index").mkdir()
+    (tmp_path / "requirements.lock").write_text(f"greet==1.0 --hash=sha256:{digest}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    (tmp_path / "greet/index.html").write_text('<a href="greet-1.0-py3-none-any.whl">greet</a>')
+    mirror = Mirror(
+        settings=MirrorSettings(only=only),
+        pip_index=f"file://{tmp_path}/index",
+        wheel_index=f"file://{tmp_path}",
+    )
+    asking = resolver(tmp_path, wheels=[Wheels(python="3.11", arch="x86_64", mirror=mirror)])
+    answer = asking.resolve(Want("requirements", "requirements.lock"))
+    assert answer.entry.verified != only
+    assert (f"the stack expects it at file://{tmp_path}" in answer.note) == only
 
 
 def test_refuses_requirements_without_a_file_or_hashes(tmp_path: Path) -> None:

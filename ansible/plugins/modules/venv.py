@@ -3,13 +3,16 @@
 
 The action plugin of the same name provides the controller's pip, so the image needs none and the result does
 not depend on the machine's pip. Indexes, wheel folders and certificates come from PIP_* in the process
-environment or from the machine's pip configuration.
+environment or from the machine's pip configuration. FACTORY_WHEEL_INDEX names an index that is asked only if
+these lack a wheel: every wheel is pinned by hash, so another index adds no risk.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,6 +65,11 @@ compiled:
 """
 
 
+# Message of pip for a wheel that no index has; its name is the first word of the requirement.
+MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
+ANSWER_S = 20
+
+
 def make_environment(module: AnsibleModule, path: Path, python: str) -> None:
     # --without-pip makes the command take 30 ms instead of six seconds, and keeps pip out of the image.
     module.run_command([python, "-I", "-m", "venv", "--without-pip", str(path)], check_rc=True)
@@ -75,9 +83,30 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
     if "PIP_CACHE_DIR" not in os.environ:
         command.append("--no-cache-dir")
-    code, output, errors = module.run_command([*command, "--requirement", str(file)])
+    command += ["--requirement", str(file)]
+    code, output, errors = module.run_command(command)
+    index, missing = os.environ.get("FACTORY_WHEEL_INDEX", ""), MISSING.search(errors)
+    if code and index and missing:
+        if reason := find_obstacle(f"{index.rstrip('/')}/{missing[1]}/"):
+            errors += f"\n{index} was asked as well: {reason}"
+        else:
+            indexes = f"{os.environ.get('PIP_EXTRA_INDEX_URL', '')} {index}"
+            code, output, errors = module.run_command(
+                command, environ_update={"PIP_EXTRA_INDEX_URL": indexes.strip()}
+            )
     if code:
         module.fail_json(msg=find_reason(errors), rc=code, stdout=output, stderr=errors)
+
+
+def find_obstacle(url: str) -> str:
+    """Return why a page of an index cannot be read; "" if it can. pip would try five times for each wheel."""
+    if url.startswith("file:"):
+        return ""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_S):
+            return ""
+    except (OSError, ValueError) as error:
+        return f"{url}: {error}"
 
 
 def find_reason(errors: str) -> str:

@@ -19,6 +19,7 @@ from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
+from builder.adapters.ansible.failures import failure
 from builder.adapters.aws.account import Account, Resource, calling_aws
 from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
@@ -192,7 +193,7 @@ class AmiMaker:
         )
         self.run.stop_if_cancelled()
         if listener.failure is not None:
-            raise playbook.failure(f"target '{plan.target.name}'", listener, done.code)
+            raise failure(f"target '{plan.target.name}'", listener, done.code, self.mirror(plan))
         found = packer.built_amis(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(

@@ -1,7 +1,6 @@
 """Plays that run roles in a build container: mounts, settings, parsing of the output, errors."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options, proxy_options
-from builder.errors import BuildError, CatalogError, FactoryError, IntegrityError
+from builder.errors import BuildError, CatalogError
 from builder.events import Stream, shortened
 from builder.marks import RUN_LABEL
 from builder.model import Layer, Plan, Value
@@ -25,11 +24,6 @@ _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # 
 _MOST_TASKS = 10_000  # of a role, whose names are kept
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
-# Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
-_MIRROR = re.compile(
-    r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
-    r"|has no installation candidate|no package \S+ is available"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,45 +103,6 @@ class Listener:
             result.seconds += seconds
             if state == "changed" and len(result.changed) < _MOST_TASKS:
                 result.changed.append(name)
-
-
-def failure(about: str, listener: Listener, code: int) -> FactoryError:
-    """Return the error for a failed play; `about` names the layer or target that the play was building."""
-    found = listener.failure
-    if found is None:
-        return BuildError(
-            f"{about}: Ansible exited with code {code}",
-            hint="see the run's log",
-            details="\n".join(listener.tail),
-        )
-    text = f"{found.message}\n{found.details}"
-    where = f"{about}: role '{found.role}': {found.task}"
-    if found.expected:
-        return _mismatch(where, found)
-    if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
-        return IntegrityError(
-            f"{where}: a package does not match its locked hash",
-            hint="the package changed upstream or the lock is stale: compare the hashes, then:"
-            f" builder lock --update {found.role}",
-            details=text,
-        )
-    if _MIRROR.search(text):
-        hint = (
-            "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
-        )
-        return BuildError(f"{where}: the package mirror lacks a requested package", hint=hint, details=text)
-    hint = f"correct ansible/roles/{found.role}, then build again"
-    return BuildError(f"{where} failed", hint=hint, details=text)
-
-
-def _mismatch(where: str, found: Failure) -> IntegrityError:
-    """Return the error for a download that does not match its locked checksum."""
-    return IntegrityError(
-        f"{where}: {found.url} does not match its locked checksum",
-        hint=f"check why the file changed; if the change is expected: builder lock --update {found.role};"
-        " if the file came from a mirror: see mirror.prefixes in site.toml",
-        details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
-    )
 
 
 def prepare(run: Run, root: Path, plan: Plan) -> Path:
@@ -300,6 +255,7 @@ def _package_sources(
         "PIP_INDEX_URL": " ".join(translate((mirror.pip_index,))) if mirror.pip_index else "",
         "PIP_EXTRA_INDEX_URL": " ".join(translate(mirror.pip_extra_indexes)),
         "PIP_FIND_LINKS": " ".join(translate(mirror.pip_find_links)),
+        "FACTORY_WHEEL_INDEX": " ".join(translate((mirror.last_index,))) if mirror.last_index else "",
         "PIP_CERT": bundle,
         "SSL_CERT_FILE": bundle,
         **mirror.proxies,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.ansible import playbook
+from builder.adapters.ansible.failures import failure
 from builder.adapters.container import bootstrap, workload
 from builder.adapters.container.finder import reused
 from builder.adapters.engine.client import LAYERS, Engine, Image
@@ -200,7 +201,7 @@ class LayerMaker:
             code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
-                raise playbook.failure(f"layer '{layer.name}'", listener, code)
+                raise failure(f"layer '{layer.name}'", listener, code, mirror)
             require_unchanged(self._root, [layer])
             setup.keep_packages()
             self._engine.commit(

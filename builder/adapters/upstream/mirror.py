@@ -35,14 +35,21 @@ class Mirror:
     pip_index: str = ""
     pip_extra_indexes: tuple[str, ...] = ()
     pip_find_links: tuple[str, ...] = ()
+    wheel_index: str = ""  # index that the stack's wheels come from
     ca_bundle: Path | None = None
     proxies: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def last_index(self) -> str:
+        """The stack's wheel index if it is asked for the wheels that all other sources lack, or ""."""
+        is_asked = self.wheel_index in (self.pip_index, *self.pip_extra_indexes)
+        return "" if self.settings.only or is_asked else self.wheel_index
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Host folders that a build reads: wheels, parents of file:// indexes, targets of mirror prefixes."""
         links = {_local_folder(url) for url in self.pip_find_links}
-        indexes = {_local_folder(url) for url in (*self.pip_extra_indexes, self.pip_index)}
+        indexes = {_local_folder(url) for url in (*self.pip_extra_indexes, self.pip_index, self.last_index)}
         paths = links | {index.parent for index in indexes if index}
         for url in self.settings.prefixes.values():
             folder = _local_folder(url)
@@ -53,7 +60,8 @@ class Mirror:
     @property
     def is_on_loopback(self) -> bool:
         """True if a source or a proxy is on loopback, which only the network of this machine reaches."""
-        urls = (*self.apt_sources, self.pip_index, *self.pip_extra_indexes, *self.pip_find_links)
+        indexes = (self.pip_index, *self.pip_extra_indexes, self.last_index)
+        urls = (*self.apt_sources, *indexes, *self.pip_find_links)
         servers = [url for name, url in self.proxies.items() if name.lower() != "no_proxy"]
         proxies = (url if "://" in url else f"http://{url}" for url in servers)
         named = (*urls, *self.settings.prefixes.values(), *proxies)
@@ -81,14 +89,15 @@ def discover(
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
     links = settings.pip_find_links or tuple(pip.get("find-links", "").split())
-    if stack.wheel_index and not (index or extra or links):
-        extra = (stack.wheel_index,)
+    if stack.wheel_index and not (index or extra or links or settings.only):
+        extra = (settings.rewrite(stack.wheel_index),)
     return dataclasses.replace(
         connection(settings, pip, check_paths=check_paths),
         apt_sources=_apt_sources(settings, system, suites),
         pip_index=index,
         pip_extra_indexes=tuple(url for url in extra if _is_usable(url)),
         pip_find_links=tuple(url for url in links if _is_usable(url)),
+        wheel_index=settings.rewrite(stack.wheel_index),
     )
 
 

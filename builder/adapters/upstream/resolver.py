@@ -19,9 +19,9 @@ from builder.adapters.host import process
 from builder.adapters.upstream.fetch import REACH, Fetcher
 from builder.adapters.upstream.manifests import pick_image, require_image
 from builder.adapters.upstream.mirror import Mirror, archives, snapshot
-from builder.adapters.upstream.pip import pip_install
+from builder.adapters.upstream.pip import missing_wheel, pip_install
 from builder.adapters.upstream.suites import release_date, release_url
-from builder.errors import BuildError, IntegrityError, MissingError
+from builder.errors import BuildError, IntegrityError, MissingError, without_logins
 from builder.lock import Answer, Entry, Want
 from builder.model import System
 from builder.requirements import read_requirements
@@ -245,9 +245,22 @@ class SourceResolver:
 
     def _pip_failure(self, path: Path, want: Want, wheels: Wheels) -> str:
         """Return why `pip install --dry-run` of a requirements file fails; "" if it succeeds."""
+        output = self._pip_output(path, want, wheels, wheels.mirror.pip_extra_indexes)
+        last = wheels.mirror.last_index
+        if last and missing_wheel(output, wheels.mirror):
+            output = self._pip_output(path, want, wheels, (*wheels.mirror.pip_extra_indexes, last))
+        if not output:
+            return ""
+        if missing := missing_wheel(output, wheels.mirror):
+            return without_logins(f"{missing[0]}; {missing[1]}")
+        errors = re.findall(r"^ERROR: (.*)$", output, re.MULTILINE)
+        return f"pip: {errors[-1] if errors else output}"
+
+    def _pip_output(self, path: Path, want: Want, wheels: Wheels, extra: Sequence[str]) -> str:
+        """Return the output of a `pip install --dry-run` that fails; "" if it succeeds."""
         settings = {
             "PIP_INDEX_URL": wheels.mirror.pip_index,
-            "PIP_EXTRA_INDEX_URL": " ".join(wheels.mirror.pip_extra_indexes),
+            "PIP_EXTRA_INDEX_URL": " ".join(extra),
             "PIP_FIND_LINKS": " ".join(wheels.mirror.pip_find_links),
             "PIP_CERT": str(wheels.mirror.ca_bundle or ""),
             **wheels.mirror.proxies,
@@ -262,13 +275,12 @@ class SourceResolver:
                     env=os.environ | {name: value for name, value in settings.items() if value},
                 )
             except BuildError:
-                return f"pip: timed out after {_PIP_S} s"
+                return f"ERROR: timed out after {_PIP_S} s"
         if done.code == 0:
             return ""
         if found := re.search(r"(\S+) from .*:\s+Expected sha256 (\w+)[\s\S]*?Got\s+(\w+)", done.output):
             raise IntegrityError(f"{want.subject}: {found[1]}: expected sha256 {found[2]}, got {found[3]}")
-        errors = re.findall(r"^ERROR: (.*)$", done.output, re.MULTILINE)
-        return f"pip: {errors[0] if errors else done.tail}"
+        return done.tail
 
 
 def _verified(values: Mapping[str, str | int]) -> Answer:

@@ -1,0 +1,55 @@
+"""Errors of failed plays: the cause in the words of the builder, with the exit code of its class."""
+
+import re
+
+from builder.adapters.ansible.playbook import Failure, Listener
+from builder.adapters.upstream.mirror import Mirror
+from builder.adapters.upstream.pip import missing_wheel
+from builder.errors import BuildError, FactoryError, IntegrityError
+
+# Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
+_MIRROR = re.compile(
+    r"404 +Not Found|does not have a Release file|Failed to fetch|Unable to locate package"
+    r"|has no installation candidate|no package \S+ is available"
+)
+
+
+def failure(about: str, listener: Listener, code: int, mirror: Mirror) -> FactoryError:
+    """Return the error for a failed play; `about` names the layer or target that the play was building."""
+    found = listener.failure
+    if found is None:
+        return BuildError(
+            f"{about}: Ansible exited with code {code}",
+            hint="see the run's log",
+            details="\n".join(listener.tail),
+        )
+    text = f"{found.message}\n{found.details}"
+    where = f"{about}: role '{found.role}': {found.task}"
+    if found.expected:
+        return _mismatch(where, found)
+    if "DO NOT MATCH THE HASHES" in text or "Hash mismatch" in text:
+        return IntegrityError(
+            f"{where}: a package does not match its locked hash",
+            hint="the package changed upstream or the lock is stale: compare the hashes, then:"
+            f" builder lock --update {found.role}",
+            details=text,
+        )
+    if missing := missing_wheel(text, mirror):
+        return BuildError(f"{where}: {missing[0]}", hint=missing[1], details=text)
+    if _MIRROR.search(text):
+        hint = (
+            "check mirror.apt in site.toml and the versions of the stack, or wait for the mirror to catch up"
+        )
+        return BuildError(f"{where}: the package mirror lacks a requested package", hint=hint, details=text)
+    hint = f"correct ansible/roles/{found.role}, then build again"
+    return BuildError(f"{where} failed", hint=hint, details=text)
+
+
+def _mismatch(where: str, found: Failure) -> IntegrityError:
+    """Return the error for a download that does not match its locked checksum."""
+    return IntegrityError(
+        f"{where}: {found.url} does not match its locked checksum",
+        hint=f"check why the file changed; if the change is expected: builder lock --update {found.role};"
+        " if the file came from a mirror: see mirror.prefixes in site.toml",
+        details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
+    )

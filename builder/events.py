@@ -14,7 +14,7 @@ note           text: a message for the user
 run.end        fields: ok, seconds
 =============  ==========================================================================
 
-Outcomes of a step: built, pulled, reused, passed, pushed, present, skipped, failed.
+Outcomes of a step: built, pulled, reused, passed, pushed, present, skipped, failed, stopped (interrupted).
 """
 
 import threading
@@ -78,7 +78,10 @@ class Stream:
     A subscriber that raises receives no further events, so that the cleanup can still be reported.
     """
 
-    def __init__(self, *subscribers: Callable[[Event], None]) -> None:
+    def __init__(
+        self, *subscribers: Callable[[Event], None], cancelled: threading.Event | None = None
+    ) -> None:
+        self._cancelled = cancelled or threading.Event()
         self._subscribers = list(subscribers)
         self._failure: Exception | None = None
         self._lock = threading.RLock()
@@ -91,7 +94,8 @@ class Stream:
     def step(self, step: str, title: str, *, target: str, **fields: Scalar) -> Iterator[dict[str, Any]]:
         """Emit the start and the end of a step; the caller adds the fields of `step.end` to the mapping.
 
-        After a FactoryError the step ends as failed, with the error's message as text.
+        After a FactoryError the step ends as failed, with the error's message as text. Once the run is
+        cancelled, the error is a consequence of the cleanup, and the step ends as stopped.
         """
         started = time.monotonic()
         self.emit("step.start", step=step, text=title, target=target, **fields)
@@ -99,7 +103,9 @@ class Stream:
         try:
             yield end
         except FactoryError as error:
-            end = {"text": error.message, "outcome": "failed", "seconds": time.monotonic() - started}
+            is_stopped = self._cancelled.is_set()
+            text, outcome = ("interrupted", "stopped") if is_stopped else (error.message, "failed")
+            end = {"text": text, "outcome": outcome, "seconds": time.monotonic() - started}
             raise
         finally:
             if end:

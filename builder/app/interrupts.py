@@ -20,9 +20,7 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         for number_ignored in _SIGNALS:
             signal.signal(number_ignored, signal.SIG_IGN)
-        raise Interrupted(
-            f"interrupted by {signal.Signals(number).name}; temporary resources of the run are removed"
-        )
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
     with _handled_by(stop):
         yield

@@ -143,6 +143,13 @@ class Janitor:
                 self.removed.append(snapshot["SnapshotId"])
 
 
+def unchecked(workspace: Workspace, run: str) -> list[str]:
+    """Return the ids of a run's complete images without a receipt, which `sweep` kept for the next build."""
+    entries = [entry for entry in journal.read(workspace, run) if entry.kind == "image" and entry.id]
+    recorded = references(workspace.out)
+    return [entry.id for entry in entries if entry.id not in recorded]
+
+
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
     """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 

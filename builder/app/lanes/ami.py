@@ -124,6 +124,8 @@ class AmiLane(Lane):
                 f"{error.message}\nresources of this run remain; remove them with: builder clean",
                 file=sys.stderr,
             )
+        for ami in janitor.unchecked(self._context.workspace, self._run.name):
+            print(f"kept {ami}, which was not checked: the next build continues with it", file=sys.stderr)
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
         wanted = needs(plan, self._context.site.aws)

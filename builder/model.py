@@ -202,6 +202,8 @@ class Catalog:
     targets: Mapping[str, Target]
     instances: Mapping[str, Instance]
     layers: tuple[str, ...]
+    # Problems of the entries that are left out, by file in the catalog: its own or those of what it needs.
+    broken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,7 +252,7 @@ class Plan:
     settings: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # settings that jobs need, by EC2 type ("*": any)
-    warnings: tuple[str, ...] = ()  # ids of the rules that warn
+    warnings: tuple[str, ...] = ()  # messages of the rules that warn
     errors: tuple[str, ...] = ()  # messages of the rules that fail; if any, the plan cannot be built
 
     @property

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from builder.downloads import downloads_of
-from builder.errors import UsageError
+from builder.errors import CatalogError, UsageError
 from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, unlocked, wants
 from builder.members import members_of, policy_of, settings_of
 from builder.model import (
@@ -38,6 +38,8 @@ FORMAT = 4
 
 
 def find_target(catalog: Catalog, name: str) -> Target:
+    if problems := catalog.broken.get(f"targets/{name}.toml"):
+        raise CatalogError(problems, hint=f"correct the catalog, then run: builder plan --target {name}")
     if name not in catalog.targets:
         raise UsageError(f"no target '{name}'{did_you_mean(name, catalog.targets)}", hint="builder list")
     return catalog.targets[name]
@@ -92,7 +94,9 @@ def plan(
 ) -> Plan:
     """Return the plan of a flavour for one architecture and site, including the result of the rules."""
     resolved = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
-    verdict = judge(knowledge, resolved.stack, resolved.system, kind=target.kind, arch=arch)
+    verdict = judge(
+        knowledge, resolved.stack, resolved.system, kind=target.kind, arch=arch, members=resolved.components
+    )
     image = lock.value("image", f"{resolved.system.image} {arch}")
     return Plan(
         target=target,

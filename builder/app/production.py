@@ -55,10 +55,7 @@ def produce_all(
             with working(context, "build", targets, request, recorded, cancelled=cancelled) as work:
                 for receipt in reused:
                     report_reused(receipt, work.events)
-                for text in [
-                    *(warning(plan) for plan in plans if plan.warnings),
-                    *(unverified(plan) for plan in plans if plan.unverified),
-                ]:
+                for text in [text for plan in plans for text in (*warnings(plan), *unverified(plan))]:
                     work.events.emit("note", text=text)
                 outcomes = _produce(plans, lanes, work)
                 _raise_first(outcomes, work.run)
@@ -82,7 +79,8 @@ def working(
     label = label if command == "build" else f"{command}-{label}"
     with ExitStack() as stack:
         run = stack.enter_context(open_run(context.workspace, label, cancelled=cancelled))
-        events = Stream(*subscribers, stack.enter_context(RunFiles(run.folder)))
+        files = stack.enter_context(RunFiles(run.folder))
+        events = Stream(*subscribers, files, cancelled=run.cancelled)
         events.subscribe(stack.enter_context(_open_screen(as_json=request.as_json)))
         started, is_good = time.monotonic(), False
         events.emit("run.start", text=command, run=run.name, targets=",".join(targets))
@@ -111,16 +109,18 @@ def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
         raise first
 
 
-def warning(plan: Plan) -> str:
-    """Return a note about the rules that warn about a plan."""
-    return f"{plan.target.name}: warning {', '.join(plan.warnings)} (builder stack check {plan.stack.name})"
+def warnings(plan: Plan) -> list[str]:
+    """Return a note for each rule that warns about a plan."""
+    return [f"{plan.target.name}: warning: {text}" for text in plan.warnings]
 
 
-def unverified(plan: Plan) -> str:
+def unverified(plan: Plan) -> list[str]:
     """Return a note about locked digests that were never compared with the bytes."""
+    if not plan.unverified:
+        return []
     first, *more = plan.unverified
     others = f" and {len(more)} more" if more else ""
-    return f"{plan.target.name}: digest not verified: {first}{others} (builder lock --verify)"
+    return [f"{plan.target.name}: digest not verified: {first}{others} (builder lock --verify)"]
 
 
 def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> list[Receipt | FactoryError]:
@@ -134,7 +134,7 @@ def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> li
             pool = ThreadPoolExecutor(max_workers=len(plans))
             stack.callback(pool.shutdown, wait=True)
             with defer_signals():
-                futures = [pool.submit(_outcome, plan, tools[plan.target.kind]) for plan in plans]
+                futures = [pool.submit(_outcome, plan, tools[plan.target.kind], work) for plan in plans]
             wait_for_all(futures, check=work.events.raise_failure)
         except BaseException:
             work.run.cancelled.set()
@@ -144,11 +144,12 @@ def _produce(plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> li
     return [future.result() for future in futures]
 
 
-def _outcome(plan: Plan, tools: Tools) -> Receipt | FactoryError:
+def _outcome(plan: Plan, tools: Tools, work: Work) -> Receipt | FactoryError:
     try:
         return produce(plan, tools)
     except FactoryError as error:
-        tools.events.emit("note", text=f"{plan.target.name}: {error.message}")
+        if not work.run.cancelled.is_set():  # otherwise the error is a consequence of the cleanup
+            work.events.emit("note", text=f"{plan.target.name}: {error.message}")
         return error
 
 

@@ -3,13 +3,15 @@
 Pure; judges each machine type of the stack, with the facts that the target decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from builder.model import Stack, System
-from builder.stack.checking import check
+from builder.stack.checking import Result, check
+from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
-from builder.stack.vocabulary import Value, write_value
+from builder.stack.rules import Finding
+from builder.stack.vocabulary import Facts, Value, write_value
 
 # Machine type for stacks that name none: their settings hold on any machine.
 ANYWHERE = "*"
@@ -17,30 +19,75 @@ ANYWHERE = "*"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Settings by machine type, the ids of rules that warn, and the messages of rules with errors."""
+    """Settings by machine type, the messages of rules that warn, and the messages of rules with errors."""
 
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
 
-def judge(knowledge: Knowledge, stack: Stack, system: System, *, kind: str, arch: str) -> Verdict:
-    """Return the verdict of the rules on a stack in an image of this kind and architecture."""
+def judge(
+    knowledge: Knowledge, stack: Stack, system: System, *, kind: str, arch: str, members: Collection[str]
+) -> Verdict:
+    """Return the verdict of the rules on a stack in an image of this kind, architecture and components."""
     facts = _decided(knowledge, system, kind=kind, arch=arch)
     stated = {**knowledge.stack_facts(stack.name), **facts}
     settings: dict[str, tuple[str, ...]] = {}
     errors: list[str] = []
-    warnings: set[str] = set()
+    warnings: dict[str, str] = {}
     for instance in stack.instances or (ANYWHERE,):
         on: dict[str, Value] = {} if instance == ANYWHERE else {"instance": instance}
         result = check(knowledge, {**stated, **on})
-        for finding in result.errors:
-            text = ", ".join(f"{name} {write_value(value)}" for name, value in finding.facts.items())
-            errors.append(f"{instance}: {finding.rule.id}: {finding.rule.why} ({text})")
-        warnings |= {finding.rule.id for finding in result.findings if finding.rule.severity == "warning"}
+        errors += [
+            f"{instance}: {finding.rule.id}: {finding.rule.why} ({_facts(finding)})"
+            for finding in result.errors
+        ]
+        for finding in _about(knowledge, stack, {**stated, **on}, members, result):
+            warnings[finding.rule.id] = _warning(finding)
         if values := tuple(dict.fromkeys(str(setting) for setting in result.settings)):
             settings[instance] = values
-    return Verdict(settings=settings, warnings=tuple(sorted(warnings)), errors=tuple(errors))
+    texts = tuple(warnings[rule] for rule in sorted(warnings))
+    return Verdict(settings=settings, warnings=texts, errors=tuple(errors))
+
+
+def _about(
+    knowledge: Knowledge, stack: Stack, stated: Facts, members: Collection[str], result: Result
+) -> Iterator[Finding]:
+    """Yield the warnings that are about components of the image.
+
+    A stack also pins components of other images. A rule is about those if it fires for them alone, and does
+    not fire for the components of this image alone.
+    """
+    found = [finding for finding in result.findings if finding.rule.severity == "warning"]
+    if not found:
+        return
+    versions = _versions(knowledge, stack, members)
+    own = {name for name, component in versions.items() if component in members}
+    others = versions.keys() - own
+    with_own = derive({name: value for name, value in stated.items() if name not in others}, knowledge)
+    with_others = derive({name: value for name, value in stated.items() if name not in own}, knowledge)
+    for finding in found:
+        if finding.rule.fires(with_own) or not finding.rule.fires(with_others):
+            yield finding
+
+
+def _versions(knowledge: Knowledge, stack: Stack, members: Collection[str]) -> dict[str, str]:
+    """Return the component that installs each version of a stack, by fact; one of `members` if possible."""
+    components = knowledge.catalog.components
+    installers = [name for name, component in components.items() if component.requirements == "stack"]
+    python = next((name for name in installers if name in members), "")
+    packages = {name for name in knowledge.stated[stack.name] if knowledge.vocabulary.facts[name].packages}
+    pinned = {name: name for name in (*stack.pins, *stack.brought) if name in components}
+    return {**dict.fromkeys(packages - pinned.keys(), python), **pinned}
+
+
+def _warning(finding: Finding) -> str:
+    rule = finding.rule
+    return f"{rule.id}: {' '.join(filter(None, (rule.why, rule.fix)))} ({_facts(finding)})"
+
+
+def _facts(finding: Finding) -> str:
+    return ", ".join(f"{name} {write_value(value)}" for name, value in finding.facts.items())
 
 
 def _decided(knowledge: Knowledge, system: System, *, kind: str, arch: str) -> dict[str, Value]:

@@ -100,7 +100,30 @@ def test_a_setting_reaches_the_job(ruled: Repository) -> None:
 
 def test_a_warning_is_part_of_the_plan(ruled: Repository) -> None:
     rule(ruled, "kind == container", 'kind = "container"', severity="warning")
-    assert ruled.plan().warnings == ("FAB-01",)
+    assert ruled.plan().warnings == (
+        "FAB-01: It does not hold. Take another. (fabric 1.2-3, kind container)",
+    )
+
+
+def test_a_warning_about_components_of_other_images_is_left_out(ruled: Repository) -> None:
+    """The stack pins a driver that the container does not hold."""
+    ruled.write("catalog/versions/driver.toml", 'summary = "The driver"\nside = "image"\n')
+    ruled.write("catalog/components/driver.toml", 'summary = "driver"\nlayer = "system"\npinned = true\n')
+    ruled.write("ansible/roles/driver/tasks/main.yml", "[]\n")
+    ruled.replace("catalog/stacks/plain-1.toml", 'fabric = "1.2-3"', 'fabric = "1.2-3"\ndriver = "535"')
+    rule(ruled, "kind == container", 'kind = "container"', severity="warning")
+    fabric = (ruled.root / "catalog/rules/fabric.toml").read_text()
+    driver = fabric.replace("fabric", "driver").replace("FAB-01", "DRV-01")
+    ruled.write("catalog/rules/driver.toml", driver)
+    both = fabric.replace("FAB-01", "BOTH-01").replace("kind == container", "driver >= 1.0")
+    ruled.write("catalog/rules/both.toml", both.replace('kind = "container"', 'driver = "1.0"'))
+
+    def warned() -> list[str]:
+        return [text.partition(":")[0] for text in ruled.plan().warnings]
+
+    assert warned() == ["BOTH-01", "FAB-01"]
+    ruled.replace("catalog/targets/hello.toml", '["fabric", ', '["driver", "fabric", ')
+    assert warned() == ["BOTH-01", "DRV-01", "FAB-01"]
 
 
 def test_the_verdict_does_not_change_layer_keys(ruled: Repository) -> None:

@@ -3,10 +3,13 @@
 Owns the schema of the TOML files. Does not use the container engine, the network or the host's software.
 """
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from builder.broken import broken_entries
 from builder.crosschecks import check
 from builder.errors import CatalogError
 from builder.inheritance import complete_stacks, complete_targets
@@ -44,6 +47,8 @@ from builder.tables import (
     tuples,
 )
 
+T = TypeVar("T")
+
 _NAME = {
     "components": (re.compile(r"[a-z][a-z0-9_]*"), "snake_case"),
     "stacks": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
@@ -69,6 +74,9 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "stacks": ("pins",),
     "targets": ("kind", "components", "flavours"),
 }
+
+# Files that every entry depends on.
+_SHARED = ("layers.toml", "instances.toml")
 
 SHAPES: Mapping[str, Shape] = {
     "components": {
@@ -154,13 +162,24 @@ SHAPES: Mapping[str, Shape] = {
 
 def load(root: Path) -> Catalog:
     """Load the catalog of the repository at `root`; raise one CatalogError that lists all problems."""
+    catalog = load_usable(root)
+    require_sound(catalog)
+    return catalog
+
+
+def load_usable(root: Path) -> Catalog:
+    """Load the entries that have no problems; `broken` of the result has the problems of the others.
+
+    Raises CatalogError for a problem in a file that all entries depend on.
+    """
     folder = root / "catalog"
     if not folder.is_dir():
         raise CatalogError(
             [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
         )
     problems = Problems()
-    files = _read_files(folder, problems)
+    raw = {group: _read_group(folder, group, problems) for group in _NAME}
+    files = _complete(raw, problems)
     instances = read_instances(folder, problems)
     brought = _brought(folder, files["components"], problems)
     order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
@@ -174,16 +193,44 @@ def load(root: Path) -> Catalog:
         instances=instances,
         layers=order,
     )
-    if not problems.found:
-        check(root, catalog, problems)
-    if problems.found:
-        raise CatalogError(sorted(problems.found))
-    return catalog
+    if shared := [problem for file in _SHARED for problem in problems.by_file.get(file, ())]:
+        raise CatalogError(sorted(shared))
+    return _without_broken(root, catalog, (raw, files), problems)
 
 
-def _read_files(folder: Path, problems: Problems) -> dict[str, dict[str, Table]]:
+def _without_broken(
+    root: Path, catalog: Catalog, tables: Sequence[Mapping[str, Mapping[str, Table]]], problems: Problems
+) -> Catalog:
+    """Return the catalog without the entries that have problems or depend on others that have."""
+    while True:
+        count = len(problems.found)
+        broken = broken_entries(problems, tables) if count else {}
+        usable = dataclasses.replace(
+            catalog,
+            components=_unbroken("components", catalog.components, broken),
+            stacks=_unbroken("stacks", catalog.stacks, broken),
+            systems=_unbroken("systems", catalog.systems, broken),
+            targets=_unbroken("targets", catalog.targets, broken),
+            broken=broken,
+        )
+        check(root, usable, problems)
+        if len(problems.found) == count:
+            return usable
+
+
+def _unbroken(group: str, entries: Mapping[str, T], broken: Collection[str]) -> dict[str, T]:
+    return {name: entry for name, entry in entries.items() if f"{group}/{name}.toml" not in broken}
+
+
+def require_sound(catalog: Catalog) -> None:
+    """Raise one CatalogError that lists all problems of the catalog."""
+    if catalog.broken:
+        raise CatalogError(sorted({problem for problems in catalog.broken.values() for problem in problems}))
+
+
+def _complete(raw: Mapping[str, Mapping[str, Table]], problems: Problems) -> dict[str, dict[str, Table]]:
     """Return the valid tables by group and name, merged with their bases and profiles."""
-    files = {group: _read_group(folder, group, problems) for group in _NAME}
+    files = {group: dict(tables) for group, tables in raw.items()}
     files["stacks"] = complete_stacks(files["stacks"], problems)
     files["targets"] = complete_targets(files["targets"], files["profiles"], problems)
     for group, required in _REQUIRED.items():
@@ -203,10 +250,21 @@ def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) 
             releases = (read_toml(folder, f"versions/{bringer}.toml", problems) or {}).get("release", ())
             found[name] = {
                 f"{bringer} {release['version']}": version
-                for release in releases
-                if (version := {**release.get("keeps", {}), **release.get("brings", {})}.get(name))
+                for release in _tables_of(releases)
+                if (version := {**_table(release, "keeps"), **_table(release, "brings")}.get(name))
             }
     return found
+
+
+def _tables_of(releases: object) -> list[Table]:
+    """Return the releases that have a version; `stack.loading` reports the others."""
+    entries = releases if isinstance(releases, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and "version" in entry]
+
+
+def _table(release: Table, key: str) -> Table:
+    value = release.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
@@ -253,7 +311,7 @@ def _stack(
         except FileNotFoundError:
             problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' in catalog/stacks/")
         except ValueError as error:
-            problems.add(f"stacks/{lock}", "", str(error))
+            problems.add(f"stacks/{name}.toml", "requirements", f"{lock}: {error}")
     return Stack(
         name=name,
         requirements=lines,

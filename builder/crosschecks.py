@@ -24,7 +24,7 @@ def _role_variables(root: Path, component: str) -> frozenset[str]:
     defaults = role_folder(root, component) / "defaults" / "main.yml"
     if not defaults.is_file():
         return frozenset()
-    text = defaults.read_text(encoding="utf-8")
+    text = defaults.read_text(encoding="utf-8", errors="replace")
     return frozenset(re.findall(r"^([a-z][a-z0-9_]*):", text, re.MULTILINE))
 
 
@@ -35,9 +35,15 @@ Declared = Callable[[str], frozenset[str]]
 def check(root: Path, catalog: Catalog, problems: Problems) -> None:
     """Add a problem for each reference in the catalog that does not resolve."""
     declared = cache(partial(_role_variables, root))
+    before = len(problems.found)
     _check_components(root, catalog, declared, problems)
     _check_stacks(root / "catalog", catalog, problems)
-    _check_targets(root, catalog, declared, problems)
+    for name, target in catalog.targets.items():
+        _check_references(f"targets/{name}.toml", catalog, target, problems)
+    if len(problems.found) == before:
+        _check_order(catalog, problems)
+    if len(problems.found) == before:
+        _check_targets(root, catalog, declared, problems)
 
 
 def _check_components(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
@@ -45,7 +51,7 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
         file = f"components/{name}.toml"
         for key in ("requires", "after"):
             for i, other in enumerate(getattr(component, key)):
-                if other not in catalog.components:
+                if other not in catalog.components and f"components/{other}.toml" not in catalog.broken:
                     problems.unknown(file, f"{key}[{i}]", "component", other, catalog.components)
         if component.layer not in catalog.layers:
             problems.unknown(file, "layer", "layer", component.layer, catalog.layers)
@@ -65,12 +71,11 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
             problems.add(file, "", f"no role ansible/roles/{name}")
         _check_variables(declared, file, component.variables, (name,), problems)
         _check_downloads(file, component, catalog, problems)
-    if not problems.found:
-        _check_order(catalog, problems)
 
 
 def _check_downloads(file: str, component: Component, catalog: Catalog, problems: Problems) -> None:
     pins = {pin for stack in catalog.stacks.values() for pin in stack.pins}
+    has_all_pins = not any(broken.startswith("stacks/") for broken in catalog.broken)
     names = [download.name for download in component.downloads]
     for i, download in enumerate(component.downloads):
         where = f"downloads[{i}]"
@@ -84,7 +89,7 @@ def _check_downloads(file: str, component: Component, catalog: Catalog, problems
             problems.add(file, f"{where}.key", "missing (URL of the public key that verifies the signature)")
         for key, name, chosen in placeholders(download):
             known = WORDS | pins if component.pinned else (WORDS | pins) - {"version"}
-            if name not in known:
+            if name not in known and has_all_pins:
                 problems.unknown(file, f"{where}.{key}", "placeholder", name, known)
             if not known_filter(chosen):
                 problems.add(file, f"{where}.{key}", f"no filter '{chosen}'")
@@ -92,7 +97,10 @@ def _check_downloads(file: str, component: Component, catalog: Catalog, problems
 
 def _check_order(catalog: Catalog, problems: Problems) -> None:
     components = catalog.components
-    graph = {name: (*component.requires, *component.after) for name, component in components.items()}
+    graph = {
+        name: tuple(other for other in (*component.requires, *component.after) if other in components)
+        for name, component in components.items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -117,7 +125,7 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
     known = listed | {component.name for component in catalog.components.values() if component.pinned}
     for name, stack in catalog.stacks.items():
         for pin in stack.pins:
-            if pin not in known:
+            if pin not in known and f"components/{pin}.toml" not in catalog.broken:
                 problems.unknown(f"stacks/{name}.toml", f"pins.{pin}", "pinned component", pin, known)
         for i, instance in enumerate(stack.instances):
             if instance not in catalog.instances:
@@ -126,19 +134,25 @@ def _check_stacks(folder: Path, catalog: Catalog, problems: Problems) -> None:
                 )
 
 
+def _check_references(file: str, catalog: Catalog, target: Target, problems: Problems) -> None:
+    """Check that the components, the kind and the flavours of a target exist."""
+    for key in ("components", "if_pinned"):
+        names = getattr(target, key)
+        for i, component in enumerate(names):
+            if component not in catalog.components:
+                problems.unknown(file, f"{key}[{i}]", "component", component, catalog.components)
+            elif names.index(component) != i:
+                problems.add(file, f"{key}[{i}]", f"component '{component}' is listed twice")
+    if target.kind not in KINDS:
+        problems.unknown(file, "kind", "kind", target.kind, KINDS)
+    for flavour in target.flavours.values():
+        _check_flavour(file, catalog, target, flavour, problems)
+
+
 def _check_targets(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
+    """Check the components of each target; all references between entries resolve."""
     for name, target in catalog.targets.items():
         file = f"targets/{name}.toml"
-        for key in ("components", "if_pinned"):
-            for i, component in enumerate(getattr(target, key)):
-                if component not in catalog.components:
-                    problems.unknown(file, f"{key}[{i}]", "component", component, catalog.components)
-        if target.kind not in KINDS:
-            problems.unknown(file, "kind", "kind", target.kind, KINDS)
-        for flavour in target.flavours.values():
-            _check_flavour(file, catalog, target, flavour, problems)
-        if problems.found:
-            continue
         everything = closure(catalog, (*target.components, *target.if_pinned))
         _check_variables(declared, file, target.variables, everything, problems)
         for flavour in target.flavours.values():

@@ -6,8 +6,8 @@ Also the option parser and the tables on stdout that all verbs share.
 import argparse
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import NoReturn
 from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.arch import of_this_machine
-from builder.errors import UsageError
+from builder.errors import CatalogError, UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock, Want
 from builder.model import Catalog, Flavour, Plan, System, Target
 from builder.screen.envelope import envelope
+from builder.screen.summary import unusable
 from builder.screen.tables import PROSE, Cell, facts, table
 from builder.screen.text import look
 from builder.site import Site
 from builder.stack.knowledge import Knowledge
-from builder.stack.loading import load
+from builder.stack.loading import load_usable
 from builder.tables import did_you_mean
 
 SITES = (LOCAL, ACCOUNT)
@@ -38,14 +39,23 @@ class Context:
     site_name: str = LOCAL  # local or aws
     flavour: str = ""  # default: the target's default for the site
     arch: str = ""  # default: this machine's
+    _reported: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def catalog(self) -> Catalog:
-        return catalog.load(self.root)
+        """The catalog without its broken entries, which `report_broken` prints."""
+        return catalog.load_usable(self.root)
 
     @cached_property
     def knowledge(self) -> Knowledge:
-        return load(self.root, self.catalog)
+        """The catalog with its rules, without its broken stacks."""
+        return load_usable(self.root, self.catalog)
+
+    def report_broken(self, broken: Mapping[str, tuple[str, ...]]) -> None:
+        """Print the problems of the entries that are left out, once."""
+        if broken and not self._reported:
+            self._reported.append(True)
+            print(unusable(broken), file=sys.stderr)
 
     @cached_property
     def lock(self) -> Lock:
@@ -69,6 +79,9 @@ class Context:
         return self.plan_flavour(target, self.flavour_of(target))
 
     def plan_flavour(self, target: Target, flavour: Flavour) -> Plan:
+        if problems := self.knowledge.broken.get(f"targets/{target.name}.toml"):
+            raise CatalogError(problems)
+        self.report_broken(self.knowledge.broken)
         read = sources.read(self.root, self.catalog, target, flavour)
         arch = self.arch or of_this_machine()
         return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name)

@@ -19,6 +19,7 @@ from builder.adapters.registry import local
 from builder.adapters.registry.blobs import BlobStore
 from builder.app.context import Context
 from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
+from builder.catalog import require_sound
 from builder.errors import FactoryError
 from builder.marks import CHECKOUT_LABEL
 from builder.rehearsal import session
@@ -181,6 +182,7 @@ def _own_bytes(image: Image, images: Mapping[str, Image]) -> int:
 
 
 def _needed_keys(context: Context) -> set[str]:
+    require_sound(context.catalog)  # otherwise the layers of broken targets would be removed
     return {
         layer.key
         for target in context.catalog.targets.values()

@@ -19,6 +19,7 @@ from builder.adapters.registry.local import PROGRAM, find
 from builder.app.context import Context, add_json, add_site_name, open_context, parser, print_json
 from builder.app.probes import BAD, GOOD, NOTE, Finding, Probe, ask_all, safely, site_probes
 from builder.app.settings import in_force
+from builder.catalog import require_sound
 from builder.errors import CatalogError, MissingError
 from builder.screen.text import look, size
 from builder.site import path_of
@@ -98,6 +99,7 @@ def _python(_: Context) -> Iterable[Finding]:
 
 def _catalog(context: Context) -> Iterable[Finding]:
     found = context.catalog
+    require_sound(found)
     text = f"{len(found.targets)} targets, {len(found.components)} components in {context.root / 'catalog'}"
     yield Finding(about="catalog", state=GOOD, text=text)
 

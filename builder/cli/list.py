@@ -34,6 +34,7 @@ def options() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     parsed = options().parse_args(argv)
     context = open_context(parsed)
+    context.report_broken(context.catalog.broken)
     targets = context.catalog.targets.values()
     if parsed.names:
         print("\n".join(target.name for target in targets))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
+from builder import catalog as catalogs
 from builder import lock as locks
 from builder import tooling
 from builder.adapters.aws.images import PublishedImages
@@ -36,6 +37,7 @@ reached; 7 a source differs from the lock, or --verify: an entry is missing"""
 def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
+    catalogs.require_sound(context.catalog)  # otherwise the entries of broken targets would be dropped
     tools = tooling.read(context.root)
     named = names(context.catalog, tools)
     if parsed.names:

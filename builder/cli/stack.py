@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.app.actions import Action, lazy_action, run_action
 from builder.app.context import add_json, open_context, parser, print_facts, print_json, print_table
-from builder.errors import UsageError
+from builder.errors import CatalogError, UsageError
 from builder.model import Stack
 from builder.screen.text import count
 from builder.stack.checking import Result
@@ -22,6 +22,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def find_stack(knowledge: Knowledge, name: str) -> Stack:
+    if problems := knowledge.problems_of(name):
+        raise CatalogError(problems, hint="correct the catalog, then run: builder stack list")
     if name not in knowledge.stacks:
         suggestion = did_you_mean(name, knowledge.stacks)
         raise UsageError(f"no stack '{name}'{suggestion}", hint="builder stack list")
@@ -44,7 +46,9 @@ def _list_options() -> argparse.ArgumentParser:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    knowledge = open_context(parsed).knowledge
+    context = open_context(parsed)
+    knowledge = context.knowledge
+    context.report_broken(knowledge.broken)
     stacks = knowledge.stacks.values()
     if parsed.json:
         print_json(parsed, [_summary(knowledge, stack) for stack in stacks])

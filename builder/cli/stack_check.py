@@ -40,6 +40,8 @@ class Subject:
 def run(parsed: argparse.Namespace) -> int:
     context = open_context(parsed)
     knowledge = context.knowledge
+    if not parsed.stack:
+        context.report_broken(knowledge.broken)
     if parsed.instance and parsed.instance not in knowledge.instances:
         raise UsageError(
             f"--instance: no EC2 type '{parsed.instance}'"

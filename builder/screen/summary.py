@@ -1,6 +1,7 @@
 """Format the final output of commands: summaries and errors."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.errors import FactoryError
@@ -12,7 +13,9 @@ from builder.screen.text import (
     cells,
     clean,
     clean_lines,
+    clip,
     coloured,
+    count,
     duration,
     pad,
     size,
@@ -22,6 +25,8 @@ from builder.screen.text import (
 
 _PLAIN = Look()
 _LABEL_WIDTH = 11
+_MOST_NAMES = 200  # characters
+_MOST_PROBLEMS = 20
 _OUTCOMES = ("built", "pulled", "reused", "failed", "stopped", "not reached")
 _VERDICTS = {
     "ready": ("passed", "is ready"),
@@ -137,3 +142,16 @@ def error(err: FactoryError) -> str:
     if err.hint:
         lines.append(f"hint: {clean_lines(err.hint)}")
     return "\n".join(lines)
+
+
+def unusable(broken: Mapping[str, Sequence[str]]) -> str:
+    """Format the problems of a catalog whose broken entries are left out; "" if there are none."""
+    if not broken:
+        return ""
+    targets = sorted(Path(file).stem for file in broken if file.startswith("targets/"))
+    names = clip(", ".join(targets), _MOST_NAMES) or "no target"
+    lines = sorted({problem for problems in broken.values() for problem in problems})
+    cut = len(lines) - _MOST_PROBLEMS
+    more = [f"… and {cut} more"] if cut > 0 else []
+    shown = [f"  {clean(line)}" for line in (*lines[:_MOST_PROBLEMS], *more)]
+    return "\n".join([f"warning: catalog: {count(len(lines), 'problem')}; left out: {names}", *shown])

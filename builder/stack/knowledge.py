@@ -60,10 +60,17 @@ class Knowledge:
     stated: Mapping[str, Facts]  # the facts that a stack states, by its name
     derived: Mapping[str, Derived]
     sources: Mapping[str, str]
+    broken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # problems, by file in the catalog
 
-    @property
+    @cached_property
     def stacks(self) -> Mapping[str, Stack]:
-        return self.catalog.stacks
+        """The stacks without problems."""
+        stacks = self.catalog.stacks
+        return {name: stack for name, stack in stacks.items() if f"stacks/{name}.toml" not in self.broken}
+
+    def problems_of(self, stack: str) -> tuple[str, ...]:
+        """Return the problems of a stack, or () if it can be used."""
+        return self.broken.get(f"stacks/{stack}.toml", ())
 
     @property
     def instances(self) -> Mapping[str, Instance]:

@@ -4,11 +4,13 @@
 `sources.toml` the documents that they cite. Stacks and machine types come from the catalog.
 """
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from builder.broken import Tables, broken_entries
 from builder.errors import CatalogError
 from builder.model import Catalog, Stack
 from builder.stack.knowledge import Derived, Knowledge, Release
@@ -61,6 +63,17 @@ _FACT: Shape = {
 
 def load(root: Path, catalog: Catalog) -> Knowledge:
     """Load the rules, facts and releases; raise one CatalogError with all problems."""
+    knowledge = load_usable(root, catalog)
+    if knowledge.broken:
+        raise CatalogError(sorted({problem for found in knowledge.broken.values() for problem in found}))
+    return knowledge
+
+
+def load_usable(root: Path, catalog: Catalog) -> Knowledge:
+    """Load the rules, facts and releases; `broken` of the result has the problems of stacks.
+
+    Raises CatalogError for a problem in rules and facts, which hold for all stacks.
+    """
     folder, problems = root / "catalog", Problems()
     sources = read_toml(folder, "sources.toml", problems) or {}
     components = read_tables(folder, "versions", _COMPONENT, problems)
@@ -75,9 +88,23 @@ def load(root: Path, catalog: Catalog) -> Knowledge:
         derived=_derived(words, vocabulary, problems),
         sources={name: str(text) for name, text in sources.items()},
     )
-    if problems.found:
+    shared = [file for file in problems.by_file if file.partition("/")[0] not in ("stacks", "versions")]
+    if shared:
         raise CatalogError(sorted(problems.found))
-    return knowledge
+    broken = broken_entries(problems, [_uses(catalog)]) if problems.found else {}
+    return dataclasses.replace(knowledge, broken={**catalog.broken, **broken})
+
+
+def _uses(catalog: Catalog) -> Tables:
+    """Return the pins of each stack and the stacks of each target."""
+    flavours = {
+        name: {flavour.name: {"stack": flavour.stack} for flavour in target.flavours.values()}
+        for name, target in catalog.targets.items()
+    }
+    return {
+        "stacks": {name: {"pins": dict(stack.pins)} for name, stack in catalog.stacks.items()},
+        "targets": {name: {"flavours": table} for name, table in flavours.items()},
+    }
 
 
 def _vocabulary(components: Mapping[str, Table], words: Table, problems: Problems) -> Vocabulary:

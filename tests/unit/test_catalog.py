@@ -199,7 +199,10 @@ def test_ami_source_needs_a_parameter_or_owner_and_name(repository: Repository) 
 def test_requirement_without_hash_is_refused(repository: Repository) -> None:
     repository.replace("catalog/stacks/plain-1.toml", "[pins]", 'requirements = "r.lock"\n[pins]')
     repository.write("catalog/stacks/r.lock", "greet==1.0\n")
-    assert problems(repository) == ["stacks/r.lock: 'greet==1.0' needs an exact version and a sha256 hash"]
+    assert problems(repository) == [
+        "stacks/plain-1.toml: requirements: r.lock: line 1: "
+        "'greet==1.0' needs an exact version and a sha256 hash"
+    ]
 
 
 def test_missing_catalog_folder_suggests_the_root_option(tmp_path: Path) -> None:

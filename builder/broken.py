@@ -1,0 +1,55 @@
+"""Find the catalog entries that problems break: an entry with problems, and all entries that depend on it.
+
+Pure; reads references in raw tables, so that it also sees the references of entries that cannot be loaded.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from builder.tables import Problems, Table
+
+Tables = Mapping[str, Mapping[str, Table]]  # group → name → table
+
+
+def broken_entries(problems: Problems, tables: Sequence[Tables]) -> dict[str, tuple[str, ...]]:
+    """Return the problems that break each entry, by its file; `tables` are the entries, raw and merged."""
+    uses: dict[str, set[str]] = {}
+    for groups in tables:
+        for group, entries in groups.items():
+            for name, table in entries.items():
+                uses.setdefault(f"{group}/{name}.toml", set()).update(_used(group, name, table))
+    broken = {file: tuple(found) for file, found in problems.by_file.items()}
+    count = 0
+    while len(broken) > count:
+        count = len(broken)
+        for file in uses.keys() - broken.keys():
+            causes = [problem for used in sorted(uses[file] & broken.keys()) for problem in broken[used]]
+            if causes:
+                broken[file] = tuple(dict.fromkeys(causes))
+    return broken
+
+
+def _used(group: str, name: str, table: Table) -> Iterator[str]:
+    """Yield the files of the entries that an entry needs."""
+    if group == "components":
+        yield f"versions/{name}.toml"
+        yield from _files("components", table.get("requires"))
+        yield from _files("versions", [table.get("brought_by")])
+    elif group == "stacks":
+        yield from _files("stacks", [table.get("base")])
+        yield from _files("versions", table.get("pins"))
+    elif group in ("targets", "profiles"):
+        yield from _files("profiles", [table.get("inherits")])
+        yield from _files("components", table.get("components"))
+        yield from _files("components", table.get("if_pinned"))
+        flavours = table.get("flavours")
+        for flavour in flavours.values() if isinstance(flavours, Mapping) else ():
+            if isinstance(flavour, Mapping):
+                yield from _files("systems", [flavour.get("system")])
+                yield from _files("stacks", [flavour.get("stack")])
+                yield from _files("components", flavour.get("with"))
+
+
+def _files(group: str, names: object) -> list[str]:
+    """Return the files of a group that a list, or the keys of a table, name."""
+    named = list(names) if isinstance(names, list | tuple | Mapping) else []
+    return [f"{group}/{name}.toml" for name in named if isinstance(name, str)]

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from builder.adapters.ami import janitor, journal
 from builder.adapters.aws.account import Account
+from builder.adapters.host.network import is_local_url
 from builder.adapters.host.workspace import is_running
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.errors import MissingError
 from builder.lock import ACCOUNT
 from builder.rehearsal import session
-
-_LOOPBACK = "http://127."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +67,6 @@ def _account_of(context: Context, account_id: str) -> Account | None:
 
 def _is_over(context: Context, account_id: str) -> bool:
     """True if the account was a rehearsal that has ended."""
-    if not account_id.startswith(_LOOPBACK) or context.site_name == ACCOUNT:
+    if not is_local_url(account_id) or context.site_name == ACCOUNT:
         return False
     return _account_of(context, account_id) is None

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
-from builder.adapters.host.network import DIRECT, Network, is_loopback
+from builder.adapters.host.network import DIRECT, Network, is_local_url
 from builder.errors import BuildError, FactoryError, MissingError
 from builder.wait import Backoff
 
@@ -77,7 +76,7 @@ class Account:
 
     @property
     def is_on_this_machine(self) -> bool:
-        return is_loopback(urlsplit(self.endpoint).hostname or "")
+        return is_local_url(self.endpoint)
 
     @property
     def polling(self) -> Backoff:

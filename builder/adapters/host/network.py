@@ -27,6 +27,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_local_url(url: str) -> bool:
+    """True if a URL names a server on this machine; names that only look like its address do not count."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
     """Proxies by variable name (`https_proxy`, `no_proxy`), and a file of CA certificates.

@@ -12,10 +12,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from builder.adapters.host import process
-from builder.adapters.host.network import Network, environment_proxies, is_loopback
+from builder.adapters.host.network import Network, environment_proxies, is_local_url
 from builder.errors import IntegrityError, UsageError
 from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
@@ -66,7 +65,7 @@ class Mirror:
         proxies = (url if "://" in url else f"http://{url}" for url in servers)
         named = (*urls, *self.settings.prefixes.values(), *proxies)
         words = (word for text in named for word in text.split() if "://" in word)
-        return any(is_loopback(urlsplit(word).hostname or "") for word in words)
+        return any(is_local_url(word) for word in words)
 
     @property
     def network(self) -> Network:

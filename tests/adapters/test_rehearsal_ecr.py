@@ -4,13 +4,20 @@ import base64
 import hashlib
 import http.client
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from builder.adapters.aws.account import Account
+from builder.adapters.aws.ecr import EcrLogin
+from builder.adapters.host.network import DIRECT
+from builder.adapters.registry.api import Credentials
+from builder.adapters.registry.client import Registry as RegistryClient
 from tests.adapters.test_rehearsal_images import refused
 from tests.support.rehearsal import WEST, Clients
+from tests.support.rehearsed_account import environment
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -163,3 +170,33 @@ def test_ecr_does_not_mount_layers_of_other_repositories(aws: Clients) -> None:
     digest = source.blob(b"shared")["digest"]
     mount = f"/v2/{target.name}/blobs/uploads/?mount={digest}&from={source.name}"
     assert target.ask("POST", mount)[0] == 202
+
+
+@pytest.fixture
+def account(aws: Clients) -> Account:
+    return Account(environment(aws.endpoint), region="us-east-1")
+
+
+def test_login_is_reused_while_it_is_valid(account: Account) -> None:
+    login = EcrLogin(account)
+    first = login._ensure()
+    assert login.basic == first.basic
+    assert login._ensure() is first
+    assert login.username == "AWS"
+
+
+def test_registry_client_renews_a_login_before_it_expires(
+    account: Account, aws: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored password is refused by the registry, as after the 12 hours of a login."""
+    login = EcrLogin(account)
+    found = Registry(aws, "team/renewed")
+    manifest = found.manifest(b"layer")
+    assert found.push("1", manifest) == (201, "")
+    client = RegistryClient(login.host, credentials=login, network=DIRECT)
+    assert client.find_manifest("team/renewed", "1") == digest_of(manifest)
+    valid = login.basic
+    monkeypatch.setattr(login, "_current", Credentials(username="AWS", password="expired"))
+    monkeypatch.setattr(login, "_expires_s", time.time() + 60)
+    assert client.find_manifest("team/renewed", "1") == digest_of(manifest)
+    assert login.basic == valid

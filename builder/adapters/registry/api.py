@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from builder.adapters.host.http import Client, raise_for_transient
@@ -46,6 +46,16 @@ class Credentials:
     @property
     def basic(self) -> str:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+class Login(Protocol):
+    """Login to a registry; its values may change while it is used, because some expire."""
+
+    @property
+    def username(self) -> str: ...
+
+    @property
+    def basic(self) -> str: ...
 
 
 def find_credentials(host: str, *, config: Path | None = None) -> Credentials | None:
@@ -115,7 +125,7 @@ class Api:
         host: str,
         *,
         network: Network | None = None,
-        credentials: Credentials | None = None,
+        credentials: Login | None = None,
         cancelled: threading.Event | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -131,7 +141,7 @@ class Api:
             say=say,
         )
         self._credentials = credentials
-        self._basic = ""  # sent once the registry has asked for it
+        self._is_basic = False  # whether the registry has asked for the password itself
         self._tokens: dict[tuple[str, bool], str] = {}  # by (repository, is writable)
 
     def send(self, request: Request) -> Response:
@@ -186,7 +196,9 @@ class Api:
         return PublishError(message, hint=hint or f"check the registry: curl -i {self.origin}/v2/")
 
     def _authorization(self, request: Request) -> dict[str, str]:
-        header = self._tokens.get((request.repository, request.writes), self._basic)
+        header = self._tokens.get((request.repository, request.writes), "")
+        if not header and self._is_basic and self._credentials:
+            header = self._credentials.basic
         return {"Authorization": header} if header else {}
 
     def _log_in(self, request: Request, response: "BaseHTTPResponse") -> bool:
@@ -203,7 +215,7 @@ class Api:
             self._tokens[request.repository, request.writes] = f"Bearer {token}"
             return True
         if "basic" in challenges and self._credentials is not None:
-            self._basic = self._credentials.basic
+            self._is_basic = True
             return True
         return False
 

@@ -18,7 +18,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from builder.adapters.host.network import Network
-from builder.adapters.registry.api import Api, Credentials, Request
+from builder.adapters.registry.api import Api, Login, Request
 from builder.adapters.registry.blobs import CHUNK, DIGEST, LayerBlob, sha256
 from builder.errors import IntegrityError, Interrupted, PublishError, UsageError
 from builder.model import Publication
@@ -124,7 +124,7 @@ class Registry:
         self,
         host: str,
         *,
-        credentials: Credentials | None = None,
+        credentials: Login | None = None,
         network: Network | None = None,
         cancelled: threading.Event | None = None,
         say: Callable[[str], None] = lambda _: None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.network import Network
-from builder.adapters.registry.api import Credentials, find_credentials
+from builder.adapters.registry.api import Login, find_credentials
 from builder.adapters.registry.blobs import BlobStore
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
@@ -24,7 +24,7 @@ class _Route:
     blobs: Path
     network: Network
     cancelled: threading.Event | None = None
-    credentials: Credentials | None = None  # default: those that `docker login` stored
+    credentials: Login | None = None  # default: those that `docker login` stored
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -86,7 +86,7 @@ class RegistryPublisher:
         network: Network,
         siblings: Sequence[str] = (),
         cancelled: threading.Event | None = None,
-        credentials: Credentials | None = None,
+        credentials: Login | None = None,
         ensure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._siblings = siblings

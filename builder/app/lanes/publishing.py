@@ -31,9 +31,10 @@ def open_publisher(context: Context, engine: Engine, cancelled: threading.Event)
     if host != ECR:
         return publisher(repository_prefix=destination)
     account = SiteAccount(context).account
-    host, credentials = ecr.log_in(account)
+    login = ecr.EcrLogin(account)
+    host = login.host
     return publisher(
         repository_prefix=f"{host}/{path}" if path else host,
-        credentials=credentials,
+        credentials=login,
         ensure=partial(ecr.ensure_repository, account),
     )

@@ -92,7 +92,7 @@ class AwsSettings:
     subnet: str = _key("", "subnet of build instances; default: the default subnet", forms.SUBNET)
     security_group: str = _key("", "security group; default: a temporary group per run", forms.GROUP)
     source_cidrs: tuple[str, ...] = _key(
-        (), "SSH clients that the temporary group allows; default: all addresses", forms.NETWORK
+        (), "SSH clients that the temporary group allows; default: this host", forms.NETWORK
     )
     public_address: bool = _key(default=False, about="connect to the public address of the instance")
     instance_profile: str = _key("", "instance profile; required for session_manager", forms.NAME)

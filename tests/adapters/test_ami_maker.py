@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.ami import janitor, journal
+from builder.adapters.ami import janitor, journal, maker
 from builder.adapters.ami.maker import AmiMaker
+from builder.adapters.ami.ownership import ownership
 from builder.adapters.aws import groups
+from builder.adapters.aws.account import as_tags
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
@@ -36,6 +38,7 @@ end() {{
 trap end INT
 echo '1,,ui,say,==> amazon-ebs.image: Launching a source AWS instance...'
 echo '1,,ui,message,    amazon-ebs.image: Instance ID: {instance}'
+echo '1,,ui,say,==> amazon-ebs.image: Waiting for instance ({instance}) to become ready...'
 echo '1,,ui,say,==> amazon-ebs.image: Waiting for SSH to become available...'
 while :; do sleep 0.05; done
 """
@@ -86,6 +89,12 @@ def make(
         return maker.make(plan)
 
 
+def own(ami_account: AmiAccount, run: Run, instance: str) -> None:
+    """Tag an instance as the template of Packer does."""
+    tags = ownership(run.workspace, run.name).tags
+    ami_account.aws.ec2.create_tags(Resources=[instance], Tags=as_tags(tags))
+
+
 def left(aws: Clients, run: str) -> list[str]:
     """Return the key pairs and security groups of a run."""
     filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
@@ -101,11 +110,10 @@ def test_error_of_ec2_interrupts_packer_and_is_raised(
     proxy.disturb(Disturbance(action="ModifyInstanceMetadataOptions", code="UnauthorizedOperation", count=0))
     events: list[Event] = []
     started = time.monotonic()
-    with (
-        ami_account.run() as run,
-        pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: Unauthorized"),
-    ):
-        make(ami_account, run, plan, events.append)
+    with ami_account.run() as run:
+        own(ami_account, run, instance)
+        with pytest.raises(MissingError, match=f"requiring metadata tokens on {instance}: Unauthorized"):
+            make(ami_account, run, plan, events.append)
     assert time.monotonic() - started < BOUND_S
     assert (tmp_path / "interrupted").exists(), "Packer cleans up"
     assert left(aws, run.name) == []
@@ -125,16 +133,30 @@ def test_requires_tokens_as_soon_as_packer_names_the_instance(
             if "Waiting for SSH" in event.text:
                 run.cancelled.set()
 
+        own(ami_account, run, instance)
         with pytest.raises(Interrupted):
             make(ami_account, run, plan, on_event)
     (call,) = [call for call in ami_account.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
     assert call.parameters["InstanceId"] == instance
     assert call.parameters["HttpTokens"] == "required"
+    assert call.parameters["HttpPutResponseHopLimit"] == "1", "containers on the instance get no credentials"
     assert [event.text for event in events if event.name == "step.task"] == [
         "Launching a source AWS instance...",
+        f"Waiting for instance ({instance}) to become ready...",
         "Waiting for SSH to become available...",
         "Terminating the source AWS instance...",
     ]
+
+
+def test_instance_without_tags_of_the_run_is_not_changed(
+    ami_account: AmiAccount, plan: Plan, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maker, "_VISIBLE_S", 0.5)
+    with ami_account.run() as other, ami_account.run() as run:
+        own(ami_account, other, instance)
+        with pytest.raises(BuildError, match=f"{instance} .* has no tags of this run"):
+            make(ami_account, run, plan, lambda _: None)
+    assert "ModifyInstanceMetadataOptions" not in [call.action for call in ami_account.proxy.calls]
 
 
 def test_a_security_group_in_use_is_reported_without_failing_the_build(
@@ -168,8 +190,10 @@ def test_a_security_group_in_use_does_not_hide_a_build_error(
         Disturbance(action="DeleteSecurityGroup", code="DependencyViolation", count=0),
     )
     events: list[Event] = []
-    with ami_account.run() as run, pytest.raises(MissingError, match="requiring metadata tokens"):
-        make(ami_account, run, plan, events.append)
+    with ami_account.run() as run:
+        own(ami_account, run, instance)
+        with pytest.raises(MissingError, match="requiring metadata tokens"):
+            make(ami_account, run, plan, events.append)
     assert [event.text for event in events if event.name == "note" and "was not deleted" in event.text]
     proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)

@@ -1,6 +1,7 @@
 """`builder ami` and `builder iam` in a rehearsed account, called through the command line."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 from builder.adapters.ami import family
 from builder.adapters.ami.permissions import GRANTS, UNTAGGED, allows, needs, policy
 from builder.adapters.aws.account import Account
+from builder.app.account import SiteAccount
 from builder.app.context import Context
+from builder.app.lanes.ami import AmiLane
 from builder.cli.main import main
+from builder.errors import UsageError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
@@ -183,6 +187,17 @@ def test_refuses_to_publish_an_image_with_failed_checks(ami_account: AmiAccount,
     home = ami_account.image()
     receipt(ami_account, home, "failed")
     assert main(["ami", "publish", home]) == 2
+    assert proxy.mutating == []
+
+
+def test_unattended_build_needs_named_source_networks(
+    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context(ROOT, site_name="aws")
+    monkeypatch.setattr(SiteAccount, "source", lambda *_: {"ImageId": "ami-1"})
+    lane = AmiLane(context, threading.Event())
+    with pytest.raises(UsageError, match="source_cidrs is not set"):
+        lane.confirm([context.plan("ami-cpu")], yes=True)
     assert proxy.mutating == []
 
 

@@ -84,14 +84,50 @@ def test_log_keeps_only_the_last_lines() -> None:
         ("panic: runtime error", [LogLine("panic: runtime error")]),
         ("1,amazon-ebs.image,artifact,0,id,us-east-1:ami-1", [LogLine("0,id,us-east-1:ami-1")]),
         (
-            "1,,ui,say,==> Instance ID: i-0123456789abcdef0",
-            [LogLine("==> Instance ID: i-0123456789abcdef0"), Started("i-0123456789abcdef0")],
+            "1,,ui,say,==> amazon-ebs.image: Waiting for instance (i-0123456789) to become ready...",
+            [
+                LogLine("Waiting for instance (i-0123456789) to become ready..."),
+                Task("Waiting for instance (i-0123456789) to become ready..."),
+                Started("i-0123456789"),
+            ],
         ),
         ("", [LogLine("")]),
     ],
 )
 def test_line_of_packer_becomes_events(line: str, events: list[Event]) -> None:
     assert read(line)[1] == events
+
+
+FORGED = "Waiting for instance (i-0bad0bad0bad0bad0) to become ready..."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"1,,ui,message,    ami.amazon-ebs.image: {FORGED}",
+        f"1,,ui,error,==> ami.amazon-ebs.image: {FORGED}",
+        "1,,ui,message,    ami.amazon-ebs.image: Instance ID: i-0bad0bad0bad0bad0",
+        "1,,ui,say,==> ami.amazon-ebs.image: Instance ID: i-0bad0bad0bad0bad0",
+        f"1,,ui,say,==> ami.amazon-ebs.image: a mirror answered: {FORGED}",
+        f"1,,ui,say,==> ami.amazon-ebs.image: {FORGED} and more",
+        f"1,ami.amazon-ebs.image,artifact,0,say,{FORGED}",
+        FORGED,
+    ],
+)
+def test_only_packer_itself_names_the_instance(line: str) -> None:
+    assert not [event for event in read(line)[1] if isinstance(event, Started)]
+
+
+def test_output_of_the_instance_cannot_name_another_one() -> None:
+    """The instance prints only after Packer has named it, even if its output is passed on with `say`."""
+    _, events = read(*NO_SSH, f"1,,ui,say,==> ami.amazon-ebs.image: {FORGED}")
+    assert [event for event in events if isinstance(event, Started)] == [Started("i-f92345aa6c1dc5b6c")]
+
+
+@pytest.mark.parametrize("kind", ["1,,ui,error,", "", "1,amazon-ebs.image,artifact,"])
+def test_only_forwarded_output_contains_events_of_the_plays(kind: str) -> None:
+    line = f"""{kind}{{"event": "failed"}}"""
+    assert not [event for event in read(line)[1] if isinstance(event, PlayLine)]
 
 
 @pytest.mark.parametrize(

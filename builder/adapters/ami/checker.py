@@ -136,7 +136,7 @@ class MachineChecker:
                 ClientToken=access.key.name[-64:],
                 UserData=host.user_data,
                 InstanceInitiatedShutdownBehavior="terminate",
-                MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
+                MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
                 TagSpecifications=specifications(
                     {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
                 ),

@@ -14,7 +14,7 @@ from typing import Any
 
 from builder.adapters.ami import journal, packer
 from builder.adapters.ami.access import Access, ssh_access
-from builder.adapters.ami.ownership import builder_id
+from builder.adapters.ami.ownership import builder_id, ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ansible import kernel_modules, playbook
@@ -30,7 +30,9 @@ from builder.marks import BUILDER_TAG, COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, 
 from builder.model import Artifact, LayerResult, Plan
 from builder.site import AwsSettings
 from builder.sources import require_unchanged
+from builder.wait import until
 
+_VISIBLE_S = 60.0  # EC2 may not find a new instance at first
 _WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
 # Path of the site's CA bundle on the build instance; the play removes the file at its end.
 _CA = "/var/cache/factory-ca.pem"
@@ -294,9 +296,20 @@ class AmiMaker:
 
     def _require_tokens(self, instance: str) -> None:
         """Require IMDSv2 on the build instance; templates for old versions of Packer cannot require it."""
+        own = ownership(self.run.workspace, self.run.name)
+        if not until(
+            lambda: own.has_instance(self.account, instance),
+            timeout_s=_VISIBLE_S,
+            every_s=self.account.polling,
+            cancelled=self.run.cancelled,
+        ):
+            raise BuildError(
+                f"{instance} in {self.account.region}, which Packer's output names, has no tags of this run",
+                hint="compare run_tags in packer/ami/source.pkr.hcl with Packer's output in the run's log",
+            )
         with calling_aws(f"requiring metadata tokens on {instance}"):
             self.account.client("ec2").modify_instance_metadata_options(
-                InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=2
+                InstanceId=instance, HttpTokens="required", HttpPutResponseHopLimit=1
             )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.adapters.ami import journal
-from builder.adapters.aws.account import Resource, tags_of
+from builder.adapters.aws.account import Account, Resource, calling_aws, tags_of
 from builder.adapters.host.workspace import Workspace
 from builder.errors import MissingError
 from builder.marks import BUILDER_TAG, RUN_TAG
@@ -34,6 +34,13 @@ class Ownership:
     def has(self, resource: Resource) -> bool:
         """True if the tags of a resource prove that the run created it."""
         return self.tags.items() <= tags_of(resource).items()
+
+    def has_instance(self, account: Account, instance: str) -> bool:
+        """True if an instance exists and its tags prove that the run started it."""
+        filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in self.tags.items()]
+        filters.append({"Name": "instance-id", "Values": [instance]})
+        with calling_aws(f"describing {instance}"):
+            return bool(account.client("ec2").describe_instances(Filters=filters)["Reservations"])
 
     def has_untagged(self, resource: Resource) -> bool:
         """True if a resource without tags has the run in its name and is not older than the run."""

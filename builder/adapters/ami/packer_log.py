@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 _MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
 _SOURCE = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
-_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]+)")
+# Packer says this before it connects to the instance, so no output of the instance can come before it.
+_INSTANCE = re.compile(r"Waiting for instance \((i-[0-9a-f]{8,17})\) to become ready\.\.\.")
 _PLAY_EVENT = '{"event"'
+_PLAY_KINDS = ("message", "say")  # Packer passes on the plays' output as one of these
 _KEPT_LINES = 40
 
 
@@ -61,6 +63,7 @@ class PackerLog:
     """Log of one build, with its first error and its last lines for error messages."""
 
     def __init__(self) -> None:
+        self._is_started = False
         self.error = ""
         self.tail: list[str] = []
 
@@ -68,7 +71,7 @@ class PackerLog:
         """Yield the events of one line of output in order."""
         message = parse(line)
         text = _SOURCE.sub("", message.text, count=1)
-        if text.startswith(_PLAY_EVENT):
+        if message.kind in _PLAY_KINDS and text.startswith(_PLAY_EVENT):
             yield PlayLine(text)
             return
         for part in message.lines:
@@ -79,10 +82,11 @@ class PackerLog:
         yield LogLine(text)
         if kind == "error" and not self.error:
             self.error = text.strip()
-        if started := _INSTANCE.search(text):
-            yield Started(started[1])
-        elif kind == "say" and text:
+        if kind == "say" and text:
             yield Task(text)
+            if not self._is_started and (started := _INSTANCE.fullmatch(text)):
+                self._is_started = True
+                yield Started(started[1])
 
 
 def parse(line: str) -> Message:

@@ -4,18 +4,19 @@ The builder creates it instead of Packer, so that it has the run's name and tags
 version of Packer, and so that the instance of the checks can use it too.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
-from builder.errors import BuildError
+from builder.errors import BuildError, UsageError
 from builder.site import AwsSettings
 from builder.wait import until
 
-# Default source networks: any network, because a login needs the run's key; in a rehearsal, only this host.
-_ANYWHERE, _LOOPBACK = "0.0.0.0/0", "127.0.0.0/8"
+_LOOPBACK = "127.0.0.0/8"
+_ELSEWHERE = ("192.0.2.1", 9)  # reserved for documentation; choosing a route to it sends nothing
 _SSH = 22
 _RELEASE_S = 300.0
 
@@ -37,13 +38,12 @@ def security_group(
     if settings.security_group:
         yield settings.security_group
         return
+    permission = _permission(account, settings)
     with calling_aws(f"creating the security group {name}"):
         group = _create(account, settings, name, tags)
     try:
         with calling_aws(f"allowing SSH in {group}"), ignoring("InvalidPermission.Duplicate"):
-            account.client("ec2").authorize_security_group_ingress(
-                GroupId=group, IpPermissions=[_permission(account, settings)]
-            )
+            account.client("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
         yield group
     finally:
         if not delete(account, account.region, group, cancelled=cancelled):
@@ -81,8 +81,36 @@ def _network(ec2: Any, subnet: str) -> Resource:
     return {"VpcId": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]}
 
 
+def source_networks(account: Account, settings: AwsSettings) -> tuple[str, ...]:
+    """Return the networks that may log in: those of site.toml, or this host's address, but never all."""
+    if settings.source_cidrs:
+        return settings.source_cidrs
+    if account.is_on_this_machine:
+        return (_LOOPBACK,)
+    if settings.public_address:
+        raise no_source_networks("the public address of this host is unknown")
+    return (f"{_own_address()}/32",)
+
+
+def no_source_networks(reason: str) -> UsageError:
+    return UsageError(
+        f"aws.source_cidrs is not set, and {reason}",
+        hint='in site.toml, [aws]: source_cidrs = ["ADDRESS/32"], the network that this host connects from',
+    )
+
+
+def _own_address() -> str:
+    """Return this host's address in its private network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)
+        except OSError as error:
+            raise no_source_networks(f"this host has no route to a network ({error.strerror})") from error
+        return str(probe.getsockname()[0])
+
+
 def _permission(account: Account, settings: AwsSettings) -> Resource:
-    cidrs = settings.source_cidrs or (_LOOPBACK if account.is_on_this_machine else _ANYWHERE,)
+    cidrs = source_networks(account, settings)
     return {
         "IpProtocol": "tcp",
         "FromPort": _SSH,

@@ -16,6 +16,7 @@ from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.permissions import UNTAGGED, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
+from builder.adapters.aws import groups
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run
 from builder.app.account import SiteAccount
@@ -65,7 +66,11 @@ class AmiLane(Lane):
         finder = AmiFinder(self._site.account)
         if self._site.is_rehearsal or not (missing := [p for p in plans if finder.find(p) is None]):
             return
-        account = self._site.account
+        account, settings = self._site.account, self._context.site.aws
+        if not settings.security_group:
+            if yes and not settings.source_cidrs:
+                raise groups.no_source_networks("--yes does not choose the networks that may log in")
+            print(f"SSH from {', '.join(groups.source_networks(account, settings))}", file=sys.stderr)
         print(f"account {account.account_id()}, region {account.region}", file=sys.stderr)
         print("\n".join(_intention(self._site, plan) for plan in missing), file=sys.stderr)
         if not yes:

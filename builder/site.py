@@ -88,6 +88,9 @@ class RegistrySettings:
 class AwsSettings:
     """Settings for building and sharing AMIs in an AWS account; credentials come from the environment."""
 
+    account: str = _key(
+        "", "account id; credentials of another account are refused; default: any", forms.ACCOUNT
+    )
     region: str = _key("us-east-1", "region in which AMIs are built", forms.REGION)
     subnet: str = _key("", "subnet of build instances; default: the default subnet", forms.SUBNET)
     security_group: str = _key("", "security group; default: a temporary group per run", forms.GROUP)

@@ -10,7 +10,7 @@ from builder.app.context import Context
 from builder.app.mirrors import site_network
 from builder.app.rehearsal import ensure_up
 from builder.arch import of_this_machine
-from builder.errors import IntegrityError, UsageError
+from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import LOCAL, ami_subject
 from builder.model import Plan
 from builder.rehearsal.ec2 import seeds
@@ -21,6 +21,15 @@ def environment_account(region: str, network: Network) -> Account:
     """Return the account of this process's credentials, reached through the site's network."""
     environment = {**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
     return Account(environment, region=region, network=network)
+
+
+def _require_account(account: Account, number: str) -> None:
+    """Refuse credentials of another account than the site's, before anything is created or removed."""
+    if number and (found := account.account_id()) != number:
+        raise MissingError(
+            f"the credentials are for account {found}, but aws.account in site.toml is {number}",
+            hint=f"export AWS_PROFILE=… of account {number}, or correct site.toml",
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,9 @@ class SiteAccount:
         if self.is_rehearsal:
             fence = self.rehearsal.fence(self.context.workspace.cache("fence"), region=region)
             return Account(fence.environment, region=region)
-        return environment_account(region, site_network(self.context))
+        account = environment_account(region, site_network(self.context))
+        _require_account(account, self.context.site.aws.account)
+        return account
 
     @property
     def ssh_port(self) -> int:

@@ -101,6 +101,12 @@ def _add_consent(options: argparse.ArgumentParser) -> None:
     options.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
+def _add_force(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--force", action="store_true", help="even if a 'latest' parameter points to a newer AMI"
+    )
+
+
 def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     members = family.all_of(site.account, _regions(context, site))
     names = family.pointers(members, context.site.aws.parameters)
@@ -236,7 +242,8 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
         )
     _require_checked(context, home)
     with open_run(context.workspace, "publish") as run:
-        publication = open_publisher(site, run.cancelled, run=run, say=_say).publish_image(
+        publisher = open_publisher(site, run.cancelled, run=run, say=_say, force=options.force)
+        publication = publisher.publish_image(
             home.ref.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
         )
     return _print_each(options, publication.tags)
@@ -309,7 +316,7 @@ ACTIONS: Mapping[str, Action] = {
         "deprecate", "set the deprecation date of an AMI and its copies", _deprecate, _add_image, _add_days
     ),
     "publish": _action(
-        "publish", "publish an AMI whose checks passed, as site.toml says", _publish, _add_image
+        "publish", "publish an AMI whose checks passed, as site.toml says", _publish, _add_image, _add_force
     ),
     "retire": _action(
         "retire", "delete an AMI, its copies, snapshots and parameters", _retire, _add_image, _add_consent

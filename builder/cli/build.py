@@ -46,6 +46,11 @@ def options() -> argparse.ArgumentParser:
     )
     add_json(found, "print events as NDJSON, and at the end the result")
     found.add_argument("--yes", action="store_true", help="in an AWS account: do not ask for confirmation")
+    found.add_argument(
+        "--force",
+        action="store_true",
+        help="with --publish: even if a 'latest' parameter points to a newer AMI",
+    )
     add_site(found)
     return found
 
@@ -55,7 +60,13 @@ def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
     plans = _plans(context, parsed)
-    request = Request(publish=parsed.publish, jobs=parsed.jobs, as_json=parsed.json, yes=parsed.yes)
+    request = Request(
+        publish=parsed.publish,
+        jobs=parsed.jobs,
+        as_json=parsed.json,
+        yes=parsed.yes,
+        force=parsed.force,
+    )
     receipts = build(context, plans, request)
     _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
     if parsed.json:

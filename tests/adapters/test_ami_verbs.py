@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,46 @@ def test_unattended_build_needs_named_source_networks(
     with pytest.raises(UsageError, match="source_cidrs is not set"):
         lane.confirm([context.plan("ami-cpu")], yes=True)
     assert proxy.mutating == []
+
+
+def test_credentials_of_another_account_change_nothing(
+    ami_account: AmiAccount, proxy: Proxy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = ami_account.image()
+    receipt(ami_account, home)
+    site = tmp_path / "site.toml"
+    site.write_text(SITE.replace("[aws]", '[aws]\naccount = "999999999999"'))
+    share = ["share", home, "--account", OTHER_ACCOUNT]
+    for words in (["retire", home, "--yes", "--force"], ["publish", home], share):
+        assert main(["ami", *words]) == 3
+        assert "account 123456789012, but aws.account in site.toml is 999999999999" in capsys.readouterr().err
+    assert {call.action for call in proxy.calls} == {"GetCallerIdentity"}
+    site.write_text(SITE.replace("[aws]", '[aws]\naccount = "123456789012"'))
+    assert main(["ami", "publish", home]) == 0
+    site.write_text(SITE.replace("[aws]", '[aws]\naccount = "prod"'))
+    assert main(["ami", "publish", home]) == 2
+    assert "aws.account: must be an account id of 12 digits" in capsys.readouterr().err
+
+
+def test_latest_is_not_moved_to_an_older_image(
+    ami_account: AmiAccount, proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moto.ec2 import ec2_backends
+
+    old = ami_account.image(key="old-key-old-key")
+    ec2_backends["123456789012"][EAST].amis[old].creation_date = datetime(2020, 1, 1, tzinfo=UTC)
+    new = ami_account.image()
+    ami_account.publish(new)
+    receipt(ami_account, old)
+    calls = len(proxy.mutating)
+    assert main(["ami", "publish", old]) == 6
+    error = capsys.readouterr().err
+    assert f"{ami_account.latest} in {EAST} points to {new}" in error
+    assert "--force" in error
+    assert proxy.mutating[calls:] == [], "refused before the old image is copied or shared"
+    assert ami_account.pointer(EAST) == new
+    assert main(["ami", "publish", old, "--force"]) == 0
+    assert {region: ami_account.pointer(region) for region in REGIONS} == ami_account.family(old)
 
 
 def test_finds_and_clears_dead_runs_but_no_running_runs(

@@ -64,6 +64,7 @@ class AmiPublisher:
     settings: AwsSettings
     patience: Patience
     run: Run | None = None  # needed only to publish
+    force: bool = False  # also point parameters at an image older than their current one
     say: Callable[[str], object] = lambda _: None
 
     @property
@@ -110,14 +111,16 @@ class AmiPublisher:
             image = home.load()
             if image["State"] != "available":
                 raise PublishError(f"{home} is in state '{image['State']}', not available", hint=AGAIN)
+            wanted = {**steps.own_tags(image), **known}
+            names = Names.of(self.settings.parameters, wanted, image["Architecture"])
+            self._require_newer(home, image, names)
             encrypted = _is_encrypted(image)
             self._require_shareable(image["ImageId"], encrypted=encrypted)
-            wanted = {**steps.own_tags(image), **known}
             self.finish(home, wanted)
             refs = [home, *self._copy_all(home, wanted)]
             for ref in refs:
                 self._verify(ref)
-            names = Names.of(self.settings.parameters, wanted, image["Architecture"])
+            self._require_newer(home, image, names)  # again: copies take hours
             for name in (names.fixed, names.moving):
                 for ref in refs:
                     self.say(f"{name} in {ref.region}: {ref.ami}")
@@ -128,6 +131,25 @@ class AmiPublisher:
             tags=(names.fixed, names.moving),
             seconds=time.monotonic() - started,
         )
+
+    def _require_newer(self, home: AmiRef, image: Resource, names: Names) -> None:
+        """Refuse to move a parameter from an image to an older one, in any region."""
+        for region in () if self.force else self.regions:
+            values = steps.read_parameters(self.account, region, (names.fixed, names.moving))
+            for name, ami in values.items():
+                current = self._original(AmiRef(account=self.account, region=region, ami=ami))
+                if current and current["CreationDate"] > image["CreationDate"]:
+                    raise PublishError(
+                        f"{name} in {region} points to {ami} of {current['CreationDate']},"
+                        f" and {home} is older ({image['CreationDate']})",
+                        hint="publish a newer image, or re-run the command with --force",
+                    )
+
+    def _original(self, ref: AmiRef) -> Resource | None:
+        """Return the image of which an image is a copy, or the image itself; None if it does not exist."""
+        found = ref.find()
+        source = tags_of(found).get(SOURCE_TAG) if found else None
+        return (self.account.image(source) if source else None) or found
 
     def finish(self, ref: AmiRef, wanted: Mapping[str, str]) -> None:
         """Tag, share, deprecate and protect an image, and require metadata tokens of its instances."""

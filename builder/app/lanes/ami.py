@@ -157,7 +157,10 @@ class AmiLane(Lane):
     def _publisher_of(self, work: Work) -> AmiPublisher:
         """Return the publisher of a run; it records created resources in the run's journal."""
         return dataclasses.replace(
-            self._publisher, run=work.run, say=lambda text: work.events.emit("note", text=text)
+            self._publisher,
+            run=work.run,
+            say=lambda text: work.events.emit("note", text=text),
+            force=work.request.force,
         )
 
 
@@ -167,6 +170,7 @@ def open_publisher(
     *,
     run: Run | None = None,
     say: Callable[[str], object] = lambda _: None,
+    force: bool = False,
 ) -> AmiPublisher:
     """Return the publisher of a site's AMIs; publishing and copying require `run`."""
     settings = site.context.site.aws
@@ -174,7 +178,9 @@ def open_publisher(
     patience = Patience(
         every_s=site.account.polling, copy_s=settings.wait_minutes * 60.0, cancelled=cancelled, **shorter
     )
-    return AmiPublisher(account=site.account, settings=settings, run=run, patience=patience, say=say)
+    return AmiPublisher(
+        account=site.account, settings=settings, run=run, patience=patience, say=say, force=force
+    )
 
 
 def _intention(site: SiteAccount, plan: Plan) -> str:

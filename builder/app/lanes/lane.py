@@ -23,6 +23,7 @@ class Request:
     jobs: int = 1
     as_json: bool = False
     yes: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

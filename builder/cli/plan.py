@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from builder.adapters.container.finder import EngineFinder
+from builder.adapters.container.finder import EngineFinder, has_layer
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.receipts import Receipts
 from builder.app.context import (
@@ -118,7 +118,7 @@ def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[
 def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
     """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed."""
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
-    present = [layer.key in finder.images for layer in plan.layers]
+    present = [has_layer(finder.images, layer) for layer in plan.layers]
     top = max((i for i, exists in enumerate(present) if exists), default=-1)
     return [
         ("build", explain(layer, before))

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.api import Credentials
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
 from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest, push
 from builder.adapters.registry.local import PROGRAM, serving
+from builder.adapters.registry.publisher import RegistryCache
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
 from builder.rehearsal.registry.server import Fault, LocalRegistry
 from tests.support.stub_server import Asked, Pauses, Stub, stub_servers
@@ -75,7 +78,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield address
 
 
-def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, ...], tmp_path: Path) -> None:
+def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, ...]) -> None:
     with Registry(host) as registry:
         registry.ping()
         publication = push(CONFIG, layers, registry=registry, repository="team/app", tags=("1", "latest"))
@@ -89,8 +92,7 @@ def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, .
             found = registry.get_manifest("team/app", reference)
             assert found == (manifest(CONFIG, layers), publication.digest, MANIFEST)
         for layer in layers:
-            registry.fetch_blob("team/app", layer.digest, tmp_path / "blob")
-            assert (tmp_path / "blob").read_bytes() == layer.path.read_bytes()
+            assert registry.get_blob("team/app", layer.digest) == layer.path.read_bytes()
 
 
 def test_returns_none_for_a_missing_image_and_blob(host: str) -> None:
@@ -300,28 +302,38 @@ def test_refuses_a_manifest_that_does_not_match_its_digest(
 
 
 def test_restarts_a_truncated_download(
-    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses, tmp_path: Path
+    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses
 ) -> None:
     faults = Faults("GET .*/blobs/", Fault(truncate_to=1000))
     with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
-        registry.fetch_blob("app", layers[1].digest, tmp_path / "blob")
-    assert (tmp_path / "blob").read_bytes() == layers[1].path.read_bytes()
+        assert registry.get_blob("app", layers[1].digest) == layers[1].path.read_bytes()
     assert pauses.taken == [0.5]
 
 
-def test_leaves_no_file_if_a_blob_does_not_match_its_digest(
-    serve: Serve, layers: tuple[LayerBlob, ...], tmp_path: Path
-) -> None:
+def test_refuses_a_blob_that_does_not_match_its_digest(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
     server = serve()
     with Registry(server.host) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         server.storage.blob("app", layers[1].digest).write_bytes(b"other")
-        target = tmp_path / "fetched" / "blob"
-        target.parent.mkdir()
         with pytest.raises(IntegrityError, match=layers[1].digest):
-            registry.fetch_blob("app", layers[1].digest, target)
-    assert not list(target.parent.iterdir())
+            registry.get_blob("app", layers[1].digest)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"{}", b'{"config": {"digest": "../../blobs"}}', b"[" * 100_000, b"\xff"],
+    ids=["list", "no-config", "no-digest", "deep", "no-text"],
+)
+def test_cache_has_no_layer_if_its_manifest_is_not_of_an_image(
+    stubs: Callable[..., Stub], tmp_path: Path, body: bytes
+) -> None:
+    stub = stubs(Stub(answer=lambda _: (200, {}, body)))
+    cache = RegistryCache(
+        engine=Engine(), repository=f"{stub.host}/layers", blobs=tmp_path, network=DIRECT
+    )
+    assert not cache.has("0123")
+    assert [asked.line.split(" ")[1] for asked in stub.asked] == ["/v2/layers/manifests/cache-0123"]
 
 
 @pytest.mark.parametrize("password", ["", "wrong", "right"])

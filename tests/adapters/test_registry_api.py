@@ -64,7 +64,7 @@ def test_refuses_to_send_a_password_to_a_token_server_without_https(serve: Serve
         registry.has_blob("app", sha256(BLOB))
 
 
-def test_redirect_to_another_host_drops_the_login(serve: Serve, tmp_path: Path) -> None:
+def test_redirect_to_another_host_drops_the_login(serve: Serve) -> None:
     store = serve(Stub(answer=lambda _asked: (200, {}, BLOB)))
 
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
@@ -74,15 +74,14 @@ def test_redirect_to_another_host_drops_the_login(serve: Serve, tmp_path: Path) 
 
     front = serve(Stub(answer=answer))
     with Registry(front.host, credentials=Credentials(username="me", password="secret")) as registry:
-        registry.fetch_blob("app", sha256(BLOB), tmp_path / "blob")
-    assert (tmp_path / "blob").read_bytes() == BLOB
+        assert registry.get_blob("app", sha256(BLOB)) == BLOB
     assert [asked.authorization for asked in store.asked] == [""]
 
 
-def test_stops_after_five_redirects(serve: Serve, tmp_path: Path) -> None:
+def test_stops_after_five_redirects(serve: Serve) -> None:
     stub = serve(Stub(answer=lambda asked: (302, {"Location": asked.line.split(" ")[1]}, b"")))
     with Registry(stub.host) as registry, pytest.raises(PublishError, match="redirected 5 times"):
-        registry.fetch_blob("app", sha256(BLOB), tmp_path / "blob")
+        registry.get_blob("app", sha256(BLOB))
 
 
 def test_uses_no_proxy_for_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +127,7 @@ def test_site_network_overrides_the_environment(
     assert tunnel.asked == ["registry.test:443"]
 
 
-def test_refuses_a_redirect_from_https_to_http(serve: Serve, certificate: Path, tmp_path: Path) -> None:
+def test_refuses_a_redirect_from_https_to_http(serve: Serve, certificate: Path) -> None:
     plain = serve(Stub(answer=lambda _asked: (200, {}, BLOB)))
     redirect = {"Location": f"http://{plain.host}/blob"}
     stub = serve(Stub(answer=lambda _asked: (307, redirect, b"")), tls(certificate))
@@ -136,7 +135,7 @@ def test_refuses_a_redirect_from_https_to_http(serve: Serve, certificate: Path, 
         network = Network(proxies={"https_proxy": tunnel.url}, ca_bundle=certificate)
         registry = Registry("registry.test", network=network)
         with registry, pytest.raises(PublishError, match="not https"):
-            registry.fetch_blob("app", sha256(BLOB), tmp_path / "blob")
+            registry.get_blob("app", sha256(BLOB))
     assert plain.asked == []
 
 
@@ -175,11 +174,11 @@ def test_uses_plain_http_only_for_loopback(host: str, scheme: str) -> None:
 
 ME = Credentials(username="ci", password="s3cret")
 ASKS = {
-    "blob": lambda registry, folder: registry.fetch_blob("app", sha256(BLOB), folder / "blob"),
-    "manifest": lambda registry, _: registry.get_manifest("app", "1"),
-    "tags": lambda registry, _: registry.tags("app"),
-    "upload": lambda registry, _: registry.push_blob("app", Blob.of(BLOB)),
-    "token": lambda registry, _: registry.find_manifest("app", "1"),
+    "blob": lambda registry: registry.get_blob("app", sha256(BLOB)),
+    "manifest": lambda registry: registry.get_manifest("app", "1"),
+    "tags": lambda registry: registry.tags("app"),
+    "upload": lambda registry: registry.push_blob("app", Blob.of(BLOB)),
+    "token": lambda registry: registry.find_manifest("app", "1"),
 }
 
 
@@ -217,7 +216,7 @@ def sending_away(serve: Serve, ask: str, away: str, *, challenges: bool) -> Stub
 
 
 @pytest.mark.parametrize(("ask", "challenges"), [(ask, flag) for ask in ASKS for flag in (True, False)][:-1])
-def test_login_never_reaches_another_server(serve: Serve, ask: str, challenges: bool, tmp_path: Path) -> None:
+def test_login_never_reaches_another_server(serve: Serve, ask: str, challenges: bool) -> None:
     other = thief(serve)
     away = f"http://{other.host}/v2/app/tags/list?last=1"
     stub = sending_away(serve, ask, away, challenges=challenges)
@@ -225,7 +224,7 @@ def test_login_never_reaches_another_server(serve: Serve, ask: str, challenges: 
         Registry(stub.host, credentials=ME) as registry,
         pytest.raises((MissingError, PublishError)) as caught,
     ):
-        ASKS[ask](registry, tmp_path)
+        ASKS[ask](registry)
     assert caught.value.hint
     assert len(other.asked) == (0 if ask == "token" else 1)  # a request of its own, without a login
     assert [asked.authorization for asked in other.asked if asked.authorization] == []

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.engine.client import Engine
+from builder.adapters.container.finder import has_layer
+from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.blobs import BlobStore, sha256
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
+from builder.adapters.registry.publisher import RegistryCache
 from builder.errors import IntegrityError, MissingError
-from builder.model import Publication
+from builder.marks import KEY_LABEL
+from builder.model import Layer, Publication
 from builder.rehearsal.registry.server import Fault, LocalRegistry
 
 pytestmark = pytest.mark.engine
@@ -147,3 +151,29 @@ def test_pull_refuses_a_manifest_that_does_not_match_its_digest(
         manifest.write_bytes(manifest.read_bytes() + b" ")
         with pytest.raises(IntegrityError, match="verification failed"):
             engine.pull(published.name)
+
+
+def test_cache_ignores_a_layer_that_is_labelled_with_another_key(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    own, other = uuid.uuid4().hex, uuid.uuid4().hex
+    dockerfile = f"FROM {image}\nLABEL {KEY_LABEL}={own}"
+    docker("build", "--quiet", "--tag", f"{LAYERS}:{own}", "-", stdin=dockerfile.encode())
+    with LocalRegistry(tmp_path / "registry") as registry, Registry(registry.host) as client:
+        cache = RegistryCache(
+            engine=engine, repository=f"{registry.host}/layers", blobs=tmp_path / "store", network=DIRECT
+        )
+        assert not cache.has(own)
+        cache.keep(own)
+        docker("rmi", f"{LAYERS}:{own}")
+        assert cache.has(own)
+        cache.fetch(own)
+        found = client.get_manifest("layers", f"cache-{own}")
+        assert found is not None
+        client.put_manifest("layers", f"cache-{other}", found[0])
+        assert not cache.has(other)
+    assert own in engine.layers()
+    docker("tag", f"{LAYERS}:{own}", f"{LAYERS}:{other}")  # another program may set any tag
+    layers = [Layer(name="tools", kind="components", key=key, parent="", inputs={}) for key in (own, other)]
+    assert [has_layer(engine.layers(), layer) for layer in layers] == [True, False]
+    docker("rmi", f"{LAYERS}:{own}", f"{LAYERS}:{other}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.registry.client import Registry
 from builder.rehearsal.registry.server import Fault, LocalRegistry
 from tests.support.factory import Factory
 
@@ -105,3 +106,21 @@ def test_pulls_the_topmost_layer_that_the_registry_cache_has(
     assert [build.outcomes[name] for name in ("system", "fabric", "final", "workload")] == [
         *("reused", "reused", "pulled", "built"),
     ]
+
+
+def test_rebuilds_a_layer_that_the_registry_cache_has_under_another_key(
+    factory: Factory, registry: LocalRegistry
+) -> None:
+    factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')
+    assert factory.build().code == 0
+    final, workload = (f"cache-{factory.repository.keys()[name]}" for name in ("final", "workload"))
+    for layer in ("workload", "final"):
+        factory.remove_layer(layer)
+    with Registry(registry.host) as client:
+        planted = client.get_manifest("layers", final)
+        assert planted is not None
+        client.put_manifest("layers", workload, planted[0])
+        build = factory.build()
+        assert build.code == 0, build.stderr
+        assert [build.outcomes[name] for name in ("final", "workload")] == ["pulled", "built"]
+        assert client.find_manifest("layers", workload) != planted[1]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from builder.adapters.engine.client import Engine, Image
+from builder.marks import KEY_LABEL
 from builder.model import Artifact, Layer, LayerResult, Plan
 
 
@@ -18,7 +19,7 @@ class EngineFinder:
         return self._engine.layers()
 
     def find(self, plan: Plan) -> Artifact | None:
-        if plan.key not in self.images:
+        if not has_layer(self.images, plan.layers[-1]):
             return None
         return Artifact(
             kind="container",
@@ -27,6 +28,17 @@ class EngineFinder:
             key=plan.key,
             layers=tuple(reused(layer, self.images, "in this engine") for layer in plan.layers),
         )
+
+
+def has_layer(images: Mapping[str, Image], layer: Layer) -> bool:
+    """True if an image is tagged with the layer's key and labelled with the same key."""
+    image = images.get(layer.key)
+    return image is not None and (is_pulled(layer) or image.labels.get(KEY_LABEL) == layer.key)
+
+
+def is_pulled(layer: Layer) -> bool:
+    """True for a vendor's base image, which is pulled by its digest and has no label of the builder."""
+    return layer.kind == "base" and any(name.startswith("image ") for name in layer.inputs)
 
 
 def reused(layer: Layer, images: Mapping[str, Image], reason: str) -> LayerResult:

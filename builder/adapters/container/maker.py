@@ -17,7 +17,7 @@ from typing import Any
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.failures import failure
 from builder.adapters.container import bootstrap, workload
-from builder.adapters.container.finder import reused
+from builder.adapters.container.finder import has_layer, is_pulled, reused
 from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.adapters.engine.limits import limits
 from builder.adapters.host.workspace import Run
@@ -70,7 +70,7 @@ class LayerMaker:
         """Build the layers of a plan that are missing above its highest existing layer."""
         self._known |= self._engine.layers()
         start = self._topmost(plan)
-        if plan.key not in self._known:
+        if not has_layer(self._known, plan.layers[-1]):
             # Start these early: each call takes seconds, and the first layer of components needs all results.
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
@@ -106,8 +106,7 @@ class LayerMaker:
     def _topmost(self, plan: Plan) -> int:
         """Return the index of the highest layer in the engine or the cache; lower layers are not needed."""
         for i in range(len(plan.layers) - 1, -1, -1):
-            key = plan.layers[i].key
-            if key in self._known or (self._cache and self._cache.has(key)):
+            if has_layer(self._known, plan.layers[i]) or self._is_cached(plan.layers[i]):
                 return i
         return 0
 
@@ -115,7 +114,7 @@ class LayerMaker:
         return reused(layer, self._known, reason)
 
     def _ensure(self, plan: Plan, layer: Layer, step: str) -> LayerResult:
-        if layer.key in self._known:
+        if has_layer(self._known, layer):
             return self._reused(layer, "in this engine")
         with self._run.locked(f"layer-{layer.key}") as waited:
             if self._refresh(layer):
@@ -123,7 +122,7 @@ class LayerMaker:
             started = time.monotonic()
             with self._working:
                 self._run.stop_if_cancelled()
-                if self._cache and self._cache.has(layer.key):
+                if self._cache and self._is_cached(layer):
                     self._cache.fetch(layer.key)
                     outcome, reason = "pulled", "from the registry cache"
                 else:
@@ -139,14 +138,17 @@ class LayerMaker:
                 self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
             )
 
+    def _is_cached(self, layer: Layer) -> bool:
+        return self._cache is not None and not is_pulled(layer) and self._cache.has(layer.key)
+
     def _share(self, layer: Layer) -> None:
         """Store a layer in the shared cache if the cache lacks it."""
-        if self._cache and not self._cache.has(layer.key):
+        if self._cache and not is_pulled(layer) and not self._cache.has(layer.key):
             self._cache.keep(layer.key)
 
     def _refresh(self, layer: Layer) -> bool:
         self._known |= self._engine.layers()
-        return layer.key in self._known
+        return has_layer(self._known, layer)
 
     def _make_layer(self, plan: Plan, layer: Layer, step: str) -> None:
         make = {"base": self._make_base, "components": self._run_roles, "workload": self._build_workload}

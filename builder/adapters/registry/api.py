@@ -148,10 +148,8 @@ class Api:
         """Send a request, with retries, and return its response."""
         return self.http.retry(self._about(request), lambda: self.send_once(request))
 
-    def send_once(
-        self, request: Request, *, consume: Callable[[Iterator[bytes]], None] | None = None
-    ) -> Response:
-        """Send a request once and return its response; `consume`, if given, receives the body of a 200."""
+    def send_once(self, request: Request) -> Response:
+        """Send a request once and return its response."""
         for may_log_in in (True, False):
             with self.http.open(
                 request.method,
@@ -162,9 +160,6 @@ class Api:
             ) as response:
                 if response.status == 401 and may_log_in and self._log_in(request, response):
                     continue
-                if consume is not None and response.status == 200:
-                    consume(self.http.chunks(response))
-                    return Response(status=200, headers=response.headers, body=b"")
                 return self._read(request, response)
         raise AssertionError("the second round always returns or raises")
 

@@ -6,7 +6,6 @@ Knows blobs, manifests, tags and digests; must not know the engine or the purpos
 import hashlib
 import json
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -294,39 +293,14 @@ class Registry:
             raise self._mismatch(repository, f"manifest {reference}", digest, found or "nothing")
         return digest
 
-    def fetch_blob(self, repository: str, digest: str, to: Path) -> None:
-        """Download a blob to a file, which is created only after the digest is verified."""
-
-        def save(chunks: Iterator[bytes]) -> None:
-            hashed = hashlib.sha256()
-            for chunk in chunks:
-                hashed.update(chunk)
-                partial.write(chunk)
-            if f"sha256:{hashed.hexdigest()}" != digest:
-                raise self._mismatch(repository, f"blob {digest}", digest, f"sha256:{hashed.hexdigest()}")
-
-        def download() -> None:
-            partial.seek(0)
-            partial.truncate()
-            self._api.send_once(request, consume=save)
-
-        request = Request(
-            method="GET",
-            path=f"/v2/{repository}/blobs/{digest}",
-            about=f"blob {digest}",
-            repository=repository,
-        )
-        with tempfile.NamedTemporaryFile(dir=to.parent, prefix=f".{to.name}.", delete=False) as partial:
-            try:
-                self._api.http.retry(f"{self.host}/{repository}: blob {digest}", download)
-                partial.flush()
-                Path(partial.name).rename(to)
-            except OSError as error:
-                raise PublishError(
-                    f"cannot write {to}: {error.strerror}", hint=f"df -h {to.parent}"
-                ) from error
-            finally:
-                Path(partial.name).unlink(missing_ok=True)
+    def get_blob(self, repository: str, digest: str) -> bytes:
+        """Return a small blob, such as the config of an image, with its digest verified."""
+        about = f"blob {digest}"
+        path = f"/v2/{repository}/blobs/{digest}"
+        body = self._api.send(Request(method="GET", path=path, about=about, repository=repository)).body
+        if sha256(body) != digest:
+            raise self._mismatch(repository, about, digest, sha256(body))
+        return body
 
     def tags(self, repository: str) -> tuple[str, ...]:
         """Return all tags of a repository; empty if it does not exist."""

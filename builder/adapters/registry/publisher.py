@@ -1,5 +1,6 @@
 """Push images and cached layers from the engine through the blob store to a registry."""
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from pathlib import Path
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.network import Network
 from builder.adapters.registry.api import Login, find_credentials
-from builder.adapters.registry.blobs import BlobStore
+from builder.adapters.registry.blobs import DIGEST, BlobStore
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
 from builder.errors import BuildError
+from builder.marks import KEY_LABEL
 from builder.model import Artifact, Plan, Publication
 
 
@@ -128,7 +130,11 @@ class RegistryPublisher:
 
 
 class RegistryCache:
-    """Cache of layers in one registry repository, each tagged `cache-<key>`, shared between engines."""
+    """Cache of layers in one registry repository, each tagged `cache-<key>`, shared between engines.
+
+    A layer whose label names another key counts as missing. The label does not prove who built the layer:
+    everyone who may push to the repository is trusted.
+    """
 
     def __init__(
         self,
@@ -143,16 +149,33 @@ class RegistryCache:
             engine=engine, address=repository, blobs=blobs, network=network, cancelled=cancelled
         )
         self._registry = self._route.registry()
+        self._digests: dict[str, str] = {}  # by key, of layers whose label has been verified
 
     def has(self, key: str) -> bool:
-        return self._registry.find_manifest(self._route.path, _tag(key)) is not None
+        if key not in self._digests:
+            found = self._registry.get_manifest(self._route.path, _tag(key))
+            if found is None or self._key_of(found[0]) != key:
+                return False
+            self._digests[key] = found[1]
+        return True
 
     def fetch(self, key: str) -> None:
-        """Pull a layer from the cache into the engine."""
-        engine, reference = self._route.engine, f"{self._route.address}:{_tag(key)}"
+        """Pull a layer that the cache has into the engine."""
+        engine, reference = self._route.engine, f"{self._route.address}@{self._digests[key]}"
         engine.pull(reference, login=self._login())
         engine.tag(reference, LAYERS, key)
         engine.remove_image(reference)
+
+    def _key_of(self, manifest: bytes) -> str:
+        """Return the key in the label of an image; "" if it is not an image or has no such label."""
+        try:
+            digest = str(json.loads(manifest)["config"]["digest"])
+            if not DIGEST.fullmatch(digest):
+                return ""
+            config = self._registry.get_blob(self._route.path, digest)
+            return str(json.loads(config)["config"]["Labels"][KEY_LABEL])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return ""
 
     def keep(self, key: str) -> None:
         """Push a layer from the engine to the cache."""

@@ -4,11 +4,9 @@ Knows indexes, manifests and configs of registries; all content is verified agai
 """
 
 import json
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from builder.adapters.registry.api import find_credentials
@@ -73,10 +71,8 @@ def _require_architecture(
     registry: Registry, reference: Reference, content: dict[str, Any], arch: str
 ) -> None:
     """Raise MissingError if an image without an index has a config for another architecture."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.json"
-        registry.fetch_blob(reference.repository, str(content["config"]["digest"]), config)
-        found = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+    config = registry.get_blob(reference.repository, str(content["config"]["digest"]))
+    found = json.loads(config).get("architecture")
     if found != ARCHES[arch].deb:
         raise MissingError(
             f"{reference} is for {found}, not for {ARCHES[arch].deb}",

@@ -40,6 +40,7 @@ _SHAPES = {
     "commit": re.compile(r"[0-9a-f]{40}"),
     "digest": re.compile(r"sha256:[0-9a-f]{64}"),
     "id": re.compile(r"ami-[0-9a-f]{8,17}"),
+    "size": re.compile(r"[0-9]{1,15}"),
 }
 
 
@@ -274,7 +275,9 @@ def as_variable(download: Download, lock: Lock) -> dict[str, Value]:
     """Return a download with its lock values, as passed to its role."""
 
     def archive(url: str) -> dict[str, Value]:
-        return {"url": url, "sha256": lock.value("archive", url)}
+        size = lock.value("archive", url, "size")
+        bound: dict[str, Value] = {"size": int(size)} if size else {}
+        return {"url": url, "sha256": lock.value("archive", url), **bound}
 
     signed: dict[str, Value] = {"signature": download.signature, "key": download.key}
     more: dict[str, Value] = {name: archive(str(url)) for name, url in signed.items() if url}

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from tests.standins.site import Site, serve
+from tests.support.stub_server import dripping
+from tests.unit.test_http_stack import fetching_module
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 URL = "https://vendor.example/tool-1.tar.gz"
@@ -102,6 +104,27 @@ def test_refuses_a_file_with_another_digest(site: Site, tmp_path: Path) -> None:
     assert result.fields["url"] == URL
     assert result.fields["expected"] == wanted["sha256"]
     assert result.fields["actual"] == sum_of(site.url_file(URL))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stops_at_the_locked_size(tmp_path: Path) -> None:
+    with dripping(b"HTTP/1.1 200 OK\r\n\r\n", each=bytes(1 << 16)) as host:
+        result = call(
+            "download", url=f"http://{host}/a", sha256="0" * 64, size=1 << 20, dest=str(tmp_path / "a")
+        )
+    assert result.failed
+    assert f"is larger than the locked {1 << 20} bytes" in result.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-Long: "])
+def test_a_download_that_drips_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: bytes
+) -> None:
+    fetching = fetching_module(ANSIBLE.parent)
+    monkeypatch.setattr(fetching, "LONGEST_S", 1)
+    with dripping(start) as host, pytest.raises(fetching.FetchError, match="did not end within 1 s"):
+        fetching.fetch(f"http://{host}/a", "0" * 64, tmp_path / "a", {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.host import http as client_module
 from builder.adapters.host.http import TRANSIENT, Client, TransientError, raise_for_transient
 from builder.adapters.host.network import Network
 from builder.errors import BuildError, MissingError, UsageError
-from tests.support.stub_server import Asked, Pauses, Serve, Stub
+from tests.support.stub_server import Asked, Pauses, Serve, Stub, dripping
 from tests.support.tunnel import tunnel_to
 
 LOGIN = {"Authorization": "Basic secret"}
@@ -209,3 +210,19 @@ def test_threads_can_share_a_client(serve: Serve) -> None:
     for thread in threads:
         thread.join(30)
     assert found == [b"fine"] * 40
+
+
+ENDLESS = {
+    "body": b"HTTP/1.1 200 OK\r\n\r\n",
+    "body of known size": b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n",
+    "header": b"HTTP/1.1 200 OK\r\nX-Long: ",
+    "status": b"HTTP/1.1 200 ",
+}
+
+
+@pytest.mark.parametrize("start", ENDLESS.values(), ids=list(ENDLESS))
+def test_a_response_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+    for name in ("_HEADERS_S", "_LONGEST_S"):
+        monkeypatch.setattr(client_module, name, 0.2)
+    with dripping(start) as host, pytest.raises((BuildError, TransientError)):
+        get(Client(Network(), failure=BuildError), f"http://{host}/")

@@ -301,14 +301,21 @@ def test_refuses_a_manifest_that_does_not_match_its_digest(
             registry.get_manifest("app", "1")
 
 
-def test_restarts_a_truncated_download(
-    serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses
-) -> None:
+def test_restarts_a_truncated_download(serve: Serve, layers: tuple[LayerBlob, ...], pauses: Pauses) -> None:
     faults = Faults("GET .*/blobs/", Fault(truncate_to=1000))
     with Registry(serve(faults=faults).host, cancelled=pauses) as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert registry.get_blob("app", layers[1].digest) == layers[1].path.read_bytes()
     assert pauses.taken == [0.5]
+
+
+@pytest.mark.parametrize("ask", [Registry.get_blob, Registry.get_manifest])
+def test_reads_a_limited_part_of_a_response_without_end(
+    stubs: Callable[..., Stub], ask: Callable[[Registry, str, str], object]
+) -> None:
+    endless = stubs(Stub(answer=lambda _: (200, {"Content-Length": str(1 << 40)}, bytes(9 << 20))))
+    with Registry(endless.host) as registry, pytest.raises(IntegrityError, match=f"expected {NO_DIGEST}"):
+        ask(registry, "app", NO_DIGEST)
 
 
 def test_refuses_a_blob_that_does_not_match_its_digest(serve: Serve, layers: tuple[LayerBlob, ...]) -> None:
@@ -329,9 +336,7 @@ def test_cache_has_no_layer_if_its_manifest_is_not_of_an_image(
     stubs: Callable[..., Stub], tmp_path: Path, body: bytes
 ) -> None:
     stub = stubs(Stub(answer=lambda _: (200, {}, body)))
-    cache = RegistryCache(
-        engine=Engine(), repository=f"{stub.host}/layers", blobs=tmp_path, network=DIRECT
-    )
+    cache = RegistryCache(engine=Engine(), repository=f"{stub.host}/layers", blobs=tmp_path, network=DIRECT)
     assert not cache.has("0123")
     assert [asked.line.split(" ")[1] for asked in stub.asked] == ["/v2/layers/manifests/cache-0123"]
 

@@ -1,6 +1,7 @@
 """An HTTP server on loopback with answers chosen by the test."""
 
 import http.server
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -73,6 +74,33 @@ def stub_servers() -> Iterator[Serve]:
     """Yield a function that starts stub servers; stop all of them at the end of the block."""
     with ExitStack() as stack:
         yield lambda stub, context=None: stack.enter_context(serving(stub, context))
+
+
+@contextmanager
+def dripping(start: bytes, *, each: bytes = b"x", every_s: float = 0.02) -> Iterator[str]:
+    """Yield host:port of a server that answers with `start` and then, without end, a few bytes at a time."""
+    stopping = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            try:
+                self.wfile.write(start)
+                while not stopping.wait(every_s):
+                    self.wfile.write(each)
+            except OSError:
+                return
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            stopping.set()
+            server.shutdown()
 
 
 class Pauses(threading.Event):

@@ -70,21 +70,22 @@ def test_wants_lists_every_download_of_a_target(downloading: Repository) -> None
     assert {want.owner for want in found if want.kind in ("archive", "git")} == {"component fabric"}
 
 
-def test_role_variables_contain_urls_and_digests(downloading: Repository) -> None:
+def test_role_variables_contain_urls_digests_and_sizes(downloading: Repository) -> None:
     (system,) = (layer for layer in downloading.plan().layers if "fabric" in layer.components)
     assert system.variables["fabric_downloads"] == {
         "archive": {
             "url": ARCHIVE,
             "sha256": SHA,
-            "signature": {"url": f"{ARCHIVE}.sig", "sha256": SHA},
-            "key": {"url": KEY, "sha256": SHA},
+            "size": 1,
+            "signature": {"url": f"{ARCHIVE}.sig", "sha256": SHA, "size": 1},
+            "key": {"url": KEY, "sha256": SHA, "size": 1},
         },
         "source": {"url": "https://code.example/fabric.git", "ref": "v1.2-3", "commit": "b" * 40},
         "packages": {
             "url": "https://vendor.example/repo/tiny/",
             "suite": "./",
             "components": [],
-            "key": {"url": KEY, "sha256": SHA},
+            "key": {"url": KEY, "sha256": SHA, "size": 1},
         },
     }
 
@@ -95,11 +96,11 @@ def test_role_variables_contain_urls_and_digests(downloading: Repository) -> Non
         ("archive", ARCHIVE, "sha256", "e" * 64, {"system", "final", "workload"}),
         ("git", SOURCE, "commit", "e" * 40, {"system", "final", "workload"}),
         ("suite", "debian tiny", "sha256", "e" * 64, {"base", "system", "final", "workload"}),
-        ("archive", ARCHIVE, "size", 7, set()),
+        ("archive", ARCHIVE, "size", 7, {"system", "final", "workload"}),  # bounds the download
         ("archive", ARCHIVE, "verified", False, set()),
     ],
 )
-def test_keys_change_with_the_digests_of_the_lock(
+def test_keys_change_with_what_roles_read_of_the_lock(
     downloading: Repository, kind: str, subject: str, name: str, value: object, changed: set[str]
 ) -> None:
     before = downloading.keys()
@@ -206,6 +207,11 @@ def test_lock_inputs_change_with_the_required_entries() -> None:
             "fields must be sha256",
         ),
         ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12"}}}}', "verified must be"),
+        (
+            f'{{"format": 1, "entries": {{"archive": {{"a": {{"sha256": "{SHA}", "size": "x",'
+            ' "verified": true}}}}',
+            "invalid size 'x'",
+        ),
     ],
 )
 def test_invalid_lock_file_is_refused(repository: Repository, text: str, problem: str) -> None:

@@ -11,15 +11,19 @@ import binascii
 import hashlib
 import http.client
 import shutil
+import signal
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
 from typing import BinaryIO
 
 TRIES = 3
 TIMEOUT_S = 60
+LONGEST_S = 3600  # 5 GB over 12 Mbit/s, with all retries
 CHUNK_BYTES = 1 << 20
 # HTTP status codes that are retried.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -50,16 +54,35 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str]) -> str:
-    """Download the locked file to `target` atomically and return the URL that it was read from."""
+@contextmanager
+def deadline(source: str) -> Iterator[None]:
+    """Raise FetchError if the block takes longer than LONGEST_S, whatever it waits for."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise FetchError(f"{source}: the download did not end within {LONGEST_S} s", url=source)
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str], size: int | None = None) -> str:
+    """Download the locked file to `target` atomically and return the URL that it was read from.
+
+    `size` is the locked number of bytes, after which a longer file is refused.
+    """
     source = rewrite(url, mirrors)
     if not source.startswith(("https://", "http://", "file://")):
         raise FetchError(f"{source}: not an http, https or file URL", url=url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
-        with part.open("wb") as file:
-            actual = read_with_retries(source, file)
+        with part.open("wb") as file, deadline(source):
+            actual = read_with_retries(source, file, size)
         if actual != sha256.lower():
             raise FetchError(
                 f"{url} does not match its lock: expected sha256 {sha256}, got {actual}"
@@ -74,14 +97,14 @@ def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str]) -> str:
     return source
 
 
-def read_with_retries(source: str, file: BinaryIO) -> str:
+def read_with_retries(source: str, file: BinaryIO, size: int | None) -> str:
     """Write the response to `file`, with retries, and return its SHA-256 digest."""
     pause = threading.Event()
     for attempt in range(1, TRIES + 1):
         file.seek(0)
         file.truncate()
         try:
-            return read_once(source, file)
+            return read_once(source, file, size)
         except TransientError as error:
             if attempt == TRIES:
                 raise FetchError(f"{source}: {error} ({TRIES} tries)", url=source) from error
@@ -89,7 +112,7 @@ def read_with_retries(source: str, file: BinaryIO) -> str:
     raise AssertionError("unreachable")
 
 
-def read_once(source: str, file: BinaryIO) -> str:
+def read_once(source: str, file: BinaryIO, size: int | None) -> str:
     request = urllib.request.Request(source, headers={"User-Agent": "image-factory"})
     digest, received = hashlib.sha256(), 0
     try:
@@ -99,6 +122,8 @@ def read_once(source: str, file: BinaryIO) -> str:
             while chunk := answer.read(CHUNK_BYTES):
                 digest.update(chunk)
                 received += len(chunk)
+                if size is not None and received > size:
+                    raise FetchError(f"{source}: is larger than the locked {size} bytes", url=source)
                 write(file, chunk)
     except urllib.error.HTTPError as error:
         reason = f"the server answered {error.code} {error.reason}"

@@ -27,6 +27,9 @@ options:
     description: Expected SHA-256 digest of the file.
     type: str
     required: true
+  size:
+    description: Locked size in bytes; a longer file is refused before it is complete.
+    type: int
   dest:
     description: Path of the file; parent folders are created.
     type: path
@@ -36,10 +39,10 @@ options:
     type: str
     default: "0644"
   signature:
-    description: Detached OpenPGP signature (V(url), V(sha256)).
+    description: Detached OpenPGP signature (V(url), V(sha256), V(size)).
     type: dict
   key:
-    description: Public key of the signature (V(url), V(sha256)), armored or binary.
+    description: Public key of the signature (V(url), V(sha256), V(size)), armored or binary.
     type: dict
   mirrors:
     description: URL prefix → prefix of its mirror; the longest matching prefix is used.
@@ -75,8 +78,8 @@ actual:
 def check_signature(module: AnsibleModule, path: Path, mirrors: dict[str, str]) -> None:
     signature, key = module.params["signature"], module.params["key"]
     folder = Path(module.tmpdir)
-    fetch(signature["url"], signature["sha256"], folder / "signature", mirrors)
-    fetch(key["url"], key["sha256"], folder / "key", mirrors)
+    fetch(signature["url"], signature["sha256"], folder / "signature", mirrors, signature.get("size"))
+    fetch(key["url"], key["sha256"], folder / "key", mirrors, key.get("size"))
     keyring = folder / "key.gpg"
     keyring.write_bytes(dearmor((folder / "key").read_bytes()))
     checker = module.get_bin_path("gpgv")
@@ -107,12 +110,12 @@ def obtain(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return {"changed": True}
     if not given["signature"]:
-        source = fetch(given["url"], given["sha256"], dest, mirrors)
+        source = fetch(given["url"], given["sha256"], dest, mirrors, given["size"])
     else:
         # The file gets its final name only after its signature is verified.
         unverified = dest.with_name(f".{dest.name}.unverified")
         try:
-            source = fetch(given["url"], given["sha256"], unverified, mirrors)
+            source = fetch(given["url"], given["sha256"], unverified, mirrors, given["size"])
             check_signature(module, unverified, mirrors)
             unverified.replace(dest)
         finally:
@@ -126,6 +129,7 @@ def main() -> None:
         argument_spec={
             "url": {"type": "str", "required": True},
             "sha256": {"type": "str", "required": True},
+            "size": {"type": "int"},
             "dest": {"type": "path", "required": True},
             "mode": {"type": "str", "default": "0644"},
             "signature": {"type": "dict"},

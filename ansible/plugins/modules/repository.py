@@ -47,7 +47,7 @@ options:
     elements: str
     default: []
   key:
-    description: Public key that signs the repository (V(url), V(sha256)).
+    description: Public key that signs the repository (V(url), V(sha256), V(size)).
     type: dict
     required: true
   mirrors:
@@ -192,7 +192,8 @@ def add(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return {"changed": given["keep"] and not kept_source.exists(), "files": []}
     fetched = Path(module.tmpdir, "key")
-    fetch(given["key"]["url"], given["key"]["sha256"], fetched, given["mirrors"])
+    key = given["key"]
+    fetch(key["url"], key["sha256"], fetched, given["mirrors"], key.get("size"))
     key = fetched.read_bytes()
     key = dearmor(key) if manager == "apt" else key
     changed = False

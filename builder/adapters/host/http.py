@@ -8,8 +8,10 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
@@ -18,7 +20,7 @@ from builder.adapters.host.network import Network
 from builder.errors import FactoryError, Interrupted, MissingError, UsageError
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPResponse, PoolManager
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _CONNECT_S = 10.0
 _SILENCE_S = 60.0
+_HEADERS_S = 120.0  # for the headers of a response, which no other limit bounds
+_LONGEST_S = 3600.0  # for the body of a response: a CUDA installer of 5 GB over 12 Mbit/s
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _CONNECTIONS = 8  # kept open per server
@@ -152,9 +156,12 @@ class Client:
             response.close()
 
     def chunks(self, response: "BaseHTTPResponse") -> Iterator[bytes]:
-        """Yield the body in chunks; raise TransientError if it ends early."""
-        while chunk := response.read(_CHUNK):
+        """Yield the body in chunks; raise TransientError if it ends early, a failure if it takes too long."""
+        deadline = time.monotonic() + _LONGEST_S
+        while chunk := response.read1(_CHUNK):  # read() would wait for a whole chunk of a slow server
             self.check_cancelled()
+            if time.monotonic() > deadline:
+                raise self._failure(f"the response did not end within {_LONGEST_S:g} s", hint=self._hint)
             yield chunk
 
     def _refuse_downgrade(self, origin: str, url: str) -> None:
@@ -205,6 +212,7 @@ class Client:
                     )
                 else:
                     self._pools[proxy] = PoolManager(**options)
+                self._pools[proxy].pool_classes_by_scheme = _bounded_pools()
             return self._pools[proxy]
 
     @contextmanager
@@ -258,6 +266,48 @@ def _tls(ca_bundle: Path | None) -> ssl.SSLContext:
     except OSError as error:
         raise UsageError(f"{ca_bundle} contains no certificates: {error}", hint=_CERTIFICATES) from error
     return context
+
+
+@cache
+def _bounded_pools() -> dict[str, type["HTTPConnectionPool"]]:
+    """Return urllib3's pools by scheme, with connections that limit the time of a response's headers.
+
+    The timeouts of urllib3 start again with every byte.
+    """
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Connection(HTTPConnection):
+        def getresponse(self) -> "HTTPResponse":  # type: ignore[override]
+            late = threading.Event()
+            timer = threading.Timer(_HEADERS_S, _shut_down, [self.sock, late])
+            timer.daemon = True
+            timer.start()
+            try:
+                response = super().getresponse()
+            finally:
+                timer.cancel()
+            if late.is_set():  # a connection that was shut down looks like the end of the headers
+                raise ConnectionAbortedError(f"headers did not end within {_HEADERS_S:g} s")
+            return response
+
+    class TlsConnection(Connection, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
+
+    return {"http": Pool, "https": TlsPool}
+
+
+def _shut_down(connection: Any, late: threading.Event) -> None:
+    """End a connection, also one that urllib3 has wrapped for TLS within TLS."""
+    late.set()
+    with suppress(OSError):
+        getattr(connection, "socket", connection).shutdown(socket.SHUT_RDWR)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -24,7 +23,7 @@ from builder.errors import FactoryError, IntegrityError, MissingError, PublishEr
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
-_LARGEST_CHUNKS = 8  # of 1 MiB, for bodies other than blobs; registries may refuse manifests over 4 MiB
+_LIMIT = 8 << 20  # bytes of a response; registries may refuse manifests over 4 MiB
 # URLs with a user, backslash or space do not match, because URL parsers disagree about their host.
 _REALM = re.compile(
     r"(?P<origin>(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?)"
@@ -176,7 +175,13 @@ class Api:
         raise self._refusal(request, response, code, f"{self._about(request)}: the registry answered {words}")
 
     def _body(self, response: "BaseHTTPResponse") -> bytes:
-        return b"".join(islice(self.http.chunks(response), _LARGEST_CHUNKS))
+        """Return the body; of a body that exceeds the limit, only the beginning."""
+        body = bytearray()
+        for chunk in self.http.chunks(response):
+            body += chunk[: _LIMIT - len(body)]
+            if len(body) == _LIMIT:
+                break
+        return bytes(body)
 
     def _refusal(self, request: Request, response: Response, code: str, message: str) -> FactoryError:
         if response.status in (401, 403):

@@ -58,15 +58,15 @@ class Fetcher:
         self, url: str, take: Callable[[bytes], None], restart: Callable[[], None] = lambda: None
     ) -> Fetched:
         real = self._mirror.settings.rewrite(url)
+        deadline = time.monotonic() + _LONGEST_S  # of all tries
 
         def attempt() -> Fetched:
             restart()
-            return self._fetch_once(real, take)
+            return self._fetch_once(real, take, deadline)
 
         return self._client.retry(host_of(real), attempt)
 
-    def _fetch_once(self, real: str, take: Callable[[bytes], None]) -> Fetched:
-        deadline = time.monotonic() + _LONGEST_S
+    def _fetch_once(self, real: str, take: Callable[[bytes], None], deadline: float) -> Fetched:
         hashed, size = hashlib.sha256(), 0
         with self._open(real) as chunks:
             for chunk in chunks:

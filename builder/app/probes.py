@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from builder.adapters.host.http import Client, TransientError
+from builder.adapters.host.http import Client, TransientError, login_headers
 from builder.adapters.registry.api import origin_of
 from builder.adapters.upstream.mirror import snapshot
 from builder.adapters.upstream.suites import release_url
@@ -228,15 +228,11 @@ class _Asking:
 
     def _get(self, url: str) -> tuple[int, bytes]:
         """Return the status of a URL and the start of its content."""
-        from urllib3 import make_headers
-
         parts = urlsplit(url)
         if parts.scheme == "file":
             with Path(unquote(parts.path)).open("rb") as file:
                 return 200, file.read(_HEAD_BYTES)
-        login = unquote(parts.netloc.rpartition("@")[0])
-        headers = make_headers(basic_auth=login) if login else {}
-        with self._client.open("GET", url, headers=headers) as response:
+        with self._client.open("GET", url, headers=login_headers(url)) as response:
             return response.status, response.read(_HEAD_BYTES)
 
 

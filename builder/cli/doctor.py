@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from http.client import OK
 from pathlib import Path
 
 from builder.adapters.engine.client import Engine
@@ -167,7 +166,7 @@ def _registry(context: Context) -> Iterable[Finding]:
     if host:
         client = Client(DIRECT, silence_s=ANSWER_S)
         with client.open("GET", f"{origin_of(host)}/v2/") as response:
-            state, text = GOOD if response.status == OK else BAD, f"{host} answers {response.status}"
+            state, text = GOOD if response.status == 200 else BAD, f"{host} answers {response.status}"
         yield Finding(about="registry", state=state, text=text, fix="builder registry down")
         return
     text = f"not installed: {PROGRAM} (the registry for --publish unless site.toml names another)"

@@ -251,7 +251,7 @@ def test_removes_the_images_of_the_former_registry_and_stops_its_server(
     server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
     (folder / "ready.json").write_text(json.dumps({"host": "127.0.0.1:1", "pid": server.pid}))
     try:
-        assert "images of a registry" in call()[1]
+        assert "images of the registry that earlier versions" in call()[1]
         assert call("--yes")[0] == 0
         assert server.wait(20) != 0
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 from builder.errors import BuildError
 from builder.events import Event
-from builder.screen import streams, summary
+from builder.screen import streams, summary, tables
 from builder.screen.files import log_lines
 from builder.screen.markup import escape
 from builder.screen.ndjson import line as json_line
@@ -71,7 +71,7 @@ def test_errors_tables_lines_logs_and_reports_are_clean(texts: list[str]) -> Non
         PlainLines(stream)(Event(name="note", time_s=0, text=text))
         shown = [
             summary.error(BuildError(text, hint=text, details=text)),
-            summary.table((text, "b"), [(text, "c")], 80, look=look),
+            tables.table((text, "b"), [(text, "c")], look=look),
             "\n".join(log_lines(Event(name="note", time_s=0, text=text, fields={"field": text}))),
             stream.getvalue(),
             escape(text),

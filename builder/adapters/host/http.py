@@ -4,6 +4,7 @@ Knows status codes and network errors; must not know the purpose of requests. Im
 request, because most commands send none.
 """
 
+import base64
 import re
 import socket
 import ssl
@@ -198,15 +199,14 @@ class Client:
             yield chunk
 
     def _pool(self, proxy: str) -> "PoolManager":
-        from urllib3 import PoolManager, ProxyManager, make_headers
+        from urllib3 import PoolManager, ProxyManager
 
         with self._opening:
             if proxy not in self._pools:
                 context = _tls(self._network.ca_bundle)
                 options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": context}
                 if proxy:
-                    login = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
-                    shown = make_headers(proxy_basic_auth=login or None)
+                    shown = login_headers(proxy, name="proxy-authorization")
                     self._pools[proxy] = ProxyManager(
                         proxy, proxy_headers=shown, proxy_ssl_context=context, **options
                     )
@@ -321,6 +321,12 @@ def _cause(error: BaseException) -> BaseException:
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def login_headers(url: str, *, name: str = "authorization") -> dict[str, str]:
+    """Return the header for the user and password of a URL; no header if the URL has no login."""
+    login = unquote(urlsplit(url).netloc.rpartition("@")[0])
+    return {name: f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
 
 
 def host_of(url: str) -> str:

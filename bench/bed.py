@@ -25,7 +25,7 @@ from builder.arch import ARCHES, of_this_machine
 from builder.model import Plan
 from builder.plan import variables_of
 
-PREFIX = "factory-bench"  # of all images and containers of the benchmark
+PREFIX = "factory-bench"  # of the names of all images and containers of the benchmark
 BASE, TOOLS = f"{PREFIX}:base", f"{PREFIX}:tools"
 CHECKED = "def test_the_image_starts(host):\n    assert host.file('/etc/passwd').is_file\n"
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ class Bed:
 
     @property
     def store(self) -> Path:
-        """Return the folder of Debian packages and lists in the factory's cache."""
+        """Return the folder of Debian packages and package lists in the factory's cache."""
         plan = self.plan()
         return self.home / "cache" / "apt" / f"{plan.system.name}-{plan.arch}"
 

@@ -1,4 +1,4 @@
-# The roles of the benchmark with Packer's docker builder and ansible provisioner over the docker connection, all in
+# Applies the roles of the benchmark with Packer's docker builder and ansible provisioner over the docker connection, in
 # one play and one commit. Packer 1.6 includes both plugins.
 variable "base" {
   type = string

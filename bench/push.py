@@ -130,7 +130,7 @@ def main() -> None:
     print(f"{size / 1e6:.0f} MB in {layers} layers, {chosen.runs} runs, medians")
     times, compressed = measure(chosen.image, chosen.runs)
     medians = {name: statistics.median(taken) for name, taken in times.items()}
-    print(f"\n{PROGRAM} ({compressed / 1e6:.0f} MB compressed by us)")
+    print(f"\n{PROGRAM} ({compressed / 1e6:.0f} MB compressed by the builder)")
     for name, median in medians.items():
         base = medians["docker push, again" if "again" in name else "docker push, cold"]
         print(f"  {name:<24} {median:8.3f} s   {median / base:6.2f} of docker push")

@@ -1,4 +1,4 @@
-# Fills the cache mounts of Dockerfile with the packages and lists that the other methods also use.
+# Fills the cache mounts of bench/Dockerfile with the packages and package lists that the other methods also use.
 ARG BASE
 ARG TOOLS
 FROM ${TOOLS} AS tools

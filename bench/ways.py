@@ -21,7 +21,7 @@ _COLLECTIONS = "collections"
 
 
 class BuildMethod(Protocol):
-    """Method of building the image of the eight roles."""
+    """Method that builds an image with the eight roles of the benchmark."""
 
     name: str
     title: str
@@ -115,7 +115,7 @@ class Packer:
 
 
 class Dockerfile:
-    """BuildKit: one RUN per role, Ansible mounted from another image, apt's folders in cache mounts."""
+    """BuildKit build: one RUN per role, Ansible mounted from an image, apt's folders in cache mounts."""
 
     name = "dockerfile"
     title = "Dockerfile, BuildKit, one RUN per role"

@@ -41,7 +41,7 @@ def known_filter(name: str) -> bool:
 def downloads_of(
     component: Component, *, stack: Stack, system: System, kind: str, policy: str, arch: str
 ) -> tuple[Download, ...]:
-    """Return the downloads of a component for a system, kind and policy, with placeholders filled in."""
+    """Return a component's downloads for a system, target kind and policy, with placeholders filled in."""
     names = {system.distribution, system.family}
     words = _words(system, arch) | stack.versions
     if component.pinned:

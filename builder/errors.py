@@ -103,7 +103,7 @@ class Interrupted(FactoryError):
 
 
 def of_system(error: OSError, kind: type[FactoryError]) -> FactoryError:
-    """Return an error of the operating system as an error of the step in which it happened."""
+    """Convert an OSError to the error class of the step in which it happened."""
     path = str(error.filename or "a file")
     reason = error.strerror or type(error).__name__
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -113,7 +113,7 @@ def of_system(error: OSError, kind: type[FactoryError]) -> FactoryError:
 
 @contextmanager
 def system_errors(kind: type[FactoryError]) -> Iterator[None]:
-    """Raise an OSError of the block as an error of the step that the block is."""
+    """Re-raise an OSError of the block as an error of class `kind`."""
     try:
         yield
     except OSError as error:
@@ -132,7 +132,7 @@ def with_result(result: object) -> Iterator[None]:
 
 @contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Add the path to an OSError of the block that names none: errors of write and fsync do not."""
+    """Add the path to an OSError of the block that lacks a path, as errors of write and fsync do."""
     try:
         yield
     except OSError as error:

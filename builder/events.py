@@ -50,7 +50,7 @@ def shortened(text: str) -> str:
 
 
 class Recorder:
-    """Subscriber that keeps the events of a run in memory; of the logs and tasks of a step only the last."""
+    """Subscriber that keeps a run's events in memory, but only the last log lines and tasks of each step."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,4 +1,4 @@
-"""Forms of texts in the site file: URLs, paths, registries, names of AWS. Pure; looks nothing up."""
+"""Forms that texts in the site file must have: URLs, paths, registries, AWS names. Sends no requests."""
 
 import ipaddress
 import re
@@ -81,7 +81,7 @@ REGION = Form("a region such as us-east-1", _matches(r"[a-z]{2,4}(?:-[a-z]+){1,2
 SUBNET = Form("a subnet id such as subnet-0123456789abcdef0", _matches(r"subnet-[0-9a-f]{8,17}"))
 GROUP = Form("a security group id such as sg-0123456789abcdef0", _matches(r"sg-[0-9a-f]{8,17}"))
 NETWORK = Form("a network such as 203.0.113.0/24", _is_network)
-NAME = Form("a name of IAM: letters, digits and +=,.@_-", _matches(r"[\w+=,.@-]{1,128}"))
+NAME = Form("an IAM name: letters, digits and +=,.@_-", _matches(r"[\w+=,.@-]{1,128}"))
 ACCOUNT = Form("an account id of 12 digits", _matches(r"\d{12}"))
 ORGANIZATION = Form(
     "the ARN of an organization or organizational unit",

@@ -123,7 +123,7 @@ def _object(value: object, where: str) -> dict[str, Any]:
 
 def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:
     if kind not in FIELDS:
-        raise ValueError(f"unknown kind '{kind}'")
+        raise ValueError(f"unknown kind of entry '{kind}'")
     verified = values.pop("verified", None)
     if not isinstance(verified, bool):
         raise ValueError(f"{kind} {subject}: verified must be true or false")
@@ -177,16 +177,16 @@ def wants(
 
 
 def building_site(catalog: Catalog, target: Target, flavour: Flavour, *, site: str) -> str:
-    """Return the site, or ACCOUNT for an AMI of a system that cannot be made on this machine."""
+    """Return the site, or ACCOUNT for an AMI whose system cannot be bootstrapped on this machine."""
     if target.kind == "ami" and catalog.systems[flavour.system].bootstrap is None:
         return ACCOUNT
     return site
 
 
 def unlocked(lock: Lock, wanted: Iterable[Want], requirements: Mapping[str, str]) -> tuple[Want, ...]:
-    """Return the wants without an entry, and the Python locks that changed since they were locked.
+    """Return the wants without an entry, and those of Python lock files that changed since they were locked.
 
-    `requirements` has the sha256 of every Python lock by path.
+    `requirements` has the sha256 of every Python lock file by path.
     """
     return tuple(
         want

@@ -37,7 +37,7 @@ def settings_of(target: Target, flavour: Flavour) -> dict[str, Value]:
 
 
 def policy_of(component: str, target: Target, flavour: Flavour) -> str:
-    """Return the policy that is set for a component, or "" for the default of its role."""
+    """Return the value set for the role variable <component>_policy, or "" if the role's default applies."""
     return str(settings_of(target, flavour).get(f"{component}_policy", ""))
 
 

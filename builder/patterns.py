@@ -9,20 +9,20 @@ from typing import Any
 
 from builder.reading import shortened
 
-# Marks of Jinja, and the prefix with which a text gives Ansible other marks.
+# Jinja delimiters, and the `#jinja2:` header with which a text redefines them for Ansible.
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|#jinja2:")
-# Keys with which JSON gives Ansible's variables another type, such as an encrypted text.
+# Keys such as __ansible_vault: Ansible converts a JSON table with such a key to another type.
 _TYPED = re.compile(r"__ansible")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LONGEST = 4000  # characters of a text; tables print summaries, command lines have limits
-# Tables of facts about other programs, whose options are compared and never passed on.
+# Tables of facts about other programs; options in them are compared and never passed to a program.
 _FACTS = ("facts", "rule")
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _URL = re.compile(r"https://[^\s\"'\\\[\]]+")
 PIN = re.compile(r"[A-Za-z0-9][\w.+:~-]*|\{\w+\}")
 
-# Group or table → key → pattern of its text, or of every text in its list or table.
+# Catalog group or table → key → pattern that its text, or every text in its list or table, must match.
 PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     "components": {"brought_by": re.compile(r"[a-z][a-z0-9_]*")},
     "stacks": {
@@ -75,14 +75,14 @@ def unsafe_texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def has_template(value: object) -> bool:
-    """Return True if a text or a key in `value` has a meaning for Ansible's templates."""
+    """Return True if Ansible would evaluate a text or a key in `value` as a template or as a typed value."""
     return any(
         _TEMPLATE.search(text) or (is_key and _TYPED.match(text)) for _, text, is_key in _texts(value, "")
     )
 
 
 def _texts(value: object, key: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield (key, text, whether it is a key) of each text in nested tables and lists."""
+    """Yield (dotted key, text, is_key) for every key and every text value in nested tables and lists."""
     if isinstance(value, str):
         yield key, value, False
     elif isinstance(value, Mapping):

@@ -47,18 +47,22 @@ class MirrorSettings:
     apt: str = _key("", "package archive; default: this host's apt source for the same suite", forms.ARCHIVE)
     apt_security: str = _key("", "archive of security updates; default: `apt` + `-security`", forms.ARCHIVE)
     pip_index: str = _key("", "Python index; default: this host's pip configuration", forms.INDEX)
-    pip_extra_indexes: tuple[str, ...] = _key((), "further Python indexes; default as above", forms.INDEX)
-    pip_find_links: tuple[str, ...] = _key((), "folders or pages of wheels; default as above", forms.INDEX)
+    pip_extra_indexes: tuple[str, ...] = _key(
+        (), "further Python indexes; default: this host's pip configuration", forms.INDEX
+    )
+    pip_find_links: tuple[str, ...] = _key(
+        (), "folders or pages of wheels; default: this host's pip configuration", forms.INDEX
+    )
     ca_bundle: str = _key("", "CA certificates; default: pip's `cert`, then SSL_CERT_FILE", forms.PATH)
     proxy: str = _key("", "proxy; default: http_proxy and https_proxy", forms.PROXY)
     no_proxy: str = _key("", "hosts that are reached without the proxy; default: no_proxy")
     token_hosts: tuple[str, ...] = _key(
-        (), "token servers outside of their registry's domain that may receive its login", forms.HOST
+        (), "token servers outside the registry's domain that may receive the registry's login", forms.HOST
     )
     prefixes: Mapping[str, str] = _key(
         {}, "replacement of each URL prefix; the longest matching prefix wins", forms.ARCHIVE
     )
-    snapshot: str = _key("", "past states of package archives; default: the current state", forms.SNAPSHOT)
+    snapshot: str = _key("", "snapshots of package archives; default: the current archives", forms.SNAPSHOT)
 
     def rewrite(self, url: str) -> str:
         """Return `url` with its longest matching prefix replaced, or unchanged if none matches."""
@@ -99,7 +103,7 @@ class AwsSettings:
     )
     public_address: bool = _key(default=False, about="connect to the public address of the instance")
     instance_profile: str = _key("", "instance profile; required for session_manager", forms.NAME)
-    instance_role: str = _key("", "role of that profile; default: the name of the profile", forms.NAME)
+    instance_role: str = _key("", "role of the instance profile; default: the profile's name", forms.NAME)
     ssh_interface: str = _key(
         "", "address for SSH", forms.choice("private_ip", "public_ip", "session_manager")
     )

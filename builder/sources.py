@@ -92,7 +92,7 @@ def _read_requirements(root: Path, target: Target) -> tuple[str, ...]:
 
 
 def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
-    """Return the sha256 of the Python locks of one flavour, by path."""
+    """Return the sha256 of the Python lock files of one flavour, by path."""
     paths = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
     if target.workload:
         paths.append(f"containers/{target.workload}/requirements.lock")
@@ -148,7 +148,7 @@ def _walk(folder: Path, prefix: str, leave_out: frozenset[str]) -> Iterable[tupl
 def _require_inside(path: Path) -> None:
     """Raise CatalogError if a symbolic link leads to a file that no digest covers.
 
-    A link may lead to a file beside it or below, which the digest of their folder covers.
+    Links to files in the same folder or below it are allowed, because the folder's digest covers these files.
     """
     if not path.is_symlink():
         return
@@ -159,7 +159,7 @@ def _require_inside(path: Path) -> None:
     if not is_inside:
         raise CatalogError(
             [f"{path}: is a symbolic link out of its folder, to {path.readlink()}"],
-            hint=f"replace the link by the file: rm {path}",
+            hint=f"remove the link, or replace it with a regular file: rm {path}",
         )
 
 
@@ -196,7 +196,7 @@ def _is_same(root: Path, name: str, digest: str) -> bool:
 
 
 def _digests_of(path: Path) -> tuple[str, ...]:
-    """Return the digests that a workload's file may have in a key: as a copied file, and as a Dockerfile."""
+    """Return both digests that a workload file can have: as a copied file, and as a Dockerfile."""
     if path.is_symlink():
         return (_file_digest(path),)
     return _file_digest(path), digest_of(path.read_text(encoding="utf-8", errors="replace"))
@@ -233,7 +233,8 @@ def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePo
             problems.append(f"{where}: {error}")
             continue
         for file in files:
-            # The last part may be a link, which the image gets as a link; a linked folder would be followed.
+            # The file itself may be a link: the image gets the link. A link among its parent folders
+            # would be followed.
             if not file.parent.resolve().is_relative_to(context.resolve()):
                 problems.append(f"{where}: {file} is behind a symbolic link out of containers/")
             found.add(PurePosixPath(file.relative_to(context)))

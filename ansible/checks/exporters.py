@@ -16,7 +16,7 @@ def properties(host, unit, *names):
 
 
 def problems(host, *units):
-    """Return the complaints of systemd-analyze verify about unit files, "" if there are none."""
+    """Return the warnings and errors of systemd-analyze verify about unit files, "" if there are none."""
     run = host.run(f"systemd-analyze verify --man=no {' '.join(units)}")
     return f"{run.stdout}{run.stderr}" or ("" if run.rc == 0 else f"exit code {run.rc}")
 

@@ -25,7 +25,7 @@ def plugin_names(host):
 
 
 def plugins(host):
-    """Return the real path of every plugin in the loader cache, by path."""
+    """Return a dict from the path of every plugin in the loader cache to its real path."""
     found = host.check_output("ldconfig -p | awk '$1 ~ /^libnccl-net.*[.]so$/ {print $NF}'").split()
     return {path: host.check_output("readlink --canonicalize-existing %s", path) for path in found}
 

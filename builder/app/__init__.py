@@ -1,1 +1,1 @@
-"""The layer between the verbs of the CLI and the adapters: context, session and lanes."""
+"""The layer between CLI verbs and adapters: context, session, and lanes (one per kind of target)."""

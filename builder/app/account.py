@@ -61,7 +61,7 @@ class SiteAccount:
         return self.rehearsal.ssh_port if self.is_rehearsal else 22
 
     def source(self, plan: Plan) -> Resource:
-        """Return the AMI to start an instance from: locked in an account, seeded in a rehearsal."""
+        """Return the AMI to start an instance from: the locked AMI, or in a rehearsal the seeded AMI."""
         ami = self._rehearsed(plan) if self.is_rehearsal else self._locked(plan)
         found = self.account.image(ami)
         if found is None:

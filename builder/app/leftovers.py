@@ -113,7 +113,7 @@ def _accounts(context: Context) -> Iterable[Leftover]:
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
     for problem in unreadable(context.workspace.out):
-        print(f"AMIs that may be of this receipt are kept: {problem}", file=sys.stderr)
+        print(f"AMIs are kept because a receipt cannot be read: {problem}", file=sys.stderr)
     for dead in dead_runs_in_accounts(context):
         if dead.account is None:
             print(
@@ -151,14 +151,14 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
     if folder.exists():
         yield Leftover(
             name=str(folder),
-            why="images of a registry that earlier versions ran",
+            why="images of the registry that earlier versions of builder ran",
             size_bytes=_size(folder),
             remove=partial(local.remove_former, context.workspace),
         )
 
 
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Yield layers of this checkout that no plan uses; children first, as the engine keeps their parents."""
+    """Yield layers of this checkout that no plan uses; children first: the engine keeps their parents."""
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
     layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)

@@ -17,7 +17,7 @@ def site_network(context: Context) -> Network:
 
 
 def mirrors_of(context: Context) -> Callable[[Plan], Mirror]:
-    """Return a thread-safe function that returns the mirror of a plan."""
+    """Return a thread-safe function that maps a plan to the mirror that its build downloads from."""
     discovering = threading.Lock()
 
     @cache

@@ -1,4 +1,4 @@
-"""Ask every server, file and folder that the settings in force name, all at once and with a time limit."""
+"""Probe every server, file and folder named by the settings in force, in parallel, with a time limit."""
 
 import dataclasses
 import queue
@@ -44,7 +44,7 @@ Probe = Callable[[], Iterable[Finding]]
 def ask_all(probes: Mapping[str, Probe], *, limit_s: float) -> Callable[[], Iterator[Finding]]:
     """Start all probes at once; return a function that yields the findings in order.
 
-    A probe that has not returned `limit_s` after the start is a failed finding; its thread ends with the
+    A probe that runs longer than `limit_s` seconds yields a failed finding; its thread ends with the
     process.
     """
     answers: dict[str, queue.SimpleQueue[Sequence[Finding]]] = {name: queue.SimpleQueue() for name in probes}
@@ -67,7 +67,7 @@ def ask_all(probes: Mapping[str, Probe], *, limit_s: float) -> Callable[[], Iter
 
 
 def safely(name: str, probe: Probe) -> Sequence[Finding]:
-    """Return the findings of a probe; an error is a failed finding with the hint as its fix."""
+    """Return the findings of a probe; turn an error into a failed finding with the error's hint as fix."""
     try:
         return list(probe())
     except FactoryError as error:
@@ -80,7 +80,7 @@ def safely(name: str, probe: Probe) -> Sequence[Finding]:
 
 
 def site_probes(context: Context, force: InForce, *, limit_s: float) -> dict[str, Probe]:
-    """Return one probe for each value of each setting that is in force, by its name."""
+    """Return one probe for each value of each setting in force, by the name of the value."""
     asking = _Asking(context, force, limit_s)
     found: dict[str, Probe] = {}
     for setting in force.settings:
@@ -95,7 +95,7 @@ def site_probes(context: Context, force: InForce, *, limit_s: float) -> dict[str
 
 
 def _values(setting: Setting) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each value that is asked for itself."""
+    """Yield (name, text) of each value that gets a probe of its own."""
     if isinstance(setting.value, list) and setting.key in _ASK:
         for i, text in enumerate(setting.value):
             yield (f"{setting.key}[{i}]" if len(setting.value) > 1 else setting.key), text
@@ -131,7 +131,7 @@ def _probe(asking: "_Asking", name: str, text: str, setting: Setting, ask: Ask |
 
 
 class _Asking:
-    """Asks single values; every method returns (state, answer) or raises the reason of the failure."""
+    """Probes single values; every method returns (state, answer) or raises an error with the reason."""
 
     def __init__(self, context: Context, force: InForce, limit_s: float) -> None:
         self.context = context
@@ -153,7 +153,7 @@ class _Asking:
         return self._release(url, f"{self._force.system.bootstrap.suite}-security")
 
     def snapshot(self, _: str) -> tuple[str, str]:
-        """Ask for the locked state of the release suite, else for the current state."""
+        """Request the release suite's InRelease file from the locked snapshot, or from the current time's."""
         system = self._force.system
         assert system.bootstrap is not None
         suite = system.bootstrap.suite
@@ -198,7 +198,7 @@ class _Asking:
         return (GOOD, f"{count} certificates") if count else (BAD, "contains no certificates")
 
     def proxy(self, url: str) -> tuple[str, str]:
-        """Open a connection to each proxy; the other probes send their requests through it."""
+        """Open a connection to each proxy; the other probes send their requests through the proxies."""
         for one in url.split(", "):
             parts = urlsplit(one if "://" in one else f"http://{one}")
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -206,7 +206,7 @@ class _Asking:
         return GOOD, "accepts connections"
 
     def server(self, url: str) -> tuple[str, str]:
-        """Ask any URL of a server; every HTTP status but a failure of the server is an answer."""
+        """Request a URL of a server; every HTTP status below 500 counts as success."""
         if folder := _local(url):
             return _folder(folder if url.endswith("/") else folder.parent)
         if "://" not in url:

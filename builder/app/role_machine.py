@@ -154,7 +154,7 @@ def open_machine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
         )
         if plan.capabilities["has_systemd"]:
-            # Services of a foreign image may need features that a container lacks.
+            # Services of an image given by the user may need features that a container lacks.
             opened.wait_until_booted("running", *(("degraded",) if given else ()))
         yield opened
         _keep_packages(setup, mirror)
@@ -197,7 +197,7 @@ def _start(
     arguments: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """Start a container that `stack` removes, with the keeper of its control groups if it is a machine."""
+    """Start a container that `stack` removes; for a machine, first start the keeper of its control groups."""
 
     def start(container: str) -> str:
         stack.callback(engine.remove_container, container)

@@ -27,11 +27,12 @@ from builder.wait import until
 
 _START_S = 900.0
 _STOP_S = 120.0
-# The keeper ends by itself after this time, in case molecule was killed.
+# The background process ends by itself after this time, in case molecule was killed.
 _LIFE_S = 7200.0
-# Prefixes of variables for Ansible itself, which molecule runs outside the machine.
+# Prefixes of environment variables meant for Ansible itself, which molecule runs on the host; tasks on the
+# machine do not get these variables.
 _CONTROLLER = ("ANSIBLE_", "HOME")
-# Option by which `stop` recognizes the keeper's command line, so that it kills no process with a reused PID.
+# Option by which `stop` recognizes the background process, so that it kills no process with a reused PID.
 _MARK = "--hold"
 
 
@@ -112,7 +113,7 @@ def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path
     machine.applier.write_settings(plan)
     variables = json.loads((settings / "variables.json").read_text(encoding="utf-8"))
     environment = json.loads((settings / "environment.json").read_text(encoding="utf-8"))
-    # Ansible runs on this machine, so the folders of kernel modules are here too.
+    # Ansible runs on the host, so the folders of kernel modules are paths on the host.
     variables |= module_variables(modules_folder(run))
     variables["factory_environment"] = {
         name: value for name, value in environment.items() if not name.startswith(_CONTROLLER)

@@ -19,7 +19,7 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
     """Return the receipts of all plans, in their order; make only missing targets."""
     for plan in plans:
         for problem in unreadable(context.workspace.out, plan.target.name):
-            print(f"not used: {problem}", file=sys.stderr)
+            print(f"receipt not used: {problem}", file=sys.stderr)
     cancelled = threading.Event()
     lanes = open_lanes(context, plans, cancelled)
     for kind, lane in lanes.items():

@@ -1,6 +1,6 @@
 """The settings in force at a site, each with its origin: the site file, the environment, the host, a default.
 
-Asks no server: `probes` does.
+Sends no requests; `probes` asks the servers.
 """
 
 import os
@@ -105,7 +105,7 @@ def _named(variable: str, value: str, default: str) -> str:
 
 
 def _variable(*names: str, otherwise: str = DEFAULT) -> str:
-    """Return the first of the environment variables that is set as an origin."""
+    """Return, as an origin, the first of these environment variables that is set."""
     return next((f"environment variable {name}" for name in names if os.environ.get(name)), otherwise)
 
 

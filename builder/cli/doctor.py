@@ -85,7 +85,7 @@ def _servers(context: Context, *, is_valid: bool) -> dict[str, Probe]:
     try:
         probes |= site_probes(context, in_force(context), limit_s=ANSWER_S)
     except CatalogError:
-        text = "not asked, because the catalog is invalid"
+        text = "servers are not asked, because the catalog is invalid"
         probes["site"] = lambda: [Finding(about="site", state=NOTE, text=text)]
     if not context.site.registry.push:
         probes["registry"] = partial(_registry, context)

@@ -31,7 +31,7 @@ def options() -> argparse.ArgumentParser:
         "--packer",
         default="current",
         choices=("current", "1.6"),
-        help="1.6: also allow tagging and changing any image, as this version tags images late",
+        help="1.6: also allow tagging and changing any image: Packer 1.6 tags images after their creation",
     )
     return found
 

@@ -78,7 +78,7 @@ def _services(text: str) -> list[str]:
         if not _SERVICE.fullmatch(name):
             raise UsageError(
                 f"--services: {name!r} is not the name of an AWS service",
-                hint="use the names in signatures, for example --services s3,batch",
+                hint="use AWS signing names, for example --services s3,batch",
             )
     return names
 

@@ -64,7 +64,7 @@ def options() -> argparse.ArgumentParser:
         "Apply components and all that they require to a fresh machine, then check them."
         " Prints the applied components on stdout.",
     )
-    found.add_argument("components", nargs="*", metavar="COMPONENT", help="a file of catalog/components")
+    found.add_argument("components", nargs="*", metavar="COMPONENT", help="named as in catalog/components")
     found.add_argument(
         "--twice", action="store_true", help="apply a second time; fail if that changes anything"
     )

@@ -72,7 +72,7 @@ class Disturbance:
         if self.kill and not (abs(self.pid) > 1 or self.callback):  # 0 and -1 mean many processes, 1 is init
             raise UsageError(
                 f"disturbance: kill needs a pid or a callback, pid is {self.pid}",
-                hint="set pid to a process, or to a process group with a minus sign",
+                hint="set pid to a process ID, or to a negative process group ID",
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The gate of a rehearsal in front of a WSGI application."""
+"""Put the gate of a rehearsal in front of a WSGI application."""
 
 import io
 from collections.abc import Callable, Iterable

@@ -47,7 +47,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
-    """Credentials of AWS; `token` belongs to a session."""
+    """AWS credentials; `token` is set only for temporary credentials of a session."""
 
     access: str
     secret: str = field(repr=False)

@@ -1,6 +1,6 @@
 """Evaluates IAM policies: actions, resources, conditions and policy variables, as AWS documents them.
 
-Knows the operators of the printed policy and refuses all others: a condition that it cannot evaluate is an
+Knows the operators that `builder iam` prints, and refuses all others: an unknown condition operator is an
 error, never true.
 """
 
@@ -75,7 +75,7 @@ def _fits(element: str, pattern: str, request: Request) -> bool:
 
 
 def _arn_matches(pattern: str, request: Request) -> bool:
-    """Compare ARNs part by part: a wildcard does not match the first five colons."""
+    """Compare ARNs part by part: a wildcard does not match across the first five colons."""
     wanted, found = pattern.split(":", 5), request.resource.split(":", 5)
     return len(wanted) == len(found) == 6 and all(
         _matches(part, value, request) for part, value in zip(wanted, found, strict=True)

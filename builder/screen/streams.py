@@ -63,7 +63,7 @@ def discard(stream: TextIO) -> None:
 
 
 class _Text(io.TextIOWrapper):
-    """Text stream that passes no foreign control sequence to the terminal, wherever a text came from."""
+    """Text stream that passes only colours and the live view's control sequences to the terminal."""
 
     def write(self, text: str, /) -> int:
         super().write(printable(text))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 # Terminal escape sequences: CSI, strings (OSC, DCS, SOS, PM, APC) up to their end, two-byte sequences; then
-# control characters, characters that reorder or hide text, and halves of characters, which cannot be encoded.
+# control characters, characters that reorder or hide text, and lone surrogates, which cannot be encoded.
 _CONTROL = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
@@ -161,7 +161,7 @@ def printable(text: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """Return half a character as text, such as the invalid byte of a file name, and nothing for the rest."""
+    """Escape a lone surrogate, such as an invalid byte of a file name; return "" for any other match."""
     return match[0].encode("ascii", "backslashreplace").decode() if "\ud800" <= match[0] <= "\udfff" else ""
 
 

@@ -31,7 +31,7 @@ from builder.stack.versions import parse
 
 # The outcomes for an entry and their meanings, in the order of the report.
 OUTCOMES: Mapping[str, str] = {
-    "differs": "the source has another value; the lock keeps its own",
+    "differs": "the source has another value; the locked value is kept",
     "missing": "not in the lock",
     "unverified": "in the lock, never compared with its source",
     "unreached": "in the lock since an earlier run; its source did not answer now",

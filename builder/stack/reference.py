@@ -47,7 +47,7 @@ def _entry(rule: Rule) -> str:
         rule.why + (f" *{rule.fix}*" if rule.fix else ""),
     ]
     if settings:
-        lines.append(f"\n{'May carry' if rule.settings[0].optional else 'Carries'}: {settings}")
+        lines.append(f"\n{'Optional settings' if rule.settings[0].optional else 'Settings'}: {settings}")
     lines.append(f"\nSource: {', '.join(_link(source) for source in rule.sources)} ({rule.date}{basis})\n")
     return "\n".join(lines)
 

@@ -48,7 +48,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of the test; `repeated_steps` is the number of steps computed before and after the kill."""
+    """Result of the test; `repeated_steps` is the number of steps computed both before and after the kill."""
 
     killed_rank: int
     killed_after_step: int

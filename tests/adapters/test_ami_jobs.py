@@ -30,7 +30,7 @@ exit 1
 """
 
 
-def test_jobs_limits_the_number_of_instances(
+def test_jobs_option_limits_the_number_of_concurrent_ami_builds(
     ami_account: AmiAccount, packer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packer.write_text(ALONE.format(folder=tmp_path))

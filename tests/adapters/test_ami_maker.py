@@ -122,7 +122,7 @@ def test_error_of_ec2_interrupts_packer_and_is_raised(
     assert "requiring metadata tokens" in end.text
 
 
-def test_requires_tokens_as_soon_as_packer_names_the_instance(
+def test_requires_imdsv2_tokens_as_soon_as_packer_names_the_instance(
     ami_account: AmiAccount, aws: Clients, plan: Plan, instance: str, tmp_path: Path
 ) -> None:
     events: list[Event] = []

@@ -26,7 +26,7 @@ from tests.support.rehearsal import EAST, Clients, RehearsedAccount
 from tests.support.rehearsed_account import AmiAccount, environment
 
 KINDS = ("key-pair", "security-group", "volume", "snapshot", "image")
-_OWN = "<own>"  # replaced by the run or the builder of an example
+_OWN = "<own>"  # replaced by the name of a run or the id of a builder
 
 
 @pytest.fixture(scope="module")

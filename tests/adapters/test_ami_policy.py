@@ -105,7 +105,7 @@ LATE = [
 
 
 @pytest.mark.parametrize("call", LATE, ids=lambda call: str(call.action))
-def test_only_the_policy_for_packer_1_6_allows_late_tags(call: Call) -> None:
+def test_only_the_policy_for_packer_1_6_allows_changes_to_untagged_images(call: Call) -> None:
     assert refused(call)
     assert refused(call, policy({*FEATURES, UNTAGGED}, SETTINGS)) == []
 

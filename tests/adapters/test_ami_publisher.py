@@ -102,7 +102,7 @@ def test_publishes_an_image_in_three_regions(ami_account: AmiAccount) -> None:
         assert answer["CreateVolumePermissions"] == [{"UserId": OTHER_ACCOUNT}]
 
 
-def test_writes_parameters_last_and_latest_after_the_versioned_ones(
+def test_writes_ssm_parameters_after_all_copies_and_latest_after_the_versioned_parameters(
     ami_account: AmiAccount, proxy: Proxy
 ) -> None:
     ami_account.publish(ami_account.image())
@@ -123,7 +123,7 @@ def test_repeated_publication_changes_nothing(ami_account: AmiAccount, proxy: Pr
     assert proxy.mutating[before:] == []
 
 
-def test_publication_no_longer_holds_after_permissions_or_parameters_change(ami_account: AmiAccount) -> None:
+def test_publication_is_outdated_after_permissions_or_parameters_change(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     publication = ami_account.publish(home)
     west = ami_account.family(home)[WEST]
@@ -307,7 +307,7 @@ def test_sharing_distinguishes_organizations_from_organizational_units() -> None
     ]
 
 
-def test_refuses_to_share_or_copy_an_image_with_an_unsuitable_key(ami_account: AmiAccount) -> None:
+def test_refuses_to_share_or_copy_an_image_with_an_unsuitable_kms_key(ami_account: AmiAccount) -> None:
     image = ami_account.image()
     encrypted = ami_account.aws.ec2.copy_image(
         SourceImageId=image, SourceRegion=EAST, Name=f"{ami_account.target}-encrypted", Encrypted=True
@@ -386,7 +386,7 @@ AmiAccount(None, SimpleNamespace(endpoint=endpoint), workspace, target).publish(
 """
 
 
-def test_completes_the_publication_of_a_killed_process(
+def test_completes_a_publication_after_its_process_was_killed(
     ami_account: AmiAccount, proxy: Proxy, tmp_path: Path
 ) -> None:
     """The next process has only the account and the journal to resume from."""

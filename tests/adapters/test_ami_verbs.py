@@ -101,7 +101,7 @@ def test_publishes_lists_shares_deprecates_shows_and_retires_an_image(
     assert ami_account.copies(home, WEST) == []
 
 
-def test_retires_an_old_image_without_changing_the_latest(ami_account: AmiAccount) -> None:
+def test_retires_an_old_image_without_changing_the_latest_parameter(ami_account: AmiAccount) -> None:
     old, new = ami_account.image(key="old-key-old-key"), ami_account.image()
     for ami, key in ((old, "old-key-old-key"), (new, "")):
         ami_account.publish(ami, key=key)
@@ -127,7 +127,7 @@ def test_resumes_a_retirement_interrupted_at_any_call(
     rounds = 0
     while True:
         proxy.clear_disturbances()
-        # In each round one changing call is executed, and its response is lost.
+        # In each round one mutating call is executed without a response; later mutating calls are dropped.
         proxy.disturb(
             Disturbance(mutating=True, drop="after"),
             Disturbance(mutating=True, first=2, count=0, drop="before"),

@@ -1,4 +1,4 @@
-"""`builder doctor` asks every server, file and folder that the settings in force name."""
+"""`builder doctor` checks every server, file and folder that the settings in force name."""
 
 import json
 import socket
@@ -39,7 +39,7 @@ def test_reports_the_status_of_a_registry_that_answers(
     assert [asked.line for asked in stub.asked] == ["GET /v2/"]
 
 
-def test_a_server_that_stays_silent_is_a_failure_at_the_time_limit(
+def test_server_that_does_not_answer_in_time_is_reported_as_failed(
     repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "ANSWER_S", 0.2)
@@ -50,7 +50,7 @@ def test_a_server_that_stays_silent_is_a_failure_at_the_time_limit(
     assert "no answer within 0.2 s" in found["text"] or "no data for 0.2 s" in found["text"]
 
 
-# Settings that no build can work with, each with the start of the answer.
+# Settings with an unreachable server or a missing file, each with a part of the reported reason.
 DEAD = [
     ("mirror.apt", 'apt = "http://127.0.0.1:1/debian"', "127.0.0.1:1 cannot be reached: Connection refused"),
     ("mirror.pip_index", 'pip_index = "http://127.0.0.1:1/simple"', "127.0.0.1:1 cannot be reached"),
@@ -67,7 +67,7 @@ DEAD = [
 ]
 
 
-def test_every_setting_that_does_not_answer_is_a_failure_with_a_fix(
+def test_every_unusable_setting_is_reported_as_failed_with_a_fix(
     repository: Repository, capsys: Capture
 ) -> None:
     lines = {key: line for key, line, _ in DEAD}
@@ -81,12 +81,12 @@ def test_every_setting_that_does_not_answer_is_a_failure_with_a_fix(
     assert found['mirror.prefixes."https://b.example/"']["text"] == "file:///none/: no folder /none"
 
 
-def test_a_file_without_certificates_is_a_failure(repository: Repository, capsys: Capture) -> None:
+def test_ca_bundle_without_certificates_is_a_failure(repository: Repository, capsys: Capture) -> None:
     found = findings(repository, '[mirror]\nca_bundle = "/etc/hostname"\n', capsys)["mirror.ca_bundle"]
     assert (found["state"], found["text"]) == ("failed", "/etc/hostname: contains no certificates")
 
 
-def test_asks_each_server_for_what_a_build_needs(
+def test_requests_the_files_that_a_build_needs_from_each_server(
     repository: Repository, serve: Serve, capsys: Capture, tmp_path: Path
 ) -> None:
     repository.write("catalog/stacks/plain.requirements.lock", f"greet==1.0 --hash=sha256:{'0' * 64}\n")
@@ -132,7 +132,7 @@ def test_asks_each_server_for_what_a_build_needs(
     assert logins == {"Basic dXNlcjpzZWNyZXQ="}
 
 
-def test_an_archive_that_serves_other_content_is_a_failure(
+def test_package_archive_without_a_valid_inrelease_file_is_reported_as_failed(
     repository: Repository, serve: Serve, capsys: Capture
 ) -> None:
     stub = serve(Stub(answer=lambda _: (200, {}, b"<html>Please log in</html>")))
@@ -140,7 +140,7 @@ def test_an_archive_that_serves_other_content_is_a_failure(
     assert found["text"].endswith("/debian/dists/tiny/InRelease is not an InRelease file")
 
 
-def test_names_the_origin_of_settings_that_the_site_leaves_to_the_environment(
+def test_names_the_environment_variable_that_sets_a_value(
     repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
@@ -153,7 +153,7 @@ def test_names_the_origin_of_settings_that_the_site_leaves_to_the_environment(
 @pytest.mark.parametrize(
     ("bytes_", "words"), [(b"\xff\xfe", "not TOML"), (b"[mirrors]\n", "unknown section")]
 )
-def test_an_invalid_site_file_is_one_finding(
+def test_invalid_site_file_is_reported_once(
     repository: Repository, capsys: Capture, bytes_: bytes, words: str
 ) -> None:
     (repository.root / "site.toml").write_bytes(bytes_)

@@ -211,7 +211,7 @@ ABSENT = {
         "start the engine",
     ),
     "no listener": ("tcp://127.0.0.1:1", "Connection refused", "start the engine"),
-    "unknown scheme": ("carrier://pigeon", "DOCKER_HOST=carrier://pigeon", "name unix://PATH or tcp://"),
+    "unknown scheme": ("carrier://pigeon", "DOCKER_HOST=carrier://pigeon", "to unix://PATH or tcp://"),
     "ssh": ("ssh://user@host", "DOCKER_HOST=ssh://user@host", "forward the engine's socket with ssh -L"),
 }
 

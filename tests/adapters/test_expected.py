@@ -26,7 +26,7 @@ NAMES = tuple(sorted(role.name for role in ROLES.iterdir()))
 SYSTEMS = sorted(
     {(system.distribution, system.release): system for system in catalog.load(ROOT).systems.values()}.items()
 )
-# Variables that a check file reads from the fixture `expected`.
+# Pattern of the variables that a check file reads from the fixture `expected`.
 READ = re.compile(r"variables(?:\[|\.get\()[\"']([a-z0-9_]+)[\"']")
 # Values for required role variables that are not strings.
 GIVEN: Mapping[str, Any] = {"dict": {}, "list": [], "bool": False, "int": 1}
@@ -114,7 +114,7 @@ def test_values_of_the_plan_override_those_of_the_role(repository: Repository, r
     assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "trainer"
 
 
-def test_values_are_evaluated_once_per_key(
+def test_role_variables_are_evaluated_once_per_layer_keys(
     repository: Repository, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

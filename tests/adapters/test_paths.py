@@ -27,7 +27,7 @@ def run(folder: Path) -> Iterator[Run]:
         yield opened
 
 
-def test_ansible_starts_below_any_folder(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ansible_starts_in_any_folder(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = folder / "runtime/ansible/cli"
     fake.mkdir(parents=True)
     for package in (fake, fake.parent):
@@ -40,7 +40,7 @@ def test_ansible_starts_below_any_folder(run: Run, folder: Path, monkeypatch: py
     assert (done.stdout, done.stderr) == ("['a b', \"'\"]\n", "")
 
 
-def test_ssh_reads_the_paths_of_any_folder(folder: Path) -> None:
+def test_ssh_reads_paths_with_special_characters(folder: Path) -> None:
     host = HostKey(user_data="", known_hosts=folder / "known_hosts", alias="image")
     text = ssh_config(user="admin", port=22, key=folder / "key", host=host, sockets=folder)
     config = folder / "ssh_config"

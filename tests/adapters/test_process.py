@@ -1,4 +1,4 @@
-"""The subprocess module loses no output, error or child process."""
+"""The builder's subprocess module loses no output, error or child process."""
 
 import os
 import signal
@@ -314,7 +314,7 @@ def environment(env: dict[str, str] | None) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_only_programs_of_a_run_carry_its_mark(tmp_path: Path) -> None:
+def test_only_programs_started_by_a_run_have_the_variable_image_factory_run(tmp_path: Path) -> None:
     with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
         assert environment({})["IMAGE_FACTORY_RUN"] == str(run.scratch)
     assert "IMAGE_FACTORY_RUN" not in environment({})

@@ -128,7 +128,7 @@ def test_pushes_under_the_digest_without_a_tag(host: str, layers: tuple[LayerBlo
         assert registry.find_manifest("app", publication.digest) == publication.digest
 
 
-def test_deletes_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_refuses_and_deletes_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
     content = bytearray(layers[1].path.read_bytes())
     content[-1] ^= 1
     layers[1].path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Push and pull of the Docker engine with our registry, and engine pulls of images that we push."""
+"""The Docker engine pushes to the rehearsal's registry and pulls from it, also what the builder pushed."""
 
 import io
 import subprocess
@@ -95,7 +95,7 @@ def test_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path) -> 
         docker("rmi", name)
 
 
-def test_engine_pulls_our_push_as_the_same_image(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_engine_pulls_an_image_that_the_builder_pushed(engine: Engine, image: str, tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "store")
     identity = image_id(image)
     with LocalRegistry(tmp_path / "registry") as registry:

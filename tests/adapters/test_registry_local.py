@@ -83,7 +83,7 @@ def test_replaces_a_registry_whose_starter_was_killed(registry: DockerRegistry) 
     assert not Path(f"/proc/{first}/cmdline").exists() or not Path(f"/proc/{first}/cmdline").read_bytes()
 
 
-def test_ignores_another_process_with_a_reused_id(registry: DockerRegistry) -> None:
+def test_ignores_another_process_with_a_reused_process_id(registry: DockerRegistry) -> None:
     registry.folder.mkdir()
     (registry.folder / "state.json").write_text(json.dumps({"pid": os.getpid(), "port": 5000}))
     assert registry.find() == ""

@@ -1,4 +1,4 @@
-"""The rehearsal's registry server: requests that our own client never sends, refusals, restarts."""
+"""The rehearsal's registry server: requests that the builder's client never sends, refusals, restarts."""
 
 import http.client
 import json

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# Parameters of each private name of moto that the rehearsal overrides or calls.
+# Parameters of each private function of moto that the rehearsal overrides or calls.
 SIGNATURES = {
     "core.base_backend:BackendDict._instances": "",
     "core.base_backend:AccountSpecificBackend.__getitem__": "self, region_name",
@@ -98,7 +98,7 @@ def find(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_a_private_name_of_moto_has_the_expected_parameters(name: str) -> None:
+def test_a_private_function_of_moto_has_the_expected_parameters(name: str) -> None:
     found = find(name)
     called = getattr(found, "__func__", found)
     if SIGNATURES[name]:
@@ -156,7 +156,7 @@ def test_every_override_has_a_method_of_moto_to_override() -> None:
         assert known == set(), f"{base.__name__} now has these methods itself: are ours still needed?"
 
 
-def test_the_table_was_written_for_the_installed_version_of_moto() -> None:
+def test_signature_table_was_written_for_the_installed_version_of_moto() -> None:
     from moto import __version__
 
-    assert __version__.startswith("5.2."), "read the change log, then the table above"
+    assert __version__.startswith("5.2."), "read moto's change log, then adapt the table above"

@@ -81,7 +81,9 @@ def signed(
     return "POST", path, dict(request.headers.items()), body
 
 
-def test_a_request_without_the_key_changes_nothing(endpoint: str, aws: Clients, hosts: FakeHosts) -> None:
+def test_a_request_without_a_valid_signature_changes_nothing(
+    endpoint: str, aws: Clients, hosts: FakeHosts
+) -> None:
     instance = aws.run()["InstanceId"]
     victim = subprocess.Popen(["sleep", "600"])
     kill = [{"kill": "before", "pid": victim.pid}]
@@ -131,7 +133,7 @@ def test_a_request_without_the_key_changes_nothing(endpoint: str, aws: Clients, 
     assert attack(endpoint, [signed(endpoint)]) == [200], "the same request with the right key is answered"
 
 
-def test_a_control_request_from_a_web_page_is_refused_even_with_the_key(endpoint: str) -> None:
+def test_a_control_request_from_a_web_page_is_refused_even_with_the_secret_key(endpoint: str) -> None:
     bearer = {"Authorization": f"Bearer {KEY.secret}"}
     foreign = [bearer | {"Host": "evil.example"}, bearer | {"Origin": "http://evil.example"}]
     assert attack(endpoint, [("GET", "/moto-api/data.json", more, "") for more in foreign]) == [403, 403]
@@ -144,7 +146,7 @@ def test_a_request_with_a_wrong_length_is_refused(length: str) -> None:
         _ = Request.of("POST", "/", {"Content-Length": length}).body_size
 
 
-def test_the_body_of_a_request_without_the_key_is_not_read() -> None:
+def test_the_body_of_a_request_with_a_wrong_key_is_not_read() -> None:
     def read() -> bytes:
         raise AssertionError
 
@@ -163,7 +165,7 @@ CALLS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("service", "operation", "request_"), CALLS)
-def test_a_call_that_starts_containers_is_refused_even_with_the_key(
+def test_a_call_that_starts_containers_is_refused_even_if_signed(
     endpoint: str, service: str, operation: str, request_: Mapping[str, Any]
 ) -> None:
     client = Clients(endpoint)(service)
@@ -171,7 +173,7 @@ def test_a_call_that_starts_containers_is_refused_even_with_the_key(
         getattr(client, operation)(**request_)
 
 
-def test_moto_has_no_client_of_the_engine(aws: Clients) -> None:
+def test_moto_cannot_create_a_docker_client(aws: Clients) -> None:
     from moto.utilities.docker_utilities import DockerModel
 
     assert aws.ec2.describe_regions()["Regions"]
@@ -185,7 +187,7 @@ def test_a_service_that_the_rehearsal_does_not_serve_is_refused(endpoint: str) -
     assert Clients(endpoint)("batch").describe_job_queues()["jobQueues"] == []
 
 
-def test_keys_of_users_and_sessions_are_accepted_until_they_end(endpoint: str, aws: Clients) -> None:
+def test_access_keys_of_users_and_sessions_are_accepted_while_active(endpoint: str, aws: Clients) -> None:
     iam, name = aws("iam"), f"user-{os.urandom(4).hex()}"
     iam.create_user(UserName=name)
     made = iam.create_access_key(UserName=name)["AccessKey"]
@@ -204,7 +206,7 @@ def test_keys_of_users_and_sessions_are_accepted_until_they_end(endpoint: str, a
         Clients(endpoint, key).ec2.describe_regions()
 
 
-def test_each_rehearsal_has_a_key_of_its_own() -> None:
+def test_random_access_keys_are_unique_and_hide_the_secret() -> None:
     keys = {Key.random() for _ in range(50)}
     assert len({key.access for key in keys}) == len({key.secret for key in keys}) == 50
     assert all(key.secret not in repr(key) for key in keys)

@@ -201,7 +201,7 @@ def test_a_forwarded_request_gets_no_token(service: Service) -> None:
     assert service.token("60", X_Forwarded_For="10.0.0.1")[0] == 403
 
 
-def test_serves_folders_and_leaves_and_404_for_unknown_paths(service: Service) -> None:
+def test_metadata_service_lists_folders_and_answers_404_for_unknown_paths(service: Service) -> None:
     assert service.read("/latest/meta-data/").splitlines() == ["instance-id", "placement/", "public-keys/"]
     assert service.read("/2021-07-15/meta-data/placement/region") == "us-east-1"
     assert service.read("/latest/meta-data/public-keys/") == "0=mine"
@@ -212,7 +212,7 @@ def test_serves_folders_and_leaves_and_404_for_unknown_paths(service: Service) -
     assert service.ask("/latest/meta-data/instance-id/x", X_aws_ec2_metadata_token=token)[0] == 404
 
 
-def test_serves_the_current_content_of_its_file(service: Service, file: Path) -> None:
+def test_metadata_service_serves_the_current_content_of_its_file(service: Service, file: Path) -> None:
     options: dict[str, Any] = {**DOCUMENT, "options": {"HttpTokens": "optional", "HttpEndpoint": "enabled"}}
     file.write_text(json.dumps(options))
     assert service.ask("/latest/meta-data/instance-id") == (200, "i-1")

@@ -248,7 +248,7 @@ def test_an_image_of_another_owner_cannot_be_changed(aws: Clients) -> None:
     assert refused(aws.ec2.modify_image_attribute, **change) == "AuthFailure"
 
 
-def test_unknown_images_and_actions_are_refused_with_the_codes_of_ec2(aws: Clients) -> None:
+def test_unknown_images_and_actions_are_refused_with_the_error_codes_of_ec2(aws: Clients) -> None:
     assert refused(aws.ec2.describe_images, ImageIds=["ami-00000000000000000"]) == "InvalidAMIID.NotFound"
     both = [aws.debian(), "ami-00000000000000000"]
     assert refused(aws.ec2.describe_images, ImageIds=both) == "InvalidAMIID.NotFound"

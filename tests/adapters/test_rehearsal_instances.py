@@ -115,7 +115,7 @@ def test_unsupported_user_data_is_refused(aws: Clients, hosts: FakeHosts, user_d
     assert hosts.asked == []
 
 
-def test_an_instance_has_the_disks_of_its_image_overridden_by_the_request(aws: Clients) -> None:
+def test_a_request_can_change_and_add_to_the_disks_of_the_image(aws: Clients) -> None:
     plain = aws.run()["InstanceId"]
     more = {"DeviceName": "/dev/xvdb", "Ebs": {"VolumeSize": 5, "DeleteOnTermination": False}}
     root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 80, "VolumeType": "gp3", "Throughput": 500}}
@@ -137,7 +137,7 @@ def test_an_instance_has_the_disks_of_its_image_overridden_by_the_request(aws: C
     assert before["/dev/xvdb"]["VolumeId"] in left
 
 
-def test_a_machine_gets_the_key_and_the_user_data(aws: Clients, hosts: FakeHosts, private: Path) -> None:
+def test_a_machine_gets_ssh_key_and_user_data(aws: Clients, hosts: FakeHosts, private: Path) -> None:
     key = Key.create(private)
     aws.ec2.import_key_pair(KeyName="mine", PublicKeyMaterial=key.public)
     try:

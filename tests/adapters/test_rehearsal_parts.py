@@ -26,7 +26,7 @@ ALL = {str(ipaddress.ip_address(number)) for number in range(int(FIRST), int(LAS
 OTHERS = {str(FIRST + number) for number in range(10_000)}
 
 
-def test_no_two_allocators_have_the_same_address() -> None:
+def test_two_allocators_never_take_the_same_address() -> None:
     first, second = Addresses(22), Addresses(22)
     taken = [allocator.take(OTHERS) for allocator in (first, second, first, second)]
     assert len(set(taken) - OTHERS) == 4
@@ -90,7 +90,7 @@ def test_the_ssh_port_is_22_unless_a_daemon_uses_it_on_all_addresses(
         addresses.find_ssh_port()
 
 
-# The fence.
+# Tests of the fence, which isolates tools from the user's environment.
 
 
 def test_the_fence_hides_credentials_and_settings_of_the_user(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_tool_that_ignores_the_endpoint_is_refused_by_the_proxy(tmp_path: Path
     assert "ProxyConnectionError" in outside.stderr
 
 
-# Seeds.
+# Tests of the seeds, the initial images and parameters of an account.
 
 
 def test_seeds_have_unique_names_parameters_and_ids() -> None:
@@ -184,7 +184,7 @@ def test_seeds_with_an_unknown_key_are_refused(tmp_path: Path) -> None:
     assert any(message in problem for problem in caught.value.problems)
 
 
-def test_the_folder_of_a_rehearsal_by_an_older_builder_counts_as_dead(tmp_path: Path) -> None:
+def test_the_folder_of_an_older_builder_counts_as_a_dead_rehearsal(tmp_path: Path) -> None:
     workspace = Workspace(home=tmp_path / "home", out=tmp_path / "out")
     files = session.files_of(workspace, "old")
     files.folder.mkdir(parents=True)

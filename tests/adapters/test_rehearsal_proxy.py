@@ -89,7 +89,7 @@ def test_an_injected_error_has_the_format_of_its_service(
     assert (proxy.calls[0].error, proxy.calls[0].disturbed) == (code, "disturbed")
 
 
-def test_retries_of_a_client_get_past_disturbances(proxy: Proxy) -> None:
+def test_a_client_with_retries_succeeds_despite_disturbances(proxy: Proxy) -> None:
     proxy.disturb(
         Disturbance(action="DescribeRegions", code="RequestLimitExceeded", status=503),
         Disturbance(action="DescribeRegions", status=500, first=2),

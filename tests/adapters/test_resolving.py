@@ -278,7 +278,7 @@ def test_resolves_a_suite_to_its_inrelease_file(web: Web, tmp_path: Path) -> Non
     assert verified(asking.resolve(Want("suite", "debian tiny-security")))["sha256"] == digest
 
 
-def test_confirm_keeps_the_entry_of_a_changed_update_suite_but_not_of_a_release(
+def test_confirm_keeps_the_entry_of_a_changed_update_suite_but_not_of_a_release_suite(
     web: Web, tmp_path: Path
 ) -> None:
     asking = resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian"))
@@ -436,7 +436,7 @@ def test_verifies_requirements_with_a_dry_run_of_pip(
     digest = found if digest == "right" else digest
     text = f"greet=={version} ; python_version >= '3.11' \\\n    --hash=sha256:{digest}\n" if version else ""
     (tmp_path / "requirements.lock").write_text(text)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # only the settings of the resolver
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # pip must use only the resolver's settings
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     mirror = Mirror(pip_index=f"file://{tmp_path}/index", pip_find_links=(str(tmp_path / "wheels"),))
     asking = resolver(tmp_path, wheels=[Wheels(python="3.11", arch="x86_64", mirror=mirror)])

@@ -1,4 +1,4 @@
-"""Passwords of proxies and indexes: in no command line, log or message, and in no file for other users."""
+"""Passwords of proxies and indexes are in no command line, log, message or file that other users can read."""
 
 import base64
 import stat
@@ -118,7 +118,7 @@ def test_a_timeout_shows_no_password() -> None:
     assert PASSWORD not in failure.value.message
 
 
-def test_settings_of_a_play_are_for_their_user_alone(
+def test_only_the_user_can_read_the_settings_of_a_play(
     run: Run, tmp_path: Path, repository: Repository
 ) -> None:
     mirror = Mirror(

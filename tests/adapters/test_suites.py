@@ -68,7 +68,7 @@ def test_package_lists_that_match_the_lock_give_no_message(tmp_path: Path) -> No
     assert verifier.verify() == ""
 
 
-def test_newer_updates_are_reported_in_one_sentence(tmp_path: Path) -> None:
+def test_changed_update_suites_are_reported_in_one_message(tmp_path: Path) -> None:
     verifier = make_verifier()
     assert bootstrap(tmp_path, verifier, tiny=OLD, tiny_updates=NEW) == 0
     assert verifier.verify() == (
@@ -135,7 +135,7 @@ def test_site_with_snapshots_uses_the_locked_snapshots() -> None:
         "deb [check-valid-until=no] http://s.example/debian-security/2 tiny-security main",
         "deb [check-valid-until=no] http://s.example/debian/3 tiny-updates main",
     )
-    assert not any("Valid-Until" in option for option in apt_options(mirror))  # vendors' lists expire
+    assert not any("Valid-Until" in option for option in apt_options(mirror))  # vendors' lists must expire
 
 
 def test_mirror_prefixes_apply_to_package_archives() -> None:

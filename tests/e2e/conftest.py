@@ -45,7 +45,7 @@ def aws(program: Program) -> Iterator[Clients]:
 
 @pytest.fixture(scope="package")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path) -> Iterator[Rehearsal]:
-    """Rehearsal that all AMI tests build in."""
+    """Rehearsed AWS account in which all AMI tests build."""
     first = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=home, root=root), root)
     up = first.call("rehearse", "up")
     assert up.code == 0, up.stderr

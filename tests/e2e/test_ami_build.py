@@ -16,7 +16,7 @@ from tests.support.repository import AMI
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# No file of an image may contain CANARY. The pattern CANARIES matches CANARY but not the text of CANARIES.
+# No file of an image may contain CANARY. The pattern CANARIES matches CANARY but not itself.
 CANARY, CANARIES = "canary-4f1c9d", "canary-[4]f1c9d"
 
 

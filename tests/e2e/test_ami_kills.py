@@ -13,7 +13,7 @@ from tests.support.rehearsal import EAST
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# A signal is sent after one of these pairs of event and step, listed in build order.
+# A signal is sent when the build reports one of these (event, step) pairs, listed in build order.
 MOMENTS = [
     ("step.start", "machine/image"),
     ("step.task", "machine/image"),

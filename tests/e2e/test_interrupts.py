@@ -10,7 +10,7 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# A build is killed after one of these pairs of event and step, listed in build order. `make test` uses the
+# A build is killed when it reports one of these (event, step) pairs, in build order. `make test` uses the
 # pairs in ALWAYS (during an Ansible task, the engine's build and the checks), `make boundaries` all pairs.
 ALWAYS = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
 MOMENTS = [

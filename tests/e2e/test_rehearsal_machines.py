@@ -225,7 +225,7 @@ def test_a_boot_failure_is_reported_with_console_output(aws: Clients, key: Key) 
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
-def test_starts_the_ami_that_a_parameter_names(aws: Clients, key: Key) -> None:
+def test_starts_the_ami_that_an_ssm_parameter_names(aws: Clients, key: Key) -> None:
     made = aws.run(f"resolve:ssm:{DEBIAN}", KeyName="test")
     assert key.ssh(made["PrivateIpAddress"], "cat /etc/debian_version").startswith("12.")
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])

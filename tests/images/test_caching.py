@@ -76,7 +76,7 @@ def test_number_of_layers_is_bounded(built: Factory) -> None:
     assert len(image["RootFS"]["Layers"]) <= len(built.repository.plan().components) + 3
 
 
-def test_a_registered_variable_is_invisible_to_other_layers(built: Factory) -> None:
+def test_a_variable_registered_by_a_role_is_undefined_in_other_layers(built: Factory) -> None:
     image = f"factory-layers:{built.repository.keys()['workload']}"
     assert built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1 | wc -l").strip() == "1"
     assert "No such file" in built.in_image(image, "sh", "-c", "ls /etc/leaked 2>&1; true")
@@ -104,7 +104,7 @@ def test_a_build_without_changes_asks_the_engine_once_and_starts_no_run(built: F
     assert built.run_names() == runs
 
 
-def test_a_user_image_built_on_a_layer_is_not_mistaken_for_it(built: Factory) -> None:
+def test_a_user_image_built_on_a_layer_is_not_used_as_that_layer(built: Factory) -> None:
     key = built.repository.keys()["workload"]
     client = docker.DockerClient(base_url=built.engine.url)
     mine, _ = client.images.build(

@@ -51,7 +51,7 @@ def message_of(play: Applied) -> str:
     return play.failure.message + play.failure.details
 
 
-def test_keeps_the_plugins_of_the_base_image(machine: Machine, site: Site) -> None:
+def test_keeps_the_slurm_plugins_of_the_base_image(machine: Machine, site: Site) -> None:
     play = apply(machine, site, *JOBS, enroot="4.1.0", pyxis="0.23.0")
     assert play.passed, play.failure
     assert machine.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK

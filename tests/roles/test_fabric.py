@@ -50,7 +50,7 @@ class Image:
         return self.machine.shell(query % package).removeprefix("installed ")
 
     def remove_efa(self) -> None:
-        """Restore the container to an image without EFA."""
+        """Remove EFA from the container."""
         names = self.machine.shell(f"test ! -e {RECORD} || grep --invert-match ^# {RECORD}").split()
         packages = {name.partition("_")[0] for name in names} | {"libnccl-ofi", "libnccl-ofi-ngc-v3"}
         self.machine.shell(f"dpkg --purge --force-depends --force-remove-reinstreq {' '.join(packages)}")
@@ -198,7 +198,7 @@ def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
 
 
 @pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])
-def test_plugin_is_installed_under_both_names(image: Image, version: str, kind: str) -> None:
+def test_nccl_plugin_is_installed_under_both_names(image: Image, version: str, kind: str) -> None:
     """Before plugin 1.17 the second name is a link, since then a library; role and checks accept both."""
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))

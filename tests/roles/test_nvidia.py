@@ -1,6 +1,6 @@
 """Tests of the NVIDIA roles with the vendor's repository: version changes and compiler errors.
 
-They use the package names of Ubuntu on a Debian machine, since both systems install, hold and compile
+The tests use Ubuntu's package names on a Debian machine, since both systems install, hold and compile
 packages in the same way.
 """
 

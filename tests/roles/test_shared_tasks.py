@@ -126,7 +126,7 @@ POLICY = "/usr/sbin/policy-rc.d"
 
 @pytest.mark.parametrize("before", ["", "#!/bin/sh\nexit 0\n", "killed"])
 def test_package_scripts_start_no_services(machine: Machine, plan: Plan, site: Site, before: str) -> None:
-    """An existing policy is restored, except the one that a killed run left."""
+    """An existing policy-rc.d is restored, except one that a killed run left."""
     postinst = f"#!/bin/sh\nset +e; {POLICY} tool start; echo $? > /var/tmp/answer\n"
     deb = site.deb("tool", "5.0-1", {"/usr/bin/tool": "#!/bin/sh\n"}, scripts={"postinst": postinst})
     site.apt_repository(URL, [deb], KEY, suite="./")

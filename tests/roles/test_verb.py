@@ -44,7 +44,7 @@ def runs() -> set[str]:
     return {path.name for path in (ROOT / "out" / "runs").glob("*-role-limits-*")}
 
 
-def test_runs_twice_checks_and_removes_the_machine() -> None:
+def test_applies_a_role_twice_checks_it_and_removes_the_machine() -> None:
     before = runs()
     with started("limits", "--twice") as process:
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Tests of dnf version locks: they follow the pins, and only a real difference is a change."""
+"""Tests of dnf version locks: locks follow the pins, and equal locks are not reported as a change."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def machine(plan: Plan, site: Site) -> Iterator[Machine]:
         yield opened
 
 
-def test_a_missing_or_different_lock_is_a_change(machine: Machine, plan: Plan) -> None:
+def test_missing_or_different_lock_is_reported_as_a_change(machine: Machine, plan: Plan) -> None:
     first = machine.apply(plan)
     assert first.passed, first.failure
     assert LOCK in first.changed

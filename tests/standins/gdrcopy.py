@@ -101,7 +101,7 @@ def build(site: Site) -> None:
 
 
 def build_release(site: Site, version: str, **other: Content) -> None:
-    """Serve the sources under a tag; `module` and `library` replace the source files of these parts."""
+    """Serve the sources of a release in git; `module` and `library` replace one source file each."""
     major, minor, *_ = version.split(".")
     texts = {name: text.format(major=major, minor=minor) for name, text in _FORMATS.items()}
     site.git(

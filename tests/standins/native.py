@@ -26,7 +26,7 @@ MAKE[0]="make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_V
 CLEAN="true"
 AUTOINSTALL="yes"
 """
-# The scripts that dkms generates for packages.
+# Maintainer scripts of Debian packages with dkms modules.
 INSTALL = """\
 #!/bin/sh
 exec /usr/lib/dkms/common.postinst %(name)s %(version)s /usr/share/%(name)s

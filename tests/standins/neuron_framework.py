@@ -27,7 +27,7 @@ def build(site: Site) -> None:
 
 
 def newest_release() -> dict[str, str]:
-    """Return the component versions of the newest release that includes the framework."""
+    """Return the component versions of the newest Neuron SDK release that includes all wheels."""
     table = tomllib.loads((CATALOG / "versions/neuron_sdk.toml").read_text(encoding="utf-8"))
     components = {component for _, _, component in WHEELS}
     releases = (release["brings"] for release in table["release"])

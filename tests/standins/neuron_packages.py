@@ -9,12 +9,12 @@ BUILD = "-0123456789ab"
 
 
 def archive_version(site: Site, component: str, *, build: str = "") -> str:
-    """Return the full version of a package: the release, a fourth part and an optional build number."""
+    """Return the full version of a package: the pinned version, a fourth part and an optional build id."""
     return f"{site.pin(component)}.0{build}"
 
 
 def publish(site: Site, *packages: Path) -> None:
-    """Add packages to the repository."""
+    """Serve packages in the signed apt repository of Neuron."""
     site.apt_repository(
         REPOSITORY,
         packages,

@@ -72,7 +72,7 @@ def build(site: Site) -> None:
 
 
 def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
-    """Return the sources that dkms compiles; `flaw` is appended to the first file."""
+    """Return the sources that dkms compiles; `flaw` is appended to nvidia.c."""
     folder = f"/usr/src/nvidia-{version}"
     text = SOURCE.format(version=version, license=LICENSES[flavor])
     dkms = DKMS.format(version=version)
@@ -86,7 +86,7 @@ def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
 
 
 def ubuntu(site: Site, version: str, *, flaw: str = "") -> list[Path]:
-    """Return the Ubuntu packages, whose names contain the branch up to 580; flavors conflict."""
+    """Return the Ubuntu packages; up to branch 580, names contain the branch. The two flavors conflict."""
     branch = branch_of(version)
     suffix = "" if branch >= 590 else f"-{branch}"
     full = f"{version}-1ubuntu1"

@@ -53,12 +53,12 @@ def build_standin(site: Site, name: str) -> None:
 
 
 def plan_of(request: RoleRequest, site: Site | None) -> Plan:
-    """Return the plan of the requested roles, locked to the site's files or else by the catalog's lock."""
+    """Return the plan of the roles; the lock is that of the site, or of the catalog if `site` is None."""
     return role_plan(Context(lay_out(request, site) if site else ROOT), request)
 
 
 def root_of(site: Site | None) -> Path:
-    """Return the path of the repository that `lay_out` creates for a site; None returns the checkout."""
+    """Return the path of the repository that `lay_out` creates, or of this checkout if `site` is None."""
     return site.folder.parent / "repository" if site else ROOT
 
 
@@ -142,7 +142,7 @@ def lock_site(root: Path, site: Site, wants: Iterable[Want]) -> Lock:
         if want.kind == "archive":
             path = site.url_file(want.subject)
             if not path.is_file():
-                raise UsageError(f"no stand-in serves {want}", hint=f"{want.owner} needs this download")
+                raise UsageError(f"no stand-in serves {want}", hint=f"add it to the stand-in of {want.owner}")
             values = {"sha256": sha256_of(path), "size": path.stat().st_size}
         elif want.kind == "git":
             url, ref = want.subject.split(" ")

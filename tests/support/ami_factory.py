@@ -35,7 +35,7 @@ class AmiFactory:
 
     factory: Factory
     rehearsal: Rehearsal
-    disks: str = ""  # repository in the engine with a tag for each disk of the rehearsal
+    disks: str = ""  # image repository in the engine, with a tag for each disk of the rehearsal
     before: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -84,7 +84,7 @@ class AmiFactory:
         assert self.factory.call("ami", "retire", ami, "--force", "--yes").code == 0
 
     def disk(self, ami: str) -> str:
-        """Return the image in the engine with the content of an AMI."""
+        """Return the name of the engine image that has the content of an AMI."""
         (mapping,) = self.aws.describe(ami)["BlockDeviceMappings"]
         return f"{self.disks}:{mapping['Ebs']['SnapshotId']}"
 
@@ -109,7 +109,7 @@ class AmiFactory:
                 process.wait(BOUND_S)
 
     def clean_up(self) -> None:
-        """Run `builder clean` after a kill, even if child processes of the dead run are still running."""
+        """Run `builder clean` after a build was killed, even if child processes of the build still run."""
         done = self.factory.call("clean", "--yes")
         assert done.code == 0, done.stderr
 

@@ -30,7 +30,7 @@ class Fault:
 
 @contextmanager
 def engine_with(fault: Fault, folder: Path) -> Iterator[str]:
-    """Serve the engine with this fault; yield its URL."""
+    """Serve the engine through a proxy that injects this fault; yield the URL of the proxy."""
     path = folder / "engine.sock"
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))

@@ -92,7 +92,7 @@ class Build:
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """The outcome of each step, by its name within the target."""
+        """Return the outcome of each step, by the name of the step within the target."""
         ends = [event for event in self.events if event["name"] == "step.end"]
         return {event["step"].split("/")[1]: event["fields"]["outcome"] for event in ends}
 
@@ -265,7 +265,7 @@ class Factory:
             container.remove(force=True)
 
     def copy(self, folder: Path) -> "Factory":
-        """Return a factory with the same repository, receipts and layers in another folder."""
+        """Copy the repository with its receipts to another folder; return a factory that uses the copy."""
         target = folder / "repository"
         shutil.copytree(self.repository.root, target)
         return Factory(repository=Repository(target), home=self.home)

@@ -61,7 +61,7 @@ class Program:
         return done.stdout.strip()
 
     def aws(self, name: str) -> Clients:
-        """Return clients of a running rehearsal."""
+        """Return AWS clients for a running rehearsal."""
         found = find(self.workspace, name)
         assert found
         return Clients(found.endpoint, found.key)

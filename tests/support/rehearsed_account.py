@@ -36,7 +36,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AmiAccount:
-    """A builder's view of the account through the proxy; `aws` bypasses the proxy."""
+    """The rehearsed account as a builder sees it through the proxy; `aws` has clients without the proxy."""
 
     aws: Clients
     proxy: Proxy
@@ -133,7 +133,7 @@ class AmiAccount:
         if image["State"] != "available":
             return f"is {image['State']}"
         if image.get("ImdsSupport") != "v2.0":
-            return "answers without tokens"
+            return "accepts IMDSv1 requests"
         attribute = self.aws("ec2", region).describe_image_attribute(
             ImageId=ami, Attribute="launchPermission"
         )

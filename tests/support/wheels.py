@@ -1,4 +1,4 @@
-"""Generate a small Python package for tests."""
+"""Generate a small wheel for tests."""
 
 import hashlib
 import zipfile

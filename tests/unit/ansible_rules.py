@@ -119,9 +119,9 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "forced choice": (
         r"\b(?:NCCL_PROTO|NCCL_ALGO|FI_PROVIDER|FI_EFA_FORK_SAFE|FI_EFA_USE_DEVICE_RDMA|RDMAV_\w+)\s*=",
-        "a value that suits one release may be wrong for the next",
+        "a value that suits one NCCL or libfabric release may be wrong for the next one",
     ),
-    "upgrade of everything": (
+    "upgrade of all packages": (
         r"name:\s*[\"']\*[\"']|upgrade:\s*(?:dist|full|safe|yes|true)|dist-upgrade|\bdnf\b[^\n]*\bupgrade\b",
         "upgrading all packages replaces the kernel that modules were built for",
     ),

@@ -163,7 +163,7 @@ DEFECTS = {
         task("ansible.builtin.command", "modprobe tcp_bbr", changed_when=True),
         "modprobe",
     ),
-    "settings applied to the builder's kernel": (
+    "settings applied to the kernel of the build machine": (
         "tasks/main.yml",
         task("ansible.posix.sysctl", {"name": "net.core.rmem_max", "value": 1, "sysctl_set": True}),
         "sysctl",
@@ -177,7 +177,7 @@ DEFECTS = {
     "all packages upgraded": (
         "tasks/main.yml",
         task("ansible.builtin.apt", {"name": "*", "upgrade": "dist"}),
-        "upgrade of everything",
+        "upgrade of all packages",
     ),
     "unsigned packages of a repository": (
         "templates/neuron.repo.j2",
@@ -263,7 +263,7 @@ KNOWN = {
     ),
     "base: no time sync": ("time_sync::service_is_enabled_at_boot",),
     "packages: newest kernel installed with modules for the old one": (
-        "upgrade of everything",
+        "upgrade of all packages",
         "moving version",
         "kernel::only_one_kernel_is_installed",
         "kernel::no_kernel_metapackage_is_installed",
@@ -363,7 +363,7 @@ KNOWN = {
         "neuron_driver::module_matches_the_kernel",
     ),
     "neuron: wildcards in versions": ("moving version", "neuron_tools::package_is_pinned_and_held"),
-    "neuron: environment owned by root only, without pins": (
+    "neuron: Python environment owned by root only, without pins": (
         "pip",
         "neuron_framework::only_the_locked_packages_are_installed",
         "neuron_framework::all_users_can_read_and_only_root_can_write",

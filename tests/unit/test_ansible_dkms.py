@@ -222,7 +222,7 @@ def test_a_changed_compiler_changes_the_archive_name(machine: Machine, tool: str
     assert machine.make()["archive"] != first
 
 
-def test_archive_name_depends_on_the_compiler_of_the_kernel(machine: Machine) -> None:
+def test_archive_name_depends_on_the_compiler_that_built_the_kernel(machine: Machine) -> None:
     machine.write(f"modules/{KERNEL}/build/.config", 'CONFIG_CC_VERSION_TEXT="gcc-11 (x) 11.3"\n')
     machine.tools["gcc-11"] = "gcc 11.3"
     first = machine.make()["archive"]

@@ -1,4 +1,4 @@
-"""Modules and action plugins refuse options, links, and paths outside their folders."""
+"""Ansible modules refuse URLs that are command-line options, and links and paths out of their folders."""
 
 import json
 import os
@@ -12,7 +12,7 @@ ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 
 
 def play(folder: Path, *tasks: dict[str, object], role: str = "") -> subprocess.CompletedProcess[str]:
-    """Run tasks on this machine, as a role if `role` is set."""
+    """Run tasks on this machine with ansible-playbook; if `role` is set, run them as that role."""
     table: dict[str, object] = {"hosts": "localhost", "gather_facts": False}
     if role:
         path = folder / "roles" / role / "tasks" / "main.yml"
@@ -49,7 +49,7 @@ def play(folder: Path, *tasks: dict[str, object], role: str = "") -> subprocess.
     ],
     ids=["url", "ref", "protocol"],
 )
-def test_checkout_runs_no_command_that_a_url_names(tmp_path: Path, given: dict[str, object]) -> None:
+def test_checkout_runs_no_command_from_a_url_or_ref(tmp_path: Path, given: dict[str, object]) -> None:
     ran, source = tmp_path / "ran", tmp_path / "source"
     subprocess.run(["git", "init", "--quiet", str(source)], check=True)
     arguments = {name: str(value).format(ran=ran) for name, value in given.items() if name != "mirrors"}

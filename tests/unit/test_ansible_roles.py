@@ -43,7 +43,7 @@ PLAY_VARIABLES = frozenset(
     }
 )
 FUNCTIONS = frozenset({"lookup", "query"})
-# Prefix of the parameters of each shared file outside the roles.
+# Maps each shared file outside the roles to the prefix of its parameters.
 SHARED = {
     "expected.yml": "image_",
     "image.yml": "image_",
@@ -70,7 +70,7 @@ SHARED_FACTS = frozenset({"driver_version"})
 SHARED_PREFIXES = tuple(sorted({prefix for prefix in SHARED.values() if prefix != "image_"}))
 # Task keys whose value is a Jinja expression without braces.
 EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
-# Actions that read input that no layer key covers.
+# Actions whose input no layer key covers.
 REFUSED_ACTIONS = frozenset(
     {"gather_facts", "include_vars", "package_facts", "service_facts", "set_fact", "setup"}
 )
@@ -233,7 +233,7 @@ def name_of(role: Path) -> str:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_role_reads_only_what_its_key_covers(role: Path) -> None:
+def test_role_reads_only_input_that_its_layer_key_covers(role: Path) -> None:
     assert check_role(role) == []
 
 
@@ -276,7 +276,7 @@ def test_all_shared_files_are_listed() -> None:
     assert {str(path.relative_to(ANSIBLE)) for path in found} == set(SHARED)
 
 
-def test_workload_env_uses_the_environment_of_python_env() -> None:
+def test_workload_env_installs_into_the_venv_of_python_env() -> None:
     stack, workload = (
         read_yaml(ANSIBLE / "roles" / name / "defaults" / "main.yml")[f"{name}_path"]
         for name in ("python_env", "workload_env")
@@ -326,5 +326,5 @@ def test_a_valid_role_passes(tmp_path: Path) -> None:
         ("vars/debian.yml", "probe_name: '{{ base_user }}'", "debian.yml: reads base_user"),
     ],
 )
-def test_finds_foreign_variables_and_actions(tmp_path: Path, file: str, content: str, problem: str) -> None:
+def test_finds_each_kind_of_forbidden_content(tmp_path: Path, file: str, content: str, problem: str) -> None:
     assert problem in check_role(make_role(tmp_path, **{file: content}))

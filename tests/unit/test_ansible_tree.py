@@ -79,7 +79,7 @@ def test_default_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode"), [(b"other", "0644"), (b"same", "0600")], ids=["other bytes", "other mode"]
 )
-def test_other_content_or_mode_is_a_change(tmp_path: Path, content: bytes, mode: str) -> None:
+def test_different_content_or_mode_counts_as_change(tmp_path: Path, content: bytes, mode: str) -> None:
     apply_entry(tmp_path, make_entry("/file", b"same", mode="0644"))
     assert apply_entry(tmp_path, make_entry("/file", content, mode=mode))
     assert (tmp_path / "file").read_bytes() == content
@@ -154,7 +154,7 @@ def test_check_mode_reports_a_change_but_does_nothing(tmp_path: Path, entry: dic
     assert {path.name: path.lstat() for path in tmp_path.iterdir()} == before
 
 
-def test_difference_shows_text_but_not_binary_content(tmp_path: Path) -> None:
+def test_diff_shows_text_but_not_binary_content(tmp_path: Path) -> None:
     apply_entry(tmp_path, make_entry("/file", b"old\n"))
     shown = apply_entry(tmp_path, make_entry("/file", b"new\n"))
     assert shown
@@ -252,6 +252,6 @@ def test_sweep_empties_only_nonempty_files(tmp_path: Path) -> None:
     assert sweep.find_nonempty([f"{tmp_path}/*"], frozenset()) == [tmp_path / "full"]
 
 
-def test_reads_the_mount_table() -> None:
+def test_sweep_lists_mounts_except_the_root_file_system() -> None:
     assert Path("/proc") in sweep.list_mounts()
     assert Path("/") not in sweep.list_mounts()

@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def peak() -> Iterator[None]:
-    """Fail the test if it holds more than 24 MiB at a time."""
+    """Fail the test if its peak memory exceeds 24 MiB."""
     tracemalloc.start()
     yield
     _, most = tracemalloc.get_traced_memory()
@@ -45,7 +45,7 @@ def test_a_line_of_100_mib_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("piece", ["x", "x\n", "\n", "äöü\nend"])
-def test_lines_do_not_depend_on_the_pieces(piece: str) -> None:
+def test_lines_do_not_depend_on_chunk_boundaries(piece: str) -> None:
     splitter = Lines()
     text = piece * 7
     found = [line for character in text for line in splitter.add(character)] + splitter.end()
@@ -73,7 +73,7 @@ def test_too_much_output_without_a_listener_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("peak")
-def test_the_record_of_a_run_does_not_grow_with_its_logs() -> None:
+def test_recorded_events_of_a_run_do_not_grow_with_its_log() -> None:
     recorder, board = Recorder(), Board()
     listener = Listener(Stream(recorder, board.read), "hello/system")
     with listener.events.step("hello/system", "system", target="hello"):
@@ -92,7 +92,7 @@ def test_the_record_of_a_run_does_not_grow_with_its_logs() -> None:
     assert listener.tail[-1] == board.tail("hello/system")[-1] == "last"
 
 
-def test_the_record_keeps_the_order_of_events_and_all_outcomes() -> None:
+def test_recorder_keeps_the_order_of_events_and_all_outcomes() -> None:
     recorder = Recorder()
     for number in range(1000):
         recorder(Event(name="step.log", time_s=time.time(), step="a", text=str(number)))

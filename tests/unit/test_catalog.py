@@ -1,4 +1,4 @@
-"""Errors in catalog files: each message names the file, the key and, if possible, a suggestion."""
+"""Errors in catalog files: each message names file and key and, if possible, suggests the right name."""
 
 from pathlib import Path
 

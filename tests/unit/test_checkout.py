@@ -1,4 +1,4 @@
-"""The commit recorded in receipts and AMI tags."""
+"""`commit_of` returns the commit that receipts and AMI tags record."""
 
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def _clear_commit_cache() -> Iterator[None]:
 
 
 def commit(root: Path) -> str:
-    """Commit everything in `root` and return the commit."""
+    """Commit all files in `root` to git and return the commit hash."""
     name = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
     for words in (["init", "-q"], ["add", "-A"], [*name, "commit", "-q", "-m", "test"]):
         subprocess.run(["git", "-C", str(root), *words], check=True)

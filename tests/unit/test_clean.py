@@ -58,7 +58,7 @@ def workspace(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.fixture
 def call(repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """A function that runs the verb and returns its exit code, stdout and stderr."""
+    """Return a function that runs `builder clean` and returns its exit code, stdout and stderr."""
 
     def call(*words: str, engine: FakeEngine | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(clean, "Engine", lambda: engine or FakeEngine({}, {}))

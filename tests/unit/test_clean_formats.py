@@ -36,7 +36,7 @@ class FakeEngine:
 
 
 @pytest.mark.parametrize("before", range(1, plan.FORMAT))
-def test_removes_layers_of_an_older_key_format(
+def test_removes_layers_with_keys_of_an_older_format(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: int
 ) -> None:
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""The command line: output, refused arguments, and third-party packages that quick verbs must not import."""
+"""The command line: output, refused arguments, and quick commands that import no third-party package."""
 
 import shlex
 import subprocess
@@ -47,7 +47,7 @@ def call(*argv: str, root: Path | None = None) -> "subprocess.CompletedProcess[s
 @pytest.mark.parametrize(
     "argv", [["--help"], ["--version"], ["list"], ["show", "cpu-ddp"], ["completion", "bash"]]
 )
-def test_quick_verbs_import_no_third_party_package(root: Path, argv: list[str]) -> None:
+def test_quick_commands_import_no_third_party_package(root: Path, argv: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(argv=argv, third=THIRD_PARTY)],
         cwd=root,
@@ -59,14 +59,14 @@ def test_quick_verbs_import_no_third_party_package(root: Path, argv: list[str]) 
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_help_lists_every_verb_and_every_verb_has_help() -> None:
+def test_help_lists_every_command_and_every_command_has_help() -> None:
     printed = call("--help").stdout
     for verb in cli.VERBS:
         assert f"  {verb}" in printed
         assert call(verb, "--help").stdout.startswith(f"usage: builder {verb}")
 
 
-def test_suggests_a_verb_for_an_unknown_verb() -> None:
+def test_suggests_a_command_for_an_unknown_command() -> None:
     done = call("biuld")
     assert done.returncode == 2
     assert done.stderr == "error: no command 'biuld' (did you mean 'build'?)\nhint: builder --help\n"
@@ -259,7 +259,7 @@ def test_show_lists_flavours_and_components_that_the_stack_leaves_out(flavoured:
         (["iam", "hello", "--system", "plain"], "use --flavour (did you mean 'plain'?)"),
     ],
 )
-def test_refuses_an_unknown_flavour_and_the_former_option_system(
+def test_refuses_an_unknown_flavour_and_the_removed_system_option(
     flavoured: Repository, argv: list[str], words: str
 ) -> None:
     done = call(*argv, root=flavoured.root)
@@ -325,7 +325,7 @@ def test_lost_stdout_is_an_error_except_a_closed_pipe_of_a_read_only_command(
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
-def test_a_lost_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> None:
+def test_a_closed_or_full_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> None:
     assert shell(f"list {redirection}").returncode == 0
     assert shell(f"list --no-such-option {redirection}").returncode == 2
 

@@ -35,7 +35,7 @@ EDITS: dict[str, tuple[str, Edit]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_edit_of_an_input_is_refused(repository: Repository, name: str) -> None:
+def test_edit_of_an_input_during_a_build_is_refused(repository: Repository, name: str) -> None:
     plan = repository.plan()
     sources.require_unchanged(repository.root, plan.layers)
     file, edit = EDITS[name]
@@ -56,7 +56,7 @@ def test_file_that_is_no_input_may_be_edited(repository: Repository) -> None:
         sources.require_same_checks(repository.root, plan)
 
 
-def test_build_context_of_a_workload_does_not_change_after_the_comparison(repository: Repository) -> None:
+def test_build_context_keeps_its_files_if_the_workload_is_edited_later(repository: Repository) -> None:
     plan: Plan = repository.plan()
     context = workload.make_context(repository.root, plan, ("run", "a"))
     sources.require_unchanged(repository.root, plan.layers)

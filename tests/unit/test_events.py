@@ -1,4 +1,4 @@
-"""The event stream when a subscriber raises."""
+"""The event stream reports an error of a subscriber and still sends later events to other subscribers."""
 
 import pytest
 

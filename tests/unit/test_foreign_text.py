@@ -83,7 +83,7 @@ def test_errors_tables_lines_logs_and_reports_are_clean(texts: list[str]) -> Non
     assert "\x1b" not in summary.error(BuildError("\x1b[31mred\x1b[0m"))
 
 
-def test_streams_pass_only_colours_and_drawing(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_pass_only_colour_and_cursor_codes(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     own = "\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\x1b[?25h\r\n"
     assert printable(own) == own
     drawing = re.compile(r"\x1b\[([0-9;]*[mAJK]|\?25[hl])|\r")
@@ -91,7 +91,7 @@ def test_streams_pass_only_colours_and_drawing(texts: list[str], monkeypatch: py
         assert not HARMFUL.search(drawing.sub("", printable(text))), repr(text)
 
 
-def test_both_streams_of_the_program_are_guarded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_guard_streams_cleans_stdout_and_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     try:
         streams.guard_streams()

@@ -1,4 +1,4 @@
-"""All HTTP goes through a single client: imports of other clients, lazy urllib3, transient statuses."""
+"""All HTTP requests use a single client, which imports urllib3 lazily; roles retry the same statuses."""
 
 import ast
 import importlib.util

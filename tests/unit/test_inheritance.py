@@ -39,7 +39,7 @@ def test_inherited_reference_to_a_pin_uses_the_overridden_pin(stacked: Repositor
     assert stacked.load().stacks["next-1"].pins == {"fabric": "2.0", "extra": "2.0"}
 
 
-def test_omitted_pins_and_reasons_are_inherited(stacked: Repository) -> None:
+def test_omitted_pins_and_their_reasons_are_inherited(stacked: Repository) -> None:
     stacked.write(
         "catalog/stacks/less-1.toml", 'summary = "l"\nbase = "plain-1"\n[without]\nextra = "not needed"\n'
     )
@@ -214,7 +214,7 @@ def add_policy(repository: Repository) -> None:
     defaults.write_text(defaults.read_text() + "fabric_policy: a\n", encoding="utf-8")
 
 
-def test_flavour_adds_components_and_sets_policies(stacked: Repository) -> None:
+def test_flavour_adds_components_and_sets_component_policies(stacked: Repository) -> None:
     stacked.replace(
         "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
     )
@@ -277,7 +277,7 @@ def test_brought_by_must_name_a_required_component(stacked: Repository) -> None:
     assert expected in problems(stacked)
 
 
-def test_download_for_a_policy_is_required_only_with_that_policy(stacked: Repository) -> None:
+def test_download_for_a_component_policy_is_required_only_with_that_policy(stacked: Repository) -> None:
     stacked.replace(
         "ansible/roles/fabric/defaults/main.yml", "fabric_tools", "fabric_policy: a\nfabric_tools"
     )

@@ -15,8 +15,8 @@ from builder.adapters.host.workspace import Run, Workspace, open_run
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
-Answers = tuple[dict[str, object], dict[str, object]]  # in check mode, and of the build
-# Fake dkms module of a hostile machine. The name of the kernel module selects the answers of a machine.
+Answers = tuple[dict[str, object], dict[str, object]]  # dkms results: in check mode, in the build
+# Fake dkms module of a hostile machine. It returns the answers stored under the name of the kernel module.
 MACHINE = """
 from ansible.module_utils.basic import AnsibleModule
 names = ("name", "version", "kernel", "archives")
@@ -27,7 +27,7 @@ module.exit_json(**(asked if module.check_mode else made))
 
 
 def play(folder: Path, answers: Mapping[str, Answers]) -> dict[str, str]:
-    """Run the tasks of kernel modules on machines with these answers; return the output of each machine."""
+    """Run tasks/kernel_module.yml on fake machines with these answers; return the output of each machine."""
     for name in ("library", "cached", *(f"{kind}/{host}" for kind in ("made", "work") for host in answers)):
         (folder / name).mkdir(parents=True)
     (folder / "library/dkms.py").write_text(MACHINE.format(answers=dict(answers)))
@@ -60,7 +60,7 @@ def play(folder: Path, answers: Mapping[str, Answers]) -> dict[str, str]:
     return found
 
 
-def test_machine_cannot_name_a_file_of_the_controller(tmp_path: Path) -> None:
+def test_machine_cannot_fetch_other_files_of_the_controller(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     for name in ("credentials", "x.dkms.tar.gz"):
@@ -85,7 +85,7 @@ def test_machine_cannot_name_a_file_of_the_controller(tmp_path: Path) -> None:
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file()] == []
 
 
-def test_machine_cannot_choose_the_file_that_is_written(tmp_path: Path) -> None:
+def test_machine_cannot_choose_the_file_that_the_controller_writes(tmp_path: Path) -> None:
     evil: dict[str, object] = {"archive": "../evil.dkms.tar.gz", "outcome": "compiled"}
     compiled: dict[str, object] = {"archive": ARCHIVE, "outcome": "compiled"}
     found = play(
@@ -130,7 +130,7 @@ def test_an_archive_is_cached_only_after_a_call_of_keep(run: Run) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".sha256"])
-def test_each_flipped_byte_in_the_cache_leads_to_a_new_build(run: Run, suffix: str) -> None:
+def test_damaged_archive_or_digest_in_the_cache_leads_to_a_new_build(run: Run, suffix: str) -> None:
     _, folder = build(run, "first", {ARCHIVE: "modules"})
     kernel_modules.keep(run, folder, cache="modules")
     path = run.workspace.cache("modules") / f"{ARCHIVE}{suffix}"

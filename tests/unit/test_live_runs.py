@@ -46,7 +46,7 @@ def leave(workspace: Workspace, name: str, alive: str | None) -> Path:
     ],
     ids=["killed", "restarted", "other container", "other host", "older version"],
 )
-def test_leaves_runs_of_other_hosts_alone(workspace: Workspace, alive: str, *, is_dead: bool) -> None:
+def test_only_runs_of_other_hosts_are_not_dead(workspace: Workspace, alive: str, *, is_dead: bool) -> None:
     leave(workspace, "run", alive)
     assert dead_runs(workspace) == (["run"] if is_dead else [])
     assert is_running(workspace, "run") is not is_dead
@@ -63,9 +63,9 @@ def test_a_run_names_its_host(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("offset_s", [-3600, 3600], ids=["in the past", "in the future"])
-def test_a_run_without_lock_is_dead_whatever_the_clock_says(workspace: Workspace, offset_s: int) -> None:
+def test_old_or_future_folder_without_alive_file_is_a_dead_run(workspace: Workspace, offset_s: int) -> None:
     folder = leave(workspace, "run", None)
-    assert dead_runs(workspace) == [], "it may be starting"
+    assert dead_runs(workspace) == [], "a new folder may belong to a run that is starting"
     moment = time.time() + offset_s
     os.utime(folder, (moment, moment))
     assert dead_runs(workspace) == ["run"]

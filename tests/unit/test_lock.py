@@ -1,4 +1,4 @@
-"""Lock file: required entries of a target, parsing and formatting, and their effect on plans."""
+"""Lock file: entries that a target requires, parsing and formatting, and the effect of entries on plans."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_keys_change_with_what_roles_read_of_the_lock(
         ("requirements", "containers/hello/requirements.lock", "target hello"),
     ],
 )
-def test_build_with_a_missing_entry_is_refused(
+def test_build_with_a_missing_lock_entry_is_refused(
     downloading: Repository, kind: str, subject: str, owner: str
 ) -> None:
     edit(downloading, kind, subject)
@@ -199,7 +199,7 @@ def test_lock_inputs_change_with_the_required_entries() -> None:
         ("{", "not a valid lock file"),
         ("[]", "not a valid lock file"),
         ('{"format": 9, "entries": {}}', "format 9, not 1"),
-        ('{"format": 1, "entries": {"egg": {"a": {"verified": true}}}}', "unknown kind 'egg'"),
+        ('{"format": 1, "entries": {"egg": {"a": {"verified": true}}}}', "unknown kind of entry 'egg'"),
         ('{"format": 1, "entries": {"git": {"a v1": {"commit": "main", "verified": true}}}}', "'main'"),
         ('{"format": 1, "entries": {"archive": {"a": {"sha256": "12", "verified": true}}}}', "'12'"),
         (

@@ -1,4 +1,4 @@
-"""Tags and labels are spelled only in builder/marks.py."""
+"""Names of tags and labels are spelled only in builder/marks.py."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from builder import marks
 _VALUES = {value for name, value in vars(marks).items() if name.endswith(("_TAG", "_LABEL"))}
 
 
-def test_values_of_tags_and_labels_are_unique() -> None:
+def test_names_of_tags_and_labels_are_unique() -> None:
     names = [name for name in vars(marks) if name.endswith(("_TAG", "_LABEL"))]
     assert len(_VALUES) == len(names) > 15
 

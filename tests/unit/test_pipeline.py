@@ -1,4 +1,4 @@
-"""The pipeline's message about a report that did not pass."""
+"""The error message of the pipeline for a check report that did not pass."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.unit.test_screen_attempt import a_plan
         (("failed",) * 4, "target 'cpu-ddp': 4 of 4 checks failed: check_0, check_1, check_2"),
     ],
 )
-def test_the_message_says_why_a_report_did_not_pass(outcomes: tuple[str, ...], message: str) -> None:
+def test_the_message_says_why_a_check_report_did_not_pass(outcomes: tuple[str, ...], message: str) -> None:
     checks = tuple(
         Check(name=f"check_{number}", component="libfabric", outcome=outcome, seconds=0.1)
         for number, outcome in enumerate(outcomes)

@@ -42,7 +42,7 @@ EVERYTHING = {"base", "system", "final", "workload"}
         ("catalog/stacks/plain-1.toml", "a stack", "one stack", set()),
     ],
 )
-def test_key_changes_if_and_only_if_an_input_changes(
+def test_layer_key_changes_if_and_only_if_an_input_changes(
     repository: Repository, file: str, old: str, new: str, changed: set[str]
 ) -> None:
     before = repository.keys()
@@ -51,7 +51,7 @@ def test_key_changes_if_and_only_if_an_input_changes(
     assert {name for name in before if before[name] != after[name]} == changed
 
 
-def test_keys_depend_on_the_executable_bit_but_not_on_times_or_other_modes(repository: Repository) -> None:
+def test_layer_keys_depend_on_executable_bits_but_not_on_times_or_other_modes(repository: Repository) -> None:
     before = repository.keys()
     template = repository.root / "ansible/roles/base/templates/profile.j2"
     os.utime(template, (1, 1))

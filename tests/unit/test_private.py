@@ -30,7 +30,7 @@ def give_away(path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files in place of /tmp."""
+    """Replace /tmp by an empty folder in which every user can create files."""
     folder = tmp_path / "tmp"
     folder.mkdir(mode=0o1777)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -49,7 +49,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(home=tmp_path / "home", out=tmp_path / "out")
 
 
-def test_the_folder_for_sockets_is_not_the_one_that_another_user_made_first(
+def test_socket_folder_is_never_a_folder_that_another_user_prepared(
     workspace: Workspace, temporary: Path
 ) -> None:
     with open_run(workspace, "build") as run:
@@ -59,11 +59,11 @@ def test_the_folder_for_sockets_is_not_the_one_that_another_user_made_first(
         folder = run.socket_dir
         assert folder != trap
         assert (mode(folder), folder.stat().st_uid) == (0o700, os.geteuid())
-        assert run.socket_dir == folder, "one folder per run"
+        assert run.socket_dir == folder, "each run has a single socket folder"
     assert list(temporary.iterdir()) == [trap]
 
 
-def test_refuses_a_folder_for_sockets_that_was_replaced(workspace: Workspace, temporary: Path) -> None:
+def test_refuses_a_socket_folder_that_was_replaced(workspace: Workspace, temporary: Path) -> None:
     with open_run(workspace, "build") as run:
         folder = run.socket_dir
         folder.rmdir()
@@ -82,7 +82,7 @@ def test_refuses_a_folder_for_sockets_that_was_replaced(workspace: Workspace, te
     assert folder.exists(), "the cleanup deletes no folder of another user"
 
 
-def test_removes_the_folder_for_sockets_of_a_dead_run(workspace: Workspace, temporary: Path) -> None:
+def test_removes_the_socket_folder_of_a_dead_run(workspace: Workspace, temporary: Path) -> None:
     with open_run(workspace, "build") as run:
         run.keep_scratch.set()
         (run.socket_dir / "control").touch()
@@ -92,7 +92,7 @@ def test_removes_the_folder_for_sockets_of_a_dead_run(workspace: Workspace, temp
 
 
 @pytest.mark.parametrize("use", ["lock", "cache", "run"])
-def test_no_other_user_can_enter_the_home(workspace: Workspace, use: str) -> None:
+def test_no_other_user_can_enter_builder_home(workspace: Workspace, use: str) -> None:
     workspace.home.mkdir(mode=0o755)  # as earlier versions made it
     if use == "lock":
         with locked(workspace, "name"):
@@ -105,7 +105,7 @@ def test_no_other_user_can_enter_the_home(workspace: Workspace, use: str) -> Non
     assert mode(workspace.home) == 0o700
 
 
-def test_refuses_the_home_of_another_user(
+def test_refuses_a_builder_home_of_another_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "home"

@@ -305,7 +305,7 @@ def flip_bit(path: Path, position: int) -> None:
 
 @pytest.mark.parametrize("position", [0, 20, -2])
 @pytest.mark.parametrize("name", ["layers", "configs", "sha256"])
-def test_a_flipped_bit_in_the_store_never_leads_to_other_bytes(
+def test_a_flipped_bit_in_the_store_never_changes_the_image(
     store: BlobStore, name: str, position: int
 ) -> None:
     image_id, diff_ids = sha256(config_of(LAYERS)), [sha256(layer) for layer in LAYERS]
@@ -328,7 +328,7 @@ def test_a_flipped_bit_in_the_store_never_leads_to_other_bytes(
 
 
 @pytest.mark.parametrize("kind", ["layers", "configs"])
-def test_ignores_the_record_of_another_blob(store: BlobStore, kind: str) -> None:
+def test_ignores_a_record_that_describes_another_blob(store: BlobStore, kind: str) -> None:
     images = [LAYERS[:1], LAYERS[1:]]
     for layers in images:
         diff_ids = [sha256(layer) for layer in layers]

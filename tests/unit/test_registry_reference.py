@@ -35,7 +35,7 @@ references = st.builds(
 
 
 @given(references)
-def test_parses_every_formatted_name(reference: Reference) -> None:
+def test_parses_every_formatted_image_name(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
@@ -54,7 +54,7 @@ def test_parses_every_formatted_name(reference: Reference) -> None:
         "",
     ],
 )
-def test_refuses_an_incomplete_name_with_the_expected_form(text: str) -> None:
+def test_refuses_an_invalid_image_name_and_shows_the_expected_form(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Reference.parse(text)
     assert "HOST[:PORT]/REPOSITORY" in caught.value.hint
@@ -82,7 +82,7 @@ def test_reads_logins_from_docker_config(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_credentials("r.example") is not None
 
 
-def test_returns_none_without_a_file_and_reports_a_damaged_one(tmp_path: Path) -> None:
+def test_finds_no_login_without_a_file_and_reports_a_damaged_file(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     assert find_credentials("r.example", config=config) is None
     config.write_text("{")

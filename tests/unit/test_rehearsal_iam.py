@@ -1,4 +1,4 @@
-"""The policy evaluator follows the rules that AWS documents, and refuses what it cannot evaluate."""
+"""The rehearsal's IAM policy evaluator follows the rules of AWS and refuses unknown parts of a policy."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_nothing_is_allowed_by_default_and_a_deny_wins() -> None:
         ("ec2:Create.ags", "ec2:CreateTags", False),
     ],
 )
-def test_actions_ignore_case_and_have_wildcards(pattern: Any, action: str, expected: bool) -> None:
+def test_action_patterns_ignore_case_and_have_wildcards(pattern: Any, action: str, expected: bool) -> None:
     assert (outcome(allow(pattern), action=action) == ALLOWED) is expected
 
 
@@ -69,7 +69,7 @@ def test_actions_ignore_case_and_have_wildcards(pattern: Any, action: str, expec
         ("arn:aws:ssm:*:*:parameter/a/*", "arn:aws:ssm:us-east-1:1:parameter/ab", False),
     ],
 )
-def test_resources_are_compared_part_by_part(pattern: Any, resource: str, expected: bool) -> None:
+def test_arns_are_compared_part_by_part(pattern: Any, resource: str, expected: bool) -> None:
     assert (outcome(allow(resource=pattern), resource=resource) == ALLOWED) is expected
 
 
@@ -98,12 +98,12 @@ def test_string_operators_compare_exactly_or_with_wildcards(
     assert (outcome(statement, **{"ec2:ResourceTag/factory:run": found}) == ALLOWED) is expected
 
 
-def test_condition_on_an_absent_key_is_not_met() -> None:
+def test_condition_fails_if_its_context_key_is_absent() -> None:
     for operator in ("StringEquals", "StringLike"):
         assert outcome(when(operator, "ec2:ResourceTag/factory:run", "*")) == IMPLICITLY_DENIED
 
 
-def test_request_tags_resource_tags_and_create_action_are_separate_keys() -> None:
+def test_request_tags_resource_tags_and_create_action_are_separate_context_keys() -> None:
     by_request = when("StringLike", "aws:RequestTag/factory:run", "*")
     by_resource = when("StringLike", "aws:ResourceTag/factory:run", "*")
     by_creation = when("StringEquals", "ec2:CreateAction", ["RunInstances", "CreateImage"])
@@ -113,7 +113,7 @@ def test_request_tags_resource_tags_and_create_action_are_separate_keys() -> Non
     assert outcome(by_creation, **{"ec2:CreateAction": "CreateImage"}) == ALLOWED
     assert outcome(by_creation, **{"ec2:CreateAction": "CopyImage"}) == IMPLICITLY_DENIED
     assert outcome(by_creation) == IMPLICITLY_DENIED
-    assert outcome(by_request, **{"AWS:requesttag/factory:run": "x"}) == ALLOWED, "names of keys ignore case"
+    assert outcome(by_request, **{"AWS:requesttag/factory:run": "x"}) == ALLOWED, "context keys ignore case"
 
 
 def test_all_conditions_of_a_statement_have_to_be_met() -> None:
@@ -127,13 +127,13 @@ def test_all_conditions_of_a_statement_have_to_be_met() -> None:
         )
 
 
-def test_variables_take_the_value_of_the_request() -> None:
+def test_policy_variables_take_values_from_the_request() -> None:
     statement = allow(resource="arn:aws:ssm:*:*:session/${aws:userid}-*")
     own, other = "arn:aws:ssm:us-east-1:1:session/me-1", "arn:aws:ssm:us-east-1:1:session/you-1"
     assert outcome(statement, resource=own, **{"aws:userid": "me"}) == ALLOWED
     assert outcome(statement, resource=other, **{"aws:userid": "me"}) == IMPLICITLY_DENIED
     assert outcome(statement, resource=other, **{"aws:userid": "*"}) == IMPLICITLY_DENIED, (
-        "a value has no wildcards"
+        "a wildcard in the value of a policy variable is literal"
     )
     assert outcome(statement, resource=own) == IMPLICITLY_DENIED
 

@@ -1,4 +1,4 @@
-"""`builder role`: the plan of components, molecule's machine, and the idempotence check."""
+"""`builder role`: the plan of components, the machine of a molecule scenario, and the idempotence check."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_refuses_wrong_arguments(repository: Repository, argv: list[str], words:
     assert words in refused.value.message
 
 
-def test_reads_the_only_platform_of_a_scenario(tmp_path: Path) -> None:
+def test_reads_the_only_platform_of_a_molecule_scenario(tmp_path: Path) -> None:
     file = tmp_path / "ansible" / "molecule" / "host" / "molecule.yml"
     file.parent.mkdir(parents=True)
     file.write_text("platforms:\n  - {name: a, components: [base], pins: {kernel: '6'}}\n")

@@ -155,7 +155,7 @@ def event(name: str, at_s: float, step: str = "", text: str = "", **fields: Scal
 
 
 def a_run() -> list[Event]:
-    """Events of a reused, a built and a failed layer, and a task of a step without a start event."""
+    """Return events of a reused, a built and a failed layer, and of a task whose step has no start event."""
     base, fabric, python = key_of("base"), key_of("fabric"), key_of("python")
     return [
         event("run.start", 0, text="builder build --target cpu-ddp", run="r1"),
@@ -188,7 +188,7 @@ def a_failure(error: FactoryError | None = None) -> Attempt:
     )
 
 
-def test_attempt_of_a_receipt_is_ready() -> None:
+def test_attempt_from_a_receipt_has_the_verdict_ready() -> None:
     attempt = attempt_of(a_receipt())
     assert (attempt.verdict, attempt.name) == ("ready", NAME)
     assert [layer.name for layer in attempt.layers_with("built")] == ["fabric", "final", "workload"]
@@ -199,7 +199,7 @@ def test_verdict_is_failed_after_a_failed_check_or_an_error() -> None:
     assert a_failure().verdict == "failed"
 
 
-def test_attempt_after_an_error_has_the_layers_of_its_events() -> None:
+def test_attempt_after_an_error_takes_its_layers_from_the_events() -> None:
     layers = {layer.name: layer for layer in a_failure().layers}
     assert {name: layer.outcome for name, layer in layers.items()} == {
         "base": "reused",

@@ -78,7 +78,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_look_depends_on_stream_and_environment() -> None:
+def test_screen_capabilities_depend_on_stream_and_environment() -> None:
     environment = {"COLUMNS": "132", "TERM": "xterm"}
     assert look(Terminal(), environment) == Look(
         width=132, terminal=True, colour=True, unicode=True, live=True

@@ -1,4 +1,4 @@
-"""The session of a build: which lanes it opens, which targets it finds and makes, and how often."""
+"""The session of a build: which lanes (app/lanes) it opens, and which targets it finds and makes."""
 
 import io
 import json
@@ -197,7 +197,7 @@ class WaitingLane(FakeLane):
 def test_a_closed_stdout_interrupts_a_build_and_cleans_up(
     context: Context, monkeypatch: pytest.MonkeyPatch, lines: int
 ) -> None:
-    """The main thread writes the first line to the closed pipe, a worker a later line."""
+    """The main thread writes the first line to the closed pipe; a worker thread writes later lines."""
     lane = WaitingLane()
     monkeypatch.setattr("sys.stdout", Pipe(lines=lines))
     with pytest.raises(Interrupted, match="SIGHUP") as caught:

@@ -114,7 +114,7 @@ def test_released_stacks_have_their_original_digests_under_the_old_names(knowled
     assert {name: _under_old_names(knowledge, name).digest(name) for name in released} == released
 
 
-# Digests of stacks from before they got a base, when their files listed every pin.
+# Digests from the time when the files of these stacks had no base and listed every pin.
 _IN_FULL = {
     "cuda-13.2-batch": "7a10aa08c6d4735c8f12f9d47b02f82a10f3dab573dcbb8ee0d2aee8ec5ea25c",
     "neuron-2.28-pcluster-3.14": "0de3e3895163bd2fc07bb02df9176e38aac8166101814dccd97473c118aa9f0d",
@@ -156,7 +156,7 @@ def _with_stack(knowledge: Knowledge, stack: Stack, stated: Facts) -> Knowledge:
     return dataclasses.replace(knowledge, catalog=catalog, stated={**knowledge.stated, stack.name: stated})
 
 
-def test_the_digest_covers_contents_but_not_texts(knowledge: Knowledge) -> None:
+def test_the_stack_digest_covers_pins_facts_and_instances_but_not_texts(knowledge: Knowledge) -> None:
     stack, stated = knowledge.stacks["cuda-13.0"], knowledge.stated["cuda-13.0"]
 
     def digest(facts: Facts = stated, **changes: Any) -> str:
@@ -259,7 +259,7 @@ def test_suggests_the_nearest_change_that_meets_a_rule(
     assert found == changes
 
 
-def test_a_change_that_breaks_another_rule_includes_the_repair(knowledge: Knowledge) -> None:
+def test_a_suggestion_that_breaks_another_rule_also_repairs_that_rule(knowledge: Knowledge) -> None:
     """CUDA 13 needs driver 580, which needs the fabric manager of the same version and a newer EFA."""
     stated = knowledge.stack_facts("cuda-12.8") | facts_of(knowledge, instance="p5.48xlarge", cuda="13.0.2")
     finding = next(f for f in check(knowledge, stated).errors if f.rule.id == "CUDA-DRV-13")

@@ -1,4 +1,4 @@
-"""Rules in builds: an error stops the build, a setting reaches the job, a warning is reported."""
+"""Compatibility rules: an error stops the build, a setting reaches the job, a warning is reported."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_a_rule_that_does_not_apply_allows_the_build(ruled: Repository) -> None:
     require_allowed([planned])
 
 
-def test_a_setting_reaches_the_job(ruled: Repository) -> None:
+def test_a_setting_rule_adds_its_setting_to_the_plan(ruled: Repository) -> None:
     carried = 'environment = { FABRIC_MODE = "soft" }'
     rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)
     assert ruled.plan().settings == {"*": ("FABRIC_MODE=soft",)}
@@ -126,14 +126,14 @@ def test_a_warning_about_components_of_other_images_is_left_out(ruled: Repositor
     assert warned() == ["BOTH-01", "DRV-01", "FAB-01"]
 
 
-def test_the_verdict_does_not_change_layer_keys(ruled: Repository) -> None:
+def test_a_rule_that_fires_does_not_change_layer_keys(ruled: Repository) -> None:
     before = ruled.keys()
     rule(ruled, "kind == container", 'kind = "container"')
     assert ruled.plan().errors
     assert ruled.keys() == before
 
 
-def test_every_variant_of_every_target_obeys_the_rules(root: Path) -> None:
+def test_every_target_obeys_the_rules_in_all_flavours_architectures_and_sites(root: Path) -> None:
     knowledge, locked = knowledge_of(root), lock.read(root)
     for target, flavour, arch, site in lock.variants(knowledge.catalog):
         read = sources.read(root, knowledge.catalog, target, flavour)
@@ -141,7 +141,7 @@ def test_every_variant_of_every_target_obeys_the_rules(root: Path) -> None:
         assert planned.errors == (), f"{target.name} {flavour.name} {arch} {site}"
 
 
-# The verbs
+# The commands plan, show and build
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_removing_a_fact_never_inverts_a_verdict(knowledge: Knowledge) -> None:
                     assert rule.fires(less) in (verdict, None), f"{rule.id} without {name}"
 
 
-# Three truth values
+# Clauses are true, false or unknown
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_all_of_is_the_and_of_three_valued_logic(truths: list[bool | None]) -> N
     assert all_of(truths) is expected
 
 
-def test_facts_are_selected_by_side(knowledge: Knowledge) -> None:
+def test_facts_are_selected_by_side_image_or_host(knowledge: Knowledge) -> None:
     read = facts_of(
         knowledge, nccl="2.29.7", nvidia_driver="580.95.05", instance="p5.48xlarge", efa_kmod="3.0.0"
     )
@@ -194,7 +194,7 @@ def test_facts_are_selected_by_side(knowledge: Knowledge) -> None:
     assert set(knowledge.vocabulary.on(read, ("host",))) == {"nvidia_driver", "efa_kmod"}
 
 
-def test_the_efa_installer_brings_its_kernel_module_only_in_an_ami(knowledge: Knowledge) -> None:
+def test_the_efa_release_determines_the_efa_kernel_module_only_in_an_ami(knowledge: Knowledge) -> None:
     stated = facts_of(knowledge, efa="1.47.0")
     assert "efa_kmod" not in derive(stated, knowledge)
     assert "efa_kmod" not in derive({**stated, "kind": "container"}, knowledge)
@@ -212,13 +212,13 @@ def test_a_stated_fact_is_never_overridden(knowledge: Knowledge) -> None:
     ("kernel", "expected"),
     [("6.8", True), ("5.15.130", False), ("5.15.131", True), ("5.14.0", None), ("4.18", None)],
 )
-def test_gpl_symbols_of_a_kernel_that_the_catalog_does_not_cover_are_unknown(
+def test_gpl_symbols_are_unknown_for_kernels_outside_the_catalog(
     knowledge: Knowledge, kernel: str, expected: bool | None
 ) -> None:
     assert derive(facts_of(knowledge, kernel=kernel), knowledge).get("kernel_gpl_symbols") is expected
 
 
-# Mistakes
+# Mistakes in catalog files
 
 
 def test_a_catalog_without_mistakes_loads(small: Repository) -> None:

@@ -334,8 +334,8 @@ def test_a_pinned_framework_gives_a_valid_set_or_an_explanation(knowledge: Knowl
                 assert answer.clashes, instance
 
 
-def test_constraints_agree_with_the_check(knowledge: Knowledge) -> None:
-    """A rule must not depend on a choice outside the scope of its constraint."""
+def test_solver_constraints_agree_with_the_check(knowledge: Knowledge) -> None:
+    """A constraint must forbid exactly the assignments for which the check reports its rule."""
     draw = random.Random(7)
     for instance in ("p5en.48xlarge", "p6e-gb200.36xlarge", "g5.48xlarge", "trn2.48xlarge", "hpc7g.16xlarge"):
         for kind in ("ami", "container"):
@@ -427,7 +427,7 @@ def test_the_efa_kernel_module_of_a_container_is_chosen_separately(knowledge: Kn
     assert parse(apart["efa_kmod"]) > parse("3.0.0")
 
 
-def test_unknown_contents_stay_unknown(knowledge: Knowledge) -> None:
+def test_unknown_contents_of_an_efa_release_stay_unknown(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p5en.48xlarge", {"efa": "1.49"})
     assert versions(answer)["efa_kmod"] == ""
     assert isinstance(answer, Solution)

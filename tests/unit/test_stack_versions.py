@@ -1,4 +1,4 @@
-"""Versions: parsing, refusal of other texts, and an order that agrees with the vendors' releases."""
+"""Versions: parsing, refusal of invalid texts, and an order that agrees with the vendors' releases."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_releases_in_the_catalog_are_sorted_newest_first(root: Path) -> None:
         assert all(newer.version > older.version for newer, older in pairwise(releases)), fact
 
 
-def test_components_of_the_efa_installer_never_get_older(root: Path) -> None:
+def test_newer_efa_installers_never_contain_older_components(root: Path) -> None:
     """Compare our order of versions with an independent order: that of the installer's releases."""
     newest_first = knowledge_of(root).releases["efa"]
     for part in {name for release in newest_first for name in release.contents}:

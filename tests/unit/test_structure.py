@@ -82,7 +82,7 @@ def test_modules_have_no_import_cycles(modules: Mapping[str, ast.Module]) -> Non
 
 
 def test_only_lanes_depend_on_the_kind_of_a_target(root: Path) -> None:
-    """Adding a kind of image must only need a new lane, not changes in commands or the session."""
+    """A new kind of image must need only a lane (app/lanes), not changes in commands or the session."""
     paths = [
         path
         for folder in ("cli", "app", "adapters")

@@ -1,4 +1,4 @@
-"""Full disks and other system errors: a message with path and reason, the exit code of the step."""
+"""System errors such as a full disk: messages name path and reason; exit codes match the failed step."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from tests.support.repository import Repository
 
 
 class FullDisk:
-    """Tools of a pipeline; the disk is full at the given call."""
+    """Fake tools of a pipeline; the call named `at` fails because the disk is full."""
 
     def __init__(self, plan: Plan, at: str) -> None:
         self._at, self._plan = at, plan
@@ -64,7 +64,7 @@ class FullDisk:
         ("record 2", PublishError),
     ],
 )
-def test_a_full_disk_has_the_exit_code_of_its_step(
+def test_full_disk_gives_the_exit_code_of_the_failed_step(
     repository: Repository, call: str, kind: type[FactoryError]
 ) -> None:
     plan = repository.plan()
@@ -79,7 +79,7 @@ def test_a_full_disk_has_the_exit_code_of_its_step(
     assert failure.value.hint.startswith(f"free some space: df -h /full/{call}")
 
 
-def test_every_command_ends_with_a_message(
+def test_system_error_of_a_command_is_reported_with_path_and_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -115,7 +115,7 @@ def test_a_defect_is_one_line_with_its_traceback_in_a_file(
     assert "traceback cannot be written: No such file or directory" in capsys.readouterr().err
 
 
-def test_errors_of_writes_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -129,7 +129,7 @@ def test_errors_of_writes_name_their_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
-def test_files_that_a_promise_depends_on_are_synced_before_they_get_their_name(
+def test_atomic_write_syncs_the_file_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, synced = tmp_path / "receipt.json", []
@@ -146,7 +146,7 @@ def test_files_that_a_promise_depends_on_are_synced_before_they_get_their_name(
     assert (existed, folder) == (False, (tmp_path, True))
 
 
-def test_a_full_disk_ends_the_log_of_a_run_once(tmp_path: Path) -> None:
+def test_full_disk_while_logging_raises_only_one_error(tmp_path: Path) -> None:
     workspace = Workspace(home=tmp_path / "home", out=tmp_path / "out")
     with open_run(workspace, "build") as run, RunFiles(run.folder) as files:
         files._log.close()

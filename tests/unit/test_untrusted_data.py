@@ -1,4 +1,4 @@
-"""Values in catalog, lock and site file that run code, pass options or name outside files are refused."""
+"""Catalog, lock and site file: values that could run code, add options or reach other files are refused."""
 
 import json
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def test_template_in_a_catalog_file_is_refused(
     )
 
 
-def test_template_in_the_files_of_tools_and_rehearsal_is_refused(repository: Repository) -> None:
+def test_template_in_packer_toml_or_rehearsal_toml_is_refused(repository: Repository) -> None:
     append(repository, "catalog/packer.toml", f'[[plugins]]\nname = "{LOOKUP}"\n')
     append(repository, "catalog/rehearsal.toml", f'account = "{LOOKUP}"\n')
     loaded = repository.load()
@@ -215,7 +215,7 @@ def secret(tmp_path: Path) -> Path:
         ("evil", "*/credentials"),
     ],
 )
-def test_workload_cannot_copy_through_a_link(
+def test_workload_cannot_copy_through_a_symbolic_link(
     repository: Repository, secret: Path, link: str, copied: str
 ) -> None:
     loaded = repository.load()
@@ -233,7 +233,7 @@ def test_workload_cannot_copy_through_a_link(
             sources.read(repository.root, loaded, target, target.default)
 
 
-def test_linked_workload_is_refused(repository: Repository, secret: Path) -> None:
+def test_symlinked_dockerfile_of_a_workload_is_refused(repository: Repository, secret: Path) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     dockerfile = repository.root / "containers/hello/Dockerfile"
@@ -247,7 +247,7 @@ def test_linked_workload_is_refused(repository: Repository, secret: Path) -> Non
     "name",
     ["roles/fabric/files/x", "roles/fabric/tasks/x.yml", "roles/base/tests/x.py", "plugins/x", "tasks/x"],
 )
-def test_linked_file_of_a_role_is_refused(repository: Repository, secret: Path, name: str) -> None:
+def test_symlinked_ansible_file_is_refused(repository: Repository, secret: Path, name: str) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     path = repository.root / "ansible" / name
@@ -257,7 +257,7 @@ def test_linked_file_of_a_role_is_refused(repository: Repository, secret: Path, 
         sources.read(repository.root, loaded, target, target.default)
 
 
-def test_linked_role_is_refused(repository: Repository, secret: Path) -> None:
+def test_symlinked_role_is_refused(repository: Repository, secret: Path) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]
     role = repository.root / "ansible/roles/fabric"
@@ -267,7 +267,7 @@ def test_linked_role_is_refused(repository: Repository, secret: Path) -> None:
         sources.read(repository.root, loaded, target, target.default)
 
 
-def test_linked_catalog_file_is_refused(repository: Repository, secret: Path) -> None:
+def test_symlinked_catalog_file_is_refused(repository: Repository, secret: Path) -> None:
     path = repository.root / "catalog/targets/other.toml"
     path.symlink_to(secret / "credentials")
     with refused("is a symbolic link; the catalog may hold files only"):

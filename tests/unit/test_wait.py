@@ -64,7 +64,7 @@ def test_condition_is_called_at_once_at_intervals_and_at_the_timeout(
     assert calls(clock, timeout_s=timeout_s, every_s=every_s) == moments
 
 
-def test_account_is_polled_every_few_seconds_and_a_rehearsal_more_often(clock: Clock) -> None:
+def test_an_aws_account_is_polled_every_few_seconds_and_a_rehearsal_more_often(clock: Clock) -> None:
     account = Account({}, region="us-east-1")
     moments = calls(clock, timeout_s=300, every_s=account.polling)
     assert moments[:5] == [0, 2, 5, 9.5, 16.25]
@@ -74,7 +74,7 @@ def test_account_is_polled_every_few_seconds_and_a_rehearsal_more_often(clock: C
     assert rehearsal.polling.longest_s < 1
 
 
-def test_true_result_is_returned_unchanged(clock: Clock) -> None:
+def test_truthy_result_of_the_condition_is_returned_unchanged(clock: Clock) -> None:
     results = iter(["", "", "found"])
     assert until(lambda: next(results), timeout_s=10, every_s=1, cancelled=clock) == "found"
     assert clock() == 102.0

@@ -105,7 +105,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Raise CrashError before the given file system change, or in the middle if it is a removal."""
+    """Raise CrashError before file system change `number`, or in the middle of it if it is a removal."""
     left = [number]
     originals = {"fsync": os.fsync, "rename": Path.rename, "rmtree": shutil.rmtree}
 
@@ -148,7 +148,7 @@ def test_crash_at_any_change_leaves_a_complete_checkpoint_and_no_temporary_files
         found = checkpoint.find_latest(root)
         assert found.progress.step in {20, 30}
         assert (found.folder / "part-0").read_text() in {"weights", "new weights"}
-        # Continue as the next start of the program does.
+        # Clean up, write and prune, as the next start of the program does.
         checkpoint.clear_partial(root)
         if found.progress.step == 20:
             write(root, 30, content="new weights")

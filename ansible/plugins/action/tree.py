@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         return {**resolved, "content_base64": base64.b64encode(content).decode("ascii")}
 
     def _find(self, folder: str, value: str) -> Path:
-        """Return the path of a file in a folder of the role; refuse a path or a link out of the role."""
+        """Return the path of a file in a folder of the role; refuse paths and links that leave the role."""
         path = Path(self._find_needle(folder, value))
         role = Path(self._task._role._role_path if self._task._role else self._loader.get_basedir())
         if not path.resolve().is_relative_to(role.resolve()):

@@ -18,7 +18,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    """Action plugin that adds the argument `pip`."""
+    """Action plugin that adds the argument `pip`, a path to the controller's pip."""
 
     _supports_check_mode = True
 

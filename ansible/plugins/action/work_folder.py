@@ -1,4 +1,4 @@
-"""Action plugin that creates and deletes the work folder of a role, and its temporary repositories.
+"""Action plugin that creates and deletes a role's work folder and deletes its temporary repositories.
 
 It runs twice for every role, so it uses one shell command instead of a module run, which takes much longer.
 """
@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible.plugins.action import ActionBase
 
-# Sources and keys that the `repository` module adds until the end of a role.
+# Package sources and keys that the `repository` module adds until the end of a role.
 TEMPORARY_FILES = (
     "/etc/apt/sources.list.d/factory-*",
     "/etc/apt/keyrings/factory-*",
@@ -22,7 +22,7 @@ TEMPORARY_FILES = (
 
 
 class ActionModule(ActionBase):
-    """Action plugin with the arguments `path` (the folder) and `state` (empty or absent)."""
+    """Action plugin with the arguments `path` (the folder) and `state` (`empty` or `absent`)."""
 
     _supports_check_mode = True
 
@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
         if not isinstance(path, str) or not path.startswith("/var/cache/factory-"):
             raise AnsibleActionFail(f"work_folder: {path}: path must begin with /var/cache/factory-")
         if state not in ("empty", "absent"):
-            raise AnsibleActionFail(f"work_folder: state must be empty or absent, not {state!r}")
+            raise AnsibleActionFail(f"work_folder: state must be 'empty' or 'absent', not {state!r}")
         command = f"rm -rf -- {shlex.quote(path)} {' '.join(TEMPORARY_FILES)}"
         if state == "empty":
             command += f" && mkdir -p -m 0755 -- {shlex.quote(path)}"
@@ -40,5 +40,5 @@ class ActionModule(ActionBase):
             done = self._low_level_execute_command(command)
             if done["rc"] != 0:
                 raise AnsibleActionFail(f"work_folder: {path}: {done['stderr'] or done['stdout']}")
-        # The folder is not part of the image.
+        # Never reported as a change, because the folder is not part of the image.
         return {**result, "changed": False}

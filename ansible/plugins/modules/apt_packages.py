@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Install packages with apt-get, optionally in one version and held, in one module run.
+"""Install packages with apt-get, optionally at a given version and held, in one module run.
 
 If the packages are already installed, it only queries dpkg. Ansible's own apt module opens apt's cache and
 reads all pins once per package, which takes longer than most installations.
@@ -21,7 +21,7 @@ from ansible.module_utils.patience import run_when_unlocked
 
 DOCUMENTATION = """
 module: apt_packages
-short_description: Install packages, optionally in one version and held
+short_description: Install packages, optionally at a given version and held
 description:
   - Updates the package lists only if a package must be installed and the lists are older than a day.
   - Prevents package scripts from starting services.
@@ -33,7 +33,7 @@ options:
     required: true
   version:
     description:
-      - Version of all packages, a glob pattern; the newest matching version is installed.
+      - Version of all packages, as a glob pattern; the newest matching version is installed.
       - Installed packages are upgraded or downgraded to it.
     type: str
   files:
@@ -104,7 +104,7 @@ class Package:
 
 @contextmanager
 def deny_service_starts() -> Iterator[None]:
-    """Deny service starts by package scripts in the block; remove the policy that a killed run left."""
+    """Keep package scripts in the block from starting services; remove a killed run's policy-rc.d."""
     before = POLICY.read_bytes() if POLICY.exists() else None
     mode = POLICY.stat().st_mode & 0o7777 if POLICY.exists() else 0
     POLICY.write_text(DENY_POLICY, encoding="utf-8")

@@ -15,7 +15,7 @@ module: checkout
 short_description: Check out a locked commit
 description:
   - Fetches only the commit, or the whole reference if the server does not allow fetching commits.
-  - The folder is created only if it holds the locked commit.
+  - Creates O(dest) only if the locked commit was fetched.
 options:
   url:
     description: URL of the vendor's repository.
@@ -62,7 +62,7 @@ actual:
 
 # git aborts a transfer that is slower than 1000 bytes per second for 60 seconds.
 SLOWEST = ("1000", "60")
-# Without the protocols that run a program, such as ext and ssh.
+# Protocols that git may use; protocols that run a program, such as ext and ssh, are excluded.
 PROTOCOLS = "https:http:file"
 
 

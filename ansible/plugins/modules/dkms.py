@@ -137,7 +137,7 @@ def read_status(module: AnsibleModule) -> list[dict[str, str]]:
 
 
 def find_name(module: AnsibleModule, pattern: str, version: str) -> str:
-    """Return the only matching name among dkms' modules and the sources not yet added to it."""
+    """Return the only matching name among dkms' modules and the sources not yet added to dkms."""
     known = {entry["name"] for entry in read_status(module) if entry["version"] == version}
     known |= {path.parent.name.removesuffix(f"-{version}") for path in SOURCES.glob(f"*-{version}/dkms.conf")}
     fitting = sorted(name for name in known if fnmatch.fnmatchcase(name, pattern))
@@ -166,7 +166,7 @@ def describe_headers(module: AnsibleModule, kernel: str) -> str:
     folder = (KERNELS / kernel / "build").resolve()
     if not (folder / "Makefile").is_file():
         raise DkmsError(
-            f"no headers of kernel {kernel} (no {KERNELS / kernel / 'build'}): install them first"
+            f"no headers of kernel {kernel} (no {KERNELS / kernel / 'build'}): install the kernel headers"
         )
     parts = []
     for command in (("dpkg-query", "--search", str(folder)), ("rpm", "--query", "--file", str(folder))):

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Builds the initramfs of each kernel once, after all packages that change it are installed.
 
-On Debian and Ubuntu half a dozen packages rebuild it when they are installed, half a minute each time. While
+On Debian and Ubuntu about six packages rebuild the initramfs at their installation, which takes half a minute
+each time. While
 the build is deferred, requests are recorded; one build at the end answers all of them.
 """
 
@@ -16,7 +17,7 @@ DOCUMENTATION = """
 module: initramfs
 short_description: Defer rebuilds of the initramfs and build it once
 description:
-  - Diverts C(update-initramfs) to a program that records each request, and removes the diversion.
+  - Diverts C(update-initramfs) to a program that records each request, and later removes the diversion.
   - After an interrupted run, diversion and record remain for the next run.
 options:
   state:
@@ -50,7 +51,7 @@ REQUEST = Path("/var/lib/misc/initramfs-asked")
 # The package of a kernel writes the boot menu right after it has requested the initramfs, and the menu lists
 # only files that exist by then.
 WRITE_MENU = Path("/usr/sbin/update-grub")
-# Deletions (-d) run at once, because the kernel they belong to is being removed. Everything else is deferred.
+# Deletions (-d) run at once, because the kernel they belong to is being removed. Other requests are deferred.
 STAND_IN = f"""\
 #!/bin/sh
 # Installed while an image is built: records requests; the initramfs is built once at the end.

@@ -120,7 +120,8 @@ def find_reason(errors: str) -> str:
 def compile_sources(interpreter: Path, path: Path) -> int:
     """Byte-compile all sources that have no byte code, on all cores; return the number of files.
 
-    checked-hash keeps timestamps out of the files and still recompiles edited sources. Files that do not
+    The mode checked-hash keeps timestamps out of the byte code and still recompiles edited sources.
+    Files that do not
     compile (some packages ship templates named .py) are skipped, as by pip.
     """
     query = [str(interpreter), "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]

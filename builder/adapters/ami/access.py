@@ -1,4 +1,4 @@
-"""Temporary key pair and security group for SSH to an instance of a run, with journal entries."""
+"""Create the temporary key pair and security group for SSH to an instance, with journal entries."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -81,7 +81,7 @@ class MachineChecker:
     tags: Callable[[Plan], Mapping[str, str]]
     environment: Mapping[str, str]
     ssh_port: int = 22
-    # Limits the number of instances at a time; shared with the maker.
+    # Limits the number of concurrent instances; shared with AmiMaker.
     working: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def check(self, plan: Plan, artifact: Artifact) -> Report:
@@ -154,7 +154,7 @@ class MachineChecker:
         ec2 = self.account.client("ec2")
 
         def started() -> Resource | None:
-            """Return the instance once it is not pending; None while EC2 does not find a new id yet."""
+            """Return the instance once it is not pending; None while EC2 does not know the new id yet."""
             with calling_aws(f"waiting for {instance}"), ignoring("InvalidInstanceID.NotFound"):
                 found = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
                 return found if found["State"]["Name"] != "pending" else None

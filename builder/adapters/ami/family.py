@@ -75,7 +75,7 @@ def _member(account: Account, region: str, image: Resource) -> Member:
 
 
 def pointers(members: Iterable[Member], prefix: str) -> dict[AmiRef, list[str]]:
-    """Return the names of the parameters below `prefix` that point to each AMI."""
+    """Return, for each AMI, the names of the SSM parameters below `prefix` that point to it."""
     found: dict[AmiRef, list[str]] = {}
     by_region: dict[str, list[Member]] = {}
     for member in members:
@@ -97,7 +97,7 @@ def retire(
     force: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Delete an AMI: its parameters first, then its copies, the AMI last; snapshots are included.
+    """Delete an AMI's SSM parameters, then its copies, then the AMI itself, all with their snapshots.
 
     An interrupted call can be repeated.
     """
@@ -107,7 +107,7 @@ def retire(
     newest = sorted({name for names in pointing.values() for name in names if f"/{LATEST}/" in name})
     if newest and not force:
         raise UsageError(
-            f"{ami} is the latest image of its target: {', '.join(newest)} points to it",
+            f"{ami} is the latest image of its target; SSM parameters that point to it: {', '.join(newest)}",
             hint=f"publish a newer image first, or: builder ami retire {ami} --force",
         )
     for ref, names in pointing.items():
@@ -133,7 +133,7 @@ def require_built(members: Iterable[Member]) -> None:
 
 
 def _leftover_snapshots(account: Account, region: str, ami: str) -> list[str]:
-    """Return the snapshots that an interrupted retirement of an AMI left."""
+    """Return the snapshots of an AMI that an interrupted `retire` left behind."""
     found = steps.snapshots(account, region, {f"tag:{IMAGE_TAG}": [ami]})
     return [snapshot["SnapshotId"] for snapshot in found]
 

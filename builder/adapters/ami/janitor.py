@@ -27,7 +27,7 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
-    """Cleanup after one run in one region; `keeps` returns True for the id of an image that must stay."""
+    """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay."""
 
     account: Account
     region: str
@@ -153,7 +153,7 @@ def unchecked(workspace: Workspace, run: str) -> list[str]:
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
     """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 
-    `run` must be a run name: a file with another name in the journal's folder is no journal of a run.
+    `run` must be a run name: a file with another name in the journal folder is not the journal of a run.
     Images with a receipt are kept. `keep_complete` also keeps complete images without a receipt, so that the
     next build can reuse them. The journal is deleted once none of its entries is needed.
     """
@@ -167,7 +167,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     checkouts = {workspace.out, *(Path(entry.out) for entry in own)}
     recorded = frozenset(ami for out in checkouts for ami in references(out))
     complete = frozenset(entry.id for entry in own if entry.kind == "image" and entry.id) - recorded
-    # An image may have a receipt of another version, which cannot be read here.
+    # An unreadable receipt, for example in another format, may be the receipt of one of these images.
     keep_complete = keep_complete or any(unreadable(out) for out in checkouts)
     kept = recorded | complete if keep_complete else recorded
     removed = []

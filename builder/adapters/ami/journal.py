@@ -53,7 +53,7 @@ def path_of(workspace: Workspace, run: str) -> Path:
 
 @cache
 def account_id_of(account: Account) -> str:
-    """Return a key that is unique to the account: the endpoint of a rehearsal, or the AWS account id."""
+    """Return a string that identifies the account: the endpoint of a rehearsal, or the AWS account id."""
     return account.endpoint or account.account_id()
 
 
@@ -152,7 +152,7 @@ def read(workspace: Workspace, run: str) -> list[Entry]:
 
 
 def _parse(line: bytes) -> tuple[str, Entry]:
-    """Return the event and the entry of a line; ignores the keys of newer versions."""
+    """Return the event and the entry of a line; ignores keys that newer versions add."""
     table = json.loads(line)
     if not isinstance(table, dict):
         raise ValueError("not a JSON object")
@@ -175,7 +175,7 @@ def _unreadable(path: Path, problem: str) -> MissingError:
 
 
 def begun(workspace: Workspace, run: str) -> datetime.datetime | None:
-    """Return when the journal began, before the first resource of its run; None if it is unreadable."""
+    """Return the time of the journal's first entry, before any resource of its run; None if unreadable."""
     try:
         with path_of(workspace, run).open(encoding="utf-8") as file:
             moment = datetime.datetime.fromisoformat(json.loads(file.readline())["at"])

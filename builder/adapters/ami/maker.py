@@ -86,7 +86,7 @@ class Job:
 
 
 class AmiFinder:
-    """Finder of existing AMIs by the key in their tags."""
+    """Finds existing AMIs by the plan key in their tags."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -100,7 +100,7 @@ class AmiFinder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AmiMaker:
-    """Builder of AMIs, with one instance per plan; thread-safe."""
+    """Builds AMIs, with one instance per plan; thread-safe."""
 
     account: Account
     settings: AwsSettings
@@ -112,7 +112,7 @@ class AmiMaker:
     source: Callable[[Plan], Resource]  # the locked source image, as EC2 describes it
     ssh_port: int = 22
     polling_s: int = 15
-    # Limits the number of instances at a time; shared with the checker.
+    # Limits the number of concurrent instances; shared with MachineChecker.
     working: AbstractContextManager[object] = dataclasses.field(default_factory=nullcontext)
 
     def make(self, plan: Plan) -> Artifact:
@@ -153,7 +153,7 @@ class AmiMaker:
                     access=access,
                 )
                 ami = self._build(job)
-                # Without an id in the journal, the end of the run deletes the image.
+                # The end of the run deletes an image whose journal entry has no id.
                 require_unchanged(self.root, plan.layers)
                 created.id = ami
             image = self.account.image(ami)
@@ -206,7 +206,7 @@ class AmiMaker:
         return found[self.account.region]
 
     def _act(self, event: Event, step: str, listener: playbook.Listener) -> None:
-        """Report an event of Packer's log; require metadata tokens on an instance that has started."""
+        """Report an event of Packer's log; require IMDSv2 on the build instance as soon as it has started."""
         match event:
             case PlayLine(text):
                 listener.line(text)

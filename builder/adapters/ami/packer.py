@@ -71,7 +71,7 @@ class Packer(Arguments):  # type: ignore[misc]
         return version
 
     def install_plugins(self, wanted: Sequence[Plugin]) -> None:
-        """Install these versions of the plugins if one is missing; Packer before 1.7 contains its plugins."""
+        """Install missing plugins at the wanted versions; Packer before 1.7 has its plugins built in."""
         if self.version() < _PLUGINS_SINCE:
             return
         missing = self._missing(wanted)
@@ -128,7 +128,7 @@ class Packer(Arguments):  # type: ignore[misc]
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return the inherited environment, with Packer's proxies, certificates and settings, and `more`.
+    """Return the user's environment with quiet Packer output, without AWS settings, and with `more`.
 
     AWS settings come from `more` alone: a rehearsal must not get a session token of the user.
     """

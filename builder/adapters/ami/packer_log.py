@@ -26,7 +26,7 @@ class Message:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the text, whose line ends Packer has escaped, even those within JSON strings."""
+        """The lines of the text; Packer escapes all line ends, including those in JSON strings."""
         return self.text.replace("\\r", "").split("\\n")
 
 
@@ -60,7 +60,7 @@ Event = Started | Task | LogLine | PlayLine
 
 
 class PackerLog:
-    """Log of one build, with its first error and its last lines for error messages."""
+    """Parser of one build's log; keeps the first error and the last lines for error messages."""
 
     def __init__(self) -> None:
         self._is_started = False

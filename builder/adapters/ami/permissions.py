@@ -13,7 +13,7 @@ from builder.model import Plan
 from builder.site import AwsSettings
 
 _ANY = ("*",)
-UNTAGGED = "untagged"  # feature of old versions of Packer: images get their tags late
+UNTAGGED = "untagged"  # feature: Packer 1.6 tags images only after creating them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,7 +58,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class AmiPublisher:
-    """Publisher of the AMIs of one account, with the settings of its site."""
+    """Publishes the AMIs of one account as [aws] in site.toml requires."""
 
     account: Account
     settings: AwsSettings
@@ -76,7 +76,7 @@ class AmiPublisher:
         return Sharing(accounts=self.settings.share_accounts, organizations=self.settings.share_organizations)
 
     def holds(self, publication: Publication) -> bool:
-        """True if in all regions the parameters point to the image or to a copy with the right settings."""
+        """True if each region's SSM parameters point to the image or to a copy with the required settings."""
         region, _, ami = publication.name.partition("/")
         if region != self.account.region or not publication.tags:
             return False
@@ -152,7 +152,7 @@ class AmiPublisher:
         return (self.account.image(source) if source else None) or found
 
     def finish(self, ref: AmiRef, wanted: Mapping[str, str]) -> None:
-        """Tag, share, deprecate and protect an image, and require metadata tokens of its instances."""
+        """Tag, share, deprecate and protect an image, and require IMDSv2 on its instances."""
         steps.require_tokens(ref)
         steps.tag(ref, wanted)
         steps.share(ref, self.sharing)
@@ -225,7 +225,7 @@ class AmiPublisher:
                 reason = ref.load().get("StateReason", {}).get("Message", "EC2 gave no reason")
                 steps.remove(ref, tags)
                 raise PublishError(f"the copy of {home} to {region} failed: {reason}", hint=AGAIN)
-        raise PublishError(f"copying {home} to {region} failed: each copy disappeared at once", hint=AGAIN)
+        raise PublishError(f"copying {home} to {region} failed: each new copy disappeared", hint=AGAIN)
 
     def _find_copy(self, home: AmiRef, region: str) -> AmiRef | None:
         found = self.account.images({SOURCE_TAG: home.ami}, region=region)
@@ -284,7 +284,7 @@ def _is_encrypted(image: Resource) -> bool:
 
 @contextmanager
 def _as_publish_errors() -> Iterator[None]:
-    """Raise a BuildError of any publication step as PublishError."""
+    """Re-raise a BuildError of any publication step as a PublishError."""
     try:
         yield
     except BuildError as error:

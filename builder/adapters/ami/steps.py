@@ -93,14 +93,14 @@ def require_tokens(ref: AmiRef) -> None:
 
 
 def tag(ref: AmiRef, wanted: Mapping[str, str]) -> None:
-    """Add these tags to the image and its snapshots where they are missing."""
+    """Add these tags to the image and to its snapshots that lack them."""
     image = ref.load()
     missing = [] if wanted.items() <= tags_of(image).items() else [ref.ami]
     _tag(ref, [*missing, *_lacking(ref, snapshots_of(image), wanted)], wanted)
 
 
 def _lacking(ref: AmiRef, among: list[str], wanted: Mapping[str, str]) -> list[str]:
-    """Return the snapshots that lack one of the tags."""
+    """Return the snapshots that lack at least one of the tags."""
     if not among:
         return []
     with calling_aws(f"describing the snapshots of {ref}"):

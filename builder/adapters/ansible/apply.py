@@ -87,7 +87,7 @@ class Applied:
 
 @dataclass(frozen=True, kw_only=True)
 class Applier:
-    """Applier of plans to one running container, which has the mounts of `mounts`."""
+    """Applies plans to one running container, which was created with the mounts that `mounts` returns."""
 
     engine: Engine
     container: str

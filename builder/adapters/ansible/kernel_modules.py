@@ -1,7 +1,7 @@
 """Cache of compiled kernel modules: archives of builds whose checks passed, each with its sha256 beside it.
 
-A build gets a folder of its own with verified archives, and a second folder for the archives that it makes. A
-machine names and fills these, so nothing from there is cached before the checks of its image have passed.
+A build gets a folder with verified archives, and a second folder for the archives that it makes. The machine
+writes to the second folder, so its archives are cached only after the checks of the image have passed.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from builder.adapters.host.workspace import Run, write_atomically
 from builder.sources import file_sha256
 
-# Names of the cache: archives of AMI builds, and archives of role runs, which no image is made from.
+# Names of cache folders: for archives of AMI builds, and of role runs, which produce no image.
 BUILDS, ROLES = "modules", "role-modules"
 _ARCHIVE = re.compile(r"[A-Za-z0-9][\w.+~-]*\.dkms\.tar\.gz")
 
@@ -46,7 +46,7 @@ def prepare(run: Run, folder: Path, *, cache: str, note: Callable[[str], object]
 
 
 def keep(run: Run, folder: Path, *, cache: str) -> None:
-    """Cache the archives that a build has made, with their digests; the checks of its image have passed."""
+    """Cache the archives of a build with their digests; call only after the checks of its image passed."""
     store = run.workspace.cache(cache)
     with run.locked(cache):
         for archive in _archives(made(folder)):

@@ -1,8 +1,8 @@
-"""apt's archives and lists for build containers: private folders, filled with copies from a shared store.
+"""Share apt's downloaded packages and lists between build containers, through copies of a common store.
 
-Each container has its own folders because apt locks its archives and rewrites its lists. A container can
+Each container has its own folders because apt locks its package cache and rewrites its lists. A container can
 write any file there, and apt checks only the size of cached packages and does not check cached lists. The
-store therefore takes only lists and packages that the signature of the archive covers, and verifies copies.
+store therefore accepts only lists and packages that the package archive has signed, and verifies copies.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def mounts(store: Path, scratch: Path) -> list[Bind]:
 
 
 def keep(run: Run, store: Path, scratch: Path, keyrings: Path = signed.KEYRINGS) -> None:
-    """Copy the container's downloads that the archive has signed into the store."""
+    """Copy a container's downloads into the store if the package archive has signed them."""
     keys = signed.keyrings(keyrings)
     folder = _folder(scratch, "lists")
     with run.locked(f"apt-{store.name}"):
@@ -60,7 +60,7 @@ def keep(run: Run, store: Path, scratch: Path, keyrings: Path = signed.KEYRINGS)
             return
         lists = _signed_lists(folder, scratch, keys)
         _keep_packages(store, _folder(scratch, "archives"), lists)
-        # If the lists of one repository were missing, apt would regard the other lists as complete.
+        # Keep only complete lists: apt would not notice that the lists of one repository are missing.
         is_complete = all(name in lists for name in _releases(folder))
         if lists and is_complete and _is_newer(store, lists, scratch, keys):
             stamp = min(folder.stat().st_mtime, time.time())
@@ -116,7 +116,7 @@ def _signed_lists(folder: Path, scratch: Path, keys: list[Path]) -> dict[str, by
 
 
 def _is_newer(store: Path, lists: Mapping[str, bytes], scratch: Path, keys: list[Path]) -> bool:
-    """True unless the store has a later state of an archive, or a list that `lists` lacks."""
+    """True unless the store has newer lists of an archive, or a list that is missing in `lists`."""
     kept_names = _digests(store, "lists")
     if not set(kept_names) <= set(lists):
         return not kept_names

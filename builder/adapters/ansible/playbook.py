@@ -1,4 +1,4 @@
-"""Plays that run roles in a build container: mounts, settings, parsing of the output, errors."""
+"""Run roles in a build container: mounts and settings of the play, parsing of its output, errors."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from builder.model import Layer, Plan, Value
 from builder.patterns import has_template
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
-_MOST_TASKS = 10_000  # of a role, whose names are kept
+_MOST_TASKS = 10_000  # limit of changed task names kept per role
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
 
@@ -61,7 +61,7 @@ class RoleResult:
 
 @dataclass
 class Listener:
-    """Reader of a play's output: emits tasks as events, counts results, keeps the first failure."""
+    """Reads a play's output: emits tasks as events, counts results, keeps the first failure."""
 
     events: Stream
     step: str
@@ -188,7 +188,8 @@ def to_variables(table: Mapping[str, Any]) -> str:
     if found:
         raise CatalogError(
             [f"variable '{name}' contains a template" for name in found],
-            hint="remove it from the catalog, the site file or the environment; builder plan TARGET --json",
+            hint="remove it from the catalog, the site file or the environment; to list the role variables:"
+            " builder plan --target NAME --json",
         )
     return json.dumps(table)
 

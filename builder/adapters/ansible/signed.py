@@ -1,4 +1,4 @@
-"""Find which package lists and packages the signature of an archive covers.
+"""Find the package lists and packages that the signature of a package archive covers.
 
 Reads files that a build container left, so every file may be forged.
 """
@@ -59,7 +59,7 @@ def read_release(content: bytes, name: str, scratch: Path, keys: Sequence[Path])
 
 
 def names_of(digests: Iterable[str], lists: Iterable[bytes]) -> dict[str, str]:
-    """Return apt's file names of the packages in the lists that have one of these digests, by digest."""
+    """Look up digests in package lists; return apt's file name of each package that was found, by digest."""
     wanted, found = tuple(digests), {}
     for content in lists:
         for digest in wanted:

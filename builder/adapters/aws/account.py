@@ -41,12 +41,12 @@ _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
     (
         ("VcpuLimitExceeded", "InstanceLimitExceeded", "ResourceLimitExceeded"),
         MissingError,
-        "ask for a higher quota, or name another type in build_on of the target",
+        "request a higher quota, or set another instance type in build_on of the target",
     ),
     (
         ("InsufficientInstanceCapacity",),
         MissingError,
-        "try again later, or in another subnet, or name another type in build_on of the target",
+        "try again later or in another subnet, or set another instance type in build_on of the target",
     ),
     (("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"), BuildError, "builder lock --update SYSTEM"),
 )
@@ -207,9 +207,9 @@ def code_of(error: Exception) -> str:
 
 @contextmanager
 def calling_aws(action: str, *, otherwise: type[FactoryError] = BuildError) -> Iterator[None]:
-    """Translate boto3's errors into the builder's, with the action, AWS's code and message, and a hint.
+    """Translate boto3 errors into FactoryErrors, with the action, AWS's code and message, and a hint.
 
-    `otherwise` is the class of errors with a code that is not in _MEANINGS.
+    `otherwise` is the error class for AWS error codes that are not in _MEANINGS.
     """
     from botocore.exceptions import BotoCoreError, ClientError, SSLError
 

@@ -12,7 +12,7 @@ Values = Mapping[str, str | int]
 
 
 class PublishedImages:
-    """Finder of published AMIs by region; thread-safe."""
+    """Finds published AMIs by region; thread-safe."""
 
     def __init__(self, account: Account) -> None:
         self._account = account

@@ -1,4 +1,4 @@
-"""SSH keys of a run: a key pair that EC2 imports and that is deleted at the end, and keys of instances."""
+"""Create the SSH keys of a run: a temporary key pair that EC2 imports, and the host keys of instances."""
 
 import json
 from collections.abc import Iterator, Mapping

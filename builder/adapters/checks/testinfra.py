@@ -37,7 +37,7 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 class ImageChecker:
-    """Checker of images in the engine."""
+    """Checks container images in the engine."""
 
     def __init__(
         self,

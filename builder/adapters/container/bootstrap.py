@@ -61,7 +61,7 @@ def make_root(
         *("mmdebstrap", "--variant=apt", f"--include={','.join(recipe.packages)}"),
         *(f"--dpkgopt={option}" for option in (*recipe.dpkg_options, "force-unsafe-io")),
         *(f"--aptopt={option}" for option in apt_options(mirror)),
-        # As text: in the user namespace of mmdebstrap, files of the scratch folder cannot be read.
+        # Hooks are passed as text: mmdebstrap's user namespace cannot read files of the scratch folder.
         *(f"--extract-hook={verifier.hook}", f"--customize-hook={hook}"),
         *(recipe.suite, str(tar), *(["-"] if mirror.apt_sources else [])),
     ]

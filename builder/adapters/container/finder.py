@@ -9,7 +9,7 @@ from builder.model import Artifact, Layer, LayerResult, Plan
 
 
 class EngineFinder:
-    """Finder of container images, which lists the layers of the engine once."""
+    """Finds container images; lists the layers of the engine only once."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

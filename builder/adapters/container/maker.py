@@ -41,7 +41,7 @@ from builder.sources import require_unchanged
 
 
 class LayerMaker:
-    """Builder of container images; thread-safe."""
+    """Builds container images; thread-safe."""
 
     def __init__(
         self,

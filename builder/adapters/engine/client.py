@@ -1,4 +1,4 @@
-"""Client of a Docker engine: images, containers, and the engine's errors as the builder's own.
+"""Client of a Docker engine for images and containers; raises the engine's errors as FactoryErrors.
 
 Requests go through docker-py, which is imported at the first request. Only the list of layers is read without
 it, if the engine has a Unix socket (see `lookup`). Containers are identified by their ids.
@@ -103,7 +103,7 @@ class Engine:
 
     @contextmanager
     def errors(self, action: str) -> Iterator[None]:
-        """Raise errors of the SDK and its transport as the builder's own."""
+        """Re-raise errors of the SDK and its HTTP transport as FactoryErrors."""
         load_sdk()
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
@@ -137,16 +137,17 @@ class Engine:
                 ) from error
             raise MissingError(
                 f"DOCKER_HOST={self.url}: {error}",
-                hint="name unix://PATH or tcp://HOST:PORT, or forward the engine's socket with ssh -L;"
+                hint="set DOCKER_HOST to unix://PATH or tcp://HOST:PORT, or forward the engine's socket with"
+                " ssh -L;"
                 " DOCKER_CERT_PATH is the folder of ca.pem, cert.pem and key.pem",
             ) from error
 
     def version(self) -> Mapping[str, Any]:
-        with self.errors("reading its version"):
+        with self.errors("reading the engine's version"):
             return self.connect(_ASK_S).version()
 
     def info(self) -> Mapping[str, Any]:
-        with self.errors("reading its settings"):
+        with self.errors("reading the engine's settings"):
             return self.connect(_ASK_S).info()
 
     # Images.
@@ -412,7 +413,8 @@ class Engine:
                 f"USER {parent_config.get('User') or '0'}",
                 *(f'LABEL "{key}"="{value}"' for key, value in (labels or {}).items()),
             ]
-            # Without an explicit configuration the engine stores the container's, including its host name.
+            # Without an explicit configuration, the engine stores the container's configuration, including
+            # its host name.
             more["conf"] = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
         with self.errors("storing a container as an image"):
             return str(self.connect().commit(container, repository=repository, tag=tag, **more)["Id"])
@@ -427,7 +429,7 @@ class Engine:
 def _too_slow(timeout_s: float) -> BuildError:
     return BuildError(
         f"timed out after {timeout_s:.0f} s: a program in a container did not end",
-        hint="see the last task in the run's log; check that its mirror answers: builder doctor",
+        hint="see the last task in the run's log; if it was a download, check the mirror: builder doctor",
     )
 
 
@@ -451,7 +453,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _read_progress(events: Iterable[Mapping[str, Any]]) -> None:
-    """Read all progress events of an import or a pull; raise an error if an event reports it."""
+    """Read all progress events of an import or a pull; raise an error if an event reports one."""
     for event in events:
         if "error" in event:
             message = f"the engine: {event['error']}"

@@ -38,7 +38,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _CONNECTIONS = 8  # kept open per server
 _CHUNK = 1 << 20
-_CERTIFICATES = "set mirror.ca_bundle in site.toml to the CA that signed it, or export SSL_CERT_FILE=ca.pem"
+_CERTIFICATES = "set mirror.ca_bundle in site.toml to the server's CA, or export SSL_CERT_FILE=ca.pem"
 
 
 class TransientError(Exception):

@@ -39,7 +39,7 @@ def is_local_url(url: str) -> bool:
 class Network:
     """Proxies by variable name (`https_proxy`, `no_proxy`), and a file of CA certificates.
 
-    `token_hosts` may receive the login of any registry, besides the hosts in the registry's own domain.
+    `token_hosts` are hosts outside a registry's domain that may receive the login of any registry.
     """
 
     proxies: Mapping[str, str] = field(default_factory=dict)

@@ -46,7 +46,7 @@ OnLine = Callable[[str], None]
 class Finished:
     """Exit code and output of a program; `command` is the shell command line that runs it again.
 
-    Of a program with a listener, `output` has the last lines only.
+    If the program has a listener, `output` has only the last lines.
     """
 
     code: int

@@ -1,4 +1,4 @@
-"""Store receipts as versioned JSON: one in each run's folder, and the newest of each key for later builds."""
+"""Store receipts as versioned JSON: one in each run's folder, and the newest receipt of each plan key."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def references(out: Path) -> frozenset[str]:
 
 
 def unreadable(out: Path, target: str = "*") -> list[str]:
-    """Return the path of each receipt that cannot be read, with the reason; check all keys of a target."""
+    """Return path and problem of each unreadable receipt, for all plan keys of a target."""
     kind = _Referring if target == "*" else _Stored
     found = ((path, _problem(path, kind)) for path in sorted((out / "receipts").glob(f"{target}/*.json")))
     return [f"{path}: {problem}" for path, problem in found if problem]
@@ -120,7 +120,7 @@ def _problem(path: Path, kind: type) -> str:
 def _parse(path: Path, kind: type) -> dict[str, Any]:
     """Return the JSON of a receipt; raise ValueError if a key is missing or invalid.
 
-    Keys of newer versions are kept.
+    Keys that newer versions add are kept.
     """
     table = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(table, dict):
@@ -162,7 +162,7 @@ class _Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Referring:
-    """Keys that commands read from a receipt of any plan."""
+    """JSON keys that commands read from the receipt of any plan."""
 
     artifact: _Artifact
     plan: _Plan = field(default_factory=_Plan)
@@ -171,7 +171,7 @@ class _Referring:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Stored:
-    """Keys that make a receipt of a known plan."""
+    """JSON keys that are needed to restore the receipt of a known plan."""
 
     run: str
     created: str
@@ -183,7 +183,7 @@ class _Stored:
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    """Return a JSON value as a value of a type; raise ValueError otherwise; ignore unknown keys."""
+    """Convert a JSON value to the type `kind`; ignore unknown keys; raise ValueError if it does not fit."""
     if dataclasses.is_dataclass(kind):
         return _decode_object(kind, value)
     origin, inner = get_origin(kind), get_args(kind)

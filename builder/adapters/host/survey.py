@@ -67,7 +67,7 @@ class Survey:
 
 
 class _Notes:
-    """Collector of facts; the first source of a fact wins."""
+    """Collects facts; the first source of a fact wins."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -133,7 +133,7 @@ def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
 
 
 def _environment(variables: Mapping[str, str], entrypoint: Sequence[str], notes: _Notes) -> None:
-    """Add facts from environment and entrypoint; configuration files of the loader cannot be read here."""
+    """Add facts from environment and entrypoint; ld.so.conf files cannot be read here."""
     notes.add("environment", "env", list(variables))
     path = variables.get("LD_LIBRARY_PATH", "")
     if "hpcx" in path:

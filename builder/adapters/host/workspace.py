@@ -23,7 +23,7 @@ from builder.wait import until
 
 _POLL_S = 0.1
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
-_RUNS = "runs"  # lock that runs share and a removal of shared folders holds alone
+_RUNS = "runs"  # lock: shared by runs, exclusive for the removal of shared folders
 _SOCKETS = "sockets"  # link in a run's scratch folder to its folder for sockets
 _LONGEST_NAMES = 500  # characters of a lock file: the name of a host, the id of a start
 _creating = threading.Lock()
@@ -181,7 +181,7 @@ def _is_alive(scratch: Path) -> bool:
             return not _try_lock(file.fileno()) or is_foreign(file.read(_LONGEST_NAMES))
     except FileNotFoundError:
         # A run that is starting has created its folder but not its lock; it counts as alive for 10 s.
-        # The clock may have been set back since then.
+        # The age is absolute, because the clock may have been set back since then.
         try:
             return abs(time.time() - scratch.stat().st_mtime) < 10
         except FileNotFoundError:
@@ -196,7 +196,7 @@ def _host() -> tuple[str, str]:
 def is_foreign(text: str) -> bool:
     """True if a lock file with this text belongs to another host, whose locks a shared home does not show.
 
-    A lock that is free belongs to a dead process if the kernel is the same, or if this host was restarted.
+    A free lock proves a dead process if its text has this host's boot ID or, after a reboot, its host name.
     """
     name, _, boot = text.strip().partition("\n")
     own_name, own_boot = _host()
@@ -242,7 +242,7 @@ def forget_run(workspace: Workspace, name: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file by renaming a temporary one, so that readers never see it incomplete.
 
-    Both are synced to disk, so that this also holds after a loss of power.
+    The file and its folder are synced to disk, so that this also holds after a loss of power.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")

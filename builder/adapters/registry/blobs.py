@@ -167,7 +167,7 @@ class BlobStore:
             )
 
     def remove(self, digests: Collection[str]) -> None:
-        """Remove blobs and the records without a blob; raise FactoryError if the store is in use."""
+        """Delete blobs and all records whose blob is missing; raise FactoryError if the store is in use."""
         try:
             with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for digest in digests:
@@ -269,7 +269,7 @@ class BlobStore:
 
 
 def _sum(kind: str, identifier: str, record: Mapping[str, object]) -> str:
-    """Return the checksum of a record, which binds it to its own name."""
+    """Return the checksum of a record and its name, so that a record moved to another name is ignored."""
     return sha256(json.dumps([kind, identifier, record], sort_keys=True).encode())
 
 

@@ -88,7 +88,7 @@ class Blob:
         return cls(digest=sha256(content), size_bytes=len(content), source=content)
 
     def read(self) -> Iterator[bytes]:
-        """Yield the bytes; before the last chunk, delete a file with a wrong digest and raise an error."""
+        """Yield the bytes; if the digest is wrong, delete the file and raise before the last chunk."""
         if isinstance(self.source, bytes):
             yield self.source
             return

@@ -74,7 +74,7 @@ class _Route:
 
 
 class RegistryPublisher:
-    """Publisher of container images to `<repository_prefix>/<target>`.
+    """Publishes container images to `<repository_prefix>/<target>`.
 
     Blobs are mounted from the repositories of the other targets, whose names are in `siblings`.
     """
@@ -114,7 +114,7 @@ class RegistryPublisher:
         )
 
     def publish(self, plan: Plan, artifact: Artifact) -> Publication:
-        """Push the image under two tags: the stack's name, which moves to later images, and the key."""
+        """Push the image under two tags: the stack's name, which moves to later images, and the plan key."""
         repository = self._repository(plan.target.name)
         self._ensure(repository)
         return self._route.push(

@@ -50,7 +50,7 @@ def release_url(archive: str, suite: str) -> str:
 
 @dataclass(kw_only=True)
 class SuiteVerifier:
-    """Verifier of the package suites of a bootstrap.
+    """Verifies the package suites of a bootstrap.
 
     The release suite must match the lock. The update suites must match it too if snapshots are used;
     otherwise they may be newer but not older, because older lists lack fixes.
@@ -63,7 +63,7 @@ class SuiteVerifier:
 
     @property
     def hook(self) -> str:
-        """Script that prints the digests of apt's lists and fails if the release has changed."""
+        """Script that prints the digests of apt's lists and fails if the release suite has changed."""
         fixed = (suite for suite in self.suites if self._is_fixed(suite))
         return _HOOK.format(
             cases="".join(_CASE.format(name=suite.name, sha256=suite.sha256) for suite in fixed)

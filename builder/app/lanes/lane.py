@@ -48,7 +48,7 @@ class Lane(Protocol):
         """Clean up after the run's workers have ended; called if and only if `begin` succeeded."""
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
-        """Return (name, source) of a base that does not come from the system's package archive."""
+        """Return (name, source) of a base image that does not come from the system's package archive."""
 
     def next_command(self, receipt: Receipt) -> str:
         """Return a command that uses the result of a build."""
@@ -72,7 +72,7 @@ class Lane(Protocol):
         return
 
     def stop(self) -> None:
-        """Remove the resources that the run's workers use, so that they end soon."""
+        """Remove the resources that the run's workers use, so that the workers end soon."""
         return
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:

@@ -13,18 +13,18 @@ from builder.adapters.engine.client import Bind, Engine
 from builder.errors import BuildError
 
 _ROOT = Path("/sys/fs/cgroup")
-_NAMED = "systemd"  # hierarchy of version 1 that systemd writes to; it has no controllers
-# Where both versions are mounted, systemd learns from version 2 that all processes of a service have ended.
-# Without it, a shutdown waits for each service until its timeout.
+_NAMED = "systemd"  # cgroup v1 hierarchy that systemd writes to; it has no controllers
+# Where cgroup v1 and v2 are mounted, systemd learns from v2 that all processes of a service have ended.
+# Without v2, a shutdown waits for each service until its timeout.
 _TRACKING = (_NAMED, "unified")
 
 
 def keeper_options(engine: Engine) -> dict[str, Any]:
     """Return the options of the keeper's host config.
 
-    The driver `cgroupfs` of version 1 nests a machine in the keeper's own control group, which the engine
-    removes with the keeper. Others need a parent of both: version 2 allows no processes beside children, and
-    the driver `systemd` names its groups itself.
+    With cgroup v1, the driver `cgroupfs` nests a machine in the keeper's own control group, which the engine
+    removes with the keeper. Otherwise the two containers share a parent group: cgroup v2 allows no processes
+    beside child groups, and the driver `systemd` names the groups of containers itself.
     """
     info = engine.info()
     name = f"factory_{secrets.token_hex(6)}"

@@ -1,4 +1,4 @@
-"""The rehearsal's EC2: moto's, with containers on this host as instances.
+"""EC2 of the rehearsal: moto's EC2 backend, with containers on this host as instances.
 
 Owns the life of an instance from RunInstances to TerminateInstances, and ensures that instances have loopback
 addresses only.

@@ -15,7 +15,7 @@ class Launch:
     hostname: str
     metadata: Mapping[str, Any]
     public_key: str = ""
-    script: str = ""  # of the first boot
+    script: str = ""  # runs at the first boot
 
 
 class Hosts(Protocol):

@@ -41,7 +41,7 @@ class Variable:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The requirement that a component has the version that its providers bring, or one that they offer."""
+    """The requirement that a component has a version that its providers bring or offer."""
 
     fact: str
     providers: tuple[str, ...]
@@ -142,7 +142,7 @@ class Problem:
     def _variable(
         self, name: str, values: Sequence[Candidate], others: Mapping[str, object]
     ) -> Variable | None:
-        """Return the variable for a component; None if its version is unknown or follows from variables."""
+        """Return the variable for a component; None if its version is unknown or follows from others."""
         request = self.requests.get(name)
         providers = [other for other in others if other != name and self._provides(other, name)]
         own = bool(self.knowledge.releases.get(name)) or not isinstance(values[0], Version)
@@ -176,7 +176,7 @@ class Problem:
         return brought or any(name in release.offers for release in self._releases(provider))
 
     def _is_hidden(self, name: str) -> bool:
-        """True if a stated component brings component `name` in a version that the catalog does not list."""
+        """True if `name` comes with a component that was requested in a version outside the catalog."""
         apart = self._is_on_host(name) and self.base.get("kind") != "ami"
         stated = [release for other in self.given for release in self._releases(other)]
         return not apart and any(name in release.contents for release in stated)

@@ -76,7 +76,8 @@ class Clash:
 
     reason: Rule | Contents
     facts: Facts
-    provided: tuple[tuple[str, Version, tuple[Version, ...]], ...] = ()  # provider, release, its versions
+    # Each entry: provider, release of the provider, versions of the component in that release.
+    provided: tuple[tuple[str, Version, tuple[Version, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +89,7 @@ class Contradiction:
 
 
 def complete(knowledge: Knowledge, requests: Iterable[Request]) -> tuple[Request, ...]:
-    """Return the requests, followed by the assumed facts."""
+    """Return the requests, followed by the solver's assumptions about facts that the requests leave open."""
     requests = tuple(requests)
     return (*requests, *assume(knowledge, requests, Problem(knowledge, requests).needed))
 
@@ -148,7 +149,7 @@ def _find_best(problem: Problem) -> _Best | None:
 
 
 def _count_unavoidable_warnings(problem: Problem, domains: Domains) -> int:
-    """Return the number of disjoint groups of warnings that cannot all be avoided, as a lower bound."""
+    """Return a lower bound on the warnings: the number of disjoint constraint groups that each cause one."""
     groups, left = 0, list(problem.soft)
     while (outcome := find_first(problem, hard=(*problem.hard, *left), domains=domains)).assignment is None:
         groups, left = groups + 1, [constraint for constraint in left if constraint not in outcome.used]

@@ -35,7 +35,7 @@ class Workload(Protocol):
     identity: dict[str, str | int]  # a checkpoint can be loaded only if its identity is equal
     parameters: int
     unit: str  # unit of throughput
-    units_per_step: int  # of one rank
+    units_per_step: int  # units that one rank processes in a step
 
     def train_step(self, step: int) -> torch.Tensor:
         """Run an optimizer step, counted from 1; return the loss of this rank's batch."""
@@ -68,7 +68,7 @@ class Result:
 
 
 class Checkpointer:
-    """Loader and saver of a run's checkpoints, with at most one unfinished save."""
+    """Loads and saves a run's checkpoints, with at most one unfinished save at a time."""
 
     def __init__(self, workload: Workload, options: Namespace, ranks: Ranks) -> None:
         self._workload = workload
@@ -128,7 +128,7 @@ class Checkpointer:
 
 
 class Stopwatch:
-    """Stopwatch of all steps after the first, which is warm-up; includes the time of saves."""
+    """Measures the time of all steps after the first, which is warm-up; includes the time of saves."""
 
     def __init__(self) -> None:
         self._steps = -1

@@ -136,7 +136,7 @@ def make_parser(
 def parse_options(
     parser: argparse.ArgumentParser, argv: Sequence[str], *, smoke: Mapping[str, object]
 ) -> argparse.Namespace:
-    """Parse argv; with --smoke the preset replaces the defaults but not the given options."""
+    """Parse argv; with --smoke, the preset replaces the defaults of options that are not given."""
     options = parser.parse_args(argv)
     if options.smoke:
         parser.set_defaults(**smoke)

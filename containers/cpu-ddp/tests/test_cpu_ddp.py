@@ -40,7 +40,7 @@ def test_help_shows_the_torchrun_command(host):
     assert "torchrun --standalone" in text
 
 
-def test_start_without_torchrun_fails_with_one_line(host):
+def test_start_without_torchrun_fails_with_a_one_line_error(host):
     ended = host.run(f"timeout 60 {PYTHON} {WORKLOAD}/train.py --smoke")
     assert ended.rc == 1
     assert ended.stderr.startswith("error: this program must be started by torchrun")

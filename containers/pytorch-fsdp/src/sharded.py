@@ -46,7 +46,7 @@ class ShardedLlama:
         self._options = options
         self._ranks = ranks
         self._chains = TokenChains(vocabulary=config.vocabulary, length=length, seed=options.seed)
-        # Saves have a process group, so that messages of asynchronous saves and of the training do not mix.
+        # Saves use their own process group, so that asynchronous saves and the training do not mix messages.
         self._saving_group = dist.new_group(backend="gloo")
         self._model = shard(options, ranks)
         self._optimizer = torch.optim.AdamW(
@@ -83,7 +83,7 @@ class ShardedLlama:
         return written
 
     def load(self, folder: Path) -> None:
-        """Load the parts that this rank's shards need; the number of ranks may differ from the save."""
+        """Load the parts that this rank's shards need; the save may have used another number of ranks."""
         model, optimizer = get_state_dict(self._model, self._optimizer)
         dcp.load(
             {"model": model, "optimizer": optimizer}, checkpoint_id=folder, process_group=self._saving_group
@@ -127,7 +127,10 @@ def make_mesh(ranks: Ranks, *, shard_ranks: int | None) -> DeviceMesh:
 
 
 def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
-    """Return a policy with bfloat16 if set or supported by the GPU; gradients are reduced in float32."""
+    """Return the policy for "bf16", "fp32" or "auto" (bfloat16 if the GPU supports it, else float32).
+
+    Gradients are always reduced in float32.
+    """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if fast else "fp32"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stand-in for the EFA installer: the real options, order, record and quirks, with nearly empty packages.
+# Stand-in for the EFA installer: real options, package order and quirks, with nearly empty packages.
 
 # shellcheck source=/dev/null
 source ./env.sh # EFA_INSTALLER_VERSION, KNOWS_NGC
@@ -51,7 +51,7 @@ is_left_out() {
     esac
 }
 
-# Never downgrades: a newer package stays, although the record lists the installer's version.
+# Never downgrades: a newer package stays, but efa_installed_packages lists the installer's version.
 has_as_new() {
     local installed
     installed=$(dpkg-query --show --showformat '${Version}' "${1%%_*}" 2>/dev/null)

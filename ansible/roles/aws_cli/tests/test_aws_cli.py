@@ -47,7 +47,7 @@ def test_installer_is_removed(host):
     assert host.check_output("find / -xdev -name 'awscli*.zip' -o -xdev -path '*/aws/install'") == ""
 
 
-def test_installer_is_run_with_update():
+def test_installer_runs_with_the_update_option():
     # Without --update the installer fails if a version is already installed.
     steps = yaml.safe_load((COMPONENT / "tasks" / "install.yml").read_text(encoding="utf-8"))
     [argv] = [step["ansible.builtin.command"]["argv"] for step in steps if "ansible.builtin.command" in step]

@@ -57,5 +57,5 @@ def test_unit_is_valid(host):
 
 
 @pytest.mark.needs("gpu", "imex")
-def test_domain_is_up(host):
+def test_imex_domain_is_up(host):
     assert "UP" in host.check_output("nvidia-imex-ctl -N")

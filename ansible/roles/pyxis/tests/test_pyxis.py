@@ -1,4 +1,4 @@
-"""Checks of pyxis: a plugin for each release of Slurm, loaded besides the plugins of the base image."""
+"""Checks of pyxis: a plugin for each release of Slurm, loaded alongside the plugins of the base image."""
 
 import re
 

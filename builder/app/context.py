@@ -195,9 +195,10 @@ def open_context(options: argparse.Namespace) -> Context:
         site_name=site_name,
         flavour=getattr(options, "flavour", None) or "",
     )
-    if system := getattr(options, "system", None):
-        named = options.target or ()
-        raise _no_system(context, system, [named] if isinstance(named, str) else [*options.targets, *named])
+    if system := getattr(options, "former_system", None):
+        words = (getattr(options, name, None) or () for name in ("target", "targets"))
+        named = [name for word in words for name in ([word] if isinstance(word, str) else word)]
+        raise _no_system(context, system, named)
     return context
 
 
@@ -242,7 +243,8 @@ def add_flavour(options: argparse.ArgumentParser) -> None:
         metavar="FLAVOUR",
         help="flavour of the target (default: its first for the site; builder show lists them)",
     )
-    options.add_argument("--system", help=argparse.SUPPRESS)  # former name of --flavour: refused with a hint
+    # Former name of --flavour: refused with a hint.
+    options.add_argument("--system", dest="former_system", help=argparse.SUPPRESS)
 
 
 def _find_root() -> Path:

@@ -97,6 +97,13 @@ def test_treats_a_damaged_state_file_as_not_running(registry: DockerRegistry, st
     assert registry.find() == ""
 
 
+def test_finds_a_running_registry_whose_state_file_is_damaged(registry: DockerRegistry) -> None:
+    host = registry.start()
+    (registry.folder / "state.json").write_text("{")
+    assert registry.find() == host
+    assert registry.stop()
+
+
 def test_names_the_package_of_a_missing_program(
     tmp_path: Path, registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_suggests_a_command_for_an_unknown_command() -> None:
         ),
         (["show", "helo"], "no target 'helo' (did you mean 'hello'?)"),
         (["registry", "sideways"], "no action 'sideways'"),
+        (["role", "base", "--system", "tiny-2"], "no system 'tiny-2' (did you mean 'tiny-1'?)"),
     ],
 )
 def test_wrong_arguments_end_with_a_message_and_a_hint(

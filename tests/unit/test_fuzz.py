@@ -5,13 +5,20 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from _pytest.mark import ParameterSet
 
+from builder.adapters.registry import local
+from builder.app import account, rehearsal
+from builder.cli.completion import parsers
 from builder.cli.main import main
+from builder.errors import MissingError
 from tests.support.repository import Repository
 
 CODES = {0, 1, 2, 3, 5, 7, 8}  # of design.md, without those of builds, publications and interrupts
@@ -49,7 +56,7 @@ COMMANDS = (
     ["list"],
     ["list", "--json"],
     ["show", "hello"],
-    ["build", "--target", "hello"],
+    ["build", "hello"],
     ["stack", "check"],
     ["lock", "--names"],
     ["clean"],
@@ -158,3 +165,76 @@ def test_a_damaged_input_file_ends_in_a_message(
         _, errors = call(capsys, *words, "--root", str(inputs))
         for line in errors.splitlines():
             assert len(line) < 1000, line[:2000]
+
+
+VALUES = [
+    *("", " ", "-1", "0", "1e999", "nan", "9" * 30, "ünïcode", "a\nb", "\x1b[31m", "../../etc/passwd", "."),
+    *(
+        "/dev/null",
+        "/nonexistent",
+        "{{ x }}",
+        "--",
+        "-",
+        "=",
+        "a=b",
+        "x" * 5000,
+        "%s%n",
+        "*",
+        "[",
+        "'",
+    ),
+    *("a,b", "@file", "~", "http://[", "ami-0", "1" * 12),
+]
+# Commands that would start programs, which the engine below does not stop.
+STARTING = {"rehearse up", "registry up"}
+PARSERS = {command: options for command, options in parsers() if command not in STARTING}
+
+
+def test_bytes_that_are_no_text_end_in_a_message(repository: Repository) -> None:
+    argv = [sys.executable, "-m", "builder.cli.main", "show", b"\xff", "--root", str(repository.root)]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: no target '\\udcff'")
+
+
+def arguments() -> list[tuple[str, str]]:
+    """Return every command with each of its arguments that takes a value."""
+    return [
+        (command, action.option_strings[-1] if action.option_strings else f"<{action.dest}>")
+        for command, options in PARSERS.items()
+        for action in options._actions
+        if action.nargs != 0
+    ]
+
+
+@pytest.fixture
+def offline(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The root of the repository, where no service can be started."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise MissingError("not started in a test", hint="none")
+
+    monkeypatch.setattr(rehearsal, "ensure_up", refuse)
+    monkeypatch.setattr(account, "ensure_up", refuse)
+    monkeypatch.setattr(local, "ensure_up", refuse)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.chdir(tmp_path)
+    return inputs
+
+
+@pytest.mark.parametrize(("command", "argument"), sampled(arguments(), every=12))
+def test_no_value_of_an_option_ends_in_a_traceback(
+    offline: Path, capsys: pytest.CaptureFixture[str], command: str, argument: str
+) -> None:
+    options = PARSERS[command]
+    needed = [
+        ["hello"] if not action.option_strings else [action.option_strings[-1], "1"]
+        for action in options._actions
+        if action.required and argument not in (f"<{action.dest}>", *action.option_strings)
+    ]
+    words = [*command.split(), "--root", str(offline), *(word for pair in needed for word in pair)]
+    for value in VALUES:
+        given = [value] if argument.startswith("<") else [argument, value]
+        _, errors = call(capsys, *words, *given)
+        for line in errors.splitlines():
+            assert len(line) < 7000, line[:2000]

@@ -18,11 +18,14 @@ def make_folder(folder: Path) -> None:
 
 
 def require_own(folder: Path) -> None:
-    """Raise MissingError if the folder belongs to another user, who could replace its content."""
+    """Raise MissingError if it is a file, or if it belongs to another user, who could replace its content."""
     try:
-        owner = folder.stat().st_uid
+        status = folder.stat()
     except FileNotFoundError:
         return
+    if not stat.S_ISDIR(status.st_mode):
+        raise MissingError(f"{folder} is not a folder", hint="set BUILDER_HOME to a folder of your own")
+    owner = status.st_uid
     if owner not in _own_ids():
         raise MissingError(
             f"{folder} belongs to another user (uid {owner})",

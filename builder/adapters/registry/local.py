@@ -17,6 +17,7 @@ from pathlib import Path
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.errors import FactoryError, MissingError
+from builder.reading import parse, read_text
 from builder.wait import until
 
 PROGRAM = "docker-registry"
@@ -75,10 +76,15 @@ class DockerRegistry:
         return self.folder / "log.txt"
 
     def _state(self) -> _State:
+        path = self.folder / "state.json"
         try:
-            return _State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, RecursionError, TypeError, ValueError):
+            return _State(**parse(read_text(path), json.loads))
+        except FileNotFoundError:
             return _State(pid=0, port=0)
+        except (TypeError, ValueError):  # damaged
+            pids = (int(found.name) for found in Path("/proc").glob("[0-9]*"))
+            pid = next((pid for pid in pids if self._runs(pid)), 0)
+            return _State(pid=pid, port=self._listening() if pid else 0)
 
     def _write_state(self, state: _State) -> None:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))

@@ -4,7 +4,6 @@ Owns the schema of the TOML files. Does not use the container engine, the networ
 """
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +26,7 @@ from builder.model import (
     System,
     Target,
 )
-from builder.patterns import misfits
+from builder.patterns import GROUPS, misfits, name_problem
 from builder.requirements import read_requirements
 from builder.tables import (
     FLAG,
@@ -48,14 +47,6 @@ from builder.tables import (
 )
 
 T = TypeVar("T")
-
-_NAME = {
-    "components": (re.compile(r"[a-z][a-z0-9_]*"), "snake_case"),
-    "stacks": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
-    "systems": (re.compile(r"[a-z0-9][a-z0-9.-]*"), "kebab-case"),
-    "targets": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
-    "profiles": (re.compile(r"[a-z0-9][a-z0-9-]*"), "kebab-case"),
-}
 
 # Keys of a target; a profile accepts the same keys.
 TARGET: Shape = {
@@ -178,7 +169,7 @@ def load_usable(root: Path) -> Catalog:
             [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
         )
     problems = Problems()
-    raw = {group: _read_group(folder, group, problems) for group in _NAME}
+    raw = {group: _read_group(folder, group, problems) for group in GROUPS}
     files = _complete(raw, problems)
     instances = read_instances(folder, problems)
     brought = _brought(folder, files["components"], problems)
@@ -268,11 +259,10 @@ def _table(release: Table, key: str) -> Table:
 
 
 def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table]:
-    pattern, style = _NAME[group]
     tables = read_tables(folder, group, SHAPES[group], problems)
     for name, table in tables.items():
-        if not pattern.fullmatch(name):
-            problems.add(f"{group}/{name}.toml", "", f"file names in {group}/ must be {style}")
+        if reason := name_problem(group, name):
+            problems.add(f"{group}/{name}.toml", "", reason)
         if not _is_plain(group, table, f"{group}/{name}.toml", "", problems):
             tables[name] = {}
     return tables

@@ -4,7 +4,7 @@ Reports each problem with its file and key; reads names and declarations only.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -53,6 +53,7 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
             for i, other in enumerate(getattr(component, key)):
                 if other not in catalog.components and f"components/{other}.toml" not in catalog.broken:
                     problems.unknown(file, f"{key}[{i}]", "component", other, catalog.components)
+            _check_unique(file, key, getattr(component, key), problems)
         if component.layer not in catalog.layers:
             problems.unknown(file, "layer", "layer", component.layer, catalog.layers)
         if component.requirements not in _REQUIREMENTS:
@@ -141,8 +142,7 @@ def _check_references(file: str, catalog: Catalog, target: Target, problems: Pro
         for i, component in enumerate(names):
             if component not in catalog.components:
                 problems.unknown(file, f"{key}[{i}]", "component", component, catalog.components)
-            elif names.index(component) != i:
-                problems.add(file, f"{key}[{i}]", f"component '{component}' is listed twice")
+        _check_unique(file, key, names, problems)
     if target.kind not in KINDS:
         problems.unknown(file, "kind", "kind", target.kind, KINDS)
     for flavour in target.flavours.values():
@@ -162,6 +162,12 @@ def _check_targets(root: Path, catalog: Catalog, declared: Declared, problems: P
         _check_workload(root, file, target, members_of(catalog, target, target.default), catalog, problems)
 
 
+def _check_unique(file: str, key: str, names: Sequence[str], problems: Problems) -> None:
+    for i, name in enumerate(names):
+        if names.index(name) != i:
+            problems.add(file, f"{key}[{i}]", f"component '{name}' is listed twice")
+
+
 def _check_flavour(file: str, catalog: Catalog, target: Target, flavour: Flavour, problems: Problems) -> None:
     prefix = f"flavours.{flavour.name}."
     if flavour.system not in catalog.systems:
@@ -175,6 +181,7 @@ def _check_flavour(file: str, catalog: Catalog, target: Target, flavour: Flavour
     for i, component in enumerate(flavour.components):
         if component not in catalog.components:
             problems.unknown(file, f"{prefix}with[{i}]", "component", component, catalog.components)
+    _check_unique(file, f"{prefix}with", flavour.components, problems)
 
 
 def _check_members(

@@ -58,6 +58,34 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     },
 }
 
+_KEBAB = r"[a-z0-9]+(?:{}+[a-z0-9]+)*"
+GROUPS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "components": (re.compile(r"[a-z][a-z0-9_]*"), "snake_case"),
+    "stacks": (re.compile(_KEBAB.format("[.-]")), "kebab-case"),
+    "systems": (re.compile(_KEBAB.format("[.-]")), "kebab-case"),
+    "targets": (re.compile(_KEBAB.format("-")), "kebab-case"),
+    "profiles": (re.compile(_KEBAB.format("-")), "kebab-case"),
+}
+_LONGEST_NAME = 60  # names are parts of the names of images, tags and files
+# Names with another meaning: `builder lock --update all`, and `make NAME` for the Makefile's own targets.
+_RESERVED = {"all"}
+RESERVED_TARGETS = _RESERVED | {
+    *("ami", "bench", "boundaries", "check", "clean", "demo", "engine", "fmt", "fuzz", "help", "lint"),
+    *("lint-dockerfiles", "lint-imports", "lint-packer", "lint-python", "lint-roles", "lint-scripts"),
+    *("lint-yaml", "lock", "molecule", "setup", "test", "tools", "type", "unit"),
+}
+
+
+def name_problem(group: str, name: str) -> str:
+    """Return why a file of the catalog may not have this name; "" if it may."""
+    pattern, style = GROUPS[group]
+    if not pattern.fullmatch(name):
+        return f"file names in {group}/ must be {style}"
+    if len(name) > _LONGEST_NAME:
+        return f"the name is longer than {_LONGEST_NAME} characters"
+    is_reserved = name in (RESERVED_TARGETS if group == "targets" else _RESERVED)
+    return f"'{name}' is reserved for `builder lock` and `make`" if is_reserved else ""
+
 
 def unsafe_texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of each text in a parsed file, keys included, that is not plain data."""
@@ -99,7 +127,7 @@ def misfits(group: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of each text that does not match the pattern of its key."""
     for key, pattern in PATTERNS[group].items():
         for place, text in _values(key, table.get(key)):
-            if text and not pattern.fullmatch(text):
+            if not pattern.fullmatch(text):
                 yield place, f"{shortened(text)} must match {pattern.pattern}"
 
 

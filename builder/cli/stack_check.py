@@ -20,6 +20,7 @@ from builder.stack.checking import Result, check
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import Change, Finding
 from builder.stack.solving.nearest import change_json, nearest
+from builder.stack.versions import Version
 from builder.stack.vocabulary import Value, read_value, write_value
 from builder.tables import did_you_mean
 
@@ -150,8 +151,20 @@ def _text(knowledge: Knowledge, subject: Subject, result: Result, style: Look) -
         text = describe_unknown(result, _NAMED)
         text += f"; {count(others, 'rule')} not applicable" if others else ""
         lines += ["", *(style.paint(line, "dim") for line in wrap(text, style.width))]
+    for name, version in unlisted(knowledge, result.facts).items():
+        text = f"{name} {version} is no release in catalog/versions/{name}.toml; rules may not cover it"
+        lines += [style.paint(line, "warn") for line in wrap(text, style.width)]
     lines += [style.paint(f"could not read {line}", "warn") for line in subject.unread]
     return style.plain("\n".join(lines))
+
+
+def unlisted(knowledge: Knowledge, facts: Mapping[str, Value]) -> dict[str, str]:
+    """Return the versions that the catalog's list of releases lacks, by fact."""
+    return {
+        name: write_value(value)
+        for name, value in facts.items()
+        if isinstance(value, Version) and knowledge.releases.get(name) and not knowledge.release(name, value)
+    }
 
 
 def _finding(finding: Finding, changes: Sequence[Change], style: Look) -> list[str]:
@@ -214,5 +227,6 @@ def _json(knowledge: Knowledge, subject: Subject, result: Result) -> dict[str, A
             for finding in result.findings
         ],
         "undecided": {rule.id: list(rule.missing(result.facts)) for rule in result.undecided},
+        "unlisted": unlisted(knowledge, result.facts),
         "unread": list(subject.unread),
     }

@@ -1,11 +1,14 @@
 """Errors in catalog files: each message names file and key and, if possible, suggests the right name."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from builder import catalog
 from builder.errors import CatalogError, FactoryError
+from builder.patterns import RESERVED_TARGETS
 from builder.tables import RENAMED, did_you_mean
 from tests.support.repository import Repository, knowledge_of
 
@@ -231,3 +234,65 @@ def test_every_renamed_fact_exists_under_its_new_name_only(root: Path) -> None:
     facts = knowledge_of(root).vocabulary.facts
     assert set(RENAMED.values()) <= set(facts)
     assert not set(RENAMED) & set(facts)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "problem"),
+    [
+        (
+            "targets/hello.toml",
+            '["fabric", ',
+            '["fabric", "fabric", ',
+            "components[1]: component 'fabric' is listed twice",
+        ),
+        (
+            "components/fabric.toml",
+            '["base"]',
+            '["base", "base"]',
+            "requires[1]: component 'base' is listed twice",
+        ),
+        ("targets/hello.toml", 'workload = "hello"', 'workload = ""', "workload: '' must match"),
+        ("targets/hello.toml", '"hello"', '"../../hello"', "workload: '../../hello' must match"),
+        (
+            "targets/hello.toml",
+            '"says hello"',
+            json.dumps("x" * 4001),
+            "has 4001 characters; the limit is 4000",
+        ),
+        ("targets/hello.toml", '"says hello"', r'"\u001b[31m"', "contains a control character"),
+        ("targets/hello.toml", '"says hello"', r'"a\nb"', "contains a control character"),
+    ],
+)
+def test_value_that_no_command_could_use_is_refused(
+    repository: Repository, file: str, old: str, new: str, problem: str
+) -> None:
+    repository.replace(f"catalog/{file}", old, new)
+    (found,) = problems(repository)
+    assert found.startswith(f"{file}: ")
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "problem"),
+    [
+        ("targets", "all", "'all' is reserved"),
+        ("targets", "clean", "'clean' is reserved"),
+        ("stacks", "all", "'all' is reserved"),
+        ("targets", "hello-", "must be kebab-case"),
+        ("stacks", "plain.", "must be kebab-case"),
+        ("targets", "x" * 61, "longer than 60 characters"),
+    ],
+)
+def test_name_that_another_program_takes_otherwise_is_refused(
+    repository: Repository, group: str, name: str, problem: str
+) -> None:
+    source = {"targets": "hello", "stacks": "plain-1"}[group]
+    text = (repository.root / f"catalog/{group}/{source}.toml").read_text()
+    repository.write(f"catalog/{group}/{name}.toml", text)
+    assert [problem in found for found in problems(repository)] == [True]
+
+
+def test_targets_of_the_makefile_are_no_names_of_targets(root: Path) -> None:
+    makefile = (root / "Makefile").read_text()
+    named = re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
+    assert set(named) | {"all"} == RESERVED_TARGETS

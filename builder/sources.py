@@ -3,6 +3,7 @@
 Only reads files; a plan is a pure function of the catalog, the lock and these digests.
 """
 
+import ast
 import hashlib
 import json
 import posixpath
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from builder import dockerfile as dockerfiles
-from builder.errors import CatalogError, IntegrityError, MissingError
+from builder.errors import CatalogError, CheckError, IntegrityError, MissingError
 from builder.members import members_of
 from builder.model import Catalog, Flavour, Layer, Plan, Target
 from builder.reading import read_bytes, read_text
@@ -176,6 +177,19 @@ def require_same_checks(root: Path, plan: Plan) -> None:
     folders = check_folders(root, plan.components, plan.target.workload)
     if tree_digest(folders) != plan.checks:
         raise edited(f"a check of target '{plan.target.name}'")
+
+
+def require_parsable_checks(root: Path, plan: Plan) -> None:
+    """Raise CheckError for a check file with a syntax error, which would fail after the whole build."""
+    for folder in check_folders(root, plan.components, plan.target.workload):
+        for path in sorted(folder.rglob("*.py")):
+            try:
+                ast.parse(read_text(path))
+            except (SyntaxError, ValueError) as error:
+                line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+                reason = error.msg if isinstance(error, SyntaxError) else str(error)
+                name = path.relative_to(root)
+                raise CheckError(f"{name}{line}: {reason}", hint=f"correct {name}") from error
 
 
 def edited(name: str) -> IntegrityError:

@@ -19,6 +19,7 @@ from builder.pipeline import result
 from builder.screen.envelope import envelope
 from builder.screen.summary import summary
 from builder.screen.text import look
+from builder.sources import require_parsable_checks
 
 _MOST_JOBS = 1000
 
@@ -60,6 +61,8 @@ def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
     plans = _plans(context, parsed)
+    for plan in plans:
+        require_parsable_checks(context.root, plan)
     request = Request(
         publish=parsed.publish,
         jobs=parsed.jobs,

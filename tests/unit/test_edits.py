@@ -9,6 +9,7 @@ import pytest
 
 from builder import sources
 from builder.adapters.container import workload
+from builder.cli.main import main
 from builder.errors import IntegrityError
 from builder.model import Plan
 from tests.support.repository import Repository
@@ -65,3 +66,14 @@ def test_build_context_keeps_its_files_if_the_workload_is_edited_later(repositor
         member = tar.extractfile("hello/src/hello.py")
         assert member
         assert member.read() == b"print('hello')\n"
+
+
+def test_check_that_cannot_be_parsed_is_reported_before_the_build(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.write("ansible/roles/base/tests/test_base.py", "import os\ndef test_base(host)\n")
+    assert main(["build", "hello", "--root", str(repository.root)]) == 5
+    assert capsys.readouterr().err == (
+        "error: ansible/roles/base/tests/test_base.py:2: expected ':'\n"
+        "hint: correct ansible/roles/base/tests/test_base.py\n"
+    )

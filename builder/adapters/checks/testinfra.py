@@ -157,8 +157,13 @@ def _listener(events: Stream, step: str) -> Callable[[str], None]:
 
 def _read(results: Path) -> Iterator[Check]:
     """Yield the checks of a JUnit file; a skip without a declared capability counts as a failure."""
-    # Trusted input: our own pytest has just written this file.
-    for case in ET.parse(results).getroot().iter("testcase"):  # noqa: S314
+    try:
+        root = ET.parse(results).getroot()  # noqa: S314 (our own pytest has just written this file)
+    except ET.ParseError as error:
+        raise CheckError(
+            f"the results of the checks are incomplete: {results}: {error}", hint=f"df -h {results.parent}"
+        ) from error
+    for case in root.iter("testcase"):
         problem = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         outcome, message = "passed", ""
         if problem is not None:

@@ -79,6 +79,11 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
     factory: Factory, number: signal.Signals, moment: tuple[str, str]
 ) -> None:
     assert factory.signalled(number, moment) == 130
+    (run,) = factory.run_names()
+    log = (factory.out / "runs" / run / "log.txt").read_text()
+    assert f"note interrupted by {number.name}\n" in log
+    assert "outcome=failed" not in log
+    assert "engine" not in log.partition(" note interrupted")[2]
     assert factory.containers() == []
     assert factory.untagged() == []
     assert factory.scratch() == []

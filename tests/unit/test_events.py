@@ -1,8 +1,10 @@
 """The event stream reports an error of a subscriber and still sends later events to other subscribers."""
 
+import threading
+
 import pytest
 
-from builder.errors import Interrupted
+from builder.errors import BuildError, Interrupted
 from builder.events import Event, Stream
 
 
@@ -45,3 +47,23 @@ def test_an_interrupt_inside_a_subscriber_does_not_remove_it() -> None:
             events.emit(name)
     assert received == ["run.start", "run.end"]
     events.raise_failure()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_step_that_the_cleanup_ends_is_interrupted(is_cancelled: bool) -> None:
+    """The cleanup removes the container of a running step, which looks like an error of the engine."""
+    received: list[Event] = []
+    cancelled = threading.Event()
+    events = Stream(received.append, cancelled=cancelled)
+
+    def run_step() -> None:
+        with events.step("hello/system", "system", target="hello"):
+            if is_cancelled:
+                cancelled.set()
+            raise BuildError("no answer from the engine")
+
+    with pytest.raises(BuildError):
+        run_step()
+    end = received[-1]
+    expected = ("interrupted", "stopped") if is_cancelled else ("no answer from the engine", "failed")
+    assert (end.text, end.fields["outcome"]) == expected

@@ -11,7 +11,7 @@ step.task      text: the current task of the step (an Ansible task, a test)
 step.log       text: one line of a tool's output
 step.end       text: the reason of the outcome; fields: outcome, seconds, size_bytes, target
 note           text: a message for the user
-run.end        fields: ok, seconds
+run.end        text: "stopped" after an interrupt; fields: ok, seconds
 =============  ==========================================================================
 
 Outcomes of a step: built, pulled, reused, passed, pushed, present, skipped, failed, stopped (interrupted).

@@ -82,7 +82,7 @@ def working(
         files = stack.enter_context(RunFiles(run.folder))
         events = Stream(*subscribers, files, cancelled=run.cancelled)
         events.subscribe(stack.enter_context(_open_screen(as_json=request.as_json)))
-        started, is_good = time.monotonic(), False
+        started, is_good, ending = time.monotonic(), False, ""
         events.emit("run.start", text=command, run=run.name, targets=",".join(targets))
         try:
             yield Work(
@@ -95,9 +95,10 @@ def working(
             is_good = True
         except Interrupted as error:
             events.emit("note", text=error.message)
+            ending = "stopped"
             raise
         finally:
-            events.emit("run.end", ok=is_good, seconds=time.monotonic() - started)
+            events.emit("run.end", text=ending, ok=is_good, seconds=time.monotonic() - started)
 
 
 def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:

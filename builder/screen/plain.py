@@ -34,7 +34,8 @@ class PlainLines:
     def _run_end(self, event: Event) -> None:
         seconds = event.fields.get("seconds")
         took = float(seconds) if isinstance(seconds, int | float) else event.time_s - self._board.started_s
-        self._line(event, "done" if self._board.ok else "failed", f"run, {duration(took)}")
+        word = "done" if self._board.ok else clean(event.text) or "failed"
+        self._line(event, word, f"run, {duration(took)}")
 
     def _note(self, event: Event) -> None:
         self._line(event, "note", clean(event.text))

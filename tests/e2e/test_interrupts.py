@@ -83,6 +83,7 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
     log = (factory.out / "runs" / run / "log.txt").read_text()
     assert f"note interrupted by {number.name}\n" in log
     assert "outcome=failed" not in log
+    assert " run.end stopped ok=False" in log
     assert "engine" not in log.partition(" note interrupted")[2]
     assert factory.containers() == []
     assert factory.untagged() == []

@@ -61,6 +61,24 @@ def test_plain_lines_of_a_successful_run() -> None:
     )
 
 
+def test_plain_lines_of_an_interrupted_run() -> None:
+    stream = io.StringIO()
+    screen = PlainLines(stream)
+    screen(event("run.start", 0, text="builder build"))
+    screen(event("step.start", 1, "s", "layer"))
+    screen(event("step.log", 1, "s", "a line"))
+    screen(event("step.end", 2, "s", "interrupted", outcome="stopped", seconds=1.0))
+    screen(event("note", 2, text="interrupted by SIGINT"))
+    screen(event("run.end", 3, text="stopped", ok=False, seconds=3))
+    assert stream.getvalue() == (
+        "  00:00  run     builder build\n"
+        "  00:01  start   layer\n"
+        "  00:02  stopped layer (1.0 s): interrupted\n"
+        "  00:02  note    interrupted by SIGINT\n"
+        "  00:03  stopped run, 3.0 s\n"
+    )
+
+
 def test_only_the_last_lines_of_a_failed_step_are_printed() -> None:
     stream = io.StringIO()
     screen = PlainLines(stream)

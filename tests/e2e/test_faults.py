@@ -202,6 +202,22 @@ def test_refuses_an_invalid_catalog(
     assert_fails(factory.build(), 2, *messages)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("RUNX true", ":4: unknown instruction: RUNX"),
+        ("RUN false", ":4: RUN false: The command '/bin/sh -c false' returned a non-zero code: 1"),
+    ],
+)
+def test_names_the_line_of_a_dockerfile(built: Factory, line: str, message: str) -> None:
+    path = "containers/hello/Dockerfile"
+    before = (built.repository.root / path).read_text()
+    built.repository.write(path, f"{before}{line}\n")
+    assert_fails(built.build(), 4, f"{path}{message}", f"correct {path}")
+    built.repository.write(path, before)
+    assert_recovers(built)
+
+
 def test_suggests_a_target_for_a_misspelt_name(factory: Factory) -> None:
     assert_fails(
         factory.build("--target", "helo"), 2, "no target 'helo' (did you mean 'hello'?)", "builder list"

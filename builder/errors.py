@@ -6,6 +6,7 @@ No text of an error contains the password of a URL.
 
 import errno
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -104,11 +105,13 @@ class Interrupted(FactoryError):
 
 def of_system(error: OSError, kind: type[FactoryError]) -> FactoryError:
     """Convert an OSError to the error class of the step in which it happened."""
-    path = str(error.filename or "a file")
-    reason = error.strerror or type(error).__name__
+    path = str(error.filename or "")  # none for errors of sockets and pipes
+    reason = error.strerror or str(error) or type(error).__name__
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = f"free some space: df -h {path}; builder clean" if is_full else f"ls -ld {path}"
-    return kind(f"{path}: {reason}", hint=hint)
+    hint = f"ls -ld {shlex.quote(path)}" if path else "builder doctor"
+    if is_full:
+        hint = f"free some space: df -h {path}".rstrip() + "; builder clean"
+    return kind(": ".join(filter(None, (path, reason))), hint=hint)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return code, captured.err
 
 
-@pytest.mark.parametrize(("name", "state"), sampled(CASES, every=14))
+@pytest.mark.parametrize(("name", "state"), sampled(CASES, every=23))
 def test_a_damaged_input_file_ends_in_a_message(
     inputs: Path, capsys: pytest.CaptureFixture[str], name: str, state: str
 ) -> None:

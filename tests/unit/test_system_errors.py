@@ -88,6 +88,25 @@ def test_system_error_of_a_command_is_reported_with_path_and_hint(
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/home: Not a directory\nhint: ls -ld")
 
 
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a b"),
+            "/a b: Permission denied",
+            "ls -ld '/a b'",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "refused", "builder doctor"),
+        (TimeoutError("timed out"), "timed out", "builder doctor"),
+        (BrokenPipeError(), "BrokenPipeError", "builder doctor"),
+        (OSError(errno.ENOSPC, "full"), "full", "free some space: df -h; builder clean"),
+    ],
+)
+def test_a_system_error_has_its_path_if_there_is_one(error: OSError, message: str, hint: str) -> None:
+    found = of_system(error, MissingError)
+    assert (found.message, found.hint) == (message, hint)
+
+
 def test_a_defect_is_one_line_with_its_traceback_in_a_file(
     repository: Repository,
     monkeypatch: pytest.MonkeyPatch,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.ansible import failures, packages, playbook
+from builder.adapters.ansible import failures, packages, playbook, runtime
 from builder.adapters.host.workspace import Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError, FactoryError, IntegrityError
@@ -127,3 +127,16 @@ def test_a_missing_wheel_is_named_with_the_indexes(
     assert error.message.endswith(f"no index of this site has the wheel torch==2.13.0+cpu; {message}")
     assert hint in error.hint
     assert "ansible/roles" not in error.hint
+
+
+def test_a_missing_wheel_of_the_runtime_is_named(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"no-such-ansible==1.0 --hash=sha256:{'0' * 64}\n")
+    (tmp_path / "index").mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", f"file://{tmp_path}/index")
+    with open_run(workspace, "test") as run, pytest.raises(BuildError) as caught:
+        runtime.folder_of(run, lock, python="3.11", arch="x86_64")
+    assert "no index of this host's pip has the wheel no-such-ansible==1.0" in caught.value.message

@@ -74,7 +74,8 @@ def test_changed_update_suites_are_reported_in_one_message(tmp_path: Path) -> No
     assert verifier.verify() == (
         "the package archive has changed since it was locked:"
         " tiny-security (2026-07-11T10:16:37Z → not in the sources),"
-        " tiny-updates (2026-07-11T10:16:37Z → 2026-11-19T02:12:54Z)"
+        " tiny-updates (2026-07-11T10:16:37Z → 2026-11-19T02:12:54Z);"
+        f" to lock its state: builder lock --update {SYSTEM.name}"
     )
 
 

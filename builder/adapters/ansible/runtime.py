@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
-from builder.adapters.upstream.pip import pip_install
+from builder.adapters.upstream.pip import missing_requirement, pip_install
 from builder.errors import BuildError, IntegrityError
 from builder.sources import digest_of
 
@@ -53,9 +53,10 @@ def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> N
     done = process.run(argv, timeout_s=600, cancelled=run.cancelled, env=environment)
     if done.code != 0:
         kind = IntegrityError if "DO NOT MATCH THE HASHES" in done.output else BuildError
-        raise kind(
-            "could not install the Ansible runtime", hint=f"check {lock.name} and pip", details=done.details
-        )
+        wheel = missing_requirement(done.output)
+        reason = f": no index of this host's pip has the wheel {wheel}" if wheel else ""
+        hint = "see the indexes: pip config list" if wheel else f"check {lock.name} and pip"
+        raise kind(f"could not install the Ansible runtime{reason}", hint=hint, details=done.details)
     for name in ("bin", "share"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

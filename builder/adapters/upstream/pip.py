@@ -22,14 +22,20 @@ def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str
     ]
 
 
+def missing_requirement(output: str) -> str:
+    """Return the requirement for which pip found no wheel, such as torch==2.13.0, or ""."""
+    found = _MISSING.search(output)
+    return found[1] if found else ""
+
+
 def missing_wheel(output: str, mirror: Mirror) -> tuple[str, str] | None:
     """Return message and hint if pip's output says that no index has a wheel, otherwise None."""
-    found = _MISSING.search(output)
-    if found is None:
+    wheel = missing_requirement(output)
+    if not wheel:
         return None
     named = (mirror.pip_index, *mirror.pip_extra_indexes, *mirror.pip_find_links, mirror.last_index)
     asked = ", ".join(filter(None, ("" if mirror.pip_index else "pip's default index", *named)))
-    message = f"no index of this site has the wheel {found[1]}; asked: {asked}"
+    message = f"no index of this site has the wheel {wheel}; asked: {asked}"
     if not mirror.wheel_index:
         return message, f"add an index that has it below [mirror] in site.toml: {_extra(mirror, 'https://…')}"
     line = f"below [mirror] in site.toml: {_extra(mirror, mirror.wheel_index)}"

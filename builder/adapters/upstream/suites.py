@@ -85,7 +85,11 @@ class SuiteVerifier:
             if self._is_fixed(suite) or (found and now < suite.date):
                 raise self._refusal(suite, found["sha256"] if found else "", now)
             notes.append(f"{suite.name} ({suite.date} → {now or 'not in the sources'})")
-        return f"the package archive has changed since it was locked: {', '.join(notes)}" if notes else ""
+        if not notes:
+            return ""
+        changes = ", ".join(notes)
+        again = f"builder lock --update {self.system.name}"
+        return f"the package archive has changed since it was locked: {changes}; to lock its state: {again}"
 
     def _is_fixed(self, suite: Suite) -> bool:
         assert self.system.bootstrap is not None

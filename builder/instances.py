@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from builder.model import Instance
+from builder.reading import shortened
 from builder.tables import FLAG, LIST, NUMBER, PRICE, TABLE, TEXT, Problems, Shape, fits, read_toml
 
 _FILE = "instances.toml"
@@ -44,7 +45,9 @@ def read_instances(folder: Path, problems: Problems) -> dict[str, Instance]:
         }
         common.setdefault("family", prefix)
         for size, own in table["sizes"].items():
-            if fits(own, _SIZE, _FILE, f"{prefix}.sizes.{size}.", problems):
+            if not isinstance(own, dict):
+                problems.add(_FILE, f"{prefix}.sizes.{size}", f"must be a table, not {shortened(own)}")
+            elif fits(own, _SIZE, _FILE, f"{prefix}.sizes.{size}.", problems):
                 name = f"{prefix}.{size}"
                 modes = tuple(table.get("boot_modes", ()))
                 found[name] = Instance(name=name, boot_modes=modes, **{**common, **own})

@@ -13,6 +13,7 @@ from pathlib import Path
 from builder.broken import Tables, broken_entries
 from builder.errors import CatalogError
 from builder.model import Catalog, Stack
+from builder.reading import shortened
 from builder.stack.knowledge import Derived, Knowledge, Release
 from builder.stack.ruleset import read_clauses, read_rules
 from builder.stack.versions import Version, parse
@@ -183,10 +184,12 @@ def _release(
                 named[fact.name] = value
         return named
 
-    offers = {
-        name: tuple(v for text in texts if (v := version(f"offers.{name}", text)) is not None)
-        for name, texts in entry.get("offers", {}).items()
-    }
+    offers = {}
+    for name, texts in entry.get("offers", {}).items():
+        if not isinstance(texts, list):
+            problems.add(file, f"{prefix}offers.{name}", f"must be a list of strings, not {shortened(texts)}")
+            continue
+        offers[name] = tuple(v for text in texts if (v := version(f"offers.{name}", text)) is not None)
     own = version("version", entry["version"])
     if own is None:
         return None

@@ -24,8 +24,36 @@ from tests.support.repository import Repository
 CODES = {0, 1, 2, 3, 5, 7, 8}  # of design.md, without those of builds, publications and interrupts
 DEEP = 100_000
 MORE_FILES = {
-    "catalog/versions/fabric.toml": 'summary = "fabric"\nside = "image"\n',
-    "catalog/rules/fabric.toml": 'subject = "fabric"\ndate = "2026-11"\nrule = []\n',
+    "catalog/versions/fabric.toml": """
+        summary = "fabric"
+        side = "image"
+        source = ["book"]
+        packages = ["fabric"]
+        [[release]]
+        version = "1.2"
+        date = "2026-01-01"
+        bundled_driver = "1.0"
+        brings = { fabric = "1.2" }
+        keeps = { fabric = "1.2" }
+        offers = { fabric = ["1.2"] }
+    """,
+    "catalog/rules/fabric.toml": """
+        subject = "fabric"
+        date = "2026-11"
+        [[rule]]
+        id = "FAB-01"
+        severity = "warning"
+        side = "image"
+        when = ["fabric >= 1.0"]
+        require = ["fabric >= 0.9"]
+        why = "It fails."
+        fix = "Take another."
+        source = ["book"]
+        fires = [{ fabric = "1.0" }]
+        holds = [{ fabric = "0.9" }]
+        environment = { A = "1" }
+        unset = ["A"]
+    """,
     "catalog/profiles/shared.toml": 'summary = "shared"\n',
     "catalog/packer.toml": "plugins = []\n",
     "ansible/requirements.yml": "---\ncollections:\n",
@@ -165,6 +193,52 @@ def test_a_damaged_input_file_ends_in_a_message(
         _, errors = call(capsys, *words, "--root", str(inputs))
         for line in errors.splitlines():
             assert len(line) < 1000, line[:2000]
+
+
+MUTANTS = (
+    *("1", "-1", "true", "1.5", "nan", "2026-01-01", '""', '"x"', '"1.0"', "[]", '["x", "x"]', "[[1]]", "{}"),
+    *("{ a = 1 }", "[{ a = [] }]"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sampled([(name,) for name in PATHS if name.startswith("catalog/") and name.endswith(".toml")], every=6),
+)
+def test_a_value_of_another_type_ends_in_a_message(
+    inputs: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = inputs / name
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        key, equals, _ = line.partition(" = ")
+        for value in MUTANTS if equals else ():
+            path.write_text("\n".join([*lines[:number], f"{key} = {value}", *lines[number + 1 :], ""]))
+            call(capsys, "show", "hello", "--root", str(inputs))
+
+
+def test_a_value_of_another_type_in_the_lock_ends_in_a_message(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = inputs / "catalog/lock.json"
+    text = path.read_text()
+    for old in re.findall(r": (\S.*?),?$", text, re.MULTILINE):
+        for value in (
+            "1",
+            "-1",
+            "null",
+            "true",
+            "1.5",
+            '""',
+            '"x"',
+            "[]",
+            "[[]]",
+            "{}",
+            '{"a": {"b": []}}',
+            "NaN",
+        ):
+            path.write_text(text.replace(f": {old}", f": {value}", 1))
+            call(capsys, "show", "hello", "--root", str(inputs))
 
 
 VALUES = [

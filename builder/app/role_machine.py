@@ -13,6 +13,8 @@ from builder.adapters.ansible.ssh import SshAccess
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine.client import Engine
+from builder.adapters.engine.limits import bounds, limits
+from builder.adapters.engine.network import open_network
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -24,6 +26,7 @@ from builder.sources import check_folders
 from builder.wait import until
 
 _BOOT_S = 120
+_WAIT = ("sleep", "infinity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class RoleMachine:
         image = engine.commit(self.container, labels=labels, parent_config=config)
         try:
             with ExitStack() as stack:
-                container = _start(engine, plan, image, stack, labels=labels, network="none")
+                container = _start_alone(engine, plan, image, stack, labels)
                 fresh = replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
                     # Services of absent devices may fail; the checks decide which services may.
@@ -133,17 +136,26 @@ def open_machine(
         setup = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
         access = (ssh.prepare(setup.settings),) if ssh else ()
         started = stack.enter_context(ExitStack())
+        network = open_network(
+            engine,
+            image,
+            mirror.loopback_servers,
+            folder=run.socket_dir,
+            labels={RUN_LABEL: run.name},
+            ports=ssh.ports if ssh else None,
+            **_keeper_options(engine, plan),
+        )
+        started.callback(network.close)
         container = _start(
             engine,
             plan,
             image,
             started,
+            keeper=network.container,
             labels={RUN_LABEL: run.name},
-            network="host",
+            network=network.mode,
             mounts=(*setup.mounts, *access),
             tmpfs={**setup.tmpfs, **(tmpfs or {})},
-            # The container shares this machine's network, where port 22 may be in use.
-            arguments=() if ssh else ("systemd.mask=ssh.service",),
         )
         if keep:
             started.pop_all()
@@ -193,20 +205,30 @@ def _start(
     image: str,
     stack: ExitStack,
     *,
+    keeper: str,
     labels: Mapping[str, str],
-    arguments: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """Start a container that `stack` removes; for a machine, first start the keeper of its control groups."""
-
-    def start(container: str) -> str:
-        stack.callback(engine.remove_container, container)
-        engine.start(container)
-        return container
-
-    wait = ("sleep", "infinity")
+    """Start a container that `stack` removes; if it is a machine, below the control groups of its keeper."""
     if plan.capabilities["is_container"]:
-        return start(engine.create(image, command=wait, init=True, labels=labels, **more))
-    options = cgroups.keeper_options(engine)
-    keeper = start(engine.create(image, command=wait, init=True, labels=labels, network="none", **options))
-    return start(machine.create(engine, image, keeper=keeper, arguments=arguments, labels=labels, **more))
+        container = engine.create(image, command=_WAIT, init=True, labels=labels, **limits(engine), **more)
+    else:
+        container = machine.create(engine, image, keeper=keeper, labels=labels, **more)
+    stack.callback(engine.remove_container, container)
+    engine.start(container)
+    return container
+
+
+def _start_alone(engine: Engine, plan: Plan, image: str, stack: ExitStack, labels: Mapping[str, str]) -> str:
+    """Start a container without a network."""
+    options = _keeper_options(engine, plan)
+    keeper = engine.create(
+        image, command=_WAIT, init=True, labels=labels, network="none", **bounds(engine), **options
+    )
+    stack.callback(engine.remove_container, keeper)
+    engine.start(keeper)
+    return _start(engine, plan, image, stack, keeper=keeper, labels=labels, network="none")
+
+
+def _keeper_options(engine: Engine, plan: Plan) -> dict[str, Any]:
+    return {} if plan.capabilities["is_container"] else cgroups.keeper_options(engine)

@@ -207,16 +207,25 @@ def test_pulls_a_base_by_digest_through_the_mirror(repository: Repository, tmp_p
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, False),
-        ({"apt_sources": ("deb [arch=amd64] https://deb.debian.org/debian bookworm main",)}, False),
-        ({"apt_sources": ("deb [arch=amd64] http://127.0.0.2:8080/debian bookworm main",)}, True),
-        ({"pip_index": "https://localhost/simple", "pip_find_links": ("/opt/wheels",)}, True),
-        ({"settings": MirrorSettings(prefixes={"https://x/": "http://user:word@127.0.0.1:1/"})}, True),
-        ({"proxies": {"HTTP_PROXY": "localhost:3128"}}, True),
-        ({"proxies": {"HTTP_PROXY": "proxy.example.com:3128", "NO_PROXY": "localhost"}}, False),
+        ({}, []),
+        ({"apt_sources": ("deb [arch=amd64] https://deb.debian.org/debian bookworm main",)}, []),
+        ({"apt_sources": ("deb [arch=amd64] http://127.0.0.2/debian bookworm main",)}, [("127.0.0.2", 80)]),
+        ({"pip_index": "https://localhost/x", "pip_find_links": ("/opt/wheels",)}, [("localhost", 443)]),
+        ({"pip_extra_indexes": ("http://[::1]:3141/x", "file:///x")}, [("::1", 3141)]),
+        (
+            {"settings": MirrorSettings(prefixes={"https://x/": "http://user:word@127.0.0.1:1/"})},
+            [("127.0.0.1", 1)],
+        ),
+        ({"proxies": {"HTTP_PROXY": "localhost:3128"}}, [("localhost", 3128)]),
+        ({"proxies": {"HTTP_PROXY": "proxy.example.com:3128", "NO_PROXY": "localhost"}}, []),
     ],
 )
-def test_only_a_mirror_on_loopback_gives_build_containers_the_network_of_the_host(
-    fields: dict[str, Any], expected: bool
+def test_servers_on_loopback_are_forwarded_to_build_containers(
+    fields: dict[str, Any], expected: list[tuple[str, int]]
 ) -> None:
-    assert Mirror(**fields).is_on_loopback is expected
+    assert list(Mirror(**fields).loopback_servers) == expected
+
+
+def test_an_invalid_port_of_a_mirror_is_refused() -> None:
+    with pytest.raises(UsageError, match="Port could not be cast"):
+        Mirror(pip_index="http://127.0.0.1:x/").loopback_servers  # noqa: B018 (computes the servers)

@@ -120,6 +120,15 @@ def test_the_host_has_no_route_to_the_metadata_service(machine: dict[str, Any], 
     assert "FEA9FEA9" not in routes
 
 
+def test_an_instance_reaches_no_link_local_service_of_the_host(machine: dict[str, Any], key: Key) -> None:
+    """The address is one that AWS serves credentials of containers on; it belongs to the instance itself."""
+    code = (
+        "import socket; route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        " route.connect(('169.254.170.2', 80)); print(route.getsockname()[0])"
+    )
+    assert key.ssh(machine["PrivateIpAddress"], f'python3 -c "{code}"').startswith("169.254.")
+
+
 def test_instances_use_loopback_addresses_only(aws: Clients, machine: dict[str, Any]) -> None:
     described = json.dumps([aws.ec2.describe_instances(), aws.ec2.describe_network_interfaces()], default=str)
     found = set(re.findall(r"\d{1,3}(?:\.\d{1,3}){3}", described))

@@ -66,6 +66,10 @@ def test_machine_has_no_additional_privileges(machine: Machine) -> None:
     assert not host["CapAdd"]
     assert not host["SecurityOpt"]
     assert not host["Devices"]
+    assert host["NetworkMode"].startswith("container:"), "the network of the host"
+    keeper = machine.opened.engine.inspect_container(host["NetworkMode"].partition(":")[2]) or {}
+    assert keeper["HostConfig"]["PidsLimit"] > 0, "its limits hold for the machine below it"
+    assert keeper["HostConfig"]["Memory"] > 0
 
 
 def test_image_has_no_machine_id_and_no_ssh_keys(machine: Machine) -> None:

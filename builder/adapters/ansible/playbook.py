@@ -11,6 +11,7 @@ from typing import Any
 from builder.adapters.ansible import packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
+from builder.adapters.engine.limits import limits
 from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror, apt_options, proxy_options
@@ -153,6 +154,7 @@ def _compile(run: Run, folder: Path, image: str, engine: Engine) -> None:
         network="none",
         mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True)],
         labels={RUN_LABEL: run.name},
+        **limits(engine),
     )
     try:
         lines: list[str] = []

@@ -12,8 +12,6 @@ from builder.errors import MissingError
 # sshd reads this file before those of roles, and the first value wins. The keys are outside the image because
 # the role `cleanup` deletes those in the image, and the machine must stay reachable.
 _CONFIGURATION = """\
-Port {port}
-ListenAddress 127.0.0.1
 HostKey {mount}/run/host_key
 AuthorizedKeysFile {mount}/run/authorized_keys
 StrictModes no
@@ -34,6 +32,11 @@ class SshAccess:
     port: int = field(default_factory=_free_port)
 
     @property
+    def ports(self) -> dict[int | str, tuple[str, int]]:
+        """The port of sshd that the machine's network publishes on this host."""
+        return {"22/tcp": ("127.0.0.1", self.port)}
+
+    @property
     def key(self) -> Path:
         return self.folder / "id_ed25519"
 
@@ -47,6 +50,6 @@ class SshAccess:
                 raise MissingError(f"ssh-keygen failed: {done.tail}", hint="apt-get install openssh-client")
         public = self.key.with_suffix(".pub").read_text(encoding="utf-8")
         (settings / "authorized_keys").write_text(public, encoding="utf-8")
-        text = _CONFIGURATION.format(port=self.port, mount=MOUNT)
+        text = _CONFIGURATION.format(mount=MOUNT)
         (settings / "sshd.conf").write_text(text, encoding="utf-8")
         return Bind(source=str(settings / "sshd.conf"), target="/etc/ssh/sshd_config.d/00-scenario.conf")

@@ -20,6 +20,7 @@ from builder.adapters.container import bootstrap, workload
 from builder.adapters.container.finder import has_layer, is_pulled, reused
 from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.adapters.engine.limits import limits
+from builder.adapters.engine.network import open_network
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -64,6 +65,7 @@ class LayerMaker:
         self._cache = cache
         self._last_layers = last_layers
         self._background = ThreadPoolExecutor(max_workers=2)
+        self._networks = ThreadPoolExecutor(max_workers=jobs)
         self._known: dict[str, Image] = {}
 
     def make(self, plan: Plan) -> Artifact:
@@ -101,6 +103,7 @@ class LayerMaker:
         return self._ensure(plan, plan.layers[0], f"{plan.target.name}/base").image
 
     def close(self) -> None:
+        self._networks.shutdown(wait=True)
         self._background.shutdown(wait=True)
 
     def _topmost(self, plan: Plan) -> int:
@@ -186,6 +189,7 @@ class LayerMaker:
     def _run_roles(self, plan: Plan, layer: Layer, step: str) -> None:
         parent = self._known[layer.parent].id
         base = self._known.get(plan.layers[0].key)
+        base_image = base.id if base else parent
         mirror = self._mirror(plan)
         mounts = playbook.mounts(
             self._run,
@@ -193,12 +197,14 @@ class LayerMaker:
             plan,
             layer,
             mirror,
-            base_image=base.id if base else parent,
+            base_image=base_image,
             engine=self._engine,
         )
-        # Only the host's network reaches a mirror or a proxy on loopback.
-        network = "host" if mirror.is_on_loopback else "bridge"
-        with mounts as setup, self._container(parent, setup, network) as container:
+        with (
+            self._network(base_image, mirror) as network,
+            mounts as setup,
+            self._container(parent, setup, network()) as container,
+        ):
             listener = playbook.Listener(self._events, step)
             code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
@@ -213,6 +219,22 @@ class LayerMaker:
                 labels=self._labels(layer),
                 parent_config=(self._engine.inspect_image(parent) or {}).get("Config") or {},
             )
+
+    @contextmanager
+    def _network(self, image: str, mirror: Mirror) -> Iterator[Callable[[], str]]:
+        """Start a network for a build container; yield a function that waits for it and returns its mode."""
+        opening = self._networks.submit(
+            open_network,
+            self._engine,
+            image,
+            mirror.loopback_servers,
+            folder=self._run.socket_dir,
+            labels={RUN_LABEL: self._run.name},
+        )
+        try:
+            yield lambda: opening.result().mode
+        finally:
+            self._background.submit(lambda: opening.result().close())
 
     @contextmanager
     def _container(self, image: str, setup: playbook.ContainerSetup, network: str) -> Iterator[str]:

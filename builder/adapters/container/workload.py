@@ -16,6 +16,7 @@ from pathlib import Path
 
 from builder import dockerfile as dockerfiles
 from builder.adapters.engine.client import LONGEST_S, Engine
+from builder.adapters.engine.limits import bounds
 from builder.dockerfile import Labelled
 from builder.errors import BuildError
 from builder.events import shortened
@@ -44,6 +45,7 @@ def build(
     labels: Mapping[str, str],
     say: Callable[[str], None],
 ) -> None:
+    memory = bounds(engine).get("mem_limit")  # the engine's builder takes no other limit
     progress = _Progress(f"containers/{plan.target.workload}/Dockerfile", context.dockerfile)
     deadline = time.monotonic() + LONGEST_S
     with progress.refusals():
@@ -54,6 +56,7 @@ def build(
             buildargs={"PARENT": parent},
             labels=dict(labels),
             network_mode="none",
+            container_limits={"memory": memory} if memory else None,
         ):
             if time.monotonic() > deadline:
                 raise BuildError(

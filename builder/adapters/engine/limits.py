@@ -14,13 +14,18 @@ _CAPABILITIES = (
 
 
 def limits(engine: Engine) -> dict[str, Any]:
-    """Return options of the host config; a limit that the engine's kernel does not support is left out."""
-    info = engine.info()
-    options: dict[str, Any] = {
+    """Return options of the host config."""
+    return {
         "cap_drop": ["ALL"],
         "cap_add": list(_CAPABILITIES),
         "security_opt": ["no-new-privileges"],
+        **bounds(engine),
     }
+
+
+def bounds(engine: Engine) -> dict[str, Any]:
+    """Return options for memory and processes; a limit that the engine's kernel lacks is left out."""
+    info, options = engine.info(), {}
     if info.get("PidsLimit"):
         options["pids_limit"] = _PROCESSES
     if info.get("MemoryLimit") and info.get("MemTotal"):

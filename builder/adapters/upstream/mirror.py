@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.adapters.host import process
 from builder.adapters.host.network import Network, environment_proxies, is_local_url
@@ -21,6 +22,7 @@ from builder.site import MirrorSettings
 
 _APT = Path("/etc/apt")
 DEFAULT = "default"  # origin of a value that neither the site nor this host sets
+_PORTS = {"http": 80, "https": 443, "ftp": 21, "socks5": 1080}
 # Default archives of a distribution: main and security.
 _ARCHIVES = {"debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security")}
 
@@ -57,19 +59,27 @@ class Mirror:
         return tuple(sorted(path for path in paths if path is not None))
 
     @property
-    def is_on_loopback(self) -> bool:
-        """True if a source or a proxy is on loopback, which only the network of this machine reaches."""
+    def loopback_servers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of the sources and proxies on loopback, which are forwarded to build containers."""
         indexes = (self.pip_index, *self.pip_extra_indexes, self.last_index)
-        urls = (*self.apt_sources, *indexes, *self.pip_find_links)
+        sources = (*self.apt_sources, *indexes, *self.pip_find_links)
         servers = [url for name, url in self.proxies.items() if name.lower() != "no_proxy"]
         proxies = (url if "://" in url else f"http://{url}" for url in servers)
-        named = (*urls, *self.settings.prefixes.values(), *proxies)
-        words = (word for text in named for word in text.split() if "://" in word)
-        return any(is_local_url(word) for word in words)
+        named = (*sources, *self.settings.prefixes.values(), *proxies)
+        urls = {word for text in named for word in text.split() if "://" in word}
+        return tuple(sorted({_server(url) for url in urls if is_local_url(url)}))
 
     @property
     def network(self) -> Network:
         return Network(proxies=self.proxies, ca_bundle=self.ca_bundle, token_hosts=self.settings.token_hosts)
+
+
+def _server(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    try:
+        return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}", hint="correct [mirror] in site.toml") from error
 
 
 def discover(

@@ -140,9 +140,12 @@ class Metadata(ThreadingHTTPServer):
 
 
 def add_link_local() -> None:
-    """Add the link-local address of the metadata service to the loopback interface of this container."""
+    """Add the address of the metadata service to the loopback interface of this container.
+
+    The mask takes all link-local addresses, so the instance reaches no such service of the host's network.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        for request, address in ((_SET_ADDRESS, LINK_LOCAL), (_SET_MASK, "255.255.255.255")):
+        for request, address in ((_SET_ADDRESS, LINK_LOCAL), (_SET_MASK, "255.255.0.0")):
             fields = struct.pack("16sHH4s8x", b"lo:imds", socket.AF_INET, 0, socket.inet_aton(address))
             fcntl.ioctl(any_socket, request, fields)
 

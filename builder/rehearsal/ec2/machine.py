@@ -104,20 +104,16 @@ def create(
     *,
     keeper: str,
     labels: Mapping[str, str],
-    network: str = "bridge",
+    network: str,
     mounts: Sequence[Bind] = (),
     tmpfs: Mapping[str, str] | None = None,
-    arguments: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """Create the container of a machine below its running keeper; `arguments` are for systemd.
-
-    The container is unprivileged and writes to the control groups of its keeper only.
-    """
+    """Create the container of a machine; it has no privileges and writes to its keeper's control groups."""
     groups = cgroups.machine_options(engine, keeper)
     return engine.create(
         image,
-        command=(INIT, *arguments),
+        command=(INIT,),
         network=network,
         labels=labels,
         mounts=[*groups.pop("mounts"), *mounts],

@@ -2,7 +2,8 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.support.repository import Repository
 # Slow tests that share no fixture are distributed one by one, all other tests by file.
 _DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
 
+
+FirstWorkerOnly = Callable[[str, Callable[[], bool]], AbstractContextManager[None]]
 
 # Property tests have no time limit: the duration of one example says nothing on a busy machine.
 settings.register_profile("untimed", deadline=None)
@@ -72,8 +75,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def first_worker_only(tmp_path_factory: pytest.TempPathFactory) -> FirstWorkerOnly:
+    """Function that returns a context: while the named image is missing, one worker at a time runs the block.
+
+    Workers share the engine, so the first worker builds the image for all.
+    """
+
+    @contextmanager
+    def entered(name: str, is_missing: Callable[[], bool]) -> Iterator[None]:
+        with (tmp_path_factory.getbasetemp().parent / f"{name}.lock").open("w") as lock:
+            if is_missing():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    return entered
+
+
+@pytest.fixture(scope="session")
 def built_once(
-    tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path, keep_artifacts: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    home: Path,
+    root: Path,
+    keep_artifacts: bool,
+    first_worker_only: FirstWorkerOnly,
 ) -> Iterator[Factory]:
     """Factory whose target is built once per worker; the first worker makes the base image for all.
 
@@ -81,9 +105,7 @@ def built_once(
     """
     folder = tmp_path_factory.mktemp("built")
     created = Factory.create(folder, home=home, root=root)
-    with (tmp_path_factory.getbasetemp().parent / "base.lock").open("w") as lock:
-        if created.repository.keys()["base"] not in created.engine.layers():
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with first_worker_only("base", lambda: created.repository.keys()["base"] not in created.engine.layers()):
         build = created.build()
     assert build.code == 0, build.stderr
     yield created

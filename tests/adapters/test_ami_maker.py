@@ -204,6 +204,10 @@ def test_a_security_group_in_use_does_not_hide_a_build_error(
     ("error", "hint"),
     [
         ("Timeout waiting for SSH.", "can reach the instance"),
+        (
+            "Packer experienced an authentication error when trying to connect via SSH.",
+            "is the login user of",
+        ),
         ("Error waiting for AMI: timeout", "raise [aws] wait_minutes"),
         ("Error creating AMI: InternalError", "builder doctor"),
     ],

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import Workspace
 from builder.rehearsal import session
+from builder.rehearsal.ec2.machine import MACHINES
 from builder.rehearsal.session import Rehearsal
+from tests.conftest import FirstWorkerOnly
 from tests.support.ami_factory import AmiFactory, prepare
 from tests.support.factory import Factory
 from tests.support.rehearsal import EAST, Clients
@@ -16,8 +19,18 @@ from tests.support.rehearsed import Program
 
 
 @pytest.fixture(scope="session")
-def program(home: Path) -> Program:
-    return Program(home)
+def program(home: Path, first_worker_only: FirstWorkerOnly) -> Program:
+    """Program whose rehearsals find their machine image in the engine."""
+    created = Program(home)
+
+    def is_missing() -> bool:
+        return not Engine().images(reference=MACHINES)
+
+    if is_missing():
+        with first_worker_only("machine", is_missing):
+            created.up("first")
+        created.call("down", "--name", "first")
+    return created
 
 
 @pytest.fixture
@@ -44,12 +57,12 @@ def aws(program: Program) -> Iterator[Clients]:
 
 
 @pytest.fixture(scope="package")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory, home: Path, root: Path) -> Iterator[Rehearsal]:
+def rehearsal(tmp_path_factory: pytest.TempPathFactory, program: Program, root: Path) -> Iterator[Rehearsal]:
     """Rehearsed AWS account in which all AMI tests build."""
-    first = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=home, root=root), root)
+    first = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=program.home, root=root), root)
     up = first.call("rehearse", "up")
     assert up.code == 0, up.stderr
-    found = session.find(Workspace(home=home, out=first.out), "default")
+    found = session.find(Workspace(home=program.home, out=first.out), "default")
     assert found
     yield found
     first.call("rehearse", "down")

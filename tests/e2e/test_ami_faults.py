@@ -84,6 +84,7 @@ def assert_one_error(done: Build, code: int, message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.boundaries  # test_ami_maker tests the hint without a build
 def test_a_wrong_login_user_is_named(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.replace(
         "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "wrong"'
@@ -133,6 +134,7 @@ def test_refuses_an_ami_that_could_not_be_shared(ami_factory: AmiFactory, tmp_pa
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
+@pytest.mark.boundaries  # test_ami_publisher tests copies without a build
 def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path) -> None:
     variables = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
     ami_factory.rehearsal.disturb(

@@ -26,7 +26,7 @@ MOMENTS = [
     ("number", "moment"),
     [
         (signal.SIGTERM, MOMENTS[1]),
-        (signal.SIGINT, MOMENTS[2]),
+        pytest.param(signal.SIGINT, MOMENTS[2], marks=pytest.mark.boundaries),
     ],
 )
 def test_an_interrupted_build_cleans_up_before_it_exits(
@@ -46,7 +46,7 @@ def test_an_interrupted_build_cleans_up_before_it_exits(
     "moment",
     [
         pytest.param(MOMENTS[0], id="image starts", marks=pytest.mark.boundaries),
-        pytest.param(MOMENTS[1], id="task of the image"),
+        pytest.param(MOMENTS[1], id="task of the image", marks=pytest.mark.boundaries),
         pytest.param(MOMENTS[2], id="checks start", marks=pytest.mark.boundaries),
         pytest.param(MOMENTS[3], id="during checks"),
     ],

@@ -48,7 +48,7 @@ def test_reports_a_full_disk_during_commit(factory: Factory, tmp_path: Path) -> 
         pytest.param(r"POST \S*/containers/create", marks=pytest.mark.boundaries),
         r"GET \S*/logs",
         pytest.param(r"POST \S*/commit", marks=pytest.mark.boundaries),
-        r"POST \S*/build\?",
+        pytest.param(r"POST \S*/build\?", marks=pytest.mark.boundaries),
     ],
 )
 def test_reports_an_engine_that_stops_during_a_build(factory: Factory, tmp_path: Path, pattern: str) -> None:

@@ -10,9 +10,10 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# A build is killed when it reports one of these (event, step) pairs, in build order. `make test` uses the
-# pairs in ALWAYS (during an Ansible task, the engine's build and the checks), `make boundaries` all pairs.
-ALWAYS = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
+# Pairs of event and step, in build order: during an Ansible task, the engine's build and the checks.
+# `make test` kills a build after KILLED and interrupts one at INTERRUPTED, `make boundaries` at all others.
+WORKING = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
+KILLED, INTERRUPTED = WORKING[0], (signal.SIGTERM, WORKING[1])
 MOMENTS = [
     ("run.start", ""),
     ("step.start", "hello/base"),
@@ -36,7 +37,7 @@ def moments() -> list[ParameterSet]:
     return [
         pytest.param(
             moment,
-            marks=() if moment in ALWAYS else (pytest.mark.boundaries,),
+            marks=() if moment == KILLED else (pytest.mark.boundaries,),
             id="-".join(moment).replace("/", "-"),
         )
         for moment in MOMENTS
@@ -44,16 +45,16 @@ def moments() -> list[ParameterSet]:
 
 
 def signals() -> list[ParameterSet]:
-    """Return each signal with each moment in ALWAYS; `make test` runs a single moment per signal."""
+    """Return each signal with each moment in WORKING."""
     return [
         pytest.param(
             sent,
             moment,
-            marks=() if at == number else (pytest.mark.boundaries,),
+            marks=() if (sent, moment) == INTERRUPTED else (pytest.mark.boundaries,),
             id=f"{sent.name}-{moment[1].replace('/', '-')}",
         )
-        for at, moment in enumerate(ALWAYS)
-        for number, sent in enumerate(SIGNALS)
+        for moment in WORKING
+        for sent in SIGNALS
     ]
 
 

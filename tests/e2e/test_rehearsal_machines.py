@@ -61,12 +61,14 @@ def test_checks_log_in_only_to_the_pinned_host_key(aws: Clients, key: Key, tmp_p
     config.write_text(ssh_config(user="admin", port=22, key=key.file, host=pinned, sockets=tmp_path))
 
     def login(instance: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        argv = ["ssh", "-F", str(config), "-o", "ControlMaster=no", instance["PrivateIpAddress"], "true"]
+        # The paths of sockets have a length limit, which a temporary folder may exceed.
+        unshared = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
+        argv = ["ssh", "-F", str(config), *unshared, instance["PrivateIpAddress"], "true"]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     ours, other = (aws.run(KeyName="test", UserData=data) for data in (pinned.user_data, ""))
     try:
-        assert until(lambda: login(ours).returncode == 0, timeout_s=60, every_s=0.2)
+        assert until(lambda: login(ours).returncode == 0, timeout_s=60, every_s=0.2), login(ours).stderr
         refused = login(other)
         assert refused.returncode == 255
         assert "Host key verification failed" in refused.stderr

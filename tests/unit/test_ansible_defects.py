@@ -273,7 +273,7 @@ KNOWN = {
     ),
     "packages: machine restarted in every run": ("reboot", "kernel::machine_is_restarted_only_if_needed"),
     "aws_cli: no version pin, no signature check": ("get_url", "aws_cli::version_matches_the_pin"),
-    "aws_cli: second run fails": ("aws_cli::installer_is_run_with_update", "silent"),
+    "aws_cli: second run fails": ("aws_cli::installer_runs_with_the_update_option", "silent"),
     "aws_cli: configuration of root that slows transfers": ("aws_cli::no_user_has_aws_configuration",),
     "docker: repository tool of Amazon Linux 2": ("amazon-linux-extras", "shell"),
     "docker: service restarted during the build": ("started", "docker::daemon_json_has_the_settings"),

@@ -94,8 +94,9 @@ class Stream:
     def step(self, step: str, title: str, *, target: str, **fields: Scalar) -> Iterator[dict[str, Any]]:
         """Emit the start and the end of a step; the caller adds the fields of `step.end` to the mapping.
 
-        After a FactoryError the step ends as failed, with the error's message as text. Once the run is
-        cancelled, the error is a consequence of the cleanup, and the step ends as stopped.
+        After the block, `seconds` in the mapping is the duration of the step. After a FactoryError the step
+        ends as failed, with the error's message as text. Once the run is cancelled, the error is a
+        consequence of the cleanup, and the step ends as stopped.
         """
         started = time.monotonic()
         self.emit("step.start", step=step, text=title, target=target, **fields)
@@ -105,10 +106,11 @@ class Stream:
         except FactoryError as error:
             is_stopped = self._cancelled.is_set()
             text, outcome = ("interrupted", "stopped") if is_stopped else (error.message, "failed")
-            end = {"text": text, "outcome": outcome, "seconds": time.monotonic() - started}
+            end = {"text": text, "outcome": outcome}
             raise
         finally:
             if end:
+                end["seconds"] = time.monotonic() - started
                 self.emit("step.end", step=step, target=target, **end)
 
     def emit(self, name: str, *, step: str = "", text: str = "", **fields: Scalar) -> None:

@@ -322,6 +322,8 @@ class Publication:
     pushed_bytes: int = 0
     reused_bytes: int = 0
     seconds: float = 0.0
+    run: str = ""  # name and time of the run that published it
+    created: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -335,3 +337,4 @@ class Receipt:
     artifact: Artifact
     report: Report | None = None
     publications: tuple[Publication, ...] = ()
+    seconds: float = 0.0  # duration of the target's steps in the run; 0 if all of it was reused

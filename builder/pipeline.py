@@ -4,6 +4,7 @@ Skipped steps report the reason. Depends on the interfaces in `ports`, not on th
 """
 
 import dataclasses
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -49,23 +50,18 @@ def find(plan: Plan, search: Search) -> Receipt | None:
     artifact = search.finder.find(plan)
     if artifact is None or artifact.reference != earlier.artifact.reference:
         return None
-    if search.publisher and _published(earlier, search.publisher) is None:
-        return None
-    publications = tuple(
-        dataclasses.replace(
-            publication,
-            pushed_bytes=0,
-            reused_bytes=publication.pushed_bytes + publication.reused_bytes,
-            seconds=0.0,
-        )
-        for publication in earlier.publications
-    )
-    return dataclasses.replace(earlier, artifact=artifact, publications=publications)
+    publications = earlier.publications
+    if search.publisher:
+        present = _published(earlier, search.publisher)
+        if present is None:
+            return None
+        publications = _first(present, publications)
+    return dataclasses.replace(earlier, artifact=artifact, publications=publications, seconds=0.0)
 
 
-def result(receipt: Receipt) -> str:
-    """Return the published name of a receipt, or its artifact's reference if it is not published."""
-    return receipt.publications[0].name if receipt.publications else receipt.artifact.reference
+def result(receipt: Receipt, *, publish: bool) -> str:
+    """Return the published name of a receipt if publication was requested, else its artifact's reference."""
+    return receipt.publications[0].name if publish else receipt.artifact.reference
 
 
 def report_reused(receipt: Receipt, events: Stream) -> None:
@@ -77,6 +73,7 @@ def report_reused(receipt: Receipt, events: Stream) -> None:
 
 def produce(plan: Plan, tools: Tools) -> Receipt:
     """Run the steps that a plan still needs (make, check, publish); return the receipt."""
+    started = time.monotonic()
     earlier = tools.ledger.find(plan)
     with system_errors(BuildError):
         artifact = tools.maker.make(plan)
@@ -87,13 +84,14 @@ def produce(plan: Plan, tools: Tools) -> Receipt:
     with system_errors(BuildError):
         # Record before publishing: if the registry fails, a retry must not repeat the checks.
         known = earlier.publications if earlier and report.passed else ()
-        receipt = tools.ledger.record(plan, artifact, report, known)
+        receipt = tools.ledger.record(plan, artifact, report, known, seconds=time.monotonic() - started)
     if not report.passed:
         raise refusal(plan, report)
     if tools.publisher:
         with system_errors(PublishError):
             publications = _publish(plan, artifact, earlier, tools.publisher, tools.events)
-            receipt = tools.ledger.record(plan, artifact, report, publications)
+            seconds = time.monotonic() - started
+            receipt = tools.ledger.record(plan, artifact, report, publications, seconds=seconds)
     return receipt
 
 
@@ -102,7 +100,7 @@ def _check(plan: Plan, artifact: Artifact, earlier: Receipt | None, tools: Tools
         return check(plan, artifact, tools.checker, tools.events)
     with _step(plan, "checks", tools.events) as end:
         reason = f"the same checks passed on the same image ({earlier.created})"
-        end.update(text=reason, outcome="reused", seconds=0.0)
+        end.update(text=reason, outcome="reused")
     return earlier.report
 
 
@@ -114,12 +112,8 @@ def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> R
         counts = ", ".join(
             f"{report.count(outcome)} {outcome}" for outcome in outcomes if report.count(outcome)
         )
-        end.update(
-            text=counts or "no check ran",
-            outcome="passed" if report.passed else "failed",
-            seconds=report.seconds,
-        )
-    return report
+        end.update(text=counts or "no check ran", outcome="passed" if report.passed else "failed")
+    return dataclasses.replace(report, seconds=end["seconds"])
 
 
 def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[str, Any]]:
@@ -177,10 +171,14 @@ def _publish(
         end.update(
             text=publication.name,
             outcome="present" if present else "pushed",
-            seconds=0.0 if present else publication.seconds,
             size_bytes=0 if present else publication.pushed_bytes,
         )
-    others = earlier.publications if earlier else ()
+    if not present:
+        publication = dataclasses.replace(publication, seconds=end["seconds"])
+    return _first(publication, earlier.publications if earlier else ())
+
+
+def _first(publication: Publication, others: Iterable[Publication]) -> tuple[Publication, ...]:
     return (publication, *(other for other in others if other.name != publication.name))
 
 

@@ -53,6 +53,8 @@ class Ledger(Protocol):
         artifact: Artifact,
         report: Report | None,
         publications: tuple[Publication, ...],
+        *,
+        seconds: float = 0.0,
     ) -> Receipt: ...
 
 

@@ -161,16 +161,37 @@ def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftov
     """Yield layers of this checkout that no plan uses; children first: the engine keeps their parents."""
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
-    layers = sorted(engine.layers().items(), key=lambda item: -item[1].created)
-    for key, image in layers:
-        mine = image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
-        if limits.everything or (mine and key not in needed and image.created < limits.before):
-            yield Leftover(
-                name=f"layer {key[:12]}",
-                why="--all" if limits.everything else "no target needs it",
-                size_bytes=_own_bytes(image, images),
-                remove=partial(engine.remove_image, f"{LAYERS}:{key}"),
-            )
+    unneeded = {
+        f"{LAYERS}:{key}": image
+        for key, image in engine.layers().items()
+        if limits.everything
+        or (
+            image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
+            and key not in needed
+            and image.created < limits.before
+        )
+    }
+    held = _held(images, unneeded)
+    for tag, image in sorted(unneeded.items(), key=lambda item: -item[1].created):
+        yield Leftover(
+            name=f"layer {tag.partition(':')[2][:12]}",
+            why="--all" if limits.everything else "no target needs it",
+            size_bytes=0 if image.id in held else _own_bytes(image, images),
+            remove=partial(engine.remove_image, tag),
+        )
+
+
+def _held(images: Mapping[str, Image], removed: Collection[str]) -> set[str]:
+    """Return the IDs of images that remain without the removed tags, and of all images below them."""
+    parents = {image.parent for image in images.values()}
+    held: set[str] = set()
+    for image in images.values():
+        if set(image.tags) - set(removed) or (not image.tags and image.id not in parents):
+            below: Image | None = image
+            while below is not None and below.id not in held:
+                held.add(below.id)
+                below = images.get(below.parent)
+    return held
 
 
 def _own_bytes(image: Image, images: Mapping[str, Image]) -> int:

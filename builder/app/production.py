@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import Engine
+from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.receipts import Receipts, now
 from builder.adapters.host.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.app.context import Context
@@ -61,7 +63,7 @@ def produce_all(
                 _raise_first(outcomes, work.run)
         finally:
             for plan, outcome in zip(plans, outcomes, strict=False):
-                _write_report(work.run, plan, outcome, recorded.events)
+                _write_report(context.root, work.run, plan, outcome, recorded.events)
     return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
@@ -183,11 +185,15 @@ def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], N
     return nullcontext(PlainLines(sys.stderr))
 
 
-def _write_report(run: Run, plan: Plan, outcome: Receipt | FactoryError, events: Sequence[Event]) -> None:
+def _write_report(
+    root: Path, run: Run, plan: Plan, outcome: Receipt | FactoryError, events: Sequence[Event]
+) -> None:
     attempt: Receipt | Attempt = (
         outcome
         if isinstance(outcome, Receipt)
-        else attempt_after(outcome, plan=plan, events=events, run=run.name, created=now(), commit="")
+        else attempt_after(
+            outcome, plan=plan, events=events, run=run.name, created=now(), commit=commit_of(root)
+        )
     )
     path = run.folder / f"report-{plan.target.name}.html"
     try:

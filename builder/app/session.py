@@ -37,7 +37,7 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
         produced = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
         found |= {receipt.plan.target.name: receipt for receipt in produced}
     elif request.as_json:
-        _announce(reused)
+        _announce(reused, publish=request.publish)
     return [found[plan.target.name] for plan in plans]
 
 
@@ -55,7 +55,7 @@ def _find(
     return {receipt.plan.target.name: receipt for receipt in receipts if receipt is not None}
 
 
-def _announce(receipts: Sequence[Receipt]) -> None:
+def _announce(receipts: Sequence[Receipt], *, publish: bool) -> None:
     """Write the event stream of a build in which every target was reused."""
 
     def interrupt() -> None:
@@ -66,4 +66,4 @@ def _announce(receipts: Sequence[Receipt]) -> None:
     events.emit("run.start", text="build", targets=names)
     for receipt in receipts:
         report_reused(receipt, events)
-    events.emit("run.end", ok=True, seconds=0.0, result=result(receipts[-1]))
+    events.emit("run.end", ok=True, seconds=0.0, result=result(receipts[-1], publish=publish))

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +56,6 @@ def options() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str]) -> int:
-    started = time.monotonic()
     parsed = _parse(argv)
     context = open_context(parsed)
     plans = _plans(context, parsed)
@@ -71,9 +69,13 @@ def run(argv: Sequence[str]) -> int:
         force=parsed.force,
     )
     receipts = build(context, plans, request)
-    _show(context, receipts, seconds=time.monotonic() - started, quiet=parsed.json)
+    _show(context, receipts)
     if parsed.json:
-        print(envelope("build", result=[_as_json(context, receipt) for receipt in receipts], indent=None))
+        tables = [_as_json(context, receipt, publish=parsed.publish) for receipt in receipts]
+        print(envelope("build", result=tables, indent=None))
+    else:
+        for receipt in receipts:
+            print(result(receipt, publish=parsed.publish))
     return 0
 
 
@@ -115,23 +117,20 @@ def _possible(context: Context, kind: str | None) -> Iterator[Plan]:
             yield plan
 
 
-def _show(context: Context, receipts: Sequence[Receipt], *, seconds: float, quiet: bool) -> None:
+def _show(context: Context, receipts: Sequence[Receipt]) -> None:
     style = look(sys.stderr, os.environ)
     for receipt in receipts:
         path = report_path(context, receipt)
         text = summary(
             receipt,
-            seconds=seconds,
             look=style,
             report_path=path if path.is_file() else None,
             next_command=open_lane(receipt.artifact.kind, context).next_command(receipt),
         )
         print(text, file=sys.stderr)
-        if not quiet:
-            print(result(receipt))
 
 
-def _as_json(context: Context, receipt: Receipt) -> dict[str, Any]:
+def _as_json(context: Context, receipt: Receipt, *, publish: bool) -> dict[str, Any]:
     report, path = receipt.report, report_path(context, receipt)
     layers = ({**asdict(layer), "components": list(layer.components)} for layer in receipt.artifact.layers)
     counts = (
@@ -141,7 +140,9 @@ def _as_json(context: Context, receipt: Receipt) -> dict[str, Any]:
         "target": receipt.plan.target.name,
         "kind": receipt.artifact.kind,
         "flavour": receipt.plan.flavour.name,
+        "name": result(receipt, publish=publish),
         "reference": receipt.artifact.reference,
+        "seconds": receipt.seconds,
         "run": receipt.run,
         "created": receipt.created,
         "layers": list(layers),

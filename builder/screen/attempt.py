@@ -26,6 +26,7 @@ class Attempt:
     report: Report | None = None
     publications: tuple[Publication, ...] = ()
     error: FactoryError | None = None
+    seconds: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -36,8 +37,18 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """Return the published name with digest, or the reference in the engine if it is not published."""
-        return self.publications[0].name if self.publications else self.reference
+        """Return the name that this run published, with digest, or the reference in engine or account."""
+        return next((item.name for item in self.published), self.reference)
+
+    @property
+    def published(self) -> tuple[Publication, ...]:
+        """The publications of this run."""
+        return tuple(item for item in self.publications if self.seconds and item.run == self.run)
+
+    @property
+    def published_before(self) -> tuple[Publication, ...]:
+        """The publications of earlier runs."""
+        return tuple(item for item in self.publications if item not in self.published)
 
     def layers_with(self, *outcomes: str) -> tuple[LayerResult, ...]:
         return tuple(layer for layer in self.layers if layer.outcome in outcomes)
@@ -60,6 +71,7 @@ def attempt_of(receipt: Receipt) -> Attempt:
         layers=receipt.artifact.layers,
         report=receipt.report,
         publications=receipt.publications,
+        seconds=receipt.seconds,
     )
 
 
@@ -80,6 +92,7 @@ def attempt_after(
     board.stop(board.last_s)
     # A layer shared by several targets has a step in each; this target's own step is last and wins.
     rows = sorted(board.rows.values(), key=lambda row: row.target == plan.target.name)
+    own = [row for row in rows if row.target == plan.target.name]
     steps = {row.key: row for row in rows if row.key}
     layers = tuple(
         LayerResult(
@@ -96,5 +109,12 @@ def attempt_after(
         if (row := steps.get(layer.key))
     )
     return Attempt(
-        run=run, created=created, commit=commit, plan=plan, layers=layers, report=report, error=error
+        run=run,
+        created=created,
+        commit=commit,
+        plan=plan,
+        layers=layers,
+        report=report,
+        error=error,
+        seconds=max(row.ended_s for row in own) - min(row.started_s for row in own) if own else 0.0,
     )

@@ -28,11 +28,12 @@ def render(
 ) -> str:
     """Render the report of a run; `versions` has the versions found in the image, if they were checked."""
     attempt = attempt_of(outcome) if isinstance(outcome, Receipt) else outcome
+    name = attempt.plan.target.name
     board = Board()
     for event in events or ():
         board.read(event)
     board.stop(board.last_s)
-    name = attempt.plan.target.name
+    board.keep(name)
     head = join(
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
@@ -49,7 +50,7 @@ def render(
         sections.layers(attempt),
         sections.timeline(board, attempt.plan),
         sections.checks(attempt.report),
-        sections.publications(attempt.publications),
+        sections.publications(attempt),
         sections.versions(attempt.plan.versions, versions),
         sections.settings(attempt.plan.settings),
         _repeat(attempt),
@@ -93,21 +94,22 @@ def _header(attempt: Attempt) -> Markup:
 
 def _figures(attempt: Attempt, board: Board) -> Markup:
     total = sum(layer.size_bytes for layer in attempt.layers)
-    seconds = board.last_s - board.started_s if board.rows else sum(x.seconds for x in attempt.layers)
+    seconds = attempt.seconds or board.last_s - board.started_s
     counts = Counter(layer.outcome for layer in attempt.layers)
     counts["not reached"] = len(layers_of(attempt.plan)) - len(attempt.layers)
     rest = ", ".join(f"{number} {word}" for word, number in counts.items() if number and word != "built")
     figures = [
         _figure("Time", duration(seconds), f"for {count(len(board.rows), 'step')}" if board.rows else ""),
         _figure("Layers built", str(counts["built"]), rest),
-        _figure("Size", size(total), f"in {count(len(attempt.layers), 'layer')}"),
     ]
+    if total:
+        figures.append(_figure("Size", size(total), f"in {count(len(attempt.layers), 'layer')}"))
     if attempt.report:
         figures.append(_checks(attempt.report))
-    if attempt.publications:
-        sent = sum(item.pushed_bytes for item in attempt.publications)
-        present = sum(item.reused_bytes for item in attempt.publications)
-        names = {name for item in attempt.publications for name in item.tags}
+    if attempt.published:
+        sent = sum(item.pushed_bytes for item in attempt.published)
+        present = sum(item.reused_bytes for item in attempt.published)
+        names = {name for item in attempt.published for name in item.tags}
         if sent or present:
             figures.append(_figure("Pushed", size(sent), f"{size(present)} already in the registry"))
         else:
@@ -135,7 +137,7 @@ def _figure(label: str, value: str, note: str, tone: str = "") -> Markup:
 def _repeat(attempt: Attempt) -> Markup:
     target = attempt.plan.target.name
     commit = attempt.commit.removesuffix("+")
-    publish = " --publish" if attempt.publications else ""
+    publish = " --publish" if attempt.published else ""
     commands = [
         ("Check out the sources", f"git checkout {commit}" if commit else ""),
         ("Show the plan", f"builder plan {target}"),

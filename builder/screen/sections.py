@@ -98,9 +98,8 @@ def timeline(board: Board, plan: Plan) -> Markup | None:
     busy = sum(max(row.ended_s - row.started_s, 0) for row in rows)
     ticks = _ticks(span)
     marks = (_mark(tick, 100 * tick / span) for tick in ticks)
-    several = len({row.target for row in rows if row.target}) > 1
-    names = {} if several else {layer.key: layer.name for layer in layers_of(plan)}
-    titles = (names.get(row.key) or (row.full_title if several else row.title) for row in rows)
+    names = {layer.key: layer.name for layer in layers_of(plan)}
+    titles = (names.get(row.key) or row.title for row in rows)
     grid = f"--tick:{100 * (ticks[1] if len(ticks) > 1 else span) / span:.3f}%"
     bars = (_bar(row, board.started_s, span, name=name) for row, name in zip(rows, titles, strict=True))
     note = f"{duration(span)}; steps add up to {duration(busy)}"
@@ -191,14 +190,16 @@ def _check(check: Check) -> Markup:
     )
 
 
-def publications(published: Sequence[Publication]) -> Markup | None:
-    if not published:
+def publications(attempt: Attempt) -> Markup | None:
+    if not attempt.publications:
         return None
-    return section("Published", tag("ul", *map(_publication, published), cls="published"))
+    now = (_publication(item, duration(item.seconds)) for item in attempt.published)
+    before = (_publication(item, f"published {item.created}") for item in attempt.published_before)
+    return section("Published", tag("ul", *now, *before, cls="published"))
 
 
-def _publication(publication: Publication) -> Markup:
-    facts = (transferred(publication.pushed_bytes, publication.reused_bytes), duration(publication.seconds))
+def _publication(publication: Publication, fact: str) -> Markup:
+    facts = (transferred(publication.pushed_bytes, publication.reused_bytes), fact)
     words = " · ".join(fact for fact in facts if fact)
     names = (tag("code", breakable(name)) for name in publication.tags)
     return tag(

@@ -7,6 +7,9 @@ from builder.events import Event, Scalar
 from builder.screen.text import clean
 
 TAIL_LINES = 15
+# The look-up of something that exists takes no time worth a figure, unless another build makes it meanwhile.
+_QUICK = ("reused", "present", "skipped")
+_BRIEF_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +82,14 @@ class Board:
         for row in self.running:
             self.rows[row.step] = replace(row, outcome="stopped", ended_s=now_s, took_s=row.seconds(now_s))
 
+    def keep(self, target: str) -> None:
+        """Forget the steps of other targets, and the time before and after those of this target."""
+        own = {step: row for step, row in self.rows.items() if row.target in ("", target)}
+        if own and len(own) < len(self.rows):
+            self.rows = own
+            self.started_s = min(row.started_s for row in own.values())
+            self.last_s = max(row.ended_s for row in own.values())
+
     def _run_start(self, event: Event) -> None:
         self.command = clean(event.text)
         self.started_s = event.time_s
@@ -108,12 +119,13 @@ class Board:
 
     def _step_end(self, event: Event) -> None:
         row = self._row(event)
-        seconds = event.fields.get("seconds")
+        seconds, outcome = event.fields.get("seconds"), _text(event.fields.get("outcome")) or "passed"
+        took_s = event.time_s - row.started_s if seconds is None else _number(seconds)
         self.rows[event.step] = replace(
             row,
             ended_s=event.time_s,
-            took_s=event.time_s - row.started_s if seconds is None else _number(seconds),
-            outcome=_text(event.fields.get("outcome")) or "passed",
+            took_s=0.0 if outcome in _QUICK and took_s < _BRIEF_S else took_s,
+            outcome=outcome,
             reason=clean(event.text),
             size_bytes=int(_number(event.fields.get("size_bytes"))),
         )

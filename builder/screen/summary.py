@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.errors import FactoryError
-from builder.model import LayerResult, Receipt, Report
+from builder.model import LayerResult, Publication, Receipt, Report
 from builder.screen.attempt import Attempt, attempt_of, layers_of
 from builder.screen.text import (
     STYLE_OF_OUTCOME,
@@ -38,7 +38,6 @@ _VERDICTS = {
 def summary(
     outcome: Receipt | Attempt,
     *,
-    seconds: float,
     look: Look = _PLAIN,
     report_path: Path | None = None,
     next_command: str = "",
@@ -48,12 +47,14 @@ def summary(
     symbol, words = _VERDICTS[attempt.verdict]
     style = STYLE_OF_OUTCOME[symbol]
     head = look.paint(f"{look.symbol(symbol)} {attempt.plan.target.name} {words}", style)
-    lines = ["", head + look.paint(f" · {duration(seconds)}", "dim"), ""]
+    took = duration(attempt.seconds) if attempt.seconds or attempt.error else "reused"
+    lines = ["", head + look.paint(f" · {took}", "dim"), ""]
     sections = [
         ("image", [attempt.name] if attempt.name else []),
         ("layers", _layers(attempt, look)),
         ("checks", _checks(attempt.report, look)),
-        ("published", _published(attempt) if attempt.publications else []),
+        ("published", _published(attempt.published) if attempt.published else []),
+        ("before", [f"{item.name}, published {item.created}" for item in attempt.published_before]),
         ("report", [str(report_path)] if report_path else []),
         ("next", [look.paint(next_command, "bold")] if next_command else []),
     ]
@@ -123,11 +124,11 @@ def _checks(report: Report | None, look: Look) -> list[str]:
     return lines
 
 
-def _published(attempt: Attempt) -> list[str]:
-    pushed = sum(publication.pushed_bytes for publication in attempt.publications)
-    reused = sum(publication.reused_bytes for publication in attempt.publications)
-    took = sum(publication.seconds for publication in attempt.publications)
-    names = dict.fromkeys(tag for item in attempt.publications for tag in item.tags)
+def _published(publications: Sequence[Publication]) -> list[str]:
+    pushed = sum(publication.pushed_bytes for publication in publications)
+    reused = sum(publication.reused_bytes for publication in publications)
+    took = sum(publication.seconds for publication in publications)
+    names = dict.fromkeys(tag for item in publications for tag in item.tags)
     words = " · ".join(filter(None, (transferred(pushed, reused), duration(took))))
     # SSM parameters are long and get a line each; tags share a line.
     if any(name.startswith("/") for name in names):

@@ -1,5 +1,6 @@
 """`builder clean`: the items that it lists, keeps and removes, and their sizes."""
 
+import dataclasses
 import io
 import json
 import os
@@ -199,12 +200,27 @@ def test_the_size_of_a_layer_excludes_its_parents(workspace: Workspace, call: An
     base = image(1, labels=labels, size=1_000_000)
     unnamed = Image(id="unnamed", size_bytes=1_100_000, tags=(), labels={}, created=2, parent=base.id)
     top = image(3, labels=labels, size=1_200_000, parent="unnamed")
-    engine = FakeEngine({"base": base, "top": top}, {})
+    engine = FakeEngine({"1": base, "3": top}, {})
     engine.images = lambda: [base, unnamed, top]  # type: ignore[method-assign]
     _, out, err = call(engine=engine)
     assert "1.2 MB would be freed" in err
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("layer")] == ["top", "base"]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("layer")] == ["3", "1"]
     assert call("--older-than", "1d", engine=engine)[2].count("freed") == 1, "both layers are from 1970"
+
+
+def test_layers_below_an_image_with_another_tag_free_nothing(workspace: Workspace, call: Any) -> None:
+    labels = {CHECKOUT_LABEL: workspace.checkout}
+    base, top = image(1, labels=labels, size=1_000_000), image(3, labels=labels, size=1_200_000)
+    middle = image(2, labels=labels, size=1_100_000, parent=base.id)
+    for user, freed in (
+        (dataclasses.replace(top, parent=middle.id, tags=(*top.tags, "mine:1")), "0 B"),
+        (dataclasses.replace(top, parent=base.id, tags=("mine:1",)), "100 kB"),
+        (dataclasses.replace(top, parent=base.id, tags=()), "100 kB"),
+    ):
+        layers = {"1": base, "2": middle} | ({"3": user} if len(user.tags) > 1 else {})
+        engine = FakeEngine(layers, {})
+        engine.images = lambda user=user: [base, middle, user]  # type: ignore[method-assign, misc]
+        assert f"{freed} would be freed" in call(engine=engine)[2]
 
 
 def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Workspace, call: Any) -> None:

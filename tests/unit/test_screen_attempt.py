@@ -145,8 +145,11 @@ def a_receipt(*, plan: Plan | None = None, report: Report | None = None) -> Rece
                 pushed_bytes=24_300_000,
                 reused_bytes=301_000_000,
                 seconds=2.4,
+                run="20251121-040211-7f3a",
+                created="2025-11-21T04:02:11Z",
             ),
         ),
+        seconds=61.0,
     )
 
 

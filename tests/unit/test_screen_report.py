@@ -12,6 +12,7 @@ from builder.model import Receipt
 from builder.screen import report
 from builder.screen.attempt import Attempt
 from builder.screen.report import render
+from builder.screen.steps import Board
 from tests.unit.test_screen_attempt import (
     CHECKS,
     DIGEST,
@@ -166,6 +167,14 @@ def test_parallel_steps_overlap_in_the_timeline() -> None:
     bars = Page(render(a_receipt(), events, {})).named("i")
     styles = [bar["style"] for bar in bars if bar.get("style")]
     assert styles == ["left:0.00%;width:50.00%", "left:25.00%;width:75.00%"]
+
+
+def test_reused_step_shows_its_time_only_if_it_waited() -> None:
+    board = Board()
+    for seconds, step in ((0.002, "a"), (40.0, "b")):
+        board.read(event("step.start", 0, step, "layer"))
+        board.read(event("step.end", seconds, step, outcome="reused", seconds=seconds))
+    assert [row.took_s for row in board.rows.values()] == [0.0, 40.0]
 
 
 def test_version_that_differs_from_the_plan_is_marked() -> None:

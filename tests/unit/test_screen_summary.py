@@ -9,7 +9,7 @@ import pytest
 from builder.errors import CatalogError, FactoryError
 from builder.screen.summary import error, summary
 from builder.screen.text import Look, cells
-from tests.unit.test_screen_attempt import NAME, a_failure, a_receipt, a_report
+from tests.unit.test_screen_attempt import DIGEST, NAME, a_failure, a_receipt, a_report
 
 READY = f"""
 ✔ cpu-ddp is ready · 1 min 01 s
@@ -40,38 +40,44 @@ FAILED = """
 
 
 def test_summary_of_a_successful_build() -> None:
-    text = summary(
-        a_receipt(), seconds=61, report_path=Path("out/report.html"), next_command="docker run --rm cpu-ddp"
-    )
+    text = summary(a_receipt(), report_path=Path("out/report.html"), next_command="docker run --rm cpu-ddp")
     assert text == READY
 
 
 def test_summary_of_a_failed_build() -> None:
-    assert summary(a_failure(), seconds=68) == FAILED
+    assert summary(a_failure()) == FAILED
+
+
+def test_summary_of_a_reused_target_names_its_earlier_publication() -> None:
+    text = summary(dataclasses.replace(a_receipt(), seconds=0.0))
+    assert "✔ cpu-ddp is ready · reused\n" in text
+    assert f"  image      {DIGEST}\n" in text
+    assert f"  before     {NAME}, published 2025-11-21T04:02:11Z\n" in text
+    assert "sent" not in text
 
 
 def test_summary_names_failed_checks() -> None:
     report = a_report([("test_version", "openmpi", "failed", "E       AssertionError: 4.1.5\nmore")])
-    text = summary(a_receipt(report=report), seconds=1)
+    text = summary(a_receipt(report=report))
     assert "✘ cpu-ddp failed" in text
     assert "✘ openmpi: test_version: AssertionError: 4.1.5\n" in text
 
 
 def test_coloured_summary_has_the_same_text() -> None:
-    plain = summary(a_receipt(), seconds=61)
-    coloured = summary(a_receipt(), seconds=61, look=Look(colour=True))
+    plain = summary(a_receipt())
+    coloured = summary(a_receipt(), look=Look(colour=True))
     assert "\x1b[32m✔ cpu-ddp is ready\x1b[0m" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).split() == plain.split()
     assert "\x1b" not in plain
 
 
 def test_summary_is_ascii_for_ascii_streams() -> None:
-    assert summary(a_receipt(), seconds=61, look=Look(unicode=False)).isascii()
+    assert summary(a_receipt(), look=Look(unicode=False)).isascii()
 
 
 @pytest.mark.parametrize("width", [70, 80, 200])
 def test_summary_fits_its_width(width: int) -> None:
-    for line in summary(a_failure(), seconds=61, look=Look(width=width)).splitlines():
+    for line in summary(a_failure(), look=Look(width=width)).splitlines():
         assert cells(line) <= width
 
 
@@ -88,6 +94,6 @@ def test_ami_counts_as_a_single_layer() -> None:
     plan = dataclasses.replace(receipt.plan, target=target)
     image = dataclasses.replace(receipt.artifact.layers[-1], name="image", key=plan.key, outcome="built")
     artifact = dataclasses.replace(receipt.artifact, kind="ami", layers=(image,))
-    text = summary(dataclasses.replace(receipt, plan=plan, artifact=artifact), seconds=61)
+    text = summary(dataclasses.replace(receipt, plan=plan, artifact=artifact))
     assert "not reached" not in text
     assert "layers     1 built" in text

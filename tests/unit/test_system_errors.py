@@ -48,7 +48,8 @@ class FullDisk:
     def holds(self, _: Publication) -> bool:
         return False
 
-    def record(self, *_: object) -> object:
+    def record(self, *_: object, seconds: float) -> object:
+        assert seconds > 0
         self.records += 1
         self._write(f"record {self.records}")
         return object()

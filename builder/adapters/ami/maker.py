@@ -6,7 +6,6 @@ rehearsed; this module does not distinguish them.
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -51,8 +50,7 @@ def tags(plan: Plan, run: Run, commit: str) -> dict[str, str]:
 
 
 def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
-    """Return the Artifact of an image that EC2 has described."""
-    size = sum(disk.get("Ebs", {}).get("VolumeSize", 0) for disk in image.get("BlockDeviceMappings", ()))
+    """Return the Artifact of an image that EC2 has described, without a size: EC2 knows that of its disk."""
     result = LayerResult(
         name="image",
         key=plan.key,
@@ -60,7 +58,6 @@ def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str,
         reason=reason,
         image=image["ImageId"],
         seconds=seconds,
-        size_bytes=size * 1024**3,
         components=plan.components,
     )
     return Artifact(
@@ -125,9 +122,8 @@ class AmiMaker:
         title = f"{len(plan.components)} components on {plan.system.name}"
         with self.events.step(step, title, target=plan.target.name, key=plan.key) as end:
             if found := AmiFinder(self.account).find(plan):
-                end.update(text=f"{found.reference}, in this account", outcome="reused", seconds=0.0)
+                end.update(text=f"{found.reference}, in this account", outcome="reused")
                 return found
-            started = time.monotonic()
             source, folder = self.source(plan), self._folder(plan)
             name = f"{plan.target.name}-{self.run.name}"
             run_tags, ami_name = tags(plan, self.run, self.commit), image_name(plan, self.run.name)
@@ -162,10 +158,9 @@ class AmiMaker:
                 raise BuildError(
                     f"{ami} was created but is in state '{state}'", hint="builder clean, then build again"
                 )
-            seconds = time.monotonic() - started
             reason = f"from {source['ImageId']} ({source.get('Name', '')})"
-            end.update(text=ami, outcome="built", seconds=seconds)
-        return artifact(plan, image, outcome="built", reason=reason, seconds=seconds)
+            end.update(text=ami, outcome="built")
+        return artifact(plan, image, outcome="built", reason=reason, seconds=end["seconds"])
 
     def _folder(self, plan: Plan) -> Path:
         """Create the folder for the keys and variables of a build, below the run's scratch folder."""

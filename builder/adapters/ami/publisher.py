@@ -105,7 +105,6 @@ class AmiPublisher:
     def publish_image(self, ami: str, known: Mapping[str, str]) -> Publication:
         """Publish an AMI; `known` has the tags to set in addition to those that the image has."""
         assert self.run is not None
-        started = time.monotonic()
         home = AmiRef(account=self.account, region=self.account.region, ami=ami)
         with _as_publish_errors(), self.run.locked(f"publish-{known[TARGET_TAG]}-{known[SYSTEM_TAG]}"):
             image = home.load()
@@ -129,7 +128,6 @@ class AmiPublisher:
             name=str(home),
             digest=ami,
             tags=(names.fixed, names.moving),
-            seconds=time.monotonic() - started,
         )
 
     def _require_newer(self, home: AmiRef, image: Resource, names: Names) -> None:

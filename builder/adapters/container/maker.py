@@ -7,7 +7,6 @@ after the play has succeeded, so a tagged layer is always complete.
 import dataclasses
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,13 +86,9 @@ class LayerMaker:
                 else:
                     outcome = self._ensure(plan, layer, step)
                     self._share(layer)
-                results.append(outcome)
-                end.update(
-                    text=outcome.reason,
-                    outcome=outcome.outcome,
-                    seconds=outcome.seconds,
-                    size_bytes=outcome.size_bytes,
-                )
+                end.update(text=outcome.reason, outcome=outcome.outcome, size_bytes=outcome.size_bytes)
+            is_reused = outcome.outcome == "reused"
+            results.append(outcome if is_reused else dataclasses.replace(outcome, seconds=end["seconds"]))
         self._engine.tag(self._known[plan.key].id, plan.target.name, plan.stack.name)
         return self._artifact(plan, results)
 
@@ -122,7 +117,6 @@ class LayerMaker:
         with self._run.locked(f"layer-{layer.key}") as waited:
             if self._refresh(layer):
                 return self._reused(layer, "made by a concurrent build" if waited else "in this engine")
-            started = time.monotonic()
             with self._working:
                 self._run.stop_if_cancelled()
                 if self._cache and self._is_cached(layer):
@@ -137,9 +131,7 @@ class LayerMaker:
                     f"layer '{layer.name}' was built but is not in the engine",
                     hint="re-run the command; it resumes",
                 )
-            return dataclasses.replace(
-                self._reused(layer, reason), outcome=outcome, seconds=time.monotonic() - started
-            )
+            return dataclasses.replace(self._reused(layer, reason), outcome=outcome)
 
     def _is_cached(self, layer: Layer) -> bool:
         return self._cache is not None and not is_pulled(layer) and self._cache.has(layer.key)

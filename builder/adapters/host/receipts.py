@@ -45,16 +45,23 @@ class Receipts:
         artifact: Artifact,
         report: Report | None,
         publications: tuple[Publication, ...],
+        *,
+        seconds: float = 0.0,
     ) -> Receipt:
         assert self._run is not None
+        run, created = self._run.name, now()
         receipt = Receipt(
-            run=self._run.name,
-            created=now(),
+            run=run,
+            created=created,
             commit=commit_of(self._root),
             plan=plan,
             artifact=artifact,
             report=report,
-            publications=publications,
+            publications=tuple(
+                item if item.run else dataclasses.replace(item, run=run, created=created)
+                for item in publications
+            ),
+            seconds=seconds,
         )
         text = json.dumps(as_json(receipt), indent=2, sort_keys=True) + "\n"
         write_atomically(self._run.folder / f"receipt-{plan.target.name}.json", text)
@@ -180,6 +187,7 @@ class _Stored:
     artifact: Artifact
     report: Report | None
     publications: tuple[Publication, ...]
+    seconds: float = 0.0
 
 
 def _decode(kind: Any, value: Any) -> Any:
@@ -222,5 +230,9 @@ def _receipt(stored: _Stored, plan: Plan) -> Receipt:
         plan=plan,
         artifact=stored.artifact,
         report=stored.report,
-        publications=stored.publications,
+        publications=tuple(
+            item if item.run else dataclasses.replace(item, run=stored.run, created=stored.created)
+            for item in stored.publications
+        ),
+        seconds=stored.seconds,
     )

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from builder import catalog
 from builder.wait import until
 from tests.support.factory import Factory
+from tests.support.output import envelope_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -82,6 +84,22 @@ def test_check_refuses_a_missing_image(factory: Factory) -> None:
     done = factory.call("check", "nowhere:1", "--target", "hello")
     assert done.code == 2
     assert "no image 'nowhere:1' in the engine" in done.stderr
+
+
+def test_check_of_an_image_without_a_shell_ends_with_the_reason(factory: Factory, tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.add(tmp_path / "hello.txt", "hello.txt")
+    factory.engine.import_image(tmp_path / "root.tar", repository="no-shell", tag="1", changes=['CMD ["x"]'])
+    try:
+        done = factory.call("check", "no-shell:1", "--target", "hello", "--json")
+    finally:
+        factory.engine.remove_image("no-shell:1")
+    assert done.code == 5
+    assert done.stderr.count("no shell in this image") >= 1
+    envelope = envelope_of(done.stdout)
+    assert envelope["error"]["message"].startswith("no shell in this image: /bin/sh and sleep do not run in")
+    assert factory.containers() == []
 
 
 def test_check_reads_the_target_from_the_label_of_an_image(built: Factory) -> None:

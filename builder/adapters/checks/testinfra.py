@@ -18,7 +18,7 @@ from builder.adapters.engine.client import Engine
 from builder.adapters.engine.limits import limits
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
-from builder.errors import CheckError
+from builder.errors import BuildError, CheckError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Artifact, Check, Plan, Report
@@ -77,9 +77,22 @@ class ImageChecker:
         )
         try:
             self._engine.start(container)
+            self._require_shell(container, image)
             yield f"docker://{container}"
         finally:
             self._engine.remove_container(container)
+
+    def _require_shell(self, container: str, image: str) -> None:
+        """Raise CheckError if the container cannot run a shell, with which all checks run their commands."""
+        try:
+            code = self._engine.execute(container, ["/bin/sh", "-c", "exit 0"], lambda _: None, timeout_s=60)
+        except BuildError:  # the container has ended, because the image has no `sleep`
+            code = 127
+        if code:
+            raise CheckError(
+                f"no shell in this image: /bin/sh and sleep do not run in {image[:19]}",
+                hint=f"docker run --rm --entrypoint /bin/sh {image[:19]} -c 'exit 0'",
+            )
 
     def _pytest(self, plan: Plan, folders: list[Path], host: str) -> tuple[Check, ...]:
         environment = self._environment() | {"DOCKER_HOST": self._engine.url}

@@ -1,11 +1,13 @@
 """The grammar of the command line: targets and patterns, contradictions, refusals of `plan` and `build`."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.container.finder import EngineFinder
-from builder.app.context import open_context
+from builder.app.context import Context, open_context
+from builder.app.lanes.ami import AmiLane
 from builder.cli import ami, build, lock, rehearse, stack
 from builder.cli.main import main
 from tests.support.output import result_of
@@ -176,6 +178,28 @@ def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(
     assert "hint: builder build machine --site aws --flavour wide" in err
     code, _, err = call(capsys, site, "build", "--all", "--kind", "ami")
     assert (code, "left out: machine: target 'machine' cannot be rehearsed" in err) == (0, True)
+
+
+def test_a_rehearsal_names_the_flavour_that_an_account_builds(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (site.root / "catalog/systems/tiny-1.toml").read_text(encoding="utf-8").partition("[bootstrap]")[0]
+    vendor = '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
+    site.write("catalog/systems/vendor-1.toml", text + vendor)
+    local = flavour("tiny-1", "plain-1") + 'site = "local"\n'
+    site.write(
+        "catalog/targets/machine.toml",
+        'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
+        + AMI
+        + local
+        + flavour("vendor-1", "plain-1", "wide"),
+    )
+    site.relock()
+    for chosen, note in (("", "machine: flavour plain; --site aws builds wide\n"), ("wide", "")):
+        context = Context(site.root, flavour=chosen)
+        AmiLane(context, threading.Event()).prepare([context.plan("machine")], publish=False)
+        printed = capsys.readouterr().err
+        assert printed == f"rehearsal on this machine, no AWS account is touched: a system\n{note}"
 
 
 def test_build_all_leaves_out_what_is_not_locked(

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,7 @@ from builder.errors import FactoryError, UsageError
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
+from builder.plan import find_flavour
 from builder.ports import Ledger
 
 # Shorter timeouts for rehearsals, which answer without delay.
@@ -54,6 +56,7 @@ class AmiLane(Lane):
         if self._site.is_rehearsal:
             systems = ", ".join(sorted({plan.system.summary for plan in plans}))
             print(f"rehearsal on this machine, no AWS account is touched: {systems}", file=sys.stderr)
+            print("".join(f"{text}\n" for text in map(_difference, plans) if text), end="", file=sys.stderr)
         if publish:
             for plan in plans:
                 self._publisher.require_publishable(plan)
@@ -162,6 +165,15 @@ class AmiLane(Lane):
             say=lambda text: work.events.emit("note", text=text),
             force=work.request.force,
         )
+
+
+def _difference(plan: Plan) -> str:
+    """Return a note if an account builds another flavour of the target by default; "" otherwise."""
+    with suppress(UsageError):  # no flavour is for accounts
+        default = find_flavour(plan.target, site=ACCOUNT)
+        if default.name != plan.flavour.name:
+            return f"{plan.target.name}: flavour {plan.flavour.name}; --site {ACCOUNT} builds {default.name}"
+    return ""
 
 
 def open_publisher(

@@ -16,9 +16,9 @@ from tests.support.repository import AMI, Repository, flavour
 
 @pytest.fixture
 def site(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Repository:
-    """A repository with the targets `hello` and `help`, on a machine with an empty engine."""
+    """A repository with the targets `hello` and `helium`, on a machine with an empty engine."""
     text = (repository.root / "catalog/targets/hello.toml").read_text(encoding="utf-8")
-    repository.write("catalog/targets/help.toml", text)
+    repository.write("catalog/targets/helium.toml", text)
     repository.relock()
     monkeypatch.setattr(EngineFinder, "images", {})
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
@@ -36,12 +36,12 @@ def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str
 @pytest.mark.parametrize(
     "words",
     [
-        ["hello", "help"],
-        ["--target", "hello", "help"],
-        ["hello", "--json", "help"],
-        ["--target", "hello", "--target", "help"],
+        ["hello", "helium"],
+        ["--target", "hello", "helium"],
+        ["hello", "--json", "helium"],
+        ["--target", "hello", "--target", "helium"],
         ["hel*"],
-        ["h[e]l?o", "help", "hello"],
+        ["h[e]l?o", "helium", "hello"],
     ],
 )
 def test_targets_are_arguments_options_or_patterns(
@@ -49,14 +49,14 @@ def test_targets_are_arguments_options_or_patterns(
 ) -> None:
     code, out, _ = call(capsys, site, "plan", *words)
     assert code == 0
-    assert sum(f"{name} (plain" in out or f'"target": "{name}"' in out for name in ("hello", "help")) == 2
+    assert sum(f"{name} (plain" in out or f'"target": "{name}"' in out for name in ("hello", "helium")) == 2
 
 
 def test_show_and_iam_take_one_target(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, site, "show", "hell*")[0] == 0
     code, _, err = call(capsys, site, "show", "hel*")
     assert code == 2
-    assert "builder show takes one target, not 2: hello, help\nhint: builder show hello" in err
+    assert "builder show takes one target, not 2: helium, hello\nhint: builder show helium" in err
     assert "no target matches 'x*'" in call(capsys, site, "iam", "x*")[2]
 
 
@@ -209,7 +209,7 @@ def test_build_all_leaves_out_what_is_not_locked(
     code, out, err = call(capsys, site, "build", "--all")
     assert (code, out) == (0, "")
     assert err.count("left out: ") == 2
-    assert "left out: help: catalog/lock.json: 1 download of this build missing" in err
+    assert "left out: helium: catalog/lock.json: 1 download of this build missing" in err
     site.write("catalog/lock.json", "{")
     assert call(capsys, site, "build", "--all")[0] == 7
 

@@ -21,7 +21,7 @@ from builder.adapters.registry.blobs import sha256
 from builder.adapters.registry.client import CONFIG, MANIFEST, Blob, Registry
 from builder.adapters.upstream.mirror import Mirror
 from builder.adapters.upstream.resolver import Pool, SourceResolver, Wheels
-from builder.errors import IntegrityError, MissingError, UsageError
+from builder.errors import IntegrityError, MissingError
 from builder.lock import Answer, Entry, Want
 from builder.model import Bootstrap, System
 from builder.rehearsal.registry.server import LocalRegistry
@@ -315,12 +315,10 @@ def test_confirm_reads_the_locked_snapshot_of_each_suite(web: Web, tmp_path: Pat
         asking.resolve(Want("suite", "debian tiny-updates"))
 
 
-def test_refuses_an_invalid_archive_and_an_incomplete_snapshot_url(web: Web, tmp_path: Path) -> None:
+def test_refuses_an_invalid_archive(web: Web, tmp_path: Path) -> None:
     web.files["/debian/dists/tiny/InRelease"] = b"<html>"
     with pytest.raises(MissingError, match="is not an InRelease file"):
         resolver(tmp_path, MirrorSettings(apt=f"{web.url}/debian")).resolve(Want("suite", "debian tiny"))
-    with pytest.raises(UsageError, match=r"lacks \{archive\} or \{stamp\}"):
-        resolver(tmp_path, MirrorSettings(snapshot="http://a.example/")).resolve(Want("suite", "debian tiny"))
 
 
 # AMIs

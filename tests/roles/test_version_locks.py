@@ -1,13 +1,15 @@
-"""Tests of dnf version locks: locks follow the pins, and equal locks are not reported as a change."""
+"""Tests of dnf: version locks follow the pins, and dependencies of package files must be signed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from builder.adapters.ansible.playbook import MOUNT
 from builder.app.role_plan import RoleRequest
 from builder.model import Plan
 from tests.roles.machines import Machine, open_machine
-from tests.standins import overlay
+from tests.standins import overlay, repositories
 from tests.standins.site import Site, serve
 
 pytestmark = pytest.mark.engine
@@ -46,3 +48,48 @@ def test_missing_or_different_lock_is_reported_as_a_change(machine: Machine, pla
     machine.shell("sed -i 's/libfabric-0:1.17.0-3/libfabric-0:1.16.0-1/' /etc/dnf/plugins/versionlock.list")
     assert machine.apply(plan).changed == [LOCK]
     assert sorted(machine.shell("dnf --quiet versionlock list").splitlines()) == locks
+
+
+URL = "https://vendor.example/yum/"
+KEY = "https://vendor.example/yum/key.asc"
+FIND = "find /usr/bin -name agent -o -name helper"
+
+
+def unsigned_rpm(folder: Path, name: str) -> Path:
+    empty: dict[str, str] = {}
+    return repositories.make_rpm(
+        folder,
+        name=name,
+        version="1.0-1",
+        arch="x86_64",
+        files={f"/usr/bin/{name}": (0o755, b"")},
+        links=empty,
+        scripts=empty,
+        requires=(),
+        provides=(),
+    )
+
+
+def test_dependencies_of_a_package_file_must_be_signed(
+    machine: Machine, plan: Plan, site: Site, tmp_path: Path
+) -> None:
+    base, key = (site.mirrors["https://"] + url.partition("://")[2] for url in (URL, KEY))
+    source = f"[vendor]\nname=vendor\nbaseurl={base}\nmetadata_expire=0\ngpgcheck=1\ngpgkey={key}\n"
+    file = "/srv/agent.rpm"
+    agent = site.rpm("agent", "1.0-1", {"/usr/bin/agent": "#!/bin/sh\n"}, depends=["helper"])
+    machine.put({"/etc/yum.repos.d/vendor.repo": source, file: agent.read_bytes()})
+    include = {
+        "ansible.builtin.include_tasks": f"{MOUNT}/ansible/tasks/install_files_redhat.yml",
+        "vars": {"install_files": [file], "install_packages": ["agent"]},
+    }
+    install = {"block": [include], "module_defaults": {"ansible.builtin.dnf": {"use_backend": "dnf4"}}}
+    site.rpm_repository(URL, [unsigned_rpm(tmp_path, "helper")], KEY)
+    refused = machine.apply(plan, tasks=[install])
+    assert refused.failure
+    assert "GPG check FAILED" in str(refused.failure)
+    assert machine.shell(f"{FIND} | wc --lines") == "0"
+    site.rpm_repository(URL, [site.rpm("helper", "1.0-1", {"/usr/bin/helper": ""})], KEY)
+    installed = machine.apply(plan, tasks=[install])
+    assert installed.passed, installed.failure
+    assert machine.shell(f"{FIND} | wc --lines") == "2"
+    assert machine.apply(plan, tasks=[install]).changed == []

@@ -109,7 +109,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "the failure is hidden",
     ),
     "unsigned packages": (
-        r"gpgcheck\s*[:=]\s*(?:0|false|no)\b|allow_unauthenticated|disable_gpg_check|trusted=yes"
+        r"(?<!localpkg_)gpgcheck\s*[:=]\s*(?:0|false|no)\b|allow_unauthenticated|disable_gpg_check|trusted=yes"
         r"|validate_certs:\s*false|--no-check-certificate|--nogpgcheck|\bforce:\s*true.*deb",
         "packages without a verified signature can be replaced on the network",
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.unit.ansible_rules import check
+from tests.unit.ansible_rules import EXPLANATION, TEXT_RULES, check
 
 ROLES = Path(__file__).resolve().parents[2] / "ansible" / "roles"
 
@@ -13,6 +13,12 @@ ROLES = Path(__file__).resolve().parents[2] / "ansible" / "roles"
 @pytest.mark.parametrize("role", sorted(ROLES.iterdir()), ids=lambda path: path.name)
 def test_role_passes_all_lint_rules(role: Path) -> None:
     assert [found.text for found in check(role)] == []
+
+
+@pytest.mark.parametrize("file", sorted((ROLES.parent / "tasks").iterdir()), ids=lambda path: path.name)
+def test_shared_tasks_check_signatures(file: Path) -> None:
+    pattern, why = TEXT_RULES["unsigned packages"]
+    assert not pattern.search(EXPLANATION.sub("", file.read_text(encoding="utf-8"))), why
 
 
 def make_role(folder: Path, name: str, files: dict[str, str]) -> Path:

@@ -4,7 +4,7 @@ Reads `ansible/requirements.yml` and `catalog/packer.toml`; uses neither the loc
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _PLUGIN: Shape = {"name": (TEXT, True), "version": (TEXT, True), "source": (TEXT
 _LINE = re.compile(
     r""" *(?P<first>- +)?(?P<key>name|version): +(?P<quote>["']?)(?P<value>[\w.+-]+)(?P=quote)"""
 )
+_SOURCE = re.compile(r"[a-z0-9][a-z0-9.-]*/[\w-]+/[\w-]+", re.ASCII)
 _EXACT = re.compile(r"\d+\.\d+\.\d+(?:[.+-][\w.+-]+)?")
 
 
@@ -47,17 +48,34 @@ class Plugin:
 
     name: str
     version: str
-    source: str  # source address in required_plugins
+    source: str  # source address, which is also its folder in Packer's plugin path
+    url: str  # archive for an architecture of hosts
 
 
-def plugins(root: Path) -> tuple[Plugin, ...]:
-    """Return the pinned Packer plugins."""
+def plugins(root: Path, arch: str) -> tuple[Plugin, ...]:
+    """Return the pinned Packer plugins for hosts of an architecture."""
     problems = Problems()
-    keys = ("name", "version", "source")
-    found = tuple(Plugin(**{key: str(table[key]) for key in keys}) for _, table in _tables(root, problems))
+    found = tuple(
+        Plugin(
+            name=table["name"],
+            version=table["version"],
+            source=table["source"],
+            url=_urls(i, table, problems).get(arch, ""),
+        )
+        for i, table in _tables(root, problems)
+    )
     if problems.found:
         raise CatalogError(sorted(problems.found))
     return found
+
+
+def _urls(i: int, plugin: Mapping[str, str], problems: Problems) -> Mapping[str, str]:
+    """Return the URL of a plugin's archive by host architecture."""
+    try:
+        return {name: fill(plugin["url"], {**arch.placeholders, **plugin}) for name, arch in ARCHES.items()}
+    except KeyError as missing:
+        problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
+        return {}
 
 
 def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -67,19 +85,18 @@ def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any
     if table is None or not fits(table, _FILE, _PLUGINS, "", problems):
         return
     for i, plugin in enumerate(table["plugins"]):
-        if fits(plugin, _PLUGIN, _PLUGINS, f"plugins[{i}].", problems):
+        if not fits(plugin, _PLUGIN, _PLUGINS, f"plugins[{i}].", problems):
+            continue
+        if _SOURCE.fullmatch(plugin["source"]):
             yield i, plugin
+        else:
+            problems.add(_PLUGINS, f"plugins[{i}].source", "must be HOST/OWNER/NAME")
 
 
 def _plugins(root: Path, problems: Problems) -> Iterator[Download]:
     """Yield the download of each Packer plugin for each host architecture."""
     for i, plugin in _tables(root, problems):
-        for arch in ARCHES.values():
-            try:
-                url = fill(plugin["url"], {**arch.placeholders, **plugin})
-            except KeyError as missing:
-                problems.add(_PLUGINS, f"plugins[{i}].url", f"no placeholder {missing}")
-                break
+        for url in _urls(i, plugin, problems).values():
             yield Download(name=f"Packer plugin {plugin['name']}", url=url, kinds=("ami",))
 
 

@@ -34,7 +34,7 @@ def test_jobs_option_limits_the_number_of_concurrent_ami_builds(
     ami_account: AmiAccount, packer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packer.write_text(ALONE.format(folder=tmp_path))
-    monkeypatch.setattr(Packer, "install_plugins", lambda *_: None)
+    monkeypatch.setattr(Packer, "needs_plugins", lambda _: False)
     context, cancelled = Context(ROOT, site_name="aws"), threading.Event()
     source = ami_account.aws.describe(ami_account.aws.debian())
     with ami_account.run() as run:

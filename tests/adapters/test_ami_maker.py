@@ -72,6 +72,7 @@ def make(
     plan: Plan,
     on_event: Callable[[Event], None],
     root: Path = ROOT,
+    plugins: Path | None = None,
 ) -> Artifact:
     source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
@@ -83,6 +84,7 @@ def make(
         commit="",
         mirror=lambda _: Mirror(),
         source=lambda _: source,
+        plugins=plugins,
     )
     # Child processes of a background job ignore SIGINT; `interruptible` restores the default handler.
     with interruptible():
@@ -198,6 +200,18 @@ def test_a_security_group_in_use_does_not_hide_a_build_error(
     proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert left(ami_account.aws, run.name) == []
+
+
+def test_packer_searches_only_the_folder_of_the_locked_plugins(
+    ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACKER_PLUGIN_PATH", "/elsewhere")
+    image = ami_account.image(key=plan.key + "-not-found-beforehand")
+    record = f"import os; open({str(tmp_path / 'path')!r}, 'w').write(os.environ['PACKER_PLUGIN_PATH'])\n"
+    packer.write_text(FINISHED.format(python=sys.executable, image=image) + record)
+    with ami_account.run() as run:
+        make(ami_account, run, plan, lambda _: None, plugins=tmp_path / "plugins")
+    assert (tmp_path / "path").read_text() == str(tmp_path / "plugins")
 
 
 @pytest.mark.parametrize(

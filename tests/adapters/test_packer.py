@@ -7,21 +7,18 @@ import signal
 import stat
 import subprocess
 import threading
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import tooling
 from builder.adapters.ami import packer
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import parse
 from builder.adapters.host import process
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
-from builder.tooling import Plugin
 from builder.wait import until
 
 needs_packer = pytest.mark.skipif(
@@ -121,23 +118,6 @@ def keys() -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
 
-def test_requests_the_plugins_of_the_catalog(root: Path, tmp_path: Path) -> None:
-    script = f"""
-case "$1 $2" in
-  "version ") echo "Packer v1.11.2" ;;
-  "init "*) cat "$2"/*.pkr.hcl > {tmp_path}/asked ;;
-  "plugins installed") test -e {tmp_path}/asked && echo "{{}}" ;;
-esac
-"""
-    plugins = tooling.plugins(root)
-    installed = " ".join(f"packer-plugin-{plugin.name}_v{plugin.version}_x5.0" for plugin in plugins)
-    Packer(tmp_path, program=fake_packer(tmp_path, script.format(installed))).install_plugins(plugins)
-    asked = " ".join((tmp_path / "asked").read_text().split())
-    for table in tomllib.loads((root / "catalog" / "packer.toml").read_text())["plugins"]:
-        block = f'{table["name"]} = {{ source = "{table["source"]}", version = "= {table["version"]}" }}'
-        assert block in asked
-
-
 def test_values_of_variables_are_not_on_the_command_line(tmp_path: Path) -> None:
     program = fake_packer(tmp_path, f'echo "$@" > {tmp_path}/argv')
     secret = tmp_path / "secret.json"
@@ -213,47 +193,10 @@ def test_reports_that_packer_is_not_installed(tmp_path: Path) -> None:
         Packer(tmp_path, program=str(tmp_path / "nowhere"))
 
 
-NEW = """
-case "$1 $2" in
-  "version ") echo "Packer v1.11.2" ;;
-  "init "*) exit {init} ;;
-  "plugins installed") echo "/p/packer-plugin-amazon_v1.8.2_x5.0_linux_amd64" ;;
-esac
-"""
-
-
-def wanted_plugins(versions: Mapping[str, str]) -> list[Plugin]:
-    return [
-        Plugin(name=name, version=version, source=f"vendor.example/{name}")
-        for name, version in versions.items()
-    ]
-
-
-def test_installed_plugins_are_not_fetched_again(tmp_path: Path) -> None:
-    """A host without network access can build with installed plugins."""
-    program = Packer(tmp_path, program=fake_packer(tmp_path, NEW.format(init=1)))
-    program.install_plugins(wanted_plugins({"amazon": "1.8.2"}))
-
-
-@pytest.mark.parametrize(
-    ("init", "wanted", "words"),
-    [
-        (0, {"amazon": "1.8.2", "ansible": "1.1.6"}, "Packer has no plugin ansible 1.1.6"),
-        (0, {"amazon": "1.8.3"}, "Packer has no plugin amazon 1.8.3"),
-        (1, {"amazon": "1.8.3"}, "packer init could not install its plugins"),
-    ],
-)
-def test_reports_missing_plugins(tmp_path: Path, init: int, wanted: Mapping[str, str], words: str) -> None:
-    program = Packer(tmp_path, program=fake_packer(tmp_path, NEW.format(init=init)))
-    with pytest.raises(MissingError, match=words):
-        program.install_plugins(wanted_plugins(wanted))
-
-
-def test_installs_no_plugins_for_packer_1_6(tmp_path: Path) -> None:
-    script = '[ "$1" = version ] && echo "Packer v1.6.6"'
-    Packer(tmp_path, program=fake_packer(tmp_path, script)).install_plugins(
-        wanted_plugins({"amazon": "1.8.2"})
-    )
+@pytest.mark.parametrize(("version", "expected"), [("1.6.6", False), ("1.7.0", True), ("1.11.2", True)])
+def test_packer_1_7_and_later_need_plugins(tmp_path: Path, version: str, expected: bool) -> None:
+    script = f'[ "$1" = version ] && echo "Packer v{version}"'
+    assert Packer(tmp_path, program=fake_packer(tmp_path, script)).needs_plugins() is expected
 
 
 def test_cancellation_interrupts_the_process_group_and_waits_for_it(tmp_path: Path) -> None:

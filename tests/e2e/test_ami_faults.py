@@ -94,20 +94,20 @@ def test_a_wrong_login_user_is_named(ami_factory: AmiFactory) -> None:
 
 
 OLD = "#!/bin/sh\necho Packer v1.5.0\n"
-BARE = '#!/bin/sh\ncase "$1" in version) echo Packer v1.11.2 ;; init) exit 1 ;; esac\n'
+BARE = '#!/bin/sh\ntest "$1" = version && echo Packer v1.11.2\n'
 
 
 @pytest.mark.parametrize(
-    ("packer", "message"),
+    ("packer", "code", "message"),
     [
-        ("", "is not installed"),
-        (OLD, "Packer 1.5.0 is too old"),
-        (BARE, "packer init could not install its plugins"),
+        ("", 3, "is not installed"),
+        (OLD, 3, "Packer 1.5.0 is too old"),
+        (BARE, 7, "is not locked"),
     ],
     ids=["missing", "too old", "without plugins"],
 )
 def test_refuses_to_start_without_a_usable_packer(
-    ami_factory: AmiFactory, tmp_path: Path, packer: str, message: str
+    ami_factory: AmiFactory, tmp_path: Path, packer: str, code: int, message: str
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -119,7 +119,7 @@ def test_refuses_to_start_without_a_usable_packer(
         (programs / "packer").write_text(packer, encoding="utf-8")
         (programs / "packer").chmod(0o755)
     number = ami_factory.calls()[-1].number
-    assert_one_error(ami_factory.build(PATH=str(programs)), 3, message)
+    assert_one_error(ami_factory.build(PATH=str(programs)), code, message)
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 

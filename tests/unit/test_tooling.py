@@ -70,6 +70,7 @@ def test_plugin_has_a_download_per_host_architecture(repository: Repository) -> 
     [
         ("version", "verzion", "plugins[0].verzion: unknown key (did you mean 'version'?)"),
         ("{deb_arch}", "{debarch}", "plugins[0].url: no placeholder 'debarch'"),
+        ("github.com/hashicorp/amazon", "../../x", "plugins[0].source: must be HOST/OWNER/NAME"),
         ("plugins", "plugin", "plugin: unknown key (did you mean 'plugins'?)"),
     ],
 )

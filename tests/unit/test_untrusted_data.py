@@ -75,7 +75,7 @@ def test_template_in_packer_toml_or_rehearsal_toml_is_refused(repository: Reposi
     loaded = repository.load()
     for read in (
         lambda: tooling.read(repository.root),
-        lambda: tooling.plugins(repository.root),
+        lambda: tooling.plugins(repository.root, "x86_64"),
         lambda: seeds.load(repository.root, loaded, arch="x86_64"),
     ):
         with refused("must not contain templates"):

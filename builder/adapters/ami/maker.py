@@ -16,6 +16,7 @@ from builder.adapters.ami.access import Access, ssh_access
 from builder.adapters.ami.ownership import builder_id, ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
+from builder.adapters.ami.plugins import SEARCH_PATH
 from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.ansible.failures import failure
@@ -109,6 +110,7 @@ class AmiMaker:
     source: Callable[[Plan], Resource]  # the locked source image, as EC2 describes it
     ssh_port: int = 22
     polling_s: int = 15
+    plugins: Path | None = None  # folder of Packer's plugins; None: they are part of the program
     # Limits the number of concurrent instances; shared with MachineChecker.
     working: AbstractContextManager[object] = dataclasses.field(default_factory=nullcontext)
 
@@ -214,7 +216,8 @@ class AmiMaker:
 
     def _environment(self) -> dict[str, str]:
         # Packer puts the sockets of its plugins into TMPDIR, and paths of sockets have a length limit.
-        return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir)}
+        path = {SEARCH_PATH: str(self.plugins)} if self.plugins else {}
+        return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir), **path}
 
     def _variables(self, job: Job) -> dict[str, Any]:
         """Return the variables of the Packer template."""

@@ -8,15 +8,13 @@ import json
 import re
 import shutil
 import signal
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from builder.adapters.host import process
 from builder.errors import BuildError, MissingError
-from builder.tooling import Plugin
 from packer import Packer as Arguments
 
 OLDEST = (1, 6, 6)
@@ -70,27 +68,9 @@ class Packer(Arguments):  # type: ignore[misc]
             )
         return version
 
-    def install_plugins(self, wanted: Sequence[Plugin]) -> None:
-        """Install missing plugins at the wanted versions; Packer before 1.7 has its plugins built in."""
-        if self.version() < _PLUGINS_SINCE:
-            return
-        missing = self._missing(wanted)
-        if not missing:
-            return
-        hint = "; ".join(f"packer plugins install {plugin.source} {plugin.version}" for plugin in missing)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "plugins.pkr.hcl").write_text(_required_plugins(wanted), encoding="utf-8")
-            done = process.run([self._program, "init", folder], timeout_s=600, env=_environment({}))
-        if done.code != 0:
-            raise MissingError("packer init could not install its plugins", hint=hint, details=done.details)
-        if missing := self._missing(wanted):
-            names = ", ".join(f"{plugin.name} {plugin.version}" for plugin in missing)
-            raise MissingError(f"Packer has no plugin {names}", hint=hint)
-
-    def _missing(self, wanted: Sequence[Plugin]) -> list[Plugin]:
-        listed = process.run([self._program, "plugins", "installed"], timeout_s=60, env=_environment({}))
-        files = {plugin: f"packer-plugin-{plugin.name}_v{plugin.version}_" for plugin in wanted}
-        return [plugin for plugin, file in files.items() if file not in listed.output]
+    def needs_plugins(self) -> bool:
+        """True unless the plugins are part of the program, as before Packer 1.7."""
+        return self.version() >= _PLUGINS_SINCE
 
     def validate(self, *, environment: Mapping[str, str]) -> None:
         """Raise BuildError with Packer's message if the template or its variables are invalid."""
@@ -149,12 +129,3 @@ def built_amis(manifest: Path, run: str) -> dict[str, str]:
         if (build.get("custom_data") or {}).get("run") == run:
             found |= dict(pair.split(":", 1) for pair in build["artifact_id"].split(","))
     return found
-
-
-def _required_plugins(plugins: Sequence[Plugin]) -> str:
-    """Return the block that `packer init` reads; templates lack it because Packer before 1.7 rejects it."""
-    blocks = [
-        f'    {plugin.name} = {{ source = "{plugin.source}", version = "= {plugin.version}" }}\n'
-        for plugin in plugins
-    ]
-    return f"packer {{\n  required_plugins {{\n{''.join(blocks)}  }}\n}}\n"

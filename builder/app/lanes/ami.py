@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from builder import tooling
-from builder.adapters.ami import janitor
+from builder.adapters.ami import janitor, plugins
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
 from builder.adapters.ami.packer import Packer
@@ -20,10 +21,13 @@ from builder.adapters.ami.steps import Patience
 from builder.adapters.aws import groups
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run
+from builder.adapters.upstream import mirror
+from builder.adapters.upstream.fetch import Fetcher
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.dead_runs import dead_runs
 from builder.app.lanes.lane import Lane, Work
+from builder.arch import of_this_machine
 from builder.errors import FactoryError, UsageError
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
@@ -85,7 +89,7 @@ class AmiLane(Lane):
 
     def begin(self, work: Work) -> Tools:
         context, site, commit = self._context, self._site, commit_of(self._context.root)
-        Packer(context.root / "packer" / "ami").install_plugins(tooling.plugins(context.root))
+        plugin_path = self._install_plugins(work.run)
         working = threading.Semaphore(work.request.jobs)
         maker = AmiMaker(
             account=site.account,
@@ -98,6 +102,7 @@ class AmiLane(Lane):
             mirror=work.mirror,
             source=site.source,
             polling_s=2 if site.is_rehearsal else 15,
+            plugins=plugin_path,
             working=working,
         )
         checker = MachineChecker(
@@ -121,6 +126,15 @@ class AmiLane(Lane):
             ledger=work.ledger,
             events=work.events,
         )
+
+    def _install_plugins(self, run: Run) -> Path | None:
+        """Return the folder of Packer's locked plugins; None if the installed Packer contains its plugins."""
+        context = self._context
+        if not Packer(context.root / "packer" / "ami").needs_plugins():
+            return None
+        fetcher = Fetcher(mirror.connection(context.site.mirror), cancelled=run.cancelled)
+        wanted = tooling.plugins(context.root, of_this_machine())
+        return plugins.install(run, wanted, context.lock, fetcher)
 
     def end(self) -> None:
         """Remove the run's resources except complete AMIs; if that fails, leave them to `builder clean`."""

@@ -87,6 +87,10 @@ def _servers(context: Context, *, is_valid: bool) -> dict[str, Probe]:
     except CatalogError:
         text = "servers are not asked, because the catalog is invalid"
         probes["site"] = lambda: [Finding(about="site", state=NOTE, text=text)]
+    except MissingError as error:  # BUILDER_HOME
+        text, fix = error.message, error.hint
+        probes["home"] = lambda: [Finding(about="home", state=BAD, text=text, fix=fix)]
+        return probes
     if not context.site.registry.push:
         probes["registry"] = partial(_registry, context)
     return {**probes, "credentials": partial(_credentials, context)}

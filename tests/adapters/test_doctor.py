@@ -181,3 +181,15 @@ def test_names_the_package_of_a_missing_docker_registry(
         "not installed: docker-registry (the registry for --publish unless site.toml names another)" in output
     )
     assert "fix: apt-get install docker-registry" in output
+
+
+def test_a_file_as_home_is_one_finding_among_others(
+    repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = repository.root / "catalog/layers.toml"
+    monkeypatch.setenv("BUILDER_HOME", str(path))
+    assert doctor.run(["--root", str(repository.root)]) == 3
+    printed = capsys.readouterr().out
+    assert f"{path} is not a folder" in printed
+    assert "fix: set BUILDER_HOME to a folder of your own" in printed
+    assert "mmdebstrap" in printed

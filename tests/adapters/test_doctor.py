@@ -151,7 +151,7 @@ def test_names_the_environment_variable_that_sets_a_value(
 
 
 @pytest.mark.parametrize(
-    ("bytes_", "words"), [(b"\xff\xfe", "not TOML"), (b"[mirrors]\n", "unknown section")]
+    ("bytes_", "words"), [(b"\xff\xfe", "is not UTF-8 text"), (b"[mirrors]\n", "unknown section")]
 )
 def test_invalid_site_file_is_reported_once(
     repository: Repository, capsys: Capture, bytes_: bytes, words: str

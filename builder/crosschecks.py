@@ -225,10 +225,11 @@ def _check_workload(
 ) -> None:
     if not target.workload:
         return
-    for needed in ("Dockerfile", "requirements.lock"):
-        path = Path("containers") / target.workload / needed
-        if not (root / path).is_file():
-            problems.add(file, "workload", f"no file {path}")
+    folder = Path("containers") / target.workload
+    # `builder lock` compiles the lock from its source, so the source alone is enough here.
+    for needed in (("Dockerfile",), ("requirements.lock", "requirements.in")):
+        if not any((root / folder / name).is_file() for name in needed):
+            problems.add(file, "workload", f"no file {folder / needed[0]}")
     if not any(catalog.components[member].requirements == "workload" for member in members):
         problems.add(file, "components", "workload is set, but no component has requirements = 'workload'")
 

@@ -137,16 +137,30 @@ def require_allowed(plans: Iterable[Plan]) -> None:
         )
 
 
-def require_locked(plans: Iterable[Plan]) -> None:
-    """Raise IntegrityError if a download of the plans has no valid entry in the lock."""
-    missing = sorted({want for plan in plans for want in plan.unlocked})
+def require_locked(plans: Iterable[Plan], *, hint: str = "") -> None:
+    """Raise IntegrityError if a download of the plans has no valid entry in the lock.
+
+    The default hint locks the targets of the plans.
+    """
+    incomplete = [plan for plan in plans if plan.unlocked]
+    missing = sorted({want for plan in incomplete for want in plan.unlocked})
     if missing:
         noun = "download" if len(missing) == 1 else "downloads"
         raise IntegrityError(
             f"{LOCK_PATH}: {len(missing)} {noun} of this build missing or outdated: {missing[0]}",
-            hint=f"builder lock; then review: git diff {LOCK_PATH}",
+            hint=f"{hint or '; '.join(_lock_commands(incomplete))}; then review: git diff {LOCK_PATH}",
             details="\n".join(missing),
         )
+
+
+def _lock_commands(plans: Iterable[Plan]) -> list[str]:
+    """Return the commands that lock the downloads of plans, one for each flavour and site."""
+    names: dict[str, list[str]] = {}
+    for plan in plans:
+        options = f" --flavour {plan.flavour.name}" if len(plan.target.flavours) > 1 else ""
+        options += " --site aws" if any(want.startswith("ami ") for want in plan.unlocked) else ""
+        names.setdefault(options, []).append(plan.target.name)
+    return [f"builder lock {' '.join(targets)}{options}" for options, targets in names.items()]
 
 
 def refusal(plan: Plan, report: Report) -> CheckError:

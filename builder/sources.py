@@ -16,7 +16,7 @@ from builder.errors import CatalogError, CheckError, IntegrityError, MissingErro
 from builder.members import members_of
 from builder.model import Catalog, Flavour, Layer, Plan, Target
 from builder.reading import read_bytes, read_text
-from builder.requirements import read_requirements
+from builder.requirements import is_outdated, read_requirements
 
 # Parts of a role that do not affect the image: changing a check must not rebuild a layer.
 _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
@@ -82,22 +82,36 @@ def _read_dockerfile(path: Path, target: Target) -> str:
 
 
 def _read_requirements(root: Path, target: Target) -> tuple[str, ...]:
+    """Return the locked requirements of a workload; none if its requirements.in is not compiled yet."""
     name = f"containers/{target.workload}/requirements.lock"
+    if not (root / name).exists() and (root / name).with_suffix(".in").is_file():
+        return ()
     try:
         return read_requirements(root / name)
     except (FileNotFoundError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        source = f"containers/{target.workload}/requirements.in"
         raise CatalogError(
-            [f"{name}: {reason}"], hint=f"correct {name}; hashes of a wheel: pip hash WHEEL"
+            [f"{name}: {reason}"], hint=f"list packages in {source}, then: builder lock {target.name}"
         ) from error
 
 
 def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
-    """Return the sha256 of the Python lock files of one flavour, by path."""
+    """Return the sha256 of the Python lock files of one flavour, by path; "" if its source changed."""
     paths = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
+    found = {path: file_sha256(root / path) for path in paths if path}
     if target.workload:
-        paths.append(f"containers/{target.workload}/requirements.lock")
-    return {path: file_sha256(root / path) for path in paths if path}
+        path = f"containers/{target.workload}/requirements.lock"
+        found[path] = "" if _is_outdated(root / path, target) else file_sha256(root / path)
+    return found
+
+
+def _is_outdated(lock: Path, target: Target) -> bool:
+    try:
+        return is_outdated(lock)
+    except ValueError as error:
+        path = f"containers/{target.workload}/requirements.in"
+        raise CatalogError([f"{path}: {error}"], hint=f"correct {path}") from error
 
 
 def runner_digest(root: Path) -> str:

@@ -64,7 +64,7 @@ def _apply(machine: ApplyingMachine, plan: Plan, name: str) -> Applied:
     with step(plan, name, machine.events) as end:
         outcome = machine.apply(plan, step=f"{plan.target.name}/{name}")
         if not outcome.passed:
-            raise failure(name, outcome.listener, outcome.code, machine.applier.mirror)
+            raise failure(name, plan, outcome.listener, outcome.code, machine.applier.mirror)
         tasks = sum(result.tasks for result in outcome.roles.values())
         text = f"{tasks} tasks, changed={len(outcome.changed)}"
         end.update(text=text, outcome="passed")

@@ -2,69 +2,72 @@
 
 import argparse
 import os
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from builder import catalog as catalogs
-from builder import lock as locks
 from builder import tooling
-from builder.adapters.aws.images import PublishedImages
-from builder.adapters.host.workspace import write_atomically
-from builder.adapters.upstream import mirror
-from builder.adapters.upstream.resolver import Pool, SourceResolver, Wheels
-from builder.app.account import environment_account
-from builder.app.context import Context, add_json, open_context, parser, print_json
+from builder.adapters.upstream.resolver import Pool
+from builder.app.context import (
+    Context,
+    add_json,
+    add_site,
+    add_targets,
+    find_targets,
+    open_context,
+    parser,
+    print_json,
+)
 from builder.app.interrupts import interruptible
+from builder.app.locking import Request, Result, update_lock
 from builder.errors import IntegrityError, MissingError, UsageError, with_result
-from builder.lock import FIELDS, LOCAL, LOCK_PATH, Entry, Want
-from builder.model import System
-from builder.screen.lock_report import report
+from builder.lock import FIELDS, LOCK_PATH, Entry, Want
+from builder.screen.lock_report import compiled_lines, report
 from builder.screen.text import clip, count, look
-from builder.sources import file_sha256
-from builder.stack.locking import Outcome, Relocked, names, relock, wanted
+from builder.stack.locking import Outcome, names
 from builder.tables import did_you_mean
 
 _JOBS = 8
 _SILENT_S = 10.0
 _EPILOG = """\
-exit codes: 0 the lock is complete; 1 --diff: the lock would change; 3 a source of a missing entry cannot be
-reached; 7 a source differs from the lock, or --verify: an entry is missing"""
+examples:
+  builder lock my-target                  compile its requirements.in, lock what its default flavour downloads
+  builder lock ami-gpu --flavour ubuntu-24.04
+  builder lock --update debian-12 --diff
+
+exit codes: 0 the lock has everything that was asked for; 1 --diff: the lock would change; 2 requirements
+contradict each other or a stack; 3 the source of a missing entry cannot be reached; 7 a source differs from
+the lock, or --verify: an entry is missing"""
 
 
 def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
-    catalogs.require_sound(context.catalog)  # otherwise the entries of broken targets would be dropped
-    tools = tooling.read(context.root)
-    named = names(context.catalog, tools)
+    if not _given(parsed):
+        catalogs.require_sound(context.catalog)  # otherwise the entries of broken targets would be dropped
+    named = names(context.catalog, tooling.read(context.root))
     if parsed.names:
         print("\n".join(sorted(named)))
         return 0
-    requested = {want for name in parsed.update for want in _find(name, named, context)}
-    wants = wanted(context.knowledge, tools)
-    before, cancelled = _text(context), threading.Event()
+    request = Request(
+        targets=tuple(find_targets(context, parsed, verb="lock")) if _given(parsed) else (),
+        update=frozenset(want for name in parsed.update for want in _find(name, named, context)),
+        recheck=parsed.verify,
+        writes=not parsed.diff,
+    )
+    cancelled = threading.Event()
     with interruptible():
-        relocked = relock(
-            context.lock,
-            wants,
-            _resolver(context, wants, cancelled),
-            refresh=lambda want: want in requested or _is_stale(context, want),
-            recheck=parsed.verify,
-            each=_Progress(Pool(jobs=_JOBS, cancelled=cancelled)),
-        )
-        text = locks.to_text(relocked.lock)
-        changed = text != before
-        if changed and not parsed.diff:
-            _write(context, text, before=before)
-    code = 1 if parsed.diff and changed else 0
+        progress = _Progress(Pool(jobs=_JOBS, cancelled=cancelled))
+        result = update_lock(context, request, each=progress, cancelled=cancelled)
+    code = 1 if parsed.diff and result.changed else 0
     if not parsed.json:
-        _print(relocked, parsed, changed=changed)
-    found = _as_json(relocked, changed=changed, written=changed and not parsed.diff)
+        _print(result, context, parsed)
+    found = _as_json(result, context, written=result.changed and not parsed.diff)
     with with_result(found):
-        _refuse(relocked, context, verify=parsed.verify)
+        _refuse(result, context, parsed)
     if parsed.json:
         print_json(parsed, found, exit_code=code)
     return code
@@ -73,17 +76,20 @@ def run(argv: Sequence[str]) -> int:
 def options() -> argparse.ArgumentParser:
     found = parser(
         "lock",
-        "Resolve what builds download: add missing entries to catalog/lock.json, verify unverified entries.",
+        "Lock what builds download. With targets: compile their changed requirements.in and add the missing"
+        " entries of these targets only. Without: add all missing entries, verify unverified ones, drop"
+        " unreferenced ones.",
     )
     found.epilog = _EPILOG
     found.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_targets(found)
     found.add_argument(
         "--update",
         action="append",
         default=[],
         metavar="NAME",
-        help="resolve again what a component, system, stack, target or tool downloads; all: everything;"
-        " may be repeated",
+        help="resolve again the entries of a component, system, stack, target or tool, or the entry"
+        " 'KIND SUBJECT'; all: everything; may be repeated",
     )
     found.add_argument("--diff", action="store_true", help="show what would change; write nothing")
     found.add_argument("--verify", action="store_true", help="compare every entry with its source")
@@ -91,6 +97,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--names", action="store_true", help="print the names that --update accepts, one per line"
     )
+    add_site(found)
     return found
 
 
@@ -102,6 +109,10 @@ _EXCLUDING = (
 )
 
 
+def _given(parsed: argparse.Namespace) -> bool:
+    return bool(parsed.targets or parsed.target)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parsed = options().parse_args(argv)
     for one, other in _EXCLUDING:
@@ -109,12 +120,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(
                 f"builder lock: --{one} and --{other} exclude each other", hint="leave out one of them"
             )
+    without_targets = [name for name in ("update", "names") if getattr(parsed, name)]
+    if _given(parsed) and without_targets:
+        raise UsageError(
+            f"builder lock: --{without_targets[0]} and targets exclude each other",
+            hint="leave out one of them",
+        )
+    only_with_targets = [name for name in ("flavour", "site") if getattr(parsed, name)]
+    if only_with_targets and not _given(parsed):
+        raise UsageError(
+            f"builder lock: --{only_with_targets[0]} needs a target; without targets, all are locked",
+            hint=f"builder lock TARGET --{only_with_targets[0]} {getattr(parsed, only_with_targets[0])}",
+        )
     return parsed
 
 
-def _find(name: str, named: dict[str, set[Want]], context: Context) -> set[Want]:
+def _find(name: str, named: Mapping[str, set[Want]], context: Context) -> set[Want]:
     if name in named:
         return named[name]
+    kind, _, subject = name.partition(" ")
+    if Want(kind, subject) in named["all"]:
+        return {Want(kind, subject)}
     found = context.catalog
     if any(name in group for group in (found.components, found.systems, found.stacks, found.targets)):
         raise UsageError(
@@ -122,75 +148,6 @@ def _find(name: str, named: dict[str, set[Want]], context: Context) -> set[Want]
             hint="builder lock --names; packages of a distribution are locked with its system",
         )
     raise UsageError(f"--update {name}: no such name{did_you_mean(name, named)}", hint="builder lock --names")
-
-
-def _is_stale(context: Context, want: Want) -> bool:
-    """True if a requirements file changed since it was locked."""
-    if want.kind != "requirements":
-        return False
-    path = context.root / want.subject
-    return path.is_file() and context.lock.value(want.kind, want.subject) != file_sha256(path)
-
-
-def _resolver(context: Context, wants: Iterable[Want], cancelled: threading.Event) -> SourceResolver:
-    systems = {
-        want.subject: system
-        for system in context.catalog.systems.values()
-        for want in wants
-        if want.kind == "suite" and want.owner == f"system {system.name}"
-    }
-    connection = mirror.connection(context.site.mirror)
-    return SourceResolver(
-        root=context.root,
-        mirror=connection,
-        systems=systems,
-        wheels=_wheels(context),
-        images=PublishedImages(environment_account(context.site.aws.region, connection.network)),
-        cancelled=cancelled,
-    )
-
-
-def _wheels(context: Context) -> Callable[[str], Sequence[Wheels]]:
-    """Return a function that returns the `Wheels` of a requirements file, one per Python and architecture."""
-    catalog, discovering = context.catalog, threading.Lock()
-
-    @cache
-    def mirror_of(system: str, stack: str) -> mirror.Mirror:
-        return mirror.discover(context.site.mirror, catalog.systems[system], catalog.stacks[stack])
-
-    def users(subject: str) -> Iterator[tuple[System, str, str]]:
-        for target, flavour, arch, site in locks.variants(catalog):
-            if site == LOCAL and Want("requirements", subject) in locks.wants(
-                catalog, target, flavour, arch=arch
-            ):
-                yield catalog.systems[flavour.system], flavour.stack, arch
-
-    def wheels(subject: str) -> Sequence[Wheels]:
-        different = {(system.python, arch): (system.name, stack) for system, stack, arch in users(subject)}
-        with discovering:
-            return [
-                Wheels(python=python, arch=arch, mirror=mirror_of(*names))
-                for (python, arch), names in sorted(different.items())
-            ]
-
-    return wheels
-
-
-def _text(context: Context) -> str:
-    path = context.root / LOCK_PATH
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _write(context: Context, text: str, *, before: str) -> None:
-    path = context.root / LOCK_PATH
-    if _text(context) != before:
-        raise IntegrityError(f"{LOCK_PATH} was changed by another process", hint="builder lock")
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise MissingError(
-            f"{LOCK_PATH} cannot be written: {error.strerror}; it is unchanged", hint=f"df -h {path.parent}"
-        ) from error
 
 
 class _Progress:
@@ -220,12 +177,25 @@ class _Progress:
         sys.stderr.flush()
 
 
-def _print(relocked: Relocked, parsed: argparse.Namespace, *, changed: bool) -> None:
-    title = " (nothing is written)" if parsed.diff else "" if changed else ", unchanged"
-    print(report(relocked, look=look(sys.stdout, os.environ), title=title, everything=parsed.diff))
+def _print(result: Result, context: Context, parsed: argparse.Namespace) -> None:
+    title = " (nothing is written)" if parsed.diff else "" if result.changed else ", unchanged"
+    style = look(sys.stdout, os.environ)
+    print(report(result.relocked, look=style, title=title, everything=parsed.diff))
+    for new in result.compiled:
+        print(
+            "\n".join(["", *compiled_lines(str(new.path.relative_to(context.root)), new.before, new.after)])
+        )
+    for path in result.golden:
+        print(f"wrote {path.relative_to(context.root)}")
+    for name, flavours in result.unlocked_flavours.items():
+        print(
+            f"note: {name} has more flavours, which are not locked: {', '.join(flavours)}:"
+            f" builder lock {name} --flavour {flavours[0]}",
+            file=sys.stderr,
+        )
 
 
-def _as_json(relocked: Relocked, *, changed: bool, written: bool) -> dict[str, object]:
+def _as_json(result: Result, context: Context, *, written: bool) -> dict[str, object]:
     def values(entry: Entry | None) -> dict[str, object] | None:
         return {**entry.values, "verified": entry.verified} if entry else None
 
@@ -240,27 +210,39 @@ def _as_json(relocked: Relocked, *, changed: bool, written: bool) -> dict[str, o
             "after": values(outcome.after),
             "found": values(outcome.found),
         }
-        for outcome in relocked.outcomes
+        for outcome in result.relocked.outcomes
     ]
-    return {"lock": LOCK_PATH, "changed": changed, "written": written, "outcomes": outcomes}
+    return {
+        "lock": LOCK_PATH,
+        "changed": result.changed,
+        "written": written,
+        "outcomes": outcomes,
+        "compiled": [
+            {"file": str(new.path.relative_to(context.root)), "before": new.before, "after": new.after}
+            for new in result.compiled
+        ],
+        "golden": [str(path.relative_to(context.root)) for path in result.golden],
+    }
 
 
-def _refuse(relocked: Relocked, context: Context, *, verify: bool) -> None:
+def _refuse(result: Result, context: Context, parsed: argparse.Namespace) -> None:
     """Raise an error if a source differs from the lock or an entry is missing."""
-    differing, missing = relocked.with_outcome("differs"), relocked.with_outcome("missing")
+    differing = result.relocked.with_outcome("differs")
+    missing = result.relocked.with_outcome("missing")
     if differing:
-        owners = sorted({outcome.want.owner.rpartition(" ")[2] for outcome in differing})
         raise IntegrityError(
             f"{LOCK_PATH}: the content of {count(len(differing), 'source')} differs from the lock:"
             f" {differing[0].want}",
             hint="find out why the source changed; to accept the change: builder lock"
-            + "".join(f" --update {owner}" for owner in owners),
+            + "".join(f" --update {shlex.quote(str(outcome.want))}" for outcome in differing),
             details="\n".join(_difference(outcome, context) for outcome in differing),
         )
     if missing:
         message = f"{LOCK_PATH}: {count(len(missing), 'download')} missing: {missing[0].want}"
-        if verify:
-            raise IntegrityError(message, hint="builder lock")
+        if parsed.verify:
+            raise IntegrityError(
+                message, hint=shlex.join(["builder", "lock", *parsed.targets, *parsed.target])
+            )
         raise MissingError(
             message,
             hint="run `builder lock` on a host with network access, or set mirror.prefixes in site.toml",

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from builder.adapters.container.finder import EngineFinder, has_layer
@@ -21,12 +20,12 @@ from builder.app.context import (
     print_table,
     print_verdict,
 )
+from builder.app.golden import write_golden_plans
 from builder.app.lanes.table import open_lane, require_possible
 from builder.errors import UsageError, with_result
 from builder.lock import LOCAL
 from builder.model import Layer, Plan
 from builder.plan import explain, to_json
-from builder.screen.golden import golden_names, write_golden
 
 
 def options() -> argparse.ArgumentParser:
@@ -104,10 +103,8 @@ def _write_golden(context: Context, parsed: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UsageError(f"--write-golden: no folder {folder}", hint=f"mkdir -p {folder}")
     names = find_targets(context, parsed, verb="plan") if given else ()
-    for file, (target, flavour) in golden_names(context.catalog).items():
-        if not names or target in names:
-            plan = replace(context, arch="x86_64", flavour=flavour).plan(target)
-            print(write_golden(plan, folder, file))
+    for path in write_golden_plans(context, names or context.catalog.targets, folder):
+        print(path)
     return 0
 
 

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
         variables=dict(_variable(item) for item in parsed.set),
     )
     plan = role_plan(context, request)
-    require_locked([plan])
+    require_locked([plan], hint="builder lock")
     checks = try_roles(
         context, plan, image=parsed.image, twice=parsed.twice, checks=not parsed.no_checks, keep=parsed.keep
     )

@@ -11,7 +11,6 @@ from builder.stack.locking import OUTCOMES, Outcome, Relocked
 # Outcomes that are listed entry by entry because the user has to act on them.
 _ATTENTION = ("missing", "unverified", "unreached")
 _MOST_ROWS = 15
-_MOST_NAMES = 4
 
 
 def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> str:
@@ -43,17 +42,26 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
 
 
 def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
-    """Return one line per reason, each followed by the first lock entries with that reason."""
+    """Return one line per reason, with the first lock entry that has it and the number of the others."""
     groups: defaultdict[str, list[Want]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.reason].append(outcome.want)
     lines = [""] * bool(groups)
-    for reason, wants in groups.items():
-        lines.append(look.paint(f"{what}: {reason}", "bold" if what == "missing" else ""))
-        lines += [f"    {want} ({want.owner})" for want in wants[:_MOST_NAMES]]
-        if len(wants) > _MOST_NAMES:
-            lines.append(f"    and {len(wants) - _MOST_NAMES} more (all: --json)")
+    for reason, (first, *others) in groups.items():
+        more = f" and {len(others)} more (all: --json)" if others else ""
+        words = look.paint(f"{what}: {reason}", "bold" if what == "missing" else "")
+        lines.append(f"{words}: {first} ({first.owner}){more}")
     return lines
+
+
+def compiled_lines(path: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return a line that names compiled requirements, and one for each package whose version changed."""
+    changes = [
+        f"    {name} {before.get(name, '-')} → {after.get(name, '-')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    return [f"{path}: compiled from requirements.in, {count(len(after), 'package')}", *changes]
 
 
 def shown(want: Want, entry: Entry | None) -> str:

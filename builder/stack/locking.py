@@ -5,7 +5,7 @@ Pure except for the resolver port. Keeps the old value of an entry that cannot b
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,13 +80,16 @@ def relock(
     *,
     refresh: Callable[[Want], bool] = lambda _: False,
     recheck: bool = False,
+    only: Container[Want] | None = None,
     each: Each = map,
 ) -> Relocked:
     """Resolve missing entries and those that `refresh` selects; verify the other unverified ones.
 
-    With `recheck`, compares every entry with its source instead, and adds or replaces none.
+    With `recheck`, compares every entry with its source instead, and adds or replaces none. With `only`, all
+    other entries stay as they are and have no outcome.
     """
     everything = sorted(set(wanted))
+    selected = [want for want in everything if only is None or want in only]
 
     def resolve_or_confirm(want: Want) -> Outcome:
         entry = lock.entries.get(want)
@@ -96,7 +99,7 @@ def relock(
 
     outcomes: list[Outcome] = []
     asked: list[Want] = []
-    for want in everything:
+    for want in selected:
         entry = lock.entries.get(want)
         if entry is None and recheck:
             outcomes.append(Outcome(want=want, what="missing", reason="not in the lock"))
@@ -105,11 +108,12 @@ def relock(
         else:
             asked.append(want)
     outcomes += each(resolve_or_confirm, asked)
-    gone = lock.entries.keys() - set(everything)
-    outcomes += [
-        Outcome(want=want, what="dropped", before=lock.entries[want]) for want in gone if not recheck
-    ]
+    if only is None and not recheck:
+        gone = lock.entries.keys() - set(everything)
+        outcomes += [Outcome(want=want, what="dropped", before=lock.entries[want]) for want in gone]
     entries = {outcome.want: outcome.after for outcome in outcomes if outcome.after}
+    if only is not None:
+        entries = {**lock.entries, **entries}
     if recheck:
         updated = Lock(entries={**lock.entries, **entries}, inputs=lock.inputs)
     else:
@@ -209,14 +213,13 @@ def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
 
 
 def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
-    """Map each name that a user can select (component, system, stack, target, tool, all) to its entries."""
+    """Map each name of --update (component, system, stack, target, tool, all) to its own entries."""
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)
     for target, flavour, arch, site in variants(catalog):
         for want in wants(catalog, target, flavour, arch=arch, site=site):
             _note(found, want)
-            found[target.name].add(want)
             if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
                 found[flavour.stack].add(want)
         for name in members_of(catalog, target, flavour):

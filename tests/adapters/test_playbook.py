@@ -49,7 +49,7 @@ def failure(repository: Repository, mirror: Mirror | None = None, **fields: str)
     listener = playbook.Listener(Stream(), "hello/fabric")
     listener.line(json.dumps({**FAILED, **fields}))
     listener.line(json.dumps({**FAILED, "message": "a later failure"}))
-    return failures.failure("layer 'system'", listener, 2, mirror or Mirror())
+    return failures.failure("layer 'system'", repository.plan(), listener, 2, mirror or Mirror())
 
 
 def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Repository) -> None:
@@ -59,8 +59,33 @@ def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Rep
     assert error.exit_code == 7
     assert f"role 'efa': Fetch the installer: {url} does not match its locked checksum" in error.message
     assert error.details == f"expected  {'a' * 64}\nactual    {'b' * 64}\nurl       {url}"
-    assert "builder lock --update efa" in error.hint
+    assert f"builder lock --update 'archive {url}'" in error.hint
     assert "mirror.prefixes" in error.hint
+
+
+def test_checksum_mismatch_of_a_commit_names_its_lock_entry(repository: Repository) -> None:
+    error = failure(repository, message="moved", url="https://vendor.example/x v1", expected="a" * 40)
+    assert isinstance(error, IntegrityError)
+    assert "builder lock --update 'git https://vendor.example/x v1'" in error.hint
+
+
+def test_wrong_hash_of_a_wheel_names_the_python_lock(repository: Repository) -> None:
+    message = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"
+    error = failure(repository, message=message, role="workload_env")
+    assert isinstance(error, IntegrityError)
+    assert "builder lock --update 'requirements containers/hello/requirements.lock'" in error.hint
+    repository.write("catalog/stacks/plain.requirements.lock", f"base==1.0 --hash=sha256:{'0' * 64}\n")
+    repository.replace(
+        "catalog/stacks/plain-1.toml", "[pins]", 'requirements = "plain.requirements.lock"\n[pins]'
+    )
+    repository.write(
+        "catalog/components/python_env.toml", 'summary = "p"\nlayer = "system"\nrequirements = "stack"\n'
+    )
+    repository.write("ansible/roles/python_env/defaults/main.yml", "python_env_requirements: []\n")
+    repository.replace("catalog/targets/hello.toml", '["fabric"', '["python_env", "fabric"')
+    error = failure(repository, message=message, role="python_env")
+    assert isinstance(error, IntegrityError)
+    assert "builder lock --update 'requirements catalog/stacks/plain.requirements.lock'" in error.hint
 
 
 def test_failed_tasks_are_reported_as_errors_of_the_role(repository: Repository) -> None:

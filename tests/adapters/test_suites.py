@@ -114,7 +114,7 @@ def test_changed_suite_fails_the_bootstrap_with_both_digests(
         f"url       http://mirror.example/debian/dists/{suite}/InRelease",
     ):
         assert part in caught.value.details
-    assert "builder lock --update tiny-1" in caught.value.hint
+    assert f"builder lock --update 'suite debian {suite}'" in caught.value.hint
     assert caught.value.exit_code == 7
 
 

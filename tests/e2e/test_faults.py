@@ -157,7 +157,7 @@ def test_refuses_a_changed_package_archive(built: Factory) -> None:
         "suite debian bookworm differs from catalog/lock.json",
         f"expected  sha256 {'0' * 64}",
         "/dists/bookworm/InRelease",
-        "builder lock --update debian-12",
+        "builder lock --update 'suite debian bookworm'",
     )
     assert key not in built.engine.layers()
     (built.repository.root / lock.LOCK_PATH).write_text(before)

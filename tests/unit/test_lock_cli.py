@@ -7,7 +7,7 @@ import pytest
 
 from builder import lock
 from builder.adapters.upstream.mirror import Mirror
-from builder.cli import lock as verb
+from builder.app import locking
 from builder.cli.main import main
 from builder.errors import Interrupted, MissingError
 from builder.lock import Entry, Want
@@ -27,7 +27,7 @@ def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repositor
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + DOWNLOAD)
     repository.relock()
-    monkeypatch.setattr(verb.mirror, "connection", lambda _: Mirror())
+    monkeypatch.setattr(locking.mirror, "connection", lambda _: Mirror())
     return repository
 
 
@@ -35,7 +35,7 @@ def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repositor
 def world(locked: Repository, monkeypatch: pytest.MonkeyPatch) -> World:
     """Fake sources whose contents match the lock."""
     sources = World(dict(lock.read(locked.root).entries))
-    monkeypatch.setattr(verb, "SourceResolver", lambda **_: sources)
+    monkeypatch.setattr(locking, "SourceResolver", lambda **_: sources)
     return sources
 
 
@@ -99,7 +99,7 @@ def test_reports_unreachable_sources_grouped_by_reason(
     set_source(world, ARCHIVE, NOWHERE)
     code, out, _ = run(capsys, locked, "--update", "fabric")
     assert (code, lock.read(locked.root).entries[ARCHIVE]) == (0, before)
-    assert f"unreached: {NOWHERE.message}\n    {ARCHIVE} (component fabric)" in out
+    assert f"unreached: {NOWHERE.message}: {ARCHIVE} (component fabric)\n" in out
     unlock(locked, ARCHIVE)
     code, out, err = run(capsys, locked)
     assert code == 3
@@ -149,7 +149,7 @@ def test_a_changed_source_is_refused_with_both_digests(
         "a" * 64,
         f"{9:064x}",
         "url       http://here.example/v/fabric-1.2-3.tar.gz",
-        "--update fabric",
+        f"builder lock --update '{ARCHIVE}'",
     ):
         assert part in err
     assert text(locked) == before

@@ -192,7 +192,7 @@ class AmiMaker:
         )
         self.run.stop_if_cancelled()
         if listener.failure is not None:
-            raise failure(f"target '{plan.target.name}'", listener, done.code, self.mirror(plan))
+            raise failure(f"target '{plan.target.name}'", plan, listener, done.code, self.mirror(plan))
         found = packer.built_amis(job.manifest, self.run.name)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(

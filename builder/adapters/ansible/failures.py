@@ -6,6 +6,10 @@ from builder.adapters.ansible.playbook import Failure, Listener
 from builder.adapters.upstream.mirror import Mirror
 from builder.adapters.upstream.pip import missing_wheel
 from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.model import Plan
+from builder.plan import variables_of
+
+_COMMIT_DIGITS = 40  # of a commit; a sha256 has 64
 
 # Messages of apt and the module `apt_packages` for lists, files, packages or versions that a mirror lacks.
 _MIRROR = re.compile(
@@ -14,7 +18,7 @@ _MIRROR = re.compile(
 )
 
 
-def failure(about: str, listener: Listener, code: int, mirror: Mirror) -> FactoryError:
+def failure(about: str, plan: Plan, listener: Listener, code: int, mirror: Mirror) -> FactoryError:
     """Return the error for a failed play; `about` names the layer or target that the play was building."""
     found = listener.failure
     if found is None:
@@ -31,7 +35,7 @@ def failure(about: str, listener: Listener, code: int, mirror: Mirror) -> Factor
         return IntegrityError(
             f"{where}: a package does not match its locked hash",
             hint="the package changed upstream or the lock is stale: compare the hashes, then:"
-            f" builder lock --update {found.role}",
+            f" builder lock --update 'requirements {_requirements_file(plan, found.role)}'",
             details=text,
         )
     if missing := missing_wheel(text, mirror):
@@ -45,11 +49,21 @@ def failure(about: str, listener: Listener, code: int, mirror: Mirror) -> Factor
     return BuildError(f"{where} failed", hint=hint, details=text)
 
 
+def _requirements_file(plan: Plan, role: str) -> str:
+    """Return the path of the Python lock that a role installs."""
+    lines = variables_of(plan).get(f"{role}_requirements")
+    if plan.target.workload and lines != list(plan.stack.requirements):
+        return f"containers/{plan.target.workload}/requirements.lock"
+    return plan.stack.requirements_file
+
+
 def _mismatch(where: str, found: Failure) -> IntegrityError:
     """Return the error for a download that does not match its locked checksum."""
+    kind = "git" if len(found.expected) == _COMMIT_DIGITS else "archive"
     return IntegrityError(
         f"{where}: {found.url} does not match its locked checksum",
-        hint=f"check why the file changed; if the change is expected: builder lock --update {found.role};"
+        hint="check why the file changed; if the change is expected:"
+        f" builder lock --update '{kind} {found.url}';"
         " if the file came from a mirror: see mirror.prefixes in site.toml",
         details=f"expected  {found.expected}\nactual    {found.actual or 'none'}\nurl       {found.url}",
     )

@@ -201,7 +201,7 @@ class LayerMaker:
             code = self._engine.run_to_end(container, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
-                raise failure(f"layer '{layer.name}'", listener, code, mirror)
+                raise failure(f"layer '{layer.name}'", plan, listener, code, mirror)
             require_unchanged(self._root, [layer])
             setup.keep_packages()
             self._engine.commit(

@@ -1,8 +1,10 @@
 """Command lines of pip for a Python version and architecture other than the host's, and its errors."""
 
 import json
+import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from builder.adapters.upstream.mirror import Mirror
@@ -10,15 +12,35 @@ from builder.arch import ARCHES
 
 # Message of pip for a wheel that no index has, at this version and for this Python and architecture.
 _MISSING = re.compile(r"No matching distribution found for ([^\s;(]+)")
+_INSTALL = ("install", "--disable-pip-version-check", "--progress-bar", "off")
 
 
 def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str]:
     """Return the pip command that installs a locked requirements file into `folder`."""
+    return [
+        *(sys.executable, "-m", "pip", *_INSTALL, "--quiet", *_platform(folder, python=python, arch=arch)),
+        *("--no-deps", "--require-hashes", "-r", str(lock)),
+    ]
+
+
+def pip_resolve(
+    requirements: Path, constraints: Path, folder: Path, *, python: str, arch: str
+) -> tuple[list[str], Path]:
+    """Return the command that resolves requirements without installing them, and the path of its report."""
+    report = folder / "report.json"
+    foreign = ("-P", "-m", "builder.adapters.upstream.foreign_pip", python, ARCHES[arch].uname)
+    return [
+        *(sys.executable, *foreign, *_INSTALL, *_platform(folder, python=python, arch=arch)),
+        *("--dry-run", "--ignore-installed", "--report", str(report)),
+        *("-r", str(requirements), "-c", str(constraints)),
+    ], report
+
+
+def _platform(folder: Path, *, python: str, arch: str) -> list[str]:
     platforms = [word for name in ARCHES[arch].wheel_platforms for word in ("--platform", name)]
     return [
-        *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
         *("--target", str(folder), "--python-version", python, "--implementation", "cp", *platforms),
-        *("--only-binary=:all:", "--no-deps", "--require-hashes", "-r", str(lock)),
+        "--only-binary=:all:",
     ]
 
 
@@ -47,3 +69,15 @@ def missing_wheel(output: str, mirror: Mirror) -> tuple[str, str] | None:
 def _extra(mirror: Mirror, index: str) -> str:
     """Return the line of the site file that adds an index to the present ones."""
     return f"pip_extra_indexes = {json.dumps([*mirror.pip_extra_indexes, index])}"
+
+
+def environment_of(mirror: Mirror, *, extra: Sequence[str]) -> dict[str, str]:
+    """Return the environment in which pip uses the sources of a mirror, with these extra indexes."""
+    settings = {
+        "PIP_INDEX_URL": mirror.pip_index,
+        "PIP_EXTRA_INDEX_URL": " ".join(extra),
+        "PIP_FIND_LINKS": " ".join(mirror.pip_find_links),
+        "PIP_CERT": str(mirror.ca_bundle or ""),
+        **mirror.proxies,
+    }
+    return os.environ | {name: value for name, value in settings.items() if value}

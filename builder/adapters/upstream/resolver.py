@@ -19,7 +19,7 @@ from builder.adapters.host import process
 from builder.adapters.upstream.fetch import REACH, Fetcher
 from builder.adapters.upstream.manifests import pick_image, require_image
 from builder.adapters.upstream.mirror import Mirror, archives, snapshot
-from builder.adapters.upstream.pip import missing_wheel, pip_install
+from builder.adapters.upstream.pip import environment_of, missing_wheel, pip_install
 from builder.adapters.upstream.suites import release_date, release_url
 from builder.errors import BuildError, IntegrityError, MissingError, without_logins
 from builder.lock import Answer, Entry, Want
@@ -258,13 +258,6 @@ class SourceResolver:
 
     def _pip_output(self, path: Path, want: Want, wheels: Wheels, extra: Sequence[str]) -> str:
         """Return the output of a `pip install --dry-run` that fails; "" if it succeeds."""
-        settings = {
-            "PIP_INDEX_URL": wheels.mirror.pip_index,
-            "PIP_EXTRA_INDEX_URL": " ".join(extra),
-            "PIP_FIND_LINKS": " ".join(wheels.mirror.pip_find_links),
-            "PIP_CERT": str(wheels.mirror.ca_bundle or ""),
-            **wheels.mirror.proxies,
-        }
         with tempfile.TemporaryDirectory() as folder:
             argv = pip_install(path, Path(folder), python=wheels.python, arch=wheels.arch)
             try:
@@ -272,7 +265,7 @@ class SourceResolver:
                     [*argv, "--dry-run", "--ignore-installed"],
                     timeout_s=_PIP_S,
                     cancelled=self._cancelled,
-                    env=os.environ | {name: value for name, value in settings.items() if value},
+                    env=environment_of(wheels.mirror, extra=extra),
                 )
             except BuildError:
                 return f"ERROR: timed out after {_PIP_S} s"

@@ -102,7 +102,7 @@ class SuiteVerifier:
         state = f"InRelease of {now}, but the lock has {suite.date}" if actual else "no InRelease file"
         return IntegrityError(
             f"{subject} differs from {LOCK_PATH}: {state}",
-            hint=f"builder lock --update {self.system.name}, then review the difference;"
+            hint=f"builder lock --update '{subject}', then review the difference;"
             " or configure mirror.snapshot in site.toml to build from the locked state",
             details=f"expected  sha256 {suite.sha256}\nactual    sha256 {actual or 'none'}\nurl       {url}",
         )

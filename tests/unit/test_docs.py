@@ -11,7 +11,7 @@ from builder import catalog
 from builder.cli.main import VERBS, main
 
 MAX_PICTURE_BYTES = 120 * 1024
-VERBS_WITH_ACTIONS = ("ami", "registry", "rehearse", "stack")
+VERBS_WITH_ACTIONS = ("init", "ami", "registry", "rehearse", "stack")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_documented_commands_exist(pages: dict[Path, str], capsys: pytest.Captur
     helps: dict[tuple[str, ...], str] = {}
     for page, text in pages.items():
         for line in _code(text):
-            called = re.search(r"(?:^|-- |<\()builder ([a-z][^)>]*)", line)
+            called = re.search(r"(?:^|-- |<\()builder ([a-z][^)>|]*)", line)
             if called is None:
                 continue
             verb, *words = re.split(r"[\s,]+", called[1].strip())

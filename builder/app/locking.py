@@ -28,7 +28,7 @@ from builder.stack.locking import Each, Relocked, relock, wanted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """Entries to update; without targets, those of the whole catalog."""
+    """Entries to add or to resolve again; without targets and `update`, those of the whole catalog."""
 
     targets: tuple[str, ...] = ()
     update: frozenset[Want] = frozenset()  # entries to resolve again
@@ -59,7 +59,7 @@ def update_lock(context: Context, request: Request, *, each: Each, cancelled: th
     """Update the lock of a repository; compiled requirements are written first, then the lock, then plans."""
     wants = wanted(context.knowledge, tooling.read(context.root))
     targets = [find_target(context.catalog, name) for name in request.targets]
-    only = {want for target in targets for want in wants_of(context, target)} if targets else None
+    only = {*request.update, *(want for target in targets for want in _wants_of(context, target))}
     before = text_of(context)
     mirrors = _Mirrors(context)
     compiled = () if request.recheck else tuple(_compile(context, request, targets, mirrors, cancelled))
@@ -72,7 +72,7 @@ def update_lock(context: Context, request: Request, *, each: Each, cancelled: th
         _resolver(context, wants, mirrors, cancelled),
         refresh=lambda want: want in request.update or _is_stale(context, want),
         recheck=request.recheck,
-        only=only,
+        only=only if targets or request.update else None,
         each=each,
     )
     if context.catalog.broken:  # `inputs` covers the whole catalog
@@ -81,26 +81,29 @@ def update_lock(context: Context, request: Request, *, each: Each, cancelled: th
     text = locks.to_text(relocked.lock)
     if text != before and request.writes:
         _write(context, text, before=before)
-    compiled_for = [
-        target.name
-        for target in context.catalog.targets.values()
-        if target.workload in {new.path.parent.name for new in compiled}
-    ]
-    names = {*request.targets, *compiled_for}
-    is_new = request.writes and names and not request.recheck
-    golden = update_golden_plans(context, names) if is_new else []
+    golden = _update_golden(context, request, compiled) if request.writes and not request.recheck else ()
     return Result(
         relocked=relocked,
         changed=text != before or any(new.before != new.after for new in compiled),
         compiled=compiled,
-        golden=tuple(golden),
+        golden=golden,
         unlocked_flavours=_unlocked_flavours(context, targets, relocked.lock),
     )
 
 
-def wants_of(context: Context, target: Target) -> set[Want]:
+def _update_golden(context: Context, request: Request, compiled: Sequence[Compiled]) -> tuple[Path, ...]:
+    """Write the golden plans of the requested targets and of those with compiled requirements."""
+    workloads = {new.path.parent.name for new in compiled}
+    names = {target.name for target in context.catalog.targets.values() if target.workload in workloads}
+    return tuple(update_golden_plans(context, names.union(request.targets)))
+
+
+def _wants_of(context: Context, target: Target) -> set[Want]:
     """Return the entries that builds of a target need at the site, on every architecture of its system."""
-    flavour = context.flavour_of(target)
+    return _wants_of_flavour(context, target, context.flavour_of(target))
+
+
+def _wants_of_flavour(context: Context, target: Target, flavour: Flavour) -> set[Want]:
     site = locks.building_site(context.catalog, target, flavour, site=context.site_name)
     return {
         want
@@ -128,13 +131,12 @@ def _write(context: Context, text: str, *, before: str) -> None:
 
 def _unlocked_flavours(context: Context, targets: Iterable[Target], lock: Lock) -> dict[str, Sequence[str]]:
     """Return the flavours of targets that lack entries and were not asked for."""
-    after = dataclasses.replace(context)
-    after.__dict__["lock"] = lock
     found = {
         target.name: [
             flavour.name
             for flavour in target.flavours.values()
-            if flavour != context.flavour_of(target) and after.unlocked(target, flavour)
+            if flavour != context.flavour_of(target)
+            and not _wants_of_flavour(context, target, flavour) <= lock.entries.keys()
         ]
         for target in targets
         if not context.flavour
@@ -162,7 +164,7 @@ def _compile(
 ) -> Iterator[Compiled]:
     """Compile each requirements.in that changed, of the requested targets or of all, and those to update."""
     workloads = {target.workload for target in context.catalog.targets.values() if target.workload}
-    asked = {target.workload for target in targets} if targets else workloads
+    asked = {target.workload for target in targets} if targets or request.update else workloads
     for workload in sorted(workloads):
         want = Want("requirements", f"containers/{workload}/requirements.lock")
         path = context.root / want.subject

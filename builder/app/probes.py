@@ -185,6 +185,14 @@ class _Asking:
                 return NOTE, f"answers, but lacks {package}"
         return BAD, f"answers {status}"
 
+    def last_index(self, url: str) -> tuple[str, str]:
+        """Ask the stack's index, which a build needs only for wheels that the other indexes lack."""
+        try:
+            state, answer = self.index(url)
+        except (TransientError, FactoryError) as error:
+            state, answer = BAD, str(error)
+        return (GOOD if state == GOOD else NOTE), answer
+
     def links(self, url: str) -> tuple[str, str]:
         if folder := _local(url):
             return _folder(folder)
@@ -263,6 +271,7 @@ _ASK: Mapping[str, Ask] = {
     "mirror.pip_index": _Asking.index,
     "mirror.pip_extra_indexes": _Asking.index,
     "mirror.pip_find_links": _Asking.links,
+    "wheel_index": _Asking.last_index,
     "mirror.ca_bundle": _Asking.ca_bundle,
     "mirror.proxy": _Asking.proxy,
     "mirror.token_hosts": lambda asking, host: asking.server(f"{origin_of(host)}/"),

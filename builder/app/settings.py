@@ -75,9 +75,13 @@ def in_force(context: Context) -> InForce:
             key = f"{section}.{field.name}"
             value = getattr(getattr(context.site, section), field.name)
             own = Setting(key=key, value=_json(value), origin=str(file))
-            if key not in context.site.given or not value:
+            if key not in context.site.given or value in ("", (), {}):
                 own = from_host.get(key) or Setting(key=key, value=_json(value), origin=DEFAULT)
             settings.append(own)
+    if found.last_index:
+        settings.append(
+            Setting(key="wheel_index", value=found.last_index, origin=f"stack {stack.name}, asked last")
+        )
     return InForce(settings=tuple(settings), mirror=found, system=system, stack=stack)
 
 

@@ -46,7 +46,7 @@ the lock, or --verify: an entry is missing"""
 def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
-    if not _given(parsed):
+    if not _given(parsed) and not parsed.update:
         catalogs.require_sound(context.catalog)  # otherwise the entries of broken targets would be dropped
     named = names(context.catalog, tooling.read(context.root))
     if parsed.names:
@@ -77,8 +77,8 @@ def options() -> argparse.ArgumentParser:
     found = parser(
         "lock",
         "Lock what builds download. With targets: compile their changed requirements.in and add the missing"
-        " entries of these targets only. Without: add all missing entries, verify unverified ones, drop"
-        " unreferenced ones.",
+        " entries of these targets only. With --update: change the named entries only. Without both: add all"
+        " missing entries, verify unverified ones, drop unreferenced ones.",
     )
     found.epilog = _EPILOG
     found.formatter_class = argparse.RawDescriptionHelpFormatter

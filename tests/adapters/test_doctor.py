@@ -132,6 +132,15 @@ def test_requests_the_files_that_a_build_needs_from_each_server(
     assert logins == {"Basic dXNlcjpzZWNyZXQ="}
 
 
+def test_unreachable_last_index_is_a_note(repository: Repository, capsys: Capture) -> None:
+    repository.replace(
+        "catalog/stacks/plain-1.toml", "[pins]", 'wheel_index = "https://127.0.0.1:1/whl"\n[pins]'
+    )
+    found = findings(repository, '[mirror]\npip_find_links = ["/tmp"]\n', capsys)["wheel_index"]
+    assert (found["state"], found["origin"]) == ("note", "stack plain-1, asked last")
+    assert "127.0.0.1:1 cannot be reached" in found["text"]
+
+
 def test_package_archive_without_a_valid_inrelease_file_is_reported_as_failed(
     repository: Repository, serve: Serve, capsys: Capture
 ) -> None:

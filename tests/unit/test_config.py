@@ -27,6 +27,7 @@ def site(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         prefixes = { "https://a.example/" = "https://b.example/" }
         [aws]
         encrypt = true
+        public_address = false
         """,
     )
     return repository
@@ -47,6 +48,7 @@ def test_names_the_origin_of_every_value(site: Repository, capsys: Capture) -> N
     assert found["mirror.pip_index"]["origin"] == "environment variable PIP_INDEX_URL"
     assert found["home"]["origin"] == "environment variable BUILDER_HOME"
     assert found["aws.encrypt"] == {"value": True, "origin": file}
+    assert found["aws.public_address"] == {"value": False, "origin": file}
     assert found["aws.region"] == {"value": "us-east-1", "origin": "default"}
     assert "secret" not in output
     keys = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__dataclass_fields__}

@@ -108,6 +108,16 @@ def test_reports_unreachable_sources_grouped_by_reason(
     assert "mirror.prefixes" in err
 
 
+def test_update_changes_only_the_named_entries(locked: Repository, world: World, capsys: Capture) -> None:
+    unlock(locked, ARCHIVE)
+    set_source(world, SUITE, entry(SUITE, 9))
+    code, out, _ = run(capsys, locked, "--update", str(SUITE))
+    assert (code, world.asked) == (0, [SUITE])
+    found = lock.read(locked.root).entries
+    assert (found[SUITE], ARCHIVE in found) == (entry(SUITE, 9), False)
+    assert "1 updated" in out
+
+
 def test_adds_a_digest_that_the_vendor_publishes_as_unverified(
     locked: Repository, world: World, capsys: Capture
 ) -> None:

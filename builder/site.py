@@ -101,7 +101,9 @@ class AwsSettings:
     source_cidrs: tuple[str, ...] = _key(
         (), "SSH clients that the temporary group allows; default: this host", forms.NETWORK
     )
-    public_address: bool = _key(default=False, about="connect to the public address of the instance")
+    public_address: bool | None = _key(
+        None, "true or false: with or without a public address; default: as the subnet is set"
+    )
     instance_profile: str = _key("", "instance profile; required for session_manager", forms.NAME)
     instance_role: str = _key("", "role of the instance profile; default: the profile's name", forms.NAME)
     ssh_interface: str = _key(
@@ -131,7 +133,14 @@ class Site:
 
 
 # Type that a setting must have in the file, by the type of its default value.
-TYPES: Mapping[type, str] = {bool: FLAG, int: COUNT, str: TEXT, tuple: LIST, dict: STRINGS}
+TYPES: Mapping[type, str] = {
+    bool: FLAG,
+    int: COUNT,
+    str: TEXT,
+    tuple: LIST,
+    dict: STRINGS,
+    type(None): FLAG,  # no value means neither true nor false
+}
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "mirror": MirrorSettings,

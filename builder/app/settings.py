@@ -43,7 +43,8 @@ class Setting:
         elif isinstance(self.value, list | tuple):
             found = [(self.key, ", ".join(self.value))]
         else:
-            found = [(self.key, str(self.value).lower() if isinstance(self.value, bool) else str(self.value))]
+            words = "" if self.value is None else str(self.value)
+            found = [(self.key, words.lower() if isinstance(self.value, bool) else words)]
         return tuple((key, without_logins(text)) for key, text in found)
 
 

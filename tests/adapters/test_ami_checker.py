@@ -26,11 +26,11 @@ ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 RUNNING = r"<code>16</code>\s*<name>running</name>"
 
 
-def check(ami_account: AmiAccount, run: Run) -> None:
+def check(ami_account: AmiAccount, run: Run, settings: AwsSettings | None = None) -> None:
     plan = Context(ROOT, site_name="aws").plan("ami-cpu")
     MachineChecker(
         account=ami_account.account,
-        settings=AwsSettings(),
+        settings=settings or AwsSettings(),
         run=run,
         root=ROOT,
         events=Stream(),
@@ -87,6 +87,21 @@ def test_wait_for_an_instance_can_be_cancelled(ami_account: AmiAccount, proxy: P
     assert states(ami_account) == {"terminated"}
     polls = [call for call in proxy.calls if call.action == "DescribeInstances"]
     assert len(polls) == 1, "no poll after the cancellation"
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_check_instance_has_a_public_address_if_the_site_says_so(
+    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, public: bool
+) -> None:
+    subnet = ami_account.aws.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    monkeypatch.setattr(checker, "run_checks", lambda *_, **__: ())
+    monkeypatch.setattr(MachineChecker, "_wait_for_login", lambda *_: None)
+    with ami_account.run() as run:
+        check(ami_account, run, AwsSettings(subnet=subnet, public_address=public))
+    (started,) = [call for call in proxy.calls if call.action == "RunInstances"]
+    assert started.parameters["NetworkInterface.1.AssociatePublicIpAddress"] == str(public).lower()
+    assert started.parameters["NetworkInterface.1.SubnetId"] == subnet
+    assert started.parameters["NetworkInterface.1.SecurityGroupId.1"].startswith("sg-")
 
 
 @pytest.mark.parametrize(("outcome", "cached"), [("passed", [ARCHIVE, f"{ARCHIVE}.sha256"]), ("failed", [])])

@@ -1,5 +1,6 @@
 """AMI builds in a rehearsed account with a fake Packer: EC2 errors, and security groups that stay in use."""
 
+import json
 import shutil
 import sys
 import time
@@ -212,6 +213,17 @@ def test_packer_searches_only_the_folder_of_the_locked_plugins(
     with ami_account.run() as run:
         make(ami_account, run, plan, lambda _: None, plugins=tmp_path / "plugins")
     assert (tmp_path / "path").read_text() == str(tmp_path / "plugins")
+
+
+def test_a_default_site_leaves_the_public_address_to_the_subnet(
+    ami_account: AmiAccount, packer: Path, plan: Plan, tmp_path: Path
+) -> None:
+    image = ami_account.image(key=plan.key + "-not-found-beforehand")
+    record = f"json.dump(table['network'], open({str(tmp_path / 'network')!r}, 'w'))\n"
+    packer.write_text(FINISHED.format(python=sys.executable, image=image) + record)
+    with ami_account.run() as run:
+        make(ami_account, run, plan, lambda _: None)
+    assert json.loads((tmp_path / "network").read_text())["public_address"] is None
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def variables(tmp_path: Path, **changed: Any) -> Path:
         "network": {
             "subnet": "",
             "security_group": "",
-            "public_address": False,
+            "public_address": None,
             "iam_instance_profile": "",
         },
         "polling": {"delay_s": 1, "attempts": 5},

@@ -32,6 +32,12 @@ def test_settings_of_every_type_are_read(file: Path) -> None:
     assert read.registry == site.RegistrySettings()
 
 
+@pytest.mark.parametrize(("text", "expected"), [("", None), ("false", False), ("true", True)])
+def test_unset_public_address_is_not_false(file: Path, text: str, expected: bool | None) -> None:
+    file.write_text(f"[aws]\npublic_address = {text}\n" if text else "[aws]\n")
+    assert site.load(file.parent).aws.public_address is expected
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

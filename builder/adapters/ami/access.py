@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from builder.adapters.ami import journal
 from builder.adapters.aws import groups
-from builder.adapters.aws.account import Account
+from builder.adapters.aws.account import Account, Resource
 from builder.adapters.aws.sshkeys import KeyPair, key_pair
 from builder.adapters.host.workspace import Run
 from builder.events import Stream
@@ -22,6 +23,33 @@ _KINDS = ("key-pair", _GROUP, "instance")
 class Access:
     key: KeyPair
     group: str
+
+
+def interface(settings: AwsSettings) -> str:
+    """Return Packer's `ssh_interface`; "" selects the public address if there is one."""
+    return settings.ssh_interface or ("private_ip" if settings.public_address is False else "")
+
+
+def address_of(instance: Resource, settings: AwsSettings) -> str:
+    """Return the address at which a running instance is reached: the one that Packer selects."""
+    private = str(instance["PrivateIpAddress"])
+    if interface(settings) == "private_ip":
+        return private
+    return str(instance.get("PublicIpAddress") or private)
+
+
+def launch_network(settings: AwsSettings, group: str) -> dict[str, Any]:
+    """Return the arguments of RunInstances for the network, such that the site's choice of address holds."""
+    subnet = {"SubnetId": settings.subnet} if settings.subnet else {}
+    if settings.public_address is None or not subnet:
+        return {"SecurityGroupIds": [group], **subnet}
+    card = {
+        "DeviceIndex": 0,
+        "AssociatePublicIpAddress": settings.public_address,
+        "DeleteOnTermination": True,
+        "Groups": [group],
+    }
+    return {"NetworkInterfaces": [card | subnet]}
 
 
 @contextmanager

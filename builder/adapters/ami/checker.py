@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.adapters.ami.access import Access, ssh_access
+from builder.adapters.ami.access import Access, address_of, launch_network, ssh_access
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
@@ -125,7 +125,6 @@ class MachineChecker:
         """Start an instance of `ami`, yield its address, and terminate it at the end of the block."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
-        subnet = self.settings.subnet
         with calling_aws(f"starting an instance of {ami}"):
             answer = ec2.run_instances(
                 ImageId=ami,
@@ -140,12 +139,11 @@ class MachineChecker:
                 TagSpecifications=specifications(
                     {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
                 ),
-                SecurityGroupIds=[access.group],
-                **({"SubnetId": subnet} if subnet else {}),
+                **launch_network(self.settings, access.group),
             )
         instance = answer["Instances"][0]["InstanceId"]
         try:
-            yield self._address(self._wait_until_running(instance))
+            yield address_of(self._wait_until_running(instance), self.settings)
         finally:
             with calling_aws(f"terminating {instance}"):
                 ec2.terminate_instances(InstanceIds=[instance])
@@ -170,10 +168,6 @@ class MachineChecker:
                 " then build again",
             )
         return found
-
-    def _address(self, instance: Resource) -> str:
-        key = "PublicIpAddress" if self.settings.public_address else "PrivateIpAddress"
-        return str(instance.get(key) or instance.get("PublicIpAddress") or instance["PrivateIpAddress"])
 
     def _login(self, plan: Plan, key: KeyPair, host: HostKey, folder: Path) -> Path:
         assert plan.system.ami is not None

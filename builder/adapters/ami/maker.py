@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.adapters.ami import journal, packer
-from builder.adapters.ami.access import Access, ssh_access
+from builder.adapters.ami.access import Access, interface, ssh_access
 from builder.adapters.ami.ownership import builder_id, ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
@@ -249,7 +249,7 @@ class AmiMaker:
                 "port": self.ssh_port,
                 # Rehearsed instances answer at once, so a wrong address fails quickly.
                 "timeout": "30s" if self.account.is_on_this_machine else "10m",
-                "interface": site.ssh_interface,
+                "interface": interface(site),
             },
             "network": {
                 "subnet": site.subnet,

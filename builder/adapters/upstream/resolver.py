@@ -36,6 +36,7 @@ _GIT_PROTOCOLS = "https:http:file"  # without those that run a program, such as 
 _GIT_TRIES = 3
 _PIP_S = 1800
 _GRACE_S = 3.0
+_POLL_S = 0.2
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Messages of git that mean a temporary network failure.
 _TRANSIENT = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
@@ -280,6 +281,19 @@ def _verified(values: Mapping[str, str | int]) -> Answer:
     return Answer(entry=Entry(values=values, verified=True))
 
 
+def _take(done: "queue.SimpleQueue[A]") -> A:
+    """Return the next item of a queue.
+
+    Python runs signal handlers between bytecodes of the main thread: a signal that arrives just before a wait
+    without timeout would be handled only after the wait.
+    """
+    while True:
+        try:
+            return done.get(timeout=_POLL_S)
+        except queue.Empty:
+            continue
+
+
 class Pool:
     """Pool of daemon threads that calls a function for each item, `jobs` at a time."""
 
@@ -311,7 +325,7 @@ class Pool:
             thread.start()
         try:
             for _ in items:
-                results, error = done.get()
+                results, error = _take(done)
                 if error is not None:
                     raise error
                 yield from results

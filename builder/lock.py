@@ -149,19 +149,33 @@ def to_text(lock: Lock) -> str:
 
 
 def inputs_of(wants: Iterable[Want]) -> str:
-    return digest_of(sorted({str(want) for want in wants}))
+    """Return a digest of wants; the regions of source AMIs do not count, because they depend on the site."""
+    return digest_of(sorted({f"{want.kind} {_without_region(want)}" for want in wants}))
+
+
+def _without_region(want: Want) -> str:
+    return want.subject.partition(" ")[2] if want.kind == "ami" else want.subject
+
+
+def in_other_regions(lock: Lock, wants: Iterable[Want]) -> Iterable[Want]:
+    """Return the source AMIs of `wants` that the lock has for further regions."""
+    owners = {_without_region(want): want.owner for want in wants if want.kind == "ami"}
+    for want in lock.entries:
+        if want.kind == "ami" and _without_region(want) in owners:
+            yield Want(want.kind, want.subject, owners[_without_region(want)])
 
 
 def wants(
-    catalog: Catalog, target: Target, flavour: Flavour, *, arch: str, site: str = LOCAL
+    catalog: Catalog, target: Target, flavour: Flavour, *, arch: str, site: str = LOCAL, region: str = ""
 ) -> tuple[Want, ...]:
     """Return the lock entries that a build of a flavour requires, sorted.
 
-    At site "local" the base machine of an AMI is bootstrapped from the package archive; at site "aws" it is a
-    source AMI.
+    At site "local" the base machine of an AMI is bootstrapped from the package archive; at site "aws" it is
+    the source AMI of `region`, or without one those of all regions of the catalog.
     """
     system, stack = catalog.systems[flavour.system], catalog.stacks[flavour.stack]
-    found = {*_base_wants(system, kind=target.kind, arch=arch, site=site)}
+    regions = (region,) if region else system.ami.regions if system.ami else ()
+    found = {*_base_wants(system, kind=target.kind, arch=arch, site=site, regions=regions)}
     found.add(Want("requirements", "ansible/requirements.lock", "the runner"))
     kinds_of_requirements = set()
     for name in members_of(catalog, target, flavour):
@@ -220,12 +234,16 @@ def variants(catalog: Catalog) -> Iterable[tuple[Target, Flavour, str, str]]:
                     yield target, flavour, arch, site
 
 
-def all_wants(catalog: Catalog, tools: Iterable[Download] = ()) -> tuple[Want, ...]:
-    """Return the lock entries of all targets, in every flavour, architecture and site, and of the tools."""
+def all_wants(catalog: Catalog, tools: Iterable[Download] = (), *, region: str = "") -> tuple[Want, ...]:
+    """Return the lock entries of all targets, in every flavour, architecture and site, and of the tools.
+
+    Source AMIs are those of all regions of the catalog and of `region`.
+    """
     found = {
         want
         for target, flavour, arch, site in variants(catalog)
-        for want in wants(catalog, target, flavour, arch=arch, site=site)
+        for chosen in {"", region}
+        for want in wants(catalog, target, flavour, arch=arch, site=site, region=chosen)
     }
     found.update(tool_wants(catalog, tools))
     return tuple(sorted(found))
@@ -242,10 +260,10 @@ def tool_wants(catalog: Catalog, tools: Iterable[Download]) -> tuple[Want, ...]:
     )
 
 
-def _base_wants(system: System, *, kind: str, arch: str, site: str) -> Iterable[Want]:
+def _base_wants(system: System, *, kind: str, arch: str, site: str, regions: Iterable[str]) -> Iterable[Want]:
     owner = f"system {system.name}"
     if kind == "ami" and site == ACCOUNT:
-        for region in system.ami.regions if system.ami else ():
+        for region in regions if system.ami else ():
             assert system.ami
             yield Want("ami", ami_subject(system.ami, region=region, arch=arch), owner)
         return

@@ -91,9 +91,12 @@ def plan(
     *,
     arch: str,
     site: str = LOCAL,
+    region: str = "",
 ) -> Plan:
-    """Return the plan of a flavour for one architecture and site, including the result of the rules."""
-    resolved = _resolve(knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site)
+    """Return the plan of a flavour, with the result of the rules, for one architecture, site and region."""
+    resolved = _resolve(
+        knowledge.catalog, target, flavour, sources, lock, arch=arch, site=site, region=region
+    )
     verdict = judge(
         knowledge, resolved.stack, resolved.system, kind=target.kind, arch=arch, members=resolved.components
     )
@@ -133,6 +136,7 @@ def _resolve(
     *,
     arch: str,
     site: str,
+    region: str,
 ) -> _Resolved:
     system = catalog.systems[flavour.system]
     if arch not in system.arches:
@@ -151,7 +155,7 @@ def _resolve(
         components=members_of(catalog, target, flavour),
         sources=sources,
         lock=lock,
-        wants=wants(catalog, target, flavour, arch=arch, site=site),
+        wants=wants(catalog, target, flavour, arch=arch, site=site, region=region),
     )
 
 

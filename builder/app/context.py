@@ -84,7 +84,10 @@ class Context:
         self.report_broken(self.knowledge.broken)
         read = sources.read(self.root, self.catalog, target, flavour)
         arch = self.arch or of_this_machine()
-        return plan.plan(self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name)
+        region = self.site.aws.region
+        return plan.plan(
+            self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name, region=region
+        )
 
     def unlocked(self, target: Target, flavour: Flavour) -> tuple[Want, ...]:
         """Return the downloads of a flavour that are not locked; a build needs all of them locked."""
@@ -94,6 +97,7 @@ class Context:
             flavour,
             arch=self.arch or of_this_machine(),
             site=lock.building_site(self.catalog, target, flavour, site=self.site_name),
+            region=self.site.aws.region,
         )
         requirements = sources.requirement_digests(self.root, self.catalog, target, flavour)
         return lock.unlocked(self.lock, wanted, requirements)

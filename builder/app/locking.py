@@ -57,7 +57,8 @@ class Result:
 
 def update_lock(context: Context, request: Request, *, each: Each, cancelled: threading.Event) -> Result:
     """Update the lock of a repository; compiled requirements are written first, then the lock, then plans."""
-    wants = wanted(context.knowledge, tooling.read(context.root))
+    region = context.site.aws.region
+    wants = wanted(context.knowledge, tooling.read(context.root), context.lock, region=region)
     targets = [find_target(context.catalog, name) for name in request.targets]
     only = {*request.update, *(want for target in targets for want in _wants_of(context, target))}
     before = text_of(context)
@@ -108,7 +109,9 @@ def _wants_of_flavour(context: Context, target: Target, flavour: Flavour) -> set
     return {
         want
         for arch in context.catalog.systems[flavour.system].arches
-        for want in locks.wants(context.catalog, target, flavour, arch=arch, site=site)
+        for want in locks.wants(
+            context.catalog, target, flavour, arch=arch, site=site, region=context.site.aws.region
+        )
     }
 
 

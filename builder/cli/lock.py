@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     context = open_context(parsed)
     if not _given(parsed) and not parsed.update:
         catalogs.require_sound(context.catalog)  # otherwise the entries of broken targets would be dropped
-    named = names(context.catalog, tooling.read(context.root))
+    named = names(context.catalog, tooling.read(context.root), region=context.site.aws.region)
     if parsed.names:
         print("\n".join(sorted(named)))
         return 0

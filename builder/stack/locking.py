@@ -18,6 +18,7 @@ from builder.lock import (
     Want,
     all_wants,
     component_wants,
+    in_other_regions,
     inputs_of,
     tool_wants,
     variants,
@@ -182,13 +183,17 @@ def _compared(want: Want, before: Entry, answer: Answer) -> Outcome:
     return Outcome(want=want, what=what, before=before, after=after, reason=answer.note)
 
 
-def wanted(knowledge: Knowledge, tools: Iterable[Download]) -> tuple[Want, ...]:
-    """Return all entries that the lock must have, with the vendors' published digests from the catalog."""
+def wanted(
+    knowledge: Knowledge, tools: Iterable[Download], lock: Lock, *, region: str = ""
+) -> tuple[Want, ...]:
+    """Return all entries that the lock must have, with the vendors' published digests from the catalog.
+
+    The source AMIs are those of the catalog's regions, of `region`, and those that the lock has already.
+    """
     published = _published_digests(knowledge)
-    return tuple(
-        dataclasses.replace(want, published=published.get(want, ""))
-        for want in all_wants(knowledge.catalog, tools)
-    )
+    required = all_wants(knowledge.catalog, tools, region=region)
+    everything = {*required, *in_other_regions(lock, required)}
+    return tuple(dataclasses.replace(want, published=published.get(want, "")) for want in sorted(everything))
 
 
 def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
@@ -212,13 +217,14 @@ def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
     return found
 
 
-def names(catalog: Catalog, tools: Iterable[Download]) -> dict[str, set[Want]]:
+def names(catalog: Catalog, tools: Iterable[Download], *, region: str = "") -> dict[str, set[Want]]:
     """Map each name of --update (component, system, stack, target, tool, all) to its own entries."""
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)
     for target, flavour, arch, site in variants(catalog):
-        for want in wants(catalog, target, flavour, arch=arch, site=site):
+        in_catalog = wants(catalog, target, flavour, arch=arch, site=site)
+        for want in {*in_catalog, *wants(catalog, target, flavour, arch=arch, site=site, region=region)}:
             _note(found, want)
             if want.kind not in _BASE and want.owner.startswith(("component ", "stack ")):
                 found[flavour.stack].add(want)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from builder import lock
+from builder.app.context import Context
 from builder.errors import IntegrityError
 from builder.lock import Entry, Lock, Want
 from builder.pipeline import require_locked
@@ -170,6 +171,36 @@ def test_wants_include_the_source_ami_of_every_region(repository: Repository) ->
         "eu-west-1 x86_64 1/tiny-amd64-*",
         "us-east-1 x86_64 1/tiny-amd64-*",
     ]
+
+
+def test_an_account_build_needs_the_source_ami_of_its_own_region_only(repository: Repository) -> None:
+    path = repository.root / "catalog/systems/tiny-1.toml"
+    source = 'user = "admin"\nregions = ["us-east-1", "eu-west-1"]\nowner = "1"\nname = "tiny-{deb_arch}-*"'
+    path.write_text(path.read_text() + f"[ami]\n{source}\n")
+    repository.write(
+        "catalog/targets/ami-hello.toml",
+        'summary = "an AMI"\nkind = "ami"\ncomponents = ["base"]\n' + flavour("tiny-1", "plain-1") + AMI,
+    )
+    repository.write("site.toml", '[aws]\nregion = "ap-south-1"\n')
+    planned = Context(repository.root, site_name="aws", arch="x86_64").plan("ami-hello")
+    (missing,) = [text for text in planned.unlocked if text.startswith("ami ")]
+    assert missing.startswith("ami ap-south-1 x86_64 1/tiny-amd64-*"), (
+        "a region that the catalog does not name"
+    )
+    lines = (repository.root / lock.LOCK_PATH).read_text()
+    table = json.loads(lines)
+    table["entries"].setdefault("ami", {})["ap-south-1 x86_64 1/tiny-amd64-*"] = {
+        "id": "ami-0123456789abcdef0",
+        "name": "x",
+        "owner": "1",
+        "created": "x",
+        "device": "/dev/xvda",
+        "size_gib": 8,
+        "verified": True,
+    }
+    (repository.root / lock.LOCK_PATH).write_text(json.dumps(table))
+    planned = Context(repository.root, site_name="aws", arch="x86_64").plan("ami-hello")
+    assert [text for text in planned.unlocked if text.startswith("ami ")] == []
 
 
 def test_lock_file_round_trip_is_identical(downloading: Repository) -> None:

@@ -246,7 +246,7 @@ def downloading(repository: Repository) -> Repository:
 
 
 def test_the_digest_of_a_release_is_that_of_its_first_archive(downloading: Repository) -> None:
-    wants = locking.wanted(knowledge_of(downloading.root), ())
+    wants = locking.wanted(knowledge_of(downloading.root), (), lock.Lock())
     published = {want.subject.rpartition("/")[2]: want.published for want in wants if want.published}
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
@@ -289,6 +289,28 @@ def test_an_ami_target_wants_the_plugins_of_packer(downloading: Repository) -> N
     assert "ami us-east-1 x86_64 /images/x86_64" in map(str, found["tiny-1"])
 
 
+def test_lock_keeps_source_amis_of_other_regions_and_adds_those_of_the_site(downloading: Repository) -> None:
+    path = downloading.root / "catalog/systems/tiny-1.toml"
+    path.write_text(
+        path.read_text() + '[ami]\nuser = "a"\nregions = ["us-east-1"]\nparameter = "/images/{arch}"\n'
+    )
+    downloading.write(
+        "catalog/targets/machine.toml",
+        'summary = "an AMI"\nkind = "ami"\ncomponents = ["base"]\n' + flavour("tiny-1", "plain-1") + AMI,
+    )
+    here = lock.Want("ami", "eu-west-1 x86_64 /images/x86_64")
+    gone = lock.Want("ami", "eu-west-1 x86_64 /no/more")
+    entry = lock.Entry(values={"id": "ami-0123456789abcdef0"}, verified=True)
+    before = lock.Lock(entries={here: entry, gone: entry})
+    wants = locking.wanted(knowledge_of(downloading.root), (), before, region="ap-south-1")
+    assert sorted(want.subject.split()[0] for want in wants if want.kind == "ami") == [
+        "ap-south-1",
+        "eu-west-1",
+        "us-east-1",
+    ]
+    assert lock.inputs_of(wants) == lock.inputs_of(lock.all_wants(downloading.load()))
+
+
 # Tests of this repository's own lock, catalog/lock.json.
 
 
@@ -296,7 +318,7 @@ def test_the_committed_lock_matches_the_catalog(root: Path) -> None:
     loaded, committed = catalog.load(root), lock.read(root)
     wants = lock.all_wants(loaded, tooling.read(root))
     assert committed.inputs == lock.inputs_of(wants), "run: builder lock"
-    assert committed.entries.keys() <= set(wants)
+    assert committed.entries.keys() <= {*wants, *lock.in_other_regions(committed, wants)}
     assert (root / lock.LOCK_PATH).read_text() == lock.to_text(committed)
 
 

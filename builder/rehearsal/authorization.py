@@ -137,4 +137,5 @@ def _of_ssm(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[tuple[str, d
         return
     names = json.loads(call.parameters.get("Names", "[]"))
     for name in names or [call.parameters.get("Name") or call.parameters.get("Path", "")]:
-        yield f"arn:aws:ssm:{call.region}:{_ACCOUNT}:parameter{name}", {}
+        account = "" if name.startswith("/aws/") else _ACCOUNT  # public parameters belong to AWS
+        yield f"arn:aws:ssm:{call.region}:{account}:parameter{name}", {}

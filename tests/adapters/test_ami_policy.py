@@ -1,5 +1,6 @@
 """The printed IAM policy, evaluated for calls of builds and publications and for foreign resources."""
 
+import dataclasses
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from builder import catalog
 from builder.adapters.ami import family, janitor
 from builder.adapters.ami.permissions import UNTAGGED, policy
 from builder.adapters.aws.account import tags_of
@@ -93,6 +95,17 @@ PACKER = [
 @pytest.mark.parametrize("call", PACKER, ids=lambda call: str(call.action))
 def test_policy_allows_the_calls_of_a_current_packer(call: Call) -> None:
     assert refused(call) == []
+
+
+def test_policy_allows_the_calls_of_lock(root: Path) -> None:
+    """`builder lock` reads the public parameter of each system, then describes the image."""
+    sources = [system.ami for system in catalog.load(root).systems.values() if system.ami]
+    parameters = [source.parameter for source in sources if source.parameter]
+    assert len(parameters) > 5
+    for parameter in parameters:
+        assert refused(call("GetParameter", "ssm", Name=parameter)) == []
+    assert refused(call("GetParameter", "ssm", Name="/prod/database"))
+    assert refused(dataclasses.replace(call("DescribeImages"), mutating=False)) == []
 
 
 # Calls of Packer 1.6.6 that newer versions do not make, because 1.6.6 tags an image only at the end.

@@ -60,6 +60,12 @@ GRANTS: tuple[Grant, ...] = (
             "sts:GetCallerIdentity",
         ),
     ),
+    # `builder lock` reads the ids of source AMIs. AWS owns these parameters: their ARNs have no account.
+    Grant(
+        name="PublicParameters",
+        actions=("ssm:GetParameter",),
+        resources=("arn:{partition}:ssm:*::parameter/aws/service/*",),
+    ),
     Grant(
         name="Start",
         actions=("ec2:RunInstances",),

@@ -13,6 +13,7 @@ from builder.crosschecks import check
 from builder.errors import CatalogError
 from builder.inheritance import complete_stacks, complete_targets
 from builder.instances import read_instances
+from builder.launch import read_launch
 from builder.model import (
     AmiShape,
     AmiSource,
@@ -58,6 +59,7 @@ TARGET: Shape = {
     "workload": (TEXT, False),
     "flavours": (TABLE, False),
     "ami": (TABLE, False),
+    "launch": (TABLE, False),
     "variables": (TABLE, False),
 }
 # Keys that are required after a file is merged with its base or profile.
@@ -348,6 +350,8 @@ def _target(name: str, table: Table, instances: Mapping[str, Instance], problems
         problems.add(file, "ami", "must be set if kind is 'ami', and only then")
     if shape is not None and fits(shape, SHAPES["ami of a target"], file, "ami.", problems):
         fields["ami"] = _ami_shape(shape, file, instances, problems)
+    if (launch := fields.pop("launch", None)) is not None:
+        fields["launch"] = read_launch(launch, table, file, problems)
     fields["flavours"] = {
         flavour: _flavour(flavour, entry, file, problems) for flavour, entry in table["flavours"].items()
     }

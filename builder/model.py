@@ -137,6 +137,20 @@ class AmiShape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """Command line of a training image on one machine, before the user's arguments.
+
+    `mounts` has the path in the container for each name; the caller chooses the folder of the host.
+    """
+
+    runner: str  # program that starts one process per accelerator, or "none"
+    command: tuple[str, ...]
+    first_run: tuple[str, ...] = ()  # arguments of a short run that shows that the image works
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    shared_memory_gib: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Flavour:
     """Variant of a target: its system, its stack, and the components and policies that only it has."""
 
@@ -163,6 +177,7 @@ class Target:
     if_pinned: tuple[str, ...] = ()  # components included only if the stack has a version of them
     workload: str = ""
     ami: AmiShape | None = None
+    launch: Launch | None = None
     variables: Mapping[str, Value] = field(default_factory=dict)
 
     @property

@@ -17,6 +17,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LONGEST = 4000  # characters of a text; tables print summaries, command lines have limits
 # Tables of facts about other programs; options in them are compared and never passed to a program.
 _FACTS = ("facts", "rule")
+# Arguments of a training program in its container, which may be options.
+_ARGUMENTS = re.compile(r"launch\.(command\[[1-9]\d*\]|first_run\[\d+\])")
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _URL = re.compile(r"https://[^\s\"'\\\[\]]+")
@@ -40,6 +42,7 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     },
     "targets": {"workload": _WORD},
     "profiles": {"workload": _WORD},
+    "launch": {"mounts": re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")},
     "bootstrap": {
         "suite": re.compile(r"[a-z][a-z0-9-]*"),
         "packages": re.compile(r"[a-z0-9][a-z0-9+.:-]*"),
@@ -96,7 +99,7 @@ def unsafe_texts(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"{shortened(text)} contains a control character"
         elif is_key and _TYPED.match(text):
             yield key, f"{shortened(text)} is a key with a meaning for Ansible"
-        elif text.startswith("-") and not key.startswith(_FACTS):
+        elif text.startswith("-") and not (key.startswith(_FACTS) or _ARGUMENTS.fullmatch(key)):
             yield key, f"{shortened(text)} begins with '-' and could be taken as an option"
         elif len(text) > _LONGEST:
             yield key, f"{shortened(text)} has {len(text)} characters; the limit is {_LONGEST}"

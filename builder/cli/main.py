@@ -17,6 +17,7 @@ VERBS = {
     "plan": "show what a build would make, reuse and download, and why",
     "build": "build targets, check them, publish them",
     "check": "run a target's checks on an existing image",
+    "run": "run the program of a built training image on this machine",
     "init": "write the files of a new target, component or stack",
     "role": "apply roles to a fresh machine and check them",
     "stack": "find versions that work together: list, show, check, solve, diff",

@@ -270,6 +270,7 @@ class Engine:
         ports: Mapping[int | str, Any] | None = None,
         name: str | None = None,
         hostname: str | None = None,
+        user: str = "0",
         environment: Mapping[str, str] | None = None,
         stop_signal: str | None = None,
         **host: Any,
@@ -284,7 +285,7 @@ class Engine:
                 image,
                 list(command),
                 entrypoint=[],
-                user="0",
+                user=user,
                 labels=dict(labels),
                 ports=[tuple(str(port).split("/")) for port in ports or ()],
                 name=name,
@@ -313,11 +314,19 @@ class Engine:
             self.connect().stop(container, timeout=grace_s)
 
     def run_to_end(
-        self, container: str, on_line: Callable[[str], None], *, timeout_s: float = LONGEST_S
+        self,
+        container: str,
+        on_line: Callable[[str], None],
+        *,
+        timeout_s: float = LONGEST_S,
+        silence_s: int = _WORK_S,
     ) -> int:
-        """Start a container, pass its output to `on_line` line by line, and return its exit code."""
+        """Start a container, pass its output to `on_line` line by line, and return its exit code.
+
+        Raises MissingError if it prints nothing for `silence_s`.
+        """
         with self._ended_after(container, timeout_s), self.errors("running a container"):
-            client = self.connect()
+            client = self.connect(silence_s)
             client.start(container)
             pass_lines(client.logs(container, stream=True, follow=True), on_line)
             return int(client.wait(container)["StatusCode"])

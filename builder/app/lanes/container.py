@@ -3,6 +3,7 @@
 A build with nothing to do imports only this module; makers and publishers are imported when needed.
 """
 
+import shlex
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from builder.adapters.engine.client import Engine
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Work
 from builder.errors import UsageError
+from builder.launch import flavour_option
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
@@ -59,7 +61,12 @@ class ContainerLane(Lane):
         return [(plan.base_image, "its registry")] if plan.base_image else []
 
     def next_command(self, receipt: Receipt) -> str:
-        return f"docker run --rm {receipt.plan.target.name}:{receipt.plan.stack.name} --help"
+        plan = receipt.plan
+        if plan.target.launch is None:
+            return f"docker run --rm {receipt.artifact.reference}"
+        arguments = shlex.join(plan.target.launch.first_run)
+        command = f"builder run {plan.target.name}{flavour_option(plan)}"
+        return f"{command} -- {arguments}" if arguments else command
 
     @cached_property
     def _publisher(self) -> Publisher:

@@ -1,0 +1,48 @@
+"""The `[launch]` section of a target: how its training program starts. Knows neither engine nor cluster."""
+
+from collections.abc import Mapping, Sequence
+
+from builder.model import Launch, Plan
+from builder.patterns import misfits
+from builder.tables import LIST, NUMBER, STRINGS, TEXT, Problems, Shape, Table, fits, tuples
+
+_SHAPE: Shape = {
+    "runner": (TEXT, True),
+    "command": (LIST, True),
+    "first_run": (LIST, False),
+    "mounts": (STRINGS, False),
+    "shared_memory_gib": (NUMBER, False),
+}
+# Command line of each runner on one machine; {processes} is a number, or "gpu" for one process per GPU.
+_RUNNERS: Mapping[str, Sequence[str]] = {
+    "torchrun": ("torchrun", "--standalone", "--nproc-per-node", "{processes}"),
+    "none": (),
+}
+
+
+def read_launch(launch: Table, target: Table, file: str, problems: Problems) -> Launch | None:
+    """Validate a launch section and return it; None if it has a problem."""
+    if not target.get("workload"):
+        problems.add(file, "launch", "needs a workload, whose program it starts")
+    if not fits(launch, _SHAPE, file, "launch.", problems):
+        return None
+    if launch["runner"] not in _RUNNERS:
+        problems.unknown(file, "launch.runner", "runner", launch["runner"], _RUNNERS)
+    if not launch["command"]:
+        problems.add(file, "launch.command", "must not be empty")
+    if launch.get("shared_memory_gib", 1) < 1:
+        problems.add(file, "launch.shared_memory_gib", "must be at least 1")
+    for key, reason in misfits("launch", launch):
+        problems.add(file, f"launch.{key}", reason)
+    return Launch(**tuples(launch))
+
+
+def command_line(launch: Launch, *, processes: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command line on one machine, followed by the user's arguments."""
+    runner = [word.format(processes=processes) for word in _RUNNERS[launch.runner]]
+    return [*runner, *launch.command, *arguments]
+
+
+def flavour_option(plan: Plan) -> str:
+    """Return the option that selects the plan's flavour; "" for the default flavour."""
+    return "" if plan.flavour == plan.target.default else f" --flavour {plan.flavour.name}"

@@ -168,4 +168,18 @@ SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "TYPE": _instances,
 }
 # Metavars of values that nothing lists.
-FREE = frozenset({"ARN", "DAYS", "N", "NAME,…", "NEW", "NUMBER", "SECONDS", "SIZE", "SPAN", "VARIABLE=VALUE"})
+FREE = frozenset(
+    {
+        "ARN",
+        "DAYS",
+        "N",
+        "NAME,…",
+        "NAME=FOLDER",
+        "NEW",
+        "NUMBER",
+        "SECONDS",
+        "SIZE",
+        "SPAN",
+        "VARIABLE=VALUE",
+    }
+)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,20 @@ def test_a_second_run_reuses_everything(
     done = call(root, environment, "build", "--all", "--kind", "container", "--publish")
     assert done.stdout.splitlines() == list(published.values())
     assert set((root / "out" / "runs").iterdir()) == runs
+
+
+def test_the_printed_next_command_trains(
+    root: Path, environment: dict[str, str], published: dict[str, str]
+) -> None:
+    """Run the command that a build of cpu-ddp prints at its end."""
+    assert published
+    stderr = call(root, environment, "build", "cpu-ddp").stderr
+    (line,) = [line for line in stderr.splitlines() if line.split()[:1] == ["next"]]
+    program, *words = shlex.split(line.partition("next")[2])
+    assert (program, words[:2]) == ("builder", ["run", "cpu-ddp"])
+    done = call(root, environment, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["finished"] is True
 
 
 def test_targets_share_the_layer_of_the_framework(

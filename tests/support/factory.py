@@ -144,15 +144,9 @@ class Factory:
         return os.environ | {"BUILDER_HOME": str(self.home), "NO_COLOR": "1"}
 
     def argv(self, *words: str) -> list[str]:
-        return [
-            sys.executable,
-            "-m",
-            "builder.cli.main",
-            words[0],
-            "--root",
-            str(self.repository.root),
-            *words[1:],
-        ]
+        end = words.index("--") if "--" in words else len(words)
+        root = ("--root", str(self.repository.root))
+        return [sys.executable, "-m", "builder.cli.main", *words[:end], *root, *words[end:]]
 
     def call(self, *words: str, **environment: str) -> Build:
         done = subprocess.run(
@@ -184,8 +178,16 @@ class Factory:
     @contextmanager
     def started(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
         """Start a build; kill it at the end of the block if it still runs."""
+        yield from self._started("build", "--json", *(words or ("--target", "hello")))
+
+    @contextmanager
+    def running(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
+        """Start a command; kill it at the end of the block if it still runs."""
+        yield from self._started(*words)
+
+    def _started(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
         process = subprocess.Popen(
-            self.argv("build", "--json", *(words or ("--target", "hello"))),
+            self.argv(*words),
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

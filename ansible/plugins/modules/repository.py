@@ -126,15 +126,17 @@ def render(given: Mapping[str, Any], name: str, key: Path, *, building: bool) ->
             components=f"Components: {components}\n" if components else "",
             key=key,
         )
-    # dnf ignores SSL_CERT_FILE.
-    bundle = os.environ.get("SSL_CERT_FILE", "") if building else ""
+    # A pinned version may be of a module stream that is not the default one, and then dnf hides it.
+    extra = "module_hotfixes=1\n" if building else ""
+    if building and (bundle := os.environ.get("SSL_CERT_FILE", "")):  # dnf ignores the variable
+        extra += f"sslcacert={bundle}\n"
     return DNF_SOURCE.format(
         comment=BUILD_COMMENT if building else DISABLED_COMMENT,
         name=name,
         url=url,
         enabled=int(building),
         key=key,
-        extra=f"sslcacert={bundle}\n" if bundle else "",
+        extra=extra,
     )
 
 

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import socketserver
 import subprocess
 import sys
@@ -219,6 +220,33 @@ def test_accepts_a_signature_by_the_vendors_key(site: Site, tmp_path: Path, armo
     result = call("download", **signed(site, armored_key=armored), dest=str(tmp_path / "x"))
     assert not result.failed, result.message
     assert sum_of(tmp_path / "x") == archive(site)["sha256"]
+
+
+# Programs that Ansible and its modules start; gpgv is not among them.
+_PROGRAMS = ("bash", "chmod", "env", "gpg", "id", "mkdir", "rm", "sh", "sleep")
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_verifies_with_gpg_where_gpgv_is_missing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_file: bool
+) -> None:
+    """As on Amazon Linux 2023, whose gnupg2-minimal has no gpgv."""
+    arguments = signed(site)
+    if not same_file:
+        site.write("https://vendor.example/other", b"other")
+        site.sign(site.url_file("https://vendor.example/other"))
+        other = "https://vendor.example/other.sig"
+        arguments["signature"] = {"url": other, "sha256": sum_of(site.url_file(other))}
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in _PROGRAMS:
+        (folder / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(folder))
+    result = call("download", **arguments, dest=str(tmp_path / "x"))
+    assert result.failed is not same_file, result.message
+    assert (tmp_path / "x").exists() is same_file
+    if not same_file:
+        assert f"does not match its lock: expected a signature by {KEY}, got: gpg: " in result.message
 
 
 def test_refuses_a_signature_of_another_file(site: Site, tmp_path: Path) -> None:

@@ -82,11 +82,8 @@ def check_signature(module: AnsibleModule, path: Path, mirrors: dict[str, str]) 
     fetch(key["url"], key["sha256"], folder / "key", mirrors, key.get("size"))
     keyring = folder / "key.gpg"
     keyring.write_bytes(dearmor((folder / "key").read_bytes()))
-    checker = module.get_bin_path("gpgv")
-    if checker is None:
-        raise FetchError("gpgv is not installed: install gpgv (Debian) or gnupg2")
-    command = [checker, "--homedir", str(folder), "--keyring", str(keyring), str(folder / "signature")]
-    code, _, output = module.run_command([*command, str(path)])
+    files = ["--homedir", str(folder), "--keyring", str(keyring), str(folder / "signature"), str(path)]
+    code, _, output = module.run_command([*verifier(module), *files])
     if code != 0:
         url = module.params["url"]
         raise FetchError(
@@ -95,6 +92,16 @@ def check_signature(module: AnsibleModule, path: Path, mirrors: dict[str, str]) 
             expected=f"a signature by {key['url']}",
             actual=output.strip(),
         )
+
+
+def verifier(module: AnsibleModule) -> list[str]:
+    """Return the program that verifies signatures: gpgv, or gpg, because gnupg2-minimal has no gpgv."""
+    if gpgv := module.get_bin_path("gpgv"):
+        return [gpgv]
+    if gpg := module.get_bin_path("gpg"):
+        options = "--batch --no-autostart --no-default-keyring --trust-model=always --verify"
+        return [gpg, *options.split()]
+    raise FetchError("neither gpgv nor gpg is installed: install gpgv (Debian) or gnupg2")
 
 
 def obtain(module: AnsibleModule) -> dict[str, Any]:

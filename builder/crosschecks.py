@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from builder.downloads import WORDS, known_filter, placeholders
-from builder.members import closure, members_of
+from builder.members import PIN_OF_STACK, closure, members_of
 from builder.model import KINDS, Catalog, Component, Flavour, Target
 from builder.sources import role_folder
 from builder.tables import Problems, Table, did_you_mean
@@ -71,6 +71,10 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
         if not role_folder(root, name).is_dir():
             problems.add(file, "", f"no role ansible/roles/{name}")
         _check_variables(declared, file, component.variables, (name,), problems)
+        for variable, value in component.variables.items():
+            pin = PIN_OF_STACK.fullmatch(value) if isinstance(value, str) else None
+            if pin and pin[1] not in catalog.components:
+                problems.unknown(file, f"variables.{variable}", "component", pin[1], catalog.components)
         _check_downloads(file, component, catalog, problems)
 
 

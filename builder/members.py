@@ -3,11 +3,15 @@
 Pure functions over the catalog.
 """
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from graphlib import TopologicalSorter
 
 from builder.model import Catalog, Flavour, Target, Value
+
+# Value of a component's variable that stands for a pin of the stack.
+PIN_OF_STACK = re.compile(r"\{(\w+)\}")
 
 
 def members_of(catalog: Catalog, target: Target, flavour: Flavour) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from builder.downloads import downloads_of
 from builder.errors import CatalogError, UsageError
 from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, unlocked, wants
-from builder.members import members_of, policy_of, settings_of
+from builder.members import PIN_OF_STACK, members_of, policy_of, settings_of
 from builder.model import (
     Catalog,
     Component,
@@ -242,7 +242,17 @@ def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
         }
     settings = settings_of(resolved.target, resolved.flavour)
     own = {key: value for key, value in settings.items() if owner(key, resolved.components) == name}
-    return {**variables, **component.variables, **own}
+    return {**variables, **_with_pins(component.variables, resolved.stack), **own}
+
+
+def _with_pins(variables: Mapping[str, Value], stack: Stack) -> dict[str, Value]:
+    """Replace each text that is "{NAME}" by the stack's pin of that name, or "" if there is none."""
+    return {
+        key: stack.pins.get(named[1], "")
+        if isinstance(value, str) and (named := PIN_OF_STACK.fullmatch(value))
+        else value
+        for key, value in variables.items()
+    }
 
 
 def owner(variable: str, components: Iterable[str]) -> str:

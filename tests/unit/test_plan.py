@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from builder import catalog, lock, plan, sources
 from builder.app.context import Context
 from builder.errors import CatalogError, UsageError
-from builder.members import closure
+from builder.members import closure, members_of
 from builder.model import Catalog, Component
 from builder.plan import explain
 from builder.screen.golden import golden, golden_names, write_golden
@@ -21,6 +21,20 @@ from tests.support.repository import Repository
 
 # All layers of the target in the test repository.
 EVERYTHING = {"base", "system", "final", "workload"}
+
+
+def test_nccl_is_built_for_the_cuda_of_its_stack(root: Path) -> None:
+    """Also without the component cuda: the newest build of NCCL may be for a newer CUDA than the driver's."""
+    context = Context(root, site_name="aws", arch="x86_64")
+    found = {
+        (target.name, flavour.stack): plan.variables_of(context.plan_flavour(target, flavour))["nccl_cuda"]
+        for target in context.catalog.targets.values()
+        for flavour in target.flavours.values()
+        if "nccl" in members_of(context.catalog, target, flavour)
+    }
+    assert ("ami-gpu", "cuda-12.8") in found
+    for (_, stack), cuda in found.items():
+        assert cuda == context.catalog.stacks[stack].pins.get("cuda", "")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ source "amazon-ebs" "image" {
     delete_on_termination = true
   }
 
+  # Current plugins only: current.hcl
+
   aws_polling {
     delay_seconds = var.polling.delay_s
     max_attempts  = var.polling.attempts

@@ -226,6 +226,25 @@ def test_a_default_site_leaves_the_public_address_to_the_subnet(
     assert json.loads((tmp_path / "network").read_text())["public_address"] is None
 
 
+@pytest.mark.parametrize("has_plugins", [True, False])
+def test_current_packer_requires_tokens_in_the_launch_request(
+    ami_account: AmiAccount, packer: Path, plan: Plan, tmp_path: Path, has_plugins: bool
+) -> None:
+    """Accounts that enforce tokens refuse the launch otherwise; Packer 1.6 does not know the block."""
+    image = ami_account.image(key=plan.key + "-not-found-beforehand")
+    copy = f"import shutil; shutil.copytree(sys.argv[-1], {str(tmp_path / 'copy')!r})\n"
+    started = "print('1,,ui,message,    amazon-ebs.image: Instance ID: i-0123456789abcdef0')\n"
+    packer.write_text(FINISHED.format(python=sys.executable, image=image) + copy + started * has_plugins)
+    with ami_account.run() as run:
+        make(ami_account, run, plan, lambda _: None, plugins=tmp_path / "plugins" if has_plugins else None)
+    files = {path.name: path.read_text() for path in (tmp_path / "copy").glob("*.pkr.hcl")}
+    assert files.keys() == {"build.pkr.hcl", "source.pkr.hcl", "variables.pkr.hcl"}
+    for line in ("metadata_options {", 'http_tokens                 = "required"', "_hop_limit = 1"):
+        assert (line in files["source.pkr.hcl"]) is has_plugins
+    changed = [call for call in ami_account.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
+    assert changed == []
+
+
 @pytest.mark.parametrize(
     ("error", "hint"),
     [

@@ -1,5 +1,6 @@
 """Packer adapter, with the real program on the real template and fake programs for other versions."""
 
+import difflib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from builder.adapters.ami import packer
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import parse
+from builder.adapters.ami.template import render
 from builder.adapters.host import process
 from builder.app.interrupts import interruptible
 from builder.errors import BuildError, Interrupted, MissingError
@@ -112,6 +114,26 @@ def test_rejects_an_invalid_variable_by_name(
 @needs_packer
 def test_templates_are_formatted(root: Path) -> None:
     assert process.run(["packer", "fmt", "-check", str(root / "packer" / "ami")], timeout_s=60).code == 0
+
+
+@needs_packer
+def test_template_for_current_plugins_is_formatted_and_differs_in_one_block(
+    root: Path, tmp_path: Path
+) -> None:
+    template = root / "packer" / "ami"
+    rendered = render(template, tmp_path / "rendered")
+    assert process.run(["packer", "fmt", "-check", str(rendered)], timeout_s=60).code == 0
+    for path in template.glob("*.pkr.hcl"):
+        lines = difflib.ndiff(path.read_text().splitlines(), (rendered / path.name).read_text().splitlines())
+        changed = [line[2:].strip() for line in lines if line.startswith(("+", "-"))]
+        if path.name != "source.pkr.hcl":
+            assert changed == []
+        else:
+            assert "metadata_options {" in changed
+            assert [line for line in changed if not line.startswith(("#", "http_"))] == [
+                "metadata_options {",
+                "}",
+            ]
 
 
 def keys() -> dict[str, str]:

@@ -17,6 +17,7 @@ from builder.adapters.ami.ownership import builder_id, ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ami.plugins import SEARCH_PATH
+from builder.adapters.ami.template import render
 from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.ansible.failures import failure
@@ -175,7 +176,7 @@ class AmiMaker:
         variables = job.folder / "packer.json"
         table = self._variables(job)
         private.write(variables, json.dumps(table))
-        program = Packer(self.root / "packer" / "ami", variables=variables)
+        program = Packer(self._template(job), variables=variables)
         listener = playbook.Listener(self.events, job.step)
         log = PackerLog()
 
@@ -202,8 +203,13 @@ class AmiMaker:
             )
         return found[self.account.region]
 
+    def _template(self, job: Job) -> Path:
+        """Return the template's folder; plugins that are part of the program do not know all blocks."""
+        template = self.root / "packer" / "ami"
+        return render(template, job.folder / "template") if self.plugins else template
+
     def _act(self, event: Event, step: str, listener: playbook.Listener) -> None:
-        """Report an event of Packer's log; require IMDSv2 on the build instance as soon as it has started."""
+        """Report an event of Packer's log; require IMDSv2 on a started instance if the template cannot."""
         match event:
             case PlayLine(text):
                 listener.line(text)
@@ -211,7 +217,7 @@ class AmiMaker:
                 self.events.emit("step.log", step=step, text=text)
             case Task(text):
                 self.events.emit("step.task", step=step, text=text)
-            case Started(instance):
+            case Started(instance) if self.plugins is None:
                 self._require_tokens(instance)
 
     def _environment(self) -> dict[str, str]:
@@ -293,7 +299,7 @@ class AmiMaker:
         return path
 
     def _require_tokens(self, instance: str) -> None:
-        """Require IMDSv2 on the build instance; templates for old versions of Packer cannot require it."""
+        """Require IMDSv2 on the build instance; Packer 1.6 has no option for it."""
         own = ownership(self.run.workspace, self.run.name)
         if not until(
             lambda: own.has_instance(self.account, instance),

@@ -1,0 +1,7 @@
+  # Required in the request itself: accounts may refuse to start an instance whose metadata needs no token, and the
+  # plugin asks for optional tokens otherwise. The limit of one hop keeps containers away from the credentials.
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 1
+  }

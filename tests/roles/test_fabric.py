@@ -18,7 +18,7 @@ from tests.standins.site import Site, serve
 pytestmark = pytest.mark.engine
 
 # EFA installers: OLD installs the plugin to another folder; NEWEST detects NVIDIA's base images.
-OLD, NEW, NEWEST = "1.43.2", "1.47.0", "1.51.0"
+OLDEST, OLD, NEW, NEWEST = "1.40.0", "1.43.2", "1.47.0", "1.51.0"
 # A release of aws-ofi-nccl that no EFA installer in these tests contains.
 OTHER_PLUGIN = "1.21.1"
 FABRIC = ("efa", "aws_ofi_nccl", "nccl_env")
@@ -197,12 +197,20 @@ def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
     assert f"Expected aws-ofi-nccl {OTHER_PLUGIN} in one folder; found /opt/amazon/ofi-nccl" in message
 
 
-@pytest.mark.parametrize(("version", "kind"), [(OLD, "l"), (NEW, "f")])
-def test_nccl_plugin_is_installed_under_both_names(image: Image, version: str, kind: str) -> None:
-    """Before plugin 1.17 the second name is a link, since then a library; role and checks accept both."""
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [
+        (OLDEST, "libnccl-net.so f"),
+        (OLD, "libnccl-net-ofi.so f, libnccl-net.so l"),
+        (NEW, "libnccl-net-ofi.so f, libnccl-net.so f"),
+    ],
+)
+def test_accepts_the_plugin_files_of_all_releases(image: Image, version: str, found: str) -> None:
+    """Before plugin 1.15 there is one name; before 1.17 the second name is a link, since then a library."""
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))
-    assert image.machine.shell("find /opt/amazon/ofi-nccl -name libnccl-net.so -printf %y") == kind
+    files = image.machine.shell("find /opt/amazon/ofi-nccl -name 'libnccl-net*' -printf '%f %y\n'")
+    assert ", ".join(sorted(files.splitlines())) == found
     assert image.machine.failures(plan) == []
 
 
@@ -267,7 +275,7 @@ def test_a_compiler_error_is_in_the_message(image: Image, cuda: str, monkeypatch
 
 def test_missing_cuda_headers_are_in_the_message(image: Image) -> None:
     play = image.apply(NEW, *FABRIC, aws_ofi_nccl_policy="source", aws_ofi_nccl_cuda="/nowhere")
-    assert "requires either CUDA or Neuron" in message_of(play)
+    assert "requires either CUDA, ROCm, or Neuron" in message_of(play)
 
 
 # Maps a shell command that breaks jobs on the image to the check of nccl_env that must fail.

@@ -1,53 +1,36 @@
-"""Stand-in for a release of aws-ofi-nccl: a configure script with the real options, and a real build."""
+"""Stand-in for a release of aws-ofi-nccl: a configure script with the real options, and a real build.
 
+Names, links and exported symbols are those of tests/facts/aws_ofi_nccl.toml.
+"""
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from tests.facts import facts_of
 from tests.standins.site import Site
 
 HERE = Path(__file__).parent
 RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
-# First release that builds each library under both names; in earlier releases the second name is a link.
-BOTH_NAMES = (1, 17)
 MAKEFILE = """\
-CXXFLAGS = -O1 -fPIC -shared -I@cuda@/include -I@libfabric@/include -DVERSION='"{version}"'
+CXXFLAGS = -O1 -fPIC -shared -isystem @cuda@/include -I@libfabric@/include -DVERSION='"{package}"'
 LDLIBS = -L@libfabric@/lib -lfabric -lhwloc
-NET = libnccl-net-ofi.so
-TUNER =
-ifeq (@platform_aws@,yes)
-TUNER += libnccl-ofi-tuner.so
-endif
-{both_names}
-all: $(NET) $(TUNER)
+LIBRARIES =
+{libraries}
+all: $(LIBRARIES)
 
-$(NET): net.cpp
-$(TUNER): tuner.cpp
-$(NET) $(TUNER):
+%.so: %.cpp
 \tg++ $(CXXFLAGS) -Wl,--no-as-needed,-soname,$@ -o $@ $< $(LDLIBS)
 
 install: all
 \tinstall -d @libdir@ @prefix@/share/aws-ofi-nccl/xml
 \tinstall -m 0644 p4d-24xl-topo.xml @prefix@/share/aws-ofi-nccl/xml
-\tinstall -m 0755 $(NET) $(TUNER) @libdir@
+\tinstall -m 0755 $(LIBRARIES) @libdir@
 {links}
-"""
-LIBRARIES = """\
-ifeq (@symlink@,yes)
-NET += libnccl-net.so
-endif
-ifeq (@platform_aws@,yes)
-TUNER += libnccl-tuner-ofi.so
-endif
-"""
-LINKS = """\
-ifeq (@symlink@,yes)
-\tln -sf libnccl-net-ofi.so @libdir@/libnccl-net.so
-endif
-ifeq (@platform_aws@,yes)
-\tln -sf libnccl-ofi-tuner.so @libdir@/libnccl-tuner-ofi.so
-endif
 """
 SOURCE = """\
 // Stand-in: exports the interfaces that NCCL looks up, and its version.
+#include <cstdlib>
 #include <cuda_runtime.h>
 #include <rdma/fabric.h>
 struct interface {{ const char *name; }};
@@ -65,29 +48,50 @@ INTERFACE = 'extern interface {name}; interface {name} = {{"OFI"}};'
 
 def build(site: Site) -> None:
     version = site.pin("aws_ofi_nccl")
-    folder = f"aws-ofi-nccl-{version}"
+    facts = plugin_facts(version)
+    folder = f"aws-ofi-nccl-{facts['package']}"
+    configure = (HERE / "files/ofi_configure.sh").read_text(encoding="utf-8")
     site.tar(
-        f"{RELEASES}/v{version}/{folder}.tar.gz",
+        f"{RELEASES}/{facts['tag']}/{folder}.tar.gz",
         {
-            f"{folder}/configure": (HERE / "files/ofi_configure.sh").read_text(encoding="utf-8"),
-            f"{folder}/Makefile.in": _makefile(version),
-            f"{folder}/net.cpp": source("ncclNetPlugin_v", (9, 10, 11)) + FLAW,
-            f"{folder}/tuner.cpp": source("ncclTunerPlugin_v", (2, 3)),
+            f"{folder}/configure": configure.replace("@missing_cuda@", facts["missing_cuda"]),
+            f"{folder}/Makefile.in": _makefile(facts),
             f"{folder}/p4d-24xl-topo.xml": "<system/>\n",
+            **{
+                f"{folder}/{name.removesuffix('.so')}.cpp": _source(symbols(facts, name)) + FLAW
+                for name in facts["files"]
+            },
         },
     )
 
 
-def has_both_names(version: str) -> bool:
-    return tuple(map(int, version.split("."))) >= BOTH_NAMES
+def plugin_facts(version: str) -> dict[str, Any]:
+    """Return the facts of a release, with its version filled in."""
+    version = version.removesuffix("-aws")
+    facts = facts_of("aws_ofi_nccl", version)
+    return facts | {key: facts[key].format(version=version) for key in ("tag", "package")}
 
 
-def _makefile(version: str) -> str:
-    both = has_both_names(version)
-    return MAKEFILE.format(version=version, both_names=LIBRARIES if both else "", links="" if both else LINKS)
+def symbols(facts: Mapping[str, Any], name: str) -> list[str]:
+    """Return the interfaces that a library of the release exports."""
+    return [f"nccl{kind.title()}Plugin_v{number}" for kind in facts["files"][name] for number in facts[kind]]
 
 
-def source(name: str, versions: tuple[int, ...]) -> str:
-    return SOURCE.format(
-        interfaces="\n".join(INTERFACE.format(name=f"{name}{version}") for version in versions)
+def _makefile(facts: Mapping[str, Any]) -> str:
+    links = {name: f"\tln -sf {target} @libdir@/{name}" for name, target in facts["links"].items()}
+    libraries = {name: f"LIBRARIES += {name}" for name in facts["files"]}
+    return MAKEFILE.format(
+        package=facts["package"], libraries=_if_wanted(libraries, facts), links=_if_wanted(links, facts)
     )
+
+
+def _if_wanted(lines: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    """Return Makefile lines for libraries, each with the configure option that it depends on."""
+    options = {name: "@platform_aws@" for name in lines if "tuner" in name}
+    if "libnccl-net-ofi.so" in facts["files"]:
+        options["libnccl-net.so"] = "@symlink@"
+    return "\n".join(f"ifeq ({options.get(name, 'yes')},yes)\n{line}\nendif" for name, line in lines.items())
+
+
+def _source(interfaces: Iterable[str]) -> str:
+    return SOURCE.format(interfaces="\n".join(INTERFACE.format(name=name) for name in interfaces))

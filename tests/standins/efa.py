@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from tests.standins import native
-from tests.standins.aws_ofi_nccl import has_both_names
+from tests.standins.aws_ofi_nccl import plugin_facts, symbols
 from tests.standins.site import Content, Site
 
 HOST = "https://efa-installer.amazonaws.com"
@@ -33,7 +33,7 @@ extern int fi_getinfo(void);
 int main(int count, char **words)
 {
     if (count == 2 && !strcmp(words[1], "--version")) {
-        printf("fi_info: %(libfabric)s\\nlibfabric: %%s\\nlibfabric api: 2.4\\n", fi_standin_version());
+        printf("%%s: %(libfabric)s\\nlibfabric: %%s\\nlibfabric api: 2.4\\n", words[0], fi_standin_version());
         return 0;
     }
     fprintf(stderr, "fi_getinfo: %%d (No data available)\\n", fi_getinfo());
@@ -65,13 +65,12 @@ extern int MPI_Finalize(void);
 MPIRUN = '#!/bin/sh\n[ "$1" = --version ] || exit 1\necho "mpirun (Open MPI) %s"\n'
 PLUGIN = """\
 /* Stand-in: exports the interfaces that NCCL looks up, and its version. */
-#include <stddef.h>
 extern unsigned fi_version(void);
-const char *standin_says = "NET/OFI Initializing aws-ofi-nccl %(aws_ofi_nccl)s";
+const char *standin_says = "NET/OFI Initializing aws-ofi-nccl %(package)s";
 unsigned standin_libfabric(void) { return fi_version(); }
-struct named { const char *name; } ncclNetPlugin_v9 = {"OFI"}, ncclNetPlugin_v10 = {"OFI"};
-struct named ncclNetPlugin_v11 = {"OFI"}, ncclTunerPlugin_v2 = {"OFI"}, ncclTunerPlugin_v3 = {"OFI"};
+struct named { const char *name; };
 """
+INTERFACE = 'struct named %s = {"OFI"};\n'
 LDCONFIG = {"postinst": "#!/bin/sh\nldconfig\n", "postrm": "#!/bin/sh\nldconfig\n"}
 
 
@@ -182,22 +181,22 @@ def make_mpi(site: Site, name: str, version: str, prefix: str) -> Path:
 def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) -> Path:
     folder = "/opt/amazon/ofi-nccl/lib"
     folder += "" if numbers(version) >= PLUGIN_IN_LIB else "/x86_64-linux-gnu"
-    aliases = {"libnccl-net.so": "libnccl-net-ofi.so", "libnccl-tuner-ofi.so": "libnccl-ofi-tuner.so"}
-    both = has_both_names(has["aws_ofi_nccl"])
-    names = [*aliases.values(), *(aliases if both else ())]
+    facts = plugin_facts(has["aws_ofi_nccl"])
+    sources = {
+        name: PLUGIN % facts + "".join(INTERFACE % symbol for symbol in symbols(facts, name))
+        for name in facts["files"]
+    }
     return site.deb(
         "libnccl-ofi",
         f"{has['aws_ofi_nccl']}-1",
         {
             **{
-                f"{folder}/{name}": native.library(
-                    PLUGIN % has, soname=name, libraries={"libfabric.so.1": fabric}
-                )
-                for name in names
+                f"{folder}/{name}": native.library(source, soname=name, libraries={"libfabric.so.1": fabric})
+                for name, source in sources.items()
             },
             "/etc/ld.so.conf.d/100_ofinccl.conf": f"{folder}\n",
         },
-        links={} if both else {f"{folder}/{alias}": name for alias, name in aliases.items()},
+        links={f"{folder}/{name}": target for name, target in facts["links"].items()},
         scripts=LDCONFIG,
     )
 

@@ -22,7 +22,8 @@ driver:
 \t$(MAKE) -C src/gdrdrv
 
 lib:
-\tgcc -shared -fPIC -Iinclude -Wl,-soname,libgdrapi.so.{major} -o src/libgdrapi.so.$(VERSION) src/gdrapi.c
+\tgcc -shared -fPIC -Iinclude -DGDRAPI_ARCH_$$(./config_arch) -Wl,-soname,libgdrapi.so.{major} \\
+\t\t-o src/libgdrapi.so.$(VERSION) src/gdrapi.c
 \tln -sf libgdrapi.so.$(VERSION) src/libgdrapi.so
 
 exes: lib
@@ -49,18 +50,49 @@ HEADER = """\
 #ifdef __cplusplus
 extern "C"
 #endif
-void *gdr_open_safe(void);
+struct gdr *gdr_open(void);
+"""
+# Prints the architecture by running a program in TMPDIR, like upstream's. If that fails, the library lacks
+# its copy functions.
+CONFIG_ARCH = """\
+#!/bin/bash
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cat > "$dir/arch.c" <<'EOF'
+#include <stdio.h>
+int main(void)
+{
+#if defined(__x86_64__)
+    puts("X86");
+#elif defined(__aarch64__)
+    puts("ARM64");
+#endif
+    return 0;
+}
+EOF
+gcc -o "$dir/arch" "$dir/arch.c" && "$dir/arch"
 """
 LIBRARY = """\
 #include <gdrapi.h>
-void *gdr_open_safe(void) { return 0; }
+struct gdr *gdr_open(void) { return 0; }
+int gdr_close(void) { return -1; }
 int gdr_pin_buffer(void) { return -1; }
+#ifdef __x86_64__
+extern int memcpy_uncached_store_avx(void);
+int gdr_copy_to_mapping(void) { return memcpy_uncached_store_avx(); }
+#else
+int gdr_copy_to_mapping(void) { return -1; }
+#endif
+int gdr_copy_from_mapping(void) { return -1; }
+#ifdef GDRAPI_ARCH_X86
+int memcpy_uncached_store_avx(void) { return -1; }
+#endif
 """
 PROGRAM = """\
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <gdrapi.h>
-int main() { int count; return cudaGetDeviceCount(&count) || cuInit(0) || !gdr_open_safe(); }
+int main() { int count; return cudaGetDeviceCount(&count) || cuInit(0) || !gdr_open(); }
 """
 MODULE_MAKEFILE = """\
 ifneq ($(KERNELRELEASE),)
@@ -109,6 +141,7 @@ def build_release(site: Site, version: str, **other: Content) -> None:
         f"v{version}",
         {
             "Makefile": texts["makefile"],
+            "config_arch": CONFIG_ARCH,
             "include/gdrapi.h": texts["header"],
             "src/gdrapi.c": other.get("library", LIBRARY),
             "src/gdrdrv/Makefile": MODULE_MAKEFILE,

@@ -79,6 +79,8 @@ INCLUDES = frozenset({"include_tasks", "import_tasks"})
 SHARED_TASKS = "../../../tasks/"
 STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
+# Start of a command that runs make or a configure script; the command may be a template.
+BUILD = re.compile(r"(?:\{\{\s*)?(?:\[')?(?:make\b|\./configure\b|\w+_make\b)")
 # Programs that change the build machine, bypass the lock or hide failures.
 REFUSED_PROGRAMS = {
     **dict.fromkeys(("curl", "wget", "git"), "use tasks/download.yml or tasks/checkout.yml"),
@@ -235,6 +237,16 @@ def silent_commands(role: Path) -> Iterator[Finding]:
                 yield Finding("silent", text)
 
 
+def builds_in_tmp(role: Path) -> Iterator[Finding]:
+    """Yield builds from source that would run compiled programs in /tmp."""
+    for path, task in tasks_of(role):
+        for action, value in actions_of(task):
+            is_build = action in COMMANDS and BUILD.match(" ".join(words_of(value)))
+            if is_build and "TMPDIR" not in (task.get("environment") or {}):
+                where = f"{path.name}: {task.get('name')}"
+                yield Finding("TMPDIR", f"{where}: /tmp may be noexec; set TMPDIR to the work folder")
+
+
 def hidden_dependencies(role: Path) -> Iterator[Finding]:
     for path in (*(role / "defaults").rglob("*.yml"), *(role / "meta").rglob("*.yml")):
         if "dependencies" in (read_yaml(path) or {}):
@@ -275,6 +287,7 @@ RULES: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     started_services,
     other_users,
     silent_commands,
+    builds_in_tmp,
     hidden_dependencies,
     misaddressed_tasks,
     refused_texts,

@@ -103,6 +103,16 @@ DEFECTS = {
         "probe_url: http://mirror.centos.org/centos/7/extras/fuse.rpm\n",
         "URL outside the catalog",
     ),
+    "a build that runs programs in /tmp": (
+        "tasks/main.yml",
+        task("ansible.builtin.command", {"argv": ["make", "exes"]}, changed_when=True),
+        "TMPDIR",
+    ),
+    "a configure script that runs programs in /tmp": (
+        "tasks/main.yml",
+        task("ansible.builtin.command", {"argv": "{{ ['./configure'] + probe }}"}, changed_when=True),
+        "TMPDIR",
+    ),
     "wget in a command": (
         "tasks/main.yml",
         task("ansible.builtin.command", "wget {{ probe_url }}", changed_when=True),

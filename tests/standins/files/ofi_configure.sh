@@ -27,7 +27,7 @@ has() {
     fi
 }
 has rdma/fabric.h "-I$libfabric/include -L$libfabric/lib -lfabric" "NCCL OFI Plugin could not find a working Libfabric install."
-has cuda_runtime.h "-I$cuda/include" "NCCL OFI Plugin requires either CUDA or Neuron runtime."
+has cuda_runtime.h "-isystem $cuda/include" "@missing_cuda@"
 has hwloc.h "-lhwloc" "Could not find the hwloc library. Use --with-hwloc to provide the path to non-standard hwloc installation."
 sed -e "s|@prefix@|$prefix|" -e "s|@libdir@|${libdir:-$prefix/lib}|" -e "s|@libfabric@|$libfabric|" \
     -e "s|@cuda@|$cuda|" -e "s|@platform_aws@|$platform_aws|" -e "s|@symlink@|$symlink|" Makefile.in >Makefile

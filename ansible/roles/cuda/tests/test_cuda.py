@@ -69,6 +69,14 @@ def test_headers_and_libraries_are_in_usr_local_cuda(host, name):
     assert host.file(f"/usr/local/cuda/{name}").exists
 
 
+def test_headers_work_as_system_headers(host, folder):
+    # aws-ofi-nccl passes the folder with -isystem; the headers of C++ must still find those of C.
+    source = "#include <cstdlib>\\n#include <cuda_runtime.h>\\n"
+    host.check_output(f"printf '{source}' > %s/program.cpp", folder)
+    run = host.run("g++ -isystem /usr/local/cuda/include -c -o %s/program.o %s/program.cpp", folder, folder)
+    assert run.rc == 0, run.stderr
+
+
 def test_libcuda_stub_exists(host):
     assert host.file("/usr/local/cuda/lib64/stubs/libcuda.so").exists
 

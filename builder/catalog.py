@@ -148,6 +148,8 @@ SHAPES: Mapping[str, Shape] = {
         "systems": (LIST, False),
         "kinds": (LIST, False),
         "policies": (LIST, False),
+        "older_than": (TEXT, False),
+        "older_url": (TEXT, False),
     },
     "layers": {"order": (LIST, True)},
 }

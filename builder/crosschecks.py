@@ -92,6 +92,10 @@ def _check_downloads(file: str, component: Component, catalog: Catalog, problems
             problems.add(file, f"{where}.ref", "must be set if kind is 'git', and only then")
         if (download.kind == "repository" or download.signature) and not download.key:
             problems.add(file, f"{where}.key", "missing (URL of the public key that verifies the signature)")
+        if bool(download.older_than) != bool(download.older_url):
+            problems.add(file, f"{where}.older_url", "must be set if older_than is set, and only then")
+        if download.older_than and not component.pinned:
+            problems.add(file, f"{where}.older_than", "the component has no version (pinned is not true)")
         for key, name, chosen in placeholders(download):
             known = WORDS | pins if component.pinned else (WORDS | pins) - {"version"}
             if name not in known and has_all_pins:

@@ -21,7 +21,7 @@ _FILTERS: Mapping[str, Callable[[str], str]] = {
     "minor": lambda version: ".".join(version.split(".")[:2]),
     "dashed": lambda version: version.replace(".", "-"),
 }
-_TEXTS = ("url", "ref", "suite", "signature", "key")
+_TEXTS = ("url", "older_url", "ref", "suite", "signature", "key")
 WORDS = frozenset(
     {"version", "arch", "distribution", "release", "codename", "repo_os", *ARCHES["x86_64"].placeholders}
 )
@@ -81,4 +81,10 @@ def _resolve(download: Download, words: Mapping[str, str], component: Component,
             [f"{key}: stack '{stack.name}' has no pin for placeholder {missing}"],
             hint=f"add the pin to catalog/stacks/{stack.name}.toml",
         ) from missing
+    if download.older_than and _numbers(words["version"]) < _numbers(download.older_than):
+        filled["url"] = filled["older_url"]
     return dataclasses.replace(download, **filled)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"[0-9]+", version)))

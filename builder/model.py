@@ -33,6 +33,8 @@ class Download:
     systems: tuple[str, ...] = ()  # distributions or families; () means all
     kinds: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()  # policies of the component that need the download; () means any
+    older_than: str = ""  # versions of the component below this one have `older_url`
+    older_url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,13 @@ import re
 import subprocess
 import tarfile
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder import catalog
+from builder.downloads import downloads_of
 from tests.facts import facts_of
 from tests.standins import aws_ofi_nccl, efa
 from tests.standins.site import Site
@@ -49,6 +52,25 @@ def test_facts_follow_the_release(version: str, files: dict[str, str], highest: 
 def test_names_of_releases(version: str, tag: str, package: str) -> None:
     facts = aws_ofi_nccl.plugin_facts(version)
     assert (facts["tag"], facts["package"]) == (tag, package)
+
+
+# The archive of 1.13.0 alone has no suffix, unlike its tag; the catalog has no entry for it.
+@pytest.mark.parametrize("version", ["1.12.1", "1.13.1", "1.13.2", "1.14.0", "1.16.3", "1.21.1"])
+def test_catalog_has_the_url_of_the_release(version: str) -> None:
+    loaded = catalog.load(ROOT)
+    stack = replace(
+        loaded.stacks["cuda-12.4"], pins=loaded.stacks["cuda-12.4"].pins | {"aws_ofi_nccl": version}
+    )
+    (download,) = downloads_of(
+        loaded.components["aws_ofi_nccl"],
+        stack=stack,
+        system=loaded.systems["debian-12"],
+        kind="container",
+        policy="source",
+        arch="x86_64",
+    )
+    facts = aws_ofi_nccl.plugin_facts(version)
+    assert download.url == f"{aws_ofi_nccl.RELEASES}/{facts['tag']}/aws-ofi-nccl-{facts['package']}.tar.gz"
 
 
 @pytest.mark.parametrize("installer", ["1.40.0", "1.43.2", "1.47.0", "1.51.0"])

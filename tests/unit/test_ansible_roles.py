@@ -50,6 +50,7 @@ SHARED = {
     "tasks/checkout.yml": "checkout_",
     "tasks/component.yml": "image_",
     "tasks/kernel_of_base.yml": "kernel_",
+    "tasks/areas.yml": "areas_",
     "tasks/download.yml": "download_",
     "tasks/install_debian.yml": "install_",
     "tasks/install_files_debian.yml": "install_",

@@ -23,7 +23,7 @@ LAZY_IMPORTS = {
     },
 }
 # Third-party libraries that load slowly and that most commands do not need.
-LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "requests", "rich", "urllib3", "moto", "yaml"}
+LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "pip", "requests", "rich", "urllib3", "moto", "yaml"}
 # Slow modules of the standard library that a build without changes does not need.
 LAZY_LIBRARIES |= {"shutil", "tarfile", "tempfile"}
 

@@ -101,7 +101,7 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture
 def shell_image(tmp_path: Path) -> Iterator[str]:
     """An image that contains only a shell of this host."""
-    with _imported(tmp_path, ("sh", "sleep", "cat", "mkdir")) as image:
+    with _imported(tmp_path, ("/bin/sh", "sleep", "cat", "mkdir")) as image:
         yield image
 
 

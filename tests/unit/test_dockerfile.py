@@ -103,6 +103,9 @@ class Engine:
     def __init__(self, *events: dict[str, str], refusal: str = "") -> None:
         self._events, self._refusal = events, refusal
 
+    def info(self) -> dict[str, object]:
+        return {}
+
     def build(self, *_: object, **__: object) -> Iterator[dict[str, str]]:
         if self._refusal:
             raise BuildError("engine error while building an image", details=self._refusal)

@@ -326,7 +326,12 @@ def _origin(url: str) -> str:
 def login_headers(url: str, *, name: str = "authorization") -> dict[str, str]:
     """Return the header for the user and password of a URL; no header if the URL has no login."""
     login = unquote(urlsplit(url).netloc.rpartition("@")[0])
-    return {name: f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+    return {name: basic(login)} if login else {}
+
+
+def basic(login: str) -> str:
+    """Return the value of a header for basic authentication; `login` is USER:PASSWORD."""
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
 def host_of(url: str) -> str:

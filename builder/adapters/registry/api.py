@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from builder.adapters.host.http import Client, raise_for_transient
+from builder.adapters.host.http import Client, basic, raise_for_transient
 from builder.adapters.host.network import Network, is_loopback
 from builder.errors import FactoryError, IntegrityError, MissingError, PublishError
 
@@ -44,7 +44,7 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+        return basic(f"{self.username}:{self.password}")
 
 
 class Login(Protocol):

@@ -61,18 +61,18 @@ def folders_of(launch: Launch, workspace: Workspace, target: str, given: Mapping
     return binds
 
 
-def run_image(engine: Engine, run: Run, plan: Plan, launch: Launch, wish: Wish) -> int:
-    """Run the training program until it ends, print its output, and return its exit code.
+def run_image(engine: Engine, run: Run, image: str, target: str, launch: Launch, wish: Wish) -> int:
+    """Run the training program of an image until it ends, print its output, and return its exit code.
 
     After a signal the program gets SIGTERM and time to save a checkpoint.
     """
     processes = wish.processes or ("gpu" if wish.gpus else _CPU_PROCESSES)
     container = engine.create(
-        image_of(engine, plan),
+        image,
         command=command_line(launch, processes=processes, arguments=wish.arguments),
         network="bridge",
         labels={RUN_LABEL: run.name},
-        mounts=folders_of(launch, run.workspace, plan.target.name, wish.mounts),
+        mounts=folders_of(launch, run.workspace, target, wish.mounts),
         user=f"{os.getuid()}:{os.getgid()}",
         init=True,
         shm_size=f"{launch.shared_memory_gib}g",

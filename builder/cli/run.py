@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
             hint=f"builder show {plan.target.name}",
         )
     engine = Engine()
-    image_of(engine, plan)
+    image = image_of(engine, plan)
     wish = Wish(
         processes=parsed.processes or "",
         gpus=parsed.gpus or "",
@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     with interruptible():
         clear_dead(context.workspace)
         with open_run(context.workspace, f"run-{plan.target.name}") as opened:
-            return run_image(engine, opened, plan, launch, wish)
+            return run_image(engine, opened, image, plan.target.name, launch, wish)
 
 
 def _count(text: str) -> str:

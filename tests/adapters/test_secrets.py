@@ -17,20 +17,11 @@ from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Event, Stream
-from builder.model import Bootstrap, Layer, System
-from tests.support.repository import Repository
+from builder.model import Layer
+from tests.support.repository import Repository, tiny_system
 
 PASSWORD = "s3cret-of-the-proxy"
-SYSTEM = System(
-    name="tiny-1",
-    summary="",
-    distribution="debian",
-    family="debian",
-    release="1",
-    arches=("x86_64",),
-    python="3.11",
-    bootstrap=Bootstrap(suite="bookworm", packages=("apt",)),
-)
+SYSTEM = tiny_system("bookworm", "apt")
 
 
 @pytest.fixture

@@ -14,20 +14,11 @@ from builder.adapters.upstream.mirror import Mirror, apt_options, connection, di
 from builder.adapters.upstream.suites import SuiteVerifier
 from builder.errors import IntegrityError, UsageError
 from builder.events import Stream
-from builder.model import Bootstrap, Stack, Suite, System
+from builder.model import Stack, Suite
 from builder.site import MirrorSettings
-from tests.support.repository import Repository
+from tests.support.repository import Repository, tiny_system
 
-SYSTEM = System(
-    name="tiny-1",
-    summary="",
-    distribution="debian",
-    family="debian",
-    release="1",
-    arches=("x86_64",),
-    python="3.11",
-    bootstrap=Bootstrap(suite="tiny", packages=()),
-)
+SYSTEM = tiny_system("tiny")
 STACK = Stack(name="plain", summary="", pins={})
 OLD, NEW = "Date: Sat, 11 Jul 2026 10:16:37 UTC\n", "Date: Thu, 19 Nov 2026 02:12:54 UTC\n"
 SUITES = tuple(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import catalog, lock, plan, sources
-from builder.model import Catalog, Plan
+from builder.model import Bootstrap, Catalog, Plan, System
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load
 
@@ -160,3 +160,17 @@ class Repository:
 
     def keys(self) -> dict[str, str]:
         return {layer.name: layer.key for layer in self.plan().layers}
+
+
+def tiny_system(suite: str, *packages: str) -> System:
+    """Return a Debian-like system that is bootstrapped from one suite."""
+    return System(
+        name="tiny-1",
+        summary="",
+        distribution="debian",
+        family="debian",
+        release="1",
+        arches=("x86_64",),
+        python="3.11",
+        bootstrap=Bootstrap(suite=suite, packages=packages),
+    )

@@ -61,7 +61,7 @@ class DockerRegistry:
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        if not until(lambda: not self._runs(pid), timeout_s=_WAIT_S, every_s=0.1):
+        if not until(lambda: _has_ended(pid), timeout_s=_WAIT_S, every_s=0.1):
             raise FactoryError(
                 f"the registry (process {pid}) did not stop within {_WAIT_S:.0f} s", hint=f"kill -KILL {pid}"
             )
@@ -129,6 +129,20 @@ class DockerRegistry:
         """Return the port in the log; 0 before the registry listens."""
         found = _LISTENING.search(self._log.read_text(encoding="utf-8", errors="replace"))
         return int(found[1]) if found else 0
+
+
+def _has_ended(pid: int) -> bool:
+    """True once all threads of a process have ended, which closes its sockets.
+
+    Its command line is empty a moment earlier, and its first thread may be a zombie while others still run.
+    """
+    process_folder = Path(f"/proc/{pid}")
+    try:
+        threads = list((process_folder / "task").iterdir())
+        status = (process_folder / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return len(threads) <= 1 and status.rpartition(") ")[2][:1] in ("Z", "X")
 
 
 def _find_program() -> str:

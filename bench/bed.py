@@ -104,7 +104,7 @@ class Bed:
         plan = self.plan()
         return self.home / "cache" / "apt" / f"{plan.system.name}-{plan.arch}"
 
-    def plan(self, target: str = "bench") -> Plan:
+    def plan(self, target: str = "measured") -> Plan:
         return Context(self.repository).plan(target)
 
     def edit(self, role: str) -> None:
@@ -124,7 +124,7 @@ def make_repository(bed: Bed) -> None:
     check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
     check.parent.mkdir()
     check.write_text(CHECKED, encoding="utf-8")
-    targets = {"bench": (ROLES, ""), "shared": (SHARED, ""), **BRANCHES}
+    targets = {"measured": (ROLES, ""), "shared": (SHARED, ""), **BRANCHES}
     (root / "catalog" / "targets").mkdir()
     for name, (components, variables) in targets.items():
         text = _TARGET.format(components=json.dumps(components), variables=variables)

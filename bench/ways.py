@@ -182,7 +182,7 @@ class Factory:
         self._bed = bed
 
     def build(self, *targets: str, jobs: int | None = None) -> float:
-        names: Sequence[str] = targets or ("bench",)
+        names: Sequence[str] = targets or ("measured",)
         argv = [
             *(sys.executable, "-m", "builder.cli.main", "build", "--root", str(self._bed.repository)),
             *(word for name in names for word in ("--target", name)),

@@ -8,14 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import builder
+from builder import site
+from builder.adapters.engine.client import LAYERS, UNIX, Engine
 from builder.app.context import Context, add_json, add_site, add_targets, find_targets, open_context, parser
 from builder.app.lanes.lane import Request
 from builder.app.lanes.table import open_lane, require_possible
 from builder.app.session import build
+from builder.cli import unchanged
 from builder.errors import CatalogError, IncompatibleError, IntegrityError, UsageError
+from builder.lock import LOCAL
 from builder.model import KINDS, Plan, Receipt
 from builder.pipeline import result
 from builder.screen.envelope import envelope
+from builder.screen.streams import written
 from builder.screen.summary import summary
 from builder.screen.text import look
 from builder.sources import require_parsable_checks
@@ -76,7 +82,26 @@ def run(argv: Sequence[str]) -> int:
     else:
         for receipt in receipts:
             print(result(receipt, publish=parsed.publish))
+    if not (parsed.publish or parsed.all or parsed.json):
+        _record(argv, context, receipts)
     return 0
+
+
+def _record(argv: Sequence[str], context: Context, receipts: Sequence[Receipt]) -> None:
+    """Record the output for the next call, if all images are in an engine on this machine."""
+    url, texts = Engine().url, written()
+    if texts is None or context.site_name != LOCAL or not url.startswith(UNIX):
+        return
+    root, out = context.root, context.workspace.out
+    folders = [
+        *(root / name for name in ("ansible", "catalog", "containers")),
+        *(out / "receipts" / receipt.plan.target.name for receipt in receipts),
+        *(report_path(context, receipt) for receipt in receipts),
+        site.path_of(root),
+        Path(builder.__file__).parent,
+    ]
+    images = [f"{LAYERS}:{receipt.plan.key}" for receipt in receipts]
+    unchanged.record(list(argv), map(str, folders), images, url.removeprefix(UNIX), texts)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

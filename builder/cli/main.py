@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from builder.cli import unchanged
+
 if TYPE_CHECKING:
     from builder.errors import FactoryError, UsageError
-
-from builder.screen.streams import OutputLost, discard, guard_streams
+    from builder.screen.streams import OutputLost
 
 # Summary of each verb; the module of the same name in this package runs the verb.
 VERBS = {
@@ -40,6 +41,11 @@ _READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words[:1] == ["build"] and unchanged.repeat(words[1:]):
+        return 0
+    # Imported late: a repeated build needs none of it.
+    from builder.screen.streams import OutputLost, discard, guard_streams
+
     code = 0
     try:
         if argv is None:
@@ -54,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     from builder.errors import FactoryError, Interrupted, MissingError, of_system
+    from builder.screen.streams import OutputLost
 
     try:
         if words[:1] == ["help"] and len(words) > 1:
@@ -125,7 +132,7 @@ def _no_verb(words: list[str]) -> "UsageError":
     return UsageError(f"no option '{first}' before the command", hint=hint)
 
 
-def _code_without_stdout(words: list[str], lost: OutputLost) -> int:
+def _code_without_stdout(words: list[str], lost: "OutputLost") -> int:
     from builder.errors import Interrupted, MissingError
 
     is_help = not words or bool({"-h", "--help", "help", "--version"}.intersection(words))

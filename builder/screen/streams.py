@@ -5,12 +5,14 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from builder.screen.text import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_LONGEST_KEPT = 50_000  # characters of a stream's text
 
 
 class OutputLost(OSError):
@@ -65,9 +67,33 @@ def discard(stream: TextIO) -> None:
 class _Text(io.TextIOWrapper):
     """Text stream that passes only colours and the live view's control sequences to the terminal."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._written: list[str] = []
+        self._size = 0
+
     def write(self, text: str, /) -> int:
-        super().write(printable(text))
+        shown = printable(text)
+        super().write(shown)
+        if self._size <= _LONGEST_KEPT:
+            self._written.append(shown)
+            self._size += len(shown)
         return len(text)
+
+    @property
+    def written(self) -> str | None:
+        """All text so far; None if it is too long to be kept."""
+        return "".join(self._written) if self._size <= _LONGEST_KEPT else None
+
+
+def written() -> dict[str, str] | None:
+    """Return all text that this process has printed, by stream; None if it was not kept."""
+    texts = {
+        name: stream.written if isinstance(stream, _Text) else None
+        for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))
+    }
+    kept = {name: text for name, text in texts.items() if text is not None}
+    return kept if len(kept) == len(texts) else None
 
 
 def _text(raw: io.FileIO, before: TextIO | None, *, errors: str) -> TextIO:

@@ -18,6 +18,7 @@ LAZY_IMPORTS = {
         "builder.cli.defect",
         "builder.errors",
         "builder.screen.envelope",
+        "builder.screen.streams",
         "builder.screen.summary",
         "builder.tables",
     },

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
 _DEFAULT_URL = "unix:///var/run/docker.sock"
-_UNIX = "unix://"
+UNIX = "unix://"
 _CHUNK = 1 << 20
 LONGEST_S = 4 * 3600.0  # limit of a program in a container
 _ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
@@ -89,7 +89,7 @@ class Engine:
         from docker.utils import kwargs_from_env
 
         with self.errors("connecting"):
-            if self.url.startswith(_UNIX):  # DOCKER_TLS_VERIFY does not apply
+            if self.url.startswith(UNIX):  # DOCKER_TLS_VERIFY does not apply
                 return APIClient(base_url=self.url, timeout=timeout_s)
             address = kwargs_from_env(environment={**os.environ, "DOCKER_HOST": self.url})
             # Unless trust_env is False, REQUESTS_CA_BUNDLE overrides the CA in DOCKER_CERT_PATH. A client
@@ -165,8 +165,8 @@ class Engine:
     def images(self, **filters: str) -> list[Image]:
         """Return the images that match the filters, including intermediate images."""
         wanted = {name: [value] for name, value in filters.items()}
-        if self.url.startswith(_UNIX) and not self._clients:
-            found = list_images(Path(self.url.removeprefix(_UNIX)), wanted)
+        if self.url.startswith(UNIX) and not self._clients:
+            found = list_images(Path(self.url.removeprefix(UNIX)), wanted)
         else:
             with self.errors("listing images"):
                 found = self.connect(_ASK_S).images(all=True, filters=wanted)

@@ -1,0 +1,184 @@
+"""A repeated build prints its recorded output only if neither inputs, images nor the call have changed."""
+
+import json
+import os
+import socketserver
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.cli import unchanged
+
+ARGV = ["hello"]
+REFERENCE = "factory-layers:key"
+TEXTS = {"stdout": "sha256:1\n", "stderr": "  hello is ready\n"}
+
+
+class _Engine(socketserver.ThreadingUnixStreamServer):
+    """Engine that knows images by reference."""
+
+    daemon_threads = True
+    images: dict[str, dict[str, object]]
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Engine
+
+    def handle(self) -> None:
+        target = self.rfile.readline().split()[1].decode()
+        image = self.server.images.get(target.removeprefix("/images/").removesuffix("/json"))
+        status = "200 OK" if image else "404 Not Found"
+        self.wfile.write(f"HTTP/1.0 {status}\r\n\r\n{json.dumps(image)}".encode())
+
+
+@pytest.fixture
+def engine() -> Iterator[_Engine]:
+    with tempfile.TemporaryDirectory() as folder:  # short: the path of a socket has at most 107 bytes
+        server = _Engine(f"{folder}/s", _Handler)
+        server.images = {REFERENCE: {"Id": "sha256:1", "RepoTags": [REFERENCE, "hello:debian-12"]}}
+        with server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            yield server
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, engine: _Engine, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of inputs of a recorded build."""
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(unchanged, "_STARTED", time.time() + 60)
+    monkeypatch.setattr(unchanged, "_SESSION", unchanged._SESSION | {"PYTEST_CURRENT_TEST"})
+    folder = tmp_path / "catalog"
+    (folder / "targets").mkdir(parents=True)
+    (folder / "targets" / "hello.toml").write_text("summary = 'one'")
+    record(folder, engine)
+    assert unchanged.repeat(ARGV)
+    return folder
+
+
+def record(folder: Path, engine: _Engine) -> None:
+    roots = [str(folder), str(folder.parent / "site.toml")]
+    unchanged.record(ARGV, roots, [REFERENCE], str(engine.server_address), TEXTS)
+
+
+def records(catalog: Path) -> list[Path]:
+    return list((catalog.parent / "home" / "cache" / "unchanged").glob("*"))
+
+
+def test_repeats_the_output_on_both_streams(catalog: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    assert unchanged.repeat(ARGV)
+    assert capfd.readouterr() == (TEXTS["stdout"], TEXTS["stderr"])
+
+
+def test_plans_again_after_an_edit_that_keeps_size_and_mtime(catalog: Path) -> None:
+    file = catalog / "targets" / "hello.toml"
+    before = file.stat()
+    file.write_text("summary = 'two'")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not unchanged.repeat(ARGV)
+
+
+def test_plans_again_after_a_file_was_added_removed_or_replaced(catalog: Path, engine: _Engine) -> None:
+    added = catalog / "targets" / "other.toml"
+    added.touch()
+    assert not unchanged.repeat(ARGV)
+    record(catalog, engine)
+    assert unchanged.repeat(ARGV)
+    added.unlink()
+    assert not unchanged.repeat(ARGV)
+    record(catalog, engine)
+    (catalog.parent / "site.toml").touch()  # absent when it was recorded
+    assert not unchanged.repeat(ARGV)
+    record(catalog, engine)
+    (catalog / "targets" / "hello.toml").chmod(0o755)
+    assert not unchanged.repeat(ARGV)
+
+
+def test_plans_again_for_another_call_or_environment(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not unchanged.repeat([*ARGV, "--jobs", "1"])
+    monkeypatch.setenv("OLDPWD", "/elsewhere")
+    assert unchanged.repeat(ARGV)
+    monkeypatch.setenv("BUILDER_SITE", "aws")
+    assert not unchanged.repeat(ARGV)
+    monkeypatch.delenv("BUILDER_SITE")
+    assert unchanged.repeat(ARGV)
+    monkeypatch.chdir(catalog)
+    assert not unchanged.repeat(ARGV)
+
+
+def test_plans_again_if_the_image_is_gone_replaced_or_untagged(catalog: Path, engine: _Engine) -> None:
+    engine.images[REFERENCE]["RepoTags"] = [REFERENCE]
+    assert not unchanged.repeat(ARGV)
+    engine.images[REFERENCE] = {"Id": "sha256:2", "RepoTags": [REFERENCE, "hello:debian-12"]}
+    assert not unchanged.repeat(ARGV)
+    engine.images.clear()
+    assert not unchanged.repeat(ARGV)
+
+
+def test_plans_again_if_the_engine_does_not_answer(catalog: Path, engine: _Engine) -> None:
+    Path(str(engine.server_address)).unlink()
+    assert not unchanged.repeat(ARGV)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 1, "roots": 1}', "[" * 100_000, "\0"])
+def test_plans_again_if_the_record_is_damaged(catalog: Path, text: str) -> None:
+    records(catalog)[0].write_text(text)
+    assert not unchanged.repeat(ARGV)
+
+
+def test_ignores_a_record_that_others_may_write(catalog: Path) -> None:
+    (path,) = records(catalog)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o620)
+    assert not unchanged.repeat(ARGV)
+
+
+def test_a_lost_stdout_is_left_to_the_ordinary_build(
+    catalog: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved = os.dup(1)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    try:
+        assert not unchanged.repeat(ARGV)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(full)
+
+
+def test_records_nothing_while_inputs_may_still_change(
+    catalog: Path, engine: _Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records(catalog)[0].unlink()
+    monkeypatch.setattr(unchanged, "_STARTED", time.time())
+    record(catalog, engine)
+    assert not records(catalog)
+
+
+def test_records_nothing_with_a_symbolic_link_among_the_inputs(catalog: Path, engine: _Engine) -> None:
+    records(catalog)[0].unlink()
+    (catalog / "link").symlink_to("targets")
+    record(catalog, engine)
+    assert not records(catalog)
+
+
+def test_keeps_the_newest_records(catalog: Path, monkeypatch: pytest.MonkeyPatch, engine: _Engine) -> None:
+    monkeypatch.setattr(unchanged, "_MOST_RECORDS", 2)
+    for number in range(4):
+        roots = [str(catalog)]
+        unchanged.record([str(number)], roots, [REFERENCE], str(engine.server_address), TEXTS)
+    assert len(records(catalog)) == 2
+    assert unchanged.repeat(["3"])
+
+
+def test_environment_values_are_not_in_the_record(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "PATH" not in records(catalog)[0].read_text()
+    assert os.environ["PATH"] not in records(catalog)[0].read_text()

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from builder import aliases
 from builder.broken import broken_entries
 from builder.crosschecks import check
 from builder.errors import CatalogError
@@ -187,6 +188,7 @@ def load_usable(root: Path) -> Catalog:
         targets={name: _target(name, table, instances, problems) for name, table in files["targets"].items()},
         instances=instances,
         layers=order,
+        aliases=aliases.read_aliases(folder, problems),
     )
     if shared := [problem for file in _SHARED for problem in problems.by_file.get(file, ())]:
         raise CatalogError(sorted(shared))
@@ -206,6 +208,7 @@ def _without_broken(
             stacks=_unbroken("stacks", catalog.stacks, broken),
             systems=_unbroken("systems", catalog.systems, broken),
             targets=_unbroken("targets", catalog.targets, broken),
+            aliases={} if aliases.FILE in broken else catalog.aliases,
             broken=broken,
         )
         check(root, usable, problems)

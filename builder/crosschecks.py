@@ -9,6 +9,7 @@ from functools import cache, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from builder.aliases import check_aliases
 from builder.downloads import WORDS, known_filter, placeholders
 from builder.members import PIN_OF_STACK, closure, members_of
 from builder.model import KINDS, Catalog, Component, Flavour, Target
@@ -40,6 +41,7 @@ def check(root: Path, catalog: Catalog, problems: Problems) -> None:
     _check_stacks(root / "catalog", catalog, problems)
     for name, target in catalog.targets.items():
         _check_references(f"targets/{name}.toml", catalog, target, problems)
+    check_aliases(catalog.aliases, catalog.targets, catalog.broken, problems)
     if len(problems.found) == before:
         _check_order(catalog, problems)
     if len(problems.found) == before:

@@ -219,6 +219,7 @@ class Catalog:
     targets: Mapping[str, Target]
     instances: Mapping[str, Instance]
     layers: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)  # further names of targets → target
     # Problems of the entries that are left out, by file in the catalog: its own or those of what it needs.
     broken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

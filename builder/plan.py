@@ -38,10 +38,15 @@ FORMAT = 4
 
 
 def find_target(catalog: Catalog, name: str) -> Target:
+    """Return the target with this name or alias."""
+    name = catalog.aliases.get(name, name)
     if problems := catalog.broken.get(f"targets/{name}.toml"):
         raise CatalogError(problems, hint=f"correct the catalog, then run: builder plan {name}")
     if name not in catalog.targets:
-        raise UsageError(f"no target '{name}'{did_you_mean(name, catalog.targets)}", hint="builder list")
+        raise UsageError(
+            f"no target '{name}'{did_you_mean(name, [*catalog.targets, *catalog.aliases])}",
+            hint="builder list",
+        )
     return catalog.targets[name]
 
 

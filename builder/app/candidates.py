@@ -38,14 +38,20 @@ def candidates(metavar: str, typed: Typed) -> list[Candidate]:
     return found
 
 
-def _targets(typed: Typed) -> Iterable[Candidate]:
-    return ((target.name, target.summary) for target in typed.context.catalog.targets.values())
+def _targets(typed: Typed) -> Iterator[Candidate]:
+    """Yield the targets, and for the beginning of a name also the aliases."""
+    catalog = typed.context.catalog
+    yield from ((target.name, target.summary) for target in catalog.targets.values())
+    if typed.word:
+        yield from ((alias, f"alias of {target}") for alias, target in catalog.aliases.items())
 
 
 def _flavours(typed: Typed) -> Iterable[Candidate]:
     """Return the flavours of the targets before the word, or of all targets."""
-    targets = typed.context.catalog.targets
-    named = [target for name, target in targets.items() if name in typed.before] or targets.values()
+    catalog = typed.context.catalog
+    before = {catalog.aliases.get(word, word) for word in typed.before}
+    targets = catalog.targets
+    named = [target for name, target in targets.items() if name in before] or targets.values()
     return {flavour.name: flavour.summary for target in named for flavour in target.flavours.values()}.items()
 
 

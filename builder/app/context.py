@@ -150,7 +150,7 @@ def add_targets(options: argparse.ArgumentParser) -> None:
         "targets",
         nargs="*",
         metavar="TARGET",
-        help="name of a target (builder list), or a pattern of names such as 'ami-*'",
+        help="name or alias of a target (builder list), or a pattern of names such as 'ami-*'",
     )
     options.add_argument(
         "--target", action="append", default=[], metavar="TARGET", help="the same; may be repeated"

@@ -80,7 +80,7 @@ def _undo(root: Path, files: Files, before: Mapping[Path, str], folders: list[Pa
 def target_files(context: Context, name: str, kind: str) -> Files:
     """Return the files of a target like the first one of its kind that this machine can build."""
     loaded = context.catalog
-    _require_name(name, "target", loaded.targets)
+    _require_name(name, "target", [*loaded.targets, *loaded.aliases])
     model = _model(loaded, kind)
     raw = read_toml(context.root / "catalog", f"targets/{model.name}.toml", Problems()) or {}
     new = {Path("catalog", "targets", f"{name}.toml"): _target_toml(name, raw, model)}

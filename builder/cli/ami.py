@@ -346,6 +346,7 @@ def _reference(context: Context, options: argparse.Namespace) -> str:
     name = str(options.image)
     if _AMI_ID.fullmatch(name):
         return name
+    name = context.catalog.aliases.get(name, name)
     if name.startswith("ami-") and name not in context.catalog.targets:
         raise UsageError(
             f"'{name}' is neither a target nor an AMI ID: ami- and 8 or 17 hexadecimal digits",

@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> int:
             f"target '{name}' is of kind {plan.target.kind}, and '{parsed.image}' is a {_KIND} image",
             hint="builder list; then pass --target with a target of kind " + _KIND,
         )
+    name = plan.target.name
     artifact = Artifact(kind=_KIND, target=name, reference=str(image["Id"]), key="")
     report: Report | None = None
     try:

@@ -142,6 +142,8 @@ def _find(name: str, named: Mapping[str, set[Want]], context: Context) -> set[Wa
     if Want(kind, subject) in named["all"]:
         return {Want(kind, subject)}
     found = context.catalog
+    if name in found.aliases:
+        return _find(found.aliases[name], named, context)
     if any(name in group for group in (found.components, found.systems, found.stacks, found.targets)):
         raise UsageError(
             f"--update {name}: has no lock entries of its own",

@@ -37,9 +37,11 @@ def run(argv: Sequence[str]) -> int:
         print_json(parsed, to_json(plan))
         return 0
     target, system, stack = plan.target, plan.system, plan.stack
+    aliases = tuple(alias for alias, name in context.catalog.aliases.items() if name == target.name)
     print(f"{target.name}: {target.summary}\n")
     print_facts(
         [
+            *([("also named", aliases)] if aliases else []),
             ("kind", target.kind),
             ("flavour", f"{plan.flavour.name}: {plan.flavour.summary}"),
             ("system", f"{system.name}: {system.summary}"),

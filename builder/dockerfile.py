@@ -4,12 +4,14 @@ Pure. Leaves arguments to the engine's builder, except those of FROM and COPY: a
 on its component layers and copies files below containers/ only.
 """
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _FROM_OPTION = re.compile(r"(?:^|\s)--from=(\S+)")
+_HERE = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")
 _PARENTS = ("${PARENT}", "$PARENT")
 _RULE = "a workload starts from its component layers and uses no other image"
 
@@ -25,10 +27,18 @@ class Instruction:
 
 
 def instructions(dockerfile: str) -> tuple[Instruction, ...]:
-    """Return the instructions in their order; comments and empty lines belong to none."""
-    found, parts = list[Instruction](), list[tuple[int, str]]()
-    for number, line in enumerate([*dockerfile.split("\n"), ""], start=1):
+    """Return the instructions in their order; comments and empty lines belong to none.
+
+    The lines of a here-document belong to its instruction, but not to the text of the instruction.
+    """
+    found, parts, here = list[Instruction](), list[tuple[int, str]](), ""
+    lines = [*dockerfile.split("\n"), ""]
+    for number, line in enumerate(lines, start=1):
         text = line.rstrip()
+        if here:
+            found[-1] = dataclasses.replace(found[-1], end=number)
+            here = "" if text.strip() == here else here
+            continue
         is_last = number > dockerfile.count("\n") + 1
         if text.strip() and not text.lstrip().startswith("#"):
             parts.append((number, text.removesuffix("\\")))
@@ -38,6 +48,8 @@ def instructions(dockerfile: str) -> tuple[Instruction, ...]:
                 Instruction(line=parts[0][0], end=parts[-1][0], name=name.upper(), text=rest.strip())
             )
             parts.clear()
+            delimiter = _HERE.search(rest) if found[-1].name in ("RUN", "COPY", "ADD") else None
+            here = delimiter[2] if delimiter and delimiter[2] in map(str.strip, lines[number:]) else ""
     return tuple(found)
 
 

@@ -165,6 +165,7 @@ SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "IMAGE": _images,
     "NAME": _lock_names,
     "OS": _operating_systems,
+    "PATH": _paths,
     "REGION": _regions,
     "REHEARSAL": _rehearsals,
     "STACK": _stacks,

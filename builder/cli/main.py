@@ -18,6 +18,7 @@ VERBS = {
     "plan": "show what a build would make, reuse and download, and why",
     "build": "build targets, check them, publish them",
     "check": "run a target's checks on an existing image",
+    "lint": "check Dockerfiles, batch scripts and manifests against static rules",
     "run": "run the program of a built training image on this machine",
     "init": "write the files of a new target, component or stack",
     "role": "apply roles to a fresh machine and check them",
@@ -35,7 +36,19 @@ VERBS = {
 
 
 # Commands that change nothing: they succeed if stdout is closed early (`| head`).
-_READING = {"list", "show", "plan", "stack", "iam", "config", "doctor", "completion", "ami list", "ami show"}
+_READING = {
+    "list",
+    "show",
+    "plan",
+    "lint",
+    "stack",
+    "iam",
+    "config",
+    "doctor",
+    "completion",
+    "ami list",
+    "ami show",
+}
 _READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"}
 
 

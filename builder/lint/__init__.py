@@ -1,0 +1,1 @@
+"""Static rules for Dockerfiles, batch scripts, manifests and the files beside them."""

@@ -22,7 +22,7 @@ from builder.adapters.engine.client import Engine
 from builder.adapters.registry.blobs import BlobStore, LayerBlob
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
-from builder.adapters.registry.local import PROGRAM, serving
+from builder.adapters.registry.local import PROGRAM, DockerRegistry, serving
 
 TIMEOUT_S = 1200
 REPOSITORY = "bench/image"
@@ -40,8 +40,10 @@ class Stopwatch:
         self.times.setdefault(name, []).append(time.monotonic() - began)
 
 
-def push_by_docker(image: str, host: str, watch: Stopwatch) -> None:
-    name = f"{host}/{REPOSITORY}:1"
+def push_by_docker(image: str, registry: DockerRegistry, watch: Stopwatch) -> None:
+    name = f"{registry.find()}/{REPOSITORY}:1"
+    login = registry.credentials
+    _docker("login", registry.find(), "-u", login.username, "--password-stdin", stdin=login.password)
     _docker("tag", image, name)
     try:
         for case in ("docker push, cold", "docker push, again"):
@@ -49,9 +51,10 @@ def push_by_docker(image: str, host: str, watch: Stopwatch) -> None:
                 _docker("push", "--quiet", name)
     finally:
         _docker("rmi", name)
+        _docker("logout", registry.find())
 
 
-def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
+def push_by_us(image: str, server: DockerRegistry, folder: Path, watch: Stopwatch) -> int:
     engine = Engine()
     found = engine.inspect_image(image)
     if found is None:
@@ -66,14 +69,17 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
             store=store,
         )
 
+    def connect() -> Registry:
+        return Registry(server.find(), credentials=server.credentials)
+
     def publish(repository: str) -> None:
-        with Registry(host) as registry:
+        with connect() as registry:
             push(*gather(), registry=registry, repository=repository, tags=("1",))
 
     with watch.measure("ours, cold"):
         with watch.measure("  export and compress"):
             config, layers = gather()
-        with watch.measure("  push"), Registry(host) as registry:
+        with watch.measure("  push"), connect() as registry:
             push(config, layers, registry=registry, repository=REPOSITORY, tags=("1",))
     with watch.measure("ours, again"):
         publish(REPOSITORY)
@@ -83,9 +89,10 @@ def push_by_us(image: str, host: str, folder: Path, watch: Stopwatch) -> int:
     return sum(layer.size_bytes for layer in layers)
 
 
-def _docker(*arguments: str) -> None:
+def _docker(*arguments: str, stdin: str = "") -> None:
+    command = ["docker", *arguments]
     ended = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     if ended.returncode:
         sys.exit(f"docker {' '.join(arguments)}: {ended.stderr.strip()}")
@@ -94,21 +101,21 @@ def _docker(*arguments: str) -> None:
 def measure(image: str, runs: int) -> tuple[Times, int]:
     watch, size = Stopwatch(), 0
     for number in range(runs):
-        methods: list[Callable[[str, Path], None]] = []
+        methods: list[Callable[[DockerRegistry, Path], None]] = []
 
-        def by_docker(host: str, _folder: Path) -> None:
-            push_by_docker(image, host, watch)
+        def by_docker(registry: DockerRegistry, _folder: Path) -> None:
+            push_by_docker(image, registry, watch)
 
-        def by_us(host: str, folder: Path) -> None:
+        def by_us(registry: DockerRegistry, folder: Path) -> None:
             nonlocal size
-            size = push_by_us(image, host, folder, watch)
+            size = push_by_us(image, registry, folder, watch)
 
         methods = [by_docker, by_us] if number % 2 == 0 else [by_us, by_docker]
         for push_image in methods:
             folder = Path(tempfile.mkdtemp(prefix="factory-bench-"))
             try:
-                with serving(folder / "registry") as host:
-                    push_image(host, folder / "store")
+                with serving(folder / "registry") as registry:
+                    push_image(registry, folder / "store")
             finally:
                 shutil.rmtree(folder)
     return watch.times, size

@@ -55,7 +55,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--force",
         action="store_true",
-        help="with --publish: even if a 'latest' parameter points to a newer AMI",
+        help="with --publish: even if the stack's tag or a 'latest' parameter points to a newer image",
     )
     add_site(found)
     return found

@@ -14,7 +14,7 @@ from builder.adapters.host import process
 from builder.adapters.host.http import Client
 from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.api import origin_of
-from builder.adapters.registry.local import PROGRAM, find
+from builder.adapters.registry.local import PROGRAM, of
 from builder.app.context import Context, add_json, add_site_name, open_context, parser, print_json
 from builder.app.probes import BAD, GOOD, NOTE, Finding, Probe, ask_all, safely, site_probes
 from builder.app.settings import in_force
@@ -166,10 +166,11 @@ def _room(about: str, folder: Path, fix: str) -> Finding:
 
 def _registry(context: Context) -> Iterable[Finding]:
     """Return a finding about the registry on this machine."""
-    host, program = find(context.workspace), shutil.which(PROGRAM)
-    if host:
+    registry, program = of(context.workspace), shutil.which(PROGRAM)
+    if host := registry.find():
         client = Client(DIRECT, silence_s=ANSWER_S)
-        with client.open("GET", f"{origin_of(host)}/v2/") as response:
+        login = {"Authorization": registry.credentials.basic}
+        with client.open("GET", f"{origin_of(host)}/v2/", headers=login) as response:
             state, text = GOOD if response.status == 200 else BAD, f"{host} answers {response.status}"
         yield Finding(about="registry", state=state, text=text, fix="builder registry down")
         return

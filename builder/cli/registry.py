@@ -18,27 +18,33 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _up(parsed: argparse.Namespace) -> int:
-    return _print(parsed, local.ensure_up(open_context(parsed).workspace))
+    workspace = open_context(parsed).workspace
+    local.ensure_up(workspace)
+    return _print(parsed, local.of(workspace))
 
 
 def _down(parsed: argparse.Namespace) -> int:
     stopped = local.stop(open_context(parsed).workspace)
     print("stopped" if stopped else "was not running", file=sys.stderr)
     if parsed.json:
-        print_json(parsed, {"address": None})
+        print_json(parsed, {"address": None, "login": None})
     return 0
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    return _print(parsed, local.find(open_context(parsed).workspace))
+    return _print(parsed, local.of(open_context(parsed).workspace))
 
 
-def _print(parsed: argparse.Namespace, address: str | None) -> int:
+def _print(parsed: argparse.Namespace, registry: local.DockerRegistry) -> int:
+    address = registry.find() or None
     code = 0 if address else MissingError.exit_code
     if parsed.json:
-        print_json(parsed, {"address": address or None}, exit_code=code)
-    else:
-        print(address or "not running")
+        login = registry.login_command if address else None
+        print_json(parsed, {"address": address, "login": login}, exit_code=code)
+        return code
+    print(address or "not running")
+    if address:
+        print(f"to pull with the engine's client: {registry.login_command}", file=sys.stderr)
     return code
 
 

@@ -7,7 +7,9 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -17,9 +19,11 @@ from builder.adapters.registry.api import Credentials
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
 from builder.adapters.registry.client import MANIFEST, Blob, Registry, manifest, push
 from builder.adapters.registry.local import PROGRAM, serving
-from builder.adapters.registry.publisher import RegistryCache
+from builder.adapters.registry.publisher import RegistryCache, RegistryPublisher
 from builder.errors import FactoryError, IntegrityError, Interrupted, MissingError, PublishError
+from builder.model import Artifact, Plan, Publication
 from builder.rehearsal.registry.server import Fault, LocalRegistry
+from tests.support.repository import Repository
 from tests.support.stub_server import Asked, Pauses, Stub, stub_servers
 
 CONFIG = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
@@ -67,24 +71,28 @@ def pauses() -> Pauses:
 
 
 @pytest.fixture(params=["ours", "docker-registry"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Registry]]:
+    """A function that opens a client of the registry."""
     if request.param == "ours":
-        with LocalRegistry(tmp_path / "registry") as registry:
-            yield registry.host
+        with LocalRegistry(tmp_path / "registry") as ours:
+            yield lambda: Registry(ours.host)
     elif not shutil.which(PROGRAM):
         pytest.skip("capability absent: no docker-registry program (Debian: apt install docker-registry)")
     else:
-        with serving(tmp_path / "registry") as address:
-            yield address
+        with serving(tmp_path / "registry") as started:
+            yield lambda: Registry(started.find(), credentials=started.credentials)
 
 
-def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, ...]) -> None:
-    with Registry(host) as registry:
+Connect = Callable[[], Registry]
+
+
+def test_pushes_an_image_and_pulls_it_back(connect: Connect, layers: tuple[LayerBlob, ...]) -> None:
+    with connect() as registry:
         registry.ping()
         publication = push(CONFIG, layers, registry=registry, repository="team/app", tags=("1", "latest"))
         sizes = len(CONFIG) + sum(layer.size_bytes for layer in layers)
         assert (publication.pushed_bytes, publication.reused_bytes) == (sizes, 0)
-        assert publication.name == f"{host}/team/app@{publication.digest}"
+        assert publication.name == f"{registry.host}/team/app@{publication.digest}"
         assert publication.digest == sha256(manifest(CONFIG, layers))
         assert registry.tags("team/app") == ("1", "latest")
         for reference in ("1", "latest", publication.digest):
@@ -95,16 +103,16 @@ def test_pushes_an_image_and_pulls_it_back(host: str, layers: tuple[LayerBlob, .
             assert registry.get_blob("team/app", layer.digest) == layer.path.read_bytes()
 
 
-def test_returns_none_for_a_missing_image_and_blob(host: str) -> None:
-    with Registry(host) as registry:
+def test_returns_none_for_a_missing_image_and_blob(connect: Connect) -> None:
+    with connect() as registry:
         assert registry.find_manifest("team/app", "cache-1") is None
         assert registry.get_manifest("team/app", NO_DIGEST) is None
         assert not registry.has_blob("team/app", NO_DIGEST)
         assert registry.tags("team/app") == ()
 
 
-def test_second_push_sends_no_bytes(host: str, layers: tuple[LayerBlob, ...]) -> None:
-    with Registry(host) as registry:
+def test_second_push_sends_no_bytes(connect: Connect, layers: tuple[LayerBlob, ...]) -> None:
+    with connect() as registry:
         first = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         second = push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         third = push(CONFIG, layers, registry=registry, repository="app", tags=("1", "2"))
@@ -113,8 +121,8 @@ def test_second_push_sends_no_bytes(host: str, layers: tuple[LayerBlob, ...]) ->
     assert second.reused_bytes == third.reused_bytes == first.pushed_bytes
 
 
-def test_mounts_blobs_of_another_repository(host: str, layers: tuple[LayerBlob, ...]) -> None:
-    with Registry(host) as registry:
+def test_mounts_blobs_of_another_repository(connect: Connect, layers: tuple[LayerBlob, ...]) -> None:
+    with connect() as registry:
         push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         other = push(
             CONFIG, layers, registry=registry, repository="other", tags=("1",), mount_from=("none", "app")
@@ -122,17 +130,19 @@ def test_mounts_blobs_of_another_repository(host: str, layers: tuple[LayerBlob, 
     assert other.pushed_bytes == 0
 
 
-def test_pushes_under_the_digest_without_a_tag(host: str, layers: tuple[LayerBlob, ...]) -> None:
-    with Registry(host) as registry:
+def test_pushes_under_the_digest_without_a_tag(connect: Connect, layers: tuple[LayerBlob, ...]) -> None:
+    with connect() as registry:
         publication = push(CONFIG, layers, registry=registry, repository="app", tags=())
         assert registry.find_manifest("app", publication.digest) == publication.digest
 
 
-def test_refuses_and_deletes_a_layer_that_changed_on_disk(host: str, layers: tuple[LayerBlob, ...]) -> None:
+def test_refuses_and_deletes_a_layer_that_changed_on_disk(
+    connect: Connect, layers: tuple[LayerBlob, ...]
+) -> None:
     content = bytearray(layers[1].path.read_bytes())
     content[-1] ^= 1
     layers[1].path.write_bytes(content)
-    with Registry(host) as registry:
+    with connect() as registry:
         with pytest.raises(IntegrityError) as caught:
             push(CONFIG, layers, registry=registry, repository="app", tags=("1",))
         assert registry.find_manifest("app", "1") is None
@@ -141,11 +151,11 @@ def test_refuses_and_deletes_a_layer_that_changed_on_disk(host: str, layers: tup
     assert BlobStore(layers[1].path.parents[1]).find(layers[1].diff_id) is None
 
 
-def test_reports_a_refusal_with_the_registrys_error_code(host: str) -> None:
+def test_reports_a_refusal_with_the_registrys_error_code(connect: Connect) -> None:
     content = json.dumps(json.loads(manifest(CONFIG, ()))).encode()
-    with Registry(host) as registry, pytest.raises(PublishError, match="MANIFEST_BLOB_UNKNOWN") as caught:
+    with connect() as registry, pytest.raises(PublishError, match="MANIFEST_BLOB_UNKNOWN") as caught:
         registry.put_manifest("app", "1", content)
-    assert caught.value.message.startswith(f"{host}/app: manifest 1: ")
+    assert caught.value.message.startswith(f"{registry.host}/app: manifest 1: ")
     assert "curl" in caught.value.hint
 
 
@@ -339,6 +349,79 @@ def test_cache_has_no_layer_if_its_manifest_is_not_of_an_image(
     cache = RegistryCache(engine=Engine(), repository=f"{stub.host}/layers", blobs=tmp_path, network=DIRECT)
     assert not cache.has("0123")
     assert [asked.line.split(" ")[1] for asked in stub.asked] == ["/v2/layers/manifests/cache-0123"]
+
+
+class SingleImageEngine(Engine):
+    """An engine that has one image, without layers and of a given time."""
+
+    def __init__(self, created: object) -> None:
+        super().__init__()
+        self._record = {"created": created, "rootfs": {"type": "layers", "diff_ids": []}}
+        self._config = json.dumps(self._record).encode()
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        del reference
+        record = {"Created": self._record["created"], "RootFS": {"Layers": []}}
+        return {"Id": sha256(self._config), **record}
+
+    @contextmanager
+    def export(self, image: str) -> Iterator[IO[bytes]]:
+        del image
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            manifest = json.dumps([{"Config": "config.json"}]).encode()
+            for name, content in (("config.json", self._config), ("manifest.json", manifest)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        stream.seek(0)
+        yield stream
+
+
+OLD, NEW = "2026-01-01T09:00:00.123456789Z", "2026-01-01T09:30:00Z"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moves"),
+    [
+        (OLD, NEW, True),
+        (NEW, OLD, False),
+        (NEW, NEW, True),
+        ("2026-01-01T10:00:00+02:00", OLD, True),
+        ("soon", OLD, True),
+        ("0001-01-01T00:00:00+02:00", OLD, True),
+        (None, OLD, True),
+        (NEW, "", True),
+    ],
+)
+def test_moves_the_tag_of_a_stack_to_an_older_image_only_by_force(
+    serve: Serve, repository: Repository, tmp_path: Path, before: object, after: object, moves: bool
+) -> None:
+    plan, server = repository.plan(), serve()
+
+    def publish(created: object, *, force: bool = False) -> Publication:
+        publisher = RegistryPublisher(
+            engine=SingleImageEngine(created),
+            repository_prefix=f"{server.host}/team",
+            blobs=tmp_path / "store",
+            network=DIRECT,
+            force=force,
+        )
+        artifact = Artifact(kind="container", target="hello", reference="sha256:1", key=plan.key, layers=())
+        return publisher.publish(plan, artifact)
+
+    first = publish(before)
+    if not moves:
+        with pytest.raises(PublishError, match="is an image of 2026-01-01 09:30:00") as caught:
+            publish(after)
+        assert "--force" in caught.value.hint
+        assert current_digest(server, plan) == first.digest
+    assert publish(after, force=not moves).digest == current_digest(server, plan)
+
+
+def current_digest(server: LocalRegistry, plan: Plan) -> str | None:
+    with Registry(server.host) as client:
+        return client.find_manifest("team/hello", plan.stack.name)
 
 
 @pytest.mark.parametrize("password", ["", "wrong", "right"])

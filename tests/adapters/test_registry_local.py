@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.host.workspace import Workspace
-from builder.adapters.registry import local
-from builder.adapters.registry.client import Registry
+from builder.adapters.registry import local, password
+from builder.adapters.registry.api import Credentials
+from builder.adapters.registry.client import Blob, Registry
 from builder.adapters.registry.local import PROGRAM, DockerRegistry
 from builder.errors import MissingError
 
@@ -34,8 +36,8 @@ def state_of(registry: DockerRegistry) -> dict[str, int]:
     return state
 
 
-def answers(host: str) -> bool:
-    with Registry(host) as client:
+def answers(registry: DockerRegistry) -> bool:
+    with Registry(registry.find(), credentials=registry.credentials) as client:
         client.ping()
     return True
 
@@ -44,7 +46,7 @@ def answers(host: str) -> bool:
 def test_finds_a_running_registry_and_restarts_it_at_the_same_port(registry: DockerRegistry) -> None:
     assert (registry.find(), registry.stop()) == ("", False)
     host = registry.start()
-    assert answers(host)
+    assert answers(registry)
     assert registry.start() == registry.find() == host
     assert registry.stop()
     assert registry.find() == ""
@@ -61,7 +63,7 @@ def test_starts_at_another_port_if_the_last_one_is_taken(registry: DockerRegistr
         other.listen()
         moved = registry.start()
     assert moved != host
-    assert answers(moved)
+    assert answers(registry)
 
 
 @needs_program
@@ -69,7 +71,8 @@ def test_ignores_registry_variables_of_the_environment(
     registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY_HTTP_ADDR", "127.0.0.1:1")
-    assert answers(registry.start())
+    registry.start()
+    assert answers(registry)
 
 
 @needs_program
@@ -78,9 +81,53 @@ def test_replaces_a_registry_whose_starter_was_killed(registry: DockerRegistry) 
     first = state_of(registry)["pid"]
     (registry.folder / "state.json").write_text(json.dumps({"pid": first, "port": 0}))
     assert registry.find() == ""
-    assert answers(registry.start())
+    registry.start()
+    assert answers(registry)
     assert state_of(registry)["pid"] != first
     assert not Path(f"/proc/{first}/cmdline").exists() or not Path(f"/proc/{first}/cmdline").read_bytes()
+
+
+@needs_program
+@pytest.mark.parametrize("login", [None, Credentials(username="builder", password="")], ids=["no", "wrong"])
+def test_refuses_every_request_without_its_login(registry: DockerRegistry, login: Credentials | None) -> None:
+    with Registry(registry.start(), credentials=login) as stranger:
+        for ask in (
+            stranger.ping,
+            lambda: stranger.tags("app"),
+            lambda: stranger.push_blobs("app", [Blob.of(b"{}")]),
+            lambda: stranger.put_manifest("app", "debian-12", b"{}"),
+        ):
+            with pytest.raises(MissingError, match="answered 401"):
+                ask()
+
+
+@needs_program
+def test_its_login_is_random_and_only_readable_for_its_user(registry: DockerRegistry, tmp_path: Path) -> None:
+    registry.start()
+    other = DockerRegistry(tmp_path / "other")
+    other.folder.mkdir()
+    password.ensure(other.folder)
+    assert registry.credentials.password != other.credentials.password
+    assert len(registry.credentials.password) >= 32
+    for name in ("password", "htpasswd"):
+        assert stat.S_IMODE((registry.folder / name).stat().st_mode) == 0o600
+    secret = registry.credentials.password
+    registry.stop()
+    registry.start()
+    assert registry.credentials.password == secret, "a login that the engine's client stored stays valid"
+    assert secret.encode() not in Path(f"/proc/{state_of(registry)['pid']}/cmdline").read_bytes()
+    assert secret not in (registry.folder / "log.txt").read_text()
+
+
+@needs_program
+def test_replaces_a_registry_without_login_of_an_earlier_version(registry: DockerRegistry) -> None:
+    registry.start()
+    first = state_of(registry)["pid"]
+    config = registry.folder / "config.yml"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "auth"}))
+    registry.start()
+    assert state_of(registry)["pid"] != first
+    assert answers(registry)
 
 
 def test_ignores_another_process_with_a_reused_process_id(registry: DockerRegistry) -> None:
@@ -133,8 +180,8 @@ def test_all_checkouts_of_a_user_share_a_registry(tmp_path: Path) -> None:
     first, second = (Workspace(home=tmp_path / "home", out=tmp_path / name) for name in "ab")
     try:
         host = local.ensure_up(first)
-        assert local.find(second) == local.ensure_up(second) == host
+        assert local.of(second).find() == local.ensure_up(second) == host
     finally:
         assert local.stop(second)
-    assert local.find(first) == ""
+    assert local.of(first).find() == ""
     assert local.stop(first) is False

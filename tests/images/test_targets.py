@@ -24,10 +24,17 @@ BOUND_S = 1800
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("site")
-    with serving(folder / "registry") as host:
+    with serving(folder / "registry") as registry:
         site = folder / "site.toml"
-        site.write_text(f'[registry]\npush = "{host}"\n', encoding="utf-8")
-        yield os.environ | {"BUILDER_HOME": str(home), "BUILDER_SITE_FILE": str(site), "NO_COLOR": "1"}
+        site.write_text(f'[registry]\npush = "{registry.find()}"\n', encoding="utf-8")
+        login = {"auth": registry.credentials.basic.removeprefix("Basic ")}
+        (folder / "config.json").write_text(json.dumps({"auths": {registry.find(): login}}), encoding="utf-8")
+        yield os.environ | {
+            "BUILDER_HOME": str(home),
+            "BUILDER_SITE_FILE": str(site),
+            "DOCKER_CONFIG": str(folder),
+            "NO_COLOR": "1",
+        }
 
 
 def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":

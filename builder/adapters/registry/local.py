@@ -7,6 +7,7 @@ as the registry only if its command line names the config file of the same folde
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
+from builder.adapters.registry import password
+from builder.adapters.registry.api import Credentials
 from builder.errors import FactoryError, MissingError
 from builder.reading import parse, read_text
 from builder.wait import until
@@ -46,8 +49,9 @@ class DockerRegistry:
 
     def start(self) -> str:
         """Start the registry unless it is running, at its last port if free; return host:port."""
-        if not (host := self.find()):
-            self.stop()  # a process that was not listening yet when its starter was killed
+        host = self.find()
+        if not host or not self._has_login():
+            self.stop()  # a process without login, or one whose starter was killed before it listened
             last = self._state().port  # keeps image names valid that were printed before
             host = (last and self._start(last)) or self._start(0)
         if not host:
@@ -66,6 +70,17 @@ class DockerRegistry:
                 f"the registry (process {pid}) did not stop within {_WAIT_S:.0f} s", hint=f"kill -KILL {pid}"
             )
         return True
+
+    @property
+    def credentials(self) -> Credentials:
+        """The login of the registry, which is the same as long as its folder exists."""
+        return password.read(self.folder)
+
+    @property
+    def login_command(self) -> str:
+        """The command that stores the login for the engine's client."""
+        file = shlex.quote(str(password.file_of(self.folder)))
+        return f"docker login {self.find()} --username {password.USER} --password-stdin < {file}"
 
     @property
     def _config(self) -> Path:
@@ -90,17 +105,24 @@ class DockerRegistry:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
 
     def _runs(self, pid: int) -> bool:
-        """True if the process is this registry and not another process with a reused process id."""
+        """True if the process is this registry, and not another process or one of another user."""
+        folder = Path(f"/proc/{pid}")
         try:
-            argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            argv, owner = (folder / "cmdline").read_bytes().split(b"\0"), folder.stat().st_uid
         except OSError:
             return False
-        return argv[1:3] == [b"serve", os.fsencode(self._config)]
+        return argv[1:3] == [b"serve", os.fsencode(self._config)] and owner == os.geteuid()
+
+    def _has_login(self) -> bool:
+        """False if an earlier version of the builder started the registry, which then has no login."""
+        files = (self._config, password.file_of(self.folder))
+        return all(file.exists() for file in files) and b'"htpasswd"' in self._config.read_bytes()
 
     def _start(self, port: int) -> str:
         """Start the program at a port (0: any free port); return host:port, "" if it did not start."""
         program = _find_program()
         self.folder.mkdir(parents=True, exist_ok=True)
+        password.ensure(self.folder)
         self._config.write_text(json.dumps(self._configuration(port)), encoding="utf-8")  # JSON is YAML
         self._log.write_bytes(b"")
         # REGISTRY_* variables would override the config file; version 3 sends traces by default.
@@ -123,6 +145,7 @@ class DockerRegistry:
                 "delete": {"enabled": True},
             },
             "http": {"addr": f"127.0.0.1:{port}"},
+            "auth": {"htpasswd": {"realm": "builder", "path": str(password.hash_file_of(self.folder))}},
         }
 
     def _listening(self) -> int:
@@ -173,32 +196,28 @@ def remove_former(workspace: Workspace) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Run a registry in a folder until the block ends; yield host:port."""
+def serving(folder: Path) -> Iterator[DockerRegistry]:
+    """Run a registry in a folder until the block ends."""
     registry = DockerRegistry(folder.absolute())
     try:
-        yield registry.start()
+        registry.start()
+        yield registry
     finally:
         registry.stop()
 
 
-def _of(workspace: Workspace) -> DockerRegistry:
+def of(workspace: Workspace) -> DockerRegistry:
     """Return the registry that all checkouts of a user share."""
     return DockerRegistry(workspace.home.absolute() / PROGRAM)
-
-
-def find(workspace: Workspace) -> str:
-    """Return host:port of the registry; "" if it is not running."""
-    return _of(workspace).find()
 
 
 def ensure_up(workspace: Workspace) -> str:
     """Start the registry unless it is running; return host:port."""
     with locked(workspace, "registry"):
-        return _of(workspace).start()
+        return of(workspace).start()
 
 
 def stop(workspace: Workspace) -> bool:
     """Stop the registry; return False if it is not running."""
     with locked(workspace, "registry"):
-        return _of(workspace).stop()
+        return of(workspace).stop()

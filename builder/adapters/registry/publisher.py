@@ -4,7 +4,9 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host.network import Network
@@ -12,7 +14,7 @@ from builder.adapters.registry.api import Login, find_credentials
 from builder.adapters.registry.blobs import DIGEST, BlobStore
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
-from builder.errors import BuildError
+from builder.errors import BuildError, PublishError
 from builder.marks import KEY_LABEL
 from builder.model import Artifact, Plan, Publication
 
@@ -90,8 +92,10 @@ class RegistryPublisher:
         cancelled: threading.Event | None = None,
         credentials: Login | None = None,
         ensure: Callable[[str], None] = lambda _: None,
+        force: bool = False,
     ) -> None:
         self._siblings = siblings
+        self._force = force  # also move the stack's tag to an image older than its current one
         self._ensure = ensure  # creates a repository where a push does not, as in ECR
         self._route = _Route(
             engine=engine,
@@ -117,6 +121,8 @@ class RegistryPublisher:
         """Push the image under two tags: the stack's name, which moves to later images, and the plan key."""
         repository = self._repository(plan.target.name)
         self._ensure(repository)
+        if not self._force:
+            self._require_newer(repository, plan.stack.name, artifact.reference)
         return self._route.push(
             artifact.reference,
             registry=self._registry,
@@ -124,6 +130,21 @@ class RegistryPublisher:
             tags=(plan.stack.name, f"key-{plan.key[:16]}"),
             mount_from=[self._repository(name) for name in self._siblings],
         )
+
+    def _require_newer(self, repository: str, tag: str, image: str) -> None:
+        """Refuse to move a tag from an image to an older one."""
+        current = self._registry.get_manifest(repository, tag)
+        if current is None:
+            return
+        found = self._route.engine.inspect_image(image) or {}
+        ours = _moment(found.get("Created"))
+        theirs = _moment(_config_of(self._registry, repository, current[0]).get("created"))
+        if ours and theirs and theirs > ours:
+            raise PublishError(
+                f"{self._route.host}/{repository}:{tag} is an image of {theirs:%Y-%m-%d %H:%M:%S},"
+                f" and this image is older ({ours:%Y-%m-%d %H:%M:%S} UTC)",
+                hint="build a newer image, or re-run the command with --force",
+            )
 
     def _repository(self, name: str) -> str:
         return f"{self._route.path}/{name}" if self._route.path else name
@@ -169,12 +190,8 @@ class RegistryCache:
     def _key_of(self, manifest: bytes) -> str:
         """Return the key in the label of an image; "" if it is not an image or has no such label."""
         try:
-            digest = str(json.loads(manifest)["config"]["digest"])
-            if not DIGEST.fullmatch(digest):
-                return ""
-            config = self._registry.get_blob(self._route.path, digest)
-            return str(json.loads(config)["config"]["Labels"][KEY_LABEL])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            return str(_config_of(self._registry, self._route.path, manifest)["config"]["Labels"][KEY_LABEL])
+        except (KeyError, TypeError):
             return ""
 
     def keep(self, key: str) -> None:
@@ -189,6 +206,25 @@ class RegistryCache:
         if credentials is None:
             return {}
         return {"username": credentials.username, "password": credentials.password}
+
+
+def _config_of(registry: Registry, repository: str, manifest: bytes) -> dict[str, Any]:
+    """Return the config of an image in a registry; empty if the manifest is not of an image."""
+    try:
+        digest = str(json.loads(manifest)["config"]["digest"])
+        found = json.loads(registry.get_blob(repository, digest)) if DIGEST.fullmatch(digest) else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _moment(text: object) -> datetime | None:
+    """Return the time of an image in UTC; None if it has none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _tag(key: str) -> str:

@@ -6,6 +6,7 @@ A build with nothing to do imports only this module; makers and publishers are i
 import shlex
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from builder.adapters.container.finder import EngineFinder
@@ -48,6 +49,8 @@ class ContainerLane(Lane):
         from builder.app.lanes.container_work import ContainerWork
 
         search = self.search(work.ledger, publish=work.request.publish)
+        if search.publisher and work.request.force:
+            search = replace(search, publisher=self._open_publisher(force=True))
         self._work = ContainerWork(self._context, self._engine, search, work)
         return self._work.tools
 
@@ -70,6 +73,9 @@ class ContainerLane(Lane):
 
     @cached_property
     def _publisher(self) -> Publisher:
+        return self._open_publisher(force=False)
+
+    def _open_publisher(self, *, force: bool) -> Publisher:
         from builder.app.lanes.publishing import open_publisher
 
-        return open_publisher(self._context, self._engine, self._cancelled)
+        return open_publisher(self._context, self._engine, self._cancelled, force=force)

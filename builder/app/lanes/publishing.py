@@ -6,7 +6,7 @@ from functools import partial
 from builder.adapters.aws import ecr
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.network import DIRECT
-from builder.adapters.registry.local import ensure_up
+from builder.adapters.registry import local
 from builder.adapters.registry.publisher import RegistryPublisher
 from builder.app.account import SiteAccount
 from builder.app.context import Context
@@ -15,10 +15,12 @@ from builder.ports import Publisher
 from builder.site import ECR
 
 
-def open_publisher(context: Context, engine: Engine, cancelled: threading.Event) -> Publisher:
+def open_publisher(
+    context: Context, engine: Engine, cancelled: threading.Event, *, force: bool = False
+) -> Publisher:
     # Default: the registry on this machine, started if it does not run.
     named = context.site.registry.push
-    destination = named or ensure_up(context.workspace)
+    destination = named or local.ensure_up(context.workspace)
     host, _, path = destination.partition("/")
     publisher = partial(
         RegistryPublisher,
@@ -27,9 +29,11 @@ def open_publisher(context: Context, engine: Engine, cancelled: threading.Event)
         network=site_network(context) if named else DIRECT,
         siblings=tuple(context.catalog.targets),
         cancelled=cancelled,
+        force=force,
     )
     if host != ECR:
-        return publisher(repository_prefix=destination)
+        credentials = None if named else local.of(context.workspace).credentials
+        return publisher(repository_prefix=destination, credentials=credentials)
     account = SiteAccount(context).account
     login = ecr.EcrLogin(account)
     host = login.host

@@ -25,6 +25,7 @@ from builder.adapters.upstream.mirror import Mirror
 from builder.dockerfile import labelled
 from builder.errors import BuildError
 from builder.events import Stream
+from builder.marks import RUN_LABEL
 
 BODY = bytes(range(256)) * 80_000  # 20 MB
 
@@ -193,10 +194,18 @@ def _answer(client: socket.socket) -> bytes:
 
 
 @pytest.mark.engine
-def test_a_workload_is_built_without_network_and_with_a_memory_limit(shell_image: str) -> None:
+def test_a_workload_is_built_without_network_and_with_limits(shell_image: str) -> None:
     files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes /proc/net/dev"
-    text = f'ARG PARENT\nFROM $PARENT\nSHELL ["sh", "-c"]\nRUN cat {files} || true\n'
-    dockerfile = labelled(text, "factory-test", "x")
+    # The limit of processes is set while the container starts.
+    read = "n=$(cat $PIDS 2>/dev/null)"
+    wait = f"i=0; until [ $i = 100 ] || [ ${{n:-max}} != max ]; do i=$((i+1)); sleep 0.1; {read}; done"
+    text = f"""ARG PARENT
+FROM $PARENT
+ENV PIDS="/sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max"
+SHELL ["sh", "-c"]
+RUN {wait}; echo processes: $n; cat {files} || true
+"""
+    dockerfile = labelled(text, RUN_LABEL, "x")
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         entry = tarfile.TarInfo("Dockerfile")
@@ -207,8 +216,10 @@ def test_a_workload_is_built_without_network_and_with_a_memory_limit(shell_image
     engine, lines = Engine(), list[str]()
     plan: Any = SimpleNamespace(target=SimpleNamespace(workload="x"))
     tag = f"{shell_image}-workload"
-    workload.build(engine, context, plan, parent=shell_image, tag=tag, labels={}, say=lines.append)
+    labels = {RUN_LABEL: "x"}
+    workload.build(engine, context, plan, parent=shell_image, tag=tag, labels=labels, say=lines.append)
     engine.remove_image(tag)
     (limit,) = (int(line) for line in lines if line.strip().isdigit())
     assert limit < engine.info()["MemTotal"]
+    assert "processes: 4096" in lines
     assert not any("eth0" in line for line in lines)

@@ -9,6 +9,7 @@ from builder import dockerfile
 from builder.adapters.container import workload
 from builder.cli.main import main
 from builder.errors import BuildError, CatalogError
+from builder.marks import RUN_LABEL
 from tests.support.repository import Repository
 
 PATH = "containers/hello/Dockerfile"
@@ -97,19 +98,43 @@ def test_a_label_after_each_stage_keeps_the_lines() -> None:
     assert made.line(10_000) == 9
 
 
+OWN, FOREIGN, ENDED = ("a" * 12, "b" * 12, "c" * 12)
+
+
 class Engine:
     """Engine whose answer to a build is an error, or a stream of events."""
 
     def __init__(self, *events: dict[str, str], refusal: str = "") -> None:
         self._events, self._refusal = events, refusal
 
+        self.limited: list[tuple[str, int]] = []
+
     def info(self) -> dict[str, object]:
-        return {}
+        return {"PidsLimit": True}
+
+    def inspect_container(self, container: str) -> dict[str, object] | None:
+        run = {OWN: "a", FOREIGN: "b"}.get(container)
+        return {"Config": {"Labels": {RUN_LABEL: run}}} if run else None
+
+    def limit_processes(self, container: str, count: int) -> None:
+        self.limited.append((container, count))
 
     def build(self, *_: object, **__: object) -> Iterator[dict[str, str]]:
         if self._refusal:
             raise BuildError("engine error while building an image", details=self._refusal)
         yield from self._events
+
+
+def test_only_containers_of_the_build_get_a_limit_of_processes(repository: Repository) -> None:
+    context = workload.make_context(repository.root, repository.plan(), (RUN_LABEL, "a"))
+    engine: Any = Engine(
+        *({"stream": f" ---> Running in {name}\n"} for name in (OWN, FOREIGN, ENDED)),
+        {"stream": f"printed ---> Running in {FOREIGN}\n"},
+    )
+    workload.build(
+        engine, context, repository.plan(), parent="p", tag="t", labels={RUN_LABEL: "a"}, say=lambda _: None
+    )
+    assert [name for name, count in engine.limited if 0 < count <= 4096] == [OWN]
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,13 @@ from builder.adapters.engine.limits import bounds
 from builder.dockerfile import Labelled
 from builder.errors import BuildError
 from builder.events import shortened
+from builder.marks import RUN_LABEL
 from builder.model import Plan
 
 # Messages of the engine that name a line of the Dockerfile, and lines that announce an instruction.
 _LINE = re.compile(r"(?:dockerfile )?parse error (?:on )?line (\d+): ", re.IGNORECASE)
 _STEP = re.compile(r"Step (\d+)/\d+ : ")
+_RUNNING = re.compile(r" ---> Running in ([0-9a-f]{12,64})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,8 @@ def build(
     labels: Mapping[str, str],
     say: Callable[[str], None],
 ) -> None:
-    memory = bounds(engine).get("mem_limit")  # the engine's builder takes no other limit
+    limits = bounds(engine)
+    memory, processes = limits.get("mem_limit"), limits.get("pids_limit")
     progress = _Progress(f"containers/{plan.target.workload}/Dockerfile", context.dockerfile)
     deadline = time.monotonic() + LONGEST_S
     with progress.refusals():
@@ -66,8 +69,21 @@ def build(
             for line in str(event.get("stream", "")).rstrip().splitlines():
                 progress.read(line)
                 say(line)
+                if processes and (running := _RUNNING.fullmatch(line)):
+                    _limit(engine, running[1], processes, labels)
             if "error" in event:
                 raise progress.failure(str(event["error"]))
+
+
+def _limit(engine: Engine, container: str, processes: int, labels: Mapping[str, str]) -> None:
+    """Limit the processes of a container of this build; the engine's builder takes no such limit.
+
+    A program in the build can print the same line with the name of another container.
+    """
+    found = engine.inspect_container(container)
+    own = (found or {}).get("Config", {}).get("Labels") or {}
+    if own.get(RUN_LABEL) == labels[RUN_LABEL]:
+        engine.limit_processes(container, processes)
 
 
 @dataclass

@@ -309,6 +309,18 @@ class Engine:
         with self.errors("starting a container"):
             self.connect().start(container)
 
+    def limit_processes(self, container: str, count: int) -> None:
+        """Limit the number of processes of a container; ignore a container that has ended."""
+        with self.errors("limiting the processes of a container"):
+            client = self.connect(_ASK_S)
+            url = f"{client.base_url}/v{client.api_version}/containers/{container}/update"
+            status = client.post(url, json={"PidsLimit": count}).status_code
+        if status != 200 and ((self.inspect_container(container) or {}).get("State") or {}).get("Running"):
+            raise BuildError(
+                f"container {container}: the engine refused a limit of {count} processes (status {status})",
+                hint="docker info: see Warnings",
+            )
+
     def stop(self, container: str, *, grace_s: int) -> None:
         with self.errors("stopping a container"):
             self.connect().stop(container, timeout=grace_s)

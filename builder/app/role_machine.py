@@ -159,6 +159,7 @@ def open_machine(
         )
         if keep:
             started.pop_all()
+            events.emit("note", text=_kept(container, network.container, mirror))
         applier = Applier(
             engine=engine, container=container, settings=setup.settings, mirror=mirror, events=events
         )
@@ -170,6 +171,14 @@ def open_machine(
             opened.wait_until_booted("running", *(("degraded",) if given else ()))
         yield opened
         _keep_packages(setup, mirror)
+
+
+def _kept(container: str, keeper: str, mirror: Mirror) -> str:
+    """Return how to enter and to remove a container that is kept, and what it lacks."""
+    name, other = container[:12], keeper[:12]
+    servers = ", ".join(f"{host}:{port}" for host, port in mirror.loopback_servers)
+    lost = f"; after this command it does not reach {servers}" if servers else ""
+    return f"container {name} is kept: docker exec -it {name} bash; docker rm -f {name} {other}{lost}"
 
 
 def _keep_packages(setup: playbook.ContainerSetup, mirror: Mirror) -> None:

@@ -20,7 +20,7 @@ class Action:
 
 
 def lazy_action(summary: str, module: str) -> Action:
-    """Return the action of a module with `options` and `run`, which is imported when the action is used."""
+    """Return an action whose module, with functions `options` and `run`, is imported only when it is used."""
     return Action(
         summary,
         lambda: import_module(module).options(),

@@ -29,9 +29,9 @@ class DeadRun:
 
 
 def dead_runs(context: Context) -> list[DeadRun]:
-    """Return the dead runs that have a journal.
+    """Return the dead runs that have a journal, one item per account in each journal.
 
-    Deletes journals whose rehearsals have all ended: their resources are gone.
+    If a journal names only rehearsals that have ended, its resources are gone and the journal is deleted.
     """
     found = []
     for run in journal.runs(context.workspace):

@@ -38,7 +38,8 @@ def run(argv: Sequence[str]) -> int:
     name = parsed.target or ((image["Config"] or {}).get("Labels") or {}).get(TARGET_LABEL)
     if not name:
         raise UsageError(
-            f"image '{parsed.image}' has no label {TARGET_LABEL}", hint="pass --target NAME; builder list"
+            f"image '{parsed.image}' has no label {TARGET_LABEL}",
+            hint=f"builder list; then: builder check {parsed.image} --target TARGET",
         )
     plan = context.plan(name)
     if plan.target.kind != _KIND:

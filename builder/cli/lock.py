@@ -101,7 +101,7 @@ def options() -> argparse.ArgumentParser:
     return found
 
 
-# Pairs of options that contradict each other: `--verify` writes what it verified.
+# Pairs of options that exclude each other. `--verify` marks entries as verified, so it writes the lock.
 _EXCLUDING = (
     ("verify", "update"),
     ("verify", "diff"),
@@ -118,13 +118,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for one, other in _EXCLUDING:
         if getattr(parsed, one) and getattr(parsed, other):
             raise UsageError(
-                f"builder lock: --{one} and --{other} exclude each other", hint="leave out one of them"
+                f"builder lock: --{one} and --{other} exclude each other",
+                hint=f"leave out --{one} or --{other}",
             )
     without_targets = [name for name in ("update", "names") if getattr(parsed, name)]
     if _given(parsed) and without_targets:
         raise UsageError(
             f"builder lock: --{without_targets[0]} and targets exclude each other",
-            hint="leave out one of them",
+            hint=f"leave out --{without_targets[0]} or the targets",
         )
     only_with_targets = [name for name in ("flavour", "site") if getattr(parsed, name)]
     if only_with_targets and not _given(parsed):

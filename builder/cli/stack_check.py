@@ -1,4 +1,4 @@
-"""`builder stack check`: check versions of a stack, an image, this machine or the options against the rules.
+"""`builder stack check`: check a stack, an image, this machine or the facts of --set against the rules.
 
 Exits with 8 if an error rule fires. Reports unknown facts and never assumes them.
 """

@@ -17,7 +17,7 @@ _LOCAL = "127.0.0.1,localhost"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fence:
-    """Settings for a tool: `environment` for its process, the other fields for its configuration."""
+    """Settings that restrict a tool to a rehearsal: environment of its process, endpoint, region and keys."""
 
     endpoint: str
     region: str

@@ -18,7 +18,7 @@ _CONTROL = re.compile(
     r"|[\ud800-\udfff]"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# Sequences of the live view as well: move the cursor, erase lines, hide and show the cursor.
+# Colours and the sequences of the live view: move the cursor, erase lines, hide and show the cursor.
 _DRAWING = re.compile(r"\x1b\[([0-9;]*[mAJK]|\?25[hl])")
 
 _SGR = {"good": "32", "bad": "1;31", "warn": "33", "work": "36", "dim": "2", "bold": "1"}
@@ -52,7 +52,7 @@ _ASCII = str.maketrans({"·": "|", "…": "~", "→": ">", "│": "|"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """Capabilities of a text stream: width, colours, encoding, live drawing; `terminal` means a reader."""
+    """Capabilities of a text stream: whether it is a terminal, its width, colours, encoding, live drawing."""
 
     width: int = 80
     terminal: bool = False
@@ -74,7 +74,7 @@ class Look:
 
 
 def look(stream: TextIO, environment: Mapping[str, str]) -> Look:
-    """Return the capabilities of `stream`; respects NO_COLOR and TERM=dumb; a pipe's lines are unlimited."""
+    """Return the capabilities of `stream`; respects NO_COLOR, TERM=dumb; pipes have no width limit."""
     terminal = stream.isatty()
     capable = terminal and environment.get("TERM", "dumb") != "dumb"
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")

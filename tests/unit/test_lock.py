@@ -54,7 +54,7 @@ def edit(repository: Repository, kind: str, subject: str, **values: object) -> N
     path.write_text(json.dumps(table))
 
 
-def test_wants_lists_every_download_of_a_target(downloading: Repository) -> None:
+def test_required_entries_include_every_download_of_a_target(downloading: Repository) -> None:
     loaded = downloading.load()
     found = lock.wants(loaded, loaded.targets["hello"], loaded.targets["hello"].default, arch="x86_64")
     assert [str(want) for want in found] == [
@@ -101,7 +101,7 @@ def test_role_variables_contain_urls_digests_and_sizes(downloading: Repository) 
         ("archive", ARCHIVE, "verified", False, set()),
     ],
 )
-def test_keys_change_with_what_roles_read_of_the_lock(
+def test_layer_keys_change_only_with_lock_values_that_roles_read(
     downloading: Repository, kind: str, subject: str, name: str, value: object, changed: set[str]
 ) -> None:
     before = downloading.keys()
@@ -153,7 +153,7 @@ def test_pulled_base_image_uses_the_locked_digest(repository: Repository) -> Non
     assert plan.unlocked == ()
 
 
-def test_wants_include_the_source_ami_of_every_region(repository: Repository) -> None:
+def test_required_entries_include_the_source_ami_of_every_region(repository: Repository) -> None:
     path = repository.root / "catalog/systems/tiny-1.toml"
     source = 'user = "admin"\nregions = ["us-east-1", "eu-west-1"]\nowner = "1"\nname = "tiny-{deb_arch}-*"'
     path.write_text(path.read_text() + f"[ami]\n{source}\n")

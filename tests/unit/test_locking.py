@@ -158,7 +158,7 @@ def cases(draw: st.DrawFn) -> tuple[Lock, list[Want], World, set[Want]]:
 
 
 @given(cases())
-def test_relocking_keeps_wanted_entries_and_adds_only_found_values(
+def test_relock_keeps_required_entries_and_takes_new_values_only_from_the_resolver(
     case: tuple[Lock, list[Want], World, set[Want]],
 ) -> None:
     before, wants, world, named = case
@@ -269,7 +269,7 @@ def test_update_accepts_components_stacks_systems_targets_and_tools(downloading:
     }  # without an AMI, no Packer plugin
     assert found["fabric"] == found["plain-1"] == fabric
     assert found["tiny-1"] == suites
-    assert found["hello"] == ["requirements.lock"]  # what it shares with other targets has other names
+    assert found["hello"] == ["requirements.lock"]  # its components, system and tools have names of their own
     assert len(found["all"]) == len(lock.all_wants(loaded, tools))
 
 

@@ -141,7 +141,7 @@ def test_json_lines_escape_invalid_text() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_log_and_events_files(tmp_path: Path) -> None:
+def test_run_folder_gets_a_text_log_and_the_events_as_ndjson(tmp_path: Path) -> None:
     wanted = {"run.start", "note", "step.log", "run.end"}
     events = [each for each in a_run() if each.name in wanted or each.text == "pip refused torch"]
     del events[3]  # the log line of the failed step

@@ -122,7 +122,7 @@ _IN_FULL = {
 }
 
 
-def test_a_stack_with_a_base_has_the_digest_of_its_full_form(knowledge: Knowledge) -> None:
+def test_rewriting_a_stack_with_a_base_keeps_its_digest(knowledge: Knowledge) -> None:
     assert {name: knowledge.digest(name) for name in _IN_FULL} == _IN_FULL
 
 
@@ -143,7 +143,7 @@ def test_a_stack_is_named_after_its_accelerator_and_version(root: Path, knowledg
 
 
 def _under_old_names(knowledge: Knowledge, name: str) -> Knowledge:
-    """Return the knowledge with one stack's pins and facts under their earlier names."""
+    """Return a copy of `knowledge` where one stack's pins and facts have their names before the renaming."""
     old = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))
     stack, stated = knowledge.stacks[name], knowledge.stated[name]
     pins = {old["pins"].get(pin, pin): version for pin, version in stack.pins.items()}
@@ -197,7 +197,7 @@ def test_no_version_of_a_component_outside_the_catalog(root: Path, knowledge: Kn
 
 
 def _code(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield strings of Python files without docstrings, and lines of other files without comments."""
+    """Yield the strings of Python files, except docstrings, and the lines of other files up to a comment."""
     for folder in ("ansible/roles", "ansible/tasks", "ansible/plugins", "packer", "containers", "builder"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix == ".py" and "tests" not in path.parts:
@@ -269,7 +269,7 @@ def test_a_suggestion_that_breaks_another_rule_also_repairs_that_rule(knowledge:
     assert after <= {error.rule.id for error in check(knowledge, stated).errors} - {"CUDA-DRV-13"}
 
 
-def test_a_nearest_change_meets_its_rule_and_breaks_no_other(knowledge: Knowledge) -> None:
+def test_a_suggested_change_fixes_the_broken_rule_and_breaks_no_other_rule(knowledge: Knowledge) -> None:
     for rule in knowledge.rules:
         for example in rule.fires_for:
             before = {error.rule.id for error in check(knowledge, example).errors}

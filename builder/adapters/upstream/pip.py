@@ -72,7 +72,7 @@ def _extra(mirror: Mirror, index: str) -> str:
 
 
 def environment_of(mirror: Mirror, *, extra: Sequence[str]) -> dict[str, str]:
-    """Return the environment in which pip uses the sources of a mirror, with these extra indexes."""
+    """Return an environment in which pip uses the mirror's settings, with `extra` as its extra indexes."""
     settings = {
         "PIP_INDEX_URL": mirror.pip_index,
         "PIP_EXTRA_INDEX_URL": " ".join(extra),

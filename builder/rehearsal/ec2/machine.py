@@ -109,7 +109,10 @@ def create(
     tmpfs: Mapping[str, str] | None = None,
     **more: Any,
 ) -> str:
-    """Create the container of a machine; it has no privileges and writes to its keeper's control groups."""
+    """Create the container of a machine and return its id.
+
+    It is not privileged, but can write to the control group that it shares with the container `keeper`.
+    """
     groups = cgroups.machine_options(engine, keeper)
     return engine.create(
         image,

@@ -23,7 +23,7 @@ _DERIVED_FROM = {
     "kernel_gpl_symbols": "kernel",
 }
 _REPAIRS = 2  # further rules that one change may break and repair
-_TRIES = 4  # values of one fact to try to repair if they break another rule
+_TRIES = 4  # trials to repair, at most, if they break another rule
 
 
 def nearest(knowledge: Knowledge, stated: Facts, finding: Finding) -> tuple[Change, ...]:
@@ -105,7 +105,7 @@ def _satisfy(
 def _first_valid(
     knowledge: Knowledge, trials: Iterator[dict[str, Value]], accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """Return the first trial that breaks no further rule, after a repair if necessary."""
+    """Return the first of `trials` that breaks only `accepted` rules; changes more facts if necessary."""
     tries = 0
     for trial in trials:
         new = broken(knowledge, trial) - accepted

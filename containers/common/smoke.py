@@ -1,14 +1,15 @@
 """Test on a single machine that a training program survives the loss of a process.
 
-Starts the program with torchrun, kills a rank after the first checkpoint, and expects that torchrun restarts
-the ranks, that they resume from the checkpoint and repeat the same losses, and that the loss falls. Prints
-one JSON line. Needs only the standard library and the program's Python.
+Starts the program with torchrun or workers.py, kills a rank after the first checkpoint, and expects that
+the launcher restarts the ranks, that they resume from the checkpoint and repeat the same losses, and that the
+loss falls. Prints one JSON line. Needs only the standard library and the program's Python.
 """
 
 import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,10 +61,13 @@ class Outcome:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train with torchrun, kill one rank, and check that training resumes and the loss falls.",
+        description="Train, kill one rank, and check that training resumes and the loss falls.",
         epilog="Other arguments are passed to the program after --smoke.",
     )
     parser.add_argument("program", type=Path, help="the training program, for example train.py")
+    parser.add_argument(
+        "--launcher", choices=("torchrun", "workers"), default="torchrun", help="(default: %(default)s)"
+    )
     parser.add_argument("--ranks", type=positive_int, default=2, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--kill-rank", type=int, default=1, metavar="R", help="the rank to kill (default: %(default)s)"
@@ -104,19 +108,23 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
     deadline = began + options.timeout_s
     metrics, checkpoints = folder / "metrics", folder / "checkpoints"
     run_id = f"smoke-{os.getpid()}"
-    command = torchrun_command(options, run_id, metrics=metrics, checkpoints=checkpoints)
-    with launched(command, run_id, log) as (torchrun, stdout):
+    command = [
+        *launcher_command(options, run_id),
+        *(str(options.program), "--smoke", "--metrics", str(metrics)),
+        *("--checkpoint-dir", str(checkpoints), *options.program_arguments),
+    ]
+    with launched(command, run_id, log) as (launcher, stdout):
 
         def past_checkpoint() -> bool:
             latest = find_latest(checkpoints)
             losses = read_losses(metrics)
             return latest is not None and losses[-1].step >= latest.progress.step + STEPS_PAST_CHECKPOINT
 
-        wait_until(past_checkpoint, torchrun, deadline, what="a checkpoint and later steps")
+        wait_until(past_checkpoint, launcher, deadline, what="a checkpoint and later steps")
         kill_rank(options.kill_rank, run_id)
-        code = wait_for_end(torchrun, deadline)
+        code = wait_for_end(launcher, deadline)
         if code != 0:
-            raise SmokeError(f"torchrun ended with exit code {code}")
+            raise SmokeError(f"the launcher ended with exit code {code}")
         result = read_result(stdout)
     losses = read_losses(metrics)
     killed_after_step = max(line.step for line in losses if line.restart == 0)
@@ -130,54 +138,62 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
     )
 
 
-def torchrun_command(
-    options: argparse.Namespace, run_id: str, *, metrics: Path, checkpoints: Path
-) -> list[str]:
+def launcher_command(options: argparse.Namespace, run_id: str) -> list[str]:
+    if options.launcher == "workers":
+        workers = Path(__file__).with_name("workers.py")
+        command = [sys.executable, str(workers), "--run-id", run_id, "--processes", str(options.ranks)]
+        return [*command, "--max-restarts", "1"]
     # --standalone would resolve the host name and hang if DNS does not answer.
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        find_torchrun(),
         *("--nnodes", "1", "--nproc-per-node", str(options.ranks), "--max-restarts", "1"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", run_id),
         *("--local-addr", "127.0.0.1"),
-        *(str(options.program), "--smoke", "--metrics", str(metrics)),
-        *("--checkpoint-dir", str(checkpoints), *options.program_arguments),
     ]
+
+
+def find_torchrun() -> str:
+    found = shutil.which("torchrun")
+    if found is None:
+        raise SmokeError("torchrun is not on PATH; use the PATH of the image")
+    return found
 
 
 @contextmanager
 def launched(command: list[str], run_id: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Start torchrun for the block; kill it and all its ranks afterwards."""
+    """Start the launcher for the block; kill it and all its ranks afterwards."""
     defaults = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment = defaults | dict(os.environ) | {"TMPDIR": str(log.parent)}
     stdout = log.with_suffix(".stdout")
     with stdout.open("wb") as out, log.open("wb") as err:
-        torchrun = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        launcher = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
         try:
-            yield torchrun, stdout
+            yield launcher, stdout
         finally:
-            # torchrun is killed first, because it would restart killed ranks. Ranks have their own sessions.
-            torchrun.kill()
-            torchrun.wait()
+            # The launcher is killed first, because it would restart killed ranks, which have their own
+            # sessions.
+            launcher.kill()
+            launcher.wait()
             for pid in find_ranks(run_id).values():
                 kill(pid)
 
 
 def wait_until(
-    condition: Callable[[], bool], torchrun: "subprocess.Popen[bytes]", deadline: float, *, what: str
+    condition: Callable[[], bool], launcher: "subprocess.Popen[bytes]", deadline: float, *, what: str
 ) -> None:
     while not condition():
         if monotonic() > deadline:
             raise SmokeError(f"no {what.removeprefix('a ')} within --timeout-s")
         try:
-            code = torchrun.wait(timeout=TICK_S)
+            code = launcher.wait(timeout=TICK_S)
         except subprocess.TimeoutExpired:
             continue
-        raise SmokeError(f"torchrun ended with exit code {code} before writing {what}")
+        raise SmokeError(f"the launcher ended with exit code {code} before writing {what}")
 
 
-def wait_for_end(torchrun: "subprocess.Popen[bytes]", deadline: float) -> int:
+def wait_for_end(launcher: "subprocess.Popen[bytes]", deadline: float) -> int:
     try:
-        return torchrun.wait(timeout=max(0.0, deadline - monotonic()))
+        return launcher.wait(timeout=max(0.0, deadline - monotonic()))
     except subprocess.TimeoutExpired as error:
         raise SmokeError("training did not end within --timeout-s") from error
 
@@ -197,7 +213,7 @@ def kill(pid: int) -> None:
 
 
 def find_ranks(run_id: str) -> dict[int, int]:
-    """Return the process ID of each rank; environment variables of torchrun identify the processes."""
+    """Return the process ID of each rank; environment variables of the launcher identify the processes."""
     ranks = {}
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -205,7 +221,8 @@ def find_ranks(run_id: str) -> dict[int, int]:
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue  # the process ended or belongs to another user
         environment = dict(item.partition("=")[::2] for item in content.split("\0"))
-        if environment.get("TORCHELASTIC_RUN_ID") == run_id and "RANK" in environment:
+        names = (environment.get("TORCHELASTIC_RUN_ID"), environment.get("TRAINING_RUN_ID"))
+        if run_id in names and "RANK" in environment:
             ranks[int(environment["RANK"])] = int(entry.parent.name)
     return ranks
 
@@ -214,7 +231,8 @@ def read_losses(metrics: Path) -> list[Loss]:
     if not metrics.exists():
         return []
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Loss(**json.loads(line)) for line in lines if line.endswith("\n")]
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [Loss(restart=line["restart"], step=line["step"], loss=line["loss"]) for line in whole]
 
 
 def read_result(stdout: Path) -> dict[str, object]:

@@ -66,7 +66,7 @@ def test_documented_commands_exist(pages: dict[Path, str], capsys: pytest.Captur
             called = re.search(r"(?:^|-- |<\()builder ([a-z][^)>|]*)", line)
             if called is None:
                 continue
-            verb, *words = re.split(r"[\s,]+", called[1].strip())
+            verb, *words = re.split(r"[\s,]+", called[1].partition(" -- ")[0].strip())
             command = (verb, *words[:1]) if verb in VERBS_WITH_ACTIONS else (verb,)
             if command not in helps:
                 helps[command] = _help(command, capsys) if verb in VERBS else ""

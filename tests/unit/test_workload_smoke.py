@@ -1,5 +1,6 @@
 """Evaluation of losses, restarts and results by the smoke check."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -58,23 +59,21 @@ def test_stdout_must_have_exactly_one_result_line(tmp_path, lines):
 @pytest.fixture
 def program_that_fails(tmp_path):
     """Create a training program and a fake torchrun that prints an error and exits with 3."""
-    package = tmp_path / "torch" / "distributed"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").touch()
-    (package / "__init__.py").touch()
-    (package / "run.py").write_text("import sys\nprint('no such option', file=sys.stderr)\nsys.exit(3)\n")
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text("#!/bin/sh\necho no such option >&2\nexit 3\n")
+    torchrun.chmod(0o755)
     program = tmp_path / "train.py"
     program.touch()
     return program
 
 
 def test_early_exit_of_torchrun_is_reported_with_its_log(program_that_fails, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(program_that_fails.parent))
+    monkeypatch.setenv("PATH", f"{program_that_fails.parent}:{os.environ['PATH']}")
     assert smoke.main([str(program_that_fails), "--timeout-s", "20"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "no such option" in captured.err
-    assert "torchrun ended with exit code 3 before writing a checkpoint" in captured.err
+    assert "the launcher ended with exit code 3 before writing a checkpoint" in captured.err
 
 
 def test_rank_to_kill_must_exist(program_that_fails, capsys):

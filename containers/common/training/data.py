@@ -1,54 +1,70 @@
-"""Learnable synthetic data without state.
+"""Batches that the options select: synthetic, token files or text."""
 
-A batch is a pure function of (seed, step, rank), drawn from a counter-based generator. A resumed run gets the
-same batches as an uninterrupted one, and checkpoints need no sampler state.
-"""
+from argparse import Namespace
+from typing import Any, Protocol
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-
-# Few distinct tokens in any vocabulary, so that the loss of every model size falls within a few dozen steps.
-DISTINCT_TOKENS = 256
-RULE = 2**64 - 1  # step number for data that is the same for all ranks and steps
+from training import text_files, token_files
+from training.errors import DataError
+from training.sampling import Shard
+from training.storage import find_files
+from training.synthetic import SyntheticTokens
+from training.tokenizing import open_tokenizer
 
 
-def generator(seed: int, *, step: int, rank: int) -> np.random.Generator:
-    """Return the random generator of a step and rank, which use the high words of the counter."""
-    counter = np.array([0, 0, rank, step], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=seed % 2**64, counter=counter))
+class Batches(Protocol):
+    """Batches of a rank. `take` raises DataError; a position is written to checkpoints as JSON."""
+
+    def take(self) -> Any:
+        """Return the next batch."""
+
+    def position(self) -> dict[str, Any]:
+        """Return the position of the next batch."""
+
+    def seek(self, positions: list[dict[str, Any]]) -> None:
+        """Continue at the positions that all ranks of the earlier run saved."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledPoints:
-    """Gaussian points, labelled by a fixed linear rule that a classifier can learn."""
-
-    features: int
-    classes: int
-    seed: int
-
-    def batch(self, size: int, *, step: int, rank: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        rule = generator(self.seed, step=RULE, rank=0).standard_normal((self.features, self.classes))
-        points = generator(self.seed, step=step, rank=rank).standard_normal((size, self.features))
-        return points.astype(np.float32), np.argmax(points @ rule, axis=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenChains:
-    """Sequences in which 90% of the tokens are determined by the previous token, for a language model."""
-
-    vocabulary: int
-    length: int
-    seed: int
-
-    def batch(self, size: int, *, step: int, rank: int) -> NDArray[np.int64]:
-        """Return `size` sequences of length + 1: the inputs, shifted by a token, are the targets."""
-        distinct = min(self.vocabulary, DISTINCT_TOKENS)
-        successor = generator(self.seed, step=RULE, rank=0).permutation(distinct)
-        draws = generator(self.seed, step=step, rank=rank)
-        tokens = draws.integers(distinct, size=(size, self.length + 1))
-        follows = draws.random((size, self.length + 1)) < 0.9
-        for i in range(1, self.length + 1):
-            tokens[:, i] = np.where(follows[:, i], successor[tokens[:, i - 1]], tokens[:, i])
-        return tokens
+def open_tokens(options: Namespace, shard: Shard, *, vocabulary: int, length: int) -> Batches:
+    """Return batches of sequences with length + 1 tokens: those of --data, or synthetic ones."""
+    if not options.data:
+        return SyntheticTokens(
+            batch_size=options.batch_size,
+            seed=options.seed,
+            shard=shard,
+            vocabulary=vocabulary,
+            length=length,
+        )
+    files = find_files(options.data, (*token_files.SUFFIXES, *text_files.SUFFIXES))
+    of_tokens = [file for file in files if file.suffix in token_files.SUFFIXES]
+    if of_tokens and len(of_tokens) < len(files):
+        text = next(file for file in files if file not in of_tokens)
+        raise DataError(f"--data has token files ({of_tokens[0].name}) and text ({text.name}); pass one kind")
+    tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else None
+    if of_tokens:
+        opened = [token_files.open_token_file(file, options.cache_dir) for file in files]
+        identity = tokenizer.identity if tokenizer else None
+        token_files.check_vocabulary(opened, vocabulary=vocabulary, tokenizer=identity)
+        return token_files.TokenBatches(
+            opened,
+            length=length,
+            vocabulary=vocabulary,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            shard=shard,
+        )
+    if tokenizer is None:
+        raise DataError(f"{files[0].name}: text needs --tokenizer tokenizer.json, or --tokenizer bytes")
+    if tokenizer.vocabulary > vocabulary:
+        raise DataError(
+            f"--tokenizer {options.tokenizer} has {tokenizer.vocabulary} tokens, the model's vocabulary "
+            f"{vocabulary}; use the model's tokenizer, or a model with a larger vocabulary (--config)"
+        )
+    return text_files.TextBatches(
+        files,
+        tokenizer=tokenizer,
+        length=length,
+        batch_size=options.batch_size,
+        shard=shard,
+        text_key=options.text_key,
+        cache=options.cache_dir,
+    )

@@ -1,5 +1,33 @@
-"""Error that training programs show as a message without a traceback."""
+"""Errors that training programs show as one message, and the exit codes of the programs.
+
+A launcher can tell from the code whether a restart helps: it helps after a crash (1, or 128 + signal) and
+after a requested stop, and not while data, storage or options are wrong.
+"""
+
+EXIT_CRASHED = 1  # code of Python for an exception without a message of its own
+EXIT_DATA = 65  # EX_DATAERR: the data are missing, unreadable or made with another tokenizer
+EXIT_STORAGE = 74  # EX_IOERR: a checkpoint or report cannot be read or written
+EXIT_CONFIGURATION = 78  # EX_CONFIG: options, environment or model configuration
+EXIT_TERMINATED = 143  # 128 + SIGTERM: stopped on request, not finished
 
 
 class TrainingError(Exception):
-    """Error that the user can fix; the message says how."""
+    """Error that the user can fix, equal on all ranks; the message says how, and the first rank prints it."""
+
+    code = EXIT_CONFIGURATION
+
+
+class DataError(TrainingError):
+    """Missing, damaged or unsuitable data."""
+
+    code = EXIT_DATA
+
+
+class StorageError(TrainingError):
+    """Checkpoint or report that cannot be written or read."""
+
+    code = EXIT_STORAGE
+
+
+class RankError(TrainingError):
+    """Error of a rank that is not connected to the others, which prints the error itself."""

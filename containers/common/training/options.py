@@ -6,14 +6,18 @@ Imports no third-party package, so `--help` works without PyTorch and without de
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from training.errors import TrainingError
+from training.errors import EXIT_CONFIGURATION, RankError, TrainingError
 
-EXIT_FAILED = 1
-EXIT_TERMINATED = 143  # 128 + SIGTERM: stopped on request, not finished
+TORCHRUN_EXAMPLE = "Start it with torchrun:\n  torchrun --standalone --nproc-per-node 2 train.py --smoke"
+EXIT_CODES = (
+    "exit codes: 0 done; 2 options; 65 data; 74 a checkpoint cannot be written or read; 78 configuration;\n"
+    "  143 stopped by SIGTERM after a checkpoint; 1 or 128 + signal: a crash, which a restart may cure"
+)
 
 
 def positive_int(text: str) -> int:
@@ -37,22 +41,36 @@ def positive_float(text: str) -> float:
 
 
 def make_parser(
-    *, description: str, steps: int, batch_size: int, learning_rate: float
+    *,
+    description: str,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    example: str = TORCHRUN_EXAMPLE,
 ) -> argparse.ArgumentParser:
     """Return a parser with the shared options, to which each program adds its own."""
     parser = argparse.ArgumentParser(
         description=description,
-        epilog="Start it with torchrun:\n  torchrun --standalone --nproc-per-node 2 train.py --smoke",
+        epilog=f"{example}\n\n{EXIT_CODES}",
         # RawDescriptionHelpFormatter does not wrap the example on narrow terminals.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_run_options(parser, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    _add_checkpoint_options(parser)
+    _add_report_options(parser)
+    return parser
+
+
+def _add_run_options(
+    parser: argparse.ArgumentParser, *, steps: int, batch_size: int, learning_rate: float
+) -> None:
     run = parser.add_argument_group("run")
     run.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="device: cuda uses one GPU per rank and NCCL, cpu uses gloo; "
-        "auto selects cuda if there is a GPU (default: auto)",
+        help="device: auto selects the GPUs if there are any; with PyTorch, cuda uses one GPU per rank and "
+        "NCCL, cpu uses gloo (default: auto)",
     )
     run.add_argument(
         "--smoke",
@@ -85,7 +103,7 @@ def make_parser(
         type=int,
         default=0,
         metavar="N",
-        help="seed of the weights and the synthetic data (default: %(default)s)",
+        help="seed of the weights and of the order of the data (default: %(default)s)",
     )
     run.add_argument(
         "--timeout-s",
@@ -94,6 +112,9 @@ def make_parser(
         metavar="S",
         help="seconds that a rank waits for other ranks before it fails (default: %(default)s)",
     )
+
+
+def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     keep = parser.add_argument_group("checkpoints")
     keep.add_argument(
         "--checkpoint-dir",
@@ -116,6 +137,9 @@ def make_parser(
         metavar="N",
         help="complete checkpoints to keep; older ones are deleted (default: %(default)s)",
     )
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
     report = parser.add_argument_group("report")
     report.add_argument(
         "--log-every",
@@ -128,9 +152,74 @@ def make_parser(
         "--metrics",
         type=Path,
         metavar="FILE",
-        help="append a JSON line per step: restart, step, loss",
+        help="append a JSON line per step: restart, step, loss, seconds, throughput",
     )
-    return parser
+    report.add_argument(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="write a trace of three steps of the first rank, for chrome://tracing or Perfetto",
+    )
+    report.add_argument(
+        "--profile-step",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="first step in the trace, counted from the start of this process (default: %(default)s)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = _add_data_group(
+        parser,
+        "files or folders, or s3://BUCKET/PREFIX: token files (.bin, .npy) as prepare.py writes them, or "
+        "text (.txt with a document per line, .jsonl). If omitted, synthetic data",
+    )
+    add_tokenizer_options(data)
+
+
+def add_tokenizer_options(
+    group: "argparse.ArgumentParser | argparse._ArgumentGroup", *, required: bool = False
+) -> None:
+    group.add_argument(
+        "--tokenizer",
+        required=required,
+        metavar="FILE",
+        help="tokenizer.json of the model, or 'bytes'; needed for text, checked for token files",
+    )
+    group.add_argument(
+        "--text-key", default="text", metavar="KEY", help="key of the text in .jsonl (default: %(default)s)"
+    )
+
+
+def add_cache_option(group: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "training-data"),
+        metavar="DIR",
+        help="folder of the node for copies of s3:// objects (default: %(default)s)",
+    )
+
+
+def add_point_options(parser: argparse.ArgumentParser) -> None:
+    _add_data_group(
+        parser,
+        "files or folders, or s3://BUCKET/PREFIX: .npz files with the arrays points (examples x features) "
+        "and labels. If omitted, synthetic data",
+    )
+
+
+def _add_data_group(parser: argparse.ArgumentParser, sources: str) -> "argparse._ArgumentGroup":
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", nargs="+", metavar="PATH", help=sources)
+    add_cache_option(data)
+    data.add_argument(
+        "--reset-data",
+        action="store_true",
+        help="begin at the start of the data when resuming, because they changed",
+    )
+    return data
 
 
 def parse_options(
@@ -145,20 +234,25 @@ def parse_options(
 
 
 def run_program(start: Callable[[], int | None]) -> int:
-    """Run the part that needs PyTorch and return the exit code; print a TrainingError as one line."""
-    where = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+    """Run the part that needs PyTorch and return the exit code; print a TrainingError as one line.
+
+    All ranks raise the same TrainingError, so only the first prints it.
+    """
+    rank = os.environ.get("RANK", "0")
     try:
         return start() or 0
     except TrainingError as error:
-        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        if rank == "0" or isinstance(error, RankError):
+            where = f" (rank {rank})" if isinstance(error, RankError) and "RANK" in os.environ else ""
+            print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        return error.code
     except ModuleNotFoundError as error:
-        print(
-            f"error{where}: {sys.executable} has no package '{error.name}'; "
-            "use the Python of the image, /opt/venv/bin/python",
-            file=sys.stderr,
-            flush=True,
-        )
-    return EXIT_FAILED
+        if rank == "0":
+            hint = "use the Python of the image, /opt/venv/bin/python"
+            print(
+                f"error: {sys.executable} has no package '{error.name}'; {hint}", file=sys.stderr, flush=True
+            )
+        return EXIT_CONFIGURATION
 
 
 def end_process(code: int) -> NoReturn:

@@ -1,89 +1,83 @@
-"""Process group of the training: rank and device of this process, and its connection to the others."""
+"""Ranks of a training as the loop sees them, and the agreement on errors. Knows no framework."""
 
-import os
 import sys
+from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
+from training.errors import StorageError, TrainingError
 
-from training.errors import TrainingError
-
-# GPU machines also need gloo, for checkpoints and for small objects on the CPU.
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """Rank, world size and device of this process; `restart` counts the restarts by torchrun."""
+class Ranks(ABC):
+    """Rank of this process and its connection to the others; `restart` counts the launcher's restarts."""
 
     rank: int
     world_size: int
     restart: int
-    device: torch.device
+
+    framework: str = ""  # name and version
+    device_type: str = "cpu"
+    backend: str = ""
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    @property
-    def backend(self) -> str:
-        return "nccl" if self.device.type == "cuda" else "gloo"
+    @abstractmethod
+    def mean_and_any(self, loss: Any, flags: list[bool]) -> tuple[float, list[bool]]:
+        """Return the mean of the loss over all ranks and, for each flag, True if it is set on any rank."""
+
+    @abstractmethod
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, on all ranks."""
+
+    @contextmanager
+    def profiled(self, options: Namespace) -> Iterator[Callable[[], None]]:
+        """Trace steps as the options ask for; yield a function to call after each step."""
+        del options
+        yield lambda: None
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr, on the first rank only."""
+        if self.is_first:
+            print(text, file=sys.stderr, flush=True)
+
+    def together(self, action: Callable[[], Value]) -> Value:
+        """Return the action's value; if it fails on any rank, raise the first rank's error on all ranks."""
+        value, problem = caught(action)
+        self.raise_first(problem)
+        return value  # type: ignore[return-value]
+
+    def raise_first(self, problem: TrainingError | None) -> None:
+        """Raise the problem of the first rank that has one, on all ranks."""
+        found = [(rank, other) for rank, other in enumerate(self.gather(problem)) if other is not None]
+        if found:
+            rank, error = found[0]
+            raise type(error)(f"rank {rank}: {error}" if self.world_size > 1 else str(error))
 
 
-@contextmanager
-def connect(options: Namespace) -> Iterator[Ranks]:
-    """Join the process group for the block, with the parameters that torchrun sets in the environment."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        raise TrainingError(
-            "this program must be started by torchrun, "
-            "for example: torchrun --standalone --nproc-per-node 2 train.py --smoke"
-        )
-    _warn_of_stale_store()
-    device = _choose_device(options.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(BACKENDS[device.type], timeout=timedelta(seconds=options.timeout_s))
+class Alone(Ranks):
+    """Training in a single process."""
+
+    def mean_and_any(self, loss: Any, flags: list[bool]) -> tuple[float, list[bool]]:
+        return float(loss), flags
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def caught(action: Callable[[], Value]) -> tuple[Value | None, TrainingError | None]:
+    """Return the action's value, or its TrainingError; an OSError becomes a StorageError."""
     try:
-        yield Ranks(
-            rank=dist.get_rank(),
-            world_size=dist.get_world_size(),
-            restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-            device=device,
-        )
-        # The first rank hosts the store, so it must not exit before the others have finished.
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-def _warn_of_stale_store() -> None:
-    """Print a warning if torchrun keeps its store over restarts.
-
-    PyTorch 2.13.0 keeps the store by default (pytorch issue 135712), and restarted ranks then read the
-    addresses of dead ranks. The images set TORCH_DISABLE_SHARE_RDZV_TCP_STORE; the warning is for runs
-    outside the images.
-    """
-    keeps_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if keeps_store and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ["RANK"] == "0":
-        print(
-            "warning: restarts may fail to connect; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _choose_device(choice: str, *, local_rank: int) -> torch.device:
-    count = torch.cuda.device_count()
-    if choice == "cpu" or (choice == "auto" and count == 0):
-        return torch.device("cpu")
-    if local_rank >= count:
-        raise TrainingError(
-            f"local rank {local_rank} has no GPU: PyTorch {torch.__version__} finds {count} CUDA devices; "
-            "start at most one process per GPU, or use --device cpu"
-        )
-    device = torch.device("cuda", local_rank)
-    torch.cuda.set_device(device)
-    return device
+        return action(), None
+    except TrainingError as error:
+        return None, error
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return None, StorageError(f"{name}{error.strerror or error}")

@@ -1,6 +1,5 @@
 """Multilayer perceptron that learns a linear rule, trained with DistributedDataParallel."""
 
-import os
 from argparse import Namespace
 from concurrent.futures import Future
 from itertools import pairwise
@@ -10,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data import LabelledPoints
-from training.ranks import Ranks
+from training.point_files import Points
+from training.torch_ranks import TorchRanks
+from training.torch_saving import done, read_whole, write_whole
 
 STATE = "state.pt"
 
@@ -22,12 +22,11 @@ class Classification:
     program = "cpu-ddp"
     unit = "examples"
 
-    def __init__(self, options: Namespace, ranks: Ranks) -> None:
+    def __init__(self, options: Namespace, ranks: TorchRanks) -> None:
         sizes = {name: getattr(options, name) for name in ("features", "classes", "width", "depth", "seed")}
         self.identity: dict[str, str | int] = {"program": self.program, **sizes}
-        self.units_per_step: int = options.batch_size
+        self.units_per_step: int = options.batch_size * ranks.world_size
         self._ranks = ranks
-        self._points = LabelledPoints(features=options.features, classes=options.classes, seed=options.seed)
         torch.manual_seed(options.seed)
         model = make_model(options).to(ranks.device)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -35,11 +34,8 @@ class Classification:
         self._replica = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate)
 
-    def train_step(self, step: int) -> torch.Tensor:
-        points, labels = (
-            torch.from_numpy(array).to(self._ranks.device)
-            for array in self._points.batch(self.units_per_step, step=step, rank=self._ranks.rank)
-        )
+    def train_step(self, _step: int, batch: Points) -> torch.Tensor:
+        points, labels = (torch.from_numpy(array).to(self._ranks.device) for array in batch)
         loss = nn.functional.cross_entropy(self._replica(points), labels)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -48,18 +44,13 @@ class Classification:
 
     def save(self, folder: Path) -> "Future[object]":
         """Write the state on the first rank only, because all replicas are equal."""
-        if self._ranks.is_first:
-            state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-            with (folder / STATE).open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-        written: Future[object] = Future()
-        written.set_result(None)
-        return written
+        if not self._ranks.is_first:
+            return done()
+        state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return write_whole(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / STATE, map_location=self._ranks.device, weights_only=True)
+        state = read_whole(folder / STATE, self._ranks.device)
         self._replica.module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 

@@ -3,14 +3,21 @@
 import argparse
 import sys
 
-from training.options import end_process, make_parser, parse_options, positive_int, run_program
+from training.options import (
+    add_point_options,
+    end_process,
+    make_parser,
+    parse_options,
+    positive_int,
+    run_program,
+)
 
 SMOKE = {"steps": 160, "checkpoint_every": 40, "batch_size": 256, "log_every": 40, "timeout_s": 60}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = make_parser(
-        description="Train a small classifier with DistributedDataParallel on synthetic data.",
+        description="Train a small classifier with DistributedDataParallel.",
         steps=1000,
         batch_size=256,
         learning_rate=1e-3,
@@ -25,6 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         model.add_argument(
             name, type=positive_int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
         )
+    add_point_options(parser)
     return parse_options(parser, argv, smoke=SMOKE)
 
 
@@ -34,9 +42,10 @@ def main(argv: list[str]) -> int:
     def start() -> int | None:
         # Imported late, so that --help and invalid options work without loading PyTorch.
         from classifier import Classification
-        from training.loop import run
+        from training.point_files import open_points
+        from training.torch_ranks import run
 
-        return run(options, Classification)
+        return run(options, Classification, open_points)
 
     return run_program(start)
 

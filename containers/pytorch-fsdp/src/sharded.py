@@ -1,29 +1,24 @@
-"""Llama trained with FSDP2: created on the meta device, sharded, then initialised shard by shard.
+"""Fully sharded training of the Llama-style model with FSDP2 (fully_shard)."""
 
-No rank ever holds the whole model; every rank writes and reads its own part of a checkpoint.
-"""
-
-import math
 from argparse import Namespace
 from concurrent.futures import Future
-from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
+import numpy as np
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from llama import Llama
-from llama_config import CONFIGS
-from training.data import TokenChains
+from llama.model import Llama
+from llama.options import chosen_config, chosen_length, identity
+from llama.steps import make_optimizer, next_token_loss, update
 from training.errors import TrainingError
-from training.ranks import Ranks
+from training.torch_ranks import TorchRanks
+from training.torch_saving import Sharded
 
 
 class ShardedLlama:
@@ -32,69 +27,34 @@ class ShardedLlama:
     program = "pytorch-fsdp"
     unit = "tokens"
 
-    def __init__(self, options: Namespace, ranks: Ranks) -> None:
-        config = CONFIGS[options.model]
-        length = options.sequence_length or config.sequence
-        self.identity: dict[str, str | int] = {
-            "program": self.program,
-            "model": options.model,
-            "seed": options.seed,
-            **{name: str(value) for name, value in asdict(config).items()},
-        }
-        self.parameters = config.parameters
-        self.units_per_step = options.batch_size * length
-        self._options = options
-        self._ranks = ranks
-        self._chains = TokenChains(vocabulary=config.vocabulary, length=length, seed=options.seed)
-        # Saves use their own process group, so that asynchronous saves and the training do not mix messages.
-        self._saving_group = dist.new_group(backend="gloo")
+    def __init__(self, options: Namespace, ranks: TorchRanks) -> None:
+        self.identity = identity(options, self.program)
+        self.parameters = chosen_config(options).parameters
+        self.units_per_step = options.batch_size * chosen_length(options) * ranks.world_size
+        self._options, self._ranks = options, ranks
+        self._storage = Sharded(asynchronous=options.async_checkpoint)
         self._model = shard(options, ranks)
-        self._optimizer = torch.optim.AdamW(
-            self._model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.1
-        )
+        self._optimizer = make_optimizer(self._model, options)
 
-    def train_step(self, step: int) -> Tensor:
-        batch = self._chains.batch(self._options.batch_size, step=step, rank=self._ranks.rank)
-        tokens = torch.from_numpy(batch).to(self._ranks.device)
-        logits = self._model(tokens[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm=1.0)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate_at(
-                step, steps=self._options.steps, warmup=self._options.warmup, peak=self._options.learning_rate
-            )
-        self._optimizer.step()
+    def train_step(self, step: int, batch: NDArray[np.int64]) -> Tensor:
+        loss = next_token_loss(self._model, torch.from_numpy(batch).to(self._ranks.device))
+        update(self._model, self._optimizer, loss, step, self._options)
         return loss
 
     def save(self, folder: Path) -> "Future[object]":
         model, optimizer = get_state_dict(self._model, self._optimizer)
-        state = {"model": model, "optimizer": optimizer}
-        if self._options.async_checkpoint:
-            # async_save returns as soon as the state is copied to host memory.
-            return cast(
-                "Future[object]",
-                dcp.async_save(state, checkpoint_id=folder, process_group=self._saving_group),
-            )
-        dcp.save(state, checkpoint_id=folder, process_group=self._saving_group)
-        written: Future[object] = Future()
-        written.set_result(None)
-        return written
+        return self._storage.save({"model": model, "optimizer": optimizer}, folder)
 
     def load(self, folder: Path) -> None:
-        """Load the parts that this rank's shards need; the save may have used another number of ranks."""
         model, optimizer = get_state_dict(self._model, self._optimizer)
-        dcp.load(
-            {"model": model, "optimizer": optimizer}, checkpoint_id=folder, process_group=self._saving_group
-        )
+        self._storage.load({"model": model, "optimizer": optimizer}, folder)
         set_state_dict(self._model, self._optimizer, model_state_dict=model, optim_state_dict=optimizer)
 
 
-def shard(options: Namespace, ranks: Ranks) -> Llama:
+def shard(options: Namespace, ranks: TorchRanks) -> Llama:
     """Return the sharded and initialized model; each rank only ever holds its shards."""
     with torch.device("meta"):
-        model = Llama(CONFIGS[options.model], recompute=options.activation_checkpointing)
+        model = Llama(chosen_config(options), recompute=options.activation_checkpointing)
     mesh = make_mesh(ranks, shard_ranks=options.shard_ranks)
     policy = precision_policy(options.precision, ranks.device)
     for block in model.blocks:
@@ -114,7 +74,7 @@ def shard(options: Namespace, ranks: Ranks) -> Llama:
     return model
 
 
-def make_mesh(ranks: Ranks, *, shard_ranks: int | None) -> DeviceMesh:
+def make_mesh(ranks: TorchRanks, *, shard_ranks: int | None) -> DeviceMesh:
     """Shard over all ranks, or within groups of `shard_ranks` with replicas across the groups."""
     kind = ranks.device.type
     if shard_ranks is None:
@@ -140,11 +100,3 @@ def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPoli
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-
-
-def learning_rate_at(step: int, *, steps: int, warmup: int, peak: float) -> float:
-    """Return the learning rate: linear warm-up, then cosine decay to a tenth of the peak."""
-    if step <= warmup:
-        return peak * step / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.1 + 0.45 * (1.0 + math.cos(math.pi * done)))

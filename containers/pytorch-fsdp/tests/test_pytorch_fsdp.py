@@ -1,71 +1,80 @@
-"""Checks of the image pytorch-fsdp: the program starts and survives the loss of a rank."""
+"""Checks of the image pytorch-fsdp: the program survives the loss of a rank and trains on own text."""
 
 import json
 
-PYTHON = "/opt/venv/bin/python"
-WORKLOAD = "/opt/workload"
-AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent"
+from checks.training import (  # noqa: F401
+    PYTHON,
+    TRAIN,
+    WORKLOAD,
+    explained_end,
+    import_errors,
+    smoke,
+    test_help_shows_an_example_and_the_exit_codes,
+    test_only_root_can_write_the_program,
+    test_python_is_that_of_the_image,
+    test_start_without_torchrun_fails_with_a_one_line_error,
+    test_torch_has_the_pinned_version,
+    test_torchrun_is_that_of_the_image,
+)
 
-
-def test_torch_has_the_pinned_version(host, expected):
-    found = host.check_output(f"{PYTHON} -c 'import torch; print(torch.__version__)'")
-    pinned = expected.versions["torch"]
-    assert (found if "+" in pinned else found.partition("+")[0]) == pinned
+# Python program that writes text that a model learns quickly, and a tokenizer file for it.
+MAKE_DATA = """
+import json, pathlib
+from tokenizers import Tokenizer, models, pre_tokenizers
+folder = pathlib.Path("/tmp/checked-data")
+folder.mkdir()
+words = [f"word{number}" for number in range(50)]
+lines = [json.dumps({"text": " ".join(words[start:] + words[:start])}) for start in range(50)]
+(folder / "text.jsonl").write_text("\\n".join(lines * 4))
+vocabulary = {"</s>": 0, **{word: number for number, word in enumerate(words, 1)}}
+tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer.save(str(folder / "tokenizer.json"))
+"""
 
 
 def test_parameter_counts_match_the_models(host):
     script = (
-        "import torch; from llama import Llama; from llama_config import CONFIGS; "
+        "import torch; from llama.model import Llama; from llama.config import named, size_names; "
         "torch.set_default_device('meta'); "
-        "print([name for name, config in CONFIGS.items()"
-        " if sum(p.numel() for p in Llama(config).parameters()) != config.parameters])"
+        "print([name for name in size_names()"
+        " if sum(p.numel() for p in Llama(named(name)).parameters()) != named(name).parameters])"
     )
     assert host.check_output("cd %s && timeout 120 %s -c %s", WORKLOAD, PYTHON, script) == "[]"
 
 
 def test_prints_the_config_of_the_largest_model(host):
-    printed = host.check_output(f"timeout 30 {PYTHON} {WORKLOAD}/train.py --model 70b --print-config")
+    printed = host.check_output(f"timeout 30 {PYTHON} {TRAIN} --model 70b --print-config")
     assert json.loads(printed)["parameters"] == 70_553_706_496
 
 
 def test_modules_can_be_imported(host):
-    command = f"cd {WORKLOAD} && {PYTHON} -c 'import llama, sharded, smoke, train, training.loop'"
-    assert host.run(command).stderr == ""
+    assert import_errors(host, "llama.model", "prepare", "sharded", "smoke", "train") == ""
 
 
-def test_path_starts_with_the_virtual_environment(host):
-    assert host.find_command("python") == PYTHON
-    assert host.find_command("torchrun") == "/opt/venv/bin/torchrun"
-
-
-def test_only_root_can_write_the_program(host):
-    found = host.check_output(f"find {WORKLOAD} ! -user root -o -perm /002 ! -type l")
-    assert found == ""
-
-
-def test_help_shows_the_torchrun_command(host):
-    text = host.check_output(f"timeout 30 {AS_NOBODY} {PYTHON} {WORKLOAD}/train.py --help")
-    assert "torchrun --standalone" in text
-
-
-def test_start_without_torchrun_fails_with_a_one_line_error(host):
-    ended = host.run(f"timeout 60 {PYTHON} {WORKLOAD}/train.py --smoke")
-    assert ended.rc == 1
-    assert ended.stderr.startswith("error: this program must be started by torchrun")
-    assert ended.stderr.count("\n") == 1
-
-
-def test_training_resumes_after_a_rank_is_killed(host):
-    ended = host.run(
-        f"timeout 170 {AS_NOBODY} {PYTHON} {WORKLOAD}/smoke.py --timeout-s 150 {WORKLOAD}/train.py"
-        " --device cpu --async-checkpoint"
+def test_training_on_text_with_asynchronous_checkpoints_resumes_after_a_rank_is_killed(host):
+    host.check_output("timeout 60 %s -c %s", PYTHON, MAKE_DATA)
+    words = "--tokenizer /tmp/checked-data/tokenizer.json --output /tmp/checked-data/tokens"
+    prepared = host.check_output(f"timeout 60 {PYTHON} {WORKLOAD}/prepare.py /tmp/checked-data {words}")
+    assert json.loads(prepared)["documents"] == 200
+    assert (
+        smoke(host, "--device cpu --async-checkpoint --data /tmp/checked-data/tokens")["repeated_steps"] > 0
     )
-    assert ended.rc == 0, ended.stderr
-    outcome = json.loads(ended.stdout)
-    result = outcome["result"]
-    assert outcome["resumed_from_step"] > 0
-    assert result["resumed_from_step"] == outcome["resumed_from_step"]
-    assert result["restarts"] == 1
-    assert result["world_size"] == 2
-    assert result["last_loss"] < result["first_loss"] / 2
-    assert result["throughput"] > 0
+
+
+def test_full_disk_ends_both_ranks_with_one_message_and_keeps_the_earlier_checkpoint(host):
+    # The file system has space for one checkpoint of 1.6 MB, but not for two.
+    fill = "fallocate -l $(( $(df --output=avail -k /dev/shm | tail -1) - 2500 ))K /dev/shm/filler"
+    try:
+        host.check_output(fill)
+        code, lines = explained_end(
+            host, "--smoke", "--device", "cpu", "--checkpoint-dir", "/dev/shm/checkpoints"
+        )
+        kept = host.check_output("ls /dev/shm/checkpoints").split()
+    finally:
+        host.check_output("rm -rf /dev/shm/filler /dev/shm/checkpoints")
+    assert code == 74
+    assert len(lines) == 1
+    assert "No space left on device" in lines[0]
+    assert "the checkpoint of step 40 is intact" in lines[0]
+    assert kept == ["step-00000040"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from llama_config import LlamaConfig
+from llama.config import LlamaConfig
 
 INIT_STD = 0.02
 

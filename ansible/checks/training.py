@@ -1,0 +1,77 @@
+"""Checks that the images of all training programs share, and a run of a program that loses a rank."""
+
+import json
+
+PYTHON = "/opt/venv/bin/python"
+WORKLOAD = "/opt/workload"
+AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent"
+TRAIN = f"{WORKLOAD}/train.py"
+
+
+def smoke(host, *arguments, timeout_s=150):
+    """Train, kill a process after the first checkpoint, and return the outcome of the restarted training."""
+    words = " ".join(arguments)
+    command = f"{PYTHON} {WORKLOAD}/smoke.py --timeout-s {timeout_s} {TRAIN} {words}"
+    ended = host.run(f"timeout {timeout_s + 20} {AS_NOBODY} {command}")
+    assert ended.rc == 0, ended.stderr
+    outcome = json.loads(ended.stdout)
+    result = outcome["result"]
+    assert outcome["resumed_from_step"] > 0
+    assert result["resumed_from_step"] == outcome["resumed_from_step"]
+    assert result["restarts"] == 1
+    assert result["last_loss"] < result["first_loss"] / 2
+    assert result["throughput"] > 0
+    return outcome
+
+
+def import_errors(host, *modules):
+    """Return what Python prints on stderr when it imports the modules of the workload."""
+    return host.run("cd %s && %s -c %s", WORKLOAD, PYTHON, f"import {', '.join(modules)}").stderr
+
+
+def explained_end(host, *arguments, processes=2):
+    """Return the exit code of torchrun with restarts, and the errors and tracebacks on stderr."""
+    command = (
+        f"torchrun --standalone --nproc-per-node {processes} --max-restarts 3 {TRAIN} {' '.join(arguments)}"
+    )
+    ended = host.run(f"cd {WORKLOAD} && OMP_NUM_THREADS=1 timeout 120 {AS_NOBODY} {command}")
+    lines = [line for line in ended.stderr.splitlines() if line.startswith(("error", "Traceback"))]
+    return ended.rc, lines
+
+
+def test_python_is_that_of_the_image(host):
+    assert host.find_command("python") == PYTHON
+
+
+def test_only_root_can_write_the_program(host):
+    found = host.check_output(f"find {WORKLOAD} ! -user root -o -perm /002 ! -type l")
+    assert found == ""
+
+
+def test_help_shows_an_example_and_the_exit_codes(host):
+    text = host.check_output(f"timeout 30 {AS_NOBODY} {PYTHON} {TRAIN} --help")
+    assert "train.py --smoke" in text
+    assert "65 data" in text
+
+
+def test_torch_has_the_pinned_version(host, expected):
+    found = host.check_output(f"{PYTHON} -c 'import torch; print(torch.__version__)'")
+    pinned = expected.versions["torch"]
+    assert (found if "+" in pinned else found.partition("+")[0]) == pinned
+
+
+def test_torchrun_is_that_of_the_image(host):
+    assert host.find_command("torchrun") == f"{WORKLOAD}/bin/torchrun"
+
+
+def test_start_without_torchrun_fails_with_a_one_line_error(host):
+    ended = host.run(f"timeout 60 {PYTHON} {TRAIN} --smoke")
+    assert ended.rc == 78
+    assert ended.stderr.startswith("error: this program must be started by torchrun")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_missing_data_end_both_ranks_with_one_message_and_no_restart(host):
+    code, lines = explained_end(host, "--smoke", "--device", "cpu", "--data", "/nonexistent")
+    assert code == 65
+    assert lines == ["error: rank 0: /nonexistent: no such file or folder on this node"]

@@ -1,0 +1,1 @@
+"""Llama-style decoder that several programs train: its sizes, options and module."""

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from bench import bed as beds
-from bench import figures
+from bench import checks, figures
 from bench.bed import BASE, BRANCHES, TOOLS, Bed
 from bench.figures import Sample
 from bench.programs import find_client, find_program, output_of
@@ -33,7 +33,7 @@ from builder.errors import FactoryError, MissingError
 _ROOT = Path(__file__).resolve().parents[1]
 _RESULT = _ROOT / "out" / "bench.json"
 _PAGE = _ROOT / "docs" / "performance.md"
-_CASES = ("cold", "change", "noop", "targets")
+_CASES = ("cold", "change", "noop", "targets", "checks")
 _NOOPS = 5  # per method and round, because a no-op is short compared to the noise
 _CHANGED = 4  # index, in canonical order, of the changed role
 
@@ -65,6 +65,9 @@ class Rounds:
             self._bed.edit(roles[_CHANGED])
             for way in cached:
                 self._sample("change", way, number, way.build)
+        if "checks" in self._cases:
+            for case in sorted(checks.WAYS, reverse=bool(number % 2)):
+                self._sample(case, self._factory, number, partial(checks.check, self._bed, case))
         if "targets" in self._cases:
             self._targets(number)
         for way in self._ways:

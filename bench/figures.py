@@ -17,6 +17,8 @@ CASES = {
     "serial": "four targets, one job",
     "parallel": "four targets, jobs = cores",
     "shared": "the layer that the four targets share",
+    "checks": "checks of the image",
+    "execs": "checks of the image, one docker exec per command",
 }
 
 
@@ -63,6 +65,7 @@ AIMS = (
     ),
     Aim("no-op, factory to Dockerfile", ("noop", "factory"), ("noop", "dockerfile"), at_most=1.0),
     Aim("four targets, one job to all cores", ("serial", "factory"), ("parallel", "factory"), at_least=1.6),
+    Aim("checks, to one docker exec per command", ("checks", "factory"), ("execs", "factory"), at_most=0.4),
     Aim("size, factory to Dockerfile", ("size", "factory"), ("size", "dockerfile"), at_most=1.0),
 )
 

@@ -68,7 +68,7 @@ def test_a_checked_image_runs_without_privileges_and_within_limits(
     engine = Engine()
     checker = ImageChecker(engine=engine, run=run, root=tmp_path, events=Stream(), environment=dict)
     lines: list[str] = []
-    with checker._container(shell_image) as url:
+    with checker.container(shell_image) as url:
         engine.execute(url.removeprefix("docker://"), ["sh", "-c", PROBE], lines.append)
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     forbidden = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_MODULE": 16, "SYS_ADMIN": 21, "MKNOD": 27}

@@ -39,6 +39,8 @@ Host *
   UpdateHostKeys no
   LogLevel ERROR
   ConnectTimeout 10
+  ServerAliveInterval 15
+  ServerAliveCountMax 8
   ControlMaster auto
   ControlPersist 60
   ControlPath "{folder}/%C"

@@ -32,6 +32,11 @@ _KEPT = frozenset(
         *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
     }
 )
+# Plugins of pytest; others that are installed are not loaded, because they may change the order of checks.
+_PLUGINS = (
+    *("no:cacheprovider", "testinfra.plugin"),
+    *("builder.adapters.checks.expected", "builder.adapters.checks.shell"),
+)
 # Environment variables of every container that is checked.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
@@ -57,13 +62,14 @@ class ImageChecker:
     def check(self, plan: Plan, artifact: Artifact) -> Report:
         folders = check_folders(self._root, plan.components, plan.target.workload)
         started = time.monotonic()
-        with self._container(artifact.reference) as host:
+        with self.container(artifact.reference) as host:
             checks = self._pytest(plan, folders, host)
         require_same_checks(self._root, plan)
         return Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
 
     @contextmanager
-    def _container(self, image: str) -> Iterator[str]:
+    def container(self, image: str) -> Iterator[str]:
+        """Start a container for checks and yield its testinfra URL; remove it at the end of the block."""
         container = self._engine.create(
             image,
             command=["sleep", "infinity"],
@@ -126,7 +132,7 @@ def run_checks(
         encoding="utf-8",
     )
     argv = [
-        *(sys.executable, "-m", "pytest", "-p", "builder.adapters.checks.expected", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", *(word for name in _PLUGINS for word in ("-p", name))),
         *("-c", "/dev/null", "--rootdir", str(root), "--import-mode=importlib", "-v", "--color=no"),
         *(f"--hosts={host}", *options, f"--junitxml={results}", *map(str, folders)),
     ]
@@ -150,7 +156,7 @@ def run_checks(
 def _needed(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables for pytest and its SSH and engine clients, without AWS credentials."""
     kept = {name: value for name, value in environment.items() if name in _KEPT}
-    return {**kept, "LC_ALL": "C.UTF-8"}
+    return {**kept, "LC_ALL": "C.UTF-8", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def _listener(events: Stream, step: str) -> Callable[[str], None]:

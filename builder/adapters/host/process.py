@@ -292,6 +292,12 @@ class Service:
         return self.child.stdout
 
     @property
+    def errors(self) -> IO[bytes]:
+        """The program's stderr, if it was started with `start_piped` and `pipe_stderr`."""
+        assert self.child.stderr is not None
+        return self.child.stderr
+
+    @property
     def pid(self) -> int:
         return self.child.pid
 
@@ -324,8 +330,16 @@ def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | N
     return Service(child)
 
 
-def start_piped(argv: Sequence[str]) -> Service:
-    """Start another part of the builder with pipes to this process; it inherits stderr and environment."""
-    return Service(
-        subprocess.Popen(list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-    )
+def start_piped(argv: Sequence[str], *, pipe_stderr: bool = False) -> Service:
+    """Start a program that inherits the environment, with pipes to this process; it may inherit stderr."""
+    try:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if pipe_stderr else None,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _cannot_start(argv[0], error) from error
+    return Service(child)

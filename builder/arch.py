@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_OLDEST_GLIBC = 34  # minor version of the oldest glibc in the catalog, that of Amazon Linux 2023
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arch:
@@ -25,7 +27,8 @@ class Arch:
     @property
     def wheel_platforms(self) -> tuple[str, ...]:
         """Return the platform tags of wheels that run on every system of the catalog."""
-        return tuple(f"{name}_{self.uname}" for name in ("manylinux2014", "manylinux_2_17", "manylinux_2_28"))
+        glibc = (f"manylinux_2_{minor}" for minor in range(17, _OLDEST_GLIBC + 1))
+        return tuple(f"{name}_{self.uname}" for name in ("manylinux2014", *glibc))
 
 
 ARCHES: Mapping[str, Arch] = {

@@ -236,7 +236,8 @@ def read_losses(metrics: Path) -> list[Loss]:
 
 
 def read_result(stdout: Path) -> dict[str, object]:
-    lines = stdout.read_text(encoding="utf-8").splitlines()
+    # gloo prints lines of its own.
+    lines = [line for line in stdout.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     if len(lines) != 1:
         raise SmokeError(f"expected one line with the result on stdout, got {len(lines)}")
     result: dict[str, object] = json.loads(lines[0])

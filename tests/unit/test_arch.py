@@ -34,11 +34,11 @@ def test_host_architecture_has_the_catalog_name_if_there_is_one(
 
 
 def test_wheel_platforms_use_the_linux_name() -> None:
-    assert arch.ARCHES["arm64"].wheel_platforms == (
-        "manylinux2014_aarch64",
-        "manylinux_2_17_aarch64",
-        "manylinux_2_28_aarch64",
-    )
+    platforms = arch.ARCHES["arm64"].wheel_platforms
+    assert platforms[:2] == ("manylinux2014_aarch64", "manylinux_2_17_aarch64")
+    assert "manylinux_2_31_aarch64" in platforms
+    # Amazon Linux 2023 has glibc 2.34.
+    assert platforms[-1] == "manylinux_2_34_aarch64"
 
 
 def test_no_other_module_contains_architecture_names() -> None:

@@ -100,14 +100,13 @@ def test_finished_run_saves_and_reports(tmp_path, stop, capsys):
     result = train(make_options(tmp_path), stop)
     assert (result.steps, result.finished, result.last_loss) == (10, True, 945.0)
     assert saved_steps(tmp_path) == [8, 10]
-    ranks = Alone(rank=0, world_size=1, restart=0)
-    assert finish(result, ranks) == 0
+    assert finish(result, is_first=True) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["program"] == "counting"
 
 
 def test_stopped_run_resumes_at_the_next_sample_and_ends_as_if_uninterrupted(tmp_path, stop):
     first = train(make_options(tmp_path), stop, batches=Numbers(stop_at=6))
-    assert (first.finished, finish(first, Alone(rank=1, world_size=1, restart=0))) == (False, 143)
+    assert (first.finished, finish(first, is_first=False)) == (False, 143)
     stop.received = False
     second = train(make_options(tmp_path), stop, restart=1)
     assert second.resumed_from_step == first.steps

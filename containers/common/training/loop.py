@@ -223,8 +223,8 @@ class Training:
         )
 
 
-def finish(result: Result, ranks: Ranks) -> int:
+def finish(result: Result, *, is_first: bool) -> int:
     """Print the result on the first rank; return 0 if all steps were done, else EXIT_TERMINATED."""
-    if ranks.is_first:
+    if is_first:
         print(json.dumps(asdict(result)), flush=True)
     return 0 if result.finished else EXIT_TERMINATED

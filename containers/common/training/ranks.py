@@ -56,10 +56,12 @@ class Ranks(ABC):
 
     def raise_first(self, problem: TrainingError | None) -> None:
         """Raise the problem of the first rank that has one, on all ranks."""
-        found = [(rank, other) for rank, other in enumerate(self.gather(problem)) if other is not None]
+        problems = self.gather(problem)
+        found = [(rank, other) for rank, other in enumerate(problems) if other is not None]
         if found:
             rank, error = found[0]
-            raise type(error)(f"rank {rank}: {error}" if self.world_size > 1 else str(error))
+            is_common = {str(other) for other in problems} == {str(error)}
+            raise type(error)(str(error) if is_common else f"rank {rank}: {error}")
 
 
 class Alone(Ranks):

@@ -105,7 +105,8 @@ class Checkpointer:
         kept = (
             f"the checkpoint of step {found.progress.step} is intact" if found else "there is no earlier one"
         )
-        return StorageError(f"cannot write a checkpoint: {error}; {kept}; make space and start again")
+        free = shutil.disk_usage(self._root).free // 10**6
+        return StorageError(f"cannot write a checkpoint: {error}; {kept}; {free} MB are free in {self._root}")
 
 
 def write_position(folder: Path, rank: int, position: dict[str, Any]) -> None:

@@ -70,24 +70,40 @@ def _objects_group() -> "dist.ProcessGroup | None":
 _groups: dict[str, "dist.ProcessGroup"] = {}
 
 
-@contextmanager
-def connect(options: Namespace) -> Iterator[TorchRanks]:
-    """Join the process group for the block, with the parameters that torchrun sets in the environment."""
+def require_torchrun() -> None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise RankError(
             "this program must be started by torchrun, "
             "for example: torchrun --standalone --nproc-per-node 2 train.py --smoke"
         )
+
+
+@contextmanager
+def connect(
+    options: Namespace, *, store: dist.Store | None = None, restart: int | None = None
+) -> Iterator[TorchRanks]:
+    """Join the process group for the block, with the parameters that torchrun sets in the environment.
+
+    A program that restarts in its processes passes its own store and its number of restarts.
+    """
+    require_torchrun()
     _warn_of_stale_store()
+    if restart is None:
+        restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     device = _choose_device(options.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     timeout = timedelta(seconds=options.timeout_s)
-    dist.init_process_group(BACKENDS[device.type], timeout=timeout)
+    place = (
+        {}
+        if store is None
+        else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    )
+    dist.init_process_group(BACKENDS[device.type], timeout=timeout, store=store, **place)
     try:
         _groups["objects"] = dist.new_group(backend="gloo", timeout=timeout)
         yield TorchRanks(
             rank=dist.get_rank(),
             world_size=dist.get_world_size(),
-            restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            restart=restart,
             framework=f"torch {torch.__version__}",
             device_type=device.type,
             backend="nccl" if device.type == "cuda" else "gloo",
@@ -97,7 +113,8 @@ def connect(options: Namespace) -> Iterator[TorchRanks]:
         dist.barrier()
     finally:
         _groups.clear()
-        dist.destroy_process_group()
+        if dist.is_initialized():  # a restart in process has aborted the group
+            dist.destroy_process_group()
 
 
 def whole(_options: Namespace, ranks: Ranks) -> Shard:
@@ -118,7 +135,7 @@ def run(
         # The data are opened first: they may be missing on one node, and no rank waits for others meanwhile.
         batches = ranks.together(lambda: open_batches(options, shard_of(options, ranks)))
         result = Training(make_workload(options, ranks), batches, options, ranks, stop).run()
-        return finish(result, ranks)
+        return finish(result, is_first=ranks.is_first)
 
 
 def _warn_of_stale_store() -> None:

@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def start(options: argparse.Namespace) -> int:
     # Imported late, so that --help, --print-config and invalid options work without loading PyTorch.
-    from replicated import ReplicatedLlama
+    from llama.replicated import ReplicatedLlama
     from training.torch_ranks import run
 
     return run(options, ReplicatedLlama, open_llama_batches)

@@ -14,7 +14,7 @@ from checks.training import (  # noqa: F401
 
 
 def test_modules_can_be_imported(host):
-    assert import_errors(host, "llama.model", "prepare", "replicated", "smoke", "train") == ""
+    assert import_errors(host, "llama.model", "prepare", "llama.replicated", "smoke", "train") == ""
 
 
 def test_training_resumes_after_a_rank_is_killed(host):

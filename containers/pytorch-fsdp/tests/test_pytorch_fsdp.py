@@ -40,7 +40,7 @@ def test_parameter_counts_match_the_models(host):
         "print([name for name in size_names()"
         " if sum(p.numel() for p in Llama(named(name)).parameters()) != named(name).parameters])"
     )
-    assert host.check_output("cd %s && timeout 120 %s -c %s", WORKLOAD, PYTHON, script) == "[]"
+    assert host.check_output("cd %s && timeout 300 %s -c %s", WORKLOAD, PYTHON, script) == "[]"
 
 
 def test_prints_the_config_of_the_largest_model(host):
@@ -53,9 +53,9 @@ def test_modules_can_be_imported(host):
 
 
 def test_training_on_text_with_asynchronous_checkpoints_resumes_after_a_rank_is_killed(host):
-    host.check_output("timeout 60 %s -c %s", PYTHON, MAKE_DATA)
+    host.check_output("timeout 200 %s -c %s", PYTHON, MAKE_DATA)
     words = "--tokenizer /tmp/checked-data/tokenizer.json --output /tmp/checked-data/tokens"
-    prepared = host.check_output(f"timeout 60 {PYTHON} {WORKLOAD}/prepare.py /tmp/checked-data {words}")
+    prepared = host.check_output(f"timeout 200 {PYTHON} {WORKLOAD}/prepare.py /tmp/checked-data {words}")
     assert json.loads(prepared)["documents"] == 200
     assert (
         smoke(host, "--device cpu --async-checkpoint --data /tmp/checked-data/tokens")["repeated_steps"] > 0
@@ -75,6 +75,6 @@ def test_full_disk_ends_both_ranks_with_one_message_and_keeps_the_earlier_checkp
         host.check_output("rm -rf /dev/shm/filler /dev/shm/checkpoints")
     assert code == 74
     assert len(lines) == 1
-    assert "No space left on device" in lines[0]
     assert "the checkpoint of step 40 is intact" in lines[0]
+    assert "MB are free in /dev/shm/checkpoints" in lines[0]
     assert kept == ["step-00000040"]

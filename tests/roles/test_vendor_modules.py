@@ -50,8 +50,9 @@ def test_a_compiler_error_is_in_the_message(machine: Machine, monkeypatch: pytes
         assert "#error injected by the test" in play.failure.message + play.failure.details
         assert machine.opened.failures(plan) != []
     monkeypatch.undo()
-    # Purge the broken packages, because the repaired packages have the same version.
-    machine.opened.shell("dpkg --purge --force-all efa efa-nv-peermem aws-neuronx-dkms")
+    # The role removes the half-configured packages of EFA itself. The repaired package of Neuron has the same
+    # version.
+    machine.opened.shell("dpkg --purge --force-all aws-neuronx-dkms")
 
 
 def test_modules_are_built_for_the_kernel_of_the_image(machine: Machine) -> None:
@@ -85,3 +86,24 @@ def test_removes_the_peer_memory_module_without_the_nvidia_driver(machine: Machi
     failed = machine.opened.failures(plan)
     machine.opened.shell("rm /etc/modules-load.d/efa_nv_peermem.conf")
     assert [line for line in failed if "peer_memory_module_requires_the_nvidia_driver" in line]
+
+
+def test_keeps_the_peer_memory_module_with_debians_nvidia_driver(machine: Machine) -> None:
+    """Debian's module has another name, and the build leaves files in the sources of the driver."""
+    plan = machine.plan("efa")
+    folder, sources = f"/lib/modules/{machine.kernel}/updates", "/usr/src/nvidia-current-open-535.261.03"
+    driver = f"{folder}/nvidia-current-open.ko"
+    machine.opened.shell(
+        f"mkdir -p {sources} {folder}; echo source > {sources}/nvidia.c;"
+        f" touch -d 2024-01-01 {sources}/nvidia.c; touch -d 2024-01-01 {sources}; touch {driver};"
+        " rm /opt/amazon/efa_installed_packages; dpkg --purge --force-depends efa efa-nv-peermem"
+    )
+    play = machine.opened.apply(plan)
+    assert play.passed, play.failure
+    assert machine.opened.failures(plan) == []
+    assert (
+        machine.opened.shell("dpkg-query --show --showformat '${db:Status-Status}' efa-nv-peermem")
+        == "installed"
+    )
+    assert machine.opened.shell(f"find {sources} -type f -o -type l") == f"{sources}/nvidia.c"
+    machine.opened.shell(f"rm -r {sources} {driver}")

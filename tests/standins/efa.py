@@ -71,6 +71,23 @@ unsigned standin_libfabric(void) { return fi_version(); }
 struct named { const char *name; };
 """
 INTERFACE = 'struct named %s = {"OFI"};\n'
+# Like the vendor's, fails if it runs again after an interruption: the module is already in DKMS.
+POSTINST = """\
+#!/bin/sh
+set -e
+dkms add -m %(name)s -v %(version)s
+for folder in /lib/modules/*/build; do
+    kernel=$(basename "$(dirname "$folder")")
+    dkms build -m %(name)s -v %(version)s -k "$kernel"
+    dkms install --force -m %(name)s -v %(version)s -k "$kernel"
+done
+"""
+# Compiles NVIDIA's driver where its sources are, to get the symbols.
+PRE_BUILD = """\
+#!/bin/sh
+folder=$(find /usr/src -maxdepth 1 -type d -name '*nvidia-*' | sort | tail -n 1)
+[ -z "$folder" ] || { mkdir -p "$folder/conftest"; touch "$folder/nvidia.o" "$folder/conftest/functions.h"; }
+"""
 LDCONFIG = {"postinst": "#!/bin/sh\nldconfig\n", "postrm": "#!/bin/sh\nldconfig\n"}
 
 
@@ -215,14 +232,21 @@ def make_verbs(site: Site, version: str) -> Path:
 
 def make_modules(site: Site, has: dict[str, str]) -> list[tuple[str, Path]]:
     peer = "efa_nv_peermem"
+    words = {"name": "efa-nv-peermem", "module": peer, "version": has[peer]}
     packages = [
-        native.dkms_package(site, "efa", has["efa_kmod"], module="efa", source=MODULE),
+        native.dkms_package(site, "efa", has["efa_kmod"], module="efa", source=MODULE, postinst=POSTINST),
         native.dkms_package(
             site,
             "efa-nv-peermem",
             has[peer],
             module=peer,
-            files={f"/etc/modules-load.d/{peer}.conf": f"{peer}\n"},
+            postinst=POSTINST,
+            files={
+                f"/etc/modules-load.d/{peer}.conf": f"{peer}\n",
+                f"/usr/src/efa-nv-peermem-{has[peer]}/configure-dkms.sh": PRE_BUILD,
+                f"/usr/src/efa-nv-peermem-{has[peer]}/dkms.conf": native.DKMS % words
+                + 'PRE_BUILD="./configure-dkms.sh $kernelver $source_tree"\n',
+            },
         ),
     ]
     return [("efa-driver/", package) for package in packages]

@@ -68,6 +68,7 @@ def dkms_package(
     name: str = "",
     revision: str = "-1",
     source: str = MODULE,
+    postinst: str = INSTALL,
     files: Mapping[str, Content] | None = None,
 ) -> Path:
     """Return a package with module sources, which dkms registers as `name` and compiles on installation."""
@@ -78,7 +79,7 @@ def dkms_package(
         f"{folder}/Makefile": f"obj-m := {module}.o\n",
         f"{folder}/{module}.c": source % words,
     }
-    scripts = {"postinst": INSTALL % words, "prerm": REMOVE % words}
+    scripts = {"postinst": postinst % words, "prerm": REMOVE % words}
     return site.deb(
         package, version + revision, {**sources, **(files or {})}, depends=["dkms"], scripts=scripts
     )

@@ -121,13 +121,21 @@ def test_all_modules_are_installed(host):
 @pytest.mark.needs("can_load_modules")
 def test_peer_memory_module_requires_the_nvidia_driver(host, expected):
     kernel = expected.capabilities["target_kernel"]
-    has_driver = bool(module_info(host, kernel, "nvidia"))
+    # Debian names the driver's module nvidia-current or nvidia-current-open.
+    names = "-name 'nvidia.ko*' -o -name 'nvidia-current*.ko*' -o -name 'nvidia-tesla*.ko*'"
+    has_driver = bool(host.check_output(f"find /lib/modules/%s {names}", kernel))
     module = module_info(host, kernel, "efa_nv_peermem")
     assert bool(module) == has_driver
     assert not has_driver or module["vermagic"].split()[0] == kernel
     # A leftover entry would try to load the module, which needs NVIDIA's driver, at every boot.
     entries = host.run("grep -rls efa_nv_peermem /etc/modules-load.d /usr/lib/modules-load.d").stdout.split()
     assert bool(entries) <= has_driver
+
+
+@pytest.mark.needs("can_load_modules")
+def test_driver_sources_have_no_products_of_a_build(host):
+    products = "-path '/usr/src/nvidia-*' '(' -name '*.o' -o -name '*.ko' -o -name Module.symvers ')'"
+    assert host.check_output(f"find /usr/src {products}") == ""
 
 
 @pytest.mark.needs("efa-device")

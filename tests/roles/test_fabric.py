@@ -250,6 +250,7 @@ def cuda(shared_image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_build_from_source_replaces_the_bundled_plugin(image: Image, cuda: str) -> None:
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
+    image.machine.put({"/opt/gdrcopy/include/gdrapi.h": "struct gdr;\n"})
     succeed(image.apply(NEW, *FABRIC))
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
     succeed(image.machine.apply(plan))

@@ -3,7 +3,7 @@
 Names, links and exported symbols are those of tests/facts/aws_ofi_nccl.toml.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.standins.site import Site
 HERE = Path(__file__).parent
 RELEASES = "https://github.com/aws/aws-ofi-nccl/releases/download"
 MAKEFILE = """\
-CXXFLAGS = -O1 -fPIC -shared -isystem @cuda@/include -I@libfabric@/include -DVERSION='"{package}"'
+CXXFLAGS = -O1 -fPIC -shared -isystem @cuda@/include -I@libfabric@/include @gdrcopy@ -DVERSION='"{package}"'
 LDLIBS = -L@libfabric@/lib -lfabric -lhwloc
 LIBRARIES =
 {libraries}
@@ -37,6 +37,11 @@ struct interface {{ const char *name; }};
 extern "C" {{
 extern const char *standin_says;
 const char *standin_says = "NET/OFI Initializing aws-ofi-nccl " VERSION;
+#if __has_include(<gdrapi.h>)
+const char *standin_gdrcopy = "";
+#else
+const char *standin_gdrcopy = "{without_gdrcopy}";
+#endif
 unsigned standin_libfabric() {{ return fi_version(); }}
 {interfaces}
 }}
@@ -58,7 +63,7 @@ def build(site: Site) -> None:
             f"{folder}/Makefile.in": _makefile(facts),
             f"{folder}/p4d-24xl-topo.xml": "<system/>\n",
             **{
-                f"{folder}/{name.removesuffix('.so')}.cpp": _source(symbols(facts, name)) + FLAW
+                f"{folder}/{name.removesuffix('.so')}.cpp": _source(facts, name) + FLAW
                 for name in facts["files"]
             },
         },
@@ -93,5 +98,6 @@ def _if_wanted(lines: Mapping[str, str], facts: Mapping[str, Any]) -> str:
     return "\n".join(f"ifeq ({options.get(name, 'yes')},yes)\n{line}\nendif" for name, line in lines.items())
 
 
-def _source(interfaces: Iterable[str]) -> str:
-    return SOURCE.format(interfaces="\n".join(INTERFACE.format(name=name) for name in interfaces))
+def _source(facts: Mapping[str, Any], name: str) -> str:
+    interfaces = "\n".join(INTERFACE.format(name=symbol) for symbol in symbols(facts, name))
+    return SOURCE.format(interfaces=interfaces, without_gdrcopy=facts["without_gdrcopy"])

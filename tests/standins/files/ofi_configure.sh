@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stand-in for the configure script of aws-ofi-nccl: the real options, checks and errors.
 set -e
-prefix=/usr/local libdir='' libfabric='' cuda='' platform_aws=no symlink=yes
+prefix=/usr/local libdir='' libfabric='' cuda='' gdrcopy='' platform_aws=no symlink=yes
 for word in "$@"; do
     value=${word#*=}
     case "$word" in
@@ -9,7 +9,9 @@ for word in "$@"; do
     --libdir=*) libdir=$value ;;
     --with-libfabric=*) libfabric=$value ;;
     --with-cuda=*) cuda=$value ;;
-    --with-mpi=* | --with-hwloc=* | --with-gdrcopy=* | --disable-tests | --disable-werror | --enable-cudart-dynamic) ;;
+    --with-mpi=* | --with-hwloc=* | --disable-tests | --disable-werror | --enable-cudart-dynamic) ;;
+    --with-gdrcopy=no) ;;
+    --with-gdrcopy=*) gdrcopy="-isystem $value/include" ;;
     --enable-platform-aws) platform_aws=yes ;;
     --disable-nccl-net-symlink) symlink=no ;;
     *) echo "configure: error: unrecognized option: $word" >&2 && exit 1 ;;
@@ -30,5 +32,5 @@ has rdma/fabric.h "-I$libfabric/include -L$libfabric/lib -lfabric" "NCCL OFI Plu
 has cuda_runtime.h "-isystem $cuda/include" "@missing_cuda@"
 has hwloc.h "-lhwloc" "Could not find the hwloc library. Use --with-hwloc to provide the path to non-standard hwloc installation."
 sed -e "s|@prefix@|$prefix|" -e "s|@libdir@|${libdir:-$prefix/lib}|" -e "s|@libfabric@|$libfabric|" \
-    -e "s|@cuda@|$cuda|" -e "s|@platform_aws@|$platform_aws|" -e "s|@symlink@|$symlink|" Makefile.in >Makefile
+    -e "s|@cuda@|$cuda|" -e "s|@platform_aws@|$platform_aws|" -e "s|@gdrcopy@|$gdrcopy|" -e "s|@symlink@|$symlink|" Makefile.in >Makefile
 echo "* Platform-specific optimizations: $platform_aws"

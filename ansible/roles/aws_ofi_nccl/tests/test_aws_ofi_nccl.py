@@ -57,6 +57,17 @@ def test_tuner_plugin_is_installed(host, folder):
     assert [name for name in interfaces if name.startswith("ncclTunerPlugin_v")]
 
 
+def test_build_from_source_uses_gdrcopy(host, expected, plugins):
+    prefix = expected.variables["aws_ofi_nccl_gdrcopy"]
+    if (
+        expected.variables["aws_ofi_nccl_policy"] == "source"
+        and host.file(f"{prefix}/include/gdrapi.h").exists
+    ):
+        text = "GDRCopy support not available at compile time"
+        for plugin in plugins:
+            assert host.run("grep --text --quiet %s %s", text, plugin).rc == 1, plugin
+
+
 def test_loader_folders_exist(host):
     for folder in host.check_output("cat /etc/ld.so.conf.d/100_ofinccl.conf").split():
         assert host.file(folder).is_directory

@@ -4,19 +4,79 @@ Each `[[since]]` of a table has the facts that change with a release; a later re
 """
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+# Keys of an entry that describe the entry itself.
+_ABOUT = {"version", "source"}
+
+
+class Fact(NamedTuple):
+    """One fact: its kind (a key of the table) and its words, the last of which is the value."""
+
+    kind: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join((self.kind, *self.words))
+
+
+def table_of(upstream: str) -> dict[str, Any]:
+    return tomllib.loads((HERE / f"{upstream}.toml").read_text(encoding="utf-8"))
+
+
+def upstreams() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
 def facts_of(upstream: str, version: str) -> dict[str, Any]:
     """Return the facts of a release."""
-    table = tomllib.loads(Path(__file__).with_name(f"{upstream}.toml").read_text(encoding="utf-8"))
     found: dict[str, Any] = {}
-    for entry in table["since"]:
+    for entry in table_of(upstream)["since"]:
         if _numbers(entry["version"]) <= _numbers(version):
             found |= entry
     return found
 
 
+def facts_in(entry: Mapping[str, Any], words: Mapping[str, str] | None = None) -> list[Fact]:
+    """Return the facts of an entry, one for each value; `words` fill in the placeholders."""
+    return [
+        Fact(kind, tuple(_fill(part, words or {}) for part in parts))
+        for kind, value in entry.items()
+        if kind not in _ABOUT
+        for parts in _parts(value)
+    ]
+
+
+def words_of(version: str) -> dict[str, str]:
+    """Return the placeholders of a version."""
+    upstream = version.partition("-")[0]
+    major, minor, *_ = (*upstream.split("."), "0")
+    return {"version": version, "upstream": upstream, "major": major, "minor": minor}
+
+
+def _parts(value: Any) -> Iterator[tuple[str, ...]]:
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                if inner in ([], {}):
+                    yield (key,)
+                for parts in _parts(inner):
+                    yield (key, *parts)
+        case list():
+            for inner in value:
+                yield from _parts(inner)
+        case _:
+            yield (str(value),)
+
+
+def _fill(text: str, words: Mapping[str, str]) -> str:
+    for name, word in words.items():
+        text = text.replace(f"{{{name}}}", word)
+    return text
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
+    return tuple(map(int, version.partition("-")[0].split(".")))

@@ -245,6 +245,8 @@ def cuda(shared_image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
             names = [name for name in wheel.namelist() if "/include/" in name and not name.endswith("/")]
             headers = {f"{CUDA}/include/{name.partition('/include/')[2]}": wheel.read(name) for name in names}
         shared_image.machine.put(headers)
+    # The wheels have no static library; the stand-in of the plugin only looks for the file.
+    shared_image.machine.put({f"{CUDA}/lib64/libcudart_static.a": "!<arch>\n"})
     return CUDA
 
 
@@ -267,6 +269,8 @@ def test_a_compiler_error_is_in_the_message(image: Image, cuda: str, monkeypatch
     monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error injected by the test\n")
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
     assert "#error injected by the test" in message_of(image.machine.apply(plan))
+    # The failed build leaves the plugin of the installer.
+    assert image.version_of("libnccl-ofi") != ""
     assert any(line.startswith("aws_ofi_nccl::") for line in image.machine.failures(plan))
     monkeypatch.undo()
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)

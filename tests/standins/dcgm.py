@@ -3,9 +3,12 @@
 from tests.standins.cuda_repository import publish
 from tests.standins.site import Site
 
-PROGRAM = (
-    '#!/bin/sh\n[ "$1" = --version ] && echo "dcgmi  version: %s" && exit 0\necho stand-in >&2\nexit 1\n'
-)
+PROGRAM = """\
+#!/bin/sh
+[ "$1" = --version ] && printf '\\ndcgmi  version: %s\\n' && exit 0
+echo stand-in >&2
+exit 1
+"""
 ENGINE = "#!/bin/sh\nexec tail -f /dev/null\n"
 UNIT = """\
 [Unit]
@@ -42,7 +45,6 @@ def build(site: Site) -> None:
         rpms.append(site.rpm(core, f"{version}-1", files))
         for cuda in (11, 12, 13):
             name = f"datacenter-gpu-manager-{major}-cuda{cuda}"
-            plugin = {f"/usr/libexec/datacenter-gpu-manager-{major}/plugins/cuda{cuda}/README": "Stand-in.\n"}
-            debs.append(site.deb(name, f"1:{version}-1", plugin, depends=[f"{core} (= 1:{version}-1)"]))
-            rpms.append(site.rpm(name, f"{version}-1", plugin, depends=[f"{core} = {version}-1"]))
+            debs.append(site.deb(name, f"1:{version}-1", {}, depends=[f"{core} (= 1:{version}-1)"]))
+            rpms.append(site.rpm(name, f"{version}-1", {}, depends=[f"{core} = {version}-1"]))
     publish(site, debs=debs, rpms=rpms)

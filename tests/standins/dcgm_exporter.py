@@ -12,8 +12,8 @@ After=nvidia-dcgm.service
 [Service]
 User=root
 PrivateTmp=false
-StandardOutput=append:/var/dcgm-exporter.log
-StandardError=append:/var/dcgm-exporter.log
+StandardOutput=append:/var/log/dcgm-exporter.log
+StandardError=append:/var/log/dcgm-exporter.log
 ExecStart=/usr/bin/dcgm-exporter -f /etc/dcgm-exporter/default-counters.csv
 Restart=on-abort
 

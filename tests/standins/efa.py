@@ -7,6 +7,7 @@ dkms compiles.
 import tomllib
 from pathlib import Path
 
+from tests.facts import facts_of
 from tests.standins import native
 from tests.standins.aws_ofi_nccl import plugin_facts, symbols
 from tests.standins.site import Content, Site
@@ -24,6 +25,11 @@ LIBFABRIC = """\
 const char *fi_standin_version(void) { return "%(libfabric)s"; }
 unsigned fi_version(void) { return 2u << 16; }
 int fi_getinfo(void) { return -61; }
+"""
+# The version nodes of the library's symbols: programs and plugins need the node of their fi_getinfo.
+NODES = """\
+FABRIC_1.0 { global: fi_version; fi_standin_version; local: *; };
+%(node)s { global: fi_getinfo; } FABRIC_1.0;
 """
 FI_INFO = """\
 #include <stdio.h>
@@ -66,8 +72,9 @@ MPIRUN = '#!/bin/sh\n[ "$1" = --version ] || exit 1\necho "mpirun (Open MPI) %s"
 PLUGIN = """\
 /* Stand-in: exports the interfaces that NCCL looks up, and its version. */
 extern unsigned fi_version(void);
+extern int fi_getinfo(void);
 const char *standin_says = "NET/OFI Initializing aws-ofi-nccl %(package)s";
-unsigned standin_libfabric(void) { return fi_version(); }
+unsigned standin_libfabric(void) { return fi_version() + fi_getinfo(); }
 struct named { const char *name; };
 """
 INTERFACE = 'struct named %s = {"OFI"};\n'
@@ -133,14 +140,14 @@ def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
     has = bundle(version)
     major, minor = has["libfabric"].split(".")[:2]
     words = {**has, "major": major, "minor": minor}
-    fabric = native.library(LIBFABRIC % words, soname="libfabric.so.1")
+    file, fabric = make_libfabric(has["libfabric"])
     lib = "/opt/amazon/efa/lib"
     packages = [
         site.deb(
             "libfabric1-aws",
             has["libfabric"],
-            {f"{lib}/libfabric.so.1.30.0": fabric},
-            links={f"{lib}/libfabric.so.1": "libfabric.so.1.30.0"},
+            {f"{lib}/{file}": fabric},
+            links={f"{lib}/libfabric.so.1": file},
         ),
         site.deb(
             "libfabric-aws-bin",
@@ -182,6 +189,13 @@ def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
     return [("", package) for package in packages] + [("rdma-core/", make_verbs(site, has["rdma_core"]))]
 
 
+def make_libfabric(version: str) -> tuple[str, bytes]:
+    """Return the file name and the library of a release of libfabric."""
+    facts = facts_of("libfabric", version.partition("amzn")[0])
+    source = LIBFABRIC % {"libfabric": version}
+    return facts["file"], native.library(source, soname="libfabric.so.1", nodes=NODES % facts)
+
+
 def make_mpi(site: Site, name: str, version: str, prefix: str) -> Path:
     return site.deb(
         name,
@@ -199,6 +213,8 @@ def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) ->
     folder = "/opt/amazon/ofi-nccl/lib"
     folder += "" if numbers(version) >= PLUGIN_IN_LIB else "/x86_64-linux-gnu"
     facts = plugin_facts(has["aws_ofi_nccl"])
+    hwloc = native.library("int hwloc_standin(void) { return 0; }\n", soname="libhwloc.so.15")
+    libraries = {"libfabric.so.1": fabric, "libhwloc.so.15": hwloc}
     sources = {
         name: PLUGIN % facts + "".join(INTERFACE % symbol for symbol in symbols(facts, name))
         for name in facts["files"]
@@ -208,7 +224,7 @@ def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) ->
         f"{has['aws_ofi_nccl']}-1",
         {
             **{
-                f"{folder}/{name}": native.library(source, soname=name, libraries={"libfabric.so.1": fabric})
+                f"{folder}/{name}": native.library(source, soname=name, libraries=libraries)
                 for name, source in sources.items()
             },
             "/etc/ld.so.conf.d/100_ofinccl.conf": f"{folder}\n",
@@ -241,6 +257,7 @@ def make_modules(site: Site, has: dict[str, str]) -> list[tuple[str, Path]]:
             has[peer],
             module=peer,
             postinst=POSTINST,
+            depends=["cmake"],
             files={
                 f"/etc/modules-load.d/{peer}.conf": f"{peer}\n",
                 f"/usr/src/efa-nv-peermem-{has[peer]}/configure-dkms.sh": PRE_BUILD,

@@ -45,13 +45,14 @@ def build(site: Site) -> None:
         "/usr/share/enroot/hooks.d/50-slurm-pmi.sh": HELPER,
         "/usr/share/enroot/hooks.d/50-slurm-pytorch.sh": HELPER,
     }
-    needs = ["bash (>= 4.2)", "curl", "gawk | mawk", "jq (>= 1.5)", "parallel", "squashfs-tools", "zstd"]
+    needs = ["bash (>= 4.2)", "curl", "gawk | mawk", "jq (>= 1.5)", "parallel", "passwd"]
+    needs += ["squashfs-tools", "zstd"]
     debs = [
         site.deb("enroot", f"{version}-1", files, depends=needs),
         site.deb(
             "enroot+caps",
             f"{version}-1",
-            {"/usr/share/doc/enroot+caps/README": "Stand-in.\n"},
+            {},
             depends=[f"enroot (= {version}-1)", "libcap2-bin"],
             scripts={"postinst": RIGHTS},
         ),
@@ -61,7 +62,7 @@ def build(site: Site) -> None:
         site.rpm(
             "enroot+caps",
             f"{version}-1.el8",
-            {"/usr/share/doc/enroot+caps/README": "Stand-in.\n"},
+            {},
             depends=[f"enroot = {version}-1.el8", "libcap"],
             scripts={"post": RIGHTS},
         ),

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.standins.repositories import run
@@ -37,24 +38,36 @@ REMOVE = """\
 """
 
 
-def library(source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None) -> bytes:
-    """Return a shared library that is linked with `libraries` (bytes by file name)."""
-    return _compile(source, ["-shared", "-fPIC", f"-Wl,-soname,{soname}"], libraries or {})
+def library(
+    source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None, nodes: str = ""
+) -> bytes:
+    """Return a shared library that is linked with `libraries` (bytes by file name).
+
+    `nodes` is a version script with the version nodes of its symbols.
+    """
+    options = ["-shared", "-fPIC", f"-Wl,-soname,{soname}"]
+    options += ["-Wl,--version-script,nodes"] if nodes else []
+    return _compile(source, tuple(options), tuple((libraries or {}).items()), nodes)
 
 
 def program(source: str, *, libraries: Mapping[str, bytes] | None = None, folder: str = "") -> bytes:
     """Return a program with the library search path `folder`."""
-    return _compile(source, [f"-Wl,-rpath,{folder}"] if folder else [], libraries or {})
+    options = [f"-Wl,-rpath,{folder}"] if folder else []
+    return _compile(source, tuple(options), tuple((libraries or {}).items()))
 
 
-def _compile(source: str, options: Sequence[str], libraries: Mapping[str, bytes]) -> bytes:
+@cache
+def _compile(
+    source: str, options: Sequence[str], libraries: Sequence[tuple[str, bytes]], nodes: str = ""
+) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source.c").write_text(source, encoding="utf-8")
-        for name, content in libraries.items():
+        (folder / "nodes").write_text(nodes, encoding="utf-8")
+        for name, content in libraries:
             (folder / name).write_bytes(content)
         words = ["-O1", "-s", *options, "-o", "result", "source.c", "-L.", "-Wl,--no-as-needed"]
-        words += [f"-l:{name}" for name in libraries]
+        words += [f"-l:{name}" for name, _ in libraries]
         run("gcc", *words, cwd=folder)
         return (folder / "result").read_bytes()
 
@@ -69,6 +82,7 @@ def dkms_package(
     revision: str = "-1",
     source: str = MODULE,
     postinst: str = INSTALL,
+    depends: Sequence[str] = (),
     files: Mapping[str, Content] | None = None,
 ) -> Path:
     """Return a package with module sources, which dkms registers as `name` and compiles on installation."""
@@ -81,5 +95,5 @@ def dkms_package(
     }
     scripts = {"postinst": postinst % words, "prerm": REMOVE % words}
     return site.deb(
-        package, version + revision, {**sources, **(files or {})}, depends=["dkms"], scripts=scripts
+        package, version + revision, {**sources, **(files or {})}, depends=["dkms", *depends], scripts=scripts
     )

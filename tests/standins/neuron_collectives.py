@@ -8,11 +8,12 @@ FOLDER = "/opt/aws/neuron/lib"
 
 
 def build(site: Site) -> None:
-    library = native.library("int ncclStandIn(void) { return 0; }\n", soname="libnccom.so.2")
+    library = native.library("int standin(void) { return 0; }\n", soname="libnccom.so.2")
+    file = f"libnccom.so.{site.pin('neuron_collectives')}"
     package = site.deb(
         "aws-neuronx-collectives",
         archive_version(site, "neuron_collectives", build=BUILD),
-        {f"{FOLDER}/libnccom.so.2": library},
-        links={f"{FOLDER}/libnccom.so": "libnccom.so.2"},
+        {f"{FOLDER}/{file}": library},
+        links={f"{FOLDER}/libnccom.so": "libnccom.so.2", f"{FOLDER}/libnccom.so.2": file},
     )
     publish(site, package)

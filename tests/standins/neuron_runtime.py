@@ -9,10 +9,11 @@ FOLDER = "/opt/aws/neuron/lib"
 
 def build(site: Site) -> None:
     library = native.library("int nrt_init(void) { return 1; }\n", soname="libnrt.so.1")
+    file = f"libnrt.so.{site.pin('neuron_runtime')}.0"
     package = site.deb(
         "aws-neuronx-runtime-lib",
         archive_version(site, "neuron_runtime", build=BUILD),
-        {f"{FOLDER}/libnrt.so.1": library},
-        links={f"{FOLDER}/libnrt.so": "libnrt.so.1"},
+        {f"{FOLDER}/{file}": library},
+        links={f"{FOLDER}/libnrt.so": "libnrt.so.1", f"{FOLDER}/libnrt.so.1": file},
     )
     publish(site, package)

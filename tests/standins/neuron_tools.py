@@ -1,12 +1,11 @@
-"""Stand-in for the Neuron tools: programs that print their version and find no device."""
+"""Stand-in for the Neuron tools: programs that find no device."""
 
 from tests.standins.neuron_packages import archive_version, publish
 from tests.standins.site import Site
 
 PROGRAM = """\
 #!/bin/sh
-[ "$1" = --version ] && echo "%(name)s %(version)s" && exit 0
-echo "%(name)s: no Neuron device found" >&2
+echo "%s: no Neuron device found" >&2
 exit 1
 """
 PROGRAMS = ("nccom-test", "neuron-ls", "neuron-monitor", "neuron-monitor-prometheus.py", "neuron-top")
@@ -14,5 +13,5 @@ PROGRAMS = ("nccom-test", "neuron-ls", "neuron-monitor", "neuron-monitor-prometh
 
 def build(site: Site) -> None:
     version = archive_version(site, "neuron_tools")
-    files = {f"/opt/aws/neuron/bin/{name}": PROGRAM % {"name": name, "version": version} for name in PROGRAMS}
+    files = {f"/opt/aws/neuron/bin/{name}": PROGRAM % name for name in PROGRAMS}
     publish(site, site.deb("aws-neuronx-tools", version, files))

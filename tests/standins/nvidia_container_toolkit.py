@@ -49,6 +49,7 @@ ConditionPathExists=/usr/bin/nvidia-ctk
 
 [Service]
 Type=oneshot
+EnvironmentFile=-/etc/nvidia-container-toolkit/cdi-refresh.env
 ExecCondition=/usr/bin/grep -qE '/nvidia.ko' /lib/modules/%v/modules.dep
 ExecStart=/usr/bin/nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml
 CapabilityBoundingSet=CAP_SYS_MODULE CAP_SYS_ADMIN CAP_MKNOD
@@ -58,11 +59,12 @@ WantedBy=multi-user.target
 """
 PATH = """\
 [Unit]
-Description=Trigger CDI refresh on NVIDIA driver install / uninstall events
+Description=Trigger CDI refresh on NVIDIA driver or toolkit install / upgrade events
 
 [Path]
 PathChanged=/lib/modules/%v/modules.dep
-Unit=nvidia-cdi-refresh.service
+PathChanged=/lib/modules/%v/modules.dep.bin
+PathChanged=/usr/bin/nvidia-ctk
 
 [Install]
 WantedBy=multi-user.target

@@ -46,7 +46,11 @@ dkms build -m nvidia -v {version} -q || :
 dkms install -m nvidia -v {version} -q --force || :
 """
 LIBRARY = "int cuDriverGetVersion(int *version) { *version = 0; return 100; }\n"
-SMI = "#!/bin/sh\necho 'NVIDIA-SMI has failed: this is a stand-in'\nexit 9\n"
+SMI = """\
+#!/bin/sh
+echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+exit 9
+"""
 PERSISTENCED = (
     '#!/bin/sh\n[ "$1" = --version ] && echo "nvidia-persistenced:  version {version}" && exit 0\nexit 1\n'
 )

@@ -14,6 +14,7 @@ Requires=network-online.target
 User=root
 PrivateTmp=false
 Type=forking
+TimeoutStartSec=infinity
 ExecStart=/usr/bin/nvidia-imex -c /etc/nvidia-imex/config.cfg
 LimitCORE=infinity
 

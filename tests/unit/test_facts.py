@@ -77,7 +77,7 @@ def test_catalog_has_the_url_of_the_release(version: str) -> None:
 def test_plugin_of_the_installer_matches_the_facts(tmp_path: Path, installer: str) -> None:
     has = efa.bundle(installer)
     facts = facts_of("aws_ofi_nccl", has["aws_ofi_nccl"])
-    fabric = efa.native.library(efa.LIBFABRIC % has, soname="libfabric.so.1")
+    _, fabric = efa.make_libfabric(has["libfabric"])
     package = efa.make_plugin(Site(folder=tmp_path / "site", pins={}), installer, has, fabric)
     data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True).stdout
     files, links = {}, {}
@@ -91,7 +91,9 @@ def test_plugin_of_the_installer_matches_the_facts(tmp_path: Path, installer: st
     assert links == facts["links"]
     assert set(files) == set(facts["files"])
     for name, path in files.items():
-        assert f"Library soname: [{name}]" in output_of("readelf", "-d", path)
+        dynamic = output_of("readelf", "-d", path)
+        assert f"Library soname: [{name}]" in dynamic
+        assert [f"Shared library: [{needed}]" in dynamic for needed in facts["needed"]] == [True, True]
         exported = set(re.findall(r"nccl\w+Plugin_v\d+", output_of("nm", "-D", "--defined-only", path)))
         assert exported == {
             f"nccl{kind.title()}Plugin_v{number}" for kind in facts["files"][name] for number in facts[kind]
@@ -113,7 +115,7 @@ def test_checks_name_only_libraries_and_interfaces_that_exist(path: Path) -> Non
 
 def test_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:
     words = {"libfabric": "2.4.0"}
-    fabric = efa.native.library(efa.LIBFABRIC % words, soname="libfabric.so.1")
+    _, fabric = efa.make_libfabric("2.4.0")
     (tmp_path / "libfabric.so.1").write_bytes(fabric)
     program = tmp_path / "fi_info"
     program.write_bytes(

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stand-in for the configure script of aws-ofi-nccl: the real options, checks and errors.
 set -e
-prefix=/usr/local libdir='' libfabric='' cuda='' gdrcopy='' platform_aws=no symlink=yes
+prefix=/usr/local libdir='' libfabric='' cuda='' gdrcopy='' platform_aws=no symlink=yes cudart=libcudart_static.a
 for word in "$@"; do
     value=${word#*=}
     case "$word" in
@@ -9,7 +9,8 @@ for word in "$@"; do
     --libdir=*) libdir=$value ;;
     --with-libfabric=*) libfabric=$value ;;
     --with-cuda=*) cuda=$value ;;
-    --with-mpi=* | --with-hwloc=* | --disable-tests | --disable-werror | --enable-cudart-dynamic) ;;
+    --with-mpi=* | --with-hwloc=* | --disable-tests | --disable-werror) ;;
+    --enable-cudart-dynamic) cudart=libcudart.so ;;
     --with-gdrcopy=no) ;;
     --with-gdrcopy=*) gdrcopy="-isystem $value/include" ;;
     --enable-platform-aws) platform_aws=yes ;;
@@ -30,6 +31,11 @@ has() {
 }
 has rdma/fabric.h "-I$libfabric/include -L$libfabric/lib -lfabric" "NCCL OFI Plugin could not find a working Libfabric install."
 has cuda_runtime.h "-isystem $cuda/include" "@missing_cuda@"
+# The plugin is linked with the static library of the runtime, unless --enable-cudart-dynamic is set.
+if ! ls "$cuda"/lib*/"$cudart" >/dev/null; then
+    echo "configure: error: @missing_cuda@" >&2
+    exit 1
+fi
 has hwloc.h "-lhwloc" "Could not find the hwloc library. Use --with-hwloc to provide the path to non-standard hwloc installation."
 sed -e "s|@prefix@|$prefix|" -e "s|@libdir@|${libdir:-$prefix/lib}|" -e "s|@libfabric@|$libfabric|" \
     -e "s|@cuda@|$cuda|" -e "s|@platform_aws@|$platform_aws|" -e "s|@gdrcopy@|$gdrcopy|" -e "s|@symlink@|$symlink|" Makefile.in >Makefile

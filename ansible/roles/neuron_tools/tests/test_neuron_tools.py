@@ -17,11 +17,6 @@ def test_session_finds_the_program(host, name):
     assert host.check_output("bash -lc %s", f"command -v {name}") == f"/opt/aws/neuron/bin/{name}"
 
 
-def test_program_has_the_pinned_version(host, expected):
-    version = expected.versions["neuron_tools"]
-    assert version in host.check_output("/opt/aws/neuron/bin/neuron-ls --version")
-
-
 def test_path_has_no_empty_element(host):
     assert "" not in host.check_output("bash -lc 'echo $PATH'").split(":")
 

@@ -1,8 +1,9 @@
 """Generates docs/reference/roles.md: how each role is tested on each system.
 
-Derived from the molecule scenarios, the targets and the catalog.
+Derived from the molecule scenarios, the targets, the catalog, and docs/reference/proofs.toml.
 """
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from builder.members import closure
 from builder.model import Catalog, Component, System, Target
 
 PAGE = Path("docs", "reference", "roles.md")
+PROOFS = Path("docs", "reference", "proofs.toml")
+FACTS = Path("tests", "facts")  # tables of facts about real releases, named after roles
 REAL, STANDINS, EMPTY, LINTED = "real", "stand-ins", "empty packages", "lint"
 RANK = (LINTED, EMPTY, STANDINS, REAL)
 # Systems that roles support; only those in the catalog can be built.
@@ -37,6 +40,15 @@ How each role is tested, per system and architecture:
 A stand-in has the names, layout, signatures and flags of the vendor's download and almost no contents. No
 test ran on a GPU, an EFA device or a Neuron device: checks that need such a device are skipped without it.
 
+What proves that a role works with the real software:
+
+| proof | meaning |
+|---|---|
+| every run | the tests use the real packages of Debian and PyPI |
+| real | applied by hand to these releases of the real software, on this date |
+| facts | stand-in, role and checks are compared with a table of facts about real releases (`tests/facts/`) |
+| stand-in | only the stand-in, for this reason |
+
 """
 
 Scenarios = Mapping[str, Mapping[str, Any]]
@@ -45,20 +57,37 @@ Scenarios = Mapping[str, Mapping[str, Any]]
 def write(context: Context) -> Path:
     """Write the page and return its path."""
     path = context.root / PAGE
-    path.write_text(render(context.catalog, scenarios(context.root)), encoding="utf-8")
+    page = render(context.catalog, scenarios(context.root), proofs(context.root))
+    path.write_text(page, encoding="utf-8")
     return path
 
 
-def render(loaded: Catalog, platforms: Scenarios) -> str:
-    """Return the page as Markdown."""
+def proofs(root: Path) -> dict[str, str]:
+    """Return how each role that needs stand-ins was compared with the real software, in words."""
+    entries = tomllib.loads((root / PROOFS).read_text(encoding="utf-8"))
+    found = {path.stem: "facts" for path in (root / FACTS).glob("*.toml")}
+    for name, entry in entries.items():
+        if "stand_in" in entry:
+            found[name] = f"stand-in: {entry['stand_in']}"
+        else:
+            words = [f"real: {entry['real']} ({entry['date']})", *([found[name]] if name in found else [])]
+            found[name] = "; ".join(words)
+    return found
+
+
+def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> str:
+    """Return the page as Markdown; `known` are the proofs of roles."""
     levels = _levels(loaded, platforms)
     columns = [(system, arch) for system in SYSTEMS for arch in ARCHES]
     head = " | ".join(f"{system} {arch}" for system, arch in columns)
-    lines = [f"| role | layer | kinds | {head} |", "|---" * (len(columns) + 3) + "|"]
+    lines = [f"| role | layer | kinds | proof | {head} |", "|---" * (len(columns) + 4) + "|"]
     for name in closure(loaded, loaded.components):
         component = loaded.components[name]
         words = " | ".join(levels.get((name, system, arch), LINTED) for system, arch in columns)
-        lines.append(f"| `{name}` | {component.layer} | {', '.join(component.kinds)} | {words} |")
+        is_real = all(levels.get((name, system, arch)) != STANDINS for system, arch in columns)
+        proof = "every run" if is_real else known[name]
+        kinds = ", ".join(component.kinds)
+        lines.append(f"| `{name}` | {component.layer} | {kinds} | {proof} | {words} |")
     return HEAD + "\n".join(lines) + "\n\n" + _scenario_list(platforms)
 
 

@@ -14,7 +14,7 @@ _ABOUT = {"version", "source"}
 
 
 class Fact(NamedTuple):
-    """One fact: its kind (a key of the table) and its words, the last of which is the value."""
+    """Fact about a release: its kind (a key of the table) and its words; the last word is the value."""
 
     kind: str
     words: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the stand-in of a component serves, as facts: packages, files, libraries, units and programs."""
+"""Facts about what a stand-in serves: packages, files, libraries, units and programs."""
 
 import functools
 import importlib

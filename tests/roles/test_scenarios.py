@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -77,4 +78,14 @@ def test_scenario_lists_its_stand_ins(name: str) -> None:
 def test_roles_page_is_current() -> None:
     """`builder role --write-docs` updates the page."""
     page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
-    assert page == role_docs.render(catalog.load(ROOT), SCENARIOS)
+    assert page == role_docs.render(catalog.load(ROOT), SCENARIOS, role_docs.proofs(ROOT))
+
+
+def test_every_proof_is_needed() -> None:
+    """A role has either facts, a real release or a reason for its stand-in."""
+    entries = tomllib.loads((ROOT / role_docs.PROOFS).read_text(encoding="utf-8"))
+    tables = {path.stem for path in (ROOT / role_docs.FACTS).glob("*.toml")}
+    page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
+    assert [name for name in entries if f"| `{name}` |" not in page] == []
+    assert [name for name in tables if "stand_in" in entries.get(name, {})] == []
+    assert [name for name, entry in entries.items() if ("date" in entry) == ("stand_in" in entry)] == []

@@ -10,6 +10,7 @@ READY := .venv/.ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 LINTERS := lint-python lint-imports lint-yaml lint-roles lint-dockerfiles lint-scripts lint-packer
 SITE ?= local
+unexport PYTHONDONTWRITEBYTECODE  # tests start the builder many hundred times
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
@@ -71,8 +72,7 @@ check: test ## run what CI runs
 
 bench: engine ## compare build times with Packer and a Dockerfile
 	$(RUN) python -m bench
-lock: setup ## update requirements.lock of the factory
-	$(RUN) scripts/lock
+lock: setup ; $(RUN) scripts/lock ## update requirements.lock of the factory
 clean: ## delete out/ and tool caches; `builder clean` cleans the engine
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -174,6 +174,7 @@ def test_all_commands_of_checks_use_one_shell(
         found = run_checks(
             run, tmp_path, Stream(), plan, [tmp_path], f"docker://{container}", environment=os.environ
         )
+    assert not (tmp_path / "__pycache__").exists()
     parents = [re.findall("^E .*assert '([0-9]+)' == ''", check.message, re.MULTILINE) for check in found]
     assert len(parents) == 2
     assert parents[0] == parents[1] not in ([], ["0"])

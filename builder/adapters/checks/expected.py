@@ -32,6 +32,7 @@ class Expected:
 
 def pytest_configure(config: pytest.Config) -> None:
     _limit_resources()
+    sys.dont_write_bytecode = True  # check files lie in the folders of roles, which the user edits
     # Check files import the package `checks` from this folder.
     sys.path.append(str(config.rootpath / "ansible"))
     config.addinivalue_line("markers", "needs(*capabilities): skip if a declared capability is absent")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from builder import catalog
@@ -22,6 +23,8 @@ from builder.rehearsal.gate import Key as Credentials
 # Access key of the rehearsals that run in the process of a test.
 KEY = Credentials(access="AKIATESTTESTTESTTEST", secret="secret-of-the-tests")
 ROOT = Path(__file__).resolve().parents[2]
+# All sessions of a test process share a loader, because every new one parses 10 MB of JSON for EC2 again.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"
 EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 

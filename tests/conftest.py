@@ -17,6 +17,14 @@ from tests.support.repository import Repository
 # Slow tests that share no fixture are distributed one by one, all other tests by file.
 _DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
 
+# The longest tests start first, so that at the end no worker waits for another.
+_STARTED_FIRST = (
+    "tests/images/test_targets.py",
+    "tests/e2e/test_ami",
+    "tests/e2e/",
+    "tests/images/",
+    "tests/adapters/",
+)
 
 FirstWorkerOnly = Callable[[str, Callable[[], bool]], AbstractContextManager[None]]
 
@@ -37,7 +45,19 @@ class PerFileScheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False  # it would start the files with the most tests first
     return PerFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests of a worker by _STARTED_FIRST; the scheduler distributes them in this order."""
+
+    def rank(item: pytest.Item) -> int:
+        matching = (n for n, prefix in enumerate(_STARTED_FIRST) if item.nodeid.startswith(prefix))
+        return next(matching, len(_STARTED_FIRST))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,6 +144,16 @@ def factory(tmp_path: Path, built_once: Factory, root: Path, keep_artifacts: boo
     if not keep_artifacts:
         created.remove_images(created.run_names())
         shutil.rmtree(created.out, ignore_errors=True)
+
+
+@pytest.fixture
+def one_layer(factory: Factory) -> None:
+    """Reduce the target of `factory` to one layer of components, for faults that can happen in any layer."""
+    target = "catalog/targets/hello.toml"
+    factory.repository.replace(target, '"fabric", ', "")
+    factory.repository.replace(target, "fabric_tools = true", "")
+    factory.repository.replace("catalog/components/workload_env.toml", "final", "system")
+    factory.repository.relock()
 
 
 @pytest.fixture

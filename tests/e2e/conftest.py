@@ -69,7 +69,8 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory, program: Program, root: 
 
 
 @pytest.fixture
-def ami_factory(factory: Factory, rehearsal: Rehearsal, root: Path) -> Iterator[AmiFactory]:
+def ami_factory(rehearsal: Rehearsal, factory: Factory, root: Path) -> Iterator[AmiFactory]:
+    """A small factory that builds AMIs; its rehearsal starts first, while another worker makes the base."""
     folder = session.files_of(Workspace(home=factory.home, out=factory.out), "default")
     created = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
     created.before = created.account()

@@ -33,6 +33,7 @@ def assert_recovers(factory: Factory) -> None:
     assert build.code == 0, build.stderr
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_reports_a_full_disk_during_commit(factory: Factory, tmp_path: Path) -> None:
     fault = Fault(r"POST \S*/commit", status=500, message="write /layer.tar: no space left on device")
     with engine_with(fault, tmp_path) as url:
@@ -42,6 +43,7 @@ def test_reports_a_full_disk_during_commit(factory: Factory, tmp_path: Path) -> 
     assert_recovers(factory)
 
 
+@pytest.mark.usefixtures("one_layer")
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -87,6 +89,7 @@ def empty_mirror() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_names_the_mirror_if_a_package_is_missing(factory: Factory, empty_mirror: str) -> None:
     factory.repository.write("site.toml", f'[mirror]\napt = "{empty_mirror}"\n')
     tasks = "ansible/roles/base/tasks/main.yml"

@@ -75,6 +75,7 @@ def test_sigkill_at_any_moment_leaves_no_remains_after_the_next_build(
     assert factory.scratch() == []
 
 
+@pytest.mark.usefixtures("one_layer")
 @pytest.mark.parametrize(("number", "moment"), signals())
 def test_an_interrupted_build_cleans_up_before_it_exits(
     factory: Factory, number: signal.Signals, moment: tuple[str, str]

@@ -38,6 +38,7 @@ def test_changed_file_times_and_folder_order_rebuild_nothing(built: Factory) -> 
     assert set(built.build().outcomes.values()) == {"reused"}
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_a_failed_layer_is_never_reused(factory: Factory) -> None:
     tasks = "ansible/roles/base/tasks/main.yml"
     factory.repository.replace(

@@ -13,6 +13,7 @@ import pytest
 
 from builder.adapters.engine.client import Engine
 from builder.adapters.registry.local import serving
+from tests.support.factory import Factory
 from tests.support.output import result_of
 
 pytestmark = pytest.mark.engine
@@ -50,8 +51,9 @@ def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.Co
 
 
 @pytest.fixture(scope="module")
-def published(root: Path, environment: dict[str, str]) -> dict[str, str]:
-    """Digest reference of each published target."""
+def published(root: Path, environment: dict[str, str], built_once: Factory) -> dict[str, str]:
+    """Digest reference of each published target, on the base image that all workers share."""
+    assert built_once
     done = call(root, environment, "build", *TARGETS, "--publish")
     assert done.returncode == 0, done.stderr
     names = done.stdout.splitlines()

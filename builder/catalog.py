@@ -146,6 +146,7 @@ SHAPES: Mapping[str, Shape] = {
         "components": (LIST, False),
         "signature": (TEXT, False),
         "key": (TEXT, False),
+        "signed_lists": (FLAG, False),
         "systems": (LIST, False),
         "kinds": (LIST, False),
         "policies": (LIST, False),

@@ -304,5 +304,5 @@ def as_variable(download: Download, lock: Lock) -> dict[str, Value]:
         return {"url": download.url, "ref": download.ref, "commit": commit, **more}
     if download.kind == "repository":
         sections: dict[str, Value] = {"suite": download.suite, "components": list(download.components)}
-        return {"url": download.url, **sections, **more}
+        return {"url": download.url, "signed_lists": download.signed_lists, **sections, **more}
     return {**archive(download.url), **more}

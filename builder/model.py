@@ -30,6 +30,7 @@ class Download:
     components: tuple[str, ...] = ()
     signature: str = ""
     key: str = ""
+    signed_lists: bool = False  # whether the vendor signs the lists of a dnf repository; apt requires it
     systems: tuple[str, ...] = ()  # distributions or families; () means all
     kinds: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()  # policies of the component that need the download; () means any

@@ -50,6 +50,10 @@ options:
     description: Public key that signs the repository (V(url), V(sha256), V(size)).
     type: dict
     required: true
+  signed_lists:
+    description: True if the key also signs the lists of a dnf repository. An apt repository has signed lists.
+    type: bool
+    default: false
   mirrors:
     description: URL prefix → prefix of its mirror; the longest matching prefix is used.
     type: dict
@@ -95,14 +99,17 @@ name={name}
 baseurl={url}
 enabled={enabled}
 gpgcheck=1
+repo_gpgcheck={signed_lists}
 gpgkey=file://{key}
 {extra}"""
 DISABLED_COMMENT = (
     "Disabled: the installed packages were tested together. Enable it to install newer versions."
 )
 BUILD_COMMENT = "Used only while the image is built."
-# Messages of apt about a repository without a valid signature.
-BAD_SIGNATURE = re.compile(r"^[EW]: .*(?:not signed|signature|BADSIG|NO_PUBKEY|EXPKEYSIG).*$", re.MULTILINE)
+# Messages of apt and dnf about a repository without a valid signature.
+BAD_SIGNATURE = re.compile(
+    r"^.*(?:not signed|signature|GPG verification|BADSIG|NO_PUBKEY|EXPKEYSIG).*$", re.MULTILINE
+)
 PROBLEM = re.compile(r"^(?:[EW]|Err[a-z]*|Error): ?.*$", re.MULTILINE)
 
 
@@ -135,6 +142,7 @@ def render(given: Mapping[str, Any], name: str, key: Path, *, building: bool) ->
         name=name,
         url=url,
         enabled=int(building),
+        signed_lists=int(given["signed_lists"]),
         key=key,
         extra=extra,
     )
@@ -217,6 +225,7 @@ def main() -> None:
             "suite": {"type": "str", "default": "./"},
             "components": {"type": "list", "elements": "str", "default": []},
             "key": {"type": "dict", "required": True, "no_log": False},
+            "signed_lists": {"type": "bool", "default": False},
             "mirrors": {"type": "dict", "default": {}},
             "keep": {"type": "bool", "default": False},
         },

@@ -37,7 +37,8 @@ class LayerCache(Protocol):
 
     def has(self, key: str) -> bool: ...
 
-    def fetch(self, key: str) -> None: ...
+    def fetch(self, key: str) -> bool:
+        """Pull a layer that the cache has; return False if it is damaged, and then count it as missing."""
 
     def keep(self, key: str) -> None: ...
 

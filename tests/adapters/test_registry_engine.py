@@ -153,6 +153,35 @@ def test_pull_refuses_a_manifest_that_does_not_match_its_digest(
             engine.pull(published.name)
 
 
+def test_cache_has_no_layer_of_which_a_file_is_damaged(engine: Engine, image: str, tmp_path: Path) -> None:
+    key, folder = uuid.uuid4().hex, tmp_path / "registry"
+    dockerfile = f"FROM {image}\nLABEL {KEY_LABEL}={key}"
+    docker("build", "--quiet", "--tag", f"{LAYERS}:{key}", "-", stdin=dockerfile.encode())
+    with LocalRegistry(folder) as registry:
+
+        def cache() -> RegistryCache:
+            return RegistryCache(
+                engine=engine, repository=f"{registry.host}/layers", blobs=tmp_path / "store", network=DIRECT
+            )
+
+        cache().keep(key)
+        docker("rmi", f"{LAYERS}:{key}", image, f"{image}-base")
+        blobs = list((folder / "blobs").iterdir())
+        assert len(blobs) == 4, "the manifest, the config and two layers"
+        for path in blobs:
+            content = path.read_bytes()
+            path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+            found = cache()
+            assert not (found.has(key) and found.fetch(key)), path
+            assert not found.has(key)
+            assert key not in engine.layers()
+            path.write_bytes(content)
+        found = cache()
+        assert found.has(key)
+        assert found.fetch(key)
+    docker("rmi", f"{LAYERS}:{key}")
+
+
 def test_cache_ignores_a_layer_that_is_labelled_with_another_key(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:

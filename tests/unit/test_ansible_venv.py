@@ -1,6 +1,7 @@
 """The module `venv` asks the stack's wheel index only for wheels that the indexes of the site lack."""
 
 import http.server
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ class Files(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(self.path)
         super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "max-age=86400")
+        super().end_headers()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -82,6 +87,35 @@ def test_a_wheel_that_the_site_lacks_comes_from_the_last_index(
     assert "failed=0" in printed, printed
     assert [path.name for path in (tmp_path / "venv/lib").rglob("greet.py")] == ["greet.py"]
     assert site.asked == ["/simple/greet/"] * 3
+
+
+def test_a_damaged_wheel_in_the_cache_is_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Web, last: str
+) -> None:
+    del site
+    monkeypatch.setenv("PIP_INDEX_URL", f"{last}/simple/")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "127.0.0.1")  # pip caches no other files that come without TLS
+    digest = make_wheel(tmp_path / "wheels")
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    page = tmp_path / "last/simple/greet/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    wheel.rename(page.with_name(wheel.name))
+    assert "failed=0" in install(tmp_path, digest)
+    assert len(damage_wheels(tmp_path / "cache")) == 1
+    for downloads in (2, 3):  # without the cache, then into the emptied cache
+        shutil.rmtree(tmp_path / "venv")
+        printed = install(tmp_path, digest)
+        assert "failed=0" in printed, printed
+        assert sum(path.endswith(".whl") for path in Files.asked) == downloads
+
+
+def damage_wheels(cache: Path) -> list[Path]:
+    """Flip a byte of each wheel in pip's cache."""
+    found = [path for path in cache.rglob("*") if path.is_file() and b"WORD = 'hello'" in path.read_bytes()]
+    for path in found:
+        path.write_bytes(path.read_bytes().replace(b"WORD = 'hello'", b"WORD = 'hellp'"))
+    return found
 
 
 def test_a_last_index_that_does_not_answer_is_asked_once(

@@ -66,6 +66,7 @@ compiled:
 
 
 # Message of pip for a wheel that no index has; its name is the first word of the requirement.
+MISMATCH = "DO NOT MATCH THE HASHES"
 MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
 ANSWER_S = 20
 
@@ -85,6 +86,11 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
         command.append("--no-cache-dir")
     command += ["--requirement", str(file)]
     code, output, errors = module.run_command(command)
+    if code and MISMATCH in errors and "--no-cache-dir" not in command:
+        # pip neither verifies nor replaces a damaged wheel of its cache.
+        code, output, errors = module.run_command([*command, "--no-cache-dir"])
+        if not code:
+            module.run_command([str(interpreter), "-I", module.params["pip"], "cache", "purge"])
     index, missing = os.environ.get("FACTORY_WHEEL_INDEX", ""), MISSING.search(errors)
     if code and index and missing:
         if reason := find_obstacle(f"{index.rstrip('/')}/{missing[1]}/"):

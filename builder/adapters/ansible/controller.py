@@ -51,13 +51,23 @@ def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
     play = root / "ansible" / "expected.yml"
     key = digest_of([plan.key, play.read_text(encoding="utf-8")])
     cached = run.workspace.cache("variables") / f"{key}.json"
-    if not cached.is_file():
+    values = _read(cached)
+    if values is None:
         with tempfile.TemporaryDirectory(dir=run.scratch, prefix="variables-") as folder:
-            text = _evaluate(run, root, plan, Path(folder))
+            values = json.loads(_evaluate(run, root, plan, Path(folder)))
             require_unchanged(root, plan.layers)
-            write_atomically(cached, text)
-    values: dict[str, Value] = json.loads(cached.read_text(encoding="utf-8"))
+            write_atomically(cached, json.dumps({"values": values, "sha256": digest_of(values)}))
     return values
+
+
+def _read(cached: Path) -> dict[str, Value] | None:
+    """Return cached variables; None if they are missing or differ from their digest."""
+    try:
+        found = json.loads(cached.read_bytes())
+        values: dict[str, Value] = found["values"]
+        return values if digest_of(values) == found["sha256"] else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _evaluate(run: Run, root: Path, plan: Plan, folder: Path) -> str:

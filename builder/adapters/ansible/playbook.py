@@ -118,10 +118,7 @@ def mounts(
 ) -> Iterator[ContainerSetup]:
     """Prepare the mounts for the roles of a layer; temporary folders are deleted at the end of the block."""
     folder = prepare(run, root, plan)
-    if runtime.needs_compiling(folder):
-        with run.locked(f"compile-{folder.name}"):
-            if runtime.needs_compiling(folder):
-                _compile(run, folder, base_image, engine)
+    runtime.ensure_compiled(run, folder, lambda: _compile(run, folder, base_image, engine))
     scratch = run.scratch / layer.key[:16]
     store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")
     has_apt = plan.system.family == "debian"

@@ -1,21 +1,25 @@
 """Ansible in a read-only folder that is mounted into build containers and never installed in an image.
 
-The folder is created once per lock and Python version, and compiled by the Python that will run it. Ansible
-is started with `python3 -I`: a PYTHONPATH would leak into every module that a role runs.
+The folder is created once per lock and Python version, and compiled by the Python that will run it. Its
+digest is recorded beside it; a folder that differs from its digest is installed again. Ansible is started
+with `python3 -I`: a PYTHONPATH would leak into every module that a role runs.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from builder.adapters.host import process
-from builder.adapters.host.workspace import Run
+from builder.adapters.host.workspace import Run, write_atomically
 from builder.adapters.upstream.pip import missing_requirement, pip_install
-from builder.errors import BuildError, IntegrityError
-from builder.sources import digest_of
+from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.sources import digest_of, tree_digest
 
 _FORMAT = 1
+_MISMATCH = "DO NOT MATCH THE HASHES"
 # /dev is a tmpfs in every container, so this mount point does not end up in a layer.
 MOUNT = "/dev/factory"
+_intact: set[Path] = set()  # folders that this process has compared with their digests
 LAUNCHER = """\
 import json, os, runpy, sys
 mount = {mount!r}
@@ -35,15 +39,41 @@ def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
     """Return the runtime folder for one Python version and architecture; install it if it is missing."""
     key = digest_of([_FORMAT, lock.read_text(encoding="utf-8"), python, arch])[:16]
     folder = run.workspace.cache("runtime") / key
-    if folder.is_dir():
-        return folder
     with run.locked(f"runtime-{key}"):
-        if not folder.is_dir():
+        if folder not in _intact and not _is_intact(folder):
             staging = run.scratch / f"runtime-{key}"
             shutil.rmtree(staging, ignore_errors=True)
             _install(run, lock, staging, python=python, arch=arch)
+            if folder.exists():  # damaged, or deleted in part
+                folder.rename(run.scratch / f"damaged-{key}")
             staging.rename(folder)
+            _record(folder)
+        _intact.add(folder)
     return folder
+
+
+def ensure_compiled(run: Run, folder: Path, compile_in: Callable[[], None]) -> None:
+    """Compile the runtime with `compile_in`, which runs COMPILE in a container, unless it is compiled."""
+    if _needs_compiling(folder):
+        with run.locked(f"runtime-{folder.name}"):
+            if _needs_compiling(folder):
+                compile_in()
+                _record(folder)
+
+
+def _record(folder: Path) -> None:
+    write_atomically(_digest_file(folder), tree_digest([folder], leave_out=()))
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        return _digest_file(folder).read_bytes().decode() == tree_digest([folder], leave_out=())
+    except (OSError, ValueError, FactoryError):
+        return False
+
+
+def _digest_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
 
 
 def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> None:
@@ -51,8 +81,11 @@ def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> N
     # pip reads the user's indexes, proxies and certificates from the environment.
     environment = process.inherited_environment()
     done = process.run(argv, timeout_s=600, cancelled=run.cancelled, env=environment)
+    if done.code != 0 and _MISMATCH in done.output:  # pip does not replace a damaged wheel of its cache
+        argv.append("--no-cache-dir")
+        done = process.run(argv, timeout_s=600, cancelled=run.cancelled, env=environment)
     if done.code != 0:
-        kind = IntegrityError if "DO NOT MATCH THE HASHES" in done.output else BuildError
+        kind = IntegrityError if _MISMATCH in done.output else BuildError
         wheel = missing_requirement(done.output)
         reason = f": no index of this host's pip has the wheel {wheel}" if wheel else ""
         hint = "see the indexes: pip config list" if wheel else f"check {lock.name} and pip"
@@ -61,7 +94,7 @@ def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> N
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def needs_compiling(folder: Path) -> bool:
+def _needs_compiling(folder: Path) -> bool:
     return not (folder / ".compiled").exists()
 
 

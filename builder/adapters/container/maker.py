@@ -117,21 +117,30 @@ class LayerMaker:
         with self._run.locked(f"layer-{layer.key}") as waited:
             if self._refresh(layer):
                 return self._reused(layer, "made by a concurrent build" if waited else "in this engine")
-            with self._working:
-                self._run.stop_if_cancelled()
-                if self._cache and self._is_cached(layer):
-                    self._cache.fetch(layer.key)
-                    outcome, reason = "pulled", "from the registry cache"
-                else:
-                    reason = explain(layer, self._last_layers(plan.target.name))
+            outcome, reason = "pulled", "from the registry cache"
+            if not self._pull(layer):
+                # Layers below are missing if the cache has this layer, but damaged.
+                for lower in plan.layers:
+                    if lower.key == layer.parent:
+                        self._ensure(plan, lower, step)
+                outcome, reason = "built", explain(layer, self._last_layers(plan.target.name))
+                with self._working:
+                    self._run.stop_if_cancelled()
                     self._make_layer(plan, layer, step)
-                    outcome = "built"
             if not self._refresh(layer):
                 raise BuildError(
                     f"layer '{layer.name}' was built but is not in the engine",
                     hint="re-run the command; it resumes",
                 )
             return dataclasses.replace(self._reused(layer, reason), outcome=outcome)
+
+    def _pull(self, layer: Layer) -> bool:
+        """Pull a layer from the registry cache; return False if the cache does not have it."""
+        with self._working:
+            self._run.stop_if_cancelled()
+            if self._cache is None or not self._is_cached(layer):
+                return False
+            return self._cache.fetch(layer.key)
 
     def _is_cached(self, layer: Layer) -> bool:
         return self._cache is not None and not is_pulled(layer) and self._cache.has(layer.key)

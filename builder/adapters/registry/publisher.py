@@ -14,7 +14,7 @@ from builder.adapters.registry.api import Login, find_credentials
 from builder.adapters.registry.blobs import DIGEST, BlobStore
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
-from builder.errors import BuildError, PublishError
+from builder.errors import BuildError, IntegrityError, PublishError
 from builder.marks import KEY_LABEL
 from builder.model import Artifact, Plan, Publication
 
@@ -171,21 +171,30 @@ class RegistryCache:
         )
         self._registry = self._route.registry()
         self._digests: dict[str, str] = {}  # by key, of layers whose label has been verified
+        self._damaged: set[str] = set()
 
     def has(self, key: str) -> bool:
         if key not in self._digests:
-            found = self._registry.get_manifest(self._route.path, _tag(key))
-            if found is None or self._key_of(found[0]) != key:
+            try:
+                found = self._registry.get_manifest(self._route.path, _tag(key))
+                if found is None or self._key_of(found[0]) != key:
+                    return False
+            except IntegrityError:
                 return False
             self._digests[key] = found[1]
-        return True
+        return key not in self._damaged
 
-    def fetch(self, key: str) -> None:
-        """Pull a layer that the cache has into the engine."""
+    def fetch(self, key: str) -> bool:
+        """Pull a layer that the cache has into the engine; return False if it does not match its digest."""
         engine, reference = self._route.engine, f"{self._route.address}@{self._digests[key]}"
-        engine.pull(reference, login=self._login())
+        try:
+            engine.pull(reference, login=self._login())
+        except IntegrityError:
+            self._damaged.add(key)
+            return False
         engine.tag(reference, LAYERS, key)
         engine.remove_image(reference)
+        return True
 
     def _key_of(self, manifest: bytes) -> str:
         """Return the key in the label of an image; "" if it is not an image or has no such label."""
@@ -199,6 +208,7 @@ class RegistryCache:
         self._route.push(
             f"{LAYERS}:{key}", registry=self._registry, repository=self._route.path, tags=(_tag(key),)
         )
+        self._damaged.discard(key)
 
     def _login(self) -> dict[str, str]:
         """Return the user name and password for pulls by the engine; empty if no login is stored."""

@@ -120,8 +120,11 @@ def deny_service_starts() -> Iterator[None]:
 
 
 def are_fresh(lists: Path, now: float) -> bool:
-    """Return True if there are recent package lists; every update sets the mtime of the folder."""
-    return any(lists.glob("*Packages*")) and now - lists.stat().st_mtime < FRESH_S
+    """Return True if there are recent package lists; every update sets the mtime of the folder.
+
+    Lists from the future are not recent: the clock was wrong, and they would stay fresh until that time.
+    """
+    return any(lists.glob("*Packages*")) and 0 <= now - lists.stat().st_mtime < FRESH_S
 
 
 @dataclass(frozen=True)

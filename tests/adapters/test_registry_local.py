@@ -119,6 +119,16 @@ def test_its_login_is_random_and_only_readable_for_its_user(registry: DockerRegi
     assert secret not in (registry.folder / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"\n"])
+def test_a_damaged_password_is_replaced_at_the_next_start(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "password").write_bytes(content)
+    with pytest.raises(MissingError, match="has no password"):
+        password.read(tmp_path)
+    password.ensure(tmp_path)
+    assert len(password.read(tmp_path).password) >= 32
+
+
 @needs_program
 def test_replaces_a_registry_without_login_of_an_earlier_version(registry: DockerRegistry) -> None:
     registry.start()

@@ -18,14 +18,24 @@ _COST = 4  # bcrypt's lowest; a slow hash adds nothing to a random password
 
 def ensure(folder: Path) -> None:
     """Write the password to `password` in a folder unless it has one, and its hash to `htpasswd`."""
-    path = file_of(folder)
-    if not path.exists() or not read_text(path).strip():
-        private.write(path, f"{secrets.token_urlsafe(24)}\n")
-    private.write(hash_file_of(folder), f"{USER}:{_bcrypt(read(folder).password)}\n")
+    if not _read(folder):
+        private.write(file_of(folder), f"{secrets.token_urlsafe(24)}\n")
+    private.write(hash_file_of(folder), f"{USER}:{_bcrypt(_read(folder))}\n")
 
 
 def read(folder: Path) -> Credentials:
-    return Credentials(username=USER, password=read_text(file_of(folder)).strip())
+    password = _read(folder)
+    if not password:
+        raise MissingError(f"{file_of(folder)} has no password", hint="builder registry down, then up")
+    return Credentials(username=USER, password=password)
+
+
+def _read(folder: Path) -> str:
+    """Return the stored password; "" if the file is missing or damaged."""
+    try:
+        return read_text(file_of(folder)).strip()
+    except (FileNotFoundError, ValueError):
+        return ""
 
 
 def file_of(folder: Path) -> Path:

@@ -72,38 +72,52 @@ class Listener:
     roles: dict[str, RoleResult] = field(default_factory=dict)
 
     def line(self, line: str) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
+        event = _event(line)
+        if event is None:
             self.tail = [*self.tail[-19:], shortened(line)]
             self.events.emit("step.log", step=self.step, text=line)
             return
-        name = f"{event.get('role', '')} : {event.get('task', '')}".strip(" :")
+        role = str(event.get("role", ""))
+        name = f"{role} : {event.get('task', '')}".strip(" :")
         if event.get("event") == "task":
             self.events.emit("step.task", step=self.step, text=name)
         elif event.get("event") == "failed":
-            details = str(event.get("details") or "")
+            details, message = str(event.get("details") or ""), str(event.get("message") or "failed")
             download = {field: str(event.get(field) or "") for field in ("url", "expected", "actual")}
             self.failure = self.failure or Failure(
-                role=event.get("role", ""),
-                task=event.get("task", ""),
-                message=event["message"],
+                role=role,
+                task=str(event.get("task", "")),
+                message=message,
                 details=details,
                 **download,
             )
-            for text in [f"FAILED {name}: {event['message']}", *details.splitlines()]:
+            for text in [f"FAILED {name}: {message}", *details.splitlines()]:
                 self.events.emit("step.log", step=self.step, text=text)
         elif event.get("event") == "result":
             state = "changed" if event.get("changed") else "skipped" if event.get("skipped") else "ok"
-            seconds = float(event.get("seconds", 0))
+            seconds = _number(event.get("seconds"))
             self.events.emit("step.log", step=self.step, text=f"{name}: {state}, {seconds:.1f} s")
-            result = self.roles.setdefault(event.get("role", ""), RoleResult())
+            result = self.roles.setdefault(role, RoleResult())
             result.tasks += 1
             result.seconds += seconds
             if state == "changed" and len(result.changed) < _MOST_TASKS:
                 result.changed.append(name)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """Return the event in a line of a play; None if it is other output."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def prepare(run: Run, root: Path, plan: Plan) -> Path:

@@ -38,6 +38,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _CONNECTIONS = 8  # kept open per server
 _CHUNK = 1 << 20
+_SHOWN = 200  # characters of a header in a message
 _CERTIFICATES = "set mirror.ca_bundle in site.toml to the server's CA, or export SSL_CERT_FILE=ca.pem"
 
 
@@ -145,7 +146,7 @@ class Client:
             if location is None or not is_redirect or not follow:
                 break
             response.close()
-            url = urljoin(url, location)
+            url = self.resolve(url, location)
         else:
             raise self._failure(
                 f"{host_of(origin)}: redirected {_MOST_REDIRECTS} times", hint=f"curl -iL {url}"
@@ -155,6 +156,16 @@ class Client:
                 yield response
         finally:
             response.close()
+
+    def resolve(self, base: str, location: str) -> str:
+        """Return the URL of a location that a server names; raise a failure if it is not a URL."""
+        try:
+            url = urljoin(base, location)
+            _ = urlsplit(url).port
+        except ValueError as error:
+            words = f"{host_of(base)} names the location {location[:_SHOWN]!r}: {error}"
+            raise self._failure(words, hint=self._hint) from error
+        return url
 
     def chunks(self, response: "BaseHTTPResponse") -> Iterator[bytes]:
         """Yield the body in chunks; raise TransientError if it ends early, a failure if it takes too long."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from builder.adapters.host.http import Client, basic, raise_for_transient
 from builder.adapters.host.network import Network, is_loopback
@@ -106,7 +106,7 @@ class Response:
     def json(self) -> dict[str, Any]:
         try:
             document = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         return document if isinstance(document, dict) else {}
 
@@ -152,7 +152,7 @@ class Api:
         for may_log_in in (True, False):
             with self.http.open(
                 request.method,
-                urljoin(self.origin, request.path),
+                self.http.resolve(self.origin, request.path),
                 origin=self.origin,
                 headers={**request.headers, **self._authorization(request)},
                 body=request.body() if request.body else None,

@@ -311,7 +311,8 @@ class Registry:
             )
             if response.status == 404:
                 break
-            found += response.json().get("tags") or ()
+            tags = response.json().get("tags")
+            found += [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else ()
             following = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
             if following is None:
                 break

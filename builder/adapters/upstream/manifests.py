@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from builder.adapters.registry.api import find_credentials
+from builder.adapters.registry.blobs import DIGEST
 from builder.adapters.registry.client import Reference, Registry
 from builder.adapters.upstream.mirror import Mirror
 from builder.arch import ARCHES
@@ -27,10 +28,11 @@ def pick_image(name: str, *, arch: str, mirror: Mirror, cancelled: threading.Eve
         if "manifests" not in content:
             _require_architecture(registry, reference, content, arch)
             return digest
-        entries = [entry for entry in content["manifests"] if _fits(entry.get("platform", {}), arch)]
-        if not entries:
+        entries = content["manifests"] if isinstance(content["manifests"], list) else []
+        found = next((_digest_of(entry) for entry in entries if _fits(entry, arch)), "")
+        if not found:
             raise MissingError(f"{name} has no image for {arch}", hint=f"docker manifest inspect {name}")
-        return _manifest(registry, reference, str(entries[0]["digest"]))[1]
+        return _manifest(registry, reference, found)[1]
 
 
 def require_image(name: str, *, digest: str, mirror: Mirror, cancelled: threading.Event) -> None:
@@ -59,20 +61,41 @@ def _manifest(registry: Registry, reference: Reference, name: str) -> tuple[dict
             f"{reference.host}/{reference.repository} has no {name}",
             hint=f"docker manifest inspect {reference}",
         )
-    return json.loads(found[0]), found[1]
+    return _table(found[0]), found[1]
 
 
-def _fits(platform: dict[str, str], arch: str) -> bool:
+def _table(text: bytes) -> dict[str, Any]:
+    """Return a JSON document of a registry; empty if it is not a table."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fits(entry: Any, arch: str) -> bool:
     """True if an index entry is for this architecture; attestations are for platform "unknown"."""
-    return platform.get("os") == "linux" and platform.get("architecture") == ARCHES[arch].deb
+    platform = entry.get("platform") if isinstance(entry, dict) else None
+    wanted = {"os": "linux", "architecture": ARCHES[arch].deb}
+    return isinstance(platform, dict) and wanted.items() <= {k: platform.get(k) for k in wanted}.items()
+
+
+def _digest_of(description: Any) -> str:
+    """Return the digest in the description of a manifest or config; "" if it has none."""
+    digest = description.get("digest") if isinstance(description, dict) else None
+    return digest if isinstance(digest, str) and DIGEST.fullmatch(digest) else ""
 
 
 def _require_architecture(
     registry: Registry, reference: Reference, content: dict[str, Any], arch: str
 ) -> None:
     """Raise MissingError if an image without an index has a config for another architecture."""
-    config = registry.get_blob(reference.repository, str(content["config"]["digest"]))
-    found = json.loads(config).get("architecture")
+    digest = _digest_of(content.get("config"))
+    if not digest:
+        raise MissingError(
+            f"{reference.host}: {reference} is not an image", hint=f"docker manifest inspect {reference}"
+        )
+    found = _table(registry.get_blob(reference.repository, digest)).get("architecture")
     if found != ARCHES[arch].deb:
         raise MissingError(
             f"{reference} is for {found}, not for {ARCHES[arch].deb}",

@@ -39,7 +39,7 @@ def release_date(text: str) -> str:
     """Return the date of an InRelease file in the lock file's format, 2026-07-11T10:16:37Z; "" if invalid."""
     try:
         return parsedate_to_datetime(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except ValueError:
+    except (ValueError, OverflowError):
         return ""
 
 

@@ -1,6 +1,8 @@
 """AWS clients use the proxy and the CAs of the site for every call; rehearsals use neither."""
 
 import hashlib
+import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import certifi
 import pytest
 
 from builder import lock
+from builder.adapters.aws import account as account_module
 from builder.adapters.aws.account import Account
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.network import Network
@@ -184,6 +187,17 @@ def test_tool_environment_has_the_proxies_and_cas_of_the_account(
     assert plain == KEYS
     del account
     assert not trusted.exists()
+
+
+def test_an_endpoint_that_is_gone_is_named(credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account_module, "RETRIES", {"total_max_attempts": 1})
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{gone.getsockname()[1]}"
+        account = Account(os.environ | {"AWS_ENDPOINT_URL": endpoint}, region=EAST)
+        with pytest.raises(MissingError) as caught:
+            account.account_id()
+    assert endpoint in caught.value.message
 
 
 def test_missing_credentials_fail_with_a_hint_to_log_in(

@@ -1,6 +1,7 @@
 """Time and memory stay bounded, whatever a program or a role prints."""
 
 import json
+import shutil
 import sys
 import time
 import tracemalloc
@@ -10,10 +11,12 @@ import pytest
 
 from builder.adapters.ansible.playbook import Listener
 from builder.adapters.host import process
+from builder.cli.main import main
 from builder.errors import BuildError
 from builder.events import Event, Recorder, Stream
 from builder.lines import LONGEST, Lines, pass_lines
 from builder.screen.steps import Board
+from tests.support.repository import Repository
 
 MIB = 1 << 20
 
@@ -31,6 +34,17 @@ def peak() -> Iterator[None]:
 def endless(size: int, *, piece: bytes) -> Iterator[bytes]:
     for _ in range(size // len(piece)):
         yield piece
+
+
+def test_a_catalog_of_500_targets_is_read_once(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = repository.root / "catalog/targets/hello.toml"
+    for number in range(499):
+        shutil.copy(target, target.with_name(f"hello-{number}.toml"))
+    assert main(["list", "--names", "--root", str(repository.root)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 500
+    assert main(["show", "hello-498", "--root", str(repository.root)]) == 0
 
 
 @pytest.mark.usefixtures("peak")

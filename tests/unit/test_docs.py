@@ -85,6 +85,17 @@ def _help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def test_documented_tests_exist(root: Path, pages: dict[Path, str]) -> None:
+    named = {match for text in pages.values() for match in re.findall(r"`(test_\w+)::(test_\w+)`", text)}
+    assert len(named) > 40
+    defined = {
+        (path.stem, name)
+        for path in (root / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named - defined == set()
+
+
 def test_documented_make_targets_exist(root: Path, pages: dict[Path, str]) -> None:
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     known = set(catalog.load(root).targets)

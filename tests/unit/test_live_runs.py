@@ -1,6 +1,8 @@
 """Cleaning keeps the folders of live runs of this and other hosts, even after a clock change."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from builder.adapters.host.workspace import (
     foreign_runs,
     is_running,
     live_runs,
+    locked,
     open_run,
     without_runs,
 )
@@ -69,6 +72,30 @@ def test_old_or_future_folder_without_alive_file_is_a_dead_run(workspace: Worksp
     moment = time.time() + offset_s
     os.utime(folder, (moment, moment))
     assert dead_runs(workspace) == ["run"]
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from builder.adapters.host.workspace import Workspace, locked, open_run
+workspace = Workspace(home=Path(sys.argv[1]), out=Path(sys.argv[2]))
+with open_run(workspace, "build") as run, locked(workspace, "layer-1"):
+    print(run.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_process_releases_its_run_and_its_locks(workspace: Workspace) -> None:
+    argv = [sys.executable, "-c", HOLDER, str(workspace.home), str(workspace.out)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        name = holder.stdout.readline().strip()
+        assert live_runs(workspace) == [name]
+        holder.kill()
+        holder.wait(BOUND_S)
+        assert dead_runs(workspace) == [name]
+        with locked(workspace, "layer-1") as waited:
+            assert not waited
 
 
 def test_no_run_begins_while_shared_folders_are_removed(workspace: Workspace) -> None:

@@ -15,21 +15,27 @@ from builder.rehearsal import session
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.ec2.machine import ensure
 from builder.rehearsal.gate import SERVICES
+from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 from builder.rehearsal.session import Rehearsal
 
 DEFAULT = "default"
 
 
 def ensure_up(
-    context: Context, name: str = DEFAULT, *, services: Sequence[str] = (), pending_s: float = 0.0
+    context: Context, name: str = DEFAULT, *, services: Sequence[str] = (), rules: Rules = NEW_ACCOUNT
 ) -> Rehearsal:
-    """Return the named rehearsal with `services` and the default services; start it if it does not run."""
+    """Return the named rehearsal with `services` and the default services; start it if it does not run.
+
+    Rules other than the default ones also replace those of a running rehearsal.
+    """
     if running := session.find(context.workspace, name):
         if missing := sorted(set(services) - set(running.services)):
             raise UsageError(
                 f"the rehearsal '{name}' is running without the services {', '.join(missing)}",
                 hint=f"builder rehearse down --name {name}, then run the command again",
             )
+        if rules != NEW_ACCOUNT:
+            running.set_rules(rules)
         return running
     engine = Engine()
     _require(engine)
@@ -43,7 +49,7 @@ def ensure_up(
         account=account.as_table(),
         machines=_ensure_machines(context, account.systems, engine),
         services=tuple(sorted({*SERVICES, *services})),
-        pending_s=pending_s,
+        rules=rules,
     )
 
 

@@ -1,21 +1,27 @@
 """`builder rehearse`: emulates an AWS account on this machine; its instances are containers."""
 
 import argparse
+import json
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from builder.adapters.engine.client import Engine
 from builder.app.actions import Action, run_action
 from builder.app.context import add_json, open_context, parser, print_json, print_table
 from builder.app.rehearsal import DEFAULT, ensure_up
 from builder.errors import MissingError, UsageError
+from builder.reading import UnreadableError, parse, read_text
 from builder.rehearsal import session
+from builder.rehearsal.iam import Request, evaluate
+from builder.rehearsal.rules import Rules
 from builder.rehearsal.session import Rehearsal
 
 _SERVICE = re.compile(r"[a-z][a-z0-9-]*")
-_MOST_PENDING_S = 3600.0
+_LONGEST_S = 3600.0
 
 
 def run(argv: Sequence[str]) -> int:
@@ -54,22 +60,80 @@ def _up_options() -> argparse.ArgumentParser:
         metavar="NAME,…",
         help="further AWS services to serve, such as s3,batch; calls that start containers stay refused",
     )
+    found.add_argument(
+        "--unlisted",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="time for which EC2 does not find new instances and AMIs (default: 0)",
+    )
+    found.add_argument(
+        "--from",
+        dest="origin",
+        default="outside",
+        choices=("outside", "inside"),
+        help="outside (default): this host reaches public addresses only; inside: private addresses",
+    )
+    found.add_argument(
+        "--enforce-tokens", action="store_true", help="start only instances whose metadata requires a token"
+    )
+    found.add_argument(
+        "--deny-region",
+        action="append",
+        default=[],
+        metavar="REGION",
+        help="refuse all calls to a region, as a service control policy does; repeatable",
+    )
+    found.add_argument(
+        "--policy", type=Path, metavar="FILE", help="refuse calls that this IAM policy does not allow"
+    )
     return found
 
 
 def _up(parsed: argparse.Namespace) -> int:
-    if not 0 <= parsed.pending <= _MOST_PENDING_S:
-        raise UsageError(
-            f"--pending {parsed.pending:g}: must be 0 to {_MOST_PENDING_S:g} seconds",
-            hint="builder rehearse up --help",
-        )
-    services = _services(parsed.services)
-    found = ensure_up(open_context(parsed), parsed.name, services=services, pending_s=parsed.pending)
+    services, rules = _services(parsed.services), _rules(parsed)
+    found = ensure_up(open_context(parsed), parsed.name, services=services, rules=rules)
     if parsed.json:
         print_json(parsed, _as_json(found))
     else:
         _describe(found)
     return 0
+
+
+def _rules(parsed: argparse.Namespace) -> Rules:
+    for option in ("pending", "unlisted"):
+        seconds = getattr(parsed, option)
+        if not 0 <= seconds <= _LONGEST_S:
+            raise UsageError(
+                f"--{option} {seconds:g}: must be 0 to {_LONGEST_S:g} seconds",
+                hint="builder rehearse up --help",
+            )
+    return Rules(
+        pending_s=parsed.pending,
+        unlisted_s=parsed.unlisted,
+        enforces_tokens=parsed.enforce_tokens,
+        is_inside=parsed.origin == "inside",
+        denied_regions=tuple(parsed.deny_region),
+        policy=_policy(parsed.policy) if parsed.policy else None,
+    )
+
+
+def _policy(path: Path) -> Mapping[str, Any]:
+    """Read an IAM policy; raise UsageError if a rehearsal cannot evaluate it."""
+    hint = f"builder iam TARGET > {path}"
+    try:
+        table = parse(read_text(path), json.loads)
+        statements = table["Statement"]
+        if not all(isinstance(statement, dict) for statement in statements):
+            raise TypeError("a statement is not an object")
+        evaluate([table], Request(action="sts:GetCallerIdentity"))
+    except FileNotFoundError as error:
+        raise MissingError(f"--policy: no file {path}", hint=hint) from error
+    except UnreadableError as error:
+        raise MissingError(f"--policy {path}: {error}", hint=f"ls -l {path}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"--policy {path}: is not an IAM policy: {error!r}", hint=hint) from error
+    return {"Version": table.get("Version", "2012-10-17"), "Statement": statements}
 
 
 def _services(text: str) -> list[str]:

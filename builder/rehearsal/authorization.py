@@ -7,10 +7,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from builder.rehearsal.calls import Call
+from builder.rehearsal.calls import READING, Call
 from builder.rehearsal.iam import Request
 
 Tags = Mapping[str, str]
+# What EC2 does with the key of an encrypted volume, in the name of the caller.
+_KEY_USES = (
+    *("CreateGrant", "Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom"),
+    "ReEncryptTo",
+)
 _ACCOUNT = "123456789012"
 _TAG = re.compile(r"TagSpecification\.(\d+)\.Tag\.(\d+)\.Key")
 _PLAIN_TAG = re.compile(r"Tag\.(\d+)\.Key")
@@ -49,12 +54,14 @@ _ANY_NAMED = (
 def requests_of(call: Call, tags_of: Callable[[str], Tags]) -> list[Request]:
     """Return the authorizations of a call; `tags_of` returns the tags of an existing resource by id."""
     action = f"{call.service}:{call.action}"
-    if call.service == "ec2" and call.mutating:
+    if call.service == "ec2" and not call.action.startswith(READING):  # also for dry runs
         return list(_of_ec2(call, tags_of))
     if call.service == "ssm":
         return [
             Request(action=action, resource=arn, context=context) for arn, context in _of_ssm(call, tags_of)
         ]
+    if profile := call.parameters.get("InstanceProfileName"):
+        return [Request(action=action, resource=f"arn:aws:iam::{_ACCOUNT}:instance-profile/{profile}")]
     return [Request(action=action)]
 
 
@@ -80,6 +87,17 @@ def _of_ec2(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
             resource=f"arn:aws:iam::{_ACCOUNT}:role/{profile}",
             context={"iam:PassedToService": "ec2.amazonaws.com"},
         )
+    yield from _of_key(call)
+
+
+def _of_key(call: Call) -> Iterator[Request]:
+    """Yield the uses of a KMS key that EC2 makes for a call that encrypts a volume or a snapshot."""
+    encrypts = any(name.endswith("Encrypted") and value == "true" for name, value in call.parameters.items())
+    if encrypts:
+        named = (value for name, value in call.parameters.items() if name.endswith("KmsKeyId"))
+        key = next(named, "")
+        arn = key if key.startswith("arn:") else f"arn:aws:kms:{call.region}:{_ACCOUNT}:key/of-alias"
+        yield from (Request(action=f"kms:{action}", resource=arn) for action in _KEY_USES)
 
 
 def _names(call: Call) -> list[str]:

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from builder.errors import UsageError
 
-_READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
-# Actions without side effects whose names have no prefix of _READING.
+READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
+# Actions without side effects whose names have no prefix of READING.
 _HARMLESS = frozenset({"AssumeRole", "DecodeAuthorizationMessage"})
 _WHEN = ("", "before", "after")
 
@@ -103,7 +103,7 @@ def read_call(number: int, method: str, path: str, headers: Mapping[str, str], b
     parameters = _json(body) if target else form
     parameters.pop("Version", None)
     is_rest = " " in action
-    harmless = method in ("GET", "HEAD") if is_rest else action.startswith(_READING) or action in _HARMLESS
+    harmless = method in ("GET", "HEAD") if is_rest else action.startswith(READING) or action in _HARMLESS
     return Call(
         number=number,
         service=service,

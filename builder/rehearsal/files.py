@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from builder.errors import UsageError
 from builder.rehearsal.gate import SERVICES
+from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 from builder.wait import until
 
 
@@ -53,11 +54,12 @@ class Settings:
     account: Mapping[str, Any]
     machines: Mapping[str, str]
     services: tuple[str, ...] = SERVICES
-    pending_s: float = 0.0
+    rules: Rules = NEW_ACCOUNT
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**table, "rules": Rules.from_table(table["rules"])})
 
 
 @contextmanager

@@ -101,8 +101,16 @@ class _Server(ThreadingHTTPServer):
 class Proxy:
     """The proxy, which serves while its context is entered; `calls` are the finished calls in order."""
 
-    def __init__(self, upstream: str, *, gate: Gate, journal: Path | None = None) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        gate: Gate,
+        journal: Path | None = None,
+        authorize: Callable[[Call], tuple[str, str] | None] = lambda _: None,
+    ) -> None:
         self.gate = gate
+        self._authorize = authorize  # returns code and message of a refusal
         self._upstream = urlsplit(require_loopback(upstream)).netloc
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
@@ -163,8 +171,12 @@ class Proxy:
             disturbance = self._disturbance_of(call)
         began, done = time.monotonic(), ""
         status, answer = 0, b""
+        fields: Mapping[str, str]
         try:
-            if disturbance is None:
+            if refused := self._authorize(call):
+                content_type, answer = error_body(call, *refused)
+                status, fields = 403, {"Content-Type": content_type}
+            elif disturbance is None:
                 status, fields, answer = self._forward(method, path, headers, body)
             else:
                 done = "disturbed"

@@ -15,7 +15,6 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from builder.adapters.host.workspace import write_atomically
 from builder.errors import FactoryError
@@ -25,6 +24,7 @@ from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.files import Files, Settings, hold
 from builder.rehearsal.gate import Key
 from builder.rehearsal.proxy import Proxy
+from builder.rehearsal.rules import Rules
 from builder.wait import until
 
 _IDLE_TIMEOUT_S = 60.0
@@ -69,18 +69,18 @@ def _start(
             folder=files.registries,
             key=key,
             services=settings.services,
-            pending_s=settings.pending_s,
+            rules=settings.rules,
         )
     )
-    proxy = stack.enter_context(Proxy(cloud.endpoint, gate=cloud.gate, journal=files.calls))
+    proxy = stack.enter_context(
+        Proxy(cloud.endpoint, gate=cloud.gate, journal=files.calls, authorize=backends.authorize)
+    )
     refusing = stack.enter_context(socket.socket())
     refusing.bind(("127.0.0.1", 0))  # bound but not listening, so connections are refused
 
-    def pending(_: Any, seconds: Any) -> float:
-        return backends.set_pending(float(seconds))
-
     proxy.controls |= {
-        "PUT pending": pending,
+        "GET rules": lambda *_: backends.rules().as_table(),
+        "PUT rules": lambda _, table: backends.set_rules(Rules.from_table(table)),
         "GET status": lambda *_: backends.status(),
     }
     announced = {

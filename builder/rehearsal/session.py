@@ -28,6 +28,7 @@ from builder.rehearsal.ec2.engine_hosts import sweep
 from builder.rehearsal.fence import Fence, fence
 from builder.rehearsal.files import Files, Settings, hold
 from builder.rehearsal.gate import CONTROL, SERVICES, Key
+from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 from builder.wait import until
 
 _START_S, _END_S = 120.0, 180.0
@@ -122,9 +123,12 @@ class Rehearsal:
     def clear_disturbances(self) -> None:
         self._ask("DELETE", "disturbances")
 
-    def set_pending(self, seconds: float) -> None:
-        """Keep new AMIs in state "pending" for at least so many seconds."""
-        self._ask("PUT", "pending", seconds)
+    @property
+    def rules(self) -> Rules:
+        return Rules.from_table(self._ask("GET", "rules"))
+
+    def set_rules(self, rules: Rules) -> None:
+        self._ask("PUT", "rules", rules.as_table())
 
     def status(self) -> dict[str, list[dict[str, str]]]:
         answer = self._ask("GET", "status")
@@ -171,7 +175,7 @@ def up(
     account: Mapping[str, Any],
     machines: Mapping[str, str],
     services: tuple[str, ...] = SERVICES,
-    pending_s: float = 0.0,
+    rules: Rules = NEW_ACCOUNT,
 ) -> Rehearsal:
     """Return the running rehearsal of that name, or start an empty one."""
     with locked(workspace, f"rehearsal-{name}"):
@@ -191,7 +195,7 @@ def up(
             account=account,
             machines=machines,
             services=services,
-            pending_s=pending_s,
+            rules=rules,
         )
         write_atomically(files.settings, json.dumps(asdict(settings)))
         return _start(workspace, name, files)

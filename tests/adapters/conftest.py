@@ -60,8 +60,10 @@ def aws(rehearsed_account: RehearsedAccount, hosts: FakeHosts) -> Clients:
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    """Proxy that records and disturbs the calls to the rehearsed account."""
-    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate) as started:
+    """Proxy that authorizes, records and disturbs the calls to the rehearsed account."""
+    from builder.rehearsal.ec2.backends import authorize
+
+    with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate, authorize=authorize) as started:
         yield started
 
 

@@ -24,6 +24,7 @@ from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
+from builder.rehearsal.rules import Rules
 from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients
 from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAccount
 
@@ -253,7 +254,7 @@ def test_does_not_publish_a_pending_copy_and_reuses_it_later(
     ami_account.publish(old, key="old-key-old-key")
     home = ami_account.image()
     with followed(ami_account):
-        monkeypatch.setattr(Cloud, "pending_s", 3.0)
+        monkeypatch.setattr(Cloud, "rules", Rules(pending_s=3.0))
         with pytest.raises(PublishError, match="still pending"):
             ami_account.publish(home, copy_s=0.5)
         assert ami_account.pointer(EAST) == old
@@ -269,7 +270,7 @@ def test_cancellation_ends_the_wait_for_a_copy(
     from builder.rehearsal.ec2.cloud import Cloud
 
     home = ami_account.image()
-    monkeypatch.setattr(Cloud, "pending_s", 600.0)
+    monkeypatch.setattr(Cloud, "rules", Rules(pending_s=600.0))
     with ami_account.run() as run:
         publisher = ami_account.publisher(run, copy_s=600)
         threading.Timer(0.5, run.cancelled.set).start()

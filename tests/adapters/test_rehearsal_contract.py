@@ -33,6 +33,7 @@ SIGNATURES = {
     "ec2.models.amis:AmiBackend.modify_image_attribute": (
         "self, ami_id, launch_permissions_to_add, launch_permissions_to_remove"
     ),
+    "ec2.models.elastic_block_store:EBSBackend.describe_snapshots": "self, snapshot_ids, filters",
     "ec2.models.amis:AmiBackend.register_image": "self, name, description",
     "ec2.models.elastic_block_store:EBSBackend.delete_snapshot": "self, snapshot_id",
     "ec2.models.elastic_block_store:EBSBackend.get_volume": "self, volume_id",
@@ -48,6 +49,7 @@ SIGNATURES = {
         "self, nic_spec, private_ip, associate_public_ip, security_groups, ipv6_address_count"
     ),
     "ec2.models.instances:Instance.public_dns_name": "",
+    "ec2.models.instances:InstanceBackend.all_reservations": "self, filters",
     "ec2.models.instances:InstanceBackend.get_multi_instances_by_id": "self, instance_ids, filters",
     "ec2.models.instances:InstanceBackend.modify_instance_metadata_options": (
         "self, instance_id, http_tokens, hop_limit, http_endpoint, dry_run, http_protocol, metadata_tags"
@@ -60,6 +62,16 @@ SIGNATURES = {
     "ec2.models.instances:InstanceBackend.stop_instances": "self, instance_ids",
     "ec2.models.instances:InstanceBackend.terminate_instances": "self, instance_ids",
     "ec2.models.instance_types:INSTANCE_TYPES": "",
+    "ec2.models.internet_gateways:InternetGatewayBackend.attach_internet_gateway": (
+        "self, internet_gateway_id, vpc_id"
+    ),
+    "ec2.models.route_tables:Route.__init__": (
+        "self, route_table, destination_cidr_block, destination_ipv6_cidr_block, destination_prefix_list,"
+        " local, gateway, instance, nat_gateway, egress_only_igw, transit_gateway, interface, vpc_pcx,"
+        " carrier_gateway, vpc_endpoint_id"
+    ),
+    "ec2.models.route_tables:RouteBackend.describe_route_tables": "self, route_table_ids, filters",
+    "ec2.models.tags:TagBackend.describe_tags": "self, filters",
     "ec2.models.tags:TagBackend.create_tags": "self, resource_ids, tags",
     "ec2.models.tags:TagBackend.delete_tags": "self, resource_ids, tags",
     "ec2.responses._base_response:EC2BaseResponse._filters_from_querystring": "self",
@@ -129,9 +141,13 @@ def test_every_override_has_a_method_of_moto_to_override() -> None:
         images.ImageBackend: {
             *("seed_image", "own_image", "tag_image", "delete_unused", "set_fast_restore"),
             *("deprecate", "protect", "unprotect", "_fixed", "_new_image", "_check_name"),
-            *("_capture", "_completion", "_wait_for"),
+            *("_capture", "_completion", "_wait_for", "_unlisted"),
         },
-        cloud.Cloud: {"once", "_run", "_resolve_parameter", "_launchable_image", "_boot", "_update_metadata"},
+        cloud.Cloud: {
+            *("once", "_run", "_resolve_parameter", "_launchable_image", "_boot", "_update_metadata"),
+            *("every_instance", "finish_starting", "metadata_defaults", "_open_default_vpc"),
+            *("_assign_addresses", "_has_gateway", "_require_quota"),
+        },
         parameters.Parameters: {"_new_parameter"},
         ecr.RehearsedEcr: {"record", "is_immutable", "_storage"},
         ecr.StoredImage: set(),
@@ -142,7 +158,8 @@ def test_every_override_has_a_method_of_moto_to_override() -> None:
             *("enable_image_deregistration_protection", "disable_image_deregistration_protection"),
             *("enable_fast_snapshot_restores", "disable_fast_snapshot_restores"),
             *("describe_fast_snapshot_restores", "enable_fast_launch", "disable_fast_launch"),
-            "describe_fast_launch_images",
+            *("describe_fast_launch_images", "get_instance_metadata_defaults"),
+            "get_ebs_default_kms_key_id",
         },
     }
     for kind, own in ours.items():

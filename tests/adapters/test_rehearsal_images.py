@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from builder.rehearsal.rules import Rules
 from builder.wait import until
 from tests.support.rehearsal import EAST, WEST, Clients, FakeHosts
 
@@ -165,7 +166,7 @@ def test_a_pending_image_cannot_be_started_copied_or_shared(
 ) -> None:
     from builder.rehearsal.ec2.cloud import Cloud
 
-    monkeypatch.setattr(Cloud, "pending_s", 3600.0)
+    monkeypatch.setattr(Cloud, "rules", Rules(pending_s=3600.0))
     image = aws.image(instance)
     assert aws.describe(image)["State"] == "pending"
     assert refused(aws.run, image=image) == "InvalidAMIID.Unavailable"

@@ -14,11 +14,6 @@ from tests.adapters.test_rehearsal_images import refused
 from tests.support.rehearsal import DEBIAN, EAST, WEST, Clients, FakeHosts, Key
 
 
-def state(aws: Clients, instance: str) -> str:
-    answer = aws.ec2.describe_instances(InstanceIds=[instance])
-    return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
-
-
 def test_an_instance_is_started_rebooted_stopped_and_terminated(aws: Clients, hosts: FakeHosts) -> None:
     instance = aws.run()["InstanceId"]
     aws.ec2.get_waiter("instance_running").wait(InstanceIds=[instance])
@@ -95,7 +90,7 @@ def test_a_machine_that_fails_to_start_is_removed(aws: Clients, hosts: FakeHosts
     hosts.failing = None
     (instance,) = [words[1] for words in hosts.asked if words[0] == "launch"]
     assert ("remove", instance) in hosts.asked
-    assert state(aws, instance) == "terminated"
+    assert aws.state(instance) == "terminated"
     assert hosts.launches[instance].address not in hosts.taken
 
 
@@ -149,7 +144,7 @@ def test_a_machine_gets_ssh_key_and_user_data(aws: Clients, hosts: FakeHosts, pr
     assert base64.b64encode(b"#!/bin/sh\ntouch /done\n").decode() in launch.script
     paths = launch.metadata["paths"]["meta-data"]
     assert paths["public-keys"]["0"]["openssh-key"].strip() == launch.public_key.strip()
-    assert paths["local-ipv4"] == launch.address
+    assert paths["public-ipv4"] == launch.address
 
 
 def test_changed_tags_and_options_reach_the_metadata_service(aws: Clients, hosts: FakeHosts) -> None:

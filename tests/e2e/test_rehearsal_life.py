@@ -38,7 +38,7 @@ def test_two_rehearsals_are_isolated(program: Program, rehearsal_name: Names, ke
         program.up(name)
     accounts = [program.aws(name) for name in names]
     machines = [start_instance(aws, key) for aws in accounts]
-    addresses = [machine["PrivateIpAddress"] for machine in machines]
+    addresses = [machine["PublicIpAddress"] for machine in machines]
     assert len(set(addresses)) == 2
     for address in addresses:
         key.ssh(address, "true")
@@ -74,7 +74,7 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     assert restarted.ec2.describe_instances()["Reservations"] == []
     assert program.containers(name) == []
     machine = start_instance(restarted, key)
-    key.ssh(machine["PrivateIpAddress"], "true")
+    key.ssh(machine["PublicIpAddress"], "true")
     os.kill(program.ready(name)["pid"], signal.SIGKILL)
     until(lambda: program.call("status", "--name", name).returncode == 3, timeout_s=20, every_s=0.1)
     done = program.call("up", "--name", other)
@@ -153,7 +153,7 @@ def test_up_status_env_and_down_print_the_state_of_the_rehearsal(
     aws = program.aws(name)
     machine = start_instance(aws, key)
     status = program.call("status", "--name", name)
-    assert machine["PrivateIpAddress"] in status.stdout
+    assert machine["PublicIpAddress"] in status.stdout
     assert "3 calls so far, 2 of them changed resources" in status.stdout
     as_json = result_of(program.call("status", "--name", name, "--json").stdout)
     assert as_json["instances"][0]["id"] == machine["InstanceId"]

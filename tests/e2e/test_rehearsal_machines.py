@@ -63,7 +63,7 @@ def test_checks_log_in_only_to_the_pinned_host_key(aws: Clients, key: Key, tmp_p
     def login(instance: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         # The paths of sockets have a length limit, which a temporary folder may exceed.
         unshared = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
-        argv = ["ssh", "-F", str(config), *unshared, instance["PrivateIpAddress"], "true"]
+        argv = ["ssh", "-F", str(config), *unshared, instance["PublicIpAddress"], "true"]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     ours, other = (aws.run(KeyName="test", UserData=data) for data in (pinned.user_data, ""))
@@ -72,7 +72,7 @@ def test_checks_log_in_only_to_the_pinned_host_key(aws: Clients, key: Key, tmp_p
         refused = login(other)
         assert refused.returncode == 255
         assert "Host key verification failed" in refused.stderr
-        keys = key.ssh(ours["PrivateIpAddress"], "ls /etc/ssh/ssh_host_*").split()
+        keys = key.ssh(ours["PublicIpAddress"], "ls /etc/ssh/ssh_host_*").split()
         assert keys == ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub"]
     finally:
         aws.ec2.terminate_instances(InstanceIds=[ours["InstanceId"], other["InstanceId"]])
@@ -85,7 +85,7 @@ def succeeds(address: str, key: Key, command: str) -> bool:
 def test_an_instance_boots_and_accepts_only_its_user_and_key(
     machine: dict[str, Any], key: Key, tmp_path: Path
 ) -> None:
-    address = machine["PrivateIpAddress"]
+    address = machine["PublicIpAddress"]
     assert key.ssh(address, "sudo id -un; whoami; hostname").split() == [
         "root",
         "admin",
@@ -97,7 +97,7 @@ def test_an_instance_boots_and_accepts_only_its_user_and_key(
 
 
 def test_user_data_runs_at_first_boot(machine: dict[str, Any], key: Key) -> None:
-    address = machine["PrivateIpAddress"]
+    address = machine["PublicIpAddress"]
     assert until(
         lambda: succeeds(address, key, "test -e /var/lib/cloud/instance/boot-finished"),
         timeout_s=30,
@@ -108,11 +108,11 @@ def test_user_data_runs_at_first_boot(machine: dict[str, Any], key: Key) -> None
 
 
 def test_the_metadata_service_requires_a_token(machine: dict[str, Any], key: Key) -> None:
-    address = machine["PrivateIpAddress"]
+    address = machine["PublicIpAddress"]
     script = base64.b64encode(ASK.encode()).decode()
     paths = "meta-data/instance-id meta-data/local-ipv4 meta-data/placement/region meta-data/public-keys/"
     answers = key.ssh(address, f"echo {script} | base64 -d | python3 - {paths}").splitlines()
-    assert answers == ["401", machine["InstanceId"], address, "us-east-1", "0=test"]
+    assert answers == ["401", machine["InstanceId"], machine["PrivateIpAddress"], "us-east-1", "0=test"]
 
 
 def test_the_host_has_no_route_to_the_metadata_service(machine: dict[str, Any], key: Key) -> None:
@@ -128,7 +128,7 @@ def test_an_instance_reaches_no_link_local_service_of_the_host(machine: dict[str
         "import socket; route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
         " route.connect(('169.254.170.2', 80)); print(route.getsockname()[0])"
     )
-    assert key.ssh(machine["PrivateIpAddress"], f'python3 -c "{code}"').startswith("169.254.")
+    assert key.ssh(machine["PublicIpAddress"], f'python3 -c "{code}"').startswith("169.254.")
 
 
 def test_instances_use_loopback_addresses_only(aws: Clients, machine: dict[str, Any]) -> None:
@@ -141,22 +141,22 @@ def test_instances_use_loopback_addresses_only(aws: Clients, machine: dict[str, 
         for container in Engine().containers(f"{REHEARSAL_LABEL}.instance={machine['InstanceId']}")
         for port in container["Ports"]
     ]
-    assert [port["IP"] for port in ports if "IP" in port] == [machine["PrivateIpAddress"]]
+    assert [port["IP"] for port in ports if "IP" in port] == [machine["PublicIpAddress"]]
 
 
 def test_an_ami_and_its_copy_in_another_region_boot(aws: Clients, key: Key) -> None:
     original = aws.run(KeyName="test")
     mark = uuid.uuid4().hex
-    key.ssh(original["PrivateIpAddress"], f"echo {mark} | sudo tee /etc/mark; sudo rm /etc/ssh/ssh_host_*")
+    key.ssh(original["PublicIpAddress"], f"echo {mark} | sudo tee /etc/mark; sudo rm /etc/ssh/ssh_host_*")
     aws.ec2.stop_instances(InstanceIds=[original["InstanceId"]])
     aws.ec2.get_waiter("instance_stopped").wait(InstanceIds=[original["InstanceId"]])
-    assert key.try_ssh(original["PrivateIpAddress"], "true").returncode == 255
+    assert key.try_ssh(original["PublicIpAddress"], "true").returncode == 255
     image = aws.ready_image(original["InstanceId"], Name=f"mark-{mark}")
     aws.ec2.terminate_instances(InstanceIds=[original["InstanceId"]])
     request = {"SourceImageId": image, "SourceRegion": "us-east-1", "Name": f"mark-{mark}"}
     copy = aws("ec2", WEST).copy_image(**request)["ImageId"]
     clones = [aws.run(image, KeyName="test"), aws.run(copy, WEST, KeyName="test")]
-    addresses = [clone["PrivateIpAddress"] for clone in clones]
+    addresses = [clone["PublicIpAddress"] for clone in clones]
     assert [key.ssh(address, "cat /etc/mark").strip() for address in addresses] == [mark, mark]
     hosts = {key.ssh(address, "cat /etc/ssh/ssh_host_ed25519_key.pub") for address in addresses}
     assert len(hosts) == 2, "host keys are generated at the first boot"
@@ -174,14 +174,14 @@ def test_authorized_keys_in_an_ami_stay_valid(aws: Clients, key: Key, tmp_path: 
     name = f"other-{uuid.uuid4().hex[:6]}"
     aws.ec2.import_key_pair(KeyName=name, PublicKeyMaterial=other.public)
     second = aws.run(image, KeyName=name)
-    keys = other.ssh(second["PrivateIpAddress"], "cat ~/.ssh/authorized_keys").splitlines()
+    keys = other.ssh(second["PublicIpAddress"], "cat ~/.ssh/authorized_keys").splitlines()
     assert keys == [key.public.decode().strip(), other.public.decode().strip()]
     aws.ec2.terminate_instances(InstanceIds=[first["InstanceId"], second["InstanceId"]])
 
 
 def test_stop_start_and_reboot_keep_the_disk(aws: Clients, key: Key) -> None:
     made = aws.run(KeyName="test")
-    instance, address = made["InstanceId"], made["PrivateIpAddress"]
+    instance, address = made["InstanceId"], made["PublicIpAddress"]
     key.ssh(address, "sudo touch /etc/stays")
 
     def booted() -> str:
@@ -204,20 +204,20 @@ def test_stop_start_and_reboot_keep_the_disk(aws: Clients, key: Key) -> None:
 
 def test_create_image_restarts_a_running_instance(aws: Clients, key: Key) -> None:
     made = aws.run(KeyName="test")
-    key.ssh(made["PrivateIpAddress"], "sudo touch /etc/written")
+    key.ssh(made["PublicIpAddress"], "sudo touch /etc/written")
     image = aws.ready_image(made["InstanceId"])
     assert aws.describe(image)["State"] == "available"
-    key.ssh(made["PrivateIpAddress"], "test -e /etc/written")
+    key.ssh(made["PublicIpAddress"], "test -e /etc/written")
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
 def test_an_instance_without_sshd_is_running(aws: Clients, key: Key) -> None:
     """In EC2, the state of an instance does not depend on SSH."""
     made = aws.run(KeyName="test")
-    key.ssh(made["PrivateIpAddress"], "sudo systemctl mask ssh")
+    key.ssh(made["PublicIpAddress"], "sudo systemctl mask ssh")
     image = aws.ready_image(made["InstanceId"])
     silent = aws.run(image, KeyName="test")
-    assert key.try_ssh(silent["PrivateIpAddress"], "true").returncode == 255
+    assert key.try_ssh(silent["PublicIpAddress"], "true").returncode == 255
     found = aws.ec2.describe_instances(InstanceIds=[silent["InstanceId"]])["Reservations"][0]["Instances"][0]
     assert found["State"]["Name"] == "running"
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"], silent["InstanceId"]])
@@ -227,7 +227,7 @@ def test_a_boot_failure_is_reported_with_console_output(aws: Clients, key: Key) 
     made = aws.run(KeyName="test")
     broken = "printf '#!/bin/sh\\necho no root today\\nexit 1\\n' | sudo tee /lib/systemd/systemd"
     key.ssh(
-        made["PrivateIpAddress"],
+        made["PublicIpAddress"],
         f"sudo rm /lib/systemd/systemd; {broken}; sudo chmod 755 /lib/systemd/systemd",
     )
     image = aws.ready_image(made["InstanceId"], NoReboot=True)
@@ -238,7 +238,7 @@ def test_a_boot_failure_is_reported_with_console_output(aws: Clients, key: Key) 
 
 def test_starts_the_ami_that_an_ssm_parameter_names(aws: Clients, key: Key) -> None:
     made = aws.run(f"resolve:ssm:{DEBIAN}", KeyName="test")
-    assert key.ssh(made["PrivateIpAddress"], "cat /etc/debian_version").startswith("12.")
+    assert key.ssh(made["PublicIpAddress"], "cat /etc/debian_version").startswith("12.")
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
@@ -298,7 +298,7 @@ for folder, _, _ in os.walk("/sys/fs/cgroup"):
 
 
 def test_a_machine_writes_to_its_own_control_groups_only(machine: dict[str, Any], key: Key) -> None:
-    found = key.ssh(machine["PrivateIpAddress"], f"sudo python3 -c '{GROUPS}'; cat /proc/1/cgroup")
+    found = key.ssh(machine["PublicIpAddress"], f"sudo python3 -c '{GROUPS}'; cat /proc/1/cgroup")
     written = [line for line in found.splitlines() if line.startswith("/")]
     groups = dict(line.split(":", 2)[1:] for line in found.splitlines() if line.count(":") >= 2)
     own = groups.get("name=systemd") or groups[""]

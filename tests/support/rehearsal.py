@@ -19,6 +19,7 @@ from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.ec2.hosts import Launch
 from builder.rehearsal.gate import SERVICES, Gate
 from builder.rehearsal.gate import Key as Credentials
+from builder.wait import until
 
 # Access key of the rehearsals that run in the process of a test.
 KEY = Credentials(access="AKIATESTTESTTESTTEST", secret="secret-of-the-tests")
@@ -153,7 +154,12 @@ class Clients:
         request = {"MinCount": 1, "MaxCount": 1, "InstanceType": "m5.large"} | more
         answer = self("ec2", region).run_instances(ImageId=image or self.debian(region), **request)
         found: dict[str, Any] = answer["Instances"][0]
+        assert until(lambda: self.state(found["InstanceId"], region) != "pending", timeout_s=60, every_s=0.01)
         return found
+
+    def state(self, instance: str, region: str = EAST) -> str:
+        answer = self("ec2", region).describe_instances(InstanceIds=[instance])
+        return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
 
     def image(self, instance: str, region: str = EAST, **more: Any) -> str:
         request = {"Name": f"test-{uuid.uuid4().hex[:8]}"} | more

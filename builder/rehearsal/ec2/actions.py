@@ -43,6 +43,20 @@ class Actions(EC2Response):
         answer = act(ami_id)
         return ActionResult({"Return": True if answer is None else answer})
 
+    # Actions that describe instances and the account.
+
+    def describe_instances(self) -> ActionResult:
+        self.ec2_backend.finish_starting()
+        return super().describe_instances()
+
+    def get_instance_metadata_defaults(self) -> ActionResult:
+        self.error_on_dryrun()
+        return ActionResult({"AccountLevel": self.ec2_backend.metadata_defaults()})
+
+    def get_ebs_default_kms_key_id(self) -> ActionResult:
+        self.error_on_dryrun()
+        return ActionResult({"KmsKeyId": "alias/aws/ebs"})
+
     # Actions that create and deregister images.
 
     def create_image(self) -> ActionResult:

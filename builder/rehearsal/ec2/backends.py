@@ -11,6 +11,7 @@ from typing import Any
 
 import moto.ec2.urls
 import moto.ecr.urls
+import moto.iam.urls
 from moto.core.base_backend import BackendDict
 from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
@@ -18,20 +19,25 @@ from moto.ec2.models.instances import Instance
 from moto.ecr.models import ecr_backends
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.servicequotas.models import servicequotas_backends
 from moto.ssm.models import ssm_backends
 from moto.sts.models import sts_backends
 from moto.utilities.docker_utilities import DockerModel
 from werkzeug.serving import make_server
 
 from builder.errors import UsageError
+from builder.rehearsal.calls import Call
 from builder.rehearsal.door import guarded
 from builder.rehearsal.ec2.actions import Actions
 from builder.rehearsal.ec2.cloud import Cloud
 from builder.rehearsal.ec2.hosts import Hosts
 from builder.rehearsal.ec2.parameters import Parameters
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.enforcement import refusal
 from builder.rehearsal.gate import SERVICES, Gate, Key
+from builder.rehearsal.identity import IamActions, Quotas
 from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
+from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,8 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (ssm_backends, "backend", Parameters),
     (moto.ec2.urls, "url_paths", {"{0}/": Actions.dispatch}),
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
+    (moto.iam.urls, "url_paths", {"{0}/$": IamActions.dispatch}),
+    (servicequotas_backends, "backend", Quotas),
     # Instances have no public DNS name, because AWS names do not resolve to addresses of this host.
     (Instance, "public_dns_name", property(lambda _: None)),
     # moto would start containers for Batch jobs and Lambda functions, also for calls of other services.
@@ -66,7 +74,7 @@ def serve(
     folder: Path,
     key: Key,
     services: Collection[str] = SERVICES,
-    pending_s: float = 0.0,
+    rules: Rules = NEW_ACCOUNT,
 ) -> Iterator[Served]:
     """Serve a rehearsed account, at most one per process; `machines` maps systems to machine images."""
     settings = {
@@ -79,7 +87,7 @@ def serve(
             stack.enter_context(_replaced(owner, name, value))
         stack.callback(_clear_backends)
         Cloud.account = Parameters.account = account
-        Cloud.instances_backend, Cloud.machines, Cloud.pending_s = hosts, machines, pending_s
+        Cloud.instances_backend, Cloud.machines, Cloud.rules = hosts, machines, rules
         Cloud.workers = stack.enter_context(ThreadPoolExecutor(_WORKERS, thread_name_prefix="disk"))
         registries = RehearsedEcr.registries = stack.enter_context(Registries(folder, account.id))
         for region in account.regions:
@@ -168,7 +176,7 @@ def status() -> dict[str, Any]:
     for backend in _regions():
         region = backend.region_name
         for instance in backend.all_instances():
-            address = str(instance.private_ip_address)
+            address = str(instance.public_ip or instance.private_ip_address)
             if instance.state != "terminated":
                 rows["instances"].append(
                     {"id": instance.id, "region": region, "state": instance.state, "address": address}
@@ -185,7 +193,25 @@ def status() -> dict[str, Any]:
     return rows
 
 
-def set_pending(seconds: float) -> float:
-    """Keep AMIs that are created from now on in state "pending" for at least so many seconds."""
-    Cloud.pending_s = seconds
-    return seconds
+def rules() -> Rules:
+    return Cloud.rules
+
+
+def set_rules(rules: Rules) -> None:
+    """Apply rules to all later calls."""
+    Cloud.rules = rules
+
+
+def authorize(call: Call) -> tuple[str, str] | None:
+    """Return code and message of the refusal of a call that the account does not authorize."""
+    return refusal(call, Cloud.rules, lambda name: _tags_of(call.region, name))
+
+
+def _tags_of(region: str, name: str) -> dict[str, str]:
+    """Return the tags of an existing resource or key pair; empty if there is none."""
+    backend = ec2_backends[Cloud.account.id][region]
+    if pair := backend.key_pairs.get(name):
+        found = pair.get_tags()
+    else:
+        found = backend.describe_tags({"resource-id": [name]})
+    return {str(tag["key"]): str(tag["value"]) for tag in found}

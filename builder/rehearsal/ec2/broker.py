@@ -41,7 +41,7 @@ def _is_loopback(value: object) -> bool:
 
 
 _CHECKS: Mapping[str, Check] = {
-    "address": _is_loopback,
+    "address": lambda value: value == "" or _is_loopback(value),  # "": an instance without a network
     "hostname": _matches(r"ip(-\d{1,3}){4}"),
     "image": _matches(r"[\w./:@-]{1,300}"),
     "instance": _matches(r"i-[0-9a-f]{8,32}"),

@@ -5,6 +5,7 @@ addresses only.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -48,6 +49,9 @@ class Cloud(ImageBackend):
         super().__init__(region_name, account_id)
         self.answered: dict[tuple[str, str], tuple[object, Any]] = {}
         self.token_locks: dict[str, threading.Lock] = {}
+        self.starting: dict[str, bool] = {}  # pending instance: whether a description has shown it
+        self.listed_at: dict[str, float] = {}
+        self._open_default_vpc()
         for seed in self.account.seeds:
             image = self.seed_image(seed, self.account.created)
             if seed.starts and seed.system in self.machines:
@@ -55,10 +59,40 @@ class Cloud(ImageBackend):
 
     def reset(self) -> None:
         """Remove the machines of instances before moto drops its objects."""
-        for instance in self.all_instances():
+        for instance in self.every_instance():
             if instance.state != "terminated":
                 self.instances_backend.remove(instance.id)
         super().reset()
+
+    def _open_default_vpc(self) -> None:
+        """Give the default VPC its route to the internet, which moto leaves out."""
+        gateway = self.create_internet_gateway()
+        self.attach_internet_gateway(gateway.id, self.default_vpc.id)
+        main = self.describe_route_tables(filters={"vpc-id": [self.default_vpc.id]})[0]
+        self.create_route(main.id, "0.0.0.0/0", gateway_id=gateway.id)
+
+    def every_instance(self) -> list[Instance]:
+        """Return all instances, also those that EC2 does not list yet."""
+        return [instance for each in list(self.reservations.values()) for instance in each.instances]
+
+    def all_reservations(self, filters: Any = None) -> list[Reservation]:
+        now, found = time.time(), super().all_reservations(filters)
+        return [
+            each
+            for each in found
+            if not any(self.listed_at.get(instance.id, 0.0) > now for instance in each.instances)
+        ]
+
+    def finish_starting(self) -> None:
+        """Let the instances run that a description has shown as pending: each is shown so at least once."""
+        for instance in self.every_instance():
+            if self.starting.get(instance.id) and instance.state == "pending":
+                instance._state = InstanceState("running", 16)
+            if instance.id in self.starting:
+                self.starting[instance.id] = True
+
+    def metadata_defaults(self) -> dict[str, str]:
+        return {"HttpTokensEnforced": "enabled" if self.rules.enforces_tokens else "disabled"}
 
     def once(self, operation: str, token: str | None, request: object, make: Callable[[], Any]) -> Any:
         """Execute a request with a client token once; give repeated requests the same answer."""
@@ -95,11 +129,14 @@ class Cloud(ImageBackend):
     ) -> Reservation:
         image = self._launchable_image(self._resolve_parameter(image_id))
         _check_type(image, str(kwargs.get("instance_type")))
+        self._require_quota(str(kwargs.get("instance_type")), count)
         if (name := kwargs.get("key_name")) and name not in self.key_pairs:
             raise InvalidKeyPairNameError(name)
         if image.imds_support == "v2.0":
             options = {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
             kwargs["metadata_options"] = {**options, **(kwargs.get("metadata_options") or {})}
+        if self.rules.enforces_tokens:
+            _require_tokens(kwargs.get("metadata_options") or {})
         kwargs["block_device_mappings"] = _disks(image, kwargs.get("block_device_mappings"))
         script = _first_boot(metadata.decoded(user_data))
         reservation = super().run_instances(image.id, count, user_data, security_group_names, **kwargs)
@@ -109,8 +146,19 @@ class Cloud(ImageBackend):
         except BaseException:
             self.terminate_instances([instance.id for instance in reservation.instances])
             raise
+        listed_at = time.time() + self.rules.unlisted_s
+        self.listed_at |= {instance.id: listed_at for instance in reservation.instances}
         image.last_launched_time = f"{reservation.instances[0].launch_time:%Y-%m-%dT%H:%M:%S}.000Z"
         return reservation
+
+    def _require_quota(self, instance_type: str, count: int) -> None:
+        running = [each for each in self.every_instance() if each.state in ("pending", "running")]
+        wanted = sum(_vcpus(each.instance_type) for each in running) + count * _vcpus(instance_type)
+        if wanted > self.rules.vcpus:
+            raise EC2ClientError(
+                "VcpuLimitExceeded",
+                f"You have requested more vCPU capacity than your current vCPU limit of {self.rules.vcpus}",
+            )
 
     def _resolve_parameter(self, image_id: str) -> str:
         if not image_id.startswith(_BY_PARAMETER):
@@ -141,8 +189,7 @@ class Cloud(ImageBackend):
 
     def _boot(self, instance: Instance, image: Image, script: str) -> None:
         key = metadata.key_pair(self, instance)
-        address = require_loopback(self.instances_backend.take_address())
-        _give_address(instance, address)
+        address = self._assign_addresses(instance)
         self.instances_backend.launch(
             Launch(
                 instance=instance.id,
@@ -153,6 +200,34 @@ class Cloud(ImageBackend):
                 public_key=key.public_key if key else "",
                 script=script,
             )
+        )
+        instance._state = InstanceState("pending", 0)
+        self.starting[instance.id] = False
+
+    def _assign_addresses(self, instance: Instance) -> str:
+        """Assign an instance its addresses; return the one at which this host reaches it, "" for none.
+
+        From outside the VPC, this host reaches an instance only at a public address, through the subnet's
+        route to the internet. No process listens at the other address.
+        """
+        nic, inside = instance.nics[0], self.rules.is_inside
+        is_public = getattr(nic, "wants_public_ip", False)
+        is_reached = inside or (is_public and self._has_gateway(instance))
+        address = require_loopback(self.instances_backend.take_address()) if is_reached else ""
+        private = address if inside else require_loopback(self.instances_backend.take_address())
+        _set_private(nic, private)
+        nic.public_ip = (address or private) if is_public else None
+        self.bound[instance.id] = address
+        return address
+
+    def _has_gateway(self, instance: Instance) -> bool:
+        """True if the subnet of an instance has a route to the internet through an internet gateway."""
+        tables = self.describe_route_tables(filters={"association.subnet-id": [str(instance.subnet_id)]})
+        main = {"vpc-id": [str(instance.vpc_id)], "association.main": ["true"]}
+        (table,) = tables or self.describe_route_tables(filters=main)
+        return any(
+            route.destination_cidr_block == "0.0.0.0/0" and route.gateway is not None
+            for route in table.routes
         )
 
     def create_network_interface(self, *args: Any, **kwargs: Any) -> NetworkInterface:
@@ -168,6 +243,8 @@ class Cloud(ImageBackend):
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         instances = self.get_multi_instances_by_id(instance_ids)
+        for instance in instances:
+            _require_state(instance, "running", "stopping", "stopped")
         running = [instance for instance in instances if instance.state == "running"]
         if not any(instance.disable_api_stop for instance in running):
             for instance in running:
@@ -178,13 +255,13 @@ class Cloud(ImageBackend):
         for instance in self.get_multi_instances_by_id(instance_ids):
             _require_state(instance, "running", "stopped")
             if instance.state == "stopped":
-                self.instances_backend.start(instance.id, str(instance.private_ip_address))
+                self.instances_backend.start(instance.id, self.bound[instance.id])
         return super().start_instances(instance_ids)
 
     def reboot_instances(self, instance_ids: list[str]) -> list[Instance]:
         for instance in self.get_multi_instances_by_id(instance_ids):
             _require_state(instance, "running")
-            self.instances_backend.reboot(instance.id, str(instance.private_ip_address))
+            self.instances_backend.reboot(instance.id, self.bound[instance.id])
         return super().reboot_instances(instance_ids)
 
     def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
@@ -193,7 +270,8 @@ class Cloud(ImageBackend):
         ended = super().terminate_instances(instance_ids)
         for instance in living:
             self.instances_backend.remove(instance.id)
-            self.instances_backend.release_address(str(instance.private_ip_address))
+            for address in {self.bound[instance.id], str(instance.private_ip_address)} - {""}:
+                self.instances_backend.release_address(address)
         return ended
 
     # Metadata service.
@@ -202,6 +280,7 @@ class Cloud(ImageBackend):
         self, instance_id: str, *args: Any, **kwargs: Any
     ) -> MetadataOptions:
         """Change the options in the request and keep all others, which moto would reset."""
+        _require_state(self.get_instance(instance_id), "running", "stopped")
         before = vars(self.get_instance(instance_id).metadata_options)
         options = super().modify_instance_metadata_options(instance_id, *args, **kwargs)
         for field, value in before.items():
@@ -244,9 +323,22 @@ def _first_boot(user_data: bytes) -> str:
         raise EC2ClientError("Unsupported", str(error)) from error
 
 
+def _require_tokens(options: Mapping[str, Any]) -> None:
+    if options.get("HttpTokens") != "required":
+        raise EC2ClientError(
+            "UnsupportedOperation",
+            "You can't launch instances with IMDSv1 because httpTokensEnforced is enabled for this account."
+            " Launch the instance with httpTokens=required",
+        )
+
+
 def _require_state(instance: Instance, *states: str) -> None:
     if instance.state not in states:
         raise EC2ClientError("IncorrectInstanceState", f"The instance '{instance.id}' is {instance.state}")
+
+
+def _vcpus(instance_type: str) -> int:
+    return int(INSTANCE_TYPES[instance_type]["VCpuInfo"]["DefaultVCpus"])
 
 
 def _check_type(image: Image, instance_type: str) -> None:
@@ -286,12 +378,6 @@ def _disks(image: Image, asked: Sequence[dict[str, Any]] | None) -> list[dict[st
         ebs["Encrypted"] = bool(before.get("Encrypted") or requested.get("Encrypted"))
         disks[disk["DeviceName"]] = {**disk, "Ebs": ebs}
     return list(disks.values())
-
-
-def _give_address(instance: Instance, address: str) -> None:
-    nic = instance.nics[0]
-    _set_private(nic, address)
-    nic.public_ip = address if getattr(nic, "wants_public_ip", False) else None
 
 
 def _set_private(nic: NetworkInterface, address: str) -> None:

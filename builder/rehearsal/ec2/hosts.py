@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """Parameters of a new instance; `address` comes from `Hosts.take_address`."""
+    """Parameters of a new instance; `address` comes from `Hosts.take_address`, or is "" for no network."""
 
     instance: str
     snapshot: str

@@ -21,12 +21,14 @@ from moto.ec2.exceptions import (
 )
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.elastic_block_store import Snapshot
 from moto.ec2.models.instances import Instance
 from moto.ec2.utils import random_ami_id
 
 from builder.errors import FactoryError
 from builder.rehearsal.ec2.hosts import Hosts
 from builder.rehearsal.ec2.seeds import Seed
+from builder.rehearsal.rules import Rules
 
 Tags = Iterable[Mapping[str, Any]]
 _NAME = re.compile(r"[A-Za-z0-9()\[\] ./\-'@_]{3,128}")
@@ -44,6 +46,7 @@ class Image(Ami):
 
     def __init__(self, backend: Any, ami_id: str, **fields: Any) -> None:
         self.available_at = 0.0
+        self.listed_at = 0.0
         self.state_reason: dict[str, str] | None = None
         self.deprecation_time: str | None = None
         self.imds_support: str | None = None
@@ -96,11 +99,12 @@ class ImageBackend(EC2Backend):
 
     instances_backend: ClassVar[Hosts]  # not `hosts`: moto uses that name for dedicated hosts
     naming: ClassVar[threading.Lock] = threading.Lock()
-    pending_s: ClassVar[float] = 0.0  # minimum time that a new AMI stays pending
+    rules: ClassVar[Rules] = Rules()
     workers: ClassVar[ThreadPoolExecutor]
 
     def __init__(self, region_name: str, account_id: str) -> None:
         self.fast_restores: dict[tuple[str, str], str] = {}
+        self.bound: dict[str, str] = {}  # address of this host at which an instance listens; "" for none
         super().__init__(region_name, account_id)
 
     def seed_image(self, seed: Seed, created: str) -> Image:
@@ -135,6 +139,7 @@ class ImageBackend(EC2Backend):
             self._check_name(name)
             image = Image(self, random_ami_id(), **made, **self._fixed(arch), **fields)
             image.ebs_snapshot.status = "pending"
+            image.listed_at = time.time() + self.rules.unlisted_s
             self.amis[image.id] = image
         return image
 
@@ -151,7 +156,7 @@ class ImageBackend(EC2Backend):
         """Return an AMI of this account, in the given state if any; raise EC2's error otherwise."""
         if ami_id in self.deleted_amis:
             raise UnvailableAMIIdError(ami_id)
-        if ami_id not in self.amis:
+        if ami_id not in self.amis or ami_id in self._unlisted():
             raise InvalidAMIIdError(ami_id)
         image = self.amis[ami_id]
         if image.owner_id != self.account_id or not isinstance(image, Image):
@@ -203,7 +208,7 @@ class ImageBackend(EC2Backend):
         if image.ebs_snapshot.id not in self.snapshots:  # deleted during the capture
             self.instances_backend.delete_snapshot(image.ebs_snapshot.id)
         if restart:
-            self.instances_backend.start(instance.id, str(instance.private_ip_address))
+            self.instances_backend.start(instance.id, self.bound[instance.id])
 
     @contextmanager
     def _completion(self, image: Image) -> Iterator[None]:
@@ -214,7 +219,7 @@ class ImageBackend(EC2Backend):
             image.state_reason = {"Code": "Client.InternalError", "Message": error.message}
             image.state, image.ebs_snapshot.status = "failed", "error"
             return
-        image.available_at = time.time() + self.pending_s
+        image.available_at = time.time() + self.rules.pending_s
         image.state, image.ebs_snapshot.status = "available", "completed"
 
     def _wait_for(self, work: "Future[None]") -> None:
@@ -299,11 +304,29 @@ class ImageBackend(EC2Backend):
     def describe_images(  # type: ignore[override]
         self, ami_ids: list[str] | None = None, *, disabled: bool = True, **selectors: Any
     ) -> list[Ami]:
-        missing = [ami for ami in ami_ids or () if ami not in self.amis and ami not in self.deleted_amis]
+        unlisted, known = self._unlisted(), {*self.amis, *self.deleted_amis}
+        missing = [ami for ami in ami_ids or () if ami not in known or ami in unlisted]
         if missing and all(ami.startswith("ami-") for ami in missing):
             raise InvalidAMIIdError(missing)
         found = super().describe_images(ami_ids=ami_ids, **selectors)
-        return [image for image in found if disabled or image.state != "disabled"]
+        return [
+            image for image in found if image.id not in unlisted and (disabled or image.state != "disabled")
+        ]
+
+    def _unlisted(self) -> set[str]:
+        """Return the ids of AMIs that were created so recently that EC2 does not find them yet."""
+        now = time.time()
+        return {image.id for image in list(self.amis.values()) if getattr(image, "listed_at", now) > now}
+
+    def describe_snapshots(
+        self, snapshot_ids: list[str] | None = None, filters: Any = None
+    ) -> list[Snapshot]:
+        hidden = {self.amis[ami].ebs_snapshot.id for ami in self._unlisted()}
+        return [
+            snapshot
+            for snapshot in super().describe_snapshots(snapshot_ids, filters)
+            if snapshot.id not in hidden
+        ]
 
     def deregister_image(self, ami_id: str) -> None:
         image = self.own_image(ami_id)

@@ -51,7 +51,7 @@ class SiteAccount:
         region = self.context.site.aws.region
         if self.is_rehearsal:
             fence = self.rehearsal.fence(self.context.workspace.cache("fence"), region=region)
-            return Account(fence.environment, region=region)
+            return Account(fence.environment, region=region, appear_s=self.rehearsal.rules.unlisted_s)
         account = environment_account(region, site_network(self.context))
         _require_account(account, self.context.site.aws.account)
         return account

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(find_one_target(context, parsed, verb="iam"))
     policy = open_lane(plan.target.kind, context).policy(
-        plan, partition=parsed.partition, tags_late=parsed.packer == "1.6"
+        plan, partition=parsed.partition, old_packer=parsed.packer == "1.6"
     )
     if policy is None:
         raise UsageError(f"target '{plan.target.name}' is not an AMI", hint="builder list")

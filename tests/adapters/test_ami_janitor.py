@@ -15,6 +15,7 @@ from builder.errors import BuildError, FactoryError, Interrupted
 from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
+from builder.rehearsal.rules import Rules
 from tests.support.rehearsal import EAST, WEST, Clients
 from tests.support.rehearsed_account import AmiAccount
 
@@ -127,6 +128,39 @@ def test_deletes_all_resources_of_a_dead_run_and_none_of_another(
     assert {own.instance, own.key, own.group, own.image, own.untagged} <= set(removed)
     assert journal.read(ami_account.workspace, dead.name) == []
     assert journal.runs(ami_account.workspace) == [living.name]
+
+
+def test_finds_resources_that_ec2_lists_only_after_the_run(
+    ami_account: AmiAccount, aws: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose answer was lost leaves an instance or an image that EC2 does not list at first."""
+    from builder.rehearsal.ec2.cloud import Cloud
+
+    with ami_account.run() as dead:
+        begin(ami_account, dead)
+        group = leave(ami_account, dead.name).group
+        account = Account(ami_account.account.environment, region=EAST, appear_s=3.0)
+        running = aws.run(SecurityGroupIds=[group])["InstanceId"]
+        monkeypatch.setattr(Cloud, "rules", Rules(unlisted_s=2.0))
+        late = aws.ec2.run_instances(
+            ImageId=aws.debian(),
+            InstanceType="m5.large",
+            MinCount=1,
+            MaxCount=1,
+            SecurityGroupIds=[group],
+            TagSpecifications=tagged(dead.name, ami_account.builder, "instance"),
+        )["Instances"][0]["InstanceId"]
+        image = aws.image(
+            running,
+            Name=f"late-{dead.name}",
+            TagSpecifications=tagged(dead.name, ami_account.builder, "image", "snapshot"),
+        )
+    aws.ec2.terminate_instances(InstanceIds=[running])
+    assert not {late, image} & existing_ids(aws)
+    removed = janitor.sweep(ami_account.workspace, account, dead.name, keep_complete=False)
+    assert {late, image, group} <= set(removed)
+    monkeypatch.setattr(Cloud, "rules", Rules())
+    assert not {late, image, group} & existing_ids(aws)
 
 
 def test_cleans_only_the_regions_in_the_journal(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:

@@ -13,7 +13,7 @@ from builder.adapters.ami import janitor, journal, maker
 from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ami.ownership import ownership
 from builder.adapters.aws import groups
-from builder.adapters.aws.account import as_tags
+from builder.adapters.aws.account import as_tags, specifications
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.app.context import Context
@@ -151,13 +151,35 @@ def test_requires_imdsv2_tokens_as_soon_as_packer_names_the_instance(
     ]
 
 
+def test_waits_until_the_instance_runs_before_it_requires_tokens(
+    ami_account: AmiAccount, aws: Clients, plan: Plan, packer: Path, tmp_path: Path
+) -> None:
+    """EC2 refuses to change the metadata options of a pending instance, which Packer's line names."""
+    image = ami_account.image(key=plan.key + "-not-found-beforehand")
+    with ami_account.run() as run:
+        answer = aws.ec2.run_instances(
+            ImageId=aws.debian(),
+            InstanceType="m5.large",
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=specifications(ownership(run.workspace, run.name).tags, ["instance"]),
+        )
+        (started,) = (each["InstanceId"] for each in answer["Instances"])
+        text = f"Waiting for instance ({started}) to become ready..."
+        line = f"print('1,,ui,say,==> amazon-ebs.image: {text}')\n"
+        packer.write_text(FINISHED.format(python=sys.executable, image=image) + line)
+        assert make(ami_account, run, plan, lambda _: None).reference == image
+    (call,) = [call for call in ami_account.proxy.calls if call.action == "ModifyInstanceMetadataOptions"]
+    assert (call.parameters["InstanceId"], call.status) == (started, 200)
+
+
 def test_instance_without_tags_of_the_run_is_not_changed(
     ami_account: AmiAccount, plan: Plan, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maker, "_VISIBLE_S", 0.5)
+    monkeypatch.setattr(maker, "_START_S", 0.5)
     with ami_account.run() as other, ami_account.run() as run:
         own(ami_account, other, instance)
-        with pytest.raises(BuildError, match=f"{instance} .* has no tags of this run"):
+        with pytest.raises(BuildError, match=f"{instance} .* is not running with the tags of this run"):
             make(ami_account, run, plan, lambda _: None)
     assert "ModifyInstanceMetadataOptions" not in [call.action for call in ami_account.proxy.calls]
 

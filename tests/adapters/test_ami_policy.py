@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,20 @@ import pytest
 
 from builder import catalog
 from builder.adapters.ami import family, janitor
-from builder.adapters.ami.permissions import UNTAGGED, policy
+from builder.adapters.ami.access import ssh_access
+from builder.adapters.ami.permissions import OLD_PACKER, policy
 from builder.adapters.aws.account import tags_of
+from builder.adapters.aws.images import PublishedImages
+from builder.events import Stream
 from builder.marks import RUN_TAG
 from builder.rehearsal.authorization import requests_of
 from builder.rehearsal.calls import Call, Disturbance
-from builder.rehearsal.iam import ALLOWED, evaluate
+from builder.rehearsal.iam import ALLOWED, Request, evaluate
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
-from tests.support.rehearsal import EAST, REGIONS, Clients
+from tests.support.recordings import FOLDER, requests
+from tests.support.rehearsal import DEBIAN, EAST, REGIONS, Clients
 from tests.support.rehearsed_account import AmiAccount
 
 FEATURES = {"build", "publish", "copy", "share", "deprecate", "group", "profile", "session"}
@@ -120,7 +124,7 @@ LATE = [
 @pytest.mark.parametrize("call", LATE, ids=lambda call: str(call.action))
 def test_only_the_policy_for_packer_1_6_allows_changes_to_untagged_images(call: Call) -> None:
     assert refused(call)
-    assert refused(call, policy({*FEATURES, UNTAGGED}, SETTINGS)) == []
+    assert refused(call, policy({*FEATURES, OLD_PACKER}, SETTINGS)) == []
 
 
 def tagging(resource: str) -> Call:
@@ -184,20 +188,20 @@ def current_tags(aws: Clients, name: str, region: str) -> Mapping[str, str]:
 
 
 def test_policy_allows_each_call_of_a_publication_a_retirement_and_a_cleanup(
-    proxy: Proxy, aws: Clients, tmp_path: Path
+    proxy: Proxy, aws: Clients, private: Path
 ) -> None:
     """Each call is evaluated before it is carried out, with the tags of its resources at that moment."""
-    ami_account = AmiAccount.open(aws, proxy, tmp_path)
+    ami_account = AmiAccount.open(aws, proxy, private)
     document = policy({"build", "publish", "copy", "share", "deprecate", "group"}, ami_account.settings)
-    found: list[str] = []
+    made: list[Request] = []
     lock = threading.Lock()
 
-    def judge(call: Call) -> None:
-        lacking = refused(call, document, lambda name: current_tags(aws, name, call.region))
+    def record(call: Call) -> None:
+        asked = requests_of(call, lambda name: current_tags(aws, name, call.region))
         with lock:
-            found.extend(lacking)
+            made.extend(asked)
 
-    proxy.disturb(Disturbance(kill="before", callback=judge, count=0))
+    proxy.disturb(Disturbance(kill="before", callback=record, count=0))
     home = ami_account.image()
     ami_account.publish(home)
     family.retire(ami_account.account, home, REGIONS, prefix="/image-factory", force=True, say=lambda _: None)
@@ -209,5 +213,43 @@ def test_policy_allows_each_call_of_a_publication_a_retirement_and_a_cleanup(
         Tags=[{"Key": name, "Value": value} for name, value in ami_account.tags(run=dead.name).items()],
     )
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+    begin_build(ami_account, private)
     assert len({call.action for call in proxy.calls if call.mutating}) > 12
-    assert found == []
+    assert [request for request in made if evaluate([document], request) != ALLOWED] == []
+    assert not_needed(document, [*made, *recorded()]) == set()
+
+
+def begin_build(ami_account: AmiAccount, folder: Path) -> None:
+    """Make the calls that precede Packer: those of `builder lock`, and those for the SSH access."""
+    account = ami_account.account
+    PublishedImages(account).of_parameter(region=EAST, parameter=DEBIAN)
+    assert account.account_id()
+    assert EAST in family.regions_of(account)
+    with ami_account.run() as run:
+        name, tags = f"image-{run.name}", ami_account.tags(run=run.name)
+        with ssh_access(run, account, AwsSettings(), Stream(), name=name, folder=folder, tags=tags) as access:
+            assert access.group
+
+
+def recorded() -> Iterator[Request]:
+    for path in FOLDER.glob("1.16.0-*.ndjson"):
+        yield from requests(path)
+
+
+def not_needed(document: Mapping[str, Any], made: Sequence[Request]) -> set[str]:
+    """Return the actions of a policy without which it still allows the same requests."""
+    allowed = [request for request in made if evaluate([document], request) == ALLOWED]
+    actions = {action for statement in document["Statement"] for action in statement["Action"]}
+    return {
+        action
+        for action in actions
+        if all(evaluate([_without(document, action)], request) == ALLOWED for request in allowed)
+    }
+
+
+def _without(document: Mapping[str, Any], action: str) -> dict[str, Any]:
+    statements = [
+        {**statement, "Action": [name for name in statement["Action"] if name != action]}
+        for statement in document["Statement"]
+    ]
+    return {**document, "Statement": statements}

@@ -3,21 +3,23 @@
 import json
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builder.adapters.ami import family
-from builder.adapters.ami.permissions import GRANTS, UNTAGGED, allows, needs, policy
+from builder.adapters.ami.permissions import GRANTS, OLD_PACKER, allows, needs, policy
 from builder.adapters.aws.account import Account
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.lanes.ami import AmiLane
 from builder.cli.main import main
-from builder.errors import UsageError
+from builder.errors import MissingError, UsageError
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
+from builder.rehearsal.rules import Rules
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
 from tests.support.output import result_of
@@ -324,7 +326,7 @@ BUILDING = (
 
 
 def test_policy_allows_the_calls_of_packer() -> None:
-    document = policy({"build", "group"}, AwsSettings())
+    document = policy({"build", "group", OLD_PACKER}, AwsSettings())
     assert [call for call in BUILDING if not allows(document, "ec2", call)] == []
 
 
@@ -352,7 +354,7 @@ def test_policy_has_only_the_grants_that_the_site_needs() -> None:
 def test_only_read_only_calls_are_unrestricted() -> None:
     """All other grants are restricted to resources or by a condition, where EC2 supports it."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
-    assert free == {"Read"}
+    assert free == {"Read", "SessionRead"}
 
 
 def test_iam_prints_the_policy_without_an_account(
@@ -362,5 +364,20 @@ def test_iam_prints_the_policy_without_an_account(
     assert json.loads(capsys.readouterr().out)["Version"] == "2012-10-17"
     assert main(["iam", "ami-cpu", "--packer", "1.6", "--root", str(ROOT)]) == 0
     printed = {statement["Sid"] for statement in json.loads(capsys.readouterr().out)["Statement"]}
-    assert {grant.name for grant in GRANTS if grant.when == UNTAGGED} <= printed
+    assert {grant.name for grant in GRANTS if grant.when == OLD_PACKER} <= printed
     assert main(["iam", "cpu-ddp", "--root", str(ROOT)]) == 2
+
+
+def test_retires_an_image_in_an_account_that_denies_other_regions(
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builder.rehearsal.ec2.cloud import Cloud
+
+    home = ami_account.image()
+    account, retire = ami_account.account, partial(family.retire, prefix="/x", force=True, say=lambda _: None)
+    monkeypatch.setattr(Cloud, "rules", Rules(denied_regions=(EAST,)))
+    with pytest.raises(MissingError, match="UnauthorizedOperation"):
+        retire(account, home, REGIONS)
+    monkeypatch.setattr(Cloud, "rules", Rules(denied_regions=(WEST,)))
+    retire(account, home, REGIONS)
+    assert account.image(home) is None

@@ -18,7 +18,7 @@ def test_networks_of_the_site_are_used() -> None:
 
 
 def test_default_is_the_address_of_this_host() -> None:
-    (network,) = source_networks(AWS, AwsSettings())
+    (network,) = source_networks(AWS, AwsSettings(public_address=False))
     assert ipaddress.ip_network(network).num_addresses == 1
 
 

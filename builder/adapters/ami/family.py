@@ -8,8 +8,8 @@ from typing import TypeVar
 from builder.adapters.ami import steps as steps
 from builder.adapters.ami.publisher import LATEST
 from builder.adapters.ami.steps import AmiRef, snapshots_of
-from builder.adapters.aws.account import Account, Resource, calling_aws, tags_of
-from builder.errors import UsageError
+from builder.adapters.aws.account import Account, Resource, calling_aws, is_denied, tags_of
+from builder.errors import MissingError, UsageError
 from builder.marks import IMAGE_TAG, SOURCE_TAG, TARGET_TAG
 
 _AT_ONCE = 8
@@ -38,9 +38,21 @@ def regions_of(account: Account) -> tuple[str, ...]:
         return tuple(region["RegionName"] for region in account.client("ec2").describe_regions()["Regions"])
 
 
-def _in_all_regions(regions: Sequence[str], list_region: Callable[[str], Iterable[_Item]]) -> list[_Item]:
+def _in_all_regions(
+    account: Account, regions: Sequence[str], list_region: Callable[[str], Iterable[_Item]]
+) -> list[_Item]:
+    """Return the items of all regions but those that a policy denies; the site's own region is required."""
+
+    def list_usable(region: str) -> Iterable[_Item]:
+        try:
+            return list_region(region)
+        except MissingError as error:
+            if region == account.region or not is_denied(error):
+                raise
+            return ()
+
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="region") as pool:
-        return [item for items in pool.map(list_region, regions) for item in items]
+        return [item for items in pool.map(list_usable, regions) for item in items]
 
 
 def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
@@ -51,7 +63,7 @@ def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
             _member(account, region, image) for image in account.images_with_tag(TARGET_TAG, region=region)
         ]
 
-    return _in_all_regions(regions, list_region)
+    return _in_all_regions(account, regions, list_region)
 
 
 def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
@@ -67,7 +79,7 @@ def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
     def list_region(region: str) -> list[Member]:
         return [_member(account, region, image) for image in account.images({SOURCE_TAG: ami}, region=region)]
 
-    return [*home, *_in_all_regions(regions, list_region)]
+    return [*home, *_in_all_regions(account, regions, list_region)]
 
 
 def _member(account: Account, region: str, image: Resource) -> Member:
@@ -116,10 +128,10 @@ def retire(
     for member in reversed(members):
         say(str(member.ref))
         steps.remove(member.ref, {IMAGE_TAG: ami})
-    for region in regions:
-        for snapshot in _leftover_snapshots(account, region, ami):
-            say(f"{region}: {snapshot}")
-            steps.remove_snapshot(account, region, snapshot)
+    leftovers = _in_all_regions(account, regions, lambda region: _leftover_snapshots(account, region, ami))
+    for region, snapshot in leftovers:
+        say(f"{region}: {snapshot}")
+        steps.remove_snapshot(account, region, snapshot)
 
 
 def require_built(members: Iterable[Member]) -> None:
@@ -132,10 +144,10 @@ def require_built(members: Iterable[Member]) -> None:
             )
 
 
-def _leftover_snapshots(account: Account, region: str, ami: str) -> list[str]:
-    """Return the snapshots of an AMI that an interrupted `retire` left behind."""
+def _leftover_snapshots(account: Account, region: str, ami: str) -> list[tuple[str, str]]:
+    """Return (region, id) of the snapshots of an AMI that an interrupted `retire` left behind."""
     found = steps.snapshots(account, region, {f"tag:{IMAGE_TAG}": [ami]})
-    return [snapshot["SnapshotId"] for snapshot in found]
+    return [(region, snapshot["SnapshotId"]) for snapshot in found]
 
 
 def describe(member: Member, names: Sequence[str]) -> dict[str, object]:

@@ -7,6 +7,7 @@ search. The caller decides which runs are dead. Resources of other runs are not 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from builder.adapters.ami import journal
@@ -43,18 +44,29 @@ class Janitor:
     def sweep(self) -> list[str]:
         """Delete all resources of the run, dependents first, and return their ids.
 
-        Raises BuildError for a security group that is still in use, after deleting everything else.
+        Looks again until EC2 lists every resource whose request it has carried out, even if the answer to
+        the request was lost. Raises BuildError for a security group that is still in use, after deleting
+        everything else.
         """
-        instances = self._instances()
-        self._terminate(instances)
+        last_s = monotonic() + self.account.appear_s
+
+        def are_all_listed() -> bool:
+            is_last = monotonic() >= last_s
+            self._delete_listed()
+            return is_last or bool(self.left)
+
+        until(are_all_listed, timeout_s=self.account.appear_s, every_s=self.account.polling)
+        if self.left:
+            raise self.left[0]
+        return self.removed
+
+    def _delete_listed(self) -> None:
+        self._terminate_listed()
         self._key_pairs()
         self._groups()
         self._volumes()
         self._images()
         self._snapshots()
-        if self.left:
-            raise self.left[0]
-        return self.removed
 
     def _all(self, operation: str, key: str, filters: dict[str, list[str]], **more: Any) -> list[Resource]:
         asked = [{"Name": name, "Values": values} for name, values in filters.items()]
@@ -90,11 +102,16 @@ class Janitor:
             )
 
     def _groups(self) -> None:
+        """Delete security groups; an instance that uses one of them may be listed only later."""
         for group in self._all("describe_security_groups", "SecurityGroups", self._run_filter()):
-            if groups.delete(self.account, self.region, group["GroupId"]):
-                self.removed.append(group["GroupId"])
+            name = group["GroupId"]
+            if groups.delete(self.account, self.region, name, meanwhile=self._terminate_listed):
+                self.removed.append(name)
             else:
-                self.left.append(groups.in_use(group["GroupId"], self.region))
+                self.left.append(groups.in_use(name, self.region))
+
+    def _terminate_listed(self) -> None:
+        self._terminate(self._instances())
 
     def _key_pairs(self) -> None:
         with calling_aws(f"listing key pairs of {self.own.run}"):

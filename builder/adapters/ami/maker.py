@@ -33,7 +33,7 @@ from builder.site import AwsSettings
 from builder.sources import require_unchanged
 from builder.wait import until
 
-_VISIBLE_S = 60.0  # EC2 may not find a new instance at first
+_START_S = 600.0  # EC2 refuses to change the metadata options of a pending instance
 _WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
 # Path of the site's CA bundle on the build instance; the play removes the file at its end.
 _CA = "/var/cache/factory-ca.pem"
@@ -302,13 +302,14 @@ class AmiMaker:
         """Require IMDSv2 on the build instance; Packer 1.6 has no option for it."""
         own = ownership(self.run.workspace, self.run.name)
         if not until(
-            lambda: own.has_instance(self.account, instance),
-            timeout_s=_VISIBLE_S,
+            lambda: own.has_running(self.account, instance),
+            timeout_s=_START_S,
             every_s=self.account.polling,
             cancelled=self.run.cancelled,
         ):
             raise BuildError(
-                f"{instance} in {self.account.region}, which Packer's output names, has no tags of this run",
+                f"{instance} in {self.account.region}, which Packer's output names, is not running with the"
+                " tags of this run",
                 hint="compare run_tags in packer/ami/source.pkr.hcl with Packer's output in the run's log",
             )
         with calling_aws(f"requiring metadata tokens on {instance}"):

@@ -35,9 +35,10 @@ class Ownership:
         """True if the tags of a resource prove that the run created it."""
         return self.tags.items() <= tags_of(resource).items()
 
-    def has_instance(self, account: Account, instance: str) -> bool:
-        """True if an instance exists and its tags prove that the run started it."""
+    def has_running(self, account: Account, instance: str) -> bool:
+        """True if an instance is running and its tags prove that the run started it."""
         filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in self.tags.items()]
+        filters.append({"Name": "instance-state-name", "Values": ["running"]})
         filters.append({"Name": "instance-id", "Values": [instance]})
         with calling_aws(f"describing {instance}"):
             return bool(account.client("ec2").describe_instances(Filters=filters)["Reservations"])

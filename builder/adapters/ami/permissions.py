@@ -13,7 +13,7 @@ from builder.model import Plan
 from builder.site import AwsSettings
 
 _ANY = ("*",)
-UNTAGGED = "untagged"  # feature: Packer 1.6 tags images only after creating them
+OLD_PACKER = "old packer"  # feature: Packer 1.6 does not tag images or require tokens in its requests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,6 @@ GRANTS: tuple[Grant, ...] = (
         actions=(
             "ec2:DescribeImageAttribute",
             "ec2:DescribeImages",
-            "ec2:DescribeInstanceStatus",
             "ec2:DescribeInstances",
             "ec2:DescribeInstanceTypeOfferings",
             "ec2:DescribeKeyPairs",
@@ -54,7 +53,6 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:DescribeSnapshotAttribute",
             "ec2:DescribeSnapshots",
             "ec2:DescribeSubnets",
-            "ec2:DescribeTags",
             "ec2:DescribeVolumes",
             "ec2:DescribeVpcs",
             "sts:GetCallerIdentity",
@@ -84,8 +82,6 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         name="Machines",
         actions=(
-            "ec2:ModifyInstanceAttribute",
-            "ec2:ModifyInstanceMetadataOptions",
             "ec2:StopInstances",
             "ec2:TerminateInstances",
             "ec2:DeleteVolume",
@@ -128,12 +124,19 @@ GRANTS: tuple[Grant, ...] = (
         resources=(*_ec2("instance", "volume"), *_IMAGES),
         condition=_HAS_RUN_TAG,
     ),
+    Grant(
+        name="RequireTokens",
+        actions=("ec2:ModifyInstanceMetadataOptions",),
+        resources=_ec2("instance"),
+        condition=_HAS_RUN_TAG,
+        when=OLD_PACKER,
+    ),
     # Packer 1.6 creates an image without tags, sets its description, and only then tags it.
     Grant(
         name="UntaggedImages",
         actions=("ec2:CreateImage", "ec2:CreateTags", "ec2:ModifyImageAttribute"),
         resources=_IMAGES,
-        when=UNTAGGED,
+        when=OLD_PACKER,
     ),
     Grant(
         name="RemoveImages",
@@ -218,6 +221,7 @@ GRANTS: tuple[Grant, ...] = (
         condition={"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
         when="profile",
     ),
+    Grant(name="SessionRead", actions=("ec2:DescribeInstanceStatus",), when="session"),
     Grant(
         name="Session",
         actions=("ssm:StartSession",),
@@ -272,12 +276,17 @@ def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
 def needs(plan: Plan, settings: AwsSettings) -> set[str]:
     """Return the features that a target uses at a site, named as in GRANTS and CALLS."""
     shape = plan.target.ami
+    return features(settings, encryptable=bool(shape and shape.encryptable))
+
+
+def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
+    """Return the features of a site's settings for targets whose AMIs can be encrypted or not."""
     optional = {
         "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
         "share": bool(settings.share_accounts),
         "deprecate": bool(settings.deprecate_after_days),
-        "encrypt": bool(settings.encrypt and shape and shape.encryptable),
+        "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
         "session": settings.ssh_interface == "session_manager",
     }

@@ -20,6 +20,8 @@ _RESUME = "re-run the command; it resumes"
 _CREDENTIALS = f"aws configure, aws sso login or export AWS_PROFILE=…; then {_RESUME}"
 _CERTIFICATES = "set mirror.ca_bundle in site.toml to the CA that signed the certificate"
 _UNREACHABLE = "check that the endpoint is reachable; see mirror.proxy and mirror.no_proxy in site.toml"
+_APPEAR_S = 60.0
+_DENIED = ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
 # AWS throttles faster polling; rehearsals on this host do not.
 _POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
@@ -34,7 +36,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
         _CREDENTIALS,
     ),
     (
-        ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException"),
+        _DENIED,
         MissingError,
         "builder iam TARGET prints the required policy",
     ),
@@ -60,9 +62,18 @@ class Account:
     Calls use the proxy of `network` for their endpoint, and trust its CAs in addition to the default ones.
     """
 
-    def __init__(self, environment: Mapping[str, str], *, region: str, network: Network = DIRECT) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        region: str,
+        network: Network = DIRECT,
+        appear_s: float | None = None,
+    ) -> None:
         self.environment = environment
         self.region = region
+        # EC2 may not list a new resource for so long.
+        self.appear_s = appear_s if appear_s is not None else 0.0 if self.is_on_this_machine else _APPEAR_S
         self._network = network
         self._opening = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
@@ -197,6 +208,11 @@ class Account:
                     return None
                 raise
         return next(iter(found["Images"]), None)
+
+
+def is_denied(error: Exception) -> bool:
+    """True if AWS did not authorize a call; also for the FactoryError of such a call."""
+    return any(code_of(each) in _DENIED for each in (error, error.__cause__) if isinstance(each, Exception))
 
 
 def code_of(error: Exception) -> str:

@@ -87,9 +87,20 @@ def source_networks(account: Account, settings: AwsSettings) -> tuple[str, ...]:
         return settings.source_cidrs
     if account.is_on_this_machine:
         return (_LOOPBACK,)
-    if settings.public_address:
+    if settings.ssh_interface in ("", "public_ip") and has_public_address(account, settings):
         raise no_source_networks("the public address of this host is unknown")
     return (f"{_own_address()}/32",)
+
+
+def has_public_address(account: Account, settings: AwsSettings) -> bool:
+    """True if instances get a public address: as the site decides, else as their subnet is set."""
+    if settings.public_address is not None:
+        return settings.public_address
+    default = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
+    wanted = {"SubnetIds": [settings.subnet]} if settings.subnet else default
+    with calling_aws("describing the subnet of build instances"):
+        found = account.client("ec2").describe_subnets(**wanted)["Subnets"]
+    return any(subnet["MapPublicIpOnLaunch"] for subnet in found)
 
 
 def no_source_networks(reason: str) -> UsageError:
@@ -119,8 +130,18 @@ def _permission(account: Account, settings: AwsSettings) -> Resource:
     }
 
 
-def delete(account: Account, region: str, group: str, *, cancelled: threading.Event | None = None) -> bool:
-    """Delete a group; return False if an instance, even a terminated one, uses it until the timeout."""
+def delete(
+    account: Account,
+    region: str,
+    group: str,
+    *,
+    cancelled: threading.Event | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> bool:
+    """Delete a group; return False if an instance, even a terminated one, uses it until the timeout.
+
+    `meanwhile` is called whenever the group is found in use.
+    """
     ec2 = account.client("ec2", region)
 
     def is_gone() -> bool:
@@ -128,6 +149,7 @@ def delete(account: Account, region: str, group: str, *, cancelled: threading.Ev
             with ignoring("InvalidGroup.NotFound", "InvalidGroupId.NotFound"):
                 ec2.delete_security_group(GroupId=group)
             return True
+        meanwhile()
         return False
 
     return until(is_gone, timeout_s=_RELEASE_S, every_s=account.polling, cancelled=cancelled)

@@ -15,7 +15,7 @@ from builder.adapters.ami import janitor, plugins
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ami.permissions import UNTAGGED, changing, needs, policy
+from builder.adapters.ami.permissions import OLD_PACKER, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.aws import groups
@@ -35,8 +35,7 @@ from builder.pipeline import Search, Tools
 from builder.plan import find_flavour
 from builder.ports import Ledger
 
-# Shorter timeouts for rehearsals, which answer without delay.
-_REHEARSED_PATIENCE: Mapping[str, float] = {"appear_s": 2.0}
+_APPEAR_S = 2.0  # also where EC2 lists new resources at once
 
 
 class AmiLane(Lane):
@@ -153,9 +152,9 @@ class AmiLane(Lane):
         wanted = needs(plan, self._context.site.aws)
         return changing(wanted if publish else wanted & {"build", "group"})
 
-    def policy(self, plan: Plan, *, partition: str, tags_late: bool) -> Mapping[str, Any]:
+    def policy(self, plan: Plan, *, partition: str, old_packer: bool) -> Mapping[str, Any]:
         settings = self._context.site.aws
-        wanted = needs(plan, settings) | ({UNTAGGED} if tags_late else set())
+        wanted = needs(plan, settings) | ({OLD_PACKER} if old_packer else set())
         return policy(wanted, settings, partition=partition)
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
@@ -200,9 +199,11 @@ def open_publisher(
 ) -> AmiPublisher:
     """Return the publisher of a site's AMIs; publishing and copying require `run`."""
     settings = site.context.site.aws
-    shorter = _REHEARSED_PATIENCE if site.is_rehearsal else {}
     patience = Patience(
-        every_s=site.account.polling, copy_s=settings.wait_minutes * 60.0, cancelled=cancelled, **shorter
+        every_s=site.account.polling,
+        copy_s=settings.wait_minutes * 60.0,
+        appear_s=max(_APPEAR_S, site.account.appear_s),
+        cancelled=cancelled,
     )
     return AmiPublisher(
         account=site.account, settings=settings, run=run, patience=patience, say=say, force=force

@@ -80,10 +80,10 @@ class Lane(Protocol):
         del plan, publish
         return ()
 
-    def policy(self, plan: Plan, *, partition: str, tags_late: bool) -> Mapping[str, Any] | None:
+    def policy(self, plan: Plan, *, partition: str, old_packer: bool) -> Mapping[str, Any] | None:
         """Return the IAM policy for building and publishing; None if no account is needed.
 
-        `tags_late` adds permissions for versions of Packer that create images without tags.
+        `old_packer` adds permissions for versions of Packer that create images without tags.
         """
-        del plan, partition, tags_late
+        del plan, partition, old_packer
         return None

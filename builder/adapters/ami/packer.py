@@ -18,7 +18,8 @@ from builder.errors import BuildError, MissingError
 from packer import Packer as Arguments
 
 OLDEST = (1, 6, 6)
-_PLUGINS_SINCE = (1, 7, 0)
+_PLUGINS_SINCE = (1, 10, 0)
+_BUNDLED_SINCE = (1, 7, 0)
 _VALIDATE_S = 300.0
 # After SIGINT Packer needs time to terminate the instance and to delete its temporary resources.
 _ENDING = ((signal.SIGINT, 180.0), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
@@ -53,7 +54,7 @@ class Packer(Arguments):  # type: ignore[misc]
         self.vars: dict[str, str] = {}
 
     def version(self) -> tuple[int, ...]:
-        """Return Packer's version as numbers; raise MissingError if it is too old."""
+        """Return Packer's version as numbers; raise MissingError if it is not supported."""
         done = process.run([self._program, "version"], timeout_s=60, env=_environment({}))
         match = re.search(r"Packer v(\d+)\.(\d+)\.(\d+)", done.output)
         if match is None:
@@ -66,10 +67,15 @@ class Packer(Arguments):  # type: ignore[misc]
             raise MissingError(
                 f"Packer {words[0]} is too old: {words[1]} or newer is required", hint="builder doctor"
             )
+        if _BUNDLED_SINCE <= version < _PLUGINS_SINCE:
+            raise MissingError(
+                f"Packer {'.'.join(map(str, version))} uses the plugins that it contains, not locked ones",
+                hint="install Packer 1.10 or later: https://developer.hashicorp.com/packer/install",
+            )
         return version
 
     def needs_plugins(self) -> bool:
-        """True unless the plugins are part of the program, as before Packer 1.7."""
+        """True unless the plugins are part of the program, as in Packer 1.6."""
         return self.version() >= _PLUGINS_SINCE
 
     def validate(self, *, environment: Mapping[str, str]) -> None:

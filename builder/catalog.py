@@ -14,7 +14,7 @@ from builder.crosschecks import check
 from builder.errors import CatalogError
 from builder.inheritance import complete_stacks, complete_targets
 from builder.instances import read_instances
-from builder.launch import read_launch
+from builder.launch.section import read_launch
 from builder.model import (
     AmiShape,
     AmiSource,

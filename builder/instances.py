@@ -16,6 +16,9 @@ _FAMILY: Shape = {
     "family": (TEXT, False),
     "gpu_sm": (NUMBER, False),
     "memory_gib": (NUMBER, False),
+    "threads": (NUMBER, False),
+    "cores_per_process": (NUMBER, False),
+    "in_hyperpod": (FLAG, False),
     "boot_modes": (LIST, False),
     "source": (TEXT, True),
     "note": (TEXT, False),
@@ -24,11 +27,16 @@ _FAMILY: Shape = {
 _SIZE: Shape = {
     "count": (NUMBER, False),
     "vcpus": (NUMBER, False),
+    "ram_gib": (NUMBER, False),
+    "nvme_gb": (NUMBER, False),
+    "neuron_cores": (NUMBER, False),
     "efa": (NUMBER, False),
+    "efa_from": (NUMBER, False),
     "cards": (NUMBER, False),
     "gbps": (NUMBER, False),
     "nvswitch": (TEXT, False),
     "gdr": (FLAG, False),
+    "in_hyperpod": (FLAG, False),
     "dollars_per_hour": (PRICE, False),
 }
 

@@ -144,6 +144,7 @@ class Launch:
     """Command line of a training image on one machine, before the user's arguments.
 
     `mounts` has the path in the container for each name; the caller chooses the folder of the host.
+    `without` has the reason for each launcher that cannot start the program.
     """
 
     runner: str  # program that starts one process per accelerator, or "none"
@@ -151,6 +152,8 @@ class Launch:
     first_run: tuple[str, ...] = ()  # arguments of a short run that shows that the image works
     mounts: Mapping[str, str] = field(default_factory=dict)
     shared_memory_gib: int = 1
+    folder: str = "/opt/workload"  # working directory of the image, for services that do not read it
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,8 +207,15 @@ class Instance:
     memory_gib: int | None = None
     vcpus: int | None = None
     efa: int | None = None
+    efa_from: int = 0  # first network card with EFA
     cards: int | None = None
     gbps: int | None = None
+    ram_gib: int | None = None
+    threads: int = 2  # per core
+    nvme_gb: int = 0
+    neuron_cores: int | None = None
+    cores_per_process: int = 1  # NeuronCores
+    in_hyperpod: bool = True
     dollars_per_hour: float | None = None
     boot_modes: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ _FACTS = ("facts", "rule")
 _ARGUMENTS = re.compile(r"launch\.(command\[[1-9]\d*\]|first_run\[\d+\])")
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _URL = re.compile(r"https://[^\s\"'\\\[\]]+")
 PIN = re.compile(r"[A-Za-z0-9][\w.+:~-]*|\{\w+\}")
 
@@ -42,7 +43,7 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     },
     "targets": {"workload": _WORD},
     "profiles": {"workload": _WORD},
-    "launch": {"mounts": re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")},
+    "launch": {"mounts": _PATH, "folder": _PATH},
     "bootstrap": {
         "suite": re.compile(r"[a-z][a-z0-9-]*"),
         "packages": re.compile(r"[a-z0-9][a-z0-9+.:-]*"),

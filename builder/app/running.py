@@ -11,7 +11,7 @@ from builder.adapters.engine.client import LAYERS, Bind, Engine
 from builder.adapters.host.workspace import Run, Workspace
 from builder.app.interrupts import defer_signals, wait_for_all
 from builder.errors import Interrupted, MissingError, UsageError
-from builder.launch import command_line, flavour_option
+from builder.launch.section import command_line, flavour_option
 from builder.marks import RUN_LABEL
 from builder.model import Launch, Plan
 from builder.tables import did_you_mean

@@ -1,10 +1,13 @@
 """The launch section of a target: which values the catalog refuses, and the command line that follows."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from builder import catalog
 from builder.errors import CatalogError
-from builder.launch import command_line
+from builder.launch.section import command_line
 from builder.model import Launch
 from tests.support.repository import Repository
 
@@ -43,6 +46,8 @@ def test_section_becomes_part_of_the_target(repository: Repository) -> None:
         ('"/checkpoints" }', '"checkpoints" }', "launch.mounts"),
         ('"/checkpoints" }', '"/a/../../etc" }', "launch.mounts"),
         ("shared_memory_gib = 2", "shared_memory_gib = 0", "launch.shared_memory_gib: must be at least 1"),
+        ("shared_memory_gib = 2", 'without = { slrm = "no" }', "no launcher 'slrm' (did you mean 'slurm'?)"),
+        ("shared_memory_gib = 2", 'folder = "workload"', "launch.folder: 'workload' must match"),
         ("runner =", "runer =", "launch.runer: unknown key (did you mean 'runner'?)"),
     ],
 )
@@ -60,6 +65,13 @@ def test_section_without_a_workload_is_refused(repository: Repository) -> None:
     with pytest.raises(CatalogError) as caught:
         repository.load()
     assert caught.value.problems == ("targets/hello.toml: launch: needs a workload, whose program it starts",)
+
+
+def test_folder_is_the_working_directory_of_the_image(root: Path) -> None:
+    for target in catalog.load(root).targets.values():
+        if target.launch:
+            text = (root / "containers" / target.workload / "Dockerfile").read_text(encoding="utf-8")
+            assert re.findall(r"^WORKDIR (.*)$", text, re.MULTILINE)[-1] == target.launch.folder
 
 
 @pytest.mark.parametrize("name", ["cpu-ddp", "pytorch-fsdp"])

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -29,7 +29,7 @@ class Receipts:
         """Return the receipt of this plan; None if there is no receipt or if the checks have changed."""
         table = read(self._folder / plan.target.name / f"{plan.key}.json")
         try:
-            stored = _decode(_Stored, table)
+            stored = decode(_Stored, table)
         except ValueError:
             return None
         return _receipt(stored, plan) if stored.plan.checks == plan.checks else None
@@ -90,8 +90,13 @@ def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
 
 def newest(out: Path, target: str) -> dict[str, Any] | None:
     """Return the JSON of a target's newest receipt, or None."""
+    return next(all_of(out, target), None)
+
+
+def all_of(out: Path, target: str) -> Iterator[dict[str, Any]]:
+    """Return the JSON of a target's receipts that can be read, newest first."""
     paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: -path.stat().st_mtime)
-    return next((table for path in paths if (table := read(path))), None)
+    return (table for path in paths if (table := read(path)))
 
 
 def now() -> str:
@@ -134,7 +139,7 @@ def _parse(path: Path, kind: type) -> dict[str, Any]:
         raise ValueError("not a JSON object")
     if table.get("format") != FORMAT:
         raise ValueError(f"its format is {table.get('format')!r}")
-    _decode(kind, table)
+    decode(kind, table)
     return table
 
 
@@ -190,17 +195,17 @@ class _Stored:
     seconds: float = 0.0
 
 
-def _decode(kind: Any, value: Any) -> Any:
+def decode(kind: Any, value: Any) -> Any:
     """Convert a JSON value to the type `kind`; ignore unknown keys; raise ValueError if it does not fit."""
     if dataclasses.is_dataclass(kind):
         return _decode_object(kind, value)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return None if value is None else _decode(inner[0], value)
+        return None if value is None else decode(inner[0], value)
     if origin is tuple and isinstance(value, list):
-        return tuple(_decode(inner[0], item) for item in value)
+        return tuple(decode(inner[0], item) for item in value)
     if origin is Mapping and isinstance(value, dict):
-        return {key: _decode(inner[1], item) for key, item in value.items()}
+        return {key: decode(inner[1], item) for key, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind:
@@ -219,7 +224,7 @@ def _decode_object(kind: Any, value: Any) -> Any:
     ]
     if missing:
         raise ValueError(f"no key {missing[0]!r}")
-    return kind(**{name: _decode(field.type, value[name]) for name, field in fields.items() if name in value})
+    return kind(**{name: decode(field.type, value[name]) for name, field in fields.items() if name in value})
 
 
 def _receipt(stored: _Stored, plan: Plan) -> Receipt:

@@ -14,7 +14,7 @@ from builder.adapters.engine.client import Engine
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Work
 from builder.errors import UsageError
-from builder.launch import flavour_option
+from builder.launch.section import flavour_option
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools

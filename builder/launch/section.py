@@ -12,11 +12,24 @@ _SHAPE: Shape = {
     "first_run": (LIST, False),
     "mounts": (STRINGS, False),
     "shared_memory_gib": (NUMBER, False),
+    "folder": (TEXT, False),
+    "without": (STRINGS, False),
 }
 # Command line of each runner on one machine; {processes} is a number, or "gpu" for one process per GPU.
-_RUNNERS: Mapping[str, Sequence[str]] = {
+RUNNERS: Mapping[str, Sequence[str]] = {
     "torchrun": ("torchrun", "--standalone", "--nproc-per-node", "{processes}"),
+    "mpirun": ("mpirun", "--oversubscribe", "-np", "{processes}"),
     "none": (),
+}
+# Services that start jobs of an image, by their name for `builder launch --on`.
+LAUNCHERS: Mapping[str, str] = {
+    "slurm": "Slurm with pyxis",
+    "docker": "Docker on EC2 instances",
+    "kubernetes": "Kubernetes",
+    "batch": "AWS Batch",
+    "hyperpod-slurm": "SageMaker HyperPod with Slurm",
+    "hyperpod-eks": "SageMaker HyperPod with EKS",
+    "pcs": "AWS Parallel Computing Service",
 }
 
 
@@ -26,12 +39,15 @@ def read_launch(launch: Table, target: Table, file: str, problems: Problems) -> 
         problems.add(file, "launch", "needs a workload, whose program it starts")
     if not fits(launch, _SHAPE, file, "launch.", problems):
         return None
-    if launch["runner"] not in _RUNNERS:
-        problems.unknown(file, "launch.runner", "runner", launch["runner"], _RUNNERS)
+    if launch["runner"] not in RUNNERS:
+        problems.unknown(file, "launch.runner", "runner", launch["runner"], RUNNERS)
     if not launch["command"]:
         problems.add(file, "launch.command", "must not be empty")
     if launch.get("shared_memory_gib", 1) < 1:
         problems.add(file, "launch.shared_memory_gib", "must be at least 1")
+    for name in launch.get("without", {}):
+        if name not in LAUNCHERS:
+            problems.unknown(file, "launch.without", "launcher", name, LAUNCHERS)
     for key, reason in misfits("launch", launch):
         problems.add(file, f"launch.{key}", reason)
     return Launch(**tuples(launch))
@@ -39,7 +55,7 @@ def read_launch(launch: Table, target: Table, file: str, problems: Problems) -> 
 
 def command_line(launch: Launch, *, processes: str, arguments: Sequence[str]) -> list[str]:
     """Return the command line on one machine, followed by the user's arguments."""
-    runner = [word.format(processes=processes) for word in _RUNNERS[launch.runner]]
+    runner = [word.format(processes=processes) for word in RUNNERS[launch.runner]]
     return [*runner, *launch.command, *arguments]
 
 

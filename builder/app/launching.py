@@ -1,0 +1,198 @@
+"""Launch files from receipts: the published image, the settings of the rules for the EC2 type, the text."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.adapters.host import receipts
+from builder.app.context import Context
+from builder.errors import CheckError, IncompatibleError, MissingError, UsageError
+from builder.launch.files import LaunchFile, render
+from builder.launch.job import Image, Job, Wish, make_job
+from builder.launch.kubernetes import KINDS
+from builder.model import Instance, Publication, Report, Target
+from builder.stack.checking import check
+from builder.stack.derive import derive
+from builder.stack.judging import ANYWHERE
+from builder.stack.vocabulary import Value
+from builder.tables import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Named:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stack:
+    name: str
+    instances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    arch: str
+    flavour: _Named
+    stack: _Stack
+    layers: tuple[_Layer, ...]
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Recorded:
+    """JSON keys of a receipt that a launch file needs."""
+
+    run: str
+    created: str
+    plan: _Plan
+    report: Report | None
+    publications: tuple[Publication, ...]
+
+
+def launch_file(
+    context: Context, target: Target, instance: Instance, service: str, wish: Wish
+) -> tuple[Job, LaunchFile]:
+    """Return the job and its file, from the newest receipt of the context's flavour."""
+    launch = target.launch
+    if launch is None:
+        raise UsageError(
+            f"target '{target.name}' has no [launch] section, so it has no program to start",
+            hint=f"builder show {target.name}",
+        )
+    for name in wish.folders:
+        if name not in launch.mounts:
+            raise UsageError(
+                f"--mount {name}: target '{target.name}' has no mount"
+                f" '{name}'{did_you_mean(name, launch.mounts)}",
+                hint=f"mounts of {target.name}: {', '.join(launch.mounts) or 'none'}",
+            )
+    recorded = _newest(context, target, instance)
+    image = _image(context, target, recorded)
+    settings = _settings(context, recorded, instance)
+    job = make_job(image, launch, instance, settings, wish, service=service)
+    return job, render(service, job)
+
+
+def is_local(name: str) -> bool:
+    """Return True if an image is in a registry of this machine, from which no other machine can pull it."""
+    host = name.partition("/")[0].partition(":")[0]
+    return host == "localhost" or host.startswith("127.")
+
+
+def kind_of(target: Target, kind: str) -> str:
+    """Return the kind of the Kubernetes object; raise UsageError if the runner cannot be started by it."""
+    if target.launch is None:
+        return kind
+    kinds = KINDS[target.launch.runner]
+    if kind and kind not in kinds:
+        raise UsageError(
+            f"--as {kind}: the runner of target '{target.name}' is '{target.launch.runner}'"
+            f" (available: {', '.join(kinds)})",
+            hint=f"--as {kinds[0]}",
+        )
+    return kind or kinds[0]
+
+
+def text_of(job: Job, file: LaunchFile) -> str:
+    """Return the text of a launch file: YAML with its origin as comments, or JSON."""
+    if isinstance(file.content, str):
+        return file.content
+    if file.name.endswith(".json"):
+        return json.dumps(file.content, indent=2) + "\n"
+    import yaml
+
+    comments = "".join(f"# {line}\n" for line in job.header)
+    return comments + str(yaml.safe_dump(file.content, sort_keys=False, width=120))
+
+
+def _newest(context: Context, target: Target, instance: Instance) -> _Recorded:
+    """Return the newest receipt of the flavour, of the instance's architecture if there is one."""
+    out, flavour = context.workspace.out, context.flavour_of(target).name
+    option = f" --flavour {flavour}" if context.flavour else ""
+    found = [
+        recorded
+        for table in receipts.all_of(out, target.name)
+        if (recorded := _recorded(table)) and recorded.plan.flavour.name == flavour
+    ]
+    if not found:
+        raise MissingError(
+            f"no receipt of target '{target.name}', flavour '{flavour}', in {out / 'receipts'}",
+            hint=f"builder build {target.name}{option} --publish",
+            details="\n".join(receipts.unreadable(out, target.name)),
+        )
+    fitting = [recorded for recorded in found if recorded.plan.arch == instance.arch]
+    return max(fitting or found, key=lambda recorded: recorded.created)
+
+
+def _recorded(table: Mapping[str, Any]) -> _Recorded | None:
+    try:
+        recorded = receipts.decode(_Recorded, table)
+    except ValueError:
+        return None
+    return recorded if isinstance(recorded, _Recorded) else None
+
+
+def _image(context: Context, target: Target, recorded: _Recorded) -> Image:
+    option = f" --flavour {recorded.plan.flavour.name}" if context.flavour else ""
+    if recorded.report is None or not recorded.report.passed:
+        state = "failed" if recorded.report else "did not run"
+        raise CheckError(
+            f"the checks of the image of run {recorded.run} {state}",
+            hint=f"builder build {target.name}{option} --publish",
+        )
+    if not recorded.publications:
+        raise MissingError(
+            f"the image of run {recorded.run} is not published, so no node can pull it",
+            hint=f"builder build {target.name}{option} --publish",
+        )
+    names = [publication.name for publication in recorded.publications]
+    remote = [name for name in names if not is_local(name)]
+    return Image(
+        name=(remote or names)[-1],
+        target=target.name,
+        flavour=recorded.plan.flavour.name,
+        key=recorded.plan.layers[-1].key,
+        run=recorded.run,
+        created=recorded.created,
+        arch=recorded.plan.arch,
+        accelerator=_accelerator(context, target, recorded),
+        instances=recorded.plan.stack.instances,
+    )
+
+
+def _facts(context: Context, stack: str) -> dict[str, Value]:
+    return {**context.knowledge.stack_facts(stack), "kind": "container"}
+
+
+def _accelerator(context: Context, target: Target, recorded: _Recorded) -> str:
+    """Return the vendor of the accelerators that the stack has software for; "none" without any."""
+    stack = recorded.plan.stack.name
+    if stack not in context.knowledge.stacks:
+        raise MissingError(
+            f"the image of run {recorded.run} has stack '{stack}', which the catalog no longer has",
+            hint=f"builder build {target.name} --publish",
+        )
+    facts = derive(_facts(context, stack), context.knowledge)
+    return str(facts.get("accel", "none"))
+
+
+def _settings(context: Context, recorded: _Recorded, instance: Instance) -> tuple[str, ...]:
+    """Return the settings of the rules: as recorded, or, for a stack without types, those for the type."""
+    if recorded.plan.stack.instances:
+        return recorded.plan.settings.get(instance.name, ())
+    facts = {**_facts(context, recorded.plan.stack.name), "instance": instance.name}
+    result = check(context.knowledge, facts)
+    if result.errors:
+        rule = result.errors[0].rule
+        raise IncompatibleError(
+            f"{instance.name}: {rule.id}: {rule.why}",
+            hint=rule.fix or f"builder stack check {recorded.plan.stack.name} --set instance={instance.name}",
+        )
+    recorded_settings = recorded.plan.settings.get(ANYWHERE, ())
+    return tuple(dict.fromkeys([*recorded_settings, *(str(setting) for setting in result.settings)]))

@@ -1,0 +1,186 @@
+"""`builder launch TARGET`: prints the file that starts a published image on a cluster."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from builder.adapters.host.workspace import write_atomically
+from builder.app.context import (
+    Context,
+    add_flavour,
+    add_json,
+    add_targets,
+    find_one_target,
+    open_context,
+    parser,
+    print_json,
+)
+from builder.app.launching import is_local, kind_of, launch_file, text_of
+from builder.errors import UsageError, system_errors
+from builder.launch.files import KUBERNETES, SLURM
+from builder.launch.job import Wish
+from builder.launch.kubernetes import KINDS
+from builder.launch.section import LAUNCHERS
+from builder.model import Instance
+from builder.tables import did_you_mean
+
+_EXAMPLE = """\
+examples:
+  builder launch pytorch-fsdp --on slurm --instance p5.48xlarge --nodes 4 > train.sbatch
+  builder launch pytorch-fsdp --on kubernetes --as trainjob --instance p5.48xlarge --nodes 4 -o jobs
+  builder launch cpu-ddp --on slurm --instance hpc7a.96xlarge --nodes 2 -- --steps 200
+"""
+_MOST_NODES = 5000
+_FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
+
+
+def options() -> argparse.ArgumentParser:
+    found = parser(
+        "launch",
+        "Print the file that starts a published image on a cluster, from its newest receipt: image by digest,"
+        " environment by the rules, counts of the instance type. Arguments after -- go to the program.",
+    )
+    found.epilog = _EXAMPLE
+    found.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_targets(found)
+    add_flavour(found)
+    found.add_argument("--on", required=True, choices=tuple(LAUNCHERS), help="what starts the job")
+    found.add_argument("--instance", required=True, metavar="TYPE", help="EC2 type of the nodes")
+    found.add_argument("--nodes", type=_nodes, default=1, metavar="N", help="number of nodes (default: 1)")
+    found.add_argument(
+        "--processes",
+        type=_processes,
+        default=0,
+        metavar="N",
+        help="processes per node (default: one per GPU or NeuronCore; 1 on other types)",
+    )
+    found.add_argument(
+        "--as",
+        dest="kind",
+        choices=tuple(dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds)),
+        help="kind of the Kubernetes object (default: that of the runner)",
+    )
+    found.add_argument(
+        "--image",
+        choices=("registry", "squashfs"),
+        help="Slurm: pull the image on every node (default), or read a squashfs file in /fsx/images",
+    )
+    found.add_argument(
+        "--runtime",
+        choices=("pyxis", "none"),
+        help="Slurm: start a container (default), or the program of an unpacked image in $IMAGE_ROOT",
+    )
+    found.add_argument(
+        "--mount",
+        action="append",
+        default=[],
+        type=_mount,
+        metavar="NAME=FOLDER",
+        help="folder on the nodes for a mount of the target; on Kubernetes its first part is the claim"
+        " (default: /fsx/TARGET/NAME)",
+    )
+    found.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="write the file there and print its path"
+    )
+    add_json(found, "print the file, the image and the command that submits the file as JSON")
+    return found
+
+
+def run(argv: Sequence[str]) -> int:
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    parsed = options().parse_args(words[:at])
+    _require_matching(parsed)
+    context = open_context(parsed)
+    target = context.catalog.targets[find_one_target(context, parsed, verb="launch")]
+    wish = Wish(
+        nodes=parsed.nodes,
+        processes=parsed.processes,
+        kind=kind_of(target, parsed.kind or "") if parsed.on in KUBERNETES else "",
+        is_squashfs=parsed.image == "squashfs",
+        has_runtime=parsed.runtime != "none",
+        folders=dict(parsed.mount),
+        arguments=tuple(words[at + 1 :]),
+    )
+    job, file = launch_file(context, target, _instance(context, parsed.instance), parsed.on, wish)
+    if is_local(job.image.name) and not job.is_squashfs and job.has_runtime:
+        print(
+            f"note: {job.image.name} is in a registry of this machine; other nodes cannot pull it",
+            file=sys.stderr,
+        )
+    text = text_of(job, file)
+    path = parsed.output / file.name if parsed.output else None
+    if path:
+        with system_errors(UsageError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text)
+    if parsed.json:
+        result = {
+            "target": target.name,
+            "flavour": job.image.flavour,
+            "launcher": parsed.on,
+            "image": job.image.name,
+            "key": job.image.key,
+            "run": job.image.run,
+            "file": str(path or file.name),
+            "text": text,
+            "submit": file.submit,
+        }
+        print_json(parsed, result)
+    else:
+        print(path or text, end="\n" if path else "")
+    return 0
+
+
+def _require_matching(parsed: argparse.Namespace) -> None:
+    """Raise UsageError for an option that the chosen launcher does not read."""
+    for option, value, services in (
+        ("--as", parsed.kind, KUBERNETES),
+        ("--image", parsed.image, SLURM),
+        ("--runtime", parsed.runtime, SLURM),
+    ):
+        if value and parsed.on not in services:
+            raise UsageError(
+                f"{option} {value}: --on {parsed.on} does not read {option}",
+                hint=f"--on {services[0]}, or leave out {option}",
+            )
+    if parsed.runtime == "none" and parsed.image:
+        raise UsageError(
+            "--image has no effect with --runtime none, which starts an unpacked image",
+            hint="leave out --image, or --runtime none",
+        )
+
+
+def _instance(context: Context, name: str) -> Instance:
+    if name not in context.catalog.instances:
+        raise UsageError(
+            f"--instance {name}: no EC2 type '{name}' in catalog/instances.toml"
+            f"{did_you_mean(name, context.catalog.instances)}",
+            hint="add its counts to catalog/instances.toml, or choose a type of that file",
+        )
+    return context.catalog.instances[name]
+
+
+def _nodes(text: str) -> int:
+    return _number(text, most=_MOST_NODES)
+
+
+def _processes(text: str) -> int:
+    return _number(text, most=9999)
+
+
+def _number(text: str, *, most: int) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII) or int(text) > most:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {most}, not '{text}'")
+    return int(text)
+
+
+def _mount(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    if not name or not _FOLDER.fullmatch(folder) or ".." in PurePosixPath(folder).parts:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=FOLDER with an absolute path of letters, digits, '.', '_' and '-', not '{text}'"
+        )
+    return name, folder

@@ -1,0 +1,238 @@
+"""A job: a published image, its launch section, and the counts of an EC2 type, checked against each other.
+
+Pure. Raises IncompatibleError for what the instances or the launcher cannot do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from builder.errors import IncompatibleError
+from builder.launch.section import LAUNCHERS
+from builder.model import Instance, Launch
+
+PORT = 29500  # of torchrun's rendezvous
+_MEMORY_SHARE = 0.9  # of the instance's memory; the rest is for the operating system and agents
+# Libraries of the driver that a runtime adds to the container; its default lacks CUDA.
+_CAPABILITIES = ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """Published image that passed its checks, as its receipt describes it."""
+
+    name: str  # registry/repository@sha256:…
+    target: str
+    flavour: str
+    key: str
+    run: str
+    created: str
+    arch: str
+    accelerator: str  # nvidia, neuron or none
+    instances: tuple[str, ...] = ()  # EC2 types of its stack; () means any
+
+    @property
+    def repository(self) -> str:
+        return self.name.partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """Return the digest without `sha256:`."""
+        return self.name.rpartition(":")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """Options of the user; 0 processes means one per accelerator."""
+
+    nodes: int = 1
+    processes: int = 0
+    kind: str = ""  # of the Kubernetes object; "" means that of the runner
+    is_squashfs: bool = False
+    has_runtime: bool = True  # False: start the program from an unpacked image
+    folders: Mapping[str, str] = field(default_factory=dict)  # name of a mount → folder on the nodes
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """All values of a launch file."""
+
+    image: Image
+    launch: Launch
+    instance: Instance
+    nodes: int
+    processes: int  # per node
+    environment: Mapping[str, str]
+    unset: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    folders: Mapping[str, str]  # path in the container → folder on the nodes
+    kind: str
+    is_squashfs: bool
+    has_runtime: bool
+    arguments: tuple[str, ...]
+
+    @property
+    def gpus(self) -> int:
+        return self.instance.count or 0 if self.instance.accel == "nvidia" else 0
+
+    @property
+    def neuron_devices(self) -> int:
+        return self.instance.count or 0 if self.instance.accel == "neuron" else 0
+
+    @property
+    def efa(self) -> int:
+        """Return the EFA interfaces per node; a single node needs none."""
+        return self.instance.efa or 0 if self.nodes > 1 else 0
+
+    @property
+    def memory_mib(self) -> int:
+        return int((self.instance.ram_gib or 0) * 1024 * _MEMORY_SHARE)
+
+    @property
+    def devices(self) -> list[str]:
+        """Return the device files that a container needs besides GPUs."""
+        neuron = [f"/dev/neuron{i}" for i in range(self.neuron_devices)]
+        return neuron + [f"/dev/infiniband/uverbs{i}" for i in range(self.efa)]
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        return (*self.launch.command, *self.arguments)
+
+    @property
+    def header(self) -> list[str]:
+        """Return the origin of the file, one sentence per line."""
+        nodes = f"{self.nodes} node{'s' if self.nodes > 1 else ''}"
+        return [
+            f"{self.image.target} ({self.image.flavour}) on {nodes} of type {self.instance.name}.",
+            f"Written by builder launch from the receipt of run {self.image.run} ({self.image.created}).",
+            f"Image: {self.image.name}",
+            f"Key: {self.image.key}",
+        ]
+
+
+def make_job(
+    image: Image, launch: Launch, instance: Instance, settings: Sequence[str], wish: Wish, *, service: str
+) -> Job:
+    """Return the job; `settings` are those of the rules, as a plan lists them."""
+    if reason := obstacle(launch, service, nodes=wish.nodes):
+        raise IncompatibleError(
+            f"target '{image.target}' does not run on {LAUNCHERS[service]}: {reason}",
+            hint=f"choose another launcher: builder launch {image.target} --help",
+        )
+    if service.startswith("hyperpod") and not instance.in_hyperpod:
+        raise IncompatibleError(
+            f"SageMaker HyperPod has no instances of type {instance.name}",
+            hint="choose another type; catalog/instances.toml marks those that HyperPod lacks",
+        )
+    _require_fit(image, instance)
+    _require_facts(instance)
+    processes = wish.processes or (1 if launch.runner == "none" else processes_of(instance))
+    _require_processes(image, launch, instance, nodes=wish.nodes, processes=processes)
+    _require_memory(image, launch, instance)
+    return Job(
+        image=image,
+        launch=launch,
+        instance=instance,
+        nodes=wish.nodes,
+        processes=processes,
+        environment=_environment(instance, settings, processes),
+        unset=tuple(text.removeprefix("unset ") for text in settings if text.startswith("unset ")),
+        capabilities=tuple(
+            text.removeprefix("--cap-add=") for text in settings if text.startswith("--cap-add=")
+        ),
+        folders={
+            path: wish.folders.get(name, f"/fsx/{image.target}/{name}")
+            for name, path in launch.mounts.items()
+        },
+        kind=wish.kind,
+        is_squashfs=wish.is_squashfs,
+        has_runtime=wish.has_runtime,
+        arguments=wish.arguments,
+    )
+
+
+def obstacle(launch: Launch, service: str, *, nodes: int) -> str:
+    """Return why a launcher cannot start the program on this many nodes; "" if it can."""
+    if service in launch.without:
+        return launch.without[service]
+    if launch.runner == "mpirun" and nodes > 1 and service in ("docker", "batch"):
+        return "mpirun starts processes on other nodes through SSH servers, and it starts none"
+    return ""
+
+
+def processes_of(instance: Instance) -> int:
+    """Return the processes per node: one per GPU or NeuronCore of the runtime, one on other types."""
+    if instance.accel == "neuron":
+        return (instance.neuron_cores or 0) // instance.cores_per_process
+    return instance.count or 1
+
+
+def _require_fit(image: Image, instance: Instance) -> None:
+    if instance.arch != image.arch:
+        raise IncompatibleError(
+            f"image of run {image.run} is for {image.arch}, but {instance.name} is {instance.arch}",
+            hint=f"choose an {image.arch} type, or build '{image.target}' for {instance.arch}",
+        )
+    if instance.accel != image.accelerator:
+        names = {"nvidia": "NVIDIA GPUs", "neuron": "NeuronCores", "none": "CPUs"}
+        raise IncompatibleError(
+            f"flavour '{image.flavour}' of '{image.target}' is for {names[image.accelerator]}, but"
+            f" {instance.name} has {instance.accelerator if instance.accel != 'none' else 'no accelerator'}",
+            hint=f"choose another type or flavour: builder show {image.target}",
+        )
+    if image.instances and instance.name not in image.instances:
+        raise IncompatibleError(
+            f"flavour '{image.flavour}' of '{image.target}' does not support {instance.name}"
+            f" (supported: {', '.join(image.instances)})",
+            hint=f"builder show {image.target}",
+        )
+
+
+def _require_facts(instance: Instance) -> None:
+    for name in ("count", "vcpus", "ram_gib", "efa"):
+        if getattr(instance, name) is None:
+            raise IncompatibleError(
+                f"catalog/instances.toml: {instance.name}: {name} is unknown, and a launch file needs it",
+                hint=f"add {name} to {instance.name} in catalog/instances.toml",
+            )
+
+
+def _require_processes(
+    image: Image, launch: Launch, instance: Instance, *, nodes: int, processes: int
+) -> None:
+    most = instance.vcpus or 1 if instance.accel == "none" else processes_of(instance)
+    if processes > most:
+        noun = {"nvidia": "GPUs", "neuron": "NeuronCores of the runtime", "none": "vCPUs"}[instance.accel]
+        raise IncompatibleError(
+            f"--processes {processes}: {instance.name} has {most} {noun}", hint=f"--processes {most}"
+        )
+    if launch.runner == "none" and nodes * processes > 1:
+        raise IncompatibleError(
+            f"target '{image.target}' has the runner 'none', so it starts one process on one node",
+            hint="--nodes 1 --processes 1",
+        )
+
+
+def _require_memory(image: Image, launch: Launch, instance: Instance) -> None:
+    ram = instance.ram_gib or 0
+    if launch.shared_memory_gib > ram // 2:
+        raise IncompatibleError(
+            f"target '{image.target}' needs {launch.shared_memory_gib} GiB of shared memory;"
+            f" {instance.name} has {ram} GiB of memory in all",
+            hint=f"choose a larger type than {instance.name}",
+        )
+
+
+def _environment(instance: Instance, settings: Sequence[str], processes: int) -> dict[str, str]:
+    """Return the variables of the rules and those that a launcher owes to the container and its threads."""
+    pairs = [text.partition("=") for text in settings if "=" in text and text.split("=")[0].isidentifier()]
+    environment = {name: value for name, _, value in pairs}
+    if instance.accel == "nvidia":
+        environment.setdefault(*_CAPABILITIES)
+    if instance.accel == "none":
+        # torchrun sets OMP_NUM_THREADS to 1 for more than one process.
+        cores = (instance.vcpus or 1) // instance.threads
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    if instance.accel == "neuron":
+        environment.setdefault("NEURON_RT_VIRTUAL_CORE_SIZE", str(instance.cores_per_process))
+    return environment

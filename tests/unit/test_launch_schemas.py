@@ -1,0 +1,173 @@
+"""Launch files against the schemas of their services, and changed files that the schemas must refuse."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.app.context import Context
+from builder.launch.files import KUBERNETES
+from builder.launch.job import Wish
+from builder.launch.kubernetes import KINDS
+from tests.support.launch_schemas import aws_problems, kubernetes_problems
+from tests.support.launching import FLAVOURS, create_site, make_file
+
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
+    return create_site(tmp_path_factory.mktemp("launch"), root)
+
+
+def _document(
+    site: Context,
+    service: str,
+    kind: str = "",
+    *,
+    target: str = "trainer",
+    flavour: str = "p5",
+    nodes: int = 2,
+) -> Document:
+    content = make_file(site, target, flavour, service, Wish(nodes=nodes, kind=kind))[1].content
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.mark.parametrize("flavour", ["p5", "p6-b300", "trn2", "g5"])
+@pytest.mark.parametrize("service", KUBERNETES)
+def test_kubernetes_objects_are_valid(site: Context, flavour: str, service: str) -> None:
+    kinds = [("trainer", kind) for kind in KINDS["torchrun"]]
+    for target, kind in (*kinds, ("collectives", "mpijob")):
+        document = _document(site, service, kind, target=target, flavour=flavour)
+        assert list(kubernetes_problems(document)) == []
+        assert _resources(document) == _expected(site, flavour)
+
+
+def _expected(site: Context, flavour: str) -> set[str]:
+    """Return the resources that the nodes offer; a schema accepts any name of a resource."""
+    instance = site.catalog.instances[FLAVOURS[flavour][1]]
+    names = {"nvidia": "nvidia.com/gpu", "neuron": "aws.amazon.com/neuron", "none": "cpu"}
+    fabric = {"vpc.amazonaws.com/efa", "hugepages-2Mi"} if instance.efa else set()
+    return {"memory", names[instance.accel], *fabric}
+
+
+def _resources(value: Any) -> set[str]:
+    found: set[str] = set()
+    for key, entry in _items(value):
+        if key == "limits":
+            found |= set(entry)
+    return found
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        for entry in value:
+            yield from _items(entry)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield key, entry
+            yield from _items(entry)
+
+
+def _set(path: str, value: Any) -> Callable[[Document], None]:
+    """Return a function that sets the value at a dotted path; "DELETE" removes it."""
+
+    def change(document: Document) -> None:
+        *parents, last = [int(word) if word.isdigit() else word for word in path.split("/")]
+        inner: Any = document
+        for word in parents:
+            inner = inner[word]
+        if value == "DELETE":
+            del inner[last]
+        else:
+            inner[last] = value
+
+    return change
+
+
+POD = "spec/pytorchReplicaSpecs/Worker/template/spec"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "place"),
+    [
+        ("pytorchjob", _set("spec/elasticPolicy/maxRestart", 3), "$.spec.elasticPolicy"),
+        ("pytorchjob", _set("spec/nprocPerNode", 8), "$.spec.nprocPerNode"),
+        ("pytorchjob", _set("spec/pytorchReplicaSpecs/Worker/replicas", "2"), "Worker.replicas"),
+        ("pytorchjob", _set(f"{POD}/volumes/0/emptyDir/mediun", "Memory"), "Worker.template"),
+        ("pytorchjob", _set(f"{POD}/containers/0/name", "DELETE"), "Worker.template"),
+        ("pytorchjob", _set("kind", "PyTorchJobs"), "$"),
+        ("trainjob", _set("spec/trainer/numProcPerNode", "8"), "$.spec.trainer.numProcPerNode"),
+        ("trainjob", _set("spec/runtimeRef", "DELETE"), "$.spec"),
+        ("trainjob", _set("metadata/name", "Bad_Name"), "$"),
+        (
+            "jobset",
+            _set("spec/replicatedJobs/0/template/spec/completion", 2),
+            "s[0].template.spec",
+        ),
+        ("jobset", _set("spec/failurePolicy/restartStrategy", "Never"), "failurePolicy.restartStrategy"),
+        ("mpijob", _set("spec/slotsPerWorker", "8"), "$.spec.slotsPerWorker"),
+    ],
+)
+def test_changed_kubernetes_objects_are_refused(
+    site: Context, kind: str, change: Callable[[Document], None], place: str
+) -> None:
+    target = "collectives" if kind == "mpijob" else "trainer"
+    document = copy.deepcopy(_document(site, "kubernetes", kind, target=target))
+    assert list(kubernetes_problems(document)) == []
+    change(document)
+    problems = list(kubernetes_problems(document))
+    assert any(problem.partition(": ")[0].endswith(place) for problem in problems), problems
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_batch_definitions_are_valid(site: Context, flavour: str, nodes: int) -> None:
+    document = _document(site, "batch", flavour=flavour, nodes=nodes)
+    assert list(aws_problems("batch", "RegisterJobDefinition", document)) == []
+
+
+NODE = "nodeProperties/nodeRangeProperties/0/container"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (_set("nodeProperties/numNode", 2), 'Unknown parameter in nodeProperties: "numNode"'),
+        (_set("nodeProperties/numNodes", "2"), "Invalid type for parameter nodeProperties.numNodes"),
+        (_set("jobDefinitionName", "DELETE"), 'Missing required parameter in input: "jobDefinitionName"'),
+        (_set("type", "multi"), "$.type: 'multi' is not one of container, multinode"),
+        (_set(f"{NODE}/resourceRequirements/0/type", "CPU"), "resourceRequirements[0].type: 'CPU' is not"),
+        (_set(f"{NODE}/linuxParameters/devices/0/permissions", ["R"]), "devices[0].permissions[0]: 'R' is"),
+    ],
+)
+def test_changed_batch_definitions_are_refused(
+    site: Context, change: Callable[[Document], None], problem: str
+) -> None:
+    document = copy.deepcopy(_document(site, "batch"))
+    change(document)
+    problems = list(aws_problems("batch", "RegisterJobDefinition", document))
+    assert any(problem in text for text in problems), problems
+
+
+def test_hyperpod_has_the_marked_types(site: Context) -> None:
+    group = {
+        "InstanceGroupName": "workers",
+        "InstanceCount": 2,
+        "ExecutionRole": "arn:aws:iam::123456789012:role/x",
+        "LifeCycleConfig": {"SourceS3Uri": "s3://sagemaker-x/a", "OnCreate": "on_create.sh"},
+    }
+    for instance in site.catalog.instances.values():
+        cluster = {"ClusterName": "c", "InstanceGroups": [group | {"InstanceType": f"ml.{instance.name}"}]}
+        problems = list(aws_problems("sagemaker", "CreateCluster", cluster))
+        assert (problems == []) == instance.in_hyperpod, problems or instance.name
+
+
+def test_cpu_objects_ask_for_processors(site: Context) -> None:
+    for kind in KINDS["torchrun"]:
+        document = _document(site, "kubernetes", kind, flavour="cpu")
+        assert list(kubernetes_problems(document)) == []
+        assert _resources(document) == _expected(site, "cpu")

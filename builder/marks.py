@@ -13,6 +13,7 @@ SYSTEM_TAG = "factory:system"
 COMMIT_TAG = "factory:commit"
 SOURCE_TAG = "factory:source"  # on a copied AMI: the id of the original
 IMAGE_TAG = "factory:image"  # on a snapshot that is about to be deleted: the id of its AMI
+ARCHITECTURE_TAG = "factory:architecture"  # on a CloudFormation stack: the folder of its template
 
 # Labels of containers and images in the engine.
 RUN_LABEL = "factory.run"

@@ -37,6 +37,7 @@ class SiteAccount:
     """The account that builds a site's AMIs, with the SSH port and the source AMIs of its instances."""
 
     context: Context
+    services: tuple[str, ...] = ()  # that a rehearsal must serve besides its default ones
 
     @property
     def is_rehearsal(self) -> bool:
@@ -44,7 +45,7 @@ class SiteAccount:
 
     @cached_property
     def rehearsal(self) -> Rehearsal:
-        return ensure_up(self.context)
+        return ensure_up(self.context, services=self.services)
 
     @cached_property
     def account(self) -> Account:

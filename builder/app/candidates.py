@@ -12,6 +12,7 @@ from pathlib import Path
 from builder import tooling
 from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host import receipts
+from builder.app import architectures
 from builder.app.context import Context
 from builder.errors import FactoryError
 from builder.rehearsal import session
@@ -154,8 +155,13 @@ def _paths(typed: Typed) -> Iterator[Candidate]:
             yield f"{head}{path.name}{'/' if path.is_dir() else ''}", ""
 
 
+def _architectures(typed: Typed) -> Iterable[Candidate]:
+    return ((name, "") for name in architectures.names(typed.context.root))
+
+
 SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "AMI": _amis,
+    "ARCHITECTURE": _architectures,
     "COMPONENT": _components,
     "COMPONENT=VERSION": _versions,
     "FACT=VALUE": _facts,
@@ -179,6 +185,7 @@ FREE = frozenset(
     {
         "ARN",
         "DAYS",
+        "KEY=VALUE",
         "N",
         "NAME,…",
         "NAME=FOLDER",

@@ -26,6 +26,7 @@ VERBS = {
     "stack": "find versions that work together: list, show, check, solve, diff",
     "lock": "lock the digests of downloads: add, --update, --diff, --verify",
     "ami": "manage built AMIs: list, show, copy, share, deprecate, publish, retire",
+    "deploy": "manage CloudFormation stacks of architectures/: parameters, plan, apply, delete",
     "iam": "print the IAM policy for building and publishing a target",
     "config": "print the settings in force and where each comes from",
     "doctor": "check this machine and ask every server that the settings name",

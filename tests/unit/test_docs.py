@@ -11,7 +11,7 @@ from builder import catalog
 from builder.cli.main import VERBS, main
 
 MAX_PICTURE_BYTES = 120 * 1024
-VERBS_WITH_ACTIONS = ("init", "ami", "registry", "rehearse", "stack")
+VERBS_WITH_ACTIONS = ("init", "ami", "deploy", "registry", "rehearse", "stack")
 
 
 @pytest.fixture(scope="module")

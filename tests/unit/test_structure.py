@@ -12,6 +12,7 @@ LAZY_IMPORTS = {
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
     "builder.app.session": {"builder.app.production"},
     # moto takes seconds to load; signal handlers and the log must be ready before moto is imported.
+    "builder.rehearsal.ec2.backends": {"builder.rehearsal.stacks"},
     "builder.rehearsal.serve": {"builder.rehearsal.ec2.backends"},
     "builder.cli.main": {
         "builder",

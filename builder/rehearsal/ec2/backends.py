@@ -83,7 +83,7 @@ def serve(
     }
     with ExitStack() as stack:
         stack.enter_context(_environment(settings))
-        for owner, name, value in REPLACED:
+        for owner, name, value in (*REPLACED, *_further(services)):
             stack.enter_context(_replaced(owner, name, value))
         stack.callback(_clear_backends)
         Cloud.account = Parameters.account = account
@@ -95,6 +95,16 @@ def serve(
         gate = Gate(key=key, services=services, find_key=find_key)
         endpoint = stack.enter_context(_listening(gate))
         yield Served(endpoint=endpoint, registries=registries, gate=gate)
+
+
+def _further(services: Collection[str]) -> tuple[tuple[Any, str, Any], ...]:
+    """Return the replacements for services that a rehearsal serves on request."""
+    if "cloudformation" not in services:
+        return ()
+    # Loads the models of 30 services, which takes seconds.
+    from builder.rehearsal import stacks
+
+    return stacks.REPLACED
 
 
 @contextmanager

@@ -1,0 +1,115 @@
+"""The templates in `architectures/`: their names, their parameters, and values for them from receipts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.adapters.ami.publisher import Names
+from builder.adapters.host import receipts
+from builder.app.context import Context
+from builder.errors import MissingError, UsageError
+from builder.model import Target
+from builder.tables import did_you_mean
+
+_TEMPLATE = "template.yaml"
+# Parameter that takes the SSM parameter with the AMI of an image.
+IMAGE_PARAMETER = "ImageId"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """CloudFormation template of a folder; `parameters` has the default of each parameter, or None."""
+
+    name: str
+    text: str
+    parameters: Mapping[str, str | None]
+
+
+def load(root: Path, name: str) -> Architecture:
+    """Return a template of the repository; raise UsageError for an unknown name."""
+    known = names(root)
+    if name not in known:
+        raise UsageError(f"no architecture '{name}'{did_you_mean(name, known)}", hint="ls architectures")
+    text = (root / "architectures" / name / _TEMPLATE).read_text(encoding="utf-8")
+    table = parse(text).get("Parameters", {})
+    parameters = {
+        key: None if entry.get("Default") is None else str(entry["Default"]) for key, entry in table.items()
+    }
+    return Architecture(name=name, text=text, parameters=parameters)
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in (root / "architectures").glob(f"*/{_TEMPLATE}"))
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return a template as JSON values; short functions such as `!Ref X` become tables such as {"Ref": X}."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def construct(loader: Any, suffix: str, node: Any) -> dict[str, Any]:
+        if isinstance(node, yaml.ScalarNode):
+            value: Any = loader.construct_scalar(node)
+        elif isinstance(node, yaml.SequenceNode):
+            value = loader.construct_sequence(node, deep=True)
+        else:
+            value = loader.construct_mapping(node, deep=True)
+        return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
+
+    Loader.add_multi_constructor("!", construct)
+    loaded: dict[str, Any] = yaml.load(text, Loader)  # noqa: S506 (a subclass of SafeLoader)
+    return loaded
+
+
+def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str]:
+    """Return the parameters given as KEY=VALUE; raise UsageError for an unknown or a missing one."""
+    values = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"'{text}' is not KEY=VALUE", hint=f"parameters: {', '.join(architecture.parameters)}"
+            )
+        if key not in architecture.parameters:
+            raise UsageError(
+                f"architecture '{architecture.name}' has no parameter"
+                f" '{key}'{did_you_mean(key, architecture.parameters)}",
+                hint=f"parameters: {', '.join(architecture.parameters)}",
+            )
+        values[key] = value
+    missing = [
+        key for key, default in architecture.parameters.items() if default is None and key not in values
+    ]
+    if missing:
+        raise UsageError(
+            f"architecture '{architecture.name}' needs {', '.join(f'{key}=VALUE' for key in missing)}",
+            hint=f"see architectures/{architecture.name}/README.md",
+        )
+    return values
+
+
+def image_values(context: Context, architecture: Architecture, target: Target) -> dict[str, str]:
+    """Return the parameter that names the published AMI of a target's flavour."""
+    if IMAGE_PARAMETER not in architecture.parameters or target.ami is None:
+        raise UsageError(
+            f"architecture '{architecture.name}' takes no image of target '{target.name}'",
+            hint=f"see architectures/{architecture.name}/README.md",
+        )
+    flavour = context.flavour_of(target)
+    for table in receipts.all_of(context.workspace.out, target.name):
+        if table["plan"].get("flavour", {}).get("name") == flavour.name and table.get("publications"):
+            names = Names(
+                prefix=context.site.aws.parameters,
+                target=target.name,
+                system=flavour.system,
+                arch=str(table["plan"].get("arch", "")),
+                version="",
+            )
+            return {IMAGE_PARAMETER: names.moving}
+    raise MissingError(
+        f"no receipt of a published AMI of target '{target.name}', flavour '{flavour.name}'",
+        hint=f"builder build {target.name} --flavour {flavour.name} --publish",
+    )

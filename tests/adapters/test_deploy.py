@@ -1,0 +1,158 @@
+"""`builder deploy` in the rehearsed account: the stacks of bucket, vpc and batch, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.adapters.aws import stacks
+from builder.adapters.aws.account import Account
+from builder.app.account import SiteAccount
+from builder.cli.main import main
+from builder.rehearsal.gate import SERVICES
+from tests.support.rehearsal import EAST, Clients, RehearsedAccount, served
+from tests.support.rehearsed_account import environment
+
+IMAGE = "/image-factory/ami-batch-gpu/amazon-2023/latest/image_id"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsedAccount]:
+    services = (*SERVICES, "batch", "cloudformation", "logs", "s3")
+    with served(tmp_path_factory.mktemp("rehearsal"), services=services) as account:
+        yield account
+
+
+@pytest.fixture(scope="module")
+def account(cloud: RehearsedAccount) -> Account:
+    return Account(environment(cloud.endpoint), region=EAST)
+
+
+@pytest.fixture
+def deploy(
+    root: Path,
+    tmp_path: Path,
+    account: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> "Deploy":
+    for name in ("catalog", "ansible", "containers"):
+        (tmp_path / name).symlink_to(root / name)
+    shutil.copytree(root / "architectures", tmp_path / "architectures")
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(SiteAccount, "account", account)
+    return Deploy(tmp_path, capsys)
+
+
+class Deploy:
+    """`builder deploy` in a copy of the repository, with its exit code and output."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root, self._capsys = root, capsys
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = main(["deploy", *words, "--root", str(self.root)])
+        printed = self._capsys.readouterr()
+        return code, printed.out, printed.err
+
+
+def outputs(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def test_stacks_are_planned_applied_and_deleted(
+    deploy: Deploy, account: Account, cloud: RehearsedAccount
+) -> None:
+    code, out, err = deploy("plan", "bucket")
+    assert (code, "AWS::S3::Bucket" in out) == (0, True), err
+    assert stacks.find(account, "bucket") is None, "a plan leaves no stack"
+    code, out, err = deploy("apply", "bucket", "--yes")
+    assert code == 0, err
+    bucket = outputs(out)["BucketName"]
+    code, out, err = deploy("apply", "bucket", "NoncurrentDays=7", "--yes")
+    assert code == 0, err
+    assert deploy("delete", "bucket", "--yes")[0] == 0
+    assert stacks.find(account, "bucket") is None
+    aws = Clients(cloud.endpoint)
+    assert bucket in [found["Name"] for found in aws("s3").list_buckets()["Buckets"]], "the bucket is kept"
+    assert deploy("delete", "bucket", "--yes")[0] == 2
+
+
+def test_batch_stands_on_the_network_and_starts_the_published_ami(
+    deploy: Deploy, cloud: RehearsedAccount
+) -> None:
+    aws = Clients(cloud.endpoint)
+    code, out, err = deploy("apply", "vpc", "Zones=us-east-1a,us-east-1b,us-east-1c", "ZoneCount=3", "--yes")
+    assert code == 0, err
+    network = outputs(out)
+    assert len(network["PrivateSubnets"].split(",")) == 3
+    group = aws.ec2.describe_security_groups(GroupIds=[network["SecurityGroup"]])["SecurityGroups"][0]
+    for rules in (group["IpPermissions"], group["IpPermissionsEgress"]):
+        own = [pair["GroupId"] for rule in rules for pair in rule["UserIdGroupPairs"]]
+        assert own == [network["SecurityGroup"]], "EFA needs a rule within the group in both directions"
+    ami = aws.image(aws.run()["InstanceId"])
+    aws("ssm").put_parameter(Name=IMAGE, Value=ami, Type="String", DataType="aws:ec2:image")
+    code, out, err = deploy("apply", "batch", "InstanceType=p5.48xlarge", "--yes")
+    assert code == 0, err
+    found = outputs(out)
+    assert found["ImageId"] == ami
+    (version,) = aws.ec2.describe_launch_template_versions(LaunchTemplateId=found["LaunchTemplate"])[
+        "LaunchTemplateVersions"
+    ]
+    data = version["LaunchTemplateData"]
+    assert (data["ImageId"], len(data["NetworkInterfaces"])) == (ami, 32)
+    (queue,) = aws("batch").describe_job_queues()["jobQueues"]
+    (compute,) = aws("batch").describe_compute_environments()["computeEnvironments"]
+    assert queue["jobQueueArn"] == found["Queue"]
+    assert compute["computeResources"]["subnets"] == [network["PrivateSubnet"]]
+
+
+def test_a_template_with_other_resources_is_refused_with_their_types(
+    deploy: Deploy, account: Account
+) -> None:
+    path = deploy.root / "architectures/bucket/template.yaml"
+    resources = {name: {"Type": f"AWS::EKS::{name}"} for name in ("Cluster", "Nodegroup")}
+    path.write_text(json.dumps({"Resources": resources}))
+    code, out, err = deploy("plan", "bucket", "--stack", "other")
+    assert (code, out) == (4, "")
+    assert "The rehearsal has no resources of type AWS::EKS::Cluster, AWS::EKS::Nodegroup" in err
+    assert stacks.find(account, "other") is None
+
+
+def test_changes_are_made_only_with_consent(deploy: Deploy, account: Account) -> None:
+    code, out, err = deploy("apply", "bucket", "--stack", "unasked")
+    assert (code, out) == (2, "")
+    assert "stdin is not a terminal; pass --yes to confirm" in err
+    assert "AWS::S3::Bucket" in err, "the changes are shown first"
+    assert stacks.find(account, "unasked") is None
+
+
+def test_stacks_of_other_tools_are_left_alone(deploy: Deploy, cloud: RehearsedAccount) -> None:
+    body = json.dumps({"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}}})
+    Clients(cloud.endpoint)("cloudformation").create_stack(StackName="theirs", TemplateBody=body)
+    for words in (("plan", "bucket"), ("apply", "bucket", "--yes"), ("delete", "bucket", "--yes")):
+        code, _, err = deploy(*words, "--stack", "theirs")
+        assert code == 2
+        assert "stack 'theirs' was not made by builder deploy" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("ImageId=/nowhere", "Unable to fetch parameters [/nowhere] from parameter store"),
+        ("VpcStack=absent", "No export named absent-"),
+    ],
+)
+def test_a_stack_without_what_it_stands_on_is_refused(
+    deploy: Deploy, cloud: RehearsedAccount, account: Account, value: str, message: str
+) -> None:
+    aws = Clients(cloud.endpoint)
+    aws("ssm").put_parameter(Name=IMAGE, Value=aws.debian(), Type="String", Overwrite=True)
+    code, out, err = deploy("plan", "batch", value, "--stack", "alone")
+    assert (code, out) == (4, "")
+    assert message in err
+    assert "\nhint: " in err
+    assert stacks.find(account, "alone") is None

@@ -1,0 +1,194 @@
+"""CloudFormation templates of `architectures/`: cfn-lint, own policies, network cards, exported names."""
+
+import copy
+import ipaddress
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import catalog
+from builder.adapters.ami.publisher import Names
+from builder.app.architectures import IMAGE_PARAMETER, load, names, parse, values_of
+from builder.cli.main import main
+from builder.errors import UsageError
+from builder.marks import KEY_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
+from builder.site import AwsSettings
+from tests.support.cloudformation import Template, violations
+
+Table = dict[str, Any]
+
+
+def template(root: Path, name: str, **parameters: str) -> Template:
+    return Template(root / "architectures" / name / "template.yaml", **parameters)
+
+
+def test_cfn_lint_finds_nothing(root: Path) -> None:
+    from cfnlint.api import lint_file
+
+    found = [
+        match for name in names(root) for match in lint_file(root / "architectures" / name / "template.yaml")
+    ]
+    assert [f"{match.filename}:{match.linenumber}: {match.rule.id} {match.message}" for match in found] == []
+
+
+def test_templates_obey_the_policies(root: Path) -> None:
+    assert names(root)
+    assert {name: violations(template(root, name).table) for name in names(root)} == {
+        name: [] for name in names(root)
+    }
+
+
+def _own(name: str, resource: str, *keys: str, value: Any = None) -> tuple[str, str, Callable[[Table], None]]:
+    """Return a change that sets or, without a value, removes a key of a resource."""
+
+    def change(table: Table) -> None:
+        inner = table["Resources"][resource]
+        for key in keys[:-1]:
+            inner = inner[key]
+        if value is None:
+            del inner[keys[-1]]
+        else:
+            inner[keys[-1]] = value
+
+    return name, resource, change
+
+
+DATA = ("Properties", "LaunchTemplateData")
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "change"),
+    [
+        _own("bucket", "Bucket", "DeletionPolicy"),
+        _own("bucket", "Bucket", "Properties", "BucketEncryption"),
+        _own(
+            "bucket", "Bucket", "Properties", "PublicAccessBlockConfiguration", "BlockPublicAcls", value=False
+        ),
+        _own("vpc", "GroupIngress", "Properties", "CidrIp", value="0.0.0.0/0"),
+        _own("vpc", "Group", "Properties", "SecurityGroupIngress", value=[{"CidrIp": "0.0.0.0/0"}]),
+        _own("batch", "LaunchTemplate", *DATA, "MetadataOptions"),
+        _own("batch", "LaunchTemplate", *DATA, "MetadataOptions", "HttpTokens", value="optional"),
+        _own("batch", "LaunchTemplate", *DATA, "BlockDeviceMappings", value=[{"Ebs": {"VolumeSize": 1}}]),
+        _own("batch", "Logs", "UpdateReplacePolicy"),
+    ],
+)
+def test_policies_find_a_changed_resource(
+    root: Path, name: str, resource: str, change: Callable[[Table], None]
+) -> None:
+    table = copy.deepcopy(template(root, name).table)
+    change(table)
+    (found,) = violations(table)
+    assert found.startswith(f"{resource}: ")
+
+
+def test_every_network_card_with_efa_has_an_interface(root: Path) -> None:
+    found = catalog.load(root).instances
+    types = template(root, "batch").table["Parameters"]["InstanceType"]["AllowedValues"]
+    assert {"p4d.24xlarge", "p5.48xlarge", "p6-b200.48xlarge", "p6-b300.48xlarge"} <= set(types)
+    for name in types:
+        (own,) = template(root, "batch", InstanceType=name).resources("AWS::EC2::LaunchTemplate").values()
+        cards = own["LaunchTemplateData"]["NetworkInterfaces"]
+        instance = found[name]
+        assert [card["NetworkCardIndex"] for card in cards] == list(range(instance.cards or 0)), name
+        efa = [card for card in cards if card["InterfaceType"] in ("efa", "efa-only")]
+        assert len(efa) == instance.efa, name
+        assert efa[0]["NetworkCardIndex"] == instance.efa_from
+        assert [card["DeviceIndex"] for card in cards] == [0] + [1] * (len(cards) - 1)
+
+
+def test_a_reservation_replaces_the_placement_group(root: Path) -> None:
+    for reservation, key in (("", "Placement"), ("cr-0123456789abcdef0", "CapacityReservationSpecification")):
+        found = template(root, "batch", CapacityReservation=reservation)
+        (own,) = found.resources("AWS::EC2::LaunchTemplate").values()
+        data = {name for name, value in own["LaunchTemplateData"].items() if value != {"Ref": "AWS::NoValue"}}
+        assert data & {"Placement", "CapacityReservationSpecification"} == {key}
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_network_has_a_pair_of_subnets_in_each_zone(root: Path, count: int) -> None:
+    found = template(root, "vpc", ZoneCount=str(count), Zones="a,b,c,d,e,f")
+    subnets = found.resources("AWS::EC2::Subnet")
+    assert len(subnets) == 2 * count
+    networks = [ipaddress.ip_network(own["CidrBlock"]) for own in subnets.values()]
+    assert all(network.subnet_of(ipaddress.ip_network("10.0.0.0/16")) for network in networks)
+    assert not any(a.overlaps(b) for i, a in enumerate(networks) for b in networks[:i])
+    joined = found.value(found.table["Outputs"]["PrivateSubnets"]["Value"])["Fn::Join"][1]
+    assert len(joined) == count
+
+
+def test_imports_are_exported_by_the_network(root: Path) -> None:
+    exports = {name.replace("AWS::StackName", "VpcStack") for name in template(root, "vpc").exports()}
+    for name in names(root):
+        assert template(root, name).imports() <= exports, name
+
+
+def test_default_image_is_a_parameter_that_publishing_writes(root: Path) -> None:
+    written = set()
+    for target in catalog.load(root).targets.values():
+        for flavour in target.flavours.values():
+            tags = {TARGET_TAG: target.name, SYSTEM_TAG: flavour.system, STACK_TAG: "", KEY_TAG: ""}
+            written.add(Names.of(AwsSettings().parameters, tags, "x86_64").moving)
+    for name in names(root):
+        default = load(root, name).parameters.get(IMAGE_PARAMETER)
+        assert default is None or default in written, name
+
+
+def test_readme_names_every_output(root: Path) -> None:
+    for name in names(root):
+        text = (root / "architectures" / name / "README.md").read_text(encoding="utf-8")
+        assert [key for key in template(root, name).table["Outputs"] if f"`{key}`" not in text] == []
+
+
+def test_short_functions_become_tables() -> None:
+    text = "A: !Ref B\nC: !Sub ${X}/y\nD: !If [E, !GetAtt F.Arn, {G: 1}]\nH: !Condition I\n"
+    assert parse(text) == {
+        "A": {"Ref": "B"},
+        "C": {"Fn::Sub": "${X}/y"},
+        "D": {"Fn::If": ["E", {"Fn::GetAtt": "F.Arn"}, {"G": 1}]},
+        "H": {"Condition": "I"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("vcp", [], "no architecture 'vcp' (did you mean 'vpc'?)"),
+        ("vpc", [], "architecture 'vpc' needs Zones=VALUE"),
+        ("vpc", ["Zones"], "'Zones' is not KEY=VALUE"),
+        ("vpc", ["Zone=a"], "architecture 'vpc' has no parameter 'Zone' (did you mean 'Zones'?)"),
+    ],
+)
+def test_wrong_names_and_parameters_are_refused(
+    root: Path, name: str, given: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        values_of(load(root, name), given)
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_parameters_name_the_published_ami(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("catalog", "ansible", "containers", "architectures"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
+    words = ["deploy", "parameters", "batch", "ami-batch-gpu", "--root", str(tmp_path)]
+    assert main(words) == 3
+    assert "no receipt of a published AMI of target 'ami-batch-gpu'" in capsys.readouterr().err
+    receipt = {
+        "format": 1,
+        "plan": {"flavour": {"name": "amazon-2023"}, "arch": "x86_64"},
+        "artifact": {"reference": "ami-0123456789abcdef0"},
+        "publications": [{"name": "ami-0123456789abcdef0 in us-east-1"}],
+    }
+    path = tmp_path / "out/receipts/ami-batch-gpu/key.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(receipt))
+    assert main(words) == 0
+    value = "/image-factory/ami-batch-gpu/amazon-2023/latest/image_id"
+    assert json.loads(capsys.readouterr().out) == [{"ParameterKey": "ImageId", "ParameterValue": value}]
+    assert main(["deploy", "parameters", "bucket", "ami-batch-gpu", "--root", str(tmp_path)]) == 2

@@ -246,6 +246,7 @@ class Layer:
     inputs: Mapping[str, str]  # readable name → digest of each further input of the key
     components: tuple[str, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables of the image's configuration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

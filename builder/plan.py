@@ -115,7 +115,7 @@ def plan(
         components=resolved.components,
         capabilities=resolved.capabilities,
         versions=_versions(resolved),
-        layers=_layers(resolved),
+        layers=_layers(resolved, verdict.environment),
         checks=sources.checks,
         base_image=f"{resolved.system.image.rpartition(':')[0]}@{image}" if image else "",
         suites=tuple(_suites(resolved)),
@@ -265,23 +265,29 @@ def owner(variable: str, components: Iterable[str]) -> str:
     return max((name for name in components if variable.startswith(f"{name}_")), key=len, default="")
 
 
-def _layers(resolved: _Resolved) -> tuple[Layer, ...]:
-    """Return the base, one layer per component group, and the workload; each key covers the layers below."""
+def _layers(resolved: _Resolved, environment: Mapping[str, str]) -> tuple[Layer, ...]:
+    """Return the base, one layer per component group, and the workload; each key covers the layers below.
+
+    The first layer of components sets the environment of the image.
+    """
     layers = [_base_layer(resolved)]
     shared = {"runner": resolved.sources.runner, "capabilities": digest_of(resolved.capabilities)}
     for name, group in groupby(resolved.components, key=lambda c: resolved.catalog.components[c].layer):
         members = tuple(group)
         variables = {member: _variables(resolved, resolved.catalog.components[member]) for member in members}
+        own = environment if len(layers) == 1 and resolved.target.kind == "container" else {}
         layers.append(
             _layer(
                 name,
                 kind="components",
                 parent=layers[-1].key,
                 inputs=shared
+                | ({"environment": digest_of(own)} if own else {})
                 | {f"role {member}": resolved.sources.roles[member] for member in members}
                 | {f"variables of {member}": digest_of(variables[member]) for member in members},
                 components=members,
-                variables={key: value for own in variables.values() for key, value in own.items()},
+                variables={key: value for table in variables.values() for key, value in table.items()},
+                environment=own,
             )
         )
     if resolved.target.workload:

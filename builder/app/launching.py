@@ -194,5 +194,5 @@ def _settings(context: Context, recorded: _Recorded, instance: Instance) -> tupl
             f"{instance.name}: {rule.id}: {rule.why}",
             hint=rule.fix or f"builder stack check {recorded.plan.stack.name} --set instance={instance.name}",
         )
-    recorded_settings = recorded.plan.settings.get(ANYWHERE, ())
-    return tuple(dict.fromkeys([*recorded_settings, *(str(setting) for setting in result.settings)]))
+    found = [str(setting) for setting in result.settings if setting.kind != "image"]
+    return tuple(dict.fromkeys([*recorded.plan.settings.get(ANYWHERE, ()), *found]))

@@ -19,9 +19,10 @@ ANYWHERE = "*"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Settings by machine type, the messages of rules that warn, and the messages of rules with errors."""
+    """Settings by machine type, variables of the image, and messages of rules that warn or have errors."""
 
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
@@ -33,6 +34,7 @@ def judge(
     facts = _decided(knowledge, system, kind=kind, arch=arch)
     stated = {**knowledge.stack_facts(stack.name), **facts}
     settings: dict[str, tuple[str, ...]] = {}
+    environment: dict[str, str] = {}
     errors: list[str] = []
     warnings: dict[str, str] = {}
     for instance in stack.instances or (ANYWHERE,):
@@ -44,10 +46,12 @@ def judge(
         ]
         for finding in _about(knowledge, stack, {**stated, **on}, members, result):
             warnings[finding.rule.id] = _warning(finding)
-        if values := tuple(dict.fromkeys(str(setting) for setting in result.settings)):
+        environment |= {s.name: s.value for s in result.settings if s.kind == "image"}
+        jobs = (str(setting) for setting in result.settings if setting.kind != "image")
+        if values := tuple(dict.fromkeys(jobs)):
             settings[instance] = values
     texts = tuple(warnings[rule] for rule in sorted(warnings))
-    return Verdict(settings=settings, warnings=texts, errors=tuple(errors))
+    return Verdict(settings=settings, environment=environment, warnings=texts, errors=tuple(errors))
 
 
 def _about(

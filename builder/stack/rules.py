@@ -140,7 +140,7 @@ def all_of(truths: Iterable[Truth]) -> Truth:
 class Setting:
     """A setting of the image or the job: an environment variable, a sysctl, a module parameter."""
 
-    kind: str  # environment, unset, sysctl, modprobe, container
+    kind: str  # environment, image (environment of the image), unset, sysctl, modprobe, container
     name: str
     value: str = ""
     optional: bool = False

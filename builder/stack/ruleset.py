@@ -22,6 +22,7 @@ _RULE: Shape = {
     "basis": (TEXT, False),
     "date": (TEXT, False),
     "environment": (STRINGS, False),
+    "image": (STRINGS, False),
     "unset": (LIST, False),
     "sysctl": (STRINGS, False),
     "modprobe": (STRINGS, False),
@@ -143,7 +144,7 @@ def _settings(entry: Table) -> tuple[Setting, ...]:
     optional = entry.get("optional", False)
     pairs = [
         Setting(kind=kind, name=name, value=value, optional=optional)
-        for kind in ("environment", "sysctl", "modprobe")
+        for kind in ("environment", "image", "sysctl", "modprobe")
         for name, value in entry.get(kind, {}).items()
     ]
     names = [

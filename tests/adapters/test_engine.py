@@ -182,7 +182,14 @@ def test_all_requests_work_with_every_form_of_docker_host(
         container = engine.create(reference, command=["true"], network="none", labels={LABEL: image})
         try:
             assert [record["Id"] for record in engine.containers(f"{LABEL}={image}")] == [container]
-            stored = engine.commit(container, parent_config={}, labels={LABEL: image})
+            stored = engine.commit(
+                container,
+                parent_config={"Env": ["PATH=/bin"]},
+                labels={LABEL: image},
+                environment={"NAME": "a,b"},
+            )
+            config = (engine.inspect_image(stored) or {})["Config"]
+            assert set(config["Env"]) == {"PATH=/bin", "NAME=a,b"}
             assert [record.id for record in engine.labelled(f"{LABEL}={image}")] == [stored]
         finally:
             engine.remove_container(container)

@@ -204,3 +204,13 @@ def test_a_build_is_refused_before_it_looks_for_existing_layers(
     code, out, err = call(capsys, ruled, "build", "--target", "hello")
     assert (code, out) == (8, "")
     assert "FAB-01: It does not hold." in err
+
+
+def test_variables_of_the_image_belong_to_its_first_layer_of_components(ruled: Repository) -> None:
+    before = ruled.keys()
+    carried = 'image = { FABRIC_MODE = "soft" }'
+    rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)
+    planned = ruled.plan()
+    assert [dict(layer.environment) for layer in planned.layers] == [{}, {"FABRIC_MODE": "soft"}, {}, {}]
+    assert planned.settings == {}, "a job inherits them from the image"
+    assert {name for name, key in ruled.keys().items() if key != before[name]} == before.keys() - {"base"}

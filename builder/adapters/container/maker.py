@@ -218,6 +218,7 @@ class LayerMaker:
                 repository=LAYERS,
                 tag=layer.key,
                 labels=self._labels(layer),
+                environment=layer.environment,
                 parent_config=(self._engine.inspect_image(parent) or {}).get("Config") or {},
             )
 

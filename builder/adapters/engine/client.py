@@ -420,11 +420,13 @@ class Engine:
         repository: str | None = None,
         tag: str | None = None,
         labels: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
         parent_config: Mapping[str, Any] | None = None,
     ) -> str:
         """Store a container as an image and return its id.
 
-        With `parent_config` the image keeps the entrypoint, command and user of its parent.
+        With `parent_config` the image keeps the entrypoint, command, user and environment of its parent, and
+        gets labels and further variables.
         """
         more: dict[str, Any] = {}
         if parent_config is not None:
@@ -433,6 +435,7 @@ class Engine:
                 f"CMD {json.dumps(parent_config.get('Cmd') or [])}",
                 f"USER {parent_config.get('User') or '0'}",
                 *(f'LABEL "{key}"="{value}"' for key, value in (labels or {}).items()),
+                *(f'ENV {name}="{value}"' for name, value in (environment or {}).items()),
             ]
             # Without an explicit configuration, the engine stores the container's configuration, including
             # its host name.

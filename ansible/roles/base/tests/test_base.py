@@ -36,6 +36,15 @@ def test_session_has_utf8_locale(host, expected):
     assert wanted.lower().replace("-", "") in host.check_output("locale -a").lower().replace("-", "").split()
 
 
+def test_gpu_image_asks_for_devices_and_libraries(host, expected):
+    # enroot adds no GPU without the first variable; runtimes add no CUDA without compute in the second one.
+    has_cuda = any(name == "cuda" or name.startswith("nvidia-cuda-") for name in expected.versions)
+    if has_cuda and expected.capabilities.get("is_container"):
+        environment = host.environment()
+        assert environment.get("NVIDIA_VISIBLE_DEVICES") == "all"
+        assert {"compute", "utility"} <= set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(","))
+
+
 def test_session_keeps_its_own_locale(host):
     assert host.check_output("env LANG=C bash -lc 'echo $LANG'") == "C"
 

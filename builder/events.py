@@ -8,8 +8,11 @@ Event names:
 run.start      text: the command; fields: run, targets
 step.start     text: the title; fields: target, key
 step.task      text: the current task of the step (an Ansible task, a test)
+step.progress  fields: done, total, unit (checks or bytes)
 step.log       text: one line of a tool's output
-step.end       text: the reason of the outcome; fields: outcome, seconds, size_bytes, target
+step.end       text: the reason of the outcome; fields: outcome, seconds, size_bytes, target,
+               explained (the error of the run has the last lines of the log)
+run.estimate   fields: seconds, the duration of the run as far as earlier runs tell
 note           text: a message for the user
 run.end        text: "stopped" after an interrupt; fields: ok, seconds
 =============  ==========================================================================
@@ -28,6 +31,7 @@ from typing import Any
 from builder.errors import FactoryError, Interrupted, without_logins
 
 _LONGEST = 16_384  # characters of an event's text
+_EVERY_S = 1.0  # between two events about the progress of a transfer
 _RECORDED = 100  # log lines of a step that are kept in memory
 Scalar = str | int | float | bool | None
 
@@ -49,6 +53,13 @@ def shortened(text: str) -> str:
     return f"{text[:_LONGEST]}… ({cut} characters cut)" if cut > 0 else text
 
 
+OnBytes = Callable[[int, int], object]  # is called with the transferred bytes and all bytes
+
+
+def ignore_bytes(done: int, total: int) -> None:
+    """Report no progress."""
+
+
 class Recorder:
     """Subscriber that keeps a run's events in memory, but only the last log lines and tasks of each step."""
 
@@ -59,7 +70,7 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         self._count += 1
-        if event.name in ("step.log", "step.task"):
+        if event.name in ("step.log", "step.task", "step.progress"):
             last = self._last.setdefault((event.name, event.step), deque(maxlen=_RECORDED))
             last.append((self._count, event))
         else:
@@ -135,3 +146,19 @@ class Stream:
         """Raise the first exception of a subscriber; called by the thread that waits for the workers."""
         if self._failure is not None:
             raise self._failure
+
+
+class Meter:
+    """Emits the transferred bytes of a step, at most once per second and when all are transferred."""
+
+    def __init__(self, events: Stream, step: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._events = events
+        self._step = step
+        self._clock = clock
+        self._next_s = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = self._clock()
+        if done == total or now_s >= self._next_s:
+            self._next_s = now_s + _EVERY_S
+            self._events.emit("step.progress", step=self._step, done=done, total=total, unit="bytes")

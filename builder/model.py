@@ -325,6 +325,13 @@ class Check:
     seconds: float
     message: str = ""
 
+    @property
+    def reason(self) -> str:
+        """The first line of the message that pytest marks as the error, or the first line."""
+        lines = [line.strip() for line in self.message.splitlines()]
+        marked = (line[2:].strip() for line in lines if line.startswith("E "))
+        return next(marked, lines[0] if lines else "")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:

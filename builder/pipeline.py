@@ -5,7 +5,7 @@ Skipped steps report the reason. Depends on the interfaces in `ports`, not on th
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,12 @@ from builder.errors import (
     PublishError,
     system_errors,
 )
-from builder.events import Stream
+from builder.events import Meter, Stream
 from builder.lock import LOCK_PATH
-from builder.model import Artifact, Plan, Publication, Receipt, Report
+from builder.model import Artifact, Check, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
+
+_MOST_MESSAGES = 3  # of failed checks, in the error of a build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,8 @@ def check(plan: Plan, artifact: Artifact, checker: Checker, events: Stream) -> R
             f"{report.count(outcome)} {outcome}" for outcome in outcomes if report.count(outcome)
         )
         end.update(text=counts or "no check ran", outcome="passed" if report.passed else "failed")
+        if not report.passed:
+            end["explained"] = True  # by the error
     return dataclasses.replace(report, seconds=end["seconds"])
 
 
@@ -149,7 +153,7 @@ def require_locked(plans: Iterable[Plan], *, hint: str = "") -> None:
         raise IntegrityError(
             f"{LOCK_PATH}: {len(missing)} {noun} of this build missing or outdated: {missing[0]}",
             hint=f"{hint or '; '.join(_lock_commands(incomplete))}; then review: git diff {LOCK_PATH}",
-            details="\n".join(missing),
+            details="\n".join(missing) if len(missing) > 1 else "",
         )
 
 
@@ -163,17 +167,24 @@ def _lock_commands(plans: Iterable[Plan]) -> list[str]:
     return [f"builder lock {' '.join(targets)}{options}" for options, targets in names.items()]
 
 
-def refusal(plan: Plan, report: Report) -> CheckError:
-    """Return the error for a report that did not pass."""
+def refusal(plan: Plan, report: Report, *, most: int = _MOST_MESSAGES) -> CheckError:
+    """Return the error for a report that did not pass; it has the messages of at most `most` checks."""
+    name = plan.target.name
     failed = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name for check in failed[:3])
     skipped = f" ({len(report.checks)} skipped)" if report.checks else ""
     reason = f"{len(failed)} of {len(report.checks)} checks failed: {names}"
     return CheckError(
-        f"target '{plan.target.name}': {reason if failed else f'no check ran{skipped}'}",
-        hint=f"builder check {report.reference[:19]} --target {plan.target.name}",
-        details="\n\n".join(f"{check.name}\n{check.message}" for check in failed),
+        f"target '{name}': {reason if failed else f'no check ran{skipped}'}",
+        hint=_hint(name, report.reference, failed),
+        details="\n\n".join(f"{check.name}\n{check.message}" for check in failed[:most]),
     )
+
+
+def _hint(target: str, reference: str, failed: Sequence[Check]) -> str:
+    if not failed or not reference.startswith("sha256:"):  # `builder check` takes only images of the engine
+        return f"correct the components or their checks, then: builder build {target}"
+    return f"builder check {reference[:19]} --target {target} --only {failed[0].component} --details"
 
 
 def _publish(
@@ -181,7 +192,8 @@ def _publish(
 ) -> tuple[Publication, ...]:
     with _step(plan, "publish", events) as end:
         present = _published(earlier, publisher) if earlier else None
-        publication = present or publisher.publish(plan, artifact)
+        meter = Meter(events, f"{plan.target.name}/publish")
+        publication = present or publisher.publish(plan, artifact, meter)
         end.update(
             text=publication.name,
             outcome="present" if present else "pushed",

@@ -6,7 +6,7 @@ Pure: the plan depends only on the catalog, the sources and the lock, not on hos
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -327,6 +327,17 @@ def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
         return "a layer below it changed" if last["parent"] != layer.parent else "key format changed"
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f"changed: {', '.join(changed[:3])}{more}"
+
+
+def to_rebuild(plan: Plan, names: Collection[str]) -> dict[str, str]:
+    """Return the named layers of a plan and all layers on top of them, by key with the reason."""
+    found: dict[str, str] = {}
+    for layer in plan.layers:
+        if layer.name in names:
+            found[layer.key] = "requested by --rebuild"
+        elif found:
+            found[layer.key] = "a layer below it is rebuilt"
+    return found
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

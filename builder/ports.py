@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from builder.events import OnBytes
 from builder.lock import Answer, Entry, Want
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 
@@ -29,7 +30,7 @@ class Publisher(Protocol):
 
     def holds(self, publication: Publication) -> bool: ...
 
-    def publish(self, plan: Plan, artifact: Artifact) -> Publication: ...
+    def publish(self, plan: Plan, artifact: Artifact, on_bytes: OnBytes = ...) -> Publication: ...
 
 
 class LayerCache(Protocol):
@@ -37,7 +38,7 @@ class LayerCache(Protocol):
 
     def has(self, key: str) -> bool: ...
 
-    def fetch(self, key: str) -> bool:
+    def fetch(self, key: str, on_bytes: OnBytes = ...) -> bool:
         """Pull a layer that the cache has; return False if it is damaged, and then count it as missing."""
 
     def keep(self, key: str) -> None: ...

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from builder.app.examples import EXAMPLES, epilog
 from builder.errors import UsageError
+from builder.screen.text import wrap
 from builder.tables import did_you_mean
+
+_WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,10 @@ def _help(verb: str, purpose: str, actions: Mapping[str, Action]) -> str:
     return f"""\
 usage: builder {verb} ACTION [options]
 
-{purpose}
+{chr(10).join(wrap(purpose, _WIDTH))}
 
 {lines}
 
-  builder {verb} ACTION --help   options of one action"""
+  builder {verb} ACTION --help   options of one action
+
+{epilog(example for name in actions for example in EXAMPLES.get(f"{verb} {name}", ())[:1])}"""

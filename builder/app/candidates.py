@@ -14,6 +14,7 @@ from builder.adapters.engine.client import LAYERS, Engine
 from builder.adapters.host import receipts
 from builder.app import architectures
 from builder.app.context import Context
+from builder.app.runs import all_runs
 from builder.errors import FactoryError
 from builder.rehearsal import session
 from builder.stack.locking import names
@@ -66,6 +67,10 @@ def _systems(typed: Typed) -> Iterable[Candidate]:
 
 def _components(typed: Typed) -> Iterable[Candidate]:
     return ((component.name, component.summary) for component in typed.context.catalog.components.values())
+
+
+def _layers(typed: Typed) -> Iterable[Candidate]:
+    return ((name, "") for name in ("base", *typed.context.catalog.layers, "workload"))
 
 
 def _instances(typed: Typed) -> Iterable[Candidate]:
@@ -146,6 +151,11 @@ def _rehearsals(typed: Typed) -> Iterable[Candidate]:
     return ((name, "") for name in session.names(typed.context.workspace))
 
 
+def _runs(typed: Typed) -> Iterable[Candidate]:
+    runs = all_runs(typed.context.workspace)
+    return ((run.name, " ".join([run.command, *run.targets, run.state])) for run in runs)
+
+
 def _paths(typed: Typed) -> Iterator[Candidate]:
     """Yield the entries of the folder in `word`; the name of a folder ends in a slash."""
     word = typed.word
@@ -169,11 +179,13 @@ SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "FLAVOUR": _flavours,
     "FOLDER": _paths,
     "IMAGE": _images,
+    "LAYER": _layers,
     "NAME": _lock_names,
     "OS": _operating_systems,
     "PATH": _paths,
     "REGION": _regions,
     "REHEARSAL": _rehearsals,
+    "RUN": _runs,
     "STACK": _stacks,
     "SYSTEM": _systems,
     "TARGET": _targets,

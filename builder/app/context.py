@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
+from builder.app.examples import EXAMPLES, epilog
 from builder.arch import of_this_machine
 from builder.errors import CatalogError, UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock, Want
@@ -113,6 +114,16 @@ class Context:
         return [self.plan(name) for name in dict.fromkeys(names)]
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps each paragraph of a description or epilog; keeps indented lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            line if line.startswith(" ") else super(_HelpFormatter, self)._fill_text(line, width, indent)
+            for line in text.splitlines()
+        )
+
+
 class _Parser(argparse.ArgumentParser):
     """Argument parser that raises UsageError instead of printing its usage; options may follow arguments."""
 
@@ -129,7 +140,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
-    options = _Parser(prog=f"builder {verb}", description=description, allow_abbrev=False)
+    options = _Parser(
+        prog=f"builder {verb}",
+        description=description,
+        epilog=epilog(EXAMPLES.get(verb, ())),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
     options.set_defaults(command=verb)
     options.add_argument(
         "--root",

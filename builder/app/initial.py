@@ -117,6 +117,7 @@ def _target_toml(name: str, raw: Table, model: Target) -> str:
     ]
     if "workload" in raw:
         lines.append(f'workload = "{name}"')
+        lines += ["", _LAUNCH.rstrip()]
     if "flavours" in raw:
         own = {key: value for key, value in raw["flavours"][model.default.name].items() if key != "site"}
         lines += ["", f'[flavours."{model.default.name}"]', *(f"{key} = {_toml(own[key])}" for key in own)]
@@ -130,6 +131,13 @@ def _toml(value: object) -> str:
         return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
 
+
+_LAUNCH = """\
+# How `builder run` starts the program.
+[launch]
+runner = "none"
+command = ["python", "/opt/workload/main.py"]
+"""
 
 _DOCKERFILE = """\
 # The program on top of the component layers, which hold the packages of the stack and of requirements.lock in

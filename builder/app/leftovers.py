@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from builder.adapters.container.failed import prefix
 from builder.adapters.container.maker import sweep
-from builder.adapters.engine.client import LAYERS, Engine, Image
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image
 from builder.adapters.host.receipts import unreadable
 from builder.adapters.host.workspace import dead_runs, foreign_runs, forget_run, is_running, live_runs
 from builder.adapters.registry import local
@@ -21,7 +22,7 @@ from builder.app.context import Context
 from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
 from builder.catalog import require_sound
 from builder.errors import FactoryError
-from builder.marks import CHECKOUT_LABEL
+from builder.marks import CHECKOUT_LABEL, RUN_LABEL
 from builder.rehearsal import session
 
 KEPT_RUNS = 20
@@ -68,6 +69,7 @@ def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle:
             file=sys.stderr,
         )
     yield from _dead(context, engine)
+    yield from _kept_after_failures(context, engine)
     yield from _rehearsals(context, engine)
     yield from _accounts(context)
     yield from _runs(context, limits)
@@ -96,6 +98,20 @@ def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
 def _forget(context: Context, engine: Engine, run: str) -> None:
     sweep(engine, run)
     forget_run(context.workspace, run)
+
+
+def _kept_after_failures(context: Context, engine: Engine) -> Iterable[Leftover]:
+    """Yield the containers that `builder build --keep-failed` kept in this checkout."""
+    start = f"/{prefix(context.workspace)}"
+    for record in engine.containers(RUN_LABEL):
+        name, run = next(iter(record["Names"] or ()), ""), record["Labels"][RUN_LABEL]
+        if name.startswith(start) and not (context.workspace.scratch / run).exists():
+            yield Leftover(  # the run has ended: otherwise it is alive, or is removed as a whole
+                name=f"container {name.removeprefix('/')} of run {run}",
+                why="kept by --keep-failed",
+                size_bytes=0,
+                remove=partial(engine.remove_container, record["Id"]),
+            )
 
 
 def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
@@ -158,7 +174,10 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 
 
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
-    """Yield layers of this checkout that no plan uses; children first: the engine keeps their parents."""
+    """Yield layers of this checkout that no plan uses, and layers that a rebuild has replaced.
+
+    Children come first, because the engine keeps their parents.
+    """
     needed = set() if limits.everything else _needed_keys(context)
     images = {image.id: image for image in engine.images()}
     unneeded = {
@@ -171,14 +190,28 @@ def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftov
             and image.created < limits.before
         )
     }
+    unneeded |= _replaced(context, images, limits)
     held = _held(images, unneeded)
     for tag, image in sorted(unneeded.items(), key=lambda item: -item[1].created):
+        repository, _, name = tag.partition(":")
+        why = "--all" if limits.everything else "no target needs it"
         yield Leftover(
-            name=f"layer {tag.partition(':')[2][:12]}",
-            why="--all" if limits.everything else "no target needs it",
+            name=f"layer {name[:12]}",
+            why=why if repository == LAYERS else "replaced by --rebuild, or of a failed layer",
             size_bytes=0 if image.id in held else _own_bytes(image, images),
             remove=partial(engine.remove_image, tag),
         )
+
+
+def _replaced(context: Context, images: Mapping[str, Image], limits: Limits) -> dict[str, Image]:
+    """Return the images of this checkout that builds left for a cleanup, by tag."""
+    return {
+        tag: image
+        for image in images.values()
+        if image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout and image.created < limits.before
+        for tag in image.tags
+        if tag.startswith(f"{LEFTOVERS}:")
+    }
 
 
 def _held(images: Mapping[str, Image], removed: Collection[str]) -> set[str]:

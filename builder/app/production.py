@@ -18,6 +18,7 @@ from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.receipts import Receipts, now
 from builder.adapters.host.workspace import Run, Workspace, dead_runs, forget_run, open_run, write_atomically
 from builder.app.context import Context
+from builder.app.estimate import estimate_s
 from builder.app.interrupts import defer_signals, interruptible, wait_for_all
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.mirrors import mirrors_of
@@ -25,7 +26,7 @@ from builder.errors import FactoryError, Interrupted
 from builder.events import Event, Recorder, Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Tools, produce, report_reused
-from builder.screen.attempt import Attempt, attempt_after
+from builder.screen.attempt import Attempt, attempt_after, attempt_of
 from builder.screen.files import RunFiles
 from builder.screen.live import LiveTree
 from builder.screen.ndjson import JsonLines
@@ -40,12 +41,13 @@ def produce_all(
     context: Context,
     plans: Sequence[Plan],
     reused: Sequence[Receipt],
+    made: list[Receipt],
     *,
     lanes: Mapping[str, Lane],
     request: Request,
     cancelled: threading.Event,
-) -> list[Receipt]:
-    """Make the targets in parallel and return their receipts; raise the first error after all have ended."""
+) -> None:
+    """Make the targets in parallel and add their receipts to `made`; raise the first error at the end."""
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
     recorded = Recorder()
     outcomes: list[Receipt | FactoryError] = []
@@ -57,14 +59,16 @@ def produce_all(
             with working(context, "build", targets, request, recorded, cancelled=cancelled) as work:
                 for receipt in reused:
                     report_reused(receipt, work.events)
+                _estimate(context, plans, lanes, work)
                 for text in [text for plan in plans for text in (*warnings(plan), *unverified(plan))]:
                     work.events.emit("note", text=text)
                 outcomes = _produce(plans, lanes, work)
+                made += [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
                 _raise_first(outcomes, work.run)
         finally:
             for plan, outcome in zip(plans, outcomes, strict=False):
-                _write_report(context.root, work.run, plan, outcome, recorded.events)
-    return [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+                attempt = _attempt(context.root, work.run, plan, outcome, recorded.events)
+                write_report(work.run.folder, attempt, recorded.events)
 
 
 @contextmanager
@@ -110,6 +114,15 @@ def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
         first = errors[0]
         first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
+
+
+def _estimate(context: Context, plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> None:
+    """Emit how long the run will take, if earlier runs made all its steps."""
+    request = work.request
+    missing = {plan.target.name: lanes[plan.target.kind].missing_layers(plan, request) for plan in plans}
+    seconds = estimate_s(context.workspace.out, missing, publish=request.publish, jobs=request.jobs)
+    if seconds:
+        work.events.emit("run.estimate", seconds=seconds)
 
 
 def warnings(plan: Plan) -> list[str]:
@@ -185,24 +198,28 @@ def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], N
     return nullcontext(PlainLines(sys.stderr))
 
 
-def _write_report(
+def _attempt(
     root: Path, run: Run, plan: Plan, outcome: Receipt | FactoryError, events: Sequence[Event]
-) -> None:
-    attempt: Receipt | Attempt = (
-        outcome
-        if isinstance(outcome, Receipt)
-        else attempt_after(
-            outcome, plan=plan, events=events, run=run.name, created=now(), commit=commit_of(root)
-        )
+) -> Attempt:
+    if isinstance(outcome, Receipt):
+        return attempt_of(outcome)
+    return attempt_after(
+        outcome, plan=plan, events=events, run=run.name, created=now(), commit=commit_of(root)
     )
-    path = run.folder / f"report-{plan.target.name}.html"
+
+
+def write_report(folder: Path, attempt: Attempt, events: Sequence[Event]) -> Path | None:
+    """Write the HTML report of a run into its folder; return its path, or None if a failed run has none."""
+    path = folder / f"report-{attempt.plan.target.name}.html"
     try:
         write_atomically(path, render(attempt, events, environment=_environment()))
     except OSError as error:
-        if isinstance(outcome, Receipt):
+        if attempt.verdict == "ready":
             raise
-        # The build has failed already; its error must not be lost.
+        # The run has failed already; its error must not be lost.
         print(f"the report was not written: {path}: {error.strerror}", file=sys.stderr)
+        return None
+    return path
 
 
 def _environment() -> Mapping[str, str]:

@@ -88,7 +88,7 @@ def run_checks(machine: RoleMachine, plan: Plan, components: Sequence[str] = ())
         report = Report(reference=machine.container, checks=found, seconds=0.0)
         outcomes = ("passed", "failed", "skipped")
         text = ", ".join(f"{report.count(word)} {word}" for word in outcomes)
-        end.update(text=text, outcome="passed" if report.passed else "failed")
+        end.update(text=text, outcome="passed" if report.passed else "failed", explained=not report.passed)
     if not report.passed:
         failed = [check for check in found if check.outcome == "failed"]
         raise CheckError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from builder.adapters.host.receipts import Receipts, unreadable
 from builder.app.context import Context
 from builder.app.lanes.lane import Lane, Request
-from builder.app.lanes.table import open_lanes
+from builder.app.lanes.table import open_lanes, require_supported
 from builder.errors import Interrupted
 from builder.events import Stream
 from builder.model import Plan, Receipt
@@ -15,16 +15,23 @@ from builder.pipeline import find, report_reused, result
 from builder.screen.ndjson import JsonLines
 
 
-def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Receipt]:
-    """Return the receipts of all plans, in their order; make only missing targets."""
+def build(
+    context: Context, plans: Sequence[Plan], request: Request, finished: list[Receipt] | None = None
+) -> list[Receipt]:
+    """Return the receipts of all plans, in their order; make only missing targets.
+
+    If a target fails, its error is raised, and `finished` has the receipts of the others.
+    """
     for plan in plans:
         for problem in unreadable(context.workspace.out, plan.target.name):
             print(f"receipt not used: {problem}", file=sys.stderr)
     cancelled = threading.Event()
     lanes = open_lanes(context, plans, cancelled)
+    require_supported(lanes, plans, request)
     for kind, lane in lanes.items():
         lane.prepare(_of_kind(plans, kind), publish=request.publish)
-    found = _find(context, plans, lanes, publish=request.publish)
+    known = [plan for plan in plans if not any(layer.name in request.rebuild for layer in plan.layers)]
+    found = _find(context, known, lanes, publish=request.publish)
     missing = [plan for plan in plans if plan.target.name not in found]
     needed = {kind: lane for kind, lane in lanes.items() if _of_kind(missing, kind)}
     for kind, lane in needed.items():
@@ -34,8 +41,13 @@ def build(context: Context, plans: Sequence[Plan], request: Request) -> list[Rec
         # Imported late: threads, screens and makers are slow to load, and a reused build needs none.
         from builder.app.production import produce_all
 
-        produced = produce_all(context, missing, reused, lanes=needed, request=request, cancelled=cancelled)
-        found |= {receipt.plan.target.name: receipt for receipt in produced}
+        made: list[Receipt] = []
+        try:
+            produce_all(context, missing, reused, made, lanes=needed, request=request, cancelled=cancelled)
+        finally:
+            found |= {receipt.plan.target.name: receipt for receipt in made}
+            if finished is not None:
+                finished += [found[plan.target.name] for plan in plans if plan.target.name in found]
     elif request.as_json:
         _announce(reused, publish=request.publish)
     return [found[plan.target.name] for plan in plans]

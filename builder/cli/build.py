@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from builder.app.lanes.lane import Request
 from builder.app.lanes.table import open_lane, require_possible
 from builder.app.session import build
 from builder.cli import unchanged
-from builder.errors import CatalogError, IncompatibleError, IntegrityError, UsageError
+from builder.cli.plan import show_plans
+from builder.errors import CatalogError, FactoryError, IncompatibleError, IntegrityError, UsageError
 from builder.lock import LOCAL
 from builder.model import KINDS, Plan, Receipt
 from builder.pipeline import result
@@ -57,6 +59,19 @@ def options() -> argparse.ArgumentParser:
         action="store_true",
         help="with --publish: even if the stack's tag or a 'latest' parameter points to a newer image",
     )
+    found.add_argument(
+        "--rebuild",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="build a layer of containers again, and all layers on top of it; may be repeated",
+    )
+    found.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="keep the container of a failed layer, and print how to enter and remove it",
+    )
+    found.add_argument("--dry-run", action="store_true", help="build nothing; show what builder plan shows")
     add_site(found)
     return found
 
@@ -65,26 +80,46 @@ def run(argv: Sequence[str]) -> int:
     parsed = _parse(argv)
     context = open_context(parsed)
     plans = _plans(context, parsed)
-    for plan in plans:
-        require_parsable_checks(context.root, plan)
     request = Request(
         publish=parsed.publish,
         jobs=parsed.jobs,
         as_json=parsed.json,
         yes=parsed.yes,
         force=parsed.force,
+        rebuild=tuple(parsed.rebuild),
+        keep_failed=parsed.keep_failed,
     )
-    receipts = build(context, plans, request)
-    _show(context, receipts)
+    if parsed.dry_run:
+        return show_plans(context, plans, request)
+    for plan in plans:
+        require_parsable_checks(context.root, plan)
+    finished: list[Receipt] = []
+    try:
+        finished = build(context, plans, request, finished)
+    except FactoryError as error:
+        error.result = _tables(context, finished, parsed) or None
+        _show(context, finished)
+        _print_names(finished, parsed)
+        raise
+    _show(context, finished)
+    _print_names(finished, parsed)
     if parsed.json:
-        tables = [_as_json(context, receipt, publish=parsed.publish) for receipt in receipts]
-        print(envelope("build", result=tables, indent=None))
-    else:
+        print(envelope("build", result=_tables(context, finished, parsed), indent=None))
+    if not (parsed.publish or parsed.all or parsed.json or parsed.rebuild):
+        _record(argv, context, finished)
+    return 0
+
+
+def _print_names(receipts: Sequence[Receipt], parsed: argparse.Namespace) -> None:
+    if not parsed.json:
         for receipt in receipts:
             print(result(receipt, publish=parsed.publish))
-    if not (parsed.publish or parsed.all or parsed.json):
-        _record(argv, context, receipts)
-    return 0
+
+
+def _tables(
+    context: Context, receipts: Sequence[Receipt], parsed: argparse.Namespace
+) -> list[dict[str, Any]]:
+    return [_as_json(context, receipt, publish=parsed.publish) for receipt in receipts]
 
 
 def _record(argv: Sequence[str], context: Context, receipts: Sequence[Receipt]) -> None:
@@ -110,6 +145,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError(f"--jobs {parsed.jobs}: must be 1 to {_MOST_JOBS}", hint="builder build --help")
     if parsed.all and (parsed.targets or parsed.target):
         raise UsageError("builder build: --all excludes named targets", hint="builder build TARGET")
+    if parsed.dry_run and parsed.json:
+        raise UsageError(
+            "builder build: --dry-run excludes --json",
+            hint=shlex.join(["builder", "plan", "--json", *(parsed.targets or parsed.target or ["TARGET"])]),
+        )
     if parsed.kind and not parsed.all:
         raise UsageError(
             "builder build: --kind requires --all", hint=f"builder build --all --kind {parsed.kind}"
@@ -122,7 +162,8 @@ def _plans(context: Context, parsed: argparse.Namespace) -> list[Plan]:
     if parsed.all:
         return list(_possible(context, parsed.kind))
     plans = context.plans(find_targets(context, parsed, verb="build"))
-    require_possible(context, plans)
+    if not parsed.dry_run:  # which shows the plans before the reason
+        require_possible(context, plans)
     return plans
 
 

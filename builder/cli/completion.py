@@ -116,7 +116,8 @@ def complete(words: Sequence[str]) -> list[Candidate]:
         general = [("--help", "print the commands"), ("--version", "print the version")]
         return _beginning(word, general if word.startswith("-") else [*VERBS.items(), ("help", "print help")])
     if verb == "help":
-        return _beginning(word, list(VERBS.items()) if len(words) == 2 else [])
+        topics = [*VERBS.items(), ("--man", "print the manual page, for man -l -")]
+        return _beginning(word, topics if len(words) == 2 else [])
     if verb not in VERBS:
         return []
     module = import_module(f"builder.cli.{verb}")

@@ -26,12 +26,6 @@ from builder.launch.section import LAUNCHERS
 from builder.model import Instance
 from builder.tables import did_you_mean
 
-_EXAMPLE = """\
-examples:
-  builder launch pytorch-fsdp --on slurm --instance p5.48xlarge --nodes 4 > train.sbatch
-  builder launch pytorch-fsdp --on kubernetes --as trainjob --instance p5.48xlarge --nodes 4 -o jobs
-  builder launch cpu-ddp --on slurm --instance hpc7a.96xlarge --nodes 2 -- --steps 200
-"""
 _MOST_NODES = 5000
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 
@@ -42,8 +36,6 @@ def options() -> argparse.ArgumentParser:
         "Print the file that starts a published image on a cluster, from its newest receipt: image by digest,"
         " environment by the rules, counts of the instance type. Arguments after -- go to the program.",
     )
-    found.epilog = _EXAMPLE
-    found.formatter_class = argparse.RawDescriptionHelpFormatter
     add_targets(found)
     add_flavour(found)
     found.add_argument("--on", required=True, choices=tuple(LAUNCHERS), help="what starts the job")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from builder.app.context import (
+    SITES,
     Context,
     add_json,
     add_site_name,
@@ -14,11 +15,14 @@ from builder.app.context import (
     print_table,
 )
 from builder.errors import UsageError
+from builder.lock import LOCAL
 from builder.model import Flavour, Target
+from builder.plan import find_flavour
 
 _DESCRIPTION = (
     "List the targets. The column `locked` says whether catalog/lock.json has every download of the default"
-    " flavour; a build needs all of them, and `builder lock` adds the missing ones."
+    " flavour; a build needs all of them, and `builder lock` adds the missing ones. The columns `local` and"
+    " `aws` have the system of the default flavour for each site; `builder show` lists the flavours."
 )
 
 
@@ -41,9 +45,23 @@ def run(argv: Sequence[str]) -> int:
     elif parsed.json:
         print_json(parsed, [_as_json(context, target) for target in targets])
     else:
-        rows = [(t.name, t.kind, _locked(context, t), tuple(t.flavours), t.summary) for t in targets]
-        print_table(("target", "kind", "locked", "flavours", "summary"), rows)
+        rows = [(t.name, t.kind, _locked(context, t), *_systems(context, t), t.summary) for t in targets]
+        print_table(("target", "kind", "locked", *SITES, "summary"), rows)
     return 0
+
+
+def _systems(context: Context, target: Target) -> list[str]:
+    return [_system(context, target, site) or "-" for site in SITES]
+
+
+def _system(context: Context, target: Target, site: str) -> str:
+    """Return the system of a target's default flavour for a site; "" if the site cannot build one."""
+    try:
+        name = find_flavour(target, site=site).system
+    except UsageError:  # all its flavours are for another site
+        return ""
+    is_only_in_accounts = target.ami is not None and context.catalog.systems[name].bootstrap is None
+    return "" if site == LOCAL and is_only_in_accounts else name
 
 
 def _locked(context: Context, target: Target) -> str:
@@ -80,5 +98,6 @@ def _as_json(context: Context, target: Target) -> dict[str, Any]:
         "kind": target.kind,
         "summary": target.summary,
         "locked": default is not None and not unlocked[default.name],
+        "systems": {site: _system(context, target, site) or None for site in SITES},
         "flavours": flavours,
     }

@@ -32,15 +32,11 @@ from builder.tables import did_you_mean
 
 _JOBS = 8
 _SILENT_S = 10.0
-_EPILOG = """\
-examples:
-  builder lock my-target                  compile its requirements.in, lock what its default flavour downloads
-  builder lock ami-gpu --flavour ubuntu-24.04
-  builder lock --update debian-12 --diff
-
-exit codes: 0 the lock has everything that was asked for; 1 --diff: the lock would change; 2 requirements
-contradict each other or a stack; 3 the source of a missing entry cannot be reached; 7 a source differs from
-the lock, or --verify: an entry is missing"""
+_EXIT_CODES = (
+    "exit codes: 0 the lock has everything that was asked for; 1 --diff: the lock would change;"
+    " 2 requirements contradict each other or a stack; 3 the source of a missing entry cannot be reached;"
+    " 7 a source differs from the lock, or --verify: an entry is missing"
+)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -80,8 +76,7 @@ def options() -> argparse.ArgumentParser:
         " entries of these targets only. With --update: change the named entries only. Without both: add all"
         " missing entries, verify unverified ones, drop unreferenced ones.",
     )
-    found.epilog = _EPILOG
-    found.formatter_class = argparse.RawDescriptionHelpFormatter
+    found.epilog = f"{found.epilog}\n\n{_EXIT_CODES}"
     add_targets(found)
     found.add_argument(
         "--update",

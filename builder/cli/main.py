@@ -30,6 +30,7 @@ VERBS = {
     "iam": "print the IAM policy for building and publishing a target",
     "config": "print the settings in force and where each comes from",
     "doctor": "check this machine and ask every server that the settings name",
+    "logs": "list the runs of this checkout; print or follow the log of one",
     "clean": "list what builds left behind, and remove it",
     "registry": "run a registry on this machine: up, down, status",
     "rehearse": "emulate an AWS account on this machine: up, down, status, env",
@@ -52,7 +53,7 @@ _READING = {
     "ami list",
     "ami show",
 }
-_READING |= {"lock --diff", "rehearse env", "rehearse status", "registry status"}
+_READING |= {"logs", "lock --diff", "rehearse env", "rehearse status", "registry status"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +80,9 @@ def _run(words: list[str]) -> int:
     from builder.screen.streams import OutputLost
 
     try:
+        if words == ["help", "--man"]:
+            print(importlib.import_module("builder.cli.manual").manual())
+            return 0
         if words[:1] == ["help"] and len(words) > 1:
             words = [*words[1:], "--help"]
         if not words or words[0] in ("-h", "--help", "help"):
@@ -169,7 +173,8 @@ usage: builder VERB [options]
 
 {verbs}
 
-  builder VERB --help   options of one verb
+  builder VERB --help           options of one verb, with examples
+  builder help --man | man -l -   the manual page
   builder --version
 
 Start with: builder list, then builder build cpu-ddp"""

@@ -1,7 +1,8 @@
 """`builder plan`: shows what a build would make, reuse and download, and why."""
 
 import argparse
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builder.adapters.container.finder import EngineFinder, has_layer
@@ -21,11 +22,12 @@ from builder.app.context import (
     print_verdict,
 )
 from builder.app.golden import write_golden_plans
-from builder.app.lanes.table import open_lane, require_possible
+from builder.app.lanes.lane import Request
+from builder.app.lanes.table import open_lane, open_lanes, require_possible, require_supported
 from builder.errors import UsageError, with_result
 from builder.lock import LOCAL
 from builder.model import Layer, Plan
-from builder.plan import explain, to_json
+from builder.plan import explain, to_json, to_rebuild
 
 
 def options() -> argparse.ArgumentParser:
@@ -53,21 +55,35 @@ def run(argv: Sequence[str]) -> int:
     if parsed.write_golden:
         return _write_golden(context, parsed)
     plans = context.plans(find_targets(context, parsed, verb="plan"))
-    finder = EngineFinder(Engine())
-    states = {plan.target.name: _states(context, plan, finder) for plan in plans}
-    if parsed.json:
-        tables = [_as_json(context, plan, states[plan.target.name]) for plan in plans]
-        for plan, table in zip(plans, tables, strict=True):
-            if calls := _changing_calls(context, plan, publish=parsed.publish):
-                table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
-        with with_result(tables):
-            require_possible(context, plans)
-        print_json(parsed, tables)
-        return 0
-    for plan in plans:
-        _print(context, plan, states[plan.target.name], publish=parsed.publish)
+    if not parsed.json:
+        return show_plans(context, plans, Request(publish=parsed.publish))
+    tables = []
+    for plan, states in _with_states(context, plans):
+        table = _as_json(context, plan, states)
+        if calls := _changing_calls(context, plan, publish=parsed.publish):
+            table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
+        tables.append(table)
+    with with_result(tables):
+        require_possible(context, plans)
+    print_json(parsed, tables)
+    return 0
+
+
+def show_plans(context: Context, plans: Sequence[Plan], request: Request) -> int:
+    """Print what a request would build; then raise the error with which the build would refuse to start."""
+    require_supported(open_lanes(context, plans, threading.Event()), plans, request)
+    for plan, states in _with_states(context, plans, rebuild=request.rebuild):
+        _print(context, plan, states, publish=request.publish)
     require_possible(context, plans)
     return 0
+
+
+def _with_states(
+    context: Context, plans: Sequence[Plan], rebuild: Sequence[str] = ()
+) -> Iterator[tuple[Plan, list[tuple[str, str]]]]:
+    finder = EngineFinder(Engine())
+    for plan in plans:
+        yield plan, _states(context, plan, finder, to_rebuild(plan, rebuild))
 
 
 def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publish: bool) -> None:
@@ -112,13 +128,18 @@ def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[
     return open_lane(plan.target.kind, context).changing_calls(plan, publish=publish)
 
 
-def _states(context: Context, plan: Plan, finder: EngineFinder) -> list[tuple[str, str]]:
-    """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed."""
+def _states(
+    context: Context, plan: Plan, finder: EngineFinder, due: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed.
+
+    `due` has the layers that are built even if they exist.
+    """
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
-    present = [has_layer(finder.images, layer) for layer in plan.layers]
+    present = [layer.key not in due and has_layer(finder.images, layer) for layer in plan.layers]
     top = max((i for i, exists in enumerate(present) if exists), default=-1)
     return [
-        ("build", explain(layer, before))
+        ("build", due.get(layer.key) or explain(layer, before))
         if i > top
         else ("reuse", "in this engine" if present[i] else "not needed: a later layer exists")
         for i, layer in enumerate(plan.layers)

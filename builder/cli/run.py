@@ -13,12 +13,6 @@ from builder.app.production import clear_dead
 from builder.app.running import Wish, image_of, run_image
 from builder.errors import UsageError
 
-_EXAMPLE = """\
-example:
-  builder run cpu-ddp -- --steps 200
-  builder run cpu-ddp --processes 4 --mount checkpoints=/data/ddp -- --steps 200 --checkpoint-every 50
-"""
-
 
 def options() -> argparse.ArgumentParser:
     found = parser(
@@ -26,8 +20,6 @@ def options() -> argparse.ArgumentParser:
         "Run the program of a built training image with the target's launcher, and the user and group of the"
         " caller. Arguments after -- go to the program. The exit code is that of the program.",
     )
-    found.epilog = _EXAMPLE
-    found.formatter_class = argparse.RawDescriptionHelpFormatter
     add_targets(found)
     add_flavour(found)
     found.add_argument(

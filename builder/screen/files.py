@@ -51,7 +51,9 @@ class RunFiles:
 
 
 def log_lines(event: Event) -> list[str]:
-    """Format an event as log lines: UTC time, step, text and fields."""
+    """Format an event as log lines: UTC time, step, text and fields; none for progress in numbers."""
+    if event.name == "step.progress":
+        return []
     moment = datetime.fromtimestamp(event.time_s, tz=UTC).isoformat(timespec="milliseconds")[11:23]
     prefix = f"{moment} [{event.step}] " if event.step else f"{moment} "
     if event.name == "step.log":

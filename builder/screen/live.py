@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from builder.events import Event
 from builder.screen.steps import Board, Row
-from builder.screen.text import STYLE_OF_OUTCOME, Look, cells, clip, duration, look, pad, size
+from builder.screen.text import STYLE_OF_OUTCOME, Look, cells, clip, duration, look, pad, roughly, size
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -120,7 +120,10 @@ def tree(board: Board, *, now_s: float, look: Look, width: int, height: int | No
     """Return the lines to draw: all rows, or those that fit in `height`, running rows first."""
     running = len(board.running)
     done = len(board.rows) - running
-    lines = [_ends(board.command, duration_now(now_s - board.started_s), width, "bold")]
+    elapsed_s = now_s - board.started_s
+    left_s = board.estimate_s - elapsed_s
+    left = f", {roughly(left_s)} left" if running and left_s > 0 else ""
+    lines = [_ends(board.command, duration_now(elapsed_s) + left, width, "bold")]
     notes = [[("! ", "warn"), (note, "")] for note in board.notes]
     if height is not None:
         notes = notes[-2:]
@@ -189,7 +192,7 @@ def _row(row: Row, *, now_s: float, look: Look, title_width: int) -> Line:
     if row.running:
         frames = _FRAMES[0 if look.unicode else 1]
         symbol, style = frames[int(now_s * _FRAMES_PER_S) % len(frames)], "work"
-        took, detail = duration_now(seconds), [(row.task, "")]
+        took, detail = duration_now(seconds), [(f"{row.progress} ".lstrip(), "work"), (row.task, "")]
     else:
         symbol, style = look.symbol(row.outcome), STYLE_OF_OUTCOME.get(row.outcome, "")
         took, detail = duration(seconds) if seconds else "", [(row.outcome, style)]

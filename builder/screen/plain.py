@@ -4,7 +4,7 @@ from typing import TextIO
 
 from builder.events import Event
 from builder.screen.steps import Board
-from builder.screen.text import clean, clock, duration, size
+from builder.screen.text import clean, clock, duration, roughly, size
 
 
 class PlainLines:
@@ -13,12 +13,15 @@ class PlainLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._board = Board()
+        self._quarters: dict[str, int] = {}  # of the bytes of each step
         self._writers = {
             "run.start": self._run_start,
+            "run.estimate": self._run_estimate,
             "run.end": self._run_end,
             "note": self._note,
             "step.start": self._step_start,
             "step.task": self._step_task,
+            "step.progress": self._step_progress,
             "step.end": self._step_end,
         }
 
@@ -37,6 +40,9 @@ class PlainLines:
         word = "done" if self._board.ok else clean(event.text) or "failed"
         self._line(event, word, f"run, {duration(took)}")
 
+    def _run_estimate(self, event: Event) -> None:
+        self._line(event, "", f"  {roughly(self._board.estimate_s)}, as earlier runs took")
+
     def _note(self, event: Event) -> None:
         self._line(event, "note", clean(event.text))
 
@@ -44,7 +50,17 @@ class PlainLines:
         self._line(event, "start", self._board.rows[event.step].full_title)
 
     def _step_task(self, event: Event) -> None:
-        self._line(event, "", f"  {self._board.rows[event.step].title}: {clean(event.text)}")
+        row = self._board.rows[event.step]
+        progress = f" ({row.progress})" if row.progress else ""
+        self._line(event, "", f"  {row.title}: {clean(event.text)}{progress}")
+
+    def _step_progress(self, event: Event) -> None:
+        """Write a line for each quarter of a transfer; the progress of checks is in the lines of tasks."""
+        row = self._board.rows[event.step]
+        quarter = 4 * row.done // row.total if row.total else 0
+        if row.unit == "bytes" and quarter > self._quarters.get(event.step, 0):
+            self._quarters[event.step] = quarter
+            self._line(event, "", f"  {row.title}: {row.progress}")
 
     def _step_end(self, event: Event) -> None:
         row = self._board.rows[event.step]

@@ -47,7 +47,7 @@ def render(
         _header(attempt),
         sections.problem(attempt, board),
         _figures(attempt, board),
-        sections.layers(attempt),
+        sections.layers(attempt) if attempt.layers or attempt.error else None,
         sections.timeline(board, attempt.plan),
         sections.checks(attempt.report),
         sections.publications(attempt),
@@ -99,9 +99,10 @@ def _figures(attempt: Attempt, board: Board) -> Markup:
     counts["not reached"] = len(layers_of(attempt.plan)) - len(attempt.layers)
     rest = ", ".join(f"{number} {word}" for word, number in counts.items() if number and word != "built")
     figures = [
-        _figure("Time", duration(seconds), f"for {count(len(board.rows), 'step')}" if board.rows else ""),
-        _figure("Layers built", str(counts["built"]), rest),
+        _figure("Time", duration(seconds), f"for {count(len(board.rows), 'step')}" if board.rows else "")
     ]
+    if attempt.layers or attempt.error:
+        figures.append(_figure("Layers built", str(counts["built"]), rest))
     if total:
         figures.append(_figure("Size", size(total), f"in {count(len(attempt.layers), 'layer')}"))
     if attempt.report:

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from builder.events import Event, Scalar
-from builder.screen.text import clean
+from builder.screen.text import clean, size
 
 TAIL_LINES = 15
 # The look-up of something that exists takes no time worth a figure, unless another build makes it meanwhile.
@@ -27,6 +27,18 @@ class Row:
     outcome: str = ""
     reason: str = ""
     size_bytes: int = 0
+    done: int = 0
+    total: int = 0  # 0: unknown
+    unit: str = ""  # of `done`: checks or bytes
+
+    @property
+    def progress(self) -> str:
+        """Return how far the step is: "43/117 checks" or "120 MB of 427 MB"; "" if it does not say."""
+        if not self.unit or not self.total:
+            return ""
+        if self.unit == "bytes":
+            return f"{size(self.done)} of {size(self.total)}"
+        return f"{self.done}/{self.total} {self.unit}"
 
     @property
     def running(self) -> bool:
@@ -51,6 +63,7 @@ class Board:
         self.command = ""
         self.started_s = 0.0
         self.last_s = 0.0
+        self.estimate_s = 0.0  # duration of the run as far as earlier runs tell; 0: unknown
         self.ok: bool | None = None
         self._tails: dict[str, deque[str]] = {}
 
@@ -97,6 +110,9 @@ class Board:
     def _run_end(self, event: Event) -> None:
         self.ok = event.fields.get("ok") is True
 
+    def _run_estimate(self, event: Event) -> None:
+        self.estimate_s = _number(event.fields.get("seconds"))
+
     def _note(self, event: Event) -> None:
         self.notes.append(clean(event.text))
 
@@ -113,12 +129,19 @@ class Board:
     def _step_task(self, event: Event) -> None:
         self.rows[event.step] = replace(self._row(event), task=clean(event.text))
 
+    def _step_progress(self, event: Event) -> None:
+        done, total = (int(_number(event.fields.get(name))) for name in ("done", "total"))
+        unit = _text(event.fields.get("unit"))
+        self.rows[event.step] = replace(self._row(event), done=done, total=total, unit=unit)
+
     def _step_log(self, event: Event) -> None:
         tail = self._tails.setdefault(event.step, deque(maxlen=TAIL_LINES))
         tail.extend(clean(line) for line in event.text.split("\n"))
 
     def _step_end(self, event: Event) -> None:
         row = self._row(event)
+        if event.fields.get("explained"):
+            self._tails.pop(event.step, None)
         seconds, outcome = event.fields.get("seconds"), _text(event.fields.get("outcome")) or "passed"
         took_s = event.time_s - row.started_s if seconds is None else _number(seconds)
         self.rows[event.step] = replace(
@@ -145,9 +168,11 @@ class Board:
 _READERS = {
     "run.start": Board._run_start,
     "run.end": Board._run_end,
+    "run.estimate": Board._run_estimate,
     "note": Board._note,
     "step.start": Board._step_start,
     "step.task": Board._step_task,
+    "step.progress": Board._step_progress,
     "step.log": Board._step_log,
     "step.end": Board._step_end,
 }

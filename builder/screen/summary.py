@@ -113,9 +113,8 @@ def _checks(report: Report | None, look: Look) -> list[str]:
     lines = [(", ".join(words) or "none") + look.paint(f" · {duration(report.seconds)}", "dim")]
     for check in report.checks:
         if check.outcome == "failed":
-            first = clean((check.message.splitlines() or [""])[0]).removeprefix("E ").strip()
             room = max(look.width - _LABEL_WIDTH - 6, 20)
-            what, *rest = wrap(f"{check.component}: {check.name}: {first}".rstrip(": "), room)
+            what, *rest = wrap(f"{check.component}: {check.name}: {clean(check.reason)}".rstrip(": "), room)
             lines += [look.paint(f"{look.symbol('failed')} {what}", "bad"), *(f"  {line}" for line in rest)]
     lines += [
         look.paint(f"{look.symbol('skipped')} {number} skipped: {why}", "dim")

@@ -1,5 +1,6 @@
 """Format text, numbers and colours for all screens, with the standard library only."""
 
+import math
 import os
 import re
 import unicodedata
@@ -106,6 +107,14 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def roughly(seconds: float) -> str:
+    """Format an estimated duration: about 50 s, about 3 min, about 2 h."""
+    if seconds < 55:
+        return f"about {max(math.ceil(seconds / 5), 1) * 5} s"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 100 else f"about {round(minutes / 60)} h"
 
 
 def clock(seconds: float) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from builder.adapters.ansible.playbook import ContainerSetup
 from builder.adapters.container import workload
+from builder.adapters.container.failed import FailedContainers
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine.client import Engine
 from builder.adapters.engine.network import Forwarder, open_network
@@ -217,7 +218,11 @@ RUN {wait}; echo processes: $n; cat {files} || true
     plan: Any = SimpleNamespace(target=SimpleNamespace(workload="x"))
     tag = f"{shell_image}-workload"
     labels = {RUN_LABEL: "x"}
-    workload.build(engine, context, plan, parent=shell_image, tag=tag, labels=labels, say=lines.append)
+    run: Any = None  # not used, as nothing is kept
+    failed = FailedContainers(engine, run, keep=False)
+    workload.build(
+        engine, context, plan, parent=shell_image, tag=tag, labels=labels, say=lines.append, failed=failed
+    )
     engine.remove_image(tag)
     (limit,) = (int(line) for line in lines if line.strip().isdigit())
     assert limit < engine.info()["MemTotal"]

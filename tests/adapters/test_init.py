@@ -152,6 +152,16 @@ def test_a_new_target_is_locked_and_moves_no_other_entry(repository: Repository,
     assert repository.plan("new").unlocked == ()
 
 
+def test_a_new_target_starts_its_program_with_builder_run(repository: Repository, capsys: Capture) -> None:
+    assert main(["init", "target", "new", "--root", str(repository.root)]) == 0
+    launch = repository.load().targets["new"].launch
+    assert launch is not None
+    assert (launch.runner, launch.command) == ("none", ("python", "/opt/workload/main.py"))
+    program = (repository.root / "containers/new/Dockerfile").read_text(encoding="utf-8")
+    assert "COPY new/src/ /opt/workload/" in program
+    assert (repository.root / "containers/new/src/main.py").is_file()
+
+
 def test_overwrites_no_file_that_is_there_already(repository: Repository, capsys: Capture) -> None:
     repository.write("containers/new/src/main.py", "print('mine')\n")
     before = files_of(repository.root)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.engine.client import LAYERS, Image
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Image
 from builder.adapters.host.workspace import Workspace, find_workspace, open_run
 from builder.adapters.registry import local
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
@@ -22,7 +22,7 @@ from builder.app.context import Context
 from builder.cli import clean
 from builder.cli.main import main
 from builder.errors import FactoryError
-from builder.marks import CHECKOUT_LABEL
+from builder.marks import CHECKOUT_LABEL, RUN_LABEL
 from tests.support.repository import Repository
 
 DAY_S = 86400.0
@@ -37,12 +37,19 @@ class FakeEngine:
         self._layers = dict(layers)
         self._diff_ids = diff_ids
         self.removed: list[str] = []
+        self.kept: list[dict[str, Any]] = []  # records of containers
 
     def layers(self) -> Mapping[str, Image]:
         return self._layers
 
     def images(self) -> list[Image]:
         return list(self._layers.values())
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        return [found for found in self.kept if label in found["Labels"]]
+
+    def remove_container(self, container: str) -> None:
+        self.removed.append(container)
 
     def inspect_image(self, reference: str) -> dict[str, Any]:
         return {"RootFS": {"Layers": self._diff_ids.get(reference, [])}}
@@ -221,6 +228,34 @@ def test_layers_below_an_image_with_another_tag_free_nothing(workspace: Workspac
         engine = FakeEngine(layers, {})
         engine.images = lambda user=user: [base, middle, user]  # type: ignore[method-assign, misc]
         assert f"{freed} would be freed" in call(engine=engine)[2]
+
+
+def test_removes_replaced_layers_and_containers_kept_after_a_failure(workspace: Workspace, call: Any) -> None:
+    labels = {CHECKOUT_LABEL: workspace.checkout}
+    replaced = dataclasses.replace(image(7, labels=labels), tags=(f"{LEFTOVERS}:{'7' * 32}",))
+    foreign = dataclasses.replace(image(8, labels={}), tags=(f"{LEFTOVERS}:{'8' * 32}",))
+    engine = FakeEngine({}, {})
+    engine.images = lambda: [replaced, foreign]  # type: ignore[method-assign]
+    start, ended = f"/factory-failed-{workspace.checkout}-", "20260101-000000-hello-aaaaaa"
+    engine.kept = [
+        {"Id": name * 64, "Names": names, "Labels": labels | {RUN_LABEL: run}}
+        for name, names, run in (
+            ("a", [f"{start}1"], ended),
+            ("b", [f"{start}2"], "in-progress"),
+            ("c", ["/mine"], ended),  # a user's container, which inherits the labels of its image
+            ("d", None, ended),
+        )
+    ]
+    running = workspace.folder("scratch") / "in-progress"
+    running.mkdir()
+    out = call(engine=engine)[1]
+    assert [line.partition("\t")[0] for line in out.splitlines()[1:]] == [
+        f"container {start.removeprefix('/')}1 of run {ended}"
+    ]
+    running.rmdir()
+    engine.kept = [record for record in engine.kept if record["Labels"][RUN_LABEL] != "in-progress"]
+    assert call("--yes", engine=engine)[0] == 0
+    assert engine.removed == ["a" * 64, f"{LEFTOVERS}:{'7' * 32}"]
 
 
 def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Workspace, call: Any) -> None:

@@ -127,7 +127,7 @@ def test_list_and_show_print_json(repository: Repository) -> None:
 def listed(repository: Repository, *words: str) -> list[str]:
     """Return the words of the row of `hello` in the output of `builder list`."""
     lines = call("list", *words, root=repository.root).stdout.splitlines()
-    assert lines[0].split()[:4] == ["target", "kind", "locked", "flavours"]
+    assert lines[0].split()[:4] == ["target", "kind", "locked", "local"]
     return lines[1].split()
 
 
@@ -184,12 +184,12 @@ def test_list_counts_the_downloads_of_an_aws_build_for_a_system_without_bootstra
     repository.relock()
     text = (repository.root / "catalog/lock.json").read_text()
     repository.write("catalog/lock.json", text.replace("/images/", "/others/"))
-    assert listed(repository)[1:4] == ["ami", "1", "missing"]
+    assert listed(repository)[1:6] == ["ami", "1", "missing", "-", "vendor-1"]
 
 
 def test_list_shows_a_target_without_a_flavour_for_the_site(repository: Repository) -> None:
     repository.replace("catalog/targets/hello.toml", 'stack = "plain-1"', 'stack = "plain-1"\nsite = "local"')
-    assert listed(repository)[2] == "yes"
+    assert listed(repository)[2:5] == ["yes", "tiny-1", "-"]
     assert listed(repository, "--site", "aws")[2:4] == ["no", "flavour"]
 
 

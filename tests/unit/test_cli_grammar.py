@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.container.finder import EngineFinder
+from builder.adapters.engine.client import Engine, Image
 from builder.app.context import Context, open_context
 from builder.app.lanes.ami import AmiLane
 from builder.cli import ami, build, lock, rehearse, stack
 from builder.cli.main import main
+from builder.marks import KEY_LABEL
 from tests.support.output import result_of
 from tests.support.repository import AMI, Repository, flavour
 
@@ -65,6 +67,9 @@ CONTRADICTIONS = [
     (["build", "--all", "--target", "hello"], "--all excludes named targets"),
     (["build", "hello", "--kind", "ami"], "--kind requires --all"),
     (["build", "hello", "-j", "99999999999999"], "--jobs 99999999999999: must be 1 to 1000"),
+    (["build", "hello", "--dry-run", "--json"], "--dry-run excludes --json\nhint: builder plan --json hello"),
+    (["build", "hello", "--rebuild", "sytem"], "--rebuild sytem: no such layer (did you mean 'system'?)"),
+    (["build", "hello", "--dry-run", "--rebuild", "x"], "(available: base, final, system, workload)"),
     (["plan", "--write-golden", ".", "--json"], "--write-golden excludes"),
     (["list", "--names", "--json"], "not allowed with argument"),
     (["lock", "--diff", "--verify"], "--verify and --diff exclude each other"),
@@ -156,6 +161,61 @@ def test_plan_is_printed_and_ends_like_the_build(
     site.write("site.toml", "[mirrors]\n")
     code, out, err = call(capsys, site, "plan", "hello")
     assert (code, "unknown section 'mirrors'" in err) == (2, True)
+
+
+def test_a_dry_run_is_the_plan(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = call(capsys, site, "plan", "hello", "helium")
+    assert call(capsys, site, "build", "hello", "helium", "--dry-run", "--jobs", "2", "--keep-failed") == plan
+    code, out, _ = call(capsys, site, "build", "--all", "--dry-run")
+    assert (code, "helium (plain" in out, "hello (plain" in out) == (0, True, True)
+    site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
+    assert call(capsys, site, "build", "hello", "--dry-run") == call(capsys, site, "plan", "hello")
+
+
+def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
+    site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {
+        layer.key: Image(id=layer.key, size_bytes=1, tags=(), labels={KEY_LABEL: layer.key}, created=1)
+        for layer in site.plan().layers
+    }
+    monkeypatch.setattr(EngineFinder, "images", images)
+    out = call(capsys, site, "build", "hello", "--dry-run", "--rebuild", "final")[1]
+    states = {line.split("\t")[0]: line.split("\t")[3:] for line in out.splitlines() if line.count("\t") == 4}
+    assert states["base"] == states["system"] == ["reuse", "in this engine"]
+    assert states["final"] == ["build", "requested by --rebuild"]
+    assert states["workload"] == ["build", "a layer below it is rebuilt"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--rebuild", "image"], "target 'machine' is an AMI, which is built as a whole"),
+        (["--keep-failed"], "--keep-failed keeps containers, and target 'machine' is an AMI"),
+    ],
+)
+def test_an_ami_has_no_layers_to_rebuild_or_keep(
+    site: Repository, capsys: pytest.CaptureFixture[str], option: list[str], message: str
+) -> None:
+    text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
+    site.write("catalog/targets/machine.toml", text + AMI + flavour("tiny-1", "plain-1"))
+    site.relock()
+    code, _, err = call(capsys, site, "build", "machine", *option)
+    assert (code, message in err) == (2, True)
+
+
+def test_an_image_of_the_engine_is_not_checked_as_an_ami(
+    site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "inspect_image", lambda *_: {"Id": "sha256:1", "Config": {"Labels": None}})
+    text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
+    site.write("catalog/targets/machine.toml", text + AMI + flavour("tiny-1", "plain-1"))
+    site.relock()
+    code, out, err = call(capsys, site, "check", "x:1", "--target", "machine")
+    assert (code, out) == (2, "")
+    assert "target 'machine' is of kind ami, and 'x:1' is a container image\nhint: builder list" in err
+    assert "has no label factory.target" in call(capsys, site, "check", "x:1")[2]
+    assert "--only a b: must be one word" in call(capsys, site, "check", "x:1", "--only", "a b")[2]
 
 
 def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(

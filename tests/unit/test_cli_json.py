@@ -89,5 +89,7 @@ def test_refused_plan_has_the_plan_and_the_reason(
     repository.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
     assert main(["plan", "hello", "--json", "--root", str(repository.root)]) == 7
     text = capsys.readouterr().out
-    assert envelope_of(text)["error"]["details"]
+    error = envelope_of(text)["error"]
+    assert "requirements containers/hello/requirements.lock" in error["message"]
+    assert error["details"] == [], "a single missing download is named once"
     assert [plan["target"] for plan in result_of(text)] == ["hello"]

@@ -16,11 +16,13 @@ from builder.app.context import Context
 from builder.app.lanes import table
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
+from builder.cli.main import main
 from builder.errors import BuildError, Interrupted, MissingError
 from builder.events import Event
 from builder.model import Artifact, Check, LayerResult, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
+from tests.support.output import envelope_of
 from tests.support.repository import AMI, Repository, flavour
 
 TARGETS = ("hello", "second", "third")
@@ -164,6 +166,25 @@ def test_a_failing_target_does_not_stop_the_others(
     assert sorted(path.name for path in folder.glob("report-*.html")) == [
         f"report-{name}.html" for name in TARGETS
     ]
+
+
+def test_results_of_the_other_targets_are_printed_if_one_fails(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, is_json in ((["--json"], True), ([], False)):
+        lane = FakeLane(broken=["second"])
+        monkeypatch.setattr(table, "LANES", {"container": partial(_return, lane)})
+        capsys.readouterr()
+        assert main(["build", *TARGETS, *words, "--root", str(context.root)]) == 4
+        printed = capsys.readouterr()
+        assert ("hello is ready" in printed.err, "third is ready" in printed.err) == (True, True)
+        if is_json:
+            last = envelope_of(printed.out.splitlines()[-1])
+            assert last["error"]["message"] == "second is broken"
+            assert [result["target"] for result in last["result"]] == ["hello", "third"]
+        else:
+            keys = {plan.target.name: plan.key for plan in context.plans(TARGETS)}
+            assert printed.out.splitlines() == [keys["hello"], keys["third"]]
 
 
 class Pipe(io.StringIO):

@@ -17,6 +17,7 @@ from builder.adapters.ami.steps import AGAIN, AmiRef, Patience, Sharing
 from builder.adapters.aws.account import Account, Resource, calling_aws, specifications, tags_of
 from builder.adapters.host.workspace import Run
 from builder.errors import BuildError, PublishError
+from builder.events import OnBytes, ignore_bytes
 from builder.marks import KEY_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, Plan, Publication
 from builder.site import AwsSettings
@@ -93,7 +94,8 @@ class AmiPublisher:
             return False
         return not self._defect(ref, image)
 
-    def publish(self, plan: Plan, artifact: Artifact) -> Publication:
+    def publish(self, plan: Plan, artifact: Artifact, on_bytes: OnBytes = ignore_bytes) -> Publication:
+        del on_bytes  # EC2 does not say how far a copy is
         known = {
             TARGET_TAG: plan.target.name,
             KEY_TAG: plan.key,

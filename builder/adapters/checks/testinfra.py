@@ -5,6 +5,7 @@ through the fixture `expected` of `builder.adapters.checks.expected`.
 """
 
 import json
+import re
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -18,13 +19,17 @@ from builder.adapters.engine.client import Engine
 from builder.adapters.engine.limits import limits
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
-from builder.errors import BuildError, CheckError
+from builder.errors import BuildError, CheckError, UsageError
 from builder.events import Stream
 from builder.marks import RUN_LABEL
 from builder.model import Artifact, Check, Plan, Report
 from builder.sources import check_folders, require_same_checks
 
 _TIMEOUT_S = 1200
+# Lines of pytest: the number of checks, without those that -k leaves out, and the end of a check.
+_COLLECTED = re.compile(r"collected (\d+) items?(?:.* / (\d+) selected)?")
+_ENDED = re.compile(r"::\S+ (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b")
+_NO_CHECK = 5  # exit code of pytest
 # Variables that the process of the checks inherits.
 _KEPT = frozenset(
     {
@@ -52,12 +57,14 @@ class ImageChecker:
         root: Path,
         events: Stream,
         environment: Callable[[], dict[str, str]],
+        only: str = "",
     ) -> None:
         self._engine = engine
         self._run = run
         self._root = root
         self._events = events
         self._environment = environment
+        self._only = only
 
     def check(self, plan: Plan, artifact: Artifact) -> Report:
         folders = check_folders(self._root, plan.components, plan.target.workload)
@@ -102,7 +109,18 @@ class ImageChecker:
 
     def _pytest(self, plan: Plan, folders: list[Path], host: str) -> tuple[Check, ...]:
         environment = self._environment() | {"DOCKER_HOST": self._engine.url}
-        return run_checks(self._run, self._root, self._events, plan, folders, host, environment=environment)
+        own, options = _selected(folders, self._only)
+        return run_checks(
+            self._run, self._root, self._events, plan, own, host, environment=environment, options=options
+        )
+
+
+def _selected(folders: list[Path], only: str) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the folders of a component's checks, or all folders with options that select by a word."""
+    own = [folder for folder in folders if folder.parent.name in (only, only.replace("_", "-"))]
+    if not only or own:
+        return own or folders, ()
+    return folders, ("-k", only)
 
 
 def run_checks(
@@ -133,7 +151,8 @@ def run_checks(
     )
     argv = [
         *(sys.executable, "-m", "pytest", *(word for name in _PLUGINS for word in ("-p", name))),
-        *("-c", "/dev/null", "--rootdir", str(root), "--import-mode=importlib", "-v", "--color=no"),
+        *("-c", "/dev/null", "--rootdir", str(root), "--import-mode=importlib"),
+        *("-v", "--color=no", "--tb=short"),
         *(f"--hosts={host}", *options, f"--junitxml={results}", *map(str, folders)),
     ]
     done = process.run(
@@ -144,6 +163,11 @@ def run_checks(
         env={**_needed(environment), VARIABLE: str(expected)},
         cwd=root,
     )
+    if done.code == _NO_CHECK and "-k" in options:
+        raise UsageError(
+            f"--only: no component and no check of '{name}' has this name",
+            hint=f"components: {', '.join(plan.components)}",
+        )
     if done.code not in (0, 1) or not results.is_file():
         raise CheckError(
             f"the checks of '{name}' could not run (pytest exited with code {done.code})",
@@ -160,14 +184,19 @@ def _needed(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _listener(events: Stream, step: str) -> Callable[[str], None]:
-    last = ""
+    last, done, total = "", 0, 0
 
     def listen(line: str) -> None:
-        nonlocal last
+        nonlocal last, done, total
         events.emit("step.log", step=step, text=line)
-        file, _, rest = line.partition("::")
-        component = file.rsplit("test_", 1)[-1].removesuffix(".py")
-        if rest and component != last:
+        if found := _COLLECTED.search(line):
+            total = int(found[2] or found[1])
+        if not _ENDED.search(line):
+            return
+        done += 1
+        events.emit("step.progress", step=step, done=done, total=total, unit="checks")
+        component = line.partition("::")[0].rsplit("test_", 1)[-1].removesuffix(".py")
+        if component != last:
             last = component
             events.emit("step.task", step=step, text=component)
 

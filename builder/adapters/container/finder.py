@@ -1,6 +1,6 @@
 """Find the layers that the engine has, with one request for all plans and without third-party imports."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from builder.adapters.engine.client import Engine, Image
@@ -34,6 +34,13 @@ def has_layer(images: Mapping[str, Image], layer: Layer) -> bool:
     """True if an image is tagged with the layer's key and labelled with the same key."""
     image = images.get(layer.key)
     return image is not None and (is_pulled(layer) or image.labels.get(KEY_LABEL) == layer.key)
+
+
+def missing_layers(images: Mapping[str, Image], plan: Plan, due: Collection[str] = ()) -> list[str]:
+    """Return the names of the layers above the highest existing one that has no key in `due`."""
+    present = [layer.key not in due and has_layer(images, layer) for layer in plan.layers]
+    top = max((number for number, exists in enumerate(present) if exists), default=-1)
+    return [layer.name for layer in plan.layers[top + 1 :]]
 
 
 def is_pulled(layer: Layer) -> bool:

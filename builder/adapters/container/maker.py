@@ -7,7 +7,7 @@ after the play has succeeded, so a tagged layer is always complete.
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +16,15 @@ from typing import Any
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.failures import failure
 from builder.adapters.container import bootstrap, workload
+from builder.adapters.container.failed import FailedContainers
 from builder.adapters.container.finder import has_layer, is_pulled, reused
-from builder.adapters.engine.client import LAYERS, Engine, Image
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image
 from builder.adapters.engine.limits import limits
 from builder.adapters.engine.network import open_network
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
-from builder.events import Stream
+from builder.events import Meter, Stream
 from builder.marks import (
     CHECKOUT_LABEL,
     DESCRIPTION_LABEL,
@@ -35,7 +36,7 @@ from builder.marks import (
     VERSIONS_LABEL,
 )
 from builder.model import Artifact, Layer, LayerResult, Plan
-from builder.plan import explain
+from builder.plan import explain, to_rebuild
 from builder.ports import LayerCache
 from builder.sources import require_unchanged
 
@@ -54,6 +55,8 @@ class LayerMaker:
         mirror: Callable[[Plan], Mirror],
         cache: LayerCache | None,
         last_layers: Callable[[str], dict[str, dict[str, Any]]],
+        rebuild: Collection[str] = (),
+        keep_failed: bool = False,
     ) -> None:
         self._engine = engine
         self._run = run
@@ -63,6 +66,10 @@ class LayerMaker:
         self._mirror = mirror
         self._cache = cache
         self._last_layers = last_layers
+        self._rebuild = frozenset(rebuild)
+        self._due: dict[str, str] = {}  # reason by key, of layers that are built although they exist
+        self._rebuilt: set[str] = set()
+        self.failed = FailedContainers(engine, run, keep=keep_failed)
         self._background = ThreadPoolExecutor(max_workers=2)
         self._networks = ThreadPoolExecutor(max_workers=jobs)
         self._known: dict[str, Image] = {}
@@ -70,8 +77,9 @@ class LayerMaker:
     def make(self, plan: Plan) -> Artifact:
         """Build the layers of a plan that are missing above its highest existing layer."""
         self._known |= self._engine.layers()
+        self._due = to_rebuild(plan, self._rebuild) | self._due
         start = self._topmost(plan)
-        if not has_layer(self._known, plan.layers[-1]):
+        if not self._has(plan.layers[-1]):
             # Start these early: each call takes seconds, and the first layer of components needs all results.
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
@@ -104,29 +112,40 @@ class LayerMaker:
     def _topmost(self, plan: Plan) -> int:
         """Return the index of the highest layer in the engine or the cache; lower layers are not needed."""
         for i in range(len(plan.layers) - 1, -1, -1):
-            if has_layer(self._known, plan.layers[i]) or self._is_cached(plan.layers[i]):
+            if self._has(plan.layers[i]) or self._is_cached(plan.layers[i]):
                 return i
         return 0
+
+    def _is_due(self, layer: Layer) -> bool:
+        return layer.key in self._due and layer.key not in self._rebuilt
+
+    def _has(self, layer: Layer) -> bool:
+        """True if the engine has the layer and the run need not build it again."""
+        return has_layer(self._known, layer) and not self._is_due(layer)
 
     def _reused(self, layer: Layer, reason: str) -> LayerResult:
         return reused(layer, self._known, reason)
 
     def _ensure(self, plan: Plan, layer: Layer, step: str) -> LayerResult:
-        if has_layer(self._known, layer):
+        if self._has(layer):
             return self._reused(layer, "in this engine")
-        with self._run.locked(f"layer-{layer.key}") as waited:
+        with self._run.locked(f"layer-{layer.key}", waiting=self._waiting_for(step)) as waited:
             if self._refresh(layer):
                 return self._reused(layer, "made by a concurrent build" if waited else "in this engine")
             outcome, reason = "pulled", "from the registry cache"
-            if not self._pull(layer):
+            if not self._pull(layer, step):
                 # Layers below are missing if the cache has this layer, but damaged.
                 for lower in plan.layers:
                     if lower.key == layer.parent:
                         self._ensure(plan, lower, step)
-                outcome, reason = "built", explain(layer, self._last_layers(plan.target.name))
-                with self._working:
+                outcome = "built"
+                reason = self._due.get(layer.key) or explain(layer, self._last_layers(plan.target.name))
+                with self._job(step):
                     self._run.stop_if_cancelled()
+                    before = self._known.get(layer.key)
                     self._make_layer(plan, layer, step)
+                    self._rebuilt.add(layer.key)
+                    self._leave(before, layer)
             if not self._refresh(layer):
                 raise BuildError(
                     f"layer '{layer.name}' was built but is not in the engine",
@@ -134,25 +153,52 @@ class LayerMaker:
                 )
             return dataclasses.replace(self._reused(layer, reason), outcome=outcome)
 
-    def _pull(self, layer: Layer) -> bool:
+    def _pull(self, layer: Layer, step: str) -> bool:
         """Pull a layer from the registry cache; return False if the cache does not have it."""
-        with self._working:
+        with self._job(step):
             self._run.stop_if_cancelled()
             if self._cache is None or not self._is_cached(layer):
                 return False
-            return self._cache.fetch(layer.key)
+            return self._cache.fetch(layer.key, Meter(self._events, step))
+
+    def _waiting_for(self, step: str) -> Callable[[str], None]:
+        def say(holder: str) -> None:
+            whose = "another target of this run" if holder == self._run.name else f"run {holder or 'unknown'}"
+            self._events.emit("step.task", step=step, text=f"waiting for {whose}, which builds this layer")
+
+        return say
+
+    @contextmanager
+    def _job(self, step: str) -> Iterator[None]:
+        """Hold one of the run's jobs during the block."""
+        if not self._working.acquire(blocking=False):
+            self._events.emit("step.task", step=step, text="waiting for another layer to end (--jobs)")
+            self._working.acquire()
+        try:
+            yield
+        finally:
+            self._working.release()
 
     def _is_cached(self, layer: Layer) -> bool:
-        return self._cache is not None and not is_pulled(layer) and self._cache.has(layer.key)
+        if self._cache is None or is_pulled(layer) or self._is_due(layer):
+            return False
+        return self._cache.has(layer.key)
 
     def _share(self, layer: Layer) -> None:
-        """Store a layer in the shared cache if the cache lacks it."""
-        if self._cache and not is_pulled(layer) and not self._cache.has(layer.key):
+        """Store a layer in the shared cache if the cache lacks it or has an earlier build of it."""
+        if self._cache is None or is_pulled(layer):
+            return
+        if layer.key in self._due or not self._cache.has(layer.key):
             self._cache.keep(layer.key)
+
+    def _leave(self, before: Image | None, layer: Layer) -> None:
+        """Tag an image that a rebuild has replaced, so that `builder clean` finds it."""
+        if before and self._refresh(layer) and self._known[layer.key].id != before.id:
+            self._engine.tag(before.id, LEFTOVERS, before.id.removeprefix("sha256:")[:32])
 
     def _refresh(self, layer: Layer) -> bool:
         self._known |= self._engine.layers()
-        return has_layer(self._known, layer)
+        return self._has(layer)
 
     def _make_layer(self, plan: Plan, layer: Layer, step: str) -> None:
         make = {"base": self._make_base, "components": self._run_roles, "workload": self._build_workload}
@@ -172,7 +218,7 @@ class LayerMaker:
         mirror = self._mirror(plan)
         if plan.base_image:
             image = mirror.settings.rewrite(plan.base_image)
-            self._engine.pull(image)
+            self._engine.pull(image, on_bytes=Meter(self._events, step))
             self._engine.tag(image, LAYERS, layer.key)
             return
         tar = bootstrap.make_root(
@@ -207,7 +253,7 @@ class LayerMaker:
             self._container(parent, setup, network()) as container,
         ):
             listener = playbook.Listener(self._events, step)
-            code = self._engine.run_to_end(container, listener.line)
+            code = self.failed.play(container, setup.command, listener.line)
             self._run.stop_if_cancelled()
             if code != 0 or listener.failure:
                 raise failure(f"layer '{layer.name}'", plan, listener, code, mirror)
@@ -242,18 +288,21 @@ class LayerMaker:
     def _container(self, image: str, setup: playbook.ContainerSetup, network: str) -> Iterator[str]:
         container = self._engine.create(
             image,
-            command=setup.command,
+            command=self.failed.command(setup.command),
             mounts=setup.mounts,
             tmpfs=setup.tmpfs,
             network=network,
+            name=self.failed.new_name(),
             labels={RUN_LABEL: self._run.name},
             **limits(self._engine),
         )
         try:
-            yield container
+            with self.failed.kept(container):
+                yield container
         finally:
-            # In the background, because removing a container with many files takes seconds.
-            self._background.submit(self._engine.remove_container, container)
+            if container not in self.failed.containers:
+                # In the background, because removing a container with many files takes seconds.
+                self._background.submit(self._engine.remove_container, container)
 
     def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:
         # The context holds the bytes of all files, so a later edit has no effect.
@@ -274,6 +323,7 @@ class LayerMaker:
                 DESCRIPTION_LABEL: plan.target.summary,
             },
             say=self._say(step),
+            failed=self.failed,
         )
 
     def _artifact(self, plan: Plan, results: list[LayerResult]) -> Artifact:
@@ -286,10 +336,10 @@ class LayerMaker:
         )
 
 
-def sweep(engine: Engine, run_name: str) -> int:
-    """Remove the containers and untagged images of one run; return their number."""
+def sweep(engine: Engine, run_name: str, *, kept: Collection[str] = ()) -> int:
+    """Remove the containers, except those in `kept`, and untagged images of one run; return their number."""
     label = f"{RUN_LABEL}={run_name}"
-    containers_left = engine.containers(label)
+    containers_left = [found for found in engine.containers(label) if found["Id"] not in kept]
     for container in containers_left:
         engine.remove_container(container["Id"])
     untagged = [image for image in engine.labelled(label) if not image.tags]

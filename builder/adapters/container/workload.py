@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import dockerfile as dockerfiles
+from builder.adapters.container.failed import FailedContainers
 from builder.adapters.engine.client import LONGEST_S, Engine
 from builder.adapters.engine.limits import bounds
 from builder.dockerfile import Labelled
@@ -46,6 +47,7 @@ def build(
     tag: str,
     labels: Mapping[str, str],
     say: Callable[[str], None],
+    failed: FailedContainers,
 ) -> None:
     limits = bounds(engine)
     memory, processes = limits.get("mem_limit"), limits.get("pids_limit")
@@ -60,6 +62,8 @@ def build(
             labels=dict(labels),
             network_mode="none",
             container_limits={"memory": memory} if memory else None,
+            rm=not failed.keep,
+            forcerm=not failed.keep,
         ):
             if time.monotonic() > deadline:
                 raise BuildError(
@@ -72,7 +76,9 @@ def build(
                 if processes and (running := _RUNNING.fullmatch(line)):
                     _limit(engine, running[1], processes, labels)
             if "error" in event:
-                raise progress.failure(str(event["error"]))
+                error = progress.failure(str(event["error"]))
+                failed.keep_copy(progress.container, error)
+                raise error
 
 
 def _limit(engine: Engine, container: str, processes: int, labels: Mapping[str, str]) -> None:
@@ -93,12 +99,15 @@ class _Progress:
     path: str
     dockerfile: Labelled
     step: int = 0  # number of the instruction, from 1
+    container: str = ""  # of the instruction, if it runs in one
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=20))
 
     def read(self, line: str) -> None:
         self.lines.append(shortened(line))
         if match := _STEP.match(line):
-            self.step = int(match[1])
+            self.step, self.container = int(match[1]), ""
+        elif match := _RUNNING.match(line):
+            self.container = match[1]
 
     @property
     def where(self) -> str:

@@ -17,12 +17,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from builder.adapters.engine.lookup import HINT, list_images
 from builder.errors import BuildError, FactoryError, IntegrityError, MissingError
+from builder.events import OnBytes, ignore_bytes
 from builder.lines import pass_lines
 
 if TYPE_CHECKING:
     from docker import APIClient
 
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
+LEFTOVERS = "factory-leftovers"  # repository of images that are left for `builder clean`
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 UNIX = "unix://"
 _CHUNK = 1 << 20
@@ -213,12 +215,17 @@ class Engine:
             )
         _read_progress(json.loads(line) for line in text.splitlines() if line.strip())
 
-    def pull(self, reference: str, *, login: Mapping[str, str] | None = None) -> None:
+    def pull(
+        self,
+        reference: str,
+        *,
+        login: Mapping[str, str] | None = None,
+        on_bytes: OnBytes = ignore_bytes,
+    ) -> None:
         """Pull an image by tag or digest; raise BuildError with the engine's message if that fails."""
         with self.errors(f"pulling {reference}"):
-            _read_progress(
-                self.connect().pull(reference, stream=True, decode=True, auth_config=dict(login or {}))
-            )
+            events = self.connect().pull(reference, stream=True, decode=True, auth_config=dict(login or {}))
+            _read_progress(events, on_bytes)
 
     @contextmanager
     def export(self, image: str) -> Iterator[IO[bytes]]:
@@ -235,8 +242,6 @@ class Engine:
                 fileobj=context,
                 custom_context=True,
                 nocache=True,
-                rm=True,
-                forcerm=True,
                 decode=True,
                 **options,
             )
@@ -476,9 +481,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _read_progress(events: Iterable[Mapping[str, Any]]) -> None:
+def _read_progress(events: Iterable[Mapping[str, Any]], on_bytes: OnBytes = ignore_bytes) -> None:
     """Read all progress events of an import or a pull; raise an error if an event reports one."""
+    layers: dict[str, tuple[int, int]] = {}  # downloaded bytes and all bytes of each layer
     for event in events:
+        detail = event.get("progressDetail") or {}
+        if event.get("status") == "Downloading" and detail.get("total"):
+            layers[event["id"]] = (detail["current"], detail["total"])
+            on_bytes(sum(done for done, _ in layers.values()), sum(total for _, total in layers.values()))
         if "error" in event:
             message = f"the engine: {event['error']}"
             if "verification failed" in message:  # a manifest or layer does not match its digest

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,23 +87,41 @@ class Run:
             raise Interrupted("interrupted")
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[bool]:
-        """Hold the machine-wide lock `name` during the block; yield True if another run held it first."""
-        with locked(self.workspace, name, cancelled=self.cancelled) as waited:
+    def locked(self, name: str, *, waiting: Callable[[str], object] = lambda _: None) -> Iterator[bool]:
+        """Hold the machine-wide lock `name` during the block; yield True if another run held it first.
+
+        `waiting` is called with the name of that run.
+        """
+        with locked(
+            self.workspace, name, cancelled=self.cancelled, holder=self.name, waiting=waiting
+        ) as waited:
             yield waited
 
 
 @contextmanager
-def locked(workspace: Workspace, name: str, *, cancelled: threading.Event | None = None) -> Iterator[bool]:
+def locked(
+    workspace: Workspace,
+    name: str,
+    *,
+    cancelled: threading.Event | None = None,
+    holder: str = "",
+    waiting: Callable[[str], object] = lambda _: None,
+) -> Iterator[bool]:
     """Hold a lock shared by all processes with this home during the block; yield True if it had to wait.
 
-    The kernel releases the lock even if the process is killed.
+    The kernel releases the lock even if the process is killed. The file names the holder, and `waiting` is
+    called with the name that it has.
     """
-    with (workspace.folder("locks") / name).open("w") as file:
+    with (workspace.folder("locks") / name).open("a+", encoding="utf-8", errors="replace") as file:
         waited = not _try_lock(file.fileno())
         if waited:
+            file.seek(0)
+            waiting(file.read(_LONGEST_NAMES))
             is_mine = partial(_try_lock, file.fileno())
             until(is_mine, timeout_s=math.inf, every_s=_POLL_S, cancelled=cancelled)
+        file.truncate(0)
+        file.write(holder)
+        file.flush()
         yield waited
 
 

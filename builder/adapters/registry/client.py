@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from builder.adapters.host.network import Network
 from builder.adapters.registry.api import Api, Login, Request
 from builder.adapters.registry.blobs import CHUNK, DIGEST, LayerBlob, sha256
 from builder.errors import IntegrityError, Interrupted, PublishError, UsageError
+from builder.events import OnBytes, ignore_bytes
 from builder.model import Publication
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -159,17 +161,29 @@ class Registry:
         *,
         mount_from: Sequence[str] = (),
         stop: threading.Event | None = None,
+        sent: Callable[[int], object] = lambda _: None,
     ) -> bool:
-        """Push a blob; return False without sending it if it exists or can be mounted from `mount_from`."""
+        """Push a blob; return False without sending it if it exists or can be mounted from `mount_from`.
+
+        `sent` is called with the bytes sent so far, which a retry starts again at 0.
+        """
         if self.has_blob(repository, blob.digest):
             return False
         source = next((other for other in mount_from if self.has_blob(other, blob.digest)), "")
         return self._api.http.retry(
             f"{self.host}/{repository}: blob {blob.digest}",
-            lambda: self._upload(repository, blob, source=source, stop=stop),
+            lambda: self._upload(repository, blob, source=source, stop=stop, sent=sent),
         )
 
-    def _upload(self, repository: str, blob: Blob, *, source: str, stop: threading.Event | None) -> bool:
+    def _upload(
+        self,
+        repository: str,
+        blob: Blob,
+        *,
+        source: str,
+        stop: threading.Event | None,
+        sent: Callable[[int], object],
+    ) -> bool:
         """Upload a blob once; return False if it was mounted. A retry starts over, it does not resume."""
         start = f"/v2/{repository}/blobs/uploads/"
         about = f"blob {blob.digest}"
@@ -190,10 +204,13 @@ class Registry:
             return False
 
         def chunks() -> Iterator[bytes]:
+            done = 0
             for chunk in blob.read():
                 if stop is not None and stop.is_set():
                     raise Interrupted(f"{about}: cancelled because another blob failed")
+                sent(done)
                 yield chunk
+                done += len(chunk)
 
         location = started.headers.get("Location", "")
         if not location:
@@ -218,19 +235,40 @@ class Registry:
         return True
 
     def push_blobs(
-        self, repository: str, blobs: Sequence[Blob], *, mount_from: Sequence[str] = ()
+        self,
+        repository: str,
+        blobs: Sequence[Blob],
+        *,
+        mount_from: Sequence[str] = (),
+        on_bytes: OnBytes = ignore_bytes,
     ) -> tuple[int, int]:
         """Push blobs in parallel; return the bytes sent and the bytes that the registry already had."""
         stop = threading.Event()
         pushed = reused = 0
+        present = dict.fromkeys((blob.digest for blob in blobs), 0)  # bytes in the registry
+        total = sum(blob.size_bytes for blob in blobs)
+
+        def count(digest: str, size_bytes: int) -> None:
+            present[digest] = size_bytes
+            on_bytes(sum(present.values()), total)
+
         with ThreadPoolExecutor(_CONNECTIONS, "push") as pool:
             pending = {
-                pool.submit(self.push_blob, repository, blob, mount_from=mount_from, stop=stop): blob
+                pool.submit(
+                    self.push_blob,
+                    repository,
+                    blob,
+                    mount_from=mount_from,
+                    stop=stop,
+                    sent=partial(count, blob.digest),
+                ): blob
                 for blob in blobs
             }
             try:
                 for done in as_completed(pending):
-                    if done.result():
+                    is_sent = done.result()
+                    count(pending[done].digest, pending[done].size_bytes)
+                    if is_sent:
                         pushed += pending[done].size_bytes
                     else:
                         reused += pending[done].size_bytes
@@ -349,6 +387,7 @@ def push(
     repository: str,
     tags: Sequence[str],
     mount_from: Sequence[str] = (),
+    on_bytes: OnBytes = ignore_bytes,
 ) -> Publication:
     """Push an image to a registry: the missing blobs, then the manifest under every tag.
 
@@ -362,7 +401,9 @@ def push(
     absent = [name for name in references if registry.find_manifest(repository, name) != digest]
     pushed, reused = 0, sum(blob.size_bytes for blob in blobs.values())
     if absent:
-        pushed, reused = registry.push_blobs(repository, tuple(blobs.values()), mount_from=mount_from)
+        pushed, reused = registry.push_blobs(
+            repository, tuple(blobs.values()), mount_from=mount_from, on_bytes=on_bytes
+        )
     for name in absent:
         registry.put_manifest(repository, name, content)
     return Publication(

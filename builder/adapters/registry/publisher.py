@@ -15,6 +15,7 @@ from builder.adapters.registry.blobs import DIGEST, BlobStore
 from builder.adapters.registry.client import Registry, push
 from builder.adapters.registry.exports import collect
 from builder.errors import BuildError, IntegrityError, PublishError
+from builder.events import OnBytes, ignore_bytes
 from builder.marks import KEY_LABEL
 from builder.model import Artifact, Plan, Publication
 
@@ -51,6 +52,7 @@ class _Route:
         repository: str,
         tags: tuple[str, ...],
         mount_from: Sequence[str] = (),
+        on_bytes: OnBytes = ignore_bytes,
     ) -> Publication:
         found = self.engine.inspect_image(image)
         if found is None:
@@ -72,6 +74,7 @@ class _Route:
                 repository=repository,
                 tags=tags,
                 mount_from=[name for name in mount_from if name != repository],
+                on_bytes=on_bytes,
             )
 
 
@@ -117,7 +120,7 @@ class RegistryPublisher:
             self._registry.find_manifest(repository, tag) == publication.digest for tag in publication.tags
         )
 
-    def publish(self, plan: Plan, artifact: Artifact) -> Publication:
+    def publish(self, plan: Plan, artifact: Artifact, on_bytes: OnBytes = ignore_bytes) -> Publication:
         """Push the image under two tags: the stack's name, which moves to later images, and the plan key."""
         repository = self._repository(plan.target.name)
         self._ensure(repository)
@@ -129,6 +132,7 @@ class RegistryPublisher:
             repository=repository,
             tags=(plan.stack.name, f"key-{plan.key[:16]}"),
             mount_from=[self._repository(name) for name in self._siblings],
+            on_bytes=on_bytes,
         )
 
     def _require_newer(self, repository: str, tag: str, image: str) -> None:
@@ -184,11 +188,11 @@ class RegistryCache:
             self._digests[key] = found[1]
         return key not in self._damaged
 
-    def fetch(self, key: str) -> bool:
+    def fetch(self, key: str, on_bytes: OnBytes = ignore_bytes) -> bool:
         """Pull a layer that the cache has into the engine; return False if it does not match its digest."""
         engine, reference = self._route.engine, f"{self._route.address}@{self._digests[key]}"
         try:
-            engine.pull(reference, login=self._login())
+            engine.pull(reference, login=self._login(), on_bytes=on_bytes)
         except IntegrityError:
             self._damaged.add(key)
             return False

@@ -26,7 +26,7 @@ from builder.adapters.upstream.fetch import Fetcher
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.dead_runs import dead_runs
-from builder.app.lanes.lane import Lane, Work
+from builder.app.lanes.lane import Lane, Request, Work
 from builder.arch import of_this_machine
 from builder.errors import FactoryError, UsageError
 from builder.lock import ACCOUNT, LOCAL
@@ -53,6 +53,19 @@ class AmiLane(Lane):
                 f"target '{plan.target.name}' cannot be rehearsed: system '{plan.system.name}' can only be"
                 " built in an AWS account",
                 hint=f"builder build {plan.target.name} --site {ACCOUNT}{flavour}",
+            )
+
+    def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
+        name = plans[0].target.name
+        if request.rebuild:
+            raise UsageError(
+                f"--rebuild {request.rebuild[0]}: target '{name}' is an AMI, which is built as a whole",
+                hint=f"builder ami retire {name}; then build again",
+            )
+        if request.keep_failed:
+            raise UsageError(
+                f"--keep-failed keeps containers, and target '{name}' is an AMI",
+                hint="apply the failing role to a machine that is kept: builder role COMPONENT --keep",
             )
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:

@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from builder.adapters.container.finder import EngineFinder
+from builder.adapters.container.finder import EngineFinder, missing_layers
 from builder.adapters.engine.client import Engine
 from builder.app.context import Context
-from builder.app.lanes.lane import Lane, Work
+from builder.app.lanes.lane import Lane, Request, Work
 from builder.errors import UsageError
 from builder.launch.section import flavour_option
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
+from builder.plan import to_rebuild
 from builder.ports import Ledger, Publisher
 from builder.site import ECR
+from builder.tables import did_you_mean
 
 
 class ContainerLane(Lane):
@@ -41,9 +43,21 @@ class ContainerLane(Lane):
                 hint=f'set registry.push = "{ECR}" in site.toml, or pass --site {LOCAL}',
             )
 
+    def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
+        known = list(dict.fromkeys(layer.name for plan in plans for layer in plan.layers))
+        for name in request.rebuild:
+            if name not in known:
+                raise UsageError(
+                    f"--rebuild {name}: no such layer{did_you_mean(name, known)}",
+                    hint=f"builder plan {plans[0].target.name}",
+                )
+
     def search(self, ledger: Ledger, *, publish: bool) -> Search:
         publisher = self._publisher if publish else None
         return Search(finder=self._finder, ledger=ledger, publisher=publisher)
+
+    def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
+        return missing_layers(self._finder.images, plan, to_rebuild(plan, request.rebuild))
 
     def begin(self, work: Work) -> Tools:
         from builder.app.lanes.container_work import ContainerWork

@@ -31,6 +31,8 @@ class ContainerWork:
             mirror=work.mirror,
             cache=_open_cache(context, engine, work.run.cancelled),
             last_layers=work.ledger.last_layers,
+            rebuild=work.request.rebuild,
+            keep_failed=work.request.keep_failed,
         )
         self.tools = Tools(
             finder=search.finder,
@@ -41,6 +43,7 @@ class ContainerWork:
                 root=context.root,
                 events=work.events,
                 environment=lambda: dict(os.environ),
+                only=work.request.only,
             ),
             publisher=search.publisher,
             ledger=work.ledger,
@@ -48,8 +51,8 @@ class ContainerWork:
         )
 
     def stop(self) -> None:
-        """Remove the containers and partial images of the run."""
-        sweep(self._engine, self._run.name)
+        """Remove the containers, but not those kept after a failure, and partial images of the run."""
+        sweep(self._engine, self._run.name, kept=self._maker.failed.containers)
 
     def end(self) -> None:
         """Clean up; if the engine does not answer, mark the run for cleanup by the next run."""

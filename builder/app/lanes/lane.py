@@ -24,6 +24,9 @@ class Request:
     as_json: bool = False
     yes: bool = False
     force: bool = False
+    rebuild: tuple[str, ...] = ()  # names of layers to build again, with all layers on top of them
+    keep_failed: bool = False
+    only: str = ""  # run only the checks of this component, or those with this word in their name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,10 @@ class Lane(Protocol):
 
     # The methods below are defaults for lanes without these steps.
 
+    def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
+        """Raise UsageError if an option of the request does not apply to the plans."""
+        del plans, request
+
     def require_buildable(self, plan: Plan) -> None:
         """Raise UsageError if this site cannot build the plan."""
         del plan
@@ -70,6 +77,11 @@ class Lane(Protocol):
     def clear_dead(self) -> None:
         """Remove resources of dead runs outside this machine."""
         return
+
+    def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
+        """Return the names of the layers that a build of the plan makes."""
+        del plan, request
+        return ("image",)
 
     def stop(self) -> None:
         """Remove the resources that the run's workers use, so that the workers end soon."""

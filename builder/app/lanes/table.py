@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from builder.app.context import Context
-from builder.app.lanes.lane import Lane
+from builder.app.lanes.lane import Lane, Request
 from builder.model import Plan
 from builder.pipeline import require_allowed, require_locked
 
@@ -38,6 +38,12 @@ def require_possible(context: Context, plans: Sequence[Plan]) -> None:
         open_lane(plan.target.kind, context).require_buildable(plan)
     require_locked(plans)
     require_allowed(plans)
+
+
+def require_supported(lanes: Mapping[str, Lane], plans: Sequence[Plan], request: Request) -> None:
+    """Raise UsageError if an option of the request does not apply to one of the plans."""
+    for kind, lane in lanes.items():
+        lane.require_supported([plan for plan in plans if plan.target.kind == kind], request)
 
 
 def open_lanes(context: Context, plans: Sequence[Plan], cancelled: threading.Event) -> dict[str, Lane]:

@@ -1,0 +1,88 @@
+"""Keep the container of a failed layer for a look inside (`--keep-failed`).
+
+Roles then run in a container that stays alive, so that `docker exec` works after the failure.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from builder.adapters.engine.client import LEFTOVERS, Engine
+from builder.adapters.engine.limits import limits
+from builder.adapters.host.workspace import Run, Workspace
+from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.marks import RUN_LABEL
+
+_IDLE = ("sleep", "infinity")
+
+
+def prefix(workspace: Workspace) -> str:
+    """Return how the names of a checkout's kept containers begin."""
+    return f"factory-failed-{workspace.checkout}-"
+
+
+class FailedContainers:
+    """The build containers of one run; without `keep` nothing is kept."""
+
+    def __init__(self, engine: Engine, run: Run, *, keep: bool) -> None:
+        self._engine = engine
+        self._run = run
+        self.keep = keep
+        self.containers: set[str] = set()  # kept after a failure
+
+    def new_name(self) -> str | None:
+        """Return a name for a build container, by which `builder clean` finds it; None: the engine's choice.
+
+        Labels would not do, because containers inherit those of their image.
+        """
+        return f"{prefix(self._run.workspace)}{os.urandom(4).hex()}" if self.keep else None
+
+    def command(self, play: Sequence[str]) -> Sequence[str]:
+        """Return the command of a container in which `play` will run."""
+        return _IDLE if self.keep else play
+
+    def play(self, container: str, command: Sequence[str], on_line: Callable[[str], None]) -> int:
+        """Run a command in a container with that command, or with one that stays alive; return its code."""
+        if not self.keep:
+            return self._engine.run_to_end(container, on_line)
+        self._engine.start(container)
+        return self._engine.execute(container, command, on_line)
+
+    @contextmanager
+    def kept(self, container: str) -> Iterator[None]:
+        """Keep the container if the block fails, and add to the error's hint how to enter and remove it."""
+        try:
+            yield
+        except (BuildError, IntegrityError) as error:
+            if self.keep and not self._run.cancelled.is_set():
+                self._keep(container, error)
+            raise
+
+    def keep_copy(self, container: str, error: FactoryError) -> None:
+        """Keep a running copy of an ended container of this run, which cannot be entered itself.
+
+        A program in a build can print the name of another container: it is not copied.
+        """
+        if not container or not self.keep or self._run.cancelled.is_set():
+            return
+        labels = (self._engine.inspect_container(container) or {}).get("Config", {}).get("Labels") or {}
+        if labels.get(RUN_LABEL) != self._run.name:
+            return
+        image = self._engine.commit(container, repository=LEFTOVERS, tag=container[:12])
+        copy = self._engine.create(
+            image,
+            command=_IDLE,
+            network="none",
+            name=self.new_name(),
+            labels={RUN_LABEL: self._run.name},
+            **limits(self._engine),
+        )
+        self._engine.start(copy)
+        self._keep(copy, error)
+
+    def _keep(self, container: str, error: FactoryError) -> None:
+        self.containers.add(container)
+        record = self._engine.inspect_container(container)
+        name = record["Name"].removeprefix("/") if record else container[:12]
+        lines = [f"look inside: docker exec -it {name} bash", f"remove it: docker rm --force {name}"]
+        error.hint = "\n".join(filter(None, (error.hint, *lines)))

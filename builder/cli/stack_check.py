@@ -154,6 +154,9 @@ def _text(knowledge: Knowledge, subject: Subject, result: Result, style: Look) -
     for name, version in unlisted(knowledge, result.facts).items():
         text = f"{name} {version} is no release in catalog/versions/{name}.toml; rules may not cover it"
         lines += [style.paint(line, "warn") for line in wrap(text, style.width)]
+    if uncompared := without_releases(knowledge, subject.stated):
+        text = f"versions that the catalog does not list, so that a wrong one is not found: {uncompared}"
+        lines += [style.paint(line, "dim") for line in wrap(text, style.width)]
     lines += [style.paint(f"could not read {line}", "warn") for line in subject.unread]
     return style.plain("\n".join(lines))
 
@@ -165,6 +168,17 @@ def unlisted(knowledge: Knowledge, facts: Mapping[str, Value]) -> dict[str, str]
         for name, value in facts.items()
         if isinstance(value, Version) and knowledge.releases.get(name) and not knowledge.release(name, value)
     }
+
+
+def without_releases(knowledge: Knowledge, stated: Mapping[str, Value]) -> str:
+    """Return the components whose version is stated and whose releases the catalog does not list."""
+    return ", ".join(
+        f"{name} {write_value(value)}"
+        for name, value in stated.items()
+        if isinstance(value, Version)
+        and knowledge.vocabulary.facts[name].is_component
+        and not knowledge.releases.get(name)
+    )
 
 
 def _finding(finding: Finding, changes: Sequence[Change], style: Look) -> list[str]:

@@ -228,3 +228,12 @@ def test_check_imports_no_third_party_package(capsys: pytest.CaptureFixture[str]
     argv = [sys.executable, "-c", program, "stack", "check", "cuda-13.0", "--root", str(root)]
     finished = process.run(argv, timeout_s=30, cwd=root)
     assert finished.output.splitlines()[-1] == "[]"
+
+
+def test_check_names_a_version_that_the_catalog_does_not_list(
+    capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    code, out, _ = run(capsys, root, "check", "--set", "nccl=9.9.9", "--set", "libfabric=9.9.9")
+    assert code == 0
+    assert "nccl 9.9.9 is no release in catalog/versions/nccl.toml; rules may not cover it" in out
+    assert "that the catalog does not list, so that a wrong one is not found: libfabric 9.9.9\n" in out

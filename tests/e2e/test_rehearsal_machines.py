@@ -89,7 +89,7 @@ def test_an_instance_boots_and_accepts_only_its_user_and_key(
     assert key.ssh(address, "sudo id -un; whoami; hostname").split() == [
         "root",
         "admin",
-        f"ip-{address.replace('.', '-')}",
+        f"ip-{machine['PrivateIpAddress'].replace('.', '-')}",
     ]
     assert until(lambda: succeeds(address, key, "systemctl is-system-running"), timeout_s=30, every_s=0.1)
     assert key.try_ssh(address, "true", user="root").returncode == 255, "wrong user"

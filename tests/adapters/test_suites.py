@@ -166,7 +166,7 @@ class Recorder:
         keys = [words[3] for words in self.asked if words[0] == "tag"]
         return {key: Image(id=f"image of {key}", tags=(), labels={}, size_bytes=0, created=0) for key in keys}
 
-    def pull(self, reference: str) -> None:
+    def pull(self, reference: str, **_: object) -> None:
         self.asked.append(("pull", reference))
 
     def tag(self, image: str, repository: str, tag: str) -> None:

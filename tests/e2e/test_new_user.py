@@ -1,0 +1,106 @@
+"""The path of a new user at a terminal: look around, wrong inputs, an own target, component and stack."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.factory import BOUND_S
+from tests.support.terminal import Screen, run
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A copy of this checkout, and commands in it at a terminal of 100 columns."""
+
+    root: Path
+    home: Path
+
+    def call(self, command: str, *, code: int = 0) -> str:
+        """Run a command line in bash; return what the terminal shows at the end."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        own = {"BUILDER_HOME": str(self.home), "BUILDER_ROOT": str(self.root), "TERM": "xterm", "PATH": path}
+        inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        ended, output = run(
+            command, folder=self.root, environment=inherited | own, columns=100, bound_s=BOUND_S
+        )
+        screen = Screen()
+        screen.feed(output)
+        assert ended == code, f"{command}: exit code {ended}\n{screen.text}"
+        assert "Traceback" not in screen.text
+        return screen.text
+
+
+@pytest.fixture(scope="module")
+def clone(root: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    folder = tmp_path_factory.mktemp("new-user") / "image-factory"
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name, follow_symlinks=False)
+    return Terminal(folder, home)
+
+
+def test_looking_around(clone: Terminal) -> None:
+    assert "Start with: builder list" in clone.call("builder")
+    assert re.search(r"^cpu-ddp +container +yes ", clone.call("builder list"), re.MULTILINE)
+    assert "flavour" in clone.call("builder show cpu-ddp")
+    assert "examples:" in clone.call("builder build --help")
+    assert ".SH COMMANDS" in clone.call("builder help --man | cat")
+    assert "no run yet" in clone.call("builder logs")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("builder bild cpu-ddp", 2, "did you mean 'build'?"),
+        ("builder build cpu-dpp", 2, "did you mean 'cpu-ddp'?"),
+        ("builder build cpu-ddp --rebuild workloda --dry-run", 2, "did you mean 'workload'?"),
+        ("builder build --all cpu-ddp", 2, "--all excludes named targets"),
+        ("builder check nowhere:1", 2, "no image 'nowhere:1' in the engine"),
+        ("builder run ami-cpu", 2, "has no [launch] section"),
+        ("builder logs 99", 2, "no run '99'"),
+        ("builder lock --update nope", 2, "no such name"),
+        ("BUILDER_SITE=mars builder plan cpu-ddp", 2, "no site 'mars'"),
+        ("BUILDER_SITE_FILE=/nowhere.toml builder config", 2, "/nowhere.toml"),
+        ("builder list > /dev/full", 3, "No space left on device"),
+    ],
+)
+@pytest.mark.engine
+def test_wrong_inputs_end_with_a_hint(clone: Terminal, command: str, code: int, message: str) -> None:
+    text = clone.call(command, code=code)
+    assert message in text
+    assert "hint: " in text or "/dev/full" in command
+
+
+@pytest.fixture(scope="module")
+def own(clone: Terminal) -> Terminal:
+    """The clone with a stack, a component and the target `own`, whose flavour `mine` uses both."""
+    stack = clone.call("builder init stack cpu-debian-12-own --from cpu-debian-12")
+    assert "next: builder stack check" in stack
+    assert "no findings" in clone.call("builder stack check cpu-debian-12-own")
+    assert "next: builder role own_tool --twice" in clone.call("builder init component own_tool")
+    assert "next: builder build own" in clone.call("builder init target own")
+    target = clone.root / "catalog/targets/own.toml"
+    flavour = '\n[flavours.mine]\nsummary = "own"\nsystem = "debian-12"\nstack = "cpu-debian-12-own"\n'
+    text = target.read_text(encoding="utf-8") + flavour + 'with = ["own_tool"]\n'
+    target.write_text(text, encoding="utf-8")
+    return clone
+
+
+@pytest.mark.engine
+def test_planning_the_own_target(own: Terminal) -> None:
+    plan = own.call("builder plan own --flavour mine")
+    assert "own (mine: debian-12, cpu-debian-12-own" in plan
+    assert "own_tool" in plan
+    assert own.call("builder build own --flavour mine --dry-run") == plan

@@ -16,7 +16,7 @@ from builder.adapters.engine.client import Engine, Image
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import IntegrityError
-from builder.events import Stream
+from builder.events import OnBytes, Stream, ignore_bytes
 from builder.marks import KEY_LABEL
 from builder.model import Layer, Plan
 from tests.support.repository import Repository
@@ -198,7 +198,7 @@ class DamagedCache:
     def has(self, key: str) -> bool:
         return key in self.keys
 
-    def fetch(self, key: str) -> bool:
+    def fetch(self, key: str, on_bytes: OnBytes = ignore_bytes) -> bool:
         self.keys.discard(key)
         return False
 

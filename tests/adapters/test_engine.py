@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from builder.adapters.engine.client import LAYERS, Bind, Engine
-from builder.errors import BuildError, MissingError
+from builder.errors import BuildError, IntegrityError, MissingError
 from builder.wait import until
 from tests.support.engine_proxy import ENGINE, Fault, engine_with
 
@@ -259,6 +259,18 @@ def test_errors_contain_the_message_of_the_engine(tmp_path: Path) -> None:
             with pytest.raises(BuildError) as caught:
                 ask()
             assert "storage is broken" in caught.value.message + caught.value.details
+
+
+def test_damaged_storage_of_the_engine_ends_with_exit_code_7(tmp_path: Path) -> None:
+    fault = Fault(r"/images/\S*get", status=500, message="file integrity checksum failed for etc/passwd")
+    with (
+        engine_with(fault, tmp_path) as url,
+        pytest.raises(IntegrityError, match="the engine's storage is damaged") as caught,
+        Engine(url).export("some:image") as stream,
+    ):
+        stream.read()
+    assert caught.value.exit_code == 7
+    assert "builder clean --all --yes" in caught.value.hint
 
 
 def test_removing_or_inspecting_missing_objects_is_no_error(image: str) -> None:

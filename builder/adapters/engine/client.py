@@ -121,6 +121,12 @@ class Engine:
                     hint="free some space (builder clean, docker system df), then build again",
                     details=message,
                 ) from error
+            if "integrity checksum failed" in message:  # when the engine exports a layer
+                raise IntegrityError(
+                    f"the engine's storage is damaged ({action})",
+                    hint="delete the layers, then build again: builder clean --all --yes",
+                    details=message,
+                ) from error
             raise BuildError(
                 f"engine error while {action}", hint="builder doctor", details=message
             ) from error

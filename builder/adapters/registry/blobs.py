@@ -199,7 +199,8 @@ class BlobStore:
             if not accept(diff_id):
                 raise IntegrityError(
                     f"{name}: the engine delivered diff id {diff_id}, which is not a layer of the image",
-                    hint="the engine's storage is damaged or the image was rebuilt: run builder build again",
+                    hint="build again if the image was rebuilt meanwhile; else the engine's storage is"
+                    " damaged: builder clean --all --yes",
                 )
             digest = f"sha256:{hashed.sha256.hexdigest()}"
             self._keep(partial, self._blob(digest))

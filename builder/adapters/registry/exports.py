@@ -59,7 +59,8 @@ def export(
     if missing:
         raise IntegrityError(
             f"docker save: the export lacks {', '.join(sorted(missing))} of {len(diff_ids)} layers",
-            hint="the engine's storage is damaged or the image was rebuilt: run builder build again",
+            hint="build again if the image was rebuilt meanwhile; else the engine's storage is damaged:"
+            " builder clean --all --yes",
         )
     return _config(documents, diff_ids)
 

@@ -178,6 +178,8 @@ class RegistryCache:
         self._damaged: set[str] = set()
 
     def has(self, key: str) -> bool:
+        if key in self._damaged:
+            return False
         if key not in self._digests:
             try:
                 found = self._registry.get_manifest(self._route.path, _tag(key))
@@ -186,7 +188,7 @@ class RegistryCache:
             except IntegrityError:
                 return False
             self._digests[key] = found[1]
-        return key not in self._damaged
+        return True
 
     def fetch(self, key: str, on_bytes: OnBytes = ignore_bytes) -> bool:
         """Pull a layer that the cache has into the engine; return False if it does not match its digest."""
@@ -194,6 +196,7 @@ class RegistryCache:
         try:
             engine.pull(reference, login=self._login(), on_bytes=on_bytes)
         except IntegrityError:
+            del self._digests[key]
             self._damaged.add(key)
             return False
         engine.tag(reference, LAYERS, key)

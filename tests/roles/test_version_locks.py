@@ -93,3 +93,24 @@ def test_dependencies_of_a_package_file_must_be_signed(
     assert installed.passed, installed.failure
     assert machine.shell(f"{FIND} | wc --lines") == "2"
     assert machine.apply(plan, tasks=[install]).changed == []
+
+
+def test_lists_must_be_signed_if_the_vendor_signs_them(machine: Machine, plan: Plan, site: Site) -> None:
+    site.rpm_repository(URL, [site.rpm("tool", "1.0-1", {"/usr/bin/tool": ""})], KEY)
+    key = {"url": KEY, "sha256": overlay.sha256_of(site.url_file(KEY))}
+    variables = {"url": URL, "key": key, "signed_lists": True}
+    add = {
+        "ansible.builtin.include_tasks": f"{MOUNT}/ansible/tasks/repository_redhat.yml",
+        "vars": {"repository_of": variables, "repository_name": "signed"},
+    }
+    lists = site.url_file(URL) / "repodata/repomd.xml"
+    forget = "rm --recursive --force /etc/yum.repos.d/factory-signed.repo /var/cache/dnf/factory-signed*"
+    found = {}
+    for name, content in {"signed": lists.read_bytes(), "changed": lists.read_bytes() + b"\n"}.items():
+        lists.write_bytes(content)
+        found[name] = machine.apply(plan, tasks=[add])
+        machine.shell(forget)
+    assert found["signed"].passed, found["signed"].failure
+    refused = found["changed"].failure
+    assert refused
+    assert refused.expected == f"a repository signed by {KEY}"

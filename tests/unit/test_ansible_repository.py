@@ -52,7 +52,7 @@ def test_dnf_trusts_the_certificates_of_the_site(
     monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem")
     given = DNF
     lines = repository_module.render(given, "factory-cuda", Path("/key"), building=True).splitlines()
-    assert lines[-2:] == ["module_hotfixes=1", "sslcacert=/ca.pem"]
+    assert lines[-3:] == ["module_hotfixes=1", "skip_if_unavailable=0", "sslcacert=/ca.pem"]
 
 
 @pytest.mark.parametrize("building", [True, False])

@@ -26,14 +26,14 @@ def require_own(folder: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise MissingError(f"{folder} is not a folder", hint="set BUILDER_HOME to a folder of your own")
     owner = status.st_uid
-    if owner not in _own_ids():
+    if owner not in own_ids():
         raise MissingError(
             f"{folder} belongs to another user (uid {owner})",
             hint="set BUILDER_HOME to a folder of your own, or change the owner of this one",
         )
 
 
-def _own_ids() -> set[int]:
+def own_ids() -> set[int]:
     """Return the ids of this user, and of the user who called sudo."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return {os.geteuid(), *({int(caller)} if caller.isdecimal() else ())}

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from builder.adapters.host import process
+from builder.adapters.host import private, process
 from builder.adapters.host.workspace import Workspace, locked, write_atomically
 from builder.adapters.registry import password
 from builder.adapters.registry.api import Credentials
@@ -111,7 +111,7 @@ class DockerRegistry:
             argv, owner = (folder / "cmdline").read_bytes().split(b"\0"), folder.stat().st_uid
         except OSError:
             return False
-        return argv[1:3] == [b"serve", os.fsencode(self._config)] and owner == os.geteuid()
+        return argv[1:3] == [b"serve", os.fsencode(self._config)] and owner in private.own_ids()
 
     def _has_login(self) -> bool:
         """False if an earlier version of the builder started the registry, which then has no login."""

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import pytest
 from _pytest.mark import ParameterSet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from builder.adapters.registry import local
 from builder.app import account, rehearsal
@@ -20,6 +22,7 @@ from builder.cli.completion import parsers
 from builder.cli.main import main
 from builder.errors import MissingError
 from tests.support.repository import Repository
+from tests.unit.test_fuzz_answers import EXAMPLES, PHASES
 
 CODES = {0, 1, 2, 3, 5, 7, 8}  # of design.md, without those of builds, publications and interrupts
 DEEP = 100_000
@@ -193,6 +196,39 @@ def test_a_damaged_input_file_ends_in_a_message(
         _, errors = call(capsys, *words, "--root", str(inputs))
         for line in errors.splitlines():
             assert len(line) < 1000, line[:2000]
+
+
+TOKENS = ("[", "]", "{", "}", '"', "=", ",", "\n", "\0", "-1", "null", "é", "..", "[[", "# ", "9" * 400)
+
+
+def mutated(text: str, edits: list[tuple[int, int, str]]) -> str:
+    """Replace slices of a text; each edit has a position, a length and the new text."""
+    for position, length, new in edits:
+        start = position % (len(text) + 1)
+        text = text[:start] + new + text[start + length :]
+    return text
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[*HealthCheck], phases=PHASES)
+@given(
+    name=st.sampled_from(PATHS),
+    edits=st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(0, 20), st.sampled_from(TOKENS) | st.text(max_size=3)),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_an_edited_input_file_ends_in_a_message(
+    inputs: Path, capsys: pytest.CaptureFixture[str], name: str, edits: list[tuple[int, int, str]]
+) -> None:
+    path = inputs / name
+    before = path.read_text()
+    path.write_text(mutated(before, edits))
+    try:
+        for words in (["show", "hello"], ["clean"], ["registry", "status"]):
+            call(capsys, *words, "--root", str(inputs))
+    finally:
+        path.write_text(before)
 
 
 MUTANTS = (

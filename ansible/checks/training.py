@@ -70,8 +70,10 @@ def test_torchrun_is_that_of_the_image(host):
 def test_start_without_torchrun_fails_with_a_one_line_error(host):
     ended = host.run(f"timeout 200 {PYTHON} {TRAIN} --smoke")
     assert ended.rc == 78
-    assert ended.stderr.startswith("error: this program must be started by torchrun")
-    assert ended.stderr.count("\n") == 1
+    # Some libraries print warnings when they are imported.
+    errors = [line for line in ended.stderr.splitlines() if line.startswith(("error", "Traceback"))]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: this program must be started by torchrun")
 
 
 def test_missing_data_end_both_ranks_with_one_message_and_no_restart(host):

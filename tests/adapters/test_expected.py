@@ -114,7 +114,7 @@ def test_values_of_the_plan_override_those_of_the_role(repository: Repository, r
     assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "trainer"
 
 
-def test_role_variables_are_evaluated_once_per_layer_keys(
+def test_role_variables_are_evaluated_again_only_after_a_change_of_their_inputs(
     repository: Repository, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -124,13 +124,22 @@ def test_role_variables_are_evaluated_once_per_layer_keys(
         return '{"base_user": "ml"}'
 
     monkeypatch.setattr(controller, "_evaluate", evaluate)
-    plan = make_plan(repository, SYSTEMS[0][1])
-    for _ in range(2):
-        assert controller.evaluate_variables(run, ROOT, plan) == {"base_user": "ml"}
-    assert calls == [1]
-    other = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], key="other"),))
-    controller.evaluate_variables(run, ROOT, other)
-    assert calls == [1, 1]
+    roles, target = "ansible/roles", "catalog/targets/hello.toml"
+    repository.write("ansible/expected.yml", "[]\n")
+    for name, old, new, evaluated in (
+        (target, 'summary = "says hello"', 'summary = "greets"', True),  # the first time
+        (f"{roles}/base/tasks/main.yml", "[]", "[] # changed", False),
+        (f"{roles}/base/templates/profile.j2", "user", "login", False),
+        (f"{roles}/base/defaults/main.yml", "ml", "trainer", True),
+        ("ansible/expected.yml", "[]", "[] # changed", True),
+        (target, "[flavours", 'variables.base_user = "guest"\n[flavours', True),
+    ):
+        repository.replace(name, old, new)
+        calls.clear()
+        for _ in range(2):
+            plan = repository.plan()
+            assert controller.evaluate_variables(run, repository.root, plan) == {"base_user": "ml"}
+        assert calls == [1] * evaluated, name
 
 
 def test_reports_missing_role_variables(repository: Repository, run: Run) -> None:

@@ -13,9 +13,12 @@ from builder.adapters.host.workspace import Run, write_atomically
 from builder.arch import of_this_machine
 from builder.errors import CheckError
 from builder.model import Plan, Value
-from builder.sources import digest_of, require_unchanged
+from builder.sources import digest_of, require_unchanged, role_folder, tree_digest
 
 _EVALUATION_S = 300
+# Files from which Ansible evaluates the variables of roles.
+_RUNNER = ("ansible.cfg", "expected.yml", "plugins", "requirements.lock", "tasks")
+_ROLE_PARTS = ("defaults", "meta", "vars")
 
 
 def make_program(run: Run, root: Path, folder: Path) -> Path:
@@ -47,10 +50,8 @@ def make_program(run: Run, root: Path, folder: Path) -> Path:
 
 
 def evaluate_variables(run: Run, root: Path, plan: Plan) -> dict[str, Value]:
-    """Return the variables of a plan's roles as Ansible evaluates them for tasks; cached by key."""
-    play = root / "ansible" / "expected.yml"
-    key = digest_of([plan.key, play.read_text(encoding="utf-8")])
-    cached = run.workspace.cache("variables") / f"{key}.json"
+    """Return the variables of a plan's roles as Ansible evaluates them for tasks; cached by their inputs."""
+    cached = run.workspace.cache("variables") / f"{_evaluation_key(root, plan)}.json"
     values = _read(cached)
     if values is None:
         with tempfile.TemporaryDirectory(dir=run.scratch, prefix="variables-") as folder:
@@ -68,6 +69,17 @@ def _read(cached: Path) -> dict[str, Value] | None:
         return values if digest_of(values) == found["sha256"] else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _evaluation_key(root: Path, plan: Plan) -> str:
+    """Return the hash of all inputs of the evaluation; a change of tasks, templates or files is none."""
+    table = role_variables(plan, plan.layers, mirrors={})
+    runner = tree_digest(root / "ansible" / name for name in _RUNNER)
+    roles = {
+        name: tree_digest(role_folder(root, name) / part for part in _ROLE_PARTS)
+        for name in table["image_components"]
+    }
+    return digest_of([table, runner, roles])
 
 
 def _evaluate(run: Run, root: Path, plan: Plan, folder: Path) -> str:

@@ -119,7 +119,9 @@ def make_repository(bed: Bed) -> None:
     root = bed.repository
     without = shutil.ignore_patterns("__pycache__", "tests", "molecule")
     shutil.copytree(_CHECKOUT / "ansible", root / "ansible", ignore=without)
-    shutil.copytree(_CHECKOUT / "catalog", root / "catalog", ignore=shutil.ignore_patterns("targets"))
+    shutil.copytree(
+        _CHECKOUT / "catalog", root / "catalog", ignore=shutil.ignore_patterns("targets", "aliases.toml")
+    )
     shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "cpu-debian-12.requirements.lock")
     check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
     check.parent.mkdir()

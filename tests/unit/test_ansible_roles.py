@@ -210,7 +210,9 @@ def check_values(role: Path, prefix: str) -> list[str]:
 
 
 def check_literals(role: Path) -> list[str]:
-    files = [path for path in role.rglob("*") if path.is_file() and path.parent != role / "tests"]
+    files = [
+        path for path in role.rglob("*") if path.is_file() and "tests" not in path.parts[len(role.parts) :]
+    ]
     return [
         f"{path.name}: names version {found.group()}"
         for path in files

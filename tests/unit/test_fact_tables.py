@@ -22,8 +22,10 @@ from tests.facts.served import facts_served, records_of
 from tests.standins import efa
 from tests.standins.overlay import has_standin, standin_pins
 
-# Compared with their facts by tests/unit/test_facts.py.
-ELSEWHERE = {"aws_ofi_nccl", "libfabric"}
+# Compared with its facts by tests/unit/test_facts.py.
+ELSEWHERE = {"aws_ofi_nccl"}
+# Kinds of facts from which a stand-in is generated.
+GENERATED = {"file", "node"}
 UPSTREAMS = [name for name in upstreams() if name not in ELSEWHERE]
 ROLES = [path.name for path in sorted((ROOT / "ansible/roles").iterdir()) if path.name in upstreams()]
 # Component whose pin is the version of the upstream.
@@ -59,7 +61,8 @@ class Release:
 def release(name: str, version: str) -> Release:
     pins = {**catalog_pins(), PIN_OF.get(name, name): version}
     pins |= efa.bundle(version) if name == "efa" else {}
-    facts = tuple(facts_in(facts_of(name, version), pins | words_of(version)))
+    facts = facts_in(facts_of(name, version), pins | words_of(version))
+    facts = [fact for fact in facts if fact.kind not in GENERATED]
     text = text_of_role(name)
     served: set[Fact] = set()
     if has_standin(name):
@@ -67,7 +70,7 @@ def release(name: str, version: str) -> Release:
             site = records_of(name, pins, Path(folder))
             served = facts_served(site, [fact.words[0] for fact in facts if fact.kind == "runs"])
             text += "\n".join([*site.sources.values(), *site.texts()])
-    return Release(facts=facts, served=frozenset(served), text=text)
+    return Release(facts=tuple(facts), served=frozenset(served), text=text)
 
 
 @pytest.mark.parametrize("name", upstreams())

@@ -1,20 +1,20 @@
 """Stand-ins and checks are compared with the facts about real releases."""
 
-import io
 import re
 import subprocess
-import tarfile
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder import catalog
 from builder.downloads import downloads_of
-from tests.facts import facts_of
+from tests.facts import Fact, facts_of
+from tests.facts.served import Records, facts_served
 from tests.standins import aws_ofi_nccl, efa
-from tests.standins.site import Site
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = tomllib.loads((ROOT / "tests/facts/aws_ofi_nccl.toml").read_text(encoding="utf-8"))
@@ -73,31 +73,45 @@ def test_catalog_has_the_url_of_the_release(version: str) -> None:
     assert download.url == f"{aws_ofi_nccl.RELEASES}/{facts['tag']}/aws-ofi-nccl-{facts['package']}.tar.gz"
 
 
+def plugin_of_the_installer(folder: Path, installer: str) -> set[Fact]:
+    """Return what the package of the plugin in a stand-in of the EFA installer contains."""
+    has = efa.bundle(installer)
+    site = Records(folder=folder / "site", pins={})
+    site.folder.mkdir(parents=True)
+    _, fabric = efa.make_libfabric(has["libfabric"])
+    efa.make_plugin(site, installer, has, fabric)
+    found = [fact for fact in facts_served(site, ()) if "libnccl-" in fact.words[0]]
+    return {fact for fact in found if fact.kind in ("files", "links", "sonames", "needed", "symbols")}
+
+
+def plugin_of_the_table(facts: Mapping[str, Any], folder: str) -> set[Fact]:
+    found = {Fact("links", (f"{folder}/{name}", target)) for name, target in facts["links"].items()}
+    for name in facts["files"]:
+        found |= {Fact("files", (f"{folder}/{name}",)), Fact("sonames", (name, name))}
+        found |= {Fact("needed", (name, library)) for library in facts["needed"]}
+        found |= {Fact("symbols", (name, symbol)) for symbol in aws_ofi_nccl.symbols(facts, name)}
+    return found
+
+
 @pytest.mark.parametrize("installer", ["1.40.0", "1.43.2", "1.47.0", "1.51.0"])
 def test_plugin_of_the_installer_matches_the_facts(tmp_path: Path, installer: str) -> None:
-    has = efa.bundle(installer)
-    facts = facts_of("aws_ofi_nccl", has["aws_ofi_nccl"])
-    _, fabric = efa.make_libfabric(has["libfabric"])
-    package = efa.make_plugin(Site(folder=tmp_path / "site", pins={}), installer, has, fabric)
-    data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True).stdout
-    files, links = {}, {}
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for entry in archive:
-            if entry.issym():
-                links[Path(entry.name).name] = entry.linkname
-            elif entry.name.endswith(".so"):
-                archive.extract(entry, tmp_path, filter="data")
-                files[Path(entry.name).name] = tmp_path / entry.name
-    assert links == facts["links"]
-    assert set(files) == set(facts["files"])
-    for name, path in files.items():
-        dynamic = output_of("readelf", "-d", path)
-        assert f"Library soname: [{name}]" in dynamic
-        assert [f"Shared library: [{needed}]" in dynamic for needed in facts["needed"]] == [True, True]
-        exported = set(re.findall(r"nccl\w+Plugin_v\d+", output_of("nm", "-D", "--defined-only", path)))
-        assert exported == {
-            f"nccl{kind.title()}Plugin_v{number}" for kind in facts["files"][name] for number in facts[kind]
-        }
+    facts = facts_of("aws_ofi_nccl", efa.bundle(installer)["aws_ofi_nccl"])
+    folder = "/opt/amazon/ofi-nccl/lib"
+    folder += "" if efa.numbers(installer) >= (1, 44) else "/x86_64-linux-gnu"
+    served = plugin_of_the_installer(tmp_path, installer)
+    assert served == plugin_of_the_table(facts, folder)
+    kinds = {kind for kinds in facts["files"].values() for kind in kinds}
+    for key in ("files", "links", "needed", *kinds):
+        for changed in changes_of(facts[key]):
+            assert served != plugin_of_the_table({**facts, key: changed}, folder), (key, changed)
+
+
+def changes_of(value: Any) -> list[Any]:
+    """Return the value with one entry removed, for each entry, and with one entry more."""
+    if isinstance(value, dict):
+        less = [{key: value[key] for key in value if key != name} for name in value]
+        return [*less, {**value, "libnccl-net-changed.so": type(next(iter(value.values()), ""))()}]
+    return [*([other for other in value if other != one] for one in value), [*value, 99]]
 
 
 def output_of(*command: str | Path) -> str:

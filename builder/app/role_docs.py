@@ -16,7 +16,6 @@ from builder.model import Catalog, Component, System, Target
 
 PAGE = Path("docs", "reference", "roles.md")
 PROOFS = Path("docs", "reference", "proofs.toml")
-FACTS = Path("tests", "facts")  # tables of facts about real releases, named after roles
 REAL, STANDINS, EMPTY, LINTED = "real", "stand-ins", "empty packages", "lint"
 RANK = (LINTED, EMPTY, STANDINS, REAL)
 # Systems that roles support; only those in the catalog can be built.
@@ -46,7 +45,7 @@ What proves that a role works with the real software:
 |---|---|
 | every run | the tests use the real packages of Debian and PyPI |
 | real | applied by hand to these releases of the real software, on this date |
-| facts | stand-in, role and checks are compared with a table of facts about real releases (`tests/facts/`) |
+| facts | stand-in, role and checks are compared with a table of facts about real releases |
 | stand-in | only the stand-in, for this reason |
 
 """
@@ -65,14 +64,16 @@ def write(context: Context) -> Path:
 def proofs(root: Path) -> dict[str, str]:
     """Return how each role that needs stand-ins was compared with the real software, in words."""
     entries = tomllib.loads((root / PROOFS).read_text(encoding="utf-8"))
-    found = {path.stem: "facts" for path in (root / FACTS).glob("*.toml")}
-    for name, entry in entries.items():
-        if "stand_in" in entry:
-            found[name] = f"stand-in: {entry['stand_in']}"
-        else:
-            words = [f"real: {entry['real']} ({entry['date']})", *([found[name]] if name in found else [])]
-            found[name] = "; ".join(words)
-    return found
+    return {name: "; ".join(_proof(entry)) for name, entry in entries.items()}
+
+
+def _proof(entry: Mapping[str, Any]) -> Iterator[str]:
+    if "real" in entry:
+        yield f"real: {entry['real']} ({entry['date']})"
+    if entry.get("facts"):
+        yield "facts"
+    if "stand_in" in entry:
+        yield f"stand-in: {entry['stand_in']}"
 
 
 def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from builder import catalog
 from builder.app import role_docs
 from builder.app.scenario import scenarios
 from builder.members import closure
+from tests.facts import upstreams
 from tests.standins.__main__ import scenario_request, served
 from tests.standins.overlay import ROOT, has_standin
 
@@ -84,8 +85,8 @@ def test_roles_page_is_current() -> None:
 def test_every_proof_is_needed() -> None:
     """A role has either facts, a real release or a reason for its stand-in."""
     entries = tomllib.loads((ROOT / role_docs.PROOFS).read_text(encoding="utf-8"))
-    tables = {path.stem for path in (ROOT / role_docs.FACTS).glob("*.toml")}
     page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
     assert [name for name in entries if f"| `{name}` |" not in page] == []
-    assert [name for name in tables if "stand_in" in entries.get(name, {})] == []
-    assert [name for name, entry in entries.items() if ("date" in entry) == ("stand_in" in entry)] == []
+    assert sorted(name for name, entry in entries.items() if entry.get("facts")) == upstreams()
+    assert [name for name, entry in entries.items() if not set(entry) & {"real", "facts", "stand_in"}] == []
+    assert [name for name, entry in entries.items() if ("date" in entry) != ("real" in entry)] == []

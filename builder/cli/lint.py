@@ -31,7 +31,7 @@ def options() -> argparse.ArgumentParser:
     )
     form = found.add_mutually_exclusive_group()
     add_json(form)
-    form.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0, for code hosts and editors")
+    form.add_argument("--sarif", action="store_true", help="print SARIF, for code hosts and editors")
     form.add_argument("--rules", action="store_true", help="print the rules instead of checking files")
     return found
 

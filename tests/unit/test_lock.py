@@ -85,6 +85,7 @@ def test_role_variables_contain_urls_digests_and_sizes(downloading: Repository) 
         "packages": {
             "url": "https://vendor.example/repo/tiny/",
             "suite": "./",
+            "signed_lists": False,
             "components": [],
             "key": {"url": KEY, "sha256": SHA, "size": 1},
         },

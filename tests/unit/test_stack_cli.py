@@ -33,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
             8,
             "nearest  nvidia_driver 575.57.08 → 580.65.06",
         ),
-        (["cuda-13.0", "--instance", "p5en.48xlarge"], 0, "cuda-13.0 on p5en.48xlarge: 2 settings, 4 notes"),
+        (["cuda-13.0", "--instance", "p5en.48xlarge"], 0, "cuda-13.0 on p5en.48xlarge: 3 settings, 4 notes"),
         (["cuda-12.8", "--set", "nvidia_fabric_manager=570.172.07"], 8, "error FM-01"),
         (
             ["--set", "aws_ofi_nccl=1.18.0", "--set", "aws_ofi_nccl_libfabric_major_gt_runtime=true"],

@@ -15,11 +15,9 @@ from builder.adapters.host.http import Client, TransientError, login_headers
 from builder.adapters.registry.api import origin_of
 from builder.adapters.upstream.mirror import snapshot
 from builder.adapters.upstream.suites import release_url
-from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.settings import InForce, Setting
 from builder.errors import FactoryError, without_logins
-from builder.lock import ACCOUNT
 from builder.site import ECR, path_of
 
 GOOD, NOTE, BAD = "passed", "skipped", "failed"
@@ -89,8 +87,6 @@ def site_probes(context: Context, force: InForce, *, limit_s: float) -> dict[str
             continue
         for name, text in _values(setting):
             found[name] = _probe(asking, name, text, setting, ask)
-    if context.site_name == ACCOUNT:
-        found["aws"] = asking.account
     return found
 
 
@@ -228,11 +224,6 @@ class _Asking:
             return GOOD, f"ECR of the account of --site {self.context.site_name}"
         status, _ = self._get(f"{origin_of(host)}/v2/")
         return (GOOD if status in (200, 401, 403) else BAD), f"answers {status}"
-
-    def account(self) -> Iterable[Finding]:
-        account = SiteAccount(self.context).account
-        text = f"account {account.account_id()} in {account.region}"
-        yield Finding(about="aws", state=GOOD, text=text, origin="credentials of the environment")
 
     def _get(self, url: str) -> tuple[int, bytes]:
         """Return the status of a URL and the start of its content."""

@@ -15,11 +15,13 @@ from builder.adapters.host.http import Client
 from builder.adapters.host.network import DIRECT
 from builder.adapters.registry.api import origin_of
 from builder.adapters.registry.local import PROGRAM, of
+from builder.app import preflight
 from builder.app.context import Context, add_json, add_site_name, open_context, parser, print_json
 from builder.app.probes import BAD, GOOD, NOTE, Finding, Probe, ask_all, safely, site_probes
 from builder.app.settings import in_force
 from builder.catalog import require_sound
-from builder.errors import CatalogError, MissingError
+from builder.errors import CatalogError, FactoryError, MissingError
+from builder.lock import ACCOUNT
 from builder.screen.text import look, size
 from builder.site import path_of
 
@@ -73,13 +75,15 @@ def _findings(context: Context) -> Iterator[Finding]:
         yield from safely(name, partial(probe, context))
     yield from site_file
     yield from answers()
+    if is_valid and context.site_name == ACCOUNT:
+        yield from preflight.findings(context)
     for name, probe in (("tools", _tools), ("disk", _disk)):
         yield from safely(name, partial(probe, context))
 
 
 def _servers(context: Context, *, is_valid: bool) -> dict[str, Probe]:
     """Return the probes that wait for an answer: of the engine, and of the servers of a valid site file."""
-    probes: dict[str, Probe] = {"engine": _engine}
+    probes: dict[str, Probe] = {"engine": partial(_engine, context)}
     if not is_valid:
         return probes
     try:
@@ -113,9 +117,16 @@ def _site_file(context: Context) -> Iterable[Finding]:
     yield Finding(about="site file", state=GOOD, text=text)
 
 
-def _engine() -> Iterable[Finding]:
+def _engine(context: Context) -> Iterable[Finding]:
     engine = Engine()
-    version = engine.version()
+    try:
+        version = engine.version()
+    except FactoryError as error:
+        if context.site_name != ACCOUNT:
+            raise
+        text = f"{error.message}; containers and rehearsals need it, AMIs for an account do not"
+        yield Finding(about="engine", state=NOTE, text=text, fix=error.hint)
+        return
     yield Finding(
         about="engine",
         state=GOOD,
@@ -127,7 +138,9 @@ def _engine() -> Iterable[Finding]:
         yield _room("engine disk", root, "docker system df, then builder clean")
 
 
-def _tools(_: Context) -> Iterable[Finding]:
+def _tools(context: Context) -> Iterable[Finding]:
+    """Return findings about programs; AMIs for an account need no program for containers."""
+    is_local = context.site_name != ACCOUNT
     for name, why, needed in (
         ("mmdebstrap", "builds base images", True),
         ("docker", "runs the checks inside a container", True),
@@ -135,7 +148,7 @@ def _tools(_: Context) -> Iterable[Finding]:
         ("packer", "builds AMIs", False),
     ):
         path = shutil.which(name)
-        state = GOOD if path else BAD if needed else NOTE
+        state = GOOD if path else BAD if needed and is_local else NOTE
         fix = f"apt-get install {_PACKAGES.get(name, name)}"
         yield Finding(about=name, state=state, text=path or f"not installed ({why})", fix=fix)
     pip = process.run([sys.executable, "-m", "pip", "--version"], timeout_s=60)

@@ -33,6 +33,9 @@ def options() -> argparse.ArgumentParser:
         choices=("current", "1.6"),
         help="1.6: also allow tagging and changing any image: Packer 1.6 tags images after their creation",
     )
+    found.add_argument(
+        "--doctor", action="store_true", help="also allow what `builder doctor --site aws` reads"
+    )
     return found
 
 
@@ -43,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(find_one_target(context, parsed, verb="iam"))
     policy = open_lane(plan.target.kind, context).policy(
-        plan, partition=parsed.partition, old_packer=parsed.packer == "1.6"
+        plan, partition=parsed.partition, old_packer=parsed.packer == "1.6", doctor=parsed.doctor
     )
     if policy is None:
         raise UsageError(f"target '{plan.target.name}' is not an AMI", hint="builder list")

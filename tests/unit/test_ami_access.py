@@ -1,8 +1,18 @@
 """The address at which an instance is reached: the same choice for Packer and for the checks."""
 
+from pathlib import Path
+
 import pytest
 
-from builder.adapters.ami.access import address_of, interface, launch_network
+from builder.adapters.ami.access import (
+    address_of,
+    interface,
+    launch_network,
+    session_problems,
+    session_proxy,
+)
+from builder.adapters.ami.checker import ssh_config
+from builder.adapters.aws.sshkeys import HostKey
 from builder.site import AwsSettings
 
 PRIVATE, PUBLIC = "10.0.0.1", "203.0.113.1"
@@ -26,6 +36,44 @@ def test_checks_log_in_to_the_address_that_packer_selects(
     both = {"PrivateIpAddress": PRIVATE, "PublicIpAddress": PUBLIC}
     assert address_of(both, settings) == expected
     assert address_of({"PrivateIpAddress": PRIVATE}, settings) == PRIVATE
+
+
+SESSION = AwsSettings(ssh_interface="session_manager", instance_profile="factory")
+
+
+def test_checks_reach_an_instance_through_session_manager_if_packer_does(tmp_path: Path) -> None:
+    instance = {"InstanceId": "i-0123456789abcdef0", "PrivateIpAddress": PRIVATE}
+    assert address_of(instance, SESSION) == "i-0123456789abcdef0"
+    assert launch_network(SESSION, "sg-1")["IamInstanceProfile"] == {"Name": "factory"}
+    assert "IamInstanceProfile" not in launch_network(AwsSettings(instance_profile="factory"), "sg-1")
+    proxy = session_proxy("eu-west-1", SESSION)
+    host = HostKey(alias="image", known_hosts=tmp_path / "known_hosts", user_data="")
+    text = ssh_config(
+        user="admin", port=22, key=tmp_path / "key", host=host, sockets=tmp_path, proxy_command=proxy
+    )
+    (line,) = [line.strip() for line in text.splitlines() if "ProxyCommand" in line]
+    assert line == (
+        "ProxyCommand aws ssm start-session --region eu-west-1 --target %h"
+        " --document-name AWS-StartSSHSession --parameters portNumber=%p"
+    )
+    assert session_proxy("eu-west-1", AwsSettings()) == ""
+
+
+def test_what_session_manager_lacks_is_found_before_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert session_problems(AwsSettings()) == []
+    found = session_problems(AwsSettings(ssh_interface="session_manager"))
+    assert [problem.message.partition(",")[0] for problem in found] == [
+        "Session Manager needs an instance profile",
+        "aws.ssh_interface is session_manager",
+        "aws.ssh_interface is session_manager",
+    ]
+    assert ["session-manager-plugin" in problem.message for problem in found] == [False, True, False]
+    for name in ("session-manager-plugin", "aws"):
+        (tmp_path / name).touch(mode=0o755)
+    assert session_problems(SESSION) == []
 
 
 @pytest.mark.parametrize(

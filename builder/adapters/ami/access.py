@@ -1,5 +1,6 @@
 """Create the temporary key pair and security group for SSH to an instance, with journal entries."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,18 @@ from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account, Resource
 from builder.adapters.aws.sshkeys import KeyPair, key_pair
 from builder.adapters.host.workspace import Run
+from builder.errors import FactoryError, MissingError, UsageError
 from builder.events import Stream
 from builder.site import AwsSettings
 
+SESSION_MANAGER = "session_manager"
+_GUIDE = "https://docs.aws.amazon.com"
+# Programs that reach an instance through Session Manager, with their instructions.
+_PROGRAMS = {
+    "session-manager-plugin": f"{_GUIDE}/systems-manager/latest/userguide/"
+    "session-manager-working-with-install-plugin.html",
+    "aws": f"{_GUIDE}/cli/latest/userguide/getting-started-install.html",
+}
 _GROUP = "security-group"
 # The journal entries of an instance and of its SSH access have the same name.
 _KINDS = ("key-pair", _GROUP, "instance")
@@ -30,8 +40,39 @@ def interface(settings: AwsSettings) -> str:
     return settings.ssh_interface or ("private_ip" if settings.public_address is False else "")
 
 
+def session_problems(settings: AwsSettings) -> list[FactoryError]:
+    """Return what Session Manager lacks to reach instances; an empty list if another way is set."""
+    found: list[FactoryError] = []
+    if settings.ssh_interface != SESSION_MANAGER:
+        return found
+    if not settings.instance_profile:
+        text = "Session Manager needs an instance profile, but aws.instance_profile is not set"
+        hint = "set instance_profile in [aws] of site.toml to one with AmazonSSMManagedInstanceCore"
+        found.append(UsageError(text, hint=hint))
+    for program, page in _PROGRAMS.items():
+        if shutil.which(program) is None:
+            text = f"aws.ssh_interface is session_manager, but the program {program} is not installed"
+            found.append(MissingError(text, hint=f"install it: {page}"))
+    return found
+
+
+def session_proxy(region: str, settings: AwsSettings) -> str:
+    """Return the ProxyCommand with which ssh reaches an instance by its id; "" for a direct connection."""
+    if settings.ssh_interface != SESSION_MANAGER:
+        return ""
+    return (
+        f"aws ssm start-session --region {region} --target %h --document-name AWS-StartSSHSession"
+        " --parameters portNumber=%p"
+    )
+
+
 def address_of(instance: Resource, settings: AwsSettings) -> str:
-    """Return the address at which a running instance is reached: the one that Packer selects."""
+    """Return the address at which a running instance is reached: the one that Packer selects.
+
+    Session Manager reaches an instance by its id.
+    """
+    if settings.ssh_interface == SESSION_MANAGER:
+        return str(instance["InstanceId"])
     private = str(instance["PrivateIpAddress"])
     if interface(settings) == "private_ip":
         return private
@@ -41,15 +82,18 @@ def address_of(instance: Resource, settings: AwsSettings) -> str:
 def launch_network(settings: AwsSettings, group: str) -> dict[str, Any]:
     """Return the arguments of RunInstances for the network, such that the site's choice of address holds."""
     subnet = {"SubnetId": settings.subnet} if settings.subnet else {}
+    # The agent of Session Manager needs the permissions of the profile.
+    is_session = settings.ssh_interface == SESSION_MANAGER
+    profile = {"IamInstanceProfile": {"Name": settings.instance_profile}} if is_session else {}
     if settings.public_address is None or not subnet:
-        return {"SecurityGroupIds": [group], **subnet}
+        return {"SecurityGroupIds": [group], **subnet, **profile}
     card = {
         "DeviceIndex": 0,
         "AssociatePublicIpAddress": settings.public_address,
         "DeleteOnTermination": True,
         "Groups": [group],
     }
-    return {"NetworkInterfaces": [card | subnet]}
+    return {"NetworkInterfaces": [card | subnet], **profile}
 
 
 @contextmanager

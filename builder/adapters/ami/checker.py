@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.adapters.ami.access import Access, address_of, launch_network, ssh_access
+from builder.adapters.ami.access import Access, address_of, launch_network, session_proxy, ssh_access
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
@@ -47,9 +47,11 @@ Host *
 """
 
 
-def ssh_config(*, user: str, port: int, key: Path, host: HostKey, sockets: Path) -> str:
+def ssh_config(
+    *, user: str, port: int, key: Path, host: HostKey, sockets: Path, proxy_command: str = ""
+) -> str:
     """Return the configuration of ssh for an instance; it accepts no other host key than `host`."""
-    return _LOGIN.format(
+    text = _LOGIN.format(
         user=user,
         port=port,
         key=_escape(key),
@@ -57,6 +59,7 @@ def ssh_config(*, user: str, port: int, key: Path, host: HostKey, sockets: Path)
         known_hosts=_escape(host.known_hosts),
         folder=_escape(sockets),
     )
+    return text + (f"  ProxyCommand {proxy_command}\n" if proxy_command else "")
 
 
 def _escape(path: Path) -> str:
@@ -180,6 +183,7 @@ class MachineChecker:
             key=key.file,
             host=host,
             sockets=self.run.socket_dir,
+            proxy_command=session_proxy(self.account.region, self.settings),
         )
         config.write_text(text, encoding="utf-8")
         return config

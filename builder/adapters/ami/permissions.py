@@ -13,6 +13,7 @@ from builder.model import Plan
 from builder.site import AwsSettings
 
 _ANY = ("*",)
+DOCTOR = "doctor"  # feature: `builder doctor` reads facts of the account that no build needs
 OLD_PACKER = "old packer"  # feature: Packer 1.6 does not tag images or require tokens in its requests
 
 
@@ -57,6 +58,19 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:DescribeVpcs",
             "sts:GetCallerIdentity",
         ),
+    ),
+    Grant(
+        name="Doctor",
+        actions=(
+            "ec2:DescribeInstanceTypes",
+            "ec2:DescribeRouteTables",
+            "ec2:GetEbsDefaultKmsKeyId",
+            "ec2:GetEbsEncryptionByDefault",
+            "ec2:GetInstanceMetadataDefaults",
+            "iam:SimulatePrincipalPolicy",
+            "servicequotas:GetServiceQuota",
+        ),
+        when=DOCTOR,
     ),
     # `builder lock` reads the ids of source AMIs. AWS owns these parameters: their ARNs have no account.
     Grant(
@@ -232,7 +246,10 @@ GRANTS: tuple[Grant, ...] = (
     Grant(
         name="SessionForward",
         actions=("ssm:StartSession",),
-        resources=("arn:{partition}:ssm:*::document/AWS-StartPortForwardingSession",),
+        resources=tuple(
+            f"arn:{{partition}}:ssm:*::document/{name}"
+            for name in ("AWS-StartPortForwardingSession", "AWS-StartSSHSession")  # of Packer, of the checks
+        ),
         when="session",
     ),
     Grant(

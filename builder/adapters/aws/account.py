@@ -30,7 +30,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
     (
         (
             *("AuthFailure", "ExpiredToken", "RequestExpired", "InvalidClientTokenId"),
-            "UnrecognizedClientException",
+            *("UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidSignatureException"),
         ),
         MissingError,
         _CREDENTIALS,

@@ -12,10 +12,11 @@ from typing import Any
 
 from builder import tooling
 from builder.adapters.ami import janitor, plugins
+from builder.adapters.ami.access import SESSION_MANAGER, session_problems
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ami.permissions import OLD_PACKER, changing, needs, policy
+from builder.adapters.ami.permissions import DOCTOR, OLD_PACKER, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.aws import groups
@@ -73,6 +74,12 @@ class AmiLane(Lane):
             systems = ", ".join(sorted({plan.system.summary for plan in plans}))
             print(f"rehearsal on this machine, no AWS account is touched: {systems}", file=sys.stderr)
             print("".join(f"{text}\n" for text in map(_difference, plans) if text), end="", file=sys.stderr)
+        settings = self._context.site.aws
+        if self._site.is_rehearsal and settings.ssh_interface == SESSION_MANAGER:
+            text = "a rehearsal has no Session Manager, but aws.ssh_interface is session_manager"
+            raise UsageError(text, hint="unset ssh_interface in site.toml, or build with --site aws")
+        for problem in session_problems(settings):
+            raise problem
         if publish:
             for plan in plans:
                 self._publisher.require_publishable(plan)
@@ -165,9 +172,10 @@ class AmiLane(Lane):
         wanted = needs(plan, self._context.site.aws)
         return changing(wanted if publish else wanted & {"build", "group"})
 
-    def policy(self, plan: Plan, *, partition: str, old_packer: bool) -> Mapping[str, Any]:
+    def policy(self, plan: Plan, *, partition: str, old_packer: bool, doctor: bool) -> Mapping[str, Any]:
         settings = self._context.site.aws
-        wanted = needs(plan, settings) | ({OLD_PACKER} if old_packer else set())
+        more = {OLD_PACKER: old_packer, DOCTOR: doctor}
+        wanted = needs(plan, settings) | {feature for feature, is_wanted in more.items() if is_wanted}
         return policy(wanted, settings, partition=partition)
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:

@@ -92,10 +92,13 @@ class Lane(Protocol):
         del plan, publish
         return ()
 
-    def policy(self, plan: Plan, *, partition: str, old_packer: bool) -> Mapping[str, Any] | None:
+    def policy(
+        self, plan: Plan, *, partition: str, old_packer: bool, doctor: bool
+    ) -> Mapping[str, Any] | None:
         """Return the IAM policy for building and publishing; None if no account is needed.
 
-        `old_packer` adds permissions for versions of Packer that create images without tags.
+        `old_packer` adds permissions for versions of Packer that create images without tags, `doctor` those
+        for the facts that the pre-flight reads.
         """
-        del plan, partition, old_packer
+        del plan, partition, old_packer, doctor
         return None

@@ -196,16 +196,20 @@ SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
 FREE = frozenset(
     {
         "ARN",
+        "HOST",
+        "ID",
         "DAYS",
         "KEY=VALUE",
         "N",
         "NAME,…",
         "NAME=FOLDER",
+        "NETWORK",
         "NEW",
         "NUMBER",
         "SECONDS",
         "SIZE",
         "SPAN",
         "VARIABLE=VALUE",
+        "YES|NO",
     }
 )

@@ -1,13 +1,15 @@
-"""`builder init`: writes the files of a new target, component or stack."""
+"""`builder init`: writes the files of a new target, component or stack, or the site file."""
 
 import argparse
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from builder.app import initial, role_docs
+from builder import site
+from builder.app import initial, initial_site, role_docs
 from builder.app.actions import Action, run_action
 from builder.app.context import Context, add_json, open_context, parser, print_json
 from builder.app.interrupts import interruptible
@@ -18,8 +20,8 @@ from builder.model import KINDS
 def run(argv: Sequence[str]) -> int:
     return run_action(
         "init",
-        "Write all files of a new target, component or stack. They pass `make unit` as they are; existing"
-        " files are never overwritten.",
+        "Write all files of a new target, component or stack, which pass `make unit` as they are, or the site"
+        " file. Existing files are never overwritten.",
         ACTIONS,
         argv,
     )
@@ -59,6 +61,33 @@ def _stack_options() -> argparse.ArgumentParser:
     return found
 
 
+def _site_options() -> argparse.ArgumentParser:
+    found = parser(
+        "init site",
+        "Write site.toml with a comment on every setting. Asks for the settings of the first build, except"
+        " for those that an option answers; without a terminal it asks nothing.",
+    )
+    for question in initial_site.QUESTIONS:
+        found.add_argument(f"--{question.option}", metavar=question.metavar, help=question.text)
+    add_json(found)
+    return found
+
+
+def _site(parsed: argparse.Namespace) -> int:
+    context = open_context(parsed)
+    path = site.path_of(context.root)
+    given = {
+        question.key: initial_site.parse_answer(question.key, text)
+        for question in initial_site.QUESTIONS
+        if (text := getattr(parsed, question.option.replace("-", "_")))
+    }
+    left = [question for question in initial_site.QUESTIONS if question.key not in given]
+    if sys.stdin.isatty() and not os.path.lexists(path):
+        given |= initial_site.ask(left, input, lambda text: print(text, file=sys.stderr))
+    initial_site.write(path, given)
+    return _print(parsed, context, [path], "builder doctor --site aws")
+
+
 def _target(parsed: argparse.Namespace) -> int:
     context = open_context(parsed)
     written = initial.write(context, initial.target_files(context, parsed.name, parsed.kind))
@@ -86,7 +115,9 @@ def _stack(parsed: argparse.Namespace) -> int:
 
 
 def _print(parsed: argparse.Namespace, context: Context, written: Sequence[Path], command: str) -> int:
-    files = [str(path.relative_to(context.root) if path.is_absolute() else path) for path in written]
+    files = [
+        str(path.relative_to(context.root) if path.is_relative_to(context.root) else path) for path in written
+    ]
     if parsed.json:
         print_json(parsed, {"files": files, "next": command})
         return 0
@@ -103,4 +134,5 @@ ACTIONS: Mapping[str, Action] = {
         _component,
     ),
     "stack": Action("write a stack on a base", _stack_options, _stack),
+    "site": Action("write the site file, asking for its settings", _site_options, _site),
 }

@@ -21,7 +21,7 @@ VERBS = {
     "lint": "check Dockerfiles, batch scripts and manifests against static rules",
     "run": "run the program of a built training image on this machine",
     "launch": "print the file that starts a published image on a cluster",
-    "init": "write the files of a new target, component or stack",
+    "init": "write the files of a new target, component or stack, or the site file",
     "role": "apply roles to a fresh machine and check them",
     "stack": "find versions that work together: list, show, check, solve, diff",
     "lock": "lock the digests of downloads: add, --update, --diff, --verify",

@@ -11,6 +11,8 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 LINTERS := lint-python lint-imports lint-yaml lint-roles lint-dockerfiles lint-scripts lint-packer
 SITE ?= local
 unexport PYTHONDONTWRITEBYTECODE  # tests start the builder many hundred times
+# An AMI is built by an instance of the account; only its rehearsal needs a container engine.
+AMI_TOOLS = $(if $(filter aws,$(SITE)),setup,engine)
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
@@ -35,7 +37,7 @@ demo: engine ## build and check cpu-ddp, publish it to a registry on this machin
 	$(RUN) scripts/ensure-engine docker-registry
 	$(RUN) builder build cpu-ddp --publish
 
-ami: engine ## build all AMIs that the site can build, in parallel; SITE=aws: in your AWS account
+ami: $(AMI_TOOLS) ## build all AMIs that the site can build, in parallel; SITE=aws: in your AWS account
 	$(RUN) builder build --all --kind ami --site $(SITE)
 
 fmt: setup ## format the code
@@ -78,3 +80,4 @@ clean: ## delete out/ and tool caches; `builder clean` cleans the engine
 
 %: catalog/targets/%.toml engine ## build a target of the catalog by name
 	$(RUN) builder build $@ --site $(SITE)
+ami-%: catalog/targets/ami-%.toml $(AMI_TOOLS) ; $(RUN) builder build $@ --site $(SITE)

@@ -1,8 +1,10 @@
-"""Product files must not refer to the tests folder."""
+"""Product files must not refer to the tests folder; `make` installs only what a target needs."""
 
 import re
 import subprocess
 from pathlib import Path
+
+import pytest
 
 # Matches the top-level tests folder, not the tests folders of roles and workloads.
 NAMES_TESTS = re.compile(
@@ -25,3 +27,19 @@ def test_product_files_do_not_refer_to_tests(root: Path) -> None:
             if NAMES_TESTS.search(line):
                 found.append(f"{name}:{number}: {line.strip()}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["ami-cpu", "SITE=aws"], False),
+        (["ami", "SITE=aws"], False),
+        (["ami-cpu"], True),
+        (["ami"], True),
+        (["cpu-ddp", "SITE=aws"], True),
+    ],
+)
+def test_an_ami_for_an_account_needs_no_engine(root: Path, words: list[str], expected: bool) -> None:
+    done = subprocess.run(["make", "-n", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    assert "builder build" in done.stdout
+    assert ("scripts/ensure-engine" in done.stdout) is expected

@@ -102,6 +102,19 @@ def test_common_systems_and_instance_types_have_a_stack(knowledge: Knowledge) ->
     assert {"cpu-debian-12", "cuda-11.8-debian-12"} <= set(knowledge.stacks)
 
 
+def test_no_ami_pins_a_kernel_that_the_next_amazon_linux_lacks(knowledge: Knowledge) -> None:
+    """A new AMI of Amazon Linux has only its newest kernel, so a stack names the series."""
+    catalog = knowledge.catalog
+    pinned = {
+        f"{target.name} {flavour.name}": knowledge.stacks[flavour.stack].pins.get("kernel", "")
+        for target in catalog.targets.values()
+        for flavour in target.flavours.values()
+        if target.ami and catalog.systems[flavour.system].distribution == "amazon"
+    }
+    assert len(pinned) > 3
+    assert {name: kernel for name, kernel in pinned.items() if not re.fullmatch(r"(\d+\.\d+)?", kernel)} == {}
+
+
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
     """A changed stack needs a new name, because users rely on the contents of a released one."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))

@@ -31,6 +31,9 @@ class FakeEngine:
     def images(self) -> list[Image]:
         return list(self._layers.values())
 
+    def containers(self, label: str) -> list[dict[str, object]]:
+        return []
+
     def remove_image(self, reference: str) -> None:
         self.removed.append(reference)
 

@@ -7,9 +7,11 @@ import pytest
 
 from builder import dockerfile
 from builder.adapters.container import workload
+from builder.adapters.container.failed import FailedContainers
 from builder.cli.main import main
 from builder.errors import BuildError, CatalogError
 from builder.marks import RUN_LABEL
+from builder.model import Plan
 from tests.support.repository import Repository
 
 PATH = "containers/hello/Dockerfile"
@@ -125,15 +127,21 @@ class Engine:
         yield from self._events
 
 
+def build(engine: Any, context: workload.Context, plan: Plan, labels: dict[str, str]) -> None:
+    run: Any = None  # unused, because no container is kept
+    failed = FailedContainers(engine, run, keep=False)
+    workload.build(
+        engine, context, plan, parent="p", tag="t", labels=labels, say=lambda _: None, failed=failed
+    )
+
+
 def test_only_containers_of_the_build_get_a_limit_of_processes(repository: Repository) -> None:
     context = workload.make_context(repository.root, repository.plan(), (RUN_LABEL, "a"))
     engine: Any = Engine(
         *({"stream": f" ---> Running in {name}\n"} for name in (OWN, FOREIGN, ENDED)),
         {"stream": f"printed ---> Running in {FOREIGN}\n"},
     )
-    workload.build(
-        engine, context, repository.plan(), parent="p", tag="t", labels={RUN_LABEL: "a"}, say=lambda _: None
-    )
+    build(engine, context, repository.plan(), {RUN_LABEL: "a"})
     assert [name for name, count in engine.limited if 0 < count <= 4096] == [OWN]
 
 
@@ -163,6 +171,6 @@ def test_errors_of_the_engine_name_the_line_of_the_user(
     plan = repository.plan()
     context = workload.make_context(repository.root, plan, ("run", "a"))
     with pytest.raises(BuildError) as caught:
-        workload.build(answer, context, plan, parent="p", tag="t", labels={}, say=lambda _: None)
+        build(answer, context, plan, {})
     assert caught.value.message == message
     assert caught.value.exit_code == 4

@@ -16,7 +16,7 @@ AMI_TOOLS = $(if $(filter aws,$(SITE)),setup,engine)
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
-.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries fuzz check bench lock clean $(LINTERS)
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries launch fuzz check bench lock clean $(LINTERS)
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,8 +53,7 @@ lint-dockerfiles: setup ; $(RUN) hadolint --failure-threshold info containers/*/
 lint-scripts: setup ; $(RUN) shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*))
 lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami
 
-type: setup ## run mypy in strict mode
-	$(RUN) mypy
+type: setup ; $(RUN) mypy ## run mypy in strict mode
 unit: setup ## run the unit tests
 	$(RUN) pytest -q tests/unit
 
@@ -62,9 +61,9 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
-test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `fuzz`
+test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `launch`, `fuzz`
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
-	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not fuzz"
+	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
 molecule: tools ## apply every role twice to a fresh machine, then check it (an hour)
 	$(RUN) pytest tests/roles -m roles
 boundaries: tools ## kill and break builds at every call and every task (an hour)
@@ -72,8 +71,9 @@ boundaries: tools ## kill and break builds at every call and every task (an hour
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 
-bench: engine ## compare build times with Packer and a Dockerfile
-	$(RUN) python -m bench
+launch: tools ## run launch files and monitoring with the real programs (2 minutes)
+	$(RUN) scripts/ensure-engine promtool:prometheus amtool:prometheus-alertmanager && $(RUN) pytest tests/launch -m launch
+bench: engine ; $(RUN) python -m bench ## compare build times with Packer and a Dockerfile
 lock: setup ; $(RUN) scripts/lock ## update requirements.lock of the factory
 clean: ## delete out/ and tool caches; `builder clean` cleans the engine
 	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -57,8 +57,9 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
     (moto.iam.urls, "url_paths", {"{0}/$": IamActions.dispatch}),
     (servicequotas_backends, "backend", Quotas),
-    # Instances have no public DNS name, because AWS names do not resolve to addresses of this host.
-    (Instance, "public_dns_name", property(lambda _: None)),
+    # Instances have an empty public DNS name, as in a VPC without DNS host names: AWS names do not resolve to
+    # addresses of this host. Prometheus crashes if the name is missing.
+    (Instance, "public_dns_name", property(lambda _: "")),
     # moto would start containers for Batch jobs and Lambda functions, also for calls of other services.
     (DockerModel, "docker_client", property(lambda _: _refuse_container())),
 )

@@ -1,6 +1,7 @@
 """Evaluate CloudFormation templates with parameters, and check them against the project's policies."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ from builder.app.architectures import parse
 Table = dict[str, Any]
 
 
+@cache
+def _parsed(path: Path) -> Table:
+    return parse(path.read_text(encoding="utf-8"))
+
+
 class Template:
     """A template with values for its parameters; references to resources and imports stay as they are."""
 
     def __init__(self, path: Path, **parameters: str) -> None:
-        self.table = parse(path.read_text(encoding="utf-8"))
+        self.table = _parsed(path)
         declared = self.table.get("Parameters", {})
         defaults = {key: str(entry["Default"]) for key, entry in declared.items() if "Default" in entry}
         self.parameters = defaults | parameters

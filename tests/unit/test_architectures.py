@@ -26,6 +26,7 @@ def template(root: Path, name: str, **parameters: str) -> Template:
 
 
 def test_cfn_lint_finds_nothing(root: Path) -> None:
+    """Takes 5 s; nothing else here knows the properties of eks, hyperpod and pcs."""
     from cfnlint.api import lint_file
 
     found = [
@@ -84,12 +85,13 @@ def test_policies_find_a_changed_resource(
     assert found.startswith(f"{resource}: ")
 
 
-def test_every_network_card_with_efa_has_an_interface(root: Path) -> None:
+@pytest.mark.parametrize("architecture", ["batch", "eks", "pcs"])
+def test_every_network_card_with_efa_has_an_interface(root: Path, architecture: str) -> None:
     found = catalog.load(root).instances
-    types = template(root, "batch").table["Parameters"]["InstanceType"]["AllowedValues"]
+    types = template(root, architecture).table["Parameters"]["InstanceType"]["AllowedValues"]
     assert {"p4d.24xlarge", "p5.48xlarge", "p6-b200.48xlarge", "p6-b300.48xlarge"} <= set(types)
     for name in types:
-        (own,) = template(root, "batch", InstanceType=name).resources("AWS::EC2::LaunchTemplate").values()
+        own = template(root, architecture, InstanceType=name).resources()["LaunchTemplate"]
         cards = own["LaunchTemplateData"]["NetworkInterfaces"]
         instance = found[name]
         assert [card["NetworkCardIndex"] for card in cards] == list(range(instance.cards or 0)), name
@@ -134,6 +136,14 @@ def test_default_image_is_a_parameter_that_publishing_writes(root: Path) -> None
     for name in names(root):
         default = load(root, name).parameters.get(IMAGE_PARAMETER)
         assert default is None or default in written, name
+
+
+def test_hyperpod_has_a_controller_only_with_slurm(root: Path) -> None:
+    cluster = "arn:aws:eks:us-east-1:123456789012:cluster/train"
+    for arn, names_of_groups in (("", ["workers", "controller"]), (cluster, ["workers"])):
+        own = template(root, "hyperpod", EksCluster=arn).resources()["Cluster"]
+        assert [group["InstanceGroupName"] for group in own["InstanceGroups"]] == names_of_groups
+        assert (own["Orchestrator"] == {"Eks": {"ClusterArn": cluster}}) == bool(arn)
 
 
 def test_readme_names_every_output(root: Path) -> None:

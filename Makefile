@@ -54,8 +54,7 @@ lint-scripts: setup ; $(RUN) shellcheck .ci/run $(filter-out %.py,$(wildcard scr
 lint-packer: setup ; $(RUN) scripts/lint-packer packer/ami
 
 type: setup ; $(RUN) mypy ## run mypy in strict mode
-unit: setup ## run the unit tests
-	$(RUN) pytest -q tests/unit
+unit: setup ; $(RUN) pytest -q tests/unit ## run the unit tests
 
 tools: engine ## install programs that tests need: registry, Packer, package builders, shells
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
@@ -64,10 +63,8 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `launch`, `fuzz`
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
-molecule: tools ## apply every role twice to a fresh machine, then check it (an hour)
-	$(RUN) pytest tests/roles -m roles
-boundaries: tools ## kill and break builds at every call and every task (an hour)
-	$(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries
+molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
+boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries ## kill and break builds at every call and every task (an hour)
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 

@@ -26,6 +26,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "builder run cpu-ddp -- --steps 200",
         "builder run cpu-ddp --processes 4 --mount checkpoints=/data/ddp -- --steps 200",
     ),
+    "init site": ("builder init site", "builder init site --account 111122223333 --region us-east-1"),
     "init target": ("builder init target my-target", "builder init target my-node --kind ami"),
     "init component": ("builder init component my_tool",),
     "init stack": ("builder init stack cpu-debian-12-mine --from cpu-debian-12",),

@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code hosts show beside the lines of a change."""
+"""Findings as SARIF, which code hosts show beside the lines of a change."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from urllib.parse import quote
 from builder.lint.model import Finding, Rule
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_VERSION = _SCHEMA.rpartition("-")[2].removesuffix(".json")
 
 
 def sarif(findings: Sequence[Finding], rules: Sequence[Rule], *, version: str) -> str:
@@ -43,8 +44,8 @@ def sarif(findings: Sequence[Finding], rules: Sequence[Rule], *, version: str) -
         }
         for finding in findings
     ]
-    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
-    return json.dumps(log, indent=2)
+    runs = [{"tool": {"driver": driver}, "results": results}]
+    return json.dumps({"$schema": _SCHEMA, "version": _VERSION, "runs": runs}, indent=2)
 
 
 def _location(path: str) -> dict[str, str]:

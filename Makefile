@@ -16,7 +16,7 @@ AMI_TOOLS = $(if $(filter aws,$(SITE)),setup,engine)
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
-.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries launch fuzz check bench lock clean $(LINTERS)
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries images launch fuzz check bench lock clean $(LINTERS)
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-engine: setup ## find a container engine, or install and start the distribution's
-	$(RUN) scripts/ensure-engine
+engine: setup ; $(RUN) scripts/ensure-engine ## find a container engine, or install and start the distribution's
 
 demo: engine ## build and check cpu-ddp, publish it to a registry on this machine
 	$(RUN) scripts/ensure-engine docker-registry
@@ -60,11 +59,12 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
-test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `launch`, `fuzz`
+test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `images`, `launch`, `fuzz`
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
 molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
 boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries ## kill and break builds at every call and every task (an hour)
+images: engine ; $(RUN) python scripts/images.py $(ONLY) ## build and check all container images (hours); ONLY="T T@FLAVOUR"
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 

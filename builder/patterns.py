@@ -74,22 +74,10 @@ _LONGEST_NAME = 60  # names are parts of the names of images, tags and files
 # Names with another meaning: `builder lock --update all`, and `make NAME` for the Makefile's own targets.
 _RESERVED = {"all"}
 RESERVED_TARGETS = _RESERVED | {
-    *(
-        "ami",
-        "bench",
-        "boundaries",
-        "check",
-        "clean",
-        "demo",
-        "engine",
-        "fmt",
-        "fuzz",
-        "help",
-        "launch",
-        "lint",
-    ),
-    *("lint-dockerfiles", "lint-imports", "lint-packer", "lint-python", "lint-roles", "lint-scripts"),
-    *("lint-yaml", "lock", "molecule", "setup", "test", "tools", "type", "unit"),
+    *("ami", "bench", "boundaries", "check", "clean", "demo", "engine", "fmt", "fuzz", "help", "images"),
+    *("lint", "lint-dockerfiles", "lint-imports", "lint-packer", "lint-python"),
+    *("lint-roles", "lint-scripts", "lint-yaml"),
+    *("launch", "lock", "molecule", "setup", "test", "tools", "type", "unit"),
 }
 
 

@@ -305,7 +305,9 @@ def _stack(
     lines: tuple[str, ...] = ()
     if lock:
         try:
-            lines = read_requirements(folder / "stacks" / lock)
+            path = folder / "stacks" / lock
+            # `builder lock` compiles a missing lock from its source.
+            lines = () if not path.exists() and path.with_suffix(".in").is_file() else read_requirements(path)
         except FileNotFoundError:
             problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' in catalog/stacks/")
         except ValueError as error:

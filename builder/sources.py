@@ -98,20 +98,20 @@ def _read_requirements(root: Path, target: Target) -> tuple[str, ...]:
 
 def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
     """Return the sha256 of the Python lock files of one flavour, by path; "" if its source changed."""
-    paths = ["ansible/requirements.lock", catalog.stacks[flavour.stack].requirements_file]
-    found = {path: file_sha256(root / path) for path in paths if path}
-    if target.workload:
-        path = f"containers/{target.workload}/requirements.lock"
-        found[path] = "" if _is_outdated(root / path, target) else file_sha256(root / path)
+    runner = "ansible/requirements.lock"
+    found = {runner: file_sha256(root / runner)}
+    workload = f"containers/{target.workload}/requirements.lock" if target.workload else ""
+    for path in filter(None, (catalog.stacks[flavour.stack].requirements_file, workload)):
+        found[path] = "" if _is_outdated(root, path) else file_sha256(root / path)
     return found
 
 
-def _is_outdated(lock: Path, target: Target) -> bool:
+def _is_outdated(root: Path, lock: str) -> bool:
     try:
-        return is_outdated(lock)
+        return is_outdated(root / lock)
     except ValueError as error:
-        path = f"containers/{target.workload}/requirements.in"
-        raise CatalogError([f"{path}: {error}"], hint=f"correct {path}") from error
+        source = PurePosixPath(lock).with_suffix(".in")
+        raise CatalogError([f"{source}: {error}"], hint=f"correct {source}") from error
 
 
 def runner_digest(root: Path) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from builder import lock as locks
 from builder import tooling
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """Compiled requirements of a workload: its lock file, and the versions before and after."""
+    """Compiled requirements of a stack or workload: their lock file, and the versions before and after."""
 
     path: Path
     text: str
@@ -94,8 +94,12 @@ def update_lock(context: Context, request: Request, *, each: Each, cancelled: th
 
 def _update_golden(context: Context, request: Request, compiled: Sequence[Compiled]) -> tuple[Path, ...]:
     """Write the golden plans of the requested targets and of those with compiled requirements."""
-    workloads = {new.path.parent.name for new in compiled}
-    names = {target.name for target in context.catalog.targets.values() if target.workload in workloads}
+    subjects = {new.path.relative_to(context.root).as_posix() for new in compiled}
+    names = {
+        target.name
+        for target in context.catalog.targets.values()
+        if subjects & {*_subjects(context, [target])}
+    }
     return tuple(update_golden_plans(context, names.union(request.targets)))
 
 
@@ -166,14 +170,14 @@ def _compile(
     cancelled: threading.Event,
 ) -> Iterator[Compiled]:
     """Compile each requirements.in that changed, of the requested targets or of all, and those to update."""
-    workloads = {target.workload for target in context.catalog.targets.values() if target.workload}
-    asked = {target.workload for target in targets} if targets or request.update else workloads
-    for workload in sorted(workloads):
-        want = Want("requirements", f"containers/{workload}/requirements.lock")
-        path = context.root / want.subject
-        source = Source(path.with_suffix(".in"), f"containers/{workload}/requirements.in")
-        is_update = want in request.update
-        if not source.path.is_file() or not (is_update or workload in asked):
+    everything = list(_subjects(context, context.catalog.targets.values()))
+    asked = set(_subjects(context, targets) if targets or request.update else everything)
+    fresh: dict[str, Mapping[str, str]] = {}  # versions of the locks that are compiled here
+    for subject in everything:
+        path = context.root / subject
+        source = Source(path.with_suffix(".in"), PurePosixPath(subject).with_suffix(".in").as_posix())
+        is_update = Want("requirements", subject) in request.update
+        if not source.path.is_file() or not (is_update or subject in asked):
             continue
         try:
             if not is_outdated(path) and not is_update:
@@ -183,12 +187,22 @@ def _compile(
         before = _versions_in(path)
         text = compile_lock(
             source,
-            list(_installations(context, workload, mirrors)),
+            list(_installations(context, subject, mirrors, fresh)),
             keep={} if is_update else before,
             cancelled=cancelled,
         )
-        after = versions_of(parse_requirements(text))
-        yield Compiled(path=path, text=text, before=before, after=after)
+        fresh[subject] = versions_of(parse_requirements(text))
+        yield Compiled(path=path, text=text, before=before, after=fresh[subject])
+
+
+def _subjects(context: Context, targets: Iterable[Target]) -> Iterator[str]:
+    """Yield the lock files of the stacks of targets, then those of their workloads, which build on stacks."""
+    found = list(targets)
+    names = {flavour.stack for target in found for flavour in target.flavours.values()}
+    yield from sorted({context.catalog.stacks[name].requirements_file for name in names} - {""})
+    yield from sorted(
+        f"containers/{name}/requirements.lock" for name in {target.workload for target in found} - {""}
+    )
 
 
 def _versions_in(lock: Path) -> dict[str, str]:
@@ -199,18 +213,22 @@ def _versions_in(lock: Path) -> dict[str, str]:
         return {}
 
 
-def _installations(context: Context, workload: str, mirrors: "_Mirrors") -> Iterator[Installation]:
-    """Yield the images that contain a workload, one for each Python version, architecture and stack."""
+def _installations(
+    context: Context, subject: str, mirrors: "_Mirrors", fresh: Mapping[str, Mapping[str, str]]
+) -> Iterator[Installation]:
+    """Yield the images that install a lock file, one for each Python version, architecture and stack."""
     seen = set()
-    for _, flavour, arch in _users(context, f"containers/{workload}/requirements.lock"):
+    for _, flavour, arch in _users(context, subject):
         system, stack = context.catalog.systems[flavour.system], context.catalog.stacks[flavour.stack]
         if (system.python, arch, stack.name) in seen:
             continue
         seen.add((system.python, arch, stack.name))
+        below = stack.requirements_file
+        provided = fresh.get(below) or versions_of(stack.requirements)
         yield Installation(
             wheels=Wheels(python=system.python, arch=arch, mirror=mirrors.of(system.name, stack.name)),
             stack=stack.name,
-            provided=versions_of(stack.requirements),
+            provided={} if subject == below else provided,
         )
 
 

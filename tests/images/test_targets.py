@@ -39,8 +39,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterato
 
 
 def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run `builder`; builds and plans are of the flavour for CPUs."""
+    flavour = ("--flavour", "cpu") if words[0] in ("build", "plan") else ()
     return subprocess.run(
-        [sys.executable, "-m", "builder.cli.main", *words],
+        [sys.executable, "-m", "builder.cli.main", *words, *flavour],
         cwd=root,
         env=environment,
         capture_output=True,

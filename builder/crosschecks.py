@@ -237,11 +237,17 @@ def _check_workload(
         return
     folder = Path("containers") / target.workload
     # `builder lock` compiles the lock from its source, so the source alone is enough here.
-    for needed in (("Dockerfile",), ("requirements.lock", "requirements.in")):
-        if not any((root / folder / name).is_file() for name in needed):
-            problems.add(file, "workload", f"no file {folder / needed[0]}")
-    if not any(catalog.components[member].requirements == "workload" for member in members):
-        problems.add(file, "components", "workload is set, but no component has requirements = 'workload'")
+    has_requirements = any(
+        (root / folder / name).is_file() for name in ("requirements.lock", "requirements.in")
+    )
+    installs = any(catalog.components[member].requirements == "workload" for member in members)
+    if not (root / folder / "Dockerfile").is_file():
+        problems.add(file, "workload", f"no file {folder / 'Dockerfile'}")
+    if installs and not has_requirements:
+        problems.add(file, "workload", f"no file {folder / 'requirements.lock'}")
+    if has_requirements and not installs:
+        reason = f"{folder} has requirements, but no component has requirements = 'workload'"
+        problems.add(file, "components", reason)
 
 
 def _check_variables(

@@ -183,7 +183,7 @@ def wants(
         found.update(component_wants(catalog, name, target, flavour, arch=arch))
     if "stack" in kinds_of_requirements and stack.requirements_file:
         found.add(Want("requirements", stack.requirements_file, f"stack {stack.name}"))
-    if target.workload:
+    if target.workload and "workload" in kinds_of_requirements:
         found.add(
             Want("requirements", f"containers/{target.workload}/requirements.lock", f"target {target.name}")
         )

@@ -57,7 +57,9 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
             "workload_files": tuple(
                 (str(path), _file_digest(context / path)) for path in copied_files(context, text, target)
             ),
-            "workload_requirements": _read_requirements(root, target),
+            "workload_requirements": _read_requirements(root, target)
+            if _installs_requirements(catalog, components)
+            else (),
         }
     return Sources(
         requirements=requirement_digests(root, catalog, target, flavour),
@@ -66,6 +68,10 @@ def read(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Sour
         checks=tree_digest(check_folders(root, components, target.workload)),
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _installs_requirements(catalog: Catalog, components: Iterable[str]) -> bool:
+    return any(catalog.components[name].requirements == "workload" for name in components)
 
 
 def _read_dockerfile(path: Path, target: Target) -> str:
@@ -100,8 +106,10 @@ def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: F
     """Return the sha256 of the Python lock files of one flavour, by path; "" if its source changed."""
     runner = "ansible/requirements.lock"
     found = {runner: file_sha256(root / runner)}
-    workload = f"containers/{target.workload}/requirements.lock" if target.workload else ""
-    for path in filter(None, (catalog.stacks[flavour.stack].requirements_file, workload)):
+    paths = [catalog.stacks[flavour.stack].requirements_file]
+    if target.workload and _installs_requirements(catalog, members_of(catalog, target, flavour)):
+        paths.append(f"containers/{target.workload}/requirements.lock")
+    for path in filter(None, paths):
         found[path] = "" if _is_outdated(root, path) else file_sha256(root / path)
     return found
 

@@ -71,7 +71,8 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "targets/hello.toml",
             '["fabric", "workload_env"]',
             '["fabric"]',
-            "targets/hello.toml: components: workload is set, but no component has requirements = 'workload'",
+            "targets/hello.toml: components: containers/hello has requirements, but no component has"
+            " requirements = 'workload'",
         ),
         (
             "targets/hello.toml",

@@ -156,6 +156,8 @@ def _of_layer(context: Context, plan: Plan, layer: Layer) -> list[tuple[str, str
     if layer.kind == "base":
         if source := open_lane(plan.target.kind, context).base_source(plan):
             return list(source)
+        if plan.system.image:
+            return [(f"image {plan.system.image}", "its registry")]
         if plan.system.bootstrap is None:
             return [(f"base image of {plan.system.name}", "AMI in an AWS account")]
         packages = ", ".join(plan.system.bootstrap.packages)

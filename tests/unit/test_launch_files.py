@@ -278,7 +278,7 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
         (
             ("cpu-ddp", *GOOD[3:-1], "hpc7a.96xlarge"),
             3,
-            "no receipt of target 'cpu-ddp', flavour 'debian-12'",
+            "no receipt of target 'cpu-ddp', flavour 'cpu'",
         ),
         (
             ("collectives", *GOOD[1:3], "--on", "kubernetes", *GOOD[5:], "--as", "jobset"),

@@ -7,11 +7,12 @@ from typing import Any
 
 from builder.adapters.host import receipts
 from builder.app.context import Context
+from builder.arch import of_this_machine
 from builder.errors import CheckError, IncompatibleError, MissingError, UsageError
 from builder.launch.files import LaunchFile, render
 from builder.launch.job import Image, Job, Wish, make_job
 from builder.launch.kubernetes import KINDS
-from builder.model import Instance, Publication, Report, Target
+from builder.model import Artifact, Instance, Publication, Report, Target
 from builder.stack.checking import check
 from builder.stack.derive import derive
 from builder.stack.judging import ANYWHERE
@@ -51,6 +52,7 @@ class _Recorded:
     run: str
     created: str
     plan: _Plan
+    artifact: Artifact
     report: Report | None
     publications: tuple[Publication, ...]
 
@@ -72,7 +74,7 @@ def launch_file(
                 f" '{name}'{did_you_mean(name, launch.mounts)}",
                 hint=f"mounts of {target.name}: {', '.join(launch.mounts) or 'none'}",
             )
-    recorded = _newest(context, target, instance)
+    recorded = _newest(context, target, instance.arch)
     image = _image(context, target, recorded)
     settings = _settings(context, recorded, instance)
     job = make_job(image, launch, instance, settings, wish, service=service)
@@ -111,8 +113,14 @@ def text_of(job: Job, file: LaunchFile) -> str:
     return comments + str(yaml.safe_dump(file.content, sort_keys=False, width=120))
 
 
-def _newest(context: Context, target: Target, instance: Instance) -> _Recorded:
-    """Return the newest receipt of the flavour, of the instance's architecture if there is one."""
+def find_image(context: Context, target: Target) -> tuple[Image, str]:
+    """Return the published image of the newest receipt for this machine's architecture, and its engine id."""
+    recorded = _newest(context, target, of_this_machine())
+    return _image(context, target, recorded), recorded.artifact.reference
+
+
+def _newest(context: Context, target: Target, arch: str) -> _Recorded:
+    """Return the newest receipt of the flavour, of this architecture if there is one."""
     out, flavour = context.workspace.out, context.flavour_of(target).name
     option = f" --flavour {flavour}" if context.flavour else ""
     found = [
@@ -126,7 +134,7 @@ def _newest(context: Context, target: Target, instance: Instance) -> _Recorded:
             hint=f"builder build {target.name}{option} --publish",
             details="\n".join(receipts.unreadable(out, target.name)),
         )
-    fitting = [recorded for recorded in found if recorded.plan.arch == instance.arch]
+    fitting = [recorded for recorded in found if recorded.plan.arch == arch]
     return max(fitting or found, key=lambda recorded: recorded.created)
 
 

@@ -21,6 +21,7 @@ VERBS = {
     "lint": "check Dockerfiles, batch scripts and manifests against static rules",
     "run": "run the program of a built training image on this machine",
     "launch": "print the file that starts a published image on a cluster",
+    "squashfs": "write a published image as a squashfs file for enroot and pyxis",
     "init": "write the files of a new target, component or stack, or the site file",
     "role": "apply roles to a fresh machine and check them",
     "stack": "find versions that work together: list, show, check, solve, diff",

@@ -110,6 +110,11 @@ class Job:
         ]
 
 
+def squashfs_name(image: Image) -> str:
+    """Return the file name of the image as a squashfs."""
+    return f"{image.target}-{image.digest[:12]}.sqsh"
+
+
 def make_job(
     image: Image, launch: Launch, instance: Instance, settings: Sequence[str], wish: Wish, *, service: str
 ) -> Job:

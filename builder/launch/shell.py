@@ -3,8 +3,9 @@
 import shlex
 from collections.abc import Sequence
 
-from builder.launch.job import PORT, Job
+from builder.launch.job import PORT, Job, squashfs_name
 
+_IMAGES = "/fsx/images"  # squashfs files, on the shared file system
 _ADVANCE_S = 120  # between SIGTERM and the end of the time limit: a program saves a checkpoint
 
 
@@ -60,16 +61,11 @@ def _container(job: Job) -> list[str]:
     image = f"{registry}#{repository}:sha256:{job.image.digest}"
     mounts = ",".join(f"{folder}:{path}" for path, folder in job.folders.items())
     return [
-        f"--container-image={squashfs_path(job) if job.is_squashfs else image}",
+        f"--container-image={f'{_IMAGES}/{squashfs_name(job.image)}' if job.is_squashfs else image}",
         *([f"--container-mounts={mounts}"] if mounts else []),
         f"--container-workdir={job.launch.folder}",
         "--no-container-mount-home",
     ]
-
-
-def squashfs_path(job: Job) -> str:
-    """Return where `builder squashfs` and the nodes expect the image, on the shared file system."""
-    return f"/fsx/images/{job.image.target}-{job.image.digest[:12]}.sqsh"
 
 
 def _start(job: Job) -> list[str]:

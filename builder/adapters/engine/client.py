@@ -241,6 +241,14 @@ class Engine:
             with io.BufferedReader(_Chunks(chunks), _CHUNK) as stream:
                 yield stream
 
+    @contextmanager
+    def files(self, container: str) -> Iterator[IO[bytes]]:
+        """Yield the root file system of a container as a tar stream."""
+        with self.errors(f"exporting container {container}"):
+            chunks = self.connect().export(container, chunk_size=_CHUNK)
+            with io.BufferedReader(_Chunks(chunks), _CHUNK) as stream:
+                yield stream
+
     def build(self, context: IO[bytes], **options: Any) -> Iterator[dict[str, Any]]:
         """Build a Dockerfile from the tar of its context; yield the engine's events."""
         with self.errors("building an image"):

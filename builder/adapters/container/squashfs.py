@@ -1,0 +1,114 @@
+"""Write an image of the engine as a squashfs file for enroot and pyxis.
+
+The file has what enroot itself adds to an imported image: the environment in /etc/environment, the labels and
+the start command in /etc/rc. Equal images give equal files.
+"""
+
+import io
+import json
+import os
+import shlex
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from builder.adapters.engine.client import Engine
+from builder.adapters.host import process
+from builder.adapters.host.workspace import Run
+from builder.errors import BuildError
+from builder.marks import RUN_LABEL
+
+_TIMEOUT_S = 3600.0
+# Contents of the root file system that belong to one machine, or that enroot writes itself.
+_LEFT_OUT = (".dockerenv", "etc/fstab", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf")
+# lz4, because sqfstar 4.5.1 refuses every level of other compressors, and their default is slow.
+_OPTIONS = (
+    *("-comp", "lz4"),
+    *("-mkfs-time", "0", "-all-time", "0", "-all-root", "-no-xattrs", "-no-progress", "-quiet"),
+)
+
+
+def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
+    """Write the file system of an image to a file, which appears complete or not at all."""
+    config: Mapping[str, Any] = (engine.inspect_image(image) or {}).get("Config") or {}
+    run.scratch.mkdir(parents=True, exist_ok=True)
+    pipe, unfinished = run.scratch / "squashfs.pipe", run.scratch / path.name
+    os.mkfifo(pipe)
+    container = engine.create(image, command=["true"], network="none", labels={RUN_LABEL: run.name})
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(_send, engine, container, config, pipe)
+            try:
+                done = process.run(
+                    ["sqfstar", *_OPTIONS, str(unfinished)],
+                    stdin=pipe,
+                    timeout_s=_TIMEOUT_S,
+                    cancelled=run.cancelled,
+                )
+            finally:
+                _unblock(pipe)
+            if done.code != 0:
+                raise BuildError(f"writing {path.name} failed", hint="df -h", details=done.details)
+            sending.result()
+    finally:
+        engine.remove_container(container)
+        pipe.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.replace(path)
+
+
+def _unblock(pipe: Path) -> None:
+    """Let the sender end if nothing read the pipe."""
+    os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def _send(engine: Engine, container: str, config: Mapping[str, Any], pipe: Path) -> None:
+    with suppress(BrokenPipeError), pipe.open("wb") as target, engine.files(container) as source:
+        rewrite(source, target, config)
+
+
+def rewrite(source: IO[bytes], target: IO[bytes], config: Mapping[str, Any]) -> None:
+    """Copy the tar of a root file system, with enroot's files in place of those of a machine."""
+    added = {
+        "etc/environment": "".join(f"{pair}\n" for pair in config.get("Env") or ()),
+        "etc/rc": start_script(config),
+        "etc/rc.local": "",
+    }
+    with (
+        tarfile.open(fileobj=source, mode="r|") as old,
+        tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as new,
+    ):
+        for member in old:
+            name = member.name.removeprefix("./")
+            if name in _LEFT_OUT or name in added or name.startswith("dev/"):
+                continue
+            new.addfile(member, old.extractfile(member) if member.isreg() else None)
+        for name, text in added.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(text.encode()), 0o755 if name == "etc/rc" else 0o644
+            new.addfile(member, io.BytesIO(text.encode()))
+
+
+def start_script(config: Mapping[str, Any]) -> str:
+    """Return /etc/rc: the labels as comments, the working directory, the entry point and the command."""
+    return "\n".join([*_comments(config), *_commands(config)]) + "\n"
+
+
+def _comments(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in sorted((config.get("Labels") or {}).items()):
+        text = value if "\n" not in value else json.dumps(value)
+        yield f"# {name} {text}"
+
+
+def _commands(config: Mapping[str, Any]) -> Iterator[str]:
+    folder = shlex.quote(config.get("WorkingDir") or "/")
+    entry = shlex.join(config.get("Entrypoint") or ())
+    command = shlex.join(config.get("Cmd") or ()) or ("" if entry else "/bin/sh")
+    yield f"mkdir -p {folder} 2> /dev/null"
+    yield f"cd {folder} && unset OLDPWD || exit 1"
+    yield "if [ -s /etc/rc.local ]; then . /etc/rc.local; fi"
+    yield f'if [ $# -gt 0 ]; then exec {entry} "$@"; fi'.replace("exec  ", "exec ")
+    yield f"exec {entry} {command}".replace("exec  ", "exec ").rstrip()

@@ -1,0 +1,112 @@
+"""Squashfs files of images: contents, start script, equal files for equal images, and failures."""
+
+import io
+import subprocess
+import tarfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters.container.squashfs import rewrite, start_script, write_squashfs
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import Workspace, open_run
+from builder.errors import MissingError
+
+CONFIG = {
+    "Env": ["PATH=/opt/venv/bin:/bin", "GREETING=good day"],
+    "Labels": {"factory.key": "0123", "b": "two\nlines"},
+    "WorkingDir": "/opt/work load",
+    "Cmd": ["python", "-c", "print('x')"],
+}
+
+
+def a_tar(names: dict[str, str]) -> io.BytesIO:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, text in names.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    stream.seek(0)
+    return stream
+
+
+def rewritten(names: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
+    target = io.BytesIO()
+    rewrite(a_tar(names), target, config)
+    target.seek(0)
+    with tarfile.open(fileobj=target) as tar:
+        return {member.name: (tar.extractfile(member) or io.BytesIO()).read().decode() for member in tar}
+
+
+def test_files_of_a_machine_are_replaced() -> None:
+    before = {
+        "etc/hostname": "x",
+        "etc/environment": "old",
+        "dev/null": "",
+        "devices": "kept",
+        ".dockerenv": "",
+    }
+    found = rewritten(before, CONFIG)
+    assert set(found) == {"devices", "etc/environment", "etc/rc", "etc/rc.local"}
+    assert found["etc/environment"] == "PATH=/opt/venv/bin:/bin\nGREETING=good day\n"
+
+
+def test_start_script_has_the_labels_and_runs_the_command_of_the_image(tmp_path: Path) -> None:
+    text = start_script({**CONFIG, "WorkingDir": str(tmp_path / "work load"), "Cmd": ["echo", "a b"]})
+    assert text.startswith('# b "two\\nlines"\n# factory.key 0123\n')
+    for words, printed in (((), "a b\n"), (("pwd",), f"{tmp_path}/work load\n")):
+        done = subprocess.run(
+            ["sh", "-c", text, "rc", *words], capture_output=True, text=True, check=True, timeout=20
+        )
+        assert done.stdout == printed
+
+
+def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    class Silent(Engine):
+        def inspect_image(self, image: str) -> dict[str, Any]:
+            return {"Config": CONFIG}
+
+        def create(self, *_: Any, **__: Any) -> str:
+            return "container"
+
+        def remove_container(self, container: str) -> None:
+            pass
+
+    with (
+        open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run,
+        pytest.raises(MissingError, match="program 'sqfstar' not found"),
+    ):
+        write_squashfs(Silent(), run, "image", tmp_path / "x.sqsh")
+    assert not (tmp_path / "x.sqsh").exists()
+
+
+@pytest.mark.engine
+@pytest.mark.launch
+def test_equal_images_give_equal_files(tmp_path: Path) -> None:
+    engine, name = Engine(), f"test-{uuid.uuid4().hex[:8]}"
+    changes = ["ENV GREETING=hello", 'CMD ["true"]', "LABEL factory.key=0123"]
+    engine.connect().import_image_from_data(
+        a_tar({"bin/true": "#!/bin/sh\n"}).getvalue(), repository=name, tag="1", changes=changes
+    )
+    paths = [tmp_path / f"{i}.sqsh" for i in range(2)]
+    try:
+        with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
+            for path in paths:
+                write_squashfs(engine, run, f"{name}:1", path)
+    finally:
+        engine.remove_image(f"{name}:1")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    shown = [
+        subprocess.run(
+            ["unsquashfs", "-cat", paths[0], file], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+        for file in ("etc/environment", "etc/rc", "bin/true")
+    ]
+    assert "GREETING=hello\n" in shown[0]
+    assert shown[1].startswith("# factory.key 0123\n")
+    assert shown[2] == "#!/bin/sh\n"

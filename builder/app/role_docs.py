@@ -19,7 +19,7 @@ PROOFS = Path("docs", "reference", "proofs.toml")
 REAL, STANDINS, EMPTY, LINTED = "real", "stand-ins", "empty packages", "lint"
 RANK = (LINTED, EMPTY, STANDINS, REAL)
 # Systems that roles support; only those in the catalog can be built.
-SYSTEMS = ("debian-12", "ubuntu-22.04", "ubuntu-24.04", "amazon-2023")
+SYSTEMS = ("debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04", "amazon-2023")
 ARCHES = ("x86_64", "arm64")
 HEAD = """\
 # Roles

@@ -58,6 +58,7 @@ def request_of(platform: Mapping[str, Any]) -> RoleRequest:
         components=platform["components"],
         kind=platform.get("kind", "ami"),
         system=platform.get("system", ""),
+        stack=platform.get("stack", ""),
         pins=platform.get("pins", {}),
         variables=platform.get("variables", {}),
     )

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,23 @@ def evaluated(expression: str, **values: Any) -> Any:
     """Return the value of a Jinja expression with the filters of Ansible."""
     environment = Environment(autoescape=True)
     environment.filters |= core.FilterModule().filters() | mathstuff.FilterModule().filters()
+    environment.filters |= {name: listing(environment.filters[name]) for name in ("map", "reject", "select")}
     environment.tests |= {
         "match": lambda text, pattern: re.match(pattern, text) is not None,
         "search": lambda text, pattern: re.search(pattern, text) is not None,
     }
-    return environment.compile_expression(expression)(**values)
+    # Ansible keeps the backslashes of strings.
+    return environment.compile_expression(expression.replace("\\", "\\\\"))(**values)
+
+
+def listing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the filter with a list as its result, as in Ansible."""
+
+    @wraps(function)
+    def wrapped(*words: Any, **named: Any) -> list[Any]:
+        return list(function(*words, **named))
+
+    return wrapped
 
 
 def accepts_every_layout_of_the_plugin(role: Path) -> None:

@@ -17,8 +17,13 @@ _TIMEOUT_S = 1800
 # distribution's own example, no name servers, no host name.
 _CUSTOMIZE = """\
 set -eu
-example="$1/usr/share/doc/apt/examples/sources.list"
-sed -n 's/^\\(deb .*\\) main.*/\\1 {areas}/p' "$example" > "$1/etc/apt/sources.list"
+examples="$1/usr/share/doc/apt/examples"
+if [ -e "$examples/sources.list" ]; then
+    sed -n 's/^\\(deb .*\\) main.*/\\1 {areas}/p' "$examples/sources.list"
+else
+    awk '/^URIs:/ {{ uri = $2 }} /^Suites:/ {{ for (i = 2; i <= NF; i++) print "deb", uri, $i, "{areas}" }}' \
+        "$examples/debian.sources"
+fi > "$1/etc/apt/sources.list"
 rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
 : > "$1/etc/resolv.conf"
 : > "$1/etc/hostname"

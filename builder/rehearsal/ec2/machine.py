@@ -48,6 +48,8 @@ RemainAfterExit=yes
 WantedBy=multi-user.target
 UNIT
 chroot "$1" systemctl --quiet enable first-boot.service
+# Debian 13 mounts a tmpfs on /tmp, which a container may not.
+chroot "$1" systemctl --quiet mask tmp.mount
 chroot "$1" systemctl --quiet set-default multi-user.target
 """
 

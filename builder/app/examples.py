@@ -22,6 +22,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "lint": ("builder lint path/to/repository", "builder lint containers --sarif > lint.sarif"),
     "logs": ("builder logs", "builder logs cpu-ddp  # its newest run", "builder logs --follow"),
+    "squashfs": ("builder squashfs cpu-ddp -o /fsx/images",),
     "run": (
         "builder run cpu-ddp -- --steps 200",
         "builder run cpu-ddp --processes 4 --mount checkpoints=/data/ddp -- --steps 200",

@@ -22,12 +22,6 @@ from builder.app.production import clear_dead
 from builder.errors import MissingError, UsageError
 from builder.launch.job import squashfs_name
 
-_EXAMPLE = """\
-example:
-  builder squashfs cpu-ddp -o /fsx/images
-  builder launch cpu-ddp --on slurm --image squashfs --instance hpc7a.96xlarge --nodes 2 > cpu-ddp.sbatch
-"""
-
 
 def options() -> argparse.ArgumentParser:
     found = parser(
@@ -35,8 +29,6 @@ def options() -> argparse.ArgumentParser:
         "Write the published image of a target's newest receipt as a squashfs file, named by its digest, for"
         " nodes without access to the registry. Keeps environment and labels. Prints the path.",
     )
-    found.epilog = _EXAMPLE
-    found.formatter_class = argparse.RawDescriptionHelpFormatter
     add_targets(found)
     add_flavour(found)
     found.add_argument(

@@ -241,8 +241,9 @@ def test_verifies_with_gpg_where_gpgv_is_missing(
     folder.mkdir()
     for name in _PROGRAMS:
         (folder / name).symlink_to(str(shutil.which(name)))
-    monkeypatch.setenv("PATH", str(folder))
-    result = call("download", **arguments, dest=str(tmp_path / "x"))
+    with monkeypatch.context() as without_gpgv:  # the end of `site` needs the full path again
+        without_gpgv.setenv("PATH", str(folder))
+        result = call("download", **arguments, dest=str(tmp_path / "x"))
     assert result.failed is not same_file, result.message
     assert (tmp_path / "x").exists() is same_file
     if not same_file:

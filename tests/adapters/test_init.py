@@ -20,7 +20,9 @@ from tests.support.wheels import add_wheel
 Capture = pytest.CaptureFixture[str]
 GUIDES = ("target", "role")
 # Commands of the guides that need an engine, another program or the vendor's servers; others test them.
-NEEDS_MORE = re.compile(r"builder (build|role)\b|make\b|git\b|molecule\b|python -m tests|cd\b|docker\b")
+NEEDS_MORE = re.compile(
+    r"builder (build|check|logs|role)\b|make\b|git\b|molecule\b|python -m tests|cd\b|docker\b"
+)
 # Unit tests that read the catalog, the roles, the workloads or the lock of the repository.
 CHECKS = ("catalog", "plan", "unused", "ansible_roles", "ansible_defects", "stack_catalog", "locking", "docs")
 

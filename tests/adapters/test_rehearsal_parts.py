@@ -164,7 +164,7 @@ def test_a_tool_that_ignores_the_endpoint_is_refused_by_the_proxy(tmp_path: Path
 
 def test_seeds_have_unique_names_parameters_and_ids() -> None:
     account = seeds.load(ROOT, catalog.load(ROOT), arch="x86_64")
-    assert [seed.system for seed in account.seeds if seed.starts] == ["debian-12"]
+    assert [seed.system for seed in account.seeds if seed.starts] == ["debian-12", "debian-13"]
     names = [(seed.owner, seed.name) for seed in account.seeds]
     assert len(set(names)) == len(names)
     parameters = [name for seed in account.seeds for name in seed.parameters]

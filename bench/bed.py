@@ -123,6 +123,7 @@ def make_repository(bed: Bed) -> None:
         _CHECKOUT / "catalog", root / "catalog", ignore=shutil.ignore_patterns("targets", "aliases.toml")
     )
     shutil.copy(_HERE / "requirements.lock", root / "catalog" / "stacks" / "cpu-debian-12.requirements.lock")
+    (root / "catalog" / "stacks" / "cpu-debian-12.requirements.in").unlink()  # lists PyTorch
     check = root / "ansible" / "roles" / "base" / "tests" / "test_base.py"
     check.parent.mkdir()
     check.write_text(CHECKED, encoding="utf-8")

@@ -13,6 +13,8 @@ def test_the_repository_of_the_benchmark_has_a_catalog_without_problems(tmp_path
     targets = catalog.load(made.repository).targets
     assert {"measured", "shared", *bed.BRANCHES} == set(targets)
     assert set(made.plan("measured").components) == set(bed.ROLES)
+    inputs = made.repository.glob("catalog/stacks/cpu-debian-12.requirements.in")
+    assert not list(inputs)  # `builder lock` would compile it, which needs PyTorch's index
 
 
 def test_every_aim_compares_measured_cases() -> None:

@@ -149,10 +149,11 @@ def copied_files(target: str) -> set[Path]:
     return {file for file in files if file.suffix in (".py", ".toml")}
 
 
-@pytest.mark.parametrize("target", [name for name in PROGRAMS if copies_common(name)])
+@pytest.mark.parametrize("target", PROGRAMS)
 def test_dockerfile_copies_the_program_and_the_common_modules(target):
-    sources = {*(CONTAINERS / target / "src").rglob("*"), *(CONTAINERS / "common").rglob("*")}
-    assert copied_files(target) >= {file for file in sources if file.suffix in (".py", ".toml")}
+    folders = [CONTAINERS / target / "src", *([CONTAINERS / "common"] if copies_common(target) else [])]
+    sources = {file for folder in folders for file in folder.rglob("*")}
+    assert copied_files(target) == {file for file in sources if file.suffix in (".py", ".toml")}
 
 
 @pytest.mark.parametrize("target", LOCKED)

@@ -37,6 +37,8 @@ def _used(group: str, name: str, table: Table) -> Iterator[str]:
     elif group == "stacks":
         yield from _files("stacks", [table.get("base")])
         yield from _files("versions", table.get("pins"))
+    elif group == "systems":
+        yield from _files("components", table.get("contains"))
     elif group in ("targets", "profiles"):
         yield from _files("profiles", [table.get("inherits")])
         yield from _files("components", table.get("components"))

@@ -106,6 +106,8 @@ SHAPES: Mapping[str, Shape] = {
         "codename": (TEXT, False),
         "bootstrap": (TABLE, False),
         "image": (TEXT, False),
+        "contains": (LIST, False),
+        "distributions": (STRINGS, False),
         "ami": (TABLE, False),
     },
     "targets": TARGET,
@@ -337,6 +339,9 @@ def _system(name: str, table: Table, problems: Problems) -> System:
         problems.add(file, "image", "set either image or [bootstrap], not both")
     if image and ("@" in image or ":" not in image.rpartition("/")[2]):
         problems.add(file, "image", f"must be an image reference with a tag and no digest, not {image!r}")
+    for key in ("contains", "distributions"):
+        if fields.get(key) and not image:
+            problems.add(file, key, "needs image, the base image that it describes")
     if bootstrap is not None and fits(bootstrap, SHAPES["bootstrap"], file, "bootstrap.", problems):
         _is_plain("bootstrap", bootstrap, file, "bootstrap.", problems)
         fields["bootstrap"] = Bootstrap(**tuples(bootstrap))

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from builder.aliases import check_aliases
 from builder.downloads import WORDS, known_filter, placeholders
-from builder.members import PIN_OF_STACK, closure, members_of
+from builder.members import (
+    PIN_OF_STACK,
+    POLICIES,
+    VENDOR_BASE,
+    VERIFY_ONLY,
+    closure,
+    members_of,
+    policy_of,
+)
 from builder.model import KINDS, Catalog, Component, Flavour, Target
 from builder.sources import role_folder
 from builder.tables import Problems, Table, did_you_mean
@@ -39,6 +47,7 @@ def check(root: Path, catalog: Catalog, problems: Problems) -> None:
     before = len(problems.found)
     _check_components(root, catalog, declared, problems)
     _check_stacks(root / "catalog", catalog, problems)
+    _check_systems(catalog, problems)
     for name, target in catalog.targets.items():
         _check_references(f"targets/{name}.toml", catalog, target, problems)
     check_aliases(catalog.aliases, catalog.targets, catalog.broken, problems)
@@ -169,6 +178,7 @@ def _check_targets(root: Path, catalog: Catalog, declared: Declared, problems: P
             members = members_of(catalog, target, flavour)
             _check_members(file, catalog, target, flavour, members, problems)
             _check_policy(declared, file, flavour, members, problems)
+            _check_base(file, catalog, target, flavour, members, problems)
         _check_workload(root, file, target, members_of(catalog, target, target.default), catalog, problems)
 
 
@@ -223,6 +233,40 @@ def _check_policy(
             )
         elif f"{name}_policy" not in declared(name):
             problems.add(file, key, f"the role of '{name}' has no variable {name}_policy")
+
+
+def _check_systems(catalog: Catalog, problems: Problems) -> None:
+    for name, system in catalog.systems.items():
+        for i, component in enumerate(system.contains):
+            if component not in catalog.components and f"components/{component}.toml" not in catalog.broken:
+                problems.unknown(
+                    f"systems/{name}.toml", f"contains[{i}]", "component", component, catalog.components
+                )
+
+
+def _check_base(
+    file: str,
+    catalog: Catalog,
+    target: Target,
+    flavour: Flavour,
+    members: tuple[str, ...],
+    problems: Problems,
+) -> None:
+    """Check that a vendor's base image has a policy, and that "verify_only" installs no part of the image."""
+    system = catalog.systems[flavour.system]
+    policy, key = policy_of(VENDOR_BASE, target, flavour), f"flavours.{flavour.name}"
+    if VENDOR_BASE in members:
+        if not system.image:
+            problems.add(file, f"{key}.system", f"'{VENDOR_BASE}' needs a system with an image")
+        if policy not in POLICIES:
+            problems.unknown(file, f"{key}.policy.{VENDOR_BASE}", "policy", policy, POLICIES)
+    elif system.contains or system.distributions:
+        reason = f"system '{system.name}' is a vendor's image: add component '{VENDOR_BASE}' and its policy"
+        problems.add(file, f"{key}.system", reason)
+    for name in system.contains if policy == VERIFY_ONLY else ():
+        if name in members:
+            reason = f"'{name}' is part of the base image, and its policy is {VERIFY_ONLY}"
+            problems.add(file, f"{key}.policy.{VENDOR_BASE}", reason)
 
 
 def _check_workload(

@@ -8,10 +8,15 @@ from collections.abc import Iterable
 from functools import cache
 from graphlib import TopologicalSorter
 
-from builder.model import Catalog, Flavour, Target, Value
+from builder.model import Catalog, Flavour, Stack, System, Target, Value
 
 # Value of a component's variable that stands for a pin of the stack.
 PIN_OF_STACK = re.compile(r"\{(\w+)\}")
+
+# The component that compares a vendor's base image with the catalog, and the values of its policy for the
+# components that the image contains.
+VENDOR_BASE = "vendor_base"
+VERIFY_ONLY, PURGE_THEN_INSTALL, INSTALL = POLICIES = ("verify_only", "purge_then_install", "install")
 
 
 def members_of(catalog: Catalog, target: Target, flavour: Flavour) -> tuple[str, ...]:
@@ -43,6 +48,22 @@ def settings_of(target: Target, flavour: Flavour) -> dict[str, Value]:
 def policy_of(component: str, target: Target, flavour: Flavour) -> str:
     """Return the value set for the role variable <component>_policy, or "" if the role's default applies."""
     return str(settings_of(target, flavour).get(f"{component}_policy", ""))
+
+
+def base_policy(target: Target, flavour: Flavour) -> str:
+    """Return the policy for a vendor's base image, as users write it; "" if the flavour has no such base."""
+    return policy_of(VENDOR_BASE, target, flavour).replace("_", "-")
+
+
+def describe_base(system: System, stack: Stack) -> dict[str, Value]:
+    """Return the role variables of VENDOR_BASE: what the image contains, with the versions that are known."""
+    return {
+        f"{VENDOR_BASE}_contains": list(system.contains),
+        f"{VENDOR_BASE}_distributions": dict(system.distributions),
+        f"{VENDOR_BASE}_versions": {
+            name: stack.versions[name] for name in system.contains if name in stack.versions
+        },
+    }
 
 
 def closure(catalog: Catalog, names: Iterable[str]) -> tuple[str, ...]:

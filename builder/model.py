@@ -122,6 +122,8 @@ class System:
     codename: str = ""
     bootstrap: Bootstrap | None = None
     image: str = ""
+    contains: tuple[str, ...] = ()  # components that the pulled base image has
+    distributions: Mapping[str, str] = field(default_factory=dict)  # its Python distributions → version
     ami: AmiSource | None = None
 
 

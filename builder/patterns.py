@@ -40,6 +40,8 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
         "codename": _WORD,
         "python": re.compile(r"\d+\.\d+"),
         "image": re.compile(r"[a-z0-9][\w./:@-]*"),
+        "contains": re.compile(r"[a-z][a-z0-9_]*"),
+        "distributions": re.compile(r"\d[\w.+!-]*"),
     },
     "targets": {"workload": _WORD},
     "profiles": {"workload": _WORD},

@@ -20,6 +20,7 @@ from builder.errors import (
 )
 from builder.events import Meter, Stream
 from builder.lock import LOCK_PATH
+from builder.logins import login_command
 from builder.model import Artifact, Check, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
 
@@ -157,14 +158,21 @@ def require_locked(plans: Iterable[Plan], *, hint: str = "") -> None:
         )
 
 
-def _lock_commands(plans: Iterable[Plan]) -> list[str]:
+def _lock_commands(plans: Sequence[Plan]) -> list[str]:
     """Return the commands that lock the downloads of plans, one for each flavour and site."""
     names: dict[str, list[str]] = {}
     for plan in plans:
         options = f" --flavour {plan.flavour.name}" if len(plan.target.flavours) > 1 else ""
         options += " --site aws" if any(want.startswith("ami ") for want in plan.unlocked) else ""
         names.setdefault(options, []).append(plan.target.name)
-    return [f"builder lock {' '.join(targets)}{options}" for options, targets in names.items()]
+    commands = [f"builder lock {' '.join(targets)}{options}" for options, targets in names.items()]
+    return [*_logins(plans), *commands]
+
+
+def _logins(plans: Iterable[Plan]) -> list[str]:
+    """Return the commands that log in to the registries of base images without a lock entry."""
+    images = [plan.system.image for plan in plans if any(want.startswith("image ") for want in plan.unlocked)]
+    return [command for command in dict.fromkeys(map(login_command, images)) if command]
 
 
 def refusal(plan: Plan, report: Report, *, most: int = _MOST_MESSAGES) -> CheckError:

@@ -15,7 +15,14 @@ from typing import Any
 from builder.downloads import downloads_of
 from builder.errors import CatalogError, UsageError
 from builder.lock import FIELDS, LOCAL, Lock, Want, as_variable, unlocked, wants
-from builder.members import PIN_OF_STACK, members_of, policy_of, settings_of
+from builder.members import (
+    PIN_OF_STACK,
+    VENDOR_BASE,
+    describe_base,
+    members_of,
+    policy_of,
+    settings_of,
+)
 from builder.model import (
     Catalog,
     Component,
@@ -245,6 +252,8 @@ def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
         variables[f"{name}_downloads"] = {
             download.name: as_variable(download, resolved.lock) for download in found
         }
+    if name == VENDOR_BASE:
+        variables |= describe_base(resolved.system, resolved.stack)
     settings = settings_of(resolved.target, resolved.flavour)
     own = {key: value for key, value in settings.items() if owner(key, resolved.components) == name}
     return {**variables, **_with_pins(component.variables, resolved.stack), **own}

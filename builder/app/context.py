@@ -19,6 +19,8 @@ from builder.app.examples import EXAMPLES, epilog
 from builder.arch import of_this_machine
 from builder.errors import CatalogError, UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock, Want
+from builder.logins import login_command
+from builder.members import base_policy
 from builder.model import Catalog, Flavour, Plan, System, Target
 from builder.screen.envelope import envelope
 from builder.screen.summary import unusable
@@ -276,6 +278,28 @@ def _find_root() -> Path:
         if (folder / "catalog" / "targets").is_dir():
             return folder
     return Path(__file__).resolve().parents[2]
+
+
+def base_facts(plan: Plan) -> list[tuple[str, Cell]]:
+    """Return the rows that describe a vendor's base image, its policy and its login; [] for other bases."""
+    policy = base_policy(plan.target, plan.flavour)
+    if not policy:
+        return []
+    contents = (*plan.system.contains, *plan.system.distributions)
+    login = login_command(plan.system.image)
+    return [
+        ("base image", plan.system.image),
+        ("policy", f"{policy}: {_POLICIES[policy]}"),
+        *([("contains", contents)] if contents else []),
+        *([("login", login)] if login else []),
+    ]
+
+
+_POLICIES = {
+    "verify-only": "what the image contains is checked, nothing of it is installed again",
+    "purge-then-install": "packages in the way of EFA are removed, then the components are installed",
+    "install": "the components are installed on top of the image",
+}
 
 
 def print_verdict(plan: Plan) -> None:

@@ -13,6 +13,7 @@ from builder.app.context import (
     add_json,
     add_site,
     add_targets,
+    base_facts,
     find_targets,
     open_context,
     parser,
@@ -92,6 +93,9 @@ def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publi
         (layer.name, layer.components, layer.key[:12], *state)
         for layer, state in zip(plan.layers, states, strict=True)
     ]
+    if found := base_facts(plan):
+        print_facts(found)
+        print()
     print_table(("layer", "components", "key", "", "why"), rows)
     print_verdict(plan)
     downloads = _downloads(context, plan, states)

@@ -7,6 +7,7 @@ from builder.app.context import (
     add_json,
     add_site,
     add_targets,
+    base_facts,
     find_one_target,
     open_context,
     parser,
@@ -15,7 +16,8 @@ from builder.app.context import (
     print_table,
     print_verdict,
 )
-from builder.members import left_out
+from builder.members import base_policy, left_out
+from builder.model import Target
 from builder.plan import to_json
 
 
@@ -47,17 +49,12 @@ def run(argv: Sequence[str]) -> int:
             ("system", f"{system.name}: {system.summary}"),
             ("stack", f"{stack.name}: {stack.summary}"),
             ("architecture", plan.arch),
+            *base_facts(plan),
             ("workload", f"containers/{target.workload}" if target.workload else "none"),
         ],
     )
     print()
-    print_table(
-        ("flavour", "system", "stack", "summary"),
-        [
-            (flavour.name, flavour.system, flavour.stack, flavour.summary)
-            for flavour in target.flavours.values()
-        ],
-    )
+    print_flavours(target)
     rows = []
     for layer in plan.layers:
         for name in layer.components:
@@ -74,3 +71,22 @@ def run(argv: Sequence[str]) -> int:
         print()
         print_table(("Python package", "version"), python)
     return 0
+
+
+def print_flavours(target: Target) -> None:
+    """Print the flavours of a target; the policy only if one of them builds on a vendor's image."""
+    policies = {flavour.name: base_policy(target, flavour) for flavour in target.flavours.values()}
+    has_vendor = any(policies.values())
+    print_table(
+        ("flavour", "system", "stack", *(["policy"] if has_vendor else []), "summary"),
+        [
+            (
+                flavour.name,
+                flavour.system,
+                flavour.stack,
+                *([policies[flavour.name] or "-"] if has_vendor else []),
+                flavour.summary,
+            )
+            for flavour in target.flavours.values()
+        ],
+    )

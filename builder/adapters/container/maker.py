@@ -15,7 +15,7 @@ from typing import Any
 
 from builder.adapters.ansible import playbook
 from builder.adapters.ansible.failures import failure
-from builder.adapters.container import bootstrap, workload
+from builder.adapters.container import base_image, bootstrap, workload
 from builder.adapters.container.failed import FailedContainers
 from builder.adapters.container.finder import has_layer, is_pulled, reused
 from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image
@@ -218,7 +218,7 @@ class LayerMaker:
         mirror = self._mirror(plan)
         if plan.base_image:
             image = mirror.settings.rewrite(plan.base_image)
-            self._engine.pull(image, on_bytes=Meter(self._events, step))
+            base_image.fetch(self._engine, image, on_bytes=Meter(self._events, step))
             self._engine.tag(image, LAYERS, layer.key)
             return
         tar = bootstrap.make_root(

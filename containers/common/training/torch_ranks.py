@@ -4,7 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -80,24 +80,31 @@ def require_torchrun() -> None:
 
 @contextmanager
 def connect(
-    options: Namespace, *, store: dist.Store | None = None, restart: int | None = None
+    options: Namespace,
+    *,
+    store: dist.Store | None = None,
+    restart: int | None = None,
+    device: torch.device | None = None,
+    backend: str = "",
 ) -> Iterator[TorchRanks]:
     """Join the process group for the block, with the parameters that torchrun sets in the environment.
 
-    A program that restarts in its processes passes its own store and its number of restarts.
+    A program that restarts in its processes passes its own store and its number of restarts. A program for
+    another accelerator passes its device, one with its own collectives its backend.
     """
     require_torchrun()
     _warn_of_stale_store()
     if restart is None:
         restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    device = _choose_device(options.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    if device is None:
+        device = _choose_device(options.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     timeout = timedelta(seconds=options.timeout_s)
     place = (
         {}
         if store is None
         else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
     )
-    dist.init_process_group(BACKENDS[device.type], timeout=timeout, store=store, **place)
+    dist.init_process_group(backend or BACKENDS[device.type], timeout=timeout, store=store, **place)
     try:
         _groups["objects"] = dist.new_group(backend="gloo", timeout=timeout)
         yield TorchRanks(
@@ -106,7 +113,7 @@ def connect(
             restart=restart,
             framework=f"torch {torch.__version__}",
             device_type=device.type,
-            backend="nccl" if device.type == "cuda" else "gloo",
+            backend=backend or ("nccl" if device.type == "cuda" else "gloo"),
             device=device,
         )
         # The first rank hosts the store, so it must not exit before the others have finished.
@@ -128,10 +135,11 @@ def run(
     make_workload: Callable[[Namespace, TorchRanks], Workload],
     open_batches: Callable[[Namespace, Shard], Batches],
     shard_of: Callable[[Namespace, TorchRanks], Shard] = whole,
+    join: Callable[[Namespace], AbstractContextManager[TorchRanks]] = connect,
 ) -> int:
     """Train and print the result; return 0 if all steps were done, else EXIT_TERMINATED."""
     stop = StopRequest()
-    with connect(options) as ranks:
+    with join(options) as ranks:
         # The data are opened first: they may be missing on one node, and no rank waits for others meanwhile.
         batches = ranks.together(lambda: open_batches(options, shard_of(options, ranks)))
         result = Training(make_workload(options, ranks), batches, options, ranks, stop).run()

@@ -1,0 +1,16 @@
+"""Commands that log in to the registries of base images. Pure; knows registries by their host only."""
+
+import re
+
+_ECR = re.compile(r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_NGC = "nvcr.io"
+
+
+def login_command(image: str) -> str:
+    """Return the command that logs in to the registry of an image; "" if the registry is open to all."""
+    host = image.partition("/")[0]
+    if found := _ECR.fullmatch(host):
+        password = f"aws ecr get-login-password --region {found['region']}"
+        return f"{password} | docker login --username AWS --password-stdin {host}"
+    # The user name is this word; the password is a key of an NGC account.
+    return f"docker login --username '$oauthtoken' {host}" if host == _NGC else ""

@@ -7,35 +7,16 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.ansible import runtime
 from builder.adapters.engine.client import Engine
-from builder.adapters.upstream import mirror
-from builder.adapters.upstream.mirror import _host_pip as read_pip_settings
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
 from tests.support.rehearsed_account import AmiAccount
 from tests.support.stub_server import Serve, stub_servers
-
-
-@cache
-def _pip_settings(_: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    return read_pip_settings()
-
-
-@pytest.fixture(autouse=True)
-def pip_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start `pip config list` once per environment, not for every command that a test calls."""
-
-    def remembered() -> dict[str, str]:
-        names = (name for name in os.environ if name.startswith(("PIP_", "XDG_", "HOME")))
-        return _pip_settings(tuple((name, os.environ[name]) for name in sorted(names)))
-
-    monkeypatch.setattr(mirror, "_host_pip", remembered)
 
 
 # The fixture is not session-scoped, because a served account patches moto for all tests of this process.

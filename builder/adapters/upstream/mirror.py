@@ -3,19 +3,17 @@
 These settings apply only during a build. They leave no trace in an image and do not affect layer keys.
 """
 
-import ast
 import dataclasses
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from builder.adapters.host import process
 from builder.adapters.host.network import Network, environment_proxies, is_local_url
+from builder.adapters.upstream.pip_settings import read_settings
 from builder.errors import IntegrityError, UsageError
 from builder.model import Stack, Suite, System
 from builder.site import MirrorSettings
@@ -94,7 +92,7 @@ def discover(
 
     Raises UsageError if a file or folder of the settings does not exist, unless `check_paths` is False.
     """
-    pip = _host_pip()
+    pip = read_settings()
     index = settings.pip_index or pip.get("index-url", "")
     extra = settings.pip_extra_indexes or tuple(pip.get("extra-index-url", "").split())
     links = settings.pip_find_links or tuple(pip.get("find-links", "").split())
@@ -114,7 +112,7 @@ def connection(
     settings: MirrorSettings, pip: Mapping[str, str] | None = None, *, check_paths: bool = True
 ) -> Mirror:
     """Return a mirror with only the site's URL prefixes, proxies and CA certificates."""
-    bundle = settings.ca_bundle or (_host_pip() if pip is None else pip).get("cert", "")
+    bundle = settings.ca_bundle or (read_settings() if pip is None else pip).get("cert", "")
     bundle = bundle or os.environ.get("SSL_CERT_FILE", "")
     if check_paths and bundle and not Path(bundle).is_file():
         raise UsageError(
@@ -138,22 +136,6 @@ def _is_usable(url: str) -> bool:
     """True unless the URL is a local folder that does not exist."""
     folder = _local_folder(url)
     return folder is None or folder.is_dir()
-
-
-def _host_pip() -> dict[str, str]:
-    """Return pip's effective configuration; the environment overrides files, as in pip itself."""
-    argv = [sys.executable, "-m", "pip", "config", "list"]
-    listed = process.run(argv, timeout_s=60, env=process.inherited_environment())
-    ranks = {"global": 0, "user": 1, "site": 2, ":env:": 3}
-    found: dict[str, tuple[int, str]] = {}
-    for line in listed.output.splitlines():
-        match = re.match(r"(global|user|site|install|:env:)\.([a-z-]+)=(.*)", line)
-        if not match:
-            continue
-        rank = ranks.get(match[1], 2)
-        if rank >= found.get(match[2], (0, ""))[0]:
-            found[match[2]] = (rank, str(ast.literal_eval(match[3])))
-    return {key: value for key, (_, value) in found.items()}
 
 
 def _proxies(settings: MirrorSettings) -> dict[str, str]:

@@ -21,6 +21,7 @@ class DeadRun:
     run: str
     account_id: str
     account: Account | None  # None if the current site cannot access it
+    instances: tuple[str, ...] = ()  # that `--keep-failed` kept
 
     def clear(self, context: Context, *, keep_complete: bool) -> list[str]:
         if self.account is None:
@@ -38,15 +39,22 @@ def dead_runs(context: Context) -> list[DeadRun]:
         if is_running(context.workspace, run):
             continue
         try:
-            accounts = {entry.account_id for entry in journal.read(context.workspace, run)}
+            entries = journal.read(context.workspace, run)
         except MissingError as error:
             print(f"run {run} is left alone: {error.message}; {error.hint}", file=sys.stderr)
             continue
+        accounts = {entry.account_id for entry in entries}
+        held = [entry for entry in entries if entry.is_held]
         if all(_is_over(context, account_id) for account_id in accounts):
             journal.delete(context.workspace, run)
             continue
         found += [
-            DeadRun(run=run, account_id=account_id, account=_account_of(context, account_id))
+            DeadRun(
+                run=run,
+                account_id=account_id,
+                account=_account_of(context, account_id),
+                instances=tuple(entry.id for entry in held if entry.account_id == account_id),
+            )
             for account_id in sorted(accounts)
         ]
     return found

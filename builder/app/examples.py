@@ -13,7 +13,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "builder build cpu-ddp",
         "builder build --all --kind container --publish",
         "builder build cpu-ddp --rebuild workload  # although nothing has changed",
-        "builder build cpu-ddp --keep-failed  # to look into the container of a failed layer",
+        "builder build cpu-ddp --keep-failed  # to look into the container or instance of a failure",
     ),
     "check": (
         "builder check cpu-ddp:cpu-debian-12",

@@ -51,12 +51,13 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leftover:
-    """A removable item: its name, the reason, its size and the call that removes it."""
+    """A removable item: its name, the reason, its size and the call that removes it; `run` left it behind."""
 
     name: str
     why: str
     size_bytes: int
     remove: Callable[[], object]
+    run: str = ""
 
 
 def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle: bool) -> Iterator[Leftover]:
@@ -92,6 +93,7 @@ def _dead(context: Context, engine: Engine) -> Iterable[Leftover]:
             why="its process is gone",
             size_bytes=_size(folder),
             remove=partial(_forget, context, engine, name),
+            run=name,
         )
 
 
@@ -111,6 +113,7 @@ def _kept_after_failures(context: Context, engine: Engine) -> Iterable[Leftover]
                 why="kept by --keep-failed",
                 size_bytes=0,
                 remove=partial(engine.remove_container, record["Id"]),
+                run=run,
             )
 
 
@@ -139,9 +142,12 @@ def _accounts(context: Context) -> Iterable[Leftover]:
             continue
         yield Leftover(
             name=f"run {dead.run} in {dead.account_id}",
-            why="its process is gone",
+            why=f"{', '.join(dead.instances)} kept by --keep-failed"
+            if dead.instances
+            else "its process is gone",
             size_bytes=0,
             remove=partial(dead.clear, context, keep_complete=False),
+            run=dead.run,
         )
 
 

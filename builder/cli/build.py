@@ -69,7 +69,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--keep-failed",
         action="store_true",
-        help="keep the container of a failed layer, and print how to enter and remove it",
+        help="keep the container or instance of a failed build, and print how to enter and remove it",
     )
     found.add_argument("--dry-run", action="store_true", help="build nothing; show what builder plan shows")
     add_site(found)

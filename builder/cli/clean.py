@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.workspace import without_runs
+from builder.adapters.host.workspace import is_run_name, without_runs
 from builder.app.context import add_json, add_site_name, open_context, parser, print_json, print_table
 from builder.app.leftovers import KEPT_RUNS, Leftover, Limits, find_leftovers
 from builder.errors import UsageError, with_result
@@ -16,6 +16,12 @@ from builder.units import parse_size, parse_span
 
 def options() -> argparse.ArgumentParser:
     found = parser("clean", "List what builds left behind; with --yes, remove it.")
+    found.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="only what this run left behind, such as an instance that --keep-failed kept",
+    )
     found.add_argument("--yes", action="store_true", help="remove the listed items")
     found.add_argument(
         "--all", action="store_true", help="also layers, caches and receipts that are still valid"
@@ -45,11 +51,7 @@ def options() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> int:
     parsed = options().parse_args(argv)
-    if parsed.all and (parsed.older_than is not None or parsed.max_size is not None):
-        raise UsageError(
-            "builder clean: --all removes everything and excludes --older-than and --max-size",
-            hint="builder clean --all",
-        )
+    _require_consistent(parsed)
     limits = Limits(
         everything=parsed.all,
         keep_last=parsed.keep_last,
@@ -59,8 +61,25 @@ def run(argv: Sequence[str]) -> int:
     context = open_context(parsed)
     # A run that begins while items are removed waits: it could use one of them.
     with without_runs(context.workspace) as is_idle:
-        found = list(find_leftovers(context, Engine(), limits, is_idle=is_idle))
+        items = find_leftovers(context, Engine(), limits, is_idle=is_idle)
+        found = [item for item in items if parsed.run in (None, item.run)]
         return _show_or_remove(found, argv, parsed)
+
+
+def _require_consistent(parsed: argparse.Namespace) -> None:
+    given = [name for name in ("keep_last", "older_than", "max_size") if getattr(parsed, name) is not None]
+    if parsed.all and set(given) - {"keep_last"}:
+        raise UsageError(
+            "builder clean: --all removes everything and excludes --older-than and --max-size",
+            hint="builder clean --all",
+        )
+    if parsed.run is None:
+        return
+    if not is_run_name(parsed.run):
+        raise UsageError(f"'{parsed.run}' is not the name of a run", hint="builder clean")
+    if parsed.all or given:
+        option = "--all" if parsed.all else f"--{given[0].replace('_', '-')}"
+        raise UsageError(f"builder clean: RUN excludes {option}", hint=f"builder clean {parsed.run}")
 
 
 def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], parsed: argparse.Namespace) -> int:

@@ -44,6 +44,14 @@ echo '1,,ui,say,==> amazon-ebs.image: Waiting for SSH to become available...'
 while :; do sleep 0.05; done
 """
 
+# Fake Packer that fails and leaves its instance, as with -on-error=abort.
+ABORTED = """#!/bin/sh
+echo "$@" > {folder}/arguments
+echo '1,,ui,say,==> amazon-ebs.image: Waiting for instance ({instance}) to become ready...'
+echo '1,,ui,error,==> amazon-ebs.image: Script exited with non-zero exit status: 1'
+exit 1
+"""
+
 # Fake Packer that writes a manifest with one image.
 FINISHED = """#!{python}
 import json, sys
@@ -74,11 +82,14 @@ def make(
     on_event: Callable[[Event], None],
     root: Path = ROOT,
     plugins: Path | None = None,
+    *,
+    settings: AwsSettings | None = None,
+    keep_failed: bool = False,
 ) -> Artifact:
     source = ami_account.aws.describe(ami_account.aws.debian())
     maker = AmiMaker(
         account=ami_account.account,
-        settings=AwsSettings(),
+        settings=settings or AwsSettings(),
         run=run,
         root=root,
         events=Stream(on_event),
@@ -86,6 +97,7 @@ def make(
         mirror=lambda _: Mirror(),
         source=lambda _: source,
         plugins=plugins,
+        keep_failed=keep_failed,
     )
     # Child processes of a background job ignore SIGINT; `interruptible` restores the default handler.
     with interruptible():
@@ -94,7 +106,7 @@ def make(
 
 def own(ami_account: AmiAccount, run: Run, instance: str) -> None:
     """Tag an instance as the template of Packer does."""
-    tags = ownership(run.workspace, run.name).tags
+    tags = maker.tags(Context(ROOT, site_name="aws").plan("ami-cpu"), run, "")
     ami_account.aws.ec2.create_tags(Resources=[instance], Tags=as_tags(tags))
 
 
@@ -304,3 +316,83 @@ def test_image_is_deleted_if_an_input_was_edited_during_the_build(
         with pytest.raises(IntegrityError, match="was edited during the build"):
             make(ami_account, run, plan, lambda _: None, root)
     assert image in janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
+
+
+def instances(aws: Clients, run: Run) -> list[str]:
+    """Return the instances of a run that are not terminated."""
+    alive = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
+    filters = [{"Name": f"tag:{RUN_TAG}", "Values": [run.name]}, *alive]
+    found = aws.ec2.describe_instances(Filters=filters)["Reservations"]
+    return [instance["InstanceId"] for reservation in found for instance in reservation["Instances"]]
+
+
+@pytest.mark.parametrize("settings", [AwsSettings(), AwsSettings(ssh_interface="session_manager")])
+def test_the_instance_of_a_failed_build_stays_with_its_key_until_it_is_removed(
+    ami_account: AmiAccount,
+    aws: Clients,
+    plan: Plan,
+    packer: Path,
+    instance: str,
+    tmp_path: Path,
+    settings: AwsSettings,
+) -> None:
+    packer.write_text(ABORTED.format(folder=tmp_path, instance=instance))
+    workspace, account = ami_account.workspace, ami_account.account
+    with ami_account.run() as run:
+        own(ami_account, run, instance)
+        with pytest.raises(BuildError, match="Script exited") as caught:
+            make(ami_account, run, plan, lambda _: None, settings=settings, keep_failed=True)
+        assert janitor.sweep(workspace, account, run.name, keep_complete=True) == [], "the end of the run"
+    assert "-on-error=abort" in (tmp_path / "arguments").read_text()
+    folder = journal.held_folder(workspace, run.name)
+    lines = caught.value.hint.splitlines()
+    assert f"look inside: ssh -F {folder / instance}.ssh {instance}" in lines
+    assert lines[-1] == f"remove it: builder clean {run.name} --yes"
+    through = f"or: aws ssm start-session --region us-east-1 --target {instance}"
+    assert (through in lines) == (settings.ssh_interface == "session_manager")
+    text = (folder / f"{instance}.ssh").read_text()
+    assert ("ProxyCommand aws ssm start-session" in text) == (through in lines)
+    assert f"Host {instance}\n" in text
+    assert (folder / f"{instance}.key").stat().st_mode & 0o777 == 0o600
+    assert instances(aws, run) == [instance]
+    key, group = left(aws, run.name)
+    assert janitor.sweep(workspace, account, run.name, keep_complete=True) == [], "before the next build"
+    removed = janitor.sweep(workspace, account, run.name, keep_complete=False)
+    assert {instance, key, group} <= set(removed)
+    assert (instances(aws, run), left(aws, run.name)) == ([], [])
+    assert (journal.runs(workspace), folder.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("end", ["interrupt", "stopped instance", "no instance", "no rights"])
+def test_a_failure_without_a_running_instance_leaves_nothing(
+    ami_account: AmiAccount,
+    aws: Clients,
+    proxy: Proxy,
+    plan: Plan,
+    packer: Path,
+    instance: str,
+    tmp_path: Path,
+    end: str,
+) -> None:
+    if end == "stopped instance":
+        aws.ec2.stop_instances(InstanceIds=[instance])
+    if end == "no rights":
+        refused = Disturbance(action="DescribeInstances", code="UnauthorizedOperation", count=0)
+        proxy.disturb(refused)
+    if end != "interrupt":
+        packer.write_text(ABORTED.format(folder=tmp_path, instance=instance))
+    with ami_account.run() as run:
+
+        def on_event(event: Event) -> None:
+            if "Waiting for SSH" in event.text:
+                run.cancelled.set()
+
+        if end != "no instance":
+            own(ami_account, run, instance)
+        with pytest.raises(Interrupted if end == "interrupt" else BuildError) as caught:
+            make(ami_account, run, plan, on_event, plugins=tmp_path / "plugins", keep_failed=True)
+    assert "look inside" not in caught.value.hint
+    assert ("the instance was not kept: " in caught.value.hint) == (end == "no rights")
+    proxy.clear_disturbances()
+    janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
+    assert (instances(aws, run), left(aws, run.name)) == ([], [])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,13 +194,18 @@ def test_key_pair_and_group_of_another_owner_are_not_taken_over(
     more = [{"TagSpecifications": specifications(tags, [kind])} if tags else {} for kind in KINDS[:2]]
     aws.ec2.create_key_pair(KeyName=name, **more[0])
     group = aws.ec2.create_security_group(GroupName=name, Description="x", **more[1])["GroupId"]
-    account, site = ami_account.account, ami_account.settings
+    account, site, kept = ami_account.account, ami_account.settings, threading.Event()
     with ami_account.run() as run:
-        with pytest.raises(BuildError, match=f"key pair {name}"), key_pair(account, name, tmp_path, own):
+        with (
+            pytest.raises(BuildError, match=f"key pair {name}"),
+            key_pair(account, name, tmp_path, own, kept=kept),
+        ):
             pass
         with (
             pytest.raises(BuildError, match=f"security group {name}"),
-            groups.security_group(account, site, name, own, cancelled=run.cancelled, on_left=lambda _: None),
+            groups.security_group(
+                account, site, name, own, cancelled=run.cancelled, on_left=lambda _: None, kept=kept
+            ),
         ):
             pass
     assert {name, group} <= existing_ids(aws)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -139,16 +140,25 @@ def check_two_instances(ami_factory: AmiFactory, ami: str, tmp_path: Path) -> No
         ami_factory.aws.ec2.delete_key_pair(KeyName="clones")
 
 
-def test_a_failing_role_is_named_and_no_ami_is_created(ami_factory: AmiFactory) -> None:
+def test_a_failing_role_is_named_and_its_instance_stays_for_a_look(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.write(
         "ansible/roles/fabric/tasks/main.yml",
         '- name: Stop here\n  ansible.builtin.fail:\n    msg: "no such fabric"\n',
     )
-    done = ami_factory.build()
+    done = ami_factory.build("--keep-failed")
     assert done.code == 4
     assert "role 'fabric'" in done.stderr
     assert "no such fabric" in done.stderr
+    hints = dict(re.findall(r"(look inside|remove it): (.+)", done.stderr))
+    login, removal = (shlex.split(hints[name]) for name in ("look inside", "remove it"))
+    instance, run = login[-1], removal[2]
+    seen = subprocess.run([*login, "cat /etc/greeting"], capture_output=True, text=True, timeout=60)
+    assert seen.stdout.strip() == ami_factory.factory.greeting, seen.stderr
+    assert {name.split()[1][:2] for name in ami_factory.left()} >= {"i-", "sg"}
+    assert f"{instance} kept by --keep-failed" in ami_factory.factory.call("clean").stdout
+    assert ami_factory.factory.call(*removal[1:]).code == 0
     assert ami_factory.left() == []
+    assert not list(ami_factory.factory.home.glob(f"journal/{run}*"))
 
 
 EVERYTHING = """

@@ -258,6 +258,24 @@ def test_removes_replaced_layers_and_containers_kept_after_a_failure(workspace: 
     assert engine.removed == ["a" * 64, f"{LEFTOVERS}:{'7' * 32}"]
 
 
+def test_removes_only_what_the_named_run_left(workspace: Workspace, call: Any) -> None:
+    engine = FakeEngine({}, {})
+    names = ["20260101-000000-hello-aaaaaa", "20260102-000000-hello-bbbbbb"]
+    engine.kept = [
+        {"Id": run, "Names": [f"/factory-failed-{workspace.checkout}-{run}"], "Labels": {RUN_LABEL: run}}
+        for run in names
+    ]
+    runs = add_runs(workspace, *range(1, 23))
+    code, out, err = call(names[0], engine=engine)
+    assert (code, out.count("kept by --keep-failed")) == (0, 1)
+    assert f" {names[0]}" in err
+    assert call("--yes", names[0], engine=engine)[0] == 0
+    assert engine.removed == [names[0]]
+    assert remaining(runs) == runs
+    engine.kept = []
+    assert call(names[0], engine=engine)[2] == "nothing to remove\n"
+
+
 def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Workspace, call: Any) -> None:
     repository.write("catalog/stacks/plain-2.toml", 'summary = "another"\n[pins]\nfabric = "2.0-1"\n')
     text = (repository.root / "catalog/targets/hello.toml").read_text()

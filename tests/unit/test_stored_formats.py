@@ -154,6 +154,17 @@ def test_a_run_whose_journal_cannot_be_read_is_left_alone(
     assert path.read_bytes() == before
 
 
+def test_a_kept_instance_is_known_after_its_run(repository: Repository, workspace: Workspace) -> None:
+    name = "20260101-000000-hello-abcdef"
+    path = workspace.folder("journal") / f"{name}.ndjson"
+    held = LINE | {"kind": "instance", "event": "held", "id": "i-1"}
+    path.write_text(f"{json.dumps(LINE)}\n{json.dumps(held)}\n")
+    (entry,) = [entry for entry in journal.read(workspace, name) if entry.is_held]
+    assert (entry.id, entry.kind, entry.name) == ("i-1", "instance", "n")
+    (dead,) = dead_runs(Context(repository.root))
+    assert (dead.run, dead.account, dead.instances) == (name, None, ("i-1",))
+
+
 def test_journals_of_newer_versions_may_have_more_keys(workspace: Workspace) -> None:
     path = workspace.folder("journal") / "run.ndjson"
     lines = [LINE | {"new": [1]}, LINE | {"name": "other", "event": "kept", "id": "ami-1"}]

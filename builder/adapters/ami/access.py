@@ -1,9 +1,10 @@
 """Create the temporary key pair and security group for SSH to an instance, with journal entries."""
 
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _KINDS = ("key-pair", _GROUP, "instance")
 class Access:
     key: KeyPair
     group: str
+    kept: threading.Event = field(default_factory=threading.Event)  # set: both stay after the block
 
 
 def interface(settings: AwsSettings) -> str:
@@ -107,7 +109,7 @@ def ssh_access(
     folder: Path,
     tags: Mapping[str, str],
 ) -> Iterator[Access]:
-    """Create a key pair and a security group, and delete them at the end of the block.
+    """Create a key pair and a security group, and delete them at the end of the block unless they are kept.
 
     A group that is still in use is not an error: a note reports the group, and its journal entry stays open
     so that the end of the run or `builder clean` deletes the group.
@@ -119,10 +121,11 @@ def ssh_access(
             error = groups.in_use(group, account.region)
             events.emit("note", text=f"{error.message}; {error.hint}")
 
+        kept = threading.Event()
         with (
-            key_pair(account, name, folder, tags) as key,
+            key_pair(account, name, folder, tags, kept=kept) as key,
             groups.security_group(
-                account, settings, name, tags, cancelled=run.cancelled, on_left=report
+                account, settings, name, tags, cancelled=run.cancelled, on_left=report, kept=kept
             ) as group,
         ):
-            yield Access(key=key, group=group)
+            yield Access(key=key, group=group, kept=kept)

@@ -1,6 +1,5 @@
 """Boot a temporary instance of an AMI and run the checks of its components there over SSH."""
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +10,7 @@ from builder.adapters.ami.access import Access, address_of, launch_network, sess
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
-from builder.adapters.aws.sshkeys import HostKey, KeyPair, host_key
+from builder.adapters.aws.sshkeys import HostKey, KeyPair, escaped, host_key
 from builder.adapters.checks.testinfra import run_checks
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
@@ -54,17 +53,12 @@ def ssh_config(
     text = _LOGIN.format(
         user=user,
         port=port,
-        key=_escape(key),
+        key=escaped(key),
         alias=host.alias,
-        known_hosts=_escape(host.known_hosts),
-        folder=_escape(sockets),
+        known_hosts=escaped(host.known_hosts),
+        folder=escaped(sockets),
     )
     return text + (f"  ProxyCommand {proxy_command}\n" if proxy_command else "")
-
-
-def _escape(path: Path) -> str:
-    """Return a path for use between double quotes in ssh_config, where % begins a token."""
-    return re.sub(r'(["\\])', r"\\\1", str(path)).replace("%", "%%")
 
 
 _NO_LOGIN = "check subnet, source_cidrs and public_address in [aws] of site.toml"

@@ -4,7 +4,7 @@ A resource is deleted only with proof that the run created it; the journal of th
 search. The caller decides which runs are dead. Resources of other runs are not touched.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -28,12 +28,16 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 
 @dataclass(frozen=True, kw_only=True)
 class Janitor:
-    """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay."""
+    """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay.
+
+    `held` has the ids of instances that must stay, by the name of their key pair and group.
+    """
 
     account: Account
     region: str
     own: Ownership
     keeps: Callable[[str], bool]
+    held: Mapping[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     left: list[BuildError] = field(default_factory=list)
 
@@ -80,7 +84,8 @@ class Janitor:
     def _instances(self) -> list[Resource]:
         filters = {**self._run_filter(), "instance-state-name": _ALIVE}
         found = self._all("describe_instances", "Reservations", filters)
-        return [instance for reservation in found for instance in reservation["Instances"]]
+        instances = [instance for reservation in found for instance in reservation["Instances"]]
+        return [instance for instance in instances if instance["InstanceId"] not in self.held.values()]
 
     def _terminate(self, instances: Iterable[Resource]) -> None:
         ids = [instance["InstanceId"] for instance in instances]
@@ -105,6 +110,8 @@ class Janitor:
         """Delete security groups; an instance that uses one of them may be listed only later."""
         for group in self._all("describe_security_groups", "SecurityGroups", self._run_filter()):
             name = group["GroupId"]
+            if group["GroupName"] in self.held:
+                continue
             if groups.delete(self.account, self.region, name, meanwhile=self._terminate_listed):
                 self.removed.append(name)
             else:
@@ -117,7 +124,7 @@ class Janitor:
         with calling_aws(f"listing key pairs of {self.own.run}"):
             found = self.ec2.describe_key_pairs()["KeyPairs"]
         for pair in found:
-            if self.own.has(pair):
+            if self.own.has(pair) and pair["KeyName"] not in self.held:
                 with calling_aws(f"deleting the key {pair['KeyName']}"):
                     self.ec2.delete_key_pair(KeyName=pair["KeyName"])
                 self.removed.append(pair["KeyName"])
@@ -172,7 +179,8 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
 
     `run` must be a run name: a file with another name in the journal folder is not the journal of a run.
     Images with a receipt are kept. `keep_complete` also keeps complete images without a receipt, so that the
-    next build can reuse them. The journal is deleted once none of its entries is needed.
+    next build can reuse them, and instances that `--keep-failed` kept. The journal is deleted once none of
+    its entries is needed.
     """
     if not is_run_name(run):
         raise UsageError(
@@ -181,6 +189,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     entries = journal.read(workspace, run)
     account_id = journal.account_id_of(account) if entries else ""
     own = [entry for entry in entries if entry.account_id == account_id]
+    held = {entry.name: entry.id for entry in own if entry.is_held and keep_complete}
     checkouts = {workspace.out, *(Path(entry.out) for entry in own)}
     recorded = frozenset(ami for out in checkouts for ami in references(out))
     complete = frozenset(entry.id for entry in own if entry.kind == "image" and entry.id) - recorded
@@ -188,16 +197,17 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     keep_complete = keep_complete or any(unreadable(out) for out in checkouts)
     kept = recorded | complete if keep_complete else recorded
     removed = []
-    if any(not entry.id or entry.id in complete - kept for entry in own):
+    if any(not entry.id or entry.is_held or entry.id in complete - kept for entry in own):
         for region in dict.fromkeys(entry.region for entry in own):
             janitor = Janitor(
                 account=account,
                 region=region,
                 own=ownership(workspace, run),
                 keeps=kept.__contains__,
+                held=held,
             )
             removed += janitor.sweep()
-    is_done = not (complete & kept)
+    is_done = not (complete & kept) and not held
     if len(own) == len(entries) and is_done:
         journal.delete(workspace, run)
     return removed

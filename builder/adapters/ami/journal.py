@@ -21,7 +21,7 @@ from builder.adapters.host.receipts import now
 from builder.adapters.host.workspace import Run, Workspace, is_run_name, sync_folder
 from builder.errors import MissingError, naming
 
-_BEGUN, _KEPT, _GONE = "begun", "kept", "gone"
+_BEGUN, _KEPT, _GONE, _HELD = "begun", "kept", "gone", "held"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,7 @@ class Entry:
     account_id: str
     out: str  # folder with the receipts of the run's checkout
     id: str = ""
+    is_held: bool = False  # kept after a failure, with the key pair and the group of its name
 
 
 @dataclass
@@ -82,6 +83,16 @@ def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> It
         for fields in entries:
             if fields["kind"] not in kept:
                 stack.callback(_write, run, _GONE, fields)
+
+
+def hold(run: Run, account: Account, name: str, instance: str) -> None:
+    """Record an instance that stays after a failure; `name` is that of its key pair and group."""
+    _write(run, _HELD, {**_fields(run, account, "instance", name, ""), "id": instance})
+
+
+def held_folder(workspace: Workspace, run: str) -> Path:
+    """Return the folder for the SSH keys of a run's held instances; `delete` removes it."""
+    return folder_of(workspace) / run
 
 
 def open_entry(run: Run, account: Account, kind: str, name: str) -> None:
@@ -159,11 +170,12 @@ def _parse(line: bytes) -> tuple[str, Entry]:
     names = {"kind": "kind", "name": "name", "region": "region", "account_id": "place", "out": "out"}
     values = {field: table.get(key) for field, key in names.items()} | {"id": table.get("id", "")}
     event = table.get("event")
-    if event not in (_BEGUN, _KEPT, _GONE):
+    if event not in (_BEGUN, _KEPT, _GONE, _HELD):
         raise ValueError(f"unknown event {event!r}")
     if wrong := [names.get(field, field) for field, value in values.items() if not isinstance(value, str)]:
         raise ValueError(f"no valid {wrong[0]}")
-    return event, Entry(**{field: str(value) for field, value in values.items()})
+    texts = {field: str(value) for field, value in values.items()}
+    return event, Entry(**texts, is_held=event == _HELD)
 
 
 def _unreadable(path: Path, problem: str) -> MissingError:
@@ -192,4 +204,7 @@ def runs(workspace: Workspace) -> list[str]:
 
 def delete(workspace: Workspace, run: str) -> None:
     """Delete a run's journal, once each of its resources is deleted or has a receipt."""
+    import shutil
+
+    shutil.rmtree(held_folder(workspace, run), ignore_errors=True)
     path_of(workspace, run).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from builder.adapters.ami import journal, packer
 from builder.adapters.ami.access import Access, interface, ssh_access
+from builder.adapters.ami.failed import FailedInstances
 from builder.adapters.ami.ownership import builder_id, ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
@@ -112,6 +113,7 @@ class AmiMaker:
     ssh_port: int = 22
     polling_s: int = 15
     plugins: Path | None = None  # folder of Packer's plugins; None: they are part of the program
+    keep_failed: bool = False  # keep the instance of a failed build
     # Limits the number of concurrent instances; shared with MachineChecker.
     working: AbstractContextManager[object] = dataclasses.field(default_factory=nullcontext)
 
@@ -172,6 +174,16 @@ class AmiMaker:
         return folder
 
     def _build(self, job: Job) -> str:
+        """Build the image and return its id; with `keep_failed`, keep the instance of a failed build."""
+        if not self.keep_failed:
+            return self._run_packer(job)
+        failed = FailedInstances(
+            account=self.account, settings=self.settings, run=self.run, ssh_port=self.ssh_port
+        )
+        with failed.kept(job.plan, job.access, job.tags):
+            return self._run_packer(job)
+
+    def _run_packer(self, job: Job) -> str:
         plan = job.plan
         variables = job.folder / "packer.json"
         table = self._variables(job)
@@ -190,6 +202,7 @@ class AmiMaker:
             cancelled=self.run.cancelled,
             on_line=on_line,
             cwd=job.folder,
+            on_error="abort" if self.keep_failed else "cleanup",
         )
         self.run.stop_if_cancelled()
         if listener.failure is not None:

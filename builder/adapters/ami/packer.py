@@ -92,10 +92,14 @@ class Packer(Arguments):  # type: ignore[misc]
         cancelled: Event,
         on_line: process.OnLine,
         cwd: Path,
+        on_error: str,
     ) -> process.Finished:
-        """Run a build to its end; once `cancelled` is set, interrupt Packer and wait for its cleanup."""
+        """Run a build to its end; once `cancelled` is set, interrupt Packer and wait for its cleanup.
+
+        With `on_error` "abort" instead of "cleanup", a failure or an interrupt leaves the instance running.
+        """
         return process.run(
-            self._argv("build", "-machine-readable", "-color=false", "-on-error=cleanup"),
+            self._argv("build", "-machine-readable", "-color=false", f"-on-error={on_error}"),
             timeout_s=timeout_s,
             cancelled=cancelled,
             on_line=on_line,

@@ -30,9 +30,11 @@ def security_group(
     *,
     cancelled: threading.Event,
     on_left: Callable[[str], None],
+    kept: threading.Event,
 ) -> Iterator[str]:
     """Yield the id of the site's own group, or of a group that is created for the block and deleted after it.
 
+    The created group stays if `kept` is set.
     `on_left` is called with the id of a group that could not be deleted because it is still in use.
     """
     if settings.security_group:
@@ -46,7 +48,7 @@ def security_group(
             account.client("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
         yield group
     finally:
-        if not delete(account, account.region, group, cancelled=cancelled):
+        if not (kept.is_set() or delete(account, account.region, group, cancelled=cancelled)):
             on_left(group)
 
 

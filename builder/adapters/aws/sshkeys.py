@@ -1,6 +1,8 @@
 """Create the SSH keys of a run: a temporary key pair that EC2 imports, and the host keys of instances."""
 
 import json
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,9 +56,16 @@ def _generate(file: Path, comment: str) -> tuple[Path, Path]:
     return file, file.with_name(f"{file.name}.pub")
 
 
+def escaped(path: Path) -> str:
+    """Return a path for use between double quotes in ssh_config, where % begins a token."""
+    return re.sub(r'(["\\])', r"\\\1", str(path)).replace("%", "%%")
+
+
 @contextmanager
-def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str]) -> Iterator[KeyPair]:
-    """Create a key pair and delete it at the end of the block.
+def key_pair(
+    account: Account, name: str, folder: Path, tags: Mapping[str, str], *, kept: threading.Event
+) -> Iterator[KeyPair]:
+    """Create a key pair and delete it at the end of the block, unless `kept` is set.
 
     The type is ed25519, because every version of Packer can log in with it.
     """
@@ -66,8 +75,9 @@ def key_pair(account: Account, name: str, folder: Path, tags: Mapping[str, str])
         try:
             yield KeyPair(name=name, file=file)
         finally:
-            with calling_aws(f"deleting the key {name}"):
-                account.client("ec2").delete_key_pair(KeyName=name)
+            if not kept.is_set():
+                with calling_aws(f"deleting the key {name}"):
+                    account.client("ec2").delete_key_pair(KeyName=name)
     finally:
         file.unlink(missing_ok=True)
         public.unlink(missing_ok=True)

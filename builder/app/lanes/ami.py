@@ -63,11 +63,6 @@ class AmiLane(Lane):
                 f"--rebuild {request.rebuild[0]}: target '{name}' is an AMI, which is built as a whole",
                 hint=f"builder ami retire {name}; then build again",
             )
-        if request.keep_failed:
-            raise UsageError(
-                f"--keep-failed keeps containers, and target '{name}' is an AMI",
-                hint="apply the failing role to a machine that is kept: builder role COMPONENT --keep",
-            )
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
         if self._site.is_rehearsal:
@@ -122,6 +117,7 @@ class AmiLane(Lane):
             source=site.source,
             polling_s=2 if site.is_rehearsal else 15,
             plugins=plugin_path,
+            keep_failed=work.request.keep_failed,
             working=working,
         )
         checker = MachineChecker(

@@ -1,0 +1,23 @@
+"""Pre-train ESM-2 with BioNeMo: its own program, with the numbers of nodes and GPUs that torchrun knows."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def arguments(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return the arguments of BioNeMo's program; those of the user override the numbers of torchrun."""
+    per_node = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = max(1, int(environment.get("WORLD_SIZE", "1")) // per_node)
+    return ["--num-nodes", str(nodes), "--num-gpus", str(per_node), *argv]
+
+
+def main(argv: Sequence[str]) -> None:
+    from bionemo.esm2.scripts.train_esm2 import train_esm2_entrypoint
+
+    sys.argv = ["train_esm2", *arguments(argv, os.environ)]
+    train_esm2_entrypoint()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

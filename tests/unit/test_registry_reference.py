@@ -104,3 +104,11 @@ def test_manifest_is_deterministic(tmp_path: Path) -> None:
     }
     assert [part["digest"] for part in document["layers"]] == [layer.digest, layer.digest]
     assert manifest(b"{}", [layer]) == manifest(b"{}", [layer])
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b"{}", b'{"config": null}', b'{"config": {"Labels": null}}'])
+def test_manifest_has_annotations_only_from_labels(config: bytes) -> None:
+    assert "annotations" not in json.loads(manifest(config, []))
+    title = {"org.opencontainers.image.title": "hello"}
+    labelled = json.dumps({"config": {"Labels": {"factory.key": "k", **title}}})
+    assert json.loads(manifest(labelled.encode(), []))["annotations"] == title

@@ -365,7 +365,10 @@ class Registry:
 
 
 def manifest(image_config: bytes, layers: Sequence[LayerBlob]) -> bytes:
-    """Return the OCI manifest of an image, so that its digest is known before the push."""
+    """Return the OCI manifest of an image, so that its digest is known before the push.
+
+    Its annotations are the labels that the OCI image specification defines.
+    """
 
     def describe(media_type: str, blob: Blob) -> dict[str, str | int]:
         return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
@@ -376,7 +379,17 @@ def manifest(image_config: bytes, layers: Sequence[LayerBlob]) -> bytes:
         "config": describe(CONFIG, Blob.of(image_config)),
         "layers": [describe(LAYER, Blob.of(layer)) for layer in layers],
     }
+    if annotations := _annotations(image_config):
+        document["annotations"] = annotations
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _annotations(image_config: bytes) -> dict[str, str]:
+    try:
+        labels = json.loads(image_config)["config"]["Labels"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: value for name, value in sorted(labels) if name.startswith("org.opencontainers.image.")}
 
 
 def push(

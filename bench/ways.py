@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from bench.bed import BASE, PREFIX, TOOLS, Bed, container_environment
 from bench.programs import output_of, timed
 from builder.adapters.container.maker import sweep
-from builder.adapters.engine.client import LAYERS, Engine
-from builder.marks import RUN_LABEL
+from builder.adapters.engine.client import LAYERS, Engine, built_by
+from builder.adapters.host.workspace import Workspace
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = f"{PREFIX}-packer"
@@ -210,14 +210,14 @@ class Factory:
 
     def remove_images(self) -> None:
         """Remove the images of all runs except the base image, which other builds on this machine share."""
-        runs = self._bed.repository / "out" / "runs"
-        for name in _names(runs):
+        out = self._bed.repository / "out"
+        for name in _names(out / "runs"):
             sweep(self._bed.engine, name)
-            images = self._bed.engine.labelled(f"{RUN_LABEL}={name}")
-            for image in sorted(images, key=lambda image: -image.created):
-                if not self._is_base(image.id):
-                    for reference in (*image.tags, image.id):
-                        self._bed.engine.remove_image(reference)
+        own = f"{built_by(Workspace(home=out, out=out).checkout)}:"
+        for image in self._bed.engine.images():
+            if any(tag.startswith(own) for tag in image.tags) and not self._is_base(image.id):
+                for reference in (*image.tags, image.id):
+                    self._bed.engine.remove_image(reference)
 
     def _is_base(self, image: str) -> bool:
         found = self._bed.engine.inspect_image(image)

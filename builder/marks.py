@@ -21,11 +21,14 @@ KEY_LABEL = "factory.key"
 TARGET_LABEL = "factory.target"
 STACK_LABEL = "factory.stack"
 VERSIONS_LABEL = "factory.versions"
-CHECKOUT_LABEL = "factory.checkout"  # the checkout that built a layer, if several share an engine
+PARENT_LABEL = "factory.parent"  # key of the layer below
+LOCK_LABEL = "factory.lock"  # checksum of the lock entries of a plan
+CHECKOUT_LABEL = "factory.checkout"  # the checkout that built a layer; not set since format 5 of the keys
 REHEARSAL_LABEL = "factory.rehearsal"  # the rehearsal that owns a container or image
 
 # Labels defined by the OCI image specification.
 TITLE_LABEL = "org.opencontainers.image.title"
 DESCRIPTION_LABEL = "org.opencontainers.image.description"
+CREATED_LABEL = "org.opencontainers.image.created"
 REF_NAME_LABEL = "org.opencontainers.image.ref.name"
 VERSION_LABEL = "org.opencontainers.image.version"

@@ -41,7 +41,8 @@ from builder.stack.knowledge import Knowledge
 from builder.tables import did_you_mean
 
 # Part of every layer key: increment it when a change of the build code changes the contents of layers.
-FORMAT = 4
+FORMAT = 5
+LOCK_INPUT = "lock entries"  # input of a workload's layer: the checksum of the entries that the plan uses
 
 
 def find_target(catalog: Catalog, name: str) -> Target:
@@ -189,7 +190,15 @@ def _base_layer(resolved: _Resolved) -> Layer:
         for want in resolved.wants
         if want.kind in kinds
     }
+    dates = [suite.date for suite in _suites(resolved)]
+    if dates:
+        inputs["reference time"] = max(dates)
     return _layer("base", kind="base", parent="", inputs=inputs)
+
+
+def _lock_checksum(resolved: _Resolved) -> str:
+    entries = resolved.lock.entries
+    return digest_of([[str(want), entries[want].values] for want in resolved.wants if want in entries])
 
 
 def capabilities(system: System, stack: Stack, *, kind: str, arch: str) -> dict[str, Value]:
@@ -301,7 +310,8 @@ def _layers(resolved: _Resolved, environment: Mapping[str, str]) -> tuple[Layer,
         )
     if resolved.target.workload:
         inputs = {
-            "target": digest_of([resolved.target.name, resolved.stack.name]),
+            "target": digest_of([resolved.target.name, resolved.stack.name, resolved.target.summary]),
+            LOCK_INPUT: _lock_checksum(resolved),
             f"containers/{resolved.target.workload}/Dockerfile": resolved.sources.dockerfile,
         } | {f"containers/{path}": digest for path, digest in resolved.sources.workload_files}
         layers.append(_layer("workload", kind="workload", parent=layers[-1].key, inputs=inputs))
@@ -313,8 +323,8 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
     return Layer(name=name, kind=kind, key=key, parent=parent, inputs=inputs, **more)
 
 
-# The layer input `target` covers the target's name and stack; between two builds only the stack can change.
-_INPUT_LABELS = {"target": "stack of the target"}
+# The layer input `target` covers the target's name, stack and summary; the name cannot change between builds.
+_INPUT_LABELS = {"target": "stack or summary of the target"}
 
 
 def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,14 +6,15 @@ While a run is in progress, layers and caches are not offered for removal.
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from builder.adapters.container.failed import prefix
 from builder.adapters.container.maker import sweep
-from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image, built_by
 from builder.adapters.host.receipts import unreadable
 from builder.adapters.host.workspace import dead_runs, foreign_runs, forget_run, is_running, live_runs
 from builder.adapters.registry import local
@@ -22,7 +23,7 @@ from builder.app.context import Context
 from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
 from builder.catalog import require_sound
 from builder.errors import FactoryError
-from builder.marks import CHECKOUT_LABEL, RUN_LABEL
+from builder.marks import CHECKOUT_LABEL, PARENT_LABEL, RUN_LABEL
 from builder.rehearsal import session
 
 KEPT_RUNS = 20
@@ -182,63 +183,106 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
     """Yield layers of this checkout that no plan uses, and layers that a rebuild has replaced.
 
-    Children come first, because the engine keeps their parents.
+    Children come first, because the engine keeps the parents of images that it has committed itself.
     """
     needed = set() if limits.everything else _needed_keys(context)
-    images = {image.id: image for image in engine.images()}
-    unneeded = {
-        f"{LAYERS}:{key}": image
-        for key, image in engine.layers().items()
-        if limits.everything
-        or (
-            image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout
-            and key not in needed
-            and image.created < limits.before
-        )
-    }
-    unneeded |= _replaced(context, images, limits)
-    held = _held(images, unneeded)
-    for tag, image in sorted(unneeded.items(), key=lambda item: -item[1].created):
-        repository, _, name = tag.partition(":")
-        why = "--all" if limits.everything else "no target needs it"
+    images = _Images(engine.images())
+    found: list[tuple[Image, str, list[str]]] = []
+    for image in images.by_id.values():
+        tags = _all_tags(image) if limits.everything else _unneeded_tags(image, context, needed)
+        if tags and (limits.everything or _used(image, engine, limits) < limits.before):
+            found.append((image, "--all" if limits.everything else "no target needs it", tags))
+        replaced = _replaced_tags(image, context)
+        if replaced and _used(image, engine, limits) < limits.before:
+            found.append((image, "replaced by --rebuild, or of a failed layer", replaced))
+    held = images.held({tag for _, _, tags in found for tag in tags})
+    for image, why, tags in sorted(found, key=lambda item: -item[0].created):
         yield Leftover(
-            name=f"layer {name[:12]}",
-            why=why if repository == LAYERS else "replaced by --rebuild, or of a failed layer",
-            size_bytes=0 if image.id in held else _own_bytes(image, images),
-            remove=partial(engine.remove_image, tag),
+            name=f"layer {tags[0].partition(':')[2][:12]}",
+            why=why,
+            size_bytes=0 if image.id in held else images.own_bytes(image),
+            remove=partial(_remove_tags, engine, tags),
         )
 
 
-def _replaced(context: Context, images: Mapping[str, Image], limits: Limits) -> dict[str, Image]:
-    """Return the images of this checkout that builds left for a cleanup, by tag."""
-    return {
-        tag: image
-        for image in images.values()
-        if image.labels.get(CHECKOUT_LABEL) == context.workspace.checkout and image.created < limits.before
-        for tag in image.tags
-        if tag.startswith(f"{LEFTOVERS}:")
-    }
+def _remove_tags(engine: Engine, tags: Iterable[str]) -> None:
+    for tag in tags:
+        engine.remove_image(tag)
 
 
-def _held(images: Mapping[str, Image], removed: Collection[str]) -> set[str]:
-    """Return the IDs of images that remain without the removed tags, and of all images below them."""
-    parents = {image.parent for image in images.values()}
-    held: set[str] = set()
-    for image in images.values():
-        if set(image.tags) - set(removed) or (not image.tags and image.id not in parents):
-            below: Image | None = image
-            while below is not None and below.id not in held:
-                held.add(below.id)
-                below = images.get(below.parent)
-    return held
+def _used(image: Image, engine: Engine, limits: Limits) -> float:
+    """Return when an image was tagged, if the limits have an age; layers are created at a reference time."""
+    if limits.older_than_s is None:
+        return image.created
+    record = engine.inspect_image(image.id) or {}
+    try:
+        tagged = datetime.fromisoformat((record.get("Metadata") or {}).get("LastTagTime") or "").timestamp()
+    except ValueError:
+        tagged = 0.0
+    return max(image.created, tagged)
 
 
-def _own_bytes(image: Image, images: Mapping[str, Image]) -> int:
-    """Return the bytes that an image adds to its nearest tagged ancestor."""
-    below = images.get(image.parent)
-    while below is not None and not below.tags:
-        below = images.get(below.parent)
-    return image.size_bytes - (below.size_bytes if below else 0)
+def _all_tags(image: Image) -> list[str]:
+    """Return the tags of layers, and the tags of the checkouts that made or pulled them."""
+    return [tag for tag in image.tags if tag.startswith((f"{LAYERS}:", built_by("")))]
+
+
+def _unneeded_tags(image: Image, context: Context, needed: Collection[str]) -> list[str]:
+    """Return the tags of an image as a layer of this checkout, if its key is not needed.
+
+    Layers without the tag of a checkout have its label, which earlier versions of the builder set. The tag
+    of the key stays while another checkout has the layer.
+    """
+    checkout = context.workspace.checkout
+    tags = {tag: tag.partition(":")[2] for tag in _all_tags(image)}
+    own = [tag for tag in tags if tag.startswith(f"{built_by(checkout)}:")]
+    others = [tag for tag in tags if tag.startswith(built_by("")) and tag not in own]
+    layers = [tag for tag in tags if tag.startswith(f"{LAYERS}:")]
+    gone = [tag for tag in own if tags[tag] not in needed or f"{LAYERS}:{tags[tag]}" not in layers]
+    if (own or image.labels.get(CHECKOUT_LABEL) == checkout) and not others:
+        return [tag for tag in layers if tags[tag] not in needed] + gone
+    return gone
+
+
+def _replaced_tags(image: Image, context: Context) -> list[str]:
+    """Return the tags of an image that builds of this checkout left for a cleanup."""
+    checkout = context.workspace.checkout
+    start = f"{LEFTOVERS}:{checkout}-"
+    if image.labels.get(CHECKOUT_LABEL) == checkout:
+        start = f"{LEFTOVERS}:"
+    return [tag for tag in image.tags if tag.startswith(start)]
+
+
+class _Images:
+    """All images of an engine, and which of them lie below others."""
+
+    def __init__(self, images: Iterable[Image]) -> None:
+        self.by_id = {image.id: image for image in images}
+        self._by_tag = {tag: image for image in self.by_id.values() for tag in image.tags}
+
+    def below(self, image: Image) -> Image | None:
+        """Return the image below: the parent of an image that the engine made, or the layer in its label."""
+        parent = image.labels.get(PARENT_LABEL, "")
+        return self.by_id.get(image.parent) or self._by_tag.get(f"{LAYERS}:{parent}")
+
+    def held(self, removed: Collection[str]) -> set[str]:
+        """Return the IDs of images that remain without the removed tags, and of all images below them."""
+        parents = {image.parent for image in self.by_id.values()}
+        held: set[str] = set()
+        for image in self.by_id.values():
+            if set(image.tags) - set(removed) or (not image.tags and image.id not in parents):
+                below: Image | None = image
+                while below is not None and below.id not in held:
+                    held.add(below.id)
+                    below = self.below(below)
+        return held
+
+    def own_bytes(self, image: Image) -> int:
+        """Return the bytes that an image adds to its nearest tagged ancestor."""
+        below = self.below(image)
+        while below is not None and not below.tags:
+            below = self.below(below)
+        return image.size_bytes - (below.size_bytes if below else 0)
 
 
 def _needed_keys(context: Context) -> set[str]:

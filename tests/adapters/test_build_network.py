@@ -216,14 +216,13 @@ RUN {wait}; echo processes: $n; cat {files} || true
     context = workload.Context(tar=content, dockerfile=dockerfile)
     engine, lines = Engine(), list[str]()
     plan: Any = SimpleNamespace(target=SimpleNamespace(workload="x"))
-    tag = f"{shell_image}-workload"
     labels = {RUN_LABEL: "x"}
     run: Any = None  # not used, as nothing is kept
     failed = FailedContainers(engine, run, keep=False)
-    workload.build(
-        engine, context, plan, parent=shell_image, tag=tag, labels=labels, say=lines.append, failed=failed
+    image = workload.build(
+        engine, context, plan, parent=shell_image, labels=labels, say=lines.append, failed=failed
     )
-    engine.remove_image(tag)
+    engine.remove_image(image)
     (limit,) = (int(line) for line in lines if line.strip().isdigit())
     assert limit < engine.info()["MemTotal"]
     assert "processes: 4096" in lines

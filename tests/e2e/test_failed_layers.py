@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,6 +20,15 @@ _BROKEN = """
     - name: Fail
       ansible.builtin.command: /bin/false
       changed_when: true
+"""
+
+# Two builds of this role give different images.
+_RANDOM = """
+    - name: Write a random number
+      ansible.builtin.copy:
+        content: "{{ 999999999 | random }}"
+        dest: /etc/random
+        mode: "0644"
 """
 
 
@@ -81,7 +89,8 @@ def test_copy_of_a_failed_workload_container_is_kept(site: Factory) -> None:
     assert names(site) == [kept]
 
 
-def test_rebuild_makes_a_layer_and_those_on_top_again(site: Factory, tmp_path: Path) -> None:
+def test_rebuild_makes_a_layer_and_those_on_top_again(site: Factory) -> None:
+    site.repository.write("ansible/roles/workload_env/tasks/main.yml", _RANDOM)
     assert site.build("hello").code == 0
     before = site.engine.layers()
     build = site.build("hello", "--rebuild", "final")

@@ -1,6 +1,8 @@
 """Publish to a registry by digest, without repeated uploads and despite faults of the registry."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,31 @@ def test_publishing_again_uploads_nothing(publishing: Factory, switch: Switch) -
     first = publish(publishing)
     switch.pushed.clear()
     assert publish(publishing)[:2] == first[:2]
+    assert switch.pushed == []
+
+
+def test_a_rebuild_in_another_folder_has_the_same_digest_and_uploads_nothing(
+    publishing: Factory, switch: Switch, tmp_path: Path
+) -> None:
+    """The second build has other paths, another run and no compressed layers."""
+    first, before = publish(publishing), publishing.engine.layers()
+    switch.pushed.clear()
+    copy = publishing.copy(tmp_path / "elsewhere")
+    copy.home = tmp_path / "home"
+    for name in ("runtime", "apt"):
+        shutil.copytree(publishing.home / "cache" / name, copy.home / "cache" / name)
+    shutil.rmtree(copy.out)
+    build = copy.build("hello", "--publish", "--rebuild", "system")
+    assert build.code == 0, build.stderr
+    made = {
+        name: copy.repository.keys()[name] for name, outcome in build.outcomes.items() if outcome == "built"
+    }
+    assert set(made) == {"system", "fabric", "final", "workload"}
+    after = copy.engine.layers()
+    assert {name: after[key].id for name, key in made.items()} == {
+        name: before[key].id for name, key in made.items()
+    }
+    assert json.loads(build.stdout.splitlines()[-1])["result"][0]["name"] == first[1].strip()
     assert switch.pushed == []
 
 

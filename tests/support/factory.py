@@ -14,7 +14,8 @@ from typing import Any
 
 import docker
 
-from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.engine.client import LAYERS, Engine, built_by
+from builder.adapters.host.workspace import Workspace
 from builder.marks import RUN_LABEL
 from tests.support.repository import Repository
 
@@ -273,14 +274,14 @@ class Factory:
         return Factory(repository=Repository(target), home=self.home)
 
     def remove_images(self, names: Sequence[str], *, keep: str = "") -> None:
-        """Remove the images that the named runs made, except the layer with the key `keep`."""
-        kept = f"{LAYERS}:{keep}"
+        """Remove the layers of this repository, except that with the key `keep`, and what the runs left."""
+        kept, own = f"{LAYERS}:{keep}", f"{built_by(Workspace(home=self.home, out=self.out).checkout)}:"
         made = [
             image
-            for name in names
-            for image in self.engine.labelled(f"{RUN_LABEL}={name}")
-            if kept not in image.tags
+            for image in self.engine.images()
+            if kept not in image.tags and any(tag.startswith(own) for tag in image.tags)
         ]
+        made += [image for name in names for image in self.engine.labelled(f"{RUN_LABEL}={name}")]
         for image in sorted(made, key=lambda image: -image.created):
             for reference in (*image.tags, image.id):
                 self.engine.remove_image(reference)

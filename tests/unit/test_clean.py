@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.adapters.engine.client import LAYERS, LEFTOVERS, Image
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Image, built_by
 from builder.adapters.host.workspace import Workspace, find_workspace, open_run
 from builder.adapters.registry import local
 from builder.adapters.registry.blobs import BlobStore, LayerBlob, sha256
@@ -22,7 +23,7 @@ from builder.app.context import Context
 from builder.cli import clean
 from builder.cli.main import main
 from builder.errors import FactoryError
-from builder.marks import CHECKOUT_LABEL, RUN_LABEL
+from builder.marks import CHECKOUT_LABEL, PARENT_LABEL, RUN_LABEL
 from tests.support.repository import Repository
 
 DAY_S = 86400.0
@@ -156,7 +157,7 @@ def test_the_hint_repeats_the_options(workspace: Workspace, call: Any) -> None:
 
 def test_keeps_layers_caches_and_the_folder_of_a_run_in_progress(workspace: Workspace, call: Any) -> None:
     blob = add_blob(workspace, b"unneeded")
-    engine = FakeEngine({"old": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
+    engine = FakeEngine({"1": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
     with open_run(workspace, "build") as run:
         code, out, err = call("--yes", "--all", engine=engine)
         assert (code, out) == (0, "")
@@ -166,7 +167,7 @@ def test_keeps_layers_caches_and_the_folder_of_a_run_in_progress(workspace: Work
         assert engine.removed == []
     assert call("--yes", "--all", engine=engine)[0] == 0
     assert (run.folder.exists(), blob.path.exists()) == (False, False)
-    assert engine.removed == [f"{LAYERS}:old"]
+    assert engine.removed == [f"{LAYERS}:1"]
 
 
 def test_removes_compressed_layers_that_no_image_has(workspace: Workspace, call: Any) -> None:
@@ -234,8 +235,10 @@ def test_removes_replaced_layers_and_containers_kept_after_a_failure(workspace: 
     labels = {CHECKOUT_LABEL: workspace.checkout}
     replaced = dataclasses.replace(image(7, labels=labels), tags=(f"{LEFTOVERS}:{'7' * 32}",))
     foreign = dataclasses.replace(image(8, labels={}), tags=(f"{LEFTOVERS}:{'8' * 32}",))
+    other = dataclasses.replace(image(9), tags=(f"{LEFTOVERS}:{'0' * 12}-9",))
+    own = dataclasses.replace(image(6), tags=(f"{LEFTOVERS}:{workspace.checkout}-6",))
     engine = FakeEngine({}, {})
-    engine.images = lambda: [replaced, foreign]  # type: ignore[method-assign]
+    engine.images = lambda: [replaced, foreign, other, own]  # type: ignore[method-assign]
     start, ended = f"/factory-failed-{workspace.checkout}-", "20260101-000000-hello-aaaaaa"
     engine.kept = [
         {"Id": name * 64, "Names": names, "Labels": labels | {RUN_LABEL: run}}
@@ -255,7 +258,53 @@ def test_removes_replaced_layers_and_containers_kept_after_a_failure(workspace: 
     running.rmdir()
     engine.kept = [record for record in engine.kept if record["Labels"][RUN_LABEL] != "in-progress"]
     assert call("--yes", engine=engine)[0] == 0
-    assert engine.removed == ["a" * 64, f"{LEFTOVERS}:{'7' * 32}"]
+    assert engine.removed == ["a" * 64, f"{LEFTOVERS}:{'7' * 32}", f"{LEFTOVERS}:{workspace.checkout}-6"]
+
+
+def layer_of(number: int, *checkouts: str, moved: bool = False, parent: str = "", size: int = 1) -> Image:
+    """Return a layer that checkouts have made or pulled; its key is the number."""
+    tags = [f"{built_by(checkout)}:{number}" for checkout in checkouts]
+    labels = {PARENT_LABEL: parent} if parent else {}
+    own = dataclasses.replace(image(number, labels=labels, size=size), created=0)
+    return dataclasses.replace(own, tags=(*tags, *(() if moved else own.tags)))
+
+
+def test_removes_the_layers_that_only_this_checkout_has(workspace: Workspace, call: Any) -> None:
+    own, other = workspace.checkout, "0" * 12
+    mine, shared, foreign = layer_of(1, own), layer_of(2, own, other), layer_of(3, other)
+    moved = layer_of(4, own, moved=True)
+    found = {str(number): image for number, image in enumerate((mine, shared, foreign, moved), start=1)}
+    engine = FakeEngine(found, {})
+    assert call("--yes", engine=engine)[0] == 0
+    assert engine.removed == [
+        *(f"{LAYERS}:1", f"{built_by(own)}:1", f"{built_by(own)}:2", f"{built_by(own)}:4")
+    ]
+    engine.removed.clear()
+    assert call("--yes", "--all", engine=engine)[0] == 0
+    assert {tag for image in found.values() for tag in image.tags} == set(engine.removed)
+
+
+def test_age_of_a_layer_is_that_of_its_tag(workspace: Workspace, call: Any) -> None:
+    engine = FakeEngine({"1": layer_of(1, workspace.checkout)}, {})
+    moments = {"an hour": 3600.0, "two days": 2 * DAY_S}
+    for age in moments.values():
+        tagged = datetime.fromtimestamp(time.time() - age, UTC).isoformat()
+        engine.inspect_image = lambda _, at=tagged: {  # type: ignore[method-assign, misc]
+            "RootFS": {"Layers": []},
+            "Metadata": {"LastTagTime": at},
+        }
+        expected = "nothing to remove" if age < DAY_S else "freed"
+        assert expected in call("--older-than", "1d", engine=engine)[2]
+
+
+def test_the_layer_in_the_label_of_a_layer_is_its_parent(workspace: Workspace, call: Any) -> None:
+    base = layer_of(1, workspace.checkout, size=1_000_000)
+    top = layer_of(2, workspace.checkout, parent="1", size=1_200_000)
+    engine = FakeEngine({"1": base, "2": top}, {})
+    assert "1.2 MB would be freed" in call(engine=engine)[2]
+    user = dataclasses.replace(top, tags=("mine:1",))
+    engine = FakeEngine({"1": base, "2": user}, {})
+    assert "0 B would be freed" in call(engine=engine)[2]
 
 
 def test_removes_only_what_the_named_run_left(workspace: Workspace, call: Any) -> None:
@@ -287,7 +336,11 @@ def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Wo
     keys = {layer.key for plan in plans for layer in plan.layers}
     assert len(keys) > len(plans[0].layers)
     labels = {CHECKOUT_LABEL: workspace.checkout}
-    engine = FakeEngine({key: image(number, labels=labels) for number, key in enumerate(sorted(keys))}, {})
+    images = {
+        key: dataclasses.replace(image(number, labels=labels), tags=(f"{LAYERS}:{key}",))
+        for number, key in enumerate(sorted(keys))
+    }
+    engine = FakeEngine(images, {})
     assert call(engine=engine)[2] == "nothing to remove\n"
 
 

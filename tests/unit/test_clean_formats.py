@@ -21,7 +21,13 @@ class FakeEngine:
     def __init__(self, checkout: str, keys: Mapping[str, str]) -> None:
         self.removed: list[str] = []
         self._layers = {
-            key: Image(id=key, size_bytes=1, tags=(), labels={CHECKOUT_LABEL: checkout}, created=number)
+            key: Image(
+                id=key,
+                size_bytes=1,
+                tags=(f"{LAYERS}:{key}",),
+                labels={CHECKOUT_LABEL: checkout},
+                created=number,
+            )
             for number, key in enumerate(keys.values())
         }
 

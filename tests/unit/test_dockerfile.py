@@ -130,9 +130,7 @@ class Engine:
 def build(engine: Any, context: workload.Context, plan: Plan, labels: dict[str, str]) -> None:
     run: Any = None  # unused, because no container is kept
     failed = FailedContainers(engine, run, keep=False)
-    workload.build(
-        engine, context, plan, parent="p", tag="t", labels=labels, say=lambda _: None, failed=failed
-    )
+    workload.build(engine, context, plan, parent="p", labels=labels, say=lambda _: None, failed=failed)
 
 
 def test_only_containers_of_the_build_get_a_limit_of_processes(repository: Repository) -> None:

@@ -52,7 +52,7 @@ def test_nccl_is_built_for_the_cuda_of_its_stack(root: Path) -> None:
         ("containers/hello/src/hello.py", "hello", "Hello", {"workload"}),
         ("containers/hello/README.md", "not", "never", set()),
         ("ansible/roles/base/tests/test_base.py", "host", "host, expected", set()),
-        ("catalog/targets/hello.toml", "says hello", "greets", set()),
+        ("catalog/targets/hello.toml", "says hello", "greets", {"workload"}),  # a label
         ("catalog/stacks/plain-1.toml", "a stack", "one stack", set()),
     ],
 )
@@ -149,7 +149,7 @@ def test_reason_names_the_changed_stack_of_the_workload(repository: Repository) 
     repository.write("catalog/stacks/plain-2.toml", 'summary = "a copy"\nbase = "plain-1"\n')
     repository.replace("catalog/targets/hello.toml", "plain-1", "plain-2")
     (workload,) = (layer for layer in repository.plan().layers if layer.kind == "workload")
-    assert explain(workload, before) == "changed: stack of the target"
+    assert explain(workload, before) == "changed: stack or summary of the target"
 
 
 names = st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1)

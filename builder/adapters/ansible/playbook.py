@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ansible import packages, runtime
+from builder.adapters.ansible import layer_files, packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.engine.limits import limits
@@ -25,6 +25,8 @@ _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # 
 _MOST_TASKS = 10_000  # limit of changed task names kept per role
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
+_LAYER_FILES = f"{MOUNT}/layer_files.py"
+LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +130,20 @@ def prepare(run: Run, root: Path, plan: Plan) -> Path:
 
 @contextmanager
 def mounts(
-    run: Run, root: Path, plan: Plan, layer: Layer, mirror: Mirror, *, base_image: str, engine: Engine
+    run: Run,
+    root: Path,
+    plan: Plan,
+    layer: Layer,
+    mirror: Mirror,
+    *,
+    base_image: str,
+    engine: Engine,
+    epoch: int | None = None,
 ) -> Iterator[ContainerSetup]:
-    """Prepare the mounts for the roles of a layer; temporary folders are deleted at the end of the block."""
+    """Prepare the mounts for the roles of a layer; temporary folders are deleted at the end of the block.
+
+    With `epoch`, a play leaves no file with a later time and no transient files of package managers.
+    """
     folder = prepare(run, root, plan)
     runtime.ensure_compiled(run, folder, lambda: _compile(run, folder, base_image, engine))
     scratch = run.scratch / layer.key[:16]
@@ -139,14 +152,15 @@ def mounts(
     try:
         settings = scratch / "run"
         settings.mkdir(parents=True)
-        write_settings(settings, layer, plan, mirror)
+        write_settings(settings, layer, plan, mirror, epoch=epoch)
         yield ContainerSetup(
-            command=command(),
+            command=command() if epoch is None else files_command("play", str(epoch), *command()[2:]),
             mounts=(
                 Bind(source=str(folder), target=f"{MOUNT}/runtime"),
                 Bind(source=str(root / "ansible"), target=f"{MOUNT}/ansible"),
                 Bind(source=str(settings), target=f"{MOUNT}/run"),
                 Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
+                LAYER_FILES,
                 *(packages.mounts(store, scratch) if has_apt else ()),
                 *_mirror_mounts(settings, mirror),
             ),
@@ -183,6 +197,11 @@ def command(play: str = "image.yml") -> tuple[str, ...]:
     return ("python3", "-I", f"{MOUNT}/run/launch.py", *options, play)
 
 
+def files_command(*words: str) -> tuple[str, ...]:
+    """Return the command that runs `layer_files` in a container with the mount LAYER_FILES."""
+    return ("python3", "-I", _LAYER_FILES, *words)
+
+
 def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str, str]) -> dict[str, Any]:
     """Return the variables of a play that applies these layers: capabilities, role and play variables."""
     applied = tuple(layers)
@@ -208,9 +227,18 @@ def to_variables(table: Mapping[str, Any]) -> str:
 
 
 def write_settings(
-    folder: Path, layer: Layer, plan: Plan, mirror: Mirror, more: Mapping[str, Value] | None = None
+    folder: Path,
+    layer: Layer,
+    plan: Plan,
+    mirror: Mirror,
+    more: Mapping[str, Value] | None = None,
+    *,
+    epoch: int | None = None,
 ) -> None:
-    """Write the launcher, the variables and the environment of a play; `more` are additional variables."""
+    """Write the launcher, the variables and the environment of a play; `more` are additional variables.
+
+    Programs that honour SOURCE_DATE_EPOCH write `epoch` instead of the current time.
+    """
     bundle = _CA if mirror.ca_bundle else ""
     variables = {**role_variables(plan, [layer], mirrors=_mirrors(mirror)), **(more or {})}
     apt = [
@@ -220,7 +248,9 @@ def write_settings(
     texts = {
         "launch.py": runtime.LAUNCHER.format(mount=MOUNT),
         "variables.json": to_variables(variables),
-        "environment.json": json.dumps(_environment(mirror, bundle)),
+        "environment.json": json.dumps(
+            _environment(mirror, bundle) | ({} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)})
+        ),
         "apt.conf": "\n".join(apt) + "\n",
         "sources.list": "\n".join(mirror.apt_sources) + "\n",
     }
@@ -241,6 +271,7 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         "LC_ALL": "C.UTF-8",
         "PIP_CACHE_DIR": _PIP_CACHE,
+        "PYTHONDONTWRITEBYTECODE": "1",  # packages compile their files; other byte code depends on the play
         **_package_sources(mirror, bundle, _as_seen_inside),
     }
     return {name: value for name, value in environment.items() if value}

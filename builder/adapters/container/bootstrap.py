@@ -28,6 +28,11 @@ rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
 : > "$1/etc/resolv.conf"
 : > "$1/etc/hostname"
 : > "$1/etc/machine-id"
+# Backups, which later layers would have to remove.
+for name in group gshadow passwd shadow subgid subuid; do
+    rm -f "$1/etc/$name-"
+done
+rm -f "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old
 """
 
 
@@ -40,10 +45,12 @@ def make_root(
     suites: Sequence[Suite] = (),
     note: process.OnLine | None = None,
     customize: Sequence[str] = (),
+    epoch: int | None = None,
 ) -> Path:
     """Build a root file system and return its tar in the run's scratch folder; `suites` are locked.
 
-    `customize` is shell code that runs after the packages are configured, with the new root in $1.
+    `customize` is shell code that runs after the packages are configured, with the new root in $1. With
+    `epoch`, no file has a later time.
     """
     if system.bootstrap is None or system.family != "debian":
         raise BuildError(
@@ -56,6 +63,7 @@ def make_root(
             hint="apt-get install mmdebstrap",
         )
     recipe = system.bootstrap
+    clock = {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)}
     hook = "".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize))
     verifier = SuiteVerifier(system=system, suites=suites, mirror=mirror)
     # Other users can read an argv: sources, whose URLs may contain a password, are passed on stdin.
@@ -81,7 +89,7 @@ def make_root(
         cancelled=run.cancelled,
         on_line=on_line,
         stdin=sources,
-        env=process.inherited_environment(**mirror.proxies),  # apt reads them
+        env=process.inherited_environment(**mirror.proxies, **clock),  # apt reads the proxies
     )
     if (done.code == 0 or verifier.lists) and (moved := verifier.verify()):
         (note or say)(moved)

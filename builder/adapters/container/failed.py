@@ -68,7 +68,8 @@ class FailedContainers:
         labels = (self._engine.inspect_container(container) or {}).get("Config", {}).get("Labels") or {}
         if labels.get(RUN_LABEL) != self._run.name:
             return
-        image = self._engine.commit(container, repository=LEFTOVERS, tag=container[:12])
+        tag = f"{self._run.workspace.checkout}-{container[:12]}"
+        image = self._engine.commit(container, repository=LEFTOVERS, tag=tag)
         copy = self._engine.create(
             image,
             command=_IDLE,

@@ -1,11 +1,10 @@
 """Find or build the layers of a plan in the engine: bootstrap, roles run in a container, workload build.
 
-A layer is an image tagged with its key. The engine sets the tag in the call that creates the image, and only
-after the play has succeeded, so a tagged layer is always complete.
+A layer is an image tagged with its key. The tag is set when the image is complete. Unfinished images have the
+label of the run, by which `sweep` finds them.
 """
 
 import dataclasses
-import json
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +17,15 @@ from builder.adapters.ansible.failures import failure
 from builder.adapters.container import base_image, bootstrap, workload
 from builder.adapters.container.failed import FailedContainers
 from builder.adapters.container.finder import has_layer, is_pulled, reused
-from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image
+from builder.adapters.container.images import ImageWriter, epoch_of, labels_of, reference_time
+from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image, built_by
 from builder.adapters.engine.limits import limits
 from builder.adapters.engine.network import open_network
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
 from builder.events import Meter, Stream
-from builder.marks import (
-    CHECKOUT_LABEL,
-    DESCRIPTION_LABEL,
-    KEY_LABEL,
-    RUN_LABEL,
-    STACK_LABEL,
-    TARGET_LABEL,
-    TITLE_LABEL,
-    VERSIONS_LABEL,
-)
+from builder.marks import RUN_LABEL
 from builder.model import Artifact, Layer, LayerResult, Plan
 from builder.plan import explain, to_rebuild
 from builder.ports import LayerCache
@@ -73,6 +64,7 @@ class LayerMaker:
         self._background = ThreadPoolExecutor(max_workers=2)
         self._networks = ThreadPoolExecutor(max_workers=jobs)
         self._known: dict[str, Image] = {}
+        self._images = ImageWriter(engine, run)
 
     def make(self, plan: Plan) -> Artifact:
         """Build the layers of a plan that are missing above its highest existing layer."""
@@ -159,7 +151,10 @@ class LayerMaker:
             self._run.stop_if_cancelled()
             if self._cache is None or not self._is_cached(layer):
                 return False
-            return self._cache.fetch(layer.key, Meter(self._events, step))
+            if not self._cache.fetch(layer.key, Meter(self._events, step)):
+                return False
+            self._engine.tag(f"{LAYERS}:{layer.key}", built_by(self._run.workspace.checkout), layer.key)
+            return True
 
     def _waiting_for(self, step: str) -> Callable[[str], None]:
         def say(holder: str) -> None:
@@ -194,7 +189,8 @@ class LayerMaker:
     def _leave(self, before: Image | None, layer: Layer) -> None:
         """Tag an image that a rebuild has replaced, so that `builder clean` finds it."""
         if before and self._refresh(layer) and self._known[layer.key].id != before.id:
-            self._engine.tag(before.id, LEFTOVERS, before.id.removeprefix("sha256:")[:32])
+            name = before.id.removeprefix("sha256:")[:32]
+            self._engine.tag(before.id, LEFTOVERS, f"{self._run.workspace.checkout}-{name}")
 
     def _refresh(self, layer: Layer) -> bool:
         self._known |= self._engine.layers()
@@ -207,12 +203,10 @@ class LayerMaker:
     def _say(self, step: str) -> Callable[[str], None]:
         return lambda line: self._events.emit("step.log", step=step, text=line)
 
-    def _labels(self, layer: Layer) -> dict[str, str]:
-        return {
-            KEY_LABEL: layer.key,
-            RUN_LABEL: self._run.name,
-            CHECKOUT_LABEL: self._run.workspace.checkout,
-        }
+    @property
+    def _of_run(self) -> dict[str, str]:
+        """The label of containers and unfinished images, by which `sweep` finds them."""
+        return {RUN_LABEL: self._run.name}
 
     def _make_base(self, plan: Plan, layer: Layer, step: str) -> None:
         mirror = self._mirror(plan)
@@ -221,6 +215,7 @@ class LayerMaker:
             base_image.fetch(self._engine, image, on_bytes=Meter(self._events, step))
             self._engine.tag(image, LAYERS, layer.key)
             return
+        epoch = reference_time(plan)
         tar = bootstrap.make_root(
             self._run,
             plan.system,
@@ -228,16 +223,19 @@ class LayerMaker:
             suites=plan.suites,
             say=self._say(step),
             note=lambda text: self._events.emit("note", text=f"{plan.system.name}: {text}"),
+            epoch=epoch,
         )
-        changes = ['CMD ["bash"]', *(f'LABEL "{k}"="{v}"' for k, v in self._labels(layer).items())]
-        self._engine.import_image(tar, repository=LAYERS, tag=layer.key, changes=changes)
+        labels = self._of_run | labels_of(plan, layer, epoch)
+        changes = ['CMD ["bash"]', *(f'LABEL "{k}"="{v}"' for k, v in labels.items())]
+        image = self._engine.import_image(tar, changes=changes)
         tar.unlink()
+        self._images.write(plan, layer, image, epoch=epoch)
 
     def _run_roles(self, plan: Plan, layer: Layer, step: str) -> None:
-        parent = self._known[layer.parent].id
+        parent = self._images.inspect(self._known[layer.parent].id)
         base = self._known.get(plan.layers[0].key)
-        base_image = base.id if base else parent
-        mirror = self._mirror(plan)
+        base_image = base.id if base else parent["Id"]
+        mirror, epoch = self._mirror(plan), epoch_of(parent)
         mounts = playbook.mounts(
             self._run,
             self._root,
@@ -246,11 +244,12 @@ class LayerMaker:
             mirror,
             base_image=base_image,
             engine=self._engine,
+            epoch=epoch,
         )
         with (
             self._network(base_image, mirror) as network,
             mounts as setup,
-            self._container(parent, setup, network()) as container,
+            self._container(parent["Id"], setup, network()) as container,
         ):
             listener = playbook.Listener(self._events, step)
             code = self.failed.play(container, setup.command, listener.line)
@@ -259,14 +258,16 @@ class LayerMaker:
                 raise failure(f"layer '{layer.name}'", plan, listener, code, mirror)
             require_unchanged(self._root, [layer])
             setup.keep_packages()
-            self._engine.commit(
+            image = self._engine.commit(
                 container,
-                repository=LAYERS,
-                tag=layer.key,
-                labels=self._labels(layer),
+                labels=self._of_run | labels_of(plan, layer, epoch),
                 environment=layer.environment,
-                parent_config=(self._engine.inspect_image(parent) or {}).get("Config") or {},
+                parent_config=parent.get("Config") or {},
             )
+            deleted = self._engine.deleted(container)
+        if deleted:  # the engine's layer has the times of deletions
+            self._say(step)(f"packing the layer, because files below were deleted: {' '.join(deleted[:5])}")
+        self._images.write(plan, layer, image, epoch=epoch, parent=parent, is_repacked=bool(deleted))
 
     @contextmanager
     def _network(self, image: str, mirror: Mirror) -> Iterator[Callable[[], str]]:
@@ -277,7 +278,7 @@ class LayerMaker:
             image,
             mirror.loopback_servers,
             folder=self._run.socket_dir,
-            labels={RUN_LABEL: self._run.name},
+            labels=self._of_run,
         )
         try:
             yield lambda: opening.result().mode
@@ -293,7 +294,7 @@ class LayerMaker:
             tmpfs=setup.tmpfs,
             network=network,
             name=self.failed.new_name(),
-            labels={RUN_LABEL: self._run.name},
+            labels=self._of_run,
             **limits(self._engine),
         )
         try:
@@ -308,23 +309,18 @@ class LayerMaker:
         # The context holds the bytes of all files, so a later edit has no effect.
         context = workload.make_context(self._root, plan, (RUN_LABEL, self._run.name))
         require_unchanged(self._root, [layer])
-        workload.build(
+        parent = self._images.inspect(self._known[layer.parent].id)
+        epoch = epoch_of(parent)
+        image = workload.build(
             self._engine,
             context,
             plan,
-            parent=self._known[layer.parent].id,
-            tag=f"{LAYERS}:{layer.key}",
-            labels=self._labels(layer)
-            | {
-                TARGET_LABEL: plan.target.name,
-                STACK_LABEL: plan.stack.name,
-                VERSIONS_LABEL: json.dumps(plan.versions, sort_keys=True),
-                TITLE_LABEL: plan.target.name,
-                DESCRIPTION_LABEL: plan.target.summary,
-            },
+            parent=parent["Id"],
+            labels=self._of_run | labels_of(plan, layer, epoch),
             say=self._say(step),
             failed=self.failed,
         )
+        self._images.write(plan, layer, image, epoch=epoch, parent=parent, is_repacked=True)
 
     def _artifact(self, plan: Plan, results: list[LayerResult]) -> Artifact:
         return Artifact(

@@ -44,20 +44,19 @@ def build(
     plan: Plan,
     *,
     parent: str,
-    tag: str,
     labels: Mapping[str, str],
     say: Callable[[str], None],
     failed: FailedContainers,
-) -> None:
+) -> str:
+    """Build an image without a tag and return its id."""
     limits = bounds(engine)
     memory, processes = limits.get("mem_limit"), limits.get("pids_limit")
     progress = _Progress(f"containers/{plan.target.workload}/Dockerfile", context.dockerfile)
-    deadline = time.monotonic() + LONGEST_S
+    deadline, image = time.monotonic() + LONGEST_S, ""
     with progress.refusals():
         for event in engine.build(
             context.tar,
             dockerfile="Dockerfile",
-            tag=tag,
             buildargs={"PARENT": parent},
             labels=dict(labels),
             network_mode="none",
@@ -75,10 +74,12 @@ def build(
                 say(line)
                 if processes and (running := _RUNNING.fullmatch(line)):
                     _limit(engine, running[1], processes, labels)
+            image = (event.get("aux") or {}).get("ID", image)
             if "error" in event:
                 error = progress.failure(str(event["error"]))
                 failed.keep_copy(progress.container, error)
                 raise error
+    return image
 
 
 def _limit(engine: Engine, container: str, processes: int, labels: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
 LEFTOVERS = "factory-leftovers"  # repository of images that are left for `builder clean`
+_BUILT = "factory-built"  # prefix of repositories that have the layers of one checkout
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 UNIX = "unix://"
 _CHUNK = 1 << 20
+_CONTAINERD = "io.containerd.snapshotter"  # name of the engine's driver with the containerd image store
+_DELETED = 2  # kind of a change of a container
 LONGEST_S = 4 * 3600.0  # limit of a program in a container
 _ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
 
@@ -51,6 +55,14 @@ class Bind:
     source: str
     target: str
     writable: bool = False
+
+
+def built_by(checkout: str) -> str:
+    """Return the repository with the layers that a checkout made or pulled; the tag is the key.
+
+    It shows which layers `builder clean` may remove if several checkouts share an engine.
+    """
+    return f"{_BUILT}-{checkout}"
 
 
 _loading = threading.Lock()
@@ -213,13 +225,30 @@ class Engine:
         with self.errors(f"removing {reference}"), _tolerating(404, 409):
             self.connect(_ASK_S).remove_image(reference)
 
-    def import_image(self, tar: Path, *, repository: str, tag: str, changes: Iterable[str]) -> None:
-        """Create an image with a single layer from the tar of a root file system."""
-        with self.errors(f"importing {repository}:{tag}"):
+    def import_image(
+        self, tar: Path, *, repository: str | None = None, tag: str | None = None, changes: Iterable[str]
+    ) -> str:
+        """Create an image with a single layer from the tar of a root file system; return its id."""
+        with self.errors(f"importing {tar.name}"):
             text = self.connect().import_image(
                 str(tar), repository=repository, tag=tag, changes=list(changes)
             )
-        _read_progress(json.loads(line) for line in text.splitlines() if line.strip())
+        events = [json.loads(line) for line in text.splitlines() if line.strip()]
+        _read_progress(events)
+        return str(events[-1].get("status", ""))
+
+    @cached_property
+    def takes_configurations(self) -> bool:
+        """True if the engine loads an image whose archive lacks layers that the engine has.
+
+        The containerd image store does not: its images keep the engine's own configuration.
+        """
+        return not any(_CONTAINERD in str(row) for row in self.info().get("DriverStatus") or ())
+
+    def load(self, archive: IO[bytes]) -> None:
+        """Create the images of an archive in the format of `docker save`."""
+        with self.errors("loading an image"):
+            _read_progress(self.connect().load_image(archive))  # type: ignore[no-untyped-call]
 
     def pull(
         self,
@@ -461,6 +490,12 @@ class Engine:
             more["conf"] = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
         with self.errors("storing a container as an image"):
             return str(self.connect().commit(container, repository=repository, tag=tag, **more)["Id"])
+
+    def deleted(self, container: str) -> list[str]:
+        """Return the paths of the files and folders of its image that a container has deleted."""
+        with self.errors("listing the changes of a container"):
+            changes = self.connect().diff(container) or ()
+        return [str(change["Path"]) for change in changes if change["Kind"] == _DELETED]
 
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not, with its volumes."""

@@ -1,0 +1,118 @@
+"""The configuration of images follows from the key of their layer."""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.adapters.container import images
+from builder.adapters.container.images import Contents, image_config, labels_of, reference_time, write_archive
+from tests.support.repository import Repository
+
+RECORD = {
+    "Id": "sha256:1",
+    "Architecture": "amd64",
+    "Os": "linux",
+    "Created": "2026-11-20T02:11:10.123456789Z",
+    "Container": "c0ffee",
+    "DockerVersion": "20.10",
+    "ContainerConfig": {"Hostname": "host"},
+    "Config": {
+        "Hostname": "host",
+        "Env": ["PATH=/bin", "A=1", "B=b=c"],
+        "Cmd": ["bash"],
+        "User": "0",
+        "WorkingDir": "",
+        "Labels": {"factory.run": "run-1", "factory.key": "old", "vendor": "x"},
+    },
+}
+
+
+def config_of(contents: Contents, steps: list[str], record: Any = RECORD) -> dict[str, Any]:
+    labels, environment = {"factory.key": "k"}, {"A": "2"}
+    text = image_config(
+        record, contents, epoch=1_700_000_000, labels=labels, environment=environment, steps=steps
+    )
+    return dict(json.loads(text))
+
+
+def test_holds_only_what_follows_from_the_key() -> None:
+    found = config_of(Contents(diff_ids=("sha256:a", "sha256:b")), ["builder: base", "builder: roles"])
+    assert found == {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "2023-11-14T22:13:20Z",
+        "config": {
+            "Cmd": ["bash"],
+            "Env": ["PATH=/bin", "A=2", "B=b=c"],
+            "Labels": {"factory.key": "k", "vendor": "x"},
+        },
+        "history": [
+            {"created": "2023-11-14T22:13:20Z", "created_by": "builder: base"},
+            {"created": "2023-11-14T22:13:20Z", "created_by": "builder: roles"},
+        ],
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]},
+    }
+
+
+def test_sets_path_if_the_base_has_none() -> None:
+    record = {**RECORD, "Config": {"Env": None, "Labels": None}}
+    (path, own) = config_of(Contents(diff_ids=("a",)), ["base"], record)["config"]["Env"]
+    assert path == "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert own == "A=2"
+
+
+@pytest.mark.parametrize(
+    ("contents", "layers", "empty"),
+    [
+        (Contents(diff_ids=("1", "2", "3", "4")), ["base", "base", "roles", "top"], []),
+        (Contents(diff_ids=("1", "2"), is_empty=True), ["base", "roles"], ["top"]),
+        (Contents(diff_ids=("1", "2")), ["builder", "builder"], []),
+    ],
+)
+def test_history_has_an_entry_for_each_layer(contents: Contents, layers: list[str], empty: list[str]) -> None:
+    found = config_of(contents, ["base", "roles", "top"])["history"]
+    assert [entry["created_by"] for entry in found if "empty_layer" not in entry] == layers
+    assert [entry["created_by"] for entry in found if entry.get("empty_layer")] == empty
+
+
+def test_reference_time_is_that_of_the_newest_suite_or_of_the_parent(repository: Repository) -> None:
+    assert reference_time(repository.plan()) == 1767225600
+    assert images.epoch_of(RECORD) == 1795140670
+    for text in ("0001-01-01T00:00:00Z", "", "odd"):
+        assert images.epoch_of({"Created": text}) == 315532800
+
+
+def test_a_changed_summary_or_lock_entry_changes_the_key_and_the_labels(repository: Repository) -> None:
+    def found() -> tuple[str, dict[str, str]]:
+        plan = repository.plan()
+        labels = labels_of(plan, plan.layers[-1], 0)
+        return plan.key, {
+            name: labels[name] for name in ("factory.lock", "org.opencontainers.image.description")
+        }
+
+    key, labels = found()
+    repository.replace("catalog/targets/hello.toml", "says hello", "says more")
+    changed_key, changed_labels = found()
+    assert changed_key != key
+    assert changed_labels == labels | {"org.opencontainers.image.description": "says more"}
+
+
+def test_archive_names_the_layers_that_the_engine_has_and_holds_the_new_one(tmp_path: Path) -> None:
+    layer = tmp_path / "layer.tar"
+    layer.write_bytes(b"layer")
+    write_archive(tmp_path / "image.tar", b"{}", Contents(diff_ids=("a", "b"), tar=layer), "name:tag")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        assert archive.getnames() == [
+            f"{hashlib.sha256(b'{}').hexdigest()}.json",
+            "manifest.json",
+            "1/layer.tar",
+        ]
+        manifest = archive.extractfile("manifest.json")
+        assert manifest
+        (image,) = json.load(manifest)
+    assert image["RepoTags"] == ["name:tag"]
+    assert image["Layers"] == ["0/layer.tar", "1/layer.tar"]

@@ -5,7 +5,9 @@ An image is removed after its checks, a layer when no later image needs it. Resu
 out/images.json by the key of the image, so that an interrupted run goes on where it ended. Images that cannot
 be built are listed with the reason.
 
-usage: scripts/images.py [TARGET | TARGET@FLAVOUR]...
+With --reproduce, all layers are built twice, and an image fails whose builds differ.
+
+usage: scripts/images.py [--reproduce] [TARGET | TARGET@FLAVOUR]...
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.engine.client import LAYERS, Engine
+from builder.adapters.engine.client import LAYERS, Engine, built_by
 from builder.adapters.host import process
 from builder.adapters.host.workspace import write_atomically
 from builder.app.context import Context
@@ -72,7 +74,7 @@ def removable(built: Iterable[str], present: Iterable[str], remaining: Sequence[
     return {*built} & {*present} - needed
 
 
-def build(root: Path, plan: Plan) -> dict[str, Any]:
+def build(root: Path, plan: Plan, *, reproduce: bool = False) -> dict[str, Any]:
     """Build an image twice and return its row: outcome, checks, times, size, and built layers."""
     words = [
         "builder",
@@ -85,13 +87,15 @@ def build(root: Path, plan: Plan) -> dict[str, Any]:
         str(root),
     ]
     row: dict[str, Any] = {"target": plan.target.name, "flavour": plan.flavour.name, "key": plan.key}
-    first = _call(words)
+    first = _call([*words, *(["--reproduce"] if reproduce else [])])
     if first["error"]:
         return row | {"outcome": "failed", "why": first["error"]["message"], "built": []}
     (result,) = first["result"]
     again = _call(words)
+    differing = result.get("differences", [])
     return row | {
-        "outcome": "passed" if again["exit_code"] == 0 else "failed",
+        "outcome": "passed" if again["exit_code"] == 0 and not differing else "failed",
+        "reproduced": reproduce and not differing,
         "passed": result["checks"]["passed"],
         "skipped": result["checks"]["skipped"],
         "cold_s": result["seconds"],
@@ -99,7 +103,7 @@ def build(root: Path, plan: Plan) -> dict[str, Any]:
         "size_bytes": _size(plan.key),
         "layers": {layer["name"]: [layer["seconds"], layer["size_bytes"]] for layer in result["layers"]},
         "built": [layer["key"] for layer in result["layers"] if layer["outcome"] != "reused"],
-        "why": "",
+        "why": f"{len(differing)} differences between two builds: {differing[0]}" if differing else "",
     }
 
 
@@ -125,10 +129,12 @@ def line(row: Row) -> tuple[str, ...]:
     return (row["target"], row["flavour"], row["outcome"], *counts, *seconds, stored, row["why"])
 
 
-def _clean(engine: Engine, plan: Plan, built: Iterable[str], remaining: Sequence[Plan]) -> None:
+def _clean(
+    engine: Engine, checkout: str, plan: Plan, built: Iterable[str], remaining: Sequence[Plan]
+) -> None:
     present = engine.layers()
     for key in removable(built, present, remaining):
-        for tag in present[key].tags:
+        for tag in (f"{built_by(checkout)}:{key}", *present[key].tags):
             engine.remove_image(tag)
     for image in engine.images(reference=plan.target.name):
         if not any(tag.startswith(f"{LAYERS}:") for tag in image.tags):
@@ -138,7 +144,8 @@ def _clean(engine: Engine, plan: Plan, built: Iterable[str], remaining: Sequence
 
 def main(words: Sequence[str]) -> int:
     context = Context(Path(__file__).resolve().parents[1])
-    plans, engine = selected(context, words), Engine()
+    reproduce = "--reproduce" in words
+    plans, engine = selected(context, [word for word in words if word != "--reproduce"]), Engine()
     path = context.root / _RESULTS
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows: dict[str, Row] = {}
@@ -153,14 +160,14 @@ def main(words: Sequence[str]) -> int:
                 "outcome": "unproven",
                 "why": why,
             }
-        elif row.get("outcome") != "passed":
-            row = build(context.root, plan)
+        elif row.get("outcome") != "passed" or (reproduce and not row.get("reproduced")):
+            row = build(context.root, plan, reproduce=reproduce)
             lowest = min(lowest, shutil.disk_usage(context.root).free)
             known[plan.key] = row
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(known, indent=2) + "\n")
             built |= set(row["built"])
-            _clean(engine, plan, built, plans[number + 1 :])
+            _clean(engine, context.workspace.checkout, plan, built, plans[number + 1 :])
         rows[name_of(plan)] = row
         print(
             f"{number + 1}/{len(plans)} {name_of(plan)}: {row['outcome']} {row['why']}".rstrip(),

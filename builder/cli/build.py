@@ -29,6 +29,7 @@ from builder.screen.text import look
 from builder.sources import require_parsable_checks
 
 _MOST_JOBS = 1000
+UNEQUAL = 1  # exit code if a comparison finds differences
 
 
 def options() -> argparse.ArgumentParser:
@@ -71,6 +72,11 @@ def options() -> argparse.ArgumentParser:
         action="store_true",
         help="keep the container or instance of a failed build, and print how to enter and remove it",
     )
+    found.add_argument(
+        "--reproduce",
+        action="store_true",
+        help="build all layers of containers twice, and list the files that differ (exit code 1)",
+    )
     found.add_argument("--dry-run", action="store_true", help="build nothing; show what builder plan shows")
     add_site(found)
     return found
@@ -93,6 +99,8 @@ def run(argv: Sequence[str]) -> int:
         return show_plans(context, plans, request)
     for plan in plans:
         require_parsable_checks(context.root, plan)
+    if parsed.reproduce:
+        return _reproduce(context, plans, request, parsed)
     finished: list[Receipt] = []
     try:
         finished = build(context, plans, request, finished)
@@ -108,6 +116,26 @@ def run(argv: Sequence[str]) -> int:
     if not (parsed.publish or parsed.all or parsed.json or parsed.rebuild):
         _record(argv, context, finished)
     return 0
+
+
+def _reproduce(context: Context, plans: Sequence[Plan], request: Request, parsed: argparse.Namespace) -> int:
+    """Build twice; print the names of the images, or what differs."""
+    from builder.app.reproduction import reproduce
+
+    finished: list[Receipt] = []
+    found = reproduce(context, plans, request, finished)
+    _show(context, finished)
+    if parsed.json:
+        tables = [
+            {**table, "differences": found.get(str(table["target"]), [])}
+            for table in _tables(context, finished, parsed)
+        ]
+        print(envelope("build", exit_code=UNEQUAL if found else 0, result=tables, indent=None))
+    elif found:
+        print("\n".join(f"{name}: {line}" for name, lines in found.items() for line in lines))
+    else:
+        _print_names(finished, parsed)
+    return UNEQUAL if found else 0
 
 
 def _print_names(receipts: Sequence[Receipt], parsed: argparse.Namespace) -> None:
@@ -149,6 +177,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError(
             "builder build: --dry-run excludes --json",
             hint=shlex.join(["builder", "plan", "--json", *(parsed.targets or parsed.target or ["TARGET"])]),
+        )
+    excluded = ("all", "publish", "rebuild", "dry_run")
+    if parsed.reproduce and (others := [name for name in excluded if getattr(parsed, name)]):
+        raise UsageError(
+            f"builder build: --reproduce excludes --{others[0].replace('_', '-')}",
+            hint="builder build TARGET --reproduce",
         )
     if parsed.kind and not parsed.all:
         raise UsageError(

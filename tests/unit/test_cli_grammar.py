@@ -190,12 +190,21 @@ def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
     assert states["workload"] == ["build", "a layer below it is rebuilt"]
 
 
-def test_an_ami_has_no_layers_to_rebuild(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--rebuild", "image"], "target 'machine' is an AMI, which is built as a whole"),
+        (["--reproduce"], "--reproduce compares images of containers, and target 'machine' is an AMI"),
+    ],
+)
+def test_an_ami_has_no_layers_to_rebuild_or_compare(
+    site: Repository, capsys: pytest.CaptureFixture[str], option: list[str], message: str
+) -> None:
     text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
     site.write("catalog/targets/machine.toml", text + AMI + flavour("tiny-1", "plain-1"))
     site.relock()
-    code, _, err = call(capsys, site, "build", "machine", "--rebuild", "image")
-    assert (code, "target 'machine' is an AMI, which is built as a whole" in err) == (2, True)
+    code, _, err = call(capsys, site, "build", "machine", *option)
+    assert (code, message in err) == (2, True)
 
 
 def test_an_image_of_the_engine_is_not_checked_as_an_ami(

@@ -82,3 +82,33 @@ def test_rows_have_a_cell_for_every_header(images: ModuleType) -> None:
     assert images.line(done) == ("hello", "cpu", "passed", "12", "1", "1 min 01 s", "500 ms", "1.24 GB", "")
     refused = {"target": "hello", "flavour": "efa", "outcome": "unproven", "why": "not locked"}
     assert len(images.line(refused)) == len(images.HEADERS)
+
+
+@pytest.mark.parametrize(
+    "differences", [[], ["layer system: /etc/now: content", "layer system: /etc/x: time"]]
+)
+def test_an_image_whose_two_builds_differ_has_failed(
+    images: ModuleType,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    differences: list[str],
+) -> None:
+    calls: list[list[str]] = []
+
+    def call(words: list[str]) -> dict[str, object]:
+        calls.append(words)
+        result = {
+            "checks": {"passed": 1, "skipped": 0},
+            "seconds": 1.0,
+            "layers": [],
+            "differences": differences,
+        }
+        return {"error": None, "exit_code": 0, "seconds": 1.0, "result": [result]}
+
+    monkeypatch.setattr(images, "_call", call)
+    monkeypatch.setattr(images, "_size", lambda key: 1)
+    row = images.build(repository.root, repository.plan(), reproduce=True)
+    assert ["--reproduce" in words for words in calls] == [True, False]
+    assert (row["outcome"], row["reproduced"]) == (("failed", False) if differences else ("passed", True))
+    expected = "2 differences between two builds: layer system: /etc/now: content" if differences else ""
+    assert row["why"] == expected

@@ -8,6 +8,7 @@ import pytest
 
 # Permitted imports of `builder` modules inside functions; they speed up commands that do not need the module.
 LAZY_IMPORTS = {
+    "builder.cli.build": {"builder.app.reproduction"},
     "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
     "builder.app.session": {"builder.app.production"},

@@ -58,6 +58,11 @@ class AmiLane(Lane):
 
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
         name = plans[0].target.name
+        if request.reproduce:
+            raise UsageError(
+                f"--reproduce compares images of containers, and target '{name}' is an AMI",
+                hint="builder list",
+            )
         if request.rebuild:
             raise UsageError(
                 f"--rebuild {request.rebuild[0]}: target '{name}' is an AMI, which is built as a whole",

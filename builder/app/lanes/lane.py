@@ -25,6 +25,7 @@ class Request:
     yes: bool = False
     force: bool = False
     rebuild: tuple[str, ...] = ()  # names of layers to build again, with all layers on top of them
+    reproduce: bool = False  # the image is compared with that of another build
     keep_failed: bool = False
     only: str = ""  # run only the checks of this component, or those with this word in their name
 

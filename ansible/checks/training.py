@@ -27,6 +27,17 @@ def smoke(host, *arguments, timeout_s=400):
     return outcome
 
 
+def trained_with(host, *arguments, timeout_s=400):
+    """Train with two processes of the image's own torchrun, and return the result line."""
+    words = f"{TRAIN} --smoke --checkpoint-dir /tmp/trained {' '.join(arguments)}"
+    command = f"torchrun --standalone --nproc-per-node 2 {words}"
+    ended = host.run(f"cd {WORKLOAD} && OMP_NUM_THREADS=1 timeout {timeout_s} {AS_NOBODY} {command}")
+    assert ended.rc == 0, ended.stderr
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["last_loss"] < result["first_loss"] / 2
+    return result
+
+
 def import_errors(host, *modules):
     """Return what Python prints on stderr when it imports the modules of the workload."""
     return host.run("cd %s && %s -c %s", WORKLOAD, PYTHON, f"import {', '.join(modules)}").stderr

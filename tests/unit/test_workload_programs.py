@@ -151,7 +151,9 @@ def copied_files(target: str) -> set[Path]:
 
 @pytest.mark.parametrize("target", PROGRAMS)
 def test_dockerfile_copies_the_program_and_the_common_modules(target):
-    folders = [CONTAINERS / target / "src", *([CONTAINERS / "common"] if copies_common(target) else [])]
+    text = (CONTAINERS / target / "Dockerfile").read_text()
+    folders = {CONTAINERS / target / "src", *([CONTAINERS / "common"] if copies_common(target) else [])}
+    folders |= {CONTAINERS / name / "src" for name in re.findall(r" ([a-z0-9-]+)/src/", text)}
     sources = {file for folder in folders for file in folder.rglob("*")}
     assert copied_files(target) == {file for file in sources if file.suffix in (".py", ".toml")}
 

@@ -25,6 +25,7 @@ PARENT_LABEL = "factory.parent"  # key of the layer below
 LOCK_LABEL = "factory.lock"  # checksum of the lock entries of a plan
 CHECKOUT_LABEL = "factory.checkout"  # the checkout that built a layer; not set since format 5 of the keys
 REHEARSAL_LABEL = "factory.rehearsal"  # the rehearsal that owns a container or image
+CLUSTER_LABEL = "factory.cluster"  # the rehearsed cluster that owns a container
 
 # Labels defined by the OCI image specification.
 TITLE_LABEL = "org.opencontainers.image.title"

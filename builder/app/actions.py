@@ -16,11 +16,15 @@ _WIDTH = 80
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action: its summary, the parser of its options, and the function that runs it."""
+    """An action: its summary, the parser of its options, and the function that runs it.
+
+    With `passes_on`, the words after `--` are not parsed; they are the attribute `words` of the options.
+    """
 
     summary: str
     options: Callable[[], argparse.ArgumentParser]
     run: Callable[[argparse.Namespace], int]
+    passes_on: bool = False
 
 
 def lazy_action(summary: str, module: str) -> Action:
@@ -39,8 +43,13 @@ def run_action(verb: str, purpose: str, actions: Mapping[str, Action], argv: Seq
         return 0
     name = argv[0] if argv else ""
     if name in actions:
-        action = actions[name]
-        return action.run(action.options().parse_args(argv[1:]))
+        action, words = actions[name], list(argv[1:])
+        at = words.index("--") if action.passes_on and "--" in words else len(words)
+        parsed = action.options().parse_args(words[:at])
+        parsed.words = words[at + 1 :]
+        return action.run(parsed)
+    if group := members(actions, name):
+        return run_action(f"{verb} {name}", purpose, group, argv[1:])
     usage = f"builder {verb}"
     if not argv:
         raise UsageError(
@@ -52,6 +61,12 @@ def run_action(verb: str, purpose: str, actions: Mapping[str, Action], argv: Seq
         hint = shlex.join(["builder", verb, named, *rest]) if named else f"{usage} --help"
         raise UsageError(f"{usage}: options follow the action", hint=hint)
     raise UsageError(f"{usage}: no action '{name}'{did_you_mean(name, actions)}", hint=f"{usage} --help")
+
+
+def members(actions: Mapping[str, Action], group: str) -> dict[str, Action]:
+    """Return the actions whose names begin with a word, such as `up` of `cluster up`, without that word."""
+    start = f"{group} "
+    return {name.removeprefix(start): action for name, action in actions.items() if name.startswith(start)}
 
 
 def _help(verb: str, purpose: str, actions: Mapping[str, Action]) -> str:

@@ -16,7 +16,7 @@ from builder.app import architectures
 from builder.app.context import Context
 from builder.app.runs import all_runs
 from builder.errors import FactoryError
-from builder.rehearsal import session
+from builder.rehearsal import cluster, session
 from builder.stack.locking import names
 from builder.stack.vocabulary import Fact, write_value
 
@@ -151,6 +151,10 @@ def _rehearsals(typed: Typed) -> Iterable[Candidate]:
     return ((name, "") for name in session.names(typed.context.workspace))
 
 
+def _clusters(typed: Typed) -> Iterable[Candidate]:
+    return ((name, "") for name in cluster.names(typed.context.workspace))
+
+
 def _runs(typed: Typed) -> Iterable[Candidate]:
     runs = all_runs(typed.context.workspace)
     return ((run.name, " ".join([run.command, *run.targets, run.state])) for run in runs)
@@ -172,6 +176,7 @@ def _architectures(typed: Typed) -> Iterable[Candidate]:
 SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "AMI": _amis,
     "ARCHITECTURE": _architectures,
+    "CLUSTER": _clusters,
     "COMPONENT": _components,
     "COMPONENT=VERSION": _versions,
     "FACT=VALUE": _facts,

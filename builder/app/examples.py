@@ -57,6 +57,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "builder launch pytorch-fsdp --on slurm --instance p5.48xlarge --nodes 4 > train.sbatch",
         "builder launch pytorch-fsdp --on kubernetes --as trainjob --instance p5.48xlarge --nodes 4 -o jobs",
         "builder launch cpu-ddp --on slurm --instance hpc7a.96xlarge --nodes 2 -- --steps 200",
+        "builder launch --check train.sbatch  # after an edit",
     ),
     "deploy parameters": ("builder deploy parameters batch ami-batch-gpu",),
     "deploy plan": ("builder deploy plan vpc Zones=us-east-1a",),
@@ -73,6 +74,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "rehearse down": ("builder rehearse down",),
     "rehearse status": ("builder rehearse status",),
     "rehearse env": ('eval "$(builder rehearse env)"',),
+    "rehearse cluster up": (
+        "builder rehearse cluster up --instance p5.48xlarge --nodes 2",
+        "builder rehearse cluster up --name small --instance m7i.4xlarge --shared /scratch/jobs",
+    ),
+    "rehearse cluster down": ("builder rehearse cluster down",),
+    "rehearse cluster status": ("builder rehearse cluster status",),
+    "rehearse cluster exec": (
+        "builder rehearse cluster exec -- sbatch --test-only pytorch-fsdp.sbatch",
+        "builder rehearse cluster exec -- squeue",
+    ),
     "completion": ("source <(builder completion bash)",),
 }
 

@@ -1,7 +1,7 @@
 """Launch files from receipts: the published image, the settings of the rules for the EC2 type, the text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,48 @@ def launch_file(
     settings = _settings(context, recorded, instance)
     job = make_job(image, launch, instance, settings, wish, service=service)
     return job, render(service, job)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A published image, its target, and its ID in the engine that built it."""
+
+    target: Target
+    recorded: _Recorded
+
+    @property
+    def engine_id(self) -> str:
+        return self.recorded.artifact.reference
+
+    def job(self, context: Context, instance: Instance, service: str, wish: Wish) -> Job:
+        """Return its job; raise IncompatibleError if the instances or the launcher cannot run it."""
+        assert self.target.launch
+        image = _image(context, self.target, self.recorded)
+        settings = _settings(context, self.recorded, instance)
+        return make_job(image, self.target.launch, instance, settings, wish, service=service)
+
+
+def find_published(context: Context, digests: Sequence[str]) -> Published | None:
+    """Return the image that a receipt published with one of these digests, or with their first characters."""
+    for target in context.catalog.targets.values():
+        for table in receipts.all_of(context.workspace.out, target.name) if target.launch else ():
+            recorded = _recorded(table)
+            names = [publication.name for publication in recorded.publications] if recorded else ()
+            found = [name.rpartition(":")[2] for name in names]
+            if recorded and any(name.startswith(digest) for name in found for digest in digests):
+                return Published(target=target, recorded=recorded)
+    return None
+
+
+def find_instance(context: Context, name: str) -> Instance:
+    """Return the EC2 type; raise UsageError if the catalog has no such type."""
+    if name not in context.catalog.instances:
+        raise UsageError(
+            f"--instance {name}: no EC2 type '{name}' in catalog/instances.toml"
+            f"{did_you_mean(name, context.catalog.instances)}",
+            hint="add its counts to catalog/instances.toml, or choose a type of that file",
+        )
+    return context.catalog.instances[name]
 
 
 def is_local(name: str) -> bool:

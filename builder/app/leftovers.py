@@ -1,4 +1,4 @@
-"""Finds leftovers of builds that are no longer needed: runs, layers, caches, rehearsals.
+"""Finds leftovers of builds that are no longer needed: runs, layers, caches, rehearsals, clusters.
 
 While a run is in progress, layers and caches are not offered for removal.
 """
@@ -24,7 +24,7 @@ from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
 from builder.catalog import require_sound
 from builder.errors import FactoryError
 from builder.marks import CHECKOUT_LABEL, PARENT_LABEL, RUN_LABEL
-from builder.rehearsal import session
+from builder.rehearsal import cluster, session
 
 KEPT_RUNS = 20
 
@@ -73,6 +73,7 @@ def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle:
     yield from _dead(context, engine)
     yield from _kept_after_failures(context, engine)
     yield from _rehearsals(context, engine)
+    yield from _clusters(context, engine)
     yield from _accounts(context)
     yield from _runs(context, limits)
     yield from _former_registry(context)
@@ -125,6 +126,16 @@ def _rehearsals(context: Context, engine: Engine) -> Iterable[Leftover]:
             why="its process is gone",
             size_bytes=_size(session.files_of(context.workspace, name).folder),
             remove=partial(session.down, context.workspace, name, engine_url=engine.url),
+        )
+
+
+def _clusters(context: Context, engine: Engine) -> Iterable[Leftover]:
+    for name in cluster.dead(context.workspace, engine):
+        yield Leftover(
+            name=f"cluster {name}",
+            why="its machines do not all run",
+            size_bytes=0,
+            remove=partial(cluster.remove_dead, context.workspace, engine, name),
         )
 
 

@@ -38,7 +38,8 @@ def ensure_up(
             running.set_rules(rules)
         return running
     engine = Engine()
-    _require(engine)
+    _require_moto()
+    require_local(engine)
     for dead in session.sweep_dead(context.workspace, engine_url=engine.url):
         print(f"rehearsal '{dead}' was killed: removed its leftovers", file=sys.stderr)
     account = seeds.load(context.root, context.catalog, arch=of_this_machine())
@@ -53,12 +54,15 @@ def ensure_up(
     )
 
 
-def _require(engine: Engine) -> None:
-    """Raise MissingError if this machine cannot run a rehearsal."""
+def _require_moto() -> None:
     if importlib.util.find_spec("moto") is None:
         raise MissingError(
             "a rehearsal needs moto, which is not installed", hint="pip install 'image-factory[rehearsal]'"
         )
+
+
+def require_local(engine: Engine) -> None:
+    """Raise MissingError if the engine is on another host, whose containers this machine cannot reach."""
     if not engine.url.startswith("unix://"):
         raise MissingError(
             f"a rehearsal needs a container engine on this host, not {engine.url}",

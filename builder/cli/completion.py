@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from builder.app.actions import Action, members
 from builder.app.candidates import Candidate, Typed, candidates
 from builder.app.context import find_context, parser
 from builder.cli.main import VERBS
@@ -124,9 +125,21 @@ def complete(words: Sequence[str]) -> list[Candidate]:
     actions = getattr(module, "ACTIONS", None)
     if actions is None:
         return _arguments(module.options(), words[1:])
-    if len(words) == 2:
-        return _beginning(word, [(name, action.summary) for name, action in actions.items()])
-    return _arguments(actions[words[1]].options(), words[2:]) if words[1] in actions else []
+    return _actions(actions, words[1:])
+
+
+def _actions(actions: Mapping[str, Action], words: Sequence[str]) -> list[Candidate]:
+    """Return what the last of the words may become: an action, a word of its name, or its argument."""
+    first, *rest = words
+    if not rest:
+        groups = {name.partition(" ")[0]: "" for name in actions if " " in name}
+        found = {name: action.summary for name, action in actions.items() if " " not in name}
+        texts = {name: ", ".join(members(actions, name)) for name in groups}
+        return _beginning(first, [*found.items(), *texts.items()])
+    if first in actions:
+        return _arguments(actions[first].options(), rest)
+    group = members(actions, first)
+    return _actions(group, rest) if group else []
 
 
 def _beginning(word: str, among: Sequence[Candidate]) -> list[Candidate]:

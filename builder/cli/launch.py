@@ -4,11 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from builder.adapters.host.workspace import write_atomically
 from builder.app.context import (
-    Context,
     add_flavour,
     add_json,
     add_targets,
@@ -17,16 +17,15 @@ from builder.app.context import (
     parser,
     print_json,
 )
-from builder.app.launching import is_local, kind_of, launch_file, text_of
-from builder.errors import UsageError, system_errors
+from builder.app.launch_checking import check_file
+from builder.app.launching import find_instance, is_local, kind_of, launch_file, text_of
+from builder.errors import CheckError, UsageError, system_errors, with_result
 from builder.launch.files import KUBERNETES, SLURM
-from builder.launch.job import Wish
+from builder.launch.job import MOST_NODES, Wish
 from builder.launch.kubernetes import KINDS
 from builder.launch.section import LAUNCHERS
-from builder.model import Instance
-from builder.tables import did_you_mean
+from builder.screen.text import clean, count
 
-_MOST_NODES = 5000
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 
 
@@ -38,8 +37,8 @@ def options() -> argparse.ArgumentParser:
     )
     add_targets(found)
     add_flavour(found)
-    found.add_argument("--on", required=True, choices=tuple(LAUNCHERS), help="what starts the job")
-    found.add_argument("--instance", required=True, metavar="TYPE", help="EC2 type of the nodes")
+    found.add_argument("--on", choices=tuple(LAUNCHERS), help="what starts the job")
+    found.add_argument("--instance", metavar="TYPE", help="EC2 type of the nodes")
     found.add_argument("--nodes", type=_nodes, default=1, metavar="N", help="number of nodes (default: 1)")
     found.add_argument(
         "--processes",
@@ -76,6 +75,12 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="write the file there and print its path"
     )
+    found.add_argument(
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="compare a launch file with its image and its EC2 type instead, and print the differences",
+    )
     add_json(found, "print the file, the image and the command that submits the file as JSON")
     return found
 
@@ -84,6 +89,13 @@ def run(argv: Sequence[str]) -> int:
     words = list(argv)
     at = words.index("--") if "--" in words else len(words)
     parsed = options().parse_args(words[:at])
+    if parsed.check:
+        return _check(parsed)
+    if missing := [name for name in ("--on", "--instance") if not getattr(parsed, name[2:])]:
+        raise UsageError(
+            f"builder launch: the following arguments are required: {', '.join(missing)}",
+            hint="builder launch --help",
+        )
     _require_matching(parsed)
     context = open_context(parsed)
     target = context.catalog.targets[find_one_target(context, parsed, verb="launch")]
@@ -96,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
         folders=dict(parsed.mount),
         arguments=tuple(words[at + 1 :]),
     )
-    job, file = launch_file(context, target, _instance(context, parsed.instance), parsed.on, wish)
+    job, file = launch_file(context, target, find_instance(context, parsed.instance), parsed.on, wish)
     if is_local(job.image.name) and not job.is_squashfs and job.has_runtime:
         print(
             f"note: {job.image.name} is in a registry of this machine; other nodes cannot pull it",
@@ -126,6 +138,38 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check(parsed: argparse.Namespace) -> int:
+    given = [*parsed.targets, *parsed.target, *(["--on"] if parsed.on else [])]
+    if given:
+        raise UsageError(
+            f"--check reads target and launcher from the file, not from {given[0]}",
+            hint=f"builder launch --check {parsed.check}",
+        )
+    checked = check_file(open_context(parsed), parsed.check, parsed.instance or "")
+    result = {
+        "file": str(parsed.check),
+        "target": checked.target,
+        "instance": checked.instance,
+        "image": checked.image,
+        "findings": [asdict(found) for found in checked.findings],
+    }
+    if not parsed.json:
+        for found in checked.findings:
+            print(clean(f"{parsed.check}: {found.place}: {found.message}. Fix: {found.hint}"))
+    if checked.findings:
+        with with_result(result):
+            raise CheckError(
+                f"{parsed.check}: {count(len(checked.findings), 'finding')} for {checked.image}"
+                f" on {checked.instance}",
+                hint=f"correct it, or write a new file: builder launch {checked.target} --help",
+            )
+    if parsed.json:
+        print_json(parsed, result)
+    else:
+        print(f"{parsed.check} fits {checked.image} on {checked.instance}")
+    return 0
+
+
 def _require_matching(parsed: argparse.Namespace) -> None:
     """Raise UsageError for an option that the chosen launcher does not read."""
     for option, value, services in (
@@ -145,18 +189,8 @@ def _require_matching(parsed: argparse.Namespace) -> None:
         )
 
 
-def _instance(context: Context, name: str) -> Instance:
-    if name not in context.catalog.instances:
-        raise UsageError(
-            f"--instance {name}: no EC2 type '{name}' in catalog/instances.toml"
-            f"{did_you_mean(name, context.catalog.instances)}",
-            hint="add its counts to catalog/instances.toml, or choose a type of that file",
-        )
-    return context.catalog.instances[name]
-
-
 def _nodes(text: str) -> int:
-    return _number(text, most=_MOST_NODES)
+    return _number(text, most=MOST_NODES)
 
 
 def _processes(text: str) -> int:

@@ -34,7 +34,7 @@ VERBS = {
     "logs": "list the runs of this checkout; print or follow the log of one",
     "clean": "list what builds left behind, and remove it",
     "registry": "run a registry on this machine: up, down, status",
-    "rehearse": "emulate an AWS account on this machine: up, down, status, env",
+    "rehearse": "emulate an AWS account or a Slurm cluster on this machine",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -55,6 +55,7 @@ _READING = {
     "ami show",
 }
 _READING |= {"logs", "lock --diff", "rehearse env", "rehearse status", "registry status"}
+_READING.add("rehearse cluster status")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,8 +136,9 @@ def _fail(words: list[str], error: "FactoryError") -> int:
 def _command(words: list[str]) -> str:
     """Return the command that the words name, with its action: `ami list`."""
     verb = words[0] if words[0] in VERBS else ""
-    module = sys.modules.get(f"builder.cli.{verb}")
-    action = words[1] if len(words) > 1 and words[1] in getattr(module, "ACTIONS", ()) else ""
+    actions = getattr(sys.modules.get(f"builder.cli.{verb}"), "ACTIONS", ())
+    named = (" ".join(words[1:end]) for end in (2, 3))
+    action = next((name for name in named if name in actions), "")
     return f"{verb} {action}".strip()
 
 
@@ -157,7 +159,7 @@ def _code_without_stdout(words: list[str], lost: "OutputLost") -> int:
     from builder.errors import Interrupted, MissingError
 
     is_help = not words or bool({"-h", "--help", "help", "--version"}.intersection(words))
-    reads = is_help or words[0] in _READING or " ".join(words[:2]) in _READING
+    reads = is_help or words[0] in _READING or any(" ".join(words[:end]) in _READING for end in (2, 3))
     if lost.reader_is_gone and reads:
         return 0
     print(f"error: stdout: {lost.strerror}", file=sys.stderr)

@@ -13,6 +13,7 @@ from builder.adapters.engine.client import Engine
 from builder.app.actions import Action, run_action
 from builder.app.context import add_json, open_context, parser, print_json, print_table
 from builder.app.rehearsal import DEFAULT, ensure_up
+from builder.cli import rehearse_cluster
 from builder.errors import MissingError, UsageError
 from builder.reading import UnreadableError, parse, read_text
 from builder.rehearsal import session
@@ -27,7 +28,7 @@ _LONGEST_S = 3600.0
 def run(argv: Sequence[str]) -> int:
     return run_action(
         "rehearse",
-        "Emulate EC2, ECR and Systems Manager on this machine, to rehearse AMI builds.",
+        "Emulate EC2, ECR and Systems Manager on this machine, to rehearse AMI builds, or a Slurm cluster.",
         ACTIONS,
         argv,
     )
@@ -246,4 +247,5 @@ ACTIONS: Mapping[str, Action] = {
         lambda: _options("env", "Print export lines, so that other tools use the rehearsal."),
         _print_environment,
     ),
+    **rehearse_cluster.ACTIONS,
 }

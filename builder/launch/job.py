@@ -11,6 +11,7 @@ from builder.launch.section import LAUNCHERS
 from builder.model import Instance, Launch
 
 PORT = 29500  # of torchrun's rendezvous
+MOST_NODES = 5000
 _MEMORY_SHARE = 0.9  # of the instance's memory; the rest is for the operating system and agents
 # Libraries of the driver that a runtime adds to the container; its default lacks CUDA.
 _CAPABILITIES = ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility")
@@ -130,7 +131,7 @@ def make_job(
             hint="choose another type; catalog/instances.toml marks those that HyperPod lacks",
         )
     _require_fit(image, instance)
-    _require_facts(instance)
+    require_facts(instance)
     processes = wish.processes or (1 if launch.runner == "none" else processes_of(instance))
     _require_processes(image, launch, instance, nodes=wish.nodes, processes=processes)
     _require_memory(image, launch, instance)
@@ -160,6 +161,8 @@ def obstacle(launch: Launch, service: str, *, nodes: int) -> str:
     """Return why a launcher cannot start the program on this many nodes; "" if it can."""
     if service in launch.without:
         return launch.without[service]
+    if launch.runner == "ray" and nodes > 1 and service not in ("kubernetes", "hyperpod-eks"):
+        return "the operator of Kubernetes starts Ray on other nodes, and it has none"
     if launch.runner == "mpirun" and nodes > 1 and service in ("docker", "batch"):
         return "mpirun starts processes on other nodes through SSH servers, and it starts none"
     return ""
@@ -170,6 +173,16 @@ def processes_of(instance: Instance) -> int:
     if instance.accel == "neuron":
         return (instance.neuron_cores or 0) // instance.cores_per_process
     return instance.count or 1
+
+
+def most_processes(instance: Instance) -> int:
+    """Return the largest number of processes per node."""
+    return instance.vcpus or 1 if instance.accel == "none" else processes_of(instance)
+
+
+def noun_of(instance: Instance) -> str:
+    """Return what processes of a node are counted by."""
+    return {"nvidia": "GPUs", "neuron": "NeuronCores of the runtime", "none": "vCPUs"}[instance.accel]
 
 
 def _require_fit(image: Image, instance: Instance) -> None:
@@ -193,11 +206,12 @@ def _require_fit(image: Image, instance: Instance) -> None:
         )
 
 
-def _require_facts(instance: Instance) -> None:
+def require_facts(instance: Instance) -> None:
+    """Raise IncompatibleError if the catalog lacks a count of the type."""
     for name in ("count", "vcpus", "ram_gib", "efa"):
         if getattr(instance, name) is None:
             raise IncompatibleError(
-                f"catalog/instances.toml: {instance.name}: {name} is unknown, and a launch file needs it",
+                f"catalog/instances.toml: {instance.name}: {name} is unknown, and jobs need it",
                 hint=f"add {name} to {instance.name} in catalog/instances.toml",
             )
 
@@ -205,11 +219,11 @@ def _require_facts(instance: Instance) -> None:
 def _require_processes(
     image: Image, launch: Launch, instance: Instance, *, nodes: int, processes: int
 ) -> None:
-    most = instance.vcpus or 1 if instance.accel == "none" else processes_of(instance)
+    most = most_processes(instance)
     if processes > most:
-        noun = {"nvidia": "GPUs", "neuron": "NeuronCores of the runtime", "none": "vCPUs"}[instance.accel]
         raise IncompatibleError(
-            f"--processes {processes}: {instance.name} has {most} {noun}", hint=f"--processes {most}"
+            f"--processes {processes}: {instance.name} has {most} {noun_of(instance)}",
+            hint=f"--processes {most}",
         )
     if launch.runner == "none" and nodes * processes > 1:
         raise IncompatibleError(

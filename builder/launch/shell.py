@@ -18,13 +18,12 @@ def sbatch(job: Job, *, has_auto_resume: bool) -> str:
         *(f"#SBATCH {directive}" for directive in _directives(job)),
         "set -euo pipefail",
         "",
+        *([] if job.has_runtime else _unpacked(job)),
         *(f"unset {name}" for name in job.unset),
         *(f"export {name}={shlex.quote(value)}" for name, value in _environment(job).items()),
     ]
     if job.launch.runner == "torchrun":
         parts.append('head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)')
-    if not job.has_runtime:
-        parts += _unpacked(job)
     step = ["srun", "--kill-on-bad-exit=1", "--cpu-bind=none"]
     step += ["--auto-resume=1"] if has_auto_resume else []
     step += ["--mpi=pmix"] if job.launch.runner == "mpirun" else []
@@ -84,11 +83,19 @@ def _start(job: Job) -> list[str]:
 
 
 def _program(job: Job) -> list[str]:
-    words = job.program if job.has_runtime else [_on_node(job, word) for word in job.program]
-    return [shlex.quote(word) for word in words]
+    if job.has_runtime:
+        return [shlex.quote(word) for word in job.program]
+    own = [_on_node(job, word) for word in job.launch.command]
+    return own + [shlex.quote(_in_folder(job, word)) for word in job.arguments]
 
 
 def _on_node(job: Job, word: str) -> str:
+    """Return a quoted word of the target's command; a path of the image begins with the unpacked image."""
+    found = _in_folder(job, word)
+    return f'"$root"{shlex.quote(found)}' if found == word and word.startswith("/") else shlex.quote(found)
+
+
+def _in_folder(job: Job, word: str) -> str:
     """Return the word with a path of a mount replaced by the folder on the nodes."""
     for path, folder in job.folders.items():
         if word == path or word.startswith(f"{path}/"):
@@ -97,9 +104,13 @@ def _on_node(job: Job, word: str) -> str:
 
 
 def _unpacked(job: Job) -> list[str]:
+    """Return the lines that enter the unpacked image, with its variables except those with paths."""
     return [
         "root=${IMAGE_ROOT:?must name the folder of the unpacked image, on every node}",
         f'cd "$root{job.launch.folder}"',
+        "while IFS= read -r variable; do",
+        '    case $variable in */*) ;; *=*) export "${variable?}" ;; esac',
+        'done < "$root/etc/environment"',
         "export PATH=$root/opt/venv/bin:$PATH",
     ]
 

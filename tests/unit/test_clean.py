@@ -1,6 +1,7 @@
 """`builder clean`: the items that it lists, keeps and removes, and their sizes."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -23,7 +24,8 @@ from builder.app.context import Context
 from builder.cli import clean
 from builder.cli.main import main
 from builder.errors import FactoryError
-from builder.marks import CHECKOUT_LABEL, PARENT_LABEL, RUN_LABEL
+from builder.marks import CHECKOUT_LABEL, CLUSTER_LABEL, PARENT_LABEL, RUN_LABEL
+from builder.rehearsal.cluster import Shape
 from tests.support.repository import Repository
 
 DAY_S = 86400.0
@@ -47,7 +49,10 @@ class FakeEngine:
         return list(self._layers.values())
 
     def containers(self, label: str) -> list[dict[str, Any]]:
-        return [found for found in self.kept if label in found["Labels"]]
+        name, _, value = label.partition("=")
+        return [
+            found for found in self.kept if name in found["Labels"] and value in ("", found["Labels"][name])
+        ]
 
     def remove_container(self, container: str) -> None:
         self.removed.append(container)
@@ -391,3 +396,20 @@ def test_does_not_stop_another_process_that_got_the_pid_of_the_former_registry(
     assert call("--yes")[0] == 0
     assert not folder.exists()
     shutil.rmtree(workspace.home)
+
+
+def test_cluster_is_removed_unless_all_its_machines_run(workspace: Workspace, call: Any) -> None:
+    folder = workspace.home / "clusters" / "mine"
+    folder.mkdir(parents=True)
+    shape = Shape(instance="m7i.large", nodes=1, system="debian-12", shared=str(folder))
+    (folder / "ready.json").write_text(json.dumps(dataclasses.asdict(shape)))
+    session = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
+    engine = FakeEngine({}, {})
+    for part in ("machine-head", "machine-node-1", "network-head", "network-node-1"):
+        labels = {CLUSTER_LABEL: session, f"{CLUSTER_LABEL}.part": part}
+        engine.kept.append({"Id": part, "State": "running", "Labels": labels})
+    assert "cluster" not in call("--yes", engine=engine)[1]
+    engine.kept[1]["State"] = "exited"
+    assert "cluster mine" in call("--yes", engine=engine)[1]
+    assert engine.removed == ["machine-head", "machine-node-1", "network-head", "network-node-1"]
+    assert not folder.exists()

@@ -130,7 +130,7 @@ def test_help_of_a_command_is_its_help_option(capsys: pytest.CaptureFixture[str]
 def test_every_action_has_its_own_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     verb = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     for name, action in module.ACTIONS.items():  # type: ignore[attr-defined]
-        assert main([verb, name, "--help"]) == 0
+        assert main([verb, *name.split(), "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: builder {verb} {name}")
         assert action.summary[0].islower()
 

@@ -21,7 +21,8 @@ def schema_commands() -> set[str]:
 def test_schema_is_valid_and_describes_the_result_of_every_command() -> None:
     Draft202012Validator.check_schema(json.loads(SCHEMA.read_text(encoding="utf-8")))
     without = {name for name, options in parsers() if "--json" not in options._option_string_actions}
-    assert without == {"completion", "run"}, "they print a script and the output of a program"
+    expected = {"completion", "run", "rehearse cluster exec"}
+    assert without == expected, "they print a script and the output of a program"
     assert schema_commands() == {name for name, _ in parsers()} - without
 
 
@@ -43,6 +44,7 @@ def test_every_command_prints_its_result_in_the_envelope(
         "registry down": 0,
         "rehearse status": 3,
         "rehearse down": 0,
+        "rehearse cluster down": 0,
     }.items():
         capsys.readouterr()
         assert main([*words.split(), "--json", "--root", str(root)]) == code, words

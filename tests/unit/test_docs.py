@@ -67,11 +67,12 @@ def test_documented_commands_exist(pages: dict[Path, str], capsys: pytest.Captur
             if called is None or called[1].startswith("help "):
                 continue
             verb, *words = re.split(r"[\s,]+", called[1].partition(" -- ")[0].strip())
-            command = (verb, *words[:1]) if verb in VERBS_WITH_ACTIONS else (verb,)
+            action = words[: 2 if words[:1] == ["cluster"] else 1] if verb in VERBS_WITH_ACTIONS else []
+            command = (verb, *action)
             if command not in helps:
                 helps[command] = _help(command, capsys) if verb in VERBS else ""
             expected = [word for word in words if word.startswith("--")]
-            expected += words[:1] if verb in VERBS_WITH_ACTIONS else []
+            expected += action
             if verb not in VERBS or any(word not in helps[command] for word in expected):
                 unknown.append(f"{page.name}: {line.strip()}")
     assert len(helps) > 10

@@ -9,3 +9,8 @@ from builder.app import launch_docs
 def test_page_is_current(root: Path) -> None:
     """To update it, run python -m builder.app.launch_docs docs/reference/launch.md."""
     assert (root / launch_docs.PAGE).read_text(encoding="utf-8") == launch_docs.page(catalog.load(root))
+
+
+def test_runs_of_the_page_are_tests(root: Path) -> None:
+    for (target, _), path in launch_docs.RUN_HERE.items():
+        assert f'"{target}": (' in (root / path).read_text(encoding="utf-8")

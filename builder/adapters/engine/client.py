@@ -398,11 +398,16 @@ class Engine:
         on_line: Callable[[str], None],
         *,
         timeout_s: float = LONGEST_S,
+        user: str = "",
+        folder: str | None = None,
     ) -> int:
-        """Run a program in a running container, pass its output lines to `on_line`, return its exit code."""
+        """Run a program in a running container, pass its output lines to `on_line`, return its exit code.
+
+        The defaults of `user` and the working directory `folder` are those of the container.
+        """
         with self._ended_after(container, timeout_s), self.errors("running a program in a container"):
             client = self.connect()
-            started = client.exec_create(container, list(command))["Id"]
+            started = client.exec_create(container, list(command), user=user, workdir=folder)["Id"]
             pass_lines(client.exec_start(started, stream=True), on_line)
             return int(client.exec_inspect(started)["ExitCode"])
 

@@ -54,19 +54,34 @@ chroot "$1" systemctl --quiet set-default multi-user.target
 """
 
 
-def ensure(engine: Engine, run: Run, system: System, mirror: Mirror, say: process.OnLine) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Extra:
+    """Packages and settings of a machine image that a distribution's cloud image lacks."""
+
+    packages: tuple[str, ...] = ()
+    script: str = ""  # shell code that runs last, with the root of the image in $1
+
+
+def ensure(
+    engine: Engine,
+    run: Run,
+    system: System,
+    mirror: Mirror,
+    say: process.OnLine,
+    extra: Extra | None = None,
+) -> str:
     """Return the reference of the system's machine image; build the image if the engine has none."""
     if system.bootstrap is None:
         raise BuildError(
             f"system '{system.name}' cannot be bootstrapped, so it has no machine image",
             hint="use debian-12",
         )
-    key = key_of(system)
+    key = key_of(system, extra)
     reference = f"{MACHINES}:{key}"
     with run.locked(f"machine-{key}"):
         if engine.inspect_image(reference) is None:
-            recipe = dataclasses.replace(system.bootstrap, packages=_packages(system))
-            script = _CONFIGURE.format(user=login_user(system))
+            recipe = dataclasses.replace(system.bootstrap, packages=_packages(system, extra))
+            script = _CONFIGURE.format(user=login_user(system)) + (extra.script if extra else "")
             machine = dataclasses.replace(system, name=f"{system.name}-machine", bootstrap=recipe)
             tar = make_root(run, machine, mirror, say=say, customize=(script,))
             engine.import_image(tar, repository=MACHINES, tag=key, changes=[f'CMD ["{INIT}"]'])
@@ -82,7 +97,7 @@ def login_user(system: System) -> str:
     return system.ami.user
 
 
-def key_of(system: System) -> str:
+def key_of(system: System, extra: Extra | None = None) -> str:
     """Return the hash of the image's inputs, except for the state of the package archive."""
     assert system.bootstrap is not None
     inputs = [
@@ -91,13 +106,14 @@ def key_of(system: System) -> str:
         _packages(system),
         _CONFIGURE,
         login_user(system),
+        *([dataclasses.asdict(extra)] if extra else []),
     ]
     return digest_of(inputs)[:16]
 
 
-def _packages(system: System) -> tuple[str, ...]:
+def _packages(system: System, extra: Extra | None = None) -> tuple[str, ...]:
     assert system.bootstrap is not None
-    return tuple(sorted({*system.bootstrap.packages, *_PACKAGES}))
+    return tuple(sorted({*system.bootstrap.packages, *_PACKAGES, *(extra.packages if extra else ())}))
 
 
 def create(

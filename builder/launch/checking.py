@@ -1,0 +1,147 @@
+"""Compare a launch file with the job of its image on its instances. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from builder.launch.job import Job, most_processes, noun_of, squashfs_name
+from builder.launch.written import Written
+
+WHOLE = "whole file"
+_NOUNS = {
+    "gpus": "GPUs",
+    "neuron_devices": "Neuron devices",
+    "efa": "EFA interfaces",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A difference between the file and what its image or its instances need."""
+
+    place: str
+    message: str
+    hint: str
+
+
+def findings(written: Written, job: Job, image_variables: Mapping[str, str]) -> list[Finding]:
+    """Return the differences in the order of a launch file's parts."""
+    return [
+        *_image(written, job),
+        *_counts(written, job),
+        *_memory(written, job),
+        *_devices(written, job),
+        *_environment(written, job, image_variables),
+        *_mounts(written, job),
+    ]
+
+
+def _image(written: Written, job: Job) -> Iterator[Finding]:
+    allowed = {job.image.name, squashfs_name(job.image)}
+    for item in written.images:
+        if item.value.rpartition("/")[2] not in {name.rpartition("/")[2] for name in allowed}:
+            yield Finding(
+                place=item.place,
+                message=f"image {item.value} is not the one of run {job.image.run}",
+                hint=f"use {job.image.name}",
+            )
+
+
+def _counts(written: Written, job: Job) -> Iterator[Finding]:
+    has = {"gpus": job.gpus, "neuron_devices": job.neuron_devices, "efa": job.efa}
+    for name, most in has.items():
+        found = written.count(name)
+        if found is not None and (found > most or (name == "efa" and found < most)):
+            yield Finding(
+                place=written.counts[name].place,
+                message=f"{found:g} {_NOUNS[name]}; {job.instance.name} has {most}"
+                + (" for jobs of one node" if name == "efa" and job.nodes == 1 else ""),
+                hint=f"ask for {most}",
+            )
+    processes, most = written.count("processes"), most_processes(job.instance)
+    if job.gpus:
+        most = int(min(most, written.count("gpus") or most))
+    if processes is not None and processes > most:
+        yield Finding(
+            place=written.counts["processes"].place,
+            message=f"{processes:g} processes per node; the job has {most} {noun_of(job.instance)} there",
+            hint=f"start {most} processes per node",
+        )
+
+
+def _memory(written: Written, job: Job) -> Iterator[Finding]:
+    memory, ram = written.count("memory_gib"), job.instance.ram_gib or 0
+    if memory is not None and memory >= ram:
+        yield Finding(
+            place=written.counts["memory_gib"].place,
+            message=f"{memory:g} GiB of memory; {job.instance.name} has {ram} for all, also its system",
+            hint=f"ask for {job.memory_mib // 1024} GiB",
+        )
+    shared, needed = written.count("shared_memory_gib") or 0.0, job.launch.shared_memory_gib
+    if written.service != "slurm" and shared < needed:
+        item = written.counts.get("shared_memory_gib")
+        yield Finding(
+            place=item.place if item else WHOLE,
+            message=f"{shared:g} GiB of shared memory; {job.image.target} needs {needed}",
+            hint=f"ask for {needed} GiB",
+        )
+
+
+def _devices(written: Written, job: Job) -> Iterator[Finding]:
+    if written.service not in ("docker", "batch"):
+        return  # others pass all devices of the node, or count them
+    named = [item.value for item in written.devices]
+    for device in job.devices:
+        if device not in named:
+            yield Finding(
+                place=WHOLE,
+                message=f"device {device} is missing",
+                hint="add it to the devices of the container",
+            )
+    for item in written.devices:
+        known = item.value.startswith(("/dev/infiniband/", "/dev/neuron"))
+        if known and item.value not in job.devices:
+            yield Finding(
+                place=item.place,
+                message=f"device {item.value}: {job.instance.name} has none for this job",
+                hint="remove it",
+            )
+
+
+def _environment(written: Written, job: Job, image: Mapping[str, str]) -> Iterator[Finding]:
+    required = {name: value for name, value in job.environment.items() if name != "OMP_NUM_THREADS"}
+    if written.service == "slurm" and written.images and job.gpus:
+        required["NVIDIA_VISIBLE_DEVICES"] = "all"
+    for name, value in required.items():
+        item = written.environment.get(name)
+        found = item.value if item else image.get(name)
+        if found is None:
+            yield Finding(place=WHOLE, message=f"variable {name} is missing", hint=f"set {name}={value}")
+        elif found != value:
+            yield Finding(
+                place=item.place if item else WHOLE,
+                message=f"{name} is {found}" + ("" if item else " in the image"),
+                hint=f"set {name}={value}",
+            )
+    for name in job.unset:
+        if name in written.environment or (name in image and name not in written.unset):
+            item = written.environment.get(name)
+            yield Finding(
+                place=item.place if item else WHOLE,
+                message=f"{name} is set" + ("" if item else " in the image"),
+                hint=f"remove it, or unset {name}: the rules forbid it on {job.instance.name}",
+            )
+    for name in job.capabilities:
+        if name not in written.capabilities and written.service != "slurm":
+            yield Finding(
+                place=WHOLE, message=f"capability {name} is missing", hint=f"add the capability {name}"
+            )
+
+
+def _mounts(written: Written, job: Job) -> Iterator[Finding]:
+    for path in job.folders:
+        if path not in written.mounts and job.has_runtime:
+            yield Finding(
+                place=WHOLE,
+                message=f"no mount at {path}, so what the program writes there ends with the container",
+                hint=f"mount a folder of the shared file system at {path}",
+            )

@@ -1,0 +1,188 @@
+"""Read what a launch file asks for, as written or after an edit: image, counts, variables, mounts.
+
+Pure. Each value has its place: a line of a script, or the keys that lead to it in a document.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.launch.lexing import commands, split_options
+
+_UNITS_GIB = {"": 2**-30, "k": 2**-20, "m": 2**-10, "g": 1, "Ki": 2**-20, "Mi": 2**-10, "Gi": 1, "Ti": 2**10}
+_RESOURCES = {
+    "nvidia.com/gpu": "gpus",
+    "aws.amazon.com/neuron": "neuron_devices",
+    "vpc.amazonaws.com/efa": "efa",
+}
+_COUNTS = {
+    "numNodes": "nodes",
+    "completions": "nodes",
+    "nprocPerNode": "processes",
+    "numProcPerNode": "processes",
+    "slotsPerWorker": "processes",
+}
+_TYPE_LABEL = "node.kubernetes.io/instance-type"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value of the file and its place."""
+
+    value: str
+    place: str
+
+
+@dataclass(slots=True)
+class Written:
+    """Values of a launch file; a count that the file does not state is missing."""
+
+    service: str  # slurm, docker, kubernetes or batch
+    images: list[Item] = field(default_factory=list)
+    instances: list[Item] = field(default_factory=list)
+    environment: dict[str, Item] = field(default_factory=dict)
+    unset: set[str] = field(default_factory=set)
+    mounts: dict[str, Item] = field(default_factory=dict)  # by path in the container
+    counts: dict[str, Item] = field(default_factory=dict)
+    devices: list[Item] = field(default_factory=list)
+    capabilities: set[str] = field(default_factory=set)
+    runners: list[Item] = field(default_factory=list)
+    programs: list[Item] = field(default_factory=list)  # first words of the commands, without the runner
+
+    def count(self, name: str) -> float | None:
+        try:
+            return float(self.counts[name].value)
+        except (KeyError, ValueError):
+            return None
+
+    def add_count(self, name: str, value: object, place: str) -> None:
+        self.counts.setdefault(name, Item(str(value), place))
+
+
+def read_command(words: Sequence[str], place: str, written: Written) -> None:
+    """Read the counts of a runner, and the program that it starts."""
+    found = list(words)
+    if found[:1] == ["exec"]:
+        found = found[1:]
+    if found[:3] == ["python", "-m", "torch.distributed.run"]:
+        found = ["torchrun", *found[3:]]
+    if found and found[0] in ("torchrun", "mpirun"):
+        written.runners.append(Item(found[0], place))
+    if found[:1] == ["torchrun"]:
+        options, found = split_options(found[1:])
+        for name, value in options:
+            if name in ("--nproc-per-node", "--nnodes") and value.isdigit():
+                written.add_count("processes" if name == "--nproc-per-node" else "nodes", value, place)
+    elif found[:1] == ["mpirun"]:
+        _, found = split_options(found[1:], with_value=("-np", "-x", "--bind-to", "--map-by"))
+    if found:
+        written.programs.append(Item(found[0], place))
+
+
+def read_document(document: Mapping[str, Any]) -> Written:
+    """Return what a Kubernetes object or a job definition of Batch asks for; raise ValueError for others."""
+    if "jobDefinitionName" in document:
+        written = Written("batch")
+        _walk(document, "", written, _read_batch)
+    elif "apiVersion" in document and "kind" in document:
+        written = Written("kubernetes")
+        _walk(document, "", written, _read_kubernetes)
+    else:
+        raise ValueError("is neither a Kubernetes object nor a job definition of AWS Batch")
+    return written
+
+
+def _walk(value: object, path: str, written: Written, read: Callable[..., None]) -> None:
+    if isinstance(value, Mapping):
+        read(value, path, written)
+        for key, entry in value.items():
+            _walk(entry, f"{path}.{key}".lstrip("."), written, read)
+    elif isinstance(value, list):
+        for i, entry in enumerate(value):
+            _walk(entry, f"{path}[{i}]", written, read)
+
+
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _words(value: object) -> list[str]:
+    return [str(word).replace("$$(", "$(") for word in value] if isinstance(value, list) else []
+
+
+def _read_kubernetes(table: Mapping[str, Any], path: str, written: Written) -> None:
+    """Read the keys of one object: a container, a pod or a job."""
+    if isinstance(table.get("image"), str):
+        written.images.append(Item(table["image"], f"{path}.image"))
+    if (words := _words(table.get("command"))) and words[0] != "/usr/sbin/sshd":
+        read_command(words, f"{path}.command", written)
+    for entry in _tables(table.get("env")):
+        written.environment[str(entry.get("name"))] = Item(str(entry.get("value", "")), f"{path}.env")
+    for entry in _tables(table.get("volumeMounts")):
+        written.mounts[str(entry.get("mountPath"))] = Item(str(entry.get("name")), f"{path}.volumeMounts")
+    limits = table.get("limits")
+    for key, value in limits.items() if isinstance(limits, Mapping) else ():
+        if key in _RESOURCES:
+            written.add_count(_RESOURCES[key], value, f"{path}.limits")
+        elif key == "memory":
+            written.add_count("memory_gib", gib(str(value)), f"{path}.limits.memory")
+    for key, name in _COUNTS.items():
+        if key in table:
+            written.add_count(name, table[key], f"{path}.{key}".lstrip("."))
+    if path.endswith(".Worker") and "replicas" in table:
+        written.add_count("nodes", table["replicas"], f"{path}.replicas")
+    if isinstance(table.get("workerGroupSpecs"), list):
+        workers = [entry.get("replicas", 0) for entry in _tables(table["workerGroupSpecs"])]
+        written.add_count(
+            "nodes", 1 + sum(n for n in workers if isinstance(n, int)), f"{path}.workerGroupSpecs"
+        )
+    _read_pod(table, path, written)
+
+
+def _read_pod(table: Mapping[str, Any], path: str, written: Written) -> None:
+    selector, empty, capabilities = (table.get(key) for key in ("nodeSelector", "emptyDir", "capabilities"))
+    if isinstance(selector, Mapping) and _TYPE_LABEL in selector:
+        name = str(selector[_TYPE_LABEL]).removeprefix("ml.")
+        written.instances.append(Item(name, f"{path}.nodeSelector"))
+    if isinstance(empty, Mapping) and empty.get("medium") == "Memory":
+        size = gib(str(empty.get("sizeLimit", "")))
+        written.add_count("shared_memory_gib", size, f"{path}.emptyDir.sizeLimit")
+    if isinstance(capabilities, Mapping):
+        written.capabilities |= set(_words(capabilities.get("add")))
+
+
+def _read_batch(table: Mapping[str, Any], path: str, written: Written) -> None:
+    """Read the keys of one object: a container or the properties of nodes."""
+    if isinstance(table.get("image"), str):
+        written.images.append(Item(table["image"], f"{path}.image"))
+    if words := _words(table.get("command")):
+        is_script = words[0].endswith("sh") and len(words) > 2
+        found = [line for _, line in commands(words[-1])][-1:] if is_script else [words]
+        for line in found:
+            read_command(line, f"{path}.command", written)
+    if "instanceType" in table:
+        written.instances.append(Item(str(table["instanceType"]), f"{path}.instanceType"))
+    if "numNodes" in table:
+        written.add_count("nodes", table["numNodes"], f"{path}.numNodes")
+    for entry in _tables(table.get("environment")):
+        written.environment[str(entry.get("name"))] = Item(str(entry.get("value")), f"{path}.environment")
+    for entry in _tables(table.get("mountPoints")):
+        written.mounts[str(entry.get("containerPath"))] = Item("", f"{path}.mountPoints")
+    for entry in _tables(table.get("devices")):
+        written.devices.append(Item(str(entry.get("hostPath")), f"{path}.devices"))
+    for entry in _tables(table.get("resourceRequirements")):
+        if entry.get("type") == "GPU":
+            written.add_count("gpus", entry.get("value"), f"{path}.resourceRequirements")
+        elif entry.get("type") == "MEMORY":
+            mib = str(entry.get("value"))
+            written.add_count("memory_gib", gib(f"{mib}Mi"), f"{path}.resourceRequirements")
+    if "sharedMemorySize" in table:
+        size = gib(f"{table['sharedMemorySize']}Mi")
+        written.add_count("shared_memory_gib", size, f"{path}.sharedMemorySize")
+
+
+def gib(text: str) -> float:
+    """Return a size of Kubernetes or Docker in GiB; 0 if it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|[kmg]?)b?", text.strip())
+    return float(found[1]) * _UNITS_GIB[found[2]] if found else 0.0

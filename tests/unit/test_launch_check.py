@@ -1,0 +1,324 @@
+"""`builder launch --check`: no findings in rendered files, those of edits, refusals of other files."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.app import launch_checking
+from builder.app.context import Context
+from builder.app.launching import text_of
+from builder.cli.main import main
+from builder.launch.files import KUBERNETES
+from builder.launch.job import Wish
+from builder.launch.kubernetes import KINDS
+from builder.launch.scripts import registry_name
+from builder.launch.section import LAUNCHERS
+from builder.launch.written import gib
+from tests.support.launching import FLAVOURS, REGISTRY, create_site, make_file, receipt, write_receipt
+
+P5 = ("trainer", "p5")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
+    """A site whose images have digests of their own."""
+    found = create_site(tmp_path_factory.mktemp("check"), root)
+    for target in ("trainer", "collectives", "rayed"):
+        for flavour in FLAVOURS:
+            name = f"{REGISTRY}/{target}@sha256:{digest_of(target, flavour)}"
+            table = receipt(found, target, flavour, publications=[{"name": name, "digest": name[-71:]}])
+            write_receipt(found, table, flavour)
+    return found
+
+
+def digest_of(target: str, flavour: str) -> str:
+    return hashlib.sha256(f"{target} {flavour}".encode()).hexdigest()
+
+
+class Image:
+    """An image with these variables and programs, in the place of the engine and the registry."""
+
+    def __init__(self) -> None:
+        self.variables: list[str] = ["PATH=/opt/venv/bin"]
+        self.programs = {"torchrun", "mpirun", "train.py", "all_reduce_perf", "/opt/venv/bin/python"}
+        self.is_in_registry = True
+
+    def inspect_image(self, reference: str) -> Mapping[str, Any]:
+        return {"Config": {"Env": self.variables}}
+
+
+@pytest.fixture
+def image(monkeypatch: pytest.MonkeyPatch) -> Image:
+    found = Image()
+    monkeypatch.setattr(launch_checking, "Engine", lambda: found)
+    monkeypatch.setattr(
+        launch_checking, "_lacking", lambda *words: [word for word in words[-1] if word not in found.programs]
+    )
+    monkeypatch.setattr(launch_checking, "_ask_registry", lambda *_: [])
+    return found
+
+
+class Check:
+    """`builder launch --check` on the site, with its exit code and output."""
+
+    def __init__(self, site: Context, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._site, self._path, self._capsys = site, folder / "file", capsys
+
+    def __call__(self, text: str | bytes, *words: str) -> tuple[int, str, str]:
+        self._path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        self._capsys.readouterr()
+        out = self._site.workspace.out
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(out.parent)
+            code = main(["launch", "--check", str(self._path), *words, "--root", str(self._site.root)])
+        printed = self._capsys.readouterr()
+        return code, printed.out, printed.err
+
+
+@pytest.fixture
+def check(site: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str], image: Image) -> Check:
+    return Check(site, tmp_path, capsys)
+
+
+DIGEST = hashlib.sha256(b"trainer p5").hexdigest()
+
+
+def cases() -> Iterator[tuple[str, str, str, str]]:
+    for flavour in FLAVOURS:
+        for service in LAUNCHERS:
+            if service.startswith("hyperpod") and FLAVOURS[flavour][1].startswith("hpc"):
+                continue
+            for kind in KINDS["torchrun"] if service in KUBERNETES else ("",):
+                yield "trainer", flavour, service, kind
+    yield "rayed", "p5", "kubernetes", "raycluster"
+    yield from (("collectives", "p5", "slurm", ""), ("collectives", "p5", "kubernetes", "mpijob"))
+
+
+@pytest.mark.parametrize(("target", "flavour", "service", "kind"), list(cases()))
+def test_rendered_files_have_no_findings(
+    site: Context, check: Check, target: str, flavour: str, service: str, kind: str
+) -> None:
+    for nodes in (1, 2):
+        text = text_of(*make_file(site, target, flavour, service, Wish(nodes=nodes, kind=kind)))
+        option = ("--instance", FLAVOURS[flavour][1]) if (service, nodes) == ("batch", 1) else ()
+        code, out, err = check(text, *option)
+        assert code == 0, out + err
+        assert " fits " in out
+
+
+def test_unpacked_programs_and_squashfs_files_have_no_findings(site: Context, check: Check) -> None:
+    for wish in (Wish(nodes=2, has_runtime=False), Wish(nodes=2, is_squashfs=True)):
+        code, out, err = check(text_of(*make_file(site, *P5, "slurm", wish)))
+        assert code == 0, out + err
+
+
+EDITS = [
+    # launcher, kind, text, its replacement, place and message
+    ("slurm", "", ":sha256:" + DIGEST, ":latest", "line 23: image ", "is not the one of run"),
+    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=9", "line 10: ", "9 GPUs; p5.48xlarge has 8"),
+    ("slurm", "", "--nproc-per-node=8", "--nproc-per-node=16", "line 23: ", "the job has 8 GPUs"),
+    ("slurm", "", "export NVIDIA_VISIBLE_DEVICES=all", "", "", "variable NVIDIA_VISIBLE_DEVICES is missing"),
+    (
+        "slurm",
+        "",
+        "export NVIDIA_DRIVER",
+        "export NVIDIA_DRIVERS",
+        "",
+        "NVIDIA_DRIVER_CAPABILITIES is missing",
+    ),
+    (
+        "slurm",
+        "",
+        "    train.py",
+        "    trian.py",
+        "line 23: ",
+        "no program trian.py (did you mean 'train.py'?)",
+    ),
+    ("slurm", "", "torchrun", "accelerate", "line 23: ", "no program accelerate"),
+    ("slurm", "", "/checkpoints:/checkpoints", "/checkpoints:/else", "", "no mount at /checkpoints"),
+    (
+        "slurm",
+        "",
+        "of type p5.48xlarge",
+        "of type g5.48xlarge",
+        "line 2: ",
+        "does not support g5.48xlarge",
+    ),
+    (
+        "docker",
+        "",
+        "--shm-size=16g",
+        "--shm-size=512m",
+        "line 11: ",
+        "0.5 GiB of shared memory; trainer needs 16",
+    ),
+    ("docker", "", "    --shm-size=16g \\\n", "", "", "0 GiB of shared memory"),
+    ("docker", "", "uverbs31", "uverbs32", "", "device /dev/infiniband/uverbs31 is missing"),
+    ("docker", "", "uverbs31", "uverbs32", "", "/dev/infiniband/uverbs32: p5.48xlarge has none"),
+    (
+        "docker",
+        "",
+        "--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        "--env=A=b",
+        "",
+        "CAPABILITIES is missing",
+    ),
+    ("docker", "", "compute,utility", "utility", "", "NVIDIA_DRIVER_CAPABILITIES is utility"),
+    (
+        "kubernetes",
+        "pytorchjob",
+        "vpc.amazonaws.com/efa: 32",
+        "vpc.amazonaws.com/efa: 4",
+        ".limits: ",
+        "4 EFA",
+    ),
+    ("kubernetes", "pytorchjob", "nprocPerNode: '8'", "nprocPerNode: '4'", "", ""),
+    (
+        "kubernetes",
+        "pytorchjob",
+        "memory: 1843Gi",
+        "memory: 2048Gi",
+        ".limits.memory: ",
+        "2048 GiB of memory",
+    ),
+    (
+        "kubernetes",
+        "pytorchjob",
+        "sizeLimit: 16Gi",
+        "sizeLimit: 1Gi",
+        ".sizeLimit: ",
+        "1 GiB of shared memory",
+    ),
+    (
+        "kubernetes",
+        "pytorchjob",
+        "mountPath: /checkpoints",
+        "mountPath: /ckpt",
+        "",
+        "no mount at /checkpoints",
+    ),
+    (
+        "kubernetes",
+        "trainjob",
+        "instance-type: p5.48",
+        "instance-type: p4d.24",
+        ".nodeSelector: ",
+        "p4d.24xlarge",
+    ),
+    ("kubernetes", "trainjob", "image: 1234", "image: 9234", "", ""),
+    (
+        "kubernetes",
+        "jobset",
+        "- --nproc-per-node=8",
+        "- --nproc-per-node=9",
+        ".command: ",
+        "the job has 8 GPUs",
+    ),
+    ("batch", "", '"value": "8"', '"value": "16"', ".resourceRequirements: ", "16 GPUs; p5.48xlarge has 8"),
+    (
+        "batch",
+        "",
+        '"sharedMemorySize": 16384',
+        '"sharedMemorySize": 64',
+        ".sharedMemorySize: ",
+        "0.0625 GiB of",
+    ),
+    ("batch", "", '"hostPath": "/dev/infiniband/uverbs7"', '"hostPath": "/x"', "", "uverbs7 is missing"),
+]
+
+
+@pytest.mark.parametrize(("service", "kind", "old", "new", "place", "message"), EDITS)
+def test_edits_are_found_at_their_place(
+    site: Context,
+    check: Check,
+    service: str,
+    kind: str,
+    old: str,
+    new: str,
+    place: str,
+    message: str,
+) -> None:
+    text = text_of(*make_file(site, *P5, service, Wish(nodes=2, kind=kind)))
+    assert old in text
+    code, out, err = check(text.replace(old, new))
+    if not message:  # fewer processes, or another name of the registry with the same digest
+        assert code == 0, out
+        return
+    assert code == 5, out + err
+    assert any(place in line and message in line and ". Fix: " in line for line in out.splitlines()), out
+    assert "\nhint: " in err
+
+
+def test_variables_of_the_image_count(site: Context, check: Check, image: Image) -> None:
+    text = text_of(*make_file(site, *P5, "docker", Wish(nodes=2)))
+    bare = text.replace("--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility", "--env=A=b")
+    image.variables.append("NVIDIA_DRIVER_CAPABILITIES=compute,utility")
+    assert check(bare)[0] == 0
+    image.variables[-1] = "NVIDIA_DRIVER_CAPABILITIES=utility"
+    assert "NVIDIA_DRIVER_CAPABILITIES is utility in the image" in check(bare)[1]
+    assert check(text)[0] == 0
+
+
+def test_findings_are_json(site: Context, check: Check) -> None:
+    text = text_of(*make_file(site, *P5, "slurm", Wish(nodes=2)))
+    code, out, _ = check(text.replace("node=8", "node=9"), "--json")
+    result = json.loads(out)["result"]
+    assert (code, result["target"], result["instance"]) == (5, "trainer", "p5.48xlarge")
+    assert {found["place"] for found in result["findings"]} == {"line 23"}
+    assert json.loads(check(text, "--json")[1])["result"]["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "code", "message"),
+    [
+        ("", (), 2, "is neither a script nor one YAML or JSON object"),
+        ("a: [1", (), 2, "is not YAML"),
+        ("{", (), 2, "Expecting"),
+        (b"\xff", (), 2, "is not UTF-8 text"),
+        ("apiVersion: v1\n", (), 2, "is neither a Kubernetes object nor a job definition"),
+        ("apiVersion: v1\nkind: Pod\n", (), 2, "names no image by its digest"),
+        ("#!/bin/sh\necho\n", (), 2, "is neither an sbatch file with srun nor a script with docker run"),
+        (
+            f"#!/bin/sh\ndocker run a@sha256:{'1' * 64}\n",
+            (),
+            3,
+            "no receipt of an image with the digest 1111",
+        ),
+        (f"#!/bin/sh\ndocker run {REGISTRY}/trainer@sha256:{DIGEST}\n", (), 2, "names no EC2 type"),
+        (f"#!/bin/sh\ndocker run x@sha256:{DIGEST}\n", ("--instance", "p9"), 2, "no EC2 type 'p9'"),
+        ("", ("trainer",), 2, "--check reads target and launcher from the file, not from trainer"),
+        ("", ("--on", "slurm"), 2, "--check reads target and launcher from the file, not from --on"),
+    ],
+)
+def test_other_files_are_refused(
+    check: Check, text: str | bytes, words: tuple[str, ...], code: int, message: str
+) -> None:
+    found, out, err = check(text, *words)
+    assert (found, out) == (code, ""), out + err
+    assert message in err
+    assert (err.count("error: "), err.count("\nhint: ")) == (1, 1)
+
+
+def test_missing_file_is_named(site: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--check", "nothing.sbatch", "--root", str(site.root)]) == 3
+    assert "no file nothing.sbatch" in capsys.readouterr().err
+
+
+def test_names_and_sizes() -> None:
+    assert registry_name("r:5000#a/b:sha256:01") == registry_name("docker://r:5000#a/b@sha256:01")
+    assert registry_name("/fsx/images/a.sqsh") == "/fsx/images/a.sqsh"
+    sizes = {"16g": 16, "512m": 0.5, "1Gi": 1, "1024Mi": 1, "1Ti": 1024, "x": 0, "": 0}
+    assert {text: gib(text) for text in sizes} == sizes
+    assert gib("1073741824") == 1
+
+
+def test_words_are_not_executed(site: Context, check: Check, tmp_path: Path) -> None:
+    text = text_of(*make_file(site, *P5, "slurm", Wish(nodes=2)))
+    code, _, _ = check(text.replace("    train.py", f"    $(touch${{IFS}}{tmp_path}/x)"))
+    assert code in (0, 5)
+    assert not re.search("x", "".join(path.name for path in tmp_path.iterdir() if path.name != "file"))

@@ -1,5 +1,6 @@
 """The launch file of each launcher: its name, and its text or JSON document."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,12 @@ def _docker(job: Job) -> LaunchFile:
 def _kubernetes(job: Job, *, is_hyperpod: bool = False) -> LaunchFile:
     name = f"{job.image.target}.yaml"
     content = kubernetes.document(job, is_hyperpod=is_hyperpod)
-    return LaunchFile(name=name, content=content, submit=f"kubectl apply -f {name}")
+    submit = f"kubectl apply -f {name}"
+    if job.kind == "raycluster":
+        # A RayCluster starts no program. The operator gives the service of its head this name.
+        head = f"http://{job.image.target}-head-svc:8265"
+        submit += f"; ray job submit --address {head} -- {shlex.join(job.program)}"
+    return LaunchFile(name=name, content=content, submit=submit)
 
 
 def _batch(job: Job) -> LaunchFile:

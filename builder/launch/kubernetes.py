@@ -1,4 +1,4 @@
-"""Kubernetes objects of a job: PyTorchJob, TrainJob, MPIJob and JobSet."""
+"""Kubernetes objects of a job: PyTorchJob, TrainJob, MPIJob, JobSet and RayCluster."""
 
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
@@ -12,6 +12,7 @@ Document = dict[str, Any]
 KINDS: Mapping[str, tuple[str, ...]] = {
     "torchrun": ("pytorchjob", "trainjob", "jobset"),
     "mpirun": ("mpijob",),
+    "ray": ("raycluster",),
     "none": ("jobset",),
 }
 _RESTARTS = 3  # of the whole job, from its last checkpoint
@@ -166,6 +167,32 @@ def _jobset(job: Job) -> Document:
     }
 
 
+def _raycluster(job: Job) -> Document:
+    """Return a RayCluster; the operator adds `ray start` to each container, a head and the other nodes."""
+    workers = job.nodes - 1
+    group = {
+        "groupName": "workers",
+        "replicas": workers,
+        "minReplicas": workers,
+        "maxReplicas": workers,
+        "rayStartParams": {},
+        "template": {"spec": _ray_pod(job, "ray-worker")},
+    }
+    head = {"rayStartParams": {"dashboard-host": "0.0.0.0"}, "template": {"spec": _ray_pod(job, "ray-head")}}  # noqa: S104 (pods of the cluster)
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {},
+        "spec": {"headGroupSpec": head, "workerGroupSpecs": [group] if workers else []},
+    }
+
+
+def _ray_pod(job: Job, name: str) -> Document:
+    pod = _pod(job, name, [])
+    del pod["containers"][0]["command"]
+    return pod
+
+
 def _pod(job: Job, name: str, command: list[str]) -> Document:
     return {
         **_placement(job),
@@ -242,4 +269,5 @@ _KINDS: Mapping[str, Callable[[Job], Document]] = {
     "trainjob": _trainjob,
     "mpijob": _mpijob,
     "jobset": _jobset,
+    "raycluster": _raycluster,
 }

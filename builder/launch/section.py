@@ -19,6 +19,7 @@ _SHAPE: Shape = {
 RUNNERS: Mapping[str, Sequence[str]] = {
     "torchrun": ("torchrun", "--standalone", "--nproc-per-node", "{processes}"),
     "mpirun": ("mpirun", "--oversubscribe", "-np", "{processes}"),
+    "ray": (),  # the program starts Ray itself, or joins the cluster that an operator has started
     "none": (),
 }
 # Services that start jobs of an image, by their name for `builder launch --on`.

@@ -77,7 +77,7 @@ def write_receipt(context: Context, table: Mapping[str, Any], name: str) -> Path
 
 
 def create_site(folder: Path, root: Path) -> Context:
-    """Copy the catalog, add the targets `trainer` and `collectives`, and write a receipt of each flavour."""
+    """Copy the catalog, add targets with every runner, and write a receipt of each flavour."""
     shutil.copytree(root / "catalog", folder / "catalog")
     for name in ("ansible", "containers"):
         (folder / name).symlink_to(root / name)
@@ -85,13 +85,14 @@ def create_site(folder: Path, root: Path) -> Context:
     for target, runner, command in (
         ("trainer", "torchrun", TRAIN),
         ("collectives", "mpirun", COLLECTIVES),
+        ("rayed", "ray", '["/opt/venv/bin/python", "train.py"]'),
         ("single", "none", '["/opt/venv/bin/python", "probe.py"]'),
     ):
         text = _TARGET.format(workload="pytorch-fsdp", runner=runner, command=command) + flavours
         (folder / f"catalog/targets/{target}.toml").write_text(text)
     context = Context(folder)
     context.__dict__["workspace"] = Workspace(home=folder / "home", out=folder / "out")
-    for target in ("trainer", "collectives", "single"):
+    for target in ("trainer", "collectives", "rayed", "single"):
         for flavour in FLAVOURS:
             write_receipt(context, receipt(context, target, flavour), flavour)
     return context

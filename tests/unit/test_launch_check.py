@@ -269,7 +269,7 @@ def test_findings_are_json(site: Context, check: Check) -> None:
     code, out, _ = check(text.replace("node=8", "node=9"), "--json")
     result = json.loads(out)["result"]
     assert (code, result["target"], result["instance"]) == (5, "trainer", "p5.48xlarge")
-    assert {found["place"] for found in result["findings"]} == {"line 23"}
+    assert {found["place"] for found in result["findings"]} == {"line 10", "line 23"}
     assert json.loads(check(text, "--json")[1])["result"]["findings"] == []
 
 

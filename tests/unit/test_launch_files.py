@@ -46,7 +46,8 @@ def golden_cases() -> list[tuple[str, str, str]]:
         if service != "pcs" and is_possible(flavour, service)  # the text for PCS is that for Slurm
     ]
     collectives = [("collectives", "p5", service) for service in ("slurm", "kubernetes/mpijob")]
-    return [*dict.fromkeys(cases), *collectives, ("single", "cpu", "kubernetes/jobset")]
+    ray = [("rayed", flavour, "kubernetes/raycluster") for flavour in ("p5", "trn2", "cpu")]
+    return [*dict.fromkeys(cases), *collectives, *ray, ("single", "cpu", "kubernetes/jobset")]
 
 
 @pytest.mark.parametrize(("target", "flavour", "service"), golden_cases())
@@ -178,6 +179,7 @@ def test_jobs_that_do_not_fit_are_refused(
     ("launch", "wish", "service", "message"),
     [
         ({"runner": "none"}, Wish(nodes=2), "slurm", "has the runner 'none', so it starts one process"),
+        ({"runner": "ray"}, Wish(nodes=2), "slurm", "the operator of Kubernetes starts Ray on other nodes"),
         ({"runner": "mpirun"}, Wish(nodes=2), "batch", "does not run on AWS Batch: mpirun starts processes"),
         ({"without": {"docker": "no"}}, Wish(), "docker", "does not run on Docker on EC2 instances: no"),
         (

@@ -40,7 +40,7 @@ def _document(
 @pytest.mark.parametrize("service", KUBERNETES)
 def test_kubernetes_objects_are_valid(site: Context, flavour: str, service: str) -> None:
     kinds = [("trainer", kind) for kind in KINDS["torchrun"]]
-    for target, kind in (*kinds, ("collectives", "mpijob")):
+    for target, kind in (*kinds, ("collectives", "mpijob"), ("rayed", "raycluster")):
         document = _document(site, service, kind, target=target, flavour=flavour)
         assert list(kubernetes_problems(document)) == []
         assert _resources(document) == _expected(site, flavour)
@@ -88,6 +88,7 @@ def _set(path: str, value: Any) -> Callable[[Document], None]:
     return change
 
 
+HEAD = "spec/headGroupSpec/template/spec"
 POD = "spec/pytorchReplicaSpecs/Worker/template/spec"
 
 
@@ -110,12 +111,16 @@ POD = "spec/pytorchReplicaSpecs/Worker/template/spec"
         ),
         ("jobset", _set("spec/failurePolicy/restartStrategy", "Never"), "failurePolicy.restartStrategy"),
         ("mpijob", _set("spec/slotsPerWorker", "8"), "$.spec.slotsPerWorker"),
+        ("raycluster", _set("spec/headGroup", {}), "$.spec"),
+        ("raycluster", _set("spec/workerGroupSpecs/0/replicas", "1"), "workerGroupSpecs[0].replicas"),
+        ("raycluster", _set("spec/workerGroupSpecs/0/minReplicas", "DELETE"), "workerGroupSpecs[0]"),
+        ("raycluster", _set(f"{HEAD}/containers/0/image", 1), "headGroupSpec.template"),
     ],
 )
 def test_changed_kubernetes_objects_are_refused(
     site: Context, kind: str, change: Callable[[Document], None], place: str
 ) -> None:
-    target = "collectives" if kind == "mpijob" else "trainer"
+    target = {"mpijob": "collectives", "raycluster": "rayed"}.get(kind, "trainer")
     document = copy.deepcopy(_document(site, "kubernetes", kind, target=target))
     assert list(kubernetes_problems(document)) == []
     change(document)

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bench import amis, checks, figures
 from bench import bed as beds
-from bench import checks, figures
+from bench.amis import Amis
 from bench.bed import BASE, BRANCHES, TOOLS, Bed
 from bench.figures import Sample
 from bench.programs import find_client, find_program, output_of
@@ -33,7 +34,7 @@ from builder.errors import FactoryError, MissingError
 _ROOT = Path(__file__).resolve().parents[1]
 _RESULT = _ROOT / "out" / "bench.json"
 _PAGE = _ROOT / "docs" / "performance.md"
-_CASES = ("cold", "change", "noop", "targets", "checks")
+_CASES = ("cold", "change", "noop", "targets", "checks", "ami")
 _NOOPS = 5  # per method and round, because a no-op is short compared to the noise
 _CHANGED = 4  # index, in canonical order, of the changed role
 
@@ -41,8 +42,11 @@ _CHANGED = 4  # index, in canonical order, of the changed role
 class Rounds:
     """Sequence of benchmark rounds with the collected samples."""
 
-    def __init__(self, bed: Bed, ways: Sequence[BuildMethod], factory: Factory, cases: Sequence[str]) -> None:
+    def __init__(
+        self, bed: Bed, ways: Sequence[BuildMethod], factory: Factory, amis: Amis, cases: Sequence[str]
+    ) -> None:
         self._bed = bed
+        self._amis = amis
         self._ways = ways
         self._factory = factory
         self._cases = cases
@@ -53,7 +57,7 @@ class Rounds:
         """Run a round; the order of the methods rotates from round to round."""
         rotated = [*self._ways[number % len(self._ways) :], *self._ways[: number % len(self._ways)]]
         roles = self._bed.plan().components
-        if set(self._cases) - {"targets"}:
+        if set(self._cases) - {"targets", "ami"}:
             self._bed.edit(roles[0])
             self._cold(number, rotated)
         cached = [way for way in rotated if way.is_cached]
@@ -70,6 +74,9 @@ class Rounds:
                 self._sample(case, self._factory, number, partial(checks.check, self._bed, case))
         if "targets" in self._cases:
             self._targets(number)
+        if "ami" in self._cases:
+            for case in sorted(amis.WAYS, reverse=bool(number % 2)):
+                self._sample(case, self._amis, number, partial(self._amis.build, case))
         for way in self._ways:
             way.remove_images()
 
@@ -89,7 +96,7 @@ class Rounds:
             self._sample("shared", self._factory, number, partial(self._factory.build, "shared"))
             self._sample(case, self._factory, number, partial(self._factory.build, *BRANCHES, jobs=jobs))
 
-    def _sample(self, case: str, way: BuildMethod, number: int, build: Callable[[], float]) -> None:
+    def _sample(self, case: str, way: BuildMethod | Amis, number: int, build: Callable[[], float]) -> None:
         load = os.getloadavg()[0]
         seconds = build()
         is_cold = case == "cold" and isinstance(way, Factory)
@@ -121,7 +128,7 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _clear(bed: Bed, ways: Sequence[BuildMethod]) -> None:
+def _clear(bed: Bed, ways: Sequence[BuildMethod | Amis]) -> None:
     """Remove everything that the benchmark created in the engine, ignoring further signals."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
@@ -178,15 +185,19 @@ def _measure(rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     dockerfile = Dockerfile(bed, docker=docker)
     factory = Factory(bed)
     ways: tuple[BuildMethod, ...] = (packer, dockerfile, factory)
+    machines = Amis(bed)
     with ExitStack() as stack:
         stack.enter_context(_bench_lock(bed.work))
-        _clear(bed, ways)  # leftovers of a killed benchmark
-        stack.callback(_clear, bed, ways)
+        everything = (*ways, machines)
+        _clear(bed, everything)  # leftovers of a killed benchmark
+        stack.callback(_clear, bed, everything)
         bed.log.write_bytes(b"")
         facts = _facts(engine, program, rounds)
         print("preparing: packages, wheels, Ansible, base image", file=sys.stderr)
         _prepare(bed, packer, dockerfile, factory, docker)
-        measured = Rounds(bed, ways, factory, cases)
+        if "ami" in cases:
+            machines.prepare()
+        measured = Rounds(bed, ways, factory, machines, cases)
         for number in range(rounds):
             measured.take(number)
         facts["load_after"] = os.getloadavg()[0]

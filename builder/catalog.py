@@ -84,6 +84,7 @@ SHAPES: Mapping[str, Shape] = {
         "requirements": (TEXT, False),
         "downloads": (TABLES, False),
         "variables": (TABLE, False),
+        "checkpoint": (FLAG, False),
     },
     "stacks": {
         "summary": (TEXT, True),
@@ -179,7 +180,7 @@ def load_usable(root: Path) -> Catalog:
     problems = Problems()
     raw = {group: _read_group(folder, group, problems) for group in GROUPS}
     files = _complete(raw, problems)
-    instances = read_instances(folder, problems)
+    instances, snapshot_dollars = read_instances(folder, problems)
     brought = _brought(folder, files["components"], problems)
     order = tuple(read_table(folder, "layers.toml", SHAPES["layers"], problems).get("order", ()))
     catalog = Catalog(
@@ -190,6 +191,7 @@ def load_usable(root: Path) -> Catalog:
         systems={name: _system(name, table, problems) for name, table in files["systems"].items()},
         targets={name: _target(name, table, instances, problems) for name, table in files["targets"].items()},
         instances=instances,
+        snapshot_dollars=snapshot_dollars,
         layers=order,
         aliases=aliases.read_aliases(folder, problems),
     )

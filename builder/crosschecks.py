@@ -74,6 +74,8 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
         for i, kind in enumerate(component.kinds):
             if kind not in KINDS:
                 problems.unknown(file, f"kinds[{i}]", "kind", kind, KINDS)
+        if component.checkpoint and "ami" not in component.kinds:
+            problems.add(file, "checkpoint", "only AMIs have checkpoints, and kinds lacks 'ami'")
         if component.brought_by and component.brought_by not in component.requires:
             suggestion = did_you_mean(component.brought_by, component.requires)
             problems.add(

@@ -24,6 +24,7 @@ _FAMILY: Shape = {
     "note": (TEXT, False),
     "sizes": (TABLE, True),
 }
+_EBS: Shape = {"snapshot_dollars_per_month": (PRICE, False)}
 _SIZE: Shape = {
     "count": (NUMBER, False),
     "vcpus": (NUMBER, False),
@@ -41,9 +42,14 @@ _SIZE: Shape = {
 }
 
 
-def read_instances(folder: Path, problems: Problems) -> dict[str, Instance]:
-    """Return the EC2 types by name."""
-    families = read_toml(folder, _FILE, problems) or {}
+def read_instances(folder: Path, problems: Problems) -> tuple[dict[str, Instance], float]:
+    """Return the EC2 types by name, and the price of a GiB of snapshots for a month; 0 if unknown."""
+    families = dict(read_toml(folder, _FILE, problems) or {})
+    disks, price = families.pop("ebs", {}), 0.0
+    if not isinstance(disks, dict):
+        problems.add(_FILE, "ebs", f"must be a table, not {shortened(disks)}")
+    elif fits(disks, _EBS, _FILE, "ebs.", problems):
+        price = float(disks.get("snapshot_dollars_per_month", 0))
     found = {}
     for prefix, table in families.items():
         if not isinstance(table, dict) or not fits(table, _FAMILY, _FILE, f"{prefix}.", problems):
@@ -59,4 +65,4 @@ def read_instances(folder: Path, problems: Problems) -> dict[str, Instance]:
                 name = f"{prefix}.{size}"
                 modes = tuple(table.get("boot_modes", ()))
                 found[name] = Instance(name=name, boot_modes=modes, **{**common, **own})
-    return found
+    return found, price

@@ -53,6 +53,7 @@ class Component:
     requirements: str = ""  # source of the Python requirements that it installs: "", stack or workload
     downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
+    checkpoint: bool = False  # whether builds of AMIs keep an intermediate image after the component's layer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +233,7 @@ class Catalog:
     targets: Mapping[str, Target]
     instances: Mapping[str, Instance]
     layers: tuple[str, ...]
+    snapshot_dollars: float = 0.0  # price of a GiB of snapshots for a month; 0 if unknown
     aliases: Mapping[str, str] = field(default_factory=dict)  # further names of targets → target
     # Problems of the entries that are left out, by file in the catalog: its own or those of what it needs.
     broken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -249,6 +251,7 @@ class Layer:
     components: tuple[str, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)  # variables of the image's configuration
+    checkpoint: bool = False  # whether builds keep an intermediate image of an AMI after this layer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

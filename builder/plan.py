@@ -306,6 +306,8 @@ def _layers(resolved: _Resolved, environment: Mapping[str, str]) -> tuple[Layer,
                 components=members,
                 variables={key: value for table in variables.values() for key, value in table.items()},
                 environment=own,
+                checkpoint=resolved.target.kind == "ami"
+                and any(resolved.catalog.components[member].checkpoint for member in members),
             )
         )
     if resolved.target.workload:
@@ -327,13 +329,19 @@ def _layer(name: str, *, kind: str, parent: str, inputs: Mapping[str, str], **mo
 _INPUT_LABELS = {"target": "stack or summary of the target"}
 
 
-def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return why `layer` must be built; `before` has the layers of the target's last build by name."""
+LOST = "no longer in the engine or the cache"
+
+
+def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]], *, lost: str = LOST) -> str:
+    """Return why `layer` must be built; `before` has the layers of the target's last build by name.
+
+    `lost` is the reason if the last build had the same layer.
+    """
     last = before.get(layer.name)
     if last is None:
         return "not built here before"
     if last["key"] == layer.key:
-        return "no longer in the engine or the cache"
+        return lost
     inputs = last["inputs"]
     changed = [
         _INPUT_LABELS.get(name, name)

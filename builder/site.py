@@ -121,7 +121,17 @@ class AwsSettings:
     parameters: str = _key("/image-factory", "prefix of SSM parameters with AMI ids", forms.PARAMETER)
 
 
-Settings = AwsSettings | MirrorSettings | RegistrySettings
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSettings:
+    """Settings of the intermediate images that builds of AMIs keep after the layers of driver and CUDA."""
+
+    enabled: bool = _key(default=True, about="make and use checkpoints of AMIs; default: true")
+    keep_last: int = _key(
+        2, "checkpoints of each target and layer that `builder clean` keeps, the newest; default: 2"
+    )
+
+
+Settings = AwsSettings | MirrorSettings | RegistrySettings | CheckpointSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +139,7 @@ class Site:
     aws: AwsSettings = AwsSettings()
     mirror: MirrorSettings = MirrorSettings()
     registry: RegistrySettings = RegistrySettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     given: frozenset[str] = frozenset()  # keys that the site file sets, such as "mirror.apt"
 
 
@@ -146,6 +157,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "mirror": MirrorSettings,
     "registry": RegistrySettings,
     "aws": AwsSettings,
+    "checkpoints": CheckpointSettings,
 }
 
 

@@ -8,19 +8,20 @@ from builder.adapters.aws.account import Account, Resource
 from builder.adapters.host.network import Network
 from builder.app.context import Context
 from builder.app.mirrors import site_network
-from builder.app.rehearsal import ensure_up
+from builder.app.rehearsal import DEFAULT, ensure_up
 from builder.arch import of_this_machine
 from builder.errors import IntegrityError, MissingError, UsageError
 from builder.lock import LOCAL, ami_subject
 from builder.model import Plan
+from builder.rehearsal import session
 from builder.rehearsal.ec2 import seeds
 from builder.rehearsal.session import Rehearsal
 
 
-def environment_account(region: str, network: Network) -> Account:
+def environment_account(region: str, network: Network, *, is_patient: bool = True) -> Account:
     """Return the account of this process's credentials, reached through the site's network."""
     environment = {**os.environ, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
-    return Account(environment, region=region, network=network)
+    return Account(environment, region=region, network=network, is_patient=is_patient)
 
 
 def _require_account(account: Account, number: str) -> None:
@@ -38,6 +39,7 @@ class SiteAccount:
 
     context: Context
     services: tuple[str, ...] = ()  # that a rehearsal must serve besides its default ones
+    is_patient: bool = True  # False: requests fail soon if the account cannot be reached
 
     @property
     def is_rehearsal(self) -> bool:
@@ -53,9 +55,16 @@ class SiteAccount:
         if self.is_rehearsal:
             fence = self.rehearsal.fence(self.context.workspace.cache("fence"), region=region)
             return Account(fence.environment, region=region, appear_s=self.rehearsal.rules.unlisted_s)
-        account = environment_account(region, site_network(self.context))
+        network = site_network(self.context)
+        account = environment_account(region, network, is_patient=self.is_patient)
         _require_account(account, self.context.site.aws.account)
         return account
+
+    def running(self) -> Account | None:
+        """Return the account; None if it is a rehearsal that does not run."""
+        if self.is_rehearsal and session.find(self.context.workspace, DEFAULT) is None:
+            return None
+        return self.account
 
     @property
     def ssh_port(self) -> int:

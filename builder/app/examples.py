@@ -13,6 +13,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "builder build cpu-ddp",
         "builder build --all --kind container --publish",
         "builder build cpu-ddp --rebuild workload  # although nothing has changed",
+        "builder build ami-gpu --no-checkpoints  # from the source image",
         "builder build cpu-ddp --reproduce  # to check that two builds give the same image",
         "builder build cpu-ddp --keep-failed  # to look into the container or instance of a failure",
     ),

@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from builder.adapters.ami import kept
+from builder.adapters.ami.ownership import builder_id, has_id
 from builder.adapters.container.failed import prefix
 from builder.adapters.container.maker import sweep
 from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image, built_by
@@ -19,10 +21,11 @@ from builder.adapters.host.receipts import unreadable
 from builder.adapters.host.workspace import dead_runs, foreign_runs, forget_run, is_running, live_runs
 from builder.adapters.registry import local
 from builder.adapters.registry.blobs import BlobStore
+from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.dead_runs import dead_runs as dead_runs_in_accounts
 from builder.catalog import require_sound
-from builder.errors import FactoryError
+from builder.errors import FactoryError, MissingError
 from builder.marks import CHECKOUT_LABEL, PARENT_LABEL, RUN_LABEL
 from builder.rehearsal import cluster, session
 
@@ -81,6 +84,7 @@ def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle:
         live = next(iter(live_runs(context.workspace)), "")
         print(f"run {live} is in progress: layers and caches are kept", file=sys.stderr)
         return
+    yield from _checkpoints(context, limits)
     yield from _layers(context, engine, limits)
     yield from _blobs(context, engine, limits)
     if limits.everything:
@@ -160,6 +164,24 @@ def _accounts(context: Context) -> Iterable[Leftover]:
             size_bytes=0,
             remove=partial(dead.clear, context, keep_complete=False),
             run=dead.run,
+        )
+
+
+def _checkpoints(context: Context, limits: Limits) -> Iterable[Leftover]:
+    """Yield the checkpoints of AMIs that this builder made and that exceed the site's limit."""
+    if not has_id(context.workspace):
+        return
+    keep_last = 0 if limits.everything else context.site.checkpoints.keep_last
+    try:
+        account = SiteAccount(context).running()
+        found = kept.removable(account, builder_id(context.workspace), keep_last=keep_last) if account else []
+    except MissingError as error:
+        print(f"checkpoints of AMIs are kept: {error.message}; {error.hint}", file=sys.stderr)
+        return
+    why = "--all" if limits.everything else f"the newest {keep_last} of the layer are kept"
+    for item in found:
+        yield Leftover(
+            name=f"checkpoint {item.id} of {item.layer}", why=why, size_bytes=0, remove=item.remove
         )
 
 

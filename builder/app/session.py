@@ -35,7 +35,7 @@ def build(
     missing = [plan for plan in plans if plan.target.name not in found]
     needed = {kind: lane for kind, lane in lanes.items() if _of_kind(missing, kind)}
     for kind, lane in needed.items():
-        lane.confirm(_of_kind(missing, kind), yes=request.yes)
+        lane.confirm(_of_kind(missing, kind), request)
     reused = list(found.values())
     if missing:
         # Imported late: threads, screens and makers are slow to load, and a reused build needs none.

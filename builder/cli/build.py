@@ -65,7 +65,13 @@ def options() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LAYER",
-        help="build a layer of containers again, and all layers on top of it; may be repeated",
+        help="build a layer again, and all layers on top of it; may be repeated",
+    )
+    found.add_argument(
+        "--no-checkpoints",
+        dest="checkpoints",
+        action="store_false",
+        help="AMIs: start from the source image, and make no checkpoints",
     )
     found.add_argument(
         "--keep-failed",
@@ -92,6 +98,7 @@ def run(argv: Sequence[str]) -> int:
         as_json=parsed.json,
         yes=parsed.yes,
         force=parsed.force,
+        checkpoints=parsed.checkpoints,
         rebuild=tuple(parsed.rebuild),
         keep_failed=parsed.keep_failed,
     )

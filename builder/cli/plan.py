@@ -25,10 +25,11 @@ from builder.app.context import (
 from builder.app.golden import write_golden_plans
 from builder.app.lanes.lane import Request
 from builder.app.lanes.table import open_lane, open_lanes, require_possible, require_supported
+from builder.app.outlook import Outlook
 from builder.errors import UsageError, with_result
 from builder.lock import LOCAL
 from builder.model import Layer, Plan
-from builder.plan import explain, to_json, to_rebuild
+from builder.plan import LOST, explain, to_json, to_rebuild
 
 
 def options() -> argparse.ArgumentParser:
@@ -59,8 +60,11 @@ def run(argv: Sequence[str]) -> int:
     if not parsed.json:
         return show_plans(context, plans, Request(publish=parsed.publish))
     tables = []
-    for plan, states in _with_states(context, plans):
+    request = Request(publish=parsed.publish)
+    for plan, states, outlook in _with_states(context, plans, request):
         table = _as_json(context, plan, states)
+        if outlook and outlook.text:
+            table["checkpoint"] = outlook.as_json()
         if calls := _changing_calls(context, plan, publish=parsed.publish):
             table["changing_calls"] = [{"service": service, "call": call} for service, call in calls]
         tables.append(table)
@@ -73,21 +77,29 @@ def run(argv: Sequence[str]) -> int:
 def show_plans(context: Context, plans: Sequence[Plan], request: Request) -> int:
     """Print what a request would build; then raise the error with which the build would refuse to start."""
     require_supported(open_lanes(context, plans, threading.Event()), plans, request)
-    for plan, states in _with_states(context, plans, rebuild=request.rebuild):
-        _print(context, plan, states, publish=request.publish)
+    for plan, states, outlook in _with_states(context, plans, request):
+        _print(context, plan, states, outlook, publish=request.publish)
     require_possible(context, plans)
     return 0
 
 
 def _with_states(
-    context: Context, plans: Sequence[Plan], rebuild: Sequence[str] = ()
-) -> Iterator[tuple[Plan, list[tuple[str, str]]]]:
+    context: Context, plans: Sequence[Plan], request: Request
+) -> Iterator[tuple[Plan, list[tuple[str, str]], Outlook | None]]:
     finder = EngineFinder(Engine())
     for plan in plans:
-        yield plan, _states(context, plan, finder, to_rebuild(plan, rebuild))
+        outlook = open_lane(plan.target.kind, context).outlook(plan, request)
+        yield plan, _states(context, plan, finder, to_rebuild(plan, request.rebuild), outlook), outlook
 
 
-def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publish: bool) -> None:
+def _print(
+    context: Context,
+    plan: Plan,
+    states: list[tuple[str, str]],
+    outlook: Outlook | None,
+    *,
+    publish: bool,
+) -> None:
     print(f"{plan.target.name} ({plan.flavour.name}: {plan.system.name}, {plan.stack.name}, {plan.arch})\n")
     rows = [
         (layer.name, layer.components, layer.key[:12], *state)
@@ -104,6 +116,9 @@ def _print(context: Context, plan: Plan, states: list[tuple[str, str]], *, publi
         print_table(("would be downloaded", "from"), downloads)
     else:
         print("nothing would be downloaded")
+    if outlook and outlook.text:
+        print()
+        print_facts([("checkpoint", outlook.text)])
     if calls := _changing_calls(context, plan, publish=publish):
         names = [action for _, action in calls]
         account = "the rehearsed account" if context.site_name == LOCAL else "the account"
@@ -133,19 +148,27 @@ def _changing_calls(context: Context, plan: Plan, *, publish: bool) -> Sequence[
 
 
 def _states(
-    context: Context, plan: Plan, finder: EngineFinder, due: Mapping[str, str]
+    context: Context,
+    plan: Plan,
+    finder: EngineFinder,
+    due: Mapping[str, str],
+    outlook: Outlook | None,
 ) -> list[tuple[str, str]]:
     """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed.
 
-    `due` has the layers that are built even if they exist.
+    `due` has the layers that are built even if they exist, `outlook` the image that an AMI starts from.
     """
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
-    present = [layer.key not in due and has_layer(finder.images, layer) for layer in plan.layers]
+    source, lost = (outlook.source, "not in a checkpoint") if outlook else ("in this engine", LOST)
+    present = [
+        layer.name == outlook.layer if outlook else layer.key not in due and has_layer(finder.images, layer)
+        for layer in plan.layers
+    ]
     top = max((i for i, exists in enumerate(present) if exists), default=-1)
     return [
-        ("build", due.get(layer.key) or explain(layer, before))
+        ("build", due.get(layer.key) or explain(layer, before, lost=lost))
         if i > top
-        else ("reuse", "in this engine" if present[i] else "not needed: a later layer exists")
+        else ("reuse", source if present[i] else "not needed: a later layer exists")
         for i, layer in enumerate(plan.layers)
     ]
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from builder.checkpoints import checkpoints
 from builder.errors import FactoryError
 from builder.events import Event
 from builder.model import Layer, LayerResult, Plan, Publication, Receipt, Report
@@ -50,15 +51,26 @@ class Attempt:
         """The publications of earlier runs."""
         return tuple(item for item in self.publications if item not in self.published)
 
+    @property
+    def expected(self) -> tuple[Layer, ...]:
+        """The layers of the run; of an AMI's checkpoints those that the run used or began to make."""
+        made = {layer.key for layer in self.layers}
+        return tuple(each for each in layers_of(self.plan) if not each.checkpoint or each.key in made)
+
     def layers_with(self, *outcomes: str) -> tuple[LayerResult, ...]:
         return tuple(layer for layer in self.layers if layer.outcome in outcomes)
 
 
 def layers_of(plan: Plan) -> tuple[Layer, ...]:
-    """Return the layers that are built separately; an AMI is built as a single layer with all components."""
+    """Return the layers that are built separately: those of an AMI are its checkpoints and the AMI itself."""
     if plan.target.kind != "ami":
         return plan.layers
-    return (dataclasses.replace(plan.layers[-1], name="image", components=plan.components),)
+    kept = (
+        dataclasses.replace(found.layers[-1], key=found.key, components=found.components)
+        for found in checkpoints(plan)
+    )
+    image = dataclasses.replace(plan.layers[-1], name="image", components=plan.components, checkpoint=False)
+    return (*kept, image)
 
 
 def attempt_of(receipt: Receipt) -> Attempt:

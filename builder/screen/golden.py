@@ -20,8 +20,9 @@ def golden(plan: Plan) -> dict[str, Any]:
     for layer in table["layers"]:
         layer["inputs"] = sorted(layer["inputs"])
         del layer["key"], layer["parent"]
-        if not layer["environment"]:
-            del layer["environment"]
+        for name in ("environment", "checkpoint"):
+            if not layer[name]:
+                del layer[name]
         layer["variables"] = {
             key: [line.split()[0] for line in value] if key.endswith("_requirements") else value
             for key, value in layer["variables"].items()

@@ -8,7 +8,7 @@ from builder import __version__
 from builder.events import Event
 from builder.model import Receipt, Report
 from builder.screen import sections
-from builder.screen.attempt import Attempt, attempt_of, layers_of
+from builder.screen.attempt import Attempt, attempt_of
 from builder.screen.markup import Markup, breakable, join, tag
 from builder.screen.steps import Board
 from builder.screen.text import count, duration, short, size
@@ -96,7 +96,7 @@ def _figures(attempt: Attempt, board: Board) -> Markup:
     total = sum(layer.size_bytes for layer in attempt.layers)
     seconds = attempt.seconds or board.last_s - board.started_s
     counts = Counter(layer.outcome for layer in attempt.layers)
-    counts["not reached"] = len(layers_of(attempt.plan)) - len(attempt.layers)
+    counts["not reached"] = len(attempt.expected) - len(attempt.layers)
     rest = ", ".join(f"{number} {word}" for word, number in counts.items() if number and word != "built")
     figures = [
         _figure("Time", duration(seconds), f"for {count(len(board.rows), 'step')}" if board.rows else "")

@@ -56,7 +56,7 @@ def layers(attempt: Attempt) -> Markup:
         tag("th", "Size", cls="num"),
         tag("th", "Key"),
     )
-    rows = (_layer(layer, made.get(layer.key), longest, largest) for layer in layers_of(attempt.plan))
+    rows = (_layer(layer, made.get(layer.key), longest, largest) for layer in attempt.expected)
     table = tag("table", tag("thead", head), tag("tbody", *rows), cls="layers")
     return section("Layers", table, note="base first")
 

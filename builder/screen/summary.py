@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.errors import FactoryError
 from builder.model import LayerResult, Publication, Receipt, Report
-from builder.screen.attempt import Attempt, attempt_of, layers_of
+from builder.screen.attempt import Attempt, attempt_of
 from builder.screen.text import (
     STYLE_OF_OUTCOME,
     Look,
@@ -73,7 +73,7 @@ def _layers(attempt: Attempt, look: Look) -> list[str]:
     )
     total = sum(layer.size_bytes for layer in attempt.layers)
     counts = Counter(layer.outcome for layer in attempt.layers)
-    counts["not reached"] = len(layers_of(attempt.plan)) - len(attempt.layers)
+    counts["not reached"] = len(attempt.expected) - len(attempt.layers)
     words = [f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome]]
     lines = [", ".join(words) + (look.paint(f" · {size(total)}", "dim") if total else "")]
     name_width = max((cells(layer.name) for layer in made), default=0)

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from builder import catalog
-from builder.adapters.ami import family, janitor
+from builder.adapters.ami import family, janitor, kept
 from builder.adapters.ami.access import ssh_access
 from builder.adapters.ami.permissions import OLD_PACKER, policy
 from builder.adapters.aws.account import tags_of
 from builder.adapters.aws.images import PublishedImages
+from builder.app.context import Context
+from builder.checkpoints import checkpoints
 from builder.events import Stream
 from builder.marks import RUN_TAG
 from builder.rehearsal.authorization import requests_of
@@ -23,7 +25,7 @@ from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.adapters.test_ami_janitor import begin, leave
 from tests.support.recordings import FOLDER, requests
-from tests.support.rehearsal import DEBIAN, EAST, REGIONS, Clients
+from tests.support.rehearsal import DEBIAN, EAST, REGIONS, ROOT, Clients
 from tests.support.rehearsed_account import AmiAccount
 
 FEATURES = {"build", "publish", "copy", "share", "deprecate", "group", "profile", "session"}
@@ -213,10 +215,22 @@ def test_policy_allows_each_call_of_a_publication_a_retirement_and_a_cleanup(
         Tags=[{"Key": name, "Value": value} for name, value in ami_account.tags(run=dead.name).items()],
     )
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+    keep_and_remove_checkpoint(ami_account)
     begin_build(ami_account, private)
     assert len({call.action for call in proxy.calls if call.mutating}) > 12
     assert [request for request in made if evaluate([document], request) != ALLOWED] == []
     assert not_needed(document, [*made, *recorded()]) == set()
+
+
+def keep_and_remove_checkpoint(ami_account: AmiAccount) -> None:
+    plan = Context(ROOT).plan("ami-gpu")
+    (checkpoint,) = checkpoints(plan)
+    made = ami_account.image()
+    kept.complete(ami_account.account, made, checkpoint, seconds=1)
+    assert kept.deepest(ami_account.account, plan, [checkpoint], AwsSettings()) is None, "no tag of its disk"
+    (found,) = kept.removable(ami_account.account, ami_account.builder, keep_last=0)
+    assert found.id == made
+    found.remove()
 
 
 def begin_build(ami_account: AmiAccount, folder: Path) -> None:

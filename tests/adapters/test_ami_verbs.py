@@ -15,6 +15,7 @@ from builder.adapters.aws.account import Account
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.lanes.ami import AmiLane
+from builder.app.lanes.lane import Request
 from builder.cli.main import main
 from builder.errors import MissingError, UsageError
 from builder.rehearsal.calls import Disturbance
@@ -200,7 +201,7 @@ def test_unattended_build_needs_named_source_networks(
     monkeypatch.setattr(SiteAccount, "source", lambda *_: {"ImageId": "ami-1"})
     lane = AmiLane(context, threading.Event())
     with pytest.raises(UsageError, match="source_cidrs is not set"):
-        lane.confirm([context.plan("ami-cpu")], yes=True)
+        lane.confirm([context.plan("ami-cpu")], Request(yes=True))
     assert proxy.mutating == []
 
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from bench import bed, checks, figures
+from bench import amis, bed, checks, figures
 from builder import catalog
 from builder.adapters.engine.client import Engine
+from builder.app.context import Context
+from builder.checkpoints import checkpoints
 
 
 def test_the_repository_of_the_benchmark_has_a_catalog_without_problems(tmp_path: Path) -> None:
@@ -20,4 +22,14 @@ def test_the_repository_of_the_benchmark_has_a_catalog_without_problems(tmp_path
 def test_every_aim_compares_measured_cases() -> None:
     cases = {*figures.CASES, "size"}
     assert {case for aim in figures.AIMS for case, _ in (aim.over, aim.under)} <= cases
-    assert set(checks.WAYS) <= cases
+    assert {*checks.WAYS, *amis.WAYS} <= cases
+
+
+def test_amis_of_the_benchmark_have_a_checkpoint_below_the_changed_role(tmp_path: Path) -> None:
+    made = amis.Amis(bed.Bed(work=tmp_path, engine=Engine()))
+    made.make_repository()
+    plan = Context(made.root).plan(amis.TARGET)
+    (checkpoint,) = checkpoints(plan)
+    assert plan.unlocked == ()
+    assert amis.CHANGED in plan.components
+    assert amis.CHANGED not in checkpoint.components

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.ami.maker import tags
+from builder.adapters.ami.finder import tags
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.host.workspace import Workspace, open_run

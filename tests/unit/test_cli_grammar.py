@@ -193,11 +193,11 @@ def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--rebuild", "image"], "target 'machine' is an AMI, which is built as a whole"),
+        (["--rebuild", "image"], "--rebuild image: no such layer (available: base, system)"),
         (["--reproduce"], "--reproduce compares images of containers, and target 'machine' is an AMI"),
     ],
 )
-def test_an_ami_has_no_layers_to_rebuild_or_compare(
+def test_an_ami_has_the_layers_of_its_plan_and_no_twin(
     site: Repository, capsys: pytest.CaptureFixture[str], option: list[str], message: str
 ) -> None:
     text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'

@@ -10,7 +10,7 @@ from builder.adapters.ami.publisher import LATEST
 from builder.adapters.ami.steps import AmiRef, snapshots_of
 from builder.adapters.aws.account import Account, Resource, calling_aws, is_denied, tags_of
 from builder.errors import MissingError, UsageError
-from builder.marks import IMAGE_TAG, SOURCE_TAG, TARGET_TAG
+from builder.marks import IMAGE_TAG, LAYER_TAG, SOURCE_TAG, TARGET_TAG
 
 _AT_ONCE = 8
 _Item = TypeVar("_Item")
@@ -70,6 +70,11 @@ def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
     """Return an AMI followed by its copies; an empty list if neither the AMI nor a copy exists."""
     found = account.image(ami)
     home = [] if found is None else [_member(account, account.region, found)]
+    if home and LAYER_TAG in home[0].tags:
+        raise UsageError(
+            f"{ami} is a checkpoint of {home[0].tags[LAYER_TAG]}, which only builds use",
+            hint="builder clean removes checkpoints that exceed [checkpoints] keep_last in site.toml",
+        )
     if home and home[0].is_copy:
         raise UsageError(
             f"{ami} is a copy of {home[0].tags[SOURCE_TAG]}",

@@ -19,7 +19,7 @@ from builder.adapters.aws.account import Account, Resource, calling_aws, ignorin
 from builder.adapters.host.receipts import references, unreadable
 from builder.adapters.host.workspace import Workspace, is_run_name
 from builder.errors import BuildError, UsageError
-from builder.marks import SOURCE_TAG
+from builder.marks import CHECKPOINT_TAG, SOURCE_TAG
 from builder.wait import until
 
 _END_S = 300.0
@@ -150,7 +150,9 @@ class Janitor:
             self.removed.append(image["ImageId"])
 
     def _is_kept(self, image: Resource) -> bool:
-        return self.keeps(image["ImageId"]) or self.keeps(tags_of(image).get(SOURCE_TAG, ""))
+        """True for images that must stay, for their copies, and for complete checkpoints."""
+        tags = tags_of(image)
+        return CHECKPOINT_TAG in tags or self.keeps(image["ImageId"]) or self.keeps(tags.get(SOURCE_TAG, ""))
 
     def _snapshots(self) -> None:
         """Delete the run's snapshots that no image uses."""

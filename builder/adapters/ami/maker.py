@@ -1,20 +1,26 @@
 """Find or build the AMI of a plan: Packer starts an instance, Ansible applies roles, EC2 captures the image.
 
+A build starts from the deepest checkpoint of the plan, and makes the checkpoints that are missing.
+
 Every resource is created with the run's name in its name and in its tags. The account may be real or
 rehearsed; this module does not distinguish them.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ami import journal, packer
+from builder.adapters.ami import journal, kept, packer
 from builder.adapters.ami.access import Access, interface, ssh_access
 from builder.adapters.ami.failed import FailedInstances
-from builder.adapters.ami.ownership import builder_id, ownership
+from builder.adapters.ami.finder import AmiFinder, artifact, checkpoint_result, tags
+from builder.adapters.ami.jobs import Job, Start, checkpoint_job, checkpointed, image_job, source
+from builder.adapters.ami.kept import Kept
+from builder.adapters.ami.ownership import ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ami.plugins import SEARCH_PATH
@@ -26,10 +32,11 @@ from builder.adapters.aws.account import Account, Resource, calling_aws
 from builder.adapters.host import private
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
+from builder.checkpoints import Checkpoint, checkpoints, without_rebuilt
 from builder.errors import BuildError
 from builder.events import Stream
-from builder.marks import BUILDER_TAG, COMMIT_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Artifact, LayerResult, Plan
+from builder.plan import to_rebuild
 from builder.site import AwsSettings
 from builder.sources import require_unchanged
 from builder.wait import until
@@ -38,64 +45,6 @@ _START_S = 600.0  # EC2 refuses to change the metadata options of a pending inst
 _WORK_S = 4 * 3600.0  # timeout of all steps before EC2 captures the image
 # Path of the site's CA bundle on the build instance; the play removes the file at its end.
 _CA = "/var/cache/factory-ca.pem"
-
-
-def tags(plan: Plan, run: Run, commit: str) -> dict[str, str]:
-    return {
-        TARGET_TAG: plan.target.name,
-        KEY_TAG: plan.key,
-        RUN_TAG: run.name,
-        BUILDER_TAG: builder_id(run.workspace),
-        STACK_TAG: plan.stack.name,
-        SYSTEM_TAG: plan.system.name,
-        COMMIT_TAG: commit,
-    }
-
-
-def artifact(plan: Plan, image: Mapping[str, Any], *, outcome: str, reason: str, seconds: float) -> Artifact:
-    """Return the Artifact of an image that EC2 has described, without a size: EC2 knows that of its disk."""
-    result = LayerResult(
-        name="image",
-        key=plan.key,
-        outcome=outcome,
-        reason=reason,
-        image=image["ImageId"],
-        seconds=seconds,
-        components=plan.components,
-    )
-    return Artifact(
-        kind="ami", target=plan.target.name, reference=image["ImageId"], key=plan.key, layers=(result,)
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """Inputs of one image build: plan, source image, names, tags, working folder and SSH access."""
-
-    plan: Plan
-    step: str
-    image_name: str
-    source: Resource
-    tags: Mapping[str, str]
-    folder: Path
-    access: Access
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-
-class AmiFinder:
-    """Finds existing AMIs by the plan key in their tags."""
-
-    def __init__(self, account: Account) -> None:
-        self._account = account
-
-    def find(self, plan: Plan) -> Artifact | None:
-        for image in self._account.images({KEY_TAG: plan.key}):
-            if image["State"] == "available":
-                return artifact(plan, image, outcome="reused", reason="in this account", seconds=0.0)
-        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +59,8 @@ class AmiMaker:
     commit: str
     mirror: Callable[[Plan], Mirror]
     source: Callable[[Plan], Resource]  # the locked source image, as EC2 describes it
+    use_checkpoints: bool = True
+    rebuild: tuple[str, ...] = ()  # names of layers that no checkpoint may provide
     ssh_port: int = 22
     polling_s: int = 15
     plugins: Path | None = None  # folder of Packer's plugins; None: they are part of the program
@@ -123,53 +74,125 @@ class AmiMaker:
             return self._make(plan)
 
     def _make(self, plan: Plan) -> Artifact:
-        step = f"{plan.target.name}/image"
-        title = f"{len(plan.components)} components on {plan.system.name}"
-        with self.events.step(step, title, target=plan.target.name, key=plan.key) as end:
-            if found := AmiFinder(self.account).find(plan):
+        due = to_rebuild(plan, self.rebuild)
+        if not due and (found := AmiFinder(self.account).find(plan)):
+            with self._step(plan, "image", plan.key, plan.components) as end:
                 end.update(text=f"{found.reference}, in this account", outcome="reused")
-                return found
-            source, folder = self.source(plan), self._folder(plan)
-            name = f"{plan.target.name}-{self.run.name}"
-            run_tags, ami_name = tags(plan, self.run, self.commit), image_name(plan, self.run.name)
-            with (
-                journal.permanent(self.run, self.account, "image", ami_name) as created,
-                ssh_access(
-                    self.run,
-                    self.account,
-                    self.settings,
-                    self.events,
-                    name=name,
-                    folder=folder,
-                    tags=run_tags,
-                ) as access,
-            ):
-                job = Job(
-                    plan=plan,
-                    step=step,
-                    image_name=ami_name,
-                    source=source,
-                    tags=run_tags,
-                    folder=folder,
-                    access=access,
-                )
-                ami = self._build(job)
-                # The end of the run deletes an image whose journal entry has no id.
-                require_unchanged(self.root, plan.layers)
-                created.id = ami
+            return found
+        self._prepare_modules(plan)
+        with ssh_access(
+            self.run,
+            self.account,
+            self.settings,
+            self.events,
+            name=f"{plan.target.name}-{self.run.name}",
+            folder=self._folder(plan, "access"),
+            tags=tags(plan, self.run, self.commit),
+        ) as access:
+            start, below = self._start(plan, access, due)
+            job = image_job(
+                plan,
+                start,
+                run=self.run.name,
+                tags=tags(plan, self.run, self.commit),
+                folder=self._folder(plan, "image"),
+                access=access,
+            )
+            image, seconds = self._capture(job, finish=lambda _: None)
+        reason = f"from {start.text}"
+        return artifact(plan, image, outcome="built", reason=reason, seconds=seconds, below=below)
+
+    def _start(
+        self, plan: Plan, access: Access, due: Collection[str]
+    ) -> tuple[Start, tuple[LayerResult, ...]]:
+        """Return the image to start from, which has all checkpoints of the plan; make missing ones."""
+        start = source(self.source(plan))
+        wanted = checkpoints(plan) if self.use_checkpoints else ()
+        results: list[LayerResult] = []
+        if found := kept.deepest(self.account, plan, without_rebuilt(wanted, due), self.settings):
+            start, result = self._reuse(plan, found)
+            results.append(result)
+        for checkpoint in wanted:
+            if len(checkpoint.layers) > start.depth:
+                start, result = self._continue(plan, checkpoint, start, access, due)
+                results.append(result)
+        return start, tuple(results)
+
+    def _continue(
+        self, plan: Plan, checkpoint: Checkpoint, start: Start, access: Access, due: Collection[str]
+    ) -> tuple[Start, LayerResult]:
+        """Make a checkpoint, unless another build has made it while this build waited for it."""
+
+        def report(holder: str) -> None:
+            text = f"{plan.target.name}: run {holder} makes the checkpoint {checkpoint.name}; waiting for it"
+            self.events.emit("note", text=text)
+
+        with self.run.locked(f"checkpoint-{checkpoint.key[:16]}", waiting=report) as has_waited:
+            usable = without_rebuilt([checkpoint], due) if has_waited else ()
+            if found := kept.deepest(self.account, plan, usable, self.settings):
+                return self._reuse(plan, found)
+            return self._make_checkpoint(plan, checkpoint, start, access)
+
+    def _make_checkpoint(
+        self, plan: Plan, checkpoint: Checkpoint, start: Start, access: Access
+    ) -> tuple[Start, LayerResult]:
+        began = time.monotonic()
+        job = checkpoint_job(
+            plan,
+            checkpoint,
+            start,
+            run=self.run.name,
+            tags=kept.tags_for(plan, checkpoint, tags(plan, self.run, self.commit), self.settings),
+            folder=self._folder(plan, checkpoint.name),
+            access=access,
+        )
+
+        def complete(ami: str) -> None:
+            seconds = start.seconds + time.monotonic() - began
+            kept.complete(self.account, ami, checkpoint, seconds=seconds)
+
+        image, seconds = self._capture(job, finish=complete)
+        made = Kept(checkpoint=checkpoint, image=image)
+        result = checkpoint_result(made, outcome="built", reason=f"from {start.text}", seconds=seconds)
+        return checkpointed(made, seconds=start.seconds + seconds), result
+
+    def _reuse(self, plan: Plan, found: Kept) -> tuple[Start, LayerResult]:
+        """Report a checkpoint that the build starts from."""
+        checkpoint = found.checkpoint
+        with self._step(plan, checkpoint.name, checkpoint.key, checkpoint.components) as end:
+            end.update(text=f"{found.ami}, a checkpoint in this account", outcome="reused")
+        result = checkpoint_result(found, outcome="reused", reason="a checkpoint in this account")
+        return checkpointed(found, seconds=found.saves_s), result
+
+    def _step(
+        self, plan: Plan, name: str, key: str, components: Sequence[str]
+    ) -> AbstractContextManager[dict[str, Any]]:
+        title = f"{len(components)} components on {plan.system.name}"
+        return self.events.step(f"{plan.target.name}/{name}", title, target=plan.target.name, key=key)
+
+    def _capture(self, job: Job, finish: Callable[[str], None]) -> tuple[Resource, float]:
+        """Build an image and record it in the journal; return it and the seconds. `finish` gets its id."""
+        with (
+            self._step(job.plan, job.name, job.key, job.components) as end,
+            journal.permanent(self.run, self.account, job.kind, job.image_name) as created,
+        ):
+            ami = self._build(job)
+            # The end of the run deletes an image whose journal entry has no id.
+            require_unchanged(self.root, job.plan.layers)
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
                 state = image["State"] if image else "missing"
                 raise BuildError(
                     f"{ami} was created but is in state '{state}'", hint="builder clean, then build again"
                 )
-            reason = f"from {source['ImageId']} ({source.get('Name', '')})"
+            finish(ami)
+            created.id = ami
             end.update(text=ami, outcome="built")
-        return artifact(plan, image, outcome="built", reason=reason, seconds=end["seconds"])
+        return image, end["seconds"]
 
-    def _folder(self, plan: Plan) -> Path:
-        """Create the folder for the keys and variables of a build, below the run's scratch folder."""
-        folder = self.run.scratch / plan.key[:16]
+    def _folder(self, plan: Plan, name: str) -> Path:
+        """Create a folder for keys or variables of a build, below the run's scratch folder."""
+        folder = self.run.scratch / plan.key[:16] / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
@@ -248,17 +271,17 @@ class AmiMaker:
             "run": self.run.name,
             "region": self.account.region,
             "endpoint": self.account.endpoint,
-            "source_ami": job.source["ImageId"],
+            "source_ami": job.start.image["ImageId"],
             "instance_type": shape.build_on[plan.arch],
             "ami_name": job.image_name,
-            "ami_description": f"{plan.target.summary}; {plan.system.name}, {plan.stack.name}",
+            "ami_description": job.description,
             "tags": {**job.tags, "Name": job.image_name},
             "volume": {
-                "device": job.source["RootDeviceName"],
+                "device": job.start.image["RootDeviceName"],
                 "size_gib": shape.volume_gib,
                 "iops": 3000,
                 "throughput": 500,
-                "encrypted": site.encrypt and shape.encryptable,
+                "encrypted": kept.is_encrypted(plan, site),
                 "kms_key": site.kms_key if shape.encryptable else "",
             },
             "ssh": {
@@ -283,30 +306,33 @@ class AmiMaker:
             "ansible": {
                 "command": str(make_program(self.run, self.root, job.folder)),
                 "playbook": str(self.root / "ansible" / "image.yml"),
-                "variables_file": str(self._role_variables(plan, job.folder)),
+                "variables_file": str(self._role_variables(job)),
             },
             "manifest": str(job.manifest),
         }
 
-    def _role_variables(self, plan: Plan, folder: Path) -> Path:
-        mirror = self.mirror(plan)
-        bundle = mirror.ca_bundle
-        modules = modules_folder(self.run, plan)
+    def _prepare_modules(self, plan: Plan) -> None:
         kernel_modules.prepare(
             self.run,
-            modules,
+            modules_folder(self.run, plan),
             cache=kernel_modules.BUILDS,
             note=lambda text: self.events.emit("note", text=text),
         )
+
+    def _role_variables(self, job: Job) -> Path:
+        plan = job.plan
+        mirror, modules = self.mirror(plan), modules_folder(self.run, plan)
+        bundle = mirror.ca_bundle
         table = {
             **playbook.role_variables(plan, plan.layers, mirrors=playbook.remote_mirrors(mirror)),
+            "image_components": list(job.components),
             "factory_environment": playbook.remote_environment(mirror, _CA if bundle else ""),
             "factory_module_cache": str(kernel_modules.cached(modules)),
             "factory_made_modules": str(kernel_modules.made(modules)),
         }
         if bundle:
             table["factory_ca_bundle"] = {"here": str(bundle.resolve()), "there": _CA}
-        path = folder / "variables.json"
+        path = job.folder / "variables.json"
         # URLs of indexes and proxies may contain passwords.
         private.write(path, playbook.to_variables(table))
         return path
@@ -348,8 +374,3 @@ def _hint_for(error: str, plan: Plan) -> str:
     if "waiting for AMI" in error:
         return "raise [aws] wait_minutes in site.toml (large volumes take long), then build again"
     return "see the run's log, or run: builder doctor"
-
-
-def image_name(plan: Plan, run: str) -> str:
-    """Return a unique name that sorts by time within a target and fits EC2's limit of 128 characters."""
-    return f"{plan.target.name}-{plan.system.name}-{plan.stack.name}"[: 127 - len(run)] + f"-{run}"

@@ -54,9 +54,18 @@ def ownership(workspace: Workspace, run: str) -> Ownership:
     return Ownership(run=run, builder=builder_id(workspace), since=journal.begun(workspace, run))
 
 
+def has_id(workspace: Workspace) -> bool:
+    """True if a home has an ID: otherwise it has created no resources."""
+    return _path(workspace).exists()
+
+
+def _path(workspace: Workspace) -> Path:
+    return workspace.home / "builder-id"
+
+
 def builder_id(workspace: Workspace) -> str:
     """Return the random ID of a home; create it on first use."""
-    path = workspace.home / "builder-id"
+    path = _path(workspace)
     if not path.exists():
         _create(path)
     found = path.read_text(encoding="ascii", errors="replace").strip()

@@ -23,6 +23,13 @@ _UNREACHABLE = "check that the endpoint is reachable; see mirror.proxy and mirro
 _APPEAR_S = 60.0
 _DENIED = ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
+_PATIENT = {"retries": RETRIES, "connect_timeout": 10, "read_timeout": 60}
+# For commands that only read and can answer without the account.
+_IMPATIENT = {
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+    "connect_timeout": 3,
+    "read_timeout": 10,
+}
 # AWS throttles faster polling; rehearsals on this host do not.
 _POLLING, _LOCAL_POLLING = Backoff(2.0, 15.0), Backoff(0.2, 0.2)
 # AWS error codes, the error to raise for them, and its hint.
@@ -69,12 +76,14 @@ class Account:
         region: str,
         network: Network = DIRECT,
         appear_s: float | None = None,
+        is_patient: bool = True,
     ) -> None:
         self.environment = environment
         self.region = region
         # EC2 may not list a new resource for so long.
         self.appear_s = appear_s if appear_s is not None else 0.0 if self.is_on_this_machine else _APPEAR_S
         self._network = network
+        self._limits = _PATIENT if is_patient else _IMPATIENT
         self._opening = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
         self._session: Any = None
@@ -121,9 +130,7 @@ class Account:
             # The default config also applies to botocore's own clients, which fetch credentials (SSO, roles).
             core = botocore.session.Session()
             login = self._proxies(f"https://sts.{self.region}.amazonaws.com")
-            core.set_default_client_config(
-                Config(retries=RETRIES, connect_timeout=10, read_timeout=60, proxies=login)
-            )
+            core.set_default_client_config(Config(**self._limits, proxies=login))
             if self._network.ca_bundle:
                 core.set_config_variable("ca_bundle", self._trusted.name)
             session = boto3.Session(botocore_session=core, **self._identity())

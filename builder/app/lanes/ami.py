@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from builder import tooling
-from builder.adapters.ami import janitor, plugins
+from builder.adapters.ami import janitor, kept, plugins
 from builder.adapters.ami.access import SESSION_MANAGER, session_problems
 from builder.adapters.ami.checker import MachineChecker
-from builder.adapters.ami.maker import AmiFinder, AmiMaker, tags
+from builder.adapters.ami.finder import AmiFinder, tags
+from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.permissions import DOCTOR, OLD_PACKER, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.aws import groups
+from builder.adapters.aws.account import Account
 from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream import mirror
@@ -27,13 +29,15 @@ from builder.adapters.upstream.fetch import Fetcher
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.dead_runs import dead_runs
-from builder.app.lanes.lane import Lane, Request, Work
+from builder.app.lanes.lane import Lane, Request, Work, require_layers
+from builder.app.outlook import Outlook
 from builder.arch import of_this_machine
+from builder.checkpoints import Checkpoint, checkpoints, without_rebuilt
 from builder.errors import FactoryError, UsageError
 from builder.lock import ACCOUNT, LOCAL
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
-from builder.plan import find_flavour
+from builder.plan import find_flavour, to_rebuild
 from builder.ports import Ledger
 
 _APPEAR_S = 2.0  # also where EC2 lists new resources at once
@@ -57,17 +61,12 @@ class AmiLane(Lane):
             )
 
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
-        name = plans[0].target.name
         if request.reproduce:
             raise UsageError(
-                f"--reproduce compares images of containers, and target '{name}' is an AMI",
+                f"--reproduce compares images of containers, and target '{plans[0].target.name}' is an AMI",
                 hint="builder list",
             )
-        if request.rebuild:
-            raise UsageError(
-                f"--rebuild {request.rebuild[0]}: target '{name}' is an AMI, which is built as a whole",
-                hint=f"builder ami retire {name}; then build again",
-            )
+        require_layers(plans, request.rebuild)
 
     def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
         if self._site.is_rehearsal:
@@ -88,19 +87,63 @@ class AmiLane(Lane):
         publisher = self._publisher if publish else None
         return Search(finder=AmiFinder(self._site.account), ledger=ledger, publisher=publisher)
 
-    def confirm(self, plans: Sequence[Plan], *, yes: bool) -> None:
-        finder = AmiFinder(self._site.account)
-        if self._site.is_rehearsal or not (missing := [p for p in plans if finder.find(p) is None]):
+    def confirm(self, plans: Sequence[Plan], request: Request) -> None:
+        if self._site.is_rehearsal:
+            return
+        outlooks = [(plan, self._look(plan, request, self._site.account)) for plan in plans]
+        if not (missing := [pair for pair in outlooks if not pair[1].is_complete]):
             return
         account, settings = self._site.account, self._context.site.aws
         if not settings.security_group:
-            if yes and not settings.source_cidrs:
+            if request.yes and not settings.source_cidrs:
                 raise groups.no_source_networks("--yes does not choose the networks that may log in")
             print(f"SSH from {', '.join(groups.source_networks(account, settings))}", file=sys.stderr)
         print(f"account {account.account_id()}, region {account.region}", file=sys.stderr)
-        print("\n".join(_intention(self._site, plan) for plan in missing), file=sys.stderr)
-        if not yes:
+        print("\n".join(_intention(self._site, *pair) for pair in missing), file=sys.stderr)
+        if not request.yes:
             _ask()
+
+    def outlook(self, plan: Plan, request: Request) -> Outlook | None:
+        if not self._wanted(plan, request):
+            return Outlook()
+        try:
+            return self._look(plan, request, dataclasses.replace(self._site, is_patient=False).running())
+        except FactoryError as error:
+            return dataclasses.replace(self._look(plan, request, None), unknown=error.message)
+
+    def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
+        return [*self._look(plan, request, self._site.account).makes, "image"]
+
+    def _wanted(self, plan: Plan, request: Request) -> tuple[Checkpoint, ...]:
+        is_on = request.checkpoints and self._context.site.checkpoints.enabled
+        return checkpoints(plan) if is_on else ()
+
+    def _look(self, plan: Plan, request: Request, account: Account | None) -> Outlook:
+        """Return what a build of a plan would find in the account; None is an empty account."""
+        assert plan.target.ami is not None
+        wanted, due = self._wanted(plan, request), to_rebuild(plan, request.rebuild)
+        size_gib = plan.target.ami.volume_gib
+        nothing = Outlook(
+            makes=tuple(each.name for each in wanted),
+            size_gib=size_gib,
+            dollars_per_month=size_gib * self._context.catalog.snapshot_dollars,
+        )
+        if account is None:
+            return nothing
+        if not due and (whole := AmiFinder(account).find(plan)):
+            last = plan.layers[-1].name
+            return dataclasses.replace(nothing, image=whole.reference, layer=last, is_complete=True, makes=())
+        found = kept.deepest(account, plan, without_rebuilt(wanted, due), self._context.site.aws)
+        if found is None:
+            return nothing
+        depth = len(found.checkpoint.layers)
+        return dataclasses.replace(
+            nothing,
+            image=found.ami,
+            layer=found.checkpoint.name,
+            saves_s=found.saves_s,
+            makes=tuple(each.name for each in wanted if len(each.layers) > depth),
+        )
 
     def clear_dead(self) -> None:
         for dead in dead_runs(self._context):
@@ -120,6 +163,8 @@ class AmiLane(Lane):
             commit=commit,
             mirror=work.mirror,
             source=site.source,
+            use_checkpoints=work.request.checkpoints and context.site.checkpoints.enabled,
+            rebuild=work.request.rebuild,
             polling_s=2 if site.is_rehearsal else 15,
             plugins=plugin_path,
             keep_failed=work.request.keep_failed,
@@ -232,16 +277,21 @@ def open_publisher(
     )
 
 
-def _intention(site: SiteAccount, plan: Plan) -> str:
+def _intention(site: SiteAccount, plan: Plan, outlook: Outlook) -> str:
     """Describe the resources that a build creates, with their lifetime and price."""
     shape = plan.target.ami
     assert shape is not None
     source = site.source(plan)
+    start = f"{source['ImageId']} ({source.get('Name', '')})"
+    if outlook.image:
+        start = f"checkpoint {outlook.image} after layer {outlook.layer}"
+    made = "".join(f", a checkpoint after layer {layer} with its snapshot" for layer in outlook.makes)
     type_, minutes = shape.build_on[plan.arch], shape.minutes
     dollars = shape.dollars_per_hour[plan.arch] * minutes / 60
     return (
-        f"  {plan.target.name}: instances of {type_} from {source['ImageId']} ({source.get('Name', '')}),"
-        f" a volume of {shape.volume_gib} GiB, an AMI with its snapshot; about {minutes} min, {dollars:.2f} $"
+        f"  {plan.target.name}: instances of {type_} from {start},"
+        f" a volume of {shape.volume_gib} GiB, an AMI with its snapshot{made};"
+        f" about {minutes} min, {dollars:.2f} $"
     )
 
 

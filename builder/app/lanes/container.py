@@ -12,7 +12,7 @@ from functools import cached_property
 from builder.adapters.container.finder import EngineFinder, missing_layers
 from builder.adapters.engine.client import Engine
 from builder.app.context import Context
-from builder.app.lanes.lane import Lane, Request, Work
+from builder.app.lanes.lane import Lane, Request, Work, require_layers
 from builder.errors import UsageError
 from builder.launch.section import flavour_option
 from builder.lock import ACCOUNT, LOCAL
@@ -21,7 +21,6 @@ from builder.pipeline import Search, Tools
 from builder.plan import to_rebuild
 from builder.ports import Ledger, Publisher
 from builder.site import ECR
-from builder.tables import did_you_mean
 
 
 class ContainerLane(Lane):
@@ -44,13 +43,7 @@ class ContainerLane(Lane):
             )
 
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
-        known = list(dict.fromkeys(layer.name for plan in plans for layer in plan.layers))
-        for name in request.rebuild:
-            if name not in known:
-                raise UsageError(
-                    f"--rebuild {name}: no such layer{did_you_mean(name, known)}",
-                    hint=f"builder plan {plans[0].target.name}",
-                )
+        require_layers(plans, request.rebuild)
 
     def search(self, ledger: Ledger, *, publish: bool) -> Search:
         publisher = self._publisher if publish else None

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.adapters.host.receipts import Receipts
 from builder.adapters.host.workspace import Run
+from builder.app.outlook import Outlook
+from builder.errors import UsageError
 from builder.events import Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
+from builder.tables import did_you_mean
 
 if TYPE_CHECKING:
     from builder.adapters.upstream.mirror import Mirror
@@ -24,6 +27,7 @@ class Request:
     as_json: bool = False
     yes: bool = False
     force: bool = False
+    checkpoints: bool = True  # whether builds of AMIs may use and make checkpoints
     rebuild: tuple[str, ...] = ()  # names of layers to build again, with all layers on top of them
     reproduce: bool = False  # the image is compared with that of another build
     keep_failed: bool = False
@@ -39,6 +43,17 @@ class Work:
     ledger: Receipts
     mirror: "Callable[[Plan], Mirror]"
     request: Request
+
+
+def require_layers(plans: Sequence[Plan], names: Sequence[str]) -> None:
+    """Raise UsageError if a layer that --rebuild names is in none of the plans."""
+    known = list(dict.fromkeys(layer.name for plan in plans for layer in plan.layers))
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"--rebuild {name}: no such layer{did_you_mean(name, known)}",
+                hint=f"builder plan {plans[0].target.name}",
+            )
 
 
 class Lane(Protocol):
@@ -71,9 +86,14 @@ class Lane(Protocol):
         """Print where the plans are built; raise if a plan could not be published."""
         del plans, publish
 
-    def confirm(self, plans: Sequence[Plan], *, yes: bool) -> None:
+    def confirm(self, plans: Sequence[Plan], request: Request) -> None:
         """Ask for confirmation before the plans create billable resources."""
-        del plans, yes
+        del plans, request
+
+    def outlook(self, plan: Plan, request: Request) -> Outlook | None:
+        """Return the image that a build would start from; None if it looks for layers in the engine."""
+        del plan, request
+        return None
 
     def clear_dead(self) -> None:
         """Remove resources of dead runs outside this machine."""

@@ -1,4 +1,4 @@
-"""Programs of targets whose libraries are in a vendor's image: their options and what they pass on."""
+"""Small programs that start the libraries or tools of an image: their options and what they pass on."""
 
 import importlib.util
 import sys
@@ -59,3 +59,21 @@ def test_unknown_recipe_is_refused_with_the_known_ones(
     with pytest.raises(SystemExit, match=r"--recipe bert.tiny: No module named"):
         bridge.find_recipe("bert.tiny")
     sys.modules.pop("recipes_of_a_test", None)
+
+
+def test_only_chosen_ranks_run_under_the_profiler() -> None:
+    profiled = program("nsight", "profiled")
+    options = profiled.parse(["--output-dir", "/p", "--ranks", "0,8", "train.py", "--smoke"])
+    under = profiled.command(options, {"RANK": "8"})
+    assert under[:2] == ["nsys", "profile"]
+    assert "--output=/p/rank-8" in under
+    assert under[-3:] == [sys.executable, "train.py", "--smoke"]
+    assert profiled.command(options, {"RANK": "1"}) == [sys.executable, "train.py", "--smoke"]
+    everyone = profiled.parse(["--ranks", "all", "train.py"])
+    assert profiled.command(everyone, {"RANK": "1"})[0] == "nsys"
+
+
+def test_wrong_ranks_of_the_profiler_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program("nsight", "profiled").parse(["--ranks", "0-3", "train.py"])
+    assert "--ranks 0-3: must be numbers with commas between them, or all" in capsys.readouterr().err

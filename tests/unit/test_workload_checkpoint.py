@@ -6,13 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "containers" / "common"))
 
-from training import checkpoint
+from training import array_files, checkpoint
 from training.checkpoint import Checkpoint, Progress
-from training.errors import TrainingError
+from training.errors import StorageError, TrainingError
 
 IDENTITY: dict[str, str | int] = {"program": "test", "width": 8}
 
@@ -156,3 +157,23 @@ def test_crash_at_any_change_leaves_a_complete_checkpoint_and_no_temporary_files
         assert names(root) == ["step-00000030"]
         assert json.loads((root / "step-00000030" / "checkpoint.json").read_text())["progress"]["step"] == 30
     assert number > 8
+
+
+@pytest.mark.parametrize("array", [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, dtype=np.int32)])
+def test_array_of_a_checkpoint_is_read_as_written(tmp_path, array):
+    array_files.write(tmp_path / "leaf.npy", array)
+    found = array_files.read(tmp_path / "leaf.npy", array.shape, array.dtype)
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())
+
+
+def test_array_of_another_shape_or_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "leaf.npy"
+    array_files.write(path, np.zeros(4, dtype=np.float32))
+    with pytest.raises(StorageError, match=r"leaf\.npy: has float32\[4\], expected float32\[2, 2\]"):
+        array_files.read(path, (2, 2), np.dtype(np.float32))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match=r"leaf\.npy"):
+        array_files.read(path, (4,), np.dtype(np.float32))
+    path.write_bytes(b"")
+    with pytest.raises(StorageError, match=r"leaf\.npy"):
+        array_files.read(path, (4,), np.dtype(np.float32))

@@ -18,6 +18,7 @@ from training.loop import Training, finish
 from training.options import run_program
 from training.ranks import Alone
 from training.stopping import StopRequest
+from training.tracing import traced
 
 
 class Counting:
@@ -176,6 +177,28 @@ def test_loss_that_is_not_finite_ends_the_run(stop):
 
     with pytest.raises(TrainingError, match="the loss is nan at step 3"):
         train(make_options(None), stop, workload=Diverging())
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "calls"),
+    [
+        (1, 9, [(1, "start"), (4, "stop")]),
+        (5, 9, [(4, "start"), (7, "stop")]),
+        (8, 9, [(7, "start"), (9, "stop")]),
+        (20, 9, []),
+    ],
+)
+def test_three_steps_are_traced_and_every_trace_is_stopped(step, steps, calls):
+    found, done = [], []
+    with traced(
+        step,
+        start=lambda: found.append((len(done), "start")),
+        stop=lambda: found.append((len(done), "stop")),
+    ) as count_step:
+        for _ in range(steps):
+            done.append(True)
+            count_step()
+    assert found == calls
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Data-parallel training of the Llama-style model with DistributedDataParallel."""
 
 from argparse import Namespace
-from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +12,10 @@ from llama.model import Llama
 from llama.options import chosen_config, chosen_length, identity
 from llama.steps import make_optimizer, next_token_loss, update
 from training.torch_ranks import TorchRanks
-from training.torch_saving import done, read_whole, write_whole
-
-STATE = "state.pt"
+from training.torch_saving import Replicated
 
 
-class ReplicatedLlama:
+class ReplicatedLlama(Replicated):
     """Workload with one replica per rank, whose gradients DistributedDataParallel averages."""
 
     program = "pytorch-ddp"
@@ -42,15 +38,3 @@ class ReplicatedLlama:
         loss = next_token_loss(self._replica, torch.from_numpy(batch).to(self._ranks.device))
         update(self._replica, self._optimizer, loss, step, self._options)
         return loss
-
-    def save(self, folder: Path) -> "Future[object]":
-        """Write the state on the first rank only, because all replicas are equal."""
-        if not self._ranks.is_first:
-            return done()
-        state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        return write_whole(state, folder / STATE)
-
-    def load(self, folder: Path) -> None:
-        state = read_whole(folder / STATE, self._ranks.device)
-        self._replica.module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])

@@ -197,11 +197,6 @@ class Training:
             if file:
                 caught(file.close)
 
-    def _open_metrics(self) -> TextIO | None:
-        path: Path = self._options.metrics
-        # Line buffered, so that readers of the growing file get whole lines.
-        return path.open("a", buffering=1, encoding="utf-8") if self._ranks.is_first else None
-
     def _result(self, progress: Progress, resumed_from_step: int) -> Result:
         rate = self._stopwatch.steps_per_s * self._workload.units_per_step
         return Result(

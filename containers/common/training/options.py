@@ -238,7 +238,8 @@ def run_program(start: Callable[[], int | None]) -> int:
 
     All ranks raise the same TrainingError, so only the first prints it.
     """
-    rank = os.environ.get("RANK", "0")
+    # Slurm starts the processes of JAX and TensorFlow, which have no launcher that sets RANK.
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     try:
         return start() or 0
     except TrainingError as error:

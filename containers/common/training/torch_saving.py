@@ -11,8 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import StorageError
+from training.saving import done
+from training.torch_ranks import TorchRanks
+
+STATE = "state.pt"
 
 
 def write_whole(state: object, path: Path) -> "Future[object]":
@@ -32,6 +37,26 @@ def read_whole(path: Path, device: torch.device) -> Any:
         return torch.load(path, map_location=device, weights_only=True)
     except RuntimeError as error:  # torch.load raises it for a damaged file
         raise StorageError(f"{path}: {error}") from error
+
+
+class Replicated:
+    """Saving and loading of workloads whose ranks hold equal models and optimizers."""
+
+    _ranks: TorchRanks
+    _replica: DistributedDataParallel
+    _optimizer: torch.optim.Optimizer
+
+    def save(self, folder: Path) -> "Future[object]":
+        """Write the state on the first rank only, because all replicas are equal."""
+        if not self._ranks.is_first:
+            return done()
+        state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return write_whole(state, folder / STATE)
+
+    def load(self, folder: Path) -> None:
+        state = read_whole(folder / STATE, self._ranks.device)
+        self._replica.module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 class Sharded:
@@ -57,12 +82,6 @@ class Sharded:
         """Load the parts that this rank holds; the save may have used another number of ranks."""
         with _storage_errors(folder):
             dcp.load(state, checkpoint_id=folder, process_group=self._group)
-
-
-def done() -> "Future[object]":
-    future: Future[object] = Future()
-    future.set_result(None)
-    return future
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """Multilayer perceptron that learns a linear rule, trained with DistributedDataParallel."""
 
 from argparse import Namespace
-from concurrent.futures import Future
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,12 +9,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.point_files import Points
 from training.torch_ranks import TorchRanks
-from training.torch_saving import done, read_whole, write_whole
-
-STATE = "state.pt"
+from training.torch_saving import Replicated
 
 
-class Classification:
+class Classification(Replicated):
     """Workload with one replica per rank, whose gradients DistributedDataParallel averages."""
 
     program = "cpu-ddp"
@@ -41,18 +37,6 @@ class Classification:
         loss.backward()
         self._optimizer.step()
         return loss
-
-    def save(self, folder: Path) -> "Future[object]":
-        """Write the state on the first rank only, because all replicas are equal."""
-        if not self._ranks.is_first:
-            return done()
-        state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-        return write_whole(state, folder / STATE)
-
-    def load(self, folder: Path) -> None:
-        state = read_whole(folder / STATE, self._ranks.device)
-        self._replica.module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def make_model(options: Namespace) -> nn.Sequential:

@@ -50,7 +50,7 @@ def test_help_needs_no_third_party_package(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_missing_pytorch_is_reported_in_one_line(target):
+def test_missing_framework_is_reported_in_one_line(target):
     ended = start(target, "--smoke")
     assert ended.returncode == 78
     assert ended.stderr.startswith("error: ")

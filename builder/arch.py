@@ -5,7 +5,8 @@ Does not know which targets are built for which architecture. Only `of_this_mach
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from builder.values import dataclass
 
 _OLDEST_GLIBC = 34  # minor version of the oldest glibc in the catalog, that of Amazon Linux 2023
 

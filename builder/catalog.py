@@ -28,6 +28,7 @@ from builder.model import (
     System,
     Target,
 )
+from builder.parsed import ParsedFiles
 from builder.patterns import GROUPS, misfits, name_problem
 from builder.requirements import read_requirements
 from builder.tables import (
@@ -167,7 +168,7 @@ def load(root: Path) -> Catalog:
     return catalog
 
 
-def load_usable(root: Path) -> Catalog:
+def load_usable(root: Path, parsed: ParsedFiles | None = None) -> Catalog:
     """Load the entries that have no problems; `broken` of the result has the problems of the others.
 
     Raises CatalogError for a problem in a file that all entries depend on.
@@ -177,7 +178,7 @@ def load_usable(root: Path) -> Catalog:
         raise CatalogError(
             [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
         )
-    problems = Problems()
+    problems = Problems(parsed)
     raw = {group: _read_group(folder, group, problems) for group in GROUPS}
     files = _complete(raw, problems)
     instances, snapshot_dollars = read_instances(folder, problems)

@@ -8,7 +8,8 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from builder.values import dataclass
 
 _FROM_OPTION = re.compile(r"(?:^|\s)--from=(\S+)")
 _HERE = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")

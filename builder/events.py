@@ -25,10 +25,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from builder.errors import FactoryError, Interrupted, without_logins
+from builder.values import dataclass
 
 _LONGEST = 16_384  # characters of an event's text
 _EVERY_S = 1.0  # between two events about the progress of a transfer

@@ -3,8 +3,9 @@
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from builder.values import dataclass
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
 _REPOSITORY = r"(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)"
@@ -19,8 +20,7 @@ class Form:
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
-    compiled = re.compile(pattern, re.ASCII)
-    return lambda text: compiled.fullmatch(text) is not None
+    return lambda text: re.fullmatch(pattern, text, re.ASCII) is not None  # compiled at the first use
 
 
 def _is_url(*schemes: str) -> Callable[[str], bool]:

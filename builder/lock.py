@@ -7,7 +7,7 @@ read the file; only `builder lock` writes it.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from builder.model import AmiSource, Catalog, Download, Flavour, System, Target,
 from builder.patterns import unsafe_texts
 from builder.reading import parse, read_text, shortened
 from builder.sources import digest_of
+from builder.values import dataclass
 
 FORMAT = 1
 LOCK_PATH = "catalog/lock.json"

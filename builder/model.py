@@ -4,8 +4,10 @@ Contains no I/O: this module reads no files and runs no programs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
+
+from builder.values import dataclass
 
 # Kinds of target; a component lists the kinds that it supports.
 KINDS = ("ami", "container")

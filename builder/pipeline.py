@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import (
@@ -23,6 +22,7 @@ from builder.lock import LOCK_PATH
 from builder.logins import login_command
 from builder.model import Artifact, Check, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
+from builder.values import dataclass
 
 _MOST_MESSAGES = 3  # of failed checks, in the error of a build
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -39,6 +38,7 @@ from builder.sources import Sources, digest_of
 from builder.stack.judging import judge
 from builder.stack.knowledge import Knowledge
 from builder.tables import did_you_mean
+from builder.values import dataclass
 
 # Part of every layer key: increment it when a change of the build code changes the contents of layers.
 FORMAT = 5

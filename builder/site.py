@@ -7,7 +7,7 @@ of the settings classes are the only table of its keys: name, default, meaning a
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from builder.tables import (
     parse_toml,
     tuples,
 )
+from builder.values import dataclass
 
 
 def _key(default: Any, about: str, form: Form | None = None) -> Any:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 
 from builder import dockerfile as dockerfiles
@@ -17,6 +17,7 @@ from builder.members import members_of
 from builder.model import Catalog, Flavour, Layer, Plan, Target
 from builder.reading import read_bytes, read_text
 from builder.requirements import is_outdated, read_requirements
+from builder.values import dataclass
 
 # Parts of a role that do not affect the image: changing a check must not rebuild a layer.
 _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}

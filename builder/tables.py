@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomli
-
+from builder.parsed import ParsedFiles
 from builder.patterns import unsafe_texts
 from builder.reading import parse, read_text, shortened
 
@@ -41,10 +40,11 @@ Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
 
 
 class Problems:
-    """Collector of problems, so that one run reports all of them."""
+    """Collector of problems, so that one run reports all of them; `parsed` keeps files without problems."""
 
-    def __init__(self) -> None:
+    def __init__(self, parsed: ParsedFiles | None = None) -> None:
         self.by_file: dict[str, list[str]] = {}
+        self.parsed = parsed or ParsedFiles()
 
     @property
     def found(self) -> list[str]:
@@ -112,6 +112,10 @@ def read_table(folder: Path, file: str, shape: Shape, problems: Problems) -> Tab
 
 def read_toml(folder: Path, file: str, problems: Problems) -> Table | None:
     """Return a parsed TOML file of the catalog; None if it is missing or invalid."""
+    return problems.parsed.table(folder / file, lambda: _read_toml(folder, file, problems))
+
+
+def _read_toml(folder: Path, file: str, problems: Problems) -> Table | None:
     if (folder / file).is_symlink():
         problems.add(file, "", "is a symbolic link; the catalog may hold files only")
         return None
@@ -129,6 +133,8 @@ def read_toml(folder: Path, file: str, problems: Problems) -> Table | None:
 def parse_toml(text: str, file: str, problems: Problems) -> Table | None:
     """Return the table of a TOML document; None if it is invalid."""
     try:
+        import tomli
+
         table = parse(text, tomli.loads)
     except ValueError as error:
         problems.add(file, "", f"not TOML: {_with_line(error, text)}")

@@ -5,11 +5,11 @@ Does not know the conditions or the services behind them.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
 
 from builder.errors import Interrupted
+from builder.values import dataclass
 
 T = TypeVar("T")
 

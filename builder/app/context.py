@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,12 @@ from builder import catalog, lock, plan, site, sources
 from builder.adapters.host.workspace import Workspace, find_workspace
 from builder.app.examples import EXAMPLES, epilog
 from builder.arch import of_this_machine
-from builder.errors import CatalogError, UsageError
+from builder.errors import CatalogError, FactoryError, UsageError
 from builder.lock import ACCOUNT, LOCAL, Lock, Want
 from builder.logins import login_command
 from builder.members import base_policy
 from builder.model import Catalog, Flavour, Plan, System, Target
+from builder.parsed import ParsedFiles
 from builder.screen.envelope import envelope
 from builder.screen.summary import unusable
 from builder.screen.tables import PROSE, Cell, facts, table
@@ -30,6 +31,7 @@ from builder.site import Site
 from builder.stack.knowledge import Knowledge
 from builder.stack.loading import load_usable
 from builder.tables import did_you_mean
+from builder.values import dataclass
 
 SITES = (LOCAL, ACCOUNT)
 
@@ -47,12 +49,24 @@ class Context:
     @cached_property
     def catalog(self) -> Catalog:
         """The catalog without its broken entries, which `report_broken` prints."""
-        return catalog.load_usable(self.root)
+        found = catalog.load_usable(self.root, self._parsed)
+        self._parsed.save()
+        return found
 
     @cached_property
     def knowledge(self) -> Knowledge:
         """The catalog with its rules, without its broken stacks."""
-        return load_usable(self.root, self.catalog)
+        found = load_usable(self.root, self.catalog, self._parsed)
+        self._parsed.save()
+        return found
+
+    @cached_property
+    def _parsed(self) -> ParsedFiles:
+        """The parsed files of earlier commands; none if this user has no folder for caches."""
+        try:
+            return ParsedFiles(self.workspace.cache("parsed") / f"{self.workspace.checkout}.json")
+        except (FactoryError, OSError):
+            return ParsedFiles()
 
     def report_broken(self, broken: Mapping[str, tuple[str, ...]]) -> None:
         """Print the problems of the entries that are left out, once."""

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from builder.cli import unchanged
-
 if TYPE_CHECKING:
     from builder.errors import FactoryError, UsageError
     from builder.screen.streams import OutputLost
@@ -60,8 +58,11 @@ _READING.add("rehearse cluster status")
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and words[:1] == ["build"] and unchanged.repeat(words[1:]):
-        return 0
+    if argv is None and words[:1] == ["build"]:
+        from builder.cli import unchanged
+
+        if unchanged.repeat(words[1:]):
+            return 0
     # Imported late: a repeated build needs none of it.
     from builder.screen.streams import OutputLost, discard, guard_streams
 

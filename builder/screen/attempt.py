@@ -5,13 +5,13 @@ A failed run has no receipt, only a plan and some layers; `Attempt` represents b
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from builder.checkpoints import checkpoints
 from builder.errors import FactoryError
 from builder.events import Event
 from builder.model import Layer, LayerResult, Plan, Publication, Receipt, Report
 from builder.screen.steps import Board
+from builder.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

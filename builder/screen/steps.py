@@ -1,10 +1,11 @@
 """Collect the events of a run into one row per step, for all screens that show state."""
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from builder.events import Event, Scalar
 from builder.screen.text import clean, size
+from builder.values import dataclass
 
 TAIL_LINES = 15
 # The look-up of something that exists takes no time worth a figure, unless another build makes it meanwhile.

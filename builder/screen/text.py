@@ -5,8 +5,9 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TextIO
+
+from builder.values import dataclass
 
 # Terminal escape sequences: CSI, strings (OSC, DCS, SOS, PM, APC) up to their end, two-byte sequences; then
 # control characters, characters that reorder or hide text, and lone surrogates, which cannot be encoded.

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import SEVERITIES, Finding, Rule, Setting
 from builder.stack.vocabulary import Facts
+from builder.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

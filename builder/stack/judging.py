@@ -4,7 +4,7 @@ Pure; judges each machine type of the stack, with the facts that the target deci
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from builder.model import Stack, System
 from builder.stack.checking import Result, check
@@ -12,6 +12,7 @@ from builder.stack.derive import derive
 from builder.stack.knowledge import Knowledge
 from builder.stack.rules import Finding
 from builder.stack.vocabulary import Facts, Value, write_value
+from builder.values import dataclass
 
 # Machine type for stacks that name none: their settings hold on any machine.
 ANYWHERE = "*"

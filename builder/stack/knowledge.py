@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from builder.model import Catalog, Instance, Stack
 from builder.stack.rules import Clause, Rule, Truth, all_of
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Facts, Value, Vocabulary, write_value
+from builder.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from builder.broken import Tables, broken_entries
 from builder.errors import CatalogError
 from builder.model import Catalog, Stack
+from builder.parsed import ParsedFiles
 from builder.reading import shortened
 from builder.stack.knowledge import Derived, Knowledge, Release
 from builder.stack.ruleset import read_clauses, read_rules
@@ -70,12 +71,12 @@ def load(root: Path, catalog: Catalog) -> Knowledge:
     return knowledge
 
 
-def load_usable(root: Path, catalog: Catalog) -> Knowledge:
+def load_usable(root: Path, catalog: Catalog, parsed: ParsedFiles | None = None) -> Knowledge:
     """Load the rules, facts and releases; `broken` of the result has the problems of stacks.
 
     Raises CatalogError for a problem in rules and facts, which hold for all stacks.
     """
-    folder, problems = root / "catalog", Problems()
+    folder, problems = root / "catalog", Problems(parsed)
     sources = read_toml(folder, "sources.toml", problems) or {}
     components = read_tables(folder, "versions", _COMPONENT, problems)
     words = read_toml(folder, "facts.toml", problems) or {}

@@ -6,11 +6,12 @@ least one clause of `require` does not hold. A clause over an unknown fact is un
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from builder.stack.versions import Version, compare
 from builder.stack.vocabulary import ABSENT, Fact, Facts, Value, Vocabulary, read_value
+from builder.values import dataclass
 
 SEVERITIES = ("error", "warning", "setting", "note")
 # The sides whose facts a rule may use, in addition to those of the machine type.

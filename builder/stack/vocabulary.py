@@ -4,11 +4,11 @@ A mapping of facts leaves out unknown facts; ABSENT says that a component is kno
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from builder.stack.versions import Version, parse
 from builder.tables import did_you_mean
+from builder.values import dataclass
 
 KINDS = ("version", "flag", "word", "words", "number")
 # The side that decides a fact: the machine type, the host below a container (or the AMI itself), the image,

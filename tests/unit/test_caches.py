@@ -32,6 +32,7 @@ TESTS = {
     "test_damaged_archive_or_digest_in_the_cache_leads_to_a_new_build",
     "packer-plugins": "tests/adapters/test_packer_plugins.py::"
     "test_downloads_an_archive_once_and_again_if_it_is_damaged",
+    "parsed": "tests/unit/test_parsed.py::test_a_damaged_or_foreign_cache_is_replaced",
     "pip": "tests/unit/test_ansible_venv.py::test_a_damaged_wheel_in_the_cache_is_downloaded_again",
     "runtime": "tests/unit/test_caches.py::test_a_flipped_byte_in_the_runtime_is_noticed",
     "variables": "tests/unit/test_caches.py::"

@@ -9,6 +9,7 @@ import pytest
 # Permitted imports of `builder` modules inside functions; they speed up commands that do not need the module.
 LAZY_IMPORTS = {
     "builder.cli.build": {"builder.app.reproduction"},
+    "builder.adapters.host.workspace": {"builder.adapters.host.process"},
     "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},
     "builder.app.session": {"builder.app.production"},
@@ -18,6 +19,7 @@ LAZY_IMPORTS = {
     "builder.cli.main": {
         "builder",
         "builder.cli.defect",
+        "builder.cli.unchanged",
         "builder.errors",
         "builder.screen.envelope",
         "builder.screen.streams",
@@ -26,7 +28,8 @@ LAZY_IMPORTS = {
     },
 }
 # Third-party libraries that load slowly and that most commands do not need.
-LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "pip", "requests", "rich", "urllib3", "moto", "yaml"}
+LAZY_LIBRARIES = {"boto3", "botocore", "docker", "isal", "pip", "requests", "rich", "tomli", "urllib3"}
+LAZY_LIBRARIES |= {"moto", "yaml"}
 # Slow modules of the standard library that a build without changes does not need.
 LAZY_LIBRARIES |= {"shutil", "tarfile", "tempfile"}
 

@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from builder.adapters.engine.lookup import HINT, list_images
 from builder.errors import BuildError, FactoryError, IntegrityError, MissingError
 from builder.events import OnBytes, ignore_bytes
 from builder.lines import pass_lines
+from builder.values import dataclass
 
 if TYPE_CHECKING:
     from docker import APIClient

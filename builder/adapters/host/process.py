@@ -16,13 +16,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from builder.errors import BuildError, MissingError
 from builder.lines import Lines
+from builder.values import dataclass
 from builder.wait import until
 
 _GRACE_S = 5.0

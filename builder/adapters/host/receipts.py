@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -13,6 +13,7 @@ from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.plan import to_json
+from builder.values import dataclass
 
 FORMAT = 1
 

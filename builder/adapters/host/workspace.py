@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.host import private, process
+from builder.adapters.host import private
 from builder.errors import Interrupted, MissingError, naming
+from builder.values import dataclass
 from builder.wait import until
 
 _POLL_S = 0.1
@@ -136,6 +137,8 @@ def _try_lock(descriptor: int) -> bool:
 @contextmanager
 def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | None = None) -> Iterator[Run]:
     """Open a run; delete its scratch folder when the block ends, even with an error."""
+    from builder.adapters.host import process
+
     label = re.sub(r"[^a-z0-9.-]+", "-", label.lower())
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
@@ -251,6 +254,8 @@ def without_runs(workspace: Workspace) -> Iterator[bool]:
 def forget_run(workspace: Workspace, name: str) -> None:
     """End the remaining processes of a dead run, such as Packer, and delete its folders."""
     import shutil
+
+    from builder.adapters.host import process
 
     process.end_orphans(str(workspace.scratch / name))
     private.remove_temporary_folder(workspace.scratch / name / _SOCKETS)

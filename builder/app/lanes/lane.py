@@ -1,7 +1,6 @@
 """The interface of a lane, which finds, makes, checks and publishes targets of one kind."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.adapters.host.receipts import Receipts
@@ -13,6 +12,7 @@ from builder.model import Plan, Receipt
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
 from builder.tables import did_you_mean
+from builder.values import dataclass
 
 if TYPE_CHECKING:
     from builder.adapters.upstream.mirror import Mirror

@@ -65,6 +65,18 @@ def test_markers_are_those_of_the_image_and_the_stack_is_left_out(wheels: Path, 
     }
 
 
+def test_packages_for_the_python_of_the_image_only_are_found(wheels: Path, tmp_path: Path) -> None:
+    """The Python that runs pip is newer."""
+    add_wheel(wheels, "old", "1.0", python="<3.11")
+    sha256 = add_wheel(wheels, "greet", "1.0", ["old"], python="<3.11")
+    source = tmp_path / "requirements.in"
+    source.write_text("greet\n")
+    lines = compiled(source, installation(wheels, "3.10"))
+    assert f"greet==1.0 --hash=sha256:{sha256}" in lines
+    with pytest.raises(MissingError, match=r"3\.12\.0 not in"):
+        compiled(source, installation(wheels, "3.12"))
+
+
 def test_versions_change_only_if_they_must(wheels: Path, tmp_path: Path) -> None:
     for version in ("1.0", "2.0"):
         add_wheel(wheels, "greet", version)

@@ -11,11 +11,17 @@ def make_wheel(folder: Path) -> str:
     return add_wheel(folder, "greet", "1.0")
 
 
-def add_wheel(folder: Path, name: str, version: str, requires: Sequence[str] = ()) -> str:
-    """Add the wheel of a package with requirements to a folder; return its sha256."""
+def add_wheel(
+    folder: Path, name: str, version: str, requires: Sequence[str] = (), *, python: str = ""
+) -> str:
+    """Add the wheel of a package with requirements to a folder; return its sha256.
+
+    `python` has the versions of Python that the package is for, for example "<3.11".
+    """
     folder.mkdir(exist_ok=True)
     wheel, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {line}\n" for line in requires)
+    needs += f"Requires-Python: {python}\n" if python else ""
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(f"{name}.py", "WORD = 'hello'\n")
         archive.writestr(

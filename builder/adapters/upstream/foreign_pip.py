@@ -1,14 +1,15 @@
 """pip, with the environment markers of another Python version and machine.
 
 pip downloads wheels for the version and platform in its options, but evaluates markers such as
-`python_version < "3.12"` for the Python that runs it (pip issue 11664). Run as a program:
-PYTHON MACHINE, then the arguments of pip.
+`python_version < "3.12"` (pip issue 11664) and Requires-Python of packages for the Python that runs it.
+Run as a program: PYTHON MACHINE, then the arguments of pip.
 """
 
 import sys
 from collections.abc import Mapping
 
 from pip._internal.cli.main import main as run_pip
+from pip._internal.resolution.resolvelib import candidates, factory
 from pip._vendor.packaging import markers
 
 
@@ -21,6 +22,10 @@ def main(python: str, machine: str, *arguments: str) -> int:
         "platform_machine": machine,
     }
     markers.default_environment = lambda: {**own(), **foreign}
+    # The resolver compares packages with this candidate; `pip install` gives it no version.
+    version = tuple(map(int, python.split(".")))
+    candidate = candidates.RequiresPythonCandidate(version)
+    factory.RequiresPythonCandidate = lambda _: candidate  # type: ignore[attr-defined,assignment]
     return run_pip(list(arguments))
 
 

@@ -303,4 +303,6 @@ def _ids_of(user: str, passwd: str) -> tuple[int, int]:
         name, _, uid, gid, *_ = line.split(":")
         if name == user:
             return int(uid), int(gid)
-    raise BuildError(f"the machine image has no user '{user}'", hint="builder rehearse cluster up")
+    raise BuildError(
+        f"the machine image has no user '{user}'", hint="builder rehearse cluster up --instance TYPE"
+    )

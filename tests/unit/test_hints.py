@@ -43,9 +43,9 @@ def _parse(command: str) -> argparse.Namespace | None:
     name, rest = words[0], words[1:]
     if name not in VERBS:
         raise UsageError(f"no command '{name}'")
-    if rest and f"{name} {rest[0]}" in _parsers():
+    while rest and any(f"{known} ".startswith(f"{name} {rest[0]} ") for known in _parsers()):
         name, rest = f"{name} {rest[0]}", rest[1:]
-    elif name not in _parsers():  # the actions of a verb
+    if name not in _parsers():  # the actions of a verb
         if rest in ([], ["--help"]):
             return None
         raise UsageError(f"no action '{rest[0]}'")

@@ -73,7 +73,7 @@ def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
     if home and LAYER_TAG in home[0].tags:
         raise UsageError(
             f"{ami} is a checkpoint of {home[0].tags[LAYER_TAG]}, which only builds use",
-            hint="builder clean removes checkpoints that exceed [checkpoints] keep_last in site.toml",
+            hint="builder clean; it removes checkpoints beyond [checkpoints] keep_last in site.toml",
         )
     if home and home[0].is_copy:
         raise UsageError(

@@ -16,6 +16,8 @@ else:
             return dataclasses.dataclass(frozen=frozen, kw_only=kw_only, slots=slots, **more)
 
         def decorate(cls):
+            if hasattr(cls, "__post_init__"):
+                return dataclasses.dataclass(frozen=True, kw_only=kw_only, slots=slots)(cls)
             cls.__doc__ = cls.__doc__ or cls.__name__  # otherwise dataclass() writes the signature there
             made = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
             fields = dataclasses.fields(made)

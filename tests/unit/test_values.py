@@ -67,6 +67,19 @@ def test_a_value_behaves_as_a_frozen_dataclass(name: str, more: dict[str, bool])
     assert found == expected
 
 
+def test_post_init_is_called() -> None:
+    @values.dataclass(frozen=True)
+    class Positive:
+        x: int
+
+        def __post_init__(self) -> None:
+            if self.x <= 0:
+                raise ValueError(self.x)
+
+    with pytest.raises(ValueError, match="-1"):
+        Positive(-1)
+
+
 @values.dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
     name: str

@@ -32,8 +32,10 @@ class FakeContainer:
     id: str = "c0ffee"
     ran: list[list[str]] = field(default_factory=list)
 
-    def exec_create(self, container: str, command: list[str]) -> dict[str, str]:
-        assert container == self.id
+    def exec_create(
+        self, container: str, command: list[str], *, user: str, workdir: str | None
+    ) -> dict[str, str]:
+        assert (container, user, workdir) == (self.id, "", None)
         self.ran.append(command)
         return {"Id": "1"}
 

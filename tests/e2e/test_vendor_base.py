@@ -58,6 +58,11 @@ def login(tmp_path: Path, built: Factory) -> Iterator[dict[str, str]]:
         prefixes = f'"registry.example.org/" = "{registry.host}/"'
         built.repository.write("site.toml", f"[mirror.prefixes]\n{prefixes}\n")
         yield {"DOCKER_CONFIG": str(config)}
+        pulled = built.engine.images(reference=f"{registry.host}/vendor/base")
+        for image in pulled:
+            for digest in (built.engine.inspect_image(image.id) or {}).get("RepoDigests", ()):
+                if digest.startswith(registry.host):
+                    built.engine.remove_image(digest)
 
 
 @pytest.fixture
@@ -95,7 +100,7 @@ def test_image_that_cannot_be_pulled_is_named_with_the_ways_to_supply_it(
     vendor: Factory, login: dict[str, str], tmp_path: Path
 ) -> None:
     assert vendor.call("lock", "train", **login).code == 0
-    build = vendor.build("train", DOCKER_CONFIG=str(tmp_path))
+    build = vendor.build("train", "--rebuild", "base", DOCKER_CONFIG=str(tmp_path))
     assert build.code == 3
     assert "cannot be pulled" in build.stderr
     assert "[mirror.prefixes]" in build.stderr

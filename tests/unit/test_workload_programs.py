@@ -11,7 +11,7 @@ import pytest
 CONTAINERS = Path(__file__).parents[2] / "containers"
 PROGRAMS = tuple(sorted(path.parent.name for path in CONTAINERS.glob("*/Dockerfile")))
 TARGETS = tuple(name for name in PROGRAMS if (CONTAINERS / name / "src" / "train.py").exists())
-LOCKED = tuple(name for name in PROGRAMS if (CONTAINERS / name / "requirements.in").exists())
+LOCKED = tuple(name for name in PROGRAMS if (CONTAINERS / name / "requirements.lock").exists())
 LLAMA_TARGETS = tuple(
     name for name in TARGETS if "run_llama" in (CONTAINERS / name / "src" / "train.py").read_text()
 )

@@ -3,11 +3,13 @@
 import copy
 import ipaddress
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from builder import catalog
 from builder.adapters.ami.publisher import Names
@@ -150,6 +152,15 @@ def test_readme_names_every_output(root: Path) -> None:
     for name in names(root):
         text = (root / "architectures" / name / "README.md").read_text(encoding="utf-8")
         assert [key for key in template(root, name).table["Outputs"] if f"`{key}`" not in text] == []
+
+
+def test_placeholders_of_the_parallelcluster_are_outputs_of_stacks(root: Path) -> None:
+    text = (root / "architectures/parallelcluster/cluster.yaml").read_text(encoding="utf-8")
+    own, network = (set(template(root, name).table["Outputs"]) for name in ("parallelcluster", "vpc"))
+    found = set(re.findall(r"\$\{(\w+)\}", text))
+    assert own <= found <= own | network
+    (resource,) = yaml.safe_load(text)["Scheduling"]["SlurmQueues"][0]["ComputeResources"]
+    assert resource["Efa"]["Enabled"] == bool(catalog.load(root).instances[resource["InstanceType"]].efa)
 
 
 def test_short_functions_become_tables() -> None:

@@ -18,6 +18,8 @@ _FAMILY: Shape = {
     "memory_gib": (NUMBER, False),
     "threads": (NUMBER, False),
     "cores_per_process": (NUMBER, False),
+    "nvlinks": (NUMBER, False),
+    "nvlink_gb_s": (NUMBER, False),
     "in_hyperpod": (FLAG, False),
     "boot_modes": (LIST, False),
     "source": (TEXT, True),

@@ -159,6 +159,7 @@ class Launch:
     shared_memory_gib: int = 1
     folder: str = "/opt/workload"  # working directory of the image, for services that do not read it
     without: Mapping[str, str] = field(default_factory=dict)
+    any_instance: bool = False  # the program needs no library for the accelerators of the instances
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,6 +221,8 @@ class Instance:
     nvme_gb: int = 0
     neuron_cores: int | None = None
     cores_per_process: int = 1  # NeuronCores
+    nvlinks: int = 0  # per GPU, if there are several
+    nvlink_gb_s: int = 0  # of one link in one direction
     in_hyperpod: bool = True
     dollars_per_hour: float | None = None
     boot_modes: tuple[str, ...] = ()

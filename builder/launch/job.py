@@ -130,7 +130,7 @@ def make_job(
             f"SageMaker HyperPod has no instances of type {instance.name}",
             hint="choose another type; catalog/instances.toml marks those that HyperPod lacks",
         )
-    _require_fit(image, instance)
+    _require_fit(image, instance, any_accelerator=launch.any_instance)
     require_facts(instance)
     processes = wish.processes or (1 if launch.runner == "none" else processes_of(instance))
     _require_processes(image, launch, instance, nodes=wish.nodes, processes=processes)
@@ -185,13 +185,13 @@ def noun_of(instance: Instance) -> str:
     return {"nvidia": "GPUs", "neuron": "NeuronCores of the runtime", "none": "vCPUs"}[instance.accel]
 
 
-def _require_fit(image: Image, instance: Instance) -> None:
+def _require_fit(image: Image, instance: Instance, *, any_accelerator: bool) -> None:
     if instance.arch != image.arch:
         raise IncompatibleError(
             f"image of run {image.run} is for {image.arch}, but {instance.name} is {instance.arch}",
             hint=f"choose an {image.arch} type, or build '{image.target}' for {instance.arch}",
         )
-    if instance.accel != image.accelerator:
+    if instance.accel != image.accelerator and not any_accelerator:
         names = {"nvidia": "NVIDIA GPUs", "neuron": "NeuronCores", "none": "CPUs"}
         raise IncompatibleError(
             f"flavour '{image.flavour}' of '{image.target}' is for {names[image.accelerator]}, but"

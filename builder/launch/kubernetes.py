@@ -1,4 +1,4 @@
-"""Kubernetes objects of a job: PyTorchJob, TrainJob, MPIJob, JobSet and RayCluster."""
+"""Kubernetes objects of a job: PyTorchJob, TrainJob, MPIJob, JobSet, RayCluster and DaemonSet."""
 
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
@@ -13,7 +13,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "torchrun": ("pytorchjob", "trainjob", "jobset"),
     "mpirun": ("mpijob",),
     "ray": ("raycluster",),
-    "none": ("jobset",),
+    "none": ("jobset", "daemonset"),
 }
 _RESTARTS = 3  # of the whole job, from its last checkpoint
 _HUGE_PAGES = "5120Mi"  # EFA's queues on one node; the nodes of EKS reserve as much
@@ -193,6 +193,25 @@ def _ray_pod(job: Job, name: str) -> Document:
     return pod
 
 
+def _daemonset(job: Job) -> Document:
+    """Return a DaemonSet for all nodes of the type, whose program repeats itself and takes no GPUs."""
+    pod = _pod(job, "worker", list(job.program))
+    container = pod["containers"][0]
+    container["resources"] = {
+        "limits": {"memory": "1Gi"},
+        "requests": {"memory": "256Mi", "cpu": "100m"},
+    }
+    if job.gpus:
+        container["env"].append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"})
+    template = {"metadata": {"labels": _labels(job)}, "spec": pod}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {},
+        "spec": {"selector": {"matchLabels": _labels(job)}, "template": template},
+    }
+
+
 def _pod(job: Job, name: str, command: list[str]) -> Document:
     return {
         **_placement(job),
@@ -270,4 +289,5 @@ _KINDS: Mapping[str, Callable[[Job], Document]] = {
     "mpijob": _mpijob,
     "jobset": _jobset,
     "raycluster": _raycluster,
+    "daemonset": _daemonset,
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.model import Launch, Plan
 from builder.patterns import misfits
-from builder.tables import LIST, NUMBER, STRINGS, TEXT, Problems, Shape, Table, fits, tuples
+from builder.tables import FLAG, LIST, NUMBER, STRINGS, TEXT, Problems, Shape, Table, fits, tuples
 
 _SHAPE: Shape = {
     "runner": (TEXT, True),
@@ -14,6 +14,7 @@ _SHAPE: Shape = {
     "shared_memory_gib": (NUMBER, False),
     "folder": (TEXT, False),
     "without": (STRINGS, False),
+    "any_instance": (FLAG, False),
 }
 # Command line of each runner on one machine; {processes} is a number, or "gpu" for one process per GPU.
 RUNNERS: Mapping[str, Sequence[str]] = {

@@ -47,7 +47,13 @@ def golden_cases() -> list[tuple[str, str, str]]:
     ]
     collectives = [("collectives", "p5", service) for service in ("slurm", "kubernetes/mpijob")]
     ray = [("rayed", flavour, "kubernetes/raycluster") for flavour in ("p5", "trn2", "cpu")]
-    return [*dict.fromkeys(cases), *collectives, *ray, ("single", "cpu", "kubernetes/jobset")]
+    return [
+        *dict.fromkeys(cases),
+        *collectives,
+        *ray,
+        ("single", "cpu", "kubernetes/jobset"),
+        ("single", "p5", "kubernetes/daemonset"),
+    ]
 
 
 @pytest.mark.parametrize(("target", "flavour", "service"), golden_cases())
@@ -173,6 +179,13 @@ def test_jobs_that_do_not_fit_are_refused(
         make_job(_image(instance, **changes), LAUNCH, instance, (), wish, service="slurm")
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_a_program_for_any_instance_runs_beside_accelerators(site: Context) -> None:
+    instance = site.catalog.instances["p5.48xlarge"]
+    section = Launch(runner="none", command=("check",), any_instance=True)
+    job = make_job(_image(instance, accelerator="none"), section, instance, (), Wish(), service="slurm")
+    assert (job.gpus, job.processes) == (8, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes_validate import ValidationError, validate
 
 from builder.app.context import Context
 from builder.launch.files import KUBERNETES
 from builder.launch.job import Wish
 from builder.launch.kubernetes import KINDS
+from tests.support.launch_schemas import KUBERNETES as KUBERNETES_VERSION
 from tests.support.launch_schemas import aws_problems, kubernetes_problems
 from tests.support.launching import FLAVOURS, create_site, make_file
 
@@ -156,6 +158,18 @@ def test_changed_batch_definitions_are_refused(
     change(document)
     problems = list(aws_problems("batch", "RegisterJobDefinition", document))
     assert any(problem in text for text in problems), problems
+
+
+def test_daemonset_is_valid_and_takes_no_gpus(site: Context) -> None:
+    for flavour in ("p5", "cpu"):
+        document = _document(site, "kubernetes", "daemonset", target="single", flavour=flavour, nodes=1)
+        validate(document, KUBERNETES_VERSION, strict=True)
+        assert _resources(document) == {"memory"}
+        variables = [entry for _, entries in _items(document) if _ == "env" for entry in entries]
+        visible = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}
+        assert (visible in variables) == (flavour == "p5")
+    with pytest.raises(ValidationError):
+        validate({**document, "spec": {"template": {}}}, KUBERNETES_VERSION, strict=True)
 
 
 def test_hyperpod_has_the_marked_types(site: Context) -> None:

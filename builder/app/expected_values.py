@@ -1,0 +1,48 @@
+"""Write the counts and bandwidths that a health check expects of each EC2 type:
+
+python -m builder.app.expected_values containers/gpu-healthcheck/src/expected.json
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder import catalog
+from builder.model import Catalog, Instance
+
+PAGE = Path("containers", "gpu-healthcheck", "src", "expected.json")
+_SHARE = 0.7  # of the links' bandwidth, which a healthy all-reduce of 1 GiB reaches
+
+
+def expected_values(found: Catalog) -> str:
+    """Return the JSON of all types with accelerators or EFA."""
+    values = {
+        instance.name: _of_type(instance)
+        for instance in found.instances.values()
+        if instance.efa or (instance.accel == "nvidia" and instance.count)
+    }
+    return json.dumps(values, indent=1) + "\n"
+
+
+def _of_type(instance: Instance) -> dict[str, float]:
+    gpus = instance.count or 0 if instance.accel == "nvidia" else 0
+    links = instance.nvlinks if gpus > 1 else 0
+    has_fast_network = instance.efa and instance.gbps and instance.gdr and instance.accel != "none"
+    values: dict[str, float] = {
+        "gpus": gpus,
+        "nvlinks": links,
+        "efa": instance.efa or 0,
+        "busbw_one_node_gb_s": round(_SHARE * links * instance.nvlink_gb_s) if links else 0,
+        "busbw_nodes_gb_s": round(_SHARE * instance.gbps / 8) if has_fast_network and instance.gbps else 0,
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def main(argv: Sequence[str]) -> int:
+    Path(argv[0]).write_text(expected_values(catalog.load(Path.cwd())), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

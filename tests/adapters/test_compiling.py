@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from builder import lock
+from builder.adapters.host import process
 from builder.adapters.upstream.compiling import Installation, Source, compile_lock
 from builder.adapters.upstream.mirror import Mirror
+from builder.adapters.upstream.pip import pip_install
 from builder.adapters.upstream.resolver import Wheels
 from builder.cli.main import main
 from builder.errors import CatalogError, MissingError
@@ -75,6 +77,18 @@ def test_packages_for_the_python_of_the_image_only_are_found(wheels: Path, tmp_p
     assert f"greet==1.0 --hash=sha256:{sha256}" in lines
     with pytest.raises(MissingError, match=r"3\.12\.0 not in"):
         compiled(source, installation(wheels, "3.12"))
+
+
+@pytest.mark.parametrize(("python", "code"), [("3.11", 1), ("3.12", 0)])
+def test_a_lock_is_verified_with_the_markers_of_the_image(
+    wheels: Path, tmp_path: Path, python: str, code: int
+) -> None:
+    add_wheel(wheels, "old", "1.0")
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"old==1.0 ; python_version == '3.11' --hash=sha256:{'0' * 64}\n")
+    argv = pip_install(lock, tmp_path / "venv", python=python, arch="x86_64")
+    words = ("--dry-run", "--no-index", "--find-links", str(wheels))
+    assert process.run([*argv, *words], timeout_s=60).code == code
 
 
 def test_versions_change_only_if_they_must(wheels: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ _INSTALL = ("install", "--disable-pip-version-check", "--progress-bar", "off")
 def pip_install(lock: Path, folder: Path, *, python: str, arch: str) -> list[str]:
     """Return the pip command that installs a locked requirements file into `folder`."""
     return [
-        *(sys.executable, "-m", "pip", *_INSTALL, "--quiet", *_platform(folder, python=python, arch=arch)),
+        *_pip(python, arch),
+        *("--quiet", *_platform(folder, python=python, arch=arch)),
         *("--no-deps", "--require-hashes", "-r", str(lock)),
     ]
 
@@ -28,12 +29,18 @@ def pip_resolve(
 ) -> tuple[list[str], Path]:
     """Return the command that resolves requirements without installing them, and the path of its report."""
     report = folder / "report.json"
-    foreign = ("-P", "-m", "builder.adapters.upstream.foreign_pip", python, ARCHES[arch].uname)
     return [
-        *(sys.executable, *foreign, *_INSTALL, *_platform(folder, python=python, arch=arch)),
+        *_pip(python, arch),
+        *_platform(folder, python=python, arch=arch),
         *("--dry-run", "--ignore-installed", "--report", str(report)),
         *("-r", str(requirements), "-c", str(constraints)),
     ], report
+
+
+def _pip(python: str, arch: str) -> list[str]:
+    """Return the start of an install command of pip with the markers of a Python version and architecture."""
+    program = ("-P", "-m", "builder.adapters.upstream.foreign_pip", python, ARCHES[arch].uname)
+    return [sys.executable, *program, *_INSTALL]
 
 
 def _platform(folder: Path, *, python: str, arch: str) -> list[str]:

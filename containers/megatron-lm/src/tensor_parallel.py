@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 import on_cpu
 from llama.options import chosen_config, chosen_length, identity, learning_rate_at
+from llama.sharding import tensor_parallel_shard
 from llama.steps import make_optimizer
-from training.errors import TrainingError
-from training.sampling import Shard
 from training.torch_ranks import TorchRanks
 from training.torch_saving import read_whole, write_whole
 
@@ -43,7 +42,7 @@ class MegatronGpt:
 
     def __init__(self, options: Namespace, ranks: TorchRanks) -> None:
         self._options, self._ranks = options, ranks
-        shard = shard_of(options, ranks)
+        shard = tensor_parallel_shard(options, ranks)
         # A rank loads the part that it saved, so a checkpoint fits only the same layout of ranks.
         layout = {"ranks": ranks.world_size, "tensor_parallel": options.tensor_parallel}
         self.identity = {**identity(options, self.program), **layout}
@@ -94,18 +93,6 @@ class MegatronGpt:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a state, without the empty extra states of Megatron-Core's modules."""
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-
-
-def shard_of(options: Namespace, ranks: TorchRanks) -> Shard:
-    """Return the shard of the data: neighbours in a tensor-parallel group read the same samples."""
-    degree: int = options.tensor_parallel
-    if ranks.world_size % degree:
-        raise TrainingError(f"--tensor-parallel {degree} does not divide the {ranks.world_size} ranks")
-    config = chosen_config(options)
-    for name in ("kv_heads", "vocabulary", "feed_forward"):
-        if getattr(config, name) % degree:
-            raise TrainingError(f"--tensor-parallel {degree} does not divide {name} {getattr(config, name)}")
-    return Shard(index=ranks.rank // degree, count=ranks.world_size // degree)
 
 
 def transformer_config(options: Namespace, device: torch.device) -> TransformerConfig:

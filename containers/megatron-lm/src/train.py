@@ -21,10 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def start(options: argparse.Namespace) -> int:
     # Imported late, so that --help, --print-config and invalid options work without loading PyTorch.
-    from tensor_parallel import MegatronGpt, shard_of
+    from llama.sharding import tensor_parallel_shard
+    from tensor_parallel import MegatronGpt
     from training.torch_ranks import run
 
-    return run(options, MegatronGpt, open_llama_batches, shard_of)
+    return run(options, MegatronGpt, open_llama_batches, tensor_parallel_shard)
 
 
 def main(argv: list[str]) -> int:

@@ -199,11 +199,15 @@ class _Preflight:
             text = "the root user may do everything; use a role with the policy of builder iam TARGET"
             yield Finding(about="permissions", state=NOTE, text=text, fix="builder iam TARGET > policy.json")
             return
+        if ":federated-user/" in caller:
+            text = "not checked: IAM simulates no policies of a federated user"
+            yield Finding(about="permissions", state=NOTE, text=text, fix="use a user or a role")
+            return
         wanted = features(self._settings, encryptable=True)
         partition = caller.split(":")[1]
         missing = self._facts.lacking(caller, policy(wanted, self._settings, partition=partition))
         if missing is None:
-            yield _unread("permissions", "iam:SimulatePrincipalPolicy")
+            yield _unread("permissions", "iam:SimulatePrincipalPolicy, or iam:GetRole for a role")
             return
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         text = f"the caller lacks {', '.join(missing[:_SHOWN])}{more}"

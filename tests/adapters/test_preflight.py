@@ -1,5 +1,6 @@
 """`builder doctor --site aws` in rehearsed accounts finds every obstacle to a first build, with its fix."""
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from builder.adapters.ami.permissions import DOCTOR, features, policy
-from builder.adapters.aws import groups, simulation
+from builder.adapters.aws import groups
 from builder.adapters.aws.account import Account
 from builder.adapters.aws.facts import Facts
 from builder.app import preflight
@@ -168,15 +169,35 @@ def test_the_address_of_this_host_is_no_default_for_public_addresses(
         assert len(groups.source_networks(account, settings)) == 1
 
 
-@pytest.mark.parametrize(
-    ("caller", "expected"),
-    [
-        ("arn:aws:iam::123456789012:user/a/b", "arn:aws:iam::123456789012:user/a/b"),
-        ("arn:aws-cn:sts::123456789012:assumed-role/ci/run-7", "arn:aws-cn:iam::123456789012:role/ci"),
-    ],
-)
-def test_the_policies_of_a_session_are_those_of_its_role(caller: str, expected: str) -> None:
-    assert simulation.source_of(caller) == expected
+@pytest.mark.parametrize("path", ["/", "/aws-reserved/sso.amazonaws.com/"])
+def test_permissions_of_a_session_are_those_of_its_role(
+    check: Check, aws: Clients, monkeypatch: pytest.MonkeyPatch, set_rules: SetRules, path: str
+) -> None:
+    """AWS returns an STS ARN for a session, without the path of the role; IAM simulates only IAM ARNs."""
+    name = f"ci-{uuid.uuid4().hex[:8]}"
+    role = aws("iam").create_role(RoleName=name, Path=path, AssumeRolePolicyDocument="{}")["Role"]
+    given = aws("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="run-7")["Credentials"]
+    for key, value in (
+        ("AWS_ACCESS_KEY_ID", given["AccessKeyId"]),
+        ("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"]),
+        ("AWS_SESSION_TOKEN", given["SessionToken"]),
+    ):
+        monkeypatch.setenv(key, value)
+    set_rules(Rules(policy=caller_policy(DOCTOR)))
+    found = check()
+    assert found["aws"].text.endswith(f"as arn:aws:sts::123456789012:assumed-role/{name}/run-7")
+    assert found["permissions"].state == GOOD
+
+
+def test_the_caller_of_a_rehearsal_has_the_arn_of_a_user(check: Check) -> None:
+    assert check()["aws"].text.endswith("as arn:aws:iam::123456789012:user/rehearsal")
+
+
+def test_permissions_of_a_federated_user_are_not_simulated(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Facts, "caller", lambda _: "arn:aws:sts::123456789012:federated-user/jane")
+    assert check()["permissions"].state == NOTE
 
 
 def test_the_quota_of_each_family_of_instance_types(ami_account: AmiAccount, proxy: Proxy) -> None:

@@ -67,6 +67,7 @@ GRANTS: tuple[Grant, ...] = (
             "ec2:GetEbsDefaultKmsKeyId",
             "ec2:GetEbsEncryptionByDefault",
             "ec2:GetInstanceMetadataDefaults",
+            "iam:GetRole",
             "iam:SimulatePrincipalPolicy",
             "servicequotas:GetServiceQuota",
         ),

@@ -6,7 +6,7 @@ from typing import Any
 
 from builder.adapters.aws.account import Account
 
-_ROLE = re.compile(r"arn:(?P<partition>[\w-]+):sts::(?P<account>\d+):assumed-role/(?P<name>[^/]+)/.*")
+_ROLE = re.compile(r"arn:[\w-]+:sts::\d+:assumed-role/(?P<name>[^/]+)/.*")
 
 
 def lacking(account: Account, caller: str, document: Mapping[str, Any]) -> list[str]:
@@ -16,10 +16,11 @@ def lacking(account: Account, caller: str, document: Mapping[str, Any]) -> list[
     caller's policies and permission boundary, not service control policies.
     """
     iam, found = account.client("iam"), dict[str, None]()
+    source = source_of(iam, caller)
     for statement in document["Statement"]:
         for resource in _list(statement["Resource"]):
             answer = iam.simulate_principal_policy(
-                PolicySourceArn=source_of(caller),
+                PolicySourceArn=source,
                 ActionNames=_list(statement["Action"]),
                 ResourceArns=[sample(resource, account.region, caller)],
                 ContextEntries=list(_context(statement.get("Condition", {}))),
@@ -30,11 +31,13 @@ def lacking(account: Account, caller: str, document: Mapping[str, Any]) -> list[
     return list(found)
 
 
-def source_of(caller: str) -> str:
-    """Return the ARN whose policies IAM simulates: that of the role for a session of a role."""
-    if match := _ROLE.fullmatch(caller):
-        return f"arn:{match['partition']}:iam::{match['account']}:role/{match['name']}"
-    return caller
+def source_of(iam: Any, caller: str) -> str:
+    """Return the ARN whose policies IAM simulates: that of the role for a session of a role.
+
+    The ARN of a session lacks the path of its role, such as that of a role of IAM Identity Center.
+    """
+    match = _ROLE.fullmatch(caller)
+    return str(iam.get_role(RoleName=match["name"])["Role"]["Arn"]) if match else caller
 
 
 def sample(resource: str, region: str, caller: str) -> str:

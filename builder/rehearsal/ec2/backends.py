@@ -35,7 +35,7 @@ from builder.rehearsal.ec2.parameters import Parameters
 from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.enforcement import refusal
 from builder.rehearsal.gate import SERVICES, Gate, Key
-from builder.rehearsal.identity import IamActions, Quotas
+from builder.rehearsal.identity import Callers, IamActions, Quotas
 from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
 from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 
@@ -57,6 +57,7 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
     (moto.iam.urls, "url_paths", {"{0}/$": IamActions.dispatch}),
     (servicequotas_backends, "backend", Quotas),
+    (sts_backends, "backend", Callers),
     # Instances have an empty public DNS name, as in a VPC without DNS host names: AWS names do not resolve to
     # addresses of this host. Prometheus crashes if the name is missing.
     (Instance, "public_dns_name", property(lambda _: "")),

@@ -58,6 +58,7 @@ def check(root: Path, catalog: Catalog, problems: Problems) -> None:
 
 
 def _check_components(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
+    pinnable = {*catalog.components, *(pin for stack in catalog.stacks.values() for pin in stack.pins)}
     for name, component in catalog.components.items():
         file = f"components/{name}.toml"
         for key in ("requires", "after"):
@@ -86,8 +87,8 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
         _check_variables(declared, file, component.variables, (name,), problems)
         for variable, value in component.variables.items():
             pin = PIN_OF_STACK.fullmatch(value) if isinstance(value, str) else None
-            if pin and pin[1] not in catalog.components:
-                problems.unknown(file, f"variables.{variable}", "component", pin[1], catalog.components)
+            if pin and pin[1] not in pinnable:
+                problems.unknown(file, f"variables.{variable}", "pin", pin[1], pinnable)
         _check_downloads(file, component, catalog, problems)
 
 

@@ -52,7 +52,7 @@ class Want:
     kind: str
     subject: str
     owner: str = field(compare=False, default="")
-    # sha256 published by the vendor; used as the entry until the file itself is downloaded and hashed.
+    # sha256 or commit that a source of the catalog states; used as the entry until the source itself is read.
     published: str = field(compare=False, default="")
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Lock entry; `verified` is False if its digest was only published by the vendor, not computed."""
+    """Lock entry; `verified` is False if its digest was only stated by others, not read from the source."""
 
     values: Mapping[str, str | int]
     verified: bool

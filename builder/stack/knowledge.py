@@ -25,7 +25,8 @@ class Release:
     date: str = ""
     sources: tuple[str, ...] = ()
     note: str = ""
-    sha256: str = ""
+    sha256: str = ""  # digest of the first archive, as published by the vendor or a project
+    commit: str = ""  # commit of the tag in the project's repository
     bundled_driver: Version | None = None
     brings: Mapping[str, Version] = field(default_factory=dict)
     keeps: Mapping[str, Version] = field(default_factory=dict)

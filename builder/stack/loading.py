@@ -47,6 +47,7 @@ _RELEASE: Shape = {
     "source": (LIST, False),
     "note": (TEXT, False),
     "sha256": (TEXT, False),
+    "commit": (TEXT, False),
     "bundled_driver": (TEXT, False),
     "brings": (STRINGS, False),
     "keeps": (STRINGS, False),
@@ -201,7 +202,7 @@ def _release(
         brings=versions("brings"),
         keeps=versions("keeps"),
         offers=offers,
-        **{key: entry.get(key, "") for key in ("date", "note", "sha256")},
+        **{key: entry.get(key, "") for key in ("date", "note", "sha256", "commit")},
     )
 
 

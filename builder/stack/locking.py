@@ -142,7 +142,7 @@ def _resolved(want: Want, before: Entry | None, resolver: Resolver) -> Outcome:
             before=before or _published(want),
             after=before,
             found=found,
-            reason="differs from the digest published by the vendor, which the catalog lists",
+            reason="differs from the digest or commit that the catalog lists",
         )
     if before and _first(want, before) == _first(want, found):
         return _compared(want, before, answer)
@@ -197,23 +197,22 @@ def wanted(
 
 
 def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
-    """Return the digests of releases, each for the first archive of its component."""
+    """Return the digests and commits of releases, each for the first such download of its component."""
     catalog = knowledge.catalog
     found: dict[Want, str] = {}
-    for target in catalog.targets.values():
-        flavour = target.default
+    for target, flavour, arch, _ in variants(catalog):
         for name in members_of(catalog, target, flavour):
             component = catalog.components[name]
             if not component.pinned or knowledge.vocabulary.component(name) is None:
                 continue
             release = knowledge.release(name, parse(catalog.stacks[flavour.stack].versions[name]))
-            if release is None or not release.sha256:
+            if release is None:
                 continue
-            for arch in catalog.systems[flavour.system].arches:
-                of_component = component_wants(catalog, name, target, flavour, arch=arch)
-                first = next((want for want in of_component if want.kind == "archive"), None)
-                if first is not None:
-                    found[first] = release.sha256
+            of_component = component_wants(catalog, name, target, flavour, arch=arch)
+            for kind, digest in (("archive", release.sha256), ("git", release.commit)):
+                first = next((want for want in of_component if want.kind == kind), None)
+                if first is not None and digest:
+                    found[first] = digest
     return found
 
 

@@ -47,4 +47,8 @@ def build(site: Site) -> None:
             name = f"datacenter-gpu-manager-{major}-cuda{cuda}"
             debs.append(site.deb(name, f"1:{version}-1", {}, depends=[f"{core} (= 1:{version}-1)"]))
             rpms.append(site.rpm(name, f"{version}-1", {}, depends=[f"{core} = {version}-1"]))
+        for suffix in ("", "-cuda11", "-cuda12", "-cuda13"):
+            name = f"datacenter-gpu-manager-{major}-proprietary{suffix}"
+            debs.append(site.deb(name, f"1:{version}-1", {}))
+            rpms.append(site.rpm(name, f"{version}-1", {}))
     publish(site, debs=debs, rpms=rpms)

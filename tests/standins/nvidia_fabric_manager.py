@@ -53,7 +53,7 @@ def build(site: Site) -> None:
                 {f"/usr/lib64/libnvidia-nscq.so.{version}": library},
             ),
         ]
-    for version in ("2025.06.11-1", "2025.10.12-1"):
+    for version in ("2025.06.11-1", "2025.10.14-1"):
         files = {"/opt/nvidia/nvlsm/sbin/nvlsm": "#!/bin/sh\nexit 1\n"}
         debs.append(site.deb("nvlsm", version, files))
         rpms.append(site.rpm("nvlsm", version, files))

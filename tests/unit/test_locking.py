@@ -251,6 +251,14 @@ def test_the_digest_of_a_release_is_that_of_its_first_archive(downloading: Repos
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
 
+def test_published_digests_cover_every_flavour_of_the_catalog(root: Path) -> None:
+    wants = locking.wanted(knowledge_of(root), (), lock.Lock())
+    published = {want.subject.rpartition("/")[2] for want in wants if want.published}
+    installers = {f"aws-efa-installer-{version}.tar.gz" for version in ("1.43.2", "1.47.0")}
+    commits = {"nccl-tests.git v2.16.9", "nccl-tests.git v2.19.6", "gdrcopy.git v2.5.1", "pyxis.git v0.24.0"}
+    assert installers | commits <= published
+
+
 def test_update_accepts_components_stacks_systems_targets_and_tools(downloading: Repository) -> None:
     loaded, tools = downloading.load(), tooling.read(downloading.root)
     found = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from builder.members import members_of
 from builder.model import Stack
 from builder.stack.checking import check
 from builder.stack.derive import derive
@@ -113,6 +114,19 @@ def test_no_ami_pins_a_kernel_that_the_next_amazon_linux_lacks(knowledge: Knowle
     }
     assert len(pinned) > 3
     assert {name: kernel for name, kernel in pinned.items() if not re.fullmatch(r"(\d+\.\d+)?", kernel)} == {}
+
+
+def test_ami_with_a_fabric_manager_has_the_subnet_manager_that_its_stack_claims(knowledge: Knowledge) -> None:
+    """NVSwitches of P6-B200 and P6-B300 have no NVLink fabric without the package nvlsm."""
+    catalog, claiming = knowledge.catalog, set()
+    for target in catalog.targets.values():
+        for flavour in target.flavours.values():
+            stack = knowledge.stacks[flavour.stack]
+            if "nvidia_fabric_manager" in members_of(catalog, target, flavour):
+                claims = bool(stack.facts.get("nvlsm"))
+                assert claims == bool(stack.pins.get("nvlink_subnet_manager")), stack.name
+                claiming |= {target.name} if claims else set()
+    assert claiming == {"ami-batch-gpu", "ami-gpu"}
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:

@@ -14,7 +14,7 @@ from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
-from builder.model import System
+from builder.model import Bootstrap, System
 from builder.rehearsal.ec2 import cgroups
 from builder.sources import digest_of
 
@@ -80,7 +80,7 @@ def ensure(
     reference = f"{MACHINES}:{key}"
     with run.locked(f"machine-{key}"):
         if engine.inspect_image(reference) is None:
-            recipe = dataclasses.replace(system.bootstrap, packages=_packages(system, extra))
+            recipe = _recipe(system.bootstrap, extra)
             script = _CONFIGURE.format(user=login_user(system)) + (extra.script if extra else "")
             machine = dataclasses.replace(system, name=f"{system.name}-machine", bootstrap=recipe)
             tar = make_root(run, machine, mirror, say=say, customize=(script,))
@@ -102,8 +102,7 @@ def key_of(system: System, extra: Extra | None = None) -> str:
     assert system.bootstrap is not None
     inputs = [
         _FORMAT,
-        dataclasses.asdict(system.bootstrap),
-        _packages(system),
+        dataclasses.asdict(_recipe(system.bootstrap)),
         _CONFIGURE,
         login_user(system),
         *([dataclasses.asdict(extra)] if extra else []),
@@ -111,9 +110,10 @@ def key_of(system: System, extra: Extra | None = None) -> str:
     return digest_of(inputs)[:16]
 
 
-def _packages(system: System, extra: Extra | None = None) -> tuple[str, ...]:
-    assert system.bootstrap is not None
-    return tuple(sorted({*system.bootstrap.packages, *_PACKAGES, *(extra.packages if extra else ())}))
+def _recipe(base: Bootstrap, extra: Extra | None = None) -> Bootstrap:
+    """Return the recipe of a machine, whose package sources have only `main`, as in Debian's cloud images."""
+    packages = {*base.packages, *_PACKAGES, *(extra.packages if extra else ())}
+    return dataclasses.replace(base, areas=("main",), packages=tuple(sorted(packages)))
 
 
 def create(

@@ -8,7 +8,7 @@ from checks import held, package_version
 
 @pytest.fixture
 def packages(host, expected):
-    """Return the names of the core package and the package of plugins."""
+    """Return the names of DCGM's packages."""
     manager = (
         "dpkg-query --show --showformat '${Package}\\n'"
         if host.exists("dpkg-query")
@@ -23,7 +23,9 @@ def packages(host, expected):
 
 
 def test_packages_have_the_pinned_version(host, expected, packages):
-    assert len(packages) == 2
+    major = expected.versions["dcgm"].partition(".")[0]
+    kinds = {re.sub(r"\d+$", "", name.removeprefix(f"datacenter-gpu-manager-{major}-")) for name in packages}
+    assert kinds == {"core", "cuda", "proprietary", "proprietary-cuda"}
     versions = {package_version(host, name).rpartition(":")[2].partition("-")[0] for name in packages}
     assert versions == {expected.versions["dcgm"]}
 

@@ -79,6 +79,11 @@ CACHE = Form(
 )
 REGION = Form("a region such as us-east-1", _matches(r"[a-z]{2,4}(?:-[a-z]+){1,2}-\d{1,2}"))
 SUBNET = Form("a subnet id such as subnet-0123456789abcdef0", _matches(r"subnet-[0-9a-f]{8,17}"))
+INSTANCE_TYPE = Form("an instance type such as m7i.4xlarge", _matches(r"[a-z0-9-]+\.[a-z0-9-]+"))
+RESERVATION = Form(
+    "open, none, or the id of a capacity reservation such as cr-0123456789abcdef0",
+    _matches(r"open|none|cr-[0-9a-f]{8,17}"),
+)
 GROUP = Form("a security group id such as sg-0123456789abcdef0", _matches(r"sg-[0-9a-f]{8,17}"))
 NETWORK = Form("a network such as 203.0.113.0/24", _is_network)
 NAME = Form("an IAM name: letters, digits and +=,.@_-", _matches(r"[\w+=,.@-]{1,128}"))

@@ -98,6 +98,17 @@ class AwsSettings:
     )
     region: str = _key("us-east-1", "region in which AMIs are built", forms.REGION)
     subnet: str = _key("", "subnet of build instances; default: the default subnet", forms.SUBNET)
+    subnets: tuple[str, ...] = _key(
+        (), "further subnets of the same VPC, tried in order if EC2 lacks capacity", forms.SUBNET
+    )
+    instance_types: tuple[str, ...] = _key(
+        (),
+        "types of build instances, tried in order if EC2 lacks capacity; default: the target's",
+        forms.INSTANCE_TYPE,
+    )
+    capacity: str = _key(
+        "none", "capacity reservation of build instances: open, none or its id", forms.RESERVATION
+    )
     security_group: str = _key("", "security group; default: a temporary group per run", forms.GROUP)
     source_cidrs: tuple[str, ...] = _key(
         (), "SSH clients that the temporary group allows; default: this host", forms.NETWORK
@@ -119,6 +130,10 @@ class AwsSettings:
         (), "ARNs of organizations or organizational units that AMIs are shared with", forms.ORGANIZATION
     )
     deprecate_after_days: int = _key(0, "days until an AMI is deprecated; 0: never")
+    share_parameters: bool = _key(
+        default=False,
+        about="share_accounts and share_organizations may read the SSM parameters, which AWS then bills",
+    )
     parameters: str = _key("/image-factory", "prefix of SSM parameters with AMI ids", forms.PARAMETER)
 
 

@@ -54,6 +54,12 @@ QUESTIONS = (
         text="other accounts that may use the images, separated by commas",
     ),
     Question(
+        key="aws.share_parameters",
+        option="share-parameters",
+        metavar="YES|NO",
+        text="may these accounts read the SSM parameters with the AMI ids too, yes or no",
+    ),
+    Question(
         key="registry.push",
         option="registry",
         metavar="HOST",
@@ -134,6 +140,8 @@ def _type(key: str) -> str:
 
 def _shown_default(key: str) -> str:
     default = _default(key)
+    if isinstance(default, bool):
+        return _YES[0] if default else _NO[0]
     return "" if default is None else default if isinstance(default, str) else ", ".join(default)
 
 

@@ -22,6 +22,7 @@ _PLAIN_TAG = re.compile(r"Tag\.(\d+)\.Key")
 # Resource types in ARNs by the prefix of the id.
 _KINDS = {
     "ami": "image",
+    "cr": "capacity-reservation",
     "i": "instance",
     "sg": "security-group",
     "snap": "snapshot",
@@ -40,7 +41,10 @@ _CREATED: Mapping[str, tuple[str, ...]] = {
 }
 # Parameters that name the existing resources of a call.
 _NAMED: Mapping[str, tuple[str, ...]] = {
-    "RunInstances": ("ImageId", "KeyName", "SecurityGroupId.", "SubnetId", "NetworkInterface."),
+    "RunInstances": (
+        *("ImageId", "KeyName", "SecurityGroupId.", "SubnetId", "NetworkInterface."),
+        "CapacityReservationSpecification.CapacityReservationTarget.",
+    ),
     "CreateImage": ("InstanceId",),
     "CreateSecurityGroup": ("VpcId",),
     "CopyImage": ("SourceImageId",),
@@ -60,6 +64,8 @@ def requests_of(call: Call, tags_of: Callable[[str], Tags]) -> list[Request]:
         return [
             Request(action=action, resource=arn, context=context) for arn, context in _of_ssm(call, tags_of)
         ]
+    if call.service == "ram":
+        return list(_of_ram(call, tags_of))
     if profile := call.parameters.get("InstanceProfileName"):
         return [Request(action=action, resource=f"arn:aws:iam::{_ACCOUNT}:instance-profile/{profile}")]
     return [Request(action=action)]
@@ -143,6 +149,28 @@ def _resource_tags(tags: Tags) -> dict[str, str]:
     return {
         f"{service}:ResourceTag/{name}": value for service in ("aws", "ec2") for name, value in tags.items()
     }
+
+
+def _of_ram(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
+    """Yield the authorizations of a resource share, and of the policies that RAM puts on its parameters."""
+    action = f"ram:{call.action}"
+    share = call.parameters.get("resourceShareArn", "")
+    if call.action == "CreateResourceShare":
+        yield Request(action=action, context={"ram:RequestedResourceType": "ssm:Parameter"})
+        asked = {tag["key"]: tag["value"] for tag in json.loads(call.parameters.get("tags", "[]"))}
+        new = f"arn:aws:ram:{call.region}:{_ACCOUNT}:resource-share/*"
+        if asked:
+            yield Request(action="ram:TagResource", resource=new, context=_request_tags(asked))
+    elif share:
+        yield Request(action=action, resource=share, context=_resource_tags(tags_of(share)))
+    else:
+        yield Request(action=action)
+        return
+    for arn in json.loads(call.parameters.get("resourceArns", "[]")):
+        yield from (
+            Request(action=f"ssm:{policy}", resource=arn)
+            for policy in ("GetResourcePolicies", "PutResourcePolicy")
+        )
 
 
 def _of_ssm(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -15,6 +15,14 @@ from builder.errors import UsageError
 READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
 # Actions without side effects whose names have no prefix of READING.
 _HARMLESS = frozenset({"AssumeRole", "DecodeAuthorizationMessage"})
+# Actions of RAM by the path of their REST request, which is always a POST.
+_RAM = {
+    "/associateresourceshare": "AssociateResourceShare",
+    "/createresourceshare": "CreateResourceShare",
+    "/deleteresourceshare": "DeleteResourceShare",
+    "/getresourceshareassociations": "GetResourceShareAssociations",
+    "/getresourceshares": "GetResourceShares",
+}
 _WHEN = ("", "before", "after")
 
 
@@ -31,6 +39,7 @@ class Call:
     status: int = 0
     error: str = ""
     started_s: float = 0.0
+    access_key: str = ""  # its public id, which tells the caller's account
     seconds: float = 0.0
     disturbed: str = ""
 
@@ -96,11 +105,14 @@ class Disturbance:
 
 
 def read_call(number: int, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Call:
-    service, region = _scope(headers.get("Authorization", ""))
+    service, region, access_key = _scope(headers.get("Authorization", ""))
     form = _form(headers, path, body)
     target = headers.get("X-Amz-Target", "")
-    action = target.rpartition(".")[2] or form.pop("Action", "") or f"{method} {urlsplit(path).path}"
-    parameters = _json(body) if target else form
+    of_ram = _RAM.get(urlsplit(path).path, "") if service == "ram" else ""
+    action = (
+        target.rpartition(".")[2] or form.pop("Action", "") or of_ram or f"{method} {urlsplit(path).path}"
+    )
+    parameters = _json(body) if target or (of_ram and body) else form
     parameters.pop("Version", None)
     is_rest = " " in action
     harmless = method in ("GET", "HEAD") if is_rest else action.startswith(READING) or action in _HARMLESS
@@ -111,14 +123,15 @@ def read_call(number: int, method: str, path: str, headers: Mapping[str, str], b
         region=region,
         mutating=not harmless and parameters.get("DryRun", "").lower() != "true",
         parameters=parameters,
+        access_key=access_key,
     )
 
 
-def _scope(authorization: str) -> tuple[str, str]:
-    """Return the (service, region) that a request was signed for."""
+def _scope(authorization: str) -> tuple[str, str, str]:
+    """Return the (service, region, access key) that a request was signed with."""
     _, found, rest = authorization.partition("Credential=")
     words = rest.split(",")[0].split("/")
-    return (words[3], words[2]) if found and len(words) == 5 else ("", "")
+    return (words[3], words[2], words[0]) if found and len(words) == 5 else ("", "", "")
 
 
 def _form(headers: Mapping[str, str], path: str, body: bytes) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
 CONTROL = "/_rehearsal/"
-SERVICES = ("ec2", "ecr", "iam", "kms", "servicequotas", "ssm", "sts")
+SERVICES = ("ec2", "ecr", "iam", "kms", "ram", "servicequotas", "ssm", "sts")
 BODY_LIMIT = 64 << 20
 _MOTO_CONTROL = "moto-api"
 # moto serves instance metadata with credentials at these paths, without regard to the signed service.

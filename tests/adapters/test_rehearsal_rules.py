@@ -83,6 +83,45 @@ def test_a_public_address_needs_a_route_to_the_internet(aws: Clients, hosts: Fak
     assert hosts.launches[found["InstanceId"]].address == found["PublicIpAddress"]
 
 
+def test_an_instance_without_public_address_reaches_the_internet_through_nat(
+    aws: Clients, hosts: FakeHosts
+) -> None:
+    network = aws.ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
+    subnet = aws.ec2.create_subnet(VpcId=network, CidrBlock="10.2.0.0/24")["Subnet"]["SubnetId"]
+    card = {"DeviceIndex": 0, "AssociatePublicIpAddress": False, "SubnetId": subnet}
+    closed = start(aws, NetworkInterfaces=[card])
+    assert not hosts.launches[closed["InstanceId"]].reaches_internet
+    gateway = aws.ec2.create_nat_gateway(SubnetId=subnet, ConnectivityType="public")["NatGateway"]
+    table = aws.ec2.create_route_table(VpcId=network)["RouteTable"]["RouteTableId"]
+    aws.ec2.create_route(
+        RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway["NatGatewayId"]
+    )
+    aws.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+    found = start(aws, NetworkInterfaces=[card])
+    launch = hosts.launches[found["InstanceId"]]
+    assert (launch.address, launch.reaches_internet) == ("", True)
+    public = start(aws, NetworkInterfaces=[{**card, "AssociatePublicIpAddress": True}])
+    assert hosts.launches[public["InstanceId"]].address == ""
+
+
+def test_a_session_needs_a_profile_and_a_way_to_aws(aws: Clients) -> None:
+    def session(instance: dict[str, Any], document: str = "AWS-StartSSHSession") -> dict[str, Any]:
+        return dict(aws("ssm").start_session(Target=instance["InstanceId"], DocumentName=document))
+
+    aws("iam").create_instance_profile(InstanceProfileName="sessions")
+    profile = {"IamInstanceProfile": {"Name": "sessions"}}
+    hidden = {"NetworkInterfaces": [{"DeviceIndex": 0, "AssociatePublicIpAddress": False}]}
+    assert refused(session, instance=aws.run()) == "TargetNotConnected"
+    assert refused(session, instance=aws.run(**profile, **hidden)) == "TargetNotConnected"
+    found = aws.run(**profile)
+    assert refused(session, instance=found, document="none") == "InvalidDocument"
+    started = session(found)
+    assert started["StreamUrl"].startswith("ws://127.0.0.1:")
+    assert aws("ssm").terminate_session(SessionId=started["SessionId"])
+    aws.ec2.terminate_instances(InstanceIds=[found["InstanceId"]])
+    assert refused(session, instance=found) == "TargetNotConnected"
+
+
 def test_from_inside_the_private_address_is_reached(
     aws: Clients, hosts: FakeHosts, set_rules: SetRules
 ) -> None:

@@ -10,8 +10,8 @@ from builder.rehearsal.rules import NEW_ACCOUNT, Rules
 from tests.support.ami_factory import AmiFactory
 from tests.support.factory import Build
 from tests.support.output import result_of
-from tests.support.rehearsal import EAST, IRELAND, WEST
-from tests.support.rehearsed_account import OTHER_ACCOUNT
+from tests.support.rehearsal import EAST, IRELAND, WEST, Clients
+from tests.support.rehearsed_account import OTHER_ACCOUNT, in_account
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e, pytest.mark.boundaries]
 
@@ -43,7 +43,10 @@ def test_first_day_in_a_strict_account(strict: AmiFactory, tmp_path: Path) -> No
     call(
         *("init", "site", "--account", "123456789012", "--region", EAST, "--public-address", "yes"),
         *("--source-cidr", "127.0.0.0/8", "--share-account", OTHER_ACCOUNT),
+        *("--share-parameters", "yes"),
     )
+    consumer = in_account(strict.aws, OTHER_ACCOUNT)
+    first = len(strict.calls())
     policy = json.loads(call("iam", "machine", "--packer", "1.6", "--doctor").stdout)
     strict.rehearsal.set_rules(Rules(policy=policy, denied_regions=(WEST, IRELAND)))
     checked = strict.factory.call("doctor", "--site", "aws", "--json", **environment)
@@ -58,10 +61,11 @@ def test_first_day_in_a_strict_account(strict: AmiFactory, tmp_path: Path) -> No
     assert region == EAST
     call("ami", "show", ami, "--site", "aws")
     check_published(strict, ami)
+    check_consumer(strict, consumer, ami)
     call("ami", "retire", ami, "--force", "--yes", "--site", "aws")
-    refused = [each for each in strict.calls() if each.error in DENIED and each.region == EAST]
+    refused = [each for each in strict.calls(after=first) if each.error in DENIED and each.region == EAST]
     assert refused == []
-    assert {each.region for each in strict.calls() if each.mutating} <= {EAST}
+    assert {each.region for each in strict.calls(after=first) if each.mutating} <= {EAST}
 
 
 def account_environment(factory: AmiFactory, folder: Path) -> dict[str, str]:
@@ -77,6 +81,18 @@ def forget_source(factory: AmiFactory) -> None:
     table = json.loads(path.read_text())
     assert table["entries"].pop("ami")
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
+
+
+def check_consumer(factory: AmiFactory, consumer: Clients, ami: str) -> None:
+    """Start the AMI in another account, by the ARN of its parameter."""
+    name = "/image-factory/machine/debian-12/latest/image_id"
+    arn = factory.aws("ssm").get_parameters(Names=[name])["Parameters"][0]["ARN"]
+    assert consumer("ssm").get_parameter(Name=arn)["Parameter"]["Value"] == ami
+    instance = consumer.run(f"resolve:ssm:{arn}")
+    try:
+        assert instance["ImageId"] == ami
+    finally:
+        consumer.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
 
 
 def check_published(factory: AmiFactory, ami: str) -> None:

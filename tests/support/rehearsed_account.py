@@ -16,6 +16,7 @@ from builder.adapters.aws.account import Account, specifications, tags_of
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.marks import BUILDER_TAG, KEY_TAG, RUN_TAG, SOURCE_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.model import Publication
+from builder.rehearsal.gate import Key as Credentials
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from tests.support.rehearsal import EAST, IRELAND, KEY, WEST, Clients
@@ -32,6 +33,16 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_REGION": EAST,
         "AWS_DEFAULT_REGION": EAST,
     }
+
+
+def in_account(aws: Clients, account: str) -> Clients:
+    """Return clients with the credentials of a role in another account."""
+    role = f"arn:aws:iam::{account}:role/consumer"
+    given = aws("sts").assume_role(RoleArn=role, RoleSessionName="consumer")["Credentials"]
+    key = Credentials(
+        access=given["AccessKeyId"], secret=given["SecretAccessKey"], token=given["SessionToken"]
+    )
+    return Clients(aws.endpoint, key)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.marks import RUN_TAG
+from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.model import Plan
 from builder.site import AwsSettings
 
@@ -33,6 +33,7 @@ def _ec2(*kinds: str) -> tuple[str, ...]:
 
 
 _IMAGES = ("arn:{partition}:ec2:*::image/*", "arn:{partition}:ec2:*::snapshot/*")
+_SHARES = ("arn:{partition}:ram:*:*:resource-share/*",)
 _HAS_RUN_TAG = {"StringLike": {f"ec2:ResourceTag/{RUN_TAG}": "*"}}
 _GETS_RUN_TAG = {"StringLike": {f"aws:RequestTag/{RUN_TAG}": "*"}}
 _CREATING = (
@@ -93,6 +94,12 @@ GRANTS: tuple[Grant, ...] = (
             "arn:{partition}:ec2:*::image/*",
             "arn:{partition}:ec2:*::snapshot/*",
         ),
+    ),
+    Grant(
+        name="StartIn",
+        actions=("ec2:RunInstances",),
+        resources=_ec2("capacity-reservation"),
+        when="reservation",
     ),
     Grant(
         name="Machines",
@@ -197,6 +204,38 @@ GRANTS: tuple[Grant, ...] = (
         ),
         when="publish",
     ),
+    # RAM puts a resource policy on each parameter in the name of the caller.
+    Grant(
+        name="ParameterPolicies",
+        actions=("ssm:GetResourcePolicies", "ssm:PutResourcePolicy"),
+        resources=("arn:{partition}:ssm:*:*:parameter{parameters}/*",),
+        when="share parameters",
+    ),
+    Grant(
+        name="SharesRead",
+        actions=("ram:GetResourceShareAssociations", "ram:GetResourceShares"),
+        when="share parameters",
+    ),
+    Grant(
+        name="ShareNew",
+        actions=("ram:CreateResourceShare",),
+        condition={"StringEquals": {"ram:RequestedResourceType": "ssm:Parameter"}},
+        when="share parameters",
+    ),
+    Grant(
+        name="ShareTag",
+        actions=("ram:TagResource",),
+        resources=_SHARES,
+        condition={"StringLike": {f"aws:RequestTag/{BUILDER_TAG}": "*"}},
+        when="share parameters",
+    ),
+    Grant(
+        name="ShareMore",
+        actions=("ram:AssociateResourceShare", "ram:DeleteResourceShare"),
+        resources=_SHARES,
+        condition={"StringLike": {f"aws:ResourceTag/{BUILDER_TAG}": "*"}},
+        when="share parameters",
+    ),
     Grant(
         name="Deprecate",
         actions=("ec2:EnableImageDeprecation",),
@@ -282,6 +321,7 @@ CALLS: tuple[tuple[str, str, str], ...] = (
     ("ec2", "EnableImageDeregistrationProtection", "publish"),
     ("ec2", "CopyImage", "copy"),
     ("ssm", "PutParameter", "publish"),
+    ("ram", "CreateResourceShare", "share parameters"),
 )
 
 
@@ -303,9 +343,12 @@ def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
         "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
         "share": bool(settings.share_accounts),
+        "share parameters": settings.share_parameters
+        and bool(settings.share_accounts or settings.share_organizations),
         "deprecate": bool(settings.deprecate_after_days),
         "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
+        "reservation": settings.capacity.startswith("cr-"),
         "session": settings.ssh_interface == "session_manager",
     }
     return {"build", "publish", *(name for name, is_needed in optional.items() if is_needed)}

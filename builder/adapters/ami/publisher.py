@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from builder.adapters.ami import journal
+from builder.adapters.ami import journal, parameter_shares
 from builder.adapters.ami import steps as steps
+from builder.adapters.ami.ownership import builder_id
 from builder.adapters.ami.steps import AGAIN, AmiRef, Patience, Sharing
 from builder.adapters.aws.account import Account, Resource, calling_aws, specifications, tags_of
 from builder.adapters.host.workspace import Run
@@ -86,7 +87,7 @@ class AmiPublisher:
     def _points_to(self, region: str, names: tuple[str, ...], home: str) -> bool:
         values = steps.read_parameters(self.account, region, names)
         amis = {values.get(name, "") for name in names}
-        if len(amis) != 1 or "" in amis:
+        if len(amis) != 1 or "" in amis or not self._is_readable(region, names):
             return False
         ref = AmiRef(account=self.account, region=region, ami=amis.pop())
         image = ref.find()
@@ -124,13 +125,42 @@ class AmiPublisher:
             self._require_newer(home, image, names)  # again: copies take hours
             for name in (names.fixed, names.moving):
                 for ref in refs:
-                    self.say(f"{name} in {ref.region}: {ref.ami}")
-                    steps.point(ref, name, self.patience)
+                    self._point(ref, name)
         return Publication(
             name=str(home),
             digest=ami,
             tags=(names.fixed, names.moving),
         )
+
+    @property
+    def _shares_parameters(self) -> bool:
+        return self.settings.share_parameters and bool(self.sharing)
+
+    def _is_readable(self, region: str, names: Iterable[str]) -> bool:
+        """True if the site shares no parameters, or if these can be read by all accounts of the image."""
+        prefix = self.settings.parameters
+        return not self._shares_parameters or parameter_shares.is_shared(
+            self.account, region, names, self.sharing, prefix=prefix
+        )
+
+    def _point(self, ref: AmiRef, name: str) -> None:
+        """Point a parameter at an image, then let the accounts read it that the image is shared with."""
+        self.say(f"{name} in {ref.region}: {ref.ami}")
+        if not self._shares_parameters:
+            steps.point(ref, name, self.patience)
+            return
+        assert self.run is not None
+        again = not self._is_readable(ref.region, [name])
+        steps.point(ref, name, self.patience, tier="Advanced", again=again)
+        shared = parameter_shares.share(
+            ref.account,
+            ref.region,
+            [name],
+            self.sharing,
+            prefix=self.settings.parameters,
+            builder=builder_id(self.run.workspace),
+        )
+        self.say(f"for other accounts: {', '.join(shared)}")
 
     def _require_newer(self, home: AmiRef, image: Resource, names: Names) -> None:
         """Refuse to move a parameter from an image to an older one, in any region."""

@@ -250,13 +250,21 @@ def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict
     return {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
 
 
-def point(ref: AmiRef, name: str, patience: Patience) -> None:
-    """Point the parameter at the AMI and wait until it reads back: SSM validates the AMI asynchronously."""
-    if read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami:
+def point(ref: AmiRef, name: str, patience: Patience, *, tier: str = "", again: bool = False) -> None:
+    """Point the parameter at the AMI and wait until it reads back: SSM validates the AMI asynchronously.
+
+    `tier` is that of the parameter, by default its present one; `again` also writes an unchanged value.
+    """
+    if not again and read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami:
         return
     with calling_aws(f"writing {name} in {ref.region}"):
         ref.account.client("ssm", ref.region).put_parameter(
-            Name=name, Value=ref.ami, Type="String", DataType=_IMAGE_TYPE, Overwrite=True
+            Name=name,
+            Value=ref.ami,
+            Type="String",
+            DataType=_IMAGE_TYPE,
+            Overwrite=True,
+            **({"Tier": tier} if tier else {}),
         )
 
     def is_visible() -> bool:

@@ -12,13 +12,17 @@ from typing import Any
 import moto.ec2.urls
 import moto.ecr.urls
 import moto.iam.urls
+import moto.ram.urls
+import moto.ssm.urls
 from moto.core.base_backend import BackendDict
+from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import Instance
 from moto.ecr.models import ecr_backends
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.ram.models import ResourceShare
 from moto.servicequotas.models import servicequotas_backends
 from moto.ssm.models import ssm_backends
 from moto.sts.models import sts_backends
@@ -33,11 +37,14 @@ from builder.rehearsal.ec2.cloud import Cloud
 from builder.rehearsal.ec2.hosts import Hosts
 from builder.rehearsal.ec2.parameters import Parameters
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.ec2.sessions import SessionActions
 from builder.rehearsal.enforcement import refusal
 from builder.rehearsal.gate import SERVICES, Gate, Key
 from builder.rehearsal.identity import Callers, IamActions, Quotas
 from builder.rehearsal.registry.ecr import EcrActions, Registries, RehearsedEcr
 from builder.rehearsal.rules import NEW_ACCOUNT, Rules
+from builder.rehearsal.sharing import SHARE_PATHS, SHAREABLE, ShareActions
+from builder.rehearsal.sharing import tags_of as tags_of_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +63,13 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (moto.ec2.urls, "url_paths", {"{0}/": Actions.dispatch}),
     (moto.ecr.urls, "url_paths", {"{0}/$": EcrActions.dispatch}),
     (moto.iam.urls, "url_paths", {"{0}/$": IamActions.dispatch}),
+    (moto.ram.urls, "url_paths", dict.fromkeys(SHARE_PATHS, ShareActions.dispatch)),
+    (ResourceShare, "SHAREABLE_RESOURCES", SHAREABLE),
+    (moto.ssm.urls, "url_paths", {"{0}/$": SessionActions.dispatch}),
     (servicequotas_backends, "backend", Quotas),
     (sts_backends, "backend", Callers),
+    # moto would take every caller for one of the account that MOTO_ACCOUNT_ID names.
+    (BaseResponse, "get_current_account", lambda request: account_of(request.get_access_key())),
     # Instances have an empty public DNS name, as in a VPC without DNS host names: AWS names do not resolve to
     # addresses of this host. Prometheus crashes if the name is missing.
     (Instance, "public_dns_name", property(lambda _: "")),
@@ -139,6 +151,14 @@ def find_key(access: str) -> Key | None:
     return None
 
 
+def account_of(access: str) -> str:
+    """Return the account of an access key; the rehearsed account's own key is not known to moto."""
+    for account, partitions in list(iam_backends.items()):
+        if any(access in iam.access_keys for iam in list(partitions.values())):
+            return str(account)
+    return str(Cloud.account.id)
+
+
 def _refuse_container() -> None:
     raise UsageError(
         "a rehearsal starts no containers for calls of Batch or Lambda", hint="test such jobs in an account"
@@ -215,12 +235,19 @@ def set_rules(rules: Rules) -> None:
 
 
 def authorize(call: Call) -> tuple[str, str] | None:
-    """Return code and message of the refusal of a call that the account does not authorize."""
+    """Return code and message of the refusal of a call that the account does not authorize.
+
+    Callers of other accounts have policies of their own, which allow everything.
+    """
+    if account_of(call.access_key) != Cloud.account.id:
+        return None
     return refusal(call, Cloud.rules, lambda name: _tags_of(call.region, name))
 
 
 def _tags_of(region: str, name: str) -> dict[str, str]:
-    """Return the tags of an existing resource or key pair; empty if there is none."""
+    """Return the tags of an existing resource, key pair or resource share; empty if there is none."""
+    if ":resource-share/" in name:
+        return tags_of_share(name)
     backend = ec2_backends[Cloud.account.id][region]
     if pair := backend.key_pairs.get(name):
         found = pair.get_tags()

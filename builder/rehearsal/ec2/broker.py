@@ -47,11 +47,15 @@ _CHECKS: Mapping[str, Check] = {
     "instance": _matches(r"i-[0-9a-f]{8,32}"),
     "metadata": lambda value: isinstance(value, dict),
     "public_key": lambda value: isinstance(value, str),
+    "reaches_internet": lambda value: isinstance(value, bool),
     "script": lambda value: isinstance(value, str),
     "snapshot": _matches(r"snap-[0-9a-f]{8,32}"),
     "source": _matches(r"snap-[0-9a-f]{8,32}"),
 }
-_LAUNCH = ("instance", "snapshot", "address", "hostname", "metadata", "public_key", "script")
+_LAUNCH = (
+    *("instance", "snapshot", "address", "hostname", "metadata", "public_key", "reaches_internet"),
+    "script",
+)
 _CALLS: Mapping[str, tuple[str, ...]] = {
     "take_address": (),
     "release_address": ("address",),

@@ -27,6 +27,7 @@ from builder.rehearsal.ec2.images import Image, ImageBackend
 from builder.rehearsal.ec2.seeds import Account
 
 _NO_TOKEN = "ABCDE"  # noqa: S105 (moto's placeholder for requests without a client token)
+_GATEWAY, _NAT = "internet gateway", "NAT gateway"
 _BY_PARAMETER = "resolve:ssm:"
 _USER_DATA_LIMIT = 16384
 # Arguments of moto's modify_instance_metadata_options whose names differ from the names of the options.
@@ -50,6 +51,7 @@ class Cloud(ImageBackend):
         self.answered: dict[tuple[str, str], tuple[object, Any]] = {}
         self.token_locks: dict[str, threading.Lock] = {}
         self.starting: dict[str, bool] = {}  # pending instance: whether a description has shown it
+        self.online: set[str] = set()  # instances that reach the internet
         self.listed_at: dict[str, float] = {}
         self._open_default_vpc()
         for seed in self.account.seeds:
@@ -164,13 +166,13 @@ class Cloud(ImageBackend):
         if not image_id.startswith(_BY_PARAMETER):
             return image_id
         name = image_id.removeprefix(_BY_PARAMETER)
-        versions = ssm_backends[self.account_id][self.region_name]._parameters
-        if name not in versions:
+        parameter = ssm_backends[self.account_id][self.region_name].get_parameter(name)
+        if parameter is None:
             raise EC2ClientError("InvalidParameterValue", f"SSM parameter {name} could not be resolved")
-        return str(versions[name][-1].value)
+        return str(parameter.value)
 
     def _launchable_image(self, image_id: str) -> Image:
-        image = self.amis.get(image_id)
+        image = self.amis.get(image_id) or self.shared_images().get(image_id)
         if not isinstance(image, Image):
             raise (
                 UnvailableAMIIdError(image_id)
@@ -190,11 +192,13 @@ class Cloud(ImageBackend):
     def _boot(self, instance: Instance, image: Image, script: str) -> None:
         key = metadata.key_pair(self, instance)
         address = self._assign_addresses(instance)
+        is_online = bool(address) or self._route_of(instance) == _NAT
         self.instances_backend.launch(
             Launch(
                 instance=instance.id,
                 snapshot=image.ebs_snapshot.id,
                 address=address,
+                reaches_internet=is_online,
                 hostname=instance.private_dns_name.split(".")[0],
                 metadata=metadata.describe(self, instance),
                 public_key=key.public_key if key else "",
@@ -203,6 +207,7 @@ class Cloud(ImageBackend):
         )
         instance._state = InstanceState("pending", 0)
         self.starting[instance.id] = False
+        self.online |= {instance.id} if is_online else set()
 
     def _assign_addresses(self, instance: Instance) -> str:
         """Assign an instance its addresses; return the one at which this host reaches it, "" for none.
@@ -212,7 +217,7 @@ class Cloud(ImageBackend):
         """
         nic, inside = instance.nics[0], self.rules.is_inside
         is_public = getattr(nic, "wants_public_ip", False)
-        is_reached = inside or (is_public and self._has_gateway(instance))
+        is_reached = inside or (is_public and self._route_of(instance) == _GATEWAY)
         address = require_loopback(self.instances_backend.take_address()) if is_reached else ""
         private = address if inside else require_loopback(self.instances_backend.take_address())
         _set_private(nic, private)
@@ -220,15 +225,15 @@ class Cloud(ImageBackend):
         self.bound[instance.id] = address
         return address
 
-    def _has_gateway(self, instance: Instance) -> bool:
-        """True if the subnet of an instance has a route to the internet through an internet gateway."""
+    def _route_of(self, instance: Instance) -> str:
+        """Return the kind of gateway through which an instance's subnet reaches the internet; "" for none."""
         tables = self.describe_route_tables(filters={"association.subnet-id": [str(instance.subnet_id)]})
         main = {"vpc-id": [str(instance.vpc_id)], "association.main": ["true"]}
         (table,) = tables or self.describe_route_tables(filters=main)
-        return any(
-            route.destination_cidr_block == "0.0.0.0/0" and route.gateway is not None
-            for route in table.routes
-        )
+        for route in table.routes:
+            if route.destination_cidr_block == "0.0.0.0/0":
+                return _GATEWAY if route.gateway else _NAT if route.nat_gateway else ""
+        return ""
 
     def create_network_interface(self, *args: Any, **kwargs: Any) -> NetworkInterface:
         """Create an interface without moto's addresses, whose public ones belong to real hosts."""

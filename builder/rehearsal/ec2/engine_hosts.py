@@ -115,7 +115,7 @@ class EngineHosts:
         created = self._engine.create(
             next(iter(self._machines)),
             command=("python3", "-I", "/imds.py", "/imds.json"),
-            network="bridge" if launch.address else "none",
+            network="bridge" if launch.address or launch.reaches_internet else "none",
             labels=self._labels(launch) | {f"{REHEARSAL_LABEL}.part": "network"},
             name=self._name(launch.instance, "network"),
             hostname=launch.hostname,

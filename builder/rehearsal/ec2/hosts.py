@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """Parameters of a new instance; `address` comes from `Hosts.take_address`, or is "" for no network."""
+    """Parameters of a new instance; `address` comes from `Hosts.take_address`, or is "".
+
+    Without an address the instance is not reached from this host; it reaches the internet only if
+    `reaches_internet` is set.
+    """
 
     instance: str
     snapshot: str
@@ -15,6 +19,7 @@ class Launch:
     hostname: str
     metadata: Mapping[str, Any]
     public_key: str = ""
+    reaches_internet: bool = False
     script: str = ""  # runs at the first boot
 
 

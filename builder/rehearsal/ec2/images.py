@@ -19,7 +19,7 @@ from moto.ec2.exceptions import (
     InvalidSnapshotInUse,
     UnvailableAMIIdError,
 )
-from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.elastic_block_store import Snapshot
 from moto.ec2.models.instances import Instance
@@ -28,6 +28,7 @@ from moto.ec2.utils import random_ami_id
 from builder.errors import FactoryError
 from builder.rehearsal.ec2.hosts import Hosts
 from builder.rehearsal.ec2.seeds import Seed
+from builder.rehearsal.ec2.shared_images import SharedImages
 from builder.rehearsal.rules import Rules
 
 Tags = Iterable[Mapping[str, Any]]
@@ -92,7 +93,7 @@ class Image(Ami):
         return [{"DeviceName": self.root_device_name, "Ebs": disk}]
 
 
-class ImageBackend(EC2Backend):
+class ImageBackend(SharedImages):
     """EC2's operations on AMIs; class attributes are shared by all regions of the rehearsal."""
 
     __module__ = "moto.ec2.models"
@@ -304,7 +305,7 @@ class ImageBackend(EC2Backend):
     def describe_images(  # type: ignore[override]
         self, ami_ids: list[str] | None = None, *, disabled: bool = True, **selectors: Any
     ) -> list[Ami]:
-        unlisted, known = self._unlisted(), {*self.amis, *self.deleted_amis}
+        unlisted, known = self._unlisted(), {*self.amis, *self.deleted_amis, *self.shared_images()}
         missing = [ami for ami in ami_ids or () if ami not in known or ami in unlisted]
         if missing and all(ami.startswith("ami-") for ami in missing):
             raise InvalidAMIIdError(missing)

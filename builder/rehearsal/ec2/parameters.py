@@ -13,6 +13,7 @@ from moto.ssm.exceptions import ParameterAlreadyExists, ValidationException
 from moto.ssm.models import Parameter, SimpleSystemManagerBackend
 
 from builder.rehearsal.ec2.seeds import Account
+from builder.rehearsal.sharing import shared_parameter
 
 _IMAGE_TYPE = "aws:ec2:image"
 _IMAGE_ID = re.compile(r"ami-[0-9a-f]{8,17}")
@@ -32,6 +33,10 @@ class Parameters(SimpleSystemManagerBackend):
         for seed in self.account.seeds:
             for name in seed.parameters:
                 self._parameters[name].append(self._new_parameter(name, seed.id_in(region_name), version=1))
+
+    def get_parameter(self, name: str) -> Parameter | None:
+        """Return a parameter; one of another account by its full ARN, if a resource share allows it."""
+        return shared_parameter(name, self.account_id) or super().get_parameter(name)
 
     def _new_parameter(self, name: str, value: str, version: int) -> Parameter:
         return Parameter(  # type: ignore[abstract]

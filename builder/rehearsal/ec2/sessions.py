@@ -1,0 +1,44 @@
+"""Session Manager of the rehearsal: sessions with instances whose agent can reach AWS."""
+
+import secrets
+from typing import Any
+
+from moto.core.responses import ActionResult
+from moto.ec2.models import ec2_backends
+from moto.ssm.exceptions import SSMException
+from moto.ssm.responses import SimpleSystemManagerResponse
+
+from builder.rehearsal.identity import USER
+
+_DOCUMENTS = ("AWS-StartPortForwardingSession", "AWS-StartSSHSession", "SSM-SessionManagerRunShell")
+
+
+class SessionActions(SimpleSystemManagerResponse):
+    """Handler of a request to Systems Manager."""
+
+    def start_session(self) -> ActionResult:
+        """Start a session, whose stream leads nowhere: a rehearsal has no data channel.
+
+        The agent needs a running instance, an instance profile and a route to the internet.
+        """
+        target, document = self._get_param("Target"), self._get_param("DocumentName") or _DOCUMENTS[-1]
+        if document not in _DOCUMENTS:
+            raise SSMException("InvalidDocument", f"Document with name {document} does not exist.")
+        if not self._has_agent(target):
+            raise SSMException("TargetNotConnected", f"{target} is not connected.")
+        session = f"{USER}-{secrets.token_hex(9)[:17]}"
+        stream = f"ws://127.0.0.1:9/v1/data-channel/{session}"
+        return ActionResult({"SessionId": session, "TokenValue": secrets.token_hex(32), "StreamUrl": stream})
+
+    def terminate_session(self) -> ActionResult:
+        return ActionResult({"SessionId": self._get_param("SessionId")})
+
+    def _has_agent(self, target: str) -> bool:
+        backend: Any = ec2_backends[self.current_account][self.region]
+        instance = backend.get_instance_by_id(target)
+        return (
+            instance is not None
+            and instance.state == "running"
+            and bool(instance.iam_instance_profile)
+            and target in backend.online
+        )

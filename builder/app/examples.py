@@ -67,7 +67,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "iam": ("builder iam ami-cpu > policy.json",),
     "config": ("builder config",),
     "doctor": ("builder doctor", "builder doctor --site aws"),
-    "clean": ("builder clean", "builder clean --keep-last 5 --older-than 14d --max-size 20G --yes"),
+    "clean": (
+        "builder clean",
+        "builder clean --keep-last 5 --older-than 14d --max-size 20G --yes",
+        "builder clean --site aws --everything",
+    ),
     "registry up": ("builder registry up",),
     "registry down": ("builder registry down",),
     "registry status": ("builder registry status",),

@@ -153,7 +153,8 @@ class _Preflight:
             yield Finding(about="encryption", state=GOOD, text=text)
 
     def quota(self) -> Iterable[Finding]:
-        types = {type_ for target in self._targets if target.ami for type_ in target.ami.build_on.values()}
+        of_targets = {name for target in self._targets if target.ami for name in target.ami.build_on.values()}
+        types = set(self._settings.instance_types) or of_targets
         sizes = self._facts.vcpus(types)
         if sizes is None:
             yield _unread("quota", "ec2:DescribeInstanceTypes")

@@ -5,9 +5,22 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
+from builder.adapters.ami import inventory
+from builder.adapters.ami.family import regions_of
+from builder.adapters.ami.inventory import Item
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import is_run_name, without_runs
-from builder.app.context import add_json, add_site_name, open_context, parser, print_json, print_table
+from builder.app.account import SiteAccount
+from builder.app.context import (
+    Context,
+    add_json,
+    add_site_name,
+    open_context,
+    parser,
+    print_json,
+    print_table,
+)
+from builder.app.interrupts import interruptible
 from builder.app.leftovers import KEPT_RUNS, Leftover, Limits, find_leftovers
 from builder.errors import UsageError, with_result
 from builder.screen.text import count, size
@@ -25,6 +38,11 @@ def options() -> argparse.ArgumentParser:
     found.add_argument("--yes", action="store_true", help="remove the listed items")
     found.add_argument(
         "--all", action="store_true", help="also layers, caches and receipts that are still valid"
+    )
+    found.add_argument(
+        "--everything",
+        action="store_true",
+        help="list all that builds ever created in the AWS account; delete it after a question",
     )
     found.add_argument(
         "--keep-last",
@@ -52,6 +70,8 @@ def options() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     parsed = options().parse_args(argv)
     _require_consistent(parsed)
+    if parsed.everything:
+        return _empty_account(open_context(parsed), parsed)
     limits = Limits(
         everything=parsed.all,
         keep_last=parsed.keep_last,
@@ -73,6 +93,10 @@ def _require_consistent(parsed: argparse.Namespace) -> None:
             "builder clean: --all removes everything and excludes --older-than and --max-size",
             hint="builder clean --all",
         )
+    if parsed.everything and (parsed.all or parsed.run or given):
+        raise UsageError(
+            "builder clean: --everything excludes RUN and all limits", hint="builder clean --everything"
+        )
     if parsed.run is None:
         return
     if not is_run_name(parsed.run):
@@ -80,6 +104,52 @@ def _require_consistent(parsed: argparse.Namespace) -> None:
     if parsed.all or given:
         option = "--all" if parsed.all else f"--{given[0].replace('_', '-')}"
         raise UsageError(f"builder clean: RUN excludes {option}", hint=f"builder clean {parsed.run}")
+
+
+def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
+    """List the account's resources of all builders; delete them if the user types the account's id."""
+    with without_runs(context.workspace) as is_idle, interruptible():
+        if parsed.yes and not is_idle:
+            raise UsageError(
+                "a build is in progress; nothing was deleted", hint="wait for it, or: builder logs"
+            )
+        account = SiteAccount(context).account
+        number = account.account_id()
+        found = inventory.everything(account, regions_of(account), context.site.aws.parameters)
+        if parsed.json:
+            with with_result({"account": number, "items": _tables(found), "removed": False}):
+                inventory.delete(account, found if parsed.yes else (), _say)
+            print_json(parsed, {"account": number, "items": _tables(found), "removed": parsed.yes})
+            return 0
+        if not found:
+            print(f"builds have created nothing that is left in account {number}", file=sys.stderr)
+            return 0
+        print_table(("region", "kind", "id", "what"), [tuple(table.values()) for table in _tables(found)])
+        if parsed.yes or _agrees(number, len(found)):
+            inventory.delete(account, found, _say)
+            print(f"\ndeleted {count(len(found), 'resource')} of account {number}", file=sys.stderr)
+    return 0
+
+
+def _agrees(number: str, items: int) -> bool:
+    """True if the user confirms a deletion with the number of the account."""
+    if not sys.stdin.isatty():
+        print("\nnothing was deleted; to delete all of it, add --yes", file=sys.stderr)
+        return False
+    question = f"\ndelete {count(items, 'resource')} for good? type the account number, {number}, to agree: "
+    print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() == number:
+        return True
+    print("nothing was deleted", file=sys.stderr)
+    return False
+
+
+def _tables(items: Sequence[Item]) -> list[dict[str, str]]:
+    return [{"region": i.region, "kind": i.kind, "id": i.id, "what": i.text} for i in items]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], parsed: argparse.Namespace) -> int:

@@ -5,3 +5,7 @@
     http_tokens                 = "required"
     http_put_response_hop_limit = 1
   }
+
+  # The plugin uses no open capacity reservation unless told to.
+  capacity_reservation_preference = var.capacity.preference == "" ? null : var.capacity.preference
+  capacity_reservation_id         = var.capacity.reservation == "" ? null : var.capacity.reservation

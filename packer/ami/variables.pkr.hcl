@@ -31,6 +31,18 @@ variable "instance_type" {
   type = string
 }
 
+variable "capacity" {
+  type = object({
+    preference  = string
+    reservation = string
+  })
+  default = {
+    preference  = ""
+    reservation = ""
+  }
+  description = "Capacity reservation of the build instance; only current plugins use it."
+}
+
 variable "ami_name" {
   type = string
 }

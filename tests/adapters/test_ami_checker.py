@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from builder.adapters.ami import checker
+from builder.adapters.ami.capacity import launch_reservation
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.host.workspace import Run
 from builder.app.context import Context
-from builder.errors import CheckError, Interrupted
+from builder.errors import CheckError, Interrupted, MissingError
 from builder.events import Stream
 from builder.model import Artifact, Check
 from builder.rehearsal.calls import Call, Disturbance
@@ -140,3 +141,38 @@ def test_check_instance_gets_a_host_key_that_the_login_requires(
     config = yaml.safe_load(base64.b64decode(started.parameters["UserData"]))
     assert configs == [f"image {config['ssh_keys']['ed25519_public']}\n"]
     assert config["ssh_keys"]["ed25519_private"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+
+
+def test_checks_start_where_ec2_has_capacity(ami_account: AmiAccount, proxy: Proxy) -> None:
+    """The next instance type is tried if EC2 lacks capacity, and nothing else after another error."""
+    settings = AwsSettings(instance_types=("m5.large", "m5.xlarge"))
+    proxy.disturb(Disturbance(action="RunInstances", code="InsufficientInstanceCapacity", count=1))
+    stopped = "<code>48</code><name>terminated</name>"
+    proxy.disturb(Disturbance(action="DescribeInstances", count=0, replace=(RUNNING, stopped)))
+    with ami_account.run() as run, pytest.raises(CheckError, match="is terminated"):
+        check(ami_account, run, settings)
+    tried = [call.parameters for call in proxy.calls if call.action == "RunInstances"]
+    assert [each["InstanceType"] for each in tried] == ["m5.large", "m5.xlarge"]
+    assert len({each["ClientToken"] for each in tried}) == 2
+    assert tried[0]["CapacityReservationSpecification.CapacityReservationPreference"] == "none"
+    proxy.clear_disturbances()
+    proxy.disturb(Disturbance(action="RunInstances", code="VcpuLimitExceeded", count=1))
+    before = len(tried)
+    with ami_account.run() as run, pytest.raises(MissingError, match="VcpuLimitExceeded"):
+        check(ami_account, run, settings)
+    assert len([call for call in proxy.calls if call.action == "RunInstances"]) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("capacity", "expected"),
+    [
+        ("open", {"CapacityReservationPreference": "open"}),
+        (
+            "cr-0123456789abcdef0",
+            {"CapacityReservationTarget": {"CapacityReservationId": "cr-0123456789abcdef0"}},
+        ),
+    ],
+)
+def test_capacity_reservation_of_the_site_is_used(capacity: str, expected: dict[str, object]) -> None:
+    found = launch_reservation(AwsSettings(capacity=capacity))
+    assert found == {"CapacityReservationSpecification": expected}

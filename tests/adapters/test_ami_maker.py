@@ -396,3 +396,58 @@ def test_a_failure_without_a_running_instance_leaves_nothing(
     proxy.clear_disturbances()
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
     assert (instances(aws, run), left(aws, run.name)) == ([], [])
+
+
+# Fake Packer for which EC2 has no capacity until it tries the type m7i.8xlarge.
+SCARCE = """#!{python}
+import json, sys
+(words,) = [word for word in sys.argv if word.startswith("-var-file=")]
+table = json.load(open(words.removeprefix("-var-file=")))
+with open("{folder}/tried", "a") as file:
+    print(table["instance_type"], table["network"]["subnet"], file=file)
+if table["instance_type"] != "m7i.8xlarge":
+    print("1,amazon-ebs.image,error,Error launching source instance: {code}: We have no m7i.4xlarge")
+    sys.exit(1)
+build = {{"artifact_id": table["region"] + ":{image}", "custom_data": {{"run": table["run"]}}}}
+json.dump({{"builds": [build]}}, open(table["manifest"], "w"))
+"""
+FIRST, SECOND = "subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"
+
+
+def make_scarce(
+    ami_account: AmiAccount, plan: Plan, packer: Path, folder: Path, code: str, *types: str
+) -> tuple[Artifact, list[str]]:
+    words = {"python": sys.executable, "folder": folder, "code": code, "image": ami_account.image()}
+    packer.write_text(SCARCE.format(**words))
+    settings = AwsSettings(subnet=FIRST, subnets=(SECOND,), instance_types=types, security_group="sg-0a")
+    notes: list[str] = []
+    with ami_account.run() as run:
+        artifact = make(ami_account, run, plan, lambda event: notes.append(event.text), settings=settings)
+    return artifact, [note for note in notes if "no capacity" in note]
+
+
+def test_tries_the_next_subnet_and_type_if_capacity_is_lacking(
+    ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path
+) -> None:
+    _, notes = make_scarce(
+        ami_account, plan, packer, tmp_path, "InsufficientInstanceCapacity", "m7i.4xlarge", "m7i.8xlarge"
+    )
+    tried = (tmp_path / "tried").read_text().splitlines()
+    assert tried == [f"m7i.4xlarge {FIRST}", f"m7i.4xlarge {SECOND}", f"m7i.8xlarge {FIRST}"]
+    assert notes == [f"EC2 has no capacity for m7i.4xlarge in {subnet}" for subnet in (FIRST, SECOND)]
+
+
+def test_names_what_was_tried_if_there_is_no_capacity_at_all(
+    ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingError, match=f"m7i.4xlarge in {FIRST}, m7i.4xlarge in {SECOND}: ") as caught:
+        make_scarce(ami_account, plan, packer, tmp_path, "InsufficientInstanceCapacity", "m7i.4xlarge")
+    assert "instance_types" in caught.value.hint
+
+
+def test_a_mistake_is_not_tried_elsewhere(
+    ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BuildError, match="VcpuLimitExceeded"):
+        make_scarce(ami_account, plan, packer, tmp_path, "VcpuLimitExceeded", "m7i.4xlarge", "m7i.8xlarge")
+    assert len((tmp_path / "tried").read_text().splitlines()) == 1

@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.adapters.ami.access import Access, address_of, launch_network, session_proxy, ssh_access
+from builder.adapters.ami.capacity import (
+    Attempt,
+    NoCapacityError,
+    attempts,
+    first_with_capacity,
+    lack_of,
+    launch_reservation,
+)
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
@@ -124,28 +132,44 @@ class MachineChecker:
         """Start an instance of `ami`, yield its address, and terminate it at the end of the block."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
-        with calling_aws(f"starting an instance of {ami}"):
-            answer = ec2.run_instances(
-                ImageId=ami,
-                InstanceType=plan.target.ami.build_on[plan.arch],
-                KeyName=access.key.name,
-                MinCount=1,
-                MaxCount=1,
-                ClientToken=access.key.name[-64:],
-                UserData=host.user_data,
-                InstanceInitiatedShutdownBehavior="terminate",
-                MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
-                TagSpecifications=specifications(
-                    {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
-                ),
-                **launch_network(self.settings, access.group),
-            )
-        instance = answer["Instances"][0]["InstanceId"]
+        instance = first_with_capacity(
+            attempts(self.settings, plan.target.ami.build_on[plan.arch]),
+            lambda attempt: self._start(plan, ami, access, host, attempt),
+            say=lambda text: self.events.emit("note", text=text),
+        )
         try:
             yield address_of(self._wait_until_running(instance), self.settings)
         finally:
             with calling_aws(f"terminating {instance}"):
                 ec2.terminate_instances(InstanceIds=[instance])
+
+    def _start(self, plan: Plan, ami: str, access: Access, host: HostKey, attempt: Attempt) -> str:
+        """Start an instance and return its id; raise NoCapacityError if EC2 has none for it."""
+        from botocore.exceptions import ClientError
+
+        with calling_aws(f"starting an instance of {ami}"):
+            try:
+                answer = self.account.client("ec2").run_instances(
+                    ImageId=ami,
+                    InstanceType=attempt.instance_type,
+                    KeyName=access.key.name,
+                    MinCount=1,
+                    MaxCount=1,
+                    ClientToken=f"{access.key.name[-60:]}-{attempt.number}",
+                    UserData=host.user_data,
+                    InstanceInitiatedShutdownBehavior="terminate",
+                    MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+                    TagSpecifications=specifications(
+                        {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
+                    ),
+                    **launch_network(attempt.settings, access.group),
+                    **launch_reservation(attempt.settings),
+                )
+            except ClientError as error:
+                if reason := lack_of(error):
+                    raise NoCapacityError(reason) from error
+                raise
+        return str(answer["Instances"][0]["InstanceId"])
 
     def _wait_until_running(self, instance: str) -> Resource:
         ec2 = self.account.client("ec2")

@@ -38,7 +38,7 @@ def regions_of(account: Account) -> tuple[str, ...]:
         return tuple(region["RegionName"] for region in account.client("ec2").describe_regions()["Regions"])
 
 
-def _in_all_regions(
+def in_all_regions(
     account: Account, regions: Sequence[str], list_region: Callable[[str], Iterable[_Item]]
 ) -> list[_Item]:
     """Return the items of all regions but those that a policy denies; the site's own region is required."""
@@ -63,7 +63,7 @@ def all_of(account: Account, regions: Sequence[str]) -> list[Member]:
             _member(account, region, image) for image in account.images_with_tag(TARGET_TAG, region=region)
         ]
 
-    return _in_all_regions(account, regions, list_region)
+    return in_all_regions(account, regions, list_region)
 
 
 def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
@@ -84,7 +84,7 @@ def family(account: Account, ami: str, regions: Sequence[str]) -> list[Member]:
     def list_region(region: str) -> list[Member]:
         return [_member(account, region, image) for image in account.images({SOURCE_TAG: ami}, region=region)]
 
-    return [*home, *_in_all_regions(account, regions, list_region)]
+    return [*home, *in_all_regions(account, regions, list_region)]
 
 
 def _member(account: Account, region: str, image: Resource) -> Member:
@@ -133,7 +133,7 @@ def retire(
     for member in reversed(members):
         say(str(member.ref))
         steps.remove(member.ref, {IMAGE_TAG: ami})
-    leftovers = _in_all_regions(account, regions, lambda region: _leftover_snapshots(account, region, ami))
+    leftovers = in_all_regions(account, regions, lambda region: _leftover_snapshots(account, region, ami))
     for region, snapshot in leftovers:
         say(f"{region}: {snapshot}")
         steps.remove_snapshot(account, region, snapshot)

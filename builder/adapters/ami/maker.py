@@ -9,13 +9,21 @@ rehearsed; this module does not distinguish them.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from builder.adapters.ami import journal, kept, packer
 from builder.adapters.ami.access import Access, interface, ssh_access
+from builder.adapters.ami.capacity import (
+    Attempt,
+    NoCapacityError,
+    attempts,
+    first_with_capacity,
+    lacks_capacity,
+    reservation,
+)
 from builder.adapters.ami.failed import FailedInstances
 from builder.adapters.ami.finder import AmiFinder, artifact, checkpoint_result, tags
 from builder.adapters.ami.jobs import Job, Start, checkpoint_job, checkpointed, image_job, source
@@ -199,17 +207,32 @@ class AmiMaker:
     def _build(self, job: Job) -> str:
         """Build the image and return its id; with `keep_failed`, keep the instance of a failed build."""
         if not self.keep_failed:
-            return self._run_packer(job)
+            return self._run_with_capacity(job)
         failed = FailedInstances(
             account=self.account, settings=self.settings, run=self.run, ssh_port=self.ssh_port
         )
         with failed.kept(job.plan, job.access, job.tags):
-            return self._run_packer(job)
+            return self._run_with_capacity(job)
 
-    def _run_packer(self, job: Job) -> str:
+    def _run_with_capacity(self, job: Job) -> str:
+        """Run Packer with the first instance type and subnet for which EC2 has capacity."""
+        shape, table = job.plan.target.ami, self._variables(job)
+        assert shape is not None
+
+        def run(attempt: Attempt) -> str:
+            network = {**table["network"], "subnet": attempt.settings.subnet}
+            own = {**table, "instance_type": attempt.instance_type, "network": network}
+            return self._run_packer(job, own)
+
+        return first_with_capacity(
+            attempts(self.settings, shape.build_on[job.plan.arch]),
+            run,
+            say=lambda text: self.events.emit("note", text=text),
+        )
+
+    def _run_packer(self, job: Job, table: Mapping[str, Any]) -> str:
         plan = job.plan
         variables = job.folder / "packer.json"
-        table = self._variables(job)
         private.write(variables, json.dumps(table))
         program = Packer(self._template(job), variables=variables)
         listener = playbook.Listener(self.events, job.step)
@@ -231,6 +254,8 @@ class AmiMaker:
         if listener.failure is not None:
             raise failure(f"target '{plan.target.name}'", plan, listener, done.code, self.mirror(plan))
         found = packer.built_amis(job.manifest, self.run.name)
+        if lacks_capacity(log.error) and not log.is_started:
+            raise NoCapacityError(log.error)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
                 f"Packer did not create an image of '{plan.target.name}': {log.error or 'no error message'}",
@@ -262,7 +287,7 @@ class AmiMaker:
         return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir), **path}
 
     def _variables(self, job: Job) -> dict[str, Any]:
-        """Return the variables of the Packer template."""
+        """Return the variables of the Packer template, except for those of an attempt."""
         plan = job.plan
         shape, site = plan.target.ami, self.settings
         assert shape is not None
@@ -272,7 +297,7 @@ class AmiMaker:
             "region": self.account.region,
             "endpoint": self.account.endpoint,
             "source_ami": job.start.image["ImageId"],
-            "instance_type": shape.build_on[plan.arch],
+            "capacity": reservation(site),
             "ami_name": job.image_name,
             "ami_description": job.description,
             "tags": {**job.tags, "Name": job.image_name},
@@ -294,7 +319,6 @@ class AmiMaker:
                 "interface": interface(site),
             },
             "network": {
-                "subnet": site.subnet,
                 "security_group": job.access.group,
                 "public_address": site.public_address,
                 "iam_instance_profile": site.instance_profile,

@@ -63,7 +63,7 @@ class PackerLog:
     """Parser of one build's log; keeps the first error and the last lines for error messages."""
 
     def __init__(self) -> None:
-        self._is_started = False
+        self.is_started = False  # EC2 has started the build instance
         self.error = ""
         self.tail: list[str] = []
 
@@ -84,8 +84,8 @@ class PackerLog:
             self.error = text.strip()
         if kind == "say" and text:
             yield Task(text)
-            if not self._is_started and (started := _INSTANCE.fullmatch(text)):
-                self._is_started = True
+            if not self.is_started and (started := _INSTANCE.fullmatch(text)):
+                self.is_started = True
                 yield Started(started[1])
 
 

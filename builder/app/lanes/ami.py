@@ -286,12 +286,13 @@ def _intention(site: SiteAccount, plan: Plan, outlook: Outlook) -> str:
     if outlook.image:
         start = f"checkpoint {outlook.image} after layer {outlook.layer}"
     made = "".join(f", a checkpoint after layer {layer} with its snapshot" for layer in outlook.makes)
-    type_, minutes = shape.build_on[plan.arch], shape.minutes
-    dollars = shape.dollars_per_hour[plan.arch] * minutes / 60
+    own, minutes = shape.build_on[plan.arch], shape.minutes
+    types = site.context.site.aws.instance_types or (own,)
+    dollars = f", {shape.dollars_per_hour[plan.arch] * minutes / 60:.2f} $" if types[0] == own else ""
     return (
-        f"  {plan.target.name}: instances of {type_} from {start},"
+        f"  {plan.target.name}: instances of {' or '.join(types)} from {start},"
         f" a volume of {shape.volume_gib} GiB, an AMI with its snapshot{made};"
-        f" about {minutes} min, {dollars:.2f} $"
+        f" about {minutes} min{dollars}"
     )
 
 

@@ -1,0 +1,97 @@
+"""Instance types and subnets to try in order, until EC2 has capacity for an instance.
+
+Only a lack of capacity leads to the next attempt: a mistake would fail everywhere.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from builder.adapters.aws.account import code_of
+from builder.errors import MissingError
+from builder.site import AwsSettings
+
+T = TypeVar("T")
+_CODES = (
+    *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
+    "ReservationCapacityExceeded",
+)
+_LACKS = re.compile(rf"\b(?:{'|'.join(_CODES)})\b|not supported in your requested Availability Zone")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    instance_type: str
+    settings: AwsSettings  # with the subnet of this attempt
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.instance_type} in {self.settings.subnet or 'the default subnet'}"
+
+
+class NoCapacityError(Exception):
+    """Raised by an attempt for which EC2 has no capacity; `reason` is EC2's message."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
+    """Return the attempts of a site: each instance type in all subnets, then the next type."""
+    types = settings.instance_types or (default_type,)
+    subnets = dict.fromkeys((settings.subnet, *settings.subnets))
+    pairs = [(name, subnet) for name in types for subnet in subnets]
+    return [
+        Attempt(instance_type=name, settings=replace(settings, subnet=subnet), number=number)
+        for number, (name, subnet) in enumerate(pairs)
+    ]
+
+
+def reservation(settings: AwsSettings) -> dict[str, str]:
+    """Return the site's preference for capacity reservations, and the id of a reservation; one is empty."""
+    is_id = settings.capacity.startswith("cr-")
+    return {
+        "preference": "" if is_id else settings.capacity,
+        "reservation": settings.capacity if is_id else "",
+    }
+
+
+def launch_reservation(settings: AwsSettings) -> dict[str, Any]:
+    """Return the arguments of RunInstances for the site's capacity reservation."""
+    wanted = reservation(settings)
+    if wanted["reservation"]:
+        target = {"CapacityReservationTarget": {"CapacityReservationId": wanted["reservation"]}}
+        return {"CapacityReservationSpecification": target}
+    return {"CapacityReservationSpecification": {"CapacityReservationPreference": wanted["preference"]}}
+
+
+def lacks_capacity(text: str) -> bool:
+    """True if an error message of EC2 says that it has no capacity."""
+    return _LACKS.search(text) is not None
+
+
+def lack_of(error: Exception) -> str:
+    """Return the message of a botocore error that says that EC2 has no capacity; "" for other errors."""
+    text = f"{code_of(error)}: {error}"
+    return str(error) if lacks_capacity(text) else ""
+
+
+def first_with_capacity(
+    wanted: Iterable[Attempt], start: Callable[[Attempt], T], say: Callable[[str], object]
+) -> T:
+    """Return the result of the first attempt for which EC2 has capacity; raise MissingError if none has."""
+    lacking: list[str] = []
+    reason = ""
+    for attempt in wanted:
+        try:
+            return start(attempt)
+        except NoCapacityError as error:
+            lacking.append(str(attempt))
+            reason = error.reason
+            say(f"EC2 has no capacity for {attempt}")
+    raise MissingError(
+        f"EC2 has no capacity for {', '.join(lacking)}: {reason}",
+        hint="try again later, or add instance_types and subnets to [aws] of site.toml",
+    )

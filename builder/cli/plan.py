@@ -159,7 +159,9 @@ def _states(
     `due` has the layers that are built even if they exist, `outlook` the image that an AMI starts from.
     """
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
-    source, lost = (outlook.source, "not in a checkpoint") if outlook else ("in this engine", LOST)
+    source, lost = (
+        (outlook.source, "unchanged, but in no checkpoint") if outlook else ("in this engine", LOST)
+    )
     present = [
         layer.name == outlook.layer if outlook else layer.key not in due and has_layer(finder.images, layer)
         for layer in plan.layers

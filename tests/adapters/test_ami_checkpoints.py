@@ -5,6 +5,8 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
 from builder.sources import digest_of
-from tests.support.rehearsal import REGIONS, ROOT, Clients
+from tests.support.rehearsal import EAST, REGIONS, ROOT, Clients
 from tests.support.rehearsed_account import AmiAccount, environment
 from tests.unit.test_clean import FakeEngine
 
@@ -71,10 +73,15 @@ def double(aws: Clients, packer: Path, monkeypatch: pytest.MonkeyPatch) -> Packe
     return created
 
 
+@cache
+def planned() -> Plan:
+    return Context(ROOT).plan("ami-gpu")
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     """A plan with a checkpoint after CUDA; its keys are unique, because tests share the account."""
-    found = Context(ROOT).plan("ami-gpu")
+    found = planned()
     layers = (dataclasses.replace(layer, key=digest_of([str(tmp_path), layer.key])) for layer in found.layers)
     return dataclasses.replace(found, layers=tuple(layers))
 
@@ -101,12 +108,26 @@ def make(
     ).make(plan)
 
 
-def cold(ami_account: AmiAccount, plan: Plan, **more: Any) -> str:
-    """Build a plan; return the checkpoint that the build made."""
-    with ami_account.run() as run:
-        made = make(ami_account, run, plan, **more)
-    assert [layer.outcome for layer in made.layers] == ["built", "built"]
-    return made.layers[0].image
+def a_checkpoint(ami_account: AmiAccount, plan: Plan, run: str = "a-run", year: int = 0) -> str:
+    """Return a checkpoint of a plan as a build makes it; `year` replaces the time of its creation."""
+    from moto.ec2 import ec2_backends
+
+    (checkpoint,) = checkpoints(plan)
+    tags = kept.tags_for(plan, checkpoint, ami_account.tags(run=run), AwsSettings())
+    found = specifications(tags, ["image", "snapshot"])
+    instance = ami_account.aws.run()["InstanceId"]
+    made = ami_account.aws.ready_image(instance, TagSpecifications=found)
+    ami_account.aws.ec2.terminate_instances(InstanceIds=[instance])
+    kept.complete(ami_account.account, made, checkpoint, seconds=60)
+    if year:
+        ec2_backends["123456789012"][EAST].amis[made].creation_date = datetime(year, 1, 1, tzinfo=UTC)
+    return made
+
+
+def usable(ami_account: AmiAccount, plan: Plan, settings: AwsSettings | None = None) -> str:
+    """Return the checkpoint that a build of a plan would start from; "" for none."""
+    found = kept.deepest(ami_account.account, plan, checkpoints(plan), settings or AwsSettings())
+    return found.ami if found else ""
 
 
 def test_cold_build_makes_a_checkpoint_and_continues_from_it(
@@ -138,12 +159,12 @@ def test_cold_build_makes_a_checkpoint_and_continues_from_it(
 def test_changed_last_layer_is_built_from_the_checkpoint(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan
 ) -> None:
-    kept_ami = cold(ami_account, plan)
+    checkpoint = a_checkpoint(ami_account, plan)
     events: list[Event] = []
     with ami_account.run() as run:
         made = make(ami_account, run, changed(plan), Stream(events.append))
-    assert len(double.jobs) == 3
-    assert double.jobs[-1]["source_ami"] == kept_ami
+    (job,) = double.jobs
+    assert job["source_ami"] == checkpoint
     assert [(layer.name, layer.outcome) for layer in made.layers] == [("cuda", "reused"), ("image", "built")]
     ends = [(event.step, event.fields["outcome"]) for event in events if event.name == "step.end"]
     assert ends == [("ami-gpu/cuda", "reused"), ("ami-gpu/image", "built")]
@@ -196,24 +217,21 @@ def shrunk(plan: Plan) -> Plan:
 )
 def test_unsuitable_checkpoint_is_not_used(
     ami_account: AmiAccount,
-    double: PackerDouble,
     plan: Plan,
     without_tag: str,
     settings: AwsSettings,
     change: Callable[[Plan], Plan],
 ) -> None:
-    made = cold(ami_account, plan)
+    made = a_checkpoint(ami_account, plan)
+    assert usable(ami_account, changed(plan)) == made
     if without_tag:
         ami_account.aws.ec2.delete_tags(Resources=[made], Tags=[{"Key": without_tag}])
-    assert cold(ami_account, change(plan), settings=settings) != made
+    assert usable(ami_account, change(plan), settings) == ""
 
 
-def test_checkpoint_that_is_not_available_is_not_used(
-    ami_account: AmiAccount, double: PackerDouble, plan: Plan
-) -> None:
-    made = cold(ami_account, plan)
-    ami_account.aws.ec2.disable_image(ImageId=made)
-    assert cold(ami_account, changed(plan)) != made
+def test_checkpoint_that_is_not_available_is_not_used(ami_account: AmiAccount, plan: Plan) -> None:
+    ami_account.aws.ec2.disable_image(ImageId=a_checkpoint(ami_account, plan))
+    assert usable(ami_account, plan) == ""
 
 
 @pytest.mark.parametrize(
@@ -223,15 +241,13 @@ def test_checkpoint_that_is_not_available_is_not_used(
 def test_options_ignore_existing_checkpoints(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, more: dict[str, Any], sources: list[str]
 ) -> None:
-    old = cold(ami_account, plan)
+    old = a_checkpoint(ami_account, plan, year=2020)
     with ami_account.run() as run:
-        made = make(ami_account, run, plan if "rebuild" in more else changed(plan), **more)
+        made = make(ami_account, run, plan, **more)
     names = {"debian": ami_account.aws.debian(), "new": made.layers[0].image}
-    assert [job["source_ami"] for job in double.jobs[2:]] == [names[name] for name in sources]
+    assert [job["source_ami"] for job in double.jobs] == [names[name] for name in sources]
     assert old not in {layer.image for layer in made.layers}
-    newest = kept.deepest(ami_account.account, plan, checkpoints(plan), AwsSettings())
-    assert newest is not None
-    assert newest.ami == (old if "use_checkpoints" in more else names["new"])
+    assert usable(ami_account, plan) == (old if "use_checkpoints" in more else names["new"])
 
 
 def test_builds_that_need_the_same_checkpoint_make_it_once(
@@ -253,12 +269,7 @@ def test_builds_that_need_the_same_checkpoint_make_it_once(
         with first.locked(f"checkpoint-{key}"):
             other.start()
             assert waiting.wait(60)
-            tags = kept.tags_for(plan, checkpoints(plan)[0], ami_account.tags(run=first.name), AwsSettings())
-            made = ami_account.image(run=first.name)
-            ami_account.aws.ec2.create_tags(
-                Resources=[made], Tags=[{"Key": name, "Value": value} for name, value in tags.items()]
-            )
-            kept.complete(ami_account.account, made, checkpoints(plan)[0], seconds=60)
+            made = a_checkpoint(ami_account, plan, first.name)
         other.join(60)
     (job,) = double.jobs
     assert job["source_ami"] == made
@@ -278,7 +289,7 @@ def test_checkpoint_that_was_not_completed_is_not_used_and_is_deleted(
         (entry,) = [each for each in journal.read(dead.workspace, dead.name) if each.kind == "checkpoint"]
         assert entry.id == ""
     proxy.clear_disturbances()
-    assert kept.deepest(ami_account.account, plan, checkpoints(plan), AwsSettings()) is None
+    assert usable(ami_account, plan) == ""
     (image,) = ami_account.account.images({RUN_TAG: dead.name})
     removed = janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True)
     assert image["ImageId"] in removed
@@ -302,9 +313,7 @@ def test_complete_checkpoint_survives_the_cleanup_of_its_run(
         janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=keep_complete)
         == []
     )
-    found = kept.deepest(ami_account.account, plan, checkpoints(plan), AwsSettings())
-    assert found is not None
-    assert found.ami == made.layers[0].image
+    assert usable(ami_account, plan) == made.layers[0].image
     assert journal.runs(ami_account.workspace) == []
 
 
@@ -321,13 +330,13 @@ def test_failed_build_keeps_its_complete_checkpoint(
     with ami_account.run() as run, pytest.raises(BuildError, match=message):
         make(ami_account, run, plan)
     janitor.sweep(ami_account.workspace, ami_account.account, run.name, keep_complete=True)
-    assert kept.deepest(ami_account.account, plan, checkpoints(plan), AwsSettings()) is not None
+    assert usable(ami_account, plan)
 
 
 def test_checkpoint_is_neither_listed_nor_shared_published_or_retired(
-    ami_account: AmiAccount, double: PackerDouble, plan: Plan, proxy: Proxy
+    ami_account: AmiAccount, plan: Plan, proxy: Proxy
 ) -> None:
-    made = cold(ami_account, plan)
+    made = a_checkpoint(ami_account, plan)
     listed = {member.ref.ami for member in family.all_of(ami_account.account, REGIONS)}
     assert made not in listed
     calls = len(proxy.mutating)
@@ -362,10 +371,9 @@ def removable(everything: bool = False) -> dict[str, Callable[[], object]]:
 
 
 def test_clean_keeps_the_newest_checkpoints_of_each_layer(
-    ami_account: AmiAccount, double: PackerDouble, plan: Plan, site: Path
+    ami_account: AmiAccount, plan: Plan, site: Path
 ) -> None:
-    old, new = (cold(ami_account, plan, rebuild=("cuda",)) for _ in range(2))
-    foreign = cold(ami_account, plan, rebuild=("cuda",))
+    old, new, foreign = (a_checkpoint(ami_account, plan, year=year) for year in (2020, 2021, 2022))
     other = {"Key": BUILDER_TAG, "Value": "f" * 32}
     ami_account.aws.ec2.create_tags(Resources=[foreign], Tags=[other])
     (snapshot,) = [
@@ -384,9 +392,9 @@ def test_clean_keeps_the_newest_checkpoints_of_each_layer(
 
 
 def test_clean_finishes_an_interrupted_deletion(
-    ami_account: AmiAccount, proxy: Proxy, double: PackerDouble, plan: Plan, site: Path
+    ami_account: AmiAccount, proxy: Proxy, plan: Plan, site: Path
 ) -> None:
-    made = cold(ami_account, plan)
+    made = a_checkpoint(ami_account, plan)
     (disk,) = ami_account.aws.describe(made)["BlockDeviceMappings"]
     site.write_text("[checkpoints]\nkeep_last = 0\n")
     proxy.disturb(Disturbance(action="DeleteSnapshot", code="InternalError", count=0))
@@ -413,7 +421,6 @@ def test_clean_without_access_to_the_account_keeps_checkpoints(
 
 def test_plan_names_the_checkpoint_its_saving_and_its_price(
     ami_account: AmiAccount,
-    double: PackerDouble,
     site: Path,
     proxy: Proxy,
     capsys: pytest.CaptureFixture[str],
@@ -431,12 +438,11 @@ def test_plan_names_the_checkpoint_its_saving_and_its_price(
     asked = capsys.readouterr().err
     assert "from ami-1 (base)," in asked
     assert "a checkpoint after layer cuda with its snapshot" in asked
-    with ami_account.run() as run:
-        made = make(ami_account, run, changed(plan))
-    kept.complete(ami_account.account, made.layers[0].image, checkpoints(plan)[0], seconds=720)
+    made = a_checkpoint(ami_account, plan)
+    kept.complete(ami_account.account, made, checkpoints(plan)[0], seconds=720)
     after = lane.outlook(plan, request)
     assert after is not None
-    assert (after.image, after.layer, after.saves_s) == (made.layers[0].image, "cuda", 720)
+    assert (after.image, after.layer, after.saves_s) == (made, "cuda", 720)
     assert lane.missing_layers(plan, request) == ["image"]
     lane.confirm([plan], Request(yes=True))
     assert f"from checkpoint {after.image} after layer cuda," in capsys.readouterr().err

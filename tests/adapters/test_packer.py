@@ -159,6 +159,7 @@ def build(
     lines: list[str] = []
     done = program.build(
         environment={},
+        on_error="cleanup",
         timeout_s=60,
         cancelled=cancelled or threading.Event(),
         on_line=lines.append,
@@ -171,6 +172,7 @@ def test_environment_of_the_account_overrides_the_defaults(tmp_path: Path) -> No
     program = Packer(tmp_path, program=fake_packer(tmp_path, "env"))
     done = program.build(
         environment={"CHECKPOINT_DISABLE": "0", "AWS_PROFILE": "x"},
+        on_error="cleanup",
         timeout_s=60,
         cancelled=threading.Event(),
         on_line=lambda _: None,
@@ -245,7 +247,14 @@ while :; do read -r line < {tmp_path}/fifo; done
 
     # Child processes of a background job ignore SIGINT; `interruptible` restores the default handler.
     with interruptible(), pytest.raises(Interrupted):
-        program.build(environment={}, timeout_s=60, cancelled=cancelled, on_line=on_line, cwd=tmp_path)
+        program.build(
+            environment={},
+            on_error="cleanup",
+            timeout_s=60,
+            cancelled=cancelled,
+            on_line=on_line,
+            cwd=tmp_path,
+        )
     assert (tmp_path / "cleaned").read_text() == "cleaned\n"
     assert packer._ENDING[0][0] is signal.SIGINT
 

@@ -14,6 +14,7 @@ import botocore.session
 import celpy
 from botocore.validate import ParamValidator
 from celpy.adapter import json_to_cel
+from celpy.celtypes import StringType
 from jsonschema import Draft202012Validator
 from kubernetes_validate import ValidationError, validate
 
@@ -89,9 +90,15 @@ def _cel_problems(path: str, rules: Any, value: Any) -> Iterator[str]:
     for rule in rules:
         if "oldSelf" in rule:
             continue  # for updates of an object
-        program = environment.program(environment.compile(rule))
+        program = environment.program(environment.compile(rule), functions={"find": _find})
         if not program.evaluate({"self": json_to_cel(value)}):
             yield f"{path}: violates {rule}"
+
+
+def _find(text: str, pattern: str) -> StringType:
+    """Return the first match, as the function of this name that Kubernetes adds to CEL."""
+    found = re.search(pattern, text)
+    return StringType(found[0] if found else "")
 
 
 def aws_problems(service: str, operation: str, value: Mapping[str, Any]) -> Iterator[str]:

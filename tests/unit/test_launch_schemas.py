@@ -1,13 +1,16 @@
 """Launch files against the schemas of their services, and changed files that the schemas must refuse."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes_validate import ValidationError, validate
 
+from builder.app.architectures import parse
 from builder.app.context import Context
 from builder.launch.files import KUBERNETES
 from builder.launch.job import Wish
@@ -170,6 +173,44 @@ def test_daemonset_is_valid_and_takes_no_gpus(site: Context) -> None:
         assert (visible in variables) == (flavour == "p5")
     with pytest.raises(ValidationError):
         validate({**document, "spec": {"template": {}}}, KUBERNETES_VERSION, strict=True)
+
+
+KARPENTER = "architectures/eks/karpenter.yaml"
+
+
+def _karpenter(root: Path) -> list[Document]:
+    text = (root / KARPENTER).read_text(encoding="utf-8")
+    for name, kind in (("ImageId", "ami"), ("PrivateSubnet", "subnet"), ("SecurityGroup", "sg")):
+        text = text.replace(f"${{{name}}}", f"{kind}-0123456789abcdef0")
+    return list(yaml.safe_load_all(text))
+
+
+def test_objects_of_karpenter_are_valid(root: Path) -> None:
+    text = (root / KARPENTER).read_text(encoding="utf-8")
+    outputs = set()
+    for name in ("eks", "vpc"):
+        outputs |= set(parse((root / f"architectures/{name}/template.yaml").read_text())["Outputs"])
+    assert set(re.findall(r"\$\{(\w+)\}", text)) <= outputs
+    assert [list(kubernetes_problems(document)) for document in _karpenter(root)] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "place"),
+    [
+        (0, _set("spec/instanceProfile", "x"), "$.spec"),
+        (0, _set("spec/amiSelectorTerm", []), "$.spec"),
+        (1, _set("spec/template/spec/nodeClassRef/kind", ""), "$.spec.template.spec.nodeClassRef"),
+        (1, _set("spec/template/spec/requirements/0/operator", "Is"), "requirements[0].operator"),
+        (1, _set("spec/disruption/consolidationPolicy", "WhenIdle"), "$.spec.disruption"),
+    ],
+)
+def test_changed_objects_of_karpenter_are_refused(
+    root: Path, number: int, change: Callable[[Document], None], place: str
+) -> None:
+    document = _karpenter(root)[number]
+    change(document)
+    problems = list(kubernetes_problems(document))
+    assert any(place in problem.partition(": ")[0] for problem in problems), problems
 
 
 def test_hyperpod_has_the_marked_types(site: Context) -> None:

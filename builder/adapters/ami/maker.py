@@ -87,6 +87,7 @@ class AmiMaker:
             with self._step(plan, "image", plan.key, plan.components) as end:
                 end.update(text=f"{found.reference}, in this account", outcome="reused")
             return found
+        first = source(self.source(plan))
         self._prepare_modules(plan)
         with ssh_access(
             self.run,
@@ -97,7 +98,7 @@ class AmiMaker:
             folder=self._folder(plan, "access"),
             tags=tags(plan, self.run, self.commit),
         ) as access:
-            start, below = self._start(plan, access, due)
+            start, below = self._start(plan, first, access, due)
             job = image_job(
                 plan,
                 start,
@@ -111,10 +112,12 @@ class AmiMaker:
         return artifact(plan, image, outcome="built", reason=reason, seconds=seconds, below=below)
 
     def _start(
-        self, plan: Plan, access: Access, due: Collection[str]
+        self, plan: Plan, start: Start, access: Access, due: Collection[str]
     ) -> tuple[Start, tuple[LayerResult, ...]]:
-        """Return the image to start from, which has all checkpoints of the plan; make missing ones."""
-        start = source(self.source(plan))
+        """Return the image to start from, which has all checkpoints of the plan; make missing ones.
+
+        `start` is the source image, for a plan without checkpoints.
+        """
         wanted = checkpoints(plan) if self.use_checkpoints else ()
         results: list[LayerResult] = []
         if found := kept.deepest(self.account, plan, without_rebuilt(wanted, due), self.settings):

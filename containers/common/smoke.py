@@ -2,7 +2,8 @@
 
 Starts the program with torchrun or workers.py, kills a rank after the first checkpoint, and expects that
 the launcher restarts the ranks, that they resume from the checkpoint and repeat the same losses, and that the
-loss falls. Prints one JSON line. Needs only the standard library and the program's Python.
+loss falls or the reward rises. Prints one JSON line. Needs only the standard library and the program's
+Python.
 """
 
 import argparse
@@ -40,7 +41,7 @@ class SmokeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Line of the metrics file."""
+    """Line of the metrics file; with --metric reward, `loss` is the reward."""
 
     restart: int
     step: int
@@ -71,6 +72,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--ranks", type=positive_int, default=2, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
         "--kill-rank", type=int, default=1, metavar="R", help="the rank to kill (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("loss", "reward"),
+        default="loss",
+        help="value of the metrics to compare: a loss must halve, a reward double (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout-s",
@@ -117,7 +124,7 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
 
         def past_checkpoint() -> bool:
             latest = find_latest(checkpoints)
-            losses = read_losses(metrics)
+            losses = read_losses(metrics, options.metric)
             return latest is not None and losses[-1].step >= latest.progress.step + STEPS_PAST_CHECKPOINT
 
         wait_until(past_checkpoint, launcher, deadline, what="a checkpoint and later steps")
@@ -126,13 +133,13 @@ def run_test(options: argparse.Namespace, folder: Path, log: Path) -> Outcome:
         if code != 0:
             raise SmokeError(f"the launcher ended with exit code {code}")
         result = read_result(stdout)
-    losses = read_losses(metrics)
+    losses = read_losses(metrics, options.metric)
     killed_after_step = max(line.step for line in losses if line.restart == 0)
     return Outcome(
         killed_rank=options.kill_rank,
         killed_after_step=killed_after_step,
         resumed_from_step=check_resumption(result),
-        repeated_steps=check_losses(losses),
+        repeated_steps=check_losses(losses, options.metric),
         seconds=round(monotonic() - began, 1),
         result=result,
     )
@@ -227,12 +234,12 @@ def find_ranks(run_id: str) -> dict[int, int]:
     return ranks
 
 
-def read_losses(metrics: Path) -> list[Loss]:
+def read_losses(metrics: Path, metric: str = "loss") -> list[Loss]:
     if not metrics.exists():
         return []
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [Loss(restart=line["restart"], step=line["step"], loss=line["loss"]) for line in whole]
+    return [Loss(restart=line["restart"], step=line["step"], loss=line[metric]) for line in whole]
 
 
 def read_result(stdout: Path) -> dict[str, object]:
@@ -251,19 +258,21 @@ def check_resumption(result: dict[str, object]) -> int:
     return step
 
 
-def check_losses(losses: list[Loss]) -> int:
-    """Return the number of repeated steps; raise SmokeError if losses differ or the loss did not fall."""
+def check_losses(losses: list[Loss], metric: str = "loss") -> int:
+    """Return the number of repeated steps; raise SmokeError if values differ or did not improve enough."""
     before = {line.step: line.loss for line in losses if line.restart == 0}
     after = {line.step: line.loss for line in losses if line.restart == 1}
     repeated = sorted(before.keys() & after.keys())
     for step in repeated:
         if not math.isclose(before[step], after[step], rel_tol=LOSS_TOLERANCE):
             raise SmokeError(
-                f"step {step} had loss {before[step]} before and {after[step]} after the restart"
+                f"step {step} had {metric} {before[step]} before and {after[step]} after the restart"
             )
     first, last = before[min(before)], after[max(after)]
-    if last > first / 2:
+    if metric == "loss" and last > first / 2:
         raise SmokeError(f"the loss went from {first} to {last}; expected at most half")
+    if metric == "reward" and last < first * 2:
+        raise SmokeError(f"the reward went from {first} to {last}; expected at least twice as much")
     return len(repeated)
 
 

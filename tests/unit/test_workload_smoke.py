@@ -1,5 +1,6 @@
 """Evaluation of losses, restarts and results by the smoke check."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,20 @@ def test_loss_that_does_not_fall_fails():
     flat = [Loss(restart=restart, step=step, loss=4.0) for restart in (0, 1) for step in (1, 2, 3)]
     with pytest.raises(SmokeError, match=r"from 4\.0 to 4\.0"):
         smoke.check_losses(flat)
+
+
+def test_reward_must_double(tmp_path):
+    metrics = tmp_path / "metrics"
+    steps = [(0, 1, 0.1), (0, 2, 0.15), (1, 2, 0.15), (1, 3, 0.3)]
+    lines = [
+        json.dumps({"restart": restart, "step": step, "loss": 0.0, "reward": reward})
+        for restart, step, reward in steps
+    ]
+    metrics.write_text("".join(f"{line}\n" for line in lines))
+    rewards = smoke.read_losses(metrics, "reward")
+    assert smoke.check_losses(rewards, "reward") == 1
+    with pytest.raises(SmokeError, match=r"reward went from 0\.1 to 0\.15"):
+        smoke.check_losses(rewards[:-1], "reward")
 
 
 @pytest.mark.parametrize(

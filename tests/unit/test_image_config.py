@@ -4,12 +4,20 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from builder.adapters.container import images
-from builder.adapters.container.images import Contents, image_config, labels_of, reference_time, write_archive
+from builder.adapters.container.images import (
+    Contents,
+    ImageWriter,
+    image_config,
+    labels_of,
+    reference_time,
+    write_archive,
+)
+from builder.adapters.host.workspace import Workspace, open_run
 from tests.support.repository import Repository
 
 RECORD = {
@@ -116,3 +124,41 @@ def test_archive_names_the_layers_that_the_engine_has_and_holds_the_new_one(tmp_
         (image,) = json.load(manifest)
     assert image["RepoTags"] == ["name:tag"]
     assert image["Layers"] == ["0/layer.tar", "1/layer.tar"]
+
+
+class Engine:
+    """An engine with one image that records what it is asked to do."""
+
+    def __init__(self, *, takes_configurations: bool) -> None:
+        self.takes_configurations = takes_configurations
+        self.calls: list[tuple[str, ...]] = []
+
+    def inspect_image(self, image: str) -> dict[str, Any]:
+        return {**RECORD, "Id": image, "RootFS": {"Layers": ["sha256:a"]}}
+
+    def load(self, archive: IO[bytes]) -> None:
+        with tarfile.open(fileobj=archive) as tar:
+            document = tar.extractfile("manifest.json")
+            assert document
+            self.calls.append(("load", *json.load(document)[0]["RepoTags"]))
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        self.calls.append(("tag", image, f"{repository}:{tag}"))
+
+    def remove_image(self, image: str) -> None:
+        self.calls.append(("remove", image))
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_the_tag_of_the_key_comes_last(repository: Repository, tmp_path: Path, takes: bool) -> None:
+    engine: Any = Engine(takes_configurations=takes)
+    plan = repository.plan()
+    key = plan.layers[0].key
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
+        ImageWriter(engine, run).write(plan, plan.layers[0], "sha256:1", epoch=1_700_000_000)
+        own = f"factory-built-{run.workspace.checkout}:{key}"
+    layer = f"factory-layers:{key}"
+    if takes:
+        assert engine.calls == [("load", own), ("tag", own, layer), ("remove", "sha256:1")]
+    else:
+        assert engine.calls == [("tag", "sha256:1", own), ("tag", "sha256:1", layer)]

@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,6 +91,9 @@ class ImageWriter:
             raise BuildError(f"the engine has no image {image}", hint="re-run the command; it resumes")
         return found
 
+    def list_files(self, parent: Record) -> Path:
+        return list_files(self._engine, self._run, parent["Id"])
+
     def write(
         self,
         plan: Plan,
@@ -97,10 +102,11 @@ class ImageWriter:
         *,
         epoch: int,
         parent: Record | None = None,
-        is_repacked: bool = False,
+        listing: Future[Path] | None = None,
     ) -> None:
         """Replace an image that the engine made on the parent by the image of a layer with the same files.
 
+        With a list of the parent's files, its layers become one that the builder packs.
         A workload's Dockerfile and the recipe of a base decide how containers start; other layers keep the
         settings of their parent.
         """
@@ -111,8 +117,9 @@ class ImageWriter:
         record = self.inspect(image)
         diff_ids = diff_ids_of(record)
         settings = parent if parent and layer.kind == "components" else record
-        if parent and is_repacked and diff_ids != diff_ids_of(parent):
-            with repacked(self._engine, self._run, image, parent, epoch=epoch) as contents:
+        if parent and listing and diff_ids != diff_ids_of(parent):
+            folder = listing.result()
+            with repacked(self._engine, self._run, image, parent, folder, epoch=epoch) as contents:
                 self._write(plan, layer, settings, contents, epoch=epoch)
         else:
             is_empty = parent is not None and diff_ids == diff_ids_of(parent)
@@ -234,25 +241,31 @@ def _add(archive: tarfile.TarFile, name: str, size_bytes: int, content: IO[bytes
     archive.addfile(member, content)
 
 
+def list_files(engine: Engine, run: Run, image: str) -> Path:
+    """List the files of a parent, for `repacked`; return the new folder with the list."""
+    folder = Path(tempfile.mkdtemp(prefix="files-", dir=run.scratch))
+    _run_in(engine, run, image, folder, "list", f"{_OUTPUT}/parent.json")
+    return folder
+
+
 @contextmanager
-def repacked(engine: Engine, run: Run, image: str, parent: Record, *, epoch: int) -> Iterator[Contents]:
+def repacked(
+    engine: Engine, run: Run, image: str, parent: Record, listing: Path, *, epoch: int
+) -> Iterator[Contents]:
     """Pack the differences of an image from its parent into one layer, with times up to `epoch`.
 
-    The engine's own layers hold the time at which a file of the parent was removed. The layer's tar is
-    deleted at the end of the block.
+    The engine's own layers hold the time at which a file of the parent was removed. The layer's tar and the
+    list of the parent's files are deleted at the end of the block.
     """
-    folder = run.scratch / f"files-{image.removeprefix('sha256:')[:16]}"
-    folder.mkdir()
-    tar = folder / "layer.tar"
+    tar = listing / "layer.tar"
     try:
-        _run_in(engine, run, parent["Id"], folder, "list", f"{_OUTPUT}/parent.json")
         words = (f"{_OUTPUT}/parent.json", str(epoch), f"{_OUTPUT}/{tar.name}")
-        _run_in(engine, run, image, folder, "pack", *words)
+        _run_in(engine, run, image, listing, "pack", *words)
         with tar.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         yield Contents(diff_ids=(*diff_ids_of(parent), digest), tar=tar)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(listing)
 
 
 def _run_in(engine: Engine, run: Run, image: str, folder: Path, *words: str) -> None:

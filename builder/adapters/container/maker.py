@@ -265,9 +265,11 @@ class LayerMaker:
                 parent_config=parent.get("Config") or {},
             )
             deleted = self._engine.deleted(container)
+        listing = None
         if deleted:  # the engine's layer has the times of deletions
             self._say(step)(f"packing the layer, because files below were deleted: {' '.join(deleted[:5])}")
-        self._images.write(plan, layer, image, epoch=epoch, parent=parent, is_repacked=bool(deleted))
+            listing = self._background.submit(self._images.list_files, parent)
+        self._images.write(plan, layer, image, epoch=epoch, parent=parent, listing=listing)
 
     @contextmanager
     def _network(self, image: str, mirror: Mirror) -> Iterator[Callable[[], str]]:
@@ -310,7 +312,7 @@ class LayerMaker:
         context = workload.make_context(self._root, plan, (RUN_LABEL, self._run.name))
         require_unchanged(self._root, [layer])
         parent = self._images.inspect(self._known[layer.parent].id)
-        epoch = epoch_of(parent)
+        epoch, listing = epoch_of(parent), self._background.submit(self._images.list_files, parent)
         image = workload.build(
             self._engine,
             context,
@@ -320,7 +322,7 @@ class LayerMaker:
             say=self._say(step),
             failed=self.failed,
         )
-        self._images.write(plan, layer, image, epoch=epoch, parent=parent, is_repacked=True)
+        self._images.write(plan, layer, image, epoch=epoch, parent=parent, listing=listing)
 
     def _artifact(self, plan: Plan, results: list[LayerResult]) -> Artifact:
         return Artifact(

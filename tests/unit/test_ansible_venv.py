@@ -1,9 +1,11 @@
 """The module `venv` asks the stack's wheel index only for wheels that the indexes of the site lack."""
 
+import hashlib
 import http.server
 import shutil
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -87,6 +89,22 @@ def test_a_wheel_that_the_site_lacks_comes_from_the_last_index(
     assert "failed=0" in printed, printed
     assert [path.name for path in (tmp_path / "venv/lib").rglob("greet.py")] == ["greet.py"]
     assert site.asked == ["/simple/greet/"] * 3
+
+
+def test_byte_code_has_no_time_even_of_files_that_python_imports_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    make_wheel(tmp_path / "wheels")
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("greet.pth", "import greet\n")
+    printed = install(tmp_path, hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert "failed=0" in printed, printed
+    (found,) = (tmp_path / "venv/lib").rglob("*.pyc")
+    assert found.name.startswith("greet.")
+    assert found.read_bytes()[4] & 1, "the byte code holds the time of its source instead of a hash"
 
 
 def test_a_damaged_wheel_in_the_cache_is_downloaded_again(

@@ -65,6 +65,8 @@ compiled:
 """
 
 
+# Without -B, the first import of a file writes byte code with the time of the installation.
+ISOLATED = ("-I", "-B")
 # Message of pip for a wheel that no index has; its name is the first word of the requirement.
 MISMATCH = "DO NOT MATCH THE HASHES"
 MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
@@ -73,13 +75,13 @@ ANSWER_S = 20
 
 def make_environment(module: AnsibleModule, path: Path, python: str) -> None:
     # --without-pip makes the command take 30 ms instead of six seconds, and keeps pip out of the image.
-    module.run_command([python, "-I", "-m", "venv", "--without-pip", str(path)], check_rc=True)
+    module.run_command([python, *ISOLATED, "-m", "venv", "--without-pip", str(path)], check_rc=True)
 
 
 def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
     file = Path(module.tmpdir, "requirements.txt")
     file.write_text(join_lines(lines), encoding="utf-8")
-    command = [str(interpreter), "-I", module.params["pip"], "install", "--no-input", "--no-color"]
+    command = [str(interpreter), *ISOLATED, module.params["pip"], "install", "--no-input", "--no-color"]
     command += ["--disable-pip-version-check", "--root-user-action", "ignore", "--progress-bar", "off"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
     if "PIP_CACHE_DIR" not in os.environ:
@@ -90,7 +92,7 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
         # pip neither verifies nor replaces a damaged wheel of its cache.
         code, output, errors = module.run_command([*command, "--no-cache-dir"])
         if not code:
-            module.run_command([str(interpreter), "-I", module.params["pip"], "cache", "purge"])
+            module.run_command([str(interpreter), *ISOLATED, module.params["pip"], "cache", "purge"])
     index, missing = os.environ.get("FACTORY_WHEEL_INDEX", ""), MISSING.search(errors)
     if code and index and missing:
         if reason := find_obstacle(f"{index.rstrip('/')}/{missing[1]}/"):
@@ -130,7 +132,7 @@ def compile_sources(interpreter: Path, path: Path) -> int:
     Files that do not
     compile (some packages ship templates named .py) are skipped, as by pip.
     """
-    query = [str(interpreter), "-I", "-c", "import sys; print(sys.implementation.cache_tag)"]
+    query = [str(interpreter), *ISOLATED, "-c", "import sys; print(sys.implementation.cache_tag)"]
     tag = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
     sources = [
         str(source)
@@ -139,7 +141,7 @@ def compile_sources(interpreter: Path, path: Path) -> int:
     ]
     command = [
         str(interpreter),
-        "-I",
+        *ISOLATED,
         "-m",
         "compileall",
         "-q",

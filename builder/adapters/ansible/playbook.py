@@ -199,7 +199,7 @@ def command(play: str = "image.yml") -> tuple[str, ...]:
 
 def files_command(*words: str) -> tuple[str, ...]:
     """Return the command that runs `layer_files` in a container with the mount LAYER_FILES."""
-    return ("python3", "-I", _LAYER_FILES, *words)
+    return ("python3", "-I", "-B", _LAYER_FILES, *words)  # -B: it must not write byte code into the image
 
 
 def role_variables(plan: Plan, layers: Iterable[Layer], *, mirrors: Mapping[str, str]) -> dict[str, Any]:

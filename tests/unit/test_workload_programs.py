@@ -192,3 +192,16 @@ def test_benchmark_doubles_sizes_and_converts_bandwidths(monkeypatch):
     assert list(sizes.message_sizes(sizes.parse_size("1K"), sizes.parse_size("4K"), 2)) == [1024, 2048, 4096]
     assert [sizes.bus_factor(name, 4) for name in ("all_reduce", "all_gather", "broadcast")] == [1.5, 0.75, 1]
     assert [sizes.percentile([4, 1, 3, 2], percent) for percent in (50, 75, 95)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("--account", "team"), "--partition, --image, --processes"),
+        (("--account", "team", "--partition", "gpu", "--image", "a", "--processes", "8"), ""),
+    ],
+)
+def test_slurm_job_needs_its_account_partition_image_and_processes(arguments, missing):
+    ended = start("nemo-run", "--executor", "slurm", *arguments, program="run")
+    assert ended.returncode == (2 if missing else 78)
+    assert (f"--executor slurm needs {missing}" if missing else "has no package 'nemo_run'") in ended.stderr

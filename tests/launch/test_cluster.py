@@ -21,7 +21,8 @@ from tests.support.launching import create_site, make_file
 pytestmark = [pytest.mark.launch, pytest.mark.engine]
 
 BOUND_S = 1800
-JOB_S = 300
+JOB_S = 600
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")  # states of ended jobs
 # Programs of two nodes: their arguments, and what the first rank prints at the end.
 PROGRAMS = {
     "param-benchmark": (["--smoke"], r"COMMS-RES-reduce +65536 "),
@@ -79,7 +80,7 @@ class Program:
         def state() -> str:
             text = self.on_head(name, "scontrol", "--oneliner", "show", "job", job).stdout
             found = re.search(r"JobState=(\w+)", text)
-            return found[1] if found and found[1] not in ("PENDING", "RUNNING", "COMPLETING") else ""
+            return found[1] if found and found[1] in ENDS else ""
 
         return until(state, timeout_s=JOB_S, every_s=0.5)
 
@@ -137,7 +138,7 @@ def machine_of(node: str, records: Sequence[dict[str, object]]) -> str:
 def test_a_killed_rank_fails_the_job(program: Program, unpacked: tuple[str, Path]) -> None:
     name, shared = unpacked
     file = rendered(program, "param-benchmark", shared)
-    words = ("--device", "cpu", "--n", "1000000", "--b", "64M")
+    words = ("--device", "cpu", "--num-iters", "1000000", "--b", "64M")
     job = program.submitted(name, "--export=ALL,IMAGE_ROOT=/fsx/param-benchmark", file, *words)
     engine = Engine()
     node = machine_of("node-2", engine.containers(CLUSTER_LABEL))

@@ -166,6 +166,9 @@ class Recorder:
         keys = [words[3] for words in self.asked if words[0] == "tag"]
         return {key: Image(id=f"image of {key}", tags=(), labels={}, size_bytes=0, created=0) for key in keys}
 
+    def inspect_image(self, image: str) -> None:
+        """The engine has no image before the pull."""
+
     def pull(self, reference: str, **_: object) -> None:
         self.asked.append(("pull", reference))
 

@@ -114,7 +114,7 @@ def test_a_defect_is_one_line_with_its_traceback_in_a_file(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    def fail(_: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise KeyError("https://user:secret@example.org/\nx")
 
     monkeypatch.setattr(catalog, "load_usable", fail)

@@ -191,7 +191,7 @@ def discover_mirror(bed: Bed) -> Mirror:
 
 
 def make_tools(bed: Bed, docker: Path) -> None:
-    """Write the files that the other methods mount into their containers, equal to those of the factory."""
+    """Write the role variables and settings that the other methods use, with the values of the factory."""
     plan = bed.plan()
     found = discover_mirror(bed)
     folder = bed.tools

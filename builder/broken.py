@@ -11,7 +11,7 @@ Tables = Mapping[str, Mapping[str, Table]]  # group → name → table
 
 
 def broken_entries(problems: Problems, tables: Sequence[Tables]) -> dict[str, tuple[str, ...]]:
-    """Return the problems that break each entry, by its file; `tables` are the entries, raw and merged."""
+    """Map the file of each broken entry to its problems; `tables` holds the entries, raw and merged."""
     uses: dict[str, set[str]] = {}
     for groups in tables:
         for group, entries in groups.items():
@@ -52,6 +52,6 @@ def _used(group: str, name: str, table: Table) -> Iterator[str]:
 
 
 def _files(group: str, names: object) -> list[str]:
-    """Return the files of a group that a list, or the keys of a table, name."""
+    """Return the files of a group's entries; `names` is a list of names, or a table with names as keys."""
     named = list(names) if isinstance(names, list | tuple | Mapping) else []
     return [f"{group}/{name}.toml" for name in named if isinstance(name, str)]

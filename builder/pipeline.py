@@ -145,7 +145,7 @@ def require_allowed(plans: Iterable[Plan]) -> None:
 def require_locked(plans: Iterable[Plan], *, hint: str = "") -> None:
     """Raise IntegrityError if a download of the plans has no valid entry in the lock.
 
-    The default hint locks the targets of the plans.
+    `hint` replaces the default hint: the `builder lock` commands for the targets of these plans.
     """
     incomplete = [plan for plan in plans if plan.unlocked]
     missing = sorted({want for plan in incomplete for want in plan.unlocked})

@@ -335,7 +335,7 @@ LOST = "no longer in the engine or the cache"
 def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]], *, lost: str = LOST) -> str:
     """Return why `layer` must be built; `before` has the layers of the target's last build by name.
 
-    `lost` is the reason if the last build had the same layer.
+    `lost` is the reason for a layer that the last build had with the same key.
     """
     last = before.get(layer.name)
     if last is None:
@@ -357,7 +357,7 @@ def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]], *, lost: str 
 
 
 def to_rebuild(plan: Plan, names: Collection[str]) -> dict[str, str]:
-    """Return the named layers of a plan and all layers on top of them, by key with the reason."""
+    """Return why the named layers and all layers on top of them must be rebuilt: layer key to reason."""
     found: dict[str, str] = {}
     for layer in plan.layers:
         if layer.name in names:

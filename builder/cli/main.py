@@ -110,14 +110,14 @@ def _run(words: list[str]) -> int:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return _fail(words, Interrupted("interrupted"))
-    except Exception as error:  # noqa: BLE001 (the last resort: any other error has a class of its own)
+    except Exception as error:  # noqa: BLE001 (last resort: expected errors are caught above)
         from builder.cli.defect import report
 
         return _fail(words, report(error))
 
 
 def _fail(words: list[str], error: "FactoryError") -> int:
-    """Print an error on stderr, with `--json` also in its envelope on stdout; return its exit code."""
+    """Print an error on stderr, and with `--json` also as a JSON envelope on stdout; return the exit code."""
     from builder.screen.envelope import envelope
     from builder.screen.summary import error as render
 

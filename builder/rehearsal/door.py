@@ -1,4 +1,4 @@
-"""Put the gate of a rehearsal in front of a WSGI application."""
+"""WSGI middleware that passes on only the requests that a rehearsal's `Gate` allows."""
 
 import io
 from collections.abc import Callable, Iterable

@@ -189,7 +189,9 @@ def test_tool_environment_has_the_proxies_and_cas_of_the_account(
     assert not trusted.exists()
 
 
-def test_an_endpoint_that_is_gone_is_named(credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_endpoint_that_does_not_answer(
+    credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(account_module, "RETRIES", {"total_max_attempts": 1})
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))

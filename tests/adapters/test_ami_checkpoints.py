@@ -238,7 +238,7 @@ def test_checkpoint_that_is_not_available_is_not_used(ami_account: AmiAccount, p
     ("more", "sources"),
     [({"use_checkpoints": False}, ["debian"]), ({"rebuild": ("cuda",)}, ["debian", "new"])],
 )
-def test_options_ignore_existing_checkpoints(
+def test_no_checkpoints_and_rebuild_ignore_an_existing_checkpoint(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, more: dict[str, Any], sources: list[str]
 ) -> None:
     old = a_checkpoint(ami_account, plan, year=2020)
@@ -343,7 +343,7 @@ def test_checkpoint_is_neither_listed_nor_shared_published_or_retired(
     with pytest.raises(UsageError, match=f"{made} is a checkpoint of ami-gpu/cuda, which only builds use"):
         family.retire(ami_account.account, made, REGIONS, prefix="/x", force=True, say=lambda _: None)
     with pytest.raises(UsageError, match="is a checkpoint"):
-        family.family(ami_account.account, made, REGIONS)  # of all verbs on a single AMI
+        family.family(ami_account.account, made, REGIONS)  # every verb on a single AMI calls it
     assert proxy.mutating[calls:] == []
 
 
@@ -356,14 +356,14 @@ def site(ami_account: AmiAccount, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     monkeypatch.setattr(Context, "workspace", ami_account.workspace)
-    # Only checkpoints matter here, and the keys of all plans take long.
+    # Only checkpoints matter here, and computing the keys of all plans takes long.
     monkeypatch.setattr(leftovers, "_layers", lambda *_: ())
     monkeypatch.setattr(leftovers, "_blobs", lambda *_: ())
     return file
 
 
 def removable(everything: bool = False) -> dict[str, Callable[[], object]]:
-    """Return what `builder clean` offers, without runs, by name."""
+    """Return the functions that delete the checkpoints listed by `builder clean`, by the item's name."""
     context = Context(ROOT, site_name="aws")
     engine: Any = FakeEngine({}, {})
     found = find_leftovers(context, engine, Limits(everything=everything, keep_last=99), is_idle=True)

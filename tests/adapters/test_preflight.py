@@ -155,10 +155,10 @@ def test_the_actions_that_the_callers_policy_lacks_are_named(check: Check, set_r
     assert check()["permissions"].state == GOOD
 
 
-def test_the_address_of_this_host_is_no_default_for_public_addresses(
+def test_instances_with_public_addresses_need_source_cidrs_from_the_site(
     ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default subnet gives public addresses: a group for this host's private address would refuse it."""
+    """This host's own address may be private, and then a public instance would refuse its connections."""
     account = ami_account.account
     assert groups.has_public_address(account, AwsSettings())
     assert not groups.has_public_address(account, AwsSettings(public_address=False))
@@ -200,7 +200,7 @@ def test_permissions_of_a_federated_user_are_not_simulated(
     assert check()["permissions"].state == NOTE
 
 
-def test_the_quota_of_each_family_of_instance_types(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_vcpu_quota_of_an_instance_type_is_that_of_its_family(ami_account: AmiAccount, proxy: Proxy) -> None:
     facts = Facts(ami_account.account)
     codes = {
         "m7i.4xlarge": "L-1216C47A",

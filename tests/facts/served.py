@@ -12,10 +12,10 @@ from pathlib import Path
 from tests.facts import Fact
 from tests.standins.site import Content, Site, mode_and_bytes
 
-# Libraries of the system, which a stand-in needs for other reasons than the real library.
+# System libraries, which are no facts: a stand-in links others than the real library.
 _SYSTEM = re.compile(r"(libc|libm|libdl|libpthread|librt|libstdc\+\+|libgcc_s|ld-linux.*)\.so\.\d+")
 _NO_FACT = re.compile(r"#|\[\w+\]$|set -e$")
-# Names that mark code of stand-ins.
+# Symbols that only stand-ins have, or that the linker adds; they are no facts.
 _MARKED = re.compile(r"standin|^_(init|fini)$")
 
 
@@ -97,7 +97,7 @@ class Records(Site):
         self.urls += [url, *([key] if key else [])]
 
     def texts(self) -> Iterator[str]:
-        """Yield the texts in the packages."""
+        """Yield the contents of all files in the packages except ELF binaries."""
         for data in self.contents.values():
             if not data.startswith(b"\x7fELF"):
                 yield data.decode(errors="replace")
@@ -146,7 +146,7 @@ def records_of(component: str, pins: Mapping[str, str], folder: Path) -> Records
 
 
 def facts_served(site: Records, commands: Iterable[str]) -> set[Fact]:
-    """Return all facts about the files of a site; run these commands, which start with a path."""
+    """Return all facts about the files of a site, and the results of `commands`, which start with a path."""
     found = set(site.facts) | {Fact("urls", (url,)) for url in site.urls}
     for path, data in site.contents.items():
         if _is_library(path, data):

@@ -140,7 +140,7 @@ class Repository:
         return catalog.load(self.root)
 
     def relock(self) -> None:
-        """Lock all inputs: requirements by content, other inputs with real or made-up entries."""
+        """Lock requirements by content, other inputs as in this checkout's lock or with made-up entries."""
         real = lock.read(Path(__file__).parents[2])
         entries = {}
         for want in lock.all_wants(self.load()):

@@ -102,7 +102,7 @@ def test_a_cycle_breaks_its_components_only(two: Repository, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("file", ["layers.toml", "instances.toml"])
-def test_a_file_of_all_entries_breaks_all(
+def test_list_fails_if_a_file_that_all_targets_use_is_broken(
     two: Repository, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
     two.write(f"catalog/{file}", HALF)
@@ -111,7 +111,7 @@ def test_a_file_of_all_entries_breaks_all(
     assert errors.startswith(f"error: catalog: 1 problem\n  {file}: not TOML: ")
 
 
-def test_broken_rules_refuse_plans_but_not_lists(two: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_rules_fail_show_but_not_list(two: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     two.write("catalog/rules/fabric.toml", HALF)
     assert call(capsys, two, "list", "--names")[:2] == (0, "hello\nother\n")
     code, _, errors = call(capsys, two, "show", "hello")

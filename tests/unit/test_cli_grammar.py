@@ -121,7 +121,7 @@ def test_options_follow_the_command(capsys: pytest.CaptureFixture[str], words: l
     assert hint in capsys.readouterr().err
 
 
-def test_help_of_a_command_is_its_help_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_build_prints_the_help_of_build(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["help", "build"]) == 0
     assert capsys.readouterr().out.startswith("usage: builder build")
 
@@ -136,7 +136,7 @@ def test_every_action_has_its_own_help(module: object, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("verb", ["plan", "build"])
-def test_a_container_for_an_account_needs_its_registry(
+def test_a_container_for_an_aws_account_needs_ecr(
     site: Repository, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     for text, code in (
@@ -153,7 +153,7 @@ def test_a_container_for_an_account_needs_its_registry(
     assert call(capsys, site, "build", "--all", "--kind", "container", "--site", "aws")[0] == 0
 
 
-def test_plan_is_printed_and_ends_like_the_build(
+def test_plan_prints_the_plan_and_ends_with_the_error_of_the_build(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
@@ -166,7 +166,7 @@ def test_plan_is_printed_and_ends_like_the_build(
     assert (code, "unknown section 'mirrors'" in err) == (2, True)
 
 
-def test_a_dry_run_is_the_plan(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan(site: Repository, capsys: pytest.CaptureFixture[str]) -> None:
     plan = call(capsys, site, "plan", "hello", "helium")
     assert call(capsys, site, "build", "hello", "helium", "--dry-run", "--jobs", "2", "--keep-failed") == plan
     code, out, _ = call(capsys, site, "build", "--all", "--dry-run")
@@ -197,7 +197,7 @@ def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
         (["--reproduce"], "--reproduce compares images of containers, and target 'machine' is an AMI"),
     ],
 )
-def test_an_ami_has_the_layers_of_its_plan_and_no_twin(
+def test_an_ami_build_refuses_unknown_layers_and_reproduce(
     site: Repository, capsys: pytest.CaptureFixture[str], option: list[str], message: str
 ) -> None:
     text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
@@ -243,7 +243,7 @@ def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(
     assert (code, "left out: machine: target 'machine' cannot be rehearsed" in err) == (0, True)
 
 
-def test_a_rehearsal_names_the_flavour_that_an_account_builds(
+def test_a_rehearsal_names_the_flavour_that_is_the_default_in_aws(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (site.root / "catalog/systems/tiny-1.toml").read_text(encoding="utf-8").partition("[bootstrap]")[0]

@@ -76,7 +76,7 @@ def test_sarif_names_rules_and_lines(foreign: Path, capsys: pytest.CaptureFixtur
     assert place["region"] == {"startLine": 2}
 
 
-def test_a_clean_folder_is_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lint_of_a_clean_folder_succeeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lint", str(tmp_path)]) == 0
     assert capsys.readouterr() == ("", "")
     assert main(["lint", str(tmp_path), "--json"]) == 0

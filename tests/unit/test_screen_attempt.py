@@ -191,7 +191,7 @@ def a_failure(error: FactoryError | None = None) -> Attempt:
     )
 
 
-def test_attempt_from_a_receipt_has_the_verdict_ready() -> None:
+def test_verdict_is_ready_if_no_check_failed() -> None:
     attempt = attempt_of(a_receipt())
     assert (attempt.verdict, attempt.name) == ("ready", NAME)
     assert [layer.name for layer in attempt.layers_with("built")] == ["fabric", "final", "workload"]

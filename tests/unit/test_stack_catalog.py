@@ -308,7 +308,7 @@ def test_a_suggested_change_fixes_the_broken_rule_and_breaks_no_other_rule(knowl
                 assert {error.rule.id for error in check(knowledge, after).errors} <= before, rule.id
 
 
-def test_a_check_returns_the_settings_of_the_job(knowledge: Knowledge) -> None:
+def test_a_stack_check_returns_required_environment_variables(knowledge: Knowledge) -> None:
     result = check(knowledge, facts_of(knowledge, efa="1.28.0", nccl="2.19.3", kind="container"))
     assert [str(setting) for setting in result.settings] == [
         "FI_EFA_SET_CUDA_SYNC_MEMOPS=0",

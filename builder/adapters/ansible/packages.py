@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 def mounts(store: Path, scratch: Path) -> list[Bind]:
     """Create a container's folders below `scratch` with verified copies of the store; return their mounts.
 
-    apt downloads packages again if their digests do not match, and all lists if one of them does not match.
+    Omits packages whose digests do not match, and all lists if one does not match; apt downloads them again.
     """
     binds = []
     for name, target in _TARGETS.items():

@@ -17,12 +17,12 @@ _IDLE = ("sleep", "infinity")
 
 
 def prefix(workspace: Workspace) -> str:
-    """Return how the names of a checkout's kept containers begin."""
+    """Return the prefix of the names of a checkout's kept containers."""
     return f"factory-failed-{workspace.checkout}-"
 
 
 class FailedContainers:
-    """The build containers of one run; without `keep` nothing is kept."""
+    """Build containers of one run; with `keep`, those that fail are kept, otherwise none."""
 
     def __init__(self, engine: Engine, run: Run, *, keep: bool) -> None:
         self._engine = engine
@@ -31,7 +31,7 @@ class FailedContainers:
         self.containers: set[str] = set()  # kept after a failure
 
     def new_name(self) -> str | None:
-        """Return a name for a build container, by which `builder clean` finds it; None: the engine's choice.
+        """Return a name by which `builder clean` finds a build container; None lets the engine choose one.
 
         Labels would not do, because containers inherit those of their image.
         """
@@ -42,7 +42,7 @@ class FailedContainers:
         return _IDLE if self.keep else play
 
     def play(self, container: str, command: Sequence[str], on_line: Callable[[str], None]) -> int:
-        """Run a command in a container with that command, or with one that stays alive; return its code."""
+        """Run a command in a container created with `self.command(command)`; return its exit code."""
         if not self.keep:
             return self._engine.run_to_end(container, on_line)
         self._engine.start(container)
@@ -61,7 +61,8 @@ class FailedContainers:
     def keep_copy(self, container: str, error: FactoryError) -> None:
         """Keep a running copy of an ended container of this run, which cannot be entered itself.
 
-        A program in a build can print the name of another container: it is not copied.
+        The id is read from the build's output, where a program can print any id: containers of other
+        runs are not copied.
         """
         if not container or not self.keep or self._run.cancelled.is_set():
             return

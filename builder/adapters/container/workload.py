@@ -85,7 +85,7 @@ def build(
 def _limit(engine: Engine, container: str, processes: int, labels: Mapping[str, str]) -> None:
     """Limit the processes of a container of this build; the engine's builder takes no such limit.
 
-    A program in the build can print the same line with the name of another container.
+    A program in the build can print the id of any container, so the label of the run is compared.
     """
     found = engine.inspect_container(container)
     own = (found or {}).get("Config", {}).get("Labels") or {}

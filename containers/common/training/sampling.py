@@ -1,4 +1,4 @@
-"""Order of samples: which samples a rank reads in which step, without state but a count.
+"""Order of samples: which samples each rank reads in each step. The only state is a count of samples.
 
 Samples are numbered over all ranks and epochs. Each epoch has its own order, which is computed, not stored.
 """
@@ -23,7 +23,8 @@ class Shard:
 def shuffled(numbers: NDArray[np.int64], total: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """Map numbers below `total` to a permutation of them that depends on the seed and the epoch.
 
-    A Feistel network permutes the next power of four; numbers that it maps outside are mapped again.
+    A Feistel network permutes the numbers below the next power of four. It is applied again to results
+    that are not below `total`.
     """
     half = np.uint64(max(1, ((total - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)

@@ -23,7 +23,7 @@ NOT_TAKEN: Mapping[str, str] = {
     "gpt-neox": "removed from the reference repository after release 1.1.0; `megatron-lm` has the same"
     " parallelism",
     "nemo-multimodal": "its base was an early-access image that only its testers could pull",
-    "smddp-deepspeed": "DeepSpeed is published as source only and is not in SageMaker's image; `smddp-fsdp`"
+    "smddp-deepspeed": "DeepSpeed is published as source only, and locks take wheels; `smddp-fsdp`"
     " shards in the same way over the same library",
     "nvshmem": "builds a library and no program that trains; PyTorch's wheels for CUDA 13 bring NVSHMEM",
 }

@@ -15,10 +15,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from training.errors import EXIT_CONFIGURATION, EXIT_DATA, EXIT_STORAGE, EXIT_TERMINATED
-
-# Codes of programs that printed why they ended; a restart would end in the same way.
-EXPLAINED = (EXIT_DATA, EXIT_STORAGE, EXIT_CONFIGURATION, EXIT_TERMINATED)
+from training.errors import EXPLAINED
 
 _monitor = LocalElasticAgent._monitor_workers
 

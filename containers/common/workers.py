@@ -16,11 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from training.errors import EXIT_CONFIGURATION, EXIT_DATA, EXIT_STORAGE, EXIT_TERMINATED
+from training.errors import EXIT_TERMINATED, EXPLAINED
 from training.options import positive_int
 
-# Codes of programs that printed why they ended; a restart would end in the same way.
-EXPLAINED = (EXIT_DATA, EXIT_STORAGE, EXIT_CONFIGURATION, EXIT_TERMINATED)
 TICK_S = 0.05
 # Time after a SIGTERM in which programs write a checkpoint.
 GRACE_S = 60

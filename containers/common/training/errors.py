@@ -9,6 +9,8 @@ EXIT_DATA = 65  # EX_DATAERR: the data are missing, unreadable or made with anot
 EXIT_STORAGE = 74  # EX_IOERR: a checkpoint or report cannot be read or written
 EXIT_CONFIGURATION = 78  # EX_CONFIG: options, environment or model configuration
 EXIT_TERMINATED = 143  # 128 + SIGTERM: stopped on request, not finished
+# Codes of programs that printed why they ended; a restart would end in the same way.
+EXPLAINED = (EXIT_DATA, EXIT_STORAGE, EXIT_CONFIGURATION, EXIT_TERMINATED)
 
 
 class TrainingError(Exception):

@@ -135,6 +135,11 @@ class AwsSettings:
         about="share_accounts and share_organizations may read the SSM parameters, which AWS then bills",
     )
     parameters: str = _key("/image-factory", "prefix of SSM parameters with AMI ids", forms.PARAMETER)
+    keep_last: int = _key(
+        0,
+        "AMIs of each target and system that `builder clean` keeps in each region, the newest; those in use"
+        " are always kept; 0: all",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

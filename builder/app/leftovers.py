@@ -12,7 +12,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from builder.adapters.ami import kept
+from builder.adapters.ami import kept, retention
+from builder.adapters.ami.family import regions_of
 from builder.adapters.ami.ownership import builder_id, has_id
 from builder.adapters.container.failed import prefix
 from builder.adapters.container.maker import sweep
@@ -85,6 +86,7 @@ def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle:
         print(f"run {live} is in progress: layers and caches are kept", file=sys.stderr)
         return
     yield from _checkpoints(context, limits)
+    yield from _old_amis(context)
     yield from _layers(context, engine, limits)
     yield from _blobs(context, engine, limits)
     if limits.everything:
@@ -182,6 +184,34 @@ def _checkpoints(context: Context, limits: Limits) -> Iterable[Leftover]:
     for item in found:
         yield Leftover(
             name=f"checkpoint {item.id} of {item.layer}", why=why, size_bytes=0, remove=item.remove
+        )
+
+
+def _old_amis(context: Context) -> Iterable[Leftover]:
+    """Yield the AMIs that exceed the site's limit; report those that stay because they are in use."""
+    settings = context.site.aws
+    if not settings.keep_last:
+        return
+    try:
+        account = SiteAccount(context).running()
+        if account is None:
+            return
+        found = retention.surplus(
+            account, regions_of(account), settings.parameters, keep_last=settings.keep_last
+        )
+    except MissingError as error:
+        print(f"AMIs are kept: {error.message}; {error.hint}", file=sys.stderr)
+        return
+    for item in found:
+        if item.use:
+            print(f"AMI {item} of {item.target} is kept: {item.use}", file=sys.stderr)
+            continue
+        limit = f"the newest {settings.keep_last} in its region are kept"
+        yield Leftover(
+            name=f"snapshot {item} of {item.target}" if item.snapshot else f"AMI {item} of {item.target}",
+            why="its AMI is deleted" if item.snapshot else limit,
+            size_bytes=0,
+            remove=item.remove,
         )
 
 

@@ -236,6 +236,8 @@ GRANTS: tuple[Grant, ...] = (
         condition={"StringLike": {f"aws:ResourceTag/{BUILDER_TAG}": "*"}},
         when="share parameters",
     ),
+    # `builder clean` keeps the images that launch templates name.
+    Grant(name="Retention", actions=("ec2:DescribeLaunchTemplateVersions",), when="retention"),
     Grant(
         name="Deprecate",
         actions=("ec2:EnableImageDeprecation",),
@@ -346,6 +348,7 @@ def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
         "share parameters": settings.share_parameters
         and bool(settings.share_accounts or settings.share_organizations),
         "deprecate": bool(settings.deprecate_after_days),
+        "retention": settings.keep_last > 0,
         "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
         "reservation": settings.capacity.startswith("cr-"),

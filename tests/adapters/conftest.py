@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.ansible import runtime
+from builder.adapters.aws import account
 from builder.adapters.engine.client import Engine
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import Clients, FakeHosts, RehearsedAccount, served
@@ -46,6 +47,12 @@ def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
 
     with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate, authorize=authorize) as started:
         yield started
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable retries of boto3, because a killed process does not retry."""
+    monkeypatch.setitem(account.RETRIES, "total_max_attempts", 1)
 
 
 @pytest.fixture

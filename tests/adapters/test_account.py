@@ -13,7 +13,6 @@ import certifi
 import pytest
 
 from builder import lock
-from builder.adapters.aws import account as account_module
 from builder.adapters.aws.account import Account
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.network import Network
@@ -189,10 +188,8 @@ def test_tool_environment_has_the_proxies_and_cas_of_the_account(
     assert not trusted.exists()
 
 
-def test_error_names_the_endpoint_that_does_not_answer(
-    credentials: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(account_module, "RETRIES", {"total_max_attempts": 1})
+@pytest.mark.usefixtures("credentials", "no_retries")
+def test_error_names_the_endpoint_that_does_not_answer() -> None:
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{gone.getsockname()[1]}"

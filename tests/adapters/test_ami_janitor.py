@@ -232,12 +232,8 @@ def test_makes_no_calls_for_a_successful_run(ami_account: AmiAccount, proxy: Pro
     assert journal.runs(ami_account.workspace) == []
 
 
-def test_resumes_an_interrupted_cleanup(
-    ami_account: AmiAccount, aws: Clients, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from builder.adapters.aws import account
-
-    monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
+@pytest.mark.usefixtures("no_retries")
+def test_resumes_an_interrupted_cleanup(ami_account: AmiAccount, aws: Clients, proxy: Proxy) -> None:
     with ami_account.run() as dead:
         begin(ami_account, dead)
         left = leave(ami_account, dead.name)

@@ -18,7 +18,6 @@ import pytest
 
 from builder.adapters.ami import journal
 from builder.adapters.ami.steps import Sharing, snapshots_of
-from builder.adapters.aws import account as account_module
 from builder.adapters.aws.account import tags_of
 from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
@@ -27,12 +26,6 @@ from builder.rehearsal.proxy import Proxy
 from builder.rehearsal.rules import Rules
 from tests.support.rehearsal import EAST, IRELAND, REGIONS, ROOT, WEST, Clients
 from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAccount
-
-
-@pytest.fixture
-def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable retries of boto3, because a killed process does not retry."""
-    monkeypatch.setattr(account_module, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
 
 
 @dataclass

@@ -116,12 +116,8 @@ def test_retires_an_old_image_without_changing_the_latest_parameter(ami_account:
     assert {parameter["Value"] for parameter in names["Parameters"]} == {new}
 
 
-def test_resumes_a_retirement_interrupted_at_any_call(
-    ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from builder.adapters.aws import account
-
-    monkeypatch.setattr(account, "RETRIES", {"mode": "standard", "total_max_attempts": 1})
+@pytest.mark.usefixtures("no_retries")
+def test_resumes_a_retirement_interrupted_at_any_call(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
     ami_account.publish(home)
     regions = {
@@ -145,6 +141,7 @@ def test_resumes_a_retirement_interrupted_at_any_call(
             break
         assert rounds < 40
     assert rounds > 9
+    assert len([call for call in proxy.calls if call.disturbed]) < rounds, "no call is retried"
     for region, image in regions.items():
         own = ami_account.aws("ec2", region).describe_snapshots(OwnerIds=["self"])["Snapshots"]
         snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]

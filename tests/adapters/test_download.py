@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.stub_server import dripping
 from tests.unit.test_http_stack import fetching_module
 
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
+FETCHING = fetching_module(ANSIBLE.parent)
 URL = "https://vendor.example/tool-1.tar.gz"
 KEY = "https://vendor.example/key.pub"
 REPOSITORY = "https://code.example/tool.git"
@@ -122,10 +124,9 @@ def test_stops_at_the_locked_size(tmp_path: Path) -> None:
 def test_a_download_that_drips_has_an_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: bytes
 ) -> None:
-    fetching = fetching_module(ANSIBLE.parent)
-    monkeypatch.setattr(fetching, "LONGEST_S", 1)
-    with dripping(start) as host, pytest.raises(fetching.FetchError, match="did not end within 1 s"):
-        fetching.fetch(f"http://{host}/a", "0" * 64, tmp_path / "a", {})
+    monkeypatch.setattr(FETCHING, "LONGEST_S", 1)
+    with dripping(start) as host, pytest.raises(FETCHING.FetchError, match="did not end within 1 s"):
+        FETCHING.fetch(f"http://{host}/a", "0" * 64, tmp_path / "a", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,14 +141,27 @@ def test_keeps_an_old_file_until_the_locked_one_is_verified(site: Site, tmp_path
     assert sum_of(dest) == wanted["sha256"]
 
 
-@pytest.mark.parametrize(("status", "tries"), [(503, 3), (429, 3), (404, 1), (403, 1)])
-def test_retries_only_transient_statuses(site: Site, tmp_path: Path, status: int, tries: int) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of the pauses between retries, which are not waited for."""
+    waited: list[float] = []
+    event = SimpleNamespace(wait=waited.append)
+    monkeypatch.setattr(FETCHING, "threading", SimpleNamespace(Event=lambda: event))
+    return waited
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(503, [1, 4]), (429, [1, 4]), (404, []), (403, [])], ids=str
+)
+def test_retries_only_transient_statuses(
+    site: Site, tmp_path: Path, pauses: list[float], status: int, expected: list[float]
+) -> None:
     wanted = archive(site)
     site.faults["/vendor.example/tool-1.tar.gz"] = (status, 9)
-    result = call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors)
-    assert result.failed
-    assert f"the server answered {status}" in result.message
-    assert len(site.requests) == tries
+    with pytest.raises(FETCHING.FetchError, match=f"the server answered {status}"):
+        FETCHING.fetch(wanted["url"], wanted["sha256"], tmp_path / "x", site.mirrors)
+    assert len(site.requests) == 1 + len(expected)
+    assert pauses == expected
 
 
 def test_succeeds_after_one_transient_failure(site: Site, tmp_path: Path) -> None:
@@ -156,12 +170,11 @@ def test_succeeds_after_one_transient_failure(site: Site, tmp_path: Path) -> Non
     assert not call("download", **wanted, dest=str(tmp_path / "x"), mirrors=site.mirrors).failed
 
 
+@pytest.mark.usefixtures("pauses")
 def test_names_the_url_of_an_unreachable_server(tmp_path: Path) -> None:
     url = "http://127.0.0.1:9/tool.tgz"
-    result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
-    assert result.failed
-    assert result.message.startswith(f"{url}: no answer: ")
-    assert "(3 tries)" in result.message
+    with pytest.raises(FETCHING.FetchError, match=rf"^{url}: no answer: .*\(3 tries\)"):
+        FETCHING.fetch(url, "0" * 64, tmp_path / "x", {})
 
 
 class TruncatingHandler(http.server.BaseHTTPRequestHandler):
@@ -181,18 +194,18 @@ class TruncatingHandler(http.server.BaseHTTPRequestHandler):
 def truncating_server(announced: int) -> Iterator[str]:
     with socketserver.TCPServer(("127.0.0.1", 0), TruncatingHandler) as server:
         server.announced = str(announced)  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}/file"
         server.shutdown()
         thread.join()
 
 
+@pytest.mark.usefixtures("pauses")
 def test_leaves_no_file_if_the_connection_breaks(tmp_path: Path) -> None:
-    with truncating_server(announced=1000) as url:
-        result = call("download", url=url, sha256="0" * 64, dest=str(tmp_path / "x"))
-    assert result.failed
-    assert "the connection broke after 10 of 1000 bytes" in result.message
+    broken = pytest.raises(FETCHING.FetchError, match="the connection broke after 10 of 1000 bytes")
+    with truncating_server(announced=1000) as url, broken:
+        FETCHING.fetch(url, "0" * 64, tmp_path / "x", {})
     assert list(tmp_path.iterdir()) == []
 
 

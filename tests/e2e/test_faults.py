@@ -82,7 +82,7 @@ class _NotFound(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def empty_mirror() -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _NotFound)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/debian"
     server.shutdown()

@@ -327,7 +327,7 @@ def serve(folder: Path, pins: Mapping[str, str]) -> Iterator[Site]:
     site = Site(folder=files, pins=pins)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site=site))
     site.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield site

@@ -126,7 +126,7 @@ def _listening(gate: Gate) -> Iterator[str]:
     """Serve moto behind the gate on a free port; yield the endpoint."""
     app = guarded(DomainDispatcherApplication(create_backend_app), gate)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -2,8 +2,8 @@
 
     python -m builder.rehearsal.serve FOLDER
 
-FOLDER contains the settings. Only this process loads moto. It has no connection to the engine: the broker, a
-child process, starts and stops the machines.
+FOLDER contains the settings. Only this process loads moto. It cannot connect to the engine: the broker, a
+child process, starts and stops the machines. This process confines itself before it loads moto.
 """
 
 import json
@@ -16,6 +16,8 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+import builder
+from builder.adapters.host.confinement import confine
 from builder.adapters.host.workspace import write_atomically
 from builder.errors import FactoryError
 from builder.rehearsal.addresses import find_ssh_port
@@ -29,6 +31,12 @@ from builder.wait import until
 
 _IDLE_TIMEOUT_S = 60.0
 _LOCK_S = 5.0  # a status query of another process takes the lock for an instant
+# Files of the system that Python, the C library and TLS read; of /etc no more than these.
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/dev/null", "/dev/urandom", "/etc/gai.conf", "/etc/host.conf", "/etc/hosts"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/passwd"),
+    *("/etc/resolv.conf", "/etc/services", "/etc/pki/tls/certs", "/etc/ssl/certs", "/etc/ssl/openssl.cnf"),
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -48,11 +56,25 @@ def main(arguments: list[str]) -> int:
 
 def _serve(files: Files, settings: Settings, ended: threading.Event) -> None:
     account = Account.from_table(settings.account)
-    with brokered_hosts(files.folder, ssh_port=find_ssh_port()) as hosts, ExitStack() as stack:
+    with (
+        brokered_hosts(
+            files.folder, ssh_port=find_ssh_port(), confine=lambda: _confine(files.folder)
+        ) as hosts,
+        ExitStack() as stack,
+    ):
         hosts.sweep()  # leftovers of a killed process
         proxy = _start(stack, files, settings, account, hosts)
         ended.wait()
         _end(files, hosts, proxy, stack)
+
+
+def _confine(folder: Path) -> None:
+    """Confine this process to the folder and to Python's files; log what the kernel does not support."""
+    started_in = str(Path.cwd())  # `python -m` adds it to the paths of modules
+    modules = [path for path in sys.path if path and path != started_in]
+    paths = [*_SYSTEM, sys.prefix, sys.base_prefix, *modules, *builder.__path__]
+    for missing in confine(readable=map(Path, paths), writable=(folder, Path("/dev/null"))):
+        print(f"the kernel has no {missing}", file=sys.stderr)
 
 
 def _start(

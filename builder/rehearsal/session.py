@@ -204,7 +204,11 @@ def up(
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
     # Libraries in this process find no engine; only the broker gets the engine's URL, from the settings.
-    environment = {**os.environ, "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}"}
+    environment = {
+        **os.environ,
+        "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}",
+        "TMPDIR": str(files.folder),  # the only folder where this process can write
+    }
     service = process.start_detached(argv, log=files.log, env=environment)
     until(lambda: bool(find(workspace, name)) or not service.runs(), timeout_s=_START_S, every_s=0.1)
     found = find(workspace, name)

@@ -201,7 +201,7 @@ def test_keeps_an_image_with_a_receipt_and_its_copies(ami_account: AmiAccount, a
 
 
 def test_deletes_a_complete_image_unless_it_is_kept_for_the_next_build(
-    ami_account: AmiAccount, aws: Clients
+    ami_account: AmiAccount, aws: Clients, proxy: Proxy
 ) -> None:
     with ami_account.run() as dead:
         home = ami_account.image(run=dead.name, name=f"{ami_account.target}-{dead.name}")
@@ -214,6 +214,10 @@ def test_deletes_a_complete_image_unless_it_is_kept_for_the_next_build(
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True) == []
     assert {home, disk} <= existing_ids(aws)
     assert journal.runs(ami_account.workspace) == [dead.name]
+    before, begun = len(proxy.calls), journal.begun(ami_account.workspace, dead.name)
+    assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=True) == []
+    assert proxy.calls[before:] == [], "builds look for leftovers of a run only once"
+    assert journal.begun(ami_account.workspace, dead.name) == begun
     assert janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False) == [home]
     assert {home, disk} & existing_ids(aws) == set()
     assert journal.runs(ami_account.workspace) == []
@@ -282,6 +286,17 @@ def test_journal_ignores_a_partial_last_line(ami_account: AmiAccount) -> None:
                 ["a"],
                 ["a", "b"],
             )
+
+
+def test_closing_entries_removes_a_partial_last_line(ami_account: AmiAccount) -> None:
+    with ami_account.run() as dead:
+        begin(ami_account, dead)
+    path = journal.path_of(ami_account.workspace, dead.name)
+    with path.open("a") as file:
+        file.write('{"at": "2026')
+    first, *rest = journal.read(ami_account.workspace, dead.name)
+    journal.close(ami_account.workspace, dead.name, [first])
+    assert journal.read(ami_account.workspace, dead.name) == rest
 
 
 def test_concurrent_runs_have_separate_journals(ami_account: AmiAccount) -> None:

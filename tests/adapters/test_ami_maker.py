@@ -330,6 +330,7 @@ def instances(aws: Clients, run: Run) -> list[str]:
 def test_the_instance_of_a_failed_build_stays_with_its_key_until_it_is_removed(
     ami_account: AmiAccount,
     aws: Clients,
+    proxy: Proxy,
     plan: Plan,
     packer: Path,
     instance: str,
@@ -356,7 +357,9 @@ def test_the_instance_of_a_failed_build_stays_with_its_key_until_it_is_removed(
     assert (folder / f"{instance}.key").stat().st_mode & 0o777 == 0o600
     assert instances(aws, run) == [instance]
     key, group = left(aws, run.name)
+    before = len(proxy.calls)
     assert janitor.sweep(workspace, account, run.name, keep_complete=True) == [], "before the next build"
+    assert proxy.calls[before:] == [], "builds look for leftovers of a run only once"
     removed = janitor.sweep(workspace, account, run.name, keep_complete=False)
     assert {instance, key, group} <= set(removed)
     assert (instances(aws, run), left(aws, run.name)) == ([], [])

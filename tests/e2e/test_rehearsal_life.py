@@ -98,6 +98,11 @@ def test_only_the_broker_is_connected_to_the_engine(
     environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     (url,) = [variable for variable in environment if variable.startswith(b"DOCKER_HOST=")]
     assert not Path(url.decode().removeprefix("DOCKER_HOST=unix://")).exists()
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+    assert re.search(r"^Seccomp:\t2$", status, re.M), "moto's process can open Unix sockets"
+    assert re.search(r"^CapEff:\t0{15}[02]$", status, re.M)
+    assert "the kernel has no" not in (program.folder(name) / "log.txt").read_text()
 
     os.kill(broker, signal.SIGKILL)
     with pytest.raises(ClientError, match="the broker of this rehearsal has ended"):

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from builder.adapters.host import private
 from builder.adapters.host.workspace import Workspace, find_workspace, forget_run, locked, open_run
 from builder.cli.main import main
 from builder.errors import MissingError
+from tests.support.rehearsal import ROOT
 
 STRANGER = 65534
 
@@ -134,3 +137,72 @@ def test_private_files_are_private_even_if_they_existed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         private.write(tmp_path / "link", "secret")
     assert victim.read_text() == ""
+
+
+# Kills mmdebstrap while file systems are mounted in its root, in a namespace of its own; then cleans up.
+KILLED = """
+import os, sys
+from pathlib import Path
+from builder.adapters.container import bootstrap
+from builder.adapters.host.workspace import Workspace, forget_run, open_run
+from builder.adapters.upstream.mirror import Mirror
+from builder.catalog import load
+from builder.errors import BuildError
+from tests.support.rehearsal import ROOT
+
+workspace = Workspace(home=Path("home").resolve(), out=Path("out").resolve())
+with open_run(workspace, "build") as run:
+    run.keep_scratch.set()
+    system = load(ROOT).systems["debian-12"]
+    try:
+        bootstrap.make_root(run, system, Mirror(), say=print)
+    except BuildError as error:
+        print(error.message)
+mounts = [line.split()[4] for line in open("/proc/self/mountinfo") if "factory-" in line]
+assert len(mounts) == 3, mounts
+assert Path(mounts[0], "passwd").exists()
+forget_run(workspace, run.name)
+assert "factory-" not in open("/proc/self/mountinfo").read()
+"""
+MMDEBSTRAP = """#!/bin/sh
+set -e
+root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXXXXXX")
+mkdir "$root/dev" "$root/a b" "$root/sys"
+mount --bind "$PRECIOUS" "$root/dev"
+mount --rbind "$PRECIOUS" "$root/a b"
+mount -t tmpfs none "$root/dev/below"
+ln -s "$PRECIOUS" "$root/link"
+kill -KILL $$
+"""
+
+
+def test_a_killed_bootstrap_leaves_no_mounts_and_its_cleanup_deletes_nothing_mounted(
+    tmp_path: Path, temporary: Path
+) -> None:
+    precious, programs = tmp_path / "precious", tmp_path / "bin"
+    (precious / "below").mkdir(parents=True)
+    (precious / "passwd").write_text("precious")
+    programs.mkdir()
+    (programs / "mmdebstrap").write_text(MMDEBSTRAP)
+    (programs / "mmdebstrap").chmod(0o755)
+    done = subprocess.run(
+        [
+            *("unshare", "--map-root-user", "--mount", "--propagation", "private"),
+            *(sys.executable, "-c", KILLED),
+        ],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PRECIOUS": str(precious),
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(temporary),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(temporary.iterdir()) == []
+    assert sorted(path.name for path in precious.iterdir()) == ["below", "passwd"]

@@ -27,7 +27,7 @@ _PROGRAMS = {
 }
 _GROUP = "security-group"
 # The journal entries of an instance and of its SSH access have the same name.
-_KINDS = ("key-pair", _GROUP, "instance")
+KINDS = ("key-pair", _GROUP, "instance")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +114,7 @@ def ssh_access(
     A group that is still in use is not an error: a note reports the group, and its journal entry stays open
     so that the end of the run or `builder clean` deletes the group.
     """
-    with journal.temporary(run, account, _KINDS, name) as keep_entry_open:
+    with journal.temporary(run, account, KINDS, name) as keep_entry_open:
 
         def report(group: str) -> None:
             keep_entry_open(_GROUP)

@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.adapters.ami import journal
 from builder.adapters.ami import steps as steps
+from builder.adapters.ami.access import KINDS
 from builder.adapters.ami.ownership import Ownership, ownership
 from builder.adapters.ami.steps import AmiRef, snapshots_of
 from builder.adapters.aws import groups
@@ -198,8 +199,14 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     # An unreadable receipt, for example in another format, may be the receipt of one of these images.
     keep_complete = keep_complete or any(unreadable(out) for out in checkouts)
     kept = recorded | complete if keep_complete else recorded
+    closing = [
+        entry
+        for entry in own
+        if not (entry.name in held and entry.kind in KINDS)
+        and (not entry.id or entry.is_held or entry.id in complete - kept)
+    ]
     removed = []
-    if any(not entry.id or entry.is_held or entry.id in complete - kept for entry in own):
+    if closing:
         for region in dict.fromkeys(entry.region for entry in own):
             janitor = Janitor(
                 account=account,
@@ -212,4 +219,6 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     is_done = not (complete & kept) and not held
     if len(own) == len(entries) and is_done:
         journal.delete(workspace, run)
+    elif closing:  # the next build then looks for nothing of this run
+        journal.close(workspace, run, closing)
     return removed

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ from typing import Any
 
 from builder.adapters.aws.account import Account
 from builder.adapters.host.receipts import now
-from builder.adapters.host.workspace import Run, Workspace, is_run_name, sync_folder
+from builder.adapters.host.workspace import Run, Workspace, is_run_name, sync_folder, write_atomically
 from builder.errors import MissingError, naming
 
 _BEGUN, _KEPT, _GONE, _HELD = "begun", "kept", "gone", "held"
@@ -131,6 +131,19 @@ def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
                 raise
         if is_new:
             sync_folder(path.parent)
+
+
+def close(workspace: Workspace, run: str, entries: Iterable[Entry]) -> None:
+    """Record that these resources are gone; a partial last line, which is ignored, is removed."""
+    path = path_of(workspace, run)
+    with _writing:
+        text = path.read_text(encoding="utf-8")
+        lines = [text[: text.rfind("\n") + 1]]
+        for entry in entries:
+            fields = {"kind": entry.kind, "name": entry.name, "region": entry.region}
+            more = {"place": entry.account_id, "out": entry.out}
+            lines.append(json.dumps({"at": now(), "event": _GONE, **fields, **more}) + "\n")
+        write_atomically(path, "".join(lines))
 
 
 def read(workspace: Workspace, run: str) -> list[Entry]:

@@ -63,7 +63,10 @@ def make_root(
             hint="apt-get install mmdebstrap",
         )
     recipe = system.bootstrap
-    clock = {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)}
+    # A killed mmdebstrap leaves its root file system with mounts; the end of the run removes this folder.
+    settings = {"TMPDIR": str(run.root_dir)}
+    if epoch is not None:
+        settings["SOURCE_DATE_EPOCH"] = str(epoch)
     hook = "".join((_CUSTOMIZE.format(areas=" ".join(recipe.areas)), *customize))
     verifier = SuiteVerifier(system=system, suites=suites, mirror=mirror)
     # Other users can read an argv: sources, whose URLs may contain a password, are passed on stdin.
@@ -89,7 +92,7 @@ def make_root(
         cancelled=run.cancelled,
         on_line=on_line,
         stdin=sources,
-        env=process.inherited_environment(**mirror.proxies, **clock),  # apt reads the proxies
+        env=process.inherited_environment(**mirror.proxies, **settings),  # apt reads the proxies
     )
     if (done.code == 0 or verifier.lists) and (moved := verifier.verify()):
         (note or say)(moved)

@@ -1,5 +1,6 @@
 """Folders and files that other users of this machine can neither read nor replace."""
 
+import ctypes
 import os
 import stat
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from builder.errors import MissingError, naming
 
 _PREFIX = "factory-"
+_DETACH, _NO_LINKS = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 
 
 def make_folder(folder: Path) -> None:
@@ -39,30 +41,55 @@ def own_ids() -> set[int]:
     return {os.geteuid(), *({int(caller)} if caller.isdecimal() else ())}
 
 
-def temporary_folder(link: Path) -> Path:
+def temporary_folder(link: Path, mode: int = 0o700) -> Path:
     """Return the temporary folder of this user that `link` points to; create it at the first call.
 
-    Its name is unpredictable, so that no other user can create it first.
+    Its name is unpredictable, so that no other user can create it first. With the mode 0711, others may use
+    paths in it that they know.
     """
     import tempfile
 
     if not link.is_symlink():
-        link.symlink_to(tempfile.mkdtemp(prefix=_PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        folder.chmod(mode)
+        link.symlink_to(folder)
     folder = link.readlink()
     if not _is_private(folder):
         raise MissingError(
-            f"{folder} was replaced: it is not a folder of uid {os.geteuid()} with mode 0700",
+            f"{folder} was replaced: it is not a folder of uid {os.geteuid()} with mode {mode:04o}",
             hint=f"ls -ld {folder}; build again, with TMPDIR set to a folder of your own",
         )
     return folder
 
 
 def remove_temporary_folder(link: Path) -> None:
-    """Delete the folder that `link` points to, unless it is not a private folder of this user."""
+    """Delete the folder that `link` points to, unless it is not a private folder of this user.
+
+    File systems that a killed program left mounted in it are unmounted; their content is never deleted.
+    """
     import shutil
 
     if link.is_symlink() and (folder := link.readlink()).name.startswith(_PREFIX) and _is_private(folder):
+        if mounted := _unmount(folder):
+            raise MissingError(
+                f"{mounted[0]} is still mounted, so {folder} was not deleted",
+                hint=f"sudo umount {mounted[0]}, then: builder clean",
+            )
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unmount(folder: Path) -> list[Path]:
+    """Unmount all file systems in a folder, the last one first; return those that remain."""
+    for path in reversed(_mounts(folder)):
+        ctypes.CDLL(None).umount2(os.fsencode(path), _DETACH | _NO_LINKS)
+    return _mounts(folder)
+
+
+def _mounts(folder: Path) -> list[Path]:
+    """Return the mount points in a folder, in the order of mounting."""
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    paths = (line.split(b" ")[4].decode("unicode_escape").encode("latin-1") for line in lines)
+    return [path for path in map(Path, map(os.fsdecode, paths)) if path.is_relative_to(folder.resolve())]
 
 
 def _is_private(folder: Path) -> bool:
@@ -73,7 +100,7 @@ def _is_private(folder: Path) -> bool:
     return (
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.geteuid()
-        and stat.S_IMODE(status.st_mode) == 0o700
+        and stat.S_IMODE(status.st_mode) in (0o700, 0o711)
     )
 
 

@@ -25,7 +25,8 @@ from builder.wait import until
 _POLL_S = 0.1
 _RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
 _RUNS = "runs"  # lock: shared by runs, exclusive for the removal of shared folders
-_SOCKETS = "sockets"  # link in a run's scratch folder to its folder for sockets
+# Links in a run's scratch folder to its folders for sockets and for root file systems.
+_SOCKETS, _ROOTS = "sockets", "roots"
 _LONGEST_NAMES = 500  # characters of a lock file: the name of a host, the id of a start
 _creating = threading.Lock()
 
@@ -82,6 +83,12 @@ class Run:
         """Folder with a short path for Unix sockets (107-byte limit), which other users cannot enter."""
         with _creating:
             return private.temporary_folder(self.scratch / _SOCKETS)
+
+    @property
+    def root_dir(self) -> Path:
+        """Folder for root file systems in the making, whose files users of a namespace can reach."""
+        with _creating:
+            return private.temporary_folder(self.scratch / _ROOTS, 0o711)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -258,7 +265,8 @@ def forget_run(workspace: Workspace, name: str) -> None:
     from builder.adapters.host import process
 
     process.end_orphans(str(workspace.scratch / name))
-    private.remove_temporary_folder(workspace.scratch / name / _SOCKETS)
+    for link in (_SOCKETS, _ROOTS):
+        private.remove_temporary_folder(workspace.scratch / name / link)
     shutil.rmtree(workspace.scratch / name, ignore_errors=True)
 
 

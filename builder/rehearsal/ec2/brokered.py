@@ -14,7 +14,7 @@ import itertools
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -36,10 +36,16 @@ _KINDS: Mapping[str, type[FactoryError]] = {
 
 
 @contextmanager
-def brokered_hosts(folder: Path, *, ssh_port: int) -> Iterator["BrokeredHosts"]:
-    """Start the broker of the rehearsal in `folder`; end it with the block."""
+def brokered_hosts(
+    folder: Path, *, ssh_port: int, confine: Callable[[], object] = lambda: None
+) -> Iterator["BrokeredHosts"]:
+    """Start the broker of the rehearsal in `folder`; end it with the block.
+
+    `confine` is called once the broker has started and before this process has further threads.
+    """
     argv = [sys.executable, "-m", "builder.rehearsal.ec2.broker", str(folder), str(ssh_port)]
     broker = process.start_piped(argv)
+    confine()
     hosts = BrokeredHosts(broker, ssh_port=ssh_port)
     reader = threading.Thread(target=hosts.read_answers, name="broker", daemon=True)
     reader.start()

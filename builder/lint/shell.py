@@ -30,7 +30,7 @@ class Command:
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The words without quotes, from the program on."""
+        """The program and the words after it, unquoted; omits assignments and `sudo` etc. before it."""
         try:
             found = shlex.split(self.text)
         except ValueError:
@@ -45,7 +45,7 @@ class Command:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The words after the program that are no options."""
+        """The words after the program that are not options."""
         return tuple(word for word in self.words[1:] if not word.startswith("-"))
 
 

@@ -1,8 +1,8 @@
 """Start, find and stop rehearsed Slurm clusters: a head and nodes with systemd and a shared folder.
 
-Each machine is a pair of containers, as an instance is: the first holds the address and the control group,
-the second joins them. A cluster has no process on the host; its containers have its label, its folder has the
-settings.
+Each machine is a pair of containers, like a rehearsed EC2 instance: the first holds the address and the
+control group, and the second joins them. No host process manages a cluster: its containers have its label,
+and its folder contains its settings.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _HEAD_MACHINE = f"machine-{slurm.HEAD}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """Settings of a cluster; all machines mount the folder `shared` of this machine."""
+    """Settings of a cluster; all its machines mount `shared`, a folder of the host."""
 
     instance: str
     nodes: int
@@ -146,7 +146,7 @@ def _removed_after_failure(engine: Engine, folder: Path) -> Iterator[None]:
 
 
 def down(workspace: Workspace, engine: Engine, name: str) -> bool:
-    """Stop a cluster and remove its containers, except its shared folder; return False if there was none."""
+    """Remove a cluster's containers and settings, not its shared folder; return False if there was none."""
     folder = _folder(workspace, name)
     with locked(workspace, f"cluster-{name}"):
         existed = folder.exists()
@@ -282,7 +282,7 @@ class _Machines:
 
 
 def _packed(files: Sequence[slurm.File], key: bytes, passwd: str) -> bytes:
-    """Return a tar archive of the files and of the key of munge, which only its own user may read."""
+    """Return a tar archive of the files and of munge's key, which only the user `munge` may read."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for file in files:

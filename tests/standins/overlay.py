@@ -109,7 +109,7 @@ def with_pins(text: str, pins: Mapping[str, str]) -> str:
 
 
 def settings_of(site: Site | None) -> MirrorSettings:
-    """Return mirror settings that download everything except the distribution's packages from the site."""
+    """Return mirror settings: the site serves all downloads except the distribution's packages."""
     settings = site_file.load(ROOT).mirror
     if site is None:
         return settings

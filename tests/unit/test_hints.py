@@ -25,10 +25,11 @@ _FILLED = "1"  # stands for a value that the program puts into a message; a numb
 _END = re.compile(r"[;`\n()<>|…]|, |: |  #|\.$| (?:then|shows|and|on|in|to|again|with|there|from)\b")
 # Names of commands at the beginning of a message, without their arguments.
 _NAMES = {"builder ami copy", "builder ami share", "builder launch"}
-# Commands whose options the caller's options decide.
+# Commands with a computed option or action, which no parser accepts.
 _COMPUTED = {"builder lock TARGET --1 1", "builder deploy 1 1 --yes"}
-# Values of examples that exist only after a step of the user.
+# Marks a command that is mentioned in backticks, perhaps without its arguments.
 _MENTION = "# mentioned"
+# Values in examples that do not exist until the user has created them.
 _CREATED_BY_THE_USER = {"my-target"}
 
 
@@ -81,7 +82,7 @@ def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _filled(node: ast.JoinedStr) -> str:
-    """Return a text in which a computed part is a value, or nothing if it continues a word."""
+    """Return an f-string's text with _FILLED for each computed part; one that continues a word is omitted."""
     text = ""
     for part in node.values:
         text += "" if not isinstance(part, ast.Constant) and re.search(r"\w$", text) else _word(part)

@@ -56,7 +56,7 @@ def is_encrypted(plan: Plan, settings: AwsSettings) -> bool:
 
 
 def disk_of(plan: Plan, settings: AwsSettings) -> str:
-    """Return how the disk of a plan's images is encrypted: another one needs another checkpoint."""
+    """Return how the disks of a plan's images are encrypted; a checkpoint must be encrypted likewise."""
     if not is_encrypted(plan, settings):
         return "not encrypted"
     return f"encrypted {settings.kms_key}".rstrip()
@@ -118,9 +118,10 @@ class Removable:
 
 
 def removable(account: Account, builder: str, *, keep_last: int) -> list[Removable]:
-    """Return what this builder may delete: all but the newest checkpoints of each target's layer.
+    """Return what this builder may delete: all but the newest `keep_last` checkpoints of each group.
 
-    Also the snapshots of checkpoints whose deletion was interrupted.
+    A group has the same target, layer and system. The result includes snapshots that remain because the
+    deletion of their checkpoint was interrupted.
     """
     own = [image for image in account.images_with_tag(CHECKPOINT_TAG) if _belongs(image, builder)]
     groups: dict[tuple[str, str], list[Resource]] = {}

@@ -71,7 +71,7 @@ class AmiMaker:
     rebuild: tuple[str, ...] = ()  # names of layers that no checkpoint may provide
     ssh_port: int = 22
     polling_s: int = 15
-    plugins: Path | None = None  # folder of Packer's plugins; None: they are part of the program
+    plugins: Path | None = None  # folder of Packer's plugins; None: built into Packer
     keep_failed: bool = False  # keep the instance of a failed build
     # Limits the number of concurrent instances; shared with MachineChecker.
     working: AbstractContextManager[object] = dataclasses.field(default_factory=nullcontext)
@@ -114,9 +114,9 @@ class AmiMaker:
     def _start(
         self, plan: Plan, start: Start, access: Access, due: Collection[str]
     ) -> tuple[Start, tuple[LayerResult, ...]]:
-        """Return the image to start from, which has all checkpoints of the plan; make missing ones.
+        """Return the image that the last step starts from, and the results of the checkpoints below it.
 
-        `start` is the source image, for a plan without checkpoints.
+        Makes the missing checkpoints. Returns `start`, the source image, for a plan without checkpoints.
         """
         wanted = checkpoints(plan) if self.use_checkpoints else ()
         results: list[LayerResult] = []
@@ -182,7 +182,7 @@ class AmiMaker:
         return self.events.step(f"{plan.target.name}/{name}", title, target=plan.target.name, key=key)
 
     def _capture(self, job: Job, finish: Callable[[str], None]) -> tuple[Resource, float]:
-        """Build an image and record it in the journal; return it and the seconds. `finish` gets its id."""
+        """Build an image and record it in the journal; return it and the build time. `finish` gets its id."""
         with (
             self._step(job.plan, job.name, job.key, job.components) as end,
             journal.permanent(self.run, self.account, job.kind, job.image_name) as created,
@@ -268,7 +268,7 @@ class AmiMaker:
         return found[self.account.region]
 
     def _template(self, job: Job) -> Path:
-        """Return the template's folder; plugins that are part of the program do not know all blocks."""
+        """Return the template's folder; current.hcl is added only if Packer's plugins are not built in."""
         template = self.root / "packer" / "ami"
         return render(template, job.folder / "template") if self.plugins else template
 
@@ -290,7 +290,7 @@ class AmiMaker:
         return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir), **path}
 
     def _variables(self, job: Job) -> dict[str, Any]:
-        """Return the variables of the Packer template, except for those of an attempt."""
+        """Return the Packer template's variables; each attempt sets the instance type and the subnet."""
         plan = job.plan
         shape, site = plan.target.ami, self.settings
         assert shape is not None
@@ -374,8 +374,8 @@ class AmiMaker:
             cancelled=self.run.cancelled,
         ):
             raise BuildError(
-                f"{instance} in {self.account.region}, which Packer's output names, is not running with the"
-                " tags of this run",
+                f"Packer logged {instance} in {self.account.region} as started, but it is not running with"
+                " the tags of this run",
                 hint="compare run_tags in packer/ami/source.pkr.hcl with Packer's output in the run's log",
             )
         with calling_aws(f"requiring metadata tokens on {instance}"):

@@ -137,14 +137,14 @@ class AmiPublisher:
         return self.settings.share_parameters and bool(self.sharing)
 
     def _is_readable(self, region: str, names: Iterable[str]) -> bool:
-        """True if the site shares no parameters, or if these can be read by all accounts of the image."""
+        """True if the site shares no parameters, or if all accounts that may use the image can read these."""
         prefix = self.settings.parameters
         return not self._shares_parameters or parameter_shares.is_shared(
             self.account, region, names, self.sharing, prefix=prefix
         )
 
     def _point(self, ref: AmiRef, name: str) -> None:
-        """Point a parameter at an image, then let the accounts read it that the image is shared with."""
+        """Point a parameter at an image, then let the accounts that the image is shared with read it."""
         self.say(f"{name} in {ref.region}: {ref.ami}")
         if not self._shares_parameters:
             steps.point(ref, name, self.patience)
@@ -160,7 +160,7 @@ class AmiPublisher:
             prefix=self.settings.parameters,
             builder=builder_id(self.run.workspace),
         )
-        self.say(f"for other accounts: {', '.join(shared)}")
+        self.say(f"readable by other accounts: {', '.join(shared)}")
 
     def _require_newer(self, home: AmiRef, image: Resource, names: Names) -> None:
         """Refuse to move a parameter from an image to an older one, in any region."""
@@ -176,7 +176,7 @@ class AmiPublisher:
                     )
 
     def _original(self, ref: AmiRef) -> Resource | None:
-        """Return the image of which an image is a copy, or the image itself; None if it does not exist."""
+        """Return the image that `ref` was copied from, or else its own image; None if it does not exist."""
         found = ref.find()
         source = tags_of(found).get(SOURCE_TAG) if found else None
         return (self.account.image(source) if source else None) or found

@@ -7,7 +7,7 @@ reads the answers from its stdout:
     {"id": 7, "value": null}
     {"id": 8, "error": {"kind": "BuildError", "message": "…", "hint": "…", "details": "…"}}
 
-Requests are answered in any order. The broker ends when its stdin is closed, also by a kill of this process.
+Requests are answered in any order. The broker ends when its stdin is closed, also if this process is killed.
 """
 
 import itertools
@@ -39,7 +39,7 @@ _KINDS: Mapping[str, type[FactoryError]] = {
 def brokered_hosts(
     folder: Path, *, ssh_port: int, confine: Callable[[], object] = lambda: None
 ) -> Iterator["BrokeredHosts"]:
-    """Start the broker of the rehearsal in `folder`; end it with the block.
+    """Start the broker process of the rehearsal in `folder`; stop it at the end of the block.
 
     `confine` is called once the broker has started and before this process has further threads.
     """

@@ -50,7 +50,7 @@ class Cloud(ImageBackend):
         super().__init__(region_name, account_id)
         self.answered: dict[tuple[str, str], tuple[object, Any]] = {}
         self.token_locks: dict[str, threading.Lock] = {}
-        self.starting: dict[str, bool] = {}  # pending instance: whether a description has shown it
+        self.starting: dict[str, bool] = {}  # pending instance: whether DescribeInstances has returned it
         self.online: set[str] = set()  # instances that reach the internet
         self.listed_at: dict[str, float] = {}
         self._open_default_vpc()
@@ -86,7 +86,7 @@ class Cloud(ImageBackend):
         ]
 
     def finish_starting(self) -> None:
-        """Let the instances run that a description has shown as pending: each is shown so at least once."""
+        """Start the pending instances that DescribeInstances has returned: each is seen as pending once."""
         for instance in self.every_instance():
             if self.starting.get(instance.id) and instance.state == "pending":
                 instance._state = InstanceState("running", 16)

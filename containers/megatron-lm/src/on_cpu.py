@@ -1,4 +1,4 @@
-"""Megatron-Core 0.16 on CPUs: replaces the places that create tensors on a GPU in any case."""
+"""Run Megatron-Core 0.16 on CPUs: patches the functions that create tensors on a GPU unconditionally."""
 
 import torch
 from megatron.core.tensor_parallel.random import initialize_rng_tracker

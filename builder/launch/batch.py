@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from builder.launch.job import PORT, Job
+from builder.launch.section import torchrun
 from builder.marks import KEY_TAG, RUN_TAG, TARGET_TAG
 
 _ATTEMPTS = 3
@@ -79,7 +80,7 @@ def _command(job: Job) -> list[str]:
     if job.launch.runner != "torchrun":
         return list(job.program)
     if job.nodes == 1:
-        return ["torchrun", "--standalone", f"--nproc-per-node={job.processes}", *job.program]
+        return [*torchrun("--standalone", f"--nproc-per-node={job.processes}"), *job.program]
     script = "\n".join(
         [
             "head=${AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS:-$(hostname -i)}",
@@ -88,7 +89,7 @@ def _command(job: Job) -> list[str]:
             'exec torchrun --nnodes="$AWS_BATCH_JOB_NUM_NODES"'
             f' --nproc-per-node={job.processes} --rdzv-id="${{AWS_BATCH_JOB_ID%#*}}" --rdzv-backend=c10d'
             f' --rdzv-endpoint="$head:{PORT}" --rdzv-conf="is_host=$is_host"'
-            f" {shlex.join(job.program)}",
+            f" -- {shlex.join(job.program)}",
         ]
     )
     return ["/bin/sh", "-euc", script]

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from builder.launch.job import PORT, Job
+from builder.launch.section import torchrun
 
 Document = dict[str, Any]
 
@@ -55,7 +56,7 @@ def _labels(job: Job) -> dict[str, str]:
 
 def _pytorchjob(job: Job) -> Document:
     """Return a PyTorchJob; the operator passes the rendezvous in variables (PET_*) that torchrun reads."""
-    pod = _pod(job, "pytorch", ["torchrun", *job.program])
+    pod = _pod(job, "pytorch", [*torchrun(), *job.program])
     return {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
@@ -93,7 +94,7 @@ def _trainjob(job: Job) -> Document:
             "runtimeRef": {"name": "torch-distributed"},
             "trainer": {
                 "image": job.image.name,
-                "command": _escaped(["torchrun", *job.program]),
+                "command": _escaped([*torchrun(), *job.program]),
                 "numNodes": job.nodes,
                 "numProcPerNode": job.processes,
                 "env": container["env"],
@@ -139,14 +140,14 @@ def _jobset(job: Job) -> Document:
     command = list(job.program)
     if job.launch.runner == "torchrun":
         head = f"{job.image.target}-workers-0-0.{job.image.target}:{PORT}"
-        rendezvous = [
+        runner = torchrun(
             f"--nnodes={job.nodes}",
             f"--nproc-per-node={job.processes}",
             f"--rdzv-id={job.image.target}",
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={head}",
-        ]
-        command = ["torchrun", *rendezvous, *command]
+        )
+        command = [*runner, *command]
     pod = {"restartPolicy": "Never", **_pod(job, "worker", command)}
     spec = {
         "parallelism": job.nodes,

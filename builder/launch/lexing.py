@@ -27,12 +27,15 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def split_options(
     words: Sequence[str], with_value: Sequence[str] = ()
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the options before the first other word, and the words from there on.
+    """Return the options before the first other word or `--`, and the words from there on.
 
     The value of an option follows `=`, or, for those in `with_value`, may be the next word.
     """
-    options, i = [], 0
+    options: list[tuple[str, str]] = []
+    i = 0
     while i < len(words) and words[i].startswith("-"):
+        if words[i] == "--":
+            return options, list(words[i + 1 :])
         name, equals, value = words[i].partition("=")
         if name in with_value and not equals and i + 1 < len(words):
             i += 1

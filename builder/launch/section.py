@@ -16,9 +16,16 @@ _SHAPE: Shape = {
     "without": (STRINGS, False),
     "any_instance": (FLAG, False),
 }
+
+
+def torchrun(*options: str) -> tuple[str, ...]:
+    """Return the words before a program. Without `--`, torchrun refuses its --n as ambiguous."""
+    return ("torchrun", *options, "--")
+
+
 # Command line of each runner on one machine; {processes} is a number, or "gpu" for one process per GPU.
 RUNNERS: Mapping[str, Sequence[str]] = {
-    "torchrun": ("torchrun", "--standalone", "--nproc-per-node", "{processes}"),
+    "torchrun": torchrun("--standalone", "--nproc-per-node", "{processes}"),
     "mpirun": ("mpirun", "--oversubscribe", "-np", "{processes}"),
     "ray": (),  # the program starts Ray itself, or joins the cluster that an operator has started
     "none": (),

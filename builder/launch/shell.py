@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from builder.launch.job import PORT, Job, squashfs_name
+from builder.launch.section import torchrun
 
 _IMAGES = "/fsx/images"  # squashfs files, on the shared file system
 _ADVANCE_S = 120  # between SIGTERM and the end of the time limit: a program saves a checkpoint
@@ -71,15 +72,14 @@ def _start(job: Job) -> list[str]:
     """Return the runner's command line for one node of the job."""
     if job.launch.runner != "torchrun":
         return []  # srun starts every process itself
-    runner = ["torchrun"] if job.has_runtime else ["python", "-m", "torch.distributed.run"]
-    return [
-        *runner,
+    program, *options = torchrun(
         '--nnodes="$SLURM_JOB_NUM_NODES"',
         f"--nproc-per-node={job.processes}",
         '--rdzv-id="$SLURM_JOB_ID"',
         "--rdzv-backend=c10d",
         f'--rdzv-endpoint="$head:{PORT}"',
-    ]
+    )
+    return [program, *options] if job.has_runtime else ["python", "-m", "torch.distributed.run", *options]
 
 
 def _program(job: Job) -> list[str]:
@@ -153,21 +153,20 @@ def _usage(job: Job) -> list[str]:
     ]
 
 
-def _docker_start(job: Job) -> list[str]:
+def _docker_start(job: Job) -> Sequence[str]:
     if job.launch.runner == "mpirun":
         return ["mpirun", "--oversubscribe", "-np", str(job.processes)]
     if job.launch.runner != "torchrun":
         return []
     if job.nodes == 1:
-        return ["torchrun", "--standalone", f"--nproc-per-node={job.processes}"]
-    return [
-        "torchrun",
+        return torchrun("--standalone", f"--nproc-per-node={job.processes}")
+    return torchrun(
         f"--nnodes={job.nodes}",
         f"--nproc-per-node={job.processes}",
         '--rdzv-id="${JOB_ID:?must be the same new name on all nodes}"',
         "--rdzv-backend=c10d",
         f'--rdzv-endpoint="${{HEAD_NODE:?must be the host name of the first node}}:{PORT}"',
-    ]
+    )
 
 
 def _lines(*commands: Sequence[str]) -> str:

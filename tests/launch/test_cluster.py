@@ -138,7 +138,7 @@ def machine_of(node: str, records: Sequence[dict[str, object]]) -> str:
 def test_a_killed_rank_fails_the_job(program: Program, unpacked: tuple[str, Path]) -> None:
     name, shared = unpacked
     file = rendered(program, "param-benchmark", shared)
-    words = ("--device", "cpu", "--num-iters", "1000000", "--b", "64M")
+    words = ("--device", "cpu", "--n", "1000000", "--b", "64M")
     job = program.submitted(name, "--export=ALL,IMAGE_ROOT=/fsx/param-benchmark", file, *words)
     engine = Engine()
     node = machine_of("node-2", engine.containers(CLUSTER_LABEL))

@@ -79,6 +79,6 @@ def test_command_line_has_runner_program_and_arguments(name: str, root: object) 
     launch = catalog.load(root).targets[name].launch  # type: ignore[arg-type]
     assert launch
     assert command_line(launch, processes="4", arguments=["--steps", "3"]) == [
-        *("torchrun", "--standalone", "--nproc-per-node", "4"),
+        *("torchrun", "--standalone", "--nproc-per-node", "4", "--"),
         *("train.py", "--checkpoint-dir", "/checkpoints", "--steps", "3"),
     ]

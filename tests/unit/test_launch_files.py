@@ -1,9 +1,10 @@
 """Launch files: golden texts, counts of every EC2 type, refusals, and the forms of known mistakes."""
 
+import argparse
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from builder.app.context import Context
 from builder.app.launching import kind_of, text_of
 from builder.cli.main import main
 from builder.errors import IncompatibleError
-from builder.launch.files import KUBERNETES
+from builder.launch.files import KUBERNETES, SLURM
 from builder.launch.job import Image, Wish, make_job, processes_of
 from builder.launch.kubernetes import KINDS
+from builder.launch.lexing import commands
 from builder.launch.section import LAUNCHERS
 from builder.model import Launch
 from builder.tables import Table
@@ -123,6 +125,44 @@ def test_words_of_the_user_reach_the_program_unchanged(site: Context, tmp_path: 
     assert done.stdout.splitlines()[-len(words) - 1 :] == [*words, "more"]
     job, file = make_file(site, "trainer", "cpu", "kubernetes", Wish(kind="jobset", arguments=words))
     assert "$$(id)" in text_of(job, file)
+
+
+def _torchrun() -> argparse.ArgumentParser:
+    """Return a parser with the options of PyTorch's torchrun: --n could be three of them."""
+    parser = argparse.ArgumentParser()
+    for name in ("nnodes", "nproc-per-node", "node-rank", "rdzv-id", "rdzv-backend", "rdzv-endpoint"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--rdzv-conf")
+    parser.add_argument("--standalone", action="store_true")
+    parser.add_argument("program")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _words_after_torchrun(value: Any) -> Iterator[list[str]]:
+    if isinstance(value, str):
+        found = [words for _, words in commands(value)]
+    else:
+        found = [value] if isinstance(value, list) and all(isinstance(word, str) for word in value) else []
+        for entry in value.values() if isinstance(value, dict) else value if not found else ():
+            yield from _words_after_torchrun(entry) if isinstance(entry, dict | list) else ()
+        if found and found[0][:1] == ["/bin/sh"]:
+            yield from _words_after_torchrun(found[0][-1])
+    for words in found:
+        if "torchrun" in words:
+            yield words[words.index("torchrun") + 1 :]
+
+
+@pytest.mark.parametrize("service", LAUNCHERS)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_passes_every_option_to_the_program(site: Context, service: str, nodes: int) -> None:
+    for kind in KINDS["torchrun"] if service in KUBERNETES else ("",):
+        wish = Wish(nodes=nodes, kind=kind, arguments=("--n", "3", "--", "-x"))
+        (words,) = _words_after_torchrun(make_file(site, "trainer", "p5", service, wish)[1].content)
+        options = _torchrun().parse_args(words)
+        assert options.program == "train.py"
+        more = ["$@"] if service in (*SLURM, "docker") else []
+        assert options.arguments == ["--checkpoint-dir", "/checkpoints", *wish.arguments, *more]
 
 
 def _image(instance: Any, **changes: Any) -> Image:

@@ -76,6 +76,11 @@ ECR = "ecr"
 _ECR_HOST = re.compile(r"\d{12}\.dkr[.-]ecr\.")
 
 
+def is_ecr_host(host: str) -> bool:
+    """Return True for the host of an account's ECR registry."""
+    return _ECR_HOST.match(host) is not None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrySettings:
     """Registry that images are pushed to, and repository (host/name) of the layer cache; "" for none."""
@@ -86,7 +91,7 @@ class RegistrySettings:
     @property
     def is_ecr(self) -> bool:
         """True if images are pushed to ECR."""
-        return self.push.partition("/")[0] == ECR or _ECR_HOST.match(self.push) is not None
+        return self.push.partition("/")[0] == ECR or is_ecr_host(self.push)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,20 +2,15 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.network import DIRECT
-from builder.adapters.registry import local
-from builder.adapters.registry.api import find_credentials
-from builder.adapters.registry.client import Registry
 from builder.app.context import Context
-from builder.app.launching import Published, find_instance, find_published, is_local
-from builder.app.mirrors import site_network
-from builder.errors import FactoryError, IncompatibleError, MissingError, UsageError
+from builder.app.launch_registry import is_in_registry, publishing_command
+from builder.app.launching import Published, find_instance, find_published
+from builder.errors import IncompatibleError, MissingError, UsageError
 from builder.launch.checking import WHOLE, Finding, findings
 from builder.launch.job import MOST_NODES, Job, Wish
 from builder.launch.scripts import read_script
@@ -128,7 +123,12 @@ def _compare(
     variables, missing = _ask_image(published, written, job)
     yield from findings(written, job, variables)
     yield from missing
-    yield from _ask_registry(context, job)
+    if is_in_registry(context, job.image) is False:
+        yield Finding(
+            place=WHOLE,
+            message=f"the registry has no image {job.image.name}",
+            hint=publishing_command(job.image),
+        )
 
 
 def _ask_image(
@@ -170,23 +170,3 @@ def _lacking(engine: Engine, image: str, folder: str, words: Sequence[str]) -> l
     finally:
         engine.remove_container(container)
     return [word for word in words if word in lines]
-
-
-def _ask_registry(context: Context, job: Job) -> Iterator[Finding]:
-    """Yield a finding if the registry lacks the image; print a note if it does not answer."""
-    host, _, repository = job.image.repository.partition("/")
-    here = local.of(context.workspace)
-    credentials = here.credentials if host == here.find() else find_credentials(host)
-    network = DIRECT if is_local(job.image.name) else site_network(context)
-    try:
-        with Registry(host, credentials=credentials, network=network) as registry:
-            found = registry.find_manifest(repository, f"sha256:{job.image.digest}")
-    except FactoryError as error:
-        print(f"note: {host} did not say whether it has the image: {error.message}", file=sys.stderr)
-        return
-    if found is None:
-        yield Finding(
-            place=WHOLE,
-            message=f"the registry has no image {job.image.name}",
-            hint=f"builder build {job.image.target} --flavour {job.image.flavour} --publish",
-        )

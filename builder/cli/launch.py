@@ -18,6 +18,7 @@ from builder.app.context import (
     print_json,
 )
 from builder.app.launch_checking import check_file
+from builder.app.launch_registry import require_in_registry
 from builder.app.launching import find_instance, is_local, kind_of, launch_file, text_of
 from builder.errors import CheckError, UsageError, system_errors, with_result
 from builder.launch.files import KUBERNETES, SLURM
@@ -109,7 +110,10 @@ def run(argv: Sequence[str]) -> int:
         arguments=tuple(words[at + 1 :]),
     )
     job, file = launch_file(context, target, find_instance(context, parsed.instance), parsed.on, wish)
-    if is_local(job.image.name) and not job.is_squashfs and job.has_runtime:
+    is_pulled = not job.is_squashfs and job.has_runtime
+    if is_pulled:
+        require_in_registry(context, job.image)
+    if is_pulled and is_local(job.image.name):
         print(
             f"note: {job.image.name} is in a registry of this machine; other nodes cannot pull it",
             file=sys.stderr,

@@ -31,7 +31,7 @@ _TRIES = 5
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _CONNECT_S = 10.0
-_SILENCE_S = 60.0
+SILENCE_S = 60.0
 _HEADERS_S = 120.0  # for the headers of a response, which no other limit bounds
 _LONGEST_S = 3600.0  # for the body of a response: a CUDA installer of 5 GB over 12 Mbit/s
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -76,7 +76,7 @@ class Client:
         hint: str = "",
         cancelled: threading.Event | None = None,
         say: Callable[[str], None] = lambda _: None,
-        silence_s: float = _SILENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._network = network
         self._failure = failure

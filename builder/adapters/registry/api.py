@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from builder.adapters.host.http import Client, basic, raise_for_transient
+from builder.adapters.host.http import SILENCE_S, Client, basic, raise_for_transient
 from builder.adapters.host.network import Network, is_loopback
 from builder.errors import FactoryError, IntegrityError, MissingError, PublishError
 
@@ -127,6 +127,7 @@ class Api:
         credentials: Login | None = None,
         cancelled: threading.Event | None = None,
         say: Callable[[str], None] = lambda _: None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.host = host
         self.origin = origin_of(host)
@@ -138,6 +139,7 @@ class Api:
             hint=f"check the registry, then re-run the command: curl -i {self.origin}/v2/",
             cancelled=cancelled,
             say=say,
+            silence_s=silence_s,
         )
         self._credentials = credentials
         self._is_basic = False  # whether the registry has asked for the password itself

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
+from builder.adapters.host.http import SILENCE_S
 from builder.adapters.host.network import Network
 from builder.adapters.registry.api import Api, Login, Request
 from builder.adapters.registry.blobs import CHUNK, DIGEST, LayerBlob, sha256
@@ -128,9 +129,17 @@ class Registry:
         network: Network | None = None,
         cancelled: threading.Event | None = None,
         say: Callable[[str], None] = lambda _: None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.host = host
-        self._api = Api(host, credentials=credentials, network=network, cancelled=cancelled, say=say)
+        self._api = Api(
+            host,
+            credentials=credentials,
+            network=network,
+            cancelled=cancelled,
+            say=say,
+            silence_s=silence_s,
+        )
 
     def __enter__(self) -> Self:
         return self

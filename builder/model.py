@@ -152,7 +152,7 @@ class Launch:
     `without` has the reason for each launcher that cannot start the program.
     """
 
-    runner: str  # program that starts one process per accelerator, or "none"
+    runner: str  # key of RUNNERS: program that starts one process per accelerator, or "node", or "none"
     command: tuple[str, ...]
     first_run: tuple[str, ...] = ()  # arguments of a short run that shows that the image works
     mounts: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from builder.launch.job import PORT, Job
+from builder.launch.job import HEAD, PORT, Job
 from builder.launch.section import torchrun
 from builder.marks import KEY_TAG, RUN_TAG, TARGET_TAG
 
@@ -77,19 +77,29 @@ def _command(job: Job) -> list[str]:
     """Return the command of a node; the main node has no variable with its own address."""
     if job.launch.runner == "mpirun":
         return ["mpirun", "--oversubscribe", "-np", str(job.processes), *job.program]
-    if job.launch.runner != "torchrun":
+    if job.launch.runner != "torchrun" and not job.joins_nodes:
         return list(job.program)
     if job.nodes == 1:
         return [*torchrun("--standalone", f"--nproc-per-node={job.processes}"), *job.program]
-    script = "\n".join(
-        [
-            "head=${AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS:-$(hostname -i)}",
-            "is_host=false",
-            'test "$AWS_BATCH_JOB_NODE_INDEX" != "$AWS_BATCH_JOB_MAIN_NODE_INDEX" || is_host=true',
-            'exec torchrun --nnodes="$AWS_BATCH_JOB_NUM_NODES"'
-            f' --nproc-per-node={job.processes} --rdzv-id="${{AWS_BATCH_JOB_ID%#*}}" --rdzv-backend=c10d'
-            f' --rdzv-endpoint="$head:{PORT}" --rdzv-conf="is_host=$is_host"'
-            f" -- {shlex.join(job.program)}",
-        ]
-    )
-    return ["/bin/sh", "-euc", script]
+    head = "head=${AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS:-$(hostname -i)}"
+    lines = _ranks(job) if job.joins_nodes else _torchrun(job)
+    return ["/bin/sh", "-euc", "\n".join([head, *lines])]
+
+
+def _ranks(job: Job) -> list[str]:
+    return [
+        'export RANK="$AWS_BATCH_JOB_NODE_INDEX" WORLD_SIZE="$AWS_BATCH_JOB_NUM_NODES"'
+        f' {HEAD}="$head:{PORT}"',
+        f"exec {shlex.join(job.program)}",
+    ]
+
+
+def _torchrun(job: Job) -> list[str]:
+    return [
+        "is_host=false",
+        'test "$AWS_BATCH_JOB_NODE_INDEX" != "$AWS_BATCH_JOB_MAIN_NODE_INDEX" || is_host=true',
+        'exec torchrun --nnodes="$AWS_BATCH_JOB_NUM_NODES"'
+        f' --nproc-per-node={job.processes} --rdzv-id="${{AWS_BATCH_JOB_ID%#*}}" --rdzv-backend=c10d'
+        f' --rdzv-endpoint="$head:{PORT}" --rdzv-conf="is_host=$is_host"'
+        f" -- {shlex.join(job.program)}",
+    ]

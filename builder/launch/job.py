@@ -10,7 +10,8 @@ from builder.errors import IncompatibleError
 from builder.launch.section import LAUNCHERS
 from builder.model import Instance, Launch
 
-PORT = 29500  # of torchrun's rendezvous
+PORT = 29500  # of the rendezvous, on the first node
+HEAD = "JAX_COORDINATOR_ADDRESS"  # variable with the address of the first node, as JAX reads it
 MOST_NODES = 5000
 _MEMORY_SHARE = 0.9  # of the instance's memory; the rest is for the operating system and agents
 # Libraries of the driver that a runtime adds to the container; its default lacks CUDA.
@@ -100,6 +101,11 @@ class Job:
         return (*self.launch.command, *self.arguments)
 
     @property
+    def joins_nodes(self) -> bool:
+        """Return True if each node gets RANK, WORLD_SIZE and the address of the first node."""
+        return self.launch.runner == "node" and self.nodes > 1
+
+    @property
     def header(self) -> list[str]:
         """Return the origin of the file, one sentence per line."""
         nodes = f"{self.nodes} node{'s' if self.nodes > 1 else ''}"
@@ -132,7 +138,7 @@ def make_job(
         )
     _require_fit(image, instance, any_accelerator=launch.any_instance)
     require_facts(instance)
-    processes = wish.processes or (1 if launch.runner == "none" else processes_of(instance))
+    processes = wish.processes or (1 if launch.runner in ("node", "none") else processes_of(instance))
     _require_processes(image, launch, instance, nodes=wish.nodes, processes=processes)
     _require_memory(image, launch, instance)
     return Job(
@@ -229,6 +235,11 @@ def _require_processes(
         raise IncompatibleError(
             f"target '{image.target}' has the runner 'none', so it starts one process on one node",
             hint="--nodes 1 --processes 1",
+        )
+    if launch.runner == "node" and processes > 1:
+        raise IncompatibleError(
+            f"target '{image.target}' has the runner 'node', so it starts one process on each node",
+            hint="--processes 1",
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from builder.launch.job import PORT, Job
+from builder.launch.job import HEAD, PORT, Job
 from builder.launch.section import torchrun
 
 Document = dict[str, Any]
@@ -14,6 +14,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "torchrun": ("pytorchjob", "trainjob", "jobset"),
     "mpirun": ("mpijob",),
     "ray": ("raycluster",),
+    "node": ("jobset", "daemonset"),
     "none": ("jobset", "daemonset"),
 }
 _RESTARTS = 3  # of the whole job, from its last checkpoint
@@ -138,8 +139,8 @@ def _mpijob(job: Job) -> Document:
 def _jobset(job: Job) -> Document:
     """Return a JobSet of one indexed job; its first pod is the rendezvous."""
     command = list(job.program)
+    head = f"{job.image.target}-workers-0-0.{job.image.target}:{PORT}"
     if job.launch.runner == "torchrun":
-        head = f"{job.image.target}-workers-0-0.{job.image.target}:{PORT}"
         runner = torchrun(
             f"--nnodes={job.nodes}",
             f"--nproc-per-node={job.processes}",
@@ -149,6 +150,8 @@ def _jobset(job: Job) -> Document:
         )
         command = [*runner, *command]
     pod = {"restartPolicy": "Never", **_pod(job, "worker", command)}
+    if job.joins_nodes:
+        pod["containers"][0]["env"] += _ranks(job, head)
     spec = {
         "parallelism": job.nodes,
         "completions": job.nodes,
@@ -166,6 +169,15 @@ def _jobset(job: Job) -> Document:
             "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": spec}}],
         },
     }
+
+
+def _ranks(job: Job, head: str) -> list[Document]:
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    return [
+        {"name": "RANK", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "WORLD_SIZE", "value": str(job.nodes)},
+        {"name": HEAD, "value": head},
+    ]
 
 
 def _raycluster(job: Job) -> Document:

@@ -77,6 +77,8 @@ def _read_docker(place: str, words: Sequence[str], written: Written) -> None:
         if name in ("--env", "-e"):
             key, _, text = value.partition("=")
             written.environment[key] = Item(text, place)
+            if key == "WORLD_SIZE" and text.isdigit():
+                written.add_count("nodes", text, place)
         elif name in ("--volume", "-v"):
             source, _, target = value.partition(":")
             written.mounts[target.partition(":")[0] or source] = Item(source, place)

@@ -28,7 +28,8 @@ RUNNERS: Mapping[str, Sequence[str]] = {
     "torchrun": torchrun("--standalone", "--nproc-per-node", "{processes}"),
     "mpirun": ("mpirun", "--oversubscribe", "-np", "{processes}"),
     "ray": (),  # the program starts Ray itself, or joins the cluster that an operator has started
-    "none": (),
+    "node": (),  # one process for each node of the job
+    "none": (),  # one process for the job
 }
 # Services that start jobs of an image, by their name for `builder launch --on`.
 LAUNCHERS: Mapping[str, str] = {

@@ -3,10 +3,11 @@
 import shlex
 from collections.abc import Sequence
 
-from builder.launch.job import PORT, Job, squashfs_name
+from builder.launch.job import HEAD, PORT, Job, squashfs_name
 from builder.launch.section import torchrun
 
 _IMAGES = "/fsx/images"  # squashfs files, on the shared file system
+_HEAD_NODE = f"${{HEAD_NODE:?must be the host name of the first node}}:{PORT}"
 _ADVANCE_S = 120  # between SIGTERM and the end of the time limit: a program saves a checkpoint
 
 
@@ -23,8 +24,10 @@ def sbatch(job: Job, *, has_auto_resume: bool) -> str:
         *(f"unset {name}" for name in job.unset),
         *(f"export {name}={shlex.quote(value)}" for name, value in _environment(job).items()),
     ]
-    if job.launch.runner == "torchrun":
+    if job.launch.runner == "torchrun" or job.joins_nodes:
         parts.append('head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)')
+    if job.joins_nodes:
+        parts.append(f'export WORLD_SIZE="$SLURM_JOB_NUM_NODES" {HEAD}="$head:{PORT}"')
     step = ["srun", "--kill-on-bad-exit=1", "--cpu-bind=none"]
     step += ["--auto-resume=1"] if has_auto_resume else []
     step += ["--mpi=pmix"] if job.launch.runner == "mpirun" else []
@@ -70,6 +73,8 @@ def _container(job: Job) -> list[str]:
 
 def _start(job: Job) -> list[str]:
     """Return the runner's command line for one node of the job."""
+    if job.joins_nodes:
+        return ["sh", "-c", r'"exec env RANK=\"\$SLURM_PROCID\" \"\$@\""', "sh"]
     if job.launch.runner != "torchrun":
         return []  # srun starts every process itself
     program, *options = torchrun(
@@ -130,6 +135,7 @@ def docker(job: Job) -> str:
         *(["--gpus=all"] if job.gpus else []),
         *(f"--device={device}" for device in job.devices),
         *(shlex.quote(f"--env={name}={value}") for name, value in job.environment.items()),
+        *(_docker_ranks(job) if job.joins_nodes else ()),
         *(f"--volume={shlex.quote(folder)}:{path}" for path, folder in job.folders.items()),
     ]
     parts = [
@@ -147,6 +153,11 @@ def docker(job: Job) -> str:
 def _usage(job: Job) -> list[str]:
     if job.nodes == 1:
         return [f"# Run it: sh {job.image.target}.sh [ARGUMENTS OF THE PROGRAM]"]
+    if job.launch.runner == "node":
+        return [
+            f"# Run it on every node: HEAD_NODE=HOST RANK=N sh {job.image.target}.sh [ARGUMENTS]",
+            "# HOST is the name of the first node, N is 0 on the first node, 1 on the next, and so on.",
+        ]
     return [
         f"# Run it on every node: HEAD_NODE=HOST JOB_ID=NAME sh {job.image.target}.sh [ARGUMENTS]",
         "# HOST is the name of the first node, NAME the same new name on all nodes.",
@@ -165,8 +176,16 @@ def _docker_start(job: Job) -> Sequence[str]:
         f"--nproc-per-node={job.processes}",
         '--rdzv-id="${JOB_ID:?must be the same new name on all nodes}"',
         "--rdzv-backend=c10d",
-        f'--rdzv-endpoint="${{HEAD_NODE:?must be the host name of the first node}}:{PORT}"',
+        f'--rdzv-endpoint="{_HEAD_NODE}"',
     )
+
+
+def _docker_ranks(job: Job) -> list[str]:
+    return [
+        '--env=RANK="${RANK:?must be 0 on the first node, 1 on the next}"',
+        f"--env=WORLD_SIZE={job.nodes}",
+        f'--env={HEAD}="{_HEAD_NODE}"',
+    ]
 
 
 def _lines(*commands: Sequence[str]) -> str:

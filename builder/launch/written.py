@@ -63,6 +63,8 @@ class Written:
 def read_command(words: Sequence[str], place: str, written: Written) -> None:
     """Read the counts of a runner, and the program that it starts."""
     found = list(words)
+    if found[:2] == ["sh", "-c"]:
+        found = found[4:]  # a script that starts its arguments, and its name
     if found[:1] == ["exec"]:
         found = found[1:]
     if found[:3] == ["python", "-m", "torch.distributed.run"]:

@@ -87,12 +87,13 @@ def create_site(folder: Path, root: Path) -> Context:
         ("collectives", "mpirun", COLLECTIVES),
         ("rayed", "ray", '["/opt/venv/bin/python", "train.py"]'),
         ("single", "none", '["/opt/venv/bin/python", "probe.py"]'),
+        ("joined", "node", '["python", "train.py"]'),
     ):
         text = _TARGET.format(workload="pytorch-fsdp", runner=runner, command=command) + flavours
         (folder / f"catalog/targets/{target}.toml").write_text(text)
     context = Context(folder)
     context.__dict__["workspace"] = Workspace(home=folder / "home", out=folder / "out")
-    for target in ("trainer", "collectives", "rayed", "single"):
+    for target in ("trainer", "collectives", "rayed", "single", "joined"):
         for flavour in FLAVOURS:
             write_receipt(context, receipt(context, target, flavour), flavour)
     return context

@@ -28,7 +28,7 @@ P5 = ("trainer", "p5")
 def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
     """A site whose images have digests of their own."""
     found = create_site(tmp_path_factory.mktemp("check"), root)
-    for target in ("trainer", "collectives", "rayed"):
+    for target in ("trainer", "collectives", "rayed", "joined"):
         for flavour in FLAVOURS:
             name = f"{REGISTRY}/{target}@sha256:{digest_of(target, flavour)}"
             table = receipt(found, target, flavour, publications=[{"name": name, "digest": name[-71:]}])
@@ -45,7 +45,14 @@ class Image:
 
     def __init__(self) -> None:
         self.variables: list[str] = ["PATH=/opt/venv/bin"]
-        self.programs = {"torchrun", "mpirun", "train.py", "all_reduce_perf", "/opt/venv/bin/python"}
+        self.programs = {
+            "python",
+            "torchrun",
+            "mpirun",
+            "train.py",
+            "all_reduce_perf",
+            "/opt/venv/bin/python",
+        }
         self.is_in_registry = True
 
     def inspect_image(self, reference: str) -> Mapping[str, Any]:
@@ -59,7 +66,7 @@ def image(monkeypatch: pytest.MonkeyPatch) -> Image:
     monkeypatch.setattr(
         launch_checking, "_lacking", lambda *words: [word for word in words[-1] if word not in found.programs]
     )
-    monkeypatch.setattr(launch_checking, "_ask_registry", lambda *_: [])
+    monkeypatch.setattr(launch_checking, "is_in_registry", lambda *_: found.is_in_registry)
     return found
 
 
@@ -96,6 +103,8 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
             for kind in KINDS["torchrun"] if service in KUBERNETES else ("",):
                 yield "trainer", flavour, service, kind
     yield "rayed", "p5", "kubernetes", "raycluster"
+    for service in LAUNCHERS:
+        yield "joined", "p5", service, "jobset" if service in KUBERNETES else ""
     yield from (("collectives", "p5", "slurm", ""), ("collectives", "p5", "kubernetes", "mpijob"))
 
 
@@ -262,6 +271,12 @@ def test_variables_of_the_image_count(site: Context, check: Check, image: Image)
     image.variables[-1] = "NVIDIA_DRIVER_CAPABILITIES=utility"
     assert "NVIDIA_DRIVER_CAPABILITIES is utility in the image" in check(bare)[1]
     assert check(text)[0] == 0
+
+
+def test_an_image_that_the_registry_lacks_is_found(site: Context, check: Check, image: Image) -> None:
+    image.is_in_registry = False
+    code, out, _ = check(text_of(*make_file(site, *P5, "slurm", Wish(nodes=2))))
+    assert (code, out.count("whole file: the registry has no image ")) == (5, 1)
 
 
 def test_findings_are_json(site: Context, check: Check) -> None:

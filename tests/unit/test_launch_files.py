@@ -48,11 +48,14 @@ def golden_cases() -> list[tuple[str, str, str]]:
         if service != "pcs" and is_possible(flavour, service)  # the text for PCS is that for Slurm
     ]
     collectives = [("collectives", "p5", service) for service in ("slurm", "kubernetes/mpijob")]
+    services = ("slurm", "docker", "batch", "kubernetes/jobset")
+    joined = [("joined", flavour, service) for flavour in ("p5", "cpu") for service in services]
     ray = [("rayed", flavour, "kubernetes/raycluster") for flavour in ("p5", "trn2", "cpu")]
     return [
         *dict.fromkeys(cases),
         *collectives,
         *ray,
+        *joined,
         ("single", "cpu", "kubernetes/jobset"),
         ("single", "p5", "kubernetes/daemonset"),
     ]
@@ -96,9 +99,10 @@ def test_files_name_the_image_by_digest_and_no_host_library(
 @pytest.mark.parametrize("flavour", ["p5", "trn2", "cpu"])
 @pytest.mark.parametrize("service", ["slurm", "docker"])
 def test_scripts_pass_shellcheck(site: Context, flavour: str, service: str, tmp_path: Path) -> None:
-    for wish in (Wish(nodes=1), Wish(nodes=3), Wish(nodes=2, is_squashfs=service == "slurm")):
+    wishes = (Wish(nodes=1), Wish(nodes=3), Wish(nodes=2, is_squashfs=service == "slurm"))
+    for target, wish in (*(("trainer", wish) for wish in wishes), ("joined", Wish(nodes=2))):
         path = tmp_path / "script"
-        path.write_text(text_of(*make_file(site, "trainer", flavour, service, wish)))
+        path.write_text(text_of(*make_file(site, target, flavour, service, wish)))
         done = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
@@ -232,6 +236,7 @@ def test_a_program_for_any_instance_runs_beside_accelerators(site: Context) -> N
     ("launch", "wish", "service", "message"),
     [
         ({"runner": "none"}, Wish(nodes=2), "slurm", "has the runner 'none', so it starts one process"),
+        ({"runner": "node"}, Wish(processes=8), "slurm", "runner 'node', so it starts one process on each"),
         ({"runner": "ray"}, Wish(nodes=2), "slurm", "the operator of Kubernetes starts Ray on other nodes"),
         ({"runner": "mpirun"}, Wish(nodes=2), "batch", "does not run on AWS Batch: mpirun starts processes"),
         ({"without": {"docker": "no"}}, Wish(), "docker", "does not run on Docker on EC2 instances: no"),
@@ -251,6 +256,42 @@ def test_programs_that_a_launcher_cannot_start_are_refused(
     with pytest.raises(IncompatibleError) as caught:
         make_job(_image(instance), section, instance, (), wish, service=service)
     assert message in caught.value.message
+
+
+_FAKES = {
+    "scontrol": "echo node-1; echo node-2",
+    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; SLURM_PROCID=1 exec "$@"',
+    "python": 'echo "$RANK $WORLD_SIZE $JAX_COORDINATOR_ADDRESS $*"',
+    "docker": 'printf "%s\\n" "$@"',
+}
+
+
+@pytest.mark.parametrize("service", ["slurm", "docker", "batch"])
+def test_a_process_of_each_node_finds_the_first_node(site: Context, service: str, tmp_path: Path) -> None:
+    for name, body in _FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "node-[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "AWS_BATCH_JOB_NODE_INDEX": "1",
+        "AWS_BATCH_JOB_NUM_NODES": "2",
+        "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "node-1",
+        "HEAD_NODE": "node-1",
+        "RANK": "1" if service == "docker" else "9",
+    }
+    content = make_file(site, "joined", "p5", service, Wish(nodes=2, arguments=("a b",)))[1].content
+    if isinstance(content, str):
+        command = ["bash", "-c", content.replace("mkdir -p", "true")]
+    else:
+        command = content["nodeProperties"]["nodeRangeProperties"][0]["container"]["command"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if service == "docker":
+        values = {"RANK=1", "WORLD_SIZE=2", "JAX_COORDINATOR_ADDRESS=node-1:29500"}
+        assert {f"--env={value}" for value in values} <= set(done.stdout.splitlines())
+    else:
+        assert done.stdout == "1 2 node-1:29500 train.py a b\n"
 
 
 def test_settings_of_the_rules_reach_the_job(site: Context) -> None:

@@ -45,7 +45,8 @@ def _document(
 @pytest.mark.parametrize("service", KUBERNETES)
 def test_kubernetes_objects_are_valid(site: Context, flavour: str, service: str) -> None:
     kinds = [("trainer", kind) for kind in KINDS["torchrun"]]
-    for target, kind in (*kinds, ("collectives", "mpijob"), ("rayed", "raycluster")):
+    others = [("collectives", "mpijob"), ("rayed", "raycluster"), ("joined", "jobset")]
+    for target, kind in (*kinds, *others):
         document = _document(site, service, kind, target=target, flavour=flavour)
         assert list(kubernetes_problems(document)) == []
         assert _resources(document) == _expected(site, flavour)
@@ -136,8 +137,9 @@ def test_changed_kubernetes_objects_are_refused(
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_batch_definitions_are_valid(site: Context, flavour: str, nodes: int) -> None:
-    document = _document(site, "batch", flavour=flavour, nodes=nodes)
-    assert list(aws_problems("batch", "RegisterJobDefinition", document)) == []
+    for target in ("trainer", "joined"):
+        document = _document(site, "batch", target=target, flavour=flavour, nodes=nodes)
+        assert list(aws_problems("batch", "RegisterJobDefinition", document)) == []
 
 
 NODE = "nodeProperties/nodeRangeProperties/0/container"

@@ -31,6 +31,7 @@ from builder.model import (
 from builder.parsed import ParsedFiles
 from builder.patterns import GROUPS, misfits, name_problem
 from builder.requirements import read_requirements
+from builder.sources import require_folders
 from builder.tables import (
     FLAG,
     LIST,
@@ -174,10 +175,7 @@ def load_usable(root: Path, parsed: ParsedFiles | None = None) -> Catalog:
     Raises CatalogError for a problem in a file that all entries depend on.
     """
     folder = root / "catalog"
-    if not folder.is_dir():
-        raise CatalogError(
-            [f"{folder}: no such folder"], hint="run in the repository, or pass: builder --root FOLDER"
-        )
+    require_folders(root)
     problems = Problems(parsed)
     raw = {group: _read_group(folder, group, problems) for group in GROUPS}
     files = _complete(raw, problems)

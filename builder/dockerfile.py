@@ -5,13 +5,19 @@ on its component layers and copies files below containers/ only.
 """
 
 import dataclasses
+import json
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator
 
 from builder.values import dataclass
 
-_FROM_OPTION = re.compile(r"(?:^|\s)--from=(\S+)")
+_FLAG = re.compile(r"--[a-z]+(=[\w./:@,+=${}-]+)?", re.ASCII)
+_FROM = re.compile(r"(?:^--|,|=)from=([^,]*)")
+_CONTINUED = re.compile(r"\\[ \t]*$")
+# Lines that versions of the engine's builder read in different ways.
+_ESCAPE = re.compile(r"\s*#\s*escape\s*=(?!\s*\\\s*$)", re.IGNORECASE)
+_TWO_BACKSLASHES = re.compile(r"\\\\[ \t]*$")
 _HERE = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")
 _PARENTS = ("${PARENT}", "$PARENT")
 _RULE = "a workload starts from its component layers and uses no other image"
@@ -25,50 +31,65 @@ class Instruction:
     end: int
     name: str
     text: str
+    here: str = ""  # delimiter of its here-document
 
 
 def instructions(dockerfile: str) -> tuple[Instruction, ...]:
     """Return the instructions in their order; comments and empty lines belong to none.
 
-    The lines of a here-document belong to its instruction, but not to the text of the instruction.
+    Lines are joined as the engine joins them. The lines of a here-document belong to its instruction, but not
+    to the text of the instruction.
     """
     found, parts, here = list[Instruction](), list[tuple[int, str]](), ""
     lines = [*dockerfile.split("\n"), ""]
     for number, line in enumerate(lines, start=1):
-        text = line.rstrip()
+        text = line.removesuffix("\r")
         if here:
             found[-1] = dataclasses.replace(found[-1], end=number)
             here = "" if text.strip() == here else here
             continue
         is_last = number > dockerfile.count("\n") + 1
+        is_continued = _CONTINUED.search(text) is not None
         if text.strip() and not text.lstrip().startswith("#"):
-            parts.append((number, text.removesuffix("\\")))
-        if parts and (is_last or (parts[-1][0] == number and not text.endswith("\\"))):
-            name, _, rest = " ".join(part for _, part in parts).strip().partition(" ")
-            found.append(
-                Instruction(line=parts[0][0], end=parts[-1][0], name=name.upper(), text=rest.strip())
-            )
+            parts.append((number, _CONTINUED.sub("", text)))
+        if parts and (is_last or (parts[-1][0] == number and not is_continued)):
+            name, rest = _divided("".join(part for _, part in parts))
+            found.append(Instruction(line=parts[0][0], end=parts[-1][0], name=name, text=rest))
             parts.clear()
             delimiter = _HERE.search(rest) if found[-1].name in ("RUN", "COPY", "ADD") else None
             here = delimiter[2] if delimiter and delimiter[2] in map(str.strip, lines[number:]) else ""
+            if here:
+                found[-1] = dataclasses.replace(found[-1], here=here)
     return tuple(found)
 
 
-def base_problems(path: str, found: Sequence[Instruction]) -> list[str]:
-    """Return a problem for each stage and COPY --from that uses another image than the component layers."""
-    problems, stages = list[str](), list[str]()
+def _divided(text: str) -> tuple[str, str]:
+    """Return the upper-case name of an instruction and its arguments."""
+    name, *rest = re.split(r"[ \t]+", text.strip(), maxsplit=1)
+    return name.upper(), "".join(rest)
+
+
+def base_problems(path: str, dockerfile: str) -> list[str]:
+    """Return a problem for each stage and COPY --from that uses another image than the component layers.
+
+    Text that the engine's builder could read in another way than this module is a problem, too.
+    """
+    found = instructions(dockerfile)
+    problems, stages = list(_ambiguities(path, dockerfile, found)), list[str]()
     for instruction in found:
         where = f"{path}:{instruction.line}: {instruction.name}"
         if instruction.name == "FROM":
-            words = " ".join(word for word in instruction.text.split() if not word.startswith("--"))
+            words = " ".join(_arguments(instruction))
             base, _, stage = re.sub(r"\s+as\s+", "\0", words, flags=re.IGNORECASE).partition("\0")
             if base not in _PARENTS and base.lower() not in filter(None, stages):
                 problems.append(f"{where} {words}: {_RULE}; write FROM ${{PARENT}}")
             stages.append(stage.lower())
-        elif instruction.name in ("COPY", "ADD") and (source := _FROM_OPTION.search(instruction.text)):
-            known = {*filter(None, stages), *map(str, range(len(stages)))}
-            if source[1].lower() not in known:
-                problems.append(f"{where} {source[0].strip()}: {_RULE}")
+            continue
+        for flag in _flags(instruction):
+            if source := _FROM.search(flag):
+                known = {*filter(None, stages), *map(str, range(len(stages)))}
+                if source[1].lower() not in known:
+                    problems.append(f"{where} {flag}: {_RULE}")
     bases = [instruction.line for instruction in found if instruction.name == "FROM"]
     if not bases:
         problems.append(f"{path}: has no FROM; write ARG PARENT and FROM ${{PARENT}} on its first lines")
@@ -79,22 +100,71 @@ def base_problems(path: str, found: Sequence[Instruction]) -> list[str]:
     return problems
 
 
+def _ambiguities(path: str, dockerfile: str, found: Iterable[Instruction]) -> Iterator[str]:
+    """Yield a problem for each line that can hide an instruction from `instructions`."""
+    for number, line in enumerate(dockerfile.replace("\r\n", "\n").split("\n"), start=1):
+        if _ESCAPE.match(line):
+            yield f"{path}:{number}: {line.strip()}: the escape character must be a backslash"
+        if line.lstrip(" \t").startswith("#"):
+            continue
+        if odd := next((c for c in line if _is_odd(c)), ""):
+            yield f"{path}:{number}: contains the character {odd!a}; use spaces and tabs"
+        if _TWO_BACKSLASHES.search(line):
+            yield f"{path}:{number}: ends in two backslashes; versions of the engine differ in its meaning"
+    for instruction in found:
+        where = f"{path}:{instruction.line}: {instruction.name}"
+        if instruction.here:
+            yield f"{where} <<{instruction.here}: the engine has no here-documents; COPY a script, and run it"
+        if instruction.name == "ONBUILD":
+            yield f"{where}: would add instructions to later builds; write them where they are needed"
+        if wrong := [flag for flag in _flags(instruction) if not _FLAG.fullmatch(flag)]:
+            yield f"{where} {wrong[0]}: write options without quotes and backslashes"
+
+
+def _is_odd(character: str) -> bool:
+    """True for control characters and for white space other than space and tab."""
+    is_control = unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
+    return character not in " \t" and (is_control or character.isspace())
+
+
+def _flags(instruction: Instruction) -> list[str]:
+    """Return the options before the arguments of an instruction."""
+    words = instruction.text.split()
+    return words[: len(words) - len(_arguments(instruction))]
+
+
+def _arguments(instruction: Instruction) -> list[str]:
+    words = instruction.text.split()
+    while words and words[0].startswith("--"):
+        words.pop(0)
+    return words
+
+
 def copied(path: str, found: Iterable[Instruction]) -> Iterator[tuple[Instruction, str]]:
     """Yield (instruction, source) of each file or folder that COPY and ADD take from the context.
 
-    Raises ValueError with file and line if the arguments cannot be parsed.
+    Raises ValueError with file and line for a source that the engine would change before it uses it.
     """
     for instruction in found:
-        if instruction.name not in ("COPY", "ADD"):
+        if instruction.name not in ("COPY", "ADD") or any(map(_FROM.search, _flags(instruction))):
             continue
-        text = instruction.text.replace("[", " ").replace("]", " ").replace('",', '" ')
-        try:
-            words = shlex.split(text)
-        except ValueError as error:
-            raise ValueError(f"{path}:{instruction.line}: {instruction.name}: {error}") from error
-        if not any(word.startswith("--from=") for word in words):
-            for source in [word for word in words if not word.startswith("--")][:-1]:
-                yield instruction, source
+        for source in _words(" ".join(_arguments(instruction)))[:-1]:
+            if set(source) & set("$\\\"'"):
+                raise ValueError(
+                    f"{path}:{instruction.line}: {instruction.name} {source}: write the path without quotes,"
+                    " backslashes and variables"
+                )
+            yield instruction, source
+
+
+def _words(text: str) -> list[str]:
+    """Return the arguments of COPY and ADD: a JSON list of texts, or words."""
+    try:
+        words = json.loads(text)
+    except ValueError:
+        return text.split()
+    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return words if is_list else text.split()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

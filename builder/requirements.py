@@ -14,8 +14,11 @@ _REQUIREMENT = re.compile(
 _CONTINUED_COMMENT = re.compile(r"^\s*#.*\\$", re.MULTILINE)
 # Line of a compiled lock with the digest of its source.
 _COMPILED = re.compile(r"^# requirements\.in sha256:([0-9a-f]{64})$", re.MULTILINE)
-# Requirement of a source: a name of an index with extras, versions and a marker; no option, path or URL.
-_SOURCE = re.compile(r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?) *(\[[\w, .-]*\])? *[^@/\\]*", re.ASCII)
+# Requirement of a source: a name of an index with extras, versions and a marker; no option, path or URL, and
+# no variable of the environment, whose value pip would insert.
+_SOURCE = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?) *(\[[\w, .-]*\])? *(?!-)(?:(?! -)[^@/\\$])*", re.ASCII
+)
 
 
 def read_requirements(path: Path) -> tuple[str, ...]:

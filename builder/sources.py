@@ -15,6 +15,7 @@ from builder import dockerfile as dockerfiles
 from builder.errors import CatalogError, CheckError, IntegrityError, MissingError
 from builder.members import members_of
 from builder.model import Catalog, Flavour, Layer, Plan, Target
+from builder.patterns import GROUPS
 from builder.reading import read_bytes, read_text
 from builder.requirements import is_outdated, read_requirements
 from builder.values import dataclass
@@ -24,6 +25,10 @@ _NOT_IN_KEY = {"tests", "meta", "molecule", "__pycache__"}
 _LARGEST = 1 << 40  # bytes of a workload's file
 # Files below ansible/ that are part of every layer's key.
 _RUNNER = ("ansible.cfg", "image.yml", "requirements.lock", "plugins", "tasks")
+_FOLDERS = (
+    *("ansible", "ansible/roles", "catalog", "containers", "packer", "packer/ami"),
+    *(f"catalog/{name}" for name in (*GROUPS, "rules", "versions")),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +42,21 @@ class Sources:
     workload_files: tuple[tuple[str, str], ...] = ()
     workload_requirements: tuple[str, ...] = ()
     requirements: Mapping[str, str] = field(default_factory=dict)  # path → sha256 of each pip lock file
+
+
+def require_folders(root: Path) -> None:
+    """Raise CatalogError if the catalog is missing, or if a folder of the repository is a symbolic link.
+
+    Files behind such a link are outside of the repository, although their names are inside.
+    """
+    if not (root / "catalog").is_dir():
+        raise CatalogError(
+            [f"{root / 'catalog'}: no such folder"],
+            hint="run in the repository, or pass: builder --root FOLDER",
+        )
+    for folder in map(root.joinpath, _FOLDERS):
+        if folder.is_symlink():
+            raise CatalogError([f"{folder}: is a symbolic link to {folder.readlink()}"], hint=f"rm {folder}")
 
 
 def role_folder(root: Path, component: str) -> Path:
@@ -83,7 +103,7 @@ def _read_dockerfile(path: Path, target: Target) -> str:
     except (FileNotFoundError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise CatalogError([f"{name}: {reason}"], hint=f"correct {name}") from error
-    if problems := dockerfiles.base_problems(name, dockerfiles.instructions(text)):
+    if problems := dockerfiles.base_problems(name, text):
         raise CatalogError(problems, hint=f"correct {name}")
     return text
 

@@ -1,6 +1,8 @@
 """Dockerfiles of workloads: their base is checked before the build, errors name the user's lines."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from builder.cli.main import main
 from builder.errors import BuildError, CatalogError
 from builder.marks import RUN_LABEL
 from builder.model import Plan
+from builder.sources import copied_files
 from tests.support.repository import Repository
 
 PATH = "containers/hello/Dockerfile"
@@ -43,6 +46,74 @@ def test_another_base_is_refused_before_the_build(
     assert problem in capsys.readouterr().err
 
 
+# Dockerfiles in which the engine's builder sees the base image `evil`, a download or another file.
+HIDDEN = [
+    "FROM\tevil",
+    "FROM \\\n\tevil",
+    "FR\\\nOM evil",
+    "FR\\\n# a comment\n\nOM evil",
+    "RUN true <<CMD\nFROM evil\nCMD",
+    "RUN true \\\x0c\nFROM evil",
+    "RUN true \\\xa0\nFROM evil",
+    "RUN true \\\\\nFROM evil",
+    "FR\\\n\xa0\nOM evil",
+    "FR\\\n\x0b\nOM evil",
+    "FR\\\n\u2028\nOM evil",
+    "COPY\t--from=evil / /",
+    "COPY --fr\\om=evil / /",
+    "COPY --fr\\\nom=evil / /",
+    "COPY --'from'=evil / /",
+    'COPY --"from=evil" / /',
+    "COPY --chown=0:0 --from=evil / /",
+    "COPY --from=${X} / /",
+    "COPY --from=a:b / /",
+    "RUN --mount=type=bind,from=evil,target=/x true",
+    "RUN --mount=from=evil true",
+    "ONBUILD ADD https://evil/x /\nFROM b",
+    "onbuild copy --from=evil / /",
+    "ADD\thttps://evil/x /",
+    "ADD https:${X}//evil/x /",
+    'ADD ["https:\\/\\/evil/x", "/"]',
+    'ADD ["\\u0068ttps://evil/x", "/"]',
+    "ADD https\\://evil/x /",
+    "ADD ${X}//evil/x /",
+    "ADD $X /",
+    "ADD 'hello/src' /",
+]
+
+
+def problems_of(folder: Path, text: str) -> list[str]:
+    """Return what the catalog finds wrong in the Dockerfile of a workload."""
+    target: Any = SimpleNamespace(workload="hello")
+    try:
+        copied_files(folder, text, target)
+    except CatalogError as error:
+        return list(error.problems)
+    return dockerfile.base_problems(PATH, text)
+
+
+@pytest.mark.parametrize("text", HIDDEN)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_instruction_that_only_the_engine_would_see_is_refused(tmp_path: Path, text: str, end: str) -> None:
+    for name in ("${X}/evil", "https:${X}/evil", "https:\\/\\/evil", "https\\:/evil"):
+        folder = tmp_path / name  # an attacker adds files with these names
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x").touch()
+    lines = f"ARG PARENT\nARG X=https:\nFROM ${{PARENT}} AS b\n{text}\n"
+    assert problems_of(tmp_path, lines.replace("\n", end)) != []
+
+
+@pytest.mark.parametrize(("value", "is_refused"), [("`", True), ("\\", False), ("\\`", True)])
+@pytest.mark.parametrize("directive", ["# escape={}", "#ESCAPE = {}", "\t# escape={} \r"])
+def test_another_escape_character_is_refused(
+    tmp_path: Path, directive: str, value: str, *, is_refused: bool
+) -> None:
+    text = f"{directive.format(value)}\nARG PARENT\nFROM ${{PARENT}}\nRUN true \\\nFROM evil\n"
+    found = problems_of(tmp_path, text)
+    assert [problem for problem in found if "escape character must be a backslash" in problem] == found
+    assert bool(found) == is_refused
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -52,13 +123,13 @@ def test_another_base_is_refused_before_the_build(
     ],
 )
 def test_stages_of_the_component_layers_are_allowed(text: str) -> None:
-    assert dockerfile.base_problems(PATH, dockerfile.instructions(text)) == []
+    assert dockerfile.base_problems(PATH, text) == []
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('COPY "hello/src/ /', ": COPY: No closing quotation"),
+        ('COPY "hello/src/ /', ': COPY "hello/src/: write the path without quotes, '),
         ("COPY hello/**x /", ": COPY hello/**x: "),
         (
             "ADD https://example.org/x /",
@@ -80,8 +151,8 @@ def test_instructions_have_the_lines_of_the_file() -> None:
     text = f'{HEAD}RUN a \\\n# a comment\n\n  && b \\\n  && c\ncopy x /\nCMD ["x"] \\'
     assert [(i.line, i.end, i.name, i.text) for i in dockerfile.instructions(text)] == [
         (2, 2, "ARG", "PARENT"),
-        (4, 5, "FROM", "${PARENT}    AS base"),
-        (6, 10, "RUN", "a    && b    && c"),
+        (4, 5, "FROM", "${PARENT}   AS base"),
+        (6, 10, "RUN", "a   && b   && c"),
         (11, 11, "COPY", "x /"),
         (12, 12, "CMD", '["x"]'),
     ]

@@ -11,7 +11,7 @@ from builder import catalog, lock, site, sources, tooling
 from builder.adapters.ansible import playbook
 from builder.errors import CatalogError, FactoryError, IntegrityError
 from builder.rehearsal.ec2 import seeds
-from builder.requirements import read_requirements
+from builder.requirements import read_requirements, read_source
 from tests.support.repository import Repository, knowledge_of
 
 LOOKUP = "{{ lookup('pipe', 'id') }}"
@@ -187,6 +187,25 @@ def test_requirements_file_with_options_or_templates_is_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "greet==${AWS_SECRET_ACCESS_KEY}",
+        "greet\\\n==${HOME}",
+        "greet --config-settings=x",
+        "greet==1.0 -i evil.example",
+        "-r other.in",
+        "./greet",
+        "greet @ file:///etc/passwd",
+    ],
+)
+def test_source_of_requirements_with_options_paths_or_variables_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "requirements.in"
+    path.write_text(f"good[extra]>=1.0,<2 ; python_version < '3.12' and sys_platform != 'win32'\n{text}\n")
+    with pytest.raises(ValueError, match=r"line 2: .* is not a package name with optional versions"):
+        read_source(path)
+
+
+@pytest.mark.parametrize(
     "value",
     [*TEMPLATES, {"nested": [LOOKUP]}, {LOOKUP: 1}, {"__ansible_vault": "x"}],
     ids=str,
@@ -265,6 +284,16 @@ def test_symlinked_role_is_refused(repository: Repository, secret: Path) -> None
     role.symlink_to(secret / "fabric")
     with refused("symbolic link out of its folder"):
         sources.read(repository.root, loaded, target, target.default)
+
+
+@pytest.mark.parametrize("name", ["containers", "ansible", "ansible/roles", "catalog", "catalog/targets"])
+def test_symlinked_folder_of_the_repository_is_refused(repository: Repository, name: str) -> None:
+    """With containers/ as a link to "..", COPY could take files from around the checkout."""
+    folder = repository.root / name
+    folder.rename(repository.root / "elsewhere")
+    folder.symlink_to(repository.root / "elsewhere")
+    with refused(f"{folder}: is a symbolic link"):
+        repository.load()
 
 
 def test_symlinked_catalog_file_is_refused(repository: Repository, secret: Path) -> None:

@@ -11,26 +11,27 @@ import pytest
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 MIRROR = "mirror+file:/etc/apt/mirrors/debian.list"
 KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
-VENDOR = "Packages Docker main https://vendor.example/debian bookworm $(SIGNED_BY)"
+SOURCES = "/etc/apt/sources.list:1 Packages"
+VENDOR = f"{SOURCES} Docker main https://vendor.example/debian bookworm $(SIGNED_BY)"
 
 
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
         (
-            [f"Packages Debian main {MIRROR} bookworm $(SIGNED_BY)", VENDOR],
+            [f"{SOURCES} Debian main {MIRROR} bookworm $(SIGNED_BY)", VENDOR],
             [f"deb {MIRROR} bookworm contrib", f"deb {MIRROR} bookworm non-free"],
         ),
         (
             [
-                f"Packages Debian main {MIRROR} bookworm {KEY}",
-                f"Translations Debian main {MIRROR} bookworm {KEY}",
-                f"Packages Debian contrib {MIRROR} bookworm {KEY}",
+                f"{SOURCES} Debian main {MIRROR} bookworm {KEY}",
+                f"/etc/apt/sources.list:1 Translations Debian main {MIRROR} bookworm {KEY}",
+                f"{SOURCES} Debian contrib {MIRROR} bookworm {KEY}",
             ],
             [f"deb [signed-by={KEY}] {MIRROR} bookworm non-free"],
         ),
         (
-            [f"Packages Debian {area} {MIRROR} bookworm {KEY}" for area in ("main", "contrib", "non-free")],
+            [f"{SOURCES} Debian {area} {MIRROR} bookworm {KEY}" for area in ("main", "contrib", "non-free")],
             [],
         ),
     ],
@@ -39,24 +40,47 @@ def test_areas_that_the_machine_lacks_are_enabled_and_read(
     tmp_path: Path, listed: list[str], expected: list[str]
 ) -> None:
     """Debian's machine images have only main; the packages of driver and toolkit are in the other areas."""
-    program = tmp_path / "bin" / "apt-get"
-    program.parent.mkdir()
-    lines = "\n".join(listed)
-    program.write_text(
-        f"#!/bin/sh\necho $1 >> {tmp_path}/asked\n[ $1 = update ] && exit 0\ncat << 'E'\n{lines}\nE\n"
+    assert (asked_by(tmp_path, listed), lines_in(tmp_path)) == (
+        ["indextargets"] + ["update"] * bool(expected),
+        expected,
     )
+
+
+def test_areas_stay_enabled_if_one_of_them_has_no_packages(tmp_path: Path) -> None:
+    """apt lists contrib from the file of the task, and not the empty area non-free."""
+    main = f"{SOURCES} Debian main {MIRROR} trixie $(SIGNED_BY)"
+    asked_by(tmp_path, [main])
+    before = lines_in(tmp_path)
+    contrib = f"{tmp_path}/areas.list:1 Packages Debian contrib {MIRROR} trixie $(SIGNED_BY)"
+    assert asked_by(tmp_path, [main, contrib]) == ["indextargets"]
+    assert asked_by(tmp_path, [main]) == ["indextargets", "update"]
+    assert lines_in(tmp_path) == before == [f"deb {MIRROR} trixie {area}" for area in ("contrib", "non-free")]
+
+
+def lines_in(folder: Path) -> list[str]:
+    file = folder / "areas.list"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def asked_by(folder: Path, listed: list[str]) -> list[str]:
+    """Run the tasks with an apt-get that lists these lines; return the commands that apt-get was given."""
+    program = folder / "bin" / "apt-get"
+    program.parent.mkdir(exist_ok=True)
+    asked = folder / "asked"
+    asked.write_text("")
+    lines = "\n".join(listed)
+    program.write_text(f"#!/bin/sh\necho $1 >> {asked}\n[ $1 = update ] && exit 0\ncat << 'E'\n{lines}\nE\n")
     program.chmod(0o755)
     tasks = (ANSIBLE / "tasks/areas.yml").read_text()
-    file = tmp_path / "areas.list"
-    (tmp_path / "areas.yml").write_text(
-        tasks.replace("/etc/apt/sources.list.d/factory-areas.list", str(file))
+    (folder / "areas.yml").write_text(
+        tasks.replace("/etc/apt/sources.list.d/factory-areas.list", str(folder / "areas.list"))
     )
-    book = tmp_path / "play.yml"
-    task = {"ansible.builtin.include_tasks": str(tmp_path / "areas.yml")}
+    book = folder / "play.yml"
+    task = {"ansible.builtin.include_tasks": str(folder / "areas.yml")}
     book.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
     environment = os.environ | {
         "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
+        "ANSIBLE_HOME": str(folder / "home"),
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
         "ANSIBLE_STDOUT_CALLBACK": "minimal",
         "PATH": f"{program.parent}:{os.environ['PATH']}",
@@ -64,5 +88,4 @@ def test_areas_that_the_machine_lacks_are_enabled_and_read(
     argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "here,", "-c", "local", str(book)]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (file.read_text().splitlines() if file.exists() else []) == expected
-    assert (tmp_path / "asked").read_text().split() == ["indextargets"] + ["update"] * bool(expected)
+    return asked.read_text().split()

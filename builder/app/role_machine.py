@@ -218,9 +218,20 @@ def _start(
     labels: Mapping[str, str],
     **more: Any,
 ) -> str:
-    """Start a container that `stack` removes; if it is a machine, below the control groups of its keeper."""
+    """Start a container that `stack` removes; if it is a machine, below the control groups of its keeper.
+
+    A build container has the environment that the plan's image would have.
+    """
     if plan.capabilities["is_container"]:
-        container = engine.create(image, command=_WAIT, init=True, labels=labels, **limits(engine), **more)
+        container = engine.create(
+            image,
+            command=_WAIT,
+            init=True,
+            labels=labels,
+            environment={name: value for layer in plan.layers for name, value in layer.environment.items()},
+            **limits(engine),
+            **more,
+        )
     else:
         container = machine.create(engine, image, keeper=keeper, labels=labels, **more)
     stack.callback(engine.remove_container, container)

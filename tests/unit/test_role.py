@@ -1,18 +1,23 @@
 """`builder role`: the plan of components, the machine of a molecule scenario, and the idempotence check."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.adapters.ansible.apply import Applied
 from builder.adapters.ansible.playbook import Listener, RoleResult
+from builder.adapters.engine.client import Engine
+from builder.adapters.host.workspace import Workspace, open_run
 from builder.app.context import Context
 from builder.app.role import require_unchanged
+from builder.app.role_machine import RoleMachine
 from builder.app.role_plan import RoleRequest, role_plan
 from builder.app.scenario import platform_of, request_of, scenarios
 from builder.cli import role
 from builder.errors import CheckError, UsageError
 from builder.events import Stream
+from tests.facts.comparison import ROOT
 from tests.support.repository import Repository
 
 
@@ -40,6 +45,49 @@ def test_a_pin_and_a_variable_override_the_catalog(repository: Repository) -> No
     assert plan.versions == {"fabric": "9-1"}
     assert plan.layers[1].variables["base_user"] == "ada"
     assert repository.keys() == before
+
+
+class RecordingEngine(Engine):
+    """Engine that records the options of new containers and starts none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created: list[dict[str, Any]] = []
+
+    def create(self, image: str, **options: Any) -> str:
+        self.created.append(options)
+        return f"{image}-{len(self.created)}"
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        return {"Image": "parent"}
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        return {"Config": {}}
+
+    def commit(self, container: str, **_: Any) -> str:
+        return "copy"
+
+    def start(self, container: str) -> None: ...
+
+    def remove_container(self, container: str) -> None: ...
+
+    def remove_image(self, image: str) -> None: ...
+
+
+def test_container_has_the_environment_of_the_image(tmp_path: Path) -> None:
+    """Checks of GPU images read the variables that a build writes to the configuration of the image."""
+    wanted = RoleRequest(
+        components=["cuda"], kind="container", system="debian-13", stack="cuda-12.4-debian-13"
+    )
+    plan, engine = role_plan(Context(ROOT), wanted), RecordingEngine()
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "role") as run:
+        machine = RoleMachine(run=run, root=ROOT, events=Stream(), engine=engine, container="c")
+        with machine.restarted(plan):
+            pass
+    assert engine.created[-1]["environment"]["NVIDIA_VISIBLE_DEVICES"] == "all"
 
 
 @pytest.mark.parametrize(

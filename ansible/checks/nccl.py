@@ -1,5 +1,7 @@
 """Queries about the network plugin of NCCL on a host: its settings, its name and its libraries."""
 
+import re
+
 # Python program that loads a library by its file name and prints its plugin interfaces and the paths of the
 # loaded libfabric.
 _LOAD = """
@@ -19,9 +21,16 @@ def settings(host):
 
 
 def plugin_names(host):
-    """Return the names of the plugin libraries that NCCL tries by default, in order."""
+    """Return the names of the plugin libraries that NCCL tries by default, in order.
+
+    NCCL takes a path or the name of a library as it is; `ofi` stands for libnccl-net-ofi.so.
+    """
     named = settings(host).get("NCCL_NET_PLUGIN", "")
-    return [f"libnccl-net-{name}.so" for name in named.split(",") if name] or ["libnccl-net.so"]
+    return [
+        name if "/" in name or re.fullmatch(r"lib.+\.so", name) else f"libnccl-net-{name}.so"
+        for name in named.split(",")
+        if name
+    ] or ["libnccl-net.so"]
 
 
 def plugins(host):

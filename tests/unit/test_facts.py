@@ -1,10 +1,11 @@
 """Stand-ins and checks are compared with the facts about real releases."""
 
+import importlib.util
 import re
 import subprocess
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,33 @@ def test_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:
     )
     program.chmod(0o755)
     assert output_of(program, "--version").splitlines()[0] == f"{program}: 2.4.0"
+
+
+@dataclass
+class HostWithSetting:
+    """Host whose /etc/nccl.conf sets NCCL_NET_PLUGIN."""
+
+    content_string: str
+    exists: bool = True
+
+    def file(self, path: str) -> "HostWithSetting":
+        assert path == "/etc/nccl.conf"
+        return self
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("", ["libnccl-net.so"]),
+        ("NCCL_NET_PLUGIN=ofi", ["libnccl-net-ofi.so"]),
+        ("NCCL_NET_PLUGIN=libnccl-net-ofi.so", ["libnccl-net-ofi.so"]),
+        ("NCCL_NET_PLUGIN=/opt/x/any.so,ofi", ["/opt/x/any.so", "libnccl-net-ofi.so"]),
+    ],
+)
+def test_checks_know_the_names_that_nccl_tries(setting: str, names: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("checks_nccl", ROOT / "ansible/checks/nccl.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.plugin_names(HostWithSetting(setting)) == names

@@ -7,6 +7,7 @@ their version.
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.facts import facts_of
 from tests.standins import native
 from tests.standins.cuda_repository import branch_of, driver_version, publish
 from tests.standins.site import Content, Site
@@ -76,7 +77,7 @@ def build(site: Site) -> None:
 
 
 def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
-    """Return the sources that dkms compiles; `flaw` is appended to nvidia.c."""
+    """Return the sources for dkms; `flaw` is appended to nvidia.c. Files below nvidia/ are not compiled."""
     folder = f"/usr/src/nvidia-{version}"
     text = SOURCE.format(version=version, license=LICENSES[flavor])
     dkms = DKMS.format(version=version)
@@ -84,6 +85,10 @@ def sources(version: str, flavor: str, *, flaw: str = "") -> dict[str, Content]:
         dkms += f'BUILT_MODULE_NAME[{i}]="{name}"\nDEST_MODULE_LOCATION[{i}]="/kernel/drivers/video"\n'
     files: dict[str, Content] = {f"{folder}/{name}.c": text for name in MODULES}
     files[f"{folder}/nvidia.c"] = text + flaw
+    files |= {
+        f"{folder}/nvidia/{name}": "\n".join(calls)
+        for name, calls in facts_of("nvidia_driver", version)["calls"].items()
+    }
     files[f"{folder}/Makefile"] = MAKEFILE.format(objects=" ".join(f"{name}.o" for name in MODULES))
     files[f"{folder}/dkms.conf"] = dkms
     return files

@@ -182,6 +182,25 @@ def builds_with_gdrcopy(role: Path) -> None:
     assert [option for option in options if option.startswith("--with-gdrcopy=")]
 
 
+def passes_the_fourth_argument(role: Path) -> None:
+    """Newer kernels have pci_resize_resource with the argument exclude_bars; later drivers pass 0."""
+    tasks = list(tasks_of(role / "tasks/main.yml"))
+    names = [task["name"] for task in tasks]
+    replaced = task_of(role / "tasks/main.yml", "Pass the fourth argument to pci_resize_resource")
+    assert names.index(replaced["name"]) < names.index("Build the kernel modules")
+    edit = replaced["ansible.builtin.replace"]
+    (first,), (later,) = (facts_of("nvidia_driver", version)["calls"]["nv-pci.c"] for version in CALLING)
+    assert re.sub(edit["regexp"], edit["replace"], first) == later
+    assert re.sub(edit["regexp"], edit["replace"], later) == later
+    loop = replaced["loop"].removeprefix("{{").removesuffix("}}")
+    found = {"nvidia_driver_callers": {"files": ["nv-pci.c"]}}
+    for headers in ([], ["pci.h"]):
+        new = {"nvidia_driver_new_header": {"files": headers}}
+        assert bool(evaluated(loop, **found, **new)) == bool(headers)
+
+
+# Drivers that call pci_resize_resource with three and with four arguments.
+CALLING = ("550.163.01", "580.126.09")
 # Maps a defect to its rule, and to the file, the text and the earlier text that the role had with the defect.
 DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
     "one plugin file": (
@@ -237,6 +256,12 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "gdrcopy/tests/test_gdrcopy.py",
         '"gdr_pin_buffer", ',
         '"gdr_open_safe", ',
+    ),
+    "call with three arguments": (
+        passes_the_fourth_argument,
+        "nvidia_driver/tasks/main.yml",
+        "replace: '\\1, 0);'",
+        "replace: '\\1);'",
     ),
     "plugin without GDRCopy": (
         builds_with_gdrcopy,

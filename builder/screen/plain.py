@@ -6,6 +6,8 @@ from builder.events import Event
 from builder.screen.steps import Board
 from builder.screen.text import clean, clock, duration, roughly, size
 
+_LARGE_BYTES = 10_000_000  # transfers of less are not worth a line
+
 
 class PlainLines:
     """Writer of plain-text lines; each line names its step, because parallel steps interleave."""
@@ -57,9 +59,11 @@ class PlainLines:
     def _step_progress(self, event: Event) -> None:
         """Write a line for each quarter of a transfer; the progress of checks is in the lines of tasks."""
         row = self._board.rows[event.step]
-        quarter = 4 * row.done // row.total if row.total else 0
-        if row.unit == "bytes" and quarter > self._quarters.get(event.step, 0):
-            self._quarters[event.step] = quarter
+        if row.unit != "bytes" or row.total < _LARGE_BYTES:
+            return
+        quarter, last = 4 * row.done // row.total, self._quarters.get(event.step, 0)
+        self._quarters[event.step] = quarter
+        if quarter and quarter != last:  # fewer than before: the next file of a task
             self._line(event, "", f"  {row.title}: {row.progress}")
 
     def _step_end(self, event: Event) -> None:

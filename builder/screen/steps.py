@@ -128,7 +128,9 @@ class Board:
         self._tails[event.step] = deque(maxlen=TAIL_LINES)
 
     def _step_task(self, event: Event) -> None:
-        self.rows[event.step] = replace(self._row(event), task=clean(event.text))
+        row = replace(self._row(event), task=clean(event.text))
+        # Bytes belong to the task that downloads them.
+        self.rows[event.step] = replace(row, done=0, total=0) if row.unit == "bytes" else row
 
     def _step_progress(self, event: Event) -> None:
         done, total = (int(_number(event.fields.get(name))) for name in ("done", "total"))

@@ -2,13 +2,16 @@
 
 import hashlib
 import http.server
+import importlib.util
+import json
 import shutil
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import pytest
@@ -16,6 +19,26 @@ import pytest
 from tests.adapters.test_fetch import Web, serving
 from tests.support.wheels import make_wheel
 from tests.unit.test_ansible_files import play
+
+PLUGINS = Path(__file__).resolve().parents[2] / "ansible" / "plugins"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Function that loads a plugin file by name, with the imports that Ansible gives it."""
+
+    def load(name: str) -> ModuleType:
+        folder = "module_utils" if name == "fetching" else "modules"
+        name_in_ansible = f"ansible.{folder}.{name}"
+        spec = importlib.util.spec_from_file_location(name_in_ansible, PLUGINS / folder / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name_in_ansible, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture
@@ -134,6 +157,40 @@ def damage_wheels(cache: Path) -> list[Path]:
     for path in found:
         path.write_bytes(path.read_bytes().replace(b"WORD = 'hello'", b"WORD = 'hellp'"))
     return found
+
+
+def test_bytes_of_a_long_download_are_reported_to_the_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType]
+) -> None:
+    (tmp_path / "stdout").touch()
+    monkeypatch.setenv("FACTORY_PROGRESS", str(tmp_path / "stdout"))
+    times = iter([0.0, 0.5, 1.0, 1.0, 1.5, 2.0, 2.0, 2.1])
+    progress = load("fetching").Progress(lambda: next(times))
+    for done, total in ((1, 9), (2, 9), (3, 9), (0, 0), (9, 9), (1, 5)):
+        progress(done, total)
+    events = [json.loads(line) for line in (tmp_path / "stdout").read_text().splitlines()]
+    assert [(event["event"], event["done"], event["total"]) for event in events] == [
+        ("progress", 2, 9),
+        ("progress", 9, 9),
+    ]
+
+
+@pytest.mark.parametrize("variable", ["FACTORY_PROGRESS", "OTHER"])
+def test_downloads_and_pip_report_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType], variable: str
+) -> None:
+    (tmp_path / "stdout").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "stdout"))
+    fetching, module = load("fetching"), load("venv")
+    monkeypatch.setattr(fetching, "EVERY_S", 0.0)
+    (tmp_path / "file").write_bytes(b"x" * 3)
+    digest = hashlib.sha256(b"xxx").hexdigest()
+    fetching.fetch(f"file://{tmp_path}/file", digest, tmp_path / "copy", {})
+    code = "import sys; print('Progress 5 of 7'); print('done'); print('late', file=sys.stderr); sys.exit(3)"
+    assert module.run_pip([sys.executable, "-c", code]) == (3, "done\n", "late\n")
+    events = [json.loads(line) for line in (tmp_path / "stdout").read_text().splitlines()]
+    expected = [(3, 3), (5, 7)] if variable == "FACTORY_PROGRESS" else []
+    assert [(event["done"], event["total"]) for event in events] == expected
 
 
 def test_a_last_index_that_does_not_answer_is_asked_once(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.ansible.playbook import Listener
 from builder.adapters.checks import testinfra
 from builder.adapters.engine.client import _read_progress
 from builder.adapters.host.workspace import Workspace, open_run
@@ -109,6 +110,26 @@ def test_plain_lines_show_progress_at_tasks_and_quarters() -> None:
         "  00:03  start   hello: publish\n"
         "  00:05            publish: 120 MB of 427 MB\n"
     )
+
+
+def test_bytes_of_downloads_belong_to_their_task() -> None:
+    stream, board, shown = io.StringIO(), Board(), []
+    screen = PlainLines(stream)
+    listener = Listener(Stream(screen, board.read), "hello/python")
+
+    def line(kind: str, **fields: object) -> None:
+        listener.line(json.dumps({"event": kind, **fields}))
+        shown.append(board.rows["hello/python"].progress)
+
+    line("task", role="python_env", task="Install")
+    for done, total in ((30, 100), (90, 100), (40, 400), (3, 4), (-1, 100), (2, 1), (1, 1 << 60)):
+        line("progress", done=done * 1_000_000, total=total * 1_000_000)
+    line("progress", done="a", total=None)
+    line("task", role="python_env", task="Compile")
+    whole = ["", "30 MB of 100 MB", "90 MB of 100 MB", "40 MB of 400 MB", *["3.0 MB of 4.0 MB"] * 5, ""]
+    assert shown == whole
+    logged = [line.partition(": ")[2] for line in stream.getvalue().splitlines()]
+    assert logged == ["python_env : Install", "30 MB of 100 MB", "90 MB of 100 MB", "python_env : Compile"]
 
 
 def test_progress_is_not_logged_and_only_the_last_is_recorded() -> None:

@@ -1,12 +1,14 @@
 """Callback plugin that prints a play as NDJSON on stdout, one object per event.
 
-Nothing else is written to stdout; warnings go to stderr. Ansible has already censored results under `no_log`.
+Modules on the same machine write the progress of long downloads there as well; warnings go to stderr. Ansible
+has already censored results under `no_log`.
 
 ==========  ===================================================================
 task        role, task
 result      role, task, changed, seconds; skipped (only when true)
 failed      role, task, seconds, message, details (end of stdout, stderr, traceback); url, expected and
             actual (if a download does not match its lock)
+progress    done, total (bytes; written by module_utils/fetching.py)
 recap       hosts: {name: {ok, changed, failed, unreachable, skipped}}, seconds
 ==========  ===================================================================
 """

@@ -10,13 +10,16 @@ import base64
 import binascii
 import hashlib
 import http.client
+import json
+import os
 import shutil
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +28,9 @@ TRIES = 3
 TIMEOUT_S = 60
 LONGEST_S = 3600  # 5 GB over 12 Mbit/s, with all retries
 CHUNK_BYTES = 1 << 20
+# Path of the play's stdout on this machine; unset on machines that are reached over SSH.
+PROGRESS = "FACTORY_PROGRESS"
+EVERY_S = 1.0  # between two events about the progress of a download
 # HTTP status codes that are retried.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -39,6 +45,25 @@ class FetchError(Exception):
 
 class TransientError(Exception):
     """Retryable failure."""
+
+
+class Progress:
+    """Writes the bytes of a download as an event to the play's stdout; nothing if it takes under a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = os.environ.get(PROGRESS, "")
+        self._clock = clock
+        self._next_s = clock() + EVERY_S
+        self._is_shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        is_end = self._is_shown and done == total
+        if not self._path or not total or (self._clock() < self._next_s and not is_end):
+            return
+        self._next_s, self._is_shown = self._clock() + EVERY_S, not is_end
+        line = json.dumps({"event": "progress", "done": done, "total": total}) + "\n"
+        with suppress(OSError), Path(self._path).open("ab", buffering=0) as play:
+            play.write(line.encode())
 
 
 def rewrite(url: str, mirrors: dict[str, str]) -> str:
@@ -114,7 +139,7 @@ def read_with_retries(source: str, file: BinaryIO, size: int | None) -> str:
 
 def read_once(source: str, file: BinaryIO, size: int | None) -> str:
     request = urllib.request.Request(source, headers={"User-Agent": "image-factory"})
-    digest, received = hashlib.sha256(), 0
+    digest, received, progress = hashlib.sha256(), 0, Progress()
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             expected_bytes = length_of(answer.headers)
@@ -125,6 +150,7 @@ def read_once(source: str, file: BinaryIO, size: int | None) -> str:
                 if size is not None and received > size:
                     raise FetchError(f"{source}: is larger than the locked {size} bytes", url=source)
                 write(file, chunk)
+                progress(received, expected_bytes or size or 0)
     except urllib.error.HTTPError as error:
         reason = f"the server answered {error.code} {error.reason}"
         if error.code in TRANSIENT:

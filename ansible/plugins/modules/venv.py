@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.fetching import PROGRESS, Progress
 
 DOCUMENTATION = """
 module: venv
@@ -69,6 +71,7 @@ compiled:
 ISOLATED = ("-I", "-B")
 # Message of pip for a wheel that no index has; its name is the first word of the requirement.
 MISMATCH = "DO NOT MATCH THE HASHES"
+RECEIVED = re.compile(r"Progress (\d+) of (\d+)")  # with --progress-bar raw
 MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
 ANSWER_S = 20
 
@@ -82,15 +85,17 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
     file = Path(module.tmpdir, "requirements.txt")
     file.write_text(join_lines(lines), encoding="utf-8")
     command = [str(interpreter), *ISOLATED, module.params["pip"], "install", "--no-input", "--no-color"]
-    command += ["--disable-pip-version-check", "--root-user-action", "ignore", "--progress-bar", "off"]
+    command += ["--disable-pip-version-check", "--root-user-action", "ignore"]
+    # Where progress is reported, pip is the locked one of the runtime; others may not know the format.
+    command += ["--progress-bar", "raw" if os.environ.get(PROGRESS) else "off"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
     if "PIP_CACHE_DIR" not in os.environ:
         command.append("--no-cache-dir")
     command += ["--requirement", str(file)]
-    code, output, errors = module.run_command(command)
+    code, output, errors = run_pip(command)
     if code and MISMATCH in errors and "--no-cache-dir" not in command:
         # pip neither verifies nor replaces a damaged wheel of its cache.
-        code, output, errors = module.run_command([*command, "--no-cache-dir"])
+        code, output, errors = run_pip([*command, "--no-cache-dir"])
         if not code:
             module.run_command([str(interpreter), *ISOLATED, module.params["pip"], "cache", "purge"])
     index, missing = os.environ.get("FACTORY_WHEEL_INDEX", ""), MISSING.search(errors)
@@ -99,11 +104,32 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
             errors += f"\n{index} was asked as well: {reason}"
         else:
             indexes = f"{os.environ.get('PIP_EXTRA_INDEX_URL', '')} {index}"
-            code, output, errors = module.run_command(
-                command, environ_update={"PIP_EXTRA_INDEX_URL": indexes.strip()}
-            )
+            code, output, errors = run_pip(command, {"PIP_EXTRA_INDEX_URL": indexes.strip()})
     if code:
         module.fail_json(msg=find_reason(errors), rc=code, stdout=output, stderr=errors)
+
+
+def run_pip(command: list[str], environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Run pip and report the progress of its downloads; return exit code, stdout and stderr."""
+    progress, output = Progress(), []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(environment or {})},
+        ) as pip:
+            for line in pip.stdout or ():
+                if received := RECEIVED.match(line):
+                    progress(int(received[1]), int(received[2]))
+                else:
+                    output.append(line)
+        errors.seek(0)
+        return pip.returncode, "".join(output), errors.read()
 
 
 def find_obstacle(url: str) -> str:

@@ -22,6 +22,7 @@ from builder.model import Layer, Plan, Value
 from builder.patterns import has_template
 
 _TMPFS = {"/tmp": "mode=1777", "/var/tmp": "mode=1777", "/run": "mode=0755"}  # noqa: S108
+_MOST_BYTES = 1 << 53  # limit of a size that a play reports
 _MOST_TASKS = 10_000  # limit of changed task names kept per role
 _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
@@ -83,6 +84,10 @@ class Listener:
         name = f"{role} : {event.get('task', '')}".strip(" :")
         if event.get("event") == "task":
             self.events.emit("step.task", step=self.step, text=name)
+        elif event.get("event") == "progress":
+            done, total = event.get("done"), event.get("total")
+            if isinstance(done, int) and isinstance(total, int) and 0 <= done <= total <= _MOST_BYTES:
+                self.events.emit("step.progress", step=self.step, done=done, total=total, unit="bytes")
         elif event.get("event") == "failed":
             details, message = str(event.get("details") or ""), str(event.get("message") or "failed")
             download = {field: str(event.get(field) or "") for field in ("url", "expected", "actual")}

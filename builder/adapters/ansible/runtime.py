@@ -26,6 +26,7 @@ mount = {mount!r}
 sys.path.insert(0, mount + "/runtime")
 sys.dont_write_bytecode = True
 os.environ.update(json.load(open(mount + "/run/environment.json")))
+os.environ["FACTORY_PROGRESS"] = "/proc/%d/fd/1" % os.getpid()
 for folder in ("HOME", "ANSIBLE_LOCAL_TEMP"):
     os.makedirs(os.environ[folder], exist_ok=True)
 os.chdir(mount + "/ansible")

@@ -92,7 +92,10 @@ def read(root: Path) -> Lock:
     """Read the lock file of a repository; return an empty lock if there is none."""
     path = root / LOCK_PATH
     try:
-        return _parse(parse(read_text(path, largest=_LARGEST), json.loads))
+        text = read_text(path, largest=_LARGEST)
+        if not text.strip():
+            raise ValueError("is empty")
+        return _parse(parse(text, json.loads))
     except FileNotFoundError:
         return Lock()
     except ValueError as error:
@@ -119,7 +122,7 @@ def _parse(document: object) -> Lock:
 def _object(value: object, where: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return dict(value)
-    raise ValueError(f"{where} must be an object, not {shortened(value)}")
+    raise ValueError(f"{where} must be an object, not {'null' if value is None else shortened(value)}")
 
 
 def _entry(kind: str, subject: str, values: dict[str, Any]) -> Entry:

@@ -253,10 +253,11 @@ def _no_system(context: Context, name: str, named: Sequence[str]) -> UsageError:
         for flavour in target.flavours
         if not named or target.name in named
     }
-    suggestion = did_you_mean(name, known)
+    suggestion = "" if name in known else did_you_mean(name, known)
+    target = named[0] if named else "TARGET"
     return UsageError(
         f"--system {name}: targets have flavours instead of systems; use --flavour{suggestion}",
-        hint="builder list",
+        hint=f"builder show {target} lists the flavours",
     )
 
 

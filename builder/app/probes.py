@@ -212,7 +212,7 @@ class _Asking:
     def server(self, url: str) -> tuple[str, str]:
         """Request a URL of a server; every HTTP status below 500 counts as success."""
         if folder := _local(url):
-            return _folder(folder if url.endswith("/") else folder.parent)
+            return _folder(folder) if url.endswith("/") else _folder(folder.parent, prefix=folder.name)
         if "://" not in url:
             return self.registry(url)
         status, _ = self._get(url)
@@ -241,8 +241,13 @@ def _local(url: str) -> Path | None:
     return Path(unquote(path)) if path.startswith("/") else None
 
 
-def _folder(path: Path) -> tuple[str, str]:
-    return (GOOD, "folder") if path.is_dir() else (BAD, f"no folder {path}")
+def _folder(path: Path, *, prefix: str = "") -> tuple[str, str]:
+    """Return whether a folder exists, and holds a name that begins with `prefix`."""
+    if not path.is_dir():
+        return BAD, f"no folder {path}"
+    if prefix and not any(each.name.startswith(prefix) for each in path.iterdir()):
+        return BAD, f"no file or folder begins with {path / prefix}"
+    return GOOD, "folder"
 
 
 def _has_certificates(bundle: Path) -> int:

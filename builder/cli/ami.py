@@ -27,12 +27,14 @@ from builder.app.context import (
 )
 from builder.app.interrupts import interruptible
 from builder.app.lanes.ami import open_publisher
-from builder.errors import UsageError, with_result
+from builder.errors import MissingError, UsageError, with_result
+from builder.lock import ACCOUNT
 from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
 _AMI_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _MOST_DAYS = 3650  # EC2 accepts deprecation dates of the next ten years
 _IMAGE_HELP = "AMI ID in the site's region, target (means its newest receipt), or path of a receipt"
+_NOT_RUNNING = "the rehearsal of an AWS account is not running"
 _Run = Callable[[Context, SiteAccount, argparse.Namespace], int]
 
 
@@ -108,15 +110,18 @@ def _add_force(options: argparse.ArgumentParser) -> None:
 
 
 def _list(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
-    members = family.all_of(site.account, _regions(context, site))
+    account = site.running()
+    members = family.all_of(account, _regions(context, site)) if account else []
     names = family.pointers(members, context.site.aws.parameters)
     rows = [_row(member, names.get(member.ref, [])) for member in members]
     if options.json:
         print_json(options, rows)
     elif rows:
         print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
-    else:
+    elif account:
         print("no AMIs were built in this account", file=sys.stderr)
+    else:
+        print(f"{_NOT_RUNNING}, so there are no AMIs", file=sys.stderr)
     return 0
 
 
@@ -268,6 +273,7 @@ def _require_checked(context: Context, home: Member) -> None:
 
 def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:
     ami = _reference(context, options)
+    _require_running(site)
     regions = family.regions_of(site.account)
     members = family.family(site.account, ami, regions)
     family.require_built(members)
@@ -335,10 +341,19 @@ def _regions(context: Context, site: SiteAccount) -> tuple[str, ...]:
 def _family(context: Context, site: SiteAccount, options: argparse.Namespace) -> list[Member]:
     """Return the AMI that IMAGE names, then its copies in all regions."""
     ami = _reference(context, options)
+    _require_running(site)
     members = family.family(site.account, ami, family.regions_of(site.account))
     if not members or members[0].ref.ami != ami:
         raise UsageError(f"no AMI {ami} in {site.account.region}", hint="builder ami list")
     return members
+
+
+def _require_running(site: SiteAccount) -> None:
+    """Raise MissingError if the site is a rehearsal that does not run: it has no AMIs."""
+    if site.running() is None:
+        raise MissingError(
+            _NOT_RUNNING, hint=f"builder rehearse up; or name your account with --site {ACCOUNT}"
+        )
 
 
 def _reference(context: Context, options: argparse.Namespace) -> str:

@@ -60,7 +60,8 @@ DEAD = [
     ("mirror.ca_bundle", 'ca_bundle = "/nonexistent"', "no such file"),
     (
         'mirror.prefixes."https://a.example/"',
-        'prefixes = { "https://a.example/" = "http://127.0.0.1:1/", "https://b.example/" = "file:///none/" }',
+        'prefixes = { "https://a.example/" = "http://127.0.0.1:1/", "https://b.example/" = "file:///none/",'
+        ' "https://c.example/" = "file:///none" }',
         "127.0.0.1:1 cannot be reached",
     ),
     ("mirror.snapshot", 'snapshot = "http://127.0.0.1:1/{archive}/{stamp}"', "127.0.0.1:1 cannot be reached"),
@@ -79,6 +80,8 @@ def test_every_unusable_setting_is_reported_as_failed_with_a_fix(
         assert found[key]["fix"] == f"correct {setting} in {repository.root}/site.toml"
         assert found[key]["origin"] == f"{repository.root}/site.toml"
     assert found['mirror.prefixes."https://b.example/"']["text"] == "file:///none/: no folder /none"
+    text = "file:///none: no file or folder begins with /none"
+    assert found['mirror.prefixes."https://c.example/"']["text"] == text
 
 
 def test_ca_bundle_without_certificates_is_a_failure(repository: Repository, capsys: Capture) -> None:

@@ -108,6 +108,20 @@ def test_refuses_contradictions_and_options_without_effect(
     assert "hint: " in err
 
 
+@pytest.mark.parametrize("words", [["show"], ["copy", "--region", "us-west-2"], ["retire", "--yes"]])
+def test_ami_actions_start_no_rehearsal(
+    site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("BUILDER_HOME", str(site.root / "home"))
+    reason = "the rehearsal of an AWS account is not running"
+    code, out, err = call(capsys, site, "ami", "list")
+    assert (code, out, err) == (0, "", f"{reason}, so there are no AMIs\n")
+    assert '"result": []' in call(capsys, site, "ami", "list", "--json")[1]
+    code, out, err = call(capsys, site, "ami", words[0], "ami-00000000", *words[1:])
+    assert (code, out) == (3, "")
+    assert f"error: {reason}\nhint: builder rehearse up;" in err
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

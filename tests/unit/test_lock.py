@@ -228,6 +228,8 @@ def test_lock_inputs_change_with_the_required_entries() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("", "not a valid lock file: is empty"),
+        ("null", "not a valid lock file: the document must be an object, not null"),
         ("{", "not a valid lock file"),
         ("[]", "not a valid lock file"),
         ('{"format": 9, "entries": {}}', "format 9, not 1"),

@@ -52,10 +52,23 @@ class Workspace:
 
     def folder(self, *parts: str) -> Path:
         """Create a folder below the builder's home that other users cannot enter, and return it."""
-        private.make_folder(self.home)
+        with _writable():
+            private.make_folder(self.home)
         folder = self.home.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Raise MissingError for a folder that cannot be created in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise MissingError(
+            f"cannot write to {error.filename}: {error.strerror}",
+            hint="make it writable, or set BUILDER_HOME to a writable folder",
+        ) from error
 
 
 def find_workspace(root: Path) -> Workspace:
@@ -150,15 +163,10 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{label}-{os.urandom(3).hex()}"
     scratch = workspace.scratch / name
     folder = workspace.out / "runs" / name
-    try:
+    with _writable():
         workspace.folder("scratch")
         scratch.mkdir(mode=0o700)
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise MissingError(
-            f"cannot write to {error.filename}: {error.strerror}",
-            hint="make it writable, or set BUILDER_HOME to a writable folder",
-        ) from error
     marked = process.marked_children(str(scratch))
     with _alive(workspace), (scratch / "alive").open("w") as alive, marked:
         _try_lock(alive.fileno())

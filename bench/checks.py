@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.bed import ROLES, Bed
-from builder.adapters.checks.testinfra import ImageChecker, run_checks
+from builder.adapters.checks.testinfra import run_checks
+from builder.adapters.container.checker import ImageChecker
+from builder.adapters.container.failed import FailedContainers
 from builder.adapters.engine.client import LAYERS
 from builder.adapters.host.workspace import Workspace, open_run
 from builder.errors import CheckError
@@ -27,8 +29,9 @@ def check(bed: Bed, case: str) -> float:
             root=bed.repository,
             events=events,
             environment=lambda: environment,
+            failed=FailedContainers(bed.engine, run, keep=False),
         )
-        with checker.container(f"{LAYERS}:{plan.key}") as host:
+        with checker.container(f"{LAYERS}:{plan.key}") as container:
             began = time.perf_counter()
             found = run_checks(
                 run,
@@ -36,7 +39,7 @@ def check(bed: Bed, case: str) -> float:
                 events,
                 plan,
                 [folder for folder in _FOLDERS if folder.is_dir()],
-                host,
+                f"docker://{container}",
                 environment=environment | {"DOCKER_HOST": bed.engine.url},
                 options=WAYS[case],
             )

@@ -11,7 +11,7 @@ step.task      text: the current task of the step (an Ansible task, a test)
 step.progress  fields: done, total, unit (checks or bytes)
 step.log       text: one line of a tool's output
 step.end       text: the reason of the outcome; fields: outcome, seconds, size_bytes, target,
-               explained (the error of the run has the last lines of the log)
+               explained (the error says more than the last lines of the log)
 run.estimate   fields: seconds, the duration of the run as far as earlier runs tell
 note           text: a message for the user
 run.end        text: "stopped" after an interrupt; fields: ok, seconds
@@ -119,6 +119,8 @@ class Stream:
             is_stopped = self._cancelled.is_set()
             text, outcome = ("interrupted", "stopped") if is_stopped else (error.message, "failed")
             end = {"text": text, "outcome": outcome}
+            if error.details and not is_stopped:
+                end["explained"] = True
             raise
         finally:
             if end:

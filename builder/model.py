@@ -350,6 +350,7 @@ class Report:
     reference: str
     checks: tuple[Check, ...]
     seconds: float
+    kept: tuple[str, ...] = ()  # how to enter and remove what --keep-failed kept of failed checks
 
     def count(self, outcome: str) -> int:
         return sum(check.outcome == outcome for check in self.checks)

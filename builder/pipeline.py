@@ -184,7 +184,7 @@ def refusal(plan: Plan, report: Report, *, most: int = _MOST_MESSAGES) -> CheckE
     reason = f"{len(failed)} of {len(report.checks)} checks failed: {names}"
     return CheckError(
         f"target '{name}': {reason if failed else f'no check ran{skipped}'}",
-        hint=_hint(name, report.reference, failed),
+        hint="\n".join((_hint(name, report.reference, failed), *report.kept)),
         details="\n\n".join(f"{check.name}\n{check.message}" for check in failed[:most]),
     )
 

@@ -26,6 +26,7 @@ from builder.errors import FactoryError, Interrupted
 from builder.events import Event, Recorder, Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Tools, produce, report_reused
+from builder.screen import summary
 from builder.screen.attempt import Attempt, attempt_after, attempt_of
 from builder.screen.files import RunFiles
 from builder.screen.live import LiveTree
@@ -108,10 +109,14 @@ def working(
 
 
 def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
-    """Raise the first error, with the path of the run's log in its hint."""
+    """Print the other errors, then raise the first, with the path of the run's log in its hint."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
     if errors:
         first = errors[0]
+        others = dict.fromkeys(summary.error(other) for other in errors[1:])
+        for text in others:
+            if text != summary.error(first) and not run.cancelled.is_set():
+                print(text, file=sys.stderr)
         first.hint = "\n".join(filter(None, (first.hint, f"log: {run.folder / 'log.txt'}")))
         raise first
 

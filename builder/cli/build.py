@@ -76,7 +76,8 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--keep-failed",
         action="store_true",
-        help="keep the container or instance of a failed build, and print how to enter and remove it",
+        help="keep the container or instance of a failed build or failed checks, and print how to enter and"
+        " remove it",
     )
     found.add_argument(
         "--reproduce",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.adapters.ami import checker
+from builder.adapters.ami import checker, janitor, journal
 from builder.adapters.ami.capacity import launch_reservation
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.maker import modules_folder
@@ -16,7 +16,7 @@ from builder.adapters.host.workspace import Run
 from builder.app.context import Context
 from builder.errors import CheckError, Interrupted, MissingError
 from builder.events import Stream
-from builder.model import Artifact, Check
+from builder.model import Artifact, Check, Report
 from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.site import AwsSettings
@@ -27,9 +27,11 @@ ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 RUNNING = r"<code>16</code>\s*<name>running</name>"
 
 
-def check(ami_account: AmiAccount, run: Run, settings: AwsSettings | None = None) -> None:
+def check(
+    ami_account: AmiAccount, run: Run, settings: AwsSettings | None = None, *, keep_failed: bool = False
+) -> Report:
     plan = Context(ROOT, site_name="aws").plan("ami-cpu")
-    MachineChecker(
+    return MachineChecker(
         account=ami_account.account,
         settings=settings or AwsSettings(),
         run=run,
@@ -37,6 +39,7 @@ def check(ami_account: AmiAccount, run: Run, settings: AwsSettings | None = None
         events=Stream(),
         tags=lambda _: ami_account.tags(run=run.name),
         environment={},
+        keep_failed=keep_failed,
     ).check(
         plan,
         Artifact(kind="ami", target=ami_account.target, reference=ami_account.aws.debian(), key=plan.key),
@@ -118,6 +121,44 @@ def test_kernel_modules_are_cached_only_if_the_checks_pass(
         (made / ARCHIVE).write_text("modules")
         check(ami_account, run)
         assert sorted(path.name for path in run.workspace.cache("modules").iterdir()) == cached
+
+
+@pytest.mark.parametrize("failure", ["a failed check", "no login", "interrupt"])
+def test_the_instance_of_failed_checks_stays_until_it_is_removed(
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    result = Check(name="a", component="a", outcome="failed", seconds=0.0)
+    workspace, account = ami_account.workspace, ami_account.account
+    with ami_account.run() as run:
+
+        def wait(*_: object) -> None:
+            if failure == "no login":
+                raise CheckError("SSH login failed", hint="check subnet")
+            if failure == "interrupt":
+                run.cancelled.set()
+
+        monkeypatch.setattr(checker, "run_checks", lambda *_, **__: (result,))
+        monkeypatch.setattr(MachineChecker, "_wait_for_login", wait)
+        if failure == "no login":
+            with pytest.raises(CheckError) as caught:
+                check(ami_account, run, keep_failed=True)
+            lines = caught.value.hint.splitlines()[1:]
+        else:
+            lines = list(check(ami_account, run, keep_failed=True).kept)
+        removed = janitor.sweep(workspace, account, run.name, keep_complete=True)
+    if failure == "interrupt":
+        assert (lines, states(ami_account)) == ([], {"terminated"})
+        return
+    assert removed == [], "at the end of the run"
+    enter, remove = lines
+    (config,) = journal.held_folder(workspace, run.name).glob("i-*.ssh")
+    assert enter == f"look inside: ssh -F {config} {config.stem}"
+    assert config.with_suffix(".key").stat().st_mode & 0o777 == 0o600
+    assert remove == f"remove it: builder clean {run.name} --yes"
+    assert states(ami_account) == {"running"}
+    removed = janitor.sweep(workspace, account, run.name, keep_complete=False)
+    assert {config.stem, f"ami-cpu-{run.name}-check"} <= set(removed)
+    assert (states(ami_account), journal.runs(workspace)) == ({"terminated"}, [])
 
 
 def test_check_instance_gets_a_host_key_that_the_login_requires(

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from builder.adapters.checks import testinfra
-from builder.adapters.checks.testinfra import ImageChecker, run_checks
+from builder.adapters.checks.testinfra import run_checks
+from builder.adapters.container.checker import ImageChecker
+from builder.adapters.container.failed import FailedContainers
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.events import Stream
@@ -66,10 +68,13 @@ def test_a_checked_image_runs_without_privileges_and_within_limits(
     run: Run, tmp_path: Path, shell_image: str
 ) -> None:
     engine = Engine()
-    checker = ImageChecker(engine=engine, run=run, root=tmp_path, events=Stream(), environment=dict)
+    failed = FailedContainers(engine, run, keep=False)
+    checker = ImageChecker(
+        engine=engine, run=run, root=tmp_path, events=Stream(), environment=dict, failed=failed
+    )
     lines: list[str] = []
-    with checker.container(shell_image) as url:
-        engine.execute(url.removeprefix("docker://"), ["sh", "-c", PROBE], lines.append)
+    with checker.container(shell_image) as container:
+        engine.execute(container, ["sh", "-c", PROBE], lines.append)
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     forbidden = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_MODULE": 16, "SYS_ADMIN": 21, "MKNOD": 27}
     held = int(status["CapBnd"], 16)

@@ -6,6 +6,7 @@ import pytest
 
 from builder.errors import BuildError, Interrupted
 from builder.events import Event, Stream
+from builder.screen.steps import Board
 
 
 def failing(error: Exception) -> tuple[list[str], "Stream"]:
@@ -67,3 +68,18 @@ def test_a_step_that_the_cleanup_ends_is_interrupted(is_cancelled: bool) -> None
     end = received[-1]
     expected = ("interrupted", "stopped") if is_cancelled else ("no answer from the engine", "failed")
     assert (end.text, end.fields["outcome"]) == expected
+
+
+@pytest.mark.parametrize("details", ["", "sh: 1: mkae: not found"])
+def test_the_log_of_a_step_is_shown_only_if_its_error_has_no_details(details: str) -> None:
+    board = Board()
+    events = Stream(board.read)
+
+    def run_step() -> None:
+        with events.step("hello/workload", "workload", target="hello"):
+            events.emit("step.log", step="hello/workload", text="sh: 1: mkae: not found")
+            raise BuildError("RUN mkae: failed", details=details)
+
+    with pytest.raises(BuildError):
+        run_step()
+    assert bool(board.tail("hello/workload")) == (not details)

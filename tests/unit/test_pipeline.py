@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.checks.testinfra import _selected
+from builder.adapters.container.checker import _selected
 from builder.cli.check import _by_component
 from builder.model import Check, Report
 from builder.pipeline import refusal
@@ -48,6 +48,12 @@ def test_a_build_error_has_the_messages_of_the_first_failed_checks_and_an_execut
     assert refusal(a_plan(), report, most=0).details == ""
     of_ami = refusal(a_plan(), Report(reference="ami-0123456789abcdef0", checks=report.checks, seconds=1.0))
     assert of_ami.hint.endswith("then: builder build cpu-ddp")
+
+
+def test_a_build_error_says_how_to_enter_the_container_of_failed_checks() -> None:
+    kept = ("look inside: docker exec -it factory-failed-1 bash", "remove it: docker rm --force it")
+    report = Report(reference="sha256:0123456789abcdef", checks=(failed(1),), seconds=1.0, kept=kept)
+    assert tuple(refusal(a_plan(), report).hint.splitlines()[1:]) == kept
 
 
 @pytest.mark.parametrize(

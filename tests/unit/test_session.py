@@ -63,7 +63,7 @@ class FakeLane(Lane):
     def make(self, plan: Plan) -> Artifact:
         self.calls[f"make {plan.target.name}"] += 1
         if plan.target.name in self.broken:
-            raise BuildError(f"{plan.target.name} is broken")
+            raise BuildError(f"{plan.target.name} is broken", details=f"the cause in {plan.target.name}")
         self.made.add(plan.target.name)
         return self._artifact(plan)
 
@@ -185,6 +185,20 @@ def test_results_of_the_other_targets_are_printed_if_one_fails(
         else:
             keys = {plan.target.name: plan.key for plan in context.plans(TARGETS)}
             assert printed.out.splitlines() == [keys["hello"], keys["third"]]
+
+
+def test_every_failed_target_is_explained_once_and_the_first_last(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lane = FakeLane(broken=["hello", "third"])
+    monkeypatch.setattr(table, "LANES", {"container": partial(_return, lane)})
+    assert main(["build", *TARGETS, "--root", str(context.root)]) == 4
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    explained = [line for line in lines if line.startswith(("error: ", "the cause in"))]
+    assert explained == [
+        *("error: third is broken", "the cause in third"),
+        *("error: hello is broken", "the cause in hello"),
+    ]
 
 
 class Pipe(io.StringIO):

@@ -129,3 +129,6 @@ def ssh_access(
             ) as group,
         ):
             yield Access(key=key, group=group, kept=kept)
+        if kept.is_set():
+            for kind in KINDS:
+                keep_entry_open(kind)

@@ -1,5 +1,6 @@
 """Boot a temporary instance of an AMI and run the checks of its components there over SSH."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from builder.adapters.ami.capacity import (
     lack_of,
     launch_reservation,
 )
+from builder.adapters.ami.failed import FailedInstances
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
@@ -88,6 +90,7 @@ class MachineChecker:
     tags: Callable[[Plan], Mapping[str, str]]
     environment: Mapping[str, str]
     ssh_port: int = 22
+    keep_failed: bool = False  # keep the instance if a check fails
     # Limits the number of concurrent instances; shared with AmiMaker.
     working: AbstractContextManager[object] = field(default_factory=nullcontext)
 
@@ -96,6 +99,7 @@ class MachineChecker:
         folder = self.run.scratch / f"check-{plan.key[:16]}"
         name = f"{plan.target.name}-{self.run.name}-check"
         host = host_key(folder, "image")
+        tags = {**self.tags(plan), "Name": name}
         with (
             self.working,
             ssh_access(
@@ -108,6 +112,7 @@ class MachineChecker:
                 tags=self.tags(plan),
             ) as access,
             self._instance(plan, artifact.reference, access, host) as address,
+            self._failed.kept(plan, access, tags) if self.keep_failed else nullcontext(),
         ):
             config = self._login(plan, access.key, host, folder)
             self._wait_for_login(address, config)
@@ -121,15 +126,23 @@ class MachineChecker:
                 environment=self.environment,
                 options=(f"--ssh-config={config}", "--sudo"),
             )
+            report = Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
+            if self.keep_failed and not report.passed:
+                report = dataclasses.replace(report, kept=tuple(self._failed.keep(plan, access, tags)))
         require_same_checks(self.root, plan)
-        report = Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
         if report.passed:
             kernel_modules.keep(self.run, modules_folder(self.run, plan), cache=kernel_modules.BUILDS)
         return report
 
+    @property
+    def _failed(self) -> FailedInstances:
+        return FailedInstances(
+            account=self.account, settings=self.settings, run=self.run, ssh_port=self.ssh_port
+        )
+
     @contextmanager
     def _instance(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[str]:
-        """Start an instance of `ami`, yield its address, and terminate it at the end of the block."""
+        """Start an instance of `ami`, yield its address, and terminate it afterwards unless it is kept."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
         instance = first_with_capacity(
@@ -140,8 +153,9 @@ class MachineChecker:
         try:
             yield address_of(self._wait_until_running(instance), self.settings)
         finally:
-            with calling_aws(f"terminating {instance}"):
-                ec2.terminate_instances(InstanceIds=[instance])
+            if not access.kept.is_set():
+                with calling_aws(f"terminating {instance}"):
+                    ec2.terminate_instances(InstanceIds=[instance])
 
     def _start(self, plan: Plan, ami: str, access: Access, host: HostKey, attempt: Attempt) -> str:
         """Start an instance and return its id; raise NoCapacityError if EC2 has none for it."""

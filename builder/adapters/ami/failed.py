@@ -1,6 +1,7 @@
-"""Keep the instance of a failed AMI build for a look inside (`--keep-failed`), with its key pair and group.
+"""Keep the instance of a failed AMI build or check for a look inside, with its key pair and group.
 
-Packer then leaves the instance to the builder. The journal records it, so that no build removes it meanwhile.
+With `--keep-failed`, Packer leaves the instance to the builder. The journal records it, so that no build
+removes it meanwhile.
 """
 
 import shlex
@@ -35,7 +36,7 @@ Host {instance}
 
 @dataclass(frozen=True, kw_only=True)
 class FailedInstances:
-    """Keeps the build instances of one run's failures."""
+    """Keeps the instances of one run's failures."""
 
     account: Account
     settings: AwsSettings
@@ -51,16 +52,19 @@ class FailedInstances:
         try:
             yield
         except FactoryError as error:
-            if not self.run.cancelled.is_set():
-                try:
-                    lines = self._keep(plan, access, tags)
-                except (FactoryError, OSError) as second:
-                    lines = [f"the instance was not kept: {getattr(second, 'message', second)}"]
-                error.hint = "\n".join(filter(None, (error.hint, *lines)))
+            error.hint = "\n".join(filter(None, (error.hint, *self.keep(plan, access, tags))))
             raise
 
+    def keep(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> list[str]:
+        """Keep the instance with these tags; return how to enter and remove it, or why it was not kept."""
+        if self.run.cancelled.is_set():
+            return []
+        try:
+            return self._keep(plan, access, tags)
+        except (FactoryError, OSError) as error:
+            return [f"the instance was not kept: {getattr(error, 'message', error)}"]
+
     def _keep(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> list[str]:
-        """Keep the running instance of a build; return how to enter and remove it."""
         for instance in self._instances(tags):
             if instance["State"]["Name"] == "running":
                 config = self._write_login(plan, access, instance)

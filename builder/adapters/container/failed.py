@@ -1,4 +1,4 @@
-"""Keep the container of a failed layer for a look inside (`--keep-failed`).
+"""Keep the container of a failed layer or of failed checks for a look inside (`--keep-failed`).
 
 Roles then run in a container that stays alive, so that `docker exec` works after the failure.
 """
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from builder.adapters.engine.client import LEFTOVERS, Engine
 from builder.adapters.engine.limits import limits
 from builder.adapters.host.workspace import Run, Workspace
-from builder.errors import BuildError, FactoryError, IntegrityError
+from builder.errors import BuildError, CheckError, FactoryError, IntegrityError
 from builder.marks import RUN_LABEL
 
 _IDLE = ("sleep", "infinity")
@@ -22,7 +22,7 @@ def prefix(workspace: Workspace) -> str:
 
 
 class FailedContainers:
-    """Build containers of one run; with `keep`, those that fail are kept, otherwise none."""
+    """Containers of one run; with `keep`, those of a failure are kept, otherwise none."""
 
     def __init__(self, engine: Engine, run: Run, *, keep: bool) -> None:
         self._engine = engine
@@ -53,9 +53,8 @@ class FailedContainers:
         """Keep the container if the block fails, and add to the error's hint how to enter and remove it."""
         try:
             yield
-        except (BuildError, IntegrityError) as error:
-            if self.keep and not self._run.cancelled.is_set():
-                self._keep(container, error)
+        except (BuildError, CheckError, IntegrityError) as error:
+            error.hint = "\n".join(filter(None, (error.hint, *self.keep_container(container))))
             raise
 
     def keep_copy(self, container: str, error: FactoryError) -> None:
@@ -80,11 +79,13 @@ class FailedContainers:
             **limits(self._engine),
         )
         self._engine.start(copy)
-        self._keep(copy, error)
+        error.hint = "\n".join(filter(None, (error.hint, *self.keep_container(copy))))
 
-    def _keep(self, container: str, error: FactoryError) -> None:
+    def keep_container(self, container: str) -> list[str]:
+        """Keep a running container; return how to enter and remove it, or nothing if it is not kept."""
+        if not self.keep or self._run.cancelled.is_set():
+            return []
         self.containers.add(container)
         record = self._engine.inspect_container(container)
         name = record["Name"].removeprefix("/") if record else container[:12]
-        lines = [f"look inside: docker exec -it {name} bash", f"remove it: docker rm --force {name}"]
-        error.hint = "\n".join(filter(None, (error.hint, *lines)))
+        return [f"look inside: docker exec -it {name} bash", f"remove it: docker rm --force {name}"]

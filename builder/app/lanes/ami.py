@@ -179,6 +179,7 @@ class AmiLane(Lane):
             ssh_port=site.ssh_port,
             tags=lambda plan: tags(plan, work.run, commit),
             environment=dict(os.environ),
+            keep_failed=work.request.keep_failed,
             working=working,
         )
         self._run = work.run

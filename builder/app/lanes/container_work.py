@@ -3,7 +3,7 @@
 import os
 import threading
 
-from builder.adapters.checks.testinfra import ImageChecker
+from builder.adapters.container.checker import ImageChecker
 from builder.adapters.container.maker import LayerMaker, sweep
 from builder.adapters.engine.client import Engine, load_sdk
 from builder.adapters.registry.publisher import RegistryCache
@@ -43,6 +43,7 @@ class ContainerWork:
                 root=context.root,
                 events=work.events,
                 environment=lambda: dict(os.environ),
+                failed=self._maker.failed,
                 only=work.request.only,
             ),
             publisher=search.publisher,

@@ -133,7 +133,10 @@ def open_machine(
     given = bool(image)
     with ExitStack() as stack:
         image = image or _image(engine, run, root, plan, mirror, events)
-        setup = stack.enter_context(apply.mounts(run, root, plan, mirror, base_image=image, engine=engine))
+        compiler = image if given else ""
+        setup = stack.enter_context(
+            apply.mounts(run, root, plan, mirror, base_image=image, compiler=compiler, engine=engine)
+        )
         access = (ssh.prepare(setup.settings),) if ssh else ()
         started = stack.enter_context(ExitStack())
         network = open_network(

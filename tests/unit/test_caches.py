@@ -1,5 +1,6 @@
 """A flipped byte in a file of a cache: the file is made again, or the build ends with exit code 7, once."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -155,6 +156,32 @@ def test_an_intact_runtime_is_not_installed_again(
     monkeypatch.setattr(runtime, "_install", lambda *_, **__: pytest.fail("installed again"))
     assert install() == folder
     runtime.ensure_compiled(run, folder, lambda: pytest.fail("compiled again"))
+
+
+def test_an_image_of_a_vendor_compiles_a_runtime_of_its_own(
+    run: Run, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image's Python can write any byte code, and this host runs Ansible with its credentials."""
+
+    def write(_run: Run, _lock: Path, folder: Path, **_: object) -> None:
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(runtime, "_install", write)
+    plan = repository.plan()
+    host = runtime.folder_of(
+        run,
+        repository.root / "ansible/requirements.lock",
+        python=plan.system.python,
+        arch=plan.arch,
+    )
+    assert playbook.prepare(run, repository.root, plan) == host
+    vendor = dataclasses.replace(plan, base_image=f"vendor/image@sha256:{'0' * 64}")
+    newer = dataclasses.replace(
+        vendor, layers=(dataclasses.replace(plan.layers[0], key="f" * 64), *plan.layers[1:])
+    )
+    folders = [playbook.prepare(run, repository.root, each) for each in (vendor, newer)]
+    folders.append(playbook.prepare(run, repository.root, plan, compiler="image:given"))
+    assert len({host, *folders}) == 4
 
 
 def test_a_wheel_of_the_runtime_that_does_not_match_the_lock_ends_with_exit_code_7(

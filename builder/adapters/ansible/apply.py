@@ -28,9 +28,12 @@ _MODULES = Path(MOUNT) / "modules"
 
 @contextmanager
 def mounts(
-    run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine
+    run: Run, root: Path, plan: Plan, mirror: Mirror, *, base_image: str, engine: Engine, compiler: str = ""
 ) -> Iterator[ContainerSetup]:
-    """Prepare the mounts of a container to which several plans are applied; `plan` determines the system."""
+    """Prepare the mounts of a container to which several plans are applied; `plan` determines the system.
+
+    `compiler` names `base_image` if it is not the base of that system.
+    """
     modules = modules_folder(run)
     kernel_modules.prepare(run, modules, cache=kernel_modules.ROLES, note=lambda _: None)
     cached, made = kernel_modules.cached, kernel_modules.made
@@ -38,8 +41,9 @@ def mounts(
         Bind(source=str(cached(modules)), target=str(cached(_MODULES))),
         Bind(source=str(made(modules)), target=str(made(_MODULES)), writable=True),
     )
+    layer = _one_layer(plan)
     with playbook.mounts(
-        run, root, plan, _one_layer(plan), mirror, base_image=base_image, engine=engine
+        run, root, plan, layer, mirror, base_image=base_image, compiler=compiler, engine=engine
     ) as setup:
         yield dataclasses.replace(setup, mounts=(*setup.mounts, *binds))
     kernel_modules.keep(run, modules, cache=kernel_modules.ROLES)

@@ -127,10 +127,15 @@ def _event(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def prepare(run: Run, root: Path, plan: Plan) -> Path:
-    """Install the plan's Ansible runtime without compiling it; return its folder. Thread-safe."""
+def prepare(run: Run, root: Path, plan: Plan, *, compiler: str = "") -> Path:
+    """Install the plan's Ansible runtime without compiling it; return its folder. Thread-safe.
+
+    `compiler` names the image that will compile it, unless this is the base of the plan's system.
+    """
     lock = root / "ansible" / "requirements.lock"
-    return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch)
+    if not compiler and plan.base_image:  # made by others
+        compiler = plan.layers[0].key
+    return runtime.folder_of(run, lock, python=plan.system.python, arch=plan.arch, compiler=compiler)
 
 
 @contextmanager
@@ -143,13 +148,15 @@ def mounts(
     *,
     base_image: str,
     engine: Engine,
+    compiler: str = "",
     epoch: int | None = None,
 ) -> Iterator[ContainerSetup]:
     """Prepare the mounts for the roles of a layer; temporary folders are deleted at the end of the block.
 
-    With `epoch`, a play leaves no file with a later time and no transient files of package managers.
+    `compiler` names `base_image` if it is not the base of the plan's system. With `epoch`, a play leaves no
+    file with a later time and no transient files of package managers.
     """
-    folder = prepare(run, root, plan)
+    folder = prepare(run, root, plan, compiler=compiler)
     runtime.ensure_compiled(run, folder, lambda: _compile(run, folder, base_image, engine))
     scratch = run.scratch / layer.key[:16]
     store = run.workspace.cache("apt", f"{plan.system.name}-{plan.arch}")

@@ -36,9 +36,14 @@ sys.exit(main())
 """
 
 
-def folder_of(run: Run, lock: Path, *, python: str, arch: str) -> Path:
-    """Return the runtime folder for one Python version and architecture; install it if it is missing."""
-    key = digest_of([_FORMAT, lock.read_text(encoding="utf-8"), python, arch])[:16]
+def folder_of(run: Run, lock: Path, *, python: str, arch: str, compiler: str = "") -> Path:
+    """Return the runtime folder for one Python version and architecture; install it if it is missing.
+
+    `compiler` names an image of another owner that compiles the runtime: only builds on that image use it,
+    since byte code is code, and this host runs the runtime of its own Python version, too.
+    """
+    inputs = [_FORMAT, lock.read_text(encoding="utf-8"), python, arch]
+    key = digest_of([*inputs, compiler] if compiler else inputs)[:16]
     folder = run.workspace.cache("runtime") / key
     with run.locked(f"runtime-{key}"):
         if folder not in _intact and not _is_intact(folder):

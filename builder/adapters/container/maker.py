@@ -243,6 +243,7 @@ class LayerMaker:
             layer,
             mirror,
             base_image=base_image,
+            compiler="" if base else layer.parent,
             engine=self._engine,
             epoch=epoch,
         )

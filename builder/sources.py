@@ -45,9 +45,9 @@ class Sources:
 
 
 def require_folders(root: Path) -> None:
-    """Raise CatalogError if the catalog is missing, or if a folder of the repository is a symbolic link.
+    """Raise CatalogError if the catalog is missing, or if a folder of the repository is a link out of it.
 
-    Files behind such a link are outside of the repository, although their names are inside.
+    With containers/ as a link to "..", the files around the checkout would be files of workloads.
     """
     if not (root / "catalog").is_dir():
         raise CatalogError(
@@ -55,8 +55,11 @@ def require_folders(root: Path) -> None:
             hint="run in the repository, or pass: builder --root FOLDER",
         )
     for folder in map(root.joinpath, _FOLDERS):
-        if folder.is_symlink():
-            raise CatalogError([f"{folder}: is a symbolic link to {folder.readlink()}"], hint=f"rm {folder}")
+        if folder.is_symlink() and root.resolve().is_relative_to(folder.resolve()):
+            raise CatalogError(
+                [f"{folder}: is a symbolic link to {folder.readlink()}, a folder around the repository"],
+                hint=f"rm {folder}",
+            )
 
 
 def role_folder(root: Path, component: str) -> Path:

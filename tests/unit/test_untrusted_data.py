@@ -286,12 +286,16 @@ def test_symlinked_role_is_refused(repository: Repository, secret: Path) -> None
         sources.read(repository.root, loaded, target, target.default)
 
 
-@pytest.mark.parametrize("name", ["containers", "ansible", "ansible/roles", "catalog", "catalog/targets"])
-def test_symlinked_folder_of_the_repository_is_refused(repository: Repository, name: str) -> None:
+@pytest.mark.parametrize("name", ["containers", "ansible", "ansible/roles", "catalog/targets"])
+@pytest.mark.parametrize("target", ["..", ".", "{root}", "{root}/../..", "/", "link"])
+def test_folder_that_is_a_link_out_of_the_repository_is_refused(
+    repository: Repository, name: str, target: str
+) -> None:
     """With containers/ as a link to "..", COPY could take files from around the checkout."""
-    folder = repository.root / name
-    folder.rename(repository.root / "elsewhere")
-    folder.symlink_to(repository.root / "elsewhere")
+    folder, root = repository.root / name, repository.root
+    folder.rename(root / "elsewhere")
+    (root / "link").symlink_to(root)
+    folder.symlink_to(root / target.format(root=root))
     with refused(f"{folder}: is a symbolic link"):
         repository.load()
 

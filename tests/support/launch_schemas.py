@@ -15,7 +15,7 @@ import celpy
 from botocore.validate import ParamValidator
 from celpy.adapter import json_to_cel
 from celpy.celtypes import StringType
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from kubernetes_validate import ValidationError, validate
 
 KUBERNETES = "1.33"
@@ -46,6 +46,13 @@ def kubernetes_problems(document: Mapping[str, Any]) -> Iterator[str]:
         if found.get("$ref") == "pod":
             yield from _pod_problems(path, value)
         yield from _cel_problems(path, found.get("x-cel", ()), value)
+
+
+def eksctl_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the problems of a cluster configuration for eksctl, also of keys that it does not use yet."""
+    schema = json.loads((DATA / "eksctl.json").read_text(encoding="utf-8"))
+    for error in Draft7Validator(schema).iter_errors(document):
+        yield f"{error.json_path}: {error.message}"
 
 
 def _without_pods(schema: Any) -> Any:

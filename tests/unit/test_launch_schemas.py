@@ -16,7 +16,7 @@ from builder.launch.files import KUBERNETES
 from builder.launch.job import Wish
 from builder.launch.kubernetes import KINDS
 from tests.support.launch_schemas import KUBERNETES as KUBERNETES_VERSION
-from tests.support.launch_schemas import aws_problems, kubernetes_problems
+from tests.support.launch_schemas import aws_problems, eksctl_problems, kubernetes_problems
 from tests.support.launching import FLAVOURS, create_site, make_file
 
 Document = dict[str, Any]
@@ -213,6 +213,59 @@ def test_changed_objects_of_karpenter_are_refused(
     change(document)
     problems = list(kubernetes_problems(document))
     assert any(place in problem.partition(": ")[0] for problem in problems), problems
+
+
+EKSCTL = "architectures/eks/eksctl.yaml"
+
+
+def _eksctl(root: Path) -> Document:
+    text = (root / EKSCTL).read_text(encoding="utf-8")
+    kinds = {"Vpc": "vpc", "ImageId": "ami", "SecurityGroup": "sg", "Region": "us-east-1"}
+    return dict(
+        yaml.safe_load(re.sub(r"\$\{(\w+)\}", lambda found: f"{kinds.get(found[1], 'subnet')}-1", text))
+    )
+
+
+def test_configuration_of_eksctl_is_valid_and_describes_the_template(root: Path) -> None:
+    document = _eksctl(root)
+    assert list(eksctl_problems(document)) == []
+    template = parse((root / "architectures/eks/template.yaml").read_text())
+    system, train = document["managedNodeGroups"]
+    defaults = {name: parameter.get("Default") for name, parameter in template["Parameters"].items()}
+    assert document["metadata"]["version"] == defaults["Version"]
+    assert (system["instanceType"], train["instanceType"]) == (
+        defaults["SystemInstanceType"],
+        defaults["InstanceType"],
+    )
+    assert (train["maxSize"], train["volumeSize"]) == (defaults["MostNodes"], defaults["VolumeSize"])
+    given = re.findall(r"\$\{(\w+)\}", (root / EKSCTL).read_text(encoding="utf-8"))
+    outputs = set(parse((root / "architectures/vpc/template.yaml").read_text())["Outputs"])
+    readme = (root / "architectures/eks/README.md").read_text(encoding="utf-8")
+    assert [name for name in given if name not in outputs and f"export {name}=" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        ("managedNodeGroups/1/efaEnable", True, "$.managedNodeGroups[1]"),
+        ("managedNodeGroups/1/amiFamily", "AmazonLinux3", "$.managedNodeGroups[1].amiFamily"),
+        ("managedNodeGroups/1/amiFamily", "DELETE", "$.managedNodeGroups[1]"),
+        ("managedNodeGroups/1/subnets", ["first", "second"], "$.managedNodeGroups[1].subnets"),
+        ("managedNodeGroups/1/volumeType", "gp4", "$.managedNodeGroups[1].volumeType"),
+        ("managedNodeGroups/0/minSize", "1", "$.managedNodeGroups[0].minSize"),
+        ("managedNodeGroups/0/name", "DELETE", "$.managedNodeGroups[0]"),
+        ("metadata/version", 1.33, "$.metadata.version"),
+        ("cloudWatch/clusterLogging/enableTypes/0", "apis", "$.cloudWatch.clusterLogging.enableTypes[0]"),
+        ("accessConfig/authenticationMode", "IAM", "$.accessConfig.authenticationMode"),
+        ("vpc/subnets/private/second", "DELETE", "$.vpc.subnets.private"),
+        ("vpc/id", "eks-1", "$.vpc.id"),
+        ("kind", "Cluster", "$.kind"),
+    ],
+)
+def test_changed_configurations_of_eksctl_are_refused(root: Path, path: str, value: Any, place: str) -> None:
+    document = _eksctl(root)
+    _set(path, value)(document)
+    assert [problem.partition(": ")[0] for problem in eksctl_problems(document)] == [place]
 
 
 def test_hyperpod_has_the_marked_types(site: Context) -> None:

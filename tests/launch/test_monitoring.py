@@ -19,7 +19,7 @@ import yaml
 
 from builder.wait import until
 from tests.support.rehearsal import EAST, KEY, Clients, served
-from tests.unit.test_observability import expressions
+from tests.unit.test_observability import expressions, generated, program
 
 pytestmark = pytest.mark.launch
 
@@ -39,7 +39,8 @@ def test_every_alert_fires_and_stays_silent(root: Path) -> None:
 
 
 def test_expressions_of_rules_and_panels_are_valid(root: Path, tmp_path: Path) -> None:
-    texts = [text.replace("$__rate_interval", "5m").replace("$node", ".*") for _, text in expressions(root)]
+    variables = ("node", "partition", "run")
+    texts = [program(root, "preview").expression(text, variables) for _, text in expressions(root)]
     rules = [{"record": f"panel:{i}", "expr": text} for i, text in enumerate(texts)]
     path = tmp_path / "rules.yml"
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
@@ -50,6 +51,15 @@ def test_configurations_are_valid(root: Path) -> None:
     # Debian's promtool is built without the discovery of Kubernetes.
     run("promtool", "check", "config", "ec2.yml", cwd=root / FOLDER / "prometheus")
     run("amtool", "check-config", root / FOLDER / "alertmanager/alertmanager.yml")
+
+
+def test_kustomization_builds(root: Path) -> None:
+    documents = list(yaml.safe_load_all(run("kubectl", "kustomize", root / FOLDER)))
+    maps = [document for document in documents if document["kind"] == "ConfigMap"]
+    assert sorted(document["metadata"]["name"].rpartition("-")[0] for document in maps) == sorted(
+        generated(root)
+    )
+    assert {document["metadata"].get("namespace") for document in maps} == {"monitoring"}
 
 
 def _free_port() -> int:
@@ -186,6 +196,10 @@ def test_a_counter_of_a_discovered_instance_becomes_a_message(root: Path, tmp_pa
         metric = "node_amazonefa_unresponsive_remote_events"
         sample = _wait(lambda: _value(prometheus, metric))
         assert (sample["metric"]["node"], sample["metric"]["instance_type"]) == ("node-1", "p5.48xlarge")
+        preview = run(
+            sys.executable, root / FOLDER / "preview.py", f"http://127.0.0.1:{prometheus}", "--minutes", "5"
+        )
+        assert preview.count("<polyline") >= 1
         counter.write_text("3\n")
         message = _wait(lambda: next(iter(messages), None))
     (alert,) = message["alerts"]

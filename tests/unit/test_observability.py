@@ -1,15 +1,24 @@
 """Monitoring files: every metric of a panel or an alert is exported, and every alert has both tests."""
 
+import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes_validate import validate
 
+from builder.app import monitoring_values
 from tests.support.cloudformation import walk
+from tests.support.launch_schemas import KUBERNETES
+from tests.support.stub_server import Asked, Stub, serving
 
 # Hardware counters of EFA's driver (EFA 1.43), which the exporter serves unchanged.
 EFA_COUNTERS = """
@@ -28,14 +37,25 @@ NODE = {
     "node_memory_MemTotal_bytes",
 }
 FOLDER = "observability"
-METRIC = re.compile(r"\b(?:DCGM_FI_\w+|node_\w+|up)\b(?=\s*[{\[\s)=><+/-]|$)")
+METRIC = re.compile(r"\b(?:DCGM_FI_\w+|(?:node|slurm|training)_\w+|up)\b(?=\s*[{\[\s)=><+/-]|$)")
 
 
 def exported(root: Path) -> set[str]:
     lines = (root / "ansible/roles/dcgm_exporter/files/counters.csv").read_text(encoding="utf-8").splitlines()
     gpu = {line.split(",")[0] for line in lines if line and not line.startswith("#")}
     own = {"info", "unreadable_counters"}
-    return gpu | NODE | {f"node_amazonefa_{name}" for name in (*EFA_COUNTERS.split(), *own)}
+    efa = {f"node_amazonefa_{name}" for name in (*EFA_COUNTERS.split(), *own)}
+    return gpu | NODE | efa | set(program(root, "textfile/metrics").METRICS)
+
+
+def program(root: Path, name: str) -> ModuleType:
+    """Import a program of the folder."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), root / FOLDER / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def expressions(root: Path) -> Iterator[tuple[str, str]]:
@@ -115,14 +135,11 @@ def test_targets_are_the_ports_of_the_exporters(root: Path) -> None:
 
 
 def test_dashboards_have_unique_ids_and_the_provisioned_source(root: Path) -> None:
-    boards = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((root / FOLDER / "grafana/dashboards").glob("*.json"))
-    ]
-    assert len({board["uid"] for board in boards}) == len(boards)
+    found = boards(root)
+    assert len({board["uid"] for board in found}) == len(found)
     source = (root / FOLDER / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
     (provisioned,) = yaml.safe_load(source)["datasources"]
-    for board in boards:
+    for board in found:
         ids = [panel["id"] for panel in board["panels"]]
         assert len(set(ids)) == len(ids)
         assert {panel["datasource"]["uid"] for panel in board["panels"]} == {provisioned["uid"]}
@@ -134,3 +151,156 @@ def test_images_of_compose_are_named_by_the_user(root: Path) -> None:
     for name, service in services.items():
         assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:\?must name an image by digest\}", service["image"])
         assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+
+
+def kustomization(root: Path) -> dict[str, Any]:
+    text = (root / FOLDER / "kustomization.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def generated(root: Path) -> dict[str, dict[str, Path]]:
+    """Return the generated config maps: name → key → file."""
+    found = {}
+    for entry in kustomization(root)["configMapGenerator"]:
+        pairs = [file.rpartition("=")[::2] for file in entry["files"]]
+        found[entry["name"]] = {key.rstrip("=") or Path(file).name: Path(file) for key, file in pairs}
+    return found
+
+
+def test_kustomization_has_every_rule_and_dashboard(root: Path) -> None:
+    folder, maps = root / FOLDER, generated(root)
+    for name, pattern in (
+        ("rules", "prometheus/rules/*.yml"),
+        ("grafana-dashboards", "grafana/dashboards/*.json"),
+    ):
+        assert sorted(maps[name]) == sorted(path.name for path in folder.glob(pattern))
+    for files in maps.values():
+        assert [path for path in files.values() if not (folder / path).is_file()] == []
+
+
+def test_objects_of_the_kustomization_are_valid(root: Path) -> None:
+    maps, used = generated(root), set()
+    for name in kustomization(root)["resources"]:
+        for document in yaml.safe_load_all((root / FOLDER / name).read_text(encoding="utf-8")):
+            validate(document, KUBERNETES, strict=True)
+            used |= {value["name"] for key, value in walk(document) if key == "configMap"}
+            for key, value in walk(document):
+                if key == "template":
+                    (container,) = value["spec"]["containers"]
+                    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+                    # The name is replaced by the user: which releases are current is the user's decision.
+                    assert container["image"] == container["name"]
+    assert used == set(maps)
+
+
+def test_values_of_the_chart_are_current(root: Path) -> None:
+    """To update them, run python -m builder.app.monitoring_values."""
+    text = (root / monitoring_values.PAGE).read_text(encoding="utf-8")
+    assert text == monitoring_values.page(root)
+    values = json.loads(text)
+    assert set(values["grafana"]["dashboards"]["factory"]) == {"efa", "gpu", "node", "slurm", "training"}
+    rules = values["additionalPrometheusRulesMap"].values()
+    assert {
+        rule["alert"]
+        for table in rules
+        for group in table["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    } == set(alerts(root))
+
+
+SINFO = """\
+case "$*" in
+*--Node*) printf '%-100s%-100s%s\\n' n1 gpu:h100:8'(S:0-1)' 'gpu:h100:6(IDX:0-5)' n2 '(null)' gpu:0 ;;
+*) printf 'p5|idle|1\\np5|down*|2\\np5|down|1\\nall|mixed~|3\\n' ;;
+esac
+"""
+
+
+def text_metrics(root: Path, path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run the program with the programs of a folder on PATH."""
+    command = [sys.executable, root / FOLDER / "textfile/metrics.py", *words]
+    environment = {"PATH": f"{path}:{os.environ['PATH']}"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_metrics_of_slurm(root: Path, tmp_path: Path) -> None:
+    for name, body in (
+        ("sinfo", SINFO),
+        ("squeue", "printf 'p5|PENDING|4\\np5|PENDING|2\\np5|RUNNING|1\\n'"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = text_metrics(root, tmp_path, "slurm", "--output", f"{tmp_path}/slurm.prom")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    samples = [line for line in (tmp_path / "slurm.prom").read_text().splitlines() if line[0] != "#"]
+    assert samples == [
+        "slurm_up 1",
+        'slurm_nodes{partition="all",state="mixed"} 3',
+        'slurm_nodes{partition="p5",state="down"} 3',
+        'slurm_nodes{partition="p5",state="idle"} 1',
+        'slurm_jobs{partition="p5",state="pending"} 2',
+        'slurm_jobs{partition="p5",state="running"} 1',
+        'slurm_job_nodes{partition="p5",state="pending"} 6',
+        'slurm_job_nodes{partition="p5",state="running"} 1',
+        'slurm_gpus{slurm_node="n1"} 8',
+        'slurm_gpus_allocated{slurm_node="n1"} 6',
+    ]
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nexit 1\n")
+    done = text_metrics(root, tmp_path, "slurm")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "slurm_up 0")
+    assert done.stderr.startswith("error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sinfo", "slurm.prom", "squeue"]
+
+
+def test_metrics_of_a_training(root: Path, tmp_path: Path) -> None:
+    report = {"restart": 1, "step": 20, "loss": 2.5, "seconds": 0.25, "throughput": 4096.0}
+    lines = [json.dumps(report | {"step": step}) for step in (10, 20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + '\n{"restart": 1, "st')
+    (tmp_path / "b.jsonl").write_text("no\n")
+    runs = [f"--run={name}={tmp_path}/{name}.jsonl" for name in "abc"]
+    done = text_metrics(root, tmp_path, "training", *runs)
+    samples = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if line[0] != "#")
+    changed_s = float(samples.pop('training_report_timestamp_seconds{run="a"}'))
+    assert abs(changed_s - (tmp_path / "a.jsonl").stat().st_mtime) < 1e-3
+    assert samples == {
+        'training_step{run="a"}': "20",
+        'training_restart{run="a"}': "1",
+        'training_loss{run="a"}': "2.5",
+        'training_step_seconds{run="a"}': "0.25",
+        'training_throughput{run="a"}': "4096",
+    }
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
+        f"{tmp_path}/b.jsonl",
+        f"{tmp_path}/c.jsonl",
+    ]
+    for words in (("training",), ("slurm", "--run", "a=b"), ("training", "--run", "a")):
+        assert text_metrics(root, tmp_path, *words).returncode == 2
+
+
+def test_preview_draws_the_panels_with_data(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        values = [[1, "2"], [2, "NaN"], [3, "4"]] if "training_loss" in asked.line else []
+        result = [{"metric": {"run": "<a>"}, "values": values}] if values else []
+        return 200, {}, json.dumps({"data": {"result": result}}).encode()
+
+    preview = program(root, "preview")
+    with serving(Stub(answer=answer)) as server:
+        assert preview.main([f"http://{server.host}"]) == 0
+    text = capsys.readouterr().out
+    panels = len([panel for board in boards(root) for panel in board["panels"]])
+    assert text.count("<figure>") == panels
+    assert (text.count("<polyline"), text.count("no data")) == (1, panels - 1)
+    assert "&lt;a&gt;: 4" in text
+    assert not any("$" in asked.line for asked in server.asked)
+    with pytest.raises(SystemExit) as caught:
+        preview.main([f"http://{server.host}"])
+    assert caught.value.code == 3
+    assert capsys.readouterr().err.startswith(f"error: http://{server.host}: ")
+
+
+def boards(root: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((root / FOLDER / "grafana/dashboards").glob("*.json"))
+    ]

@@ -1,17 +1,15 @@
-"""Write the counts and bandwidths that a health check expects of each EC2 type:
-
-python -m builder.app.expected_values containers/gpu-healthcheck/src/expected.json
-"""
+"""Write what health checks expect of each EC2 type: `python -m builder.app.expected_values`."""
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from builder import catalog
+from builder.launch.job import processes_of
 from builder.model import Catalog, Instance
 
 PAGE = Path("containers", "gpu-healthcheck", "src", "expected.json")
+COLLECTIVES = Path("containers", "nccom-test", "expected.json")
 _SHARE = 0.7  # of the links' bandwidth, which a healthy all-reduce of 1 GiB reaches
 
 
@@ -21,6 +19,19 @@ def expected_values(found: Catalog) -> str:
         instance.name: _of_type(instance)
         for instance in found.instances.values()
         if instance.efa or (instance.accel == "nvidia" and instance.count)
+    }
+    return json.dumps(values, indent=1) + "\n"
+
+
+def expected_collectives(found: Catalog) -> str:
+    """Return the JSON of nccom-test's workers per node, and of the bandwidth between nodes."""
+    values = {
+        instance.name: {
+            "workers": processes_of(instance),
+            **{key: value for key, value in _of_type(instance).items() if key == "busbw_nodes_gb_s"},
+        }
+        for instance in found.instances.values()
+        if instance.accel == "neuron"
     }
     return json.dumps(values, indent=1) + "\n"
 
@@ -39,10 +50,12 @@ def _of_type(instance: Instance) -> dict[str, float]:
     return {name: value for name, value in values.items() if value}
 
 
-def main(argv: Sequence[str]) -> int:
-    Path(argv[0]).write_text(expected_values(catalog.load(Path.cwd())), encoding="utf-8")
+def main() -> int:
+    found = catalog.load(Path.cwd())
+    PAGE.write_text(expected_values(found), encoding="utf-8")
+    COLLECTIVES.write_text(expected_collectives(found), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

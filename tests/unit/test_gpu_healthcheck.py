@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builder import catalog
-from builder.app.expected_values import PAGE, expected_values
+from builder.app.expected_values import COLLECTIVES, PAGE, expected_collectives, expected_values
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "containers" / "gpu-healthcheck" / "src"))
 
@@ -195,7 +195,12 @@ def test_checks_are_repeated_until_one_fails(run: Program, machine: Path) -> Non
 def test_expected_values_are_those_of_the_catalog(root: Path) -> None:
     """To update them, run the command in the module `builder.app.expected_values`."""
     text = (root / PAGE).read_text(encoding="utf-8")
-    assert text == expected_values(catalog.load(root))
+    found = catalog.load(root)
+    assert text == expected_values(found)
+    assert (root / COLLECTIVES).read_text(encoding="utf-8") == expected_collectives(found)
+    collectives = json.loads(expected_collectives(found))
+    assert collectives["trn2.48xlarge"] == {"workers": 64, "busbw_nodes_gb_s": 280}
+    assert "busbw_nodes_gb_s" not in collectives["inf2.48xlarge"]
     assert json.loads(text)["p5.48xlarge"]["busbw_nodes_gb_s"] == 280
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from builder.adapters.engine import wire
 
 _STARTED = time.time()
-_SETTLED_S = 1.0  # a file that changed later than this before the start may change again within a clock tick
+_TICK_S = 0.1  # two changes of a file within this time may have the same time stamp
+_WHOLE_TICK_S = 2.0  # the same on file systems that keep whole seconds
 _SESSION = {"_", "OLDPWD", "SHLVL"}  # environment variables that the shell changes by itself
 _MOST_RECORDS = 50
 
@@ -46,8 +47,7 @@ def record(
     """Record the output of a build; does nothing if one of the files has changed just now."""
     entry: dict[str, Any] = {"roots": sorted(roots), "socket": socket, **texts}
     try:
-        newest = max(status.st_ctime for _, status in _states(entry["roots"]) if status)
-        if newest > _STARTED - _SETTLED_S:
+        if any(status and _young(status) for _, status in _states(entry["roots"])):
             return
         entry["images"] = dict.fromkeys(references)
         entry["images"] = _images(entry)
@@ -55,6 +55,12 @@ def record(
         _write(_path(argv), json.dumps(entry))
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
         return  # the next build plans again
+
+
+def _young(status: os.stat_result) -> bool:
+    """Return True if a file changed so recently that its next change may have the same time."""
+    tick = _TICK_S if status.st_ctime_ns % 10**9 else _WHOLE_TICK_S
+    return status.st_ctime > _STARTED - tick
 
 
 def _print(number: int, text: bytes) -> bool:

@@ -158,9 +158,22 @@ def test_records_nothing_while_inputs_may_still_change(
     catalog: Path, engine: _Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records(catalog)[0].unlink()
-    monkeypatch.setattr(unchanged, "_STARTED", time.time())
+    newest = max(path.stat().st_ctime for path in [catalog, *catalog.rglob("*")])
+    monkeypatch.setattr(unchanged, "_STARTED", newest + 0.05)
     record(catalog, engine)
     assert not records(catalog)
+
+
+@pytest.mark.parametrize(
+    ("changed", "young"), [(997.0, False), (999.0, True), (999.5, False), (999.95, True), (1000.5, True)]
+)
+def test_whole_seconds_settle_later(
+    changed: float, young: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems that keep whole seconds may give two changes within seconds the same time."""
+    monkeypatch.setattr(unchanged, "_STARTED", 1000.0)
+    times = {"st_ctime": changed, "st_ctime_ns": int(changed * 10**9)}
+    assert unchanged._young(os.stat_result(range(10), times)) is young
 
 
 def test_records_nothing_with_a_symbolic_link_among_the_inputs(catalog: Path, engine: _Engine) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bench import amis, checks, figures
+from bench import amis, checks, figures, profile
 from bench import bed as beds
 from bench.amis import Amis
 from bench.bed import BASE, BRANCHES, TOOLS, Bed
@@ -141,8 +141,8 @@ def _clear(bed: Bed, ways: Sequence[BuildMethod | Amis]) -> None:
             stack.callback(way.clear)
 
 
-def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory, docker: Path) -> None:
-    """Fill the caches of all methods with the same downloads, so that timed builds do not use the network."""
+def _prepare_factory(bed: Bed, factory: Factory) -> None:
+    """Fill the factory's caches and build everything once, so that timed builds do not use the network."""
     for folder in (bed.repository, bed.work / "packer"):
         shutil.rmtree(folder, ignore_errors=True)
     beds.make_repository(bed)
@@ -151,6 +151,11 @@ def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory,
     factory.lock()
     bed.edit("base")
     factory.build()
+
+
+def _prepare(bed: Bed, packer: Packer, dockerfile: Dockerfile, factory: Factory, docker: Path) -> None:
+    """Prepare all methods with the same downloads."""
+    _prepare_factory(bed, factory)
     beds.share_base(bed)
     beds.make_tools(bed, docker)
     beds.import_tools(bed)
@@ -188,7 +193,7 @@ def _measure(rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     machines = Amis(bed)
     with ExitStack() as stack:
         stack.enter_context(_bench_lock(bed.work))
-        everything = (*ways, machines)
+        everything: tuple[BuildMethod | Amis, ...] = (*ways, machines)
         _clear(bed, everything)  # leftovers of a killed benchmark
         stack.callback(_clear, bed, everything)
         bed.log.write_bytes(b"")
@@ -204,10 +209,35 @@ def _measure(rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     return figures.summarize(measured.samples, measured.sizes, facts, {way.name: way.title for way in ways})
 
 
+def _profile(rounds: int) -> str:
+    """Return tables of the phases and tasks of the median of several cold builds with the factory."""
+    bed = Bed(work=_ROOT / "out" / "bench", engine=Engine())
+    factory, spans = Factory(bed), bed.work / "trace.ndjson"
+    with ExitStack() as stack:
+        stack.enter_context(_bench_lock(bed.work))
+        _clear(bed, (factory,))
+        stack.callback(_clear, bed, (factory,))
+        bed.log.write_bytes(b"")
+        print("preparing: packages, wheels, Ansible, base image", file=sys.stderr)
+        _prepare_factory(bed, factory)
+        found = []
+        for _ in range(rounds):
+            factory.remove_images()
+            bed.edit(bed.plan().components[0])
+            seconds, events = factory.build(trace=spans), factory.events()
+            found.append((seconds, profile.phases(events, profile.read_lines(spans)), events))
+    seconds, phases, events = sorted(found, key=lambda build: build[0])[len(found) // 2]
+    steps = sum(sum(parts.values()) for parts in phases.values())
+    rest = f"steps {steps:.2f} s, all else {seconds - steps:.2f} s; load average {os.getloadavg()[0]:.1f}"
+    title = f"median of {rounds} cold builds: {seconds:.2f} s ({rest})"
+    return "\n\n".join([title, *map(figures.columns, (profile.rows(phases), profile.task_rows(events)))])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: 3)")
     options.add_argument("--only", action="append", choices=_CASES, metavar="NAME", help=", ".join(_CASES))
+    options.add_argument("--profile", action="store_true", help="print where the time of a cold build goes")
     options.add_argument(
         "--write-docs",
         action="store_true",
@@ -220,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
+        if parsed.profile:
+            print(_profile(max(1, parsed.runs)))
+            return 0
         result = _measure(max(1, parsed.runs), parsed.only or _CASES)
     except FactoryError as error:
         print(

@@ -162,10 +162,10 @@ def describe(machine: Mapping[str, Any]) -> str:
 
 def as_text(result: Mapping[str, Any]) -> str:
     tables = [table for table in (rows(result), ratio_rows(result), step_rows(result)) if len(table) > 1]
-    return "\n\n".join([*map(_columns, tables), describe(result["machine"])])
+    return "\n\n".join([*map(columns, tables), describe(result["machine"])])
 
 
-def _columns(table: Sequence[Sequence[str]]) -> str:
+def columns(table: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     return "\n".join(line.rstrip() for line in lines)

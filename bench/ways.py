@@ -181,10 +181,12 @@ class Factory:
     def __init__(self, bed: Bed) -> None:
         self._bed = bed
 
-    def build(self, *targets: str, jobs: int | None = None) -> float:
+    def build(self, *targets: str, jobs: int | None = None, trace: Path | None = None) -> float:
+        """Build targets; write the times of the engine's calls to `trace`."""
         names: Sequence[str] = targets or ("measured",)
+        program = ["bench.traced", str(trace)] if trace else ["builder.cli.main"]
         argv = [
-            *(sys.executable, "-m", "builder.cli.main", "build", "--root", str(self._bed.repository)),
+            *(sys.executable, "-m", *program, "build", "--root", str(self._bed.repository)),
             *(word for name in names for word in ("--target", name)),
             *(("--jobs", str(jobs)) if jobs else ()),
         ]
@@ -200,10 +202,15 @@ class Factory:
 
     def steps(self) -> dict[str, float]:
         """Return the seconds of each step of the last run, from its events."""
-        last = max((self._bed.repository / "out" / "runs").iterdir())
-        lines = (last / "events.ndjson").read_text(encoding="utf-8").splitlines()
-        ends = [event for event in map(json.loads, lines) if event["name"] == "step.end"]
+        ends = [event for event in self.events() if event["name"] == "step.end"]
         return {event["step"].partition("/")[2]: event["fields"]["seconds"] for event in ends}
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events of the last run."""
+        last = max((self._bed.repository / "out" / "runs").iterdir())
+        return [
+            json.loads(line) for line in (last / "events.ndjson").read_text(encoding="utf-8").splitlines()
+        ]
 
     def clear(self) -> None:
         self.remove_images()

@@ -205,7 +205,7 @@ def make_tools(bed: Bed, docker: Path) -> None:
     }
     apt = [*(f"{option};" for option in apt_options(found)), 'Dpkg::Options { "--force-unsafe-io"; };']
     texts = {
-        "launch.py": runtime.LAUNCHER.format(mount=runtime.MOUNT),
+        "launch.py": runtime.launcher(runtime.MOUNT),
         "environment.json": json.dumps(container_environment()),
         "variables.json": json.dumps(variables),
         "apt.conf": "\n".join(apt) + "\n",

@@ -40,7 +40,7 @@ def make_program(run: Run, root: Path, folder: Path) -> Path:
         "LC_ALL": "C.UTF-8",
     }
     (mount / "run" / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
-    (mount / "run" / "launch.py").write_text(runtime.LAUNCHER.format(mount=str(mount)), encoding="utf-8")
+    (mount / "run" / "launch.py").write_text(runtime.launcher(str(mount)), encoding="utf-8")
     program = folder / "ansible-playbook"
     argv = shlex.join([sys.executable, "-I", str(mount / "run" / "launch.py")])
     script = f'#!/bin/sh\nexec {argv} "$@"\n'

@@ -20,7 +20,7 @@ _MISMATCH = "DO NOT MATCH THE HASHES"
 # /dev is a tmpfs in every container, so this mount point does not end up in a layer.
 MOUNT = "/dev/factory"
 _intact: set[Path] = set()  # folders that this process has compared with their digests
-LAUNCHER = """\
+_LAUNCHER = """\
 import json, os, runpy, sys
 mount = {mount!r}
 sys.path.insert(0, mount + "/runtime")
@@ -31,9 +31,18 @@ for folder in ("HOME", "ANSIBLE_LOCAL_TEMP"):
     os.makedirs(os.environ[folder], exist_ok=True)
 os.chdir(mount + "/ansible")
 sys.argv[0] = "ansible-playbook"
+{prepare}
 from ansible.cli.playbook import main
 sys.exit(main())
 """
+
+
+def launcher(mount: str, *, prepare: str = "") -> str:
+    """Return the program that runs `ansible-playbook` from the folders below `mount`.
+
+    `prepare` are further lines of the program, after the runtime can be imported.
+    """
+    return _LAUNCHER.format(mount=mount, prepare=prepare)
 
 
 def folder_of(run: Run, lock: Path, *, python: str, arch: str, compiler: str = "") -> Path:

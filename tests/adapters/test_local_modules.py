@@ -1,0 +1,100 @@
+"""Modules that run from the folders of Ansible, in a real play."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ansible
+from builder.adapters.ansible import local_modules, runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = """
+import os, sys
+from ansible.module_utils import _internal
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({"text": {"type": "str"}, "fails": {"type": "bool", "default": False}})
+if module.params["fails"]:
+    raise ValueError("the module failed")
+found = {"file": __file__, "stdin": sys.stdin.read(), "controller": _internal.is_controller, "path": sys.path}
+module.exit_json(text=module.params["text"], process=os.getpid(), **found)
+"""
+TEXT = 'it\'s "ünïcode" {x}'
+TASKS = [
+    {"probe": {"text": TEXT}, "register": "first"},
+    {"probe": {"text": "second"}, "register": "second"},
+    {"probe": {"fails": True}, "register": "failed", "ignore_errors": True},
+    {"ansible.builtin.command": {"argv": ["sh", "-c", "echo $ONLY_HERE"]}, "register": "command"},
+    {"tree": {"entries": [{"dest": "{{ folder }}/new/file", "content": "1\n"}]}, "register": "tree"},
+    {
+        "ansible.builtin.copy": {
+            "content": "{{ [first, second, failed, command, tree] | to_json }}",
+            "dest": "{{ folder }}/results.json",
+            "mode": "0600",
+        }
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """The results of the first tasks of a play."""
+    folder = tmp_path_factory.mktemp("play")
+    mount, library = folder / "mount", folder / "library"
+    (mount / "run").mkdir(parents=True)
+    (mount / "ansible").symlink_to(ROOT / "ansible")
+    (mount / "runtime").symlink_to(Path(ansible.__file__).parents[1])
+    library.mkdir()
+    (library / "probe.py").write_text(PROBE, encoding="utf-8")
+    environment = {
+        "HOME": str(folder / "home"),
+        "ANSIBLE_CONFIG": str(mount / "ansible/ansible.cfg"),
+        "ANSIBLE_LIBRARY": f"{ROOT}/ansible/plugins/modules:{library}",
+        "ANSIBLE_LOCAL_TEMP": str(folder / "local"),
+        "ANSIBLE_PIPELINING": "True",
+        "ONLY_HERE": "set",
+    }
+    (mount / "run/environment.json").write_text(json.dumps(environment))
+    prepare = local_modules.INSTALL.format(path=local_modules.__file__)
+    (mount / "run/launch.py").write_text(runtime.launcher(str(mount), prepare=prepare))
+    play = [{"hosts": "all", "gather_facts": False, "vars": {"folder": str(folder)}, "tasks": TASKS}]
+    (folder / "play.yml").write_text(json.dumps(play))
+    words = [sys.executable, "-I", str(mount / "run/launch.py"), "-i", "localhost,", "-c", "local"]
+    done = subprocess.run(
+        [*words, str(folder / "play.yml")],
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "new/file").read_text() == "1\n"
+    found: list[dict[str, object]] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_modules_run_from_their_folder_in_a_process_each(results: list[dict[str, object]]) -> None:
+    first, second = results[:2]
+    assert str(first["file"]).endswith("library/probe.py")
+    assert first["process"] != second["process"]
+    assert (first["text"], second["text"]) == (TEXT, "second")
+
+
+def test_modules_see_no_more_of_ansible_than_from_an_archive(results: list[dict[str, object]]) -> None:
+    first = results[0]
+    runtime_folder = str(Path(ansible.__file__).parents[1])
+    assert not first["controller"]
+    assert first["stdin"] == ""
+    assert not [path for path in list(first["path"]) if path in ("", ".", runtime_folder)]  # type: ignore[call-overload]
+
+
+def test_results_of_modules_are_those_of_ansible(results: list[dict[str, object]]) -> None:
+    _, _, failed, command, tree = results
+    assert failed["failed"]
+    assert "the module failed" in str(failed["msg"])
+    assert (command["stdout"], command["rc"], command["changed"]) == ("set", 0, True)
+    assert tree["changed"]

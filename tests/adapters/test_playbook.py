@@ -42,6 +42,12 @@ def test_mirrors_are_role_variables_but_not_part_of_layer_keys(
     assert repository.plan() == plan
 
 
+def test_listener_keeps_the_deleted_files() -> None:
+    listener = playbook.Listener(Stream(), "hello/fabric")
+    listener.line(json.dumps({"event": "deleted", "paths": ["/etc/old"]}))
+    assert listener.deleted == ["/etc/old"]
+
+
 FAILED = {"event": "failed", "role": "efa", "task": "Fetch the installer", "seconds": 1.0, "details": ""}
 
 

@@ -1,5 +1,6 @@
 """Files of a layer that do not depend on the time of its build."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,8 +40,9 @@ def names(root: Path) -> list[str]:
 
 
 def test_clamps_times_and_removes_transient_files(files: Path) -> None:
-    layer_files.clamp(0, EPOCH, str(files))
+    left = layer_files.clamp(0, EPOCH, str(files))
     assert names(files) == ["etc/passwd", "usr/bin/tool", "usr/link", "usr/old"]
+    assert left == {str(path) for path in files.rglob("*")}
     times = {str(path.relative_to(files)): path.lstat().st_mtime for path in files.rglob("*")}
     assert times.pop("usr/old") == OLD
     assert set(times.values()) == {EPOCH}
@@ -93,9 +95,32 @@ def test_two_builds_give_the_same_bytes(files: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one/layer.tar").read_bytes() == (tmp_path / "layer.tar").read_bytes()
 
 
-def test_a_failed_play_changes_no_file_and_keeps_its_exit_code(tmp_path: Path) -> None:
-    launcher = tmp_path / "launch.py"
-    launcher.write_text("import sys; print(sys.argv[1:]); sys.exit(3)\n")
-    words = [sys.executable, "-I", layer_files.__file__, "play", str(EPOCH), str(launcher), "a", "b"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "['a', 'b']\n", "")
+def play(files: Path, program: str, *words: str) -> int | str | None:
+    """Run a Python program as a play in the root; return its exit code."""
+    launcher = files.parent / "launch.py"
+    launcher.write_text(f"import pathlib, sys; root = pathlib.Path({str(files)!r}); {program}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(launcher), *words])
+        with pytest.raises(SystemExit) as end:
+            layer_files.play(EPOCH, str(launcher), str(files))
+    return end.value.code
+
+
+def test_a_play_reports_deleted_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Transient files are deletions only if the parent image has them."""
+    (files / "var/log/dpkg.log").unlink()
+    logs = "[(root / 'var/log' / name).write_text('new') for name in ('dpkg.log', 'apt/term.log')]"
+    assert not play(files, f"(root / 'usr/old').unlink(); {logs}")
+    event = json.loads(capsys.readouterr().out)
+    assert event["event"] == "deleted"
+    assert event["paths"] == [f"{files}/{name}" for name in ("usr/old", "var/log/apt/term.log")]
+    assert not (files / "var/log/dpkg.log").exists()
+
+
+def test_a_failed_play_changes_no_file_and_keeps_its_exit_code(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.lstat().st_mtime_ns for path in files.rglob("*")}
+    assert play(files, "print(sys.argv[1:]); sys.exit(3)", "a", "b") == 3
+    assert capsys.readouterr().out == "['a', 'b']\n"
+    assert {path: path.lstat().st_mtime_ns for path in files.rglob("*")} == before

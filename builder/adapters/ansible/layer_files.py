@@ -29,28 +29,37 @@ _TRANSIENT = re.compile(
 # Files that an engine adds to the root file system of a container.
 _OF_THE_ENGINE = ("/.dockerenv", "/etc/mtab")
 _WHITEOUT = ".wh."
+_MOST_DELETED = 5  # paths that are reported
 _CAPABILITY = "security.capability"
 
 
-def walk(root: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and status of all files and folders below the root, except mount points."""
+def entries(root: str = "") -> Iterator["os.DirEntry[str]"]:
+    """Yield all files and folders below the root, except mount points."""
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     points = {line.split()[4].encode().decode("unicode_escape") for line in lines}
     folders = [root]
     while folders:
-        with os.scandir(folders.pop() or "/") as entries:
-            for entry in entries:
+        with os.scandir(folders.pop() or "/") as found:
+            for entry in found:
                 if entry.path in points:
                     continue
-                status = entry.stat(follow_symlinks=False)
-                yield entry.path, status
-                if stat.S_ISDIR(status.st_mode):
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
 
 
-def clamp(since: float, epoch: int, root: str = "") -> None:
-    """Remove transient files that changed after `since`, and set times after `epoch` to it."""
-    new = {path: status for path, status in walk(root) if status.st_ctime >= since}
+def walk(root: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path and status of all files and folders below the root, except mount points."""
+    return ((entry.path, entry.stat(follow_symlinks=False)) for entry in entries(root))
+
+
+def clamp(since: float, epoch: int, root: str = "") -> set[str]:
+    """Remove transient files that changed after `since`, and set times after `epoch` to it.
+
+    Returns the paths of all files and folders that are left.
+    """
+    found = dict(walk(root))
+    new = {path: status for path, status in found.items() if status.st_ctime >= since}
     removed = [path for path, status in new.items() if is_transient(path, status, root)]
     for path in removed:
         Path(path).unlink()
@@ -58,6 +67,7 @@ def clamp(since: float, epoch: int, root: str = "") -> None:
     later = {path for path, status in new.items() if status.st_mtime > epoch}
     for path in later | {_parent(path) for path in removed}:
         os.utime(path or "/", (epoch, epoch), follow_symlinks=False)
+    return found.keys() - set(removed)
 
 
 def is_transient(path: str, status: os.stat_result, root: str = "") -> bool:
@@ -124,15 +134,20 @@ def _add(tar: tarfile.TarFile, path: str, epoch: int, root: str, *, is_gone: boo
         tar.addfile(member)
 
 
-def play(epoch: int, launcher: str) -> None:
-    """Run a program; if it succeeds, make the files that it changed independent of the time."""
+def play(epoch: int, launcher: str, root: str = "") -> None:
+    """Run a program; if it succeeds, make the files that it changed independent of the time.
+
+    Prints the paths that it deleted, as an event like those of Ansible.
+    """
+    before = {entry.path for entry in entries(root)}
     since, code = time.time(), None
     try:
         runpy.run_path(launcher, run_name="__main__")
     except SystemExit as end:
         code = end.code
     if not code:
-        clamp(since, epoch)
+        deleted = before - clamp(since, epoch, root)
+        print(json.dumps({"event": "deleted", "paths": sorted(deleted)[:_MOST_DELETED]}))
     sys.exit(code)
 
 

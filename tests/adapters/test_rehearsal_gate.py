@@ -136,8 +136,8 @@ def test_a_request_without_a_valid_signature_changes_nothing(
 def test_a_control_request_from_a_web_page_is_refused_even_with_the_secret_key(endpoint: str) -> None:
     bearer = {"Authorization": f"Bearer {KEY.secret}"}
     foreign = [bearer | {"Host": "evil.example"}, bearer | {"Origin": "http://evil.example"}]
-    assert attack(endpoint, [("GET", "/moto-api/data.json", more, "") for more in foreign]) == [403, 403]
-    assert attack(endpoint, [("GET", "/moto-api/data.json", bearer, "")]) == [200]
+    assert attack(endpoint, [("GET", "/moto-api/config", more, "") for more in foreign]) == [403, 403]
+    assert attack(endpoint, [("GET", "/moto-api/config", bearer, "")]) == [201]
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "99999999999", "٣"])

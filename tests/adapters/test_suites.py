@@ -1,12 +1,15 @@
 """Verification of the package lists that apt fetches for a base image against the lock."""
 
 import hashlib
+import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from builder.adapters.container.bootstrap import make_root
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine.client import LAYERS, Image
 from builder.adapters.host.workspace import Workspace, open_run
@@ -107,6 +110,32 @@ def test_changed_suite_fails_the_bootstrap_with_both_digests(
         assert part in caught.value.details
     assert f"builder lock --update 'suite debian {suite}'" in caught.value.hint
     assert caught.value.exit_code == 7
+
+
+# Fake mmdebstrap that fetches one list and then runs the hook, like the real program.
+MMDEBSTRAP = """#!/bin/sh
+mkdir -p {root}/var/lib/apt/lists
+echo '{line}' > {root}/var/lib/apt/lists/mirror_debian_dists_tiny_InRelease
+for word; do
+    case "$word" in --extract-hook=*) sh -c "${{word#*=}}" hook {root} || exit 25 ;; esac
+done
+"""
+
+
+@pytest.mark.parametrize("line", [OLD, NEW], ids=["locked", "changed"])
+def test_base_of_a_changed_archive_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    program = tmp_path / "bin/mmdebstrap"
+    program.parent.mkdir()
+    program.write_text(MMDEBSTRAP.format(root=tmp_path / "root", line=line.strip()))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    refused = pytest.raises(IntegrityError, match="suite debian tiny differs from")
+    outcome = refused if line == NEW else nullcontext()
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run, outcome:
+        tar = make_root(run, SYSTEM, Mirror(), say=lambda _: None, suites=SUITES[:1])
+        assert tar == run.scratch / "tiny-1.tar"
 
 
 def test_refuses_a_release_without_an_inrelease_file(tmp_path: Path) -> None:

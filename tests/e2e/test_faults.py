@@ -150,6 +150,7 @@ def test_refuses_to_build_without_a_lock_entry(factory: Factory) -> None:
     assert build.events == []
 
 
+@pytest.mark.boundaries  # test_suites proves the refusal without building a base image
 def test_refuses_a_changed_package_archive(built: Factory) -> None:
     before = edit_lock(built, Want("suite", "debian bookworm"), sha256="0" * 64, date="2001-01-01T00:00:00Z")
     key = built.repository.keys()["base"]

@@ -115,7 +115,7 @@ def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
             )
         account = SiteAccount(context).account
         number = account.account_id()
-        found = inventory.everything(account, regions_of(account), context.site.aws.parameters)
+        found = inventory.everything(account, regions_of(account), context.site.aws.parameters, _say)
         if parsed.json:
             with with_result({"account": number, "items": _tables(found), "removed": False}):
                 inventory.delete(account, found if parsed.yes else (), _say)

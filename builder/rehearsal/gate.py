@@ -205,7 +205,7 @@ def refusal_body(refused: Refused) -> tuple[str, bytes]:
     error = f"<Code>{refused.code}</Code><Message>{refused.message}</Message>"
     if refused.service == "ec2":
         return "text/xml", f"<Response><Errors><Error>{error}</Error></Errors></Response>".encode()
-    if refused.service in ("iam", "sts"):
+    if refused.service in ("autoscaling", "cloudformation", "iam", "sts"):
         return "text/xml", f"<ErrorResponse><Error>{error}</Error></ErrorResponse>".encode()
     answer = {"__type": refused.code, "message": refused.message, "error": refused.message}
     return "application/x-amz-json-1.1", json.dumps(answer).encode()

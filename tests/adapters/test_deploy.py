@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.adapters.ami import inventory
 from builder.adapters.aws import stacks
 from builder.adapters.aws.account import Account
 from builder.app.account import SiteAccount
@@ -108,6 +109,25 @@ def test_batch_stands_on_the_network_and_starts_the_published_ami(
     (compute,) = aws("batch").describe_compute_environments()["computeEnvironments"]
     assert queue["jobQueueArn"] == found["Queue"]
     assert compute["computeResources"]["subnets"] == [network["PrivateSubnet"]]
+
+
+def test_clean_everything_lists_and_deletes_stacks_of_deploy_and_no_others(
+    deploy: Deploy, account: Account, cloud: RehearsedAccount
+) -> None:
+    formation = Clients(cloud.endpoint)("cloudformation")
+    template = (deploy.root / "architectures/bucket/template.yaml").read_text()
+    formation.create_stack(StackName="of-others", TemplateBody=template)
+    before = {stack["StackName"] for stack in stacks.own_stacks(account, EAST)}
+    for name in ("exporter", "importer"):
+        assert deploy("apply", "bucket", "--stack", name, "--yes")[0] == 0
+    everything = inventory.everything(account, [EAST], "/image-factory", lambda text: pytest.fail(text))
+    found = [item for item in everything if item.kind == "stack" and item.id not in before]
+    assert [item.id for item in found] == ["importer", "exporter"], "the newest first"
+    assert everything[0].kind == "stack", "instances of stacks use images"
+    inventory.delete(account, found, lambda _: None)
+    assert {stack["StackName"] for stack in stacks.own_stacks(account, EAST)} == before
+    assert formation.describe_stacks(StackName="of-others")["Stacks"]
+    formation.delete_stack(StackName="of-others")
 
 
 def test_a_template_with_other_resources_is_refused_with_their_types(

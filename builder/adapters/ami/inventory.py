@@ -1,7 +1,8 @@
 """List and delete everything in an account that builds ever created, in all regions, for any builder.
 
 A resource belongs to the factory if it has the tags of a run and of a builder, which every creating request
-sets. SSM parameters belong to it if they are below the site's prefix and point to such an image.
+sets. SSM parameters belong to it if they are below the site's prefix and point to such an image, stacks if
+they have the tag of `builder deploy`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,10 +13,10 @@ from builder.adapters.ami import steps as steps
 from builder.adapters.ami.family import in_all_regions
 from builder.adapters.ami.parameter_shares import delete_share, own_shares
 from builder.adapters.ami.steps import AmiRef
-from builder.adapters.aws import groups
-from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, tags_of
-from builder.errors import BuildError
-from builder.marks import BUILDER_TAG, RUN_TAG, TARGET_TAG
+from builder.adapters.aws import groups, stacks
+from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, is_denied, tags_of
+from builder.errors import BuildError, MissingError
+from builder.marks import ARCHITECTURE_TAG, BUILDER_TAG, RUN_TAG, TARGET_TAG
 from builder.wait import until
 
 _END_S = 300.0
@@ -30,6 +31,7 @@ class Item:
     region: str
     id: str
     text: str = ""  # target, name or state
+    order: int = 0  # of deletion among items of the same kind and region
 
     def __str__(self) -> str:
         return f"{self.region} {self.kind} {self.id}"
@@ -44,13 +46,25 @@ _LISTINGS: Mapping[str, tuple[str, str, str, Mapping[str, tuple[str, ...]]]] = {
 }
 
 
-def everything(account: Account, regions: Iterable[str], prefix: str) -> list[Item]:
-    """Return all resources of the factory, in the order in which they can be deleted."""
-    found = in_all_regions(account, tuple(regions), lambda region: list(_in_region(account, region, prefix)))
-    return sorted(found, key=lambda item: (list(_DELETIONS).index(item.kind), item.region, item.id))
+def everything(
+    account: Account, regions: Iterable[str], prefix: str, note: Callable[[str], object] = lambda _: None
+) -> list[Item]:
+    """Return all resources of the factory, in the order in which they can be deleted.
+
+    `note` gets a message about resources that cannot be listed.
+    """
+    unlisted: list[str] = []
+    found = in_all_regions(
+        account, tuple(regions), lambda region: list(_in_region(account, region, prefix, unlisted.append))
+    )
+    for message in sorted(set(unlisted)):
+        note(message)
+    kinds = list(_DELETIONS)
+    return sorted(found, key=lambda item: (kinds.index(item.kind), item.region, item.order, item.id))
 
 
-def _in_region(account: Account, region: str, prefix: str) -> Iterator[Item]:
+def _in_region(account: Account, region: str, prefix: str, note: Callable[[str], object]) -> Iterator[Item]:
+    yield from _stacks(account, region, note)
     ec2 = account.client("ec2", region)
     images = _images(account, region)
     for name, ami in steps.parameters_to(
@@ -69,6 +83,20 @@ def _in_region(account: Account, region: str, prefix: str) -> Iterator[Item]:
         owned = {"OwnerIds": ["self"]} if kind == "snapshot" else {}
         for resource in _pages(ec2, operation, key, more, **owned):
             yield Item(kind=kind, region=region, id=resource[id_key], text=_text(resource))
+
+
+def _stacks(account: Account, region: str, note: Callable[[str], object]) -> Iterator[Item]:
+    try:
+        found = stacks.own_stacks(account, region)
+    except MissingError as error:
+        if not is_denied(error):
+            raise
+        if not account.endpoint:  # rehearsals serve CloudFormation only on request
+            note(f"stacks of builder deploy are not listed: {error.message}")
+        return
+    for order, stack in enumerate(found):
+        text = f"{tags_of(stack)[ARCHITECTURE_TAG]}, {stack['StackStatus']}"
+        yield Item(kind="stack", region=region, id=stack["StackName"], text=text, order=order)
 
 
 def _images(account: Account, region: str) -> list[Resource]:
@@ -138,6 +166,7 @@ def _delete_volume(account: Account, item: Item) -> None:
 
 
 _DELETIONS: Mapping[str, Callable[[Account, Item], None]] = {
+    "stack": lambda account, item: stacks.delete(account, item.id, item.region),
     "parameter": lambda account, item: steps.remove_parameters(account, item.region, [item.id]),
     "resource share": lambda account, item: delete_share(account, item.region, item.id),
     "instance": _delete_instance,

@@ -40,13 +40,22 @@ class ChangeSet:
     is_new: bool
 
 
-def find(account: Account, name: str) -> Mapping[str, Any] | None:
+def own_stacks(account: Account, region: str) -> list[Mapping[str, Any]]:
+    """Return the stacks of `builder deploy` in a region; importers of exports are before their exporters."""
+    with calling_aws(f"listing stacks in {region}"):
+        pages = account.client("cloudformation", region).get_paginator("describe_stacks").paginate()
+        found = [stack for page in pages for stack in page["Stacks"] if ARCHITECTURE_TAG in tags_of(stack)]
+    alive = [stack for stack in found if stack["StackStatus"] != "DELETE_COMPLETE"]
+    return sorted(alive, key=lambda stack: stack["CreationTime"], reverse=True)
+
+
+def find(account: Account, name: str, region: str = "") -> Mapping[str, Any] | None:
     """Return the description of a stack, or None; raise UsageError for a stack of another tool."""
     from botocore.exceptions import ClientError
 
     with calling_aws(f"describing stack {name}"):
         try:
-            found = account.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+            found = account.client("cloudformation", region).describe_stacks(StackName=name)["Stacks"]
         except ClientError as error:
             if "does not exist" in str(error):
                 return None
@@ -161,13 +170,13 @@ def _failed(name: str, stack: Mapping[str, Any]) -> BuildError:
     )
 
 
-def delete(account: Account, name: str) -> None:
+def delete(account: Account, name: str, region: str = "") -> None:
     """Delete a stack and wait until it is gone."""
     with calling_aws(f"deleting stack {name}"):
-        account.client("cloudformation").delete_stack(StackName=name)
+        account.client("cloudformation", region).delete_stack(StackName=name)
 
     def is_gone() -> bool:
-        stack = find(account, name)
+        stack = find(account, name, region)
         if stack and stack["StackStatus"] == "DELETE_FAILED":
             raise _failed(name, stack)
         return stack is None

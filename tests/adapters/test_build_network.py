@@ -130,15 +130,16 @@ def test_a_build_container_reaches_the_mirror_and_nothing_else_of_the_host(
         keep_packages=lambda: None,
     )
     lines: list[str] = []
-    with (
-        maker._network(python_image, site) as opened,
-        maker._container(python_image, setup, network := opened()) as build,
-    ):
+    network = maker._network("hello", python_image, site).result().mode
+    assert maker._network("hello", python_image, site).result().mode == network
+    with maker._container(python_image, setup, network) as build:
         host = (engine.inspect_container(build) or {})["HostConfig"]
         keeper = (engine.inspect_container(network.partition(":")[2]) or {})["HostConfig"]
         code = engine.run_to_end(build, lines.append)
+    maker._close_network("hello")
     maker.close()
     assert code == 0, lines
+    assert engine.containers(f"{RUN_LABEL}={run.name}") == []
     found = json.loads(lines[-1])
     assert found["digests"] == [hashlib.sha256(BODY).hexdigest()] * 8
     assert found["half_closed"] == "small"

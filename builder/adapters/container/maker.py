@@ -7,7 +7,7 @@ label of the run, by which `sweep` finds them.
 import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from builder.adapters.container.finder import has_layer, is_pulled, reused
 from builder.adapters.container.images import ImageWriter, epoch_of, labels_of, reference_time
 from builder.adapters.engine.client import LAYERS, LEFTOVERS, Engine, Image, built_by
 from builder.adapters.engine.limits import limits
-from builder.adapters.engine.network import open_network
+from builder.adapters.engine.network import BuildNetwork, open_network
 from builder.adapters.host.workspace import Run
 from builder.adapters.upstream.mirror import Mirror
 from builder.errors import BuildError
@@ -63,11 +63,18 @@ class LayerMaker:
         self.failed = FailedContainers(engine, run, keep=keep_failed)
         self._background = ThreadPoolExecutor(max_workers=2)
         self._networks = ThreadPoolExecutor(max_workers=jobs)
+        self._opened: dict[str, Future[BuildNetwork]] = {}  # by name of the target
         self._known: dict[str, Image] = {}
         self._images = ImageWriter(engine, run)
 
     def make(self, plan: Plan) -> Artifact:
         """Build the layers of a plan that are missing above its highest existing layer."""
+        try:
+            return self._make(plan)
+        finally:
+            self._close_network(plan.target.name)
+
+    def _make(self, plan: Plan) -> Artifact:
         self._known |= self._engine.layers()
         self._due = to_rebuild(plan, self._rebuild) | self._due
         start = self._topmost(plan)
@@ -247,11 +254,8 @@ class LayerMaker:
             engine=self._engine,
             epoch=epoch,
         )
-        with (
-            self._network(base_image, mirror) as network,
-            mounts as setup,
-            self._container(parent["Id"], setup, network()) as container,
-        ):
+        network = self._network(plan.target.name, base_image, mirror)
+        with mounts as setup, self._container(parent["Id"], setup, network.result().mode) as container:
             listener = playbook.Listener(self._events, step)
             code = self.failed.play(container, setup.command, listener.line)
             self._run.stop_if_cancelled()
@@ -272,20 +276,21 @@ class LayerMaker:
             )
         self._images.write(plan, layer, image, epoch=epoch, parent=parent, listing=listing)
 
-    @contextmanager
-    def _network(self, image: str, mirror: Mirror) -> Iterator[Callable[[], str]]:
-        """Start a network for a build container; yield a function that waits for it and returns its mode."""
-        opening = self._networks.submit(
-            open_network,
-            self._engine,
-            image,
-            mirror.loopback_servers,
-            folder=self._run.socket_dir,
-            labels=self._of_run,
-        )
-        try:
-            yield lambda: opening.result().mode
-        finally:
+    def _network(self, target: str, image: str, mirror: Mirror) -> Future[BuildNetwork]:
+        """Return the network of a target's build containers; start it for the first of them."""
+        if target not in self._opened:
+            self._opened[target] = self._networks.submit(
+                open_network,
+                self._engine,
+                image,
+                mirror.loopback_servers,
+                folder=self._run.socket_dir,
+                labels=self._of_run,
+            )
+        return self._opened[target]
+
+    def _close_network(self, target: str) -> None:
+        if opening := self._opened.pop(target, None):
             self._background.submit(lambda: opening.result().close())
 
     @contextmanager

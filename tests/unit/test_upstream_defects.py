@@ -1,86 +1,33 @@
 """Defects that roles had with real upstream software: each is found if a role has it again."""
 
-import ast
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from ansible.plugins.filter import core, mathstuff
-from jinja2 import Environment
 
 from tests.facts import facts_of, table_of
 from tests.facts.comparison import ROOT
 from tests.standins import efa
-from tests.standins.aws_ofi_nccl import plugin_facts
+from tests.support.plugin_rules import (
+    accepts_every_layout_of_the_plugin,
+    builds_with_gdrcopy,
+    checks_every_layout_of_the_plugin,
+    installs_the_libraries_that_the_plugin_needs,
+    keeps_the_plugin_until_the_build_is_done,
+    passes_real_options,
+    removes_the_files_of_libtool,
+    unpacks_archives_of_any_name,
+)
+from tests.support.role_files import evaluated, fails, functions_of, task_of, tasks_of
 
 ROLES = ROOT / "ansible" / "roles"
-FOLDER = "/opt/amazon/ofi-nccl/lib"
-
-
-def tasks_of(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the tasks of a file, also those in blocks."""
-    waiting = list(yaml.safe_load(path.read_text(encoding="utf-8")))
-    while waiting:
-        task = waiting.pop(0)
-        waiting[:0] = [*task.get("block", ()), *task.get("rescue", ())]
-        yield task
-
-
-def task_of(path: Path, name: str) -> Mapping[str, Any]:
-    return next(task for task in tasks_of(path) if task["name"] == name)
-
-
-def evaluated(expression: str, **values: Any) -> Any:
-    """Return the value of a Jinja expression with the filters of Ansible."""
-    environment = Environment(autoescape=True)
-    environment.filters |= core.FilterModule().filters() | mathstuff.FilterModule().filters()
-    environment.filters |= {name: listing(environment.filters[name]) for name in ("map", "reject", "select")}
-    environment.tests |= {
-        "match": lambda text, pattern: re.match(pattern, text) is not None,
-        "search": lambda text, pattern: re.search(pattern, text) is not None,
-    }
-    # Ansible keeps the backslashes of strings.
-    return environment.compile_expression(expression.replace("\\", "\\\\"))(**values)
-
-
-def listing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the filter with a list as its result, as in Ansible."""
-
-    @wraps(function)
-    def wrapped(*words: Any, **named: Any) -> list[Any]:
-        return list(function(*words, **named))
-
-    return wrapped
-
-
-def accepts_every_layout_of_the_plugin(role: Path) -> None:
-    """Releases from 1.17 on install the same code under two names."""
-    refused = task_of(role / "tasks/main.yml", "Refuse missing, duplicate or wrong versions of the plugin")
-    another = "/opt/amazon/aws-ofi-nccl/lib/libnccl-net.so"
-    for version in ("1.13.2", "1.16.3", "1.17.3", "1.21.1"):
-        paths = [f"{FOLDER}/{name}" for name in plugin_facts(version)["files"] if "tuner" not in name]
-        for more, accepted in (([], True), ([another], False)):
-            found = {"files": [{"path": path} for path in (*paths, *more)]}
-            results = [
-                evaluated(text, aws_ofi_nccl_plugins=found, aws_ofi_nccl_pinned=found)
-                for text in refused["ansible.builtin.assert"]["that"]
-            ]
-            assert all(results) == accepted, version
-
-
-def unpacks_archives_of_any_name(role: Path) -> None:
-    """The folder in the archive of 1.13.2 is aws-ofi-nccl-1.13.2-aws, that of 1.13.0 aws-ofi-nccl-1.13.0."""
-    assert plugin_facts("1.13.2")["package"] != plugin_facts("1.13.0")["package"].replace("1.13.0", "1.13.2")
-    for task in tasks_of(role / "tasks/build.yml"):
-        command = task.get("ansible.builtin.command", {})
-        assert "version" not in command.get("chdir", ""), task["name"]
 
 
 def links_no_folder_of_the_system(role: Path) -> None:
@@ -110,14 +57,9 @@ class Host:
 def reads_the_version_that_fi_info_prints(role: Path) -> None:
     """fi_info prints the path by which it was called."""
     version = "1.51.0"
-    text = (role / "tests/test_efa.py").read_text(encoding="utf-8")
-    module = ast.parse(text)
     wanted = {"is_minimal", "test_libfabric_versions_match"}
-    kept = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
-    names: dict[str, Any] = {
-        "package_version": lambda host, name: f"{efa.bundle(host.version)['libfabric']}-1",
-    }
-    exec(compile(ast.Module(body=kept, type_ignores=[]), str(role), "exec"), names)
+    package_version = {"package_version": lambda host, name: f"{efa.bundle(host.version)['libfabric']}-1"}
+    names = functions_of(role / "tests/test_efa.py", wanted, package_version)
     expected = type("Expected", (), {"variables": {"efa_minimal": False}})
     names["test_libfabric_versions_match"](Host(version), expected)
 
@@ -132,6 +74,29 @@ def removes_products_of_the_driver(role: Path) -> None:
         if {"/usr/src/nvidia-*", "-delete"} <= set(task.get("ansible.builtin.command", {}).get("argv", ()))
     ]
     assert removed
+
+
+def finds_products_of_the_driver(role: Path) -> None:
+    """The check lists object files, modules and symbols in the sources of the driver, and no other files."""
+    check = "test_driver_sources_have_no_products_of_a_build"
+    checks = functions_of(role / "tests/test_efa.py", {check}, {})
+    for name, is_product in {"nv.o": True, "nvidia.ko": True, "Module.symvers": True, "nv.c": False}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            product = Path(folder, "nvidia-current-open-535.261.03", name)
+            product.parent.mkdir()
+            product.touch()
+            assert fails(checks[check], HostWithSources(folder)) == is_product, name
+
+
+@dataclass
+class HostWithSources:
+    """Host whose /usr/src is a folder."""
+
+    folder: str
+
+    def check_output(self, command: str) -> str:
+        argv = ["sh", "-c", command.replace("/usr/src", self.folder)]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def purges_unfinished_packages(role: Path) -> None:
@@ -176,12 +141,6 @@ def names_real_symbols(role: Path) -> None:
     assert set(re.findall(table["namespace"], text)) <= names
 
 
-def builds_with_gdrcopy(role: Path) -> None:
-    """The configure script does not look for GDRCopy in /opt."""
-    options = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))["aws_ofi_nccl_options"]
-    assert [option for option in options if option.startswith("--with-gdrcopy=")]
-
-
 def passes_the_fourth_argument(role: Path) -> None:
     """Newer kernels have pci_resize_resource with the argument exclude_bars; later drivers pass 0."""
     tasks = list(tasks_of(role / "tasks/main.yml"))
@@ -209,6 +168,18 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "aws_ofi_nccl_plugins.files | map(attribute='path') | map('dirname') | unique | length == 1",
         "aws_ofi_nccl_plugins.files | length == 1",
     ),
+    "one plugin file in a check": (
+        checks_every_layout_of_the_plugin,
+        "aws_ofi_nccl/tests/test_aws_ofi_nccl.py",
+        'len({path.rpartition("/")[0] for path in nccl.plugins(host).values()}) == 1',
+        "len(nccl.plugins(host)) == 1",
+    ),
+    "first folder of the archive": (
+        unpacks_archives_of_any_name,
+        "aws_ofi_nccl/tasks/build.yml",
+        "extra_opts: [--strip-components=1]",
+        "extra_opts: []",
+    ),
     "folder of the release": (
         unpacks_archives_of_any_name,
         "aws_ofi_nccl/tasks/build.yml",
@@ -232,6 +203,12 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "efa/tasks/modules.yml",
         "-printf, ., -delete]",
         "-printf, .]",
+    ),
+    "check of products": (
+        finds_products_of_the_driver,
+        "efa/tests/test_efa.py",
+        "-name '*.o'",
+        "-name '*.a'",
     ),
     "interrupted installation": (
         purges_unfinished_packages,
@@ -263,6 +240,30 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "replace: '\\1, 0);'",
         "replace: '\\1);'",
     ),
+    "plugin removed before its build": (
+        keeps_the_plugin_until_the_build_is_done,
+        "aws_ofi_nccl/tasks/source.yml",
+        "- name: Read the record of an earlier build",
+        "- name: Remove the installer's plugin",
+    ),
+    "files of libtool": (
+        removes_the_files_of_libtool,
+        "aws_ofi_nccl/tasks/install.yml",
+        '"*.la", -delete]',
+        '"*.la"]',
+    ),
+    "unknown option": (
+        passes_real_options,
+        "aws_ofi_nccl/vars/main.yml",
+        "--disable-tests",
+        "--without-tests",
+    ),
+    "missing dependency": (
+        installs_the_libraries_that_the_plugin_needs,
+        "aws_ofi_nccl/vars/debian.yml",
+        "aws_ofi_nccl_needs: [libhwloc15]",
+        "aws_ofi_nccl_needs: []",
+    ),
     "plugin without GDRCopy": (
         builds_with_gdrcopy,
         "aws_ofi_nccl/vars/main.yml",
@@ -287,7 +288,7 @@ def test_rule_finds_the_defect(name: str, tmp_path: Path) -> None:
     content = path.read_text(encoding="utf-8")
     assert text in content
     path.write_text(content.replace(text, earlier), encoding="utf-8")
-    with pytest.raises((AssertionError, KeyError)):
+    with pytest.raises((AssertionError, KeyError, ValueError)):
         rule(role)
 
 

@@ -1,6 +1,7 @@
 """Launch files from receipts: the published image, the settings of the rules for the EC2 type, the text."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 from builder.adapters.host import receipts
 from builder.app.context import Context
 from builder.arch import of_this_machine
-from builder.errors import CheckError, IncompatibleError, MissingError, UsageError
+from builder.errors import CheckError, IncompatibleError, IntegrityError, MissingError, UsageError
 from builder.launch.files import LaunchFile, render
 from builder.launch.job import Image, Job, Wish, make_job
 from builder.launch.kubernetes import KINDS
 from builder.model import Artifact, Instance, Publication, Report, Target
+from builder.reading import shortened
 from builder.stack.checking import check
 from builder.stack.derive import derive
 from builder.stack.judging import ANYWHERE
@@ -43,6 +45,17 @@ class _Plan:
     stack: _Stack
     layers: tuple[_Layer, ...]
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+# Texts of a receipt that become part of a launch file or of a command line.
+_PLAIN = {
+    "run": re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII),
+    "created": re.compile(r"[\dT:.Z+-]+", re.ASCII),
+    "key": re.compile(r"[0-9a-f]+"),
+    "reference": re.compile(r"sha256:[0-9a-f]{64}|ami-[0-9a-f]+"),
+    "publication": re.compile(r"[\w/\[][\w.:/@+\[\]-]*", re.ASCII),
+    "setting": re.compile(r"unset [A-Za-z_]\w*|--cap-add=[A-Z_]+|(?!unset |--cap-add=)[^\x00-\x1f\x7f]*"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +201,27 @@ def _recorded(table: Mapping[str, Any]) -> _Recorded | None:
     return recorded if isinstance(recorded, _Recorded) else None
 
 
+def _require_plain(recorded: _Recorded) -> None:
+    """Raise IntegrityError if a text of the receipt could be code or an option in a launch file."""
+    texts = {
+        "run": [recorded.run],
+        "created": [recorded.created],
+        "key": [layer.key for layer in recorded.plan.layers],
+        "reference": [recorded.artifact.reference],
+        "publication": [publication.name for publication in recorded.publications],
+        "setting": [text for group in recorded.plan.settings.values() for text in group],
+    }
+    for name, found in texts.items():
+        if wrong := [text for text in found if not _PLAIN[name].fullmatch(text)]:
+            raise IntegrityError(
+                f"a receipt of target '{recorded.artifact.target}' has an invalid {name}:"
+                f" {shortened(wrong[0])}",
+                hint="delete the receipt in out/receipts/, and build again",
+            )
+
+
 def _image(context: Context, target: Target, recorded: _Recorded) -> Image:
+    _require_plain(recorded)
     option = f" --flavour {recorded.plan.flavour.name}" if context.flavour else ""
     if recorded.report is None or not recorded.report.passed:
         state = "failed" if recorded.report else "did not run"

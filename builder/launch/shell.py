@@ -65,7 +65,7 @@ def _container(job: Job) -> list[str]:
     mounts = ",".join(f"{folder}:{path}" for path, folder in job.folders.items())
     return [
         f"--container-image={f'{_IMAGES}/{squashfs_name(job.image)}' if job.is_squashfs else image}",
-        *([f"--container-mounts={mounts}"] if mounts else []),
+        *([shlex.quote(f"--container-mounts={mounts}")] if mounts else []),
         f"--container-workdir={job.launch.folder}",
         "--no-container-mount-home",
     ]

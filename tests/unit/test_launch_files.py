@@ -14,7 +14,7 @@ import yaml
 from builder.app.context import Context
 from builder.app.launching import kind_of, text_of
 from builder.cli.main import main
-from builder.errors import IncompatibleError
+from builder.errors import IncompatibleError, IntegrityError
 from builder.launch.files import KUBERNETES, SLURM
 from builder.launch.job import Image, Wish, make_job, processes_of
 from builder.launch.kubernetes import KINDS
@@ -422,12 +422,12 @@ def test_command_refuses_an_image_that_no_node_could_run(
 
 
 def test_newest_receipt_decides_and_a_damaged_one_is_named(site: Context, launch: Command) -> None:
-    newer = receipt(site, "trainer", "p5", created="2026-12-01T00:00:00Z", run="a-newer-run")
+    newer = receipt(site, "trainer", "p5", created="2026-12-01T00:00:00Z", run="20261201-120000-build-bbbbbb")
     path = write_receipt(site, newer, "newer")
     try:
-        assert "a-newer-run" in launch(*GOOD)[1]
+        assert "20261201-120000-build-bbbbbb" in launch(*GOOD)[1]
         path.write_text("{")
-        assert "a-newer-run" not in launch(*GOOD)[1]
+        assert "20261201-120000-build-bbbbbb" not in launch(*GOOD)[1]
     finally:
         path.unlink()
 
@@ -451,3 +451,45 @@ def test_image_on_this_machine_is_noted(site: Context, launch: Command) -> None:
 def test_kinds_of_a_target_follow_its_runner(site: Context) -> None:
     assert kind_of(site.catalog.targets["trainer"], "") == "pytorchjob"
     assert kind_of(site.catalog.targets["collectives"], "") == "mpijob"
+
+
+EVIL = "$(touch evil)"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": f"20261130-120000-build-aaaaaa\n{EVIL}"},
+        {"run": EVIL},
+        {"created": f"2026-11-30T12:00:00Z\r{EVIL}"},
+        {"publications": [{"name": f"host/{EVIL}@sha256:{DIGEST}", "digest": f"sha256:{DIGEST}"}]},
+        {"publications": [{"name": f"--privileged @sha256:{DIGEST}", "digest": f"sha256:{DIGEST}"}]},
+        {"settings": ["unset A; touch evil"]},
+        {"settings": ["A=1\ntouch evil"]},
+        {"settings": ["--cap-add=ALL --privileged"]},
+        {"artifact": {"kind": "container", "target": "trainer", "reference": "-v", "key": "0"}},
+        {"key": f"0\n{EVIL}"},
+    ],
+)
+def test_receipt_whose_texts_would_be_code_in_a_launch_file_is_refused(
+    site: Context, changes: dict[str, Any]
+) -> None:
+    changes = dict(changes)
+    table = receipt(site, "trainer", "p5")
+    plan = table["plan"]
+    if settings := changes.pop("settings", None):
+        plan["settings"] = dict.fromkeys(("p5.48xlarge", *plan["settings"]), settings)
+    if key := changes.pop("key", None):
+        plan["layers"][-1]["key"] = key
+    folder = site.workspace.out / "receipts" / "trainer"
+    kept = {path: path.read_text() for path in folder.glob("*.json")}
+    try:
+        for path in kept:
+            path.unlink()
+        write_receipt(site, {**table, **changes}, "evil")
+        with pytest.raises(IntegrityError, match="a receipt of target 'trainer' has an invalid"):
+            make_file(site, "trainer", "p5", "slurm", Wish(nodes=2))
+    finally:
+        (folder / "evil.json").unlink()
+        for path, text in kept.items():
+            path.write_text(text)

@@ -1,4 +1,4 @@
-"""Modules that run from the folders of Ansible, in a real play."""
+"""A real play with the launcher of build containers: parsed settings, and modules that run from folders."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.config.manager import ConfigManager  # type: ignore[import-untyped]
+from ansible.utils.collection_loader import _collection_finder  # type: ignore[import-untyped]
 
 import ansible
-from builder.adapters.ansible import local_modules, runtime
+from builder.adapters.ansible import local_modules, parsed_settings, runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
@@ -40,13 +42,23 @@ TASKS = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with this environment's Ansible and parsed settings."""
+    folder = tmp_path_factory.mktemp("runtime")
+    for package in Path(ansible.__file__).parents[1].iterdir():
+        (folder / package.name).symlink_to(package)
+    parsed_settings.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> list[dict[str, object]]:
     """The results of the first tasks of a play."""
     folder = tmp_path_factory.mktemp("play")
     mount, library = folder / "mount", folder / "library"
     (mount / "run").mkdir(parents=True)
     (mount / "ansible").symlink_to(ROOT / "ansible")
-    (mount / "runtime").symlink_to(Path(ansible.__file__).parents[1])
+    (mount / "runtime").symlink_to(packages)
     library.mkdir()
     (library / "probe.py").write_text(PROBE, encoding="utf-8")
     environment = {
@@ -58,7 +70,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]
         "ONLY_HERE": "set",
     }
     (mount / "run/environment.json").write_text(json.dumps(environment))
-    prepare = local_modules.INSTALL.format(path=local_modules.__file__)
+    prepare = parsed_settings.INSTALL.format(path=parsed_settings.__file__)
+    prepare += local_modules.INSTALL.format(path=local_modules.__file__)
     (mount / "run/launch.py").write_text(runtime.launcher(str(mount), prepare=prepare))
     play = [{"hosts": "all", "gather_facts": False, "vars": {"folder": str(folder)}, "tasks": TASKS}]
     (folder / "play.yml").write_text(json.dumps(play))
@@ -86,10 +99,10 @@ def test_modules_run_from_their_folder_in_a_process_each(results: list[dict[str,
 
 def test_modules_see_no_more_of_ansible_than_from_an_archive(results: list[dict[str, object]]) -> None:
     first = results[0]
-    runtime_folder = str(Path(ansible.__file__).parents[1])
     assert not first["controller"]
     assert first["stdin"] == ""
-    assert not [path for path in list(first["path"]) if path in ("", ".", runtime_folder)]  # type: ignore[call-overload]
+    folders = [str(path) for path in list(first["path"])]  # type: ignore[call-overload]
+    assert not [path for path in folders if path in ("", ".") or path.endswith("runtime")]
 
 
 def test_results_of_modules_are_those_of_ansible(results: list[dict[str, object]]) -> None:
@@ -98,3 +111,21 @@ def test_results_of_modules_are_those_of_ansible(results: list[dict[str, object]
     assert "the module failed" in str(failed["msg"])
     assert (command["stdout"], command["rc"], command["changed"]) == ("set", 0, True)
     assert tree["changed"]
+
+
+def test_parsed_settings_are_those_that_ansible_parses(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = (packages / "ansible/config/ansible_builtin_runtime.yml").read_bytes()
+    base, other = str(packages / "ansible/config/base.yml"), str(packages / "other.yml")
+    Path(other).write_text("more: true\n")
+    builtin, own = ("ansible.builtin", "runtime.yml"), ("some.collection", "runtime.yml")
+    manager = ConfigManager()
+    parsed = [_collection_finder._meta_yml_to_dict(routes, builtin), manager._read_config_yaml_file(base)]
+    for owner, name in ((_collection_finder, "_meta_yml_to_dict"), (ConfigManager, "_read_config_yaml_file")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    parsed_settings.install(packages, _collection_finder, ConfigManager)
+    kept = [_collection_finder._meta_yml_to_dict(b"", builtin), manager._read_config_yaml_file(base)]
+    assert kept == parsed
+    assert _collection_finder._meta_yml_to_dict(b"plugin_routing: {}", own) == {"plugin_routing": {}}
+    assert manager._read_config_yaml_file(other) == {"more": True}

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from builder.adapters.ansible import controller, playbook, runtime
+from builder.adapters.ansible import controller, parsed_settings, playbook, runtime
 from builder.adapters.container.maker import LayerMaker
 from builder.adapters.engine.client import Engine, Image
 from builder.adapters.host.workspace import Run, Workspace, open_run
@@ -88,7 +88,7 @@ def compiled(run: Run, install: Callable[[], Path]) -> Path:
 
     def compile_in() -> None:
         (folder / "greet.pyc").write_bytes(b"code")
-        (folder / ".compiled").touch()
+        (folder / parsed_settings.NAME).touch()
 
     runtime.ensure_compiled(run, folder, compile_in)
     return folder

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ansible import layer_files, local_modules, packages, runtime
+from builder.adapters.ansible import layer_files, local_modules, packages, parsed_settings, runtime
 from builder.adapters.ansible.runtime import MOUNT
 from builder.adapters.engine.client import Bind, Engine
 from builder.adapters.engine.limits import limits
@@ -28,7 +28,12 @@ _CA = f"{MOUNT}/ca.pem"
 _PIP_CACHE = f"{MOUNT}/pip"
 _LAYER_FILES = f"{MOUNT}/layer_files.py"
 LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
+_PARSED_SETTINGS = Bind(source=parsed_settings.__file__, target=runtime.PARSED_SETTINGS)
 _LOCAL_MODULES = Bind(source=local_modules.__file__, target=f"{MOUNT}/local_modules.py")
+# Lines of the launcher in a container.
+_FASTER = parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target) + local_modules.INSTALL.format(
+    path=_LOCAL_MODULES.target
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +183,7 @@ def mounts(
                 Bind(source=str(settings), target=f"{MOUNT}/run"),
                 Bind(source=str(run.workspace.cache("pip")), target=_PIP_CACHE, writable=True),
                 LAYER_FILES,
+                _PARSED_SETTINGS,
                 _LOCAL_MODULES,
                 *(packages.mounts(store, scratch) if has_apt else ()),
                 *_mirror_mounts(settings, mirror),
@@ -195,7 +201,7 @@ def _compile(run: Run, folder: Path, image: str, engine: Engine) -> None:
         image,
         command=runtime.COMPILE,
         network="none",
-        mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True)],
+        mounts=[Bind(source=str(folder), target=f"{MOUNT}/runtime", writable=True), _PARSED_SETTINGS],
         labels={RUN_LABEL: run.name},
         **limits(engine),
     )
@@ -264,9 +270,7 @@ def write_settings(
         'Dpkg::Options { "--force-unsafe-io"; };',
     ]
     texts = {
-        "launch.py": runtime.launcher(
-            MOUNT, prepare=local_modules.INSTALL.format(path=_LOCAL_MODULES.target)
-        ),
+        "launch.py": runtime.launcher(MOUNT, prepare=_FASTER),
         "variables.json": to_variables(variables),
         "environment.json": json.dumps(
             _environment(mirror, bundle) | ({} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)})

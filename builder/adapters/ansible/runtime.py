@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from builder.adapters.ansible import parsed_settings
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run, write_atomically
 from builder.adapters.upstream.pip import missing_requirement, pip_install
@@ -110,15 +111,17 @@ def _install(run: Run, lock: Path, folder: Path, *, python: str, arch: str) -> N
 
 
 def _needs_compiling(folder: Path) -> bool:
-    return not (folder / ".compiled").exists()
+    return not (folder / parsed_settings.NAME).exists()
 
 
+PARSED_SETTINGS = f"{MOUNT}/parsed_settings.py"  # where containers have the module of this name
 # The command runs in a container of the base image, because bytecode is specific to a version of Python.
+# It parses the settings last: their file marks a runtime as complete.
 COMPILE = (
     "python3",
     "-c",
-    f"import compileall, py_compile, pathlib; p = '{MOUNT}/runtime'; "
+    f"import compileall, py_compile, pathlib, runpy, sys; p = '{MOUNT}/runtime'; "
     "compileall.compile_dir(p, quiet=2, workers=0, "
     "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH); "
-    "pathlib.Path(p, '.compiled').touch()",
+    f"sys.path.insert(0, p); runpy.run_path('{PARSED_SETTINGS}')['write'](pathlib.Path(p))",
 )

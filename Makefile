@@ -26,7 +26,7 @@ setup: $(READY) ## create the virtual environment from requirements.lock
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) scripts/check_python.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -60,7 +60,7 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
 test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `images`, `launch`, `fuzz`
-	$(MAKE) --no-print-directory --jobs=2 --output-sync lint type
+	$(RUN) pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory --jobs=2 --output-sync lint type; wait  # collecting compiles the tests once for all workers
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
 molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
 boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries ## kill and break builds at every call and every task (an hour)

@@ -24,6 +24,11 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
         "ExpiredToken",
     ),
     "failing CreateImage": (
+        Disturbance(action="CreateImage", status=400, code="ResourceLimitExceeded", count=0),
+        4,
+        "Packer did not create an image",
+    ),
+    "server errors of CreateImage": (
         Disturbance(action="CreateImage", status=500, code="InternalError", count=0),
         4,
         "Packer did not create an image",
@@ -58,8 +63,8 @@ FAULTS: dict[str, tuple[Disturbance, int, str]] = {
 }
 
 
-# Faults that last until a timeout. test_ami_maker tests their hints without the wait.
-SLOW = {"pending image", "unreachable instance"}
+# Faults that last until a timeout or that Packer retries. test_ami_maker tests their hints without the wait.
+SLOW = {"pending image", "server errors of CreateImage", "unreachable instance"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,7 @@ def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path)
     assert ami_factory.left() == []
 
 
+@pytest.mark.boundaries  # test_ami_publisher proves the retries of the builder's own calls without a build
 def test_retries_transient_faults(ami_factory: AmiFactory) -> None:
     """The build meets throttling, server errors and a lost response."""
     disturbances = (

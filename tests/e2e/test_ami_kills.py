@@ -90,6 +90,7 @@ def test_a_kill_at_any_changing_call_leaves_no_resources(ami_factory: AmiFactory
     assert call > 15
 
 
+@pytest.mark.boundaries  # test_ami_verbs and test_ami_janitor prove it without builds
 def test_cleanup_of_a_dead_run_spares_a_running_build(ami_factory: AmiFactory) -> None:
     assert ami_factory.signalled(signal.SIGKILL, MOMENTS[1]) == -signal.SIGKILL
     with ami_factory.started_alone() as process:

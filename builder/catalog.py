@@ -84,6 +84,7 @@ SHAPES: Mapping[str, Shape] = {
         "pinned": (FLAG, False),
         "brought_by": (TEXT, False),
         "requirements": (TEXT, False),
+        "source_packages": (LIST, False),
         "downloads": (TABLES, False),
         "variables": (TABLE, False),
         "checkpoint": (FLAG, False),

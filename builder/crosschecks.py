@@ -21,6 +21,7 @@ from builder.members import (
     policy_of,
 )
 from builder.model import KINDS, Catalog, Component, Flavour, Target
+from builder.requirements import is_locked
 from builder.sources import role_folder
 from builder.tables import Problems, Table, did_you_mean
 
@@ -72,6 +73,10 @@ def _check_components(root: Path, catalog: Catalog, declared: Declared, problems
             problems.unknown(
                 file, "requirements", "requirements source", component.requirements, _REQUIREMENTS[1:]
             )
+        for i, line in enumerate(component.source_packages):
+            if not is_locked(line):
+                reason = f"'{line}' is not NAME==VERSION --hash=sha256:DIGEST"
+                problems.add(file, f"source_packages[{i}]", reason)
         for i, kind in enumerate(component.kinds):
             if kind not in KINDS:
                 problems.unknown(file, f"kinds[{i}]", "kind", kind, KINDS)

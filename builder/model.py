@@ -53,6 +53,7 @@ class Component:
     pinned: bool = False
     brought_by: str = ""  # the component that bundles this one, if a stack does not pin it
     requirements: str = ""  # source of the Python requirements that it installs: "", stack or workload
+    source_packages: tuple[str, ...] = ()  # requirements of Python packages that are built in the image
     downloads: tuple[Download, ...] = ()
     variables: Mapping[str, Value] = field(default_factory=dict)
     checkpoint: bool = False  # whether builds of AMIs keep an intermediate image after the component's layer

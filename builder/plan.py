@@ -230,7 +230,7 @@ def _versions(resolved: _Resolved) -> dict[str, str]:
         if component.pinned
     }
     for component in components:
-        for line in _requirements(resolved, component):
+        for line in (*_requirements(resolved, component), *component.source_packages):
             package, _, version = line.split()[0].partition("==")
             versions[re.sub(r"[-_.]+", "-", package).lower()] = version.rstrip(";")
     return versions
@@ -249,6 +249,8 @@ def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
         variables[f"{name}_version"] = resolved.stack.versions[name]
     if component.requirements:
         variables[f"{name}_requirements"] = list(_requirements(resolved, component))
+    if component.source_packages:
+        variables[f"{name}_source_packages"] = list(component.source_packages)
     if component.downloads:
         found = downloads_of(
             component,

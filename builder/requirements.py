@@ -46,6 +46,11 @@ def parse_requirements(content: str) -> tuple[str, ...]:
     return tuple(requirements)
 
 
+def is_locked(line: str) -> bool:
+    """Return True if a line is a requirement with an exact version and a sha256 hash."""
+    return bool(_REQUIREMENT.fullmatch(line))
+
+
 def _joined_lines(content: str) -> Iterator[tuple[int, str]]:
     """Yield (number of its first line, text) of each line with its continuation lines."""
     first, joined = 1, ""

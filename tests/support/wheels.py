@@ -1,6 +1,8 @@
 """Generate small wheels for tests."""
 
 import hashlib
+import io
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,3 +35,49 @@ def add_wheel(
         )
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n")
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+_INFO = {
+    "METADATA": "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n",
+    "WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "RECORD": "greet.py,,\n",
+}
+# Build backend of the source distribution: writes a wheel, and beside it a file that shows that it ran.
+_BACKEND = f"""
+import os, zipfile
+from pathlib import Path
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    Path(os.environ["BUILD_RECORD"]).write_text("ran")
+    name = "greet-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(Path(folder, name), "w") as archive:
+        archive.writestr("greet.py", "WORD = 'built'")
+        for file, text in {_INFO!r}.items():
+            archive.writestr("greet-1.0.dist-info/" + file, text)
+    return name
+"""
+_PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+
+
+def make_sdist(folder: Path) -> str:
+    """Write the source distribution of a tiny package, which needs no build tools; return its sha256.
+
+    Its build writes the file that the environment variable BUILD_RECORD names.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / "greet-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in {
+            "PKG-INFO": _INFO["METADATA"],
+            "pyproject.toml": _PROJECT,
+            "backend.py": _BACKEND,
+        }.items():
+            member = tarfile.TarInfo(f"greet-1.0/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return hashlib.sha256(path.read_bytes()).hexdigest()

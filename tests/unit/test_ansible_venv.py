@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 
 from tests.adapters.test_fetch import Web, serving
-from tests.support.wheels import make_wheel
+from tests.support.wheels import make_sdist, make_wheel
 from tests.unit.test_ansible_files import play
 
 PLUGINS = Path(__file__).resolve().parents[2] / "ansible" / "plugins"
@@ -85,12 +85,12 @@ def last(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def install(tmp_path: Path, digest: str) -> str:
+def install(tmp_path: Path, digest: str, *options: str) -> str:
     arguments = {
         "path": str(tmp_path / "venv"),
         "name": "test",
         "python": sys.executable,
-        "requirements": [f"greet==1.0 --hash=sha256:{digest}"],
+        "requirements": [*options, f"greet==1.0 --hash=sha256:{digest}"],
     }
     return play(tmp_path, {"name": "Install", "venv": arguments}).stdout
 
@@ -112,6 +112,24 @@ def test_a_wheel_that_the_site_lacks_comes_from_the_last_index(
     assert "failed=0" in printed, printed
     assert [path.name for path in (tmp_path / "venv/lib").rglob("greet.py")] == ["greet.py"]
     assert site.asked == ["/simple/greet/"] * 3
+
+
+def test_a_source_distribution_is_built_only_if_its_hash_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "sources"))
+    built = tmp_path / "built"
+    monkeypatch.setenv("BUILD_RECORD", str(built))
+    digest = make_sdist(tmp_path / "sources")
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "false")
+    assert "No matching distribution found" in install(tmp_path, digest)
+    assert "DO NOT MATCH THE HASHES" in install(tmp_path, "0" * 64, "--no-binary greet")
+    assert not built.exists()
+    printed = install(tmp_path, digest, "--no-binary greet")
+    assert "failed=0" in printed, printed
+    (found,) = (tmp_path / "venv/lib").rglob("greet.py")
+    assert found.read_text() == "WORD = 'built'"
 
 
 def test_byte_code_has_no_time_even_of_files_that_python_imports_at_its_start(

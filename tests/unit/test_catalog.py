@@ -105,6 +105,12 @@ def test_every_component_has_a_role_and_checks(root: Path) -> None:
             "components/base.toml: requires: dependency cycle: base → fabric → base",
         ),
         (
+            "components/base.toml",
+            'layer = "system"',
+            'layer = "system"\nsource_packages = ["zero==1.0"]',
+            "components/base.toml: source_packages[0]: 'zero==1.0' is not NAME==VERSION --hash=sha256:DIGEST",
+        ),
+        (
             "components/fabric.toml",
             'layer = "system"',
             'layer = "sytem"',

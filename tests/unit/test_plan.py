@@ -96,6 +96,19 @@ def test_plan_versions_come_from_pins_and_requirements(repository: Repository) -
     assert repository.plan().versions == {"fabric": "1.2-3", "greet": "1.0"}
 
 
+def test_source_packages_are_variables_of_the_role_and_in_the_versions(repository: Repository) -> None:
+    before = repository.keys()["system"]
+    line = f"Zero_Redundancy==2.0 --hash=sha256:{'0' * 64}"
+    repository.replace(
+        "catalog/components/base.toml", 'layer = "system"', f'layer = "system"\nsource_packages = ["{line}"]'
+    )
+    found = repository.plan()
+    assert found.versions["zero-redundancy"] == "2.0"
+    (system,) = [layer for layer in found.layers if layer.name == "system"]
+    assert system.variables["base_source_packages"] == [line]
+    assert repository.keys()["system"] != before
+
+
 def test_unsupported_architecture_is_refused(repository: Repository) -> None:
     loaded = repository.load()
     target = loaded.targets["hello"]

@@ -1,0 +1,52 @@
+"""DeepSpeed's configuration of a run: that of the options and of the user's file. Imports no PyTorch."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+
+# Sections of DeepSpeed that the program sets → the option to use instead.
+DECIDED = {
+    "train_batch_size": "--batch-size",
+    "train_micro_batch_size_per_gpu": "--batch-size",
+    "gradient_accumulation_steps": "--batch-size",
+    "optimizer": "--learning-rate",
+    "scheduler": "--warmup",
+    "fp16": "bfloat16, which GPUs always use",
+}
+
+
+def settings_of(options: Namespace, *, on_gpu: bool) -> dict[str, Any]:
+    """Return DeepSpeed's configuration: that of the options, with the sections of the file."""
+    own = read_settings(options.deepspeed_config) if options.deepspeed_config else {}
+    zero = {"stage": options.zero_stage, **own.pop("zero_optimization", {})}
+    return {
+        "train_micro_batch_size_per_gpu": options.batch_size,
+        "gradient_clipping": 1.0,
+        "zero_optimization": zero,
+        # The optimizer is PyTorch's: DeepSpeed's own are compiled when they are first used.
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": on_gpu},
+        "steps_per_print": options.steps + 1,
+        **own,
+    }
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the sections of a configuration file; raise TrainingError if the options decide one of them."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{path}: not an object")
+    for key, option in DECIDED.items():
+        if key in found:
+            raise TrainingError(f"{path}: {key}: the program sets it; use {option}")
+    if not isinstance(found.get("zero_optimization", {}), dict):
+        raise TrainingError(f"{path}: zero_optimization: not an object")
+    return found

@@ -19,6 +19,7 @@ from builder.errors import UsageError
 from builder.marks import KEY_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 from builder.site import AwsSettings
 from tests.support.cloudformation import Template, violations
+from tests.support.launch_schemas import aws_problems
 
 Table = dict[str, Any]
 
@@ -213,3 +214,122 @@ def test_parameters_name_the_published_ami(
     value = "/image-factory/ami-batch-gpu/amazon-2023/latest/image_id"
     assert json.loads(capsys.readouterr().out) == [{"ParameterKey": "ImageId", "ParameterValue": value}]
     assert main(["deploy", "parameters", "bucket", "ami-batch-gpu", "--root", str(tmp_path)]) == 2
+
+
+# Resources whose properties are the input of an operation: service, operation, and names that differ.
+OPERATIONS = {
+    ("hyperpod", "Cluster"): ("sagemaker", "CreateCluster", {}),
+    ("pcs", "Cluster"): ("pcs", "CreateCluster", {"name": "clusterName"}),
+    ("pcs", "Nodes"): (
+        "pcs",
+        "CreateComputeNodeGroup",
+        {"clusterId": "clusterIdentifier", "name": "computeNodeGroupName", "templateId": "id"},
+    ),
+    ("pcs", "Queue"): ("pcs", "CreateQueue", {"clusterId": "clusterIdentifier", "name": "queueName"}),
+    ("eks", "Nodes"): ("eks", "CreateNodegroup", {}),
+    ("eks", "SystemGroup"): ("eks", "CreateNodegroup", {}),
+}
+REFERENCES = {
+    "ClusterId": "pcs_0123456789",
+    "ComputeNodeGroupId": "pcs_0123456789",
+    "ClusterName": "train",
+    "ExecutionRole": "arn:aws:iam::123456789012:role/train",
+    "NodeRole": "arn:aws:iam::123456789012:role/train",
+    "IamInstanceProfileArn": "arn:aws:iam::123456789012:instance-profile/aws-pcs/train",
+    "SecurityGroupIds": "sg-0123456789abcdef0",
+    "SubnetIds": "subnet-0123456789abcdef0",
+    "Subnets": "subnet-0123456789abcdef0",
+    "TemplateId": "lt-0123456789abcdef0",
+    "Id": "lt-0123456789abcdef0",
+    "Version": "1",
+    "SourceS3Uri": "s3://sagemaker-train/lifecycle",
+}
+
+
+def _input(root: Path, name: str, resource: str) -> tuple[str, str, Table]:
+    """Return service, operation and input of a resource; references to others have a value of their kind."""
+    service, operation, others = OPERATIONS[name, resource]
+    given = {"ImageId": "ami-0123456789abcdef0", "LifecycleBucket": "sagemaker-train"}
+    properties = template(root, name, **given).resources()[resource]
+    generated = {
+        "hyperpod": {"ClusterName": "train"},
+        "pcs": {"Name": "train"},
+        "eks": {"NodegroupName": "train"},
+    }
+
+    def converted(value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            return [converted(entry, key) for entry in value]
+        if not isinstance(value, dict):
+            is_number = key.endswith(("Count", "Size")) and key != "Size"
+            return int(value) if is_number else value == "true" if value in ("true", "false") else value
+        if len(value) == 1 and next(iter(value)).startswith(("Fn::", "Ref")):
+            found = REFERENCES[key]
+            return [found] if "Fn::Split" in value else found
+        return {named(inner): converted(entry, inner) for inner, entry in value.items() if entry != NOTHING}
+
+    def named(key: str) -> str:
+        lowered = key if service == "sagemaker" else key[0].lower() + key[1:]
+        return others.get(lowered, lowered)
+
+    return service, operation, converted({**generated[name], **properties}, "")
+
+
+NOTHING = {"Ref": "AWS::NoValue"}
+
+
+@pytest.mark.parametrize(("name", "resource"), OPERATIONS)
+def test_resources_are_valid_inputs_of_their_service(root: Path, name: str, resource: str) -> None:
+    assert list(aws_problems(*_input(root, name, resource))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "resource", "path", "value", "problem"),
+    [
+        (
+            "hyperpod",
+            "Cluster",
+            "InstanceGroups/0/ImageId",
+            "nonsense",
+            "$.InstanceGroups[0].ImageId: 'nonsense'",
+        ),
+        (
+            "hyperpod",
+            "Cluster",
+            "InstanceGroups/0/InstanceType",
+            "p5.48xlarge",
+            "'p5.48xlarge' is not one of",
+        ),
+        (
+            "hyperpod",
+            "Cluster",
+            "InstanceGroups/0/InstanceCounts",
+            1,
+            'parameter in InstanceGroups[0]: "Inst',
+        ),
+        ("hyperpod", "Cluster", "NodeRecovery", "Manual", "$.NodeRecovery: 'Manual' is not one of"),
+        ("pcs", "Cluster", "size", "HUGE", "$.size: 'HUGE' is not one of"),
+        ("pcs", "Nodes", "amiId", "image", "$.amiId: 'image' does not match"),
+        (
+            "pcs",
+            "Nodes",
+            "scalingConfiguration/maxInstanceCount",
+            "4",
+            "scalingConfiguration.maxInstanceCount",
+        ),
+        ("eks", "Nodes", "amiType", "AL2", "$.amiType: 'AL2' is not one of"),
+        ("eks", "Nodes", "capacityType", "BLOCK", "$.capacityType: 'BLOCK' is not one of"),
+        ("eks", "SystemGroup", "scalingConfig/min", 1, 'Unknown parameter in scalingConfig: "min"'),
+    ],
+)
+def test_changed_inputs_are_refused(
+    root: Path, name: str, resource: str, path: str, value: Any, problem: str
+) -> None:
+    service, operation, found = _input(root, name, resource)
+    inner: Any = found
+    *parents, last = [int(word) if word.isdigit() else word for word in path.split("/")]
+    for word in parents:
+        inner = inner[word]
+    inner[last] = value
+    problems = list(aws_problems(service, operation, found))
+    assert any(problem in text for text in problems), problems

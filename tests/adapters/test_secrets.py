@@ -15,9 +15,11 @@ from builder.adapters.container import bootstrap
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.adapters.upstream.mirror import Mirror
-from builder.errors import BuildError
+from builder.adapters.upstream.resolver import SourceResolver
+from builder.errors import BuildError, MissingError
 from builder.events import Event, Stream
 from builder.model import Layer
+from builder.site import MirrorSettings
 from tests.support.repository import Repository, tiny_system
 
 PASSWORD = "s3cret-of-the-proxy"
@@ -43,7 +45,8 @@ class RecorderHandler(BaseHTTPRequestHandler):
     server: Recorder
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, self.headers.get("Proxy-Authorization", "")))
+        login = self.headers.get("Proxy-Authorization") or self.headers.get("Authorization", "")
+        self.server.requests.append((self.path, login))
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 self.server.commands.add(path.read_bytes())
@@ -101,6 +104,30 @@ def test_errors_and_events_show_no_password(text: str, shown: str) -> None:
     seen: list[Event] = []
     Stream(seen.append).emit("note", text=text, reason=text, count=1)
     assert [(event.text, event.fields) for event in seen] == [(shown, {"reason": shown, "count": 1})]
+
+
+def test_git_gets_the_password_of_a_mirror_in_no_command_line(
+    proxy: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    prefix = f"http://me:{PASSWORD}@127.0.0.1:{proxy.server_port}/"
+    mirror = Mirror(settings=MirrorSettings(prefixes={"https://code.example/": prefix}))
+    no_image: Any = None
+    resolver = SourceResolver(
+        root=Path(),
+        mirror=mirror,
+        systems={},
+        wheels=lambda _: (),
+        images=no_image,
+        cancelled=threading.Event(),
+    )
+    with pytest.raises(MissingError) as caught:
+        resolver._ls_remote(mirror.settings.rewrite("https://code.example/a.git"), "main")
+    login = f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}"
+    assert ("/a.git/info/refs?service=git-upload-pack", login) in proxy.requests
+    assert any(b"git-remote-http" in command for command in proxy.commands)
+    assert not any(PASSWORD.encode() in command for command in proxy.commands)
+    assert PASSWORD not in str(caught.value.message)
 
 
 def test_a_timeout_shows_no_password() -> None:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from builder.adapters.host import process
+from builder.adapters.host.http import login_headers
 from builder.adapters.upstream.fetch import REACH, Fetcher
 from builder.adapters.upstream.manifests import pick_image, require_image
 from builder.adapters.upstream.mirror import Mirror, archives, snapshot
@@ -129,11 +131,12 @@ class SourceResolver:
 
     def _ls_remote(self, url: str, *names: str) -> str:
         fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": _GIT_PROTOCOLS, "LC_ALL": "C"}
-        environment = os.environ | fixed | dict(self._mirror.proxies)
+        bare, login = _without_login(url)
+        environment = os.environ | fixed | login | dict(self._mirror.proxies)
         if self._mirror.ca_bundle:
             environment["GIT_SSL_CAINFO"] = str(self._mirror.ca_bundle)
         argv = ["git", "-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=30"]
-        argv += ["ls-remote", "--quiet", "--", url, *names]
+        argv += ["ls-remote", "--quiet", "--", bare, *names]
         for attempt in range(_GIT_TRIES):
             try:
                 done = process.run(argv, timeout_s=_GIT_S, cancelled=self._cancelled, env=environment)
@@ -334,3 +337,19 @@ class Pool:
             for thread in threads:
                 thread.join(_GRACE_S)
             raise
+
+
+def _without_login(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without its login, and variables with which git logs in: other users can read an argv."""
+    parts, headers = urlsplit(url), login_headers(url)
+    if not headers:
+        return url, {}
+    host = parts.netloc.rpartition("@")[2]
+    number = os.environ.get("GIT_CONFIG_COUNT", "")
+    count = int(number) if number.isdecimal() else 0
+    login = {
+        "GIT_CONFIG_COUNT": str(count + 1),
+        f"GIT_CONFIG_KEY_{count}": f"http.{parts.scheme}://{host}/.extraHeader",
+        f"GIT_CONFIG_VALUE_{count}": f"Authorization: {headers['authorization']}",
+    }
+    return parts._replace(netloc=host).geturl(), login

@@ -114,6 +114,9 @@ class AwsSettings:
     capacity: str = _key(
         "none", "capacity reservation of build instances: open, none or its id", forms.RESERVATION
     )
+    spot: bool = _key(
+        default=False, about="build on spot instances, and on demand where EC2 has none or reclaims one"
+    )
     security_group: str = _key("", "security group; default: a temporary group per run", forms.GROUP)
     source_cidrs: tuple[str, ...] = _key(
         (), "SSH clients that the temporary group allows; default: this host", forms.NETWORK

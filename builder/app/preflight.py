@@ -9,6 +9,7 @@ from functools import cached_property
 
 from builder import tooling
 from builder.adapters.ami.access import SESSION_MANAGER, interface, session_problems
+from builder.adapters.ami.capacity import require_consistent
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.permissions import features, policy
 from builder.adapters.aws import groups
@@ -32,7 +33,7 @@ def findings(context: Context) -> Iterator[Finding]:
     asked = _Preflight(context)
     identity = list(ask_all({"aws": asked.identity}, limit_s=ANSWER_S)())
     yield from identity
-    probes: dict[str, Probe] = {"packer version": asked.packer}
+    probes: dict[str, Probe] = {"packer version": asked.packer, "capacity": asked.capacity}
     if all(finding.state == GOOD for finding in identity):
         probes |= {
             "network": asked.network,
@@ -236,6 +237,13 @@ class _Preflight:
         text = f"{version}; not locked: {', '.join(missing)}" if missing else version
         state = BAD if missing else GOOD
         yield Finding(about="packer version", state=state, text=text, fix="builder lock TARGET --site aws")
+
+    def capacity(self) -> Iterable[Finding]:
+        """Yield what keeps builds from using the capacity that the site names."""
+        require_consistent(self._settings)
+        if self._settings.capacity != "none" and not self._packer.needs_plugins():
+            text = f'Packer 1.6 ignores aws.capacity = "{self._settings.capacity}": builds use no reservation'
+            yield Finding(about="capacity", state=BAD, text=text, fix="install Packer 1.10 or later")
 
     def ecr(self) -> Iterable[Finding]:
         host = EcrLogin(self._account).host

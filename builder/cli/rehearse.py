@@ -78,6 +78,7 @@ def _up_options() -> argparse.ArgumentParser:
     found.add_argument(
         "--enforce-tokens", action="store_true", help="start only instances whose metadata requires a token"
     )
+    found.add_argument("--no-spot", action="store_true", help="have no capacity for spot instances")
     found.add_argument(
         "--deny-region",
         action="append",
@@ -114,6 +115,7 @@ def _rules(parsed: argparse.Namespace) -> Rules:
         unlisted_s=parsed.unlisted,
         enforces_tokens=parsed.enforce_tokens,
         is_inside=parsed.origin == "inside",
+        has_spot=not parsed.no_spot,
         denied_regions=tuple(parsed.deny_region),
         policy=_policy(parsed.policy) if parsed.policy else None,
     )

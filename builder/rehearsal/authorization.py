@@ -6,6 +6,7 @@ The tables follow AWS's service authorization reference, for the calls that the 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from builder.rehearsal.calls import READING, Call
 from builder.rehearsal.iam import Request
@@ -24,6 +25,8 @@ _KINDS = {
     "ami": "image",
     "cr": "capacity-reservation",
     "i": "instance",
+    "fleet": "fleet",
+    "lt": "launch-template",
     "sg": "security-group",
     "snap": "snapshot",
     "subnet": "subnet",
@@ -36,6 +39,8 @@ _CREATED: Mapping[str, tuple[str, ...]] = {
     "RunInstances": ("instance", "volume", "network-interface"),
     "CreateImage": ("image", "snapshot"),
     "CopyImage": ("image", "snapshot"),
+    "CreateFleet": ("fleet",),
+    "CreateLaunchTemplate": ("launch-template",),
     "ImportKeyPair": ("key-pair",),
     "CreateSecurityGroup": ("security-group",),
 }
@@ -51,7 +56,7 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
 }
 _ANY_NAMED = (
     *("ImageId", "InstanceId", "SnapshotId", "VolumeId", "GroupId", "KeyName"),
-    *("ResourceId.", "InstanceId.", "GroupName"),
+    *("ResourceId.", "InstanceId.", "GroupName", "FleetId.", "LaunchTemplateId"),
 )
 
 
@@ -94,6 +99,33 @@ def _of_ec2(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
             context={"iam:PassedToService": "ec2.amazonaws.com"},
         )
     yield from _of_key(call)
+    yield from _of_fleet(call, tags_of)
+
+
+def _of_fleet(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
+    """Yield what EC2 does for a fleet in the name of the caller.
+
+    CreateFleet has only the name of its launch template: the authorizations for the data of the template are
+    those of the call that creates it.
+    """
+    template = _arn(call, "launch-template", "*")
+    if call.action == "CreateLaunchTemplate":
+        prefix = "LaunchTemplateData."
+        data = {
+            name.removeprefix(prefix): call.parameters[name] for name in call.parameters if prefix in name
+        }
+        yield from _of_ec2(replace(call, action="RunInstances", parameters=data), tags_of)
+        yield Request(action="ec2:RunInstances", resource=template)
+    if call.action == "CreateFleet":
+        yield Request(action="ec2:CreateFleet", resource=template)
+        for name in ("spot", "ec2fleet"):
+            yield Request(
+                action="iam:CreateServiceLinkedRole",
+                resource=f"arn:aws:iam::{_ACCOUNT}:role/aws-service-role/{name}.amazonaws.com/AWSServiceRole",
+                context={"iam:AWSServiceName": f"{name}.amazonaws.com"},
+            )
+    if call.action == "DeleteLaunchTemplate" and "LaunchTemplateName" in call.parameters:
+        yield Request(action="ec2:DeleteLaunchTemplate", resource=template)
 
 
 def _of_key(call: Call) -> Iterator[Request]:

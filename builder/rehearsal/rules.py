@@ -15,6 +15,7 @@ class Rules:
     unlisted_s: float = 0.0  # time for which EC2 does not find a new instance or AMI
     enforces_tokens: bool = False  # instances start only if their metadata requires a token
     is_inside: bool = False  # this host is in the VPC, so it reaches private addresses
+    has_spot: bool = True  # EC2 has capacity for spot instances
     vcpus: int = 1152  # vCPUs that may run at once
     denied_regions: tuple[str, ...] = ()  # a service control policy denies all calls there
     policy: Mapping[str, Any] | None = None  # IAM policy of the caller; None allows everything

@@ -9,3 +9,6 @@
   # The plugin uses no open capacity reservation unless told to.
   capacity_reservation_preference = var.capacity.preference == "" ? null : var.capacity.preference
   capacity_reservation_id         = var.capacity.reservation == "" ? null : var.capacity.reservation
+
+  # Not spot_tags: the plugin crashes if EC2 does not report the spot request yet.
+  fleet_tags = length(var.spot_types) == 0 ? null : var.tags

@@ -7,8 +7,10 @@ source "amazon-ebs" "image" {
   skip_metadata_api_check     = var.endpoint != ""
   skip_region_validation      = true
   source_ami                  = var.source_ami
-  instance_type               = var.instance_type
-  shutdown_behavior           = "terminate"
+  instance_type               = length(var.spot_types) == 0 ? var.instance_type : null
+  spot_instance_types         = var.spot_types
+  spot_price                  = length(var.spot_types) == 0 ? null : "auto"
+  shutdown_behavior           = length(var.spot_types) == 0 ? "terminate" : null
   ebs_optimized               = true
   subnet_id                   = var.network.subnet
   security_group_id           = var.network.security_group

@@ -31,6 +31,12 @@ variable "instance_type" {
   type = string
 }
 
+variable "spot_types" {
+  type        = list(string)
+  default     = []
+  description = "Instance types of a spot instance, of which EC2 selects one; empty for an instance on demand."
+}
+
 variable "capacity" {
   type = object({
     preference  = string

@@ -94,6 +94,12 @@ def test_template_is_valid(root: Path, tmp_path: Path) -> None:
 
 
 @needs_packer
+def test_template_is_valid_for_a_spot_instance(root: Path, tmp_path: Path) -> None:
+    chosen = variables(tmp_path, spot_types=["m7i.large", "m6i.large"])
+    Packer(root / "packer" / "ami", variables=chosen).validate(environment=keys())
+
+
+@needs_packer
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -130,7 +136,7 @@ def test_template_for_current_plugins_is_formatted_and_differs_in_known_lines(
             assert changed == []
         else:
             assert "metadata_options {" in changed
-            ours = ("#", "http_", "capacity_reservation_")
+            ours = ("#", "http_", "capacity_reservation_", "fleet_tags")
             assert [line for line in changed if line and not line.startswith(ours)] == [
                 "metadata_options {",
                 "}",

@@ -90,6 +90,8 @@ def test_only_the_identity_is_checked_without_credentials(
             "AWS managed key",
             "kms_key",
         ),
+        ('capacity = "open"', "capacity", BAD, 'Packer 1.6 ignores aws.capacity = "open"', "1.10 or later"),
+        ('capacity = "open"\nspot = true', "capacity", BAD, "aws.spot is true", "remove one of the two"),
         ('account = "111122223333"', "aws", BAD, "credentials are for account 123456789012", "AWS_PROFILE"),
     ],
 )

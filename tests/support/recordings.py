@@ -14,6 +14,7 @@ from tests.support.rehearsal import ROOT
 FOLDER = ROOT / "tests" / "data" / "packer-calls"
 # The key pair and the security group that the builder creates before it starts Packer.
 _OWN = {RUN_TAG: "a-run"}
+_TEMPLATE = "LaunchTemplateData."
 _KINDS = {"instance": "i", "image": "ami", "snapshot": "snap", "volume": "vol"}
 
 
@@ -28,8 +29,8 @@ def requests(path: Path) -> Iterator[Request]:
     tags: dict[str, Mapping[str, str]] = {}
     source = ""
     for call in calls(path):
-        source = call.parameters.get("ImageId", "") if call.action == "RunInstances" else source
-
+        if call.action in ("RunInstances", "CreateLaunchTemplate"):
+            source = call.parameters.get("ImageId") or call.parameters[f"{_TEMPLATE}ImageId"]
         yield from requests_of(call, partial(_tags_of, dict(tags), source))
         tags |= _given(call)
 
@@ -45,13 +46,15 @@ def _tags_of(tags: Mapping[str, Mapping[str, str]], source: str, name: str) -> M
 def _given(call: Call) -> dict[str, Mapping[str, str]]:
     """Return the tags that a call gives its resources, by the prefix of their ids."""
     found: dict[str, dict[str, str]] = {}
-    for name, key in call.parameters.items():
-        value = call.parameters.get(f"{name.removesuffix('Key')}Value", "")
+    # Instances get the tags of a launch template when a fleet starts them.
+    parameters = {name.removeprefix(_TEMPLATE): value for name, value in call.parameters.items()}
+    for name, key in parameters.items():
+        value = parameters.get(f"{name.removesuffix('Key')}Value", "")
         if name.startswith("TagSpecification.") and name.endswith(".Key"):
-            kind = call.parameters[f"TagSpecification.{name.split('.')[1]}.ResourceType"]
+            kind = parameters[f"TagSpecification.{name.split('.')[1]}.ResourceType"]
             found.setdefault(_KINDS.get(kind, kind), {})[key] = value
         elif call.action == "CreateTags" and name.startswith("Tag.") and name.endswith(".Key"):
-            for resource, identifier in call.parameters.items():
+            for resource, identifier in parameters.items():
                 if resource.startswith("ResourceId."):
                     found.setdefault(identifier.partition("-")[0], {})[key] = value
     return dict(found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from builder.adapters.aws.account import code_of
-from builder.errors import MissingError
+from builder.errors import MissingError, UsageError
 from builder.site import AwsSettings
 
 T = TypeVar("T")
@@ -25,13 +25,15 @@ class Attempt:
     instance_type: str
     settings: AwsSettings  # with the subnet of this attempt
     number: int
+    spot_types: tuple[str, ...] = ()  # types of a spot instance, of which EC2 selects one
 
     def __str__(self) -> str:
-        return f"{self.instance_type} in {self.settings.subnet or 'the default subnet'}"
+        what = f"a spot instance of {' or '.join(self.spot_types)}" if self.spot_types else self.instance_type
+        return f"{what} in {self.settings.subnet or 'the default subnet'}"
 
 
 class NoCapacityError(Exception):
-    """Raised by an attempt for which EC2 has no capacity; `reason` is EC2's message."""
+    """Raised by an attempt after which the next one may succeed; `reason` is EC2's message."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -47,6 +49,27 @@ def attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
         Attempt(instance_type=name, settings=replace(settings, subnet=subnet), number=number)
         for number, (name, subnet) in enumerate(pairs)
     ]
+
+
+def build_attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
+    """Return the attempts of a build: first spot instances in all subnets, if the site wants them."""
+    on_demand = attempts(settings, default_type)
+    if not settings.spot:
+        return on_demand
+    types = settings.instance_types or (default_type,)
+    return [
+        *(replace(each, spot_types=types) for each in on_demand if each.instance_type == types[0]),
+        *on_demand,
+    ]
+
+
+def require_consistent(settings: AwsSettings) -> None:
+    """Refuse spot instances in a capacity reservation, which holds only instances on demand."""
+    if settings.spot and settings.capacity != "none":
+        raise UsageError(
+            f'aws.spot is true and aws.capacity is "{settings.capacity}", but no reservation has spot',
+            hint="remove one of the two from [aws] of site.toml",
+        )
 
 
 def reservation(settings: AwsSettings) -> dict[str, str]:
@@ -90,7 +113,8 @@ def first_with_capacity(
         except NoCapacityError as error:
             lacking.append(str(attempt))
             reason = error.reason
-            say(f"EC2 has no capacity for {attempt}")
+            lack = "EC2 has no capacity for"
+            say(f"not built on {attempt}: {error.reason}" if attempt.spot_types else f"{lack} {attempt}")
     raise MissingError(
         f"EC2 has no capacity for {', '.join(lacking)}: {reason}",
         hint="try again later, or add instance_types and subnets to [aws] of site.toml",

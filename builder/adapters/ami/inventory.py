@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builder.adapters.ami import spot
 from builder.adapters.ami import steps as steps
 from builder.adapters.ami.family import in_all_regions
 from builder.adapters.ami.parameter_shares import delete_share, own_shares
@@ -79,6 +80,11 @@ def _in_region(account: Account, region: str, prefix: str, note: Callable[[str],
     for reservation in _pages(ec2, "describe_instances", "Reservations", filters):
         for instance in reservation["Instances"]:
             yield Item(kind="instance", region=region, id=instance["InstanceId"], text=_text(instance))
+    for fleet in spot.fleets(account, region, {RUN_TAG: "*", BUILDER_TAG: "*"}):
+        yield Item(kind="fleet", region=region, id=fleet)
+    for template, data in spot.templates(account, region):
+        if spot.is_of_factory(data):
+            yield Item(kind="launch template", region=region, id=template, text=f"key {data['KeyName']}")
     for kind, (operation, key, id_key, more) in _LISTINGS.items():
         owned = {"OwnerIds": ["self"]} if kind == "snapshot" else {}
         for resource in _pages(ec2, operation, key, more, **owned):
@@ -169,7 +175,9 @@ _DELETIONS: Mapping[str, Callable[[Account, Item], None]] = {
     "stack": lambda account, item: stacks.delete(account, item.id, item.region),
     "parameter": lambda account, item: steps.remove_parameters(account, item.region, [item.id]),
     "resource share": lambda account, item: delete_share(account, item.region, item.id),
+    "fleet": lambda account, item: spot.delete_fleet(account, item.region, item.id),
     "instance": _delete_instance,
+    "launch template": lambda account, item: spot.delete_template(account, item.region, item.id),
     "key pair": _delete_key,
     "security group": _delete_group,
     "volume": _delete_volume,

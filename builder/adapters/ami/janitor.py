@@ -4,13 +4,13 @@ A resource is deleted only with proof that the run created it; the journal of th
 search. The caller decides which runs are dead. Resources of other runs are not touched.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from builder.adapters.ami import journal
+from builder.adapters.ami import journal, spot
 from builder.adapters.ami import steps as steps
 from builder.adapters.ami.access import KINDS
 from builder.adapters.ami.ownership import Ownership, ownership
@@ -31,7 +31,8 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 class Janitor:
     """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay.
 
-    `held` has the ids of instances that must stay, by the name of their key pair and group.
+    `held` has the ids of instances that must stay, by the name of their key pair and group. `spot_keys` has
+    the names of the key pairs with which the run has asked for spot instances.
     """
 
     account: Account
@@ -39,6 +40,7 @@ class Janitor:
     own: Ownership
     keeps: Callable[[str], bool]
     held: Mapping[str, str] = field(default_factory=dict)
+    spot_keys: tuple[str, ...] = ()
     removed: list[str] = field(default_factory=list)
     left: list[BuildError] = field(default_factory=list)
 
@@ -67,6 +69,7 @@ class Janitor:
 
     def _delete_listed(self) -> None:
         self._terminate_listed()
+        self._spot()
         self._key_pairs()
         self._groups()
         self._volumes()
@@ -83,13 +86,16 @@ class Janitor:
         return {f"tag:{name}": [value] for name, value in self.own.tags.items()}
 
     def _instances(self) -> list[Resource]:
-        filters = {**self._run_filter(), "instance-state-name": _ALIVE}
-        found = self._all("describe_instances", "Reservations", filters)
+        alive = {"instance-state-name": _ALIVE}
+        found = self._all("describe_instances", "Reservations", {**self._run_filter(), **alive})
+        if self.spot_keys:  # Packer 1.6 tags a spot instance only after EC2 has started it
+            by_key = {"key-name": list(self.spot_keys), **alive}
+            found += self._all("describe_instances", "Reservations", by_key)
         instances = [instance for reservation in found for instance in reservation["Instances"]]
         return [instance for instance in instances if instance["InstanceId"] not in self.held.values()]
 
     def _terminate(self, instances: Iterable[Resource]) -> None:
-        ids = [instance["InstanceId"] for instance in instances]
+        ids = list(dict.fromkeys(instance["InstanceId"] for instance in instances))
         if not ids:
             return
         with calling_aws(f"terminating {', '.join(ids)}"):
@@ -120,6 +126,12 @@ class Janitor:
 
     def _terminate_listed(self) -> None:
         self._terminate(self._instances())
+
+    def _spot(self) -> None:
+        """Delete launch templates and fleets; a fleet would take an instance along that must stay."""
+        if self.spot_keys and not self.held:
+            found = spot.delete_all(self.account, self.region, self.spot_keys, self.own.tags)
+            self.removed.extend(found)
 
     def _key_pairs(self) -> None:
         with calling_aws(f"listing key pairs of {self.own.run}"):
@@ -177,6 +189,12 @@ def unchecked(workspace: Workspace, run: str) -> list[str]:
     return [entry.id for entry in entries if entry.id not in recorded]
 
 
+def _spot_keys(entries: Sequence[journal.Entry]) -> tuple[str, ...]:
+    kinds = {entry.kind for entry in entries}
+    names = (entry.name for entry in entries if entry.kind == "key-pair")
+    return tuple(dict.fromkeys(names)) if kinds & {*spot.KINDS} else ()
+
+
 def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bool) -> list[str]:
     """Delete the resources that a run left in this account, in the regions of its journal; return their ids.
 
@@ -214,6 +232,7 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
                 own=ownership(workspace, run),
                 keeps=kept.__contains__,
                 held=held,
+                spot_keys=_spot_keys(own),
             )
             removed += janitor.sweep()
     is_done = not (complete & kept) and not held

@@ -28,7 +28,7 @@ _BEGUN, _KEPT, _GONE, _HELD = "begun", "kept", "gone", "held"
 class Entry:
     """A resource that a run has created or was about to create; `id` is set once the resource is complete."""
 
-    kind: str  # key-pair, instance, security-group, checkpoint, image, copy
+    kind: str  # key-pair, instance, security-group, launch-template, fleet, checkpoint, image, copy
     name: str
     region: str
     account_id: str

@@ -14,15 +14,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from builder.adapters.ami import journal, kept, packer
-from builder.adapters.ami.access import Access, interface, ssh_access
+from builder.adapters.ami import journal, kept, packer, spot
+from builder.adapters.ami.access import Access, ssh_access
 from builder.adapters.ami.capacity import (
     Attempt,
     NoCapacityError,
-    attempts,
+    build_attempts,
     first_with_capacity,
     lacks_capacity,
-    reservation,
 )
 from builder.adapters.ami.failed import FailedInstances
 from builder.adapters.ami.finder import AmiFinder, artifact, checkpoint_result, tags
@@ -32,7 +31,7 @@ from builder.adapters.ami.ownership import ownership
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.packer_log import Event, LogLine, PackerLog, PlayLine, Started, Task
 from builder.adapters.ami.plugins import SEARCH_PATH
-from builder.adapters.ami.template import render
+from builder.adapters.ami.template import render, template_variables
 from builder.adapters.ansible import kernel_modules, playbook
 from builder.adapters.ansible.controller import make_program
 from builder.adapters.ansible.failures import failure
@@ -225,13 +224,29 @@ class AmiMaker:
         def run(attempt: Attempt) -> str:
             network = {**table["network"], "subnet": attempt.settings.subnet}
             own = {**table, "instance_type": attempt.instance_type, "network": network}
+            if attempt.spot_types:
+                return self._run_on_spot(job, {**own, "spot_types": attempt.spot_types})
             return self._run_packer(job, own)
 
         return first_with_capacity(
-            attempts(self.settings, shape.build_on[job.plan.arch]),
+            build_attempts(self.settings, shape.build_on[job.plan.arch]),
             run,
             say=lambda text: self.events.emit("note", text=text),
         )
+
+    def _run_on_spot(self, job: Job, table: Mapping[str, Any]) -> str:
+        """Run Packer with a spot instance; delete its launch template and fleet, unless the build fails."""
+        lack, ami = None, ""
+        with journal.temporary(self.run, self.account, spot.KINDS, job.image_name):
+            try:
+                ami = self._run_packer(job, table)
+            except NoCapacityError as error:
+                lack = error
+            own = ownership(self.run.workspace, self.run.name)
+            spot.delete_all(self.account, self.account.region, [job.access.key.name], own.tags)
+        if lack:
+            raise lack
+        return ami
 
     def _run_packer(self, job: Job, table: Mapping[str, Any]) -> str:
         plan = job.plan
@@ -254,11 +269,11 @@ class AmiMaker:
             on_error="abort" if self.keep_failed else "cleanup",
         )
         self.run.stop_if_cancelled()
+        if done.code != 0 and (lack := self._lack(job, log, is_spot="spot_types" in table)):
+            raise NoCapacityError(lack)
         if listener.failure is not None:
             raise failure(f"target '{plan.target.name}'", plan, listener, done.code, self.mirror(plan))
         found = packer.built_amis(job.manifest, self.run.name)
-        if lacks_capacity(log.error) and not log.is_started:
-            raise NoCapacityError(log.error)
         if done.code != 0 or self.account.region not in found:
             raise BuildError(
                 f"Packer did not create an image of '{plan.target.name}': {log.error or 'no error message'}",
@@ -266,6 +281,16 @@ class AmiMaker:
                 details="\n".join(log.tail[-20:]),
             )
         return found[self.account.region]
+
+    def _lack(self, job: Job, log: PackerLog, *, is_spot: bool) -> str:
+        """Return why another instance may succeed where this one failed; "" if it would fail as well.
+
+        Any failure to start a spot instance counts: on demand, a mistake fails with a better message.
+        """
+        if not log.is_started:
+            return (log.error or "Packer gave no reason") if is_spot or lacks_capacity(log.error) else ""
+        reclaimed = spot.reclaimed(self.account, job.tags) if is_spot else ""
+        return f"EC2 reclaimed {reclaimed}" if reclaimed else ""
 
     def _template(self, job: Job) -> Path:
         """Return the template's folder; current.hcl is added only if Packer's plugins are not built in."""
@@ -290,53 +315,19 @@ class AmiMaker:
         return {**self.account.tool_environment, "TMPDIR": str(self.run.socket_dir), **path}
 
     def _variables(self, job: Job) -> dict[str, Any]:
-        """Return the Packer template's variables; each attempt sets the instance type and the subnet."""
-        plan = job.plan
-        shape, site = plan.target.ami, self.settings
-        assert shape is not None
-        assert plan.system.ami is not None
-        return {
-            "run": self.run.name,
-            "region": self.account.region,
-            "endpoint": self.account.endpoint,
-            "source_ami": job.start.image["ImageId"],
-            "capacity": reservation(site),
-            "ami_name": job.image_name,
-            "ami_description": job.description,
-            "tags": {**job.tags, "Name": job.image_name},
-            "volume": {
-                "device": job.start.image["RootDeviceName"],
-                "size_gib": shape.volume_gib,
-                "iops": 3000,
-                "throughput": 500,
-                "encrypted": kept.is_encrypted(plan, site),
-                "kms_key": site.kms_key if shape.encryptable else "",
-            },
-            "ssh": {
-                "user": plan.system.ami.user,
-                "keypair": job.access.key.name,
-                "key_file": str(job.access.key.file),
-                "port": self.ssh_port,
-                # Rehearsed instances answer at once, so a wrong address fails quickly.
-                "timeout": "30s" if self.account.is_on_this_machine else "10m",
-                "interface": interface(site),
-            },
-            "network": {
-                "security_group": job.access.group,
-                "public_address": site.public_address,
-                "iam_instance_profile": site.instance_profile,
-            },
-            "polling": {
-                "delay_s": self.polling_s,
-                "attempts": max(1, site.wait_minutes * 60 // self.polling_s),
-            },
-            "ansible": {
+        """Return the Packer template's variables; each attempt sets its own instance types and subnet."""
+        return template_variables(
+            job,
+            self.account,
+            self.settings,
+            ssh_port=self.ssh_port,
+            polling_s=self.polling_s,
+            ansible={
                 "command": str(make_program(self.run, self.root, job.folder)),
                 "playbook": str(self.root / "ansible" / "image.yml"),
                 "variables_file": str(self._role_variables(job)),
             },
-            "manifest": str(job.manifest),
-        }
+        )
 
     def _prepare_modules(self, plan: Plan) -> None:
         kernel_modules.prepare(

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 _MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
 _SOURCE = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
 # Packer says this before it connects to the instance, so no output of the instance can come before it.
-_INSTANCE = re.compile(r"Waiting for instance \((i-[0-9a-f]{8,17})\) to become ready\.\.\.")
+# Packer 1.6 names a spot instance only by its id.
+_INSTANCE = re.compile(
+    r"(?:Waiting for instance \(|Instance ID: )(i-[0-9a-f]{8,17})(?:\) to become ready\.\.\.)?"
+)
 _PLAY_EVENT = '{"event"'
 _PLAY_KINDS = ("message", "say")  # Packer passes on the plays' output as one of these
 _KEPT_LINES = 40
@@ -84,9 +87,9 @@ class PackerLog:
             self.error = text.strip()
         if kind == "say" and text:
             yield Task(text)
-            if not self.is_started and (started := _INSTANCE.fullmatch(text)):
-                self.is_started = True
-                yield Started(started[1])
+        if kind in _PLAY_KINDS and not self.is_started and (started := _INSTANCE.fullmatch(text)):
+            self.is_started = True
+            yield Started(started[1])
 
 
 def parse(line: str) -> Message:

@@ -14,6 +14,7 @@ from builder.site import AwsSettings
 
 _ANY = ("*",)
 DOCTOR = "doctor"  # feature: `builder doctor` reads facts of the account that no build needs
+OLD_SPOT = "old spot"  # feature: spot instances of Packer 1.6
 OLD_PACKER = "old packer"  # feature: Packer 1.6 does not tag images or require tokens in its requests
 
 
@@ -47,14 +48,17 @@ GRANTS: tuple[Grant, ...] = (
         actions=(
             "ec2:DescribeImageAttribute",
             "ec2:DescribeImages",
+            "ec2:DescribeFleets",
             "ec2:DescribeInstances",
             "ec2:DescribeInstanceTypeOfferings",
             "ec2:DescribeKeyPairs",
+            "ec2:DescribeLaunchTemplateVersions",
             "ec2:DescribeRegions",
             "ec2:DescribeSecurityGroups",
             "ec2:DescribeSnapshotAttribute",
             "ec2:DescribeSnapshots",
             "ec2:DescribeSubnets",
+            "ec2:DescribeTags",
             "ec2:DescribeVolumes",
             "ec2:DescribeVpcs",
             "sts:GetCallerIdentity",
@@ -100,6 +104,54 @@ GRANTS: tuple[Grant, ...] = (
         actions=("ec2:RunInstances",),
         resources=_ec2("capacity-reservation"),
         when="reservation",
+    ),
+    # Packer does not tag its launch template. A fleet starts its instance in the name of the caller.
+    Grant(
+        name="SpotTemplate",
+        actions=("ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),
+        resources=_ec2("launch-template"),
+        when="spot",
+    ),
+    Grant(
+        name="SpotFleet",
+        actions=("ec2:CreateFleet",),
+        resources=_ec2("fleet"),
+        condition=_GETS_RUN_TAG,
+        when="spot",
+    ),
+    Grant(
+        name="SpotFrom",
+        actions=("ec2:CreateFleet", "ec2:RunInstances"),
+        resources=_ec2("launch-template"),
+        when="spot",
+    ),
+    Grant(
+        name="SpotTag",
+        actions=("ec2:CreateTags",),
+        resources=_ec2("fleet"),
+        condition={"StringEquals": {"ec2:CreateAction": "CreateFleet"}},
+        when="spot",
+    ),
+    Grant(
+        name="SpotEnd",
+        actions=("ec2:DeleteFleets",),
+        resources=_ec2("fleet"),
+        condition=_HAS_RUN_TAG,
+        when="spot",
+    ),
+    Grant(
+        name="SpotRoles",  # the first spot request of an account creates them
+        actions=("iam:CreateServiceLinkedRole",),
+        resources=("arn:{partition}:iam::*:role/aws-service-role/*",),
+        condition={"StringEquals": {"iam:AWSServiceName": ["spot.amazonaws.com", "ec2fleet.amazonaws.com"]}},
+        when="spot",
+    ),
+    # Packer 1.6 tags neither the fleet nor the instance and its volume in its requests.
+    Grant(
+        name="SpotUntagged",
+        actions=("ec2:CreateFleet", "ec2:CreateTags", "ec2:RunInstances", "ec2:TerminateInstances"),
+        resources=_ec2("fleet", "instance", "volume"),
+        when=OLD_SPOT,
     ),
     Grant(
         name="Machines",
@@ -236,8 +288,6 @@ GRANTS: tuple[Grant, ...] = (
         condition={"StringLike": {f"aws:ResourceTag/{BUILDER_TAG}": "*"}},
         when="share parameters",
     ),
-    # `builder clean` keeps the images that launch templates name.
-    Grant(name="Retention", actions=("ec2:DescribeLaunchTemplateVersions",), when="retention"),
     Grant(
         name="Deprecate",
         actions=("ec2:EnableImageDeprecation",),
@@ -309,6 +359,8 @@ CALLS: tuple[tuple[str, str, str], ...] = (
     ("ec2", "ImportKeyPair", "build"),
     ("ec2", "CreateSecurityGroup", "group"),
     ("ec2", "AuthorizeSecurityGroupIngress", "group"),
+    ("ec2", "CreateLaunchTemplate", "spot"),
+    ("ec2", "CreateFleet", "spot"),
     ("ec2", "RunInstances", "build"),
     ("ec2", "ModifyInstanceMetadataOptions", "build"),
     ("ec2", "StopInstances", "build"),
@@ -316,6 +368,8 @@ CALLS: tuple[tuple[str, str, str], ...] = (
     ("ec2", "ModifyImageAttribute", "build"),
     ("ec2", "CreateTags", "build"),
     ("ec2", "TerminateInstances", "build"),
+    ("ec2", "DeleteLaunchTemplate", "spot"),
+    ("ec2", "DeleteFleets", "spot"),
     ("ec2", "DeleteSecurityGroup", "group"),
     ("ec2", "DeleteKeyPair", "build"),
     ("ec2", "ModifySnapshotAttribute", "share"),
@@ -348,7 +402,7 @@ def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
         "share parameters": settings.share_parameters
         and bool(settings.share_accounts or settings.share_organizations),
         "deprecate": bool(settings.deprecate_after_days),
-        "retention": settings.keep_last > 0,
+        "spot": settings.spot,
         "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
         "reservation": settings.capacity.startswith("cr-"),

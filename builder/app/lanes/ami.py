@@ -13,11 +13,12 @@ from typing import Any
 from builder import tooling
 from builder.adapters.ami import janitor, kept, plugins
 from builder.adapters.ami.access import SESSION_MANAGER, session_problems
+from builder.adapters.ami.capacity import require_consistent
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.finder import AmiFinder, tags
 from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ami.packer import Packer
-from builder.adapters.ami.permissions import DOCTOR, OLD_PACKER, changing, needs, policy
+from builder.adapters.ami.permissions import DOCTOR, OLD_PACKER, OLD_SPOT, changing, needs, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.adapters.ami.steps import Patience
 from builder.adapters.aws import groups
@@ -77,6 +78,7 @@ class AmiLane(Lane):
         if self._site.is_rehearsal and settings.ssh_interface == SESSION_MANAGER:
             text = "a rehearsal has no Session Manager, but aws.ssh_interface is session_manager"
             raise UsageError(text, hint="unset ssh_interface in site.toml, or build with --site aws")
+        require_consistent(settings)
         for problem in session_problems(settings):
             raise problem
         if publish:
@@ -221,7 +223,7 @@ class AmiLane(Lane):
 
     def policy(self, plan: Plan, *, partition: str, old_packer: bool, doctor: bool) -> Mapping[str, Any]:
         settings = self._context.site.aws
-        more = {OLD_PACKER: old_packer, DOCTOR: doctor}
+        more = {OLD_PACKER: old_packer, OLD_SPOT: old_packer and settings.spot, DOCTOR: doctor}
         wanted = needs(plan, settings) | {feature for feature, is_wanted in more.items() if is_wanted}
         return policy(wanted, settings, partition=partition)
 

@@ -10,6 +10,7 @@ from moto.ec2.responses import EC2Response
 from moto.ec2.responses.instances import InstanceResponse
 
 from builder.errors import FactoryError
+from builder.rehearsal.ec2 import fleets
 from builder.rehearsal.ec2.images import Image
 
 _ATTRIBUTES = {"description": "Description", "imdsSupport": "ImdsSupport"}
@@ -56,6 +57,21 @@ class Actions(EC2Response):
     def get_ebs_default_kms_key_id(self) -> ActionResult:
         self.error_on_dryrun()
         return ActionResult({"KmsKeyId": "alias/aws/ebs"})
+
+    # Actions on fleets of spot instances.
+
+    def create_fleet(self) -> ActionResult:
+        self.error_on_dryrun()
+        names = ("Type", "LaunchTemplateConfigs", "TargetCapacitySpecification", "TagSpecifications")
+        request = {name: self._get_param(name) for name in (*names, "ClientToken")}
+        return ActionResult(fleets.create(self.ec2_backend, request))
+
+    def delete_fleets(self) -> ActionResult:
+        if not self._flag("TerminateInstances"):
+            raise EC2ClientError(
+                "InvalidParameterValue", "An instant fleet cannot leave its instances running"
+            )
+        return super().delete_fleets()
 
     # Actions that create and deregister images.
 

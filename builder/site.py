@@ -160,7 +160,21 @@ class CheckpointSettings:
     )
 
 
-Settings = AwsSettings | MirrorSettings | RegistrySettings | CheckpointSettings
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckSettings:
+    """Settings of the instances on which the checks of AMIs run."""
+
+    instance: str = _key(
+        "", "type of the instances, such as p5.48xlarge; default: the type of the build", forms.INSTANCE_TYPE
+    )
+    capacity: str = _key(
+        "",
+        "capacity reservation or block of these instances: open, none or its id; default: that of [aws]",
+        forms.RESERVATION,
+    )
+
+
+Settings = AwsSettings | CheckSettings | MirrorSettings | RegistrySettings | CheckpointSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +182,7 @@ class Site:
     aws: AwsSettings = AwsSettings()
     mirror: MirrorSettings = MirrorSettings()
     registry: RegistrySettings = RegistrySettings()
+    checks: CheckSettings = CheckSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     given: frozenset[str] = frozenset()  # keys that the site file sets, such as "mirror.apt"
 
@@ -186,6 +201,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "mirror": MirrorSettings,
     "registry": RegistrySettings,
     "aws": AwsSettings,
+    "checks": CheckSettings,
     "checkpoints": CheckpointSettings,
 }
 

@@ -109,7 +109,7 @@ def write(path: Path, answers: Answers) -> None:
 def _lines(answers: Answers) -> Iterator[str]:
     yield "# Settings of this site; a commented line shows a default or an example. `builder config` prints"
     yield "# the settings in force, `builder doctor --site aws` checks them."
-    order = ("aws", "registry", "mirror", "checkpoints")
+    order = ("aws", "checks", "registry", "mirror", "checkpoints")
     for section in sorted(SECTIONS, key=order.index):
         yield ""
         yield f"[{section}]"

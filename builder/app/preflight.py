@@ -155,7 +155,9 @@ class _Preflight:
 
     def quota(self) -> Iterable[Finding]:
         of_targets = {name for target in self._targets if target.ami for name in target.ami.build_on.values()}
+        checks = self._context.site.checks.instance
         types = set(self._settings.instance_types) or of_targets
+        types |= {checks} - {""}
         sizes = self._facts.vcpus(types)
         if sizes is None:
             yield _unread("quota", "ec2:DescribeInstanceTypes")
@@ -205,7 +207,7 @@ class _Preflight:
             text = "not checked: IAM simulates no policies of a federated user"
             yield Finding(about="permissions", state=NOTE, text=text, fix="use a user or a role")
             return
-        wanted = features(self._settings, encryptable=True)
+        wanted = features(self._settings, self._context.site.checks, encryptable=True)
         partition = caller.split(":")[1]
         missing = self._facts.lacking(caller, policy(wanted, self._settings, partition=partition))
         if missing is None:

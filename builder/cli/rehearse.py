@@ -78,6 +78,10 @@ def _up_options() -> argparse.ArgumentParser:
     found.add_argument(
         "--enforce-tokens", action="store_true", help="start only instances whose metadata requires a token"
     )
+    for option, what in (("--reservation", "capacity reservation"), ("--capacity-block", "capacity block")):
+        found.add_argument(
+            option, action="append", default=[], metavar="ID", help=f"have this active {what}; repeatable"
+        )
     found.add_argument("--no-spot", action="store_true", help="have no capacity for spot instances")
     found.add_argument(
         "--deny-region",
@@ -116,6 +120,8 @@ def _rules(parsed: argparse.Namespace) -> Rules:
         enforces_tokens=parsed.enforce_tokens,
         is_inside=parsed.origin == "inside",
         has_spot=not parsed.no_spot,
+        reservations=tuple(parsed.reservation),
+        capacity_blocks=tuple(parsed.capacity_block),
         denied_regions=tuple(parsed.deny_region),
         policy=_policy(parsed.policy) if parsed.policy else None,
     )

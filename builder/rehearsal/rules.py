@@ -17,6 +17,8 @@ class Rules:
     is_inside: bool = False  # this host is in the VPC, so it reaches private addresses
     has_spot: bool = True  # EC2 has capacity for spot instances
     vcpus: int = 1152  # vCPUs that may run at once
+    reservations: tuple[str, ...] = ()  # ids of active capacity reservations
+    capacity_blocks: tuple[str, ...] = ()  # ids of active capacity blocks
     denied_regions: tuple[str, ...] = ()  # a service control policy denies all calls there
     policy: Mapping[str, Any] | None = None  # IAM policy of the caller; None allows everything
 
@@ -30,7 +32,8 @@ class Rules:
                 f"rules of a rehearsal: unknown keys: {', '.join(unknown)}",
                 hint=f"use: {', '.join(sorted(cls.__dataclass_fields__))}",
             )
-        return cls(**{**table, "denied_regions": tuple(table.get("denied_regions", ()))})
+        lists = ("reservations", "capacity_blocks", "denied_regions")
+        return cls(**{**table, **{name: tuple(table.get(name, ())) for name in lists}})
 
 
 NEW_ACCOUNT = Rules()

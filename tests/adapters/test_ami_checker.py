@@ -215,5 +215,5 @@ def test_checks_start_where_ec2_has_capacity(ami_account: AmiAccount, proxy: Pro
     ],
 )
 def test_capacity_reservation_of_the_site_is_used(capacity: str, expected: dict[str, object]) -> None:
-    found = launch_reservation(AwsSettings(capacity=capacity))
+    found = launch_reservation(capacity)
     assert found == {"CapacityReservationSpecification": expected}

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from builder import catalog
-from builder.adapters.ami import family, janitor, kept
+from builder.adapters.ami import family, inventory, janitor, kept
 from builder.adapters.ami.access import ssh_access
 from builder.adapters.ami.permissions import OLD_PACKER, policy
-from builder.adapters.aws.account import tags_of
+from builder.adapters.aws.account import specifications, tags_of
 from builder.adapters.aws.images import PublishedImages
 from builder.app.context import Context
 from builder.checkpoints import checkpoints
 from builder.events import Stream
-from builder.marks import RUN_TAG
+from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.rehearsal.authorization import requests_of
 from builder.rehearsal.calls import Call, Disturbance
 from builder.rehearsal.iam import ALLOWED, Request, evaluate
@@ -216,6 +216,7 @@ def test_policy_allows_each_call_of_a_publication_a_retirement_and_a_cleanup(
     )
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     keep_and_remove_checkpoint(ami_account)
+    list_everything(ami_account)
     begin_build(ami_account, private)
     assert len({call.action for call in proxy.calls if call.mutating}) > 12
     assert [request for request in made if evaluate([document], request) != ALLOWED] == []
@@ -231,6 +232,25 @@ def keep_and_remove_checkpoint(ami_account: AmiAccount) -> None:
     (found,) = kept.removable(ami_account.account, ami_account.builder, keep_last=0)
     assert found.id == made
     found.remove()
+
+
+def list_everything(ami_account: AmiAccount) -> None:
+    """Make the calls that list what builds created, fleets and launch templates among them."""
+    tags = specifications({RUN_TAG: "r", BUILDER_TAG: ami_account.builder}, ["fleet"])
+    data = {"ImageId": ami_account.aws.debian(), "InstanceType": "m5.large"}
+    ec2 = ami_account.aws.ec2
+    template = ec2.create_launch_template(LaunchTemplateName="nodes", LaunchTemplateData=data)
+    chosen = {"LaunchTemplateName": "nodes", "Version": "1"}
+    ec2.create_fleet(
+        Type="instant",
+        LaunchTemplateConfigs=[{"LaunchTemplateSpecification": chosen}],
+        TargetCapacitySpecification={"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "spot"},
+        TagSpecifications=tags,
+    )
+    found = inventory.everything(ami_account.account, [EAST], "/image-factory")
+    (fleet,) = [item for item in found if item.kind == "fleet"]
+    ec2.delete_fleets(FleetIds=[fleet.id], TerminateInstances=True)
+    ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplate"]["LaunchTemplateId"])
 
 
 def begin_build(ami_account: AmiAccount, folder: Path) -> None:

@@ -59,6 +59,7 @@ class Plugin:
 
     def _on_spot(self, types: Sequence[str], on_line: Callable[[str], object]) -> bool:
         name = f"packer-fleet-launch-template-{uuid.uuid4().hex[:7]}"
+        on_line("1,,ui,say,==> amazon-ebs.image: Launching a spot AWS instance...")
         self._create_template(name)
         answer = self._create_fleet(name, types)
         if answer["Errors"]:
@@ -109,7 +110,7 @@ class Plugin:
 
 @dataclasses.dataclass
 class Build:
-    """What a build tried and noted."""
+    """A run with its double of Packer and its notes."""
 
     run: str
     plugin: Plugin

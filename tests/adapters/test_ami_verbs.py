@@ -352,7 +352,7 @@ def test_policy_has_only_the_grants_that_the_site_needs() -> None:
 def test_only_read_only_calls_are_unrestricted() -> None:
     """All other grants are restricted to resources or by a condition, where EC2 supports it."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
-    assert free == {"Read", "SessionRead", "Doctor", "SharesRead", "Retention"}
+    assert free == {"Read", "SessionRead", "Doctor", "SharesRead", "ReservationRead"}
 
 
 def test_iam_prints_the_policy_without_an_account(

@@ -118,6 +118,17 @@ def test_only_packer_itself_names_the_instance(line: str) -> None:
     assert not [event for event in read(line)[1] if isinstance(event, Started)]
 
 
+def test_a_spot_instance_is_named_by_its_id_alone() -> None:
+    log = PackerLog()
+    lines = (
+        "1,,ui,say,==> ami.amazon-ebs.image: Launching a spot AWS instance...",
+        "1,,ui,message,    ami.amazon-ebs.image: Instance ID: i-0aaaaaaaaaaaaaaaa",
+        "1,,ui,message,    ami.amazon-ebs.image: Instance ID: i-0bad0bad0bad0bad0",
+    )
+    events = [event for line in lines for event in log.read(line)]
+    assert [event for event in events if isinstance(event, Started)] == [Started("i-0aaaaaaaaaaaaaaaa")]
+
+
 def test_output_of_the_instance_cannot_name_another_one() -> None:
     """The instance prints only after Packer has named it, even if its output is passed on with `say`."""
     _, events = read(*NO_SSH, f"1,,ui,say,==> ami.amazon-ebs.image: {FORGED}")

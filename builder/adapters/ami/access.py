@@ -108,8 +108,11 @@ def ssh_access(
     name: str,
     folder: Path,
     tags: Mapping[str, str],
+    allows_itself: bool = False,
 ) -> Iterator[Access]:
     """Create a key pair and a security group, and delete them at the end of the block unless they are kept.
+
+    `allows_itself` allows all traffic between the instances of the group.
 
     A group that is still in use is not an error: a note reports the group, and its journal entry stays open
     so that the end of the run or `builder clean` deletes the group.
@@ -125,7 +128,14 @@ def ssh_access(
         with (
             key_pair(account, name, folder, tags, kept=kept) as key,
             groups.security_group(
-                account, settings, name, tags, cancelled=run.cancelled, on_left=report, kept=kept
+                account,
+                settings,
+                name,
+                tags,
+                cancelled=run.cancelled,
+                on_left=report,
+                kept=kept,
+                allows_itself=allows_itself,
             ) as group,
         ):
             yield Access(key=key, group=group, kept=kept)

@@ -72,18 +72,15 @@ def require_consistent(settings: AwsSettings) -> None:
         )
 
 
-def reservation(settings: AwsSettings) -> dict[str, str]:
-    """Return the site's preference for capacity reservations, and the id of a reservation; one is empty."""
-    is_id = settings.capacity.startswith("cr-")
-    return {
-        "preference": "" if is_id else settings.capacity,
-        "reservation": settings.capacity if is_id else "",
-    }
+def reservation(capacity: str) -> dict[str, str]:
+    """Return the preference for capacity reservations, and the id of a reservation; one is empty."""
+    is_id = capacity.startswith("cr-")
+    return {"preference": "" if is_id else capacity, "reservation": capacity if is_id else ""}
 
 
-def launch_reservation(settings: AwsSettings) -> dict[str, Any]:
-    """Return the arguments of RunInstances for the site's capacity reservation."""
-    wanted = reservation(settings)
+def launch_reservation(capacity: str) -> dict[str, Any]:
+    """Return the arguments of RunInstances for a capacity reservation."""
+    wanted = reservation(capacity)
     if wanted["reservation"]:
         target = {"CapacityReservationTarget": {"CapacityReservationId": wanted["reservation"]}}
         return {"CapacityReservationSpecification": target}

@@ -2,10 +2,11 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from builder.adapters.ami.access import Access, address_of, launch_network, session_proxy, ssh_access
 from builder.adapters.ami.capacity import (
@@ -17,6 +18,7 @@ from builder.adapters.ami.capacity import (
     launch_reservation,
 )
 from builder.adapters.ami.failed import FailedInstances
+from builder.adapters.ami.hardware import Hardware, connect
 from builder.adapters.ami.maker import modules_folder
 from builder.adapters.ansible import kernel_modules
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, specifications
@@ -26,7 +28,7 @@ from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.errors import CheckError
 from builder.events import Stream
-from builder.model import Artifact, Plan, Report
+from builder.model import Artifact, Plan, Report, Value
 from builder.site import AwsSettings
 from builder.sources import check_folders, require_same_checks
 from builder.wait import until
@@ -91,6 +93,7 @@ class MachineChecker:
     environment: Mapping[str, str]
     ssh_port: int = 22
     keep_failed: bool = False  # keep the instance if a check fails
+    hardware: Hardware | None = None  # None: the type of the build
     # Limits the number of concurrent instances; shared with AmiMaker.
     working: AbstractContextManager[object] = field(default_factory=nullcontext)
 
@@ -110,12 +113,15 @@ class MachineChecker:
                 name=name,
                 folder=folder,
                 tags=self.tags(plan),
+                allows_itself=self._machines(plan) > 1,
             ) as access,
-            self._instance(plan, artifact.reference, access, host) as address,
+            self._instances(plan, artifact.reference, access, host) as instances,
             self._failed.kept(plan, access, tags) if self.keep_failed else nullcontext(),
         ):
             config = self._login(plan, access.key, host, folder)
-            self._wait_for_login(address, config)
+            for instance in instances:
+                self._wait_for_login(address_of(instance, self.settings), config)
+            address = address_of(instances[0], self.settings)
             checks = run_checks(
                 self.run,
                 self.root,
@@ -125,6 +131,7 @@ class MachineChecker:
                 f"ssh://{address}",
                 environment=self.environment,
                 options=(f"--ssh-config={config}", "--sudo"),
+                capabilities=self._capabilities(plan, instances, config, host),
             )
             report = Report(reference=artifact.reference, checks=checks, seconds=time.monotonic() - started)
             if self.keep_failed and not report.passed:
@@ -137,38 +144,81 @@ class MachineChecker:
     @property
     def _failed(self) -> FailedInstances:
         return FailedInstances(
-            account=self.account, settings=self.settings, run=self.run, ssh_port=self.ssh_port
+            account=self.account,
+            settings=self.settings,
+            run=self.run,
+            ssh_port=self.ssh_port,
+            dollars_per_hour=self._dollars_per_hour,
         )
 
+    @property
+    def _dollars_per_hour(self) -> float | None:
+        """The price of an instance with the hardware of the site; None for the build's type or if unknown."""
+        return self.hardware.facts.dollars_per_hour if self.hardware and self.hardware.facts else None
+
+    def _machines(self, plan: Plan) -> int:
+        return self.hardware.machines(plan, self.settings) if self.hardware else 1
+
+    def _capabilities(
+        self, plan: Plan, instances: Sequence[Resource], config: Path, host: HostKey
+    ) -> dict[str, Value]:
+        """Return the capabilities of the hardware; `peer` is the second machine, with its login user."""
+        if self.hardware is None or self.account.is_on_this_machine:
+            return {}
+        found = self.hardware.capabilities(self.settings)
+        if len(instances) > 1:
+            assert plan.system.ami is not None
+            first, second = (self._on(address_of(each, self.settings), config) for each in instances)
+            address = str(instances[1]["PrivateIpAddress"])
+            connect(first, second, address=address, host_key=host.known_hosts)
+            found["peer"] = f"{plan.system.ami.user}@{address}"
+        return found
+
+    def _on(self, address: str, config: Path) -> Callable[[str], str]:
+        def run(command: str) -> str:
+            argv = ["ssh", "-F", str(config), address, command]
+            done = process.run(argv, timeout_s=120, cancelled=self.run.cancelled)
+            if done.code != 0:
+                raise CheckError(
+                    f"{address}: {done.tail}", hint="see the command below", details=done.details
+                )
+            return done.output
+
+        return run
+
     @contextmanager
-    def _instance(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[str]:
-        """Start an instance of `ami`, yield its address, and terminate it afterwards unless it is kept."""
+    def _instances(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[Sequence[Resource]]:
+        """Start instances of `ami`, yield them running, and terminate them afterwards unless one is kept."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
-        instance = first_with_capacity(
-            attempts(self.settings, plan.target.ami.build_on[plan.arch]),
+        wanted = self.settings
+        if self.hardware:  # the site's types are those of build instances
+            wanted = dataclasses.replace(wanted, instance_types=(self.hardware.type,))
+        started = first_with_capacity(
+            attempts(wanted, plan.target.ami.build_on[plan.arch]),
             lambda attempt: self._start(plan, ami, access, host, attempt),
             say=lambda text: self.events.emit("note", text=text),
         )
         try:
-            yield address_of(self._wait_until_running(instance), self.settings)
+            yield [self._wait_until_running(instance) for instance in started]
         finally:
             if not access.kept.is_set():
-                with calling_aws(f"terminating {instance}"):
-                    ec2.terminate_instances(InstanceIds=[instance])
+                with calling_aws(f"terminating {', '.join(started)}"):
+                    ec2.terminate_instances(InstanceIds=started)
 
-    def _start(self, plan: Plan, ami: str, access: Access, host: HostKey, attempt: Attempt) -> str:
-        """Start an instance and return its id; raise NoCapacityError if EC2 has none for it."""
+    def _start(self, plan: Plan, ami: str, access: Access, host: HostKey, attempt: Attempt) -> list[str]:
+        """Start the instances and return their ids; raise NoCapacityError if EC2 has none for them."""
         from botocore.exceptions import ClientError
 
+        count = self._machines(plan)
         with calling_aws(f"starting an instance of {ami}"):
             try:
                 answer = self.account.client("ec2").run_instances(
                     ImageId=ami,
                     InstanceType=attempt.instance_type,
                     KeyName=access.key.name,
-                    MinCount=1,
-                    MaxCount=1,
+                    MinCount=count,
+                    MaxCount=count,
                     ClientToken=f"{access.key.name[-60:]}-{attempt.number}",
                     UserData=host.user_data,
                     InstanceInitiatedShutdownBehavior="terminate",
@@ -176,14 +226,23 @@ class MachineChecker:
                     TagSpecifications=specifications(
                         {**self.tags(plan), "Name": access.key.name}, ["instance", "volume"]
                     ),
-                    **launch_network(attempt.settings, access.group),
-                    **launch_reservation(attempt.settings),
+                    **self._shape(attempt, access),
                 )
             except ClientError as error:
                 if reason := lack_of(error):
                     raise NoCapacityError(reason) from error
                 raise
-        return str(answer["Instances"][0]["InstanceId"])
+        return [str(instance["InstanceId"]) for instance in answer["Instances"]]
+
+    def _shape(self, attempt: Attempt, access: Access) -> dict[str, Any]:
+        """Return the arguments of RunInstances for network and capacity."""
+        if self.hardware is None:
+            network = launch_network(attempt.settings, access.group)
+            return {**network, **launch_reservation(attempt.settings.capacity)}
+        return {
+            **self.hardware.network(attempt.settings, access.group),
+            **self.hardware.reservation(self.account, attempt.settings),
+        }
 
     def _wait_until_running(self, instance: str) -> Resource:
         ec2 = self.account.client("ec2")

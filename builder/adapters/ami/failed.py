@@ -42,6 +42,7 @@ class FailedInstances:
     settings: AwsSettings
     run: Run
     ssh_port: int
+    dollars_per_hour: float | None = None  # default: the price of the target's build type
 
     @contextmanager
     def kept(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> Iterator[None]:
@@ -65,15 +66,18 @@ class FailedInstances:
             return [f"the instance was not kept: {getattr(error, 'message', error)}"]
 
     def _keep(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> list[str]:
+        """Keep one running instance, and terminate all others with these tags."""
+        lines: list[str] = []
         for instance in self._instances(tags):
-            if instance["State"]["Name"] == "running":
+            if instance["State"]["Name"] == "running" and not lines:
                 config = self._write_login(plan, access, instance)
                 journal.hold(self.run, self.account, access.key.name, instance["InstanceId"])
                 access.kept.set()
-                return self._lines(plan, instance["InstanceId"], config)
+                lines = self._lines(plan, instance["InstanceId"], config)
+                continue
             with calling_aws(f"terminating {instance['InstanceId']}"):
                 self.account.client("ec2").terminate_instances(InstanceIds=[instance["InstanceId"]])
-        return []
+        return lines
 
     def _instances(self, tags: Mapping[str, str]) -> list[Resource]:
         filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items() if value]
@@ -109,7 +113,7 @@ class FailedInstances:
         if self.account.is_on_this_machine:
             return [*lines, f"remove it: builder clean {self.run.name} --yes"]
         assert plan.target.ami is not None
-        dollars = plan.target.ami.dollars_per_hour[plan.arch]
+        dollars = self.dollars_per_hour or plan.target.ami.dollars_per_hour[plan.arch]
         return [
             *lines,
             f"remove it: builder clean {self.run.name} --site aws --yes",

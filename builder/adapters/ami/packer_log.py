@@ -11,10 +11,10 @@ from dataclasses import dataclass
 _MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
 _SOURCE = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
 # Packer says this before it connects to the instance, so no output of the instance can come before it.
-# Packer 1.6 names a spot instance only by its id.
-_INSTANCE = re.compile(
-    r"(?:Waiting for instance \(|Instance ID: )(i-[0-9a-f]{8,17})(?:\) to become ready\.\.\.)?"
-)
+_INSTANCE = re.compile(r"Waiting for instance \((i-[0-9a-f]{8,17})\) to become ready\.\.\.")
+# Packer 1.6 names a spot instance in this way only.
+_SPOT = "Launching a spot AWS instance..."
+_SPOT_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]{8,17})")
 _PLAY_EVENT = '{"event"'
 _PLAY_KINDS = ("message", "say")  # Packer passes on the plays' output as one of these
 _KEPT_LINES = 40
@@ -67,6 +67,7 @@ class PackerLog:
 
     def __init__(self) -> None:
         self.is_started = False  # EC2 has started the build instance
+        self._is_spot = False
         self.error = ""
         self.tail: list[str] = []
 
@@ -87,9 +88,15 @@ class PackerLog:
             self.error = text.strip()
         if kind == "say" and text:
             yield Task(text)
-        if kind in _PLAY_KINDS and not self.is_started and (started := _INSTANCE.fullmatch(text)):
+            self._is_spot |= text == _SPOT
+        if not self.is_started and (started := self._named(kind, text)):
             self.is_started = True
             yield Started(started[1])
+
+    def _named(self, kind: str, text: str) -> re.Match[str] | None:
+        if kind == "say":
+            return _INSTANCE.fullmatch(text)
+        return _SPOT_INSTANCE.fullmatch(text) if kind == "message" and self._is_spot else None
 
 
 def parse(line: str) -> Message:

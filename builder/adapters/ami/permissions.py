@@ -10,9 +10,10 @@ from typing import Any
 
 from builder.marks import BUILDER_TAG, RUN_TAG
 from builder.model import Plan
-from builder.site import AwsSettings
+from builder.site import AwsSettings, CheckSettings
 
 _ANY = ("*",)
+_NO_CHECKS = CheckSettings()
 DOCTOR = "doctor"  # feature: `builder doctor` reads facts of the account that no build needs
 OLD_SPOT = "old spot"  # feature: spot instances of Packer 1.6
 OLD_PACKER = "old packer"  # feature: Packer 1.6 does not tag images or require tokens in its requests
@@ -104,6 +105,19 @@ GRANTS: tuple[Grant, ...] = (
         actions=("ec2:RunInstances",),
         resources=_ec2("capacity-reservation"),
         when="reservation",
+    ),
+    Grant(
+        name="ReservationRead",
+        actions=("ec2:DescribeCapacityReservations",),
+        when="check reservation",
+    ),
+    # Two machines of the checks talk to each other over EFA.
+    Grant(
+        name="GroupWithin",
+        actions=("ec2:AuthorizeSecurityGroupEgress",),
+        resources=_ec2("security-group"),
+        condition=_HAS_RUN_TAG,
+        when="hardware",
     ),
     # Packer does not tag its launch template. A fleet starts its instance in the name of the caller.
     Grant(
@@ -387,13 +401,13 @@ def changing(wanted: Iterable[str]) -> list[tuple[str, str]]:
     return [(service, action) for service, action, when in CALLS if when in wanted]
 
 
-def needs(plan: Plan, settings: AwsSettings) -> set[str]:
+def needs(plan: Plan, settings: AwsSettings, checks: CheckSettings = _NO_CHECKS) -> set[str]:
     """Return the features that a target uses at a site, named as in GRANTS and CALLS."""
     shape = plan.target.ami
-    return features(settings, encryptable=bool(shape and shape.encryptable))
+    return features(settings, checks, encryptable=bool(shape and shape.encryptable))
 
 
-def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
+def features(settings: AwsSettings, checks: CheckSettings = _NO_CHECKS, *, encryptable: bool) -> set[str]:
     """Return the features of a site's settings for targets whose AMIs can be encrypted or not."""
     optional = {
         "group": not settings.security_group,
@@ -405,7 +419,9 @@ def features(settings: AwsSettings, *, encryptable: bool) -> set[str]:
         "spot": settings.spot,
         "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
-        "reservation": settings.capacity.startswith("cr-"),
+        "reservation": "cr-" in settings.capacity + checks.capacity,
+        "check reservation": bool(checks.instance) and "cr-" in checks.capacity + settings.capacity,
+        "hardware": bool(checks.instance) and not settings.security_group,
         "session": settings.ssh_interface == "session_manager",
     }
     return {"build", "publish", *(name for name, is_needed in optional.items() if is_needed)}

@@ -45,7 +45,7 @@ def template_variables(
         "region": account.region,
         "endpoint": account.endpoint,
         "source_ami": job.start.image["ImageId"],
-        "capacity": reservation(site),
+        "capacity": reservation(site.capacity),
         "ami_name": job.image_name,
         "ami_description": job.description,
         "tags": {**job.tags, "Name": job.image_name},

@@ -31,10 +31,12 @@ def security_group(
     cancelled: threading.Event,
     on_left: Callable[[str], None],
     kept: threading.Event,
+    allows_itself: bool = False,
 ) -> Iterator[str]:
     """Yield the id of the site's own group, or of a group that is created for the block and deleted after it.
 
-    The created group stays if `kept` is set.
+    The created group stays if `kept` is set. `allows_itself` allows all traffic within the group, which EFA
+    requires in both directions.
     `on_left` is called with the id of a group that could not be deleted because it is still in use.
     """
     if settings.security_group:
@@ -46,10 +48,20 @@ def security_group(
     try:
         with calling_aws(f"allowing SSH in {group}"), ignoring("InvalidPermission.Duplicate"):
             account.client("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])
+        if allows_itself:
+            _allow_itself(account, group)
         yield group
     finally:
         if not (kept.is_set() or delete(account, account.region, group, cancelled=cancelled)):
             on_left(group)
+
+
+def _allow_itself(account: Account, group: str) -> None:
+    ec2 = account.client("ec2")
+    within = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}]
+    for allow in (ec2.authorize_security_group_ingress, ec2.authorize_security_group_egress):
+        with calling_aws(f"allowing traffic within {group}"), ignoring("InvalidPermission.Duplicate"):
+            allow(GroupId=group, IpPermissions=within)
 
 
 def _create(account: Account, settings: AwsSettings, name: str, tags: Mapping[str, str]) -> str:

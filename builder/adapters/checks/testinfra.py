@@ -17,7 +17,7 @@ from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
 from builder.errors import CheckError, UsageError
 from builder.events import Stream
-from builder.model import Check, Plan
+from builder.model import Check, Plan, Value
 
 _TIMEOUT_S = 1200
 # Lines of pytest: the number of checks, without those that -k leaves out, and the end of a check.
@@ -48,8 +48,12 @@ def run_checks(
     *,
     environment: Mapping[str, str],
     options: Sequence[str] = (),
+    capabilities: Mapping[str, Value] | None = None,
 ) -> tuple[Check, ...]:
-    """Run the checks in these folders in a pytest subprocess; `host` is the testinfra URL of the machine."""
+    """Run the checks in these folders in a pytest subprocess; `host` is the testinfra URL of the machine.
+
+    `capabilities` has those of the machine, in addition to the plan's.
+    """
     name = plan.target.name
     results = run.folder / f"checks-{name}.xml"
     expected = run.scratch / f"expected-{name}.json"
@@ -58,7 +62,7 @@ def run_checks(
             {
                 "versions": plan.versions,
                 "variables": evaluate_variables(run, root, plan),
-                "capabilities": plan.capabilities,
+                "capabilities": {**plan.capabilities, **(capabilities or {})},
                 "components": plan.components,
             }
         ),

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from builder import tooling
-from builder.adapters.ami import janitor, kept, plugins
+from builder.adapters.ami import hardware, janitor, kept, plugins
 from builder.adapters.ami.access import SESSION_MANAGER, session_problems
 from builder.adapters.ami.capacity import require_consistent
 from builder.adapters.ami.checker import MachineChecker
 from builder.adapters.ami.finder import AmiFinder, tags
+from builder.adapters.ami.hardware import Hardware
 from builder.adapters.ami.maker import AmiMaker
 from builder.adapters.ami.packer import Packer
 from builder.adapters.ami.permissions import DOCTOR, OLD_PACKER, OLD_SPOT, changing, needs, policy
@@ -79,6 +80,9 @@ class AmiLane(Lane):
             text = "a rehearsal has no Session Manager, but aws.ssh_interface is session_manager"
             raise UsageError(text, hint="unset ssh_interface in site.toml, or build with --site aws")
         require_consistent(settings)
+        if self._hardware:
+            for plan in plans:
+                self._hardware.require_fits(plan)
         for problem in session_problems(settings):
             raise problem
         if publish:
@@ -182,6 +186,7 @@ class AmiLane(Lane):
             tags=lambda plan: tags(plan, work.run, commit),
             environment=dict(os.environ),
             keep_failed=work.request.keep_failed,
+            hardware=self._hardware,
             working=working,
         )
         self._run = work.run
@@ -218,13 +223,15 @@ class AmiLane(Lane):
             print(f"kept {ami}, which was not checked: the next build continues with it", file=sys.stderr)
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
-        wanted = needs(plan, self._context.site.aws)
+        wanted = needs(plan, self._context.site.aws, self._context.site.checks)
         return changing(wanted if publish else wanted & {"build", "group"})
 
     def policy(self, plan: Plan, *, partition: str, old_packer: bool, doctor: bool) -> Mapping[str, Any]:
         settings = self._context.site.aws
         more = {OLD_PACKER: old_packer, OLD_SPOT: old_packer and settings.spot, DOCTOR: doctor}
-        wanted = needs(plan, settings) | {feature for feature, is_wanted in more.items() if is_wanted}
+        wanted = needs(plan, settings, self._context.site.checks) | {
+            feature for feature, is_wanted in more.items() if is_wanted
+        }
         return policy(wanted, settings, partition=partition)
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
@@ -235,6 +242,11 @@ class AmiLane(Lane):
 
     def next_command(self, receipt: Receipt) -> str:
         return f"builder ami show {receipt.artifact.reference}"
+
+    @cached_property
+    def _hardware(self) -> Hardware | None:
+        site, instances = self._context.site, self._context.catalog.instances
+        return hardware.of_site(site.checks, site.aws, instances)
 
     @cached_property
     def _publisher(self) -> AmiPublisher:
@@ -295,8 +307,20 @@ def _intention(site: SiteAccount, plan: Plan, outlook: Outlook) -> str:
     return (
         f"  {plan.target.name}: instances of {' or '.join(types)} from {start},"
         f" a volume of {shape.volume_gib} GiB, an AMI with its snapshot{made};"
-        f" about {minutes} min{dollars}"
+        f" about {minutes} min{dollars}{_on_hardware(site, plan)}"
     )
+
+
+def _on_hardware(site: SiteAccount, plan: Plan) -> str:
+    """Describe the instances of the checks if the site names their type; "" otherwise."""
+    found, aws = site.context.site, site.context.site.aws
+    wanted = hardware.of_site(found.checks, aws, site.context.catalog.instances)
+    if wanted is None:
+        return ""
+    count = wanted.machines(plan, aws)
+    dollars = wanted.facts.dollars_per_hour if wanted.facts else None
+    price = f", {dollars:.2f} $ per hour each" if dollars else ""
+    return f"; checks on {count} x {wanted.type}{price}"
 
 
 def _ask() -> None:

@@ -13,6 +13,7 @@ from builder.errors import FactoryError
 from builder.rehearsal.ec2 import fleets
 from builder.rehearsal.ec2.images import Image
 
+_BLOCK = "capacity-block"
 _ATTRIBUTES = {"description": "Description", "imdsSupport": "ImdsSupport"}
 
 
@@ -57,6 +58,36 @@ class Actions(EC2Response):
     def get_ebs_default_kms_key_id(self) -> ActionResult:
         self.error_on_dryrun()
         return ActionResult({"KmsKeyId": "alias/aws/ebs"})
+
+    # Actions on capacity reservations.
+
+    def describe_capacity_reservations(self) -> ActionResult:
+        self.error_on_dryrun()
+        rules = self.ec2_backend.rules
+        asked = self._get_param("CapacityReservationIds") or (*rules.reservations, *rules.capacity_blocks)
+        return ActionResult({"CapacityReservations": [self._reservation(name) for name in asked]})
+
+    def _reservation(self, name: str) -> dict[str, str]:
+        """Return an active capacity reservation or capacity block of the account."""
+        rules = self.ec2_backend.rules
+        if name not in (*rules.reservations, *rules.capacity_blocks):
+            raise EC2ClientError("InvalidCapacityReservationId.NotFound", f"{name} does not exist")
+        return {
+            "CapacityReservationId": name,
+            "ReservationType": _BLOCK if name in rules.capacity_blocks else "default",
+            "AvailabilityZone": f"{self.ec2_backend.region_name}a",
+            "State": "active",
+        }
+
+    def run_instances(self) -> ActionResult:
+        """Refuse an instance in a reservation that does not exist, or in a block with another market."""
+        target = (self._get_param("CapacityReservationSpecification") or {}).get("CapacityReservationTarget")
+        if name := (target or {}).get("CapacityReservationId"):
+            market = (self._get_param("InstanceMarketOptions") or {}).get("MarketType")
+            if (self._reservation(name)["ReservationType"] == _BLOCK) != (market == _BLOCK):
+                text = f"The market type {market or 'on-demand'} does not fit {name}"
+                raise EC2ClientError("InvalidParameterCombination", text)
+        return super().run_instances()
 
     # Actions on fleets of spot instances.
 

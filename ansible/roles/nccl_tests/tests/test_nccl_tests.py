@@ -37,3 +37,24 @@ def test_all_reduce_gives_correct_results(host):
     run = host.run("%s -b 8 -e 128M -f 2 -g $(nvidia-smi -L | wc -l)", f"{FOLDER}/all_reduce_perf")
     assert run.rc == 0
     assert "Out of bounds values : 0 OK" in run.stdout
+
+
+@pytest.mark.needs("gpu", "efa-device", "peer")
+def test_two_machines_reduce_over_efa(host, expected):
+    """`peer` is the login of a second machine of the same image, at which this user can log in."""
+    user, _, address = expected.capabilities["peer"].partition("@")
+    gpus = host.check_output("nvidia-smi -L | wc -l")
+    mpirun = f"{expected.variables['nccl_tests_mpi']}/bin/mpirun"
+    # Bridges of container runtimes have the same address on both machines.
+    options = (
+        "--mca btl_tcp_if_exclude lo,docker0 --mca oob_tcp_if_exclude lo,docker0"
+        " -x NCCL_SOCKET_IFNAME=^lo,docker -x NCCL_DEBUG=INFO"
+    )
+    command = (
+        f"{mpirun} --host $(hostname):{gpus},{address}:{gpus} {options}"
+        f" {FOLDER}/all_reduce_perf -b 8 -e 128M -f 2 -g 1"
+    )
+    run = host.run("runuser --login %s --command %s", user, command)
+    assert run.rc == 0, run.stdout + run.stderr
+    assert "Out of bounds values : 0 OK" in run.stdout
+    assert "selected provider is efa" in (run.stdout + run.stderr).lower()

@@ -10,6 +10,7 @@ from moto.ssm.responses import SimpleSystemManagerResponse
 
 from builder.rehearsal.identity import USER
 
+_NOWHERE = "127.0.0.1:9"  # of an instance that this host does not reach
 _DOCUMENTS = ("AWS-StartPortForwardingSession", "AWS-StartSSHSession", "SSM-SessionManagerRunShell")
 
 
@@ -17,9 +18,10 @@ class SessionActions(SimpleSystemManagerResponse):
     """Handler of a request to Systems Manager."""
 
     def start_session(self) -> ActionResult:
-        """Start a session, whose stream leads nowhere: a rehearsal has no data channel.
+        """Start a session; its stream has the address of the instance, because there is no data channel.
 
-        The agent needs a running instance, an instance profile and a route to the internet.
+        The agent needs a running instance, an instance profile and a route to the internet. The program that
+        connects to a stream is a stand-in of `session-manager-plugin` in the tests.
         """
         target, document = self._get_param("Target"), self._get_param("DocumentName") or _DOCUMENTS[-1]
         if document not in _DOCUMENTS:
@@ -27,7 +29,8 @@ class SessionActions(SimpleSystemManagerResponse):
         if not self._has_agent(target):
             raise SSMException("TargetNotConnected", f"{target} is not connected.")
         session = f"{USER}-{secrets.token_hex(9)[:17]}"
-        stream = f"ws://127.0.0.1:9/v1/data-channel/{session}"
+        backend: Any = ec2_backends[self.current_account][self.region]
+        stream = f"ws://{backend.bound[target] or _NOWHERE}/v1/data-channel/{session}"
         return ActionResult({"SessionId": session, "TokenValue": secrets.token_hex(32), "StreamUrl": stream})
 
     def terminate_session(self) -> ActionResult:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder import catalog
-from builder.adapters.ami import family, inventory, janitor, kept
+from builder.adapters.ami import family, janitor, kept, spot
 from builder.adapters.ami.access import ssh_access
 from builder.adapters.ami.permissions import OLD_PACKER, policy
 from builder.adapters.aws.account import specifications, tags_of
@@ -216,7 +216,7 @@ def test_policy_allows_each_call_of_a_publication_a_retirement_and_a_cleanup(
     )
     janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
     keep_and_remove_checkpoint(ami_account)
-    list_everything(ami_account)
+    list_spot(ami_account)
     begin_build(ami_account, private)
     assert len({call.action for call in proxy.calls if call.mutating}) > 12
     assert [request for request in made if evaluate([document], request) != ALLOWED] == []
@@ -234,8 +234,8 @@ def keep_and_remove_checkpoint(ami_account: AmiAccount) -> None:
     found.remove()
 
 
-def list_everything(ami_account: AmiAccount) -> None:
-    """Make the calls that list what builds created, fleets and launch templates among them."""
+def list_spot(ami_account: AmiAccount) -> None:
+    """Make the calls that list fleets and launch templates."""
     tags = specifications({RUN_TAG: "r", BUILDER_TAG: ami_account.builder}, ["fleet"])
     data = {"ImageId": ami_account.aws.debian(), "InstanceType": "m5.large"}
     ec2 = ami_account.aws.ec2
@@ -247,9 +247,9 @@ def list_everything(ami_account: AmiAccount) -> None:
         TargetCapacitySpecification={"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "spot"},
         TagSpecifications=tags,
     )
-    found = inventory.everything(ami_account.account, [EAST], "/image-factory")
-    (fleet,) = [item for item in found if item.kind == "fleet"]
-    ec2.delete_fleets(FleetIds=[fleet.id], TerminateInstances=True)
+    assert list(spot.templates(ami_account.account, EAST)) == [], "not a template of Packer"
+    (fleet,) = spot.fleets(ami_account.account, EAST, {RUN_TAG: "*", BUILDER_TAG: ami_account.builder})
+    ec2.delete_fleets(FleetIds=[fleet], TerminateInstances=True)
     ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplate"]["LaunchTemplateId"])
 
 

@@ -7,6 +7,7 @@ import pytest
 from builder.adapters.ami import inventory
 from builder.adapters.aws.account import specifications
 from builder.cli import clean
+from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from tests.support.rehearsal import EAST, REGIONS, WEST
 from tests.support.rehearsed_account import OTHER_ACCOUNT, AmiAccount, environment
@@ -52,6 +53,14 @@ def test_lists_and_deletes_all_resources_of_builds(
     assert "of-others" in keys
     assert ami_account.aws.ec2.describe_images(Owners=["self"])["Images"]
     ami_account.aws.ec2.delete_key_pair(KeyName="of-others")
+
+
+def test_a_caller_without_rights_on_resource_shares_lists_everything_else(
+    ami_account: AmiAccount, proxy: Proxy
+) -> None:
+    home = ami_account.image(run=RUN)
+    proxy.disturb(Disturbance(action="GetResourceShares", status=403, code="AccessDeniedException", count=0))
+    assert home in {item.id for item in found(ami_account)}
 
 
 @pytest.mark.parametrize(("words", "is_deleted"), [([], False), (["--yes"], True)])

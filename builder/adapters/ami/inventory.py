@@ -72,7 +72,7 @@ def _in_region(account: Account, region: str, prefix: str, note: Callable[[str],
         account, region, prefix, [image["ImageId"] for image in images]
     ).items():
         yield Item(kind="parameter", region=region, id=name, text=f"points to {ami}")
-    for arn, name in own_shares(account, region):
+    for arn, name in _shares(account, region):
         yield Item(kind="resource share", region=region, id=arn, text=name)
     for image in images:
         yield Item(kind="image", region=region, id=image["ImageId"], text=_text(image))
@@ -103,6 +103,16 @@ def _stacks(account: Account, region: str, note: Callable[[str], object]) -> Ite
     for order, stack in enumerate(found):
         text = f"{tags_of(stack)[ARCHITECTURE_TAG]}, {stack['StackStatus']}"
         yield Item(kind="stack", region=region, id=stack["StackName"], text=text, order=order)
+
+
+def _shares(account: Account, region: str) -> list[tuple[str, str]]:
+    """Return (ARN, name) of the resource shares; none if the caller may not list them, nor create any."""
+    try:
+        return list(own_shares(account, region))
+    except MissingError as error:
+        if is_denied(error):
+            return []
+        raise
 
 
 def _images(account: Account, region: str) -> list[Resource]:

@@ -44,6 +44,8 @@ class Records(Site):
 
     def tar(self, url: str, files: Mapping[str, Content], *, links: Mapping[str, str] | None = None) -> Path:
         self._add_sources({name.partition("/")[2]: content for name, content in files.items()})
+        names = {name.partition("/")[0] for name in files}
+        self.facts |= {Fact("folders", (url.rpartition("/")[2], name)) for name in names}
         return self.write(url, "")
 
     def git(self, url: str, ref: str, files: Mapping[str, Content]) -> str:

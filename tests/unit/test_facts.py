@@ -13,9 +13,9 @@ import pytest
 
 from builder import catalog
 from builder.downloads import downloads_of
-from tests.facts import Fact, facts_of
+from tests.facts import Fact, facts_of, table_of
 from tests.facts.served import Records, facts_served
-from tests.standins import aws_ofi_nccl, efa
+from tests.standins import aws_ofi_nccl, efa, enroot, nvidia_container_toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = tomllib.loads((ROOT / "tests/facts/aws_ofi_nccl.toml").read_text(encoding="utf-8"))
@@ -126,6 +126,18 @@ def test_checks_name_only_libraries_and_interfaces_that_exist(path: Path) -> Non
     kinds = {kind for entry in FACTS["since"] for kinds in entry.get("files", {}).values() for kind in kinds}
     assert set(re.findall(r"\blibnccl-[\w-]+\.so\b", text)) <= names
     assert {word.lower() for word in re.findall(r"\bnccl(\w+)Plugin_v", text)} <= kinds
+
+
+@pytest.mark.parametrize(
+    ("upstream", "text", "pattern"),
+    [
+        ("enroot", enroot.PROGRAM, r"^done < (\S+)$"),
+        ("nvidia_container_toolkit", nvidia_container_toolkit.PROGRAM, r'^BinaryName = "(.+)"$'),
+    ],
+)
+def test_programs_of_stand_ins_use_the_paths_of_the_release(upstream: str, text: str, pattern: str) -> None:
+    (path,) = re.findall(pattern, text, re.MULTILINE)
+    assert [entry for entry in table_of(upstream)["since"] if path in entry.get("files", ())]
 
 
 def test_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:

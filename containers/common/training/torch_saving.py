@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import StorageError
@@ -46,16 +48,20 @@ class Replicated:
     _replica: DistributedDataParallel
     _optimizer: torch.optim.Optimizer
 
+    @property
+    def _model(self) -> nn.Module:
+        return self._replica.module
+
     def save(self, folder: Path) -> "Future[object]":
         """Write the state on the first rank only, because all replicas are equal."""
         if not self._ranks.is_first:
             return done()
-        state = {"model": self._replica.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         return write_whole(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
         state = read_whole(folder / STATE, self._ranks.device)
-        self._replica.module.load_state_dict(state["model"])
+        self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -82,6 +88,23 @@ class Sharded:
         """Load the parts that this rank holds; the save may have used another number of ranks."""
         with _storage_errors(folder):
             dcp.load(state, checkpoint_id=folder, process_group=self._group)
+
+
+class FullySharded:
+    """Saving and loading of workloads whose model and optimizer are sharded over the ranks."""
+
+    _model: nn.Module
+    _optimizer: torch.optim.Optimizer
+    _storage: Sharded
+
+    def save(self, folder: Path) -> "Future[object]":
+        model, optimizer = get_state_dict(self._model, self._optimizer)
+        return self._storage.save({"model": model, "optimizer": optimizer}, folder)
+
+    def load(self, folder: Path) -> None:
+        model, optimizer = get_state_dict(self._model, self._optimizer)
+        self._storage.load({"model": model, "optimizer": optimizer}, folder)
+        set_state_dict(self._model, self._optimizer, model_state_dict=model, optim_state_dict=optimizer)
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """Fully sharded training of the Llama-style model with FSDP2 (fully_shard)."""
 
 from argparse import Namespace
-from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,10 +15,10 @@ from llama.options import chosen_config, chosen_length, identity
 from llama.steps import make_optimizer, next_token_loss, update
 from training.errors import TrainingError
 from training.torch_ranks import TorchRanks
-from training.torch_saving import Sharded
+from training.torch_saving import FullySharded, Sharded
 
 
-class ShardedLlama:
+class ShardedLlama(FullySharded):
     """Workload with parameters, gradients and optimizer state sharded over the ranks."""
 
     program = "pytorch-fsdp"
@@ -40,15 +37,6 @@ class ShardedLlama:
         loss = next_token_loss(self._model, torch.from_numpy(batch).to(self._ranks.device))
         update(self._model, self._optimizer, loss, step, self._options)
         return loss
-
-    def save(self, folder: Path) -> "Future[object]":
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        return self._storage.save({"model": model, "optimizer": optimizer}, folder)
-
-    def load(self, folder: Path) -> None:
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        self._storage.load({"model": model, "optimizer": optimizer}, folder)
-        set_state_dict(self._model, self._optimizer, model_state_dict=model, optim_state_dict=optimizer)
 
 
 def shard(options: Namespace, ranks: TorchRanks) -> Llama:

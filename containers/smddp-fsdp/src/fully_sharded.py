@@ -1,15 +1,12 @@
 """Sharded training of the Llama-style model with FullyShardedDataParallel, for libraries that build on it."""
 
 from argparse import Namespace
-from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
@@ -17,10 +14,10 @@ from llama.model import Block, Llama
 from llama.options import chosen_config, chosen_length, identity, learning_rate_at
 from llama.steps import make_optimizer, next_token_loss
 from training.torch_ranks import TorchRanks
-from training.torch_saving import Sharded
+from training.torch_saving import FullySharded, Sharded
 
 
-class FullyShardedLlama:
+class FullyShardedLlama(FullySharded):
     """Workload with parameters, gradients and optimizer state sharded over all ranks, or within groups."""
 
     unit = "tokens"
@@ -46,15 +43,6 @@ class FullyShardedLlama:
             group["lr"] = learning_rate_at(step, self._options)
         self._optimizer.step()
         return loss
-
-    def save(self, folder: Path) -> "Future[object]":
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        return self._storage.save({"model": model, "optimizer": optimizer}, folder)
-
-    def load(self, folder: Path) -> None:
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        self._storage.load({"model": model, "optimizer": optimizer}, folder)
-        set_state_dict(self._model, self._optimizer, model_state_dict=model, optim_state_dict=optimizer)
 
 
 def shard(options: Namespace, ranks: TorchRanks, *, in_groups: bool) -> FullyShardedDataParallel:

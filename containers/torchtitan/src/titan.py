@@ -4,14 +4,11 @@ torchtitan's own trainer runs on accelerators only, so its modules are used with
 """
 
 from argparse import Namespace
-from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims, parallel_dims
@@ -26,10 +23,10 @@ from training.errors import TrainingError
 from training.ranks import Ranks
 from training.sampling import Shard
 from training.torch_ranks import TorchRanks
-from training.torch_saving import Sharded
+from training.torch_saving import FullySharded, Sharded
 
 
-class TitanLlama:
+class TitanLlama(FullySharded):
     """Workload with torchtitan's model, sharded by its FSDP, tensor and activation checkpointing settings."""
 
     program = "torchtitan"
@@ -57,15 +54,6 @@ class TitanLlama:
             group["lr"] = learning_rate_at(step, self._options)
         self._optimizer.step()
         return loss
-
-    def save(self, folder: Path) -> "Future[object]":
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        return self._storage.save({"model": model, "optimizer": optimizer}, folder)
-
-    def load(self, folder: Path) -> None:
-        model, optimizer = get_state_dict(self._model, self._optimizer)
-        self._storage.load({"model": model, "optimizer": optimizer}, folder)
-        set_state_dict(self._model, self._optimizer, model_state_dict=model, optim_state_dict=optimizer)
 
 
 def shard_of(options: Namespace, ranks: Ranks) -> Shard:

@@ -202,6 +202,15 @@ def add_cache_option(group: "argparse.ArgumentParser | argparse._ArgumentGroup")
     )
 
 
+def add_sizes(parser: argparse.ArgumentParser, *sizes: tuple[str, int, str]) -> None:
+    """Add options with the sizes of a model; each is a name, a default and a description."""
+    model = parser.add_argument_group("model")
+    for name, default, what in sizes:
+        model.add_argument(
+            name, type=positive_int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
+        )
+
+
 def add_point_options(parser: argparse.ArgumentParser) -> None:
     _add_data_group(
         parser,

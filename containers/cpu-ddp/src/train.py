@@ -5,10 +5,10 @@ import sys
 
 from training.options import (
     add_point_options,
+    add_sizes,
     end_process,
     make_parser,
     parse_options,
-    positive_int,
     run_program,
 )
 
@@ -22,16 +22,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         batch_size=256,
         learning_rate=1e-3,
     )
-    model = parser.add_argument_group("model")
-    for name, default, what in (
+    add_sizes(
+        parser,
         ("--features", 64, "number of features of an example"),
         ("--classes", 10, "number of classes"),
         ("--width", 256, "width of the hidden layers"),
         ("--depth", 4, "number of hidden layers"),
-    ):
-        model.add_argument(
-            name, type=positive_int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
-        )
+    )
     add_point_options(parser)
     return parse_options(parser, argv, smoke=SMOKE)
 

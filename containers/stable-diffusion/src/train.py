@@ -5,10 +5,10 @@ import sys
 
 from training.options import (
     add_point_options,
+    add_sizes,
     end_process,
     make_parser,
     parse_options,
-    positive_int,
     run_program,
 )
 
@@ -33,16 +33,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         batch_size=16,
         learning_rate=1e-4,
     )
-    model = parser.add_argument_group("model")
-    for name, default, what in (
+    add_sizes(
+        parser,
         ("--latent-size", 32, "width and height of the latents, an eighth of those of the images"),
         ("--width", 320, "channels of the first block; further blocks have multiples of it"),
         ("--blocks", 4, "blocks of the U-Net, each with half the resolution"),
         ("--classes", 1000, "number of classes that images are generated for"),
-    ):
-        model.add_argument(
-            name, type=positive_int, default=default, metavar="N", help=f"{what} (default: %(default)s)"
-        )
+    )
     add_point_options(parser)
     options = parse_options(parser, argv, smoke=SMOKE)
     if options.width % 8 or options.latent_size % 2 ** (options.blocks - 1):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cluster import find_cluster
 from training.errors import RankError
 from training.ranks import Ranks
 from training.tracing import traced
@@ -60,7 +61,10 @@ def connect(options: Namespace) -> Iterator[TensorFlowRanks]:
         raise RankError(f"--device cuda: TensorFlow {tf.__version__} finds no GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, enable=True)
-    workers, rank = place(os.environ.get("TF_CONFIG", ""))
+    config = find_cluster(os.environ, options.timeout_s)
+    if config:
+        os.environ["TF_CONFIG"] = config
+    workers, rank = place(config)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:

@@ -54,21 +54,21 @@ def file_in(factory: Factory, container: str, path: str) -> str:
 
 
 @pytest.fixture
-def site(factory: Factory) -> Iterator[Factory]:
-    yield factory
-    for container in factory.containers():
-        factory.engine.remove_container(container)
-    factory.call("clean", "--yes")
+def site(built: Factory) -> Iterator[Factory]:
+    """Factory with a built target, of which tests change only the upper layers."""
+    yield built
+    for container in built.containers():
+        built.engine.remove_container(container)
+    built.call("clean", "--yes")
 
 
 def test_container_of_a_failed_role_is_kept_and_found_by_clean(site: Factory) -> None:
-    good = (site.repository.root / _TASKS).read_text(encoding="utf-8")
     site.repository.write(_TASKS, _BROKEN)
     failed = site.build("hello", "--keep-failed")
     assert failed.code == 4
     kept = container_of(failed)
     assert file_in(site, kept, "/etc/before-the-failure") == "so far"
-    site.repository.write(_TASKS, good)
+    site.repository.write(_TASKS, _RANDOM)
     again = site.build("hello", "--keep-failed")
     assert again.code == 0, again.stderr
     assert names(site) == [kept]
@@ -90,7 +90,7 @@ def test_copy_of_a_failed_workload_container_is_kept(site: Factory) -> None:
 
 
 def test_rebuild_makes_a_layer_and_those_on_top_again(site: Factory) -> None:
-    site.repository.write("ansible/roles/workload_env/tasks/main.yml", _RANDOM)
+    site.repository.write(_TASKS, _RANDOM)
     assert site.build("hello").code == 0
     before = site.engine.layers()
     build = site.build("hello", "--rebuild", "final")

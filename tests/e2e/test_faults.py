@@ -108,24 +108,24 @@ def test_names_the_mirror_if_a_package_is_missing(factory: Factory, empty_mirror
     assert_recovers(factory)
 
 
-def test_refuses_a_wheel_with_a_wrong_hash(factory: Factory, root: Path, tmp_path: Path) -> None:
+def test_refuses_a_wheel_with_a_wrong_hash(built: Factory, root: Path, tmp_path: Path) -> None:
     right = make_wheel(tmp_path / "wheels")
-    factory.use_role(root, "python_env", 'summary = "venv"\nlayer = "final"\nrequirements = "stack"\n')
-    factory.use_role(
+    built.use_role(root, "python_env", 'summary = "venv"\nlayer = "final"\nrequirements = "stack"\n')
+    built.use_role(
         root,
         "workload_env",
         'summary = "venv"\nlayer = "final"\nrequires = ["python_env"]\nrequirements = "workload"\n',
     )
-    factory.repository.write("site.toml", f'[mirror]\npip_find_links = ["{tmp_path / "wheels"}"]\n')
-    build = factory.build()
+    built.repository.write("site.toml", f'[mirror]\npip_find_links = ["{tmp_path / "wheels"}"]\n')
+    build = built.build()
     assert_fails(build, 7, "does not match its locked hash", "0" * 64, right)
-    factory.repository.replace("containers/hello/requirements.lock", "0" * 64, right)
-    factory.repository.relock()
-    assert_recovers(factory)
-    image = f"factory-layers:{factory.repository.keys()['workload']}"
-    output = factory.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")
+    built.repository.replace("containers/hello/requirements.lock", "0" * 64, right)
+    built.repository.relock()
+    assert_recovers(built)
+    image = f"factory-layers:{built.repository.keys()['workload']}"
+    output = built.in_image(image, "/opt/venv/bin/python", "-c", "import greet; print(greet.WORD)")
     assert output.strip() == "hello"
-    assert str(tmp_path) not in factory.in_image(
+    assert str(tmp_path) not in built.in_image(
         image, "sh", "-c", "cat /opt/venv/pyvenv.cfg; env; cat /etc/pip.conf || :"
     )
 

@@ -90,7 +90,7 @@ def test_a_rebuild_in_another_folder_has_the_same_digest_and_uploads_nothing(
     made = {
         name: copy.repository.keys()[name] for name, outcome in build.outcomes.items() if outcome == "built"
     }
-    assert set(made) == {"system", "fabric", "final", "workload"}
+    assert set(made) == {"system", "final", "workload"}
     after = copy.engine.layers()
     assert {name: after[key].id for name, key in made.items()} == {
         name: before[key].id for name, key in made.items()
@@ -124,15 +124,13 @@ def test_pulls_the_topmost_layer_that_the_registry_cache_has(
 ) -> None:
     factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')
     assert factory.build().code == 0
-    for layer in ("workload", "final", "fabric", "system"):
+    for layer in ("workload", "final", "system"):
         factory.remove_layer(layer)
     factory.repository.replace("containers/hello/src/hello.py", "hello", "good day")
     build = factory.build()
     assert build.code == 0, build.stderr
     # Layers below the pulled layer count as reused without a request to the registry.
-    assert [build.outcomes[name] for name in ("system", "fabric", "final", "workload")] == [
-        *("reused", "reused", "pulled", "built"),
-    ]
+    assert [build.outcomes[name] for name in ("system", "final", "workload")] == ["reused", "pulled", "built"]
 
 
 def test_rebuilds_a_layer_that_the_registry_cache_has_under_another_key(

@@ -1,6 +1,7 @@
 """Instances of a rehearsal: SSH, disks, image copies, metadata service, container registry."""
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 from botocore.exceptions import ClientError
 
@@ -16,8 +18,13 @@ from builder.adapters.ami.checker import ssh_config
 from builder.adapters.aws.sshkeys import host_key
 from builder.adapters.engine.client import Engine
 from builder.marks import REHEARSAL_LABEL
+from builder.rehearsal.ec2 import engine_hosts
+from builder.rehearsal.ec2.engine_hosts import EngineHosts
+from builder.rehearsal.ec2.hosts import Launch
+from builder.rehearsal.ec2.machine import MACHINES
 from builder.wait import until
 from tests.support.rehearsal import DEBIAN, WEST, Clients, Key
+from tests.support.rehearsed import Program
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
@@ -211,6 +218,31 @@ def test_create_image_restarts_a_running_instance(aws: Clients, key: Key) -> Non
     aws.ec2.terminate_instances(InstanceIds=[made["InstanceId"]])
 
 
+def test_a_machine_without_sshd_starts(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for SSH ends without an error; here it is short."""
+    assert program
+    monkeypatch.setattr(engine_hosts, "_BOOT_S", 1.0)
+    engine, session = Engine(), uuid.uuid4().hex[:10]
+    (machine, *_) = (tag for image in engine.images(reference=MACHINES) for tag in image.tags)
+    masked = f"FROM {machine}\nRUN ln -s /dev/null /etc/systemd/system/ssh.service\n"
+    silent = f"factory-test:{session}"
+    client = docker.DockerClient(base_url=engine.url)
+    client.images.build(fileobj=io.BytesIO(masked.encode()), tag=silent, rm=True)
+    hosts = EngineHosts(engine=engine, session=session, ssh_port=22, machines=[silent])
+    try:
+        hosts.tag_snapshot("snap-1", silent)
+        address = hosts.take_address()
+        hosts.launch(
+            Launch(instance="i-1", snapshot="snap-1", address=address, hostname="silent", metadata={})
+        )
+        states = [container["State"] for container in engine.containers(f"{REHEARSAL_LABEL}={session}")]
+        assert states == ["running", "running"]
+    finally:
+        hosts.sweep()
+        engine.remove_image(silent)
+
+
+@pytest.mark.boundaries  # waits for SSH until the timeout
 def test_an_instance_without_sshd_is_running(aws: Clients, key: Key) -> None:
     """In EC2, the state of an instance does not depend on SSH."""
     made = aws.run(KeyName="test")

@@ -1,9 +1,10 @@
-"""Build and publish two container targets; `make images` builds all."""
+"""Build and publish two container targets, and train with the program of a third."""
 
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,12 @@ from tests.support.output import result_of
 pytestmark = pytest.mark.engine
 
 BOUND_S = 1800
-TARGETS = ("cpu-ddp", "pytorch-fsdp")
+TARGETS = ("cpu-ddp", "param-benchmark")
+# Command line of torchrun that needs no network, as in containers/common/smoke.py.
+TORCHRUN = (
+    *("torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+    *("--local-addr", "127.0.0.1", "train.py", "--smoke", "--device", "cpu"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,32 @@ def test_the_printed_next_command_trains(
     done = call(root, environment, *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["finished"] is True
+
+
+def test_sharded_training_works_with_the_framework_of_the_image(
+    root: Path, environment: dict[str, str], published: dict[str, str], tmp_path: Path
+) -> None:
+    """Train with the program of pytorch-fsdp, whose image has the same layers up to the framework."""
+    assert published
+    for folder in ("common", "pytorch-fsdp/src"):
+        shutil.copytree(root / "containers" / folder, tmp_path / "workload", dirs_exist_ok=True)
+    (tmp_path / "workload/bin").mkdir()
+    shutil.copy(root / "containers/common/launch.py", tmp_path / "workload/bin/torchrun")
+    (tmp_path / "workload/bin/torchrun").chmod(0o755)
+    settings = ("--network", "none", "--env", "OMP_NUM_THREADS=1", "--env", "GLOO_SOCKET_IFNAME=lo")
+    mounted = ("--volume", f"{tmp_path}/workload:/opt/workload:ro")
+    argv = ["docker", "run", "--rm", *settings, *mounted, "cpu-ddp:cpu-debian-12", *TORCHRUN]
+    done = subprocess.run(
+        [*argv, "--checkpoint-dir", "/tmp/checkpoints"],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["program"], result["world_size"]) == ("pytorch-fsdp", 2)
+    assert result["last_loss"] < result["first_loss"] / 2
 
 
 def test_targets_share_the_layer_of_the_framework(

@@ -117,6 +117,7 @@ class AmiFactory:
 def prepare(factory: Factory, root: Path) -> Factory:
     """Add an AMI target and its inputs to a factory."""
     repository = factory.repository
+    repository.replace("catalog/components/fabric.toml", 'layer = "final"', 'layer = "fabric"')
     repository.write("catalog/targets/machine.toml", TARGET.format(greeting=factory.greeting) + AMI)
     for name in ("rehearsal.toml", "packer.toml"):
         shutil.copy(root / "catalog" / name, repository.root / "catalog")

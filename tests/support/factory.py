@@ -26,7 +26,7 @@ FILES = {
     "catalog/components/base.toml": 'summary = "a greeting"\nlayer = "system"\n',
     "catalog/components/fabric.toml": """
         summary = "loops and a handler"
-        layer = "fabric"
+        layer = "final"
         requires = ["base"]
         pinned = true
     """,
@@ -63,7 +63,7 @@ FILES = {
             content: "{{ item }}"
             dest: "/etc/fabric-{{ item }}"
             mode: "0644"
-          loop: [a, b, c]
+          loop: [a, b]
           notify: Write a file
         - name: Write what another role registered
           ansible.builtin.copy:
@@ -246,14 +246,6 @@ class Factory:
 
     def scratch(self) -> list[str]:
         return [path.name for path in (self.home / "scratch").glob("*")]
-
-    def files(self, image: str, *folders: str) -> dict[str, str]:
-        """Return the digests of the files below some folders of an image, by "mode:path"."""
-        command = (
-            f"find {' '.join(folders)} -type f -exec sh -c 'stat -c %a:%n $1; sha256sum < $1' _ {{}} ';'"
-        )
-        lines = self.in_image(image, "sh", "-c", command).splitlines()
-        return dict(zip(lines[::2], lines[1::2], strict=True))
 
     def in_image(self, image: str, *command: str) -> str:
         """Run a command in a container of an image; return its complete stdout."""

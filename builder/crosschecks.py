@@ -21,6 +21,7 @@ from builder.members import (
     policy_of,
 )
 from builder.model import KINDS, Catalog, Component, Flavour, Target
+from builder.patterns import WORD
 from builder.requirements import is_locked
 from builder.sources import role_folder
 from builder.tables import Problems, Table, did_you_mean
@@ -172,7 +173,9 @@ def _check_references(file: str, catalog: Catalog, target: Target, problems: Pro
         _check_unique(file, key, names, problems)
     if target.kind not in KINDS:
         problems.unknown(file, "kind", "kind", target.kind, KINDS)
-    for flavour in target.flavours.values():
+    for name, flavour in target.flavours.items():
+        if not WORD.fullmatch(name):  # it is part of names of files, tags and images
+            problems.add(file, f"flavours.{name}", f"the name of a flavour must match {WORD.pattern}")
         _check_flavour(file, catalog, target, flavour, problems)
 
 

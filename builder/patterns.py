@@ -20,7 +20,7 @@ _FACTS = ("facts", "rule")
 # Arguments of a training program in its container, which may be options.
 _ARGUMENTS = re.compile(r"launch\.(command\[[1-9]\d*\]|first_run\[\d+\])")
 
-_WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
+WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _URL = re.compile(r"https://[^\s\"'\\\[\]]+")
 PIN = re.compile(r"[A-Za-z0-9][\w.+:~-]*|\{\w+\}")
@@ -34,27 +34,27 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
         "wheel_index": _URL,
     },
     "systems": {
-        "distribution": _WORD,
-        "family": _WORD,
-        "release": _WORD,
-        "codename": _WORD,
+        "distribution": WORD,
+        "family": WORD,
+        "release": WORD,
+        "codename": WORD,
         "python": re.compile(r"\d+\.\d+"),
         "image": re.compile(r"[a-z0-9][\w./:@-]*"),
         "contains": re.compile(r"[a-z][a-z0-9_]*"),
         "distributions": re.compile(r"\d[\w.+!-]*"),
     },
-    "targets": {"workload": _WORD},
-    "profiles": {"workload": _WORD},
+    "targets": {"workload": WORD},
+    "profiles": {"workload": WORD},
     "launch": {"mounts": _PATH, "folder": _PATH},
     "bootstrap": {
         "suite": re.compile(r"[a-z][a-z0-9-]*"),
         "packages": re.compile(r"[a-z0-9][a-z0-9+.:-]*"),
-        "areas": _WORD,
+        "areas": WORD,
         "dpkg_options": re.compile(r"path-(in|ex)clude=/\S*"),
     },
     "ami": {
         "user": re.compile(r"[a-z_][a-z0-9_-]*"),
-        "regions": _WORD,
+        "regions": WORD,
     },
     "downloads": {
         "url": _URL,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from builder.model import Launch, Plan
-from builder.patterns import misfits
+from builder.patterns import WORD, misfits
 from builder.tables import FLAG, LIST, NUMBER, STRINGS, TEXT, Problems, Shape, Table, fits, tuples
 
 _SHAPE: Shape = {
@@ -55,6 +55,9 @@ def read_launch(launch: Table, target: Table, file: str, problems: Problems) -> 
         problems.add(file, "launch.command", "must not be empty")
     if launch.get("shared_memory_gib", 1) < 1:
         problems.add(file, "launch.shared_memory_gib", "must be at least 1")
+    for name in launch.get("mounts", {}):
+        if not WORD.fullmatch(name):  # `builder run` makes it the name of a folder on the host
+            problems.add(file, f"launch.mounts.{name}", f"the name of a mount must match {WORD.pattern}")
     for name in launch.get("without", {}):
         if name not in LAUNCHERS:
             problems.unknown(file, "launch.without", "launcher", name, LAUNCHERS)

@@ -142,6 +142,18 @@ def test_option_or_path_in_a_catalog_file_is_refused(
     assert any(problem.startswith(f"{file}: {key}: ") for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "Ä", "A"])
+def test_flavour_with_the_name_of_a_path_is_refused(repository: Repository, name: str) -> None:
+    flavour = next(iter(repository.load().targets["hello"].flavours.values()))
+    append(
+        repository,
+        "catalog/targets/hello.toml",
+        f'[flavours."{name}"]\nsummary = "x"\nsystem = "{flavour.system}"\nstack = "{flavour.stack}"\n',
+    )
+    with refused(f"targets/hello.toml: flavours.{name}: the name of a flavour must match"):
+        repository.load()
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [

@@ -32,7 +32,7 @@ def test_nccl_is_built_for_the_cuda_of_its_stack(root: Path) -> None:
         for flavour in target.flavours.values()
         if "nccl" in members_of(context.catalog, target, flavour)
     }
-    assert ("ami-gpu", "cuda-12.8") in found
+    assert ("ami-gpu", "cuda-12.8.1") in found
     for (_, stack), cuda in found.items():
         assert cuda == context.catalog.stacks[stack].pins.get("cuda", "")
 

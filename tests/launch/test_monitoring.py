@@ -199,6 +199,7 @@ def test_a_counter_of_a_discovered_instance_becomes_a_message(root: Path, tmp_pa
         preview = run(
             sys.executable, root / FOLDER / "preview.py", f"http://127.0.0.1:{prometheus}", "--minutes", "5"
         )
+        (tmp_path / "preview.html").write_text(preview)  # to look at
         assert preview.count("<polyline") >= 1
         counter.write_text("3\n")
         message = _wait(lambda: next(iter(messages), None))

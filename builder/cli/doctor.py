@@ -45,22 +45,25 @@ def options() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> int:
     parsed = options().parse_args(argv)
-    findings = list(_findings(open_context(parsed)))
+    context = open_context(parsed)
+    findings = list(_findings(context))
     code = MissingError.exit_code if any(finding.state == BAD for finding in findings) else 0
     if parsed.json:
         tables = [dataclasses.asdict(finding) | {"state": _WORDS[finding.state]} for finding in findings]
         print_json(parsed, tables, exit_code=code)
     else:
-        _print(findings)
+        _print(findings, path_of(context.root))
     return code
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def _print(findings: Sequence[Finding], site_file: Path) -> None:
     style = look(sys.stdout, os.environ)
     width = min(max(len(finding.about) for finding in findings), 28)
     for finding in findings:
         symbol = style.paint(style.symbol(finding.state), _STYLES[finding.state])
-        origin = f" ({finding.origin})" if finding.origin else ""
+        # The path of the site file has a line of its own.
+        origin = site_file.name if finding.origin == str(site_file) else finding.origin
+        origin = f" ({origin})" if origin else ""
         text = finding.text.replace("\n", f"\n  {'':<{width}} ")
         print(style.plain(f"{symbol} {finding.about:<{width}} {text}{origin}"))
         if finding.fix and finding.state != GOOD:

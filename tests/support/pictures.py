@@ -1,19 +1,22 @@
 """Draw docs/images/*.svg from real commands, run at a terminal:
 
-    python -m tests.support.pictures [terminal] [check] [failure]
+    python -m tests.support.pictures [terminal] [check] [failure] [doctor]
 
 Build cpu-ddp once before: `terminal` shows what an edit of a file rebuilds, and why.
 """
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 
+from tests.support.stub_server import Asked, Stub, serving
 from tests.support.terminal import Line, Screen, Style, run, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +28,16 @@ _SHOWN_ROOT = "/srv/image-factory"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Commands at a terminal while a text of a file is replaced; the last command ends with `code`."""
+    """Commands at a terminal while a text of a file is replaced; the last command ends with `code`.
+
+    With `site`, they see only this site file, in which SERVER is a server on this machine.
+    """
 
     commands: tuple[str, ...]
     file: str = ""
     replace: tuple[str, str] = ("", "")
     code: int = 0
+    site: str = ""
 
 
 _FOLDER_OF_TARGET = "containers/cpu-ddp"
@@ -47,7 +54,21 @@ PICTURES: Mapping[str, Picture] = {
         replace=("USER 65534", "RUN python -c 'import torhc'\n\nUSER 65534"),
         code=4,
     ),
+    "doctor": Picture(
+        commands=("builder doctor",),
+        site="""
+            [mirror]
+            apt = "http://SERVER/debian"
+            pip_index = "http://SERVER/simple"
+            only = true
+            prefixes = { "https://github.com/" = "file:///srv/mirror/github.com/" }
+            [registry]
+            push = "SERVER/training"
+        """,
+        code=3,
+    ),
 }
+_RELEASE = b"Origin: Debian\nDate: Sat, 28 Nov 2026 10:00:00 UTC\n"
 # Width of a character, distance of lines, margin and first line, in pixels.
 _WIDTH, _HEIGHT, _MARGIN, _TOP = 8.4, 18, 16, 54
 _TEXT, _BOLD, _DIM, _PROMPT = "#d0d4dc", "#fff", "#8b919c", "#8cc265"
@@ -115,20 +136,42 @@ def edited(picture: Picture) -> Iterator[None]:
             path.write_text(before, encoding="utf-8")
 
 
+@contextmanager
+def surroundings(picture: Picture) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Yield the environment of a picture's commands, and what its texts of this machine are replaced by."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    terminal = {"TERM": "xterm", "COLUMNS": str(COLUMNS), "PATH": path}
+    shown = {str(ROOT): _SHOWN_ROOT}
+    if not picture.site:
+        yield {**os.environ, **terminal}, shown
+        return
+
+    def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        return 200, {}, _RELEASE if "InRelease" in asked.line else b""
+
+    with tempfile.TemporaryDirectory() as folder, serving(Stub(answer=answer)) as stub:
+        file = Path(folder) / "site.toml"
+        file.write_text(dedent(picture.site).replace("SERVER", stub.host), encoding="utf-8")
+        own = {"HOME": folder, "PIP_CONFIG_FILE": os.devnull, "BUILDER_SITE_FILE": str(file)}
+        shown |= {str(file): f"{_SHOWN_ROOT}/site.toml", folder: "~"}
+        shown |= {f"http://{stub.host}": "https://mirror.example.org", stub.host: "registry.example.org"}
+        yield {**terminal, **own}, shown
+
+
 def draw(name: str) -> None:
     """Run the commands of a picture and write its file."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(COLUMNS), "PATH": path}
     picture, screens = PICTURES[name], []
-    with edited(picture):
+    with edited(picture), surroundings(picture) as (environment, shown):
         for command in picture.commands:
             code, output = run(
                 command, folder=ROOT, environment=environment, columns=COLUMNS, bound_s=BOUND_S
             )
             if code != (picture.code if command == picture.commands[-1] else 0):
                 sys.exit(f"{command}: exit code {code}\n{output}")
+            for text, replacement in shown.items():
+                output = output.replace(text, replacement)
             screen = Screen()
-            screen.feed(output.replace(str(ROOT), _SHOWN_ROOT))
+            screen.feed(output)
             screens.append((command, screen))
     (FOLDER / f"{name}.svg").write_text(svg(screens), encoding="utf-8")
     print(f"docs/images/{name}.svg")

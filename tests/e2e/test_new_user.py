@@ -1,4 +1,7 @@
-"""The path of a new user at a terminal: look around, wrong inputs, an own target, component and stack."""
+"""The path of a new user at a terminal: look around, wrong inputs, an own target, component and stack.
+
+The steps that build something run in `make boundaries` only.
+"""
 
 import os
 import re
@@ -10,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.factory import BOUND_S
+from builder.rehearsal.registry.server import LocalRegistry
+from tests.support.factory import BOUND_S, Factory
 from tests.support.terminal import Screen, run
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +33,7 @@ class Terminal:
         own = {"BUILDER_HOME": str(self.home), "BUILDER_ROOT": str(self.root), "TERM": "xterm", "PATH": path}
         inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
         ended, output = run(
-            command, folder=self.root, environment=inherited | own, columns=100, bound_s=BOUND_S
+            command, folder=self.root, environment=inherited | own, columns=100, bound_s=3 * BOUND_S
         )
         screen = Screen()
         screen.feed(output)
@@ -83,6 +87,19 @@ def test_wrong_inputs_end_with_a_hint(clone: Terminal, command: str, code: int, 
     assert "hint: " in text or "/dev/full" in command
 
 
+@pytest.mark.engine
+def test_building_again_and_running_the_image(built: Factory) -> None:
+    terminal = Terminal(built.repository.root, built.home)
+    shown = terminal.call("builder build hello")
+    assert "hello is ready" in shown
+    next_command = re.search(r"^  next +(.*)$", shown, re.MULTILINE)
+    assert next_command
+    terminal.call(next_command[1])
+    assert "hello" in terminal.call("builder logs")
+    checked = terminal.call("builder check hello:plain-1 --only base")
+    assert re.search(r"^base +1 *$", checked, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def own(clone: Terminal) -> Terminal:
     """The clone with a stack, a component and the target `own`, whose flavour `mine` uses both."""
@@ -104,3 +121,21 @@ def test_planning_the_own_target(own: Terminal) -> None:
     assert "own (mine: debian-12, cpu-debian-12-own" in plan
     assert "own_tool" in plan
     assert own.call("builder build own --flavour mine --dry-run") == plan
+
+
+@pytest.mark.engine
+@pytest.mark.boundaries
+def test_building_publishing_and_running_the_own_target(own: Terminal, tmp_path: Path) -> None:
+    try:
+        with LocalRegistry(tmp_path / "registry") as registry:
+            (own.root / "site.toml").write_text(f'[registry]\npush = "{registry.host}/own"\n')
+            built = own.call("builder build own --flavour mine --publish")
+        (own.root / "site.toml").unlink()
+        assert "own is ready" in built
+        assert f"{registry.host}/own/own@sha256:" in built
+        next_command = re.search(r"^  next +(.*)$", built, re.MULTILINE)
+        assert next_command
+        assert re.search(r"^3\.\d+\.\d+$", own.call(next_command[1]), re.MULTILINE)
+        assert re.search(r"^\S+-own-\S+ +build +own +done", own.call("builder logs"), re.MULTILINE)
+    finally:
+        own.call("builder clean --all --yes")

@@ -1,6 +1,5 @@
 """Folders and files that other users of this machine can neither read nor replace."""
 
-import ctypes
 import os
 import stat
 from pathlib import Path
@@ -80,6 +79,8 @@ def remove_temporary_folder(link: Path) -> None:
 
 def _unmount(folder: Path) -> list[Path]:
     """Unmount all file systems in a folder, the last one first; return those that remain."""
+    import ctypes  # slow to load, and needed only here
+
     for path in reversed(_mounts(folder)):
         ctypes.CDLL(None).umount2(os.fsencode(path), _DETACH | _NO_LINKS)
     return _mounts(folder)

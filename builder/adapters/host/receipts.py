@@ -9,7 +9,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from builder.adapters.host.checkout import commit_of
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.plan import to_json
@@ -49,6 +48,9 @@ class Receipts:
         *,
         seconds: float = 0.0,
     ) -> Receipt:
+        # Imported late: commands that only read receipts need no processes.
+        from builder.adapters.host.checkout import commit_of
+
         assert self._run is not None
         run, created = self._run.name, now()
         receipt = Receipt(

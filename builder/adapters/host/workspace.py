@@ -170,8 +170,9 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
     marked = process.marked_children(str(scratch))
     with _alive(workspace), (scratch / "alive").open("w") as alive, marked:
         _try_lock(alive.fileno())
-        alive.write("\n".join(_host()))
-        alive.flush()
+        with naming(scratch / "alive"):
+            alive.write("\n".join(_host()))
+            alive.flush()
         run = Run(
             name=name,
             workspace=workspace,

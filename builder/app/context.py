@@ -34,6 +34,7 @@ from builder.tables import did_you_mean
 from builder.values import dataclass
 
 SITES = (LOCAL, ACCOUNT)
+_PIPED_COLUMNS = 80  # width of a help text that no terminal shows
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,11 @@ class Context:
 class _HelpFormatter(argparse.HelpFormatter):
     """Wraps each paragraph of a description or epilog; keeps indented lines as they are."""
 
+    def __init__(self, prog: str) -> None:
+        # argparse asks shutil for the width, which takes longer to load than a command to parse.
+        style = look(sys.stdout, os.environ)
+        super().__init__(prog, width=(style.width if style.terminal else _PIPED_COLUMNS) - 2)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
             line if line.startswith(" ") else super(_HelpFormatter, self)._fill_text(line, width, indent)
@@ -144,12 +150,27 @@ class _Parser(argparse.ArgumentParser):
     """Argument parser that raises UsageError instead of printing its usage; options may follow arguments."""
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        self._refuse_empty(tuple(args or ()))
         parsed, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             first = unknown[0]
             suggestion = did_you_mean(first, self._option_string_actions) if first.startswith("--") else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
         return parsed
+
+    def _refuse_empty(self, words: Sequence[str]) -> None:
+        """Refuse an empty argument: an unset variable of a script, which would count as no argument."""
+        before = self.prog
+        for word in words:
+            if word == "--":
+                return
+            name, is_given, value = word.partition("=")
+            if name.startswith("--") and is_given and not value:
+                self.error(f"argument {name}: must not be empty")
+            if not word:
+                option = f"argument {before}:" if before.startswith("-") else "an argument"
+                self.error(f"{option} must not be empty")
+            before = word
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
@@ -253,7 +274,7 @@ def _no_system(context: Context, name: str, named: Sequence[str]) -> UsageError:
         for flavour in target.flavours
         if not named or target.name in named
     }
-    suggestion = "" if name in known else did_you_mean(name, known)
+    suggestion = f" {name}" if name in known else did_you_mean(name, known)
     target = named[0] if named else "TARGET"
     return UsageError(
         f"--system {name}: targets have flavours instead of systems; use --flavour{suggestion}",
@@ -286,10 +307,10 @@ def add_flavour(options: argparse.ArgumentParser) -> None:
 
 
 def _find_root() -> Path:
+    if named := os.environ.get("BUILDER_ROOT"):
+        return Path(named)
     here = Path.cwd()
-    named = os.environ.get("BUILDER_ROOT")
-    candidates: Sequence[Path] = [Path(named)] if named else [here, *here.parents]
-    for folder in candidates:
+    for folder in (here, *here.parents):
         if (folder / "catalog" / "targets").is_dir():
             return folder
     return Path(__file__).resolve().parents[2]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,9 +36,10 @@ def all_runs(workspace: Workspace) -> list[PastRun]:
 
 
 def find_run(workspace: Workspace, text: str) -> PastRun:
-    """Return the run of this name, or the newest one whose name contains the text."""
+    """Return the run of this name, or the newest one with these words in its name, such as a target."""
     found = all_runs(workspace)
-    for run in [run for run in found if run.name == text] or [run for run in found if text in run.name]:
+    words = re.compile(rf"(?:^|-){re.escape(text)}(?:-|$)" if text else "")
+    for run in [run for run in found if run.name == text] or [run for run in found if words.search(run.name)]:
         return run
     noun = f"no run '{text}'" if text else "no run yet"
     raise UsageError(noun, hint="builder logs" if found else "builder build TARGET")

@@ -19,15 +19,17 @@ from builder.app.lanes.table import open_lane
 from builder.app.production import clear_dead, working, write_report
 from builder.errors import CheckError, UsageError, with_result
 from builder.events import Recorder
-from builder.marks import TARGET_LABEL
+from builder.marks import STACK_LABEL, TARGET_LABEL
 from builder.model import Artifact, Check, Plan, Report
 from builder.pipeline import check, refusal
+from builder.plan import find_target
 from builder.screen.attempt import Attempt
 from builder.screen.tables import table
 from builder.screen.text import clean, look
 
 _KIND = "container"  # the kind of all images in the engine
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
+_REFERENCE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(?:[:@][A-Za-z0-9._:-]+)?")
 
 
 def options() -> argparse.ArgumentParser:
@@ -56,7 +58,9 @@ def run(argv: Sequence[str]) -> int:
     context = open_context(parsed)
     image = Engine().inspect_image(parsed.image)
     if image is None:
-        raise UsageError(f"no image '{parsed.image}' in the engine", hint=f"docker pull {parsed.image}")
+        can_be_pulled = _REFERENCE.fullmatch(parsed.image)
+        hint = f"docker pull {parsed.image}" if can_be_pulled else "docker image ls"
+        raise UsageError(f"no image '{parsed.image}' in the engine", hint=hint)
     plan = _plan(context, parsed, image)
     name = plan.target.name
     artifact = Artifact(kind=_KIND, target=name, reference=str(image["Id"]), key="")
@@ -90,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _plan(context: Context, parsed: argparse.Namespace, image: dict[str, object]) -> Plan:
-    """Return the plan of the target that the options or the label of the image name."""
+    """Return the plan of the target and flavour that the options or the labels of the image name."""
     config = image["Config"] or {}
     labels = (config.get("Labels") if isinstance(config, dict) else None) or {}
     name = parsed.target or labels.get(TARGET_LABEL)
@@ -99,7 +103,13 @@ def _plan(context: Context, parsed: argparse.Namespace, image: dict[str, object]
             f"image '{parsed.image}' has no label {TARGET_LABEL}",
             hint=f"builder list; then: builder check {parsed.image} --target TARGET",
         )
-    plan = context.plan(name)
+    target = find_target(context.catalog, name)
+    flavour = context.flavour_of(target)
+    stack = labels.get(STACK_LABEL) if labels.get(TARGET_LABEL) == target.name else None
+    if not context.flavour and stack not in (None, flavour.stack):
+        built = (each for each in target.flavours.values() if each.stack == stack)
+        flavour = next(built, flavour)
+    plan = context.plan_flavour(target, flavour)
     if plan.target.kind != _KIND:
         raise UsageError(
             f"target '{name}' is of kind {plan.target.kind}, and '{parsed.image}' is a {_KIND} image",

@@ -128,10 +128,9 @@ def _apply(context: Context, parsed: argparse.Namespace) -> int:
 def _delete(context: Context, parsed: argparse.Namespace) -> int:
     architecture, account = load(context.root, parsed.architecture), _account(context)
     name = parsed.stack or architecture.name
-    if stacks.find(account.account, name) is None:
-        raise UsageError(
-            f"no stack '{name}' in {account.account.region}", hint=f"builder deploy plan {architecture.name}"
-        )
+    if account.running() is None or stacks.find(account.account, name) is None:
+        region = context.site.aws.region
+        raise UsageError(f"no stack '{name}' in {region}", hint=f"builder deploy plan {architecture.name}")
     if not parsed.yes:
         print(
             f"will be deleted: stack {name}, except for resources that its template retains", file=sys.stderr

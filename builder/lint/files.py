@@ -144,6 +144,8 @@ def kind_of(path: Path) -> str:
 
 def _first_line(path: Path) -> bytes:
     try:
+        if not path.is_file():  # opening a named pipe would wait for its writer
+            return b""
         with path.open("rb") as file:
             return file.readline(80)
     except OSError:
@@ -165,6 +167,8 @@ def read_tree(path: Path) -> tuple[Tree, tuple[tuple[str, str], ...]]:
                 hint=f"builder lint {path.parent}",
             )
         return _read([(path, kind)])
+    if not path.is_dir():
+        raise UsageError(f"{path}: is not a regular file or folder", hint="builder lint FOLDER")
     return _read(list(_walk(path)))
 
 

@@ -44,6 +44,7 @@ def deploy(
     shutil.copytree(root / "architectures", tmp_path / "architectures")
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(SiteAccount, "account", account)
+    monkeypatch.setattr(SiteAccount, "running", lambda site: site.account)
     return Deploy(tmp_path, capsys)
 
 

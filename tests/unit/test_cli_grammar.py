@@ -1,5 +1,6 @@
 """The grammar of the command line: targets and patterns, contradictions, refusals of `plan` and `build`."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -95,6 +96,11 @@ CONTRADICTIONS = [
     (["rehearse", "down", "--pending", "5"], "unrecognized arguments: --pending"),
     (["role", "--write-docs", "base"], "--write-docs excludes COMPONENT and --json"),
     (["build", "hello", "--job", "2"], "--job 2 (did you mean '--jobs'?)"),
+    (["plan", "hello", "--flavour", ""], "argument --flavour: must not be empty"),
+    (["plan", "hello", "--flavour="], "argument --flavour: must not be empty"),
+    (["lint", ""], "an argument must not be empty"),
+    (["lint", "/dev/null"], "/dev/null: is not a regular file or folder"),
+    (["logs", "0"], "no run '0'"),
 ]
 
 
@@ -307,3 +313,20 @@ def test_options_may_stand_between_targets() -> None:
     assert (parsed.targets, parsed.jobs, parsed.publish) == (["a", "b", "c"], 2, True)
     assert lock.options().parse_args([]).update == []
     assert open_context(build.options().parse_args(["--root", "/x"])).root == Path("/x")
+
+
+def test_a_wrong_builder_root_is_not_replaced_by_another_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDER_ROOT", str(tmp_path))
+    assert main(["list"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_lint_does_not_wait_for_the_writer_of_a_named_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["lint", str(tmp_path)]) == 0
+    assert main(["lint", str(tmp_path / "pipe")]) == 2
+    assert "is not a regular file or folder" in capsys.readouterr().err

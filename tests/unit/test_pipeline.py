@@ -1,13 +1,18 @@
 """Errors and tables for check reports that did not pass, and the selection of checks."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from builder.adapters.container.checker import _selected
-from builder.cli.check import _by_component
+from builder.app.context import Context
+from builder.cli.check import _by_component, _plan
+from builder.marks import STACK_LABEL, TARGET_LABEL
 from builder.model import Check, Report
 from builder.pipeline import refusal
+from tests.support.repository import Repository
+from tests.support.repository import flavour as flavour_of
 from tests.unit.test_screen_attempt import a_plan
 
 
@@ -28,6 +33,29 @@ def test_the_message_says_why_a_check_report_did_not_pass(outcomes: tuple[str, .
     report = Report(reference="sha256:0123", checks=checks, seconds=1.0)
     assert not report.passed
     assert str(refusal(a_plan(), report)) == message
+
+
+@pytest.mark.parametrize(
+    ("stack", "flavour", "expected"),
+    [
+        ("plain-1", "", "plain"),
+        ("plain-2", "", "other"),
+        ("plain-2", "plain", "plain"),
+        ("gone-1", "", "plain"),
+        (None, "", "plain"),
+    ],
+)
+def test_an_image_is_checked_as_the_flavour_of_its_label(
+    repository: Repository, stack: str | None, flavour: str, expected: str
+) -> None:
+    repository.write("catalog/stacks/plain-2.toml", 'summary = "a later stack"\nbase = "plain-1"\n')
+    path = "catalog/targets/hello.toml"
+    text = (repository.root / path).read_text(encoding="utf-8")
+    repository.write(path, text + flavour_of("tiny-1", "plain-2", "other"))
+    labels = {TARGET_LABEL: "hello", **({STACK_LABEL: stack} if stack else {})}
+    parsed = argparse.Namespace(target=None, image="hello:1")
+    context = Context(repository.root, flavour=flavour)
+    assert _plan(context, parsed, {"Config": {"Labels": labels}}).flavour.name == expected
 
 
 MESSAGE = (

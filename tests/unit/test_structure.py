@@ -9,6 +9,8 @@ import pytest
 # Permitted imports of `builder` modules inside functions; they speed up commands that do not need the module.
 LAZY_IMPORTS = {
     "builder.cli.build": {"builder.app.reproduction"},
+    "builder.adapters.host.private": {"ctypes"},
+    "builder.adapters.host.receipts": {"builder.adapters.host.checkout"},
     "builder.adapters.host.workspace": {"builder.adapters.host.process"},
     "builder.app.lanes.container": {"builder.app.lanes.container_work", "builder.app.lanes.publishing"},
     "builder.app.lanes.table": {"builder.app.lanes.ami", "builder.app.lanes.container"},

@@ -98,7 +98,7 @@ def _stacks(account: Account, region: str, note: Callable[[str], object]) -> Ite
         if not is_denied(error):
             raise
         if not account.endpoint:  # rehearsals serve CloudFormation only on request
-            note(f"stacks of builder deploy are not listed: {error.message}")
+            note(f"stacks are not listed: {error.message}")
         return
     for order, stack in enumerate(found):
         text = f"{tags_of(stack)[ARCHITECTURE_TAG]}, {stack['StackStatus']}"

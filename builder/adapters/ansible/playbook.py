@@ -30,11 +30,9 @@ _LAYER_FILES = f"{MOUNT}/layer_files.py"
 LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
 _PARSED_SETTINGS = Bind(source=parsed_settings.__file__, target=runtime.PARSED_SETTINGS)
 _LOCAL_MODULES = Bind(source=local_modules.__file__, target=f"{MOUNT}/local_modules.py")
-# Lines of the launcher in a container. Ansible makes little garbage: to search for it is a tenth of a start.
-_FASTER = (
-    "import gc; gc.set_threshold(200_000, 50, 50)\n"
-    + parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target)
-    + local_modules.INSTALL.format(path=_LOCAL_MODULES.target)
+# Lines of the launcher in a container.
+_FASTER = parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target) + local_modules.INSTALL.format(
+    path=_LOCAL_MODULES.target
 )
 
 

@@ -31,6 +31,7 @@ _DEFAULT_URL = "unix:///var/run/docker.sock"
 UNIX = "unix://"
 _CHUNK = 1 << 20
 _CONTAINERD = "io.containerd.snapshotter"  # name of the engine's driver with the containerd image store
+_INVALID_NAME = "invalid reference format"  # in the engine's answer
 LONGEST_S = 4 * 3600.0  # limit of a program in a container
 _ASK_S, _WORK_S = 60, 1800  # read timeouts of queries and of long operations
 
@@ -206,13 +207,17 @@ class Engine:
         return self.images(label=label)
 
     def inspect_image(self, reference: str) -> dict[str, Any] | None:
-        """Return the engine's record of an image; None if the image does not exist."""
+        """Return the engine's record of an image; None if the image does not exist or has no valid name."""
         load_sdk()
         from docker.errors import NotFound
 
-        with self.errors(f"inspecting {reference}"), suppress(NotFound):
-            found: dict[str, Any] = self.connect(_ASK_S).inspect_image(reference)  # type: ignore[no-untyped-call]
-            return found
+        try:
+            with self.errors(f"inspecting {reference}"), suppress(NotFound):
+                found: dict[str, Any] = self.connect(_ASK_S).inspect_image(reference)  # type: ignore[no-untyped-call]
+                return found
+        except BuildError as error:
+            if _INVALID_NAME not in error.details:
+                raise
         return None
 
     def tag(self, image: str, repository: str, tag: str) -> None:

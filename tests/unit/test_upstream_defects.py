@@ -1,6 +1,5 @@
 """Defects that roles had with real upstream software: each is found if a role has it again."""
 
-import base64
 import re
 import shutil
 import subprocess
@@ -29,28 +28,6 @@ from tests.support.plugin_rules import (
 from tests.support.role_files import evaluated, fails, functions_of, task_of, tasks_of
 
 ROLES = ROOT / "ansible" / "roles"
-
-
-def declares_functions_as_glibc_does(role: Path) -> None:
-    """glibc 2.41 declares these functions as ones that throw no exception."""
-    (entry,) = task_of(role / "tasks/archive.yml", "Declare the mathematical functions as glibc does")[
-        "tree"
-    ]["entries"]
-    pattern = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))["cuda_math_pattern"]
-    prefix = "extern __DEVICE_FUNCTIONS_DECL__ __device_builtin__"
-    earlier = [
-        f"{prefix} double cospi(double x);",
-        f"{prefix} float sinpif(float x);",
-        f"{prefix} double sin(double x);",
-    ]
-    header = {"content": base64.b64encode("\n".join(earlier).encode()).decode()}
-    content = entry["content"].removeprefix("{{").removesuffix("}}")
-    later = evaluated(content, cuda_math_header=header, cuda_math_pattern=pattern).splitlines()
-    assert later == [
-        f"{prefix} double cospi(double x) __THROW;",
-        f"{prefix} float sinpif(float x) __THROW;",
-        earlier[2],
-    ]
 
 
 def links_no_folder_of_the_system(role: Path) -> None:
@@ -214,12 +191,6 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "cuda/tasks/archive.yml",
         "- {dest: /usr/local/cuda/bin, state: link, target: /usr/bin}",
         "- {dest: /usr/local/cuda/include, state: link, target: /usr/include}",
-    ),
-    "promise of exceptions": (
-        declares_functions_as_glibc_does,
-        "cuda/tasks/archive.yml",
-        "__THROW",
-        "",
     ),
     "name of fi_info": (
         reads_the_version_that_fi_info_prints,

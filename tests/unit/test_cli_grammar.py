@@ -330,3 +330,13 @@ def test_lint_does_not_wait_for_the_writer_of_a_named_pipe(
     assert main(["lint", str(tmp_path)]) == 0
     assert main(["lint", str(tmp_path / "pipe")]) == 2
     assert "is not a regular file or folder" in capsys.readouterr().err
+
+
+def test_a_check_that_is_no_python_is_refused_before_the_build(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "ansible/roles/base/tests/test_base.py"
+    site.write(path, "def test_it(host):\n    assert (\n")
+    code, out, err = call(capsys, site, "build", "hello")
+    assert (code, out) == (5, "")
+    assert err.startswith(f"error: {path}:2: '(' was never closed\nhint: correct {path}")

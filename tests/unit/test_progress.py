@@ -11,7 +11,7 @@ from builder.adapters.checks import testinfra
 from builder.adapters.engine.client import _read_progress
 from builder.adapters.host.workspace import Workspace, open_run
 from builder.app.estimate import estimate_s
-from builder.errors import Interrupted
+from builder.errors import CheckError, Interrupted
 from builder.events import Event, Meter, Recorder, Stream
 from builder.screen.files import log_lines
 from builder.screen.live import tree
@@ -196,3 +196,11 @@ def test_a_wait_for_a_lock_names_the_run_that_holds_it(tmp_path: Path) -> None:
         with second.locked("layer", waiting=waited.append) as has_waited:
             assert not has_waited
     assert waited == [first.name]
+
+
+@pytest.mark.parametrize("text", ["", "<testsuites><testcase"])
+def test_results_of_checks_that_a_full_disk_cut_are_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "checks.xml").write_text(text)
+    with pytest.raises(CheckError, match="the results of the checks are incomplete") as caught:
+        list(testinfra._read(tmp_path / "checks.xml"))
+    assert caught.value.hint == f"df -h {tmp_path}"

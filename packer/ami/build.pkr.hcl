@@ -8,9 +8,18 @@ build {
     valid_exit_codes = [0, 2]
   }
 
-  # A recent base image may have empty package lists that look up to date.
+  # A recent base image may have empty package lists that look up to date. The timer apt-daily starts at the first boot
+  # and holds the lock of the lists, for which apt-get does not wait.
   provisioner "shell" {
-    inline = ["if command -v apt-get >/dev/null; then sudo apt-get update --quiet=2; fi"]
+    inline = [
+      "command -v apt-get >/dev/null || exit 0",
+      "for attempt in 1 2 3 4 5 6 7 8 9 10 11 12; do",
+      "  output=$(sudo LC_ALL=C apt-get update --quiet=2 2>&1) && exit 0",
+      "  echo \"$output\"",
+      "  case $output in *'Could not get lock'*) sleep 10 ;; *) exit 1 ;; esac",
+      "done",
+      "exit 1",
+    ]
   }
 
   provisioner "ansible" {

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -78,9 +79,9 @@ def variables(tmp_path: Path, **changed: Any) -> Path:
     return path
 
 
-def fake_packer(folder: Path, script: str) -> str:
-    """Write a fake Packer that runs this shell script, and return its path."""
-    program = folder / "packer"
+def fake_packer(folder: Path, script: str, name: str = "packer") -> str:
+    """Write a fake program that runs this shell script, and return its path."""
+    program = folder / name
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return str(program)
@@ -115,6 +116,27 @@ def test_rejects_an_invalid_variable_by_name(
     with pytest.raises(BuildError) as caught:
         real.validate(environment=keys())
     assert words in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("message", "failures", "code", "tries"),
+    [("Could not get lock /var/lib/apt/lists/lock", 2, 0, 3), ("Unable to connect", 9, 1, 1)],
+)
+def test_package_lists_are_read_once_their_lock_is_free(
+    root: Path, tmp_path: Path, message: str, failures: int, code: int, tries: int
+) -> None:
+    text = (root / "packer" / "ami" / "build.pkr.hcl").read_text(encoding="utf-8")
+    script = next(
+        "\n".join(json.loads(f'"{line}"') for line in re.findall(r'^ +"(.*)",$', block, re.MULTILINE))
+        for block in re.findall(r"inline = \[\n(.*?)\n    \]", text, re.DOTALL)
+    )
+    fake_packer(tmp_path, "", name="sleep")
+    has_ended = f"[ $(wc -l < {tmp_path}/tries) -gt {failures} ]"
+    body = f"echo >> {tmp_path}/tries\n{has_ended} && exit 0\necho 'E: {message}'\nexit 100"
+    fake_packer(tmp_path, body, name="apt-get")
+    fake_packer(tmp_path, 'shift; exec "$@"', name="sudo")
+    done = process.run(["/bin/sh", "-ec", script], timeout_s=30, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert (done.code, len((tmp_path / "tries").read_text().splitlines())) == (code, tries)
 
 
 @needs_packer

@@ -317,6 +317,17 @@ def test_complete_checkpoint_survives_the_cleanup_of_its_run(
     assert journal.runs(ami_account.workspace) == []
 
 
+@pytest.mark.parametrize("encrypt", [True, False])
+def test_packer_gets_a_key_only_for_encrypted_disks(
+    ami_account: AmiAccount, double: PackerDouble, plan: Plan, encrypt: bool
+) -> None:
+    settings = AwsSettings(encrypt=encrypt, kms_key="alias/images")
+    with ami_account.run() as run:
+        make(ami_account, run, plan, settings=settings, use_checkpoints=False)
+    volume = double.jobs[0]["volume"]
+    assert (volume["encrypted"], volume["kms_key"]) == (encrypt, "alias/images" if encrypt else "")
+
+
 def test_failed_build_keeps_its_complete_checkpoint(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

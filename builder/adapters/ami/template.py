@@ -40,6 +40,7 @@ def template_variables(
     shape, system = job.plan.target.ami, job.plan.system.ami
     assert shape is not None
     assert system is not None
+    is_encrypted = kept.is_encrypted(job.plan, site)
     return {
         "run": job.tags[RUN_TAG],
         "region": account.region,
@@ -54,8 +55,8 @@ def template_variables(
             "size_gib": shape.volume_gib,
             "iops": 3000,
             "throughput": 500,
-            "encrypted": kept.is_encrypted(job.plan, site),
-            "kms_key": site.kms_key if shape.encryptable else "",
+            "encrypted": is_encrypted,
+            "kms_key": site.kms_key if is_encrypted else "",  # Packer refuses a key without encryption
         },
         "ssh": {
             "user": system.user,

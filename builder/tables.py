@@ -40,7 +40,7 @@ Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
 
 
 class Problems:
-    """Collector of problems, so that one run reports all of them; `parsed` keeps files without problems."""
+    """Collector of the problems of all files, so that one run reports all; `parsed` caches valid files."""
 
     def __init__(self, parsed: ParsedFiles | None = None) -> None:
         self.by_file: dict[str, list[str]] = {}

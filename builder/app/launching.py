@@ -1,4 +1,4 @@
-"""Launch files from receipts: the published image, the settings of the rules for the EC2 type, the text."""
+"""Make launch files from receipts: find the image, apply the rules for the EC2 type, render the text."""
 
 import json
 import re
@@ -114,7 +114,7 @@ class Published:
 
 
 def find_published(context: Context, digests: Sequence[str]) -> Published | None:
-    """Return the image that a receipt published with one of these digests, or with their first characters."""
+    """Return the published image whose receipt has one of these digests; a digest may be shortened."""
     for target in context.catalog.targets.values():
         for table in receipts.all_of(context.workspace.out, target.name) if target.launch else ():
             recorded = _recorded(table)
@@ -266,7 +266,7 @@ def _accelerator(context: Context, target: Target, recorded: _Recorded) -> str:
 
 
 def _settings(context: Context, recorded: _Recorded, instance: Instance) -> tuple[str, ...]:
-    """Return the settings of the rules: as recorded, or, for a stack without types, those for the type."""
+    """Return the settings from rules: the recorded ones; if the stack names no EC2 types, add the type's."""
     if recorded.plan.stack.instances:
         return recorded.plan.settings.get(instance.name, ())
     facts = {**_facts(context, recorded.plan.stack.name), "instance": instance.name}

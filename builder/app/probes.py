@@ -149,7 +149,7 @@ class _Asking:
         return self._release(url, f"{self._force.system.bootstrap.suite}-security")
 
     def snapshot(self, _: str) -> tuple[str, str]:
-        """Request the release suite's InRelease file from the locked snapshot, or from the current time's."""
+        """Request InRelease of the release suite from the locked snapshot; without one, from today's."""
         system = self._force.system
         assert system.bootstrap is not None
         suite = system.bootstrap.suite

@@ -180,16 +180,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not 1 <= parsed.jobs <= _MOST_JOBS:
         raise UsageError(f"--jobs {parsed.jobs}: must be 1 to {_MOST_JOBS}", hint="builder build --help")
     if parsed.all and (parsed.targets or parsed.target):
-        raise UsageError("builder build: --all excludes named targets", hint="builder build TARGET")
+        raise UsageError(
+            "builder build: --all is not allowed with named targets", hint="builder build TARGET"
+        )
     if parsed.dry_run and parsed.json:
         raise UsageError(
-            "builder build: --dry-run excludes --json",
+            "builder build: --dry-run is not allowed with --json",
             hint=shlex.join(["builder", "plan", "--json", *(parsed.targets or parsed.target or ["TARGET"])]),
         )
     excluded = ("all", "publish", "rebuild", "dry_run")
     if parsed.reproduce and (others := [name for name in excluded if getattr(parsed, name)]):
         raise UsageError(
-            f"builder build: --reproduce excludes --{others[0].replace('_', '-')}",
+            f"builder build: --reproduce is not allowed with --{others[0].replace('_', '-')}",
             hint="builder build TARGET --reproduce",
         )
     if parsed.kind and not parsed.all:

@@ -42,7 +42,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--everything",
         action="store_true",
-        help="list all that builds ever created in the AWS account; delete it after a question",
+        help="list all that builds ever created in the AWS account; delete it after confirmation",
     )
     found.add_argument(
         "--keep-last",
@@ -90,12 +90,13 @@ def _require_consistent(parsed: argparse.Namespace) -> None:
     given = [name for name in ("keep_last", "older_than", "max_size") if getattr(parsed, name) is not None]
     if parsed.all and set(given) - {"keep_last"}:
         raise UsageError(
-            "builder clean: --all removes everything and excludes --older-than and --max-size",
+            "builder clean: --all removes everything and is not allowed with --older-than or --max-size",
             hint="builder clean --all",
         )
     if parsed.everything and (parsed.all or parsed.run or given):
         raise UsageError(
-            "builder clean: --everything excludes RUN and all limits", hint="builder clean --everything"
+            "builder clean: --everything is not allowed with RUN, --all or a limit",
+            hint="builder clean --everything",
         )
     if parsed.run is None:
         return
@@ -103,7 +104,9 @@ def _require_consistent(parsed: argparse.Namespace) -> None:
         raise UsageError(f"'{parsed.run}' is not the name of a run", hint="builder clean")
     if parsed.all or given:
         option = "--all" if parsed.all else f"--{given[0].replace('_', '-')}"
-        raise UsageError(f"builder clean: RUN excludes {option}", hint=f"builder clean {parsed.run}")
+        raise UsageError(
+            f"builder clean: RUN is not allowed with {option}", hint=f"builder clean {parsed.run}"
+        )
 
 
 def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
@@ -122,7 +125,7 @@ def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
             print_json(parsed, {"account": number, "items": _tables(found), "removed": parsed.yes})
             return 0
         if not found:
-            print(f"builds have created nothing that is left in account {number}", file=sys.stderr)
+            print(f"account {number} has no resources that builds created", file=sys.stderr)
             return 0
         print_table(("region", "kind", "id", "what"), [tuple(table.values()) for table in _tables(found)])
         if parsed.yes or _agrees(number, len(found)):

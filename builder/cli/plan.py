@@ -132,7 +132,7 @@ def _write_golden(context: Context, parsed: argparse.Namespace) -> int:
     folder, given = parsed.write_golden, parsed.targets or parsed.target
     if parsed.flavour or parsed.json or parsed.publish or parsed.site:
         raise UsageError(
-            "builder plan: --write-golden excludes --flavour, --json, --publish and --site",
+            "builder plan: --write-golden is not allowed with --flavour, --json, --publish or --site",
             hint=f"builder plan --write-golden {folder}",
         )
     if not folder.is_dir():

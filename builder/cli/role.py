@@ -21,7 +21,9 @@ def run(argv: Sequence[str]) -> int:
     alone = [name for name in ("write_docs", "start", "verify", "stop", "hold") if getattr(parsed, name)]
     if alone and (parsed.components or parsed.json):
         option = f"--{alone[0].replace('_', '-')}"
-        raise UsageError(f"builder role: {option} excludes COMPONENT and --json", hint="builder role --help")
+        raise UsageError(
+            f"builder role: {option} is not allowed with COMPONENT or --json", hint="builder role --help"
+        )
     if parsed.stop:
         scenario.stop(parsed.stop)
         return 0

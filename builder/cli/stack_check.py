@@ -106,7 +106,9 @@ def _subjects(
     machine: dict[str, Value] = {"instance": parsed.instance} if parsed.instance else {}
     if parsed.image or parsed.host:
         if parsed.stack:
-            raise UsageError("builder stack check: STACK excludes --image and --host", hint="leave out STACK")
+            raise UsageError(
+                "builder stack check: STACK is not allowed with --image or --host", hint="leave out STACK"
+            )
         yield _survey(knowledge, parsed, {**machine, **settings})
     elif parsed.stack or not (settings or machine):
         for name in [find_stack(knowledge, parsed.stack).name] if parsed.stack else knowledge.stacks:

@@ -24,7 +24,7 @@ class Finding:
 
 
 def findings(written: Written, job: Job, image_variables: Mapping[str, str]) -> list[Finding]:
-    """Return the differences in the order of a launch file's parts."""
+    """Return what is wrong in a launch file: its image, counts, memory, devices, variables and mounts."""
     return [
         *_image(written, job),
         *_counts(written, job),
@@ -73,7 +73,7 @@ def _memory(written: Written, job: Job) -> Iterator[Finding]:
     if memory is not None and memory >= ram:
         yield Finding(
             place=written.counts["memory_gib"].place,
-            message=f"{memory:g} GiB of memory; {job.instance.name} has {ram} for all, also its system",
+            message=f"{memory:g} GiB of memory; {job.instance.name} has {ram}, and its system needs some",
             hint=f"ask for {job.memory_mib // 1024} GiB",
         )
     shared, needed = written.count("shared_memory_gib") or 0.0, job.launch.shared_memory_gib
@@ -142,6 +142,6 @@ def _mounts(written: Written, job: Job) -> Iterator[Finding]:
         if path not in written.mounts and job.has_runtime:
             yield Finding(
                 place=WHOLE,
-                message=f"no mount at {path}, so what the program writes there ends with the container",
+                message=f"no mount at {path}, so what the program writes there is lost with the container",
                 hint=f"mount a folder of the shared file system at {path}",
             )

@@ -70,7 +70,7 @@ def test_looking_around(clone: Terminal) -> None:
         ("builder bild cpu-ddp", 2, "did you mean 'build'?"),
         ("builder build cpu-dpp", 2, "did you mean 'cpu-ddp'?"),
         ("builder build cpu-ddp --rebuild workloda --dry-run", 2, "did you mean 'workload'?"),
-        ("builder build --all cpu-ddp", 2, "--all excludes named targets"),
+        ("builder build --all cpu-ddp", 2, "--all is not allowed with named targets"),
         ("builder check nowhere:1", 2, "no image 'nowhere:1' in the engine"),
         ("builder run ami-cpu", 2, "has no [launch] section"),
         ("builder logs 99", 2, "no run '99'"),

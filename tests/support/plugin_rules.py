@@ -30,7 +30,7 @@ def accepts_every_layout_of_the_plugin(role: Path) -> None:
 
 
 def checks_every_layout_of_the_plugin(role: Path) -> None:
-    """The checks accept several files and links in one folder, and no second folder."""
+    """The role's checks accept several plugin files in one folder, and fail for plugins in two folders."""
     for version in ("1.13.2", "1.16.3", "1.21.1"):
         facts = plugin_facts(version)
         names = {name: facts["links"].get(name, name) for name in (*facts["files"], *facts["links"])}
@@ -80,7 +80,7 @@ def passes_real_options(role: Path) -> None:
 
 
 def installs_the_libraries_that_the_plugin_needs(role: Path) -> None:
-    """The package of the plugin names no dependency; libfabric is that of EFA."""
+    """The plugin's package declares no dependencies, so the role installs them; EFA provides libfabric."""
     installed = yaml.safe_load((role / "vars/debian.yml").read_text(encoding="utf-8"))["aws_ofi_nccl_needs"]
     needed = [re.sub(r"[.]so[.]", "", name) for name in plugin_facts("1.21.1")["needed"]]
     assert set(needed) - {"libfabric1"} <= set(installed)

@@ -25,7 +25,7 @@ def calls(path: Path) -> Iterator[Call]:
 
 
 def requests(path: Path) -> Iterator[Request]:
-    """Yield the authorization requests of a recording; earlier calls gave resources their tags."""
+    """Yield the authorization requests of a recording, each with the tags that earlier calls set."""
     tags: dict[str, Mapping[str, str]] = {}
     source = ""
     for call in calls(path):
@@ -36,7 +36,7 @@ def requests(path: Path) -> Iterator[Request]:
 
 
 def _tags_of(tags: Mapping[str, Mapping[str, str]], source: str, name: str) -> Mapping[str, str]:
-    """Return the tags of a resource by the prefix of its id; the source AMI belongs to another owner."""
+    """Return the tags of a resource by the prefix of its id; none for the source AMI, which others own."""
     kind = name.partition("-")[0]
     if kind not in _KINDS.values():
         return _OWN
@@ -44,7 +44,7 @@ def _tags_of(tags: Mapping[str, Mapping[str, str]], source: str, name: str) -> M
 
 
 def _given(call: Call) -> dict[str, Mapping[str, str]]:
-    """Return the tags that a call gives its resources, by the prefix of their ids."""
+    """Return the tags that a call adds to resources; keys are prefixes of resource ids, such as "ami"."""
     found: dict[str, dict[str, str]] = {}
     # Instances get the tags of a launch template when a fleet starts them.
     parameters = {name.removeprefix(_TEMPLATE): value for name, value in call.parameters.items()}

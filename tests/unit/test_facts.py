@@ -55,7 +55,7 @@ def test_names_of_releases(version: str, tag: str, package: str) -> None:
     assert (facts["tag"], facts["package"]) == (tag, package)
 
 
-# The archive of 1.13.0 alone has no suffix, unlike its tag; the catalog has no entry for it.
+# Without 1.13.0: only its archive lacks the suffix of its tag, and the catalog has no entry for it.
 @pytest.mark.parametrize("version", ["1.12.1", "1.13.1", "1.13.2", "1.14.0", "1.16.3", "1.21.1"])
 def test_catalog_has_the_url_of_the_release(version: str) -> None:
     loaded = catalog.load(ROOT)
@@ -75,7 +75,7 @@ def test_catalog_has_the_url_of_the_release(version: str) -> None:
 
 
 def plugin_of_the_installer(folder: Path, installer: str) -> set[Fact]:
-    """Return what the package of the plugin in a stand-in of the EFA installer contains."""
+    """Return the facts about the plugin's package in a stand-in of the EFA installer."""
     has = efa.bundle(installer)
     site = Records(folder=folder / "site", pins={})
     site.folder.mkdir(parents=True)
@@ -95,7 +95,7 @@ def plugin_of_the_table(facts: Mapping[str, Any], folder: str) -> set[Fact]:
 
 
 @pytest.mark.parametrize("installer", ["1.40.0", "1.43.2", "1.47.0", "1.51.0"])
-def test_plugin_of_the_installer_matches_the_facts(tmp_path: Path, installer: str) -> None:
+def test_plugin_in_the_efa_stand_in_matches_the_real_release(tmp_path: Path, installer: str) -> None:
     facts = facts_of("aws_ofi_nccl", efa.bundle(installer)["aws_ofi_nccl"])
     folder = "/opt/amazon/ofi-nccl/lib"
     folder += "" if efa.numbers(installer) >= (1, 44) else "/x86_64-linux-gnu"
@@ -108,7 +108,7 @@ def test_plugin_of_the_installer_matches_the_facts(tmp_path: Path, installer: st
 
 
 def changes_of(value: Any) -> list[Any]:
-    """Return the value with one entry removed, for each entry, and with one entry more."""
+    """Return changed copies of the value: one without each of its entries, and one with a new entry."""
     if isinstance(value, dict):
         less = [{key: value[key] for key in value if key != name} for name in value]
         return [*less, {**value, "libnccl-net-changed.so": type(next(iter(value.values()), ""))()}]

@@ -71,7 +71,7 @@ def test_section_without_a_workload_is_refused(repository: Repository) -> None:
     assert caught.value.problems == ("targets/hello.toml: launch: needs a workload, whose program it starts",)
 
 
-def test_folder_is_the_working_directory_of_the_image(root: Path) -> None:
+def test_launch_folder_is_the_working_directory_of_the_image(root: Path) -> None:
     for target in catalog.load(root).targets.values():
         if target.launch:
             text = (root / "containers" / target.workload / "Dockerfile").read_text(encoding="utf-8")

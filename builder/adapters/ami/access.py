@@ -19,7 +19,7 @@ from builder.site import AwsSettings
 
 SESSION_MANAGER = "session_manager"
 _GUIDE = "https://docs.aws.amazon.com"
-# Programs that reach an instance through Session Manager, with their instructions.
+# Programs needed to reach an instance through Session Manager, with the URLs of their installation guides.
 _PROGRAMS = {
     "session-manager-plugin": f"{_GUIDE}/systems-manager/latest/userguide/"
     "session-manager-working-with-install-plugin.html",
@@ -82,7 +82,7 @@ def address_of(instance: Resource, settings: AwsSettings) -> str:
 
 
 def launch_network(settings: AwsSettings, group: str) -> dict[str, Any]:
-    """Return the arguments of RunInstances for the network, such that the site's choice of address holds."""
+    """Return the network arguments of RunInstances: group, subnet, public address and instance profile."""
     subnet = {"SubnetId": settings.subnet} if settings.subnet else {}
     # The agent of Session Manager needs the permissions of the profile.
     is_session = settings.ssh_interface == SESSION_MANAGER

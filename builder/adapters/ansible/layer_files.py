@@ -54,7 +54,7 @@ def walk(root: str = "") -> Iterator[tuple[str, os.stat_result]]:
 
 
 def clamp(since: float, epoch: int, root: str = "") -> set[str]:
-    """Remove transient files that changed after `since`, and set times after `epoch` to it.
+    """Remove transient files that changed after `since`, and set times later than `epoch` to `epoch`.
 
     Returns the paths of all files and folders that are left.
     """
@@ -80,9 +80,9 @@ def list_files(output: str, root: str = "") -> None:
 
 
 def _state(status: os.stat_result) -> list[int]:
-    """Return numbers that differ if two images do not have a file or folder from the same layer.
+    """Return numbers that are equal in two images only if both have a file or folder from the same layer.
 
-    The times of a folder change with the files in it.
+    Folders have no time among them: it changes with the files in the folder.
     """
     if stat.S_ISDIR(status.st_mode):
         return [status.st_mode, status.st_uid, status.st_gid]
@@ -135,9 +135,9 @@ def _add(tar: tarfile.TarFile, path: str, epoch: int, root: str, *, is_gone: boo
 
 
 def play(epoch: int, launcher: str, root: str = "") -> None:
-    """Run a program; if it succeeds, make the files that it changed independent of the time.
+    """Run the Python file `launcher`; if it succeeds, apply `clamp` to the files that changed meanwhile.
 
-    Prints the paths that it deleted, as an event like those of Ansible.
+    Prints the first few deleted paths as a JSON event, in the format of Ansible's events.
     """
     before = {entry.path for entry in entries(root)}
     since, code = time.time(), None

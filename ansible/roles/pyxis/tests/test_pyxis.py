@@ -55,7 +55,7 @@ def test_plugstack_includes_the_plugin_folder_once(host):
 
 
 def test_listed_plugins_exist(host):
-    # A missing plugin keeps all jobs from starting, even if the base image listed it.
+    # No job starts if plugstack.conf requires a missing plugin, even one that the base image lists.
     for slurm in list_slurms(host):
         text = host.check_output(
             "cat %s/plugstack.conf %s/plugstack.conf.d/*", settings_of(slurm), settings_of(slurm)

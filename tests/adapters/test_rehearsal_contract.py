@@ -164,7 +164,7 @@ def test_every_override_has_a_method_of_moto_to_override() -> None:
             *("enable_fast_snapshot_restores", "disable_fast_snapshot_restores"),
             *("describe_fast_snapshot_restores", "enable_fast_launch", "disable_fast_launch"),
             *("describe_fast_launch_images", "get_instance_metadata_defaults"),
-            "get_ebs_default_kms_key_id",
+            *("get_ebs_default_kms_key_id", "describe_capacity_reservations", "_reservation"),
         },
     }
     for kind, own in ours.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from builder import arch
 from builder.errors import FactoryError
 
 _ERRNO_EACCES = 0x00050000 | 13  # SECCOMP_RET_ERRNO
@@ -20,7 +21,7 @@ _SET_SECCOMP, _FILTER, _NO_NEW_PRIVILEGES = 22, 2, 38
 _INTERNET = (2, 10)  # AF_INET, AF_INET6
 _NETLINK = 16  # the C library lists this host's addresses with it
 _X32 = 0x40000000  # system calls from here on are those of another ABI with the same functions
-# By machine: its number for seccomp, the number of socket, and the numbers of all refused system calls:
+# By architecture: its number for seccomp, the number of socket, and the numbers of all refused system calls:
 # socketpair, ptrace, process_vm_readv, process_vm_writev, execve, execveat, io_uring_setup (its requests
 # include system calls that a filter does not see), pidfd_getfd, and all that change owners or modes of files.
 _CALLS = {
@@ -28,7 +29,7 @@ _CALLS = {
         *(0xC000003E, 41),
         (53, 101, 310, 311, 59, 322, 425, 438, *(90, 91, 92, 93, 94, 260, 268, 452)),
     ),
-    "aarch64": (0xC00000B7, 198, (199, 117, 270, 271, 221, 281, 425, 438, *(52, 53, 54, 55, 452))),
+    "arm64": (0xC00000B7, 198, (199, 117, 270, 271, 221, 281, 425, 438, *(52, 53, 54, 55, 452))),
 }
 
 _CREATE_RULES, _ADD_RULE, _RESTRICT, _OLDEST_LANDLOCK = 444, 445, 446, 2  # 1 refuses renames between folders
@@ -113,7 +114,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
 
 def _restrict_calls(libc: ctypes.CDLL) -> bool:
     """Install the filter of system calls; return False if there is none for this machine."""
-    calls = _CALLS.get(os.uname().machine)
+    calls = _CALLS.get(arch.of_this_machine())
     if calls is None or not Path("/proc/sys/kernel/seccomp").exists():
         return False
     program = b"".join(_program(*calls))

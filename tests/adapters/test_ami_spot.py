@@ -5,14 +5,15 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from builder.adapters.ami import inventory, janitor, journal, maker, spot
 from builder.adapters.ami.capacity import build_attempts, require_consistent
 from builder.adapters.ami.permissions import OLD_SPOT, features, policy
-from builder.adapters.aws.account import specifications
+from builder.adapters.aws.account import Account, specifications
 from builder.adapters.host.process import Finished
 from builder.errors import BuildError, UsageError
 from builder.events import Event
@@ -271,3 +272,28 @@ def test_policy_of_a_site_with_spot_allows_the_recorded_calls_and_no_others() ->
 
 def test_fleets_are_found_by_all_their_tags(ami_account: AmiAccount) -> None:
     assert spot.fleets(ami_account.account, EAST, {RUN_TAG: "none", BUILDER_TAG: "*"}) == []
+
+
+def test_fleet_of_another_target_of_the_run_stays(
+    ami_account: AmiAccount, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(spot, "delete_all", lambda _, __, ___, tags: asked.append(dict(tags)))
+    build(ami_account, plan)
+    assert len(asked) == 1
+    assert asked[0]["Name"].startswith(plan.target.name)
+
+
+def test_fleet_that_ec2_does_not_delete_is_an_error(
+    ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def client(_: str, __: str = "") -> SimpleNamespace:
+        failed = {"FleetId": "fleet-1", "Error": {"Code": code, "Message": "not now"}}
+        return SimpleNamespace(delete_fleets=lambda **_: {"UnsuccessfulFleetDeletions": [failed]})
+
+    account = SimpleNamespace(client=client)
+    code = "unexpectedError"
+    with pytest.raises(BuildError, match="deleting fleet-1: unexpectedError: not now"):
+        spot.delete_fleet(cast("Account", account), EAST, "fleet-1")
+    code = "fleetIdDoesNotExist"
+    spot.delete_fleet(cast("Account", account), EAST, "fleet-1")

@@ -242,8 +242,9 @@ class AmiMaker:
                 ami = self._run_packer(job, table)
             except NoCapacityError as error:
                 lack = error
-            own = ownership(self.run.workspace, self.run.name)
-            spot.delete_all(self.account, self.account.region, [job.access.key.name], own.tags)
+            # Other targets of the run may be building on spot instances: only the fleets of this job.
+            own = {**ownership(self.run.workspace, self.run.name).tags, "Name": job.image_name}
+            spot.delete_all(self.account, self.account.region, [job.access.key.name], own)
         if lack:
             raise lack
         return ami

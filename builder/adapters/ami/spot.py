@@ -7,10 +7,12 @@ Packer names the launch template at random and does not tag it: its data name th
 from collections.abc import Collection, Iterator, Mapping
 
 from builder.adapters.aws.account import Account, Resource, calling_aws, ignoring, tags_of
+from builder.errors import BuildError
 from builder.marks import BUILDER_TAG, RUN_TAG
 
 TEMPLATE, FLEET = KINDS = ("launch-template", "fleet")  # kinds of journal entries
 _PREFIX = "packer-fleet-launch-template-"
+_ABSENT = "fleetIdDoesNotExist"
 _RECLAIMED = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
 
 
@@ -62,7 +64,11 @@ def delete_template(account: Account, region: str, template: str) -> None:
 def delete_fleet(account: Account, region: str, fleet: str) -> None:
     """Delete a fleet; EC2 also terminates its instances."""
     with calling_aws(f"deleting {fleet}"):
-        account.client("ec2", region).delete_fleets(FleetIds=[fleet], TerminateInstances=True)
+        answer = account.client("ec2", region).delete_fleets(FleetIds=[fleet], TerminateInstances=True)
+    for failed in answer.get("UnsuccessfulFleetDeletions", ()):
+        error = failed["Error"]
+        if error["Code"] != _ABSENT:
+            raise BuildError(f"deleting {fleet}: {error['Code']}: {error['Message']}", hint="builder clean")
 
 
 def delete_all(account: Account, region: str, keys: Collection[str], tags: Mapping[str, str]) -> list[str]:

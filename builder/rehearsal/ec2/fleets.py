@@ -10,7 +10,6 @@ from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.models.instances import Instance
 from moto.ec2.utils import convert_tag_spec
 
-_TOKEN = "ClientToken"  # noqa: S105 (the name of a parameter)
 _NO_SPOT = "There is no Spot capacity available that matches your request."
 
 
@@ -51,7 +50,7 @@ def create(backend: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     if not backend.rules.has_spot:
         error = {"ErrorCode": "InsufficientInstanceCapacity", "ErrorMessage": _NO_SPOT, "Lifecycle": "spot"}
         return {"FleetId": fleet.id, "Errors": [error], "Instances": []}
-    fleet.instance = _start(backend, fleet, data, types[0], request.get(_TOKEN, ""))
+    fleet.instance = _start(backend, fleet, data, types[0], request.get("ClientToken", ""))
     return {"FleetId": fleet.id, "Errors": [], "Instances": [{**chosen, "InstanceIds": [fleet.instance.id]}]}
 
 

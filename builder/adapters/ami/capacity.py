@@ -13,6 +13,7 @@ from builder.errors import MissingError, UsageError
 from builder.site import AwsSettings
 
 T = TypeVar("T")
+NO_CAPACITY = "try again later, or add instance_types and subnets to [aws] of site.toml"  # hint
 _CODES = (
     *("InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"),
     "ReservationCapacityExceeded",
@@ -99,7 +100,10 @@ def lack_of(error: Exception) -> str:
 
 
 def first_with_capacity(
-    wanted: Iterable[Attempt], start: Callable[[Attempt], T], say: Callable[[str], object]
+    wanted: Iterable[Attempt],
+    start: Callable[[Attempt], T],
+    say: Callable[[str], object],
+    hint: str = NO_CAPACITY,
 ) -> T:
     """Return the result of the first attempt for which EC2 has capacity; raise MissingError if none has."""
     lacking: list[str] = []
@@ -110,9 +114,11 @@ def first_with_capacity(
         except NoCapacityError as error:
             lacking.append(str(attempt))
             reason = error.reason
-            lack = "EC2 has no capacity for"
-            say(f"not built on {attempt}: {error.reason}" if attempt.spot_types else f"{lack} {attempt}")
+            if attempt.spot_types:
+                say(f"not built on {attempt}: {error.reason}")
+            else:
+                say(f"EC2 has no capacity for {attempt}")
     raise MissingError(
         f"EC2 has no capacity for {', '.join(lacking)}: {reason}",
-        hint="try again later, or add instance_types and subnets to [aws] of site.toml",
+        hint=hint,
     )

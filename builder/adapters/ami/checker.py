@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.adapters.ami.access import Access, address_of, launch_network, session_proxy, ssh_access
 from builder.adapters.ami.capacity import (
+    NO_CAPACITY,
     Attempt,
     NoCapacityError,
     attempts,
@@ -73,6 +74,7 @@ def ssh_config(
     return text + (f"  ProxyCommand {proxy_command}\n" if proxy_command else "")
 
 
+_NO_HARDWARE = "try again later, change [checks] of site.toml, or add subnets to [aws]"
 _NO_LOGIN = "check subnet, source_cidrs and public_address in [aws] of site.toml"
 _FOREIGN_KEY = (
     "the host key is not the one in the instance's user data: check that cloud-init is enabled in the image"
@@ -148,6 +150,7 @@ class MachineChecker:
             settings=self.settings,
             run=self.run,
             ssh_port=self.ssh_port,
+            is_build_type=self.hardware is None,
             dollars_per_hour=self._dollars_per_hour,
         )
 
@@ -198,6 +201,7 @@ class MachineChecker:
             attempts(wanted, plan.target.ami.build_on[plan.arch]),
             lambda attempt: self._start(plan, ami, access, host, attempt),
             say=lambda text: self.events.emit("note", text=text),
+            hint=_NO_HARDWARE if self.hardware else NO_CAPACITY,
         )
         try:
             yield [self._wait_until_running(instance) for instance in started]

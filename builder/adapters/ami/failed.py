@@ -42,7 +42,8 @@ class FailedInstances:
     settings: AwsSettings
     run: Run
     ssh_port: int
-    dollars_per_hour: float | None = None  # default: the price of the target's build type
+    is_build_type: bool = True  # False: instances of the type that the site names for checks
+    dollars_per_hour: float | None = None  # price of the type for checks; None: unknown
 
     @contextmanager
     def kept(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> Iterator[None]:
@@ -67,17 +68,18 @@ class FailedInstances:
 
     def _keep(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> list[str]:
         """Keep one running instance, and terminate all others with these tags."""
-        lines: list[str] = []
-        for instance in self._instances(tags):
-            if instance["State"]["Name"] == "running" and not lines:
-                config = self._write_login(plan, access, instance)
-                journal.hold(self.run, self.account, access.key.name, instance["InstanceId"])
-                access.kept.set()
-                lines = self._lines(plan, instance["InstanceId"], config)
-                continue
-            with calling_aws(f"terminating {instance['InstanceId']}"):
-                self.account.client("ec2").terminate_instances(InstanceIds=[instance["InstanceId"]])
-        return lines
+        found = self._instances(tags)
+        running = [each for each in found if each["State"]["Name"] == "running"][:1]
+        for other in (each for each in found if each not in running):
+            with calling_aws(f"terminating {other['InstanceId']}"):
+                self.account.client("ec2").terminate_instances(InstanceIds=[other["InstanceId"]])
+        if not running:
+            return []
+        instance = running[0]
+        config = self._write_login(plan, access, instance)
+        journal.hold(self.run, self.account, access.key.name, instance["InstanceId"])
+        access.kept.set()
+        return self._lines(plan, instance["InstanceId"], config)
 
     def _instances(self, tags: Mapping[str, str]) -> list[Resource]:
         filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items() if value]
@@ -113,9 +115,10 @@ class FailedInstances:
         if self.account.is_on_this_machine:
             return [*lines, f"remove it: builder clean {self.run.name} --yes"]
         assert plan.target.ami is not None
-        dollars = self.dollars_per_hour or plan.target.ami.dollars_per_hour[plan.arch]
+        dollars = plan.target.ami.dollars_per_hour[plan.arch] if self.is_build_type else self.dollars_per_hour
+        cost = f"costs about {dollars:.2f} $ per hour" if dollars else "is billed"
         return [
             *lines,
             f"remove it: builder clean {self.run.name} --site aws --yes",
-            f"until then, {instance} in {region} costs about {dollars:.2f} $ per hour",
+            f"until then, {instance} in {region} {cost}",
         ]

@@ -29,7 +29,7 @@ Say = Callable[[str], str]  # runs a command on a machine as the login user and 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """Instance type for the checks; `facts` is None if the type has no accelerators."""
+    """Instance type for the checks; `facts` is None if the catalog has no size of its family."""
 
     type: str
     capacity: str
@@ -131,7 +131,9 @@ def _facts(name: str, instances: Mapping[str, Instance]) -> Instance | None:
         return instances[name]
     family = (each for each in instances.values() if each.name.partition(".")[0] == name.partition(".")[0])
     known = next(family, None)
-    return replace(known, name=name, efa=None, count=None, nvswitch="none") if known else None
+    if known is None:
+        return None
+    return replace(known, name=name, efa=None, efa_from=0, count=None, nvswitch="none", dollars_per_hour=None)
 
 
 def connect(first: Say, second: Say, *, address: str, host_key: Path) -> None:

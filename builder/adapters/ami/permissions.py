@@ -409,6 +409,7 @@ def needs(plan: Plan, settings: AwsSettings, checks: CheckSettings = _NO_CHECKS)
 
 def features(settings: AwsSettings, checks: CheckSettings = _NO_CHECKS, *, encryptable: bool) -> set[str]:
     """Return the features of a site's settings for targets whose AMIs can be encrypted or not."""
+    of_checks = (checks.capacity or settings.capacity) if checks.instance else ""
     optional = {
         "group": not settings.security_group,
         "copy": bool(settings.copy_regions),
@@ -419,8 +420,8 @@ def features(settings: AwsSettings, checks: CheckSettings = _NO_CHECKS, *, encry
         "spot": settings.spot,
         "encrypt": settings.encrypt and encryptable,
         "profile": bool(settings.instance_profile),
-        "reservation": "cr-" in settings.capacity + checks.capacity,
-        "check reservation": bool(checks.instance) and "cr-" in checks.capacity + settings.capacity,
+        "reservation": settings.capacity.startswith("cr-") or of_checks.startswith("cr-"),
+        "check reservation": of_checks.startswith("cr-"),
         "hardware": bool(checks.instance) and not settings.security_group,
         "session": settings.ssh_interface == "session_manager",
     }

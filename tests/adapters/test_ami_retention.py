@@ -186,7 +186,3 @@ def test_policy_of_the_site_allows_retention(ami_account: AmiAccount, proxy: Pro
     found.remove()
     assert {"ec2:DeregisterImage", "ec2:DeleteSnapshot"} <= {request.action for request in made}
     assert [request for request in made if evaluate([document], request) != ALLOWED] == []
-    without = dataclasses.replace(settings, keep_last=0)
-    assert "ec2:DescribeLaunchTemplateVersions" not in str(
-        policy(features(without, encryptable=True), without)
-    )

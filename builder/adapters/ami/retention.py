@@ -1,7 +1,8 @@
 """Find the AMIs of builds that exceed the site's limit, and delete them with their snapshots.
 
-The limit counts the images of one target, system and architecture in one region. Images in use are kept
-whatever the limit is; the account does not know which images other accounts use.
+The limit counts the images of one target, system and architecture in one region. An image that an
+instance, an SSM parameter, or the latest or default version of a launch template uses is kept whatever the
+limit is. Uses by other versions of launch templates and by other accounts are not seen.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from builder.adapters.aws.account import Account, Resource, calling_aws, tags_of
 from builder.errors import BuildError
 from builder.marks import BUILDER_TAG, IMAGE_TAG, KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
 
+_MOST_VALUES = 200  # of a filter of EC2
 _ALIVE = ("pending", "running", "stopping", "stopped")
 # Tags that every build sets: an image without one of them was not made by a build.
 _TAGS = (TARGET_TAG, SYSTEM_TAG, STACK_TAG, KEY_TAG, RUN_TAG, BUILDER_TAG)
@@ -104,18 +106,25 @@ def _uses(account: Account, region: str, images: Sequence[Resource], prefix: str
         for version in (version for page in pages for version in page["LaunchTemplateVersions"]):
             ami = version["LaunchTemplateData"].get("ImageId", "")
             found[ami] = f"launch template {version['LaunchTemplateName']} names it"
-    filters = [
-        {"Name": "image-id", "Values": list(by_id)},
-        {"Name": "instance-state-name", "Values": list(_ALIVE)},
-    ]
-    with calling_aws(f"listing instances in {region}"):
-        for page in ec2.get_paginator("describe_instances").paginate(Filters=filters):
-            for instance in (each for group in page["Reservations"] for each in group["Instances"]):
-                found[instance["ImageId"]] = f"instance {instance['InstanceId']} was started from it"
+    for instance in _instances(account, region, list(by_id)):
+        found[instance["ImageId"]] = f"instance {instance['InstanceId']} was started from it"
     for name, ami in steps.parameters_to(account, region, prefix, by_id).items():
         if name != _own_name(by_id[ami], prefix):
             found[ami] = f"{name} points to it"
     return {ami: use for ami, use in found.items() if ami in by_id}
+
+
+def _instances(account: Account, region: str, images: Sequence[str]) -> Iterator[Resource]:
+    """Yield the existing instances of images; a filter of EC2 takes a limited number of values."""
+    pages = account.client("ec2", region).get_paginator("describe_instances")
+    with calling_aws(f"listing instances in {region}"):
+        for start in range(0, len(images), _MOST_VALUES):
+            filters = [
+                {"Name": "image-id", "Values": images[start : start + _MOST_VALUES]},
+                {"Name": "instance-state-name", "Values": list(_ALIVE)},
+            ]
+            for page in pages.paginate(Filters=filters):
+                yield from (each for group in page["Reservations"] for each in group["Instances"])
 
 
 def _own_name(image: Resource, prefix: str) -> str:

@@ -244,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"write the figures of {_RESULT.name} into {_PAGE.name} without measuring",
     )
     parsed = options.parse_args(argv)
+    if parsed.profile and (parsed.only or parsed.write_docs):
+        options.error("--profile is not allowed with --only or --write-docs")
     if parsed.write_docs:
         figures.write_docs(json.loads(_RESULT.read_text(encoding="utf-8")), _PAGE)
         return 0

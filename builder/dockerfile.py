@@ -148,7 +148,7 @@ def copied(path: str, found: Iterable[Instruction]) -> Iterator[tuple[Instructio
     for instruction in found:
         if instruction.name not in ("COPY", "ADD") or any(map(_FROM.search, _flags(instruction))):
             continue
-        for source in _words(" ".join(_arguments(instruction)))[:-1]:
+        for source in _words(instruction)[:-1]:
             if set(source) & set("$\\\"'"):
                 raise ValueError(
                     f"{path}:{instruction.line}: {instruction.name} {source}: write the path without quotes,"
@@ -157,11 +157,13 @@ def copied(path: str, found: Iterable[Instruction]) -> Iterator[tuple[Instructio
             yield instruction, source
 
 
-def _words(text: str) -> list[str]:
+def _words(instruction: Instruction) -> list[str]:
     """Return the arguments of COPY and ADD: a JSON list of texts, or words."""
+    options = len(_flags(instruction))
+    text = "".join(instruction.text.split(None, options)[options:])  # spaces in a JSON text are part of it
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.split()
     is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
     return words if is_list else text.split()

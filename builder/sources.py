@@ -55,7 +55,13 @@ def require_folders(root: Path) -> None:
             hint="run in the repository, or pass: builder --root FOLDER",
         )
     for folder in map(root.joinpath, _FOLDERS):
-        if folder.is_symlink() and root.resolve().is_relative_to(folder.resolve()):
+        if not folder.is_symlink():
+            continue
+        try:
+            target = folder.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop, before Python 3.13
+            raise CatalogError([f"{folder}: is a loop of symbolic links"], hint=f"rm {folder}") from error
+        if root.resolve().is_relative_to(target):
             raise CatalogError(
                 [f"{folder}: is a symbolic link to {folder.readlink()}, a folder around the repository"],
                 hint=f"rm {folder}",

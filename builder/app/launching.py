@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.adapters.host import receipts
+from builder.adapters.host.workspace import RUN_NAME
 from builder.app.context import Context
 from builder.arch import of_this_machine
 from builder.errors import CheckError, IncompatibleError, IntegrityError, MissingError, UsageError
@@ -14,6 +15,7 @@ from builder.launch.files import LaunchFile, render
 from builder.launch.job import Image, Job, Wish, make_job
 from builder.launch.kubernetes import KINDS
 from builder.model import Artifact, Instance, Publication, Report, Target
+from builder.patterns import WORD
 from builder.reading import shortened
 from builder.stack.checking import check
 from builder.stack.derive import derive
@@ -49,7 +51,8 @@ class _Plan:
 
 # Texts of a receipt that become part of a launch file or of a command line.
 _PLAIN = {
-    "run": re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII),
+    "run": RUN_NAME,
+    "flavour": WORD,
     "created": re.compile(r"[\dT:.Z+-]+", re.ASCII),
     "key": re.compile(r"[0-9a-f]+"),
     "reference": re.compile(r"sha256:[0-9a-f]{64}|ami-[0-9a-f]+"),
@@ -205,6 +208,7 @@ def _require_plain(recorded: _Recorded) -> None:
     """Raise IntegrityError if a text of the receipt could be code or an option in a launch file."""
     texts = {
         "run": [recorded.run],
+        "flavour": [recorded.plan.flavour.name],
         "created": [recorded.created],
         "key": [layer.key for layer in recorded.plan.layers],
         "reference": [recorded.artifact.reference],

@@ -22,7 +22,7 @@ from builder.app.estimate import estimate_s
 from builder.app.interrupts import defer_signals, interruptible, wait_for_all
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.mirrors import mirrors_of
-from builder.errors import FactoryError, Interrupted
+from builder.errors import FactoryError, Interrupted, MissingError
 from builder.events import Event, Recorder, Stream
 from builder.model import Plan, Receipt
 from builder.pipeline import Tools, produce, report_reused
@@ -190,7 +190,10 @@ def clear_dead(workspace: Workspace) -> None:
     """Remove the containers, processes and folders of runs whose process has died."""
     for name in dead_runs(workspace):
         sweep(Engine(), name)
-        forget_run(workspace, name)
+        try:
+            forget_run(workspace, name)
+        except MissingError as error:  # its leftovers do not prevent a build; `clean` raises the error
+            print(f"{error.message}; {error.hint}", file=sys.stderr)
 
 
 def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:

@@ -160,8 +160,8 @@ def _code_without_stdout(words: list[str], lost: "OutputLost") -> int:
     from builder.errors import Interrupted, MissingError
 
     is_help = not words or bool({"-h", "--help", "help", "--version"}.intersection(words))
-    is_help |= words[:1] == ["build"] and "--dry-run" in words  # which prints the plan
-    reads = is_help or words[0] in _READING or any(" ".join(words[:end]) in _READING for end in (2, 3))
+    is_plan = words[:1] == ["build"] and "--dry-run" in words
+    reads = is_help or is_plan or any(" ".join(words[:end]) in _READING for end in (1, 2, 3))
     if lost.reader_is_gone and reads:
         return 0
     print(f"error: stdout: {lost.strerror}", file=sys.stderr)

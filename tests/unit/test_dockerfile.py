@@ -131,6 +131,8 @@ def test_stages_of_the_component_layers_are_allowed(text: str) -> None:
     [
         ('COPY "hello/src/ /', ': COPY "hello/src/: write the path without quotes, '),
         ("COPY hello/**x /", ": COPY hello/**x: "),
+        ("COPY " + "[" * 5000 + " /", ": COPY [[["),
+        ('COPY ["hello/a  b", "/"]', ": COPY hello/a  b: no such file below containers/"),
         (
             "ADD https://example.org/x /",
             ": ADD https://example.org/x: must be a file or folder below containers/",

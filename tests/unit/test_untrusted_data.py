@@ -298,6 +298,15 @@ def test_symlinked_role_is_refused(repository: Repository, secret: Path) -> None
         sources.read(repository.root, loaded, target, target.default)
 
 
+@pytest.mark.parametrize("name", ["containers", "ansible/roles"])
+def test_folder_that_is_a_loop_of_links_is_refused(repository: Repository, name: str) -> None:
+    folder = repository.root / name
+    folder.rename(repository.root / "elsewhere")
+    folder.symlink_to(folder)
+    with refused(f"{folder}: is a loop of symbolic links"):
+        repository.load()
+
+
 @pytest.mark.parametrize("name", ["containers", "ansible", "ansible/roles", "catalog/targets"])
 @pytest.mark.parametrize("target", ["..", ".", "{root}", "{root}/../..", "/", "link"])
 def test_folder_that_is_a_link_out_of_the_repository_is_refused(

@@ -46,7 +46,8 @@ def confine(*, readable: Iterable[Path], writable: Iterable[Path]) -> list[str]:
     """Confine this process for the rest of its life; return what the kernel does not support.
 
     Only files below `readable` and `writable` can be opened afterwards; no links are created. The process can
-    neither start programs, nor connect to Unix sockets, nor control other processes. Open files stay usable.
+    neither start programs, nor connect to Unix sockets, nor trace other processes or read their memory and
+    files. It can still send signals to processes of its user. Open files stay usable.
     """
     if threading.active_count() != 1:
         raise FactoryError("a process is confined before it starts threads")

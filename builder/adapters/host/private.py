@@ -79,9 +79,12 @@ def remove_temporary_folder(link: Path) -> None:
 
 def _unmount(folder: Path) -> list[Path]:
     """Unmount all file systems in a folder, the last one first; return those that remain."""
-    import ctypes  # slow to load, and needed only here
+    found = _mounts(folder)
+    if not found:
+        return []
+    import ctypes  # slow to load, and rarely needed
 
-    for path in reversed(_mounts(folder)):
+    for path in reversed(found):
         ctypes.CDLL(None).umount2(os.fsencode(path), _DETACH | _NO_LINKS)
     return _mounts(folder)
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from builder.values import dataclass
 from builder.wait import until
 
 _POLL_S = 0.1
-_RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
+RUN_NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9.-]+-[0-9a-f]{6}", re.ASCII)
 _RUNS = "runs"  # lock: shared by runs, exclusive for the removal of shared folders
 # Links in a run's scratch folder to its folders for sockets and for root file systems.
 _SOCKETS, _ROOTS = "sockets", "roots"
@@ -184,12 +185,15 @@ def open_run(workspace: Workspace, label: str, *, cancelled: threading.Event | N
             yield run
         finally:
             if not run.keep_scratch.is_set():
-                forget_run(workspace, name)
+                try:
+                    forget_run(workspace, name)
+                except MissingError as error:  # must not hide an error of the block; `clean` tries again
+                    print(f"{error.message}; {error.hint}", file=sys.stderr)
 
 
 def is_run_name(name: str) -> bool:
     """True if `open_run` could have chosen this name."""
-    return bool(_RUN_NAME.fullmatch(name))
+    return bool(RUN_NAME.fullmatch(name))
 
 
 def dead_runs(workspace: Workspace) -> list[str]:

@@ -37,6 +37,10 @@ def test_sections_of_the_file_replace_those_of_the_program(tmp_path: Path) -> No
         ("[]", "my.json: not an object"),
         ('{"optimizer": {}}', "my.json: optimizer: the program sets it; use --learning-rate"),
         ('{"zero_optimization": 3}', "my.json: zero_optimization: not an object"),
+        (
+            '{"zero_optimization": {"stage": 3}}',
+            "my.json: zero_optimization.stage: the program sets it; use --zero-stage",
+        ),
     ],
 )
 def test_wrong_file_is_refused(tmp_path: Path, text: str | None, complaint: str) -> None:

@@ -1,8 +1,10 @@
 """Workers of the program tensorflow-distributed find each other, without TensorFlow."""
 
+import contextlib
 import json
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,13 @@ def test_the_first_worker_waits_no_longer_than_its_timeout(head: str) -> None:
     environment = {"RANK": "0", "WORLD_SIZE": "2", "JAX_COORDINATOR_ADDRESS": head}
     with pytest.raises(RankError, match="timed out"):
         cluster.find_cluster(environment, timeout_s=0)
+
+
+def test_a_worker_with_a_wrong_rank_is_named(head: str) -> None:
+    host, _, port = head.rpartition(":")
+    with ThreadPoolExecutor() as pool:
+        leading = pool.submit(found_by, 0, head)
+        with contextlib.suppress(ConnectionError):
+            cluster.join((host, int(port)), WORKERS, time.monotonic() + TIMEOUT_S)
+        with pytest.raises(RankError, match=f"127.0.0.1 has RANK {WORKERS}; it must be 1 to {WORKERS - 1}"):
+            leading.result(TIMEOUT_S)

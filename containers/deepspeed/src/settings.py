@@ -47,6 +47,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     for key, option in DECIDED.items():
         if key in found:
             raise TrainingError(f"{path}: {key}: the program sets it; use {option}")
-    if not isinstance(found.get("zero_optimization", {}), dict):
+    zero = found.get("zero_optimization", {})
+    if not isinstance(zero, dict):
         raise TrainingError(f"{path}: zero_optimization: not an object")
+    if "stage" in zero:
+        raise TrainingError(f"{path}: zero_optimization.stage: the program sets it; use --zero-stage")
     return found

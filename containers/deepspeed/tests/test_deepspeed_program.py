@@ -22,7 +22,7 @@ def test_training_with_sharded_optimizer_ends(host):
 
 
 def test_configuration_that_deepspeed_rejects_is_refused_once(host):
-    host.check_output("""printf '{"zero_optimization": {"stage": 7}}' > /tmp/checked.json""")
+    host.check_output("""printf '{"zero_optimization": {"reduce_bucket_size": -1}}' > /tmp/checked.json""")
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--deepspeed-config /tmp/checked.json")
     assert code == 78
     (line,) = lines

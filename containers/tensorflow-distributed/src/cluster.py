@@ -47,6 +47,8 @@ def lead(first: tuple[str, int], count: int, deadline: float) -> list[str]:
                 rank, port = map(int, connection.makefile().readline().split())
             except (OSError, ValueError):
                 continue  # not a worker
+            if not 0 < rank < count:
+                raise RankError(f"{host} has RANK {rank}; it must be 1 to {count - 1}")
             addresses[rank], joined[rank] = f"{host}:{port}", connection
         workers = [addresses[rank] for rank in range(count)]
         for connection in joined.values():
@@ -68,7 +70,7 @@ def join(first: tuple[str, int], rank: int, deadline: float) -> list[str]:
         connection.settimeout(max(TICK_S, deadline - time.monotonic()))
         connection.sendall(f"{rank} {free_port()}\n".encode())
         text = connection.makefile().readline()
-    if not text:
+    if not text.endswith("\n"):
         raise ConnectionError("the first worker closed the connection")
     workers: list[str] = json.loads(text)
     return workers

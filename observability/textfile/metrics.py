@@ -44,15 +44,15 @@ Sample = tuple[str, Mapping[str, str], float]
 
 
 def slurm_samples() -> list[Sample]:
-    """Return the samples of Slurm; slurm_up 0 alone if the controller does not answer."""
+    """Return the samples of Slurm; slurm_up 0 alone if the controller gives no valid answer."""
     try:
         nodes = _asked("sinfo", "--noheader", "--format=%R|%T|%D")
-        jobs = _asked("squeue", "--noheader", "--format=%P|%T|%D")
+        jobs = _asked("squeue", "--noheader", "--noconvert", "--format=%P|%T|%D")
         gpus = _asked("sinfo", "--noheader", "--Node", "--Format=NodeList:100,Gres:100,GresUsed:100")
-    except (OSError, subprocess.SubprocessError) as error:
+        return [("slurm_up", {}, 1), *_nodes(nodes), *_jobs(jobs), *_gpus(gpus)]
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return [("slurm_up", {}, 0)]
-    return [("slurm_up", {}, 1), *_nodes(nodes), *_jobs(jobs), *_gpus(gpus)]
 
 
 def _asked(*words: str) -> list[str]:

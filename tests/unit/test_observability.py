@@ -250,6 +250,9 @@ def test_metrics_of_slurm(root: Path, tmp_path: Path) -> None:
     done = text_metrics(root, tmp_path, "slurm")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "slurm_up 0")
     assert done.stderr.startswith("error: ")
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'p5|idle|1K'\n")
+    done = text_metrics(root, tmp_path, "slurm")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "slurm_up 0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sinfo", "slurm.prom", "squeue"]
 
 

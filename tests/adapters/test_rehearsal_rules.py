@@ -116,7 +116,9 @@ def test_a_session_needs_a_profile_and_a_way_to_aws(aws: Clients) -> None:
     found = aws.run(**profile)
     assert refused(session, instance=found, document="none") == "InvalidDocument"
     started = session(found)
-    assert started["StreamUrl"].startswith("ws://127.0.0.1:")
+    (group,) = aws.ec2.describe_instances(InstanceIds=[found["InstanceId"]])["Reservations"]
+    address = group["Instances"][0]["PublicIpAddress"]
+    assert started["StreamUrl"] == f"ws://{address}/v1/data-channel/{started['SessionId']}"
     assert aws("ssm").terminate_session(SessionId=started["SessionId"])
     aws.ec2.terminate_instances(InstanceIds=[found["InstanceId"]])
     assert refused(session, instance=found) == "TargetNotConnected"

@@ -26,10 +26,13 @@ from builder.model import Instance, Target
 from builder.stack.derive import derive
 from tests.support.launch_schemas import aws_problems, kubernetes_problems
 from tests.support.launching import DIGEST, create_site, make_file, receipt, write_receipt
+from tests.support.rehearsal import ROOT
 
 MOST_TYPES = 3
 TARGETS = [
-    path.stem for path in sorted(Path("catalog/targets").glob("*.toml")) if "[launch]" in path.read_text()
+    path.stem
+    for path in sorted((ROOT / "catalog/targets").glob("*.toml"))
+    if "[launch]" in path.read_text(encoding="utf-8")
 ]
 
 

@@ -151,7 +151,7 @@ ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/workload
 
-# The user nobody: the program needs no privileges and no home folder.
+# Runs as user nobody: the program needs no privileges or home folder.
 USER 65534:65534
 
 CMD ["python", "/opt/workload/main.py", "--help"]

@@ -62,7 +62,11 @@ def run_checks(
             {
                 "versions": plan.versions,
                 "variables": evaluate_variables(run, root, plan),
-                "capabilities": {**plan.capabilities, **(capabilities or {})},
+                "capabilities": {
+                    **plan.capabilities,
+                    "is_for_nvidia_gpus": plan.stack.facts.get("accel") == "nvidia",
+                    **(capabilities or {}),
+                },
                 "components": plan.components,
             }
         ),

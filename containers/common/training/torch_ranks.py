@@ -68,6 +68,9 @@ def _objects_group() -> "dist.ProcessGroup | None":
 
 
 _groups: dict[str, "dist.ProcessGroup"] = {}
+# Ended groups stay in memory until the process ends: in PyTorch 2.7, the destructor of a gloo group can wait
+# forever for a thread that itself waits for the global interpreter lock.
+_ended: list["dist.ProcessGroup | None"] = []
 
 
 def require_torchrun() -> None:
@@ -119,9 +122,10 @@ def connect(
         # The first rank hosts the store, so it must not exit before the others have finished.
         dist.barrier()
     finally:
-        _groups.clear()
         if dist.is_initialized():  # a restart in process has aborted the group
+            _ended.extend((dist.group.WORLD, *_groups.values()))
             dist.destroy_process_group()
+        _groups.clear()
 
 
 def whole(_options: Namespace, ranks: Ranks) -> Shard:

@@ -38,8 +38,10 @@ def test_session_has_utf8_locale(host, expected):
 
 def test_gpu_image_asks_for_devices_and_libraries(host, expected):
     # enroot adds no GPU without the first variable; runtimes add no CUDA without compute in the second one.
+    # An image for CPUs may have the wheels for CUDA, if no others exist.
     has_cuda = any(name == "cuda" or name.startswith("nvidia-cuda-") for name in expected.versions)
-    if has_cuda and expected.capabilities.get("is_container"):
+    is_container = expected.capabilities.get("is_container")
+    if has_cuda and is_container and expected.capabilities.get("is_for_nvidia_gpus"):
         environment = host.environment()
         assert environment.get("NVIDIA_VISIBLE_DEVICES") == "all"
         assert {"compute", "utility"} <= set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(","))

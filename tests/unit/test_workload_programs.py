@@ -15,6 +15,8 @@ LOCKED = tuple(name for name in PROGRAMS if (CONTAINERS / name / "requirements.l
 LLAMA_TARGETS = tuple(
     name for name in TARGETS if "run_llama" in (CONTAINERS / name / "src" / "train.py").read_text()
 )
+# Parameters of the model of SIZES: an MPT layer has as many keys as queries, and no gate.
+PARAMETERS = dict.fromkeys(LLAMA_TARGETS, 164_160) | {"mosaicml-mpt": 131_392}
 
 # Published parameter counts of the models that these configurations correspond to.
 PUBLISHED_PARAMETERS = {
@@ -105,7 +107,8 @@ def write_config(path: Path, **changes: object) -> Path:
 def test_own_model_is_read_from_a_file(tmp_path, target):
     path = write_config(tmp_path / "my.toml")
     printed = json.loads(start(target, "--config", str(path), "--print-config", "--smoke").stdout)
-    assert (printed["model"], printed["vocabulary"], printed["parameters"]) == (str(path), 512, 164_160)
+    assert (printed["model"], printed["vocabulary"]) == (str(path), 512)
+    assert printed["parameters"] == PARAMETERS[target]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -35,6 +35,11 @@ class LlamaConfig:
         block = attention + 3 * self.dim * self.feed_forward + 2 * self.dim
         embeddings = self.vocabulary * self.dim * (1 if self.tied_embeddings else 2)
         return embeddings + self.layers * block + self.dim
+
+
+def sizes_of(config: LlamaConfig) -> dict[str, object]:
+    """Return the sizes of a model and the number of its parameters."""
+    return {**asdict(config), "parameters": config.parameters}
 
 
 def size_names() -> tuple[str, ...]:

@@ -4,8 +4,10 @@ import argparse
 import json
 import math
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from llama.config import LlamaConfig, named, read_config, size_names
 from training.options import positive_int
@@ -70,13 +72,11 @@ def identity(options: Namespace, program: str) -> dict[str, str | int]:
     return {"program": program, "seed": options.seed, **sizes}
 
 
-def describe(options: Namespace) -> str:
-    config = chosen_config(options)
+def describe(options: Namespace, sizes: Mapping[str, Any]) -> str:
     # Each parameter has four float32 values: weight, gradient and two moments of AdamW.
-    state_gib = config.parameters * 4 * 4 / 2**30
+    state_gib = sizes["parameters"] * 4 * 4 / 2**30
     name = str(options.config or options.model)
-    sizes = {**asdict(config), "parameters": config.parameters, "state_gib": round(state_gib, 3)}
-    return json.dumps({"model": name, **sizes}, indent=1)
+    return json.dumps({"model": name, **sizes, "state_gib": round(state_gib, 3)}, indent=1)
 
 
 def learning_rate_at(step: int, options: Namespace) -> float:

@@ -4,6 +4,7 @@ import argparse
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 
+from llama.config import LlamaConfig, sizes_of
 from llama.options import SMOKE, add_model_options, chosen_config, chosen_length, describe
 from training.options import TORCHRUN_EXAMPLE, add_data_options, make_parser, parse_options, run_program
 
@@ -16,6 +17,7 @@ def run_llama(
     add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
     smoke: Mapping[str, object] = SMOKE,
     example: str = TORCHRUN_EXAMPLE,
+    sizes_of: Callable[[LlamaConfig], dict[str, object]] = sizes_of,
 ) -> int:
     """Parse the options, print the sizes or start the training; return the exit code."""
     parser = make_parser(
@@ -28,7 +30,7 @@ def run_llama(
 
     def run() -> int:
         if options.print_config:
-            print(describe(options))
+            print(describe(options, sizes_of(chosen_config(options))))
             return 0
         # A wrong configuration file is reported before PyTorch is loaded.
         chosen_config(options)

@@ -18,6 +18,7 @@ from moto.ssm.models import ssm_backends
 from moto.utilities.utils import get_partition
 
 _MOTO_CLEAN_JSON = parsing.clean_json
+_MOTO_SSM_VALUE = parsing.ResourceMap.parse_ssm_parameter
 
 
 class Stacks(CloudFormationBackend):
@@ -85,6 +86,12 @@ def _clean_json(value: Any, resources: Any) -> Any:
         return _MOTO_CLEAN_JSON(value, resources)
     found = [_clean_json(entry, resources) for entry in value]
     return [entry for entry in found if entry is not None]
+
+
+def _ssm_value(resources: parsing.ResourceMap, name: str, value_type: str) -> Any:
+    """Return the value of an SSM parameter; "" if it is missing: moto also reads unused defaults."""
+    parameters = ssm_backends[resources._account_id][resources._region_name]
+    return "" if parameters.get_parameter(name) is None else _MOTO_SSM_VALUE(resources, name, value_type)
 
 
 def _imports(value: Any) -> Iterator[Any]:
@@ -185,4 +192,5 @@ class BucketPolicy(_Resource, CloudFormationModel):
 REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (cloudformation_backends, "backend", Stacks),
     (parsing, "clean_json", _clean_json),
+    (parsing.ResourceMap, "parse_ssm_parameter", _ssm_value),
 )

@@ -199,6 +199,16 @@ def test_error_names_the_endpoint_that_does_not_answer() -> None:
     assert endpoint in caught.value.message
 
 
+@pytest.mark.usefixtures("credentials", "no_retries")
+def test_a_web_page_instead_of_a_response_of_aws_is_one_error(serve: Serve) -> None:
+    stub = serve(Stub(answer=lambda _: (500, {}, b"<!doctype html>\n<h1>Log in</h1>")))
+    account = Account(os.environ | {"AWS_ENDPOINT_URL": f"http://{stub.host}"}, region=EAST)
+    with pytest.raises(MissingError, match="the response is not from AWS") as caught:
+        account.account_id()
+    assert "\n" not in caught.value.message
+    assert "mirror.proxy" in caught.value.hint
+
+
 def test_missing_credentials_fail_with_a_hint_to_log_in(
     credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

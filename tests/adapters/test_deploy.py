@@ -96,8 +96,15 @@ def test_batch_stands_on_the_network_and_starts_the_published_ami(
         own = [pair["GroupId"] for rule in rules for pair in rule["UserIdGroupPairs"]]
         assert own == [network["SecurityGroup"]], "EFA needs a rule within the group in both directions"
     ami = aws.image(aws.run()["InstanceId"])
-    aws("ssm").put_parameter(Name=IMAGE, Value=ami, Type="String", DataType="aws:ec2:image")
-    code, out, err = deploy("apply", "batch", "InstanceType=p5.48xlarge", "--yes")
+    (address,) = aws.ec2.describe_addresses()["Addresses"]
+    by_id = [{"Name": "resource-id", "Values": [address["AllocationId"]]}]
+    assert {tag["Key"] for tag in aws.ec2.describe_tags(Filters=by_id)["Tags"]} >= {
+        "factory:architecture",
+        "factory:run",
+    }
+    own = "/test/image_id"  # the parameter that is the default of the template does not exist
+    aws("ssm").put_parameter(Name=own, Value=ami, Type="String", DataType="aws:ec2:image")
+    code, out, err = deploy("apply", "batch", "InstanceType=p5.48xlarge", f"ImageId={own}", "--yes")
     assert code == 0, err
     found = outputs(out)
     assert found["ImageId"] == ami
@@ -130,6 +137,20 @@ def test_clean_everything_lists_and_deletes_stacks_of_deploy_and_no_others(
     assert {stack["StackName"] for stack in stacks.own_stacks(account, EAST)} == before
     assert formation.describe_stacks(StackName="of-others")["Stacks"]
     formation.delete_stack(StackName="of-others")
+
+
+def test_a_proposed_stack_of_others_is_left_alone(deploy: Deploy, cloud: RehearsedAccount) -> None:
+    formation = Clients(cloud.endpoint)("cloudformation")
+    template = (deploy.root / "architectures/bucket/template.yaml").read_text()
+    formation.create_change_set(
+        StackName="reviewed", ChangeSetName="theirs", ChangeSetType="CREATE", TemplateBody=template
+    )
+    for words in (("delete", "bucket"), ("apply", "bucket")):
+        code, _, err = deploy(*words, "--stack", "reviewed", "--yes")
+        assert (code, "stack 'reviewed' was not made by builder deploy" in err) == (2, True), err
+    (stack,) = formation.describe_stacks(StackName="reviewed")["Stacks"]
+    assert stack["StackStatus"] == "REVIEW_IN_PROGRESS"
+    formation.delete_stack(StackName="reviewed")
 
 
 def test_a_template_with_other_resources_is_refused_with_their_types(

@@ -235,6 +235,7 @@ def calling_aws(action: str, *, otherwise: type[FactoryError] = BuildError) -> I
     `otherwise` is the error class for AWS error codes that are not in _MEANINGS.
     """
     from botocore.exceptions import BotoCoreError, ClientError, SSLError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -249,6 +250,9 @@ def calling_aws(action: str, *, otherwise: type[FactoryError] = BuildError) -> I
         is_login = any(word in type(error).__name__ for word in ("Credential", "Token"))
         hint = _CREDENTIALS if is_login else _CERTIFICATES if isinstance(error, SSLError) else _UNREACHABLE
         raise MissingError(f"{action}: {error}", hint=hint) from error
+    except ResponseParserError as error:
+        message = f"{action}: the response is not from AWS: {str(error).splitlines()[0]}"
+        raise MissingError(message, hint=_UNREACHABLE) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from builder.adapters.aws.account import Account, as_tags, calling_aws, tags_of
+from builder.adapters.host.workspace import is_run_name
 from builder.errors import BuildError, UsageError
 from builder.marks import ARCHITECTURE_TAG
 from builder.wait import until
@@ -63,11 +64,22 @@ def find(account: Account, name: str, region: str = "") -> Mapping[str, Any] | N
     stack: Mapping[str, Any] = found[0]
     if stack["StackStatus"] == "DELETE_COMPLETE":
         return None
-    if stack["StackStatus"] != "REVIEW_IN_PROGRESS" and ARCHITECTURE_TAG not in tags_of(stack):
+    if ARCHITECTURE_TAG not in tags_of(stack) and not _is_proposed(account, stack, region):
         raise UsageError(
             f"stack '{name}' was not made by builder deploy", hint="choose another name: --stack NAME"
         )
     return stack
+
+
+def _is_proposed(account: Account, stack: Mapping[str, Any], region: str) -> bool:
+    """True for a stack that so far consists of change sets of `builder deploy`; such a stack has no tags."""
+    name = stack["StackName"]
+    if stack["StackStatus"] != "REVIEW_IN_PROGRESS":
+        return False
+    with calling_aws(f"listing the change sets of stack {name}"):
+        listed = account.client("cloudformation", region).list_change_sets(StackName=name)["Summaries"]
+    found = [each["ChangeSetName"] for each in listed if each["StackName"] == name]
+    return all(is_run_name(each.removeprefix("run-")) for each in found)
 
 
 def propose(

@@ -300,6 +300,9 @@ class Cloud(ImageBackend):
         return association
 
     def create_tags(self, resource_ids: list[str], tags: dict[str, str]) -> bool:
+        addresses = {address.public_ip: address.allocation_id for address in self.addresses}
+        # CloudFormation of moto tags an Elastic IP address by its public IP; EC2 lists tags by allocation id.
+        resource_ids = [addresses.get(name) or name for name in resource_ids]
         done = super().create_tags(resource_ids, tags)
         for name in resource_ids:
             self._update_metadata(name, only_tags=True)

@@ -17,7 +17,7 @@ from tests.support.repository import Repository
 # Slow tests that share no fixture are distributed one by one, all other tests by file.
 _DISTRIBUTED_BY_TEST = ("tests/e2e/", "tests/images/test_caching.py")
 
-# The longest tests start first, so that at the end no worker waits for another.
+# The longest tests start first, so that all xdist workers finish at about the same time.
 _STARTED_FIRST = (
     "tests/images/test_targets.py",
     "tests/e2e/test_ami_build.py::test_ami_is_built_once",

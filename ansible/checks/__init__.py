@@ -1,4 +1,4 @@
-"""Queries of a host that several check files share. They return facts and assert nothing."""
+"""Queries about a host for use in several check files. They return facts and assert nothing."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def held(host, name):
 
 
 def module_info(host, kernel, module):
-    """Return the fields of modinfo for a kernel module (first value of each), {} without the module."""
+    """Return the fields that modinfo prints for a kernel module (first value of each), or {} if it fails."""
     run = host.run("modinfo -k %s %s", kernel, module)
     found = {}
     for line in run.stdout.splitlines() if run.rc == 0 else ():

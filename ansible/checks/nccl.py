@@ -1,4 +1,4 @@
-"""Queries about the network plugin of NCCL on a host: its settings, its name and its libraries."""
+"""Queries about NCCL on a host: its settings, and the names, paths and interfaces of its network plugins."""
 
 import re
 
@@ -23,7 +23,7 @@ def settings(host):
 def plugin_names(host):
     """Return the names of the plugin libraries that NCCL tries by default, in order.
 
-    NCCL takes a path or the name of a library as it is; `ofi` stands for libnccl-net-ofi.so.
+    NCCL uses a path or a file name such as libx.so unchanged; `ofi` stands for libnccl-net-ofi.so.
     """
     named = settings(host).get("NCCL_NET_PLUGIN", "")
     return [
@@ -34,12 +34,12 @@ def plugin_names(host):
 
 
 def plugins(host):
-    """Return a dict from the path of every plugin in the loader cache to its real path."""
+    """Return the real paths of all NCCL network plugins in the loader cache, by their paths in the cache."""
     found = host.check_output("ldconfig -p | awk '$1 ~ /^libnccl-net.*[.]so$/ {print $NF}'").split()
     return {path: host.check_output("readlink --canonicalize-existing %s", path) for path in found}
 
 
 def load(host, name):
-    """Load a library as NCCL does, by its name; return its plugin interfaces and the paths of libfabric."""
+    """Load a plugin by name, as NCCL does; return its interfaces and the paths of the loaded libfabric."""
     words = host.check_output("python3 -c %s %s", _LOAD, name).split()
     return [word for word in words if "/" not in word], [word for word in words if "/" in word]

@@ -1,4 +1,4 @@
-"""Checks that the images of all training programs share, and a run of a program that loses a rank."""
+"""Checks for the images of all training programs, and helpers that run a training program in an image."""
 
 import json
 
@@ -9,9 +9,9 @@ TRAIN = f"{WORKLOAD}/train.py"
 
 
 def smoke(host, *arguments, timeout_s=400):
-    """Train, kill a process after the first checkpoint, and return the outcome of the restarted training.
+    """Train, kill a rank after the first checkpoint, and return the outcome of the restarted training.
 
-    The arguments are those of smoke.py; it passes all that it does not know to the program.
+    The arguments are those of smoke.py, which passes arguments that it does not define to train.py.
     """
     words = " ".join(arguments)
     command = f"{PYTHON} {WORKLOAD}/smoke.py --timeout-s {timeout_s} {TRAIN} {words}"
@@ -28,7 +28,7 @@ def smoke(host, *arguments, timeout_s=400):
 
 
 def trained_with(host, *arguments, timeout_s=400):
-    """Train with two processes of the image's own torchrun, and return the result line."""
+    """Train with two processes started by the image's torchrun; return the parsed result line."""
     words = f"{TRAIN} --smoke --checkpoint-dir /tmp/trained {' '.join(arguments)}"
     command = f"torchrun --standalone --nproc-per-node 2 {words}"
     ended = host.run(f"cd {WORKLOAD} && OMP_NUM_THREADS=1 timeout {timeout_s} {AS_NOBODY} {command}")
@@ -39,12 +39,12 @@ def trained_with(host, *arguments, timeout_s=400):
 
 
 def import_errors(host, *modules):
-    """Return what Python prints on stderr when it imports the modules of the workload."""
+    """Return what Python prints on stderr when it imports the named modules in the workload folder."""
     return host.run("cd %s && %s -c %s", WORKLOAD, PYTHON, f"import {', '.join(modules)}").stderr
 
 
 def explained_end(host, *arguments, processes=2):
-    """Return the exit code of torchrun with restarts, and the errors and tracebacks on stderr."""
+    """Run torchrun with 3 restarts; return its exit code and the error and traceback lines of stderr."""
     command = (
         f"torchrun --standalone --nproc-per-node {processes} --max-restarts 3 {TRAIN} {' '.join(arguments)}"
     )
@@ -53,7 +53,7 @@ def explained_end(host, *arguments, processes=2):
     return ended.rc, lines
 
 
-def test_python_is_that_of_the_image(host):
+def test_python_command_is_that_of_the_virtual_environment(host):
     assert host.find_command("python") == PYTHON
 
 
@@ -74,7 +74,7 @@ def test_torch_has_the_pinned_version(host, expected):
     assert (found if "+" in pinned else found.partition("+")[0]) == pinned
 
 
-def test_torchrun_is_that_of_the_image(host):
+def test_torchrun_command_is_that_of_the_workload_folder(host):
     assert host.find_command("torchrun") == f"{WORKLOAD}/bin/torchrun"
 
 
@@ -87,7 +87,7 @@ def test_start_without_torchrun_fails_with_a_one_line_error(host):
     assert errors[0].startswith("error: this program must be started by torchrun")
 
 
-def test_missing_data_end_both_ranks_with_one_message_and_no_restart(host):
+def test_missing_data_stops_both_ranks_with_one_message_and_no_restart(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--data", "/nonexistent")
     assert code == 65
     assert lines == ["error: /nonexistent: no such file or folder on this node"]

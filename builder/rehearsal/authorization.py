@@ -12,7 +12,7 @@ from builder.rehearsal.calls import READING, Call
 from builder.rehearsal.iam import Request
 
 Tags = Mapping[str, str]
-# What EC2 does with the key of an encrypted volume, in the name of the caller.
+# KMS actions of EC2 on the key of an encrypted volume, for which the caller needs permissions.
 _KEY_USES = (
     *("CreateGrant", "Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom"),
     "ReEncryptTo",
@@ -103,10 +103,10 @@ def _of_ec2(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
 
 
 def _of_fleet(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
-    """Yield what EC2 does for a fleet in the name of the caller.
+    """Yield the authorizations that the caller needs for the actions of EC2 for a fleet.
 
-    CreateFleet has only the name of its launch template: the authorizations for the data of the template are
-    those of the call that creates it.
+    A CreateFleet request has only the name of its launch template, so the template's data are authorized
+    when CreateLaunchTemplate creates the template.
     """
     template = _arn(call, "launch-template", "*")
     if call.action == "CreateLaunchTemplate":
@@ -129,7 +129,7 @@ def _of_fleet(call: Call, tags_of: Callable[[str], Tags]) -> Iterator[Request]:
 
 
 def _of_key(call: Call) -> Iterator[Request]:
-    """Yield the uses of a KMS key that EC2 makes for a call that encrypts a volume or a snapshot."""
+    """Yield the authorizations on a KMS key for a call that encrypts a volume or a snapshot."""
     encrypts = any(name.endswith("Encrypted") and value == "true" for name, value in call.parameters.items())
     if encrypts:
         named = (value for name, value in call.parameters.items() if name.endswith("KmsKeyId"))

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from builder.errors import UsageError
 
 READING = ("Describe", "Get", "List", "BatchGet", "BatchCheck", "Lookup", "Search", "Simulate", "Head")
-# Actions without side effects whose names have no prefix of READING.
+# Actions without side effects whose names do not begin with a prefix in READING.
 _HARMLESS = frozenset({"AssumeRole", "DecodeAuthorizationMessage"})
 # Actions of RAM by the path of their REST request, which is always a POST.
 _RAM = {
@@ -51,7 +51,7 @@ class Call:
 class Disturbance:
     """Faults to inject into matching calls, in the order of the fields.
 
-    Applies to `count` matching calls starting with number `first`, or to all from there if `count` is 0.
+    Applies to `count` matching calls starting with number `first`, or to all later calls if `count` is 0.
     """
 
     service: str = "*"

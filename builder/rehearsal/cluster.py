@@ -85,7 +85,7 @@ def names(workspace: Workspace) -> list[str]:
 
 
 def find(workspace: Workspace, engine: Engine, name: str) -> Cluster | None:
-    """Return the cluster if all its machines run."""
+    """Return the cluster `name` if all its machines run, otherwise None."""
     folder = _folder(workspace, name)
     try:
         shape = Shape(**json.loads((folder / "ready.json").read_text(encoding="utf-8")))
@@ -112,7 +112,7 @@ def up(
     image: str,
     release: int,
 ) -> Cluster:
-    """Return the running cluster of that name, or start one; raise UsageError if it has another shape."""
+    """Return the running cluster `name`, or start it; raise UsageError if it has another shape."""
     folder = _folder(workspace, name)
     with locked(workspace, f"cluster-{name}"):
         if running := find(workspace, engine, name):
@@ -225,7 +225,7 @@ class _Machines:
         return created
 
     def _introduce(self, keepers: Mapping[str, str]) -> None:
-        """Make the names of all machines known to each of them; a machine shares its keeper's /etc/hosts."""
+        """Write all machines' names to each keeper's /etc/hosts, which the keeper's machine shares."""
         addresses = {name: self._address(keeper) for name, keeper in keepers.items()}
         for name, keeper in keepers.items():
             text = "".join(f"{address} {other}\n" for other, address in addresses.items() if other != name)

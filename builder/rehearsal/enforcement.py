@@ -7,14 +7,14 @@ from builder.rehearsal.calls import Call
 from builder.rehearsal.iam import ALLOWED, DENIED, Request, evaluate
 from builder.rehearsal.rules import Rules
 
-# Services with one endpoint for all regions, which policies that deny regions leave out.
+# Services with one endpoint for all regions, which policies that deny regions must exempt.
 _GLOBAL = ("iam", "sts")
 _CODES = {"ec2": "UnauthorizedOperation", "iam": "AccessDenied", "sts": "AccessDenied"}
 _CALLER = "arn:aws:iam::123456789012:user/rehearsal"
 
 
 def refusal(call: Call, rules: Rules, tags_of: Callable[[str], Tags]) -> tuple[str, str] | None:
-    """Return code and message of AWS for a call that is not authorized; None for all other calls.
+    """Return AWS's error code and message for a call that is not authorized; None for all other calls.
 
     `tags_of` returns the tags of an existing resource by id.
     """

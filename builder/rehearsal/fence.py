@@ -1,4 +1,4 @@
-"""Build an environment for tools in which they use a rehearsal and cannot reach real AWS.
+"""Build an environment in which tools use a rehearsal and cannot reach real AWS.
 
 Sets the rehearsal's endpoint and credentials, and a proxy that refuses connections of tools that ignore the
 endpoint. Hides the user's profiles, logins and metadata service. Tools get no hint that they run in a

@@ -1,6 +1,6 @@
 """Decide which HTTP requests a rehearsal answers.
 
-It answers requests from this host that are signed (AWS Signature Version 4) with a key that it gave out, for
+A rehearsal answers local requests that are signed (AWS Signature Version 4) with a key that it gave out, for
 the services that it serves. Control requests carry the rehearsal's secret key. All other requests are refused
 before moto or the proxy acts on them. Knows no server.
 """
@@ -101,7 +101,7 @@ class Request:
 class Gate:
     """The check of all requests to one rehearsal.
 
-    `key` is the rehearsal's own; `find_key` returns the keys of further identities and of sessions, which the
+    `key` is the rehearsal's own key; `find_key` returns keys of further identities and of sessions, which the
     rehearsed IAM and STS gave out.
     """
 

@@ -92,7 +92,7 @@ def _holds(operator: str, key: str, values: list[str], request: Request) -> bool
 
 
 def _equals(pattern: str, value: str, request: Request) -> bool:
-    """Compare without wildcards; only variables of the pattern are replaced."""
+    """Compare a text with a pattern without wildcards, after replacing the pattern's variables."""
     return _text(pattern, request) == value
 
 

@@ -35,7 +35,7 @@ class IamActions(IamResponse):
     """Handler of a request to IAM."""
 
     def simulate_principal_policy(self) -> ActionResult:
-        """Evaluate the policy of the rehearsal's rules; without one everything is allowed."""
+        """Evaluate the policy of the rehearsal's rules; without a policy, allow everything."""
         self._require_principal(self._get_param("PolicySourceArn", ""))
         context = {
             entry["ContextKeyName"]: entry["ContextKeyValues"][0]

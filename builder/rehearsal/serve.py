@@ -31,7 +31,7 @@ from builder.wait import until
 
 _IDLE_TIMEOUT_S = 60.0
 _LOCK_S = 5.0  # a status query of another process takes the lock for an instant
-# Files of the system that Python, the C library and TLS read; of /etc no more than these.
+# System files that Python, the C library and TLS read; other files in /etc cannot be read.
 _SYSTEM = (
     *("/usr", "/lib", "/lib64", "/dev/null", "/dev/urandom", "/etc/gai.conf", "/etc/host.conf", "/etc/hosts"),
     *("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/nsswitch.conf", "/etc/passwd"),

@@ -68,7 +68,7 @@ def tags_of(arn: str) -> dict[str, str]:
 def shared_parameter(arn: str, account: str) -> Parameter | None:
     """Return the parameter of another account that a resource share lets an account read.
 
-    Raise AWS's error if no share does.
+    Raise AWS's error if no resource share allows the access.
     """
     found = _PARAMETER.fullmatch(arn)
     if found is None or found["account"] == account:
@@ -101,6 +101,6 @@ def _require_advanced(resources: list[str]) -> None:
             raise MalformedArnException(f"{arn} is not a parameter of the advanced tier")
 
 
-# Values of moto's attributes while a rehearsal is served.
+# Replacements for attributes of moto while a rehearsal is served.
 SHARE_PATHS = (*url_paths, "{0}/associateresourceshare$")
 SHAREABLE = (*ResourceShare.SHAREABLE_RESOURCES, "parameter")

@@ -1,4 +1,4 @@
-"""Configuration of a Slurm cluster whose nodes declare the counts of an EC2 type. Pure."""
+"""Generate the configuration of a Slurm cluster whose nodes declare the resources of an EC2 type."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ HEAD = "head"
 SHARED = "/fsx"  # the shared file system, on all machines
 SOFTWARE = Extra(
     packages=("munge", "slurm-client", "slurmctld", "slurmd"),
-    # Each machine enables its own service, and each cluster has its own key.
+    # Each machine later enables either slurmctld or slurmd, and each cluster gets its own munge key.
     script="""\
 chroot "$1" systemctl --quiet disable slurmctld slurmd
 rm -f "$1/etc/munge/munge.key"
@@ -36,12 +36,12 @@ def node_names(nodes: int) -> list[str]:
 
 
 def machine_files(instance: Instance, names: Sequence[str], *, is_head: bool, release: int) -> list[File]:
-    """Return the files of the head or of a node; `release` is that of Debian."""
+    """Return the files of the head or of a node; `release` is the Debian release."""
     service = "slurmctld" if is_head else "slurmd"
     found = [File(path=f"etc/slurm/{name}", content=text) for name, text in _config(instance, names, release)]
     found.append(File(path=f"{_WANTS}/{service}.service", target=f"/lib/systemd/system/{service}.service"))
     if _gpus(instance) and not is_head:
-        # slurmd offers GPUs only if their devices exist. Those of a machine are made anew at each start.
+        # slurmd offers GPUs only if their device files exist, which each start of a machine creates again.
         made = [
             f"ExecStartPre=-mknod -m 666 /dev/nvidia{i} c {_NVIDIA} {i}\n" for i in range(_gpus(instance))
         ]
@@ -60,7 +60,7 @@ def gpu_type(instance: Instance) -> str:
 
 
 def _config(instance: Instance, names: Sequence[str], release: int) -> list[tuple[str, str]]:
-    # Slurm before 23.02 cannot do without a plugin for control groups; this one makes no groups of its own.
+    # Slurm before 23.02 requires a cgroup plugin; this plugin creates no control groups.
     groups = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n" if release < 13 else "CgroupPlugin=disabled\n"
     found = [("slurm.conf", _slurm_conf(instance, names)), ("cgroup.conf", groups)]
     if gpus := _gpus(instance):
@@ -95,7 +95,7 @@ def _slurm_conf(instance: Instance, names: Sequence[str]) -> str:
         "ProctrackType": "proctrack/linuxproc",  # the default needs control groups
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core_Memory",
-        # Nodes keep what they declare, although this machine has less.
+        # Nodes keep the declared resources, even if this machine has fewer.
         "SlurmdParameters": "config_overrides",
         "PropagateResourceLimitsExcept": "MEMLOCK",
         "ReturnToService": 2,
@@ -109,7 +109,7 @@ def _slurm_conf(instance: Instance, names: Sequence[str]) -> str:
 
 
 def with_user(passwd: str, group: str, uid: int, gid: int) -> tuple[str, str]:
-    """Return passwd and group of a machine with a user of these numbers, under which jobs run."""
+    """Return a machine's /etc/passwd and /etc/group with the user `uid`, as whom jobs run."""
     users = {line.split(":")[2] for line in passwd.splitlines()}
     groups = {line.split(":")[2] for line in group.splitlines()}
     if str(uid) not in users:

@@ -22,7 +22,7 @@ _MOTO_SSM_VALUE = parsing.ResourceMap.parse_ssm_parameter
 
 
 class Stacks(CloudFormationBackend):
-    """CloudFormation that checks the types of a template and executes change sets as stacks are created."""
+    """CloudFormation that checks a template's resource types and executes change sets like CreateStack."""
 
     __module__ = "moto.cloudformation.models"  # moto derives the service from it
 
@@ -107,7 +107,7 @@ def _imports(value: Any) -> Iterator[Any]:
 
 
 class _Resource(CloudFormationModel):
-    """Resource that only its own template refers to; it goes with the resource that it changed."""
+    """Resource that only its own template refers to; removing the changed resource removes it."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -29,7 +29,7 @@ def rehearsed_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehe
 
 @pytest.fixture
 def hosts(rehearsed_account: RehearsedAccount) -> FakeHosts:
-    """The account's fake hosts, with an empty record of requests."""
+    """The fake hosts of the rehearsed account, with an empty list of recorded requests."""
     rehearsed_account.hosts.asked.clear()
     rehearsed_account.hosts.failing = None
     return rehearsed_account.hosts
@@ -42,7 +42,7 @@ def aws(rehearsed_account: RehearsedAccount, hosts: FakeHosts) -> Clients:
 
 @pytest.fixture
 def proxy(rehearsed_account: RehearsedAccount) -> Iterator[Proxy]:
-    """Proxy that authorizes, records and disturbs the calls to the rehearsed account."""
+    """Proxy that authorizes and records the calls to the rehearsed account, and can inject faults."""
     from builder.rehearsal.ec2.backends import authorize
 
     with Proxy(rehearsed_account.endpoint, gate=rehearsed_account.gate, authorize=authorize) as started:

@@ -124,7 +124,7 @@ def test_kernel_modules_are_cached_only_if_the_checks_pass(
 
 
 @pytest.mark.parametrize("failure", ["a failed check", "no login", "interrupt"])
-def test_the_instance_of_failed_checks_stays_until_it_is_removed(
+def test_instance_of_failed_checks_is_kept_until_it_is_removed(
     ami_account: AmiAccount, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     result = Check(name="a", component="a", outcome="failed", seconds=0.0)
@@ -161,7 +161,7 @@ def test_the_instance_of_failed_checks_stays_until_it_is_removed(
     assert (states(ami_account), journal.runs(workspace)) == ({"terminated"}, [])
 
 
-def test_check_instance_gets_a_host_key_that_the_login_requires(
+def test_check_instance_gets_the_host_key_that_the_ssh_login_requires(
     ami_account: AmiAccount, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs: list[str] = []
@@ -184,8 +184,8 @@ def test_check_instance_gets_a_host_key_that_the_login_requires(
     assert config["ssh_keys"]["ed25519_private"].startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
 
 
-def test_checks_start_where_ec2_has_capacity(ami_account: AmiAccount, proxy: Proxy) -> None:
-    """The next instance type is tried if EC2 lacks capacity, and nothing else after another error."""
+def test_checks_start_on_an_instance_type_with_capacity(ami_account: AmiAccount, proxy: Proxy) -> None:
+    """If EC2 lacks capacity, the next instance type is tried; another error ends the attempts."""
     settings = AwsSettings(instance_types=("m5.large", "m5.xlarge"))
     proxy.disturb(Disturbance(action="RunInstances", code="InsufficientInstanceCapacity", count=1))
     stopped = "<code>48</code><name>terminated</name>"

@@ -80,7 +80,7 @@ def planned() -> Plan:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """A plan with a checkpoint after CUDA; its keys are unique, because tests share the account."""
+    """A plan with a checkpoint after CUDA; its layer keys are unique, because tests share the account."""
     found = planned()
     layers = (dataclasses.replace(layer, key=digest_of([str(tmp_path), layer.key])) for layer in found.layers)
     return dataclasses.replace(found, layers=tuple(layers))
@@ -109,7 +109,7 @@ def make(
 
 
 def a_checkpoint(ami_account: AmiAccount, plan: Plan, run: str = "a-run", year: int = 0) -> str:
-    """Return a checkpoint of a plan as a build makes it; `year` replaces the time of its creation."""
+    """Create a checkpoint of a plan as a build does; `year` sets its creation date."""
     from moto.ec2 import ec2_backends
 
     (checkpoint,) = checkpoints(plan)
@@ -170,7 +170,7 @@ def test_changed_last_layer_is_built_from_the_checkpoint(
     assert ends == [("ami-gpu/cuda", "reused"), ("ami-gpu/image", "built")]
 
 
-def test_deepest_checkpoint_wins_and_missing_deeper_ones_are_made(
+def test_deepest_checkpoint_is_used_and_missing_deeper_checkpoints_are_made(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan
 ) -> None:
     marked = tuple(
@@ -238,7 +238,7 @@ def test_checkpoint_that_is_not_available_is_not_used(ami_account: AmiAccount, p
     ("more", "sources"),
     [({"use_checkpoints": False}, ["debian"]), ({"rebuild": ("cuda",)}, ["debian", "new"])],
 )
-def test_no_checkpoints_and_rebuild_ignore_an_existing_checkpoint(
+def test_options_no_checkpoints_and_rebuild_ignore_existing_checkpoints(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, more: dict[str, Any], sources: list[str]
 ) -> None:
     old = a_checkpoint(ami_account, plan, year=2020)
@@ -281,7 +281,7 @@ def test_builds_that_need_the_same_checkpoint_make_it_once(
 def test_checkpoint_that_was_not_completed_is_not_used_and_is_deleted(
     ami_account: AmiAccount, proxy: Proxy, double: PackerDouble, plan: Plan
 ) -> None:
-    """As after a kill: EC2 has the image, and the builder has not marked it as complete."""
+    """State after a kill: EC2 has the image, but the builder has not marked the image as complete."""
     proxy.disturb(Disturbance(action="CreateTags", code="UnauthorizedOperation", count=0))
     with ami_account.run() as dead:
         with pytest.raises(MissingError, match="tagging"):
@@ -301,7 +301,7 @@ def test_checkpoint_that_was_not_completed_is_not_used_and_is_deleted(
 def test_complete_checkpoint_survives_the_cleanup_of_its_run(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, keep_complete: bool
 ) -> None:
-    """Also if the run was killed before its journal named the image."""
+    """The checkpoint also survives if the run was killed before its journal named the image."""
     with ami_account.run() as dead:
         made = make(ami_account, dead, plan)
         journal.open_entry(dead, ami_account.account, "checkpoint", double.jobs[0]["ami_name"])
@@ -318,7 +318,7 @@ def test_complete_checkpoint_survives_the_cleanup_of_its_run(
 
 
 @pytest.mark.parametrize("encrypt", [True, False])
-def test_packer_gets_a_key_only_for_encrypted_disks(
+def test_packer_gets_a_kms_key_only_for_encrypted_disks(
     ami_account: AmiAccount, double: PackerDouble, plan: Plan, encrypt: bool
 ) -> None:
     settings = AwsSettings(encrypt=encrypt, kms_key="alias/images")
@@ -367,7 +367,7 @@ def site(ami_account: AmiAccount, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     monkeypatch.setattr(Context, "workspace", ami_account.workspace)
-    # Only checkpoints matter here, and computing the keys of all plans takes long.
+    # These tests need only checkpoints, and computing the layer keys of all plans takes long.
     monkeypatch.setattr(leftovers, "_layers", lambda *_: ())
     monkeypatch.setattr(leftovers, "_blobs", lambda *_: ())
     return file
@@ -430,7 +430,7 @@ def test_clean_without_access_to_the_account_keeps_checkpoints(
     assert "checkpoints of AMIs are kept: listing images: UnauthorizedOperation" in capsys.readouterr().err
 
 
-def test_plan_names_the_checkpoint_its_saving_and_its_price(
+def test_plan_names_the_checkpoint_the_time_it_saves_and_its_price(
     ami_account: AmiAccount,
     site: Path,
     proxy: Proxy,

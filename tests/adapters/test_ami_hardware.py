@@ -58,11 +58,11 @@ def present(hardware: Hardware, settings: AwsSettings) -> list[str]:
         ("c7i.large", ["kernel"]),
     ],
 )
-def test_capabilities_follow_from_the_type(context: Context, instance: str, expected: list[str]) -> None:
+def test_capabilities_depend_on_instance_type(context: Context, instance: str, expected: list[str]) -> None:
     assert present(wanted(context, instance), INSIDE) == expected
 
 
-def test_without_an_instance_nothing_changes(context: Context) -> None:
+def test_site_file_without_checks_instance_selects_no_hardware(context: Context) -> None:
     assert of_site(CheckSettings(), AwsSettings(), context.catalog.instances) is None
 
 
@@ -71,7 +71,7 @@ def kinds(hardware: Hardware, settings: AwsSettings) -> list[tuple[int, int, str
     return [(card["NetworkCardIndex"], card["DeviceIndex"], card["InterfaceType"]) for card in cards]
 
 
-def test_all_cards_are_used_unless_the_instance_needs_a_public_address(context: Context) -> None:
+def test_all_network_cards_are_used_unless_the_instance_needs_a_public_address(context: Context) -> None:
     """EC2 gives no public address to an instance with several interfaces."""
     p5 = wanted(context, "p5.48xlarge")
     assert kinds(p5, INSIDE) == [(0, 0, "efa"), *((card, 1, "efa-only") for card in range(1, 32))]
@@ -83,14 +83,14 @@ def test_all_cards_are_used_unless_the_instance_needs_a_public_address(context: 
     assert wanted(context, "g6.xlarge").network(AwsSettings(), "sg-1") == {"SecurityGroupIds": ["sg-1"]}
 
 
-def test_the_first_card_without_efa_has_an_ordinary_interface(context: Context) -> None:
+def test_a_first_network_card_without_efa_has_an_ordinary_interface(context: Context) -> None:
     late = next(each for each in context.catalog.instances.values() if each.efa_from and each.efa)
     hardware = wanted(context, late.name)
     assert kinds(hardware, INSIDE)[:2] == [(0, 0, "interface"), (late.efa_from, 1, "efa-only")]
     assert "efa-device" not in present(hardware, AwsSettings()), "one public interface carries no EFA"
 
 
-def test_another_architecture_is_refused_before_the_build(context: Context, plan: Plan) -> None:
+def test_check_instance_of_another_architecture_is_refused(context: Context, plan: Plan) -> None:
     with pytest.raises(UsageError, match=r"checks.instance is p6e-gb200.36xlarge, an instance for arm64"):
         wanted(context, "p6e-gb200.36xlarge").require_fits(plan)
     wanted(context, "p5.48xlarge").require_fits(plan)
@@ -155,7 +155,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("capacity", [BLOCK, RESERVATION])
-def test_two_machines_in_a_reservation_are_connected_and_terminated(
+def test_two_instances_in_a_capacity_reservation_are_connected_and_terminated(
     ami_account: AmiAccount,
     context: Context,
     plan: Plan,
@@ -193,14 +193,14 @@ def test_two_machines_in_a_reservation_are_connected_and_terminated(
     assert states == ["terminated"] * 2
 
 
-def test_a_reservation_that_does_not_exist_is_named(
+def test_error_names_a_capacity_reservation_that_does_not_exist(
     ami_account: AmiAccount, context: Context, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BuildError, match=f"describing {BLOCK}: InvalidCapacityReservationId.NotFound"):
         check(ami_account, plan, wanted(context, "p5.48xlarge", BLOCK), monkeypatch)
 
 
-def test_one_machine_is_enough_without_the_benchmarks(
+def test_image_without_nccl_tests_is_checked_on_one_instance(
     ami_account: AmiAccount, context: Context, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = check(ami_account, context.plan("ami-cpu"), wanted(context, "g6.xlarge"), monkeypatch)
@@ -211,7 +211,7 @@ def test_one_machine_is_enough_without_the_benchmarks(
 
 
 @pytest.mark.usefixtures("blocks")
-def test_policy_allows_the_calls_for_the_hardware(
+def test_iam_policy_allows_the_calls_for_check_instances_in_a_capacity_block(
     ami_account: AmiAccount,
     context: Context,
     plan: Plan,
@@ -236,7 +236,7 @@ def test_policy_allows_the_calls_for_the_hardware(
     }
 
 
-def test_foreign_text_as_a_key_stops_the_connection(tmp_path: Path) -> None:
+def test_invalid_ssh_key_from_a_check_instance_is_refused(tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     known.write_text("image ssh-ed25519 AAAA image\n")
     commands: list[str] = []
@@ -245,7 +245,7 @@ def test_foreign_text_as_a_key_stops_the_connection(tmp_path: Path) -> None:
     assert commands == []
 
 
-def test_sections_of_the_site_file_have_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_site_file_sets_check_instance_and_capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from builder import site
 
     file = tmp_path / "site.toml"

@@ -28,7 +28,7 @@ def tagged(run: str, builder: str, *kinds: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Left:
-    """Ids of the resources of one run in one region."""
+    """Ids of the resources that one run left in one region."""
 
     instance: str
     key: str
@@ -288,7 +288,7 @@ def test_journal_ignores_a_partial_last_line(ami_account: AmiAccount) -> None:
             )
 
 
-def test_closing_entries_removes_a_partial_last_line(ami_account: AmiAccount) -> None:
+def test_closing_journal_entries_removes_a_partial_last_line(ami_account: AmiAccount) -> None:
     with ami_account.run() as dead:
         begin(ami_account, dead)
     path = journal.path_of(ami_account.workspace, dead.name)

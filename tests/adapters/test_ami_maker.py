@@ -105,7 +105,7 @@ def make(
 
 
 def own(ami_account: AmiAccount, run: Run, instance: str) -> None:
-    """Tag an instance as the template of Packer does."""
+    """Tag an instance as the Packer template does."""
     tags = maker.tags(Context(ROOT, site_name="aws").plan("ami-cpu"), run, "")
     ami_account.aws.ec2.create_tags(Resources=[instance], Tags=as_tags(tags))
 
@@ -166,7 +166,7 @@ def test_requires_imdsv2_tokens_as_soon_as_packer_names_the_instance(
 def test_waits_until_the_instance_runs_before_it_requires_tokens(
     ami_account: AmiAccount, aws: Clients, plan: Plan, packer: Path, tmp_path: Path
 ) -> None:
-    """EC2 refuses to change the metadata options of a pending instance, which Packer's line names."""
+    """Packer names the instance while it is pending; EC2 then refuses to change its metadata options."""
     image = ami_account.image(key=plan.key + "-not-found-beforehand")
     with ami_account.run() as run:
         answer = aws.ec2.run_instances(
@@ -249,7 +249,7 @@ def test_packer_searches_only_the_folder_of_the_locked_plugins(
     assert (tmp_path / "path").read_text() == str(tmp_path / "plugins")
 
 
-def test_a_default_site_leaves_the_public_address_to_the_subnet(
+def test_default_site_settings_leave_the_public_address_to_the_subnet(
     ami_account: AmiAccount, packer: Path, plan: Plan, tmp_path: Path
 ) -> None:
     image = ami_account.image(key=plan.key + "-not-found-beforehand")
@@ -264,7 +264,7 @@ def test_a_default_site_leaves_the_public_address_to_the_subnet(
 def test_current_packer_requires_tokens_in_the_launch_request(
     ami_account: AmiAccount, packer: Path, plan: Plan, tmp_path: Path, has_plugins: bool
 ) -> None:
-    """Accounts that enforce tokens refuse the launch otherwise; Packer 1.6 does not know the block."""
+    """Accounts that enforce IMDSv2 refuse other launches; Packer 1.6 has no block metadata_options."""
     image = ami_account.image(key=plan.key + "-not-found-beforehand")
     copy = f"import shutil; shutil.copytree(sys.argv[-1], {str(tmp_path / 'copy')!r})\n"
     started = "print('1,,ui,message,    amazon-ebs.image: Instance ID: i-0123456789abcdef0')\n"
@@ -327,7 +327,7 @@ def instances(aws: Clients, run: Run) -> list[str]:
 
 
 @pytest.mark.parametrize("settings", [AwsSettings(), AwsSettings(ssh_interface="session_manager")])
-def test_the_instance_of_a_failed_build_stays_with_its_key_until_it_is_removed(
+def test_the_instance_and_key_pair_of_a_failed_build_are_kept_until_removed(
     ami_account: AmiAccount,
     aws: Clients,
     proxy: Proxy,
@@ -367,7 +367,7 @@ def test_the_instance_of_a_failed_build_stays_with_its_key_until_it_is_removed(
 
 
 @pytest.mark.parametrize("end", ["interrupt", "stopped instance", "no instance", "no rights"])
-def test_a_failure_without_a_running_instance_leaves_nothing(
+def test_a_failure_without_a_running_instance_leaves_no_resources(
     ami_account: AmiAccount,
     aws: Clients,
     proxy: Proxy,
@@ -440,7 +440,7 @@ def test_tries_the_next_subnet_and_type_if_capacity_is_lacking(
     assert notes == [f"EC2 has no capacity for m7i.4xlarge in {subnet}" for subnet in (FIRST, SECOND)]
 
 
-def test_names_what_was_tried_if_there_is_no_capacity_at_all(
+def test_error_without_any_capacity_names_the_tried_types_and_subnets(
     ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(MissingError, match=f"m7i.4xlarge in {FIRST}, m7i.4xlarge in {SECOND}: ") as caught:
@@ -448,7 +448,7 @@ def test_names_what_was_tried_if_there_is_no_capacity_at_all(
     assert "instance_types" in caught.value.hint
 
 
-def test_a_mistake_is_not_tried_elsewhere(
+def test_an_error_other_than_lacking_capacity_is_not_retried(
     ami_account: AmiAccount, plan: Plan, packer: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BuildError, match="VcpuLimitExceeded"):

@@ -186,10 +186,10 @@ def test_retire_refuses_an_image_that_no_builder_made(
 
 
 @pytest.mark.parametrize("tags", [{}, {RUN_TAG: "prod"}])
-def test_key_pair_and_group_of_another_owner_are_not_taken_over(
+def test_key_pair_and_security_group_of_another_owner_are_not_taken_over(
     ami_account: AmiAccount, aws: Clients, tmp_path: Path, tags: dict[str, str]
 ) -> None:
-    """The foreign key pair and group have the name that the run chose for its own."""
+    """Another owner has a key pair and a security group with the names that the run chose."""
     name, own = f"x-{os.urandom(4).hex()}", {RUN_TAG: "run-1", BUILDER_TAG: ami_account.builder}
     more = [{"TagSpecifications": specifications(tags, [kind])} if tags else {} for kind in KINDS[:2]]
     aws.ec2.create_key_pair(KeyName=name, **more[0])

@@ -235,7 +235,7 @@ def keep_and_remove_checkpoint(ami_account: AmiAccount) -> None:
 
 
 def list_spot(ami_account: AmiAccount) -> None:
-    """Make the calls that list fleets and launch templates."""
+    """Make the API calls that list EC2 fleets and launch templates."""
     tags = specifications({RUN_TAG: "r", BUILDER_TAG: ami_account.builder}, ["fleet"])
     data = {"ImageId": ami_account.aws.debian(), "InstanceType": "m5.large"}
     ec2 = ami_account.aws.ec2
@@ -254,7 +254,7 @@ def list_spot(ami_account: AmiAccount) -> None:
 
 
 def begin_build(ami_account: AmiAccount, folder: Path) -> None:
-    """Make the calls that precede Packer: those of `builder lock`, and those for the SSH access."""
+    """Make the calls that precede Packer: those of `builder lock`, and those that set up SSH access."""
     account = ami_account.account
     PublishedImages(account).of_parameter(region=EAST, parameter=DEBIAN)
     assert account.account_id()
@@ -271,7 +271,7 @@ def recorded() -> Iterator[Request]:
 
 
 def not_needed(document: Mapping[str, Any], made: Sequence[Request]) -> set[str]:
-    """Return the actions of a policy without which it still allows the same requests."""
+    """Return the actions of a policy that are not needed to allow the requests."""
     allowed = [request for request in made if evaluate([document], request) == ALLOWED]
     actions = {action for statement in document["Statement"] for action in statement["Action"]}
     return {

@@ -30,7 +30,7 @@ from tests.support.rehearsed_account import ORGANIZATION, OTHER_ACCOUNT, AmiAcco
 
 @dataclass
 class Follower:
-    """Reader of the `latest` parameters that checks the images to which they point."""
+    """Reader of the SSM parameters named `latest` that checks the images to which they point."""
 
     ami_account: AmiAccount
     reads: int = 0

@@ -51,7 +51,7 @@ def clean(
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     monkeypatch.setattr(Context, "workspace", ami_account.workspace)
     monkeypatch.setattr(leftovers, "regions_of", lambda _: (EAST, WEST))  # moto opens each region slowly
-    # Only AMIs matter here, and computing the keys of all plans takes long.
+    # These tests need only AMIs, and computing the layer keys of all plans takes long.
     monkeypatch.setattr(leftovers, "_layers", lambda *_: ())
     monkeypatch.setattr(leftovers, "_blobs", lambda *_: ())
 
@@ -112,13 +112,13 @@ def test_amis_in_use_are_kept_and_named(
     ):
         assert f"AMI {EAST}/{ami} of {ami_account.target} is kept: {use}" in said
     later = ami_account.aws.run(unused)["InstanceId"]
-    with pytest.raises(BuildError, match=f"{unused} stays: instance {later} was started from it"):
+    with pytest.raises(BuildError, match=f"{unused} was not deleted: instance {later} was started from it"):
         found[f"AMI {EAST}/{unused} of {ami_account.target}"]()
     ec2.terminate_instances(InstanceIds=[instance, later])
     ec2.delete_launch_template(LaunchTemplateName=name)
 
 
-def test_copies_count_in_their_own_region_and_the_versioned_parameter_goes_with_its_ami(
+def test_copies_count_in_their_own_region_and_versioned_parameters_are_deleted(
     ami_account: AmiAccount, clean: Callable[..., dict[str, Callable[[], object]]]
 ) -> None:
     first, second = images(ami_account, 2)
@@ -155,7 +155,7 @@ def test_an_interrupted_deletion_is_continued(
     assert clean(1) == {}
 
 
-def test_nothing_is_listed_without_permission_to_see_what_is_in_use(
+def test_no_ami_is_listed_without_permission_to_see_which_amis_are_in_use(
     ami_account: AmiAccount,
     proxy: Proxy,
     clean: Callable[..., dict[str, Callable[[], object]]],
@@ -168,7 +168,7 @@ def test_nothing_is_listed_without_permission_to_see_what_is_in_use(
     assert "AMIs are kept: listing launch templates in us-east-1: Unauth" in capsys.readouterr().err
 
 
-def test_policy_of_the_site_allows_retention(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_iam_policy_of_the_site_allows_the_calls_of_keep_last(ami_account: AmiAccount, proxy: Proxy) -> None:
     settings = dataclasses.replace(ami_account.settings, keep_last=1)
     document = policy(features(settings, encryptable=True), settings)
     made = []

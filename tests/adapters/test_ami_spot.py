@@ -1,4 +1,4 @@
-"""Builds on spot instances: fall-back to instances on demand, and removal of launch templates and fleets."""
+"""Builds on spot instances: fallback to on-demand instances, and removal of launch templates and fleets."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ SETTINGS = AwsSettings(spot=True, instance_types=("m7i.2xlarge", "m7i.4xlarge"))
 class Plugin:
     """Double of Packer that makes the calls of its plugin for one instance, and ends as `end` says.
 
-    `version` 1.6 tags neither the instance nor the fleet in its requests.
+    Version 1.6 tags neither the instance nor the fleet in its requests.
     """
 
     aws: Clients
@@ -111,7 +111,7 @@ class Plugin:
 
 @dataclasses.dataclass
 class Build:
-    """A run with its double of Packer and its notes."""
+    """A run with its double of Packer and the notes that the build printed."""
 
     run: str
     plugin: Plugin
@@ -148,7 +148,7 @@ def empty(ami_account: AmiAccount, packer: Path) -> Iterator[None]:
 ON_SPOT, ON_DEMAND = "m7i.2xlarge m7i.4xlarge spot", "m7i.2xlarge on demand"
 
 
-def test_spot_instance_of_any_type_is_used_and_nothing_of_it_remains(
+def test_spot_build_offers_all_instance_types_and_leaves_no_resources(
     ami_account: AmiAccount, plan: Plan
 ) -> None:
     done = build(ami_account, plan)
@@ -207,7 +207,7 @@ def test_failure_on_a_spot_instance_is_not_repeated_on_demand(ami_account: AmiAc
 def test_end_of_a_failed_run_removes_what_packer_left(
     ami_account: AmiAccount, plan: Plan, aws: Clients, version: str
 ) -> None:
-    """Packer 1.6 tags nothing in its requests: the key pair shows whose instance and template they are."""
+    """Packer 1.6 tags nothing in its requests: the key pair shows which run made instance and template."""
     foreign = aws.run()["InstanceId"]
     other = f"packer-fleet-launch-template-{ami_account.target}"
     aws.ec2.create_launch_template(LaunchTemplateName=other, LaunchTemplateData={"KeyName": "prod"})
@@ -227,7 +227,7 @@ def test_end_of_a_failed_run_removes_what_packer_left(
     aws.ec2.delete_launch_template(LaunchTemplateName=other)
 
 
-def test_everything_lists_fleets_and_launch_templates_of_builds(ami_account: AmiAccount, plan: Plan) -> None:
+def test_clean_everything_lists_fleets_and_templates_of_builds(ami_account: AmiAccount, plan: Plan) -> None:
     with pytest.raises(BuildError):
         build(ami_account, plan, "failure")
     assert {item.kind for item in left(ami_account)} == {"instance", "fleet", "launch template"}
@@ -236,7 +236,7 @@ def test_everything_lists_fleets_and_launch_templates_of_builds(ami_account: Ami
     assert [inventory.everything(ami_account.account, [region], "/x") for region in REGIONS[1:]] == [[], []]
 
 
-def test_only_the_first_type_and_each_subnet_begin_a_spot_attempt() -> None:
+def test_spot_attempts_in_each_subnet_precede_on_demand_attempts() -> None:
     settings = dataclasses.replace(SETTINGS, subnet="subnet-a", subnets=("subnet-b",))
     words = [str(attempt) for attempt in build_attempts(settings, "m7i.large")]
     both = "a spot instance of m7i.2xlarge or m7i.4xlarge in"
@@ -246,7 +246,7 @@ def test_only_the_first_type_and_each_subnet_begin_a_spot_attempt() -> None:
 
 
 @pytest.mark.parametrize("capacity", ["open", "cr-0123456789abcdef0"])
-def test_spot_and_a_reservation_exclude_each_other(capacity: str) -> None:
+def test_spot_and_a_capacity_reservation_exclude_each_other(capacity: str) -> None:
     with pytest.raises(UsageError, match=f'aws.capacity is "{capacity}"'):
         require_consistent(AwsSettings(spot=True, capacity=capacity))
 

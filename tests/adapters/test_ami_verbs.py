@@ -202,7 +202,7 @@ def test_unattended_build_needs_named_source_networks(
     assert proxy.mutating == []
 
 
-def test_credentials_of_another_account_change_nothing(
+def test_commands_with_credentials_of_another_account_change_nothing(
     ami_account: AmiAccount, proxy: Proxy, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     home = ami_account.image()
@@ -328,7 +328,7 @@ def test_policy_allows_the_calls_of_packer() -> None:
     assert [call for call in BUILDING if not allows(document, "ec2", call)] == []
 
 
-def test_policy_has_only_the_grants_that_the_site_needs() -> None:
+def test_iam_policy_has_only_the_statements_that_the_site_needs() -> None:
     plan = Context(ROOT, site_name="aws").plan("ami-cpu")
     least = AwsSettings(security_group="sg-1")
     assert needs(plan, least) == {"build", "publish"}
@@ -350,12 +350,12 @@ def test_policy_has_only_the_grants_that_the_site_needs() -> None:
 
 
 def test_only_read_only_calls_are_unrestricted() -> None:
-    """All other grants are restricted to resources or by a condition, where EC2 supports it."""
+    """All other statements are restricted by resource or condition where EC2 supports restrictions."""
     free = {grant.name for grant in GRANTS if grant.resources == ("*",) and grant.condition is None}
     assert free == {"Read", "SessionRead", "Doctor", "SharesRead", "ReservationRead"}
 
 
-def test_iam_prints_the_policy_without_an_account(
+def test_builder_iam_prints_the_policy_without_an_account(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["iam", "ami-cpu", "--root", str(ROOT)]) == 0

@@ -30,7 +30,7 @@ from builder.marks import RUN_LABEL
 
 BODY = bytes(range(256)) * 80_000  # 20 MB
 
-# Prints what the container reaches, as JSON.
+# Python program that prints as JSON which servers the container reaches.
 PROBE = """
 import hashlib, json, socket, sys, threading, urllib.request
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def ports() -> Iterator[tuple[int, int]]:
-    """Ports of two servers on loopback: the mirror of the site, and a service that is none of the site's."""
+    """Ports of two servers on loopback: the mirror of the site, and a service that the site does not name."""
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Handler) for _ in range(2)]
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -159,7 +159,7 @@ def test_a_build_container_reaches_the_mirror_and_nothing_else_of_the_host(
 
 
 @pytest.mark.engine
-def test_a_network_that_cannot_listen_is_an_error_and_leaves_nothing(run: Run, python_image: str) -> None:
+def test_a_build_network_that_cannot_listen_fails_and_leaves_nothing(run: Run, python_image: str) -> None:
     engine, labels = Engine(), {"factory-test": run.name}
     with pytest.raises(BuildError, match="the network of a build container was not ready") as caught:
         open_network(engine, python_image, [("192.0.2.1", 80)], folder=run.socket_dir, labels=labels)
@@ -168,7 +168,7 @@ def test_a_network_that_cannot_listen_is_an_error_and_leaves_nothing(run: Run, p
     assert list(run.socket_dir.iterdir()) == []
 
 
-def test_only_named_servers_are_forwarded(ports: tuple[int, int]) -> None:
+def test_only_connections_to_named_servers_are_forwarded(ports: tuple[int, int]) -> None:
     mirror, other = ports
     with tempfile.TemporaryDirectory() as folder:
         forwarder = Forwarder(Path(folder) / "socket", [("127.0.0.1", mirror)])
@@ -198,7 +198,7 @@ def _answer(client: socket.socket) -> bytes:
 @pytest.mark.engine
 def test_a_workload_is_built_without_network_and_with_limits(shell_image: str) -> None:
     files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes /proc/net/dev"
-    # The limit of processes is set while the container starts.
+    # The limit on the number of processes is set while the container starts.
     read = "n=$(cat $PIDS 2>/dev/null)"
     wait = f"i=0; until [ $i = 100 ] || [ ${{n:-max}} != max ]; do i=$((i+1)); sleep 0.1; {read}; done"
     text = f"""ARG PARENT

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield opened
 
 
-def test_the_process_of_the_checks_has_no_credentials_and_is_bounded(
+def test_the_process_of_the_checks_has_no_credentials_and_limited_resources(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(testinfra, "evaluate_variables", lambda *_: {})

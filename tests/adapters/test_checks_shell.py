@@ -1,4 +1,4 @@
-"""The shell that runs the commands of checks: results, isolation of commands, and machines that go away."""
+"""The shell that runs the commands of checks: results, isolation of commands, and machines that disappear."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_returns_exit_code_and_both_outputs(
     assert [shell.run(command), shell.run(command)] == [result, result]
 
 
-def test_a_syntax_error_is_a_result(shell: Shell) -> None:
+def test_a_syntax_error_is_returned_with_exit_code_and_stderr(shell: Shell) -> None:
     code, stdout, stderr = shell.run(b"echo 'open")
     assert (code, stdout) == (2, b"")
     assert b"nterminated quoted string" in stderr or b"unexpected EOF" in stderr
@@ -59,7 +59,7 @@ def test_a_command_that_reads_stdin_reads_nothing(shell: Shell) -> None:
     assert shell.run(b"echo next") == (0, b"next\n", b"")
 
 
-def test_a_command_changes_nothing_for_the_next(shell: Shell) -> None:
+def test_a_command_does_not_change_the_shell_of_the_next_command(shell: Shell) -> None:
     before = shell.run(b"pwd; umask; echo $A; ls -l /proc/self/fd | wc -l")
     shell.run(b"cd /; umask 077; export A=1; exec 1>&2 3>&2")
     assert shell.run(b"pwd; umask; echo $A; ls -l /proc/self/fd | wc -l") == before
@@ -103,7 +103,7 @@ def test_a_command_that_hangs_ends_at_the_timeout() -> None:
     shell.close()
 
 
-def test_endless_output_is_cut() -> None:
+def test_endless_output_is_truncated() -> None:
     shell = Shell(["/bin/sh"], limit_bytes=1_000_000)
     with pytest.raises(CheckError, match="output of a command exceeds 1000000 bytes: yes"):
         shell.run(b"yes")
@@ -111,7 +111,7 @@ def test_endless_output_is_cut() -> None:
     shell.close()
 
 
-def test_without_a_shell_every_command_fails_with_the_reason_of_the_first(tmp_path: Path) -> None:
+def test_if_no_shell_starts_every_command_fails_with_the_first_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
     shell = Shell(["sh", "-c", f"echo started >> {log}; echo No route to host >&2; exit 255"])
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_commands_in_a_container_run_as_with_docker_exec(container: str) -> None
 
 
 @pytest.mark.engine
-def test_checks_of_a_removed_container_name_it(container: str) -> None:
+def test_error_of_a_check_names_the_removed_container(container: str) -> None:
     host = Host(ContainerBackend(container))
     assert host.check_output("echo up") == "up"
     Engine().remove_container(container)
@@ -165,7 +165,7 @@ def test_all_commands_of_checks_use_one_shell(
     container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(testinfra, "evaluate_variables", lambda *_: {})
-    # The parent of a command that `docker exec` starts is 0.
+    # A process that `docker exec` starts has the parent process ID 0.
     check = "def test_shell(host):\n    assert host.check_output('echo $PPID') == ''\n"
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text(check)

@@ -48,7 +48,7 @@ def compiled(source: Path, *installations: Installation, **keep: str) -> tuple[s
     return parse_requirements(text)
 
 
-def test_markers_are_those_of_the_image_and_the_stack_is_left_out(wheels: Path, tmp_path: Path) -> None:
+def test_markers_fit_the_image_and_packages_of_the_stack_are_left_out(wheels: Path, tmp_path: Path) -> None:
     needs = ["base", "old ; python_version < '3.12'", "arm ; platform_machine == 'aarch64'"]
     hashes = {name: add_wheel(wheels, name, "1.0") for name in ("old", "arm", "base")}
     hashes["greet"] = add_wheel(wheels, "greet", "1.0", needs)
@@ -67,8 +67,8 @@ def test_markers_are_those_of_the_image_and_the_stack_is_left_out(wheels: Path, 
     }
 
 
-def test_packages_for_the_python_of_the_image_only_are_found(wheels: Path, tmp_path: Path) -> None:
-    """The Python that runs pip is newer."""
+def test_packages_that_support_only_the_python_of_the_image_are_found(wheels: Path, tmp_path: Path) -> None:
+    """pip runs with a newer Python than that of the image."""
     add_wheel(wheels, "old", "1.0", python="<3.11")
     sha256 = add_wheel(wheels, "greet", "1.0", ["old"], python="<3.11")
     source = tmp_path / "requirements.in"
@@ -91,7 +91,7 @@ def test_a_lock_is_verified_with_the_markers_of_the_image(
     assert process.run([*argv, *words], timeout_s=60).code == code
 
 
-def test_versions_change_only_if_they_must(wheels: Path, tmp_path: Path) -> None:
+def test_locked_versions_change_only_if_they_must(wheels: Path, tmp_path: Path) -> None:
     for version in ("1.0", "2.0"):
         add_wheel(wheels, "greet", version)
     source = tmp_path / "requirements.in"
@@ -103,7 +103,7 @@ def test_versions_change_only_if_they_must(wheels: Path, tmp_path: Path) -> None
     assert versions_of(compiled(source, installation(wheels), greet="1.0")) == {"greet": "2.0"}
 
 
-def test_a_contradiction_of_the_stack_is_refused(wheels: Path, tmp_path: Path) -> None:
+def test_a_requirement_that_contradicts_the_stack_is_refused(wheels: Path, tmp_path: Path) -> None:
     add_wheel(wheels, "base", "1.0")
     add_wheel(wheels, "base", "2.0")
     add_wheel(wheels, "greet", "1.0", ["base>=2"])
@@ -126,7 +126,7 @@ def test_stacks_that_need_different_versions_are_refused(wheels: Path, tmp_path:
     assert "greet resolves to 1.0 with stack 'plain-3.11', and to 2.0 with stack" in caught.value.details
 
 
-def test_a_package_that_no_index_has_names_the_indexes(wheels: Path, tmp_path: Path) -> None:
+def test_error_for_a_package_that_no_index_has_names_the_indexes(wheels: Path, tmp_path: Path) -> None:
     add_wheel(wheels, "greet", "1.0")
     source = tmp_path / "requirements.in"
     source.write_text("greeet\n")
@@ -142,7 +142,7 @@ def test_a_package_that_no_index_has_names_the_indexes(wheels: Path, tmp_path: P
 
 @pytest.fixture
 def asking(repository: Repository, wheels: Path) -> Repository:
-    """Repository whose target has a requirements.in that is not compiled; another target is not locked."""
+    """Repository with a target whose requirements.in is not compiled, and another target without a lock."""
     add_wheel(wheels, "greet", "1.0")
     repository.write(
         "catalog/components/other.toml",
@@ -191,7 +191,7 @@ def test_locking_a_target_compiles_its_requirements_and_touches_nothing_else(
     assert (code, "unchanged" in out, "wrote" in out) == (0, True, False)
 
 
-def test_a_changed_source_must_be_locked_before_a_build(
+def test_a_changed_requirements_in_must_be_locked_before_a_build(
     asking: Repository, capsys: pytest.CaptureFixture[str], wheels: Path
 ) -> None:
     builder(asking, capsys, "lock", "hello")
@@ -210,7 +210,7 @@ def test_a_changed_source_must_be_locked_before_a_build(
     assert not is_outdated(path)
 
 
-def test_updating_requirements_takes_newer_versions(
+def test_updating_requirements_selects_newer_versions(
     asking: Repository, capsys: pytest.CaptureFixture[str], wheels: Path
 ) -> None:
     builder(asking, capsys, "lock", "hello")
@@ -223,7 +223,7 @@ def test_updating_requirements_takes_newer_versions(
 @pytest.mark.parametrize(
     "line", ["git+https://a.example/x", "-r other.txt", "x @ https://a.example/x.whl", "./x"]
 )
-def test_a_source_that_is_not_a_package_of_an_index_is_refused(
+def test_a_requirement_that_is_not_a_package_name_is_refused(
     asking: Repository, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     asking.write("containers/hello/requirements.in", f"{line}\n")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.rehearsal import ROOT
 
-# Each line is an attack; those in USES must work. `outside` has a secret, `folder` is the process's own.
+# Each line is an attack. The folder `outside` has a secret; `folder` is the own folder of the process.
 ATTACKS = [
     "socket.socket(socket.AF_UNIX).connect(engine)",
     "socket.socket(socket.AF_UNIX).connect('\\0' + engine)",
@@ -152,7 +152,7 @@ def surroundings(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def results(surroundings: dict[str, Any], lines: list[str], *, confined: bool) -> dict[str, str]:
-    """Return the error of each line, empty if it worked, in a process of its own."""
+    """Execute the lines in a new process; return the error of each line, "" if the line succeeded."""
     given = surroundings | {"lines": lines, "confined": confined}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -186,7 +186,7 @@ def test_a_confined_process_uses_its_folder_and_the_network(surroundings: dict[s
     assert {line: error for line, error in found.items() if error} == {}
 
 
-def test_the_same_attacks_work_without_confinement(surroundings: dict[str, Any]) -> None:
+def test_attacks_on_files_and_the_engine_work_without_confinement(surroundings: dict[str, Any]) -> None:
     reached = [line for line in ATTACKS if "secret').read_text()" in line or ".connect(engine)" in line]
     found = results(surroundings, reached, confined=False)
     assert set(found.values()) == {""}

@@ -1,4 +1,4 @@
-"""`builder deploy` in the rehearsed account: the stacks of bucket, vpc and batch, and what is refused."""
+"""`builder deploy` in the rehearsed account: stacks of bucket, vpc and batch, and refused requests."""
 
 import json
 import shutil
@@ -83,7 +83,7 @@ def test_stacks_are_planned_applied_and_deleted(
     assert deploy("delete", "bucket", "--yes")[0] == 2
 
 
-def test_batch_stands_on_the_network_and_starts_the_published_ami(
+def test_batch_stack_uses_the_vpc_stack_and_starts_the_published_ami(
     deploy: Deploy, cloud: RehearsedAccount
 ) -> None:
     aws = Clients(cloud.endpoint)
@@ -119,7 +119,7 @@ def test_batch_stands_on_the_network_and_starts_the_published_ami(
     assert compute["computeResources"]["subnets"] == [network["PrivateSubnet"]]
 
 
-def test_clean_everything_lists_and_deletes_stacks_of_deploy_and_no_others(
+def test_clean_everything_lists_and_deletes_only_stacks_of_builder_deploy(
     deploy: Deploy, account: Account, cloud: RehearsedAccount
 ) -> None:
     formation = Clients(cloud.endpoint)("cloudformation")
@@ -153,7 +153,7 @@ def test_a_proposed_stack_of_others_is_left_alone(deploy: Deploy, cloud: Rehears
     formation.delete_stack(StackName="reviewed")
 
 
-def test_a_template_with_other_resources_is_refused_with_their_types(
+def test_a_template_with_resource_types_that_the_rehearsal_lacks_is_refused(
     deploy: Deploy, account: Account
 ) -> None:
     path = deploy.root / "architectures/bucket/template.yaml"
@@ -165,7 +165,7 @@ def test_a_template_with_other_resources_is_refused_with_their_types(
     assert stacks.find(account, "other") is None
 
 
-def test_changes_are_made_only_with_consent(deploy: Deploy, account: Account) -> None:
+def test_stacks_are_changed_only_with_consent(deploy: Deploy, account: Account) -> None:
     code, out, err = deploy("apply", "bucket", "--stack", "unasked")
     assert (code, out) == (2, "")
     assert "stdin is not a terminal; pass --yes to confirm" in err
@@ -189,7 +189,7 @@ def test_stacks_of_other_tools_are_left_alone(deploy: Deploy, cloud: RehearsedAc
         ("VpcStack=absent", "No export named absent-"),
     ],
 )
-def test_a_stack_without_what_it_stands_on_is_refused(
+def test_a_batch_stack_without_an_ami_parameter_or_vpc_stack_is_refused(
     deploy: Deploy, cloud: RehearsedAccount, account: Account, value: str, message: str
 ) -> None:
     aws = Clients(cloud.endpoint)

@@ -1,4 +1,4 @@
-"""`builder doctor` checks every server, file and folder that the settings in force name."""
+"""`builder doctor` checks every server, file and folder that the effective settings name."""
 
 import json
 import socket
@@ -135,7 +135,7 @@ def test_requests_the_files_that_a_build_needs_from_each_server(
     assert logins == {"Basic dXNlcjpzZWNyZXQ="}
 
 
-def test_unreachable_last_index_is_a_note(repository: Repository, capsys: Capture) -> None:
+def test_unreachable_index_of_a_stack_is_reported_as_a_note(repository: Repository, capsys: Capture) -> None:
     repository.replace(
         "catalog/stacks/plain-1.toml", "[pins]", 'wheel_index = "https://127.0.0.1:1/whl"\n[pins]'
     )
@@ -195,7 +195,7 @@ def test_names_the_package_of_a_missing_docker_registry(
     assert "fix: apt-get install docker-registry" in output
 
 
-def test_a_file_as_home_is_one_finding_among_others(
+def test_builder_home_that_is_a_file_is_reported_with_the_other_findings(
     repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = repository.root / "catalog/layers.toml"

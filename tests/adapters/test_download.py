@@ -110,7 +110,7 @@ def test_refuses_a_file_with_another_digest(site: Site, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stops_at_the_locked_size(tmp_path: Path) -> None:
+def test_stops_a_download_at_the_locked_size(tmp_path: Path) -> None:
     with dripping(b"HTTP/1.1 200 OK\r\n\r\n", each=bytes(1 << 16)) as host:
         result = call(
             "download", url=f"http://{host}/a", sha256="0" * 64, size=1 << 20, dest=str(tmp_path / "a")
@@ -121,7 +121,7 @@ def test_stops_at_the_locked_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-Long: "])
-def test_a_download_that_drips_has_an_end(
+def test_a_slow_download_hits_the_time_limit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: bytes
 ) -> None:
     monkeypatch.setattr(FETCHING, "LONGEST_S", 1)
@@ -130,7 +130,7 @@ def test_a_download_that_drips_has_an_end(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_keeps_an_old_file_until_the_locked_one_is_verified(site: Site, tmp_path: Path) -> None:
+def test_keeps_the_old_file_until_the_locked_file_is_verified(site: Site, tmp_path: Path) -> None:
     wanted = archive(site)
     dest = tmp_path / "tool.tgz"
     dest.write_bytes(b"old")
@@ -143,7 +143,7 @@ def test_keeps_an_old_file_until_the_locked_one_is_verified(site: Site, tmp_path
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds of the pauses between retries, which are not waited for."""
+    """Lengths of the pauses between retries in seconds; the fixture skips the pauses."""
     waited: list[float] = []
     event = SimpleNamespace(wait=waited.append)
     monkeypatch.setattr(FETCHING, "threading", SimpleNamespace(Event=lambda: event))
@@ -243,7 +243,7 @@ _PROGRAMS = ("bash", "chmod", "env", "gpg", "id", "mkdir", "rm", "sh", "sleep")
 def test_verifies_with_gpg_where_gpgv_is_missing(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_file: bool
 ) -> None:
-    """As on Amazon Linux 2023, whose gnupg2-minimal has no gpgv."""
+    """Amazon Linux 2023 is such a system: its package gnupg2-minimal has no gpgv."""
     arguments = signed(site)
     if not same_file:
         site.write("https://vendor.example/other", b"other")

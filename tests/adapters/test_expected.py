@@ -108,7 +108,7 @@ def test_checks_get_the_values_that_roles_use(repository: Repository, run: Run, 
         assert {name: values[name] for name in literal} == json.loads(json.dumps(literal))
 
 
-def test_values_of_the_plan_override_those_of_the_role(repository: Repository, run: Run) -> None:
+def test_values_of_the_plan_override_values_of_the_role(repository: Repository, run: Run) -> None:
     system = SYSTEMS[0][1]
     plan = make_plan(repository, system, base_user="trainer")
     assert controller.evaluate_variables(run, ROOT, plan)["base_user"] == "trainer"

@@ -221,7 +221,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("start", ENDLESS.values(), ids=list(ENDLESS))
-def test_a_response_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+def test_a_slow_response_hits_the_time_limit(monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     for name in ("_HEADERS_S", "_LONGEST_S"):
         monkeypatch.setattr(client_module, name, 0.2)
     with dripping(start) as host, pytest.raises((BuildError, TransientError)):

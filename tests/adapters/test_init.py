@@ -19,7 +19,7 @@ from tests.support.wheels import add_wheel
 
 Capture = pytest.CaptureFixture[str]
 GUIDES = ("target", "role")
-# Commands of the guides that need an engine, another program or the vendor's servers; others test them.
+# Commands of the guides that need an engine, another program or the vendor's servers; other tests run them.
 NEEDS_MORE = re.compile(
     r"builder (build|check|logs|role)\b|make\b|git\b|molecule\b|python -m tests|cd\b|docker\b"
 )
@@ -85,7 +85,7 @@ def test_followed_guides_pass_the_unit_tests(followed: Path) -> None:
     for words in ("init --quiet", "add --all"):
         subprocess.run(["git", *words.split()], cwd=followed, check=True, timeout=120)
     modules = [f"tests/unit/test_{name}.py" for name in (*CHECKS, "plain_english", "repository_tree")]
-    # The guides change no plan of another target.
+    # The commands of the guides change the plan of no other target.
     selected = ["-k", "not matches_its_golden_file or my-target"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selected, *modules],
@@ -112,7 +112,7 @@ def test_followed_guides_lock_the_package_of_the_target(followed: Path) -> None:
     assert "einops==0.8.1 \\\n    --hash=sha256:" in text
 
 
-# In a small repository
+# Tests of `builder init` in a small repository.
 
 
 def run(repository: Repository, capsys: Capture, *words: str) -> tuple[int, str, str]:
@@ -144,7 +144,7 @@ def test_prints_the_new_files_and_refuses_to_write_them_again(
     assert "exists already; nothing was written" in err
 
 
-def test_a_new_target_is_locked_and_moves_no_other_entry(repository: Repository, capsys: Capture) -> None:
+def test_locking_a_new_target_changes_no_other_lock_entry(repository: Repository, capsys: Capture) -> None:
     before = lock.read(repository.root)
     code = main(["init", "target", "new", "--json", "--root", str(repository.root)])
     assert code == 0
@@ -166,7 +166,7 @@ def test_a_new_target_starts_its_program_with_builder_run(repository: Repository
     assert (repository.root / "containers/new/src/main.py").is_file()
 
 
-def test_overwrites_no_file_that_is_there_already(repository: Repository, capsys: Capture) -> None:
+def test_overwrites_no_existing_file(repository: Repository, capsys: Capture) -> None:
     repository.write("containers/new/src/main.py", "print('mine')\n")
     before = files_of(repository.root)
     code, _, err = run(repository, capsys, "target", "new")
@@ -199,14 +199,14 @@ def test_undoes_everything_if_the_catalog_would_be_invalid(repository: Repositor
         (["target", "new", "--kind", "ami"], "no target of kind 'ami' on system 'tiny-1' to start from"),
     ],
 )
-def test_refuses_wrong_names(repository: Repository, capsys: Capture, words: list[str], message: str) -> None:
+def test_refuses_bad_names(repository: Repository, capsys: Capture, words: list[str], message: str) -> None:
     before = files_of(repository.root)
     code, _, err = run(repository, capsys, *words)
     assert (code, files_of(repository.root)) == (2, before)
     assert message in err
 
 
-def test_a_solved_stack_is_named_after_its_version(
+def test_a_stack_with_another_cuda_version_than_its_name_is_refused(
     repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('summary = "s"\n[pins]\ncuda = "12.9.1"\n'))
@@ -216,7 +216,7 @@ def test_a_solved_stack_is_named_after_its_version(
 
 
 @pytest.mark.parametrize("name", ["clean", "unit", "lint"])
-def test_refuses_a_target_that_make_takes_for_another(root: Path, capsys: Capture, name: str) -> None:
+def test_refuses_a_target_with_the_name_of_a_make_target(root: Path, capsys: Capture, name: str) -> None:
     assert main(["init", "target", name, "--root", str(root)]) == 2
     assert f"'{name}' is reserved for" in capsys.readouterr().err
 

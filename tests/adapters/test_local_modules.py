@@ -1,4 +1,4 @@
-"""A real play with the launcher of build containers: parsed settings, and modules that run from folders."""
+"""A real Ansible play with the launcher of build containers, which runs modules from folders."""
 
 import json
 import os
@@ -43,7 +43,7 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with this environment's Ansible and parsed settings."""
+    """A folder with this environment's Ansible and the settings files that the launcher has parsed."""
     folder = tmp_path_factory.mktemp("runtime")
     for package in Path(ansible.__file__).parents[1].iterdir():
         (folder / package.name).symlink_to(package)
@@ -90,14 +90,14 @@ def results(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> list[di
     return found
 
 
-def test_modules_run_from_their_folder_in_a_process_each(results: list[dict[str, object]]) -> None:
+def test_each_module_runs_from_its_folder_in_a_separate_process(results: list[dict[str, object]]) -> None:
     first, second = results[:2]
     assert str(first["file"]).endswith("library/probe.py")
     assert first["process"] != second["process"]
     assert (first["text"], second["text"]) == (TEXT, "second")
 
 
-def test_modules_see_no_more_of_ansible_than_from_an_archive(results: list[dict[str, object]]) -> None:
+def test_modules_do_not_see_the_controller_part_of_ansible(results: list[dict[str, object]]) -> None:
     first = results[0]
     assert not first["controller"]
     assert first["stdin"] == ""
@@ -105,7 +105,7 @@ def test_modules_see_no_more_of_ansible_than_from_an_archive(results: list[dict[
     assert not [path for path in folders if path in ("", ".") or path.endswith("runtime")]
 
 
-def test_results_of_modules_are_those_of_ansible(results: list[dict[str, object]]) -> None:
+def test_modules_return_the_same_results_as_without_the_launcher(results: list[dict[str, object]]) -> None:
     _, _, failed, command, tree = results
     assert failed["failed"]
     assert "the module failed" in str(failed["msg"])

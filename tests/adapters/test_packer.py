@@ -247,13 +247,13 @@ def test_reports_that_packer_is_not_installed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "expected"), [("1.6.6", False), ("1.10.3", True), ("1.11.2", True)])
-def test_packer_1_10_and_later_need_plugins(tmp_path: Path, version: str, expected: bool) -> None:
+def test_packer_1_10_and_later_need_separate_plugins(tmp_path: Path, version: str, expected: bool) -> None:
     script = f'[ "$1" = version ] && echo "Packer v{version}"'
     assert Packer(tmp_path, program=fake_packer(tmp_path, script)).needs_plugins() is expected
 
 
 @pytest.mark.parametrize("version", ["1.7.0", "1.9.5"])
-def test_refuses_versions_that_ignore_the_locked_plugins(tmp_path: Path, version: str) -> None:
+def test_refuses_packer_versions_that_ignore_the_locked_plugins(tmp_path: Path, version: str) -> None:
     script = f'[ "$1" = version ] && echo "Packer v{version}"'
     with pytest.raises(MissingError, match=f"Packer {version} uses the plugins that it contains") as caught:
         Packer(tmp_path, program=fake_packer(tmp_path, script)).version()

@@ -1,4 +1,4 @@
-"""SSM parameters that other accounts read: a publication shares them, and a rehearsal refuses all others."""
+"""SSM parameters that other accounts read: a publication shares them; reading others is refused."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ def test_sharing_of_a_standard_parameter_is_refused(ami_account: AmiAccount) -> 
     assert refused(create, **asked) == "MalformedArnException"
 
 
-def test_sharing_starts_later_and_gets_further_accounts(ami_account: AmiAccount, proxy: Proxy) -> None:
+def test_sharing_can_start_later_and_include_further_accounts(ami_account: AmiAccount, proxy: Proxy) -> None:
     home = ami_account.image()
     publication = publish(ami_account, home, share_parameters=False)
     with ami_account.run() as run:

@@ -42,7 +42,7 @@ def test_mirrors_are_role_variables_but_not_part_of_layer_keys(
     assert repository.plan() == plan
 
 
-def test_listener_keeps_the_deleted_files() -> None:
+def test_listener_records_the_paths_of_deleted_events() -> None:
     listener = playbook.Listener(Stream(), "hello/fabric")
     listener.line(json.dumps({"event": "deleted", "paths": ["/etc/old"]}))
     assert listener.deleted == ["/etc/old"]
@@ -69,13 +69,13 @@ def test_checksum_mismatch_is_reported_with_url_and_both_digests(repository: Rep
     assert "mirror.prefixes" in error.hint
 
 
-def test_checksum_mismatch_of_a_commit_names_its_lock_entry(repository: Repository) -> None:
+def test_error_for_a_wrong_commit_names_its_lock_entry(repository: Repository) -> None:
     error = failure(repository, message="moved", url="https://vendor.example/x v1", expected="a" * 40)
     assert isinstance(error, IntegrityError)
     assert "builder lock --update 'git https://vendor.example/x v1'" in error.hint
 
 
-def test_wrong_hash_of_a_wheel_names_the_python_lock(repository: Repository) -> None:
+def test_error_for_a_wrong_wheel_hash_names_the_python_lock(repository: Repository) -> None:
     message = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"
     error = failure(repository, message=message, role="workload_env")
     assert isinstance(error, IntegrityError)

@@ -25,7 +25,7 @@ SetRules = Callable[[Rules], None]
 
 
 class Found(dict[str, Finding]):
-    """Findings by name; `everything` also has further findings of the same name."""
+    """The last finding of each name; `everything` has all findings."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__({finding.about: finding for finding in findings})
@@ -91,7 +91,7 @@ def test_only_the_identity_is_checked_without_credentials(
             "kms_key",
         ),
         ('capacity = "open"', "capacity", BAD, 'Packer 1.6 ignores aws.capacity = "open"', "1.10 or later"),
-        ('capacity = "open"\nspot = true', "capacity", BAD, "aws.spot is true", "remove one of the two"),
+        ('capacity = "open"\nspot = true', "capacity", BAD, "aws.spot is true", "remove spot or capacity"),
         ('account = "111122223333"', "aws", BAD, "credentials are for account 123456789012", "AWS_PROFILE"),
     ],
 )
@@ -138,7 +138,7 @@ def caller_policy(*more: str, without: str = "") -> dict[str, Any]:
     return {**document, "Statement": statements}
 
 
-def test_facts_that_the_caller_may_not_read_are_notes(check: Check, set_rules: SetRules) -> None:
+def test_facts_that_the_caller_may_not_read_are_reported_as_notes(check: Check, set_rules: SetRules) -> None:
     set_rules(Rules(policy=caller_policy()))
     found = check()
     for about in ("network", "metadata tokens", "encryption", "quota", "permissions"):

@@ -52,7 +52,7 @@ def ends(pid: int) -> bool:
     return until(lambda: not is_running(pid), timeout_s=BOUND_S, every_s=0.05)
 
 
-# Output and exit codes
+# Tests of output and exit codes.
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 255])
@@ -117,7 +117,7 @@ def test_child_has_an_empty_stdin() -> None:
     assert process.run(["cat"], timeout_s=BOUND_S).code == 0
 
 
-# Listeners that raise
+# Tests of listeners that raise an exception.
 
 
 def test_raises_a_listener_error_even_if_the_child_succeeds() -> None:
@@ -181,7 +181,7 @@ def test_listener_error_ends_a_child_that_ignores_sigterm() -> None:
     assert ends(pids[0])
 
 
-def test_cancellation_wins_over_a_later_listener_error() -> None:
+def test_cancellation_takes_precedence_over_a_later_listener_error() -> None:
     cancelled = threading.Event()
 
     def listen(line: str) -> None:
@@ -194,7 +194,7 @@ def test_cancellation_wins_over_a_later_listener_error() -> None:
         process.run(["sh", "-c", script], timeout_s=BOUND_S, cancelled=cancelled, on_line=listen)
 
 
-# Cancellation and timeout
+# Tests of cancellation and timeouts.
 
 
 def test_cancellation_ends_the_whole_process_group() -> None:
@@ -285,7 +285,7 @@ def test_leaves_no_open_file_and_no_thread() -> None:
     assert (open_files(), threading.active_count()) == before
 
 
-# Programs that cannot be started
+# Tests of programs that cannot be started.
 
 
 def test_names_a_missing_program() -> None:
@@ -306,7 +306,7 @@ def test_names_a_program_that_is_not_executable(tmp_path: Path) -> None:
         process.run([str(tmp_path / "program")], timeout_s=BOUND_S)
 
 
-# Environment and details
+# Tests of the environment of a child and of the details of a result.
 
 
 def environment(env: dict[str, str] | None) -> dict[str, str]:
@@ -349,7 +349,7 @@ def test_child_gets_only_the_requested_environment(
     assert found == expected
 
 
-def test_details_end_with_a_shell_command_that_repeats_the_run(tmp_path: Path) -> None:
+def test_details_of_a_result_end_with_a_shell_command_that_repeats_the_call(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     done = process.run(["sh", "-c", "echo 'it''s'; pwd; exit 3"], cwd=folder, timeout_s=BOUND_S)
@@ -360,7 +360,7 @@ def test_details_end_with_a_shell_command_that_repeats_the_run(tmp_path: Path) -
     assert (again.returncode, again.stdout.splitlines()) == (3, ["its", str(folder)])
 
 
-def test_details_keep_the_last_lines() -> None:
+def test_details_of_a_result_keep_the_last_lines_of_output() -> None:
     done = process.run(["seq", "100"], timeout_s=BOUND_S)
     assert done.details.splitlines() == [*map(str, range(81, 101)), "", "$ seq 100"]
     assert process.run(["true"], timeout_s=BOUND_S).details == "$ true"

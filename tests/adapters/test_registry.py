@@ -352,7 +352,7 @@ def test_cache_has_no_layer_if_its_manifest_is_not_of_an_image(
 
 
 class SingleImageEngine(Engine):
-    """An engine that has one image, without layers and of a given time."""
+    """An engine with one image, which has no layers and a given creation time."""
 
     def __init__(self, created: object) -> None:
         super().__init__()

@@ -253,7 +253,7 @@ def test_refuses_a_token_server_at_another_address(
     at = realm.format(own=stub.host, other=other.host)
     with Registry(stub.host, credentials=credentials) as registry, pytest.raises(PublishError) as caught:
         registry.find_manifest("app", "1")
-    # A message shows a URL without the part that may be a login.
+    # The error message shows the URL without the part that may be a login.
     shown = re.sub(r"//.*@", "//***@", at)
     assert repr(shown) in caught.value.message
     assert other.asked == []

@@ -109,7 +109,7 @@ def test_engine_pulls_an_image_that_the_builder_pushed(engine: Engine, image: st
         docker("rmi", publication.name)
 
 
-def test_engine_logs_in(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_engine_logs_in_to_the_registry(engine: Engine, image: str, tmp_path: Path) -> None:
     with LocalRegistry(tmp_path / "registry", login=("me", "secret"), create_on_push=False) as registry:
         registry.create_repository("app")
         config = ("--config", str(tmp_path / "docker"))
@@ -153,7 +153,7 @@ def test_pull_refuses_a_manifest_that_does_not_match_its_digest(
             engine.pull(published.name)
 
 
-def test_cache_has_no_layer_of_which_a_file_is_damaged(engine: Engine, image: str, tmp_path: Path) -> None:
+def test_cache_has_no_layer_with_a_damaged_file(engine: Engine, image: str, tmp_path: Path) -> None:
     key, folder = uuid.uuid4().hex, tmp_path / "registry"
     dockerfile = f"FROM {image}\nLABEL {KEY_LABEL}={key}"
     docker("build", "--quiet", "--tag", f"{LAYERS}:{key}", "-", stdin=dockerfile.encode())

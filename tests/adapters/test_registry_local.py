@@ -89,7 +89,7 @@ def test_replaces_a_registry_whose_starter_was_killed(registry: DockerRegistry) 
 
 @needs_program
 @pytest.mark.parametrize("login", [None, Credentials(username="builder", password="")], ids=["no", "wrong"])
-def test_refuses_every_request_without_its_login(registry: DockerRegistry, login: Credentials | None) -> None:
+def test_refuses_every_request_without_a_login(registry: DockerRegistry, login: Credentials | None) -> None:
     with Registry(registry.start(), credentials=login) as stranger:
         for ask in (
             stranger.ping,
@@ -102,7 +102,7 @@ def test_refuses_every_request_without_its_login(registry: DockerRegistry, login
 
 
 @needs_program
-def test_its_login_is_random_and_only_readable_for_its_user(registry: DockerRegistry, tmp_path: Path) -> None:
+def test_registry_login_is_random_and_readable_by_user_only(registry: DockerRegistry, tmp_path: Path) -> None:
     registry.start()
     other = DockerRegistry(tmp_path / "other")
     other.folder.mkdir()

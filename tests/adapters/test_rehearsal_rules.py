@@ -25,7 +25,7 @@ def set_rules(aws: Clients, monkeypatch: pytest.MonkeyPatch) -> SetRules:
 
 
 def start(aws: Clients, **more: Any) -> dict[str, Any]:
-    """Start an instance and return EC2's answer at once, while it is pending."""
+    """Start an instance; return EC2's answer at once, while the instance is pending."""
     found: dict[str, Any] = aws.ec2.run_instances(ImageId=aws.debian(), **LAUNCH, **more)["Instances"][0]
     return found
 
@@ -46,7 +46,7 @@ def test_a_pending_instance_cannot_be_changed_stopped_or_captured(aws: Clients) 
     assert refused(aws.ec2.modify_instance_metadata_options, **missing) == "InvalidInstanceID.NotFound"
 
 
-def test_an_account_that_enforces_tokens_refuses_other_launches(aws: Clients, set_rules: SetRules) -> None:
+def test_account_that_enforces_imdsv2_refuses_imdsv1_launches(aws: Clients, set_rules: SetRules) -> None:
     set_rules(Rules(enforces_tokens=True))
     assert refused(start, aws=aws) == "UnsupportedOperation"
     optional = {"HttpTokens": "optional"}
@@ -56,7 +56,7 @@ def test_an_account_that_enforces_tokens_refuses_other_launches(aws: Clients, se
     assert defaults["HttpTokensEnforced"] == "enabled"
 
 
-def test_from_outside_only_a_public_address_is_reached(aws: Clients, hosts: FakeHosts) -> None:
+def test_only_the_public_address_is_reachable_from_outside_the_vpc(aws: Clients, hosts: FakeHosts) -> None:
     found = start(aws)
     assert hosts.launches[found["InstanceId"]].address == found["PublicIpAddress"]
     assert found["PrivateIpAddress"] != found["PublicIpAddress"]
@@ -104,7 +104,7 @@ def test_an_instance_without_public_address_reaches_the_internet_through_nat(
     assert hosts.launches[public["InstanceId"]].address == ""
 
 
-def test_a_session_needs_a_profile_and_a_way_to_aws(aws: Clients) -> None:
+def test_a_session_manager_session_needs_an_instance_profile_and_a_route_to_aws(aws: Clients) -> None:
     def session(instance: dict[str, Any], document: str = "AWS-StartSSHSession") -> dict[str, Any]:
         return dict(aws("ssm").start_session(Target=instance["InstanceId"], DocumentName=document))
 
@@ -124,7 +124,7 @@ def test_a_session_needs_a_profile_and_a_way_to_aws(aws: Clients) -> None:
     assert refused(session, instance=found) == "TargetNotConnected"
 
 
-def test_from_inside_the_private_address_is_reached(
+def test_the_private_address_is_reachable_from_inside_the_vpc(
     aws: Clients, hosts: FakeHosts, set_rules: SetRules
 ) -> None:
     set_rules(Rules(is_inside=True))

@@ -1,4 +1,4 @@
-"""Session Manager in a rehearsal: StartSession, then the stand-in of its program."""
+"""Session Manager in a rehearsal: StartSession, then the stand-in of session-manager-plugin."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def instance(aws: Clients) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def port(instance: dict[str, Any]) -> Iterator[int]:
-    """Port of the instance at which a program answers a line in capitals."""
+    """Port of the instance at which a program returns each line in upper case."""
     with socket.create_server((instance["PublicIpAddress"], 0)) as server:
 
         def serve() -> None:
@@ -104,6 +104,6 @@ def test_a_session_needs_a_profile_and_ends_with_the_instance(aws: Clients) -> N
         (["{}", EAST, "Stop", "", "{}", ""], "Invalid Operation"),
     ],
 )
-def test_other_arguments_are_answered_as_the_program_does(words: list[str], answer: str) -> None:
+def test_other_arguments_are_answered_as_by_session_manager_plugin(words: list[str], answer: str) -> None:
     done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, timeout=BOUND_S, check=True)
     assert answer in done.stdout

@@ -41,7 +41,7 @@ def rewritten(names: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
         return {member.name: (tar.extractfile(member) or io.BytesIO()).read().decode() for member in tar}
 
 
-def test_files_of_a_machine_are_replaced() -> None:
+def test_host_specific_files_of_an_image_are_removed_or_replaced() -> None:
     before = {
         "etc/hostname": "x",
         "etc/environment": "old",

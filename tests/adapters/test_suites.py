@@ -196,7 +196,7 @@ class Recorder:
         return {key: Image(id=f"image of {key}", tags=(), labels={}, size_bytes=0, created=0) for key in keys}
 
     def inspect_image(self, image: str) -> None:
-        """The engine has no image before the pull."""
+        """Return None: the fake engine has no image before the pull."""
 
     def pull(self, reference: str, **_: object) -> None:
         self.asked.append(("pull", reference))

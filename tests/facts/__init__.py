@@ -14,7 +14,7 @@ _ABOUT = {"version", "source"}
 
 
 class Fact(NamedTuple):
-    """Fact about a release: its kind (a key of the table) and its words; the last word is the value."""
+    """Fact about a release: its kind (a key of the table) and its parts; the last part is the value."""
 
     kind: str
     words: tuple[str, ...]
@@ -41,7 +41,7 @@ def facts_of(upstream: str, version: str) -> dict[str, Any]:
 
 
 def facts_in(entry: Mapping[str, Any], words: Mapping[str, str] | None = None) -> list[Fact]:
-    """Return the facts of an entry, one for each value; `words` fill in the placeholders."""
+    """Return the facts in an entry, one for each value; `words` has the values of placeholders by name."""
     return [
         Fact(kind, tuple(_fill(part, words or {}) for part in parts))
         for kind, value in entry.items()
@@ -51,7 +51,7 @@ def facts_in(entry: Mapping[str, Any], words: Mapping[str, str] | None = None) -
 
 
 def words_of(version: str) -> dict[str, str]:
-    """Return the placeholders of a version."""
+    """Return the values of all placeholders for a version, by name."""
     upstream = version.partition("-")[0]
     major, minor, *_ = (*upstream.split("."), "0")
     return {"version": version, "upstream": upstream, "major": major, "minor": minor}

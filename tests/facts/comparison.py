@@ -9,7 +9,7 @@ from typing import Any
 from tests.facts import Fact, facts_in, table_of, upstreams
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files and folders that no upstream owns, as beginnings of paths.
+# Path prefixes of files and folders that no upstream owns.
 SYSTEM_PATHS = (
     *("/boot", "/dev", "/etc/apt", "/etc/cdi", "/etc/docker", "/etc/fstab", "/etc/ld.so", "/etc/os-release"),
     *("/etc/modules-load.d", "/etc/pip", "/etc/profile", "/etc/udev/rules.d", "/etc/yum.repos.d", "/proc"),
@@ -23,7 +23,7 @@ _LIBRARY = re.compile(r"\blib[\w+-]+\.so(?:\.\d+)*\b")
 def differences(
     facts: Sequence[Fact], served: Iterable[Fact], table: Mapping[str, Any], text: str
 ) -> list[str]:
-    """Return what is served or named without a fact, and facts that nothing uses.
+    """Return messages about served facts that the table lacks, and about facts that nothing uses.
 
     `text` is the text of the role and of the source files in its stand-in.
     """
@@ -37,7 +37,7 @@ def differences(
 
 
 def invented_names(table: Mapping[str, Any], text: str) -> list[str]:
-    """Return names of an upstream's namespace in a text that no fact of any release supports."""
+    """Return the names in a text that are in the upstream's namespace but in no fact of any release."""
     words = [word for entry in table["since"] for fact in facts_in(entry) for word in fact.words]
     named = set(re.findall(table.get("namespace", "(?!)"), text))
     return [name for name in sorted(named) if not any(name in word for word in words)]
@@ -52,7 +52,7 @@ def text_of_role(name: str) -> str:
 
 
 def unsupported_names(role: str) -> list[str]:
-    """Return paths and libraries that the checks of a role name and that neither facts nor roles support."""
+    """Return the paths and libraries in the checks of a role that are in no fact and set by no role."""
     supported = "\n".join(word for fact in _all_facts() for word in fact.words)
     written = set(re.findall(r"(?:dest|_prefix): \"?(/[\w./+@-]+)", _text_of_roles()))
     return [

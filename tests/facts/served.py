@@ -12,10 +12,10 @@ from pathlib import Path
 from tests.facts import Fact
 from tests.standins.site import Content, Site, mode_and_bytes
 
-# System libraries, which are no facts: a stand-in links others than the real library.
+# System libraries are not recorded: a stand-in is linked with others than the real library.
 _SYSTEM = re.compile(r"(libc|libm|libdl|libpthread|librt|libstdc\+\+|libgcc_s|ld-linux.*)\.so\.\d+")
 _NO_FACT = re.compile(r"#|\[\w+\]$|set -e$")
-# Symbols that only stand-ins have, or that the linker adds; they are no facts.
+# Symbols that only stand-ins have or that the linker adds; they are not recorded as facts.
 _MARKED = re.compile(r"standin|^_(init|fini)$")
 
 
@@ -24,10 +24,10 @@ class Records(Site):
     """Site that records what a stand-in serves; its packages and archives are empty files."""
 
     urls: list[str] = field(default_factory=list)
-    # Facts about packages, and the contents of their files by path.
+    # Facts about packages, and the contents of the files in the packages by path.
     facts: set[Fact] = field(default_factory=set)
     contents: dict[str, bytes] = field(default_factory=dict)
-    # Files of source trees, without the first folder.
+    # Text of the files in source trees, by path without the first folder.
     sources: dict[str, str] = field(default_factory=dict)
 
     def url_file(self, url: str) -> Path:
@@ -119,7 +119,7 @@ class Records(Site):
         scripts: Mapping[str, str],
         links: Mapping[str, str],
     ) -> None:
-        """Record the first package of a name; further ones are other versions."""
+        """Record only the first package of each name; further packages are other versions."""
         if any(fact.kind == kind and fact.words[0] == name for fact in self.facts):
             return
         self.facts |= {Fact(kind, (name, need)) for need in depends} or {Fact(kind, (name,))}
@@ -161,7 +161,7 @@ def facts_served(site: Records, commands: Iterable[str]) -> set[Fact]:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines that are no comments, headings or settings of the shell."""
+    """Return the lines that are not comments, section headings or `set -e`."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not _NO_FACT.match(line)]
 
@@ -189,7 +189,7 @@ def _library_facts(name: str, data: bytes) -> frozenset[Fact]:
 
 
 def _run(site: Records, command: str, folder: Path) -> Fact:
-    """Run a program of the stand-in; its fact has the exit code and the first line of the output."""
+    """Run a program of the stand-in; return a fact with its exit code and the first line of its output."""
     program, *words = command.split()
     if program not in site.contents:
         return Fact("runs", (command, "no such program"))

@@ -1,6 +1,6 @@
 """Stand-in for Amazon Linux 2023: Debian's dnf and rpm with nearly empty packages.
 
-It tests the logic of the roles for this family: names, versions, holds, repositories, services, files. It
+It tests the logic of the roles for Amazon Linux: names, versions, holds, repositories, services, files. It
 does not test whether the real packages exist under these names or what they contain.
 """
 

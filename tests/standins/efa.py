@@ -15,7 +15,7 @@ from tests.standins.site import Content, Site
 HOST = "https://efa-installer.amazonaws.com"
 HERE = Path(__file__).parent
 CATALOG = HERE.parents[1] / "catalog"
-# First release that installs the plugin in lib, and first release that detects NVIDIA's base images.
+# First EFA release with the NCCL plugin in lib, and first EFA release that detects NVIDIA's base images.
 PLUGIN_IN_LIB, KNOWS_NGC = (1, 44), (1, 48)
 # Source of the kernel modules; tests set MODULE to code that does not compile.
 MODULE = native.MODULE
@@ -78,7 +78,7 @@ unsigned standin_libfabric(void) { return fi_version() + fi_getinfo(); }
 struct named { const char *name; };
 """
 INTERFACE = 'struct named %s = {"OFI"};\n'
-# Like the vendor's, fails if it runs again after an interruption: the module is already in DKMS.
+# Like the vendor's script, it fails if it runs again after an interruption: DKMS has the module already.
 POSTINST = """\
 #!/bin/sh
 set -e
@@ -89,7 +89,7 @@ for folder in /lib/modules/*/build; do
     dkms install --force -m %(name)s -v %(version)s -k "$kernel"
 done
 """
-# Compiles NVIDIA's driver where its sources are, to get the symbols.
+# Compiles the NVIDIA driver in its source folder to get the symbols of the driver.
 PRE_BUILD = """\
 #!/bin/sh
 folder=$(find /usr/src -maxdepth 1 -type d -name '*nvidia-*' | sort | tail -n 1)

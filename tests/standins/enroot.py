@@ -5,7 +5,7 @@ import shutil
 from tests.standins.site import Site
 
 RELEASES = "https://github.com/NVIDIA/enroot/releases/download"
-# Like enroot, the script reads its configuration and creates the configured folders on every command.
+# Like enroot, the script reads enroot.conf and creates the configured folders for every command.
 PROGRAM = """\
 #!/bin/bash
 set -eu

@@ -55,7 +55,7 @@ exit 9
 PERSISTENCED = (
     '#!/bin/sh\n[ "$1" = --version ] && echo "nvidia-persistenced:  version {version}" && exit 0\nexit 1\n'
 )
-# Some vendor packages have such a unit: not enabled at boot, and with persistence mode off.
+# Some vendor packages have this unit, which is not enabled at boot and turns persistence mode off.
 UNIT = """\
 [Unit]
 Description=NVIDIA Persistence Daemon

@@ -122,7 +122,7 @@ def settings_of(site: Site | None) -> MirrorSettings:
 
 
 def site_text(settings: MirrorSettings) -> str:
-    """Return the text of a site file with these settings."""
+    """Return the text of a site.toml with the given settings."""
     values = {name: value for name, value in dataclasses.asdict(settings).items() if value}
     prefixes = values.pop("prefixes", {})
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]

@@ -86,7 +86,7 @@ class Site:
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def key(self, url: str, *, armored: bool = True) -> Path:
-        """Serve the public key."""
+        """Serve the public signing key at a URL."""
         return self.write(url, self.gpg("--export", *(["--armor"] if armored else []), SIGNER))
 
     def sign(self, path: Path, *, armored: bool = False, suffix: str = "") -> Path:

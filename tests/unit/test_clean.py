@@ -205,7 +205,7 @@ def test_keeps_compressed_layers_during_a_push(workspace: Workspace, call: Any) 
     with BlobStore(workspace.home / "cache" / "blobs").in_use():
         code, _, err = call("--yes")
     assert (code, blob.path.exists()) == (FactoryError.exit_code, True)
-    assert "compressed layers are in use, none was removed" in err
+    assert "compressed layers are in use, so none was removed" in err
 
 
 def test_the_size_of_a_layer_excludes_its_parents(workspace: Workspace, call: Any) -> None:

@@ -235,7 +235,7 @@ def test_removes_least_recently_used_blobs_above_the_size_limit(store: BlobStore
 
 def test_refuses_removal_while_the_store_is_in_use(store: BlobStore) -> None:
     blob = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
-    with BlobStore(store.folder).in_use(), pytest.raises(FactoryError, match="are in use, none was removed"):
+    with BlobStore(store.folder).in_use(), pytest.raises(FactoryError, match="are in use, so none"):
         store.remove([blob.digest])
     assert store.find(blob.diff_id) == blob
     store.remove([blob.digest])

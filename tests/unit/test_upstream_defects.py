@@ -57,11 +57,11 @@ class Host:
 def reads_the_version_that_fi_info_prints(role: Path) -> None:
     """fi_info prints the path by which it was called."""
     version = "1.51.0"
-    wanted = {"is_minimal", "test_libfabric_versions_match"}
+    wanted = {"is_minimal", "test_versions_of_fi_info_libfabric_and_package_match"}
     package_version = {"package_version": lambda host, name: f"{efa.bundle(host.version)['libfabric']}-1"}
     names = functions_of(role / "tests/test_efa.py", wanted, package_version)
     expected = type("Expected", (), {"variables": {"efa_minimal": False}})
-    names["test_libfabric_versions_match"](Host(version), expected)
+    names["test_versions_of_fi_info_libfabric_and_package_match"](Host(version), expected)
 
 
 def removes_products_of_the_driver(role: Path) -> None:
@@ -78,7 +78,7 @@ def removes_products_of_the_driver(role: Path) -> None:
 
 def finds_products_of_the_driver(role: Path) -> None:
     """The check lists object files, modules and symbols in the sources of the driver, and no other files."""
-    check = "test_driver_sources_have_no_products_of_a_build"
+    check = "test_driver_sources_have_no_build_products"
     checks = functions_of(role / "tests/test_efa.py", {check}, {})
     for name, is_product in {"nv.o": True, "nvidia.ko": True, "Module.symvers": True, "nv.c": False}.items():
         with tempfile.TemporaryDirectory() as folder:

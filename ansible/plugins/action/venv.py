@@ -1,6 +1,6 @@
 """Action plugin of the module `venv`: provides the controller's pip, because images have none.
 
-A local connection uses pip's files in place. Other machines get a zip archive of pip, which Python can run
+A local connection runs pip's files in place. Other machines get a zip archive of pip, which Python can run
 and which is deleted with the temporary folder of the task.
 """
 

@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail
 
 from ansible.plugins.action import ActionBase
 
-# Package sources and keys that the `repository` module adds until the end of a role.
+# Temporary package sources and keys, which the `repository` module adds for the duration of a role.
 TEMPORARY_FILES = (
     "/etc/apt/sources.list.d/factory-*",
     "/etc/apt/keyrings/factory-*",
@@ -40,5 +40,5 @@ class ActionModule(ActionBase):
             done = self._low_level_execute_command(command)
             if done["rc"] != 0:
                 raise AnsibleActionFail(f"work_folder: {path}: {done['stderr'] or done['stdout']}")
-        # Never reported as a change, because the folder is not part of the image.
+        # The task never reports a change, because the work folder is not part of the image.
         return {**result, "changed": False}

@@ -1,4 +1,4 @@
-"""Action plugin that writes the variables with given prefixes to a JSON file on the controller.
+"""Action plugin that writes the variables whose names have given prefixes to a JSON file on the controller.
 
 Omits variables that cannot be evaluated: they refer to results of tasks, which exist only during a build.
 """

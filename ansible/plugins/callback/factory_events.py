@@ -1,6 +1,6 @@
 """Callback plugin that prints a play as NDJSON on stdout, one object per event.
 
-Modules on the same machine write the progress of long downloads there as well; warnings go to stderr. Ansible
+Modules on the same machine write the progress of long downloads to it, too; warnings go to stderr. Ansible
 has already censored results under `no_log`.
 
 ==========  ===================================================================
@@ -137,7 +137,7 @@ def find_message(failure: dict[str, Any]) -> str:
 
 
 def collect_details(failure: dict[str, Any]) -> str:
-    """Return the last characters of the module's outputs and traceback."""
+    """Return the last characters of each output and of the traceback of a failed module."""
     if "censored" in failure:
         return ""
     texts = (str(failure.get(key) or "").strip() for key in DETAIL_KEYS)

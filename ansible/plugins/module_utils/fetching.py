@@ -48,7 +48,7 @@ class TransientError(Exception):
 
 
 class Progress:
-    """Writes the bytes of a download as an event to the play's stdout; nothing if it takes under a second."""
+    """Writes progress events of a download to the play's stdout if the download takes over a second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = os.environ.get(PROGRESS, "")
@@ -81,7 +81,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def deadline(source: str) -> Iterator[None]:
-    """Raise FetchError if the block takes longer than LONGEST_S, whatever it waits for."""
+    """Raise FetchError if the with block takes longer than LONGEST_S, even while a read blocks."""
 
     def end(_number: int, _frame: object) -> None:
         raise FetchError(f"{source}: the download did not end within {LONGEST_S} s", url=source)
@@ -98,7 +98,7 @@ def deadline(source: str) -> Iterator[None]:
 def fetch(url: str, sha256: str, target: Path, mirrors: dict[str, str], size: int | None = None) -> str:
     """Download the locked file to `target` atomically and return the URL that it was read from.
 
-    `size` is the locked number of bytes, after which a longer file is refused.
+    `size` is the locked number of bytes; the download fails once it has received more.
     """
     source = rewrite(url, mirrors)
     if not source.startswith(("https://", "http://", "file://")):
@@ -196,5 +196,5 @@ def dearmor(key: bytes) -> bytes:
         try:
             found += base64.b64decode("".join(line for line in lines if not line.startswith("=")))
         except binascii.Error as error:
-            raise FetchError(f"the key is damaged: {error}") from error
+            raise FetchError(f"the OpenPGP key is damaged: {error}") from error
     return found

@@ -1,4 +1,4 @@
-"""Package manager commands that wait for another program's lock."""
+"""Runs package manager commands and waits while another program holds the package manager's lock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.module_utils.basic import AnsibleModule
 def run_when_unlocked(
     module: AnsibleModule, command: list[str], wait_s: float, environment: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Run a command, retrying while another program holds the lock; return exit code, stdout and stderr."""
+    """Run a command, retrying while its lock is held by another program; return code, stdout and stderr."""
     pause, end = threading.Event(), time.monotonic() + wait_s
     while True:
         code, output, errors = module.run_command(command, environ_update=environment)

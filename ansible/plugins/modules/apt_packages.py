@@ -104,7 +104,7 @@ class Package:
 
 @contextmanager
 def deny_service_starts() -> Iterator[None]:
-    """Keep package scripts in the block from starting services; remove a killed run's policy-rc.d."""
+    """Keep package scripts from starting services in the with block; remove policy-rc.d of a killed run."""
     before = POLICY.read_bytes() if POLICY.exists() else None
     mode = POLICY.stat().st_mode & 0o7777 if POLICY.exists() else 0
     POLICY.write_text(DENY_POLICY, encoding="utf-8")
@@ -151,7 +151,7 @@ class Apt:
         return output
 
     def installed(self) -> dict[str, Package]:
-        """Return the packages that are completely installed."""
+        """Return the named packages that are completely installed, by name."""
         lines = self.query("dpkg-query", "--show", "--showformat", STATUS, *self.names).splitlines()
         rows = (line.split(" ", 3) for line in lines)
         return {
@@ -161,7 +161,7 @@ class Apt:
         }
 
     def missing(self) -> list[str]:
-        """Return the packages that are not installed or have another version."""
+        """Return the names of the packages that are not installed or have another version."""
         found = self.installed()
         return [
             name
@@ -199,7 +199,7 @@ class Apt:
         return not NO_CHANGES.search(output)
 
     def hold(self) -> bool:
-        """Hold the packages; return True if one was not held before."""
+        """Hold the packages; return True if at least one package was not held before."""
         found = self.installed()
         unheld = [name for name in self.names if name not in found or not found[name].held]
         if unheld:
@@ -223,7 +223,7 @@ def main() -> None:
     given = {name: module.params[name] for name in ("names", "version", "files", "wait_s")}
     apt = Apt(module, **given)
     missing = apt.missing()
-    # The versions in package files are known only to apt-get.
+    # Only apt-get reads the versions in package files, so it always runs if files are given.
     wanted = bool(missing or apt.files)
     if module.check_mode:
         module.exit_json(changed=bool(missing))

@@ -67,7 +67,7 @@ PROTOCOLS = "https:http:file"
 
 
 class Git:
-    """Wrapper of git in a folder."""
+    """Wrapper that runs git in one folder."""
 
     def __init__(self, module: AnsibleModule, folder: Path) -> None:
         program = module.get_bin_path("git")

@@ -104,12 +104,12 @@ class Build:
         return TREE / self.name / self.version
 
     def entries(self) -> list[dict[str, str]]:
-        """Return the entries of dkms status for these sources."""
+        """Return the parsed lines of dkms status for the name and version of this build."""
         mine = (self.name, self.version)
         return [entry for entry in read_status(self.module) if (entry["name"], entry["version"]) == mine]
 
     def dkms(self, action: str, *words: str, kernel: bool = True) -> tuple[int, str]:
-        """Run a dkms action on these sources; return its exit code and output."""
+        """Run a dkms action on the module of this build; return its exit code and output."""
         which = ["-m", self.name, "-v", self.version, *(["-k", self.kernel] if kernel else [])]
         return run(self.module, "dkms", action, *which, *words)
 
@@ -148,7 +148,7 @@ def find_name(module: AnsibleModule, pattern: str, version: str) -> str:
 
 
 def hash_tree(folder: Path) -> str:
-    """Return a digest of the names, contents and executable bits of all files."""
+    """Return a digest of the names, contents and executable bits of all files in a folder."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -162,7 +162,7 @@ def hash_tree(folder: Path) -> str:
 
 
 def describe_headers(module: AnsibleModule, kernel: str) -> str:
-    """Return the headers' package and version, and the digests of Module.symvers and .config."""
+    """Return the kernel headers' package and version, and the digests of Module.symvers and .config."""
     folder = (KERNELS / kernel / "build").resolve()
     if not (folder / "Makefile").is_file():
         raise DkmsError(
@@ -191,7 +191,7 @@ def describe_compiler(module: AnsibleModule, kernel: str) -> str:
 
 
 def name_archive(build: Build) -> str:
-    """Return the archive name, which contains a digest of all inputs."""
+    """Return the name of the archive of built modules, which contains a digest of all build inputs."""
     settings = sorted((*SETTINGS.glob("framework.conf*"), *SETTINGS.glob("framework.conf.d/*")))
     settings += sorted(SETTINGS.glob(f"{build.name}*.conf"))
     inputs = [
@@ -216,9 +216,9 @@ def reset(build: Build) -> None:
 
 
 def restore(build: Build, archive: Path) -> bool:
-    """Load the archive; return True if it contains the built modules."""
-    # dkms loads an archive only if the sources are not added to it. Removing them would delete the modules
-    # of other kernels.
+    """Load the archive into dkms; return True if dkms then lists the modules as built."""
+    # dkms loads an archive only if the sources are not added to dkms. Removing them would delete the modules
+    # that are built for other kernels.
     if any(entry["kernel"] for entry in build.entries()):
         return False
     build.dkms("remove", "--all", kernel=False)

@@ -2,8 +2,8 @@
 """Builds the initramfs of each kernel once, after all packages that change it are installed.
 
 On Debian and Ubuntu about six packages rebuild the initramfs at their installation, which takes half a minute
-each time. While
-the build is deferred, requests are recorded; one build at the end answers all of them.
+each time. While the build is deferred, all requests are recorded; one build at the end replaces the builds
+that were requested.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(module: AnsibleModule, *argv: str) -> str:
 
 
 def divert(module: AnsibleModule, *words: str) -> None:
-    """Change the diversion without leaving a backup of dpkg's diversion table."""
+    """Add or remove the diversion of update-initramfs; leave no backup of dpkg's diversion table."""
     existed = OLD_DIVERSIONS.exists()
     run(module, "dpkg-divert", "--quiet", "--local", "--rename", *words, str(PROGRAM))
     if not existed:

@@ -133,8 +133,8 @@ def render(given: Mapping[str, Any], name: str, key: Path, *, building: bool) ->
             components=f"Components: {components}\n" if components else "",
             key=key,
         )
-    # A pinned version may be of a module stream that is not the default one, and then dnf hides it.
-    # Amazon Linux lets dnf ignore a repository that is unreachable or has no valid signature.
+    # Without module_hotfixes, dnf hides pinned versions that are in a non-default module stream.
+    # By default, Amazon Linux ignores a repository that is unreachable or has no valid signature.
     extra = "module_hotfixes=1\nskip_if_unavailable=0\n" if building else ""
     if building and (bundle := os.environ.get("SSL_CERT_FILE", "")):  # dnf ignores the variable
         extra += f"sslcacert={bundle}\n"

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Remove and empty files by glob pattern, in one module run."""
+"""Remove or empty the files that match glob patterns, in one module run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def find(patterns: Iterable[str], spared: frozenset[Path]) -> list[Path]:
 
 
 def find_nonempty(patterns: Iterable[str], spared: frozenset[Path]) -> list[Path]:
-    """Return the matching regular files that are not empty."""
+    """Return the regular files that match the patterns and are not empty."""
     files = (path for path in find(patterns, spared) if path.is_file() and not path.is_symlink())
     return [path for path in files if path.stat().st_size]
 

@@ -104,7 +104,7 @@ Condition = tuple[str, "bytes | None"]  # mode and owner, content of a file
 
 
 class EntryError(Exception):
-    """An entry is invalid or cannot be applied."""
+    """An item of `entries` is invalid or cannot be applied."""
 
 
 def locate(root: Path, dest: str) -> Path:

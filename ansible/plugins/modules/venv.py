@@ -3,8 +3,8 @@
 
 The action plugin of the same name provides the controller's pip, so the image needs none and the result does
 not depend on the machine's pip. Indexes, wheel folders and certificates come from PIP_* in the process
-environment or from the machine's pip configuration. FACTORY_WHEEL_INDEX names an index that is asked only if
-these lack a wheel: every wheel is pinned by hash, so another index adds no risk.
+environment or from the machine's pip configuration. FACTORY_WHEEL_INDEX names an index that is used only if
+the others lack a wheel; every wheel is pinned by hash, so another index adds no risk.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ compiled:
 
 # Without -B, the first import of a file writes byte code with the time of the installation.
 ISOLATED = ("-I", "-B")
-# Message of pip for a wheel that no index has; its name is the first word of the requirement.
+# Patterns in pip's output: a wheel with a wrong hash, a download's progress, a package that no index has.
 MISMATCH = "DO NOT MATCH THE HASHES"
 RECEIVED = re.compile(r"Progress (\d+) of (\d+)")  # with --progress-bar raw
 MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
@@ -86,7 +86,7 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
     file.write_text(join_lines(lines), encoding="utf-8")
     command = [str(interpreter), *ISOLATED, module.params["pip"], "install", "--no-input", "--no-color"]
     command += ["--disable-pip-version-check", "--root-user-action", "ignore"]
-    # Where progress is reported, pip is the locked one of the runtime; others may not know the format.
+    # FACTORY_PROGRESS is set only with the locked pip; other pips may not have --progress-bar raw.
     command += ["--progress-bar", "raw" if os.environ.get(PROGRESS) else "off"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-compile"]
     if "PIP_CACHE_DIR" not in os.environ:
@@ -94,7 +94,7 @@ def install(module: AnsibleModule, interpreter: Path, lines: list[str]) -> None:
     command += ["--requirement", str(file)]
     code, output, errors = run_pip(command)
     if code and MISMATCH in errors and "--no-cache-dir" not in command:
-        # pip neither verifies nor replaces a damaged wheel of its cache.
+        # pip neither verifies nor replaces a damaged wheel in its cache.
         code, output, errors = run_pip([*command, "--no-cache-dir"])
         if not code:
             module.run_command([str(interpreter), *ISOLATED, module.params["pip"], "cache", "purge"])
@@ -133,7 +133,7 @@ def run_pip(command: list[str], environment: dict[str, str] | None = None) -> tu
 
 
 def find_obstacle(url: str) -> str:
-    """Return why a page of an index cannot be read; "" if it can. pip would try five times for each wheel."""
+    """Return why an index page cannot be read, or "". Needed as pip tries five times per wheel."""
     if url.startswith("file:"):
         return ""
     try:
@@ -155,8 +155,8 @@ def compile_sources(interpreter: Path, path: Path) -> int:
     """Byte-compile all sources that have no byte code, on all cores; return the number of files.
 
     The mode checked-hash keeps timestamps out of the byte code and still recompiles edited sources.
-    Files that do not
-    compile (some packages ship templates named .py) are skipped, as by pip.
+    Sources that do not compile are skipped, as by pip: some packages
+    ship templates that are named .py.
     """
     query = [str(interpreter), *ISOLATED, "-c", "import sys; print(sys.implementation.cache_tag)"]
     tag = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
@@ -220,7 +220,7 @@ def main() -> None:
     if lines:
         install(module, interpreter, lines)
     compiled = compile_sources(interpreter, path)
-    # The record is written last, so a run after an interruption finds no record and starts over.
+    # The record file is written last, so a run after an interruption finds no record and starts over.
     record.parent.mkdir(exist_ok=True)
     record.write_text(join_lines(lines), encoding="utf-8")
     module.exit_json(changed=True, compiled=compiled)

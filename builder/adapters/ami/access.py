@@ -26,7 +26,7 @@ _PROGRAMS = {
     "aws": f"{_GUIDE}/cli/latest/userguide/getting-started-install.html",
 }
 _GROUP = "security-group"
-# The journal entries of an instance and of its SSH access have the same name.
+# An instance, its key pair and its security group have the same name in the journal.
 KINDS = ("key-pair", _GROUP, "instance")
 
 
@@ -43,7 +43,7 @@ def interface(settings: AwsSettings) -> str:
 
 
 def session_problems(settings: AwsSettings) -> list[FactoryError]:
-    """Return what Session Manager lacks to reach instances; an empty list if another way is set."""
+    """Return an error for each missing requirement of Session Manager; empty if the site does not use it."""
     found: list[FactoryError] = []
     if settings.ssh_interface != SESSION_MANAGER:
         return found
@@ -69,9 +69,9 @@ def session_proxy(region: str, settings: AwsSettings) -> str:
 
 
 def address_of(instance: Resource, settings: AwsSettings) -> str:
-    """Return the address at which a running instance is reached: the one that Packer selects.
+    """Return the address for SSH to a running instance, the same as Packer selects.
 
-    Session Manager reaches an instance by its id.
+    With Session Manager, the address is the instance id.
     """
     if settings.ssh_interface == SESSION_MANAGER:
         return str(instance["InstanceId"])
@@ -82,9 +82,9 @@ def address_of(instance: Resource, settings: AwsSettings) -> str:
 
 
 def launch_network(settings: AwsSettings, group: str) -> dict[str, Any]:
-    """Return the network arguments of RunInstances: group, subnet, public address and instance profile."""
+    """Return the security group, subnet, public address and instance profile as arguments of RunInstances."""
     subnet = {"SubnetId": settings.subnet} if settings.subnet else {}
-    # The agent of Session Manager needs the permissions of the profile.
+    # The SSM Agent needs the permissions of the instance profile.
     is_session = settings.ssh_interface == SESSION_MANAGER
     profile = {"IamInstanceProfile": {"Name": settings.instance_profile}} if is_session else {}
     if settings.public_address is None or not subnet:

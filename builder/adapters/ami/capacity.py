@@ -1,6 +1,6 @@
 """Instance types and subnets to try in order, until EC2 has capacity for an instance.
 
-Only a lack of capacity leads to the next attempt: a mistake would fail everywhere.
+Only a lack of capacity leads to the next attempt: other errors would occur again.
 """
 
 import re
@@ -34,7 +34,7 @@ class Attempt:
 
 
 class NoCapacityError(Exception):
-    """Raised by an attempt after which the next one may succeed; `reason` is EC2's message."""
+    """Failure of an attempt after which the next attempt may succeed; `reason` is the error message."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -42,7 +42,7 @@ class NoCapacityError(Exception):
 
 
 def attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
-    """Return the attempts of a site: each instance type in all subnets, then the next type."""
+    """Return the attempts to start an instance: a type in all subnets, then the next type in all subnets."""
     types = settings.instance_types or (default_type,)
     subnets = dict.fromkeys((settings.subnet, *settings.subnets))
     pairs = [(name, subnet) for name in types for subnet in subnets]
@@ -53,7 +53,7 @@ def attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
 
 
 def build_attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
-    """Return the attempts of a build: first spot instances in all subnets, if the site wants them."""
+    """Return the attempts of a build: spot instances in all subnets if `spot` is set, then on demand."""
     on_demand = attempts(settings, default_type)
     if not settings.spot:
         return on_demand
@@ -65,16 +65,17 @@ def build_attempts(settings: AwsSettings, default_type: str) -> list[Attempt]:
 
 
 def require_consistent(settings: AwsSettings) -> None:
-    """Refuse spot instances in a capacity reservation, which holds only instances on demand."""
+    """Raise UsageError for spot with a capacity reservation, which holds only on-demand instances."""
     if settings.spot and settings.capacity != "none":
         raise UsageError(
-            f'aws.spot is true and aws.capacity is "{settings.capacity}", but no reservation has spot',
-            hint="remove one of the two from [aws] of site.toml",
+            f'aws.spot is true and aws.capacity is "{settings.capacity}",'
+            " but a capacity reservation has no spot instances",
+            hint="remove spot or capacity from [aws] in site.toml",
         )
 
 
 def reservation(capacity: str) -> dict[str, str]:
-    """Return the preference for capacity reservations, and the id of a reservation; one is empty."""
+    """Split the setting `capacity` into a preference and the id of a reservation; one of them is empty."""
     is_id = capacity.startswith("cr-")
     return {"preference": "" if is_id else capacity, "reservation": capacity if is_id else ""}
 
@@ -89,12 +90,12 @@ def launch_reservation(capacity: str) -> dict[str, Any]:
 
 
 def lacks_capacity(text: str) -> bool:
-    """True if an error message of EC2 says that it has no capacity."""
+    """True if an error message says that EC2 has no capacity."""
     return _LACKS.search(text) is not None
 
 
 def lack_of(error: Exception) -> str:
-    """Return the message of a botocore error that says that EC2 has no capacity; "" for other errors."""
+    """Return the message of a botocore error if it reports a lack of EC2 capacity, otherwise ""."""
     text = f"{code_of(error)}: {error}"
     return str(error) if lacks_capacity(text) else ""
 

@@ -62,7 +62,7 @@ Host *
 def ssh_config(
     *, user: str, port: int, key: Path, host: HostKey, sockets: Path, proxy_command: str = ""
 ) -> str:
-    """Return the configuration of ssh for an instance; it accepts no other host key than `host`."""
+    """Return an ssh configuration for an instance that accepts only the host key `host`."""
     text = _LOGIN.format(
         user=user,
         port=port,
@@ -156,7 +156,7 @@ class MachineChecker:
 
     @property
     def _dollars_per_hour(self) -> float | None:
-        """The price of an instance with the hardware of the site; None for the build's type or if unknown."""
+        """Price of the site's instance type for checks; None if no type is set or its price is unknown."""
         return self.hardware.facts.dollars_per_hour if self.hardware and self.hardware.facts else None
 
     def _machines(self, plan: Plan) -> int:
@@ -165,7 +165,7 @@ class MachineChecker:
     def _capabilities(
         self, plan: Plan, instances: Sequence[Resource], config: Path, host: HostKey
     ) -> dict[str, Value]:
-        """Return the capabilities of the hardware; `peer` is the second machine, with its login user."""
+        """Return the capabilities of the hardware; `peer` is USER@ADDRESS of the second machine."""
         if self.hardware is None or self.account.is_on_this_machine:
             return {}
         found = self.hardware.capabilities(self.settings)
@@ -183,7 +183,9 @@ class MachineChecker:
             done = process.run(argv, timeout_s=120, cancelled=self.run.cancelled)
             if done.code != 0:
                 raise CheckError(
-                    f"{address}: {done.tail}", hint="see the command below", details=done.details
+                    f"a command on {address} failed: {done.tail}",
+                    hint="see the command below",
+                    details=done.details,
                 )
             return done.output
 
@@ -191,7 +193,7 @@ class MachineChecker:
 
     @contextmanager
     def _instances(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[Sequence[Resource]]:
-        """Start instances of `ami`, yield them running, and terminate them afterwards unless one is kept."""
+        """Yield running instances of `ami`; terminate them at the end of the block unless one is kept."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
         wanted = self.settings
@@ -211,7 +213,7 @@ class MachineChecker:
                     ec2.terminate_instances(InstanceIds=started)
 
     def _start(self, plan: Plan, ami: str, access: Access, host: HostKey, attempt: Attempt) -> list[str]:
-        """Start the instances and return their ids; raise NoCapacityError if EC2 has none for them."""
+        """Start the instances and return their ids; raise NoCapacityError if EC2 lacks capacity."""
         from botocore.exceptions import ClientError
 
         count = self._machines(plan)

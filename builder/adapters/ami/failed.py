@@ -1,7 +1,7 @@
-"""Keep the instance of a failed AMI build or check for a look inside, with its key pair and group.
+"""Keep the instance of a failed AMI build or check for debugging, with its key pair and security group.
 
-With `--keep-failed`, Packer leaves the instance to the builder. The journal records it, so that no build
-removes it meanwhile.
+With `--keep-failed`, Packer does not terminate the instance. The journal records the instance, so that no
+other build removes it.
 """
 
 import shlex
@@ -36,7 +36,7 @@ Host {instance}
 
 @dataclass(frozen=True, kw_only=True)
 class FailedInstances:
-    """Keeps the instances of one run's failures."""
+    """Keeps the instances of the failed builds and checks of one run."""
 
     account: Account
     settings: AwsSettings
@@ -47,9 +47,9 @@ class FailedInstances:
 
     @contextmanager
     def kept(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> Iterator[None]:
-        """Keep the instance with these tags if the block fails; add to the hint how to enter and remove it.
+        """Keep the instance with these tags if the block fails; add commands for it to the error's hint.
 
-        An instance that does not run is terminated. After an interrupt, the end of the run terminates it.
+        An instance that is not running is terminated. An interrupted run terminates all its instances.
         """
         try:
             yield
@@ -58,7 +58,7 @@ class FailedInstances:
             raise
 
     def keep(self, plan: Plan, access: Access, tags: Mapping[str, str]) -> list[str]:
-        """Keep the instance with these tags; return how to enter and remove it, or why it was not kept."""
+        """Keep the instance with these tags; return commands to enter and remove it, or an error text."""
         if self.run.cancelled.is_set():
             return []
         try:
@@ -89,7 +89,7 @@ class FailedInstances:
         return [instance for reservation in found for instance in reservation["Instances"]]
 
     def _write_login(self, plan: Plan, access: Access, instance: Resource) -> Path:
-        """Move the private key to the journal's folder, and write a configuration of ssh for the instance."""
+        """Move the private key to the journal's folder, and write an ssh configuration for the instance."""
         assert plan.system.ami is not None
         folder, name = journal.held_folder(self.run.workspace, self.run.name), instance["InstanceId"]
         private.make_folder(folder)

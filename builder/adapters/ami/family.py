@@ -18,7 +18,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """An AMI or one of its copies, with EC2's description of it."""
+    """An AMI or a copy of an AMI, as EC2 describes it."""
 
     ref: AmiRef
     image: Resource
@@ -41,7 +41,7 @@ def regions_of(account: Account) -> tuple[str, ...]:
 def in_all_regions(
     account: Account, regions: Sequence[str], list_region: Callable[[str], Iterable[_Item]]
 ) -> list[_Item]:
-    """Return the items of all regions but those that a policy denies; the site's own region is required."""
+    """List the items of all regions; skip regions that a policy denies, except the site's own region."""
 
     def list_usable(region: str) -> Iterable[_Item]:
         try:
@@ -114,9 +114,9 @@ def retire(
     force: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Delete an AMI's SSM parameters, then its copies, then the AMI itself, all with their snapshots.
+    """Delete an AMI's SSM parameters, then its copies and the AMI itself with their snapshots.
 
-    An interrupted call can be repeated.
+    After an interruption, the function can be called again.
     """
     members = family(account, ami, regions)
     require_built(members)

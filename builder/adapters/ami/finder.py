@@ -1,4 +1,4 @@
-"""Find finished AMIs in an account; the tags that an AMI and the temporary resources of its build have."""
+"""Find finished AMIs in an account; define the tags of AMIs and of the temporary resources of builds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def artifact(
     seconds: float,
     below: tuple[LayerResult, ...] = (),
 ) -> Artifact:
-    """Return the Artifact of an image that EC2 has described, without a size: EC2 knows that of its disk.
+    """Return the Artifact of a described image, without a size: EC2 reports only the size of the disk.
 
     `below` has the results of the checkpoints that the image is based on.
     """

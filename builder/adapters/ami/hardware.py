@@ -1,7 +1,7 @@
 """The hardware on which an AMI is checked: network cards, capacity, capabilities, two connected machines.
 
-The instance type comes from [checks] in site.toml. Without it, the checks run on the type of the build, and
-those that need an accelerator are skipped.
+The instance type comes from [checks] in site.toml. By default, checks run on the build's instance type, and
+checks that need an accelerator are skipped.
 """
 
 import re
@@ -22,21 +22,21 @@ _BLOCK = "capacity-block"
 _USABLE = "active"
 _NCCL = "nccl_tests"
 _PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]+")
-# Interfaces of a type with many cards: the first has an address, the others carry only EFA's own traffic.
+# On instances with many network cards, the first card has an IP address; the others carry only EFA traffic.
 _EFA, _EFA_ONLY, _PLAIN = "efa", "efa-only", "interface"
 Say = Callable[[str], str]  # runs a command on a machine as the login user and returns its output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """Instance type for the checks; `facts` is None if the catalog has no size of its family."""
+    """Instance type for the checks; `facts` is None if the catalog has no type of its family."""
 
     type: str
     capacity: str
     facts: Instance | None
 
     def require_fits(self, plan: Plan) -> None:
-        """Refuse an instance type of another architecture than the AMI."""
+        """Raise UsageError if the instance type has another architecture than the AMI."""
         if self.facts and self.facts.arch != plan.arch:
             raise UsageError(
                 f"checks.instance is {self.type}, an instance for {self.facts.arch}, but the AMI of"
@@ -45,7 +45,7 @@ class Hardware:
             )
 
     def capabilities(self, settings: AwsSettings) -> dict[str, Value]:
-        """Return the capabilities of an instance in an account; a rehearsed instance has none of them."""
+        """Return the capabilities of a real instance of this type; a rehearsed instance has none of them."""
         facts = self.facts
         return {
             "kernel": True,
@@ -56,7 +56,7 @@ class Hardware:
         }
 
     def machines(self, plan: Plan, settings: AwsSettings) -> int:
-        """Return 2 if the checks include an NCCL run between machines, which needs GPUs and EFA."""
+        """Return the number of machines for the checks: 2 for an NCCL test, which needs GPUs and EFA."""
         own = self.capabilities(settings)
         return 2 if own["gpu"] and own["efa-device"] and _NCCL in plan.components else 1
 
@@ -98,7 +98,7 @@ class Hardware:
         return {"NetworkInterfaces": found, **profile}
 
     def reservation(self, account: Account, settings: AwsSettings) -> dict[str, Any]:
-        """Return the arguments of RunInstances for a reservation; a capacity block is a market of its own."""
+        """Return the arguments of RunInstances for a reservation; a capacity block needs a MarketType."""
         if not self.capacity.startswith("cr-"):
             return launch_reservation(self.capacity)
         with calling_aws(f"describing {self.capacity}"):
@@ -107,9 +107,10 @@ class Hardware:
             )["CapacityReservations"]
         if found["State"] != _USABLE:
             raise MissingError(
-                f"{self.capacity} is in state '{found['State']}', from {found.get('StartDate', 'unknown')}"
+                f"{self.capacity} is in state '{found['State']}',"
+                f" valid from {found.get('StartDate', 'unknown')}"
                 f" to {found.get('EndDate', 'any time')}",
-                hint="build while it is active, or correct capacity in [checks] of site.toml",
+                hint="build while the reservation is active, or correct capacity in [checks] of site.toml",
             )
         market = {"InstanceMarketOptions": {"MarketType": _BLOCK}}
         zone = {} if settings.subnet else {"Placement": {"AvailabilityZone": found["AvailabilityZone"]}}
@@ -118,7 +119,7 @@ class Hardware:
 
 
 def of_site(checks: CheckSettings, aws: AwsSettings, instances: Mapping[str, Instance]) -> Hardware | None:
-    """Return the hardware that a site's checks run on; None if the site leaves it to the target."""
+    """Return the hardware that a site sets for checks; None selects the build's instance type."""
     if not checks.instance:
         return None
     capacity = checks.capacity or aws.capacity
@@ -126,7 +127,7 @@ def of_site(checks: CheckSettings, aws: AwsSettings, instances: Mapping[str, Ins
 
 
 def _facts(name: str, instances: Mapping[str, Instance]) -> Instance | None:
-    """Return the facts of a type; for a size that the catalog lacks, what its whole family has in common."""
+    """Return the facts of an instance type; for a type not in the catalog, only the facts of its family."""
     if name in instances:
         return instances[name]
     family = (each for each in instances.values() if each.name.partition(".")[0] == name.partition(".")[0])

@@ -1,8 +1,8 @@
-"""List and delete everything in an account that builds ever created, in all regions, for any builder.
+"""List and delete all resources that any builder created in an account, in all regions.
 
-A resource belongs to the factory if it has the tags of a run and of a builder, which every creating request
-sets. SSM parameters belong to it if they are below the site's prefix and point to such an image, stacks if
-they have the tag of `builder deploy`.
+A resource belongs to the factory if it has the tags of a run and of a builder. Every request that creates a
+resource sets these tags. An SSM parameter belongs to the factory if it is below the site's prefix and points
+to an image of the factory, and a stack if it has the tag of `builder deploy`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ _ALIVE = ("pending", "running", "stopping", "stopped", "shutting-down")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Resource in a region; `kind` is a key of the table of deletions."""
+    """Resource in a region; `kind` is a key of `_DELETIONS`."""
 
     kind: str
     region: str
@@ -38,7 +38,7 @@ class Item:
         return f"{self.region} {self.kind} {self.id}"
 
 
-# Descriptions of EC2 by kind of resource: operation, key of the answer, key of the id, and further filters.
+# By kind of resource: EC2's describe operation, the keys of the list and of the id, and additional filters.
 _LISTINGS: Mapping[str, tuple[str, str, str, Mapping[str, tuple[str, ...]]]] = {
     "key pair": ("describe_key_pairs", "KeyPairs", "KeyName", {}),
     "security group": ("describe_security_groups", "SecurityGroups", "GroupId", {}),
@@ -106,7 +106,7 @@ def _stacks(account: Account, region: str, note: Callable[[str], object]) -> Ite
 
 
 def _shares(account: Account, region: str) -> list[tuple[str, str]]:
-    """Return (ARN, name) of the resource shares; none if the caller may not list them, nor create any."""
+    """Return (ARN, name) of the RAM resource shares; empty if the caller may not list resource shares."""
     try:
         return list(own_shares(account, region))
     except MissingError as error:
@@ -138,7 +138,7 @@ def _text(resource: Resource) -> str:
 
 
 def delete(account: Account, items: Iterable[Item], say: Callable[[str], object]) -> None:
-    """Delete resources in the given order; those that are gone already are no error."""
+    """Delete resources in the given order; a resource that no longer exists is not an error."""
     for item in items:
         say(str(item))
         _DELETIONS[item.kind](account, item)

@@ -31,7 +31,7 @@ _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 class Janitor:
     """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay.
 
-    `held` has the ids of instances that must stay, by the name of their key pair and group. `spot_keys` has
+    `held` maps the key pair's name of each instance that must stay to the instance id. `spot_keys` has
     the names of the key pairs with which the run has asked for spot instances.
     """
 
@@ -51,8 +51,8 @@ class Janitor:
     def sweep(self) -> list[str]:
         """Delete all resources of the run, dependents first, and return their ids.
 
-        Looks again until EC2 lists every resource whose request it has carried out, even if the answer to
-        the request was lost. Raises BuildError for a security group that is still in use, after deleting
+        Repeats for `appear_s` seconds, since EC2 may list a resource late, even one for which the response to
+        its request was lost. Raises BuildError for a security group that is still in use, after deleting
         everything else.
         """
         last_s = monotonic() + self.account.appear_s
@@ -114,7 +114,7 @@ class Janitor:
             )
 
     def _groups(self) -> None:
-        """Delete security groups; an instance that uses one of them may be listed only later."""
+        """Delete the run's security groups; terminate instances that use one and that EC2 lists late."""
         for group in self._all("describe_security_groups", "SecurityGroups", self._run_filter()):
             name = group["GroupId"]
             if group["GroupName"] in self.held:
@@ -128,7 +128,7 @@ class Janitor:
         self._terminate(self._instances())
 
     def _spot(self) -> None:
-        """Delete launch templates and fleets; a fleet would take an instance along that must stay."""
+        """Delete launch templates and fleets, unless an instance must stay: its fleet would terminate it."""
         if self.spot_keys and not self.held:
             found = spot.delete_all(self.account, self.region, self.spot_keys, self.own.tags)
             self.removed.extend(found)

@@ -100,11 +100,11 @@ def checkpoint_job(
 
 
 def _after(plan: Plan, start: Start, depth: int | None = None) -> tuple[str, ...]:
-    """Return the components of the layers that an image does not have, up to the layer at `depth`."""
+    """Return the components of the plan's layers that `start` lacks, up to the layer at `depth`."""
     return tuple(component for layer in plan.layers[start.depth : depth] for component in layer.components)
 
 
 def image_name(plan: Plan, run: str, checkpoint: str = "") -> str:
-    """Return a unique name that sorts by time within a target and fits EC2's limit of 128 characters."""
+    """Return a unique AMI name that sorts by time within a target and fits EC2's limit of 128 characters."""
     words = (plan.target.name, plan.system.name, plan.stack.name, checkpoint)
     return "-".join(filter(None, words))[: 127 - len(run)] + f"-{run}"

@@ -60,7 +60,7 @@ def account_id_of(account: Account) -> str:
 
 @contextmanager
 def permanent(run: Run, account: Account, kind: str, name: str, *, region: str = "") -> Iterator[Creation]:
-    """Record the creation of a resource that is kept; on an error its entry stays open, without an id."""
+    """Record the creation of a resource that is kept; on an error, the journal entry stays open."""
     fields = _fields(run, account, kind, name, region)
     _write(run, _BEGUN, fields)
     created = Creation()
@@ -70,9 +70,9 @@ def permanent(run: Run, account: Account, kind: str, name: str, *, region: str =
 
 @contextmanager
 def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> Iterator[Callable[[str], None]]:
-    """Record resources that are deleted by the end of the block; on an error their entries stay open.
+    """Record resources that are deleted by the end of the block; on an error their journal entries stay open.
 
-    Yields a function that takes a kind and keeps its entry open, for a resource that could not be deleted.
+    Yields a function that keeps the entry of a kind open, for a resource that could not be deleted.
     """
     entries = [_fields(run, account, kind, name, "") for kind in kinds]
     kept: set[str] = set()
@@ -86,12 +86,12 @@ def temporary(run: Run, account: Account, kinds: Sequence[str], name: str) -> It
 
 
 def hold(run: Run, account: Account, name: str, instance: str) -> None:
-    """Record an instance that stays after a failure; `name` is that of its key pair and group."""
+    """Record an instance that is kept after a failure; its key pair and security group have the same name."""
     _write(run, _HELD, {**_fields(run, account, "instance", name, ""), "id": instance})
 
 
 def held_folder(workspace: Workspace, run: str) -> Path:
-    """Return the folder for the SSH keys of a run's held instances; `delete` removes it."""
+    """Return the folder for the SSH keys of a run's kept instances; `delete` removes the folder."""
     return folder_of(workspace) / run
 
 
@@ -114,7 +114,7 @@ _writing = threading.Lock()
 
 
 def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
-    """Append a line and sync it to disk; sync the folder as well when the file is new."""
+    """Append a line to a journal and sync it to disk; sync the folder as well when the file is new."""
     path = path_of(run.workspace, run.name)
     line = json.dumps({"at": now(), "event": event, **fields}) + "\n"
     with _writing:
@@ -134,7 +134,7 @@ def _write(run: Run, event: str, fields: dict[str, Any]) -> None:
 
 
 def close(workspace: Workspace, run: str, entries: Iterable[Entry]) -> None:
-    """Record that these resources are gone; a partial last line, which is ignored, is removed."""
+    """Record in a run's journal that resources are deleted; remove a partial last line of the journal."""
     path = path_of(workspace, run)
     with _writing:
         text = path.read_text(encoding="utf-8")
@@ -147,7 +147,7 @@ def close(workspace: Workspace, run: str, entries: Iterable[Entry]) -> None:
 
 
 def read(workspace: Workspace, run: str) -> list[Entry]:
-    """Return a run's entries, except those of deleted resources; entries of complete resources have an id.
+    """Return a run's journal entries without those of deleted resources; complete resources have an id.
 
     A killed run may leave a partial last line, which is ignored: its resource was never requested. Raises
     MissingError if another line cannot be read, because it may concern any of the resources.
@@ -176,7 +176,7 @@ def read(workspace: Workspace, run: str) -> list[Entry]:
 
 
 def _parse(line: bytes) -> tuple[str, Entry]:
-    """Return the event and the entry of a line; ignores keys that newer versions add."""
+    """Return the event and the entry of a journal line; ignores keys that newer builders add."""
     table = json.loads(line)
     if not isinstance(table, dict):
         raise ValueError("not a JSON object")
@@ -186,7 +186,7 @@ def _parse(line: bytes) -> tuple[str, Entry]:
     if event not in (_BEGUN, _KEPT, _GONE, _HELD):
         raise ValueError(f"unknown event {event!r}")
     if wrong := [names.get(field, field) for field, value in values.items() if not isinstance(value, str)]:
-        raise ValueError(f"no valid {wrong[0]}")
+        raise ValueError(f"key {wrong[0]!r} is missing or not a string")
     texts = {field: str(value) for field, value in values.items()}
     return event, Entry(**texts, is_held=event == _HELD)
 
@@ -200,7 +200,7 @@ def _unreadable(path: Path, problem: str) -> MissingError:
 
 
 def begun(workspace: Workspace, run: str) -> datetime.datetime | None:
-    """Return the time of the journal's first entry, before any resource of its run; None if unreadable."""
+    """Return the time of a journal's first entry, which predates the run's resources; None if unreadable."""
     try:
         with path_of(workspace, run).open(encoding="utf-8") as file:
             moment = datetime.datetime.fromisoformat(json.loads(file.readline())["at"])
@@ -216,7 +216,7 @@ def runs(workspace: Workspace) -> list[str]:
 
 
 def delete(workspace: Workspace, run: str) -> None:
-    """Delete a run's journal, once each of its resources is deleted or has a receipt."""
+    """Delete a run's journal; the caller ensures that each resource is deleted or has a receipt."""
     import shutil
 
     shutil.rmtree(held_folder(workspace, run), ignore_errors=True)

@@ -29,7 +29,7 @@ from builder.site import AwsSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """A complete checkpoint with EC2's description of it."""
+    """A complete checkpoint; `image` is EC2's description of its AMI."""
 
     checkpoint: Checkpoint
     image: Resource
@@ -40,7 +40,7 @@ class Kept:
 
     @property
     def saves_s(self) -> float:
-        """The build time of its layers, measured when it was made; 0 if unknown."""
+        """The build time of the checkpoint's layers, as measured by the build; 0 if unknown."""
         text = tags_of(self.image).get(SECONDS_TAG, "")
         return float(text) if text.isdecimal() else 0.0
 
@@ -50,7 +50,7 @@ class Kept:
 
 
 def is_encrypted(plan: Plan, settings: AwsSettings) -> bool:
-    """True if the AMIs of a plan are encrypted at a site."""
+    """True if the site encrypts AMIs and the plan's target allows encryption."""
     assert plan.target.ami is not None
     return settings.encrypt and plan.target.ami.encryptable
 
@@ -65,7 +65,7 @@ def disk_of(plan: Plan, settings: AwsSettings) -> str:
 def tags_for(
     plan: Plan, checkpoint: Checkpoint, common: Mapping[str, str], settings: AwsSettings
 ) -> dict[str, str]:
-    """Return the tags of an incomplete checkpoint; `common` has those of the plan's AMI."""
+    """Return the tags of an incomplete checkpoint; `common` has the tags of the plan's AMI."""
     kept = {name: value for name, value in common.items() if name not in (TARGET_TAG, KEY_TAG)}
     label = f"{plan.target.name}/{checkpoint.name}"
     return {**kept, LAYER_TAG: label, DISK_TAG: disk_of(plan, settings)}
@@ -78,7 +78,7 @@ def complete(account: Account, ami: str, checkpoint: Checkpoint, *, seconds: flo
 
 
 def deepest(account: Account, plan: Plan, wanted: Iterable[Checkpoint], settings: AwsSettings) -> Kept | None:
-    """Return the deepest of the wanted checkpoints that a build of the plan can start from."""
+    """Return the checkpoint in `wanted` with the most layers that a build of the plan can start from."""
     for checkpoint in sorted(wanted, key=lambda each: -len(each.layers)):
         for image in account.images({CHECKPOINT_TAG: checkpoint.key}):
             if _is_usable(image, plan, settings):
@@ -118,9 +118,9 @@ class Removable:
 
 
 def removable(account: Account, builder: str, *, keep_last: int) -> list[Removable]:
-    """Return what this builder may delete: all but the newest `keep_last` checkpoints of each group.
+    """Return the checkpoints that this builder may delete: all but the newest `keep_last` of each group.
 
-    A group has the same target, layer and system. The result includes snapshots that remain because the
+    A group is one target, layer and system. The result includes snapshots that remain because the
     deletion of their checkpoint was interrupted.
     """
     own = [image for image in account.images_with_tag(CHECKPOINT_TAG) if _belongs(image, builder)]

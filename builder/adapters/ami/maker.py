@@ -56,7 +56,7 @@ _CA = "/var/cache/factory-ca.pem"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AmiMaker:
-    """Builds AMIs, with one instance per plan; thread-safe."""
+    """Builds AMIs, with one instance at a time per plan; thread-safe."""
 
     account: Account
     settings: AwsSettings
@@ -167,7 +167,7 @@ class AmiMaker:
         return checkpointed(made, seconds=start.seconds + seconds), result
 
     def _reuse(self, plan: Plan, found: Kept) -> tuple[Start, LayerResult]:
-        """Report a checkpoint that the build starts from."""
+        """Report that the build starts from an existing checkpoint, and return its result."""
         checkpoint = found.checkpoint
         with self._step(plan, checkpoint.name, checkpoint.key, checkpoint.components) as end:
             end.update(text=f"{found.ami}, a checkpoint in this account", outcome="reused")
@@ -181,13 +181,13 @@ class AmiMaker:
         return self.events.step(f"{plan.target.name}/{name}", title, target=plan.target.name, key=key)
 
     def _capture(self, job: Job, finish: Callable[[str], None]) -> tuple[Resource, float]:
-        """Build an image and record it in the journal; return it and the build time. `finish` gets its id."""
+        """Build an image, record it in the journal and call `finish`; return the image and the build time."""
         with (
             self._step(job.plan, job.name, job.key, job.components) as end,
             journal.permanent(self.run, self.account, job.kind, job.image_name) as created,
         ):
             ami = self._build(job)
-            # The end of the run deletes an image whose journal entry has no id.
+            # After an error here, the journal entry has no id, so the end of the run deletes the image.
             require_unchanged(self.root, job.plan.layers)
             image = self.account.image(ami)
             if image is None or image["State"] != "available":
@@ -242,7 +242,7 @@ class AmiMaker:
                 ami = self._run_packer(job, table)
             except NoCapacityError as error:
                 lack = error
-            # Other targets of the run may be building on spot instances: only the fleets of this job.
+            # Delete only the fleets of this job: other targets of the run may be building on spot instances.
             own = {**ownership(self.run.workspace, self.run.name).tags, "Name": job.image_name}
             spot.delete_all(self.account, self.account.region, [job.access.key.name], own)
         if lack:
@@ -284,9 +284,9 @@ class AmiMaker:
         return found[self.account.region]
 
     def _lack(self, job: Job, log: PackerLog, *, is_spot: bool) -> str:
-        """Return why another instance may succeed where this one failed; "" if it would fail as well.
+        """Return why the build may succeed on another instance; "" if it would fail there as well.
 
-        Any failure to start a spot instance counts: on demand, a mistake fails with a better message.
+        Any failure to start a spot instance counts: on-demand instances give better error messages.
         """
         if not log.is_started:
             return (log.error or "Packer gave no reason") if is_spot or lacks_capacity(log.error) else ""

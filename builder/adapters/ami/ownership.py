@@ -1,6 +1,6 @@
 """Proof that a run of this builder created a resource in an account; without it nothing is deleted.
 
-The proof is the random ID of the builder's home in a tag. Old versions of Packer create an image without
+The proof is the random ID of the builder's home in a tag. Old versions of Packer create images without
 tags: then its name and its creation time are the proof.
 """
 
@@ -55,7 +55,7 @@ def ownership(workspace: Workspace, run: str) -> Ownership:
 
 
 def has_id(workspace: Workspace) -> bool:
-    """True if a home has an ID: otherwise it has created no resources."""
+    """True if the builder's home has an ID; without an ID, no run of this home has created resources."""
     return _path(workspace).exists()
 
 
@@ -64,7 +64,7 @@ def _path(workspace: Workspace) -> Path:
 
 
 def builder_id(workspace: Workspace) -> str:
-    """Return the random ID of a home; create it on first use."""
+    """Return the random ID of the builder's home; create it on first use."""
     path = _path(workspace)
     if not path.exists():
         _create(path)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 _MACHINE_LINE = re.compile(r"^\d+,[^,]*,(?P<kind>[^,]+),(?P<text>.*)$")
 _SOURCE = re.compile(r"(==> |--> |    )?(ami\.)?amazon-ebs\.image: +")
-# Packer says this before it connects to the instance, so no output of the instance can come before it.
+# Packer prints this line before it connects to the instance, so the instance cannot print it first.
 _INSTANCE = re.compile(r"Waiting for instance \((i-[0-9a-f]{8,17})\) to become ready\.\.\.")
-# Packer 1.6 names a spot instance in this way only.
+# Packer 1.6 prints the id of a spot instance only in this format.
 _SPOT = "Launching a spot AWS instance..."
 _SPOT_INSTANCE = re.compile(r"Instance ID: (i-[0-9a-f]{8,17})")
 _PLAY_EVENT = '{"event"'
@@ -29,7 +29,7 @@ class Message:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the text; Packer escapes all line ends, including those in JSON strings."""
+        """The lines of the message's text; Packer escapes all line ends, including those in JSON strings."""
         return self.text.replace("\\r", "").split("\\n")
 
 

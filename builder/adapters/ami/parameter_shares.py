@@ -57,7 +57,7 @@ def is_shared(account: Account, region: str, names: Iterable[str], sharing: Shar
 
 
 def own_shares(account: Account, region: str) -> list[tuple[str, str]]:
-    """Return (ARN, name) of the resource shares that a builder created; none if they may not be listed."""
+    """Return (ARN, name) of the resource shares that a builder created; empty if AWS denies the list."""
     tag = {"tagKey": BUILDER_TAG}
     found: list[tuple[str, str]] = []
     with calling_aws(f"listing resource shares in {region}"), ignoring("AccessDeniedException"):
@@ -77,7 +77,7 @@ def delete_share(account: Account, region: str, arn: str) -> None:
 
 
 def _find(ram: Any, name: str) -> str | None:
-    """Return the ARN of this account's resource share with a name."""
+    """Return the ARN of this account's resource share named `name`."""
     pages = ram.get_paginator("get_resource_shares").paginate(resourceOwner="SELF", name=name)
     found = [share for page in pages for share in page["resourceShares"] if share["status"] in _LIVE]
     return str(found[0]["resourceShareArn"]) if found else None

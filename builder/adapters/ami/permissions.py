@@ -79,7 +79,7 @@ GRANTS: tuple[Grant, ...] = (
         ),
         when=DOCTOR,
     ),
-    # `builder lock` reads the ids of source AMIs. AWS owns these parameters: their ARNs have no account.
+    # `builder lock` reads source AMIs from SSM parameters that AWS owns: their ARNs have no account id.
     Grant(
         name="PublicParameters",
         actions=("ssm:GetParameter",),
@@ -111,7 +111,7 @@ GRANTS: tuple[Grant, ...] = (
         actions=("ec2:DescribeCapacityReservations",),
         when="check reservation",
     ),
-    # Two machines of the checks talk to each other over EFA.
+    # The two instances of an NCCL check communicate over EFA.
     Grant(
         name="GroupWithin",
         actions=("ec2:AuthorizeSecurityGroupEgress",),
@@ -119,7 +119,7 @@ GRANTS: tuple[Grant, ...] = (
         condition=_HAS_RUN_TAG,
         when="hardware",
     ),
-    # Packer does not tag its launch template. A fleet starts its instance in the name of the caller.
+    # Packer does not tag its launch template. A fleet starts its instance with the permissions of the caller.
     Grant(
         name="SpotTemplate",
         actions=("ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),
@@ -160,7 +160,7 @@ GRANTS: tuple[Grant, ...] = (
         condition={"StringEquals": {"iam:AWSServiceName": ["spot.amazonaws.com", "ec2fleet.amazonaws.com"]}},
         when="spot",
     ),
-    # Packer 1.6 tags neither the fleet nor the instance and its volume in its requests.
+    # The requests of Packer 1.6 tag neither the fleet nor the instance nor its volume.
     Grant(
         name="SpotUntagged",
         actions=("ec2:CreateFleet", "ec2:CreateTags", "ec2:RunInstances", "ec2:TerminateInstances"),
@@ -270,7 +270,7 @@ GRANTS: tuple[Grant, ...] = (
         ),
         when="publish",
     ),
-    # RAM puts a resource policy on each parameter in the name of the caller.
+    # AWS RAM sets a resource policy on each SSM parameter, with the permissions of the caller.
     Grant(
         name="ParameterPolicies",
         actions=("ssm:GetResourcePolicies", "ssm:PutResourcePolicy"),
@@ -408,7 +408,7 @@ def needs(plan: Plan, settings: AwsSettings, checks: CheckSettings = _NO_CHECKS)
 
 
 def features(settings: AwsSettings, checks: CheckSettings = _NO_CHECKS, *, encryptable: bool) -> set[str]:
-    """Return the features of a site's settings for targets whose AMIs can be encrypted or not."""
+    """Return the features that a site's settings need; `encryptable`: a target's AMI can be encrypted."""
     of_checks = (checks.capacity or settings.capacity) if checks.instance else ""
     optional = {
         "group": not settings.security_group,
@@ -429,7 +429,7 @@ def features(settings: AwsSettings, checks: CheckSettings = _NO_CHECKS, *, encry
 
 
 def policy(wanted: Iterable[str], settings: AwsSettings, *, partition: str = "aws") -> dict[str, Any]:
-    """Return a policy document with the grants for these features, in the order of the table."""
+    """Return a policy document with the grants for these features, in the order of GRANTS."""
     wanted = set(wanted)
     words = {
         "partition": partition,
@@ -456,5 +456,5 @@ def _statement(grant: Grant, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def allows(document: Mapping[str, Any], service: str, action: str) -> bool:
-    """True if a policy allows a call on any resource."""
+    """True if a policy allows a call on at least one resource."""
     return any(f"{service}:{action}" in statement["Action"] for statement in document["Statement"])

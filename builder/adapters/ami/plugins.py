@@ -1,7 +1,7 @@
-"""Packer's plugins: the locked files alone, in a folder that Packer searches instead of the user's.
+"""Install the locked Packer plugins in a folder that Packer searches instead of the user's folder.
 
 Archives stay in the cache of the builder and are compared with the lock before each use. Packer silently
-ignores a plugin without the digest of its file beside it.
+ignores a plugin that has no digest file beside it.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def _unpack(plugin: Plugin, archive: Path, folder: Path) -> None:
 
 
 def _member(archive: Path, pattern: re.Pattern[str]) -> tuple[str, bytes]:
-    """Return name and content of the only member that matches; ("", b"") if there is no such member."""
+    """Return name and content of the only archive member that matches `pattern`, otherwise ("", b"")."""
     if not zipfile.is_zipfile(archive):
         return "", b""
     with zipfile.ZipFile(archive) as found:

@@ -137,7 +137,7 @@ class AmiPublisher:
         return self.settings.share_parameters and bool(self.sharing)
 
     def _is_readable(self, region: str, names: Iterable[str]) -> bool:
-        """True if the site shares no parameters, or if all accounts that may use the image can read these."""
+        """True if the site shares no SSM parameters, or if all accounts in `sharing` can read these."""
         prefix = self.settings.parameters
         return not self._shares_parameters or parameter_shares.is_shared(
             self.account, region, names, self.sharing, prefix=prefix
@@ -163,7 +163,7 @@ class AmiPublisher:
         self.say(f"readable by other accounts: {', '.join(shared)}")
 
     def _require_newer(self, home: AmiRef, image: Resource, names: Names) -> None:
-        """Refuse to move a parameter from an image to an older one, in any region."""
+        """Raise PublishError if an SSM parameter in any region points to a newer image."""
         for region in () if self.force else self.regions:
             values = steps.read_parameters(self.account, region, (names.fixed, names.moving))
             for name, ami in values.items():
@@ -176,7 +176,7 @@ class AmiPublisher:
                     )
 
     def _original(self, ref: AmiRef) -> Resource | None:
-        """Return the image that `ref` was copied from, or else its own image; None if it does not exist."""
+        """Return the image of which `ref` is a copy, or else the image `ref`; None if it does not exist."""
         found = ref.find()
         source = tags_of(found).get(SOURCE_TAG) if found else None
         return (self.account.image(source) if source else None) or found
@@ -241,7 +241,7 @@ class AmiPublisher:
         return [future.result() for future in futures]
 
     def copy(self, home: AmiRef, region: str, wanted: Mapping[str, str]) -> AmiRef:
-        """Find or create the copy of an image in another region, wait for it, and finish it."""
+        """Find or create an image's copy in another region, wait until it is available, and `finish` it."""
         tags = {**wanted, SOURCE_TAG: home.ami}
         failed: list[str] = []
         for _ in range(_ATTEMPTS):
@@ -260,7 +260,7 @@ class AmiPublisher:
     def _find_copy(self, home: AmiRef, region: str) -> AmiRef | None:
         found = self.account.images({SOURCE_TAG: home.ami}, region=region)
         usable = [image for image in found if image["State"] in ("available", "pending")]
-        # Return the oldest copy, so that concurrent publications use the same one.
+        # Return the oldest copy, so that concurrent publications use the same copy.
         return AmiRef(account=self.account, region=region, ami=usable[-1]["ImageId"]) if usable else None
 
     def _begin_copy(

@@ -1,8 +1,8 @@
-"""Find the AMIs of builds that exceed the site's limit, and delete them with their snapshots.
+"""Find AMIs that exceed the site's limit, and delete these AMIs with their snapshots.
 
 The limit counts the images of one target, system and architecture in one region. An image that an
 instance, an SSM parameter, or the latest or default version of a launch template uses is kept whatever the
-limit is. Uses by other versions of launch templates and by other accounts are not seen.
+limit is. Uses by other versions of launch templates and by other accounts are not detected.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ _TAGS = (TARGET_TAG, SYSTEM_TAG, STACK_TAG, KEY_TAG, RUN_TAG, BUILDER_TAG)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surplus:
-    """An AMI beyond the limit, or a snapshot that an interrupted deletion left; `use` is why it must stay."""
+    """An AMI beyond the limit, or a snapshot left by an interrupted deletion; `use`: what uses the AMI."""
 
     ref: AmiRef  # the AMI, which may be deleted already
     target: str
@@ -36,7 +36,7 @@ class Surplus:
         return f"{self.ref.region}/{self.snapshot or self.ref.ami}"
 
     def remove(self) -> None:
-        """Delete the AMI with its snapshots and its own SSM parameter, unless it has come into use."""
+        """Delete the AMI with its snapshots and its own SSM parameter, unless the AMI is now in use."""
         account, region, ami = self.ref.account, self.ref.region, self.ref.ami
         if self.snapshot:
             steps.remove_snapshot(account, region, self.snapshot)
@@ -44,16 +44,18 @@ class Surplus:
         if (image := self.ref.find()) is None:
             return
         if use := _uses(account, region, [image], self.prefix).get(ami, ""):
-            raise BuildError(f"{self} stays: {use}", hint="builder clean; it lists the AMIs not in use")
+            raise BuildError(
+                f"{self} was not deleted: {use}", hint="builder clean; it lists the AMIs not in use"
+            )
         if steps.read_parameters(account, region, [name := _own_name(image, self.prefix)]).get(name) == ami:
             steps.remove_parameters(account, region, [name])
         steps.remove(self.ref, {IMAGE_TAG: ami})
 
 
 def surplus(account: Account, regions: Sequence[str], prefix: str, *, keep_last: int) -> list[Surplus]:
-    """Return the AMIs of all builders but the newest `keep_last` of each target, oldest last.
+    """Return all AMIs, from all builders, except the newest `keep_last` of each target; newest first.
 
-    A region in which the account may not list the uses of images has no surplus.
+    Skips regions in which the account may not list the uses of images.
     """
 
     def list_region(region: str) -> Iterable[Surplus]:
@@ -84,7 +86,7 @@ def _in_region(account: Account, region: str, prefix: str, keep_last: int) -> It
 
 
 def _left_snapshots(account: Account, region: str, prefix: str) -> Iterator[Surplus]:
-    """Yield the snapshots whose AMI was deregistered by a deletion that did not reach its end."""
+    """Yield the snapshots that an interrupted deletion left after it deregistered their AMI."""
     for snapshot in steps.snapshots(account, region, {"tag-key": [IMAGE_TAG]}):
         tags = tags_of(snapshot)
         ref = AmiRef(account=account, region=region, ami=tags[IMAGE_TAG])
@@ -95,7 +97,7 @@ def _left_snapshots(account: Account, region: str, prefix: str) -> Iterator[Surp
 def _uses(account: Account, region: str, images: Sequence[Resource], prefix: str) -> dict[str, str]:
     """Return what uses images, by AMI id: SSM parameters, instances and launch templates of the account.
 
-    The parameter that bears an image's own version is no use: it exists for every published image.
+    The SSM parameter of an image's own version does not count: every published image has one.
     """
     by_id = {image["ImageId"]: image for image in images}
     ec2, found = account.client("ec2", region), dict[str, str]()
@@ -115,7 +117,7 @@ def _uses(account: Account, region: str, images: Sequence[Resource], prefix: str
 
 
 def _instances(account: Account, region: str, images: Sequence[str]) -> Iterator[Resource]:
-    """Yield the existing instances of images; a filter of EC2 takes a limited number of values."""
+    """Yield the instances of images, in several requests: an EC2 filter takes at most 200 values."""
     pages = account.client("ec2", region).get_paginator("describe_instances")
     with calling_aws(f"listing instances in {region}"):
         for start in range(0, len(images), _MOST_VALUES):

@@ -1,7 +1,7 @@
-"""Find and delete what Packer makes for a spot instance besides it: a launch template and a fleet.
+"""Find and delete the launch template and the fleet that Packer creates for a spot instance.
 
-Packer names the launch template at random and does not tag it: its data name the key pair of the run. With
-`spot_tags` it would tag the template, and then crash if EC2 does not yet report the spot request.
+Packer's launch template has a random name and no tags, but its data contain the run's key pair name. With
+`spot_tags`, Packer would tag the template, but would crash if EC2 does not yet report the spot request.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +17,7 @@ _RECLAIMED = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
 
 
 def reclaimed(account: Account, tags: Mapping[str, str]) -> str:
-    """Return the id of an instance with these tags whose capacity EC2 has reclaimed; "" for none."""
+    """Return the id of a spot instance with these tags that EC2 has reclaimed, or ""."""
     filters = [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items() if value]
     with calling_aws("describing the spot instance"):
         found = account.client("ec2").describe_instances(Filters=filters)["Reservations"]
@@ -38,7 +38,7 @@ def templates(account: Account, region: str) -> Iterator[tuple[str, Resource]]:
 
 
 def fleets(account: Account, region: str, tags: Mapping[str, str]) -> list[str]:
-    """Return the ids of existing fleets with these tags; "*" is any value."""
+    """Return the ids of existing fleets with these tags; "*" matches any value."""
     ec2 = account.client("ec2", region)
     filters = [{"Name": "resource-type", "Values": [FLEET]}, {"Name": "key", "Values": list(tags)}]
     found: dict[str, dict[str, str]] = {}
@@ -51,7 +51,7 @@ def fleets(account: Account, region: str, tags: Mapping[str, str]) -> list[str]:
             for fleet, given in found.items()
             if given.keys() == tags.keys() and all(tags[key] in ("*", given[key]) for key in tags)
         ]
-        # EC2 lists an instant fleet only if it is asked for by its id, and a deleted one for hours.
+        # EC2 lists an instant fleet only in a request with its id, and a deleted fleet for hours.
         listed = ec2.describe_fleets(FleetIds=own)["Fleets"] if own else []
     return [each["FleetId"] for each in listed if not str(each["FleetState"]).startswith("deleted")]
 
@@ -72,7 +72,7 @@ def delete_fleet(account: Account, region: str, fleet: str) -> None:
 
 
 def delete_all(account: Account, region: str, keys: Collection[str], tags: Mapping[str, str]) -> list[str]:
-    """Delete launch templates with one of the key pairs and fleets with the tags; return their ids."""
+    """Delete launch templates with a key pair in `keys`, and fleets with `tags`; return the deleted ids."""
     found = [template for template, data in templates(account, region) if data.get("KeyName") in keys]
     for template in found:
         delete_template(account, region, template)

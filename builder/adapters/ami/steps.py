@@ -23,7 +23,7 @@ _VISIBLE_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """Poll interval and timeouts of waits, and the event that cancels them."""
+    """Poll interval and timeouts for waiting, and the event that cancels a wait."""
 
     every_s: float | Backoff
     copy_s: float
@@ -86,14 +86,14 @@ def snapshots_of(image: Resource) -> list[str]:
 
 
 def require_tokens(ref: AmiRef) -> None:
-    """Require metadata tokens (IMDSv2) of the image's instances; EC2 cannot undo this."""
+    """Require metadata tokens (IMDSv2) on the image's instances; EC2 cannot undo this setting."""
     if ref.load().get("ImdsSupport") != "v2.0":
         with calling_aws(f"requiring metadata tokens of instances of {ref}"):
             ref.ec2.modify_image_attribute(ImageId=ref.ami, ImdsSupport={"Value": "v2.0"})
 
 
 def tag(ref: AmiRef, wanted: Mapping[str, str]) -> None:
-    """Add these tags to the image and to its snapshots that lack them."""
+    """Add tags to the image and to its snapshots, where they are missing."""
     image = ref.load()
     missing = [] if wanted.items() <= tags_of(image).items() else [ref.ami]
     _tag(ref, [*missing, *_lacking(ref, snapshots_of(image), wanted)], wanted)
@@ -206,7 +206,7 @@ def _own_snapshots(ref: AmiRef, image: Resource) -> list[str]:
 
 
 def _is_made_for(ref: AmiRef, image: Resource, snapshot: Resource) -> bool:
-    """True if a snapshot has the run tags of its image, or no tags and a description that names it."""
+    """True if a snapshot has the run tags of its image, or no tags and a description with the image's id."""
     tags, expected = own_tags(snapshot), tags_of(image)
     if tags.get(IMAGE_TAG) == ref.ami:
         return True
@@ -244,16 +244,16 @@ def snapshots(account: Account, region: str, filters: Mapping[str, Sequence[str]
 
 
 def read_parameters(account: Account, region: str, names: Iterable[str]) -> dict[str, str]:
-    """Return the values of the SSM parameters that exist, by name; SSM accepts at most ten names."""
+    """Return the values of existing SSM parameters by name; SSM accepts at most ten names per call."""
     with calling_aws(f"reading parameters in {region}"):
         answer = account.client("ssm", region).get_parameters(Names=list(names))
     return {parameter["Name"]: parameter["Value"] for parameter in answer["Parameters"]}
 
 
 def point(ref: AmiRef, name: str, patience: Patience, *, tier: str = "", again: bool = False) -> None:
-    """Point the parameter at the AMI and wait until it reads back: SSM validates the AMI asynchronously.
+    """Point the parameter at the AMI and wait until SSM returns the AMI: it validates AMIs asynchronously.
 
-    `tier` is that of the parameter, by default its present one; `again` also writes an unchanged value.
+    `tier` is the parameter's tier, by default unchanged; `again` also writes an unchanged value.
     """
     if not again and read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami:
         return
@@ -271,7 +271,7 @@ def point(ref: AmiRef, name: str, patience: Patience, *, tier: str = "", again: 
         return read_parameters(ref.account, ref.region, [name]).get(name) == ref.ami
 
     if not patience.until(is_visible, timeout_s=_VISIBLE_S):
-        raise PublishError(f"{name} in {ref.region} does not point to {ref.ami}", hint=AGAIN)
+        raise PublishError(f"{name} in {ref.region} still does not point to {ref.ami}", hint=AGAIN)
 
 
 def parameters_to(account: Account, region: str, prefix: str, amis: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The Packer template of AMI builds: one source text, with or without newer blocks, and its variables."""
+"""Render the Packer template of AMI builds for current plugins, and compute its variables."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from builder.adapters.aws.account import Account
 from builder.marks import RUN_TAG
 from builder.site import AwsSettings
 
-# Line of the template that is replaced; a comment, so that Packer 1.6 reads the template as it is.
+# Template line that `render` replaces: an HCL comment, so that Packer 1.6 accepts it unchanged.
 _MARK = "  # Current plugins only: current.hcl\n"
 _ADDITION = "current.hcl"
 
@@ -63,7 +63,7 @@ def template_variables(
             "keypair": job.access.key.name,
             "key_file": str(job.access.key.file),
             "port": ssh_port,
-            # Rehearsed instances answer at once, so a wrong address fails quickly.
+            # Rehearsed instances accept SSH at once; a short timeout reports a wrong address early.
             "timeout": "30s" if account.is_on_this_machine else "10m",
             "interface": interface(site),
         },

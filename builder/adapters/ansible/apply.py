@@ -1,7 +1,7 @@
 """Apply the roles of a plan to a running container, any number of times.
 
-Mounts, settings and command are the same as in a build. Builds differ in how they run the play: layers as the
-main process of a container, AMIs over SSH through Packer.
+Mounts, settings and command are the same as in a build. Only builds run the play of a layer as the
+main process of a container, and the play of an AMI over SSH through Packer.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def mounts(
 ) -> Iterator[ContainerSetup]:
     """Prepare the mounts of a container to which several plans are applied; `plan` determines the system.
 
-    `compiler` names `base_image` if it is not the base of that system.
+    `compiler` is the name of `base_image` if this image is not the base of that system.
     """
     modules = modules_folder(run)
     kernel_modules.prepare(run, modules, cache=kernel_modules.ROLES, note=lambda _: None)
@@ -50,12 +50,12 @@ def mounts(
 
 
 def modules_folder(run: Run) -> Path:
-    """Return the folder of the kernel modules of a role run, below the run's scratch folder."""
+    """Return the folder for the kernel modules of a role run, below the run's scratch folder."""
     return run.scratch / "modules"
 
 
 def module_variables(folder: Path) -> dict[str, Value]:
-    """Return the variables of a play that uses and makes kernel modules in `folder`."""
+    """Return the play variables for cached and new archives of kernel modules in `folder`."""
     return {
         "factory_module_cache": str(kernel_modules.cached(folder)),
         "factory_made_modules": str(kernel_modules.made(folder)),

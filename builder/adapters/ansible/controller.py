@@ -22,7 +22,7 @@ _ROLE_PARTS = ("defaults", "meta", "vars")
 
 
 def make_program(run: Run, root: Path, folder: Path) -> Path:
-    """Write `ansible-playbook` into `folder`, a program that runs the locked Ansible on this machine."""
+    """Write a program `ansible-playbook` into `folder` that runs the locked Ansible on this machine."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     lock = root / "ansible" / "requirements.lock"
     mount, home = folder / "mount", folder / "home"
@@ -72,7 +72,7 @@ def _read(cached: Path) -> dict[str, Value] | None:
 
 
 def _evaluation_key(root: Path, plan: Plan) -> str:
-    """Return the hash of all inputs of the evaluation; a change of tasks, templates or files is none."""
+    """Return the hash of the evaluation's inputs; tasks, templates and files of roles are no inputs."""
     table = role_variables(plan, plan.layers, mirrors={})
     runner = tree_digest(root / "ansible" / name for name in _RUNNER)
     roles = {

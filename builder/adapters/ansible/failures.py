@@ -1,4 +1,4 @@
-"""Errors of failed plays: the cause in the words of the builder, with the exit code of its class."""
+"""Turn failed plays into the builder's errors, each with the cause, a hint and an exit code."""
 
 import re
 
@@ -50,7 +50,7 @@ def failure(about: str, plan: Plan, listener: Listener, code: int, mirror: Mirro
 
 
 def _requirements_file(plan: Plan, role: str) -> str:
-    """Return the path of the Python lock that a role installs."""
+    """Return the path of the locked requirements file that a role installs."""
     lines = variables_of(plan).get(f"{role}_requirements")
     if plan.target.workload and lines != list(plan.stack.requirements):
         return f"containers/{plan.target.workload}/requirements.lock"

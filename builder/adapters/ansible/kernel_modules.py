@@ -1,4 +1,4 @@
-"""Cache of compiled kernel modules: archives of builds whose checks passed, each with its sha256 beside it.
+"""Cache of compiled kernel modules: archives of builds that passed their checks, each with its sha256 file.
 
 A build gets a folder with verified archives, and a second folder for the archives that it makes. The machine
 writes to the second folder, so its archives are cached only after the checks of the image have passed.
@@ -14,18 +14,18 @@ from pathlib import Path
 from builder.adapters.host.workspace import Run, write_atomically
 from builder.sources import file_sha256
 
-# Names of cache folders: for archives of AMI builds, and of role runs, which produce no image.
+# Names of two cache folders: for archives of AMI builds, and for archives of role runs without an image.
 BUILDS, ROLES = "modules", "role-modules"
 _ARCHIVE = re.compile(r"[A-Za-z0-9][\w.+~-]*\.dkms\.tar\.gz")
 
 
 def cached(folder: Path) -> Path:
-    """Return the folder of the archives that a build may use."""
+    """Return the folder with the cached archives of kernel modules that a build may use."""
     return folder / "cached"
 
 
 def made(folder: Path) -> Path:
-    """Return the folder of the archives that a build makes."""
+    """Return the folder for the archives of kernel modules that a build makes."""
     return folder / "made"
 
 
@@ -46,7 +46,7 @@ def prepare(run: Run, folder: Path, *, cache: str, note: Callable[[str], object]
 
 
 def keep(run: Run, folder: Path, *, cache: str) -> None:
-    """Cache the archives of a build with their digests; call only after the checks of its image passed."""
+    """Cache the archives of a build with their digests; call it only after the image passed its checks."""
     store = run.workspace.cache(cache)
     with run.locked(cache):
         for archive in _archives(made(folder)):

@@ -1,6 +1,6 @@
 """Make the files of a new layer independent of the time of its build.
 
-Runs in build containers with the Python of the image: standard library only, and no module of the builder.
+Runs in build containers with the Python of the image: it imports only the standard library.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Backups, caches and logs of package managers, which hold times of the build, and keys of one machine.
+# Backups, caches and logs of package managers, which contain build times, and SSH keys of one machine.
 _TRANSIENT = re.compile(
     r"/etc/(?:group|gshadow|passwd|shadow|subgid|subuid)-"
     r"|/etc/ssh/ssh_host_[^/]*"
@@ -75,14 +75,14 @@ def is_transient(path: str, status: os.stat_result, root: str = "") -> bool:
 
 
 def list_files(output: str, root: str = "") -> None:
-    """Write the change time of each file below the root, and mode and owner of each folder."""
+    """Write a listing with the change time of each file below the root, and mode and owner of each folder."""
     Path(output).write_text(json.dumps({path: _state(status) for path, status in walk(root)}))
 
 
 def _state(status: os.stat_result) -> list[int]:
     """Return numbers that are equal in two images only if both have a file or folder from the same layer.
 
-    Folders have no time among them: it changes with the files in the folder.
+    The numbers of a folder include no time, because it changes with the files in the folder.
     """
     if stat.S_ISDIR(status.st_mode):
         return [status.st_mode, status.st_uid, status.st_gid]
@@ -90,7 +90,7 @@ def _state(status: os.stat_result) -> list[int]:
 
 
 def pack(listing: str, epoch: int, output: str, root: str = "") -> None:
-    """Write a layer's tar with the differences from the listing of its parent."""
+    """Write a layer's tar with the files that differ from the listing of the parent image."""
     before: Mapping[str, list[int]] = json.loads(Path(listing).read_text())
     now = dict(walk(root))
     changed, gone = set(), {path for path in before if path not in now}

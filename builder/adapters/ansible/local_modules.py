@@ -1,10 +1,10 @@
 """Run Ansible's modules from the mounted runtime instead of from a zip archive of their sources.
 
 Ansible packs each module with the sources of some 50 files, and every run of the module compiles them again.
-The machine that runs Ansible has the compiled files already. A module still runs in a process of its own,
-which finds only the parts of Ansible that an archive could contain.
+The machine that runs Ansible has the compiled files already. Each module still runs in its own process,
+which can import only the parts of Ansible that an archive could contain.
 
-Runs in build containers with the Python of the image: standard library and Ansible only.
+Runs in build containers with the Python of the image: it imports only the standard library and Ansible.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Lines of a launcher that let its Ansible run modules in this way.
+# Launcher code that makes Ansible run modules from the mounted runtime.
 INSTALL = "runpy.run_path({path!r}, run_name='__main__')"
 # The program of a module's process; `ansible` and its packages are found in folders, not on sys.path.
 _PROGRAM = """\
@@ -35,7 +35,7 @@ run_module(**request, profile="legacy", modlib_path="", extensions={{}})
 
 
 def install(common: Any) -> None:
-    """Let Ansible in this process, whose connections are all local, run modules from their folders.
+    """Make Ansible in this process run modules from folders; all its connections must be local.
 
     `common` is Ansible's module that packs modules.
     """

@@ -102,7 +102,7 @@ def _releases(folder: Path) -> list[str]:
 
 
 def _signed_lists(folder: Path, scratch: Path, keys: list[Path]) -> dict[str, bytes]:
-    """Return the InRelease files that a key of this machine has signed, and the lists that they name."""
+    """Return the InRelease files signed by a key of this machine's keyrings, and the lists that they name."""
     found: dict[str, bytes] = {}
     for file in _releases(folder):
         content = _read(folder / file)

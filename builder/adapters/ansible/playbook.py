@@ -30,7 +30,7 @@ _LAYER_FILES = f"{MOUNT}/layer_files.py"
 LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
 _PARSED_SETTINGS = Bind(source=parsed_settings.__file__, target=runtime.PARSED_SETTINGS)
 _LOCAL_MODULES = Bind(source=local_modules.__file__, target=f"{MOUNT}/local_modules.py")
-# Lines of the launcher in a container.
+# Launcher code that makes Ansible start and run modules faster in a container.
 _FASTER = parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target) + local_modules.INSTALL.format(
     path=_LOCAL_MODULES.target
 )
@@ -62,7 +62,7 @@ class Failure:
 
 @dataclass
 class RoleResult:
-    """Number of tasks that one role ran, the tasks that changed something, and the total duration."""
+    """Number of tasks that a role ran, the tasks that changed something, and the role's total duration."""
 
     tasks: int = 0
     changed: list[str] = field(default_factory=list)
@@ -244,7 +244,7 @@ def to_variables(table: Mapping[str, Any]) -> str:
     if found:
         raise CatalogError(
             [f"variable '{name}' contains a template" for name in found],
-            hint="remove it from the catalog, the site file or the environment; to list the role variables:"
+            hint="remove the template from the catalog, site file or environment; to list the role variables:"
             " builder plan --target NAME --json",
         )
     return json.dumps(table)
@@ -318,7 +318,7 @@ def remote_mirrors(mirror: Mirror) -> dict[str, str]:
 def _package_sources(
     mirror: Mirror, bundle: str, translate: Callable[[tuple[str, ...]], list[str]]
 ) -> dict[str, str]:
-    """Return pip, CA and proxy variables; `translate` maps URLs to those that work on the machine."""
+    """Return pip, CA and proxy variables; `translate` maps a URL to one that works on the machine."""
     return {
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",

@@ -41,7 +41,7 @@ sys.exit(main())
 def launcher(mount: str, *, prepare: str = "") -> str:
     """Return the program that runs `ansible-playbook` from the folders below `mount`.
 
-    `prepare` are further lines of the program, after the runtime can be imported.
+    `prepare` is Python code that the program runs before Ansible starts.
     """
     return _LAUNCHER.format(mount=mount, prepare=prepare)
 
@@ -49,8 +49,8 @@ def launcher(mount: str, *, prepare: str = "") -> str:
 def folder_of(run: Run, lock: Path, *, python: str, arch: str, compiler: str = "") -> Path:
     """Return the runtime folder for one Python version and architecture; install it if it is missing.
 
-    `compiler` names an image of another owner that compiles the runtime: only builds on that image use it,
-    since byte code is code, and this host runs the runtime of its own Python version, too.
+    `compiler` names a vendor's image that compiles the runtime. Only builds on that image use the result,
+    because the image could put any code into the bytecode, and this host runs a shared runtime, too.
     """
     inputs = [_FORMAT, lock.read_text(encoding="utf-8"), python, arch]
     key = digest_of([*inputs, compiler] if compiler else inputs)[:16]
@@ -116,7 +116,7 @@ def _needs_compiling(folder: Path) -> bool:
 
 PARSED_SETTINGS = f"{MOUNT}/parsed_settings.py"  # where containers have the module of this name
 # The command runs in a container of the base image, because bytecode is specific to a version of Python.
-# It parses the settings last: their file marks a runtime as complete.
+# It writes the file of the parsed settings last: this file marks a runtime as complete.
 COMPILE = (
     "python3",
     "-c",

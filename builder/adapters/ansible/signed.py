@@ -29,7 +29,7 @@ class Release:
 
 
 def keyrings(folder: Path = KEYRINGS) -> list[Path]:
-    """Return the keyrings of the distributions' archives on this machine."""
+    """Return the keyring files on this machine for the distributions' package archives."""
     return sorted(folder.glob("*-archive-keyring.gpg"))
 
 

@@ -9,7 +9,7 @@ from builder.adapters.engine.client import Bind
 from builder.adapters.host import process
 from builder.errors import MissingError
 
-# sshd reads this file before those of roles, and the first value wins. The keys are outside the image because
+# sshd reads this file before the files of roles; the first value wins. The keys are outside the image because
 # the role `cleanup` deletes those in the image, and the machine must stay reachable.
 _CONFIGURATION = """\
 HostKey {mount}/run/host_key

@@ -24,7 +24,7 @@ _APPEAR_S = 60.0
 _DENIED = ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
 _PATIENT = {"retries": RETRIES, "connect_timeout": 10, "read_timeout": 60}
-# For commands that only read and can answer without the account.
+# Limits for commands that only read and that work without the AWS account.
 _IMPATIENT = {
     "retries": {"mode": "standard", "total_max_attempts": 2},
     "connect_timeout": 3,
@@ -80,7 +80,7 @@ class Account:
     ) -> None:
         self.environment = environment
         self.region = region
-        # EC2 may not list a new resource for so long.
+        # Seconds within which EC2 may not list a new resource yet.
         self.appear_s = appear_s if appear_s is not None else 0.0 if self.is_on_this_machine else _APPEAR_S
         self._network = network
         self._limits = _PATIENT if is_patient else _IMPATIENT
@@ -218,7 +218,7 @@ class Account:
 
 
 def is_denied(error: Exception) -> bool:
-    """True if AWS did not authorize a call; also for the FactoryError of such a call."""
+    """True if AWS did not authorize a call, or for the FactoryError that reports this."""
     return any(code_of(each) in _DENIED for each in (error, error.__cause__) if isinstance(each, Exception))
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from builder.adapters.aws.account import Account, calling_aws, ignoring
 from builder.adapters.registry.api import Credentials
 
-# A login that ends sooner is replaced, because a push may take that long.
+# A login that expires within this time is replaced, because a push may take so long.
 _MARGIN_S = 3600.0
 
 

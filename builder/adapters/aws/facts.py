@@ -1,6 +1,6 @@
-"""Read the facts of an account that decide whether a build in it can succeed; changes nothing.
+"""Read the facts of an account that decide whether a build in the account can succeed; change nothing.
 
-A fact that the caller may not read is None; the caller of this module decides what each fact means.
+A fact is None if the IAM identity may not read it; the calling module decides what each fact means.
 """
 
 import re
@@ -14,7 +14,7 @@ from builder.errors import FactoryError
 
 T = TypeVar("T")
 _EVERYWHERE = "0.0.0.0/0"
-# Quotas of running vCPUs by the first letters of the instance type; all others count as standard.
+# Quotas of running vCPUs by the first letters of the instance type; all other types count as standard.
 _STANDARD_QUOTA = "L-1216C47A"
 _QUOTAS = {
     "dl": "L-6E869C2A",
@@ -84,14 +84,14 @@ class Facts:
         return ""
 
     def enforces_tokens(self) -> bool | None:
-        """True if the account refuses instances whose metadata needs no token."""
+        """True if the account refuses instances that do not require metadata tokens (IMDSv2)."""
         answer = self._read(
             "reading the metadata defaults", lambda: self._ec2.get_instance_metadata_defaults()
         )
         return answer and answer.get("AccountLevel", {}).get("HttpTokensEnforced") == "enabled"
 
     def default_key(self) -> str | None:
-        """Return the key of volumes that the account encrypts by default; "" if it encrypts none."""
+        """Return the KMS key with which the account encrypts volumes by default; "" if it does not."""
 
         def read() -> str:
             if not self._ec2.get_ebs_encryption_by_default()["EbsEncryptionByDefault"]:
@@ -111,7 +111,7 @@ class Facts:
         return self._read("describing instance types", read)
 
     def vcpu_quota(self, instance_type: str) -> float | None:
-        """Return the number of vCPUs that may run at once in the family of an instance type."""
+        """Return the quota of running vCPUs that applies to an instance type."""
         letters = re.match(r"[a-z]*", instance_type)
         code = _QUOTAS.get(letters[0] if letters else "", _STANDARD_QUOTA)
 
@@ -139,7 +139,7 @@ class Facts:
         return self._account.client("ec2")
 
     def _read(self, action: str, read: Callable[[], T]) -> T | None:
-        """Return the result of a call; None if the caller may not make it."""
+        """Return the result of an AWS call; None if AWS denies the call."""
         try:
             with calling_aws(action):
                 return read()

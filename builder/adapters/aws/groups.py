@@ -96,7 +96,7 @@ def _network(ec2: Any, subnet: str) -> Resource:
 
 
 def source_networks(account: Account, settings: AwsSettings) -> tuple[str, ...]:
-    """Return the networks that may log in: those of site.toml, or this host's address, but never all."""
+    """Return the networks that may log in: those in site.toml, or else this host's address."""
     if settings.source_cidrs:
         return settings.source_cidrs
     if account.is_on_this_machine:
@@ -107,7 +107,7 @@ def source_networks(account: Account, settings: AwsSettings) -> tuple[str, ...]:
 
 
 def has_public_address(account: Account, settings: AwsSettings) -> bool:
-    """True if instances get a public address: as the site decides, else as their subnet is set."""
+    """True if instances get a public address: by the site's setting, or else by the subnet's."""
     if settings.public_address is not None:
         return settings.public_address
     default = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
@@ -120,7 +120,7 @@ def has_public_address(account: Account, settings: AwsSettings) -> bool:
 def no_source_networks(reason: str) -> UsageError:
     return UsageError(
         f"aws.source_cidrs is not set, and {reason}",
-        hint='in site.toml, [aws]: source_cidrs = ["ADDRESS/32"], the network that this host connects from',
+        hint='set aws.source_cidrs = ["ADDRESS/32"] in site.toml to the address that this host connects from',
     )
 
 

@@ -32,9 +32,9 @@ def lacking(account: Account, caller: str, document: Mapping[str, Any]) -> list[
 
 
 def source_of(iam: Any, caller: str) -> str:
-    """Return the ARN whose policies IAM simulates: that of the role for a session of a role.
+    """Return the ARN whose policies IAM simulates; for a role session, the ARN of its role.
 
-    The ARN of a session lacks the path of its role, such as that of a role of IAM Identity Center.
+    The ARN of a session omits the path of its role; roles of IAM Identity Center have a path.
     """
     match = _ROLE.fullmatch(caller)
     return str(iam.get_role(RoleName=match["name"])["Role"]["Arn"]) if match else caller

@@ -23,7 +23,7 @@ class KeyPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostKey:
-    """Host key that an instance gets before its first connection, and the file that pins it for SSH."""
+    """Host key that an instance gets before the first connection, and the known_hosts file that pins it."""
 
     user_data: str  # cloud-config that installs the key
     known_hosts: Path
@@ -67,7 +67,7 @@ def key_pair(
 ) -> Iterator[KeyPair]:
     """Create a key pair and delete it at the end of the block, unless `kept` is set.
 
-    The type is ed25519, because every version of Packer can log in with it.
+    The key type is ed25519, because every version of Packer can log in with it.
     """
     file, public = _generate(folder / f"{name}.key", name)
     try:

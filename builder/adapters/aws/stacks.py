@@ -1,6 +1,6 @@
 """CloudFormation stacks of one account: change sets, their execution, and deletion.
 
-A change set is shown before it is executed. Stacks carry the tag of the builder, so that it never touches
+A change set is shown before it is executed. Stacks have the builder's tag, so that the builder never changes
 stacks of other tools.
 """
 
@@ -42,7 +42,7 @@ class ChangeSet:
 
 
 def own_stacks(account: Account, region: str) -> list[Mapping[str, Any]]:
-    """Return the stacks of `builder deploy` in a region; importers of exports are before their exporters."""
+    """Return the stacks of `builder deploy` in a region; importing stacks precede exporting stacks."""
     with calling_aws(f"listing stacks in {region}"):
         pages = account.client("cloudformation", region).get_paginator("describe_stacks").paginate()
         found = [stack for page in pages for stack in page["Stacks"] if ARCHITECTURE_TAG in tags_of(stack)]

@@ -26,7 +26,7 @@ _WRITE_BYTES = 4096  # a pipe that is ready takes at least as many without block
 _READ_BYTES = 1 << 16
 _TAIL_BYTES = 1000
 # Descriptor 3 is the stderr of commands. The shell's own stderr is dropped, because some shells print there
-# which signal ended a command. bash counts in SHLVL the shells above a command.
+# which signal ended a command. bash counts nested shells in SHLVL.
 _OPENING = b"exec 3>&2 2>/dev/null; unset SHLVL\n"
 _REQUEST = (
     b"echo '%(mark)b('; echo '%(mark)b(' >&3; (exec /bin/sh -c %(command)b </dev/null 2>&3 3>&-);"
@@ -69,7 +69,7 @@ class SshBackend(_Backend):
 
 
 class Shell:
-    """A shell that starts with the first command, and anew after a command without a result.
+    """A shell that starts with the first command, and again after a command that gave no result.
 
     If it does not start, all later commands fail at once with the same error.
     """
@@ -146,7 +146,7 @@ class Shell:
 
 
 def _transfer(selector: selectors.BaseSelector, timeout_s: float) -> bool:
-    """Read and write what is ready; return False if nothing was."""
+    """Read from and write to the pipes that are ready; return False if no pipe was ready."""
     ready = selector.select(timeout_s)
     for key, _ in ready:
         key.data.advance()

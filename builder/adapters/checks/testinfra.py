@@ -20,18 +20,18 @@ from builder.events import Stream
 from builder.model import Check, Plan, Value
 
 _TIMEOUT_S = 1200
-# Lines of pytest: the number of checks, without those that -k leaves out, and the end of a check.
+# Output lines of pytest: the number of collected and selected checks, and the end of a check.
 _COLLECTED = re.compile(r"collected (\d+) items?(?:.* / (\d+) selected)?")
 _ENDED = re.compile(r"::\S+ (?:PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b")
 _NO_CHECK = 5  # exit code of pytest
-# Variables that the process of the checks inherits.
+# Environment variables that the pytest process inherits.
 _KEPT = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV"),
         *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
     }
 )
-# Plugins of pytest; others that are installed are not loaded, because they may change the order of checks.
+# Pytest plugins to load; other installed plugins are not loaded: they may change the order of checks.
 _PLUGINS = (
     *("no:cacheprovider", "testinfra.plugin"),
     *("builder.adapters.checks.expected", "builder.adapters.checks.shell"),
@@ -52,7 +52,7 @@ def run_checks(
 ) -> tuple[Check, ...]:
     """Run the checks in these folders in a pytest subprocess; `host` is the testinfra URL of the machine.
 
-    `capabilities` has those of the machine, in addition to the plan's.
+    `capabilities` has the capabilities of the machine, in addition to those of the plan.
     """
     name = plan.target.name
     results = run.folder / f"checks-{name}.xml"
@@ -88,7 +88,7 @@ def run_checks(
     )
     if done.code == _NO_CHECK and "-k" in options:
         raise UsageError(
-            f"--only: no component and no check of '{name}' has this name",
+            f"--only {options[-1]}: '{name}' has no component and no check with this name",
             hint=f"components: {', '.join(plan.components)}",
         )
     if done.code not in (0, 1) or not results.is_file():

@@ -9,7 +9,7 @@ from builder.logins import login_command
 
 
 def fetch(engine: Engine, image: str, *, on_bytes: OnBytes) -> None:
-    """Pull an image unless the engine has it; raise MissingError with the ways to supply it."""
+    """Pull an image unless the engine has it; raise MissingError with a hint about login and mirror."""
     if engine.inspect_image(image):
         return
     reference = Reference.parse(image)

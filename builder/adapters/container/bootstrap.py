@@ -28,7 +28,7 @@ rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"
 : > "$1/etc/resolv.conf"
 : > "$1/etc/hostname"
 : > "$1/etc/machine-id"
-# Backups, which later layers would have to remove.
+# Backup files, which later layers would have to delete.
 for name in group gshadow passwd shadow subgid subuid; do
     rm -f "$1/etc/$name-"
 done

@@ -98,7 +98,7 @@ class ImageChecker:
 
 
 def _selected(folders: list[Path], only: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the folders of a component's checks, or all folders with options that select by a word."""
+    """Return the check folders of component `only`, or all check folders and the option -k for pytest."""
     own = [folder for folder in folders if folder.parent.name in (only, only.replace("_", "-"))]
     if not only or own:
         return own or folders, ()

@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
-    """The properties of a file in a layer; a member of the class that differs is the reason in a message."""
+    """The properties of a file in a layer; messages give the names of differing properties."""
 
     content: str  # its type, its target if it is a link, and its digest
     mode: int

@@ -1,4 +1,4 @@
-"""Keep the container of a failed layer or of failed checks for a look inside (`--keep-failed`).
+"""Keep the container of a failed layer or of failed checks for debugging (`--keep-failed`).
 
 Roles then run in a container that stays alive, so that `docker exec` works after the failure.
 """
@@ -22,7 +22,7 @@ def prefix(workspace: Workspace) -> str:
 
 
 class FailedContainers:
-    """Containers of one run; with `keep`, those of a failure are kept, otherwise none."""
+    """Containers of one run; with `keep`, the container of a failed layer or check is kept."""
 
     def __init__(self, engine: Engine, run: Run, *, keep: bool) -> None:
         self._engine = engine
@@ -31,9 +31,9 @@ class FailedContainers:
         self.containers: set[str] = set()  # kept after a failure
 
     def new_name(self) -> str | None:
-        """Return a name by which `builder clean` finds a build container; None lets the engine choose one.
+        """Return a name by which `builder clean` finds a build container; None: the engine chooses a name.
 
-        Labels would not do, because containers inherit those of their image.
+        Labels cannot identify these containers, because a container inherits the labels of its image.
         """
         return f"{prefix(self._run.workspace)}{os.urandom(4).hex()}" if self.keep else None
 
@@ -50,7 +50,7 @@ class FailedContainers:
 
     @contextmanager
     def kept(self, container: str) -> Iterator[None]:
-        """Keep the container if the block fails, and add to the error's hint how to enter and remove it."""
+        """Keep the container if the block fails, and add the commands for it to the error's hint."""
         try:
             yield
         except (BuildError, CheckError, IntegrityError) as error:
@@ -82,7 +82,7 @@ class FailedContainers:
         error.hint = "\n".join(filter(None, (error.hint, *self.keep_container(copy))))
 
     def keep_container(self, container: str) -> list[str]:
-        """Keep a running container; return how to enter and remove it, or nothing if it is not kept."""
+        """Keep a running container; return the commands to enter and remove it; empty if it is not kept."""
         if not self.keep or self._run.cancelled.is_set():
             return []
         self.containers.add(container)

@@ -37,7 +37,7 @@ def has_layer(images: Mapping[str, Image], layer: Layer) -> bool:
 
 
 def missing_layers(images: Mapping[str, Image], plan: Plan, due: Collection[str] = ()) -> list[str]:
-    """Return the names of the layers above the highest existing one that has no key in `due`."""
+    """Return the names of the layers above the highest existing layer whose key is not in `due`."""
     present = [layer.key not in due and has_layer(images, layer) for layer in plan.layers]
     top = max((number for number, exists in enumerate(present) if exists), default=-1)
     return [layer.name for layer in plan.layers[top + 1 :]]

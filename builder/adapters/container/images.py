@@ -1,6 +1,6 @@
-"""Write images whose layers and configuration follow from the key of their layer.
+"""Write images whose layers and configuration depend only on the layer key.
 
-The engine's own commit and build record the host, the run and the current time.
+An image that the engine itself commits or builds records the host, the run and the current time.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from builder.marks import (
 from builder.model import Layer, Plan
 from builder.plan import LOCK_INPUT
 
-# Fields of an image's configuration that decide how its containers run.
+# Fields of an image's configuration that control how containers of the image run.
 _FIELDS = (
     *("Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "OnBuild", "Shell", "StopSignal", "User"),
     *("Volumes", "WorkingDir"),
@@ -53,7 +53,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """The diff ids of an image's layers, and the tar of the last one if the engine lacks it."""
+    """The diff ids of an image's layers, and the tar of the last layer if the engine lacks this layer."""
 
     diff_ids: tuple[str, ...]
     tar: Path | None = None
@@ -79,7 +79,7 @@ def _seconds(text: str) -> int:
 
 
 class ImageWriter:
-    """Replaces images that the engine made by images that follow from the key of their layer."""
+    """Replaces images that the engine made by images that depend only on the layer key."""
 
     def __init__(self, engine: Engine, run: Run) -> None:
         self._engine = engine
@@ -104,9 +104,9 @@ class ImageWriter:
         parent: Record | None = None,
         listing: Future[Path] | None = None,
     ) -> None:
-        """Replace an image that the engine made on the parent by the image of a layer with the same files.
+        """Replace an image that the engine made on top of `parent` by the layer's image with the same files.
 
-        With a list of the parent's files, its layers become one that the builder packs.
+        With `listing`, the list of the parent's files, the builder packs the new files as one layer.
         A workload's Dockerfile and the recipe of a base decide how containers start; other layers keep the
         settings of their parent.
         """
@@ -127,7 +127,7 @@ class ImageWriter:
         self._engine.remove_image(image)
 
     def _write(self, plan: Plan, layer: Layer, settings: Record, contents: Contents, *, epoch: int) -> None:
-        """Write the image and tag it with the layer's key: last, so that a tagged layer is complete."""
+        """Write the image, then tag it with the layer's key, so that a tagged layer is complete."""
         config = image_config(
             settings,
             contents,
@@ -148,7 +148,7 @@ class ImageWriter:
 
 
 def labels_of(plan: Plan, layer: Layer, epoch: int) -> dict[str, str]:
-    """Return the labels of a layer's image; all of them follow from the key."""
+    """Return the labels of a layer's image; all labels depend only on the layer key."""
     labels = {KEY_LABEL: layer.key, CREATED_LABEL: _iso(epoch)}
     if layer.parent:
         labels[PARENT_LABEL] = layer.parent
@@ -185,7 +185,7 @@ def image_config(
     environment: Mapping[str, str],
     steps: Sequence[str],
 ) -> bytes:
-    """Return the configuration of an image, with the settings for containers in an engine's record.
+    """Return the configuration of an image, with the container settings of an existing image's `record`.
 
     `steps` describes the layers from the base to the top.
     """
@@ -213,7 +213,7 @@ def image_config(
 
 
 def _history(contents: Contents, steps: Sequence[str]) -> list[dict[str, Any]]:
-    """Return an entry for each layer; all layers that the other steps leave belong to the base."""
+    """Return a history entry for each layer; the first step describes all layers of the base."""
     own = [{"created_by": steps[-1], "empty_layer": True}] if contents.is_empty else []
     base, *others = steps[:-1] if contents.is_empty else steps
     count = len(contents.diff_ids) - len(others)
@@ -282,7 +282,7 @@ def _run_in(engine: Engine, run: Run, image: str, folder: Path, *words: str) -> 
         if engine.run_to_end(container, lines.append) != 0:
             raise BuildError(
                 "the files of an image cannot be read",
-                hint="add python3 to the packages of its system",
+                hint="add python3 to the packages of the image's system",
                 details="\n".join(lines),
             )
     finally:

@@ -79,7 +79,7 @@ class LayerMaker:
         self._due = to_rebuild(plan, self._rebuild) | self._due
         start = self._topmost(plan)
         if not self._has(plan.layers[-1]):
-            # Start these early: each call takes seconds, and the first layer of components needs all results.
+            # Start these calls early: each takes seconds, and the first component layer needs the results.
             self._background.submit(self._engine.connect)
             self._background.submit(self._mirror, plan)
             self._background.submit(playbook.prepare, self._run, self._root, plan)
@@ -133,7 +133,7 @@ class LayerMaker:
                 return self._reused(layer, "made by a concurrent build" if waited else "in this engine")
             outcome, reason = "pulled", "from the registry cache"
             if not self._pull(layer, step):
-                # Layers below are missing if the cache has this layer, but damaged.
+                # Lower layers may be missing: the cache has this layer, but it is damaged.
                 for lower in plan.layers:
                     if lower.key == layer.parent:
                         self._ensure(plan, lower, step)
@@ -172,7 +172,7 @@ class LayerMaker:
 
     @contextmanager
     def _job(self, step: str) -> Iterator[None]:
-        """Hold one of the run's jobs during the block."""
+        """Occupy one of the run's job slots (--jobs) during the block."""
         if not self._working.acquire(blocking=False):
             self._events.emit("step.task", step=step, text="waiting for another layer to end (--jobs)")
             self._working.acquire()
@@ -277,7 +277,7 @@ class LayerMaker:
         self._images.write(plan, layer, image, epoch=epoch, parent=parent, listing=listing)
 
     def _network(self, target: str, image: str, mirror: Mirror) -> Future[BuildNetwork]:
-        """Return the network of a target's build containers; start it for the first of them."""
+        """Return the network of a target's build containers; start the network at the first call."""
         if target not in self._opened:
             self._opened[target] = self._networks.submit(
                 open_network,
@@ -310,11 +310,11 @@ class LayerMaker:
                 yield container
         finally:
             if container not in self.failed.containers:
-                # In the background, because removing a container with many files takes seconds.
+                # Remove it in the background: removing a container with many files takes seconds.
                 self._background.submit(self._engine.remove_container, container)
 
     def _build_workload(self, plan: Plan, layer: Layer, step: str) -> None:
-        # The context holds the bytes of all files, so a later edit has no effect.
+        # The build context contains the bytes of all files, so a later edit of a file has no effect.
         context = workload.make_context(self._root, plan, (RUN_LABEL, self._run.name))
         require_unchanged(self._root, [layer])
         parent = self._images.inspect(self._known[layer.parent].id)

@@ -22,7 +22,7 @@ from builder.errors import BuildError
 from builder.marks import RUN_LABEL
 
 _TIMEOUT_S = 3600.0
-# Contents of the root file system that belong to one machine, or that enroot writes itself.
+# Paths in the root file system that belong to a single machine, or that enroot writes itself.
 _LEFT_OUT = (".dockerenv", "etc/fstab", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf")
 # lz4, because sqfstar 4.5.1 refuses every level of other compressors, and their default is slow.
 _OPTIONS = (
@@ -61,7 +61,7 @@ def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
 
 
 def _unblock(pipe: Path) -> None:
-    """Let the sender end if nothing read the pipe."""
+    """Let `_send` end if no process opened the pipe for reading."""
     os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
 
 
@@ -71,7 +71,7 @@ def _send(engine: Engine, container: str, config: Mapping[str, Any], pipe: Path)
 
 
 def rewrite(source: IO[bytes], target: IO[bytes], config: Mapping[str, Any]) -> None:
-    """Copy the tar of a root file system, with enroot's files in place of those of a machine."""
+    """Copy the tar of a root file system, with enroot's files in place of machine-specific files."""
     added = {
         "etc/environment": "".join(f"{pair}\n" for pair in config.get("Env") or ()),
         "etc/rc": start_script(config),

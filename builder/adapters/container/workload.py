@@ -112,7 +112,7 @@ class _Progress:
 
     @property
     def where(self) -> str:
-        """The file with the line of the current instruction, as the user wrote them."""
+        """Path, line and text of the current instruction in the user's Dockerfile."""
         if not 0 < self.step <= len(self.dockerfile.steps):
             return self.path
         instruction = self.dockerfile.steps[self.step - 1]
@@ -128,7 +128,7 @@ class _Progress:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Raise an error answer of the engine as a problem of the Dockerfile if it names a line."""
+        """Raise an engine error that names a line of the Dockerfile as an error in that file."""
         try:
             yield
         except BuildError as error:

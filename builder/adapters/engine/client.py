@@ -58,9 +58,9 @@ class Bind:
 
 
 def built_by(checkout: str) -> str:
-    """Return the repository with the layers that a checkout made or pulled; the tag is the key.
+    """Return the repository name for layers that a checkout made or pulled; the tag is the layer key.
 
-    It shows which layers `builder clean` may remove if several checkouts share an engine.
+    The name shows which layers `builder clean` may remove if several checkouts share an engine.
     """
     return f"{_BUILT}-{checkout}"
 
@@ -69,9 +69,9 @@ _loading = threading.Lock()
 
 
 def load_sdk() -> None:
-    """Import all modules of the SDK in one thread.
+    """Import all modules of docker-py in one thread.
 
-    The modules import each other, so concurrent imports in several threads can get a partly loaded module.
+    These modules import each other, so imports in several threads can get a partly loaded module.
     """
     with _loading:
         for module in ("urllib3.exceptions", "requests.exceptions", "docker.errors", "docker.types"):
@@ -147,7 +147,7 @@ class Engine:
                 raise
             raise MissingError(
                 f"the settings of Docker's client cannot be read: {error}",
-                hint="correct ~/.docker/config.json (or that in DOCKER_CONFIG): docker info",
+                hint="correct config.json in DOCKER_CONFIG or ~/.docker, then try: docker info",
             ) from error
         except (DockerException, RequestException, HTTPError) as error:
             causes = list(_causes(error))
@@ -245,7 +245,7 @@ class Engine:
     def takes_configurations(self) -> bool:
         """True if the engine loads an image whose archive lacks layers that the engine has.
 
-        The containerd image store does not: its images keep the engine's own configuration.
+        An engine with the containerd image store does not, so its images keep the engine's configuration.
         """
         return not any(_CONTAINERD in str(row) for row in self.info().get("DriverStatus") or ())
 
@@ -370,7 +370,7 @@ class Engine:
         if status != 200 and ((self.inspect_container(container) or {}).get("State") or {}).get("Running"):
             raise BuildError(
                 f"container {container}: the engine refused a limit of {count} processes (status {status})",
-                hint="docker info: see Warnings",
+                hint="see the warnings at the end of: docker info",
             )
 
     def stop(self, container: str, *, grace_s: int) -> None:
@@ -387,7 +387,7 @@ class Engine:
     ) -> int:
         """Start a container, pass its output to `on_line` line by line, and return its exit code.
 
-        Raises MissingError if it prints nothing for `silence_s`.
+        Raises MissingError if the container prints nothing for `silence_s`.
         """
         with self._ended_after(container, timeout_s), self.errors("running a container"):
             client = self.connect(silence_s)
@@ -417,7 +417,7 @@ class Engine:
 
     @contextmanager
     def _ended_after(self, container: str, timeout_s: float) -> Iterator[None]:
-        """Kill the container if the block takes longer, and raise BuildError."""
+        """Kill the container and raise BuildError if the block takes longer than `timeout_s`."""
         expired = threading.Event()
 
         def end() -> None:

@@ -19,7 +19,7 @@ _CHUNK = 1 << 16
 
 
 def take_link_local() -> None:
-    """Make 169.254.0.0/16 addresses of this network itself, so that none of the host's network is reached."""
+    """Assign 169.254.0.0/16 to this network, so that no such address of the host's network is reachable."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for request, address in ((_SET_ADDRESS, "169.254.0.1"), (_SET_MASK, "255.255.0.0")):
             fields = struct.pack("16sHH4s8x", b"lo:local", socket.AF_INET, 0, socket.inet_aton(address))

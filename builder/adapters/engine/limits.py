@@ -14,7 +14,7 @@ _CAPABILITIES = (
 
 
 def limits(engine: Engine) -> dict[str, Any]:
-    """Return options of the host config."""
+    """Return the host config options that limit a container."""
     return {
         "cap_drop": ["ALL"],
         "cap_add": list(_CAPABILITIES),

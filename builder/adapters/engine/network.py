@@ -108,7 +108,7 @@ def _wait(engine: Engine, container: str) -> None:
     if not _is_ready(output):
         raise BuildError(
             "the network of a build container was not ready",
-            hint="name servers of the site on 127.0.0.1, each with a port of its own",
+            hint="give each mirror and proxy on loopback in site.toml its own port on 127.0.0.1",
             details=output,
         )
 
@@ -136,7 +136,7 @@ def _name(host: str, port: int) -> str:
 
 
 class Forwarder(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Server of a Unix socket that connects its clients to the servers that they name first."""
+    """Unix socket server that connects each client to the server that the client's request names."""
 
     daemon_threads = True
     block_on_close = False

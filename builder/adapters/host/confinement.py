@@ -1,4 +1,4 @@
-"""Confine this process with the kernel's means: no Unix sockets, no programs, only named files.
+"""Confine this process with Landlock and seccomp: no Unix sockets, no new programs, only listed files.
 
 Works without root and cannot be undone, by this process or by its children. Knows nothing about the purpose
 of the process.
@@ -21,7 +21,7 @@ _SET_SECCOMP, _FILTER, _NO_NEW_PRIVILEGES = 22, 2, 38
 _INTERNET = (2, 10)  # AF_INET, AF_INET6
 _NETLINK = 16  # the C library lists this host's addresses with it
 _X32 = 0x40000000  # system calls from here on are those of another ABI with the same functions
-# By architecture: its number for seccomp, the number of socket, and the numbers of all refused system calls:
+# By architecture: its number for seccomp, the number of the call socket, and those of refused system calls:
 # socketpair, ptrace, process_vm_readv, process_vm_writev, execve, execveat, io_uring_setup (its requests
 # include system calls that a filter does not see), pidfd_getfd, and all that change owners or modes of files.
 _CALLS = {
@@ -50,7 +50,7 @@ def confine(*, readable: Iterable[Path], writable: Iterable[Path]) -> list[str]:
     files. It can still send signals to processes of its user. Open files stay usable.
     """
     if threading.active_count() != 1:
-        raise FactoryError("a process is confined before it starts threads")
+        raise FactoryError("a process with several threads cannot be confined")
     missing = []
     libc = ctypes.CDLL(None, use_errno=True)
     _checked(libc.prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0))), "PR_SET_NO_NEW_PRIVS")
@@ -69,7 +69,7 @@ def _checked(result: int, action: str) -> int:
 
 
 def _restrict_files(libc: ctypes.CDLL, readable: Iterable[Path], writable: Iterable[Path]) -> bool:
-    """Restrict access to files with Landlock; return False if the kernel has none."""
+    """Restrict access to files with Landlock; return False if the kernel lacks Landlock."""
     version = libc.syscall(_CREATE_RULES, None, ctypes.c_size_t(0), 1)
     if version < _OLDEST_LANDLOCK:
         return False
@@ -114,7 +114,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
 
 
 def _restrict_calls(libc: ctypes.CDLL) -> bool:
-    """Install the filter of system calls; return False if there is none for this machine."""
+    """Install the seccomp filter; return False without seccomp or for an unknown architecture."""
     calls = _CALLS.get(arch.of_this_machine())
     if calls is None or not Path("/proc/sys/kernel/seccomp").exists():
         return False
@@ -131,7 +131,7 @@ def _restrict_calls(libc: ctypes.CDLL) -> bool:
 
 
 def _program(machine: int, socket: int, refused: Sequence[int]) -> list[bytes]:
-    """Return the filter's instructions: of sockets, only those of the internet are allowed."""
+    """Return the instructions of the seccomp filter, which allows only internet and netlink sockets."""
     load, equal, above, end = 0x20, 0x15, 0x35, 0x06
     tests = [(equal, number, "refuse") for number in refused]
     families = [(equal, family, "allow") for family in (*_INTERNET, _NETLINK)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Statuses that are worth a retry; ansible/plugins/module_utils/fetching.py has the same set.
+# HTTP statuses that are worth a retry; ansible/plugins/module_utils/fetching.py has the same set.
 TRANSIENT = frozenset((408, 425, 429, 500, 502, 503, 504))
 _TRIES = 5
 _FIRST_PAUSE_S = 0.5
@@ -65,7 +65,7 @@ class Client:
     """Thread-safe HTTP client for any number of servers.
 
     `failure` is the error type raised when a server fails, with `hint` as its hint. Setting `cancelled` ends
-    a pause at once and a transfer at the next chunk.
+    a pause before a retry at once, and a transfer at the next chunk.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Client:
             response.close()
 
     def resolve(self, base: str, location: str) -> str:
-        """Return the URL of a location that a server names; raise a failure if it is not a URL."""
+        """Return the absolute URL of a Location header; raise `failure` if the header is not a URL."""
         try:
             url = urljoin(base, location)
             _ = urlsplit(url).port
@@ -168,7 +168,7 @@ class Client:
         return url
 
     def chunks(self, response: "BaseHTTPResponse") -> Iterator[bytes]:
-        """Yield the body in chunks; raise TransientError if it ends early, a failure if it takes too long."""
+        """Yield the body in chunks; raise TransientError if it ends early, `failure` if it takes too long."""
         deadline = time.monotonic() + _LONGEST_S
         while chunk := response.read1(_CHUNK):  # read() would wait for a whole chunk of a slow server
             self.check_cancelled()
@@ -283,7 +283,7 @@ def _tls(ca_bundle: Path | None) -> ssl.SSLContext:
 def _bounded_pools() -> dict[str, type["HTTPConnectionPool"]]:
     """Return urllib3's pools by scheme, with connections that limit the time of a response's headers.
 
-    The timeouts of urllib3 start again with every byte.
+    The timeouts of urllib3 itself start again with every byte.
     """
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool

@@ -28,7 +28,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local_url(url: str) -> bool:
-    """True if a URL names a server on this machine; names that only look like its address do not count."""
+    """True if a URL names a server on this machine; 127.0.0.1.example.com, for example, is not local."""
     try:
         return is_loopback(urlsplit(url).hostname or "")
     except ValueError:

@@ -19,7 +19,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_own(folder: Path) -> None:
-    """Raise MissingError if it is a file, or if it belongs to another user, who could replace its content."""
+    """Raise MissingError if `folder` is a file or belongs to another user, who could replace its content."""
     try:
         status = folder.stat()
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def require_own(folder: Path) -> None:
     if owner not in own_ids():
         raise MissingError(
             f"{folder} belongs to another user (uid {owner})",
-            hint="set BUILDER_HOME to a folder of your own, or change the owner of this one",
+            hint="set BUILDER_HOME to a folder of your own, or change the owner of this folder",
         )
 
 
@@ -43,8 +43,8 @@ def own_ids() -> set[int]:
 def temporary_folder(link: Path, mode: int = 0o700) -> Path:
     """Return the temporary folder of this user that `link` points to; create it at the first call.
 
-    Its name is unpredictable, so that no other user can create it first. With the mode 0711, others may use
-    paths in it that they know.
+    Its name is unpredictable, so that no other user can create the folder first. With mode 0711, other users
+    can open paths in the folder that they know.
     """
     import tempfile
 
@@ -62,7 +62,7 @@ def temporary_folder(link: Path, mode: int = 0o700) -> Path:
 
 
 def remove_temporary_folder(link: Path) -> None:
-    """Delete the folder that `link` points to, unless it is not a private folder of this user.
+    """Delete the folder that `link` points to, if it is a private folder of this user.
 
     File systems that a killed program left mounted in it are unmounted; their content is never deleted.
     """

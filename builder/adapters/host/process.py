@@ -249,7 +249,7 @@ def marked_children(run: str) -> Iterator[None]:
 def end_orphans(run: str) -> None:
     """End the process groups left by a killed run, recognized by the variable of `marked_children`.
 
-    A command line proves nothing: another program may read a file of the run. SIGINT comes first, as from a
+    Command lines are no proof: another program may read a file of the run. SIGINT comes first, as from a
     terminal, so that the processes can clean up.
     """
     mark = f"{_RUN}={run}".encode()
@@ -275,7 +275,7 @@ def _processes() -> Iterator[tuple[int, list[bytes]]]:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Program that runs beside this process."""
+    """Program that runs in parallel to this process."""
 
     child: subprocess.Popen[bytes]
 
@@ -316,7 +316,7 @@ class Service:
 def start_detached(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Service:
     """Start a program that outlives this process, with its output appended to `log`.
 
-    Without `env` it inherits the environment, because it is another part of the builder.
+    Without `env`, the program inherits the environment, because it is a part of the builder.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(

@@ -125,7 +125,7 @@ def _version_labels(labels: Mapping[str, str], notes: _Notes, vocabulary: Vocabu
 
 
 def _system_label(labels: Mapping[str, str], notes: _Notes) -> None:
-    """Add the system of an image based on Ubuntu, whose base images name it in two labels."""
+    """Add the system of an image based on Ubuntu, from the two labels of Ubuntu's base images."""
     name = labels.get(REF_NAME_LABEL, "")
     version = labels.get(VERSION_LABEL, "")
     if name == "ubuntu" and re.fullmatch(r"\d\d\.\d\d", version):

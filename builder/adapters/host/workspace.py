@@ -68,7 +68,7 @@ def _writable() -> Iterator[None]:
     except OSError as error:
         raise MissingError(
             f"cannot write to {error.filename}: {error.strerror}",
-            hint="make it writable, or set BUILDER_HOME to a writable folder",
+            hint="make the folder writable, or set BUILDER_HOME to a writable folder",
         ) from error
 
 
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def root_dir(self) -> Path:
-        """Folder for root file systems in the making, whose files users of a namespace can reach."""
+        """Folder for root file systems during a bootstrap, which ids of a user namespace can access."""
         with _creating:
             return private.temporary_folder(self.scratch / _ROOTS, 0o711)
 
@@ -132,7 +132,7 @@ def locked(
     """Hold a lock shared by all processes with this home during the block; yield True if it had to wait.
 
     The kernel releases the lock even if the process is killed. The file names the holder, and `waiting` is
-    called with the name that it has.
+    called with the holder's name.
     """
     with (workspace.folder("locks") / name).open("a+", encoding="utf-8", errors="replace") as file:
         waited = not _try_lock(file.fileno())
@@ -230,12 +230,12 @@ def _is_alive(scratch: Path) -> bool:
 
 
 def _host() -> tuple[str, str]:
-    """Return the name of this host and the id of its kernel's last start."""
+    """Return the name and the boot ID of this host."""
     return os.uname().nodename, Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def is_foreign(text: str) -> bool:
-    """True if a lock file with this text belongs to another host, whose locks a shared home does not show.
+    """True if the text of a lock file is of another host, whose locks do not work through a shared home.
 
     A free lock proves a dead process if its text has this host's boot ID or, after a reboot, its host name.
     """
@@ -266,7 +266,7 @@ def _alive(workspace: Workspace) -> Iterator[None]:
 
 @contextmanager
 def without_runs(workspace: Workspace) -> Iterator[bool]:
-    """Yield True if no run is in progress; then none begins until the block ends."""
+    """Yield True if no run is in progress; then no run can begin until the block ends."""
     with (workspace.folder("locks") / _RUNS).open("a") as file:
         yield _try_lock(file.fileno()) and not live_runs(workspace)
 
@@ -286,7 +286,7 @@ def forget_run(workspace: Workspace, name: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file by renaming a temporary one, so that readers never see it incomplete.
 
-    The file and its folder are synced to disk, so that this also holds after a loss of power.
+    The file and its folder are synced to disk, so that the file is also complete after a power loss.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
@@ -303,7 +303,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names of a folder's files to disk."""
+    """Sync the directory entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -177,7 +177,7 @@ class Api:
         raise self._refusal(request, response, code, f"{self._about(request)}: the registry answered {words}")
 
     def _body(self, response: "BaseHTTPResponse") -> bytes:
-        """Return the body; of a body that exceeds the limit, only the beginning."""
+        """Return the body of a response, cut off at the limit `_LIMIT`."""
         body = bytearray()
         for chunk in self.http.chunks(response):
             body += chunk[: _LIMIT - len(body)]

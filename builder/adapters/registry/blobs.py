@@ -1,7 +1,7 @@
 """Store compressed layers and image configs in a folder.
 
 A layer is looked up by its diff id (the sha256 of its tar) and stored under the digest of its compressed
-form. The pair is recorded and never recomputed, because another compressor would produce other bytes.
+form. The digest pair is recorded and never recomputed, because another compressor would produce other bytes.
 Knows gzip; must not know registries or the engine.
 """
 
@@ -179,7 +179,7 @@ class BlobStore:
                             entry.unlink()
         except BlockingIOError as error:
             raise FactoryError(
-                f"{self.folder}: compressed layers are in use, none was removed",
+                f"{self.folder}: compressed layers are in use, so none was removed",
                 hint="wait for the push to end, then run: builder clean",
             ) from error
 

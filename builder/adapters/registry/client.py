@@ -174,7 +174,7 @@ class Registry:
     ) -> bool:
         """Push a blob; return False without sending it if it exists or can be mounted from `mount_from`.
 
-        `sent` is called with the bytes sent so far, which a retry starts again at 0.
+        `sent` is called with the number of bytes sent so far; a retry starts again at 0.
         """
         if self.has_blob(repository, blob.digest):
             return False
@@ -193,7 +193,7 @@ class Registry:
         stop: threading.Event | None,
         sent: Callable[[int], object],
     ) -> bool:
-        """Upload a blob once; return False if it was mounted. A retry starts over, it does not resume."""
+        """Upload a blob once; return False if it was mounted. A retry starts from the beginning."""
         start = f"/v2/{repository}/blobs/uploads/"
         about = f"blob {blob.digest}"
         if source:
@@ -225,7 +225,7 @@ class Registry:
         if not location:
             raise PublishError(
                 f"{self.host}/{repository}: {about}: the registry sent no Location for the upload",
-                hint=f"check that it is a registry: curl -i {self._api.origin}/v2/",
+                hint=f"check that the server is a registry: curl -i {self._api.origin}/v2/",
             )
         self._api.send_once(
             Request(

@@ -43,7 +43,7 @@ def export(
 ) -> bytes:
     """Store the layers of one image from the engine's export; return the image's config.
 
-    Reads the layout of engines before 25 (`<id>/layer.tar`) and the OCI layout of later ones in one pass.
+    Reads the layout of engines before 25 (`<id>/layer.tar`) and the OCI layout of later engines in one pass.
     A stored layer is skipped without hashing if the export identifies it by name. `ready` is called with each
     new layer once it is stored, so that the push can start before the export ends.
     """

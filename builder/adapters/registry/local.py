@@ -105,7 +105,7 @@ class DockerRegistry:
         write_atomically(self.folder / "state.json", json.dumps(asdict(state)))
 
     def _runs(self, pid: int) -> bool:
-        """True if the process is this registry, and not another process or one of another user."""
+        """True if the process is this registry and belongs to this user."""
         folder = Path(f"/proc/{pid}")
         try:
             argv, owner = (folder / "cmdline").read_bytes().split(b"\0"), folder.stat().st_uid
@@ -157,7 +157,7 @@ class DockerRegistry:
 def _has_ended(pid: int) -> bool:
     """True once all threads of a process have ended, which closes its sockets.
 
-    Its command line is empty a moment earlier, and its first thread may be a zombie while others still run.
+    Before that, the command line may be empty, and the first thread a zombie while other threads still run.
     """
     process_folder = Path(f"/proc/{pid}")
     try:

@@ -17,7 +17,7 @@ _COST = 4  # bcrypt's lowest; a slow hash adds nothing to a random password
 
 
 def ensure(folder: Path) -> None:
-    """Write the password to `password` in a folder unless it has one, and its hash to `htpasswd`."""
+    """Write a password to the file `password` of a folder unless it exists, and its hash to `htpasswd`."""
     if not _read(folder):
         private.write(file_of(folder), f"{secrets.token_urlsafe(24)}\n")
     private.write(hash_file_of(folder), f"{USER}:{_bcrypt(_read(folder))}\n")
@@ -26,7 +26,9 @@ def ensure(folder: Path) -> None:
 def read(folder: Path) -> Credentials:
     password = _read(folder)
     if not password:
-        raise MissingError(f"{file_of(folder)} has no password", hint="builder registry down, then up")
+        raise MissingError(
+            f"{file_of(folder)} has no password", hint="builder registry down, then: builder registry up"
+        )
     return Credentials(username=USER, password=password)
 
 

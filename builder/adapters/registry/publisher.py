@@ -58,7 +58,7 @@ class _Route:
         if found is None:
             raise BuildError(f"no image {image} in the engine", hint="run builder build again")
         store = BlobStore(self.blobs)
-        # Images share most layers: if images are pushed one by one, each layer is compressed and sent once.
+        # Images share most layers: if pushed one after another, each layer is compressed and sent only once.
         with self.lock, store.in_use():
             config, layers = collect(
                 lambda: self.engine.export(image),
@@ -136,7 +136,7 @@ class RegistryPublisher:
         )
 
     def _require_newer(self, repository: str, tag: str, image: str) -> None:
-        """Refuse to move a tag from an image to an older one."""
+        """Raise PublishError if a tag would move to an older image."""
         current = self._registry.get_manifest(repository, tag)
         if current is None:
             return
@@ -236,7 +236,7 @@ def _config_of(registry: Registry, repository: str, manifest: bytes) -> dict[str
 
 
 def _moment(text: object) -> datetime | None:
-    """Return the time of an image in UTC; None if it has none."""
+    """Return the creation time of an image in UTC; None if the text is no time."""
     try:
         found = datetime.fromisoformat(str(text))
         return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

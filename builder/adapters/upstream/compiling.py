@@ -37,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """Image that the packages are for, and the packages that its stack provides, by name."""
+    """The image on which packages are installed, and the versions that its stack provides, by package."""
 
     wheels: Wheels
     stack: str
@@ -45,14 +45,14 @@ class Installation:
 
     @property
     def environment(self) -> str:
-        """Marker that is true on the image alone."""
+        """Environment marker that is true only for the image's Python version and architecture."""
         machine = ARCHES[self.wheels.arch].uname
         return f"python_version == '{self.wheels.python}' and platform_machine == '{machine}'"
 
 
 @dataclass(kw_only=True, slots=True)
 class _Package:
-    """Package of the lock: its version, the hashes of its wheels, and where it is needed."""
+    """Package of the lock: its version, the hashes of its wheels, and the images that need it."""
 
     version: str
     stack: str  # the first stack that needs it
@@ -111,7 +111,7 @@ def _resolve(
     """Return (version, sha256) of each package by name.
 
     If the preferred versions do not fit or are gone, resolves without them; the last index of the mirror is
-    asked only for wheels that the others lack.
+    asked only for wheels that the other indexes lack.
     """
     mirror, provided = installation.wheels.mirror, installation.provided
     chosen = {name: version for name, version in preferred.items() if name not in provided}
@@ -166,7 +166,7 @@ def _sha256(entry: Mapping[str, dict[str, object]], wheels: Wheels, cancelled: t
 
 
 def _failure(source: Source, installation: Installation, output: str) -> FactoryError:
-    """Return the error for a run of pip that failed."""
+    """Return the error for a failed run of pip."""
     errors = [
         line for line in re.findall(r"^ERROR: (.*)$", output, re.MULTILINE) if not line.startswith("Ignored")
     ]

@@ -1,4 +1,4 @@
-"""pip, with the environment markers of another Python version and machine.
+"""Run pip with the environment markers of another Python version and machine.
 
 pip downloads wheels for the version and platform in its options, but evaluates markers such as
 `python_version < "3.12"` (pip issue 11664) and Requires-Python of packages for the Python that runs it.
@@ -22,7 +22,7 @@ def main(python: str, machine: str, *arguments: str) -> int:
         "platform_machine": machine,
     }
     markers.default_environment = lambda: {**own(), **foreign}
-    # The resolver compares packages with this candidate; `pip install` gives it no version.
+    # pip compares Requires-Python with this candidate; `pip install` has no option for its version.
     version = tuple(map(int, python.split(".")))
     candidate = candidates.RequiresPythonCandidate(version)
     factory.RequiresPythonCandidate = lambda _: candidate  # type: ignore[attr-defined,assignment]

@@ -65,7 +65,7 @@ def _manifest(registry: Registry, reference: Reference, name: str) -> tuple[dict
 
 
 def _table(text: bytes) -> dict[str, Any]:
-    """Return a JSON document of a registry; empty if it is not a table."""
+    """Return a JSON document of a registry; empty if the document is not an object."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -81,7 +81,7 @@ def _fits(entry: Any, arch: str) -> bool:
 
 
 def _digest_of(description: Any) -> str:
-    """Return the digest in the description of a manifest or config; "" if it has none."""
+    """Return the digest in the OCI descriptor of a manifest or config, or ""."""
     digest = description.get("digest") if isinstance(description, dict) else None
     return digest if isinstance(digest, str) and DIGEST.fullmatch(digest) else ""
 

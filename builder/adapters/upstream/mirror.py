@@ -40,7 +40,7 @@ class Mirror:
 
     @property
     def last_index(self) -> str:
-        """The stack's wheel index if it is asked for the wheels that all other sources lack, or ""."""
+        """The stack's wheel index, used only for wheels that other sources lack; "" without such an index."""
         is_asked = self.wheel_index in (self.pip_index, *self.pip_extra_indexes)
         return "" if self.settings.only or is_asked else self.wheel_index
 
@@ -168,7 +168,7 @@ def archives(settings: MirrorSettings, system: System) -> dict[str, str]:
 
 
 def find_archives(settings: MirrorSettings, system: System) -> tuple[str, dict[str, str]]:
-    """Return the origin of the archives that the site does not set, and the archive URL of each suite."""
+    """Return where the archives not set by the site come from, and the archive URL of each suite."""
     assert system.bootstrap is not None
     suite = system.bootstrap.suite
     main, security = settings.apt, settings.apt_security
@@ -196,7 +196,7 @@ def snapshot(settings: MirrorSettings, system: System, suite: str, stamp: str) -
 
 
 def _host_apt(suite: str) -> dict[str, str]:
-    """Return the archive URL of each suite in the host's apt sources; empty if the host has another suite."""
+    """Return the archive URL of each suite in the host's apt sources; empty if `suite` is not among them."""
     texts = [
         path.read_text(encoding="utf-8", errors="replace")
         for path in [_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))]

@@ -10,7 +10,7 @@ from pathlib import Path
 from builder.adapters.upstream.mirror import Mirror
 from builder.arch import ARCHES
 
-# Message of pip for a wheel that no index has, at this version and for this Python and architecture.
+# Message of pip if no index has a wheel of this version for the Python version and architecture.
 _MISSING = re.compile(r"No matching distribution found for ([^\s;(]+)")
 _INSTALL = ("install", "--disable-pip-version-check", "--progress-bar", "off")
 
@@ -38,7 +38,7 @@ def pip_resolve(
 
 
 def _pip(python: str, arch: str) -> list[str]:
-    """Return the start of an install command of pip with the markers of a Python version and architecture."""
+    """Return the first arguments of a pip install command for a Python version and architecture."""
     program = ("-P", "-m", "builder.adapters.upstream.foreign_pip", python, ARCHES[arch].uname)
     return [sys.executable, *program, *_INSTALL]
 
@@ -74,7 +74,7 @@ def missing_wheel(output: str, mirror: Mirror) -> tuple[str, str] | None:
 
 
 def _extra(mirror: Mirror, index: str) -> str:
-    """Return the line of the site file that adds an index to the present ones."""
+    """Return a line for site.toml that adds an index to the current extra indexes."""
     return f"pip_extra_indexes = {json.dumps([*mirror.pip_extra_indexes, index])}"
 
 

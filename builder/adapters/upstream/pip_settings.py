@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builder.errors import MissingError
 
-# Sections that `pip install` and `pip download` read; the later overrides the earlier.
+# Sections that `pip install` and `pip download` read; a later section overrides an earlier section.
 _SECTIONS = ("global", "install")
 _NOT_SETTINGS = ("version", "help")
 

@@ -76,7 +76,7 @@ class SourceResolver:
         images: MachineImages,
         cancelled: threading.Event,
     ) -> None:
-        """`systems` has the system of each suite, `wheels` the installs of each requirements file."""
+        """`systems` has the system of each suite; `wheels` returns the `Wheels` of a requirements file."""
         self._root = root
         self._mirror = mirror
         self._systems = systems
@@ -218,7 +218,7 @@ class SourceResolver:
         return _verified({"sha256": hashlib.sha256(text).hexdigest(), "date": when, "snapshot": stamp})
 
     def _confirm_suite(self, want: Want, entry: Entry) -> Answer:
-        """Confirm that a release suite is unchanged; updates may differ, which a build reports."""
+        """Confirm that a release suite is unchanged; update suites may differ, which a build reports."""
         system = self._systems[want.subject]
         found = self._suite_at(want, str(entry.values.get("snapshot", ""))).entry
         assert system.bootstrap is not None

@@ -80,7 +80,7 @@ class Actions(EC2Response):
         }
 
     def run_instances(self) -> ActionResult:
-        """Refuse an instance in a reservation that does not exist, or in a block with another market."""
+        """Refuse an instance in an unknown reservation, or with a MarketType that does not fit it."""
         target = (self._get_param("CapacityReservationSpecification") or {}).get("CapacityReservationTarget")
         if name := (target or {}).get("CapacityReservationId"):
             market = (self._get_param("InstanceMarketOptions") or {}).get("MarketType")

@@ -115,7 +115,7 @@ def _further(services: Collection[str]) -> tuple[tuple[Any, str, Any], ...]:
     """Return the replacements for services that a rehearsal serves on request."""
     if "cloudformation" not in services:
         return ()
-    # Loads the models of 30 services, which takes seconds.
+    # This import loads the models of 30 services, which takes seconds.
     from builder.rehearsal import stacks
 
     return stacks.REPLACED
@@ -161,7 +161,7 @@ def account_of(access: str) -> str:
 
 def _refuse_container() -> None:
     raise UsageError(
-        "a rehearsal starts no containers for calls of Batch or Lambda", hint="test such jobs in an account"
+        "a rehearsal starts no containers for calls of Batch or Lambda", hint="test them in an AWS account"
     )
 
 
@@ -235,7 +235,7 @@ def set_rules(rules: Rules) -> None:
 
 
 def authorize(call: Call) -> tuple[str, str] | None:
-    """Return code and message of the refusal of a call that the account does not authorize.
+    """Return AWS's error code and message for a call that the account does not authorize, or None.
 
     Callers of other accounts have policies of their own, which allow everything.
     """

@@ -83,7 +83,7 @@ class Broker:
         self._writing = threading.Lock()
 
     def serve(self, requests: IO[bytes]) -> None:
-        """Answer requests until their end; requests in progress are abandoned then."""
+        """Answer requests until the stream ends; then abandon the requests in progress."""
         while line := requests.readline(LINE_LIMIT + 1):
             if len(line) > LINE_LIMIT:
                 raise UsageError(f"a request has more than {LINE_LIMIT} bytes")
@@ -122,14 +122,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _checked(request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return method and arguments of a request; raise UsageError unless exactly the known ones are given."""
+    """Return method and arguments of a request; raise UsageError for missing or unknown arguments."""
     call, arguments = request["call"], request["with"]
     if request["version"] != VERSION:
         raise UsageError(f"version {request['version']!r} of the request is not {VERSION}")
     if not isinstance(call, str) or call not in _CALLS:
         raise UsageError(f"the broker does not know the call {call!r}")
     if not isinstance(arguments, dict) or set(arguments) != set(_CALLS[call]):
-        raise UsageError(f"{call}: the arguments are not {', '.join(_CALLS[call]) or 'empty'}")
+        raise UsageError(f"{call}: expected the arguments {', '.join(_CALLS[call]) or '(none)'}")
     for name, value in arguments.items():
         if not _CHECKS[name](value):
             raise UsageError(f"{call}: {str(value)[:100]!r} is not valid as {name}")

@@ -7,7 +7,7 @@ reads the answers from its stdout:
     {"id": 7, "value": null}
     {"id": 8, "error": {"kind": "BuildError", "message": "…", "hint": "…", "details": "…"}}
 
-Requests are answered in any order. The broker ends when its stdin is closed, also if this process is killed.
+Requests are answered in any order. The broker ends when its stdin is closed, even if this process is killed.
 """
 
 import itertools

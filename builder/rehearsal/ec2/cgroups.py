@@ -34,7 +34,7 @@ def keeper_options(engine: Engine) -> dict[str, Any]:
 
 
 def machine_options(engine: Engine, keeper: str, root: Path = _ROOT) -> dict[str, Any]:
-    """Return mounts, tmpfs and host config that put a machine below its running keeper."""
+    """Return mounts, tmpfs and host config for a machine in the control group of its running keeper."""
     found = engine.inspect_container(keeper) or {}
     parent = str(found["HostConfig"].get("CgroupParent") or "") or _own_group(int(found["State"]["Pid"]))
     return {"cgroup_parent": parent, "cgroupns": "host", **_mounts(f"/{parent.lstrip('/')}", root)}
@@ -49,7 +49,7 @@ def _own_group(pid: int) -> str:
 
 
 def _mounts(parent: str, root: Path) -> Mapping[str, Any]:
-    """Return a read-only view of all hierarchies, in which systemd can write at `parent`.
+    """Return mounts of all cgroup hierarchies, read-only except for the group `parent`.
 
     A read-only mount of the whole tree would leave the mounts of the controllers below it writable.
     """

@@ -213,7 +213,7 @@ class Cloud(ImageBackend):
         """Assign an instance its addresses; return the one at which this host reaches it, "" for none.
 
         From outside the VPC, this host reaches an instance only at a public address, through the subnet's
-        route to the internet. No process listens at the other address.
+        route to the internet. No process listens at the instance's other address.
         """
         nic, inside = instance.nics[0], self.rules.is_inside
         is_public = getattr(nic, "wants_public_ip", False)

@@ -31,7 +31,7 @@ _LOGIN_UID = 1000
 class EngineHosts:
     """Backend that runs instances in the local engine; `session` marks the objects of one rehearsal.
 
-    It changes only objects of its session. `machines` are the images that a snapshot may start with.
+    It changes only objects of its session. `machines` are the images allowed as a snapshot's first content.
     """
 
     def __init__(self, *, engine: Engine, session: str, ssh_port: int, machines: Collection[str]) -> None:
@@ -120,7 +120,7 @@ class EngineHosts:
             name=self._name(launch.instance, "network"),
             hostname=launch.hostname,
             ports={"22/tcp": (launch.address, self.ssh_port)} if launch.address else {},
-            # Needed to add the link-local address of the metadata service, in this network only.
+            # NET_ADMIN lets the container add the metadata service's link-local address to its own network.
             cap_add=["NET_ADMIN"],
             **cgroups.keeper_options(self._engine),
             stop_signal="SIGKILL",  # process 1 ignores other signals, and there is nothing to clean up

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Launch:
     """Parameters of a new instance; `address` comes from `Hosts.take_address`, or is "".
 
-    Without an address the instance is not reached from this host; it reaches the internet only if
+    Without an address, this host cannot reach the instance; the instance reaches the internet only if
     `reaches_internet` is set.
     """
 

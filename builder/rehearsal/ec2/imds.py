@@ -142,7 +142,7 @@ class Metadata(ThreadingHTTPServer):
 def add_link_local() -> None:
     """Add the address of the metadata service to the loopback interface of this container.
 
-    The mask takes all link-local addresses, so the instance reaches no such service of the host's network.
+    The mask covers all link-local addresses, so the instance cannot reach those of the host's network.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for request, address in ((_SET_ADDRESS, LINK_LOCAL), (_SET_MASK, "255.255.0.0")):

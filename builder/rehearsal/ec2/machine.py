@@ -48,7 +48,7 @@ RemainAfterExit=yes
 WantedBy=multi-user.target
 UNIT
 chroot "$1" systemctl --quiet enable first-boot.service
-# Debian 13 mounts a tmpfs on /tmp, which a container may not.
+# Debian 13 mounts a tmpfs on /tmp, which a container is not allowed to do.
 chroot "$1" systemctl --quiet mask tmp.mount
 chroot "$1" systemctl --quiet set-default multi-user.target
 """

@@ -35,7 +35,7 @@ class Parameters(SimpleSystemManagerBackend):
                 self._parameters[name].append(self._new_parameter(name, seed.id_in(region_name), version=1))
 
     def get_parameter(self, name: str) -> Parameter | None:
-        """Return a parameter; one of another account by its full ARN, if a resource share allows it."""
+        """Return a parameter; for another account's parameter, requires its full ARN and a resource share."""
         return shared_parameter(name, self.account_id) or super().get_parameter(name)
 
     def _new_parameter(self, name: str, value: str, version: int) -> Parameter:

@@ -79,7 +79,7 @@ class Account:
 
 
 def load(root: Path, catalog: Catalog, *, arch: str) -> Account:
-    """Load the account, and add an AMI for every system without one in the file.
+    """Load the account, and add an AMI for every system without an AMI in the file.
 
     An AMI can be started if its system can be bootstrapped here and has this architecture.
     """

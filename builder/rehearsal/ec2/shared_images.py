@@ -1,4 +1,4 @@
-"""Images that other accounts of a rehearsal share with an account: it finds and starts them, as in EC2."""
+"""Let an account of a rehearsal find and start images that other accounts share with it, as in EC2."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -55,7 +55,7 @@ def _selected(
     owners: Iterable[str] | None = None,
     exec_users: Iterable[str] | None = None,
 ) -> list[Ami]:
-    """Return the images that others share with an account and that a request selects."""
+    """Return the images that other accounts share with an account and that a request selects."""
     if ami_ids:
         return [shared[ami] for ami in ami_ids if ami in shared]
     found = [

@@ -1,6 +1,6 @@
-"""The rehearsal's ECR: moto's control plane and a registry server per region, kept in the same state.
+"""The rehearsal's ECR: moto's control plane and a registry server per region, kept in sync.
 
-A pushed image appears in DescribeImages, a deleted one cannot be pulled. A push does not create repositories,
+A pushed image appears in DescribeImages; a deleted image cannot be pulled. A push creates no repositories,
 and the registry respects the tag mutability of each repository.
 """
 

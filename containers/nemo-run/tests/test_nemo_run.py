@@ -5,9 +5,9 @@ from checks.training import (  # noqa: F401
     PYTHON,
     WORKLOAD,
     test_only_root_can_write_the_program,
-    test_python_is_that_of_the_image,
+    test_python_command_is_that_of_the_virtual_environment,
     test_torch_has_the_pinned_version,
-    test_torchrun_is_that_of_the_image,
+    test_torchrun_command_is_that_of_the_workload_folder,
 )
 
 SLURM = "--executor slurm --account team --partition gpu --nodes 4 --processes 8 --image /fsx/a.sqsh"

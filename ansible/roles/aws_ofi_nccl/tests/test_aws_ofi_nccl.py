@@ -12,7 +12,7 @@ def folder(host):
 
 @pytest.fixture(scope="module")
 def plugins(host, folder):
-    # Since 1.17 the plugin is two identical files; before, it was a file and a link.
+    # Since aws-ofi-nccl 1.17 the plugin is two identical files; before, it was a file and a link.
     return host.check_output("find %s -name 'libnccl-net*.so' -type f", folder).split()
 
 

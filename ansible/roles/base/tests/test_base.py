@@ -36,8 +36,9 @@ def test_session_has_utf8_locale(host, expected):
     assert wanted.lower().replace("-", "") in host.check_output("locale -a").lower().replace("-", "").split()
 
 
-def test_gpu_image_asks_for_devices_and_libraries(host, expected):
-    # enroot adds no GPU without the first variable; runtimes add no CUDA without compute in the second one.
+def test_cuda_container_requests_gpus_and_driver_libraries(host, expected):
+    # enroot adds no GPU unless NVIDIA_VISIBLE_DEVICES is set; container runtimes add no CUDA libraries unless
+    # NVIDIA_DRIVER_CAPABILITIES has compute.
     # An image for CPUs may have the wheels for CUDA, if no others exist.
     has_cuda = any(name == "cuda" or name.startswith("nvidia-cuda-") for name in expected.versions)
     is_container = expected.capabilities.get("is_container")
@@ -47,7 +48,7 @@ def test_gpu_image_asks_for_devices_and_libraries(host, expected):
         assert {"compute", "utility"} <= set(environment["NVIDIA_DRIVER_CAPABILITIES"].split(","))
 
 
-def test_session_keeps_its_own_locale(host):
+def test_login_shell_keeps_a_locale_that_is_already_set(host):
     assert host.check_output("env LANG=C bash -lc 'echo $LANG'") == "C"
 
 

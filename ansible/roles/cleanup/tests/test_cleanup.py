@@ -60,7 +60,7 @@ def find(host, arguments):
     "folder",
     ["/var/lib/apt/lists", "/var/cache/apt", "/var/cache/dnf", "/tmp", "/var/tmp", "/root/.cache"],
 )
-def test_folder_is_empty(host, folder):
+def test_cache_or_temporary_folder_is_empty(host, folder):
     # The queries of other checks make apt write its cache again.
     if host.file(folder).exists:
         assert host.check_output("find %s -xdev -type f ! -name lock ! -name '*pkgcache.bin'", folder) == ""
@@ -139,12 +139,12 @@ def test_logs_are_empty(host, was_started):
 
 
 def test_dkms_sources_are_kept(host):
-    # DKMS needs the targets of these links to compile for the next kernel.
+    # DKMS needs the targets of the links named source to compile modules for the next kernel.
     assert host.run("find /var/lib/dkms -maxdepth 3 -name source -xtype l").stdout == ""
 
 
 @pytest.mark.parametrize("family", ["debian", "redhat"])
-def test_patterns_match_no_required_file(family):
+def test_cleanup_patterns_match_no_required_file(family):
     patterns = []
     for name in ("main", family):
         table = yaml.safe_load((ROLE / "vars" / f"{name}.yml").read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def test_version_file_matches_the_pin(host, release):
 
 
 @pytest.mark.parametrize("runtime", ["static", "shared"])
-def test_compiles_and_runs_a_program(host, folder, release, runtime):
+def test_nvcc_compiles_a_program_that_runs(host, folder, release, runtime):
     host.check_output("printf %s > %s/program.cu", PROGRAM.replace("%", "%%").replace("\\", "\\\\"), folder)
     host.check_output("cd %s && /usr/local/cuda/bin/nvcc --cudart %s -o program program.cu", folder, runtime)
     version, error = host.check_output("%s/program", folder).split()
@@ -70,7 +70,7 @@ def test_headers_and_libraries_are_in_usr_local_cuda(host, name):
 
 
 def test_headers_work_as_system_headers(host, folder):
-    # aws-ofi-nccl passes the folder with -isystem; the headers of C++ must still find those of C.
+    # aws-ofi-nccl passes CUDA's include folder with -isystem; C++ headers must still find C headers.
     source = "#include <cstdlib>\\n#include <cuda_runtime.h>\\n"
     host.check_output(f"printf '{source}' > %s/program.cpp", folder)
     run = host.run("g++ -isystem /usr/local/cuda/include -c -o %s/program.o %s/program.cpp", folder, folder)
@@ -102,14 +102,14 @@ def test_static_libraries_match_the_setting(host, expected):
 
 
 def test_no_library_search_path_is_set(host):
-    # A trailing colon is an empty element, which means the current directory.
+    # A trailing colon in a search path adds an empty element, which means the current directory.
     texts = environment_files(host)
     assert {path for path, text in texts.items() if PATHS.search(text)} == set()
     assert not {"LD_LIBRARY_PATH", "C_INCLUDE_PATH", "CPATH"} & set(session_environment(host))
     assert "" not in session_environment(host)["PATH"].split(":")
 
 
-def test_no_path_is_architecture_specific(host):
+def test_no_environment_file_has_an_architecture_specific_cuda_path(host):
     assert [
         path for path, text in environment_files(host).items() if "cuda" in text and "targets/" in text
     ] == []

@@ -1,4 +1,4 @@
-"""Checks of DCGM: the pinned version, for the CUDA of the driver, started only if there is a device."""
+"""Checks of DCGM: the pinned version, for the driver's CUDA version, started only if there is a GPU."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Checks of the GPU metrics exporter: the pinned version, its fields, started only if there is a GPU."""
+"""Checks of the GPU metrics exporter: pinned version, exported fields, started only if there is a GPU."""
 
 import re
 

@@ -49,7 +49,7 @@ def test_daemon_rejects_an_unknown_setting(host):
     assert "live-restroe" in refusal
 
 
-def test_daemon_json_has_the_settings(settings, expected):
+def test_daemon_json_has_the_settings_of_the_role(settings, expected):
     wanted = expected.variables["docker_settings"]
     assert {name: settings.get(name) for name in wanted} == wanted
 
@@ -60,7 +60,7 @@ def test_logs_are_rotated(settings):
     assert int(options["max-file"]) > 1
 
 
-def test_storage_folder_is_not_fixed(settings):
+def test_daemon_json_does_not_set_the_storage_folder(settings):
     assert {"data-root", "graph"} & set(settings) == set()
 
 

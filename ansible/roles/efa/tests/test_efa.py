@@ -1,4 +1,4 @@
-"""Checks of EFA: all packages of the pinned installer, modules for the image's kernel, one MPI."""
+"""Checks of EFA: all packages of the pinned installer, modules for the image's kernel, no other MPI."""
 
 import re
 
@@ -9,7 +9,7 @@ RECORD = "/opt/amazon/efa_installed_packages"
 
 
 def recorded(host):
-    """Return a dict of package versions from the record (name_version_arch or name-version-release.arch)."""
+    """Return package versions by name from the installer's record (name_version_arch or the rpm form)."""
     lines = host.check_output("grep --invert-match ^# %s", RECORD).split()
     if host.exists("dpkg-query"):
         return dict(line.split("_")[:2] for line in lines)
@@ -25,7 +25,7 @@ def numbers(version):
 
 
 def names_elsewhere(expected):
-    """Return the packages in the installer's record that this or another component removes later."""
+    """Return the packages in the installer's record that the role efa or another role removes later."""
     names = set() if expected.capabilities["is_container"] else {"efa-nv-peermem"}
     if expected.variables.get("aws_ofi_nccl_policy") == "source":
         names.add("libnccl-ofi")
@@ -43,7 +43,7 @@ def test_installer_has_the_pinned_version(host, expected):
 
 
 def test_all_packages_of_the_installer_are_installed(host, expected):
-    # The installer keeps newer packages but records its own versions.
+    # The installer keeps newer installed packages but records the versions that it contains.
     wanted = {
         name: version for name, version in recorded(host).items() if name not in names_elsewhere(expected)
     }
@@ -55,7 +55,7 @@ def test_no_files_of_an_older_installer_remain(host):
     assert not host.file("/opt/amazon/efa/installed_packages").exists
 
 
-def test_libfabric_versions_match(host, expected):
+def test_versions_of_fi_info_libfabric_and_package_match(host, expected):
     if is_minimal(expected):
         assert not host.file("/opt/amazon/efa/bin/fi_info").exists
         return
@@ -107,7 +107,7 @@ def test_container_has_no_kernel_module(host, expected):
     assert host.run("find /usr/src /var/lib/dkms -maxdepth 1 -name 'efa*'").stdout == ""
 
 
-def test_only_machines_have_the_installer_limits(host, expected):
+def test_only_machine_images_have_the_limits_of_the_installer(host, expected):
     # The installer's limits would replace those of a container image.
     assert bool(package_version(host, "efa-config")) != expected.capabilities["is_container"]
 
@@ -138,19 +138,19 @@ def test_peer_memory_module_requires_the_nvidia_driver(host, expected):
     module = module_info(host, kernel, "efa_nv_peermem")
     assert bool(module) == has_driver
     assert not has_driver or module["vermagic"].split()[0] == kernel
-    # A leftover entry would try to load the module, which needs NVIDIA's driver, at every boot.
+    # With a leftover entry, every boot would try to load efa_nv_peermem, which needs NVIDIA's driver.
     entries = host.run("grep -rls efa_nv_peermem /etc/modules-load.d /usr/lib/modules-load.d").stdout.split()
     assert bool(entries) <= has_driver
 
 
 @pytest.mark.needs("can_load_modules")
-def test_driver_sources_have_no_products_of_a_build(host):
+def test_driver_sources_have_no_build_products(host):
     products = "-path '/usr/src/nvidia-*' '(' -name '*.o' -o -name '*.ko' -o -name Module.symvers ')'"
     assert host.check_output(f"find /usr/src {products}") == ""
 
 
 @pytest.mark.needs("efa-device")
-def test_device_is_usable(host):
+def test_efa_device_is_usable(host):
     run = host.run("/opt/amazon/efa/bin/fi_info -p efa -t FI_EP_RDM")
     assert run.rc == 0
     assert "provider: efa" in run.stdout

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PREFIX = "node_amazonefa_"
-# lifespan is no counter: it is the driver's cache time in milliseconds.
+# lifespan is not a counter but the driver's cache time in milliseconds.
 GAUGES = frozenset({"lifespan"})
 INFORMATION = ("board_id", "fw_ver", "hca_type")
 
@@ -22,7 +22,7 @@ Sample = tuple[str, dict[str, str], int]
 
 
 def list_devices(root: Path) -> Iterator[Path]:
-    """Yield EFA devices; other RDMA devices have exporters of their own."""
+    """Yield the sysfs folders of EFA devices; other RDMA devices have their own exporters."""
     for device in sorted((root / "class/infiniband").glob("*")):
         driver = device / "device/driver"
         if driver.exists() and driver.resolve().name == "efa":
@@ -51,7 +51,7 @@ def read_counters(folder: Path, labels: dict[str, str]) -> Iterator[Sample]:
 def read_device(device: Path) -> Iterator[Sample]:
     name = {"device": device.name}
     yield "info", {**name, **{key: read_text(device / key) for key in INFORMATION}}, 1
-    # Newer kernels have counters of the device besides those of its ports.
+    # Newer kernels have counters of the device in addition to the counters of each port.
     if (device / "hw_counters").is_dir():
         yield from read_counters(device / "hw_counters", name)
     for port in sorted((device / "ports").glob("*")):

@@ -95,7 +95,7 @@ def test_units_are_valid(host):
 
 @pytest.fixture
 def device(host):
-    """Create a placeholder for the device file if the machine has no device."""
+    """Create a placeholder for the device file if the machine has no EFA device."""
     if host.run("ls /dev/infiniband/uverbs*").rc == 0:
         yield
         return

@@ -25,7 +25,7 @@ def test_kubelet_has_the_version_of_the_base_image(host, programs):
 
 
 def test_packages_of_the_base_image_are_unchanged(host):
-    # Configuration files (c) may differ; programs may not.
+    # Configuration files, which the output marks with c, may differ; programs may not.
     if host.exists("rpm"):
         changed = host.run("rpm --verify containerd runc").stdout.splitlines()
     else:

@@ -32,7 +32,7 @@ def test_required_programs_are_installed(host, expected):
 
 
 def test_gpu_hook_finds_nvidia_container_cli(host, expected):
-    # NVIDIA's hook calls the program: without it no container starts.
+    # NVIDIA's hook calls nvidia-container-cli; without that program no container starts.
     if "nvidia_driver" in expected.components:
         assert host.exists("nvidia-container-cli")
 

@@ -8,7 +8,7 @@ from checks import module_info
 PROGRAMS = ("gdrcopy_apiperf", "gdrcopy_copybw", "gdrcopy_copylat", "gdrcopy_sanity")
 FUNCTIONS = ("gdr_open", "gdr_pin_buffer", "gdr_copy_to_mapping")
 COPY_FUNCTIONS = ("memcpy_uncached_store_avx",)
-# Only machines with a GPU have the driver's library.
+# Only machines with a GPU have the driver's libcuda.so.1.
 OF_THE_HOST = {"libcuda.so.1"}
 
 
@@ -49,7 +49,7 @@ def test_library_exports_its_functions(host, expected):
     assert run.rc == 0, run.stderr
 
 
-def test_record_has_version_and_commit(host, expected):
+def test_build_record_has_version_and_commit(host, expected):
     record = host.file(f"{expected.variables['gdrcopy_prefix']}/built-from").content_string.split()
     source = expected.variables["gdrcopy_downloads"]["source"]
     assert record == [expected.versions["gdrcopy"], source["commit"]]

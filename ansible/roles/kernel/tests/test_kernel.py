@@ -15,7 +15,7 @@ FOLLOWER = re.compile(
 
 
 def find_steps(role):
-    """Yield (file, task) for every task of a role, including tasks in blocks."""
+    """Yield the file and the mapping of every task of a role, including tasks in blocks."""
 
     def open_blocks(steps):
         for step in steps:

@@ -33,7 +33,7 @@ def test_no_later_file_overrides_a_limit(host):
     assert {path: words for path, words in limits.items() if names & set(words)} == {}
 
 
-def test_sessions_open_with_the_limits(host):
+def test_session_can_be_opened_with_the_limits(host):
     assert host.run("su root -s /bin/sh -c true").rc == 0
 
 

@@ -33,13 +33,13 @@ def test_ld_so_preload_is_empty(host):
     assert not preload.exists or not preload.content_string.strip()
 
 
-def test_no_path_has_an_empty_element(environment):
+def test_no_search_path_has_an_empty_element(environment):
     # The loader and the compiler interpret an empty element as the current directory.
     paths = {name: environment[name] for name in PATH_LISTS if name in environment}
     assert {name: value for name, value in paths.items() if "" in value.split(":")} == {}
 
 
-def test_no_file_has_the_default_block_marker(host):
+def test_no_environment_file_has_the_default_blockinfile_marker(host):
     # Two blockinfile tasks with the same marker replace each other's block in a file.
     assert [path for path, text in environment_files(host).items() if BLOCK.search(text)] == []
 

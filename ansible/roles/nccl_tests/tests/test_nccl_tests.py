@@ -40,8 +40,8 @@ def test_all_reduce_gives_correct_results(host):
 
 
 @pytest.mark.needs("gpu", "efa-device", "peer")
-def test_two_machines_reduce_over_efa(host, expected):
-    """`peer` is the login of a second machine of the same image, at which this user can log in."""
+def test_two_nodes_all_reduce_over_efa(host, expected):
+    """`peer` is USER@ADDRESS of a second machine with the same image; USER can log in there by SSH."""
     user, _, address = expected.capabilities["peer"].partition("@")
     gpus = host.check_output("nvidia-smi -L | wc -l")
     mpirun = f"{expected.variables['nccl_tests_mpi']}/bin/mpirun"

@@ -138,7 +138,7 @@ def test_module_parameters_match_the_settings(host, expected, upstream, module):
     assert found == {name: str(value) for name, value in wanted.items()}
 
 
-def test_no_signing_key_remains(host):
+def test_no_module_signing_key_remains(host):
     keys = "/var/lib/dkms/mok.key /var/lib/shim-signed/mok/MOK.priv"
     assert host.run(f"ls {keys}").stdout == ""
 

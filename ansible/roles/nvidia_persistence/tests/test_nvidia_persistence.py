@@ -22,7 +22,7 @@ def test_unit_is_valid(host):
 
 
 def test_unit_is_complete(host):
-    # A drop-in installed as the unit has no Type and resets an ExecStart that was never set.
+    # A drop-in file installed as the unit would lack Type= and start with an empty ExecStart=.
     text = host.file(f"/etc/systemd/system/{UNIT}").content_string
     assert len(re.findall(r"^ExecStart=", text, re.MULTILINE)) == 1
     assert re.search(r"^ExecStart=/", text, re.MULTILINE)
@@ -56,7 +56,7 @@ def test_service_requires_a_gpu(host, expected):
         assert host.check_output("systemctl is-failed %s || true", UNIT) == "inactive"
 
 
-def test_branch_matches_the_driver(host, expected):
+def test_daemon_branch_matches_the_driver_branch(host, expected):
     version = package_version(host, "nvidia-persistenced")
     if version:
         branch = version.rpartition(":")[2].partition(".")[0]

@@ -40,16 +40,16 @@ def test_job_runs_without_root(host):
 
 
 def is_old(expected):
-    """Release 5 has other daemons, and another name for the transport over shared memory."""
+    """Return True before Open MPI 5, which has other daemons and another shared-memory transport."""
     return int(expected.versions["openmpi"].partition(".")[0]) < 5
 
 
 @pytest.mark.parametrize("component", ["mtl: ofi", "btl: tcp", "pml: cm", "pml: ob1"])
-def test_component_is_available(host, component):
+def test_mca_component_is_available(host, component):
     assert f"MCA {component} " in host.check_output("ompi_info")
 
 
-def test_shared_memory_is_available(host, expected):
+def test_shared_memory_transport_is_available(host, expected):
     name = "vader" if is_old(expected) else "sm"
     assert f"MCA btl: {name} " in host.check_output("ompi_info")
 

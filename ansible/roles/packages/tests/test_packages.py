@@ -95,7 +95,7 @@ def test_roles_upgrade_only_named_packages():
     assert violations == []
 
 
-def test_check_mode_tasks_register_their_result():
+def test_tasks_that_always_run_in_check_mode_register_their_result():
     # A task in check mode changes nothing, so it is useful only if its result is registered.
     steps = [
         step

@@ -79,7 +79,7 @@ def test_modules_are_loaded_before_the_settings(host, written):
     assert "systemd-modules-load.service" in after.split() or not host.file("/run/systemd/system").exists
 
 
-def test_all_kernels_have_the_modules(host):
+def test_all_installed_kernels_have_the_loaded_modules(host):
     loaded = read_lines(host.file(MODULES).content_string)
     kernels = host.run("ls /lib/modules").stdout.split()
     lacking = [(kernel, name) for kernel in kernels for name in loaded if not module_info(host, kernel, name)]

@@ -1,4 +1,4 @@
-"""Checks of a source tree: the locked commit, without its history, written by root only."""
+"""Checks of a source tree: the locked commit, without git history, writable only by root."""
 
 
 def test_files_are_those_of_the_locked_commit(host, expected):

@@ -1,4 +1,4 @@
-"""Checks of a vendor's base image: it contains what the catalog says, in a state that jobs can use."""
+"""Checks of a vendor's base image: it has the cataloged versions, in a state that jobs can use."""
 
 import pytest
 from checks import distributions, package_version
@@ -9,7 +9,7 @@ NEURON_PACKAGES = {
     "neuron_collectives": "aws-neuronx-collectives",
     "neuron_tools": "aws-neuronx-tools",
 }
-# Folders in which releases of EFA, NVIDIA's images and builds from source have the plugin of NCCL.
+# Folders of the NCCL plugin in EFA releases, in NVIDIA's images and after builds from source.
 PLUGIN_FOLDERS = "/opt/amazon /opt/aws-ofi-nccl /usr/lib /usr/local/lib"
 # Python program that imports PyTorch and prints path and version of each NCCL library of the process, without
 # a GPU.
@@ -95,7 +95,7 @@ def test_plugin_of_nccl_finds_its_libraries(host, expected):
 
 
 def test_pytorch_loads_one_nccl(host, expected, python):
-    # The constant torch.cuda.nccl.version() is that of the build, not of the library in the process.
+    # torch.cuda.nccl.version() returns the version of the build, not of the library in the process.
     if contains(expected, "nccl"):
         assert len(host.check_output("%s -c %s", python, NCCL).splitlines()) == 1
 
@@ -105,7 +105,7 @@ def test_preloaded_libraries_exist(host):
         assert host.file(path).exists
 
 
-def test_what_is_in_the_way_of_efa_is_removed(host, expected):
+def test_packages_and_files_that_conflict_with_efa_are_removed(host, expected):
     variables = expected.variables
     if variables["vendor_base_policy"] != "purge_then_install":
         return

@@ -4,7 +4,7 @@ moto itself skips unknown types with a warning and reports the stack as complete
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from string import Template
 from typing import Any
 
@@ -12,12 +12,18 @@ from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import ChangeSet, CloudFormationBackend, cloudformation_backends
 from moto.core.common_models import CloudFormationModel
-from moto.ec2.models import ec2_backends
+from moto.core.exceptions import ServiceException
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.elastic_ip_addresses import ElasticAddress
+from moto.ec2.models.internet_gateways import InternetGateway
+from moto.ec2.models.nat_gateways import NatGateway
+from moto.ec2.models.route_tables import RouteTable
 from moto.s3.models import s3_backends
 from moto.ssm.models import ssm_backends
 from moto.utilities.utils import get_partition
 
 _MOTO_CLEAN_JSON = parsing.clean_json
+_DELETE = "delete_from_cloudformation_json"
 _MOTO_SSM_VALUE = parsing.ResourceMap.parse_ssm_parameter
 
 
@@ -79,6 +85,16 @@ class Stacks(CloudFormationBackend):
             )
         change_set.execution_status = "EXECUTE_COMPLETE"
 
+    def delete_stack(self, name_or_stack_id: str) -> None:
+        """Delete a stack; if one of its resources cannot be deleted, keep it as DELETE_FAILED."""
+        stack = self.stacks.get(name_or_stack_id)
+        try:
+            super().delete_stack(name_or_stack_id)  # calls this method again with the id if it got the name
+        except ServiceException:
+            if stack is not None:
+                stack.status = "DELETE_FAILED"
+                self.stacks[stack.stack_id] = stack
+
 
 def _clean_json(value: Any, resources: Any) -> Any:
     """Resolve functions as moto does, but leave AWS::NoValue out of lists as AWS does."""
@@ -92,6 +108,32 @@ def _ssm_value(resources: parsing.ResourceMap, name: str, value_type: str) -> An
     """Return the value of an SSM parameter; "" if it is missing: moto also reads unused defaults."""
     parameters = ssm_backends[resources._account_id][resources._region_name]
     return "" if parameters.get_parameter(name) is None else _MOTO_SSM_VALUE(resources, name, value_type)
+
+
+def _deletes(delete: Callable[[EC2Backend, str], object]) -> Any:
+    """Return a method that deletes a resource of a stack; `delete` gets the backend and the resource's id."""
+
+    def method(_: type, name: str, __: Any, account_id: str, region_name: str) -> None:
+        delete(ec2_backends[account_id][region_name], name)
+
+    return classmethod(method)
+
+
+def _delete_nat_gateway(ec2: EC2Backend, name: str) -> None:
+    gateway = ec2.delete_nat_gateway(name)
+    ec2.delete_network_interface(gateway._eni.id)
+
+
+def _delete_route_table(ec2: EC2Backend, name: str) -> None:
+    for association in list(ec2.get_route_table(name)._associations):
+        ec2.disassociate_route_table(association)
+    ec2.delete_route_table(name)
+
+
+def _delete_internet_gateway(ec2: EC2Backend, name: str) -> None:
+    if vpc := ec2.get_internet_gateway(name).vpc:
+        ec2.detach_internet_gateway(name, vpc.id)
+    ec2.delete_internet_gateway(name)
 
 
 def _imports(value: Any) -> Iterator[Any]:
@@ -193,4 +235,9 @@ REPLACED: tuple[tuple[Any, str, Any], ...] = (
     (cloudformation_backends, "backend", Stacks),
     (parsing, "clean_json", _clean_json),
     (parsing.ResourceMap, "parse_ssm_parameter", _ssm_value),
+    # moto leaves these resources behind when it deletes a stack.
+    (NatGateway, _DELETE, _deletes(_delete_nat_gateway)),
+    (RouteTable, _DELETE, _deletes(_delete_route_table)),
+    (InternetGateway, _DELETE, _deletes(_delete_internet_gateway)),
+    (ElasticAddress, _DELETE, _deletes(lambda ec2, name: ec2.release_address(address=name))),
 )

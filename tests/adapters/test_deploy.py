@@ -117,6 +117,27 @@ def test_batch_stack_uses_the_vpc_stack_and_starts_the_published_ami(
     (compute,) = aws("batch").describe_compute_environments()["computeEnvironments"]
     assert queue["jobQueueArn"] == found["Queue"]
     assert compute["computeResources"]["subnets"] == [network["PrivateSubnet"]]
+    for name in ("batch", "vpc"):
+        code, _, err = deploy("delete", name, "--yes")
+        assert code == 0, err
+    in_vpc = [{"Name": "vpc-id", "Values": [network["Vpc"]]}]
+    assert not aws.ec2.describe_vpcs(Filters=in_vpc)["Vpcs"]
+    assert not aws.ec2.describe_network_interfaces(Filters=in_vpc)["NetworkInterfaces"]
+    assert not aws.ec2.describe_addresses()["Addresses"]
+
+
+def test_a_stack_with_a_resource_in_use_stays_and_can_be_deleted_later(
+    deploy: Deploy, cloud: RehearsedAccount
+) -> None:
+    aws = Clients(cloud.endpoint)
+    code, out, err = deploy("apply", "vpc", "Zones=us-east-1a", "--yes")
+    assert code == 0, err
+    other = aws.ec2.create_route_table(VpcId=outputs(out)["Vpc"])["RouteTable"]["RouteTableId"]
+    code, _, err = deploy("delete", "vpc", "--yes")
+    assert (code, "stack vpc: DELETE_FAILED" in err) == (4, True), err
+    aws.ec2.delete_route_table(RouteTableId=other)
+    code, _, err = deploy("delete", "vpc", "--yes")
+    assert code == 0, err
 
 
 def test_clean_everything_lists_and_deletes_only_stacks_of_builder_deploy(

@@ -174,12 +174,13 @@ def _clear_backends() -> None:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name) if not isinstance(owner, type) else vars(owner)[name]
+    is_own = name in vars(owner)  # else a class inherits it
+    before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        setattr(owner, name, before) if is_own else delattr(owner, name)
 
 
 @contextmanager

@@ -333,7 +333,7 @@ def base_facts(plan: Plan) -> list[tuple[str, Cell]]:
 
 _POLICIES = {
     "verify-only": "what the image contains is checked, nothing of it is installed again",
-    "purge-then-install": "packages in the way of EFA are removed, then the components are installed",
+    "purge-then-install": "packages that conflict with EFA are removed, then the components are installed",
     "install": "the components are installed on top of the image",
 }
 

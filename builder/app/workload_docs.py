@@ -37,7 +37,7 @@ target](../guides/target.md#flavours-of-a-training-container) has the flavours o
 | policy | the image of the vendor |
 |---|---|
 | verify-only | is checked and not changed |
-| purge-then-install | loses the packages in the way of EFA's installer, then gets EFA and its NCCL plugin |
+| purge-then-install | loses packages that conflict with EFA's installer, then gets EFA and its NCCL plugin |
 | install | gets the components of the target on top |
 
 """

@@ -37,7 +37,7 @@ DEFECTS = {
     ),
     "systemctl --quiet disable chrony.service": ("time_sync::service_is_enabled_at_boot",),
     'sed -i \'s/"max-size": "[^"]*"/"max-size": "-1"/\' /etc/docker/daemon.json': (
-        "docker::daemon_json_has_the_settings",
+        "docker::daemon_json_has_the_settings_of_the_role",
         "docker::logs_are_rotated",
     ),
     "apt-mark unhold docker.io": ("docker::version_matches_the_pin",),

@@ -285,14 +285,17 @@ KNOWN = {
         "kernel::no_kernel_metapackage_is_installed",
     ),
     "packages: security upgrade in check mode, without effect": (
-        "packages::check_mode_tasks_register_their_result",
+        "packages::tasks_that_always_run_in_check_mode_register_their_result",
     ),
     "packages: machine restarted in every run": ("reboot", "kernel::machine_is_restarted_only_if_needed"),
     "aws_cli: no version pin, no signature check": ("get_url", "aws_cli::version_matches_the_pin"),
     "aws_cli: second run fails": ("aws_cli::installer_runs_with_the_update_option", "silent"),
     "aws_cli: configuration of root that slows transfers": ("aws_cli::no_user_has_aws_configuration",),
     "docker: repository tool of Amazon Linux 2": ("amazon-linux-extras", "shell"),
-    "docker: service restarted during the build": ("started", "docker::daemon_json_has_the_settings"),
+    "docker: service restarted during the build": (
+        "started",
+        "docker::daemon_json_has_the_settings_of_the_role",
+    ),
     "docker: logs without size limit": ("docker::logs_are_rotated",),
     "efa: files of two versions mixed": (
         "efa::installer_has_the_pinned_version",
@@ -332,9 +335,11 @@ KNOWN = {
     "cuda: current directory in the library path": (
         "empty path element",
         "cuda::no_library_search_path_is_set",
-        "nccl_env::no_path_has_an_empty_element",
+        "nccl_env::no_search_path_has_an_empty_element",
     ),
-    "cuda: architecture-specific paths": ("cuda::no_path_is_architecture_specific",),
+    "cuda: architecture-specific paths": (
+        "cuda::no_environment_file_has_an_architecture_specific_cuda_path",
+    ),
     "dependencies declared in defaults": ("dependencies",),
     "gdrcopy: clone of the default branch, module loaded only during the build": (
         "git",
@@ -344,7 +349,10 @@ KNOWN = {
     ),
     "gdrcopy: programs not in PATH": ("gdrcopy::program_finds_its_libraries",),
     "nccl: make without a job limit": ("unbounded make",),
-    "nccl: blocks with the same marker": ("blockinfile", "nccl_env::no_file_has_the_default_block_marker"),
+    "nccl: blocks with the same marker": (
+        "blockinfile",
+        "nccl_env::no_environment_file_has_the_default_blockinfile_marker",
+    ),
     "nccl: preload that overrides the NCCL of frameworks": (
         "preload",
         "nccl_env::ld_so_preload_is_empty",

@@ -9,12 +9,12 @@ from checks.training import (  # noqa: F401
     explained_end,
     smoke,
     test_help_shows_an_example_and_the_exit_codes,
-    test_missing_data_end_both_ranks_with_one_message_and_no_restart,
+    test_missing_data_stops_both_ranks_with_one_message_and_no_restart,
     test_only_root_can_write_the_program,
-    test_python_is_that_of_the_image,
+    test_python_command_is_that_of_the_virtual_environment,
     test_start_without_torchrun_fails_with_a_one_line_error,
     test_torch_has_the_pinned_version,
-    test_torchrun_is_that_of_the_image,
+    test_torchrun_command_is_that_of_the_workload_folder,
 )
 
 

@@ -132,7 +132,7 @@ def find_instance(context: Context, name: str) -> Instance:
     """Return the EC2 type; raise UsageError if the catalog has no such type."""
     if name not in context.catalog.instances:
         raise UsageError(
-            f"--instance {name}: no EC2 type '{name}' in catalog/instances.toml"
+            f"--instance: no EC2 type {shortened(name)} in catalog/instances.toml"
             f"{did_you_mean(name, context.catalog.instances)}",
             hint="add its counts to catalog/instances.toml, or choose a type of that file",
         )

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from builder.dockerfile import Instruction, instructions
 from builder.errors import MissingError, UsageError
 from builder.lint.shell import Command, commands
-from builder.reading import read_text
+from builder.reading import read_text, shortened
 
 # Kind of file → patterns of its name, in lower case; the first that matches counts.
 KINDS = {
@@ -158,7 +158,7 @@ def read_tree(path: Path) -> tuple[Tree, tuple[tuple[str, str], ...]]:
     Raises MissingError if `path` does not exist, UsageError if it is a file of a kind that no rule covers.
     """
     if not path.exists():
-        raise MissingError(f"{path}: no such file or folder", hint="builder lint FOLDER")
+        raise MissingError(f"no such file or folder: {shortened(str(path), 300)}", hint="builder lint FOLDER")
     if path.is_file():
         kind = kind_of(path)
         if not kind:

@@ -352,7 +352,7 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((*GOOD[:-1], "p5.48xlrge"), 2, "--instance p5.48xlrge: no EC2 type 'p5.48xlrge'"),
+        ((*GOOD[:-1], "p5.48xlrge"), 2, "--instance: no EC2 type 'p5.48xlrge'"),
         ((*GOOD, "--processes", "9"), 8, "--processes 9: p5.48xlarge has 8 GPUs"),
         ((*GOOD, "--nodes", "0"), 2, "must be a number from 1 to 5000, not '0'"),
         ((*GOOD, "--mount", "checkpoint=/a"), 2, "no mount 'checkpoint' (did you mean 'checkpoints'?)"),

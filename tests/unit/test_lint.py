@@ -86,7 +86,7 @@ def test_lint_of_a_clean_folder_succeeds(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nothing"], 3, "nothing: no such file or folder"),
+        (["nothing"], 3, "no such file or folder: 'nothing'"),
         (["model.bin"], 2, "model.bin: not a Dockerfile, script, manifest or text by its name"),
         (["--json", "--sarif"], 2, "argument --sarif: not allowed with argument --json"),
     ],

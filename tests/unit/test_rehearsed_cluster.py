@@ -84,7 +84,7 @@ def test_systems_of_clusters_can_be_bootstrapped(root: Path) -> None:
         ("", 2, "builder rehearse cluster: no action given (available: up, down, status, exec)"),
         ("dwon", 2, "builder rehearse cluster: no action 'dwon' (did you mean 'down'?)"),
         ("up", 2, "the following arguments are required: --instance"),
-        ("up --instance p5.48", 2, "--instance p5.48: no EC2 type 'p5.48' in catalog/instances.toml"),
+        ("up --instance p5.48", 2, "--instance: no EC2 type 'p5.48' in catalog/instances.toml"),
         ("up --instance p6e-gb200.36xlarge", 8, "p6e-gb200.36xlarge: ram_gib is unknown, and jobs need it"),
         ("up --instance hpc7g.16xlarge", 8, "it cannot run its programs"),
         ("up --instance p5.48xlarge --nodes 17", 2, "must be a number from 1 to 16, not '17'"),

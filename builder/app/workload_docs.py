@@ -23,8 +23,6 @@ NOT_TAKEN: Mapping[str, str] = {
     "gpt-neox": "removed from the reference repository after release 1.1.0; `megatron-lm` has the same"
     " parallelism",
     "nemo-multimodal": "its base was an early-access image that only its testers could pull",
-    "smddp-deepspeed": "the image of SageMaker's library is verified and not changed, so DeepSpeed cannot"
-    " be added; `deepspeed` trains with ZeRO, `smddp-fsdp` uses the same library",
     "nvshmem": "builds a library and no program that trains; PyTorch's wheels for CUDA 13 bring NVSHMEM",
 }
 _HEAD = """\

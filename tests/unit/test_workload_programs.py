@@ -34,11 +34,11 @@ def copies_common(name: str) -> bool:
 
 def start(target: str, *arguments: str, program: str = "train") -> subprocess.CompletedProcess[str]:
     """Run a training program with its image's import path and the standard library only."""
-    source = CONTAINERS / target / "src"
-    code = (
-        f"import sys; sys.path[:0] = [{str(source)!r}, {str(CONTAINERS / 'common')!r}]; "
-        f"import {program}; sys.exit({program}.main(sys.argv[1:]))"
-    )
+    recipe = (CONTAINERS / target / "Dockerfile").read_text()
+    # A later folder of COPY replaces files of the same name.
+    copied = re.findall(r"^COPY (.*src/) /opt/workload/$", recipe, re.MULTILINE)[0].split()
+    folders = [str(CONTAINERS / folder) for folder in reversed(copied)]
+    code = f"import sys; sys.path[:0] = {folders!r}; import {program}; sys.exit({program}.main(sys.argv[1:]))"
     command = [sys.executable, "-I", "-S", "-B", "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 

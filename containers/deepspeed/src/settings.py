@@ -1,5 +1,6 @@
-"""DeepSpeed's configuration of a run: that of the options and of the user's file. Imports no PyTorch."""
+"""Options of DeepSpeed, and its configuration from them and the user's file. Imports no PyTorch."""
 
+import argparse
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -16,6 +17,30 @@ DECIDED = {
     "scheduler": "--warmup",
     "fp16": "bfloat16, which GPUs always use",
 }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    memory = parser.add_argument_group("memory")
+    memory.add_argument(
+        "--zero-stage",
+        type=int,
+        choices=(0, 1, 2, 3),
+        default=2,
+        help="what the ranks shard: 1 optimizer state, 2 gradients as well, 3 weights as well "
+        "(default: %(default)s)",
+    )
+    memory.add_argument(
+        "--deepspeed-config",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with sections of DeepSpeed's configuration, in addition to those that options set",
+    )
+    memory.add_argument(
+        "--activation-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep only the inputs of each layer and recompute activations in the backward pass",
+    )
 
 
 def settings_of(options: Namespace, *, on_gpu: bool) -> dict[str, Any]:

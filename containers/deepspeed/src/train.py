@@ -2,34 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from llama.program import open_llama_batches, run_llama
+from settings import add_options
 from training.options import end_process
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    memory = parser.add_argument_group("memory")
-    memory.add_argument(
-        "--zero-stage",
-        type=int,
-        choices=(0, 1, 2, 3),
-        default=2,
-        help="what the ranks shard: 1 optimizer state, 2 gradients as well, 3 weights as well "
-        "(default: %(default)s)",
-    )
-    memory.add_argument(
-        "--deepspeed-config",
-        type=Path,
-        metavar="FILE",
-        help="JSON file with sections of DeepSpeed's configuration, in addition to those that options set",
-    )
-    memory.add_argument(
-        "--activation-checkpointing",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="keep only the inputs of each layer and recompute activations in the backward pass",
-    )
 
 
 def start(options: argparse.Namespace) -> int:

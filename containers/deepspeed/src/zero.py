@@ -24,10 +24,10 @@ TAG = "state"  # folder of DeepSpeed's files in a checkpoint
 class ZeroLlama:
     """Workload whose state ZeRO shards over the ranks; each rank saves its part."""
 
-    program = "deepspeed"
     unit = "tokens"
 
-    def __init__(self, options: Namespace, ranks: TorchRanks) -> None:
+    def __init__(self, options: Namespace, ranks: TorchRanks, *, program: str = "deepspeed") -> None:
+        self.program = program
         # DeepSpeed chooses the accelerator when it is imported.
         os.environ["DS_ACCELERATOR"] = ranks.device.type
         import deepspeed
@@ -38,7 +38,7 @@ class ZeroLlama:
         # A rank loads the part that it saved, so a checkpoint fits only the same number of ranks and stage.
         settings = ranks.together(lambda: settings_of(options, on_gpu=ranks.device.type == "cuda"))
         layout = {"ranks": ranks.world_size, "zero_stage": settings["zero_optimization"]["stage"]}
-        self.identity = {**identity(options, self.program), **layout}
+        self.identity = {**identity(options, program), **layout}
         self.parameters = config.parameters
         self.units_per_step = options.batch_size * chosen_length(options) * ranks.world_size
         self._options, self._ranks = options, ranks

@@ -5,8 +5,9 @@ Also the option parser and the tables on stdout that all verbs share.
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -150,8 +151,9 @@ class _Parser(argparse.ArgumentParser):
     """Argument parser that raises UsageError instead of printing its usage; options may follow arguments."""
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        self._refuse_empty(tuple(args or ()))
-        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
+        words = tuple(args or ())
+        self._refuse_empty(words)
+        parsed, unknown = self.parse_known_intermixed_args(list(self._with_values(words)), namespace)
         if unknown:
             first = unknown[0]
             suggestion = did_you_mean(first, self._option_string_actions) if first.startswith("--") else ""
@@ -171,6 +173,25 @@ class _Parser(argparse.ArgumentParser):
                 option = f"argument {before}:" if before.startswith("-") else "an argument"
                 self.error(f"{option} must not be empty")
             before = word
+
+    def _with_values(self, words: Sequence[str]) -> Iterator[str]:
+        """Attach values such as -1d to their options: argparse would take such a word for an option."""
+        rest = iter(words)
+        for word in rest:
+            option = self._option_string_actions.get(word)
+            if word == "--" or option is None or option.nargs is not None:
+                yield word
+                if word == "--":
+                    break
+                continue
+            value = next(rest, None)
+            if value is None:
+                yield word
+            elif re.match(r"-[^-]", value) and value[:2] not in self._option_string_actions:
+                yield f"{word}={value}" if word.startswith("--") else f"{word}{value}"
+            else:
+                yield from (word, value)
+        yield from rest
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")

@@ -12,6 +12,7 @@ ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 MIRROR = "mirror+file:/etc/apt/mirrors/debian.list"
 KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SOURCES = "/etc/apt/sources.list:1 Packages"
+AREAS = ("contrib", "non-free", "non-free-firmware")
 VENDOR = f"{SOURCES} Docker main https://vendor.example/debian bookworm $(SIGNED_BY)"
 
 
@@ -20,7 +21,7 @@ VENDOR = f"{SOURCES} Docker main https://vendor.example/debian bookworm $(SIGNED
     [
         (
             [f"{SOURCES} Debian main {MIRROR} bookworm $(SIGNED_BY)", VENDOR],
-            [f"deb {MIRROR} bookworm contrib", f"deb {MIRROR} bookworm non-free"],
+            [f"deb {MIRROR} bookworm {area}" for area in AREAS],
         ),
         (
             [
@@ -28,10 +29,10 @@ VENDOR = f"{SOURCES} Docker main https://vendor.example/debian bookworm $(SIGNED
                 f"/etc/apt/sources.list:1 Translations Debian main {MIRROR} bookworm {KEY}",
                 f"{SOURCES} Debian contrib {MIRROR} bookworm {KEY}",
             ],
-            [f"deb [signed-by={KEY}] {MIRROR} bookworm non-free"],
+            [f"deb [signed-by={KEY}] {MIRROR} bookworm {area}" for area in AREAS[1:]],
         ),
         (
-            [f"{SOURCES} Debian {area} {MIRROR} bookworm {KEY}" for area in ("main", "contrib", "non-free")],
+            [f"{SOURCES} Debian {area} {MIRROR} bookworm {KEY}" for area in ("main", *AREAS)],
             [],
         ),
     ],
@@ -54,7 +55,7 @@ def test_areas_stay_enabled_if_one_of_them_has_no_packages(tmp_path: Path) -> No
     contrib = f"{tmp_path}/areas.list:1 Packages Debian contrib {MIRROR} trixie $(SIGNED_BY)"
     assert asked_by(tmp_path, [main, contrib]) == ["indextargets"]
     assert asked_by(tmp_path, [main]) == ["indextargets", "update"]
-    assert lines_in(tmp_path) == before == [f"deb {MIRROR} trixie {area}" for area in ("contrib", "non-free")]
+    assert lines_in(tmp_path) == before == [f"deb {MIRROR} trixie {area}" for area in AREAS]
 
 
 def lines_in(folder: Path) -> list[str]:

@@ -37,8 +37,6 @@ def build(
     for kind, lane in needed.items():
         lane.confirm(_of_kind(missing, kind), request)
     reused = list(found.values())
-    for receipt in reused:
-        lanes[receipt.plan.target.kind].reuse(receipt)
     if missing:
         # Imported late: threads, screens and makers are slow to load, and a reused build needs none.
         from builder.app.production import produce_all

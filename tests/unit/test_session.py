@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.adapters.engine.client import Engine, Image
-from builder.adapters.host.receipts import Receipts
 from builder.app import production
 from builder.app.context import Context
 from builder.app.lanes import table
-from builder.app.lanes.container import ContainerLane
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
 from builder.cli.main import main
@@ -49,9 +46,6 @@ class FakeLane(Lane):
     def begin(self, work: Work) -> Tools:
         self.calls["begin"] += 1
         return Tools(finder=self, ledger=work.ledger, maker=self, checker=self, events=work.events)
-
-    def reuse(self, receipt: Receipt) -> None:
-        self.calls[f"reuse {receipt.plan.target.name}"] += 1
 
     def end(self) -> None:
         self.calls["end"] += 1
@@ -139,33 +133,7 @@ def test_opens_no_run_if_no_target_is_missing(context: Context, monkeypatch: pyt
     lane = FakeLane(made=TARGETS)
     assert run(context, lane, monkeypatch) == list(TARGETS)
     assert "begin" not in lane.calls
-    assert all(lane.calls[f"reuse {name}"] == 1 for name in TARGETS)
     assert sorted((context.workspace.out / "runs").iterdir()) == runs
-
-
-@pytest.mark.parametrize(("holder", "tagged"), [("", True), ("sha256:other", True), ("own", False)])
-def test_a_reused_image_gets_its_tag_back(
-    context: Context, monkeypatch: pytest.MonkeyPatch, holder: str, tagged: bool
-) -> None:
-    """The tag was removed, is on another image, or is in place."""
-    run(context, FakeLane(), monkeypatch)
-    plan = context.plan("hello")
-    receipt = Receipts(context.workspace, root=context.root).find(plan)
-    assert receipt is not None
-    held_by = plan.key if holder == "own" else holder
-    image = Image(id=held_by, size_bytes=1, tags=("hello:plain-1",), labels={}, created=1)
-    asked: list[dict[str, str]] = []
-    tags: list[tuple[str, ...]] = []
-
-    def images(self: Engine, **filters: str) -> list[Image]:
-        asked.append(filters)
-        return [image] if holder else []
-
-    monkeypatch.setattr(Engine, "images", images)
-    monkeypatch.setattr(Engine, "tag", lambda self, *names: tags.append(names))
-    ContainerLane(context, threading.Event()).reuse(receipt)
-    assert asked == [{"reference": "hello:plain-1"}]
-    assert tags == ([(plan.key, "hello", "plain-1")] if tagged else [])
 
 
 def test_the_events_of_a_build_include_reused_targets(

@@ -52,12 +52,6 @@ class ContainerLane(Lane):
     def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
         return missing_layers(self._finder.images, plan, to_rebuild(plan, request.rebuild))
 
-    def reuse(self, receipt: Receipt) -> None:
-        """Set the target's tag again if it was removed or is on another image."""
-        image, repository, tag = receipt.artifact.reference, receipt.plan.target.name, receipt.plan.stack.name
-        if all(found.id != image for found in self._engine.images(reference=f"{repository}:{tag}")):
-            self._engine.tag(image, repository, tag)
-
     def begin(self, work: Work) -> Tools:
         from builder.app.lanes.container_work import ContainerWork
 

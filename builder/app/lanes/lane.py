@@ -99,10 +99,6 @@ class Lane(Protocol):
         """Remove resources of dead runs outside this machine."""
         return
 
-    def reuse(self, receipt: Receipt) -> None:
-        """Restore what a build sets on the finished image besides its bytes."""
-        del receipt
-
     def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
         """Return the names of the layers that a build of the plan makes."""
         del plan, request

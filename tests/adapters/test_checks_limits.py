@@ -45,7 +45,13 @@ def test_the_process_of_the_checks_has_no_credentials_and_limited_resources(
     folder = tmp_path / "checks"
     folder.mkdir()
     (folder / "test_hostile.py").write_text(CHECKS)
-    plan: Any = SimpleNamespace(target=SimpleNamespace(name="t"), versions={}, capabilities={}, components=())
+    plan: Any = SimpleNamespace(
+        target=SimpleNamespace(name="t"),
+        stack=SimpleNamespace(facts={}),
+        versions={},
+        capabilities={},
+        components=(),
+    )
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/root", "AWS_SECRET_ACCESS_KEY": "x", "MY_SECRET": "y"}
     checks = run_checks(run, tmp_path, Stream(), plan, [folder], "local://", environment=environment)
     outcomes = {check.name.partition("::")[2]: (check.outcome, check.message) for check in checks}

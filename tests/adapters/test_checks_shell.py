@@ -169,7 +169,13 @@ def test_all_commands_of_checks_use_one_shell(
     check = "def test_shell(host):\n    assert host.check_output('echo $PPID') == ''\n"
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text(check)
-    plan: Any = SimpleNamespace(target=SimpleNamespace(name="t"), versions={}, capabilities={}, components=())
+    plan: Any = SimpleNamespace(
+        target=SimpleNamespace(name="t"),
+        stack=SimpleNamespace(facts={}),
+        versions={},
+        capabilities={},
+        components=(),
+    )
     with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run:
         found = run_checks(
             run, tmp_path, Stream(), plan, [tmp_path], f"docker://{container}", environment=os.environ

@@ -281,7 +281,7 @@ VALUES = [
     *("", " ", "-1", "0", "1e999", "nan", "9" * 30, "ünïcode", "a\nb", "\x1b[31m", "../../etc/passwd", "."),
     *(
         "/dev/null",
-        "/nonexistent",
+        "/dev/null/absent",
         "{{ x }}",
         "--",
         "-",

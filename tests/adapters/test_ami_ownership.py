@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from builder.adapters.ami import janitor, journal
+from builder.adapters.ami import janitor, journal, spot
 from builder.adapters.ami.ownership import builder_id
 from builder.adapters.aws import groups
 from builder.adapters.aws.account import specifications
@@ -144,6 +144,42 @@ def test_cleanup_deletes_nothing_for_a_journal_that_no_run_wrote(
         assert key in existing_ids(aws)
     finally:
         aws.ec2.delete_key_pair(KeyName=key)
+
+
+@pytest.mark.parametrize(
+    ("key", "tags"),
+    [
+        ("login-prod", {}),
+        (f"ami-x-{_OWN}0", {}),
+        (f"ami-x-{_OWN}", {RUN_TAG: _OWN, BUILDER_TAG: "0" * 32}),
+        (f"ami-x-{_OWN}", {"Team": "payments"}),
+    ],
+)
+def test_a_journal_that_names_key_pairs_of_others_is_no_proof(
+    ami_account: AmiAccount, aws: Clients, key: str, tags: dict[str, str]
+) -> None:
+    """Packer 1.6 does not tag spot instances; the journal of a run names the key pair of its instances."""
+    with ami_account.run() as dead:
+        pass
+    key, template = key.replace(_OWN, dead.name), f"packer-fleet-launch-template-{ami_account.target}"
+    for kind in ("key-pair", *spot.KINDS):
+        journal.open_entry(dead, ami_account.account, kind, key)
+    aws.ec2.create_key_pair(KeyName=key)
+    given = {name: value.replace(_OWN, dead.name) for name, value in tags.items()}
+    tagged = {"TagSpecifications": specifications(given, ["instance"])} if tags else {}
+    instance = aws.run(KeyName=key, **tagged)["InstanceId"]
+    data = {"ImageId": aws.debian(), "KeyName": key, **tagged}
+    aws.ec2.create_launch_template(LaunchTemplateName=template, LaunchTemplateData=data)
+    try:
+        removed = janitor.sweep(ami_account.workspace, ami_account.account, dead.name, keep_complete=False)
+        assert removed == []
+        assert aws.state(instance) == "running"
+        (left,) = aws.ec2.describe_launch_templates(LaunchTemplateNames=[template])["LaunchTemplates"]
+        assert left["LaunchTemplateName"] == template
+    finally:
+        aws.ec2.terminate_instances(InstanceIds=[instance])
+        aws.ec2.delete_key_pair(KeyName=key)
+        aws.ec2.delete_launch_template(LaunchTemplateName=template)
 
 
 def test_keeps_a_snapshot_of_another_team_in_the_image_of_a_run(

@@ -32,7 +32,7 @@ class Janitor:
     """Deletes a run's resources in one region; `keeps` returns True for the id of an image that must stay.
 
     `held` maps the key pair's name of each instance that must stay to the instance id. `spot_keys` has
-    the names of the key pairs with which the run has asked for spot instances.
+    the names of the run's key pairs with which it has asked for spot instances.
     """
 
     account: Account
@@ -92,7 +92,8 @@ class Janitor:
             by_key = {"key-name": list(self.spot_keys), **alive}
             found += self._all("describe_instances", "Reservations", by_key)
         instances = [instance for reservation in found for instance in reservation["Instances"]]
-        return [instance for instance in instances if instance["InstanceId"] not in self.held.values()]
+        own = [each for each in instances if self.own.has(each) or self.own.has_untagged_spot(each)]
+        return [instance for instance in own if instance["InstanceId"] not in self.held.values()]
 
     def _terminate(self, instances: Iterable[Resource]) -> None:
         ids = list(dict.fromkeys(instance["InstanceId"] for instance in instances))
@@ -189,9 +190,10 @@ def unchecked(workspace: Workspace, run: str) -> list[str]:
     return [entry.id for entry in entries if entry.id not in recorded]
 
 
-def _spot_keys(entries: Sequence[journal.Entry]) -> tuple[str, ...]:
+def _spot_keys(entries: Sequence[journal.Entry], own: Ownership) -> tuple[str, ...]:
+    """Return the key pairs of a run that asked for spot instances; a journal can name key pairs of others."""
     kinds = {entry.kind for entry in entries}
-    names = (entry.name for entry in entries if entry.kind == "key-pair")
+    names = (entry.name for entry in entries if entry.kind == "key-pair" and own.names(entry.name))
     return tuple(dict.fromkeys(names)) if kinds & {*spot.KINDS} else ()
 
 
@@ -225,14 +227,15 @@ def sweep(workspace: Workspace, account: Account, run: str, *, keep_complete: bo
     ]
     removed = []
     if closing:
+        owner = ownership(workspace, run)
         for region in dict.fromkeys(entry.region for entry in own):
             janitor = Janitor(
                 account=account,
                 region=region,
-                own=ownership(workspace, run),
+                own=owner,
                 keeps=kept.__contains__,
                 held=held,
-                spot_keys=_spot_keys(own),
+                spot_keys=_spot_keys(own, owner),
             )
             removed += janitor.sweep()
     is_done = not (complete & kept) and not held

@@ -17,6 +17,8 @@ from builder.errors import MissingError
 from builder.marks import BUILDER_TAG, RUN_TAG
 
 _ID = re.compile(r"[0-9a-f]{32}")
+# EC2 refuses requests of hosts whose clocks differ more from its own.
+_CLOCK = datetime.timedelta(minutes=15)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +47,19 @@ class Ownership:
 
     def has_untagged(self, resource: Resource) -> bool:
         """True if a resource without tags has the run in its name and is not older than the run."""
-        if self.since is None or any(not name.startswith("aws:") for name in tags_of(resource)):
+        if self.since is None or not _is_untagged(resource):
             return False
-        return _is_named(resource.get("Name", ""), self.run) and _created(resource) >= self.since
+        return self.names(resource.get("Name", "")) and _created(resource) >= self.since
+
+    def has_untagged_spot(self, instance: Resource) -> bool:
+        """True if an instance without tags has a key pair of the run and is not older than the run."""
+        if self.since is None or not _is_untagged(instance):
+            return False
+        return self.names(instance.get("KeyName", "")) and instance["LaunchTime"] >= self.since - _CLOCK
+
+    def names(self, name: str) -> bool:
+        """True if a name contains the run's name as a whole word."""
+        return _is_named(name, self.run)
 
 
 def ownership(workspace: Workspace, run: str) -> Ownership:
@@ -92,6 +104,11 @@ def _create(path: Path) -> None:
             return  # a concurrent run was faster
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_untagged(resource: Resource) -> bool:
+    """True if a resource has no tags other than those that AWS sets."""
+    return all(name.startswith("aws:") for name in tags_of(resource))
 
 
 def _is_named(name: str, run: str) -> bool:

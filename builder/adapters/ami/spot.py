@@ -72,14 +72,27 @@ def delete_fleet(account: Account, region: str, fleet: str) -> None:
 
 
 def delete_all(account: Account, region: str, keys: Collection[str], tags: Mapping[str, str]) -> list[str]:
-    """Delete launch templates with a key pair in `keys`, and fleets with `tags`; return the deleted ids."""
-    found = [template for template, data in templates(account, region) if data.get("KeyName") in keys]
+    """Delete launch templates with a key pair in `keys`, and fleets with `tags`; return the deleted ids.
+
+    A launch template whose instances get tags of another run or builder stays.
+    """
+    found = [
+        template
+        for template, data in templates(account, region)
+        if data.get("KeyName") in keys and _has_no_foreign_tags(data, tags)
+    ]
     for template in found:
         delete_template(account, region, template)
     ended = fleets(account, region, tags)
     for fleet in ended:
         delete_fleet(account, region, fleet)
     return [*found, *ended]
+
+
+def _has_no_foreign_tags(data: Resource, tags: Mapping[str, str]) -> bool:
+    """True if all tags in a launch template name the run and the builder in `tags`, or if it has none."""
+    given = map(tags_of, data.get("TagSpecifications", ()))
+    return all(found.get(name) == tags[name] for found in given for name in (RUN_TAG, BUILDER_TAG))
 
 
 def is_of_factory(data: Resource) -> bool:

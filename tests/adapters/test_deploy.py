@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,64 @@ def test_a_proposed_stack_of_others_is_left_alone(deploy: Deploy, cloud: Rehears
     (stack,) = formation.describe_stacks(StackName="reviewed")["Stacks"]
     assert stack["StackStatus"] == "REVIEW_IN_PROGRESS"
     formation.delete_stack(StackName="reviewed")
+
+
+class Terminal:
+    """Standard input of a terminal; `meanwhile` runs before the user gives the answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: str, meanwhile: Callable[[], object]) -> None:
+        def read(_: str) -> str:
+            meanwhile()
+            return answer
+
+        monkeypatch.setattr(sys, "stdin", self)
+        monkeypatch.setattr("builtins.input", read)
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_change_set_that_another_user_executes_keeps_its_stack(
+    deploy: Deploy, cloud: RehearsedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user declines changes to a new stack that another user has created in the meantime."""
+    formation = Clients(cloud.endpoint)("cloudformation")
+
+    def execute() -> None:
+        (proposed,) = (
+            each
+            for each in formation.list_change_sets(StackName="raced")["Summaries"]
+            if each["StackName"] == "raced"
+        )
+        formation.execute_change_set(StackName="raced", ChangeSetName=proposed["ChangeSetName"])
+
+    with monkeypatch.context() as patched:
+        Terminal(patched, "n", execute)
+        code, _, err = deploy("apply", "bucket", "--stack", "raced")
+    assert (code, "nothing was changed" in err) == (2, True), err
+    (stack,) = formation.describe_stacks(StackName="raced")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    assert deploy("delete", "bucket", "--stack", "raced", "--yes")[0] == 0
+
+
+def test_a_stack_that_another_tool_replaces_before_the_confirmation_stays(
+    deploy: Deploy, cloud: RehearsedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formation = Clients(cloud.endpoint)("cloudformation")
+    body = json.dumps({"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}}})
+    assert deploy("apply", "bucket", "--stack", "replaced", "--yes")[0] == 0
+
+    def replace() -> None:
+        formation.delete_stack(StackName="replaced")
+        formation.create_stack(StackName="replaced", TemplateBody=body)
+
+    with monkeypatch.context() as patched:
+        Terminal(patched, "y", replace)
+        code, _, err = deploy("delete", "bucket", "--stack", "replaced")
+    assert (code, "stack 'replaced' was not made by builder deploy" in err) == (2, True), err
+    (stack,) = formation.describe_stacks(StackName="replaced")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    formation.delete_stack(StackName="replaced")
 
 
 def test_a_template_with_resource_types_that_the_rehearsal_lacks_is_refused(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from builder.adapters.aws.account import Account, as_tags, calling_aws, tags_of
+from builder.adapters.aws.account import Account, as_tags, calling_aws, ignoring, tags_of
 from builder.adapters.host.workspace import is_run_name
 from builder.errors import BuildError, UsageError
 from builder.marks import ARCHITECTURE_TAG
@@ -33,9 +33,13 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangeSet:
-    """Changes that a template makes to a stack; `is_new`: the stack does not exist yet."""
+    """Changes that a template makes to a stack; `is_new`: the stack does not exist yet.
+
+    Unlike the name, `stack_id` never denotes a later stack of another tool.
+    """
 
     stack: str
+    stack_id: str
     name: str
     changes: tuple[Change, ...]
     is_new: bool
@@ -51,7 +55,20 @@ def own_stacks(account: Account, region: str) -> list[Mapping[str, Any]]:
 
 
 def find(account: Account, name: str, region: str = "") -> Mapping[str, Any] | None:
-    """Return the description of a stack, or None; raise UsageError for a stack of another tool."""
+    """Return the description of a stack, or None; raise UsageError for a stack of another tool.
+
+    `name` is a name or an id.
+    """
+    stack = _described(account, name, region)
+    if stack and ARCHITECTURE_TAG not in tags_of(stack) and not _is_proposed(account, stack, region):
+        raise UsageError(
+            f"stack '{name}' was not made by builder deploy", hint="choose another name: --stack NAME"
+        )
+    return stack
+
+
+def _described(account: Account, name: str, region: str) -> Mapping[str, Any] | None:
+    """Return the description of an existing stack of any tool, or None; `name` is a name or an id."""
     from botocore.exceptions import ClientError
 
     with calling_aws(f"describing stack {name}"):
@@ -62,24 +79,24 @@ def find(account: Account, name: str, region: str = "") -> Mapping[str, Any] | N
                 return None
             raise
     stack: Mapping[str, Any] = found[0]
-    if stack["StackStatus"] == "DELETE_COMPLETE":
-        return None
-    if ARCHITECTURE_TAG not in tags_of(stack) and not _is_proposed(account, stack, region):
-        raise UsageError(
-            f"stack '{name}' was not made by builder deploy", hint="choose another name: --stack NAME"
-        )
-    return stack
+    return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
 
 
 def _is_proposed(account: Account, stack: Mapping[str, Any], region: str) -> bool:
     """True for a stack that so far consists of change sets of `builder deploy`; such a stack has no tags."""
-    name = stack["StackName"]
     if stack["StackStatus"] != "REVIEW_IN_PROGRESS":
         return False
+    found = _change_sets(account, stack, region)
+    return all(is_run_name(name.removeprefix("run-")) for name in found)
+
+
+def _change_sets(account: Account, stack: Mapping[str, Any], region: str) -> list[str]:
+    """Return the names of all change sets of a stack."""
+    name = stack["StackName"]
     with calling_aws(f"listing the change sets of stack {name}"):
-        listed = account.client("cloudformation", region).list_change_sets(StackName=name)["Summaries"]
-    found = [each["ChangeSetName"] for each in listed if each["StackName"] == name]
-    return all(is_run_name(each.removeprefix("run-")) for each in found)
+        pages = account.client("cloudformation", region).get_paginator("list_change_sets")
+        listed = [each for page in pages.paginate(StackName=name) for each in page["Summaries"]]
+    return [each["ChangeSetName"] for each in listed if each["StackName"] == name]  # moto lists all stacks
 
 
 def propose(
@@ -95,7 +112,7 @@ def propose(
     is_new = stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS"
     client = account.client("cloudformation")
     with calling_aws(f"creating a change set of stack {name}"):
-        client.create_change_set(
+        created = client.create_change_set(
             StackName=name,
             ChangeSetName=run,
             ChangeSetType="CREATE" if is_new else "UPDATE",
@@ -109,7 +126,8 @@ def propose(
         )
     reason = str(described.get("StatusReason", ""))
     if described["Status"] == "FAILED" and not any(text in reason for text in _NO_CHANGES):
-        discard(account, ChangeSet(stack=name, name=run, changes=(), is_new=is_new))
+        refused = ChangeSet(stack=name, stack_id=created["StackId"], name=run, changes=(), is_new=is_new)
+        discard(account, refused)
         raise BuildError(
             f"stack {name}: CloudFormation refuses the change set: {reason}",
             hint="correct the template or its parameters",
@@ -117,6 +135,7 @@ def propose(
     changes = [change["ResourceChange"] for change in described.get("Changes", ())]
     return ChangeSet(
         stack=name,
+        stack_id=created["StackId"],
         name=run,
         changes=tuple(
             Change(
@@ -147,12 +166,24 @@ def _wait(account: Account, name: str, ready: Callable[[], T | None]) -> T:
 
 
 def discard(account: Account, proposed: ChangeSet) -> None:
-    """Delete a change set, and the empty stack that it would have created."""
+    """Delete a change set, and the stack that it would have created if that stack is still empty.
+
+    Another user may have created or executed a change set of the stack since the change set was proposed.
+    """
     client = account.client("cloudformation")
     with calling_aws(f"deleting a change set of stack {proposed.stack}"):
-        client.delete_change_set(StackName=proposed.stack, ChangeSetName=proposed.name)
-        if proposed.is_new:
-            client.delete_stack(StackName=proposed.stack)
+        with ignoring("ChangeSetNotFound"):
+            client.delete_change_set(StackName=proposed.stack_id, ChangeSetName=proposed.name)
+        if proposed.is_new and _is_empty(account, proposed):
+            client.delete_stack(StackName=proposed.stack_id)
+
+
+def _is_empty(account: Account, proposed: ChangeSet) -> bool:
+    """True if the stack of a deleted change set has neither resources nor other change sets."""
+    stack = _described(account, proposed.stack_id, "")
+    if stack is None or stack["StackStatus"] != "REVIEW_IN_PROGRESS":
+        return False
+    return not {*_change_sets(account, stack, "")} - {proposed.name}
 
 
 def execute(account: Account, proposed: ChangeSet) -> dict[str, str]:
@@ -183,12 +214,19 @@ def _failed(name: str, stack: Mapping[str, Any]) -> BuildError:
 
 
 def delete(account: Account, name: str, region: str = "") -> None:
-    """Delete a stack and wait until it is gone."""
+    """Delete a stack and wait until it is gone; raise UsageError for a stack of another tool.
+
+    Another tool may have replaced the stack since the user agreed to delete it.
+    """
+    found = find(account, name, region)
+    if found is None:
+        return
+    stack_id = found["StackId"]
     with calling_aws(f"deleting stack {name}"):
-        account.client("cloudformation", region).delete_stack(StackName=name)
+        account.client("cloudformation", region).delete_stack(StackName=stack_id)
 
     def is_gone() -> bool:
-        stack = find(account, name, region)
+        stack = _described(account, stack_id, region)
         if stack and stack["StackStatus"] == "DELETE_FAILED":
             raise _failed(name, stack)
         return stack is None

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,36 @@ def test_damaged_receipts_are_reported(repository: Repository, run: Run, text: b
     assert problem.startswith(f"{file}: not a receipt of format 1")
     assert len(problem) < len(str(file)) + 300
     assert file.read_bytes() == text
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (Path.mkdir, "cannot be read: Is a directory"),
+        (_sparse, "is larger than 64 MiB"),
+    ],
+)
+def test_receipts_and_journals_that_no_run_can_have_written_are_reported(
+    workspace: Workspace, make: Callable[[Path], None], problem: str
+) -> None:
+    """A named pipe would be waited for without end, and a sparse file of 1 TiB would need all memory."""
+    receipt = workspace.out / "receipts" / "hello" / "0.json"
+    receipt.parent.mkdir(parents=True)
+    entries = workspace.folder("journal") / "20260101-000000-hello-abcdef.ndjson"
+    make(receipt)
+    make(entries)
+    assert receipts.references(workspace.out) == frozenset()
+    (found,) = receipts.unreadable(workspace.out)
+    assert found.startswith(f"{receipt}: ")
+    assert problem in found
+    with pytest.raises(MissingError, match=f"{entries}: {problem}"):
+        journal.read(workspace, entries.stem)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from builder.adapters.aws.account import Account
 from builder.adapters.host.receipts import now
 from builder.adapters.host.workspace import Run, Workspace, is_run_name, sync_folder, write_atomically
 from builder.errors import MissingError, naming
+from builder.reading import read_bytes
 
+_LARGEST = 64 << 20  # bytes of a journal
 _BEGUN, _KEPT, _GONE, _HELD = "begun", "kept", "gone", "held"
 
 
@@ -155,11 +157,11 @@ def read(workspace: Workspace, run: str) -> list[Entry]:
     path = path_of(workspace, run)
     found: dict[tuple[str, str, str], Entry] = {}
     try:
-        *lines, partial = path.read_bytes().split(b"\n")
+        *lines, partial = read_bytes(path, largest=_LARGEST).split(b"\n")
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise _unreadable(path, str(error.strerror)) from error
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
     for number, line in enumerate((*lines, partial), 1):
         try:
             event, entry = _parse(line)

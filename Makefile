@@ -63,7 +63,7 @@ test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `im
 	$(RUN) pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory --jobs=2 --output-sync lint type; wait  # collecting compiles the tests once for all workers
 	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
 molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
-boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests/e2e -m boundaries ## kill and break builds at every call and every task (an hour)
+boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests -m boundaries ## kill and break builds at every call and every task (an hour)
 images: engine ; $(RUN) python scripts/images.py $(if $(REPRODUCE),--reproduce) $(ONLY) ## build and check all container images (hours); ONLY="T T@FLAVOUR", REPRODUCE=1: twice, and compare
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs

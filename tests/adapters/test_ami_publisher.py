@@ -4,7 +4,6 @@ During each publication a thread polls the parameter …/latest/image_id and che
 """
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -338,13 +337,15 @@ class Kill:
         ]
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.boundaries)])
 @pytest.mark.usefixtures("no_retries")
-def test_leaves_one_image_per_region_after_a_kill_at_any_call(ami_account: AmiAccount, proxy: Proxy) -> None:
-    """Kill after every fourth changing call, or after every call if EVERY_BOUNDARY=1.
+def test_leaves_one_image_per_region_after_a_kill_at_any_call(
+    ami_account: AmiAccount, proxy: Proxy, *, every: bool
+) -> None:
+    """Kill after every fourth changing call, or after every call.
 
     A simulated kill drops the response of one executed call and all later calls.
     """
-    every = os.environ.get("EVERY_BOUNDARY") == "1"
     old = ami_account.image(key="old-key-old-key")
     ami_account.publish(old, key="old-key-old-key")
     tried = 0

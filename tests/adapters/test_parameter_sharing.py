@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from builder.adapters.ami.parameter_shares import share_name
 from builder.adapters.ami.permissions import features, policy
 from builder.adapters.ami.publisher import AmiPublisher
 from builder.model import Publication
@@ -56,6 +57,22 @@ def test_other_account_reads_the_parameter_and_starts_the_image(ami_account: Ami
     assert refused(third("ssm").get_parameter, Name=arn) == "AccessDeniedException"
     assert refused(third.ec2.describe_images, ImageIds=[home]) == "InvalidAMIID.NotFound"
     assert refused(third.run, image=home) == "InvalidAMIID.NotFound"
+
+
+def test_a_resource_share_of_another_team_with_the_same_name_is_left_alone(ami_account: AmiAccount) -> None:
+    ram, home = ami_account.aws("ram"), ami_account.image()
+    delete_shares(ram)
+    name = share_name(SETTINGS.parameters)
+    created = ram.create_resource_share(name=name, principals=[THIRD_ACCOUNT])
+    theirs = created["resourceShare"]["resourceShareArn"]
+    publish(ami_account, home)
+    found = ram.get_resource_share_associations(associationType="PRINCIPAL", resourceShareArns=[theirs])
+    assert [each["associatedEntity"] for each in found["resourceShareAssociations"]] == [THIRD_ACCOUNT]
+    arn, consumer = arn_of(ami_account), in_account(ami_account.aws, OTHER_ACCOUNT)
+    assert consumer("ssm").get_parameter(Name=arn)["Parameter"]["Value"] == home
+    third = in_account(ami_account.aws, THIRD_ACCOUNT)
+    assert refused(third("ssm").get_parameter, Name=arn) == "AccessDeniedException"
+    ram.delete_resource_share(resourceShareArn=theirs)
 
 
 def test_parameters_are_private_without_the_setting(ami_account: AmiAccount) -> None:

@@ -77,8 +77,13 @@ def delete_share(account: Account, region: str, arn: str) -> None:
 
 
 def _find(ram: Any, name: str) -> str | None:
-    """Return the ARN of this account's resource share named `name`."""
-    pages = ram.get_paginator("get_resource_shares").paginate(resourceOwner="SELF", name=name)
+    """Return the ARN of the resource share with this name that a builder created in this account.
+
+    Names are not unique. A share of another team with the same name would grant access to its resources.
+    """
+    pages = ram.get_paginator("get_resource_shares").paginate(
+        resourceOwner="SELF", name=name, tagFilters=[{"tagKey": BUILDER_TAG}]
+    )
     found = [share for page in pages for share in page["resourceShares"] if share["status"] in _LIVE]
     return str(found[0]["resourceShareArn"]) if found else None
 

@@ -25,7 +25,7 @@ def sbatch(job: Job, *, has_auto_resume: bool) -> str:
         *(f"export {name}={shlex.quote(value)}" for name, value in _environment(job).items()),
     ]
     if job.launch.runner == "torchrun" or job.joins_nodes:
-        parts.append('head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)')
+        parts.append('head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)')
     if job.joins_nodes:
         parts.append(f'export WORLD_SIZE="$SLURM_JOB_NUM_NODES" {HEAD}="$head:{PORT}"')
     step = ["srun", "--kill-on-bad-exit=1", "--cpu-bind=none"]

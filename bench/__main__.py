@@ -134,7 +134,7 @@ def _clear(bed: Bed, ways: Sequence[BuildMethod | Amis]) -> None:
     with ExitStack() as stack:
         for number, action in before.items():
             stack.callback(signal.signal, number, action)
-        # The stack runs all callbacks, last one first, even if some of them fail.
+        # The ExitStack runs all callbacks, last one first, even if some of them fail.
         for image in (BASE, TOOLS):
             stack.callback(bed.engine.remove_image, image)
         for way in ways:
@@ -210,7 +210,7 @@ def _measure(rounds: int, cases: Sequence[str]) -> dict[str, Any]:
 
 
 def _profile(rounds: int) -> str:
-    """Return tables of the phases and tasks of the median of several cold builds with the factory."""
+    """Time several cold builds with the factory; return tables of the median build's phases and tasks."""
     bed = Bed(work=_ROOT / "out" / "bench", engine=Engine())
     factory, spans = Factory(bed), bed.work / "trace.ndjson"
     with ExitStack() as stack:

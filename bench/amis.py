@@ -1,4 +1,4 @@
-"""Times of AMI builds in a rehearsed account: a changed role, with and without a checkpoint."""
+"""Times of AMI builds in a rehearsed account after a change of a role, with and without a checkpoint."""
 
 import secrets
 import shutil

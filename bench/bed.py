@@ -1,7 +1,7 @@
 """Common inputs of all build methods: a small repository, packages and a base image.
 
 The roles are those of this checkout. The Python packages are a few small wheels, and there is only one check,
-because the other methods have none.
+because Packer and the Dockerfile run no checks.
 """
 
 import json
@@ -108,7 +108,7 @@ class Bed:
         return Context(self.repository).plan(target)
 
     def edit(self, role: str) -> None:
-        """Change a comment in a role, which changes its key but not what it does."""
+        """Change a comment in a role, which changes the key of the role's layer but not the image."""
         tasks = self.repository / "ansible" / "roles" / role / "tasks" / "main.yml"
         text = tasks.read_text(encoding="utf-8").partition("# bench ")[0]
         tasks.write_text(f"{text}# bench {secrets.token_hex(8)}\n", encoding="utf-8")
@@ -239,7 +239,7 @@ def _own_sources(docker: Path) -> str:
 
 
 def container_environment() -> dict[str, str]:
-    """Return the environment of a role's modules, which does not stay in the image."""
+    """Return environment variables for the Ansible modules of a role; they are not stored in the image."""
     return {
         "HOME": "/tmp/home",
         "ANSIBLE_CONFIG": f"{runtime.MOUNT}/ansible/ansible.cfg",

@@ -20,7 +20,7 @@ WAYS: dict[str, Sequence[str]] = {"checks": (), "execs": ("-p", "no:builder.adap
 
 
 def check(bed: Bed, case: str) -> float:
-    """Return the seconds that the checks of the roles take in a container that runs already."""
+    """Return the seconds that the checks of the roles take in a running container."""
     plan, events, environment = bed.plan(), Stream(), bed.environment()
     with open_run(Workspace(home=bed.home, out=bed.repository / "out"), "checks") as run:
         checker = ImageChecker(

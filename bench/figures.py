@@ -186,7 +186,7 @@ def write_docs(result: Mapping[str, Any], page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"{page}: no markers of the figures ({BEGIN} and {END})")
+        raise ValueError(f"{page}: no markers for the figures ({BEGIN} and {END})")
     figures = f"{BEGIN}\n\n{as_markdown(result)}\n\n{END}"
     page.write_text(pattern.sub(lambda _: figures, text), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from bench.traced import CALLS, RUN
 
 _START, _TASKS, _BETWEEN, _END = "start Ansible", "tasks", "between tasks", "make files independent of time"
 _REST = "all else"
-# The phases of a layer, in the order of the table; a run of the container has four.
+# Phases of a layer in the order of the table; the run of the layer's container has four of them.
 PHASES = tuple(
     dict.fromkeys(
         phase
@@ -52,7 +52,7 @@ def _of_play(events: Sequence[Event], start: float, end: float) -> dict[str, flo
 
 
 def _tasks(events: Iterable[Event]) -> Iterator[tuple[str, float, float]]:
-    """Yield name, start and seconds of each task: a log line with the same name reports its result."""
+    """Yield name, start and seconds of each task; the log line that begins with its name ends the task."""
     name, began = "", 0.0
     for event in events:
         if event["name"] == "step.task":

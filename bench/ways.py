@@ -39,7 +39,7 @@ class BuildMethod(Protocol):
 
 
 def link_folder(source: Path, target: Path) -> None:
-    """Hard-link the files of a folder; keep its mtime, from which apt derives the age of its lists."""
+    """Hard-link the files of a folder; keep the folder's mtime, which apt takes as the age of its lists."""
     shutil.rmtree(target, ignore_errors=True)
     (target / "partial").mkdir(parents=True)
     for file in source.iterdir():
@@ -152,7 +152,7 @@ class Dockerfile:
                 self._bed.engine.remove_image(reference)
 
     def clear(self) -> None:
-        """Remove the benchmark's images and BuildKit records; records with children need further passes."""
+        """Remove the benchmark's images and BuildKit records; repeat until parent records are removed too."""
         self.remove_images()
         while records := _records(self._bed.engine):
             freed = [record for record in records if self._prune(record)]
@@ -172,7 +172,7 @@ def _records(engine: Engine) -> list[str]:
 
 
 class Factory:
-    """`builder build`, including its check."""
+    """Build method of the factory: `builder build`, including the check of the image."""
 
     name = "factory"
     title = "builder build"

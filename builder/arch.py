@@ -1,6 +1,6 @@
 """Names of processor architectures in the catalog, Linux, Debian, NVIDIA repositories and Python wheels.
 
-Does not know which targets are built for which architecture. Only `of_this_machine` reads the host.
+Does not decide the architectures of targets. Only `of_this_machine` reads the host's architecture.
 """
 
 import os
@@ -13,7 +13,7 @@ _OLDEST_GLIBC = 34  # minor version of the oldest glibc in the catalog, that of 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arch:
-    """Names of one architecture in each naming scheme."""
+    """Names of one processor architecture in all naming schemes."""
 
     name: str  # the name in the catalog and in EC2
     uname: str  # the name in Linux and RPM

@@ -1,6 +1,6 @@
-"""Find the catalog entries that problems break: an entry with problems, and all entries that depend on it.
+"""Find broken catalog entries: entries with problems, and all entries that depend on such entries.
 
-Pure; reads references in raw tables, so that it also sees the references of entries that cannot be loaded.
+Pure. Reads references from raw tables, so that references of entries that cannot be loaded count, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ Tables = Mapping[str, Mapping[str, Table]]  # group → name → table
 
 
 def broken_entries(problems: Problems, tables: Sequence[Tables]) -> dict[str, tuple[str, ...]]:
-    """Map the file of each broken entry to its problems; `tables` holds the entries, raw and merged."""
+    """Map the file of each broken entry to its problems; `tables` has the raw and the merged entries."""
     uses: dict[str, set[str]] = {}
     for groups in tables:
         for group, entries in groups.items():
@@ -29,7 +29,7 @@ def broken_entries(problems: Problems, tables: Sequence[Tables]) -> dict[str, tu
 
 
 def _used(group: str, name: str, table: Table) -> Iterator[str]:
-    """Yield the files of the entries that an entry needs."""
+    """Yield the catalog files of the entries that an entry depends on."""
     if group == "components":
         yield f"versions/{name}.toml"
         yield from _files("components", table.get("requires"))
@@ -52,6 +52,6 @@ def _used(group: str, name: str, table: Table) -> Iterator[str]:
 
 
 def _files(group: str, names: object) -> list[str]:
-    """Return the files of a group's entries; `names` is a list of names, or a table with names as keys."""
+    """Return the catalog files of entries of a group; `names` is a list, or a table with names as keys."""
     named = list(names) if isinstance(names, list | tuple | Mapping) else []
     return [f"{group}/{name}.toml" for name in named if isinstance(name, str)]

@@ -65,7 +65,7 @@ TARGET: Shape = {
     "launch": (TABLE, False),
     "variables": (TABLE, False),
 }
-# Keys that are required after a file is merged with its base or profile.
+# Keys that a stack or target must have after it is merged with its base or profile.
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "stacks": ("pins",),
     "targets": ("kind", "components", "flavours"),
@@ -171,7 +171,7 @@ def load(root: Path) -> Catalog:
 
 
 def load_usable(root: Path, parsed: ParsedFiles | None = None) -> Catalog:
-    """Load the entries that have no problems; `broken` of the result has the problems of the others.
+    """Load the valid catalog entries; `broken` of the result has the problems of the other entries.
 
     Raises CatalogError for a problem in a file that all entries depend on.
     """
@@ -203,7 +203,7 @@ def load_usable(root: Path, parsed: ParsedFiles | None = None) -> Catalog:
 def _without_broken(
     root: Path, catalog: Catalog, tables: Sequence[Mapping[str, Mapping[str, Table]]], problems: Problems
 ) -> Catalog:
-    """Return the catalog without the entries that have problems or depend on others that have."""
+    """Return the catalog without broken entries and without entries that depend on broken entries."""
     while True:
         count = len(problems.found)
         broken = broken_entries(problems, tables) if count else {}
@@ -260,7 +260,7 @@ def _brought(folder: Path, components: Mapping[str, Table], problems: Problems) 
 
 
 def _tables_of(releases: object) -> list[Table]:
-    """Return the releases that have a version; `stack.loading` reports the others."""
+    """Return the releases that have a version; `stack.loading` reports releases without one."""
     entries = releases if isinstance(releases, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and "version" in entry]
 
@@ -281,7 +281,7 @@ def _read_group(folder: Path, group: str, problems: Problems) -> dict[str, Table
 
 
 def _is_plain(group: str, table: Table, file: str, prefix: str, problems: Problems) -> bool:
-    """Add a problem for each text that violates the pattern of its key; return True if there is none."""
+    """Add a problem for each value that violates the pattern of its key; return True if none does."""
     found = list(misfits(group, table))
     for key, reason in found:
         problems.add(file, prefix + key, reason)
@@ -310,7 +310,7 @@ def _stack(
     if lock:
         try:
             path = folder / "stacks" / lock
-            # `builder lock` compiles a missing lock from its source.
+            # A missing lock file is valid if its .in file exists, from which `builder lock` compiles it.
             lines = () if not path.exists() and path.with_suffix(".in").is_file() else read_requirements(path)
         except FileNotFoundError:
             problems.add(f"stacks/{name}.toml", "requirements", f"no file '{lock}' in catalog/stacks/")

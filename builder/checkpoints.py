@@ -1,6 +1,6 @@
-"""The checkpoints of a plan: layers of an AMI after which a build keeps an intermediate image, with its key.
+"""The checkpoints of a plan: intermediate AMIs that a build keeps after some layers, each with a key.
 
-Pure: which of these images exist is known only to the account.
+Pure: does not query the AWS account for existing checkpoints.
 """
 
 from collections.abc import Collection
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from builder.model import Layer, Plan
 from builder.sources import digest_of
 
-# The component that removes the identity of a machine; without it an image cannot boot as another machine.
+# Component that removes machine-id and SSH host keys; an image without it cannot boot as a new machine.
 CLEANUP = "cleanup"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """An intermediate image: all layers up to one of them, cleaned like a complete image."""
+    """An intermediate AMI with the first layers of a plan, cleaned up like a complete AMI."""
 
     key: str
     layers: tuple[Layer, ...]
 
     @property
     def name(self) -> str:
-        """The name of the last layer."""
+        """The name of the checkpoint's last layer."""
         return self.layers[-1].name
 
     @property
@@ -31,9 +31,9 @@ class Checkpoint:
 
 
 def checkpoints(plan: Plan) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints of a plan, deepest last.
+    """Return the checkpoints of a plan; the checkpoint with the most layers is the last.
 
-    The key covers the layers and the cleanup, which is applied to the intermediate image as well.
+    The key of a checkpoint covers its layers and the cleanup, which also runs on checkpoints.
     """
     if CLEANUP not in plan.components:
         return ()
@@ -47,5 +47,5 @@ def checkpoints(plan: Plan) -> tuple[Checkpoint, ...]:
 
 
 def without_rebuilt(found: Collection[Checkpoint], rebuilt: Collection[str]) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints that contain none of the layers with the keys `rebuilt`."""
+    """Return the checkpoints that contain no layer whose key is in `rebuilt`."""
     return tuple(each for each in found if not any(layer.key in rebuilt for layer in each.layers))

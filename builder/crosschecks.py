@@ -1,6 +1,6 @@
 """Check the references between catalog files, roles and container workloads.
 
-Reports each problem with its file and key; reads names and declarations only.
+Reports each problem with its file and key. Reads names and variable declarations, runs no roles.
 """
 
 import re
@@ -39,7 +39,7 @@ def _role_variables(root: Path, component: str) -> frozenset[str]:
     return frozenset(re.findall(r"^([a-z][a-z0-9_]*):", text, re.MULTILINE))
 
 
-# Function that returns the variables declared by the role of a component.
+# Function that maps a component to the variables that its role declares.
 Declared = Callable[[str], frozenset[str]]
 
 
@@ -180,7 +180,7 @@ def _check_references(file: str, catalog: Catalog, target: Target, problems: Pro
 
 
 def _check_targets(root: Path, catalog: Catalog, declared: Declared, problems: Problems) -> None:
-    """Check the components of each target; all references between entries resolve."""
+    """Check the components of each target; expects that all references between entries are valid."""
     for name, target in catalog.targets.items():
         file = f"targets/{name}.toml"
         everything = closure(catalog, (*target.components, *target.if_pinned))
@@ -263,7 +263,7 @@ def _check_base(
     members: tuple[str, ...],
     problems: Problems,
 ) -> None:
-    """Check that a vendor's base image has a policy, and that "verify_only" installs no part of the image."""
+    """Check that a flavour on a vendor image has a policy, and that "verify_only" installs nothing in it."""
     system = catalog.systems[flavour.system]
     policy, key = policy_of(VENDOR_BASE, target, flavour), f"flavours.{flavour.name}"
     if VENDOR_BASE in members:
@@ -291,7 +291,7 @@ def _check_workload(
     if not target.workload:
         return
     folder = Path("containers") / target.workload
-    # `builder lock` compiles the lock from its source, so the source alone is enough here.
+    # `builder lock` compiles requirements.lock from requirements.in, so one of the files is enough here.
     has_requirements = any(
         (root / folder / name).is_file() for name in ("requirements.lock", "requirements.in")
     )

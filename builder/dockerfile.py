@@ -1,6 +1,6 @@
-"""Parse a workload's Dockerfile: its instructions with line numbers, the files it copies, its base.
+"""Parse a workload's Dockerfile: instructions with line numbers, copied files, and the base image.
 
-Pure. Leaves arguments to the engine's builder, except those of FROM and COPY: a workload builds
+Pure. Interprets only the arguments of FROM, COPY and ADD: a workload builds
 on its component layers and copies files below containers/ only.
 """
 
@@ -15,7 +15,7 @@ from builder.values import dataclass
 _FLAG = re.compile(r"--[a-z]+(=[\w./:@,+=${}-]+)?", re.ASCII)
 _FROM = re.compile(r"(?:^--|,|=)from=([^,]*)", re.IGNORECASE)
 _CONTINUED = re.compile(r"\\[ \t]*$")
-# Lines that versions of the engine's builder read in different ways.
+# Lines that BuildKit and older builders of the engine parse differently.
 _ESCAPE = re.compile(r"\s*#\s*escape\s*=(?!\s*\\\s*$)", re.IGNORECASE)
 _TWO_BACKSLASHES = re.compile(r"\\\\[ \t]*$")
 _HERE = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")
@@ -35,7 +35,7 @@ class Instruction:
 
 
 def instructions(dockerfile: str) -> tuple[Instruction, ...]:
-    """Return the instructions in their order; comments and empty lines belong to none.
+    """Return the instructions in their order, without comments and empty lines.
 
     Lines are joined as the engine joins them. The lines of a here-document belong to its instruction, but not
     to the text of the instruction.
@@ -70,9 +70,9 @@ def _divided(text: str) -> tuple[str, str]:
 
 
 def base_problems(path: str, dockerfile: str) -> list[str]:
-    """Return a problem for each stage and COPY --from that uses another image than the component layers.
+    """Return a problem for each stage and COPY --from that uses an image other than the component layers.
 
-    Text that the engine's builder could read in another way than this module is a problem, too.
+    Text that the engine may parse differently from this module is also a problem.
     """
     found = instructions(dockerfile)
     problems, stages = list(_ambiguities(path, dockerfile, found)), list[str]()
@@ -101,7 +101,7 @@ def base_problems(path: str, dockerfile: str) -> list[str]:
 
 
 def _ambiguities(path: str, dockerfile: str, found: Iterable[Instruction]) -> Iterator[str]:
-    """Yield a problem for each line that can hide an instruction from `instructions`."""
+    """Yield a problem for each line whose parsing is ambiguous and could hide an instruction."""
     for number, line in enumerate(dockerfile.replace("\r\n", "\n").split("\n"), start=1):
         if _ESCAPE.match(line):
             yield f"{path}:{number}: {line.strip()}: the escape character must be a backslash"
@@ -122,7 +122,7 @@ def _ambiguities(path: str, dockerfile: str, found: Iterable[Instruction]) -> It
 
 
 def _is_odd(character: str) -> bool:
-    """True for control characters and for white space other than space and tab."""
+    """True if a character is a control character or white space other than space and tab."""
     is_control = unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
     return character not in " \t" and (is_control or character.isspace())
 
@@ -171,19 +171,19 @@ def _words(instruction: Instruction) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelled:
-    """A Dockerfile with a label after each FROM, and the way back to the lines that the user wrote."""
+    """A Dockerfile with a LABEL after each FROM, and the user's line number for each of its lines."""
 
     text: str
     lines: tuple[int, ...]  # of each line of `text`, its line in the user's file
     steps: tuple[Instruction, ...]  # of each instruction of `text`, the instruction in the user's file
 
     def line(self, number: int) -> int:
-        """Return the line in the user's file for a line that the engine names."""
+        """Map a line number in an error of the engine to the line in the user's Dockerfile."""
         return self.lines[min(max(number, 1), len(self.lines)) - 1] if self.lines else 1
 
 
 def labelled(dockerfile: str, name: str, value: str) -> Labelled:
-    """Return the Dockerfile with a label right after each FROM, so that partial images have the label."""
+    """Add a LABEL right after each FROM, so that partial images of a failed build have the label."""
     lines, numbers, steps = list[str](), list[int](), list[Instruction]()
     found = instructions(dockerfile)
     bases = {instruction.end for instruction in found if instruction.name == "FROM"}

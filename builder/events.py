@@ -1,4 +1,4 @@
-"""Event stream of a run: steps, tasks, log lines and notes, the input of all screens and log files.
+"""Event stream of a run (steps, tasks, log lines and notes), from which screens and log files are made.
 
 Does not know how subscribers display events.
 
@@ -49,7 +49,7 @@ class Event:
 
 
 def shortened(text: str) -> str:
-    """Cut a text that is too long to be kept in memory many times."""
+    """Cut a text to the maximum length that events keep in memory."""
     cut = len(text) - _LONGEST
     return f"{text[:_LONGEST]}… ({cut} characters cut)" if cut > 0 else text
 
@@ -58,7 +58,7 @@ OnBytes = Callable[[int, int], object]  # is called with the transferred bytes a
 
 
 def ignore_bytes(done: int, total: int) -> None:
-    """Report no progress."""
+    """Do nothing: the progress callback for callers that show no progress."""
 
 
 class Recorder:
@@ -104,7 +104,7 @@ class Stream:
 
     @contextmanager
     def step(self, step: str, title: str, *, target: str, **fields: Scalar) -> Iterator[dict[str, Any]]:
-        """Emit the start and the end of a step; the caller adds the fields of `step.end` to the mapping.
+        """Emit `step.start` and `step.end`; the caller adds fields of `step.end` to the yielded mapping.
 
         After the block, `seconds` in the mapping is the duration of the step. After a FactoryError the step
         ends as failed, with the error's message as text. Once the run is cancelled, the error is a

@@ -1,4 +1,4 @@
-"""Forms that texts in the site file must have: URLs, paths, registries, AWS names. Sends no requests."""
+"""Patterns for values in the site file: URLs, paths, registries, AWS names. Sends no requests."""
 
 import ipaddress
 import re
@@ -13,7 +13,7 @@ _REPOSITORY = r"(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Form of a text; `words` completes the sentence `must be ...`."""
+    """Pattern of a value; `words` describes it in the error message `must be {words}`."""
 
     words: str
     fits: Callable[[str], bool]

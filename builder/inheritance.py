@@ -19,7 +19,7 @@ _OWN = frozenset(("summary", "origin", "base", "inherits", "without"))
 def complete_stacks(tables: Mapping[str, Table], problems: Problems) -> dict[str, Table]:
     """Merge each stack with the pins, facts and settings of its base, minus the entries in `without`.
 
-    `without` of the result also contains the entries that the bases leave out, with their reasons.
+    The key `without` of the result also contains the bases' `without` entries with their reasons.
     """
     done: dict[str, Table] = {}
     for name in _bases_first(tables, "stacks", "base", "stack", problems):
@@ -36,7 +36,7 @@ def complete_stacks(tables: Mapping[str, Table], problems: Problems) -> dict[str
 def complete_targets(
     tables: Mapping[str, Table], profiles: Mapping[str, Table], problems: Problems
 ) -> dict[str, Table]:
-    """Merge each target with its profile and that profile's own parents."""
+    """Merge each target with its profile and all profiles that this profile inherits from."""
     known: dict[str, Table] = {}
 
     def complete(file: str, table: Table) -> Table:
@@ -56,7 +56,7 @@ def complete_targets(
 def _bases_first(
     tables: Mapping[str, Table], group: str, key: str, noun: str, problems: Problems
 ) -> Iterable[str]:
-    """Return the names of valid tables in dependency order: each parent (named by `key`) first."""
+    """Return the names of valid tables, each after its parent, which the table names in `key`."""
     graph: dict[str, list[str]] = {}
     for name, table in tables.items():
         graph[name] = [table[key]] if table.get(key) in tables else []
@@ -103,7 +103,7 @@ def _without(file: str, table: Table, own: Table, base: Table, problems: Problem
 
 
 def _entries(table: Table) -> Iterator[tuple[str, str]]:
-    """Yield (section, name) of each pin, fact and setting; the section of a setting is ""."""
+    """Yield (section, name) of each pin, fact and setting of a stack; the section of a setting is ""."""
     for key, value in table.items():
         if key in ("pins", "facts"):
             yield from ((key, name) for name in value)
@@ -121,7 +121,7 @@ def _on_profile(file: str, table: Table, base: Table, problems: Problems) -> dic
 
 
 def _merged(file: str, own: Table, base: Table, name: str, problems: Problems) -> dict[str, Any]:
-    """Merge `own` into `base`: tables by key, component lists by concatenation, other values by override."""
+    """Merge `own` into `base`: merge tables by key, concatenate component lists, override other values."""
     merged = dict(base)
     for key, value in own.items():
         if key not in base:

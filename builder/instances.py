@@ -1,4 +1,4 @@
-"""Load `catalog/instances.toml`: the properties of EC2 types that versions and prices depend on."""
+"""Load `catalog/instances.toml`: properties of EC2 instance types, for compatibility rules and prices."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ _SIZE: Shape = {
 
 
 def read_instances(folder: Path, problems: Problems) -> tuple[dict[str, Instance], float]:
-    """Return the EC2 types by name, and the price of a GiB of snapshots for a month; 0 if unknown."""
+    """Return the EC2 types by name, and the snapshot price per GiB and month (0 if unknown)."""
     families = dict(read_toml(folder, _FILE, problems) or {})
     disks, price = families.pop("ebs", {}), 0.0
     if not isinstance(disks, dict):

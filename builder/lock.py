@@ -26,7 +26,7 @@ LOCK_PATH = "catalog/lock.json"
 # Sites of a build: this host, or an AWS account.
 LOCAL, ACCOUNT = "local", "aws"
 
-# Fields of each kind of entry; builds compare the first field.
+# Fields of each kind of lock entry; builds compare the first field.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "ami": ("id", "name", "owner", "created", "device", "size_gib"),
     "archive": ("sha256", "size"),
@@ -52,7 +52,7 @@ class Want:
     kind: str
     subject: str
     owner: str = field(compare=False, default="")
-    # sha256 or commit that a source of the catalog states; used as the entry until the source itself is read.
+    # sha256 or commit that the vendor published; the locked value until `builder lock` reads the download.
     published: str = field(compare=False, default="")
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Want:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Lock entry; `verified` is False if its digest was only stated by others, not read from the source."""
+    """Lock entry; `verified` is False if its digest was taken from the vendor without a download."""
 
     values: Mapping[str, str | int]
     verified: bool
@@ -77,7 +77,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """Entries of the lock file; `inputs` is the digest of the wants that the lock was resolved for."""
+    """Entries of the lock file; `inputs` is a digest of the entries required at the last `builder lock`."""
 
     entries: Mapping[Want, Entry] = field(default_factory=dict)
     inputs: str = ""
@@ -153,7 +153,7 @@ def to_text(lock: Lock) -> str:
 
 
 def inputs_of(wants: Iterable[Want]) -> str:
-    """Return a digest of wants; the regions of source AMIs do not count, because they depend on the site."""
+    """Return a digest of required entries, without the regions of source AMIs, which depend on the site."""
     return digest_of(sorted({f"{want.kind} {_without_region(want)}" for want in wants}))
 
 
@@ -162,7 +162,7 @@ def _without_region(want: Want) -> str:
 
 
 def in_other_regions(lock: Lock, wants: Iterable[Want]) -> Iterable[Want]:
-    """Return the source AMIs of `wants` that the lock has for further regions."""
+    """Return wants for the source AMIs of `wants` in other regions for which the lock has entries."""
     owners = {_without_region(want): want.owner for want in wants if want.kind == "ami"}
     for want in lock.entries:
         if want.kind == "ami" and _without_region(want) in owners:
@@ -175,7 +175,7 @@ def wants(
     """Return the lock entries that a build of a flavour requires, sorted.
 
     At site "local" the base machine of an AMI is bootstrapped from the package archive; at site "aws" it is
-    the source AMI of `region`, or without one those of all regions of the catalog.
+    the source AMI in `region` or, without `region`, the source AMIs in all regions of the catalog.
     """
     system, stack = catalog.systems[flavour.system], catalog.stacks[flavour.stack]
     regions = (region,) if region else system.ami.regions if system.ami else ()
@@ -202,7 +202,7 @@ def building_site(catalog: Catalog, target: Target, flavour: Flavour, *, site: s
 
 
 def unlocked(lock: Lock, wanted: Iterable[Want], requirements: Mapping[str, str]) -> tuple[Want, ...]:
-    """Return the wants without an entry, and those of Python lock files that changed since they were locked.
+    """Return the wants without a lock entry, and the wants of Python lock files that have changed since.
 
     `requirements` has the sha256 of every Python lock file by path.
     """
@@ -294,7 +294,7 @@ def _download_wants(download: Download, owner: str) -> Iterable[Want]:
 
 
 def as_variable(download: Download, lock: Lock) -> dict[str, Value]:
-    """Return a download with its lock values, as passed to its role."""
+    """Return a download with its URLs and locked digests, as its role receives it in a variable."""
 
     def archive(url: str) -> dict[str, Value]:
         size = lock.value("archive", url, "size")

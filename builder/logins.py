@@ -1,4 +1,4 @@
-"""Commands that log in to the registries of base images. Pure; knows registries by their host only."""
+"""Commands that log in to the registries of base images. Pure; recognizes registries by their host name."""
 
 import re
 
@@ -12,5 +12,5 @@ def login_command(image: str) -> str:
     if found := _ECR.fullmatch(host):
         password = f"aws ecr get-login-password --region {found['region']}"
         return f"{password} | docker login --username AWS --password-stdin {host}"
-    # The user name is this word; the password is a key of an NGC account.
+    # The user name of NGC is the literal $oauthtoken; the password is an NGC API key.
     return f"docker login --username '$oauthtoken' {host}" if host == _NGC else ""

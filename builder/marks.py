@@ -1,6 +1,6 @@
 """Names of the EC2 tags and of the container and image labels that the factory sets.
 
-Cleanup finds leftovers by the run; reuse finds finished work by the key.
+Cleanup finds leftovers by the run's name; builds find finished layers and images by their key.
 """
 
 # EC2 tags.

@@ -10,11 +10,11 @@ from graphlib import TopologicalSorter
 
 from builder.model import Catalog, Flavour, Stack, System, Target, Value
 
-# Value of a component's variable that stands for a pin of the stack.
+# Reference to a pin of the stack in a component's variable, such as {cuda}.
 PIN_OF_STACK = re.compile(r"\{(\w+)\}")
 
-# The component that compares a vendor's base image with the catalog, and the values of its policy for the
-# components that the image contains.
+# Component that compares a vendor's base image with the catalog, and its policies for the catalog
+# components that the vendor's image already contains.
 VENDOR_BASE = "vendor_base"
 VERIFY_ONLY, PURGE_THEN_INSTALL, INSTALL = POLICIES = ("verify_only", "purge_then_install", "install")
 
@@ -56,7 +56,7 @@ def base_policy(target: Target, flavour: Flavour) -> str:
 
 
 def describe_base(system: System, stack: Stack) -> dict[str, Value]:
-    """Return the role variables of VENDOR_BASE: what the image contains, with the versions that are known."""
+    """Return the variables of the role vendor_base: contents of the vendor's image, with known versions."""
     return {
         f"{VENDOR_BASE}_contains": list(system.contains),
         f"{VENDOR_BASE}_distributions": dict(system.distributions),

@@ -61,7 +61,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stack:
-    """Set of versions tested together; `without` maps entries of the base that it omits to the reasons."""
+    """Set of versions tested together; `without` maps omitted entries of the base stack to reasons."""
 
     name: str
     summary: str
@@ -241,13 +241,13 @@ class Catalog:
     layers: tuple[str, ...]
     snapshot_dollars: float = 0.0  # price of a GiB of snapshots for a month; 0 if unknown
     aliases: Mapping[str, str] = field(default_factory=dict)  # further names of targets → target
-    # Problems of the entries that are left out, by file in the catalog: its own or those of what it needs.
+    # Problems of the entries that are left out, by catalog file, including problems of their dependencies.
     broken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """Layer of an image: its contents, and the key under which an existing build is found."""
+    """Layer of an image: its contents, and the key by which a build finds an existing layer."""
 
     name: str
     kind: str  # base, components, workload
@@ -338,7 +338,7 @@ class Check:
 
     @property
     def reason(self) -> str:
-        """The first line of the message that pytest marks as the error, or the first line."""
+        """The first line of the check's message that pytest marks as the error, else the first line."""
         lines = [line.strip() for line in self.message.splitlines()]
         marked = (line[2:].strip() for line in lines if line.startswith("E "))
         return next(marked, lines[0] if lines else "")

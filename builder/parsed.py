@@ -2,7 +2,7 @@
 
 An entry holds for one state of its file: type, size, inode and times. A file that was changed just before it
 was read gets no entry, because it may change again within a tick of the clock. A cache that is damaged, of
-another user or of other code is ignored and replaced. Knows no format and no file of its own.
+another user or of another version of this code is ignored and replaced. Knows no file formats.
 """
 
 import json
@@ -20,12 +20,12 @@ Table = Mapping[str, Any]
 _SETTLED_NS = 3 * 10**9  # coarse file systems have ticks of 2 s
 _LARGEST = 64 << 20  # bytes of the cache file
 _MOST_CACHES = 20  # one for each repository
-# Modules that decide what a parsed file is.
+# Modules whose code determines how a file is parsed.
 _CODE = ("parsed.py", "patterns.py", "reading.py", "tables.py")
 
 
 class ParsedFiles:
-    """The parsed files of a repository; without a path nothing is kept."""
+    """Cache of the parsed files of a repository; without a path, nothing is cached."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class ParsedFiles:
                 self._files = _read(path, self._code)
 
     def table(self, path: Path, read: Callable[[], Table | None]) -> Table | None:
-        """Return the table of a file: the kept one, or else the result of `read`."""
+        """Return the table of a file from the cache, or else the result of `read`."""
         if self._path is None:
             return read()
         name, started, state = str(path), time.time_ns(), _state(str(path))
@@ -74,13 +74,13 @@ def _state(path: str) -> list[int] | None:
 
 
 def _code() -> list[Any]:
-    """Return the versions of Python and of the modules that decide what a parsed file is."""
+    """Return the versions of Python and of the modules whose code determines how a file is parsed."""
     folder = os.path.dirname(__file__)  # noqa: PTH120 (Path takes a tenth of the time that the cache saves)
     return [sys.version, *(_state(f"{folder}/{name}") for name in _CODE)]
 
 
 def _read(path: Path, code: object) -> dict[str, Any]:
-    """Return the entries of a cache file; raise ValueError if this user's code did not write it."""
+    """Return a cache file's entries; raise ValueError if another user or other code wrote the file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -91,12 +91,12 @@ def _read(path: Path, code: object) -> dict[str, Any]:
         raise ValueError("the cache is damaged")
     table = json.loads(text)
     if table["code"] != code:
-        raise ValueError("the cache is of other code")
+        raise ValueError("another version of the code wrote the cache")
     return dict(table["files"])
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a cache file by renaming, readable for this user only; delete the oldest of too many."""
+    """Write a cache file atomically, readable by this user only; delete the oldest if there are too many."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -73,7 +73,7 @@ GROUPS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "profiles": (re.compile(_KEBAB.format("-")), "kebab-case"),
 }
 _LONGEST_NAME = 60  # names are parts of the names of images, tags and files
-# Names with another meaning: `builder lock --update all`, and `make NAME` for the Makefile's own targets.
+# Reserved names: `all` (builder lock --update all), and the targets of the Makefile (make NAME).
 _RESERVED = {"all"}
 RESERVED_TARGETS = _RESERVED | {
     *("ami", "bench", "boundaries", "check", "clean", "demo", "engine", "fmt", "fuzz", "help", "images"),

@@ -126,7 +126,7 @@ def _step(plan: Plan, step: str, events: Stream) -> AbstractContextManager[dict[
 
 
 def require_allowed(plans: Iterable[Plan]) -> None:
-    """Raise IncompatibleError if the rules refuse one of the plans."""
+    """Raise IncompatibleError if the compatibility rules refuse one of the plans."""
     refused = [plan for plan in plans if plan.errors]
     if refused:
         plan = refused[0]
@@ -170,13 +170,13 @@ def _lock_commands(plans: Sequence[Plan]) -> list[str]:
 
 
 def _logins(plans: Iterable[Plan]) -> list[str]:
-    """Return the commands that log in to the registries of base images without a lock entry."""
+    """Return the login commands for the registries of base images that have no lock entry."""
     images = [plan.system.image for plan in plans if any(want.startswith("image ") for want in plan.unlocked)]
     return [command for command in dict.fromkeys(map(login_command, images)) if command]
 
 
 def refusal(plan: Plan, report: Report, *, most: int = _MOST_MESSAGES) -> CheckError:
-    """Return the error for a report that did not pass; it has the messages of at most `most` checks."""
+    """Return the error for a failed check report, with the messages of at most `most` failed checks."""
     name = plan.target.name
     failed = [check for check in report.checks if check.outcome == "failed"]
     names = ", ".join(check.name for check in failed[:3])

@@ -77,7 +77,7 @@ def find_flavour(target: Target, name: str = "", *, site: str = LOCAL) -> Flavou
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Resolved:
-    """Flavour and architecture with all inputs of their plan."""
+    """All inputs of the plan of one flavour for one architecture."""
 
     catalog: Catalog
     target: Target
@@ -242,7 +242,7 @@ def _requirements(resolved: _Resolved, component: Component) -> tuple[str, ...]:
 
 
 def _variables(resolved: _Resolved, component: Component) -> dict[str, Value]:
-    """Merge the variables of a role: version, requirements and downloads, then component, then target."""
+    """Merge the variables of a role; the target overrides the component, which overrides computed values."""
     name = component.name
     variables: dict[str, Value] = {}
     if component.pinned:
@@ -286,7 +286,7 @@ def owner(variable: str, components: Iterable[str]) -> str:
 
 
 def _layers(resolved: _Resolved, environment: Mapping[str, str]) -> tuple[Layer, ...]:
-    """Return the base, one layer per component group, and the workload; each key covers the layers below.
+    """Return the base layer, one layer per component group, and the workload layer; keys cover lower layers.
 
     The first layer of components sets the environment of the image.
     """
@@ -337,7 +337,7 @@ LOST = "no longer in the engine or the cache"
 def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]], *, lost: str = LOST) -> str:
     """Return why `layer` must be built; `before` has the layers of the target's last build by name.
 
-    `lost` is the reason for a layer that the last build had with the same key.
+    `lost` is the reason to return if the last build had a layer with the same key.
     """
     last = before.get(layer.name)
     if last is None:
@@ -359,7 +359,7 @@ def explain(layer: Layer, before: Mapping[str, Mapping[str, Any]], *, lost: str 
 
 
 def to_rebuild(plan: Plan, names: Collection[str]) -> dict[str, str]:
-    """Return why the named layers and all layers on top of them must be rebuilt: layer key to reason."""
+    """Map the keys of the named layers, and of all layers above them, to the reason for a rebuild."""
     found: dict[str, str] = {}
     for layer in plan.layers:
         if layer.name in names:

@@ -39,7 +39,7 @@ class LayerCache(Protocol):
     def has(self, key: str) -> bool: ...
 
     def fetch(self, key: str, on_bytes: OnBytes = ...) -> bool:
-        """Pull a layer that the cache has; return False if it is damaged, and then count it as missing."""
+        """Pull a cached layer; if the layer is damaged, return False and treat the layer as missing."""
 
     def keep(self, key: str) -> None: ...
 

@@ -1,6 +1,6 @@
 """Read files that users write: regular files of bounded size, UTF-8 text, documents of bounded depth.
 
-Knows no format and no file of its own. A missing file is a FileNotFoundError; every other problem is a
+Knows no file formats. A missing file is a FileNotFoundError; every other problem is a
 ValueError whose text is the reason, without the path.
 """
 
@@ -66,13 +66,13 @@ def parse(text: str, parser: Callable[[str], T]) -> T:
 
 
 def shortened(value: object, width: int = 100) -> str:
-    """Return a value as text for an error message; the middle of a long one is cut out."""
+    """Return a value as text for an error message; cut the middle out of a long text."""
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 20]} … {text[-15:]}"
 
 
 def _parts(value: object) -> list[object]:
-    """Return the values of a table or a list; a text has none."""
+    """Return the nested values of a table or list; an empty list for other values."""
     if isinstance(value, Mapping):
         return list(value.values())
     return list(value) if isinstance(value, list | tuple) else []

@@ -1,4 +1,4 @@
-"""Read pip lock files: requirements with exact versions and hashes, and the sources of these files."""
+"""Read pip lock files (exact versions and hashes) and the requirements.in files they are compiled from."""
 
 import hashlib
 import re
@@ -10,12 +10,12 @@ from builder.reading import read_text
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9._-]+(\[[\w,.-]+\])?==[\w.!+-]+( ?; ?[\w\s.'\"<>=!()]+)?( --hash=sha256:[0-9a-f]{64})+"
 )
-# pip ends such a comment at the end of its line and reads the next line as a requirement or an option.
+# Comment that ends in a backslash; pip still reads the next line as a requirement or an option.
 _CONTINUED_COMMENT = re.compile(r"^\s*#.*\\$", re.MULTILINE)
-# Line of a compiled lock with the digest of its source.
+# Line of a compiled lock file with the digest of its requirements.in.
 _COMPILED = re.compile(r"^# requirements\.in sha256:([0-9a-f]{64})$", re.MULTILINE)
-# Requirement of a source: a name of an index with extras, versions and a marker; no option, path or URL, and
-# no variable of the environment, whose value pip would insert.
+# Line of a requirements.in: a package name with extras, versions and a marker; no option, path, URL, and
+# no environment variable, whose value pip would insert.
 _SOURCE = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?) *(\[[\w, .-]*\])? *(?!-)(?:(?! -)[^@/\\$])*", re.ASCII
 )
@@ -84,12 +84,12 @@ def versions_of(requirements: Iterable[str]) -> dict[str, str]:
 
 
 def normalized(name: str) -> str:
-    """Return the name of a package as indexes spell it."""
+    """Return the normalized name of a Python package, as package indexes spell it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def heading(source: Iterable[str]) -> str:
-    """Return the first lines of a lock that is compiled from a source."""
+    """Return the first comment lines of a lock file that is compiled from a requirements.in."""
     digest = _digest(source)
     return f"# Compiled from requirements.in by: builder lock TARGET\n# requirements.in sha256:{digest}\n"
 
@@ -97,7 +97,7 @@ def heading(source: Iterable[str]) -> str:
 def is_outdated(lock: Path) -> bool:
     """Return True if the requirements.in beside a lock has changed since the lock was compiled from it.
 
-    A lock of another tool records no digest: it is outdated if it lacks a package of its source.
+    A lock file of another tool has no digest; it is outdated if it lacks a package of requirements.in.
     """
     source = lock.with_suffix(".in")
     if not source.is_file():

@@ -1,7 +1,7 @@
 """Load the site file: settings of the environment in which builds run, which never affect an image.
 
 The file is `site.toml` in the repository or the path in BUILDER_SITE_FILE; all keys are optional. The fields
-of the settings classes are the only table of its keys: name, default, meaning and form.
+of the settings classes define the keys of the file: name, default, meaning and pattern of values.
 """
 
 import os
@@ -33,7 +33,7 @@ from builder.values import dataclass
 
 
 def _key(default: Any, about: str, form: Form | None = None) -> Any:
-    """Return the field of a key: its default, its meaning for the user, and the form of its texts."""
+    """Return the dataclass field of a site file key: default, description, and pattern of its values."""
     metadata = {"about": about, "form": form}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
@@ -71,7 +71,7 @@ class MirrorSettings:
         return self.prefixes[fitting] + url.removeprefix(fitting) if fitting else url
 
 
-# Host of a registry that means the ECR registry of the AWS account or its rehearsal, with its credentials.
+# Registry host that stands for the ECR registry of the AWS account or rehearsal and its credentials.
 ECR = "ecr"
 _ECR_HOST = re.compile(r"\d{12}\.dkr[.-]ecr\.")
 
@@ -152,7 +152,7 @@ class AwsSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSettings:
-    """Settings of the intermediate images that builds of AMIs keep after the layers of driver and CUDA."""
+    """Settings of checkpoints: intermediate images that AMI builds keep after driver and CUDA layers."""
 
     enabled: bool = _key(default=True, about="make and use checkpoints of AMIs; default: true")
     keep_last: int = _key(
@@ -187,7 +187,7 @@ class Site:
     given: frozenset[str] = frozenset()  # keys that the site file sets, such as "mirror.apt"
 
 
-# Type that a setting must have in the file, by the type of its default value.
+# Type that a value must have in the site file, by the type of the key's default value.
 TYPES: Mapping[type, str] = {
     bool: FLAG,
     int: COUNT,
@@ -264,7 +264,7 @@ def _shape(kind: type[Settings]) -> Shape:
 
 
 def _misfits(key: Field[Any], table: Table) -> Iterator[tuple[str, str]]:
-    """Yield (key, reason) of each text of a key that does not have the key's form."""
+    """Yield (key, reason) of each text that does not match the pattern of its key."""
     form, value = key.metadata["form"], table.get(key.name)
     if form is None or not value:
         return

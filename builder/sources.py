@@ -45,9 +45,9 @@ class Sources:
 
 
 def require_folders(root: Path) -> None:
-    """Raise CatalogError if the catalog is missing, or if a folder of the repository is a link out of it.
+    """Raise CatalogError if the catalog is missing, or if a folder of the repository is a link to outside.
 
-    With containers/ as a link to "..", the files around the checkout would be files of workloads.
+    If containers/ were a link to "..", a workload could copy files from outside the repository.
     """
     if not (root / "catalog").is_dir():
         raise CatalogError(
@@ -105,7 +105,7 @@ def _installs_requirements(catalog: Catalog, components: Iterable[str]) -> bool:
 
 
 def _read_dockerfile(path: Path, target: Target) -> str:
-    """Return the text of a workload's Dockerfile; raise CatalogError if it starts from another base."""
+    """Return a workload's Dockerfile; raise CatalogError if its base is not the component layers."""
     name = f"containers/{target.workload}/Dockerfile"
     try:
         text = read_text(path)
@@ -133,7 +133,7 @@ def _read_requirements(root: Path, target: Target) -> tuple[str, ...]:
 
 
 def requirement_digests(root: Path, catalog: Catalog, target: Target, flavour: Flavour) -> Mapping[str, str]:
-    """Return the sha256 of the Python lock files of one flavour, by path; "" if its source changed."""
+    """Return the sha256 of a flavour's Python lock files, by path; "" if the requirements.in has changed."""
     runner = "ansible/requirements.lock"
     found = {runner: file_sha256(root / runner)}
     paths = [catalog.stacks[flavour.stack].requirements_file]
@@ -162,7 +162,7 @@ def role_digest(root: Path, component: str) -> str:
 
 
 def check_folders(root: Path, components: Iterable[str], workload: str) -> list[Path]:
-    """Return the check folders of the components and the workload that exist."""
+    """Return the existing check folders of the components and of the workload."""
     folders = [role_folder(root, name) / "tests" for name in components]
     if workload:
         folders.append(root / "containers" / workload / "tests")
@@ -299,7 +299,7 @@ def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePo
             problems.append(f"{where}: {error}")
             continue
         for file in files:
-            # The file itself may be a link: the image gets the link. A link among its parent folders
+            # The file may be a symbolic link, which is copied as a link. A link among its parent folders
             # would be followed.
             if not file.parent.resolve().is_relative_to(context.resolve()):
                 problems.append(f"{where}: {file} is behind a symbolic link out of containers/")
@@ -310,7 +310,7 @@ def copied_files(context: Path, dockerfile: str, target: Target) -> tuple[PurePo
 
 
 def _matching(context: Path, source: str) -> list[Path]:
-    """Return the files below `context` that a source of COPY names; raise ValueError if there are none."""
+    """Return the files below `context` that match a COPY source; raise ValueError if there are none."""
     clean = posixpath.normpath(source.lstrip("/"))
     if "://" in source or clean == "." or clean.startswith(".."):
         raise ValueError("must be a file or folder below containers/")

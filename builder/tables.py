@@ -12,7 +12,7 @@ from builder.parsed import ParsedFiles
 from builder.patterns import unsafe_texts
 from builder.reading import parse, read_text, shortened
 
-# Checks of values, by the name of the type in error messages.
+# Type name in error messages → function that checks whether a value has the type.
 _TYPES: Mapping[str, Callable[[object], bool]] = {
     "a string": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),
@@ -40,7 +40,7 @@ Shape = Mapping[str, tuple[str, bool]]  # key → (type, required)
 
 
 class Problems:
-    """Collector of the problems of all files, so that one run reports all; `parsed` caches valid files."""
+    """Collects the problems of all files, so that one run reports them all; `parsed` caches valid files."""
 
     def __init__(self, parsed: ParsedFiles | None = None) -> None:
         self.by_file: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ class Problems:
         self.add(file, key, f"no {noun} '{name}'{did_you_mean(name, known)}")
 
 
-# Current names of facts and pins by former name; used for suggestions only.
+# Former name of a fact or pin → current name; used for suggestions only.
 RENAMED: Mapping[str, str] = {
     "container_toolkit": "nvidia_container_toolkit",
     "driver": "nvidia_driver",

@@ -70,7 +70,7 @@ def plugins(root: Path, arch: str) -> tuple[Plugin, ...]:
 
 
 def _urls(i: int, plugin: Mapping[str, str], problems: Problems) -> Mapping[str, str]:
-    """Return the URL of a plugin's archive by host architecture."""
+    """Return the download URL of a plugin's archive for each host architecture."""
     try:
         return {name: fill(plugin["url"], {**arch.placeholders, **plugin}) for name, arch in ARCHES.items()}
     except KeyError as missing:
@@ -79,7 +79,7 @@ def _urls(i: int, plugin: Mapping[str, str], problems: Problems) -> Mapping[str,
 
 
 def _tables(root: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (index, table) of each valid plugin."""
+    """Yield (index, table) of each valid Packer plugin in the catalog."""
     folder = root / "catalog"
     table = read_toml(folder, _PLUGINS, problems) if (folder / _PLUGINS).exists() else None
     if table is None or not fits(table, _FILE, _PLUGINS, "", problems):

@@ -2,10 +2,10 @@
 """Build and check every container image of the catalog, one after the other, and print a table.
 
 An image is removed after its checks, a layer when no later image needs it. Results are kept in
-out/images.json by the key of the image, so that an interrupted run goes on where it ended. Images that cannot
+out/images.json by the key of the image, so that an interrupted run can be resumed. Images that cannot
 be built are listed with the reason.
 
-With --reproduce, all layers are built twice, and an image fails whose builds differ.
+With --reproduce, all layers are built twice, and an image fails if its two builds differ.
 
 usage: scripts/images.py [--reproduce] [TARGET | TARGET@FLAVOUR]...
 """
@@ -41,7 +41,7 @@ def name_of(plan: Plan) -> str:
 
 
 def selected(context: Context, words: Sequence[str]) -> list[Plan]:
-    """Return the plans of the named containers, TARGET or TARGET@FLAVOUR; without names those of all."""
+    """Return the plans of the named containers, TARGET or TARGET@FLAVOUR; without names, of all."""
     plans = [
         dataclasses.replace(context, flavour=flavour).plan(target.name)
         for target in context.catalog.targets.values()

@@ -1,1 +1,1 @@
-"""The layer between CLI verbs and adapters: context, session, and lanes (one per kind of target)."""
+"""The use cases between CLI verbs and adapters, with one lane (build pipeline) per kind of target."""

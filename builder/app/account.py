@@ -25,11 +25,11 @@ def environment_account(region: str, network: Network, *, is_patient: bool = Tru
 
 
 def _require_account(account: Account, number: str) -> None:
-    """Refuse credentials of another account than the site's, before anything is created or removed."""
+    """Raise MissingError if the AWS credentials belong to another account than `number`."""
     if number and (found := account.account_id()) != number:
         raise MissingError(
             f"the credentials are for account {found}, but aws.account in site.toml is {number}",
-            hint=f"export AWS_PROFILE=… of account {number}, or correct site.toml",
+            hint=f"set AWS_PROFILE to a profile of account {number}, or correct aws.account in site.toml",
         )
 
 
@@ -61,7 +61,7 @@ class SiteAccount:
         return account
 
     def running(self) -> Account | None:
-        """Return the account; None if it is a rehearsal that does not run."""
+        """Return the AWS account; None if the account is a rehearsal that is not running."""
         if self.is_rehearsal and session.find(self.context.workspace, DEFAULT) is None:
             return None
         return self.account

@@ -64,7 +64,7 @@ def run_action(verb: str, purpose: str, actions: Mapping[str, Action], argv: Seq
 
 
 def members(actions: Mapping[str, Action], group: str) -> dict[str, Action]:
-    """Return the actions whose names begin with a word, such as `up` of `cluster up`, without that word."""
+    """Return the actions of a group without the group's name, such as `up` for `cluster up`."""
     start = f"{group} "
     return {name.removeprefix(start): action for name, action in actions.items() if name.startswith(start)}
 

@@ -1,4 +1,4 @@
-"""The templates in `architectures/`: their names, their parameters, and values for them from receipts."""
+"""CloudFormation templates in `architectures/`, their parameters, and parameter values from receipts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from builder.model import Target
 from builder.tables import did_you_mean
 
 _TEMPLATE = "template.yaml"
-# Parameter that takes the SSM parameter with the AMI of an image.
+# Template parameter for the name of the SSM parameter that contains the AMI ID.
 IMAGE_PARAMETER = "ImageId"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """CloudFormation template of a folder; `parameters` has the default of each parameter, or None."""
+    """CloudFormation template; `parameters` maps the name of each parameter to its default value or None."""
 
     name: str
     text: str
@@ -27,7 +27,7 @@ class Architecture:
 
 
 def load(root: Path, name: str) -> Architecture:
-    """Return a template of the repository; raise UsageError for an unknown name."""
+    """Return the CloudFormation template with this name; raise UsageError if there is none."""
     known = names(root)
     if name not in known:
         raise UsageError(f"no architecture '{name}'{did_you_mean(name, known)}", hint="ls architectures")
@@ -44,7 +44,7 @@ def names(root: Path) -> list[str]:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return a template as JSON values; short functions such as `!Ref X` become tables such as {"Ref": X}."""
+    """Parse a CloudFormation template into JSON values; the short form `!Ref X` becomes {"Ref": X}."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -65,7 +65,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str]:
-    """Return the parameters given as KEY=VALUE; raise UsageError for an unknown or a missing one."""
+    """Parse template parameters given as KEY=VALUE; raise UsageError if one is unknown or missing."""
     values = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -92,7 +92,7 @@ def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str
 
 
 def image_values(context: Context, architecture: Architecture, target: Target) -> dict[str, str]:
-    """Return the parameter that names the published AMI of a target's flavour."""
+    """Return the template parameter ImageId, with the SSM parameter of the target's published AMI."""
     if IMAGE_PARAMETER not in architecture.parameters or target.ami is None:
         raise UsageError(
             f"architecture '{architecture.name}' takes no image of target '{target.name}'",

@@ -1,6 +1,6 @@
-"""Values that a shell offers for an argument, by the argument's metavar, such as TARGET or STACK.
+"""Values that shell completion offers for an argument, by its metavar, such as TARGET or STACK.
 
-Nothing here raises: what cannot be read is not offered.
+Raises no errors: values from files that cannot be read are not offered.
 """
 
 import os
@@ -25,7 +25,7 @@ Candidate = tuple[str, str]  # a value and its description
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """The beginning of an argument's value, and the words before it."""
+    """An incomplete command line: the beginning of an argument's value, and the words before the value."""
 
     context: Context
     word: str
@@ -33,7 +33,7 @@ class Typed:
 
 
 def candidates(metavar: str, typed: Typed) -> list[Candidate]:
-    """Return the values for an argument that begin with the typed word."""
+    """Return the completions of the typed word for an argument with this metavar."""
     found: list[Candidate] = []
     with suppress(FactoryError, OSError):
         found = [pair for pair in SOURCES[metavar](typed) if pair[0].startswith(typed.word)]
@@ -41,7 +41,7 @@ def candidates(metavar: str, typed: Typed) -> list[Candidate]:
 
 
 def _targets(typed: Typed) -> Iterator[Candidate]:
-    """Yield the targets, and for the beginning of a name also the aliases."""
+    """Yield all targets; if the typed word is not empty, also all aliases."""
     catalog = typed.context.catalog
     yield from ((target.name, target.summary) for target in catalog.targets.values())
     if typed.word:
@@ -49,7 +49,7 @@ def _targets(typed: Typed) -> Iterator[Candidate]:
 
 
 def _flavours(typed: Typed) -> Iterable[Candidate]:
-    """Return the flavours of the targets before the word, or of all targets."""
+    """Return the flavours of the targets on the command line; of all targets if it names none."""
     catalog = typed.context.catalog
     before = {catalog.aliases.get(word, word) for word in typed.before}
     targets = catalog.targets
@@ -92,7 +92,7 @@ def _versions(typed: Typed) -> Iterable[Candidate]:
 
 
 def _assignments(typed: Typed, facts: Iterable[Fact]) -> Iterator[Candidate]:
-    """Yield `NAME=` for every fact, or `NAME=VALUE` for the known values of the fact in `word`."""
+    """Yield `NAME=` for every fact; after a typed `NAME=`, yield `NAME=VALUE` for each known value."""
     name, equals, _ = typed.word.partition("=")
     for fact in facts:
         if not equals:
@@ -123,7 +123,7 @@ def _lock_names(typed: Typed) -> Iterable[Candidate]:
 
 
 def _amis(typed: Typed) -> Iterable[Candidate]:
-    """Yield the AMIs of receipts, newest first, and their targets; for a path, the receipts."""
+    """Yield the AMIs and targets of receipts, newest first; if the typed word is a path, yield files."""
     if "/" in typed.word or typed.word.startswith("."):
         yield from _paths(typed)
         return
@@ -161,7 +161,7 @@ def _runs(typed: Typed) -> Iterable[Candidate]:
 
 
 def _paths(typed: Typed) -> Iterator[Candidate]:
-    """Yield the entries of the folder in `word`; the name of a folder ends in a slash."""
+    """Yield the files and folders in the folder that the typed path names; folders end in a slash."""
     word = typed.word
     head = word[: word.rfind("/") + 1]
     for path in sorted((Path(head).expanduser() if head else Path()).iterdir()):
@@ -197,7 +197,7 @@ SOURCES: Mapping[str, Callable[[Typed], Iterable[Candidate]]] = {
     "TORCH": _releases_of_torch,
     "TYPE": _instances,
 }
-# Metavars of values that nothing lists.
+# Metavars of arguments without completion.
 FREE = frozenset(
     {
         "ARN",

@@ -1,4 +1,4 @@
-"""Starts a Slurm cluster on this machine that has the shape of EC2 instances."""
+"""Starts a Slurm cluster on this machine whose nodes are modelled on an EC2 type."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ SYSTEMS = ("debian-12", "debian-13")  # systems with machine images and packages
 def ensure_cluster(
     context: Context, instance_name: str, *, name: str = DEFAULT, nodes: int, system: str, shared: Path | None
 ) -> Cluster:
-    """Return the running cluster of that name; start it if it does not run, without leftovers of others."""
+    """Return the cluster `name`, started if it is not running; remove the containers of dead clusters."""
     instance = _instance(context, instance_name)
     found = _system(context, system)
     folder = (shared or context.workspace.out / "clusters" / name).resolve()
@@ -52,7 +52,7 @@ def _instance(context: Context, name: str) -> Instance:
     require_facts(instance)
     if instance.arch != of_this_machine():
         raise IncompatibleError(
-            f"{name} is {instance.arch}, and this machine is {of_this_machine()}: it cannot run its programs",
+            f"{name} is {instance.arch}, but this machine is {of_this_machine()} and cannot run its programs",
             hint=f"choose an {of_this_machine()} type",
         )
     return instance

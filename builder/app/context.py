@@ -1,6 +1,6 @@
 """The context of a command: the repository with its catalog, lock and site, and the plans of targets.
 
-Also the option parser and the tables on stdout that all verbs share.
+Also contains the option parser and the table output that all verbs share.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _PIPED_COLUMNS = 80  # width of a help text that no terminal shows
 
 @dataclass(frozen=True)
 class Context:
-    """A repository, its site and this machine; every part is read at its first use."""
+    """A repository, its site and this machine; catalog, lock and site are read at their first use."""
 
     root: Path
     site_name: str = LOCAL  # local or aws
@@ -64,14 +64,14 @@ class Context:
 
     @cached_property
     def _parsed(self) -> ParsedFiles:
-        """The parsed files of earlier commands; none if this user has no folder for caches."""
+        """The cache of parsed catalog files; empty if the user's cache folder is not usable."""
         try:
             return ParsedFiles(self.workspace.cache("parsed") / f"{self.workspace.checkout}.json")
         except (FactoryError, OSError):
             return ParsedFiles()
 
     def report_broken(self, broken: Mapping[str, tuple[str, ...]]) -> None:
-        """Print the problems of the entries that are left out, once."""
+        """Print the problems of broken catalog entries, at most once per command."""
         if broken and not self._reported:
             self._reported.append(True)
             print(unusable(broken), file=sys.stderr)
@@ -90,7 +90,7 @@ class Context:
 
     @property
     def blobs(self) -> Path:
-        """The folder of compressed layers, ready to be pushed."""
+        """The cache folder for compressed layers that are ready to be pushed."""
         return self.workspace.home / "cache" / "blobs"
 
     def plan(self, name: str) -> Plan:
@@ -109,7 +109,7 @@ class Context:
         )
 
     def unlocked(self, target: Target, flavour: Flavour) -> tuple[Want, ...]:
-        """Return the downloads of a flavour that are not locked; a build needs all of them locked."""
+        """Return the downloads of a flavour that have no lock entry; a build requires all entries."""
         wanted = lock.wants(
             self.catalog,
             target,
@@ -125,7 +125,7 @@ class Context:
         return plan.find_flavour(target, self.flavour, site=self.site_name)
 
     def system_of(self, target: Target) -> System:
-        """Return the system of the flavour that would be built."""
+        """Return the operating system of the target's flavour that would be built."""
         return self.catalog.systems[self.flavour_of(target).system]
 
     def plans(self, names: Iterable[str]) -> list[Plan]:
@@ -136,7 +136,7 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Wraps each paragraph of a description or epilog; keeps indented lines as they are."""
 
     def __init__(self, prog: str) -> None:
-        # argparse asks shutil for the width, which takes longer to load than a command to parse.
+        # By default, argparse gets the width from shutil, whose import takes longer than parsing a command.
         style = look(sys.stdout, os.environ)
         super().__init__(prog, width=(style.width if style.terminal else _PIPED_COLUMNS) - 2)
 
@@ -161,7 +161,7 @@ class _Parser(argparse.ArgumentParser):
         return parsed
 
     def _refuse_empty(self, words: Sequence[str]) -> None:
-        """Refuse an empty argument: an unset variable of a script, which would count as no argument."""
+        """Raise UsageError for an empty argument, which comes from an unset shell variable."""
         before = self.prog
         for word in words:
             if word == "--":
@@ -282,7 +282,7 @@ def open_context(options: argparse.Namespace) -> Context:
 
 
 def find_context(root: Path | None) -> Context | None:
-    """Return the context of a repository for completion in a shell; None if there is none."""
+    """Return the context for shell completion; None if the current folder is in no repository."""
     folder = root.expanduser() if root else _find_root()
     return Context(folder.absolute()) if (folder / "catalog").is_dir() else None
 
@@ -338,7 +338,7 @@ def _find_root() -> Path:
 
 
 def base_facts(plan: Plan) -> list[tuple[str, Cell]]:
-    """Return the rows that describe a vendor's base image, its policy and its login; [] for other bases."""
+    """Return table rows about a vendor's base image: policy, contents, login; [] for other base images."""
     policy = base_policy(plan.target, plan.flavour)
     if not policy:
         return []
@@ -360,7 +360,7 @@ _POLICIES = {
 
 
 def print_verdict(plan: Plan) -> None:
-    """Print the verdict of the rules on a plan: settings for jobs, warnings, and errors."""
+    """Print what the compatibility rules find in a plan: settings for jobs, warnings, and errors."""
     rows = [(instance, " ".join(values)) for instance, values in plan.settings.items()]
     if rows:
         print()
@@ -374,12 +374,12 @@ def print_verdict(plan: Plan) -> None:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, prose: Collection[str] = PROSE
 ) -> None:
-    """Print a table with one line per row; a terminal shows the `prose` columns shortened."""
+    """Print a table with one line per row; on a terminal, shorten the `prose` columns."""
     print(table(headers, rows, look=look(sys.stdout, os.environ), prose=prose))
 
 
 def print_json(options: argparse.Namespace, result: object, *, exit_code: int = 0) -> None:
-    """Print the result of a command in its envelope."""
+    """Print the result of a command in the JSON envelope of `--json`."""
     print(envelope(options.command, result=result, exit_code=exit_code))
 
 

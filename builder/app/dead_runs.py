@@ -16,7 +16,7 @@ from builder.rehearsal import session
 
 @dataclass(frozen=True, kw_only=True)
 class DeadRun:
-    """A dead run and an account in which it may have left resources."""
+    """A run whose process has died, and an account in which the run may have left resources."""
 
     run: str
     account_id: str
@@ -30,7 +30,7 @@ class DeadRun:
 
 
 def dead_runs(context: Context) -> list[DeadRun]:
-    """Return the dead runs that have a journal, one item per account in each journal.
+    """Return the dead runs with a journal of created resources, one item per account in each journal.
 
     If a journal names only rehearsals that have ended, its resources are gone and the journal is deleted.
     """
@@ -61,7 +61,7 @@ def dead_runs(context: Context) -> list[DeadRun]:
 
 
 def _account_of(context: Context, account_id: str) -> Account | None:
-    """Return the account if the current site can access it, else None."""
+    """Return the account with this id; None if the current site cannot access it."""
     if context.site_name == ACCOUNT:
         account = SiteAccount(context).account
         return account if journal.account_id_of(account) == account_id else None

@@ -10,7 +10,7 @@ _CHECKS, _PUBLISH = "checks", "publish"
 
 
 def estimate_s(out: Path, missing: Mapping[str, Sequence[str]], *, publish: bool, jobs: int) -> float | None:
-    """Return the seconds that targets take whose `missing` layers are built; None if a step has no record."""
+    """Estimate the seconds to build the `missing` layers; None if no receipt has the duration of a step."""
     totals = []
     for target, layers in missing.items():
         steps = [*layers, _CHECKS, *([_PUBLISH] if publish else [])]
@@ -22,7 +22,7 @@ def estimate_s(out: Path, missing: Mapping[str, Sequence[str]], *, publish: bool
 
 
 def _seconds(out: Path, target: str) -> dict[str, float]:
-    """Return the seconds of each step of a target, from the newest receipt of a run that made the step."""
+    """Return the duration of each step of a target, from the newest receipt with that step."""
     found: dict[str, float] = {}
     paths = sorted((out / "receipts" / target).glob("*.json"), key=lambda path: -path.stat().st_mtime)
     for table in filter(None, map(receipts.read, paths)):

@@ -1,6 +1,6 @@
 """Examples of every command, for its --help and for the manual page; a test parses each one.
 
-An example may end in `# ` and its purpose.
+An example may end in a comment (`# PURPOSE`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Write what health checks expect of each EC2 type: `python -m builder.app.expected_values`."""
+"""Write the values that health checks expect on each EC2 type (python -m builder.app.expected_values)."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ _SHARE = 0.7  # of the links' bandwidth, which a healthy all-reduce of 1 GiB rea
 
 
 def expected_values(found: Catalog) -> str:
-    """Return the JSON of all types with accelerators or EFA."""
+    """Return the expected values of all EC2 types with NVIDIA GPUs or EFA, as JSON."""
     values = {
         instance.name: _of_type(instance)
         for instance in found.instances.values()
@@ -24,7 +24,7 @@ def expected_values(found: Catalog) -> str:
 
 
 def expected_collectives(found: Catalog) -> str:
-    """Return the JSON of nccom-test's workers per node, and of the bandwidth between nodes."""
+    """Return the nccom-test workers per node and the expected bandwidth of each Neuron type, as JSON."""
     values = {
         instance.name: {
             "workers": processes_of(instance),

@@ -7,12 +7,12 @@ from pathlib import Path
 from builder.app.context import Context
 from builder.screen.golden import golden_names, write_golden
 
-# Folder of a repository's golden plans; other repositories have none.
+# Folder of golden plans; a repository without this folder has no golden plans.
 FOLDER = Path("tests", "golden")
 
 
 def write_golden_plans(context: Context, names: Container[str], folder: Path) -> list[Path]:
-    """Write one golden plan per flavour of the named targets; return the paths of all of them."""
+    """Write one golden plan per flavour of the named targets; return the paths of the written files."""
     return [
         write_golden(dataclasses.replace(context, arch="x86_64", flavour=flavour).plan(target), folder, file)
         for file, (target, flavour) in golden_names(context.catalog).items()

@@ -26,14 +26,14 @@ _SCENARIO = Path("ansible", "molecule", "default", "molecule.yml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Files:
-    """Texts by path below the root: of new files, and of files that are changed."""
+    """Contents of new files and of changed files, by path relative to the repository."""
 
     new: Mapping[Path, str]
     changed: Mapping[Path, str] = field(default_factory=dict)
 
 
 def write(context: Context, files: Files) -> list[Path]:
-    """Write files and return the paths of the new ones; leave nothing behind if the catalog is invalid."""
+    """Write the files and return the paths of new files; undo everything if the catalog is invalid."""
     existing = [str(path) for path in files.new if os.path.lexists(context.root / path)]
     if existing:
         raise UsageError(
@@ -78,7 +78,7 @@ def _undo(root: Path, files: Files, before: Mapping[Path, str], folders: list[Pa
 
 
 def target_files(context: Context, name: str, kind: str) -> Files:
-    """Return the files of a target like the first one of its kind that this machine can build."""
+    """Return the files of a new target, modelled on the first target of its kind that builds here."""
     loaded = context.catalog
     _require_name(name, "target", [*loaded.targets, *loaded.aliases])
     model = _model(loaded, kind)
@@ -201,7 +201,7 @@ CHECKS = "tests"  # folder of the checks of a role
 
 
 def component_files(context: Context, name: str) -> Files:
-    """Return the files of a component that installs packages of the system; no target contains it yet."""
+    """Return the files of a new component that installs packages of the operating system."""
     loaded = context.catalog
     _require_name(name, "component", loaded.components)
     role, catalog_file = Path("ansible", "roles", name), Path("catalog", "components", f"{name}.toml")
@@ -217,7 +217,7 @@ def component_files(context: Context, name: str) -> Files:
 
 
 def _layer(loaded: Catalog) -> str:
-    """Return the last layer below the Python packages: a change there rebuilds little, and few layers."""
+    """Return the last layer below the Python packages: changes in later layers rebuild fewer layers."""
     python = [component.layer for component in loaded.components.values() if component.requirements]
     first = min((loaded.layers.index(layer) for layer in python), default=len(loaded.layers))
     return loaded.layers[max(first - 1, 0)]
@@ -265,7 +265,7 @@ _STACK_NAME = re.compile(r"(?P<stem>cpu-[a-z]+-[\d.]+|(cuda|neuron)-\d+\.\d+)(\.
 
 
 def stack_files(context: Context, name: str, base: str, solved: str = "") -> Files:
-    """Return the file of a stack on a base, or with the text that `builder stack solve --toml` printed."""
+    """Return the file of a new stack, with the base stack `base` or the output of `stack solve --toml`."""
     loaded = context.catalog
     _require_name(name, "stack", loaded.stacks)
     if not solved and base not in loaded.stacks:
@@ -288,7 +288,7 @@ def stack_files(context: Context, name: str, base: str, solved: str = "") -> Fil
 
 
 def _require_version(name: str, solved: str) -> None:
-    """Raise UsageError if a solved set has another version of the accelerator than its name says."""
+    """Raise UsageError if the CUDA or Neuron version of a solved stack differs from the stack's name."""
     accelerator, _, rest = name.partition("-")
     pin = {"cuda": "cuda", "neuron": "neuron_sdk"}.get(accelerator, "")
     found = re.search(rf'^{pin} = "(\d+\.\d+)', solved, re.MULTILINE) if pin else None
@@ -322,7 +322,7 @@ def _require_name(name: str, noun: str, known: Container[str]) -> None:
 
 
 def _unused(root: Path, section: str, name: str, reason: str) -> dict[Path, str]:
-    """Return catalog/unused.toml with another entry, if the repository has this file."""
+    """Return catalog/unused.toml with one more entry; nothing if the repository lacks this file."""
     path = root / _UNUSED
     if not path.is_file():
         return {}

@@ -18,7 +18,7 @@ _YES, _NO = ("y", "yes", "true"), ("n", "no", "false")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A key of the site file that `builder init site` asks for, or takes from an option."""
+    """A key of the site file that `builder init site` reads from an option or from the user's answer."""
 
     key: str
     option: str
@@ -69,7 +69,7 @@ QUESTIONS = (
 
 
 def parse_answer(key: str, text: str) -> Any:
-    """Return the value of a key for the text of an answer; raise UsageError if it does not fit the key."""
+    """Convert an answer to the value of a key; raise UsageError if the answer is invalid."""
     field, kind = _field(key), _type(key)
     if kind == FLAG:
         if text.lower() in (*_YES, *_NO):
@@ -84,7 +84,7 @@ def parse_answer(key: str, text: str) -> Any:
 
 
 def ask(questions: Sequence[Question], read: Callable[[str], str], say: Callable[[str], object]) -> Answers:
-    """Ask each question until the answer fits its key; an empty answer leaves the default."""
+    """Repeat each question until the answer is valid; an empty answer keeps the default."""
     found: dict[str, Any] = {}
     for question in questions:
         while text := read(f"{question.text} [{_shown_default(question.key)}]: ").strip():
@@ -101,7 +101,7 @@ def write(path: Path, answers: Answers) -> None:
     if os.path.lexists(path):
         raise UsageError(
             f"{path} exists already; nothing was written",
-            hint=f"edit it, or: mv {path} {path}.old",
+            hint=f"edit the file, or: mv {path} {path}.old",
         )
     write_atomically(path, "\n".join(_lines(answers)) + "\n")
 
@@ -146,7 +146,7 @@ def _shown_default(key: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Return a value as TOML, whose strings, lists, numbers and flags are also JSON."""
+    """Return a value as TOML; strings, lists, numbers and booleans have the same syntax in JSON."""
     if value is None:  # a flag without a default
         return "true"
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -38,9 +38,9 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Delay SIGINT, SIGTERM and SIGHUP until the end of the block, which starts threads.
+    """Delay SIGINT, SIGTERM and SIGHUP until the end of the block; for blocks that start threads.
 
-    An exception while a thread starts would leave a thread that its pool does not know, and so never joins.
+    An exception from a signal while a pool starts a thread would leave a thread that the pool never joins.
     """
     arrived: list[int] = []
     try:

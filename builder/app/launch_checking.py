@@ -21,7 +21,7 @@ from builder.tables import did_you_mean
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})|-([0-9a-f]{12})\.sqsh\b")
 _PROBE_S = 60.0
-# Prints the words that the image cannot start, of those after the folder.
+# Shell script with arguments FOLDER WORD…: prints each word that is neither a file nor a command.
 _PROBE = """\
 cd "$1" || exit 0
 shift
@@ -32,7 +32,7 @@ _HINT = "write it with builder launch TARGET -o FOLDER"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """Result of a comparison: the image's name, and the differences."""
+    """Result of checking a launch file: the image, target and EC2 type, and the findings."""
 
     image: str
     target: str
@@ -41,7 +41,7 @@ class Checked:
 
 
 def check_file(context: Context, path: Path, instance_name: str) -> Checked:
-    """Compare a launch file with its image and, unless the file names another type, with `instance_name`."""
+    """Compare a launch file with its image and its EC2 type (default: the type `instance_name`)."""
     text = _read(path)
     written = _parse(path, text)
     digests = [full or short for full, short in _DIGEST.findall(text)]
@@ -75,7 +75,7 @@ def _read(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> Written:
-    """Return what the file asks for; raise UsageError for a file that is no launch file."""
+    """Return the values of a launch file; raise UsageError if the file is not a launch file."""
     import yaml
 
     try:
@@ -134,7 +134,7 @@ def _compare(
 def _ask_image(
     published: Published, written: Written, job: Job
 ) -> tuple[Mapping[str, str], Sequence[Finding]]:
-    """Return the variables of the image, and a finding for each program that it lacks."""
+    """Return the image's environment variables, and a finding for each program that the image lacks."""
     engine = Engine()
     image = engine.inspect_image(published.engine_id)
     if image is None:

@@ -22,7 +22,7 @@ _PATIENCE_S = 15.0  # for the whole question, with its retries
 
 
 def require_in_registry(context: Context, image: Image) -> None:
-    """Raise MissingError if the site's registry lacks the image; other registries are not asked."""
+    """Raise MissingError if the site's registry lacks the image; images in other registries pass."""
     host = image.repository.partition("/")[0]
     push = context.site.registry.push.partition("/")[0]
     is_of_site = host == push or (push == ECR and context.site_name == ACCOUNT and is_ecr_host(host))
@@ -37,7 +37,7 @@ def publishing_command(image: Image) -> str:
 
 
 def is_in_registry(context: Context, image: Image) -> bool | None:
-    """Return whether its registry has the image; print a note and return None if that is not known."""
+    """Return True if the image is in its registry; if the query fails, print a note and return None."""
     host, _, repository = image.repository.partition("/")
     network = DIRECT if is_local(image.name) else site_network(context)
     late = threading.Event()

@@ -49,7 +49,7 @@ class _Plan:
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# Texts of a receipt that become part of a launch file or of a command line.
+# Patterns for receipt values that are written into a launch file or a command line.
 _PLAIN = {
     "run": RUN_NAME,
     "flavour": WORD,
@@ -63,7 +63,7 @@ _PLAIN = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Recorded:
-    """JSON keys of a receipt that a launch file needs."""
+    """Keys of a receipt that are needed for a launch file."""
 
     run: str
     created: str
@@ -76,7 +76,7 @@ class _Recorded:
 def launch_file(
     context: Context, target: Target, instance: Instance, service: str, wish: Wish
 ) -> tuple[Job, LaunchFile]:
-    """Return the job and its file, from the newest receipt of the context's flavour."""
+    """Return a job and its launch file, from the newest receipt of the target's selected flavour."""
     launch = target.launch
     if launch is None:
         raise UsageError(
@@ -109,7 +109,7 @@ class Published:
         return self.recorded.artifact.reference
 
     def job(self, context: Context, instance: Instance, service: str, wish: Wish) -> Job:
-        """Return its job; raise IncompatibleError if the instances or the launcher cannot run it."""
+        """Return a job for the image; raise IncompatibleError if the EC2 type or launcher cannot run it."""
         assert self.target.launch
         image = _image(context, self.target, self.recorded)
         settings = _settings(context, self.recorded, instance)
@@ -117,7 +117,7 @@ class Published:
 
 
 def find_published(context: Context, digests: Sequence[str]) -> Published | None:
-    """Return the published image whose receipt has one of these digests; a digest may be shortened."""
+    """Return the published image with one of these digests (may be shortened); None if there is none."""
     for target in context.catalog.targets.values():
         for table in receipts.all_of(context.workspace.out, target.name) if target.launch else ():
             recorded = _recorded(table)
@@ -134,7 +134,7 @@ def find_instance(context: Context, name: str) -> Instance:
         raise UsageError(
             f"--instance: no EC2 type {shortened(name)} in catalog/instances.toml"
             f"{did_you_mean(name, context.catalog.instances)}",
-            hint="add its counts to catalog/instances.toml, or choose a type of that file",
+            hint="add the type to catalog/instances.toml, or choose a type that the file lists",
         )
     return context.catalog.instances[name]
 
@@ -146,7 +146,7 @@ def is_local(name: str) -> bool:
 
 
 def kind_of(target: Target, kind: str) -> str:
-    """Return the kind of the Kubernetes object; raise UsageError if the runner cannot be started by it."""
+    """Return the kind of Kubernetes object; raise UsageError if it cannot start the target's runner."""
     if target.launch is None:
         return kind
     kinds = KINDS[target.launch.runner]
@@ -160,7 +160,7 @@ def kind_of(target: Target, kind: str) -> str:
 
 
 def text_of(job: Job, file: LaunchFile) -> str:
-    """Return the text of a launch file: YAML with its origin as comments, or JSON."""
+    """Return the text of a launch file; YAML begins with comments that name the target and the receipt."""
     if isinstance(file.content, str):
         return file.content
     if file.name.endswith(".json"):
@@ -172,13 +172,13 @@ def text_of(job: Job, file: LaunchFile) -> str:
 
 
 def find_image(context: Context, target: Target) -> tuple[Image, str]:
-    """Return the published image of the newest receipt for this machine's architecture, and its engine id."""
+    """Return the image of the newest receipt, preferring this architecture, and its id in the engine."""
     recorded = _newest(context, target, of_this_machine())
     return _image(context, target, recorded), recorded.artifact.reference
 
 
 def _newest(context: Context, target: Target, arch: str) -> _Recorded:
-    """Return the newest receipt of the flavour, of this architecture if there is one."""
+    """Return the newest receipt of the target's flavour, preferring receipts for `arch`."""
     out, flavour = context.workspace.out, context.flavour_of(target).name
     option = f" --flavour {flavour}" if context.flavour else ""
     found = [
@@ -205,7 +205,7 @@ def _recorded(table: Mapping[str, Any]) -> _Recorded | None:
 
 
 def _require_plain(recorded: _Recorded) -> None:
-    """Raise IntegrityError if a text of the receipt could be code or an option in a launch file."""
+    """Raise IntegrityError if a receipt value has characters that could run as code in a launch file."""
     texts = {
         "run": [recorded.run],
         "flavour": [recorded.plan.flavour.name],
@@ -258,7 +258,7 @@ def _facts(context: Context, stack: str) -> dict[str, Value]:
 
 
 def _accelerator(context: Context, target: Target, recorded: _Recorded) -> str:
-    """Return the vendor of the accelerators that the stack has software for; "none" without any."""
+    """Return the vendor of the accelerators that the image's stack supports; "none" for CPU stacks."""
     stack = recorded.plan.stack.name
     if stack not in context.knowledge.stacks:
         raise MissingError(
@@ -270,7 +270,7 @@ def _accelerator(context: Context, target: Target, recorded: _Recorded) -> str:
 
 
 def _settings(context: Context, recorded: _Recorded, instance: Instance) -> tuple[str, ...]:
-    """Return the settings from rules: the recorded ones; if the stack names no EC2 types, add the type's."""
+    """Return rule settings from the receipt; if the stack names no EC2 types, add settings for the type."""
     if recorded.plan.stack.instances:
         return recorded.plan.settings.get(instance.name, ())
     facts = {**_facts(context, recorded.plan.stack.name), "instance": instance.name}

@@ -1,6 +1,6 @@
 """Finds leftovers of builds that are no longer needed: runs, layers, caches, rehearsals, clusters.
 
-While a run is in progress, layers and caches are not offered for removal.
+While a run is in progress, no layers or caches are listed for removal.
 """
 
 import shutil
@@ -44,7 +44,7 @@ class Limits:
 
     @property
     def before(self) -> float:
-        """A timestamp: items used after it are kept."""
+        """The limit of `--older-than` as a timestamp; items used later are kept."""
         return time.time() - self.older_than_s if self.older_than_s is not None else float("inf")
 
     @property
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leftover:
-    """A removable item: its name, the reason, its size and the call that removes it; `run` left it behind."""
+    """A removable item: name, reason, size, the function that removes it, and the run that left it."""
 
     name: str
     why: str
@@ -66,7 +66,7 @@ class Leftover:
 
 
 def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle: bool) -> Iterator[Leftover]:
-    """Yield what can be removed; `is_idle` means that no run uses layers and caches."""
+    """Yield removable items; without `is_idle`, yield no layers and caches, as a run may use them."""
     for run, host in foreign_runs(context.workspace).items():
         folder = context.workspace.scratch / run
         print(
@@ -146,7 +146,7 @@ def _clusters(context: Context, engine: Engine) -> Iterable[Leftover]:
 
 
 def _accounts(context: Context) -> Iterable[Leftover]:
-    """Yield dead runs with leftovers in AWS accounts; without a journal, import no AWS module."""
+    """Yield the resources that dead runs left in AWS accounts; without a journal, import no AWS module."""
     if not any((context.workspace.home / "journal").glob("*.ndjson")):
         return
     for problem in unreadable(context.workspace.out):
@@ -170,7 +170,7 @@ def _accounts(context: Context) -> Iterable[Leftover]:
 
 
 def _checkpoints(context: Context, limits: Limits) -> Iterable[Leftover]:
-    """Yield the checkpoints of AMIs that this builder made and that exceed the site's limit."""
+    """Yield this builder's AMI checkpoints in excess of checkpoints.keep_last in site.toml."""
     if not has_id(context.workspace):
         return
     keep_last = 0 if limits.everything else context.site.checkpoints.keep_last
@@ -188,7 +188,7 @@ def _checkpoints(context: Context, limits: Limits) -> Iterable[Leftover]:
 
 
 def _old_amis(context: Context) -> Iterable[Leftover]:
-    """Yield the AMIs that exceed the site's limit; report those that stay because they are in use."""
+    """Yield the AMIs in excess of aws.keep_last in site.toml; report AMIs kept because they are in use."""
     settings = context.site.aws
     if not settings.keep_last:
         return
@@ -246,7 +246,7 @@ def _former_registry(context: Context) -> Iterable[Leftover]:
 def _layers(context: Context, engine: Engine, limits: Limits) -> Iterable[Leftover]:
     """Yield layers of this checkout that no plan uses, and layers that a rebuild has replaced.
 
-    Children come first, because the engine keeps the parents of images that it has committed itself.
+    Child images come before their parents, because the engine does not remove an image with children.
     """
     needed = set() if limits.everything else _needed_keys(context)
     images = _Images(engine.images())
@@ -274,7 +274,7 @@ def _remove_tags(engine: Engine, tags: Iterable[str]) -> None:
 
 
 def _used(image: Image, engine: Engine, limits: Limits) -> float:
-    """Return when an image was tagged, if the limits have an age; layers are created at a reference time."""
+    """Return when an image was last tagged, if `--older-than` is given; otherwise when it was created."""
     if limits.older_than_s is None:
         return image.created
     record = engine.inspect_image(image.id) or {}
@@ -286,15 +286,15 @@ def _used(image: Image, engine: Engine, limits: Limits) -> float:
 
 
 def _all_tags(image: Image) -> list[str]:
-    """Return the tags of layers, and the tags of the checkouts that made or pulled them."""
+    """Return the layer tags of an image, and the tags that record which checkouts made or pulled it."""
     return [tag for tag in image.tags if tag.startswith((f"{LAYERS}:", built_by("")))]
 
 
 def _unneeded_tags(image: Image, context: Context, needed: Collection[str]) -> list[str]:
-    """Return the tags of an image as a layer of this checkout, if its key is not needed.
+    """Return the tags to remove from a layer of this checkout if no plan needs the layer's key.
 
-    Layers without the tag of a checkout have its label, which earlier versions of the builder set. The tag
-    of the key stays while another checkout has the layer.
+    Earlier versions of the builder marked a layer with a label of the checkout instead of a tag. The tag with
+    the layer's key is kept while another checkout uses the layer.
     """
     checkout = context.workspace.checkout
     tags = {tag: tag.partition(":")[2] for tag in _all_tags(image)}
@@ -308,7 +308,7 @@ def _unneeded_tags(image: Image, context: Context, needed: Collection[str]) -> l
 
 
 def _replaced_tags(image: Image, context: Context) -> list[str]:
-    """Return the tags of an image that builds of this checkout left for a cleanup."""
+    """Return the tags with which builds of this checkout marked a replaced image for removal."""
     checkout = context.workspace.checkout
     start = f"{LEFTOVERS}:{checkout}-"
     if image.labels.get(CHECKOUT_LABEL) == checkout:
@@ -317,19 +317,19 @@ def _replaced_tags(image: Image, context: Context) -> list[str]:
 
 
 class _Images:
-    """All images of an engine, and which of them lie below others."""
+    """All images of an engine, and the parent of each image."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         self.by_id = {image.id: image for image in images}
         self._by_tag = {tag: image for image in self.by_id.values() for tag in image.tags}
 
     def below(self, image: Image) -> Image | None:
-        """Return the image below: the parent of an image that the engine made, or the layer in its label."""
+        """Return the parent image: as the engine records it, or the layer that the parent label names."""
         parent = image.labels.get(PARENT_LABEL, "")
         return self.by_id.get(image.parent) or self._by_tag.get(f"{LAYERS}:{parent}")
 
     def held(self, removed: Collection[str]) -> set[str]:
-        """Return the IDs of images that remain without the removed tags, and of all images below them."""
+        """Return the IDs of images that remain without the removed tags, and of all their parent images."""
         parents = {image.parent for image in self.by_id.values()}
         held: set[str] = set()
         for image in self.by_id.values():
@@ -341,7 +341,7 @@ class _Images:
         return held
 
     def own_bytes(self, image: Image) -> int:
-        """Return the bytes that an image adds to its nearest tagged ancestor."""
+        """Return the size of an image without its nearest tagged ancestor."""
         below = self.below(image)
         while below is not None and not below.tags:
             below = self.below(below)

@@ -1,4 +1,4 @@
-"""Updates a repository's lock: compiles requirements, asks sources, writes the lock and golden plans."""
+"""Updates a repository's lock: compiles requirements, queries sources, writes lock and golden plans."""
 
 import dataclasses
 import threading
@@ -28,7 +28,7 @@ from builder.stack.locking import Each, Relocked, relock, wanted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """Entries to add or to resolve again; without targets and `update`, those of the whole catalog."""
+    """Lock entries to add or to resolve again; without targets and `update`, all entries of the catalog."""
 
     targets: tuple[str, ...] = ()
     update: frozenset[Want] = frozenset()  # entries to resolve again
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """Compiled requirements of a stack or workload: their lock file, and the versions before and after."""
+    """Compiled requirements lock file of a stack or workload, with the package versions before and after."""
 
     path: Path
     text: str
@@ -56,7 +56,7 @@ class Result:
 
 
 def update_lock(context: Context, request: Request, *, each: Each, cancelled: threading.Event) -> Result:
-    """Update the lock of a repository; compiled requirements are written first, then the lock, then plans."""
+    """Update a repository's lock; write compiled requirements first, then the lock, then golden plans."""
     region = context.site.aws.region
     wants = wanted(context.knowledge, tooling.read(context.root), context.lock, region=region)
     targets = [find_target(context.catalog, name) for name in request.targets]
@@ -93,7 +93,7 @@ def update_lock(context: Context, request: Request, *, each: Each, cancelled: th
 
 
 def _update_golden(context: Context, request: Request, compiled: Sequence[Compiled]) -> tuple[Path, ...]:
-    """Write the golden plans of the requested targets and of those with compiled requirements."""
+    """Write the golden plans of requested targets and of targets whose requirements were compiled."""
     subjects = {new.path.relative_to(context.root).as_posix() for new in compiled}
     names = {
         target.name
@@ -104,7 +104,7 @@ def _update_golden(context: Context, request: Request, compiled: Sequence[Compil
 
 
 def _wants_of(context: Context, target: Target) -> set[Want]:
-    """Return the entries that builds of a target need at the site, on every architecture of its system."""
+    """Return the lock entries for builds of a target at the site, on every architecture of its system."""
     return _wants_of_flavour(context, target, context.flavour_of(target))
 
 
@@ -137,7 +137,7 @@ def _write(context: Context, text: str, *, before: str) -> None:
 
 
 def _unlocked_flavours(context: Context, targets: Iterable[Target], lock: Lock) -> dict[str, Sequence[str]]:
-    """Return the flavours of targets that lack entries and were not asked for."""
+    """Return the flavours that still lack lock entries because they were not requested, by target."""
     found = {
         target.name: [
             flavour.name
@@ -169,7 +169,7 @@ def _compile(
     mirrors: "_Mirrors",
     cancelled: threading.Event,
 ) -> Iterator[Compiled]:
-    """Compile each requirements.in that changed, of the requested targets or of all, and those to update."""
+    """Compile each requirements.in of the requested targets (or of all) that changed or is to be updated."""
     everything = list(_subjects(context, context.catalog.targets.values()))
     asked = set(_subjects(context, targets) if targets or request.update else everything)
     fresh: dict[str, Mapping[str, str]] = {}  # versions of the locks that are compiled here
@@ -196,7 +196,7 @@ def _compile(
 
 
 def _subjects(context: Context, targets: Iterable[Target]) -> Iterator[str]:
-    """Yield the lock files of the stacks of targets, then those of their workloads, which build on stacks."""
+    """Yield the requirements lock files of the targets' stacks, then those of the targets' workloads."""
     found = list(targets)
     names = {flavour.stack for target in found for flavour in target.flavours.values()}
     yield from sorted({context.catalog.stacks[name].requirements_file for name in names} - {""})
@@ -206,7 +206,7 @@ def _subjects(context: Context, targets: Iterable[Target]) -> Iterator[str]:
 
 
 def _versions_in(lock: Path) -> dict[str, str]:
-    """Return the versions in a lock that is to be replaced; a lock that is missing or invalid has none."""
+    """Return the versions in a requirements lock file; nothing if the file is missing or invalid."""
     try:
         return versions_of(read_requirements(lock))
     except (FileNotFoundError, ValueError):
@@ -216,7 +216,7 @@ def _versions_in(lock: Path) -> dict[str, str]:
 def _installations(
     context: Context, subject: str, mirrors: "_Mirrors", fresh: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Installation]:
-    """Yield the images that install a lock file, one for each Python version, architecture and stack."""
+    """Yield each combination of Python version, architecture and stack that installs a lock file."""
     seen = set()
     for _, flavour, arch in _users(context, subject):
         system, stack = context.catalog.systems[flavour.system], context.catalog.stacks[flavour.stack]
@@ -242,7 +242,7 @@ def _users(context: Context, subject: str) -> Iterator[tuple[Target, Flavour, st
 
 
 class _Mirrors:
-    """Thread-safe source of the mirrors of systems and stacks."""
+    """Finds the package mirror of each (system, stack) pair once; thread-safe."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""The network of a site, and the mirrors that its plans download from."""
+"""The network settings of a site, and the mirrors that builds download from."""
 
 import threading
 from collections.abc import Callable

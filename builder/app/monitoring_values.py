@@ -1,6 +1,6 @@
 """Generate values for the chart kube-prometheus-stack: `python -m builder.app.monitoring_values`.
 
-They are the scrape jobs, rules, routes and dashboards of `observability/` in the keys of the chart.
+The values contain the scrape jobs, rules, routes and dashboards of `observability/`.
 """
 
 import json
@@ -33,7 +33,7 @@ def _values(folder: Path, load: Any) -> dict[str, Any]:
         "options": {"path": "/var/lib/grafana/dashboards/factory"},
     }
     return {
-        # The machine images run the exporters.
+        # The chart's node exporter is off because the machine images already run one.
         "nodeExporter": {"enabled": False},
         "prometheus": {
             "prometheusSpec": {

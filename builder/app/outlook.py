@@ -1,4 +1,4 @@
-"""Describe the image that a build of an AMI would start from: the AMI itself, a checkpoint, or neither."""
+"""Describe the image that an AMI build would start from: a finished AMI, a checkpoint, or neither."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from builder.screen.text import roughly
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
-    """The image that a build of a plan would start from, and the checkpoints that it would make."""
+    """The image that an AMI build would start from, and the checkpoints that the build would make."""
 
     image: str = ""  # an AMI ID
     layer: str = ""  # the last layer that the image has; "" if there is no image
@@ -25,7 +25,7 @@ class Outlook:
 
     @property
     def text(self) -> str:
-        """Return the sentence that `builder plan` prints; "" if the build uses no checkpoints."""
+        """Return the sentence about checkpoints that `builder plan` prints; "" if the build uses none."""
         if self.is_complete or not (self.image or self.makes):
             return ""
         cost = (

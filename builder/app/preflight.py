@@ -1,7 +1,7 @@
 """Check an AWS account before the first build: identity, network, tokens, encryption, quotas, permissions.
 
-Every probe only reads. Each finding says what a build would run into, with the command or the setting that
-mends it.
+Probes only read from the account. Each finding describes a problem of builds, with a command or a setting
+to fix it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ _AWS_KEY = "alias/aws/ebs"
 
 
 def findings(context: Context) -> Iterator[Finding]:
-    """Yield the findings about the site's account; only the identity if the account cannot be reached."""
+    """Yield findings about the site's AWS account; only about the identity if it cannot be reached."""
     asked = _Preflight(context)
     identity = list(ask_all({"aws": asked.identity}, limit_s=ANSWER_S)())
     yield from identity
@@ -97,7 +97,7 @@ class _Preflight:
         return subnet.assigns_public if given is None else given
 
     def ssh(self) -> Iterable[Finding]:
-        """Say how this machine logs in to instances, and whether its network is allowed."""
+        """Report how this machine logs in to instances, and if the security group allows its network."""
         if self._settings.ssh_interface == SESSION_MANAGER:
             problems = session_problems(self._settings)
             for problem in problems:
@@ -120,7 +120,7 @@ class _Preflight:
             text += "; this machine must reach the VPC"
         yield Finding(about="ssh", state=NOTE if is_private else GOOD, text=text, fix=fix)
 
-    # Rules of the account.
+    # Account-wide settings.
 
     def tokens(self) -> Iterable[Finding]:
         enforced = self._facts.enforces_tokens()
@@ -197,7 +197,7 @@ class _Preflight:
             yield Finding(about="parameters", state=GOOD, text="public parameters of AWS can be read")
 
     def permissions(self) -> Iterable[Finding]:
-        """Compare the caller's policy, as IAM simulates it, with the one that `builder iam` prints."""
+        """Simulate with IAM whether the caller has all permissions that `builder iam` prints."""
         caller = self._facts.caller()
         if caller.endswith(":root"):
             text = "the root user may do everything; use a role with the policy of builder iam TARGET"
@@ -222,14 +222,14 @@ class _Preflight:
             fix="builder iam TARGET > policy.json, then attach the policy to the caller",
         )
 
-    # Programs and registry.
+    # Local programs and the registry.
 
     @property
     def _packer(self) -> Packer:
         return Packer(self._context.root / "packer" / "ami")
 
     def packer(self) -> Iterable[Finding]:
-        """Check Packer's version, and that the lock has its plugins."""
+        """Check the version of Packer, and that the lock has an entry for each Packer plugin."""
         version = ".".join(map(str, self._packer.version()))
         missing = [
             f"{plugin.name} {plugin.version}"
@@ -241,7 +241,7 @@ class _Preflight:
         yield Finding(about="packer version", state=state, text=text, fix="builder lock TARGET --site aws")
 
     def capacity(self) -> Iterable[Finding]:
-        """Yield what keeps builds from using the capacity that the site names."""
+        """Yield a finding if builds cannot use the capacity that aws.capacity in site.toml selects."""
         require_consistent(self._settings)
         if self._settings.capacity != "none" and not self._packer.needs_plugins():
             text = f'Packer 1.6 ignores aws.capacity = "{self._settings.capacity}": builds use no reservation'
@@ -253,7 +253,7 @@ class _Preflight:
 
 
 def _verdict(route: str, *, is_public: bool) -> tuple[str, str, str]:
-    """Return state, text and fix for the route from an instance to the internet."""
+    """Return (state, text, fix) of the finding about an instance's route to the internet."""
     kind = route.partition("-")[0]
     if not route:
         fix = (
@@ -271,6 +271,6 @@ def _verdict(route: str, *, is_public: bool) -> tuple[str, str, str]:
 
 
 def _unread(about: str, actions: str) -> Finding:
-    """Return the finding for a fact that the caller may not read, which no build needs."""
+    """Return a note that an optional check was skipped because the caller lacks permissions."""
     text = f"not checked: the caller lacks {actions}"
     return Finding(about=about, state=NOTE, text=text, fix="allow what builder iam TARGET --doctor adds")

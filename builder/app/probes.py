@@ -78,7 +78,7 @@ def safely(name: str, probe: Probe) -> Sequence[Finding]:
 
 
 def site_probes(context: Context, force: InForce, *, limit_s: float) -> dict[str, Probe]:
-    """Return one probe for each value of each setting in force, by the name of the value."""
+    """Return one probe for each server, file and folder in the settings in force, by setting name."""
     asking = _Asking(context, force, limit_s)
     found: dict[str, Probe] = {}
     for setting in force.settings:
@@ -91,7 +91,7 @@ def site_probes(context: Context, force: InForce, *, limit_s: float) -> dict[str
 
 
 def _values(setting: Setting) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each value that gets a probe of its own."""
+    """Yield (name, value) for each value of a setting that is probed separately."""
     if isinstance(setting.value, list) and setting.key in _ASK:
         for i, text in enumerate(setting.value):
             yield (f"{setting.key}[{i}]" if len(setting.value) > 1 else setting.key), text
@@ -127,7 +127,7 @@ def _probe(asking: "_Asking", name: str, text: str, setting: Setting, ask: Ask |
 
 
 class _Asking:
-    """Probes single values; every method returns (state, answer) or raises an error with the reason."""
+    """Probes of single setting values; each returns (state, answer) or raises an error with the reason."""
 
     def __init__(self, context: Context, force: InForce, limit_s: float) -> None:
         self.context = context
@@ -140,7 +140,7 @@ class _Asking:
         self._limit_s = limit_s
 
     def archive(self, url: str) -> tuple[str, str]:
-        """Ask for the InRelease file of a suite of the reference system."""
+        """Request the InRelease file of a suite of the reference system from a package archive."""
         assert self._force.system.bootstrap is not None
         return self._release(url, self._force.system.bootstrap.suite)
 
@@ -149,7 +149,7 @@ class _Asking:
         return self._release(url, f"{self._force.system.bootstrap.suite}-security")
 
     def snapshot(self, _: str) -> tuple[str, str]:
-        """Request InRelease of the release suite from the locked snapshot; without one, from today's."""
+        """Request InRelease of the release suite from the locked snapshot (if none: from today's)."""
         system = self._force.system
         assert system.bootstrap is not None
         suite = system.bootstrap.suite
@@ -167,7 +167,7 @@ class _Asking:
         return GOOD, f"answers, has {suite}"
 
     def index(self, url: str) -> tuple[str, str]:
-        """Ask for the page of a package that the reference stack needs, then for the index itself."""
+        """Request a package of the reference stack from a Python package index, then the index page."""
         if folder := _local(url):
             return _folder(folder)
         lines = self._force.stack.requirements or ("pip==1",)
@@ -182,7 +182,7 @@ class _Asking:
         return BAD, f"answers {status}"
 
     def last_index(self, url: str) -> tuple[str, str]:
-        """Ask the stack's index, which a build needs only for wheels that the other indexes lack."""
+        """Probe the stack's package index; failures are notes, as builds ask it only after other indexes."""
         try:
             state, answer = self.index(url)
         except (TransientError, FactoryError) as error:
@@ -202,7 +202,7 @@ class _Asking:
         return (GOOD, f"{count} certificates") if count else (BAD, "contains no certificates")
 
     def proxy(self, url: str) -> tuple[str, str]:
-        """Open a connection to each proxy; the other probes send their requests through the proxies."""
+        """Open a connection to each proxy, because the other probes send their requests through it."""
         for one in url.split(", "):
             parts = urlsplit(one if "://" in one else f"http://{one}")
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -226,7 +226,7 @@ class _Asking:
         return (GOOD if status in (200, 401, 403) else BAD), f"answers {status}"
 
     def _get(self, url: str) -> tuple[int, bytes]:
-        """Return the status of a URL and the start of its content."""
+        """Return the HTTP status of a URL and the first bytes of its content."""
         parts = urlsplit(url)
         if parts.scheme == "file":
             with Path(unquote(parts.path)).open("rb") as file:
@@ -236,13 +236,13 @@ class _Asking:
 
 
 def _local(url: str) -> Path | None:
-    """Return the path of a file URL or of an absolute path."""
+    """Return the path if the text is a file URL or an absolute path; otherwise None."""
     path = url.removeprefix("file://")
     return Path(unquote(path)) if path.startswith("/") else None
 
 
 def _folder(path: Path, *, prefix: str = "") -> tuple[str, str]:
-    """Return whether a folder exists, and holds a name that begins with `prefix`."""
+    """Return the state of a folder: GOOD if it has an entry whose name begins with `prefix`."""
     if not path.is_dir():
         return BAD, f"no folder {path}"
     if prefix and not any(each.name.startswith(prefix) for each in path.iterdir()):

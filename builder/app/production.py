@@ -48,7 +48,7 @@ def produce_all(
     request: Request,
     cancelled: threading.Event,
 ) -> None:
-    """Make the targets in parallel and add their receipts to `made`; raise the first error at the end."""
+    """Build the targets in parallel and add their receipts to `made`; at the end, raise the first error."""
     targets = [*(receipt.plan.target.name for receipt in reused), *(plan.target.name for plan in plans)]
     recorded = Recorder()
     outcomes: list[Receipt | FactoryError] = []
@@ -109,7 +109,7 @@ def working(
 
 
 def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
-    """Print the other errors, then raise the first, with the path of the run's log in its hint."""
+    """Raise the first error with the path of the run's log in its hint; print further errors before."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, FactoryError)]
     if errors:
         first = errors[0]
@@ -122,7 +122,7 @@ def _raise_first(outcomes: Sequence[Receipt | FactoryError], run: Run) -> None:
 
 
 def _estimate(context: Context, plans: Sequence[Plan], lanes: Mapping[str, Lane], work: Work) -> None:
-    """Emit how long the run will take, if earlier runs made all its steps."""
+    """Emit an estimate of the run's duration, if receipts of earlier runs have all its steps."""
     request = work.request
     missing = {plan.target.name: lanes[plan.target.kind].missing_layers(plan, request) for plan in plans}
     seconds = estimate_s(context.workspace.out, missing, publish=request.publish, jobs=request.jobs)
@@ -131,12 +131,12 @@ def _estimate(context: Context, plans: Sequence[Plan], lanes: Mapping[str, Lane]
 
 
 def warnings(plan: Plan) -> list[str]:
-    """Return a note for each rule that warns about a plan."""
+    """Return a note for each compatibility rule that warns about a plan."""
     return [f"{plan.target.name}: warning: {text}" for text in plan.warnings]
 
 
 def unverified(plan: Plan) -> list[str]:
-    """Return a note about locked digests that were never compared with the bytes."""
+    """Return a note about locked digests that were never compared with the downloaded file."""
     if not plan.unverified:
         return []
     first, *more = plan.unverified
@@ -175,7 +175,7 @@ def _outcome(plan: Plan, tools: Tools, work: Work) -> Receipt | FactoryError:
 
 
 def _stop_all(lanes: Mapping[str, Lane], futures: Sequence[Future[Receipt | FactoryError]]) -> None:
-    """Stop the lanes repeatedly until all workers have ended, for at most a minute."""
+    """Call `stop` of each lane repeatedly until all workers have ended, for at most a minute."""
     deadline = time.monotonic() + _STOP_S
     pending = list(futures)
     while pending and time.monotonic() < deadline:
@@ -199,7 +199,7 @@ def clear_dead(workspace: Workspace) -> None:
 def _open_screen(*, as_json: bool) -> AbstractContextManager[Callable[[Event], None]]:
     """Return the subscriber that prints the events of a run."""
     if as_json:
-        # A closed stdout interrupts a build like a closed terminal: the build cleans up.
+        # If stdout is closed, send SIGHUP as a closed terminal does, so that the build cleans up.
         return nullcontext(JsonLines(sys.stdout, on_lost=partial(signal.raise_signal, signal.SIGHUP)))
     if look(sys.stderr, os.environ).live:
         return LiveTree(sys.stderr, os.environ)
@@ -217,14 +217,14 @@ def _attempt(
 
 
 def write_report(folder: Path, attempt: Attempt, events: Sequence[Event]) -> Path | None:
-    """Write the HTML report of a run into its folder; return its path, or None if a failed run has none."""
+    """Write the HTML report of a run and return its path; None if writing fails after a failed run."""
     path = folder / f"report-{attempt.plan.target.name}.html"
     try:
         write_atomically(path, render(attempt, events, environment=_environment()))
     except OSError as error:
         if attempt.verdict == "ready":
             raise
-        # The run has failed already; its error must not be lost.
+        # Keep the error of the failed run, not the error of writing the report.
         print(f"the report was not written: {path}: {error.strerror}", file=sys.stderr)
         return None
     return path

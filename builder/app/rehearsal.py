@@ -26,7 +26,7 @@ def ensure_up(
 ) -> Rehearsal:
     """Return the named rehearsal with `services` and the default services; start it if it does not run.
 
-    Rules other than the default ones also replace those of a running rehearsal.
+    If `rules` differs from the default, it also replaces the account rules of a running rehearsal.
     """
     if running := session.find(context.workspace, name):
         if missing := sorted(set(services) - set(running.services)):
@@ -62,7 +62,7 @@ def _require_moto() -> None:
 
 
 def require_local(engine: Engine) -> None:
-    """Raise MissingError if the engine is on another host, whose containers this machine cannot reach."""
+    """Raise MissingError if the engine is on another host: its containers cannot be reached from here."""
     if not engine.url.startswith("unix://"):
         raise MissingError(
             f"a rehearsal needs a container engine on this host, not {engine.url}",
@@ -71,7 +71,7 @@ def require_local(engine: Engine) -> None:
 
 
 def _ensure_machines(context: Context, systems: Sequence[str], engine: Engine) -> Mapping[str, str]:
-    """Return the machine image of each system; build a missing image, which takes a minute."""
+    """Return the machine image of each operating system; building a missing image takes a minute."""
     images = {}
     with open_run(context.workspace, "rehearse") as run:
         for name in systems:

@@ -1,4 +1,4 @@
-"""Build containers twice from nothing and compare the images."""
+"""Build containers twice without reusing layers and compare the images."""
 
 import dataclasses
 import sys
@@ -15,7 +15,7 @@ from builder.model import Plan, Receipt
 def reproduce(
     context: Context, plans: Sequence[Plan], request: Request, finished: list[Receipt]
 ) -> dict[str, list[str]]:
-    """Build all layers of each plan in two runs; return what differs by target, nothing if images are equal.
+    """Build all layers of each plan in two runs; return the differences between the images, by target.
 
     `finished` gets the receipts of the second builds.
     """

@@ -1,4 +1,4 @@
-"""Tries roles on a fresh machine: applies them once or twice and runs their checks."""
+"""Applies Ansible roles to a fresh container once or twice and runs the checks of the roles."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -18,7 +18,7 @@ PAGE = Path("docs", "reference", "roles.md")
 PROOFS = Path("docs", "reference", "proofs.toml")
 REAL, STANDINS, EMPTY, LINTED = "real", "stand-ins", "empty packages", "lint"
 RANK = (LINTED, EMPTY, STANDINS, REAL)
-# Systems that roles support; only those in the catalog can be built.
+# Systems that roles support; only systems with a file in catalog/systems/ can be built.
 SYSTEMS = ("debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04", "amazon-2023")
 ARCHES = ("x86_64", "arm64")
 HEAD = """\
@@ -62,7 +62,7 @@ def write(context: Context) -> Path:
 
 
 def proofs(root: Path) -> dict[str, str]:
-    """Return how each role that needs stand-ins was compared with the real software, in words."""
+    """Describe how each role that is tested with stand-ins was compared with the real software."""
     entries = tomllib.loads((root / PROOFS).read_text(encoding="utf-8"))
     return {name: "; ".join(_proof(entry)) for name, entry in entries.items()}
 
@@ -77,7 +77,7 @@ def _proof(entry: Mapping[str, Any]) -> Iterator[str]:
 
 
 def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> str:
-    """Return the page as Markdown; `known` are the proofs of roles."""
+    """Return the page as Markdown; `known` has the text of the proof column for each role."""
     levels = _levels(loaded, platforms)
     columns = [(system, arch) for system in SYSTEMS for arch in ARCHES]
     head = " | ".join(f"{system} {arch}" for system, arch in columns)
@@ -93,14 +93,14 @@ def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> s
 
 
 def made_here(loaded: Catalog) -> Iterator[Target]:
-    """Yield the targets that any machine can build; the others need an AWS account or a base image."""
+    """Yield the targets whose system is bootstrapped from packages, so that any machine can build them."""
     for target in loaded.targets.values():
         if loaded.systems[target.default.system].bootstrap is not None:
             yield target
 
 
 def _levels(loaded: Catalog, platforms: Scenarios) -> Mapping[tuple[str, str, str], str]:
-    """Return how well each (component, system, architecture) is tested, as one of the words in RANK."""
+    """Return the test level (a word of RANK) of each (component, system, architecture)."""
     found: dict[tuple[str, str, str], str] = {}
     for component, system, word in _tests(loaded, platforms):
         key = (component, system, "x86_64")
@@ -121,7 +121,7 @@ def _tests(loaded: Catalog, platforms: Scenarios) -> Iterator[tuple[str, str, st
 def _level(loaded: Catalog, platform: Mapping[str, Any], system: System, name: str) -> str:
     if platform.get("empty_packages"):
         return EMPTY
-    # A component is tested no better than the components that it requires.
+    # The test level of a component is at most the level of the components that it requires.
     replaced = (
         member in platform.get("standins", ()) and _comes_from_vendor(loaded.components[member], system)
         for member in closure(loaded, [name])
@@ -130,7 +130,7 @@ def _level(loaded: Catalog, platform: Mapping[str, Any], system: System, name: s
 
 
 def _comes_from_vendor(component: Component, system: System) -> bool:
-    """True if the component's files are not in the system's package archive."""
+    """True if the component is not installed from the system's package archive."""
     names = {system.distribution, system.family}
     fitting = [d for d in component.downloads if not d.systems or names & set(d.systems)]
     return bool(fitting) or not component.downloads

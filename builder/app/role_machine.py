@@ -31,7 +31,7 @@ _WAIT = ("sleep", "infinity")
 
 @dataclass(frozen=True, kw_only=True)
 class RoleMachine:
-    """A running container to check roles on."""
+    """A running container in which the checks of roles run."""
 
     run: Run
     root: Path
@@ -40,20 +40,20 @@ class RoleMachine:
     container: str
 
     def execute(self, *command: str) -> tuple[int, str]:
-        """Return the exit code and the joined stdout and stderr of a program."""
+        """Run a program in the container; return its exit code, and stdout and stderr as one text."""
         lines: list[str] = []
         code = self.engine.execute(self.container, command, lines.append)
         return code, "\n".join(lines)
 
     def shell(self, script: str) -> str:
-        """Return the output of a shell script; raise BuildError if it fails."""
+        """Run a shell script in the container and return its output; raise BuildError if it fails."""
         code, output = self.execute("sh", "-ec", script)
         if code != 0:
             raise BuildError(f"{script}: exit code {code}", details=output)
         return output
 
     def wait_until_booted(self, *states: str) -> None:
-        """Wait until systemd has booted; raise BuildError if its state is none of `states`."""
+        """Wait until systemd has booted; raise BuildError if its system state is not in `states`."""
         state = ""
 
         def is_booted() -> bool:
@@ -69,7 +69,7 @@ class RoleMachine:
             )
 
     def check(self, plan: Plan, components: Sequence[str] = ()) -> tuple[Check, ...]:
-        """Run the checks of all or some components; on a restarted copy if the plan ends with `cleanup`."""
+        """Run the checks of components; if the plan ends with component `cleanup`, on a restarted copy."""
         chosen = components or plan.components
         if "cleanup" not in plan.components:
             return self._run_checks(plan, chosen)
@@ -84,7 +84,7 @@ class RoleMachine:
 
     @contextmanager
     def restarted(self, plan: Plan) -> Iterator["RoleMachine"]:
-        """Commit the container and start the image, without mounts, network and running programs."""
+        """Commit the container and start the committed image without mounts and network."""
         engine, labels = self.engine, {RUN_LABEL: self.run.name}
         parent = (engine.inspect_container(self.container) or {})["Image"]
         config = (engine.inspect_image(parent) or {}).get("Config") or {}
@@ -94,7 +94,7 @@ class RoleMachine:
                 container = _start_alone(engine, plan, image, stack, labels)
                 fresh = replace(self, container=container)
                 if plan.capabilities["has_systemd"]:
-                    # Services of absent devices may fail; the checks decide which services may.
+                    # Services for absent devices fail here; the checks define which failures are allowed.
                     fresh.wait_until_booted("running", "degraded")
                 yield fresh
         finally:
@@ -103,12 +103,12 @@ class RoleMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyingMachine(RoleMachine):
-    """A machine with the mounts of a build, to apply roles to."""
+    """A container with the mounts of a build, to which roles are applied."""
 
     applier: Applier
 
     def apply(self, plan: Plan, *, tasks: Sequence[Mapping[str, Any]] = (), step: str = "roles") -> Applied:
-        """Run the play with the roles of a plan, or with `tasks` and the plan's variables."""
+        """Run an Ansible play with the plan's roles; if `tasks` is given, run these tasks instead."""
         return self.applier.apply(plan, tasks=tasks, step=step)
 
 
@@ -127,7 +127,7 @@ def open_machine(
 ) -> Iterator[ApplyingMachine]:
     """Start a container for the roles of a plan; remove it when the block ends, unless `keep`.
 
-    Without `image` it starts from the base image of the plan's system.
+    The default of `image` is the base image of the plan's system.
     """
     engine = Engine()
     given = bool(image)
@@ -170,14 +170,14 @@ def open_machine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
         )
         if plan.capabilities["has_systemd"]:
-            # Services of an image given by the user may need features that a container lacks.
+            # In an image of the user, a service may need features that a container lacks, hence `degraded`.
             opened.wait_until_booted("running", *(("degraded",) if given else ()))
         yield opened
         _keep_packages(setup, mirror)
 
 
 def _kept(container: str, keeper: str, mirror: Mirror) -> str:
-    """Return how to enter and to remove a container that is kept, and what it lacks."""
+    """Return the commands to enter and to remove a kept container, and the servers that it cannot reach."""
     name, other = container[:12], keeper[:12]
     servers = ", ".join(f"{host}:{port}" for host, port in mirror.loopback_servers)
     lost = f"; after this command it does not reach {servers}" if servers else ""
@@ -185,7 +185,7 @@ def _kept(container: str, keeper: str, mirror: Mirror) -> str:
 
 
 def _keep_packages(setup: playbook.ContainerSetup, mirror: Mirror) -> None:
-    """Cache the downloaded packages for builds, unless a mirror prefix may have served other packages."""
+    """Cache the downloaded packages for later builds; not with mirror.prefixes, which may alter packages."""
     if not mirror.settings.prefixes:
         setup.keep_packages()
 

@@ -1,4 +1,4 @@
-"""Plans single components without a target, from the same catalog, lock and rules."""
+"""Computes plans for single components without a target."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from builder.tables import did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class RoleRequest:
-    """The components to apply, the system to apply them on, and overrides of the catalog."""
+    """Options of `builder role`: components, system, stack, and overrides of the catalog."""
 
     components: Sequence[str]
     kind: str = "ami"
@@ -36,7 +36,7 @@ def role_plan(context: Context, request: RoleRequest) -> Plan:
 
 
 def role_target(loaded: Catalog, request: RoleRequest) -> tuple[Catalog, Target]:
-    """Return the catalog with the request's pins, and a target for the request."""
+    """Return the catalog with the request's pins, and a temporary target with the request's components."""
     for name in request.components:
         _known(name, loaded.components, "component")
     system = _known(request.system or default_system(loaded), loaded.systems, "system")
@@ -72,7 +72,7 @@ def default_system(loaded: Catalog) -> str:
 
 
 def default_stack(loaded: Catalog) -> str:
-    """Return the stack with the most versions among the stacks of targets on the default system."""
+    """Return the stack with the most pins among the stacks of targets on the default system."""
     system = default_system(loaded)
     flavours = [flavour for target in loaded.targets.values() for flavour in target.flavours.values()]
     names = {flavour.stack for flavour in flavours if flavour.system == system}

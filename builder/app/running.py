@@ -1,4 +1,4 @@
-"""Runs a built training image on this machine: command line, mounts, user, and the end after a signal."""
+"""Runs a built training image on this machine: command line, mounts, user and signal handling."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _CPU_PROCESSES = "2"
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """Options of the user: number of processes, GPUs ("all" or a number), folders of mounts, arguments."""
+    """Options of `builder run`: number of processes, GPUs ("all" or a number), mounts, arguments."""
 
     processes: str = ""
     gpus: str = ""
@@ -32,7 +32,7 @@ class Wish:
 
 
 def image_of(engine: Engine, plan: Plan) -> str:
-    """Return the plan's image in the engine; raise MissingError if it is not built there."""
+    """Return the engine's image of the plan; raise MissingError if the image is not built."""
     name = f"{LAYERS}:{plan.key}"
     if engine.inspect_image(name) is None:
         raise MissingError(
@@ -43,7 +43,7 @@ def image_of(engine: Engine, plan: Plan) -> str:
 
 
 def folders_of(launch: Launch, workspace: Workspace, target: str, given: Mapping[str, Path]) -> list[Bind]:
-    """Return the mounts: the given folders, and for the others a folder below out/volumes."""
+    """Return the bind mounts of a target; a mount without a given folder gets one below out/volumes."""
     for name, folder in given.items():
         if name not in launch.mounts:
             known = ", ".join(launch.mounts) or "none"
@@ -64,7 +64,7 @@ def folders_of(launch: Launch, workspace: Workspace, target: str, given: Mapping
 def run_image(engine: Engine, run: Run, image: str, target: str, launch: Launch, wish: Wish) -> int:
     """Run the training program of an image until it ends, print its output, and return its exit code.
 
-    After a signal the program gets SIGTERM and time to save a checkpoint.
+    After SIGINT, SIGTERM or SIGHUP, the program gets SIGTERM and time to save a checkpoint.
     """
     processes = wish.processes or ("gpu" if wish.gpus else _CPU_PROCESSES)
     container = engine.create(
@@ -102,7 +102,7 @@ def _follow(engine: Engine, container: str) -> int:
 
 
 def _devices(gpus: str) -> dict[str, Any]:
-    """Return the options of the host config for GPUs, whose drivers lock memory for transfers."""
+    """Return Docker's host config for GPUs: devices, and no memlock limit, as GPU transfers lock memory."""
     if not gpus:
         return {}
     count = -1 if gpus == "all" else int(gpus)

@@ -19,7 +19,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRun:
-    """A run with a log; `state` is running, done, failed, stopped, or killed: ended without a last event."""
+    """A run with a log; `state` is running, done, failed, stopped, or killed (no final event)."""
 
     name: str
     command: str
@@ -36,7 +36,7 @@ def all_runs(workspace: Workspace) -> list[PastRun]:
 
 
 def find_run(workspace: Workspace, text: str) -> PastRun:
-    """Return the run of this name, or the newest one with these words in its name, such as a target."""
+    """Return the run named `text`, or the newest run with `text` in its name, such as a target's name."""
     found = all_runs(workspace)
     words = re.compile(rf"(?:^|-){re.escape(text)}(?:-|$)" if text else "")
     for run in [run for run in found if run.name == text] or [run for run in found if words.search(run.name)]:
@@ -46,7 +46,7 @@ def find_run(workspace: Workspace, text: str) -> PastRun:
 
 
 def log_lines(workspace: Workspace, run: str, *, follow: bool = False) -> Iterator[str]:
-    """Yield the lines of a run's log; with `follow`, also those that it writes until it ends."""
+    """Yield the lines of a run's log; with `follow`, wait for new lines until the run ends."""
     with (workspace.out / "runs" / run / "log.txt").open("rb") as file:
         while True:
             is_over = not (follow and is_running(workspace, run))  # asked before the last lines are read
@@ -75,7 +75,7 @@ def _read(workspace: Workspace, folder: Path) -> PastRun:
 
 
 def _ends(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first and the last event of a run; empty tables for those that cannot be read."""
+    """Return the first and the last event of a run; {} for an event that cannot be read."""
     try:
         with path.open("rb") as file:
             first = file.readline()

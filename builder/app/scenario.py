@@ -1,4 +1,4 @@
-"""The machine of a molecule scenario: a background process runs it between `create` and `destroy`."""
+"""The container of a molecule scenario: a background process keeps it from `create` to `destroy`."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def request_of(platform: Mapping[str, Any]) -> RoleRequest:
 
 
 def start(folder: Path, platform: Path, root: Path) -> None:
-    """Start the process that keeps the machine, and wait until SSH login works."""
+    """Start the background process that runs the scenario's container, and wait until SSH login works."""
     stop(folder)
     state, log = folder / "state.json", folder / "keeper.log"
     state.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def start(folder: Path, platform: Path, root: Path) -> None:
 
 
 def hold(context: Context, folder: Path, file: Path) -> None:
-    """Keep the machine of a scenario until a signal, at most two hours."""
+    """Run the container of a scenario until a signal arrives, at most two hours."""
     (folder / "keeper.pid").write_text(str(os.getpid()), encoding="utf-8")
     platform = platform_of(file)
     plan, ssh = role_plan(context, request_of(platform)), SshAccess(folder=folder)
@@ -109,7 +109,7 @@ def hold(context: Context, folder: Path, file: Path) -> None:
 
 
 def write_variables(machine: ApplyingMachine, run: Run, plan: Plan, folder: Path) -> None:
-    """Write the variables and the environment of the play as in a build."""
+    """Write the Ansible variables and the environment, the same as in a build, for molecule's play."""
     settings = machine.applier.settings
     machine.applier.write_settings(plan)
     variables = json.loads((settings / "variables.json").read_text(encoding="utf-8"))
@@ -135,7 +135,7 @@ def verify(context: Context, folder: Path, file: Path) -> tuple[Check, ...]:
 
 
 def stop(folder: Path) -> None:
-    """End the process that keeps the machine; the process removes the machine and its folders."""
+    """Stop the background process, which then removes the scenario's container and folders."""
     pid_file = folder / "keeper.pid"
     if not pid_file.exists():
         return

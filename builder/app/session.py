@@ -18,9 +18,9 @@ from builder.screen.ndjson import JsonLines
 def build(
     context: Context, plans: Sequence[Plan], request: Request, finished: list[Receipt] | None = None
 ) -> list[Receipt]:
-    """Return the receipts of all plans, in their order; make only missing targets.
+    """Build the targets that are not finished; return the receipts of all plans, in the plans' order.
 
-    If a target fails, its error is raised, and `finished` has the receipts of the others.
+    If a target fails, its error is raised, and `finished` has the receipts of the other targets.
     """
     for plan in plans:
         for problem in unreadable(context.workspace.out, plan.target.name):
@@ -38,7 +38,7 @@ def build(
         lane.confirm(_of_kind(missing, kind), request)
     reused = list(found.values())
     if missing:
-        # Imported late: threads, screens and makers are slow to load, and a reused build needs none.
+        # Imported late: slow to load, and not needed if all targets are reused.
         from builder.app.production import produce_all
 
         made: list[Receipt] = []
@@ -60,7 +60,7 @@ def _of_kind(plans: Sequence[Plan], kind: str) -> list[Plan]:
 def _find(
     context: Context, plans: Sequence[Plan], lanes: dict[str, Lane], *, publish: bool
 ) -> dict[str, Receipt]:
-    """Return the receipts of finished targets, by name."""
+    """Return the receipts of targets that are already built, by the target's name."""
     ledger = Receipts(context.workspace, root=context.root)
     searches = {kind: lane.search(ledger, publish=publish) for kind, lane in lanes.items()}
     receipts = (find(plan, searches[plan.target.kind]) for plan in plans)

@@ -1,6 +1,6 @@
 """The settings in force at a site, each with its origin: the site file, the environment, the host, a default.
 
-Sends no requests; `probes` asks the servers.
+Sends no requests: the module `probes` queries the servers.
 """
 
 import os
@@ -29,7 +29,7 @@ force, and `builder doctor` asks their servers. [Site settings](../guides/site.m
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """Setting in force; the origin is a file, a variable, the host's pip or apt, or a default."""
+    """Setting in force; its origin is a file, environment variable, the host's pip or apt, or a default."""
 
     key: str
     value: Any  # a JSON value
@@ -37,7 +37,7 @@ class Setting:
 
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
-        """Return (key, value) as text, one for each entry of a table; logins are removed."""
+        """Return (key, value) as texts, one pair for each entry of a table, without logins in URLs."""
         if isinstance(self.value, dict):
             found = [(f'{self.key}."{name}"', url) for name, url in self.value.items()]
         elif isinstance(self.value, list | tuple):
@@ -50,7 +50,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InForce:
-    """All settings of a site, and the sources of downloads that result from them for a reference system."""
+    """All settings of a site, and the resulting download sources for a reference system."""
 
     settings: tuple[Setting, ...]
     mirror: Mirror
@@ -59,7 +59,7 @@ class InForce:
 
 
 def in_force(context: Context) -> InForce:
-    """Return the settings of a site; downloads are those of the first system that this machine can build."""
+    """Return the settings in force; the reference system is the first that this machine can build."""
     catalog = context.catalog
     system = catalog.systems[default_system(catalog)]
     flavours = [flavour for target in catalog.targets.values() for flavour in target.flavours.values()]
@@ -110,12 +110,12 @@ def _named(variable: str, value: str, default: str) -> str:
 
 
 def _variable(*names: str, otherwise: str = DEFAULT) -> str:
-    """Return, as an origin, the first of these environment variables that is set."""
+    """Return the name of the first of these environment variables that is set, as a setting's origin."""
     return next((f"environment variable {name}" for name in names if os.environ.get(name)), otherwise)
 
 
 def _of_host(context: Context, found: Mirror, system: System, stack: Stack) -> Iterator[Setting]:
-    """Yield the settings that the site leaves to the environment, the host or a stack."""
+    """Yield the settings that come from the environment, the host or a stack if the site file lacks them."""
     assert system.bootstrap is not None
     origin, archives = mirror.find_archives(context.site.mirror, system)
     suite, pip = system.bootstrap.suite, "pip's configuration"

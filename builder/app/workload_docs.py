@@ -1,4 +1,4 @@
-"""Generate the page of targets on vendors' images.
+"""Generate the page about targets that build on vendors' images.
 
 Run it as `python -m builder.app.workload_docs docs/reference/workloads.md`.
 """
@@ -13,7 +13,7 @@ from builder.members import base_policy
 from builder.model import Catalog, Flavour, System, Target
 
 PAGE = Path("docs", "reference", "workloads.md")
-# Cases of the reference repository without a target → the reason.
+# Test case of the reference repository that no target covers → the reason.
 NOT_TAKEN: Mapping[str, str] = {
     "distillation": "its programs need PyTorch 2.8 and a wheel of flash-attn for 2.6, which do not fit;"
     " `trl-grpo` covers post-training",
@@ -52,7 +52,7 @@ log or label.
 
 
 def page(found: Catalog) -> str:
-    """Return the tables of targets on vendors' images, of these images, and of cases that are not taken."""
+    """Return the tables of targets on vendors' images, of the images, and of test cases without a target."""
     flavours = [
         (target, flavour)
         for _, target in sorted(found.targets.items())

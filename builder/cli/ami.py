@@ -1,4 +1,4 @@
-"""`builder ami`: manages built AMIs, in an account or in its rehearsal."""
+"""`builder ami`: manages built AMIs in an AWS account or in a rehearsal."""
 
 import argparse
 import re
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 def _action(
     name: str, summary: str, run: _Run, *arguments: Callable[[argparse.ArgumentParser], object]
 ) -> Action:
-    """Return an action on the site's AMIs; `arguments` add its options to a parser."""
+    """Return an action of `builder ami`; the functions `arguments` add its options to a parser."""
 
     def options() -> argparse.ArgumentParser:
         found = parser(f"ami {name}", f"{summary[0].upper()}{summary[1:]}.")
@@ -169,7 +169,7 @@ def _copy(context: Context, site: SiteAccount, options: argparse.Namespace) -> i
     if not wanted:
         raise UsageError(
             "builder ami copy: no region to copy to",
-            hint=f"pass --region REGION, other than {home.ref.region}",
+            hint=f"pass --region with a region other than {home.ref.region}",
         )
     unknown = sorted(set(wanted) - set(family.regions_of(site.account)))
     if unknown:
@@ -225,7 +225,7 @@ def _each(
 
 
 def _print_each(options: argparse.Namespace, names: Iterable[str]) -> int:
-    """Print each name when its operation is done, with --json all at the end."""
+    """Print each name when its operation is done; with --json, print all names at the end."""
     done: list[str] = []
     with with_result(done):
         for name in names:
@@ -255,7 +255,7 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
 
 
 def _require_checked(context: Context, home: Member) -> None:
-    """Refuse to publish an AMI whose checks have not passed."""
+    """Raise an error if the receipt of an AMI is missing or its checks have not passed."""
     receipt = receipts.of_reference(context.workspace.out, home.ref.ami)
     if receipt is None:
         raise UsageError(
@@ -339,7 +339,7 @@ def _regions(context: Context, site: SiteAccount) -> tuple[str, ...]:
 
 
 def _family(context: Context, site: SiteAccount, options: argparse.Namespace) -> list[Member]:
-    """Return the AMI that IMAGE names, then its copies in all regions."""
+    """Return the AMI that the argument AMI names, then its copies in all regions."""
     ami = _reference(context, options)
     _require_running(site)
     members = family.family(site.account, ami, family.regions_of(site.account))
@@ -349,7 +349,7 @@ def _family(context: Context, site: SiteAccount, options: argparse.Namespace) ->
 
 
 def _require_running(site: SiteAccount) -> None:
-    """Raise MissingError if the site is a rehearsal that does not run: it has no AMIs."""
+    """Raise MissingError if the site is a rehearsal that is not running and therefore has no AMIs."""
     if site.running() is None:
         raise MissingError(
             _NOT_RUNNING, hint=f"builder rehearse up; or name your account with --site {ACCOUNT}"

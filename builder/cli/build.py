@@ -127,7 +127,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _reproduce(context: Context, plans: Sequence[Plan], request: Request, parsed: argparse.Namespace) -> int:
-    """Build twice; print the names of the images, or what differs."""
+    """Build each plan twice; print the names of the images, or their differences."""
     from builder.app.reproduction import reproduce
 
     finished: list[Receipt] = []
@@ -159,7 +159,7 @@ def _tables(
 
 
 def _record(argv: Sequence[str], context: Context, receipts: Sequence[Receipt]) -> None:
-    """Record the output for the next call, if all images are in an engine on this machine."""
+    """Record the output for repeated calls, if the site is local and the engine is on this machine."""
     url, texts = Engine().url, written()
     if texts is None or context.site_name != LOCAL or not url.startswith(UNIX):
         return

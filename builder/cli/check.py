@@ -112,7 +112,7 @@ def _plan(context: Context, parsed: argparse.Namespace, image: dict[str, object]
     plan = context.plan_flavour(target, flavour)
     if plan.target.kind != _KIND:
         raise UsageError(
-            f"target '{name}' is of kind {plan.target.kind}, and '{parsed.image}' is a {_KIND} image",
+            f"target '{name}' is of kind {plan.target.kind}, but '{parsed.image}' is a {_KIND} image",
             hint="builder list; then pass --target with a target of kind " + _KIND,
         )
     return plan
@@ -127,7 +127,7 @@ def _check(plan: Plan, artifact: Artifact, lane: Lane, work: Work) -> Report:
 
 
 def _refusal(plan: Plan, report: Report, parsed: argparse.Namespace) -> CheckError:
-    """Return the error for failed checks: without their messages, unless the options ask for details."""
+    """Return the error for failed checks; the error has the checks' messages only with --details."""
     error = refusal(plan, report, most=len(report.checks) if parsed.details else 0)
     if parsed.details:
         error.hint = f"docker run --rm -it {report.reference[:19]} bash"
@@ -146,7 +146,7 @@ def _print(report: Report, folder: Path, page: Path | None) -> None:
 
 
 def _by_component(report: Report) -> Iterator[tuple[str, ...]]:
-    """Yield component, counts, and the reason of its first failed, otherwise of its first skipped check."""
+    """Yield (component, counts, reason of the first failed check or else of the first skipped check)."""
 
     def component(check: Check) -> str:
         return check.component

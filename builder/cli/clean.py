@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
         max_bytes=parsed.max_size,
     )
     context = open_context(parsed)
-    # A run that begins while items are removed waits: it could use one of them.
+    # New runs wait while items are removed, because a run could use one of the items.
     with without_runs(context.workspace) as is_idle:
         items = find_leftovers(context, Engine(), limits, is_idle=is_idle)
         found = [item for item in items if parsed.run in (None, item.run)]
@@ -110,11 +110,12 @@ def _require_consistent(parsed: argparse.Namespace) -> None:
 
 
 def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
-    """List the account's resources of all builders; delete them if the user types the account's id."""
+    """List the resources that any builder created in the account; delete them if the user confirms."""
     with without_runs(context.workspace) as is_idle, interruptible():
         if parsed.yes and not is_idle:
             raise UsageError(
-                "a build is in progress; nothing was deleted", hint="wait for it, or: builder logs"
+                "a build is in progress; nothing was deleted",
+                hint="wait until the build has ended; to see its log: builder logs",
             )
         account = SiteAccount(context).account
         number = account.account_id()
@@ -135,7 +136,7 @@ def _empty_account(context: Context, parsed: argparse.Namespace) -> int:
 
 
 def _agrees(number: str, items: int) -> bool:
-    """True if the user confirms a deletion with the number of the account."""
+    """True if the user confirms a deletion by typing the AWS account number."""
     if not sys.stdin.isatty():
         print("\nnothing was deleted; to delete all of it, add --yes", file=sys.stderr)
         return False
@@ -174,7 +175,7 @@ def _show_or_remove(found: Sequence[Leftover], argv: Sequence[str], parsed: argp
 
 
 def _as_json(found: Sequence[Leftover], parsed: argparse.Namespace) -> int:
-    """Print the items, whether they are removed, and their total size; remove them with --yes."""
+    """Print removable items and their total size as JSON; remove the items with --yes."""
     items = [{"name": item.name, "why": item.why, "size_bytes": item.size_bytes} for item in found]
     total = sum(item.size_bytes for item in found)
     result = {"items": items, "size_bytes": total, "removed": parsed.yes}
@@ -188,12 +189,12 @@ def _as_json(found: Sequence[Leftover], parsed: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"'{text}' is not a number of runs; write 0, 5 or 20")
+        raise ValueError(f"'{text}' is not a number of runs such as 0, 5 or 20")
     return int(text)
 
 
 def _argument(parse: Callable[[str], float]) -> Callable[[str], float]:
-    """Return an argparse type whose errors keep the message of `parse`."""
+    """Return an argparse type that calls `parse` and reports the message of its ValueError."""
 
     def parse_argument(text: str) -> float:
         try:

@@ -1,6 +1,6 @@
 """`builder completion SHELL`: prints a completion script, which asks `builder completion words` on TAB.
 
-The words come from the parsers of all verbs; `builder.app.candidates` has the values of their arguments.
+The words come from the argument parsers of all verbs, the values of arguments from `builder.app.candidates`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from builder.app.candidates import Candidate, Typed, candidates
 from builder.app.context import find_context, parser
 from builder.cli.main import VERBS
 
-# Bash splits words at some characters and expects only the part behind the last of them.
+# Bash splits words at the characters in COMP_WORDBREAKS and expects only the part after the last one.
 _BASH = """\
 _builder() {
     local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT}
@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _print_words(argv: Sequence[str]) -> int:
-    """Print what may follow: with `-- WORD…` values and descriptions, with `--bash LINE` values only."""
+    """Print completions: with `-- WORD…` values and descriptions, with `--bash LINE` values only."""
     if argv[:1] != ["--bash"]:
         for value, text in complete(argv[1:]):
             print(f"{value}\t{text}" if text else value)
@@ -84,7 +84,7 @@ def _print_words(argv: Sequence[str]) -> int:
 
 
 def _split(line: str) -> list[str]:
-    """Return the words of a command line whose last word is not complete, without its quotes."""
+    """Split an incomplete command line into words and remove the quotes."""
     words, quote, escaped, begun = [""], "", False, False
     for character in line:
         if escaped or (character != quote and quote) or (not quote and character not in "\\\"' \t"):
@@ -111,7 +111,7 @@ def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 
 
 def complete(words: Sequence[str]) -> list[Candidate]:
-    """Return what the last of the words may become; the words follow `builder`."""
+    """Return the completions of the last word; `words` are the words after `builder`."""
     verb, word = words[0] if words else "", words[-1] if words else ""
     if len(words) <= 1:
         general = [("--help", "print the commands"), ("--version", "print the version")]
@@ -129,7 +129,7 @@ def complete(words: Sequence[str]) -> list[Candidate]:
 
 
 def _actions(actions: Mapping[str, Action], words: Sequence[str]) -> list[Candidate]:
-    """Return what the last of the words may become: an action, a word of its name, or its argument."""
+    """Return the completions of the last word: names of actions, or arguments of the named action."""
     first, *rest = words
     if not rest:
         groups = {name.partition(" ")[0]: "" for name in actions if " " in name}
@@ -148,7 +148,7 @@ def _beginning(word: str, among: Sequence[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The arguments before the word to complete."""
+    """The parsed arguments before the word to complete."""
 
     values: tuple[str, ...] = ()  # of positional arguments
     options: frozenset[argparse.Action] = frozenset()
@@ -195,7 +195,7 @@ def _arguments(options: argparse.ArgumentParser, words: Sequence[str]) -> list[C
 
 
 def _positional(options: argparse.ArgumentParser, index: int) -> argparse.Action | None:
-    """Return the argument that takes the value with this index."""
+    """Return the positional argument that takes the positional value with this index."""
     for action in options._get_positional_actions():
         if index == 0 or action.nargs == "*":
             return action
@@ -204,7 +204,7 @@ def _positional(options: argparse.ArgumentParser, index: int) -> argparse.Action
 
 
 def _free_options(options: argparse.ArgumentParser, read: _Read) -> list[Candidate]:
-    """Return the options that are not given yet and that no given option excludes."""
+    """Return the options that are not on the command line and that no option on it excludes."""
     groups = (set(group._group_actions) for group in options._mutually_exclusive_groups)
     excluded = {action for group in groups if group & read.options for action in group}
     repeatable = {action for action in options._actions if isinstance(action, argparse._AppendAction)}

@@ -26,7 +26,7 @@ from builder.marks import ARCHITECTURE_TAG, RUN_TAG
 from builder.plan import find_target
 
 _STACK_NAME = r"[A-Za-z][A-Za-z0-9-]{0,127}"
-# Services that a rehearsal serves for the templates, besides those for AMI builds.
+# AWS services that the templates need in a rehearsal, in addition to the services for AMI builds.
 _SERVICES = ("batch", "cloudformation", "logs", "s3")
 _Run = Callable[[Context, argparse.Namespace], int]
 

@@ -61,7 +61,7 @@ def _print(findings: Sequence[Finding], site_file: Path) -> None:
     width = min(max(len(finding.about) for finding in findings), 28)
     for finding in findings:
         symbol = style.paint(style.symbol(finding.state), _STYLES[finding.state])
-        # The path of the site file has a line of its own.
+        # Shorten the origin to the file's name: a separate line shows the path of the site file.
         origin = site_file.name if finding.origin == str(site_file) else finding.origin
         origin = f" ({origin})" if origin else ""
         text = finding.text.replace("\n", f"\n  {'':<{width}} ")
@@ -85,7 +85,7 @@ def _findings(context: Context) -> Iterator[Finding]:
 
 
 def _servers(context: Context, *, is_valid: bool) -> dict[str, Probe]:
-    """Return the probes that wait for an answer: of the engine, and of the servers of a valid site file."""
+    """Return the probes that send requests: to the engine, and to the servers in a valid site file."""
     probes: dict[str, Probe] = {"engine": partial(_engine, context)}
     if not is_valid:
         return probes
@@ -142,7 +142,7 @@ def _engine(context: Context) -> Iterable[Finding]:
 
 
 def _tools(context: Context) -> Iterable[Finding]:
-    """Return findings about programs; AMIs for an account need no program for containers."""
+    """Return findings about installed programs; with `--site aws`, container programs are not required."""
     is_local = context.site_name != ACCOUNT
     for name, why, needed in (
         ("mmdebstrap", "builds base images", True),

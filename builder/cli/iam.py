@@ -42,7 +42,7 @@ def options() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     parsed = options().parse_args(argv)
     opened = open_context(parsed)
-    # A policy is for an account, even if BUILDER_SITE is local.
+    # IAM policies apply to AWS accounts, so BUILDER_SITE=local is ignored.
     context = Context(opened.root, site_name=ACCOUNT, flavour=opened.flavour)
     plan = context.plan(find_one_target(context, parsed, verb="iam"))
     policy = open_lane(plan.target.kind, context).policy(

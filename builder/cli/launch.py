@@ -146,7 +146,7 @@ def _check(parsed: argparse.Namespace) -> int:
     given = [*parsed.targets, *parsed.target, *(["--on"] if parsed.on else [])]
     if given:
         raise UsageError(
-            f"--check reads target and launcher from the file, not from {given[0]}",
+            f"--check reads target and launcher from the file: remove {given[0]}",
             hint=f"builder launch --check {parsed.check}",
         )
     checked = check_file(open_context(parsed), parsed.check, parsed.instance or "")
@@ -165,7 +165,7 @@ def _check(parsed: argparse.Namespace) -> int:
             raise CheckError(
                 f"{parsed.check}: {count(len(checked.findings), 'finding')} for {checked.image}"
                 f" on {checked.instance}",
-                hint=f"correct it, or write a new file: builder launch {checked.target} --help",
+                hint=f"correct the file, or write a new one: builder launch {checked.target} --help",
             )
     if parsed.json:
         print_json(parsed, result)
@@ -175,7 +175,7 @@ def _check(parsed: argparse.Namespace) -> int:
 
 
 def _require_matching(parsed: argparse.Namespace) -> None:
-    """Raise UsageError for an option that the chosen launcher does not read."""
+    """Raise UsageError if an option does not apply to the launcher selected with --on."""
     for option, value, services in (
         ("--as", parsed.kind, KUBERNETES),
         ("--image", parsed.image, SLURM),
@@ -183,7 +183,7 @@ def _require_matching(parsed: argparse.Namespace) -> None:
     ):
         if value and parsed.on not in services:
             raise UsageError(
-                f"{option} {value}: --on {parsed.on} does not read {option}",
+                f"{option} {value}: is not supported with --on {parsed.on}",
                 hint=f"--on {services[0]}, or leave out {option}",
             )
     if parsed.runtime == "none" and parsed.image:

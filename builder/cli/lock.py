@@ -125,7 +125,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     only_with_targets = [name for name in ("flavour", "site") if getattr(parsed, name)]
     if only_with_targets and not _given(parsed):
         raise UsageError(
-            f"builder lock: --{only_with_targets[0]} needs a target; without targets, all are locked",
+            f"builder lock: --{only_with_targets[0]} needs a target; without targets, all targets are locked",
             hint=f"builder lock TARGET --{only_with_targets[0]} {getattr(parsed, only_with_targets[0])}",
         )
     return parsed
@@ -149,7 +149,7 @@ def _find(name: str, named: Mapping[str, set[Want]], context: Context) -> set[Wa
 
 
 class _Progress:
-    """Progress on stderr: one line that is updated on a terminal, elsewhere a line every ten seconds."""
+    """Progress on stderr: on a terminal one line that is updated, otherwise a new line every ten seconds."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -224,7 +224,7 @@ def _as_json(result: Result, context: Context, *, written: bool) -> dict[str, ob
 
 
 def _refuse(result: Result, context: Context, parsed: argparse.Namespace) -> None:
-    """Raise an error if a source differs from the lock or an entry is missing."""
+    """Raise an error if a download source differs from its lock entry or an entry is missing."""
     differing = result.relocked.with_outcome("differs")
     missing = result.relocked.with_outcome("missing")
     if differing:

@@ -1,4 +1,4 @@
-"""`builder logs`: lists the runs of this checkout, and prints or follows the log of one."""
+"""`builder logs`: lists the runs of this checkout, and prints or follows the log of a run."""
 
 import argparse
 import dataclasses

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if unchanged.repeat(words[1:]):
             return 0
-    # Imported late: a repeated build needs none of it.
+    # Imported late: not needed if the output of an earlier build is repeated.
     from builder.screen.streams import OutputLost, discard, guard_streams
 
     code = 0
@@ -135,7 +135,7 @@ def _fail(words: list[str], error: "FactoryError") -> int:
 
 
 def _command(words: list[str]) -> str:
-    """Return the command that the words name, with its action: `ami list`."""
+    """Return the verb and the action on the command line, such as `ami list`."""
     verb = words[0] if words[0] in VERBS else ""
     actions = getattr(sys.modules.get(f"builder.cli.{verb}"), "ACTIONS", ())
     named = (" ".join(words[1:end]) for end in (2, 3))

@@ -75,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def show_plans(context: Context, plans: Sequence[Plan], request: Request) -> int:
-    """Print what a request would build; then raise the error with which the build would refuse to start."""
+    """Print what a build would do; then raise an error if the build would refuse one of the plans."""
     require_supported(open_lanes(context, plans, threading.Event()), plans, request)
     for plan, states, outlook in _with_states(context, plans, request):
         _print(context, plan, states, outlook, publish=request.publish)
@@ -154,9 +154,9 @@ def _states(
     due: Mapping[str, str],
     outlook: Outlook | None,
 ) -> list[tuple[str, str]]:
-    """Return ("build" or "reuse", reason) for every layer; layers below an existing layer are not needed.
+    """Return ("build" or "reuse", reason) for every layer; all layers below an existing layer are reused.
 
-    `due` has the layers that are built even if they exist, `outlook` the image that an AMI starts from.
+    `due` has the layers to build even if they exist; `outlook` has the image that an AMI build starts from.
     """
     before = Receipts(context.workspace, root=context.root).last_layers(plan.target.name)
     source, lost = (
@@ -176,7 +176,7 @@ def _states(
 
 
 def _downloads(context: Context, plan: Plan, states: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return (download, source) for the missing layers, even if a cache has the download."""
+    """Return (download, source) for each download of the missing layers, including cached downloads."""
     missing = [layer for layer, (state, _) in zip(plan.layers, states, strict=True) if state == "build"]
     return [download for layer in missing for download in _of_layer(context, plan, layer)]
 
@@ -205,7 +205,7 @@ def _of_layer(context: Context, plan: Plan, layer: Layer) -> list[tuple[str, str
 
 
 def _addresses(downloads: object) -> list[tuple[str, str]]:
-    """Return (URL, pin) of the downloads in a role's variable."""
+    """Return (URL, pin) of each download in the role variable that lists downloads."""
     if not isinstance(downloads, dict):
         return []
     return [

@@ -128,13 +128,13 @@ def _rules(parsed: argparse.Namespace) -> Rules:
 
 
 def _policy(path: Path) -> Mapping[str, Any]:
-    """Read an IAM policy; raise UsageError if a rehearsal cannot evaluate it."""
+    """Read the file with an IAM policy; raise UsageError if the rehearsal cannot evaluate the policy."""
     hint = f"builder iam TARGET > {path}"
     try:
         table = parse(read_text(path), json.loads)
         statements = table["Statement"]
         if not all(isinstance(statement, dict) for statement in statements):
-            raise TypeError("a statement is not an object")
+            raise TypeError("a statement is not a JSON object")
         evaluate([table], Request(action="sts:GetCallerIdentity"))
     except FileNotFoundError as error:
         raise MissingError(f"--policy: no file {path}", hint=hint) from error

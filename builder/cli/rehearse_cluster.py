@@ -1,4 +1,4 @@
-"""`builder rehearse cluster`: a Slurm cluster on this machine, with nodes of the shape of an EC2 type."""
+"""`builder rehearse cluster`: a Slurm cluster on this machine whose nodes are modelled on an EC2 type."""
 
 import argparse
 import sys
@@ -81,7 +81,7 @@ def _up(parsed: argparse.Namespace) -> int:
 
 
 def _describe(found: Cluster) -> None:
-    """Print the shared folder on stdout; print what the cluster is and how to use it on stderr."""
+    """Print the shared folder on stdout; print the cluster's nodes and example commands on stderr."""
     print(found.shape.shared)
     option = "" if found.name == DEFAULT else f" --name {found.name}"
     lines = [

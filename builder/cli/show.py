@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def print_flavours(target: Target) -> None:
-    """Print the flavours of a target; the policy only if one of them builds on a vendor's image."""
+    """Print the flavours of a target; show the policy column only if a flavour builds on a vendor's image."""
     policies = {flavour.name: base_policy(target, flavour) for flavour in target.flavours.values()}
     has_vendor = any(policies.values())
     print_table(

@@ -31,7 +31,7 @@ def find_stack(knowledge: Knowledge, name: str) -> Stack:
 
 
 def describe_unknown(result: Result, limit: int) -> str:
-    """List the unknown facts that undecided rules need, starting with the facts that most rules need."""
+    """List the unknown facts that prevented the evaluation of rules, in the order of the number of rules."""
     named = [f"{name} ({number})" for name, number in result.missing.items()]
     more = f" and {len(named) - limit} more" if len(named) > limit else ""
     return (

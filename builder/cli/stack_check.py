@@ -31,7 +31,7 @@ _NAMED = 8  # unknown facts named in text; --json has all
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Facts to check, their title, and descriptions of sources that could not be read."""
+    """Facts to check, a title for the output, and messages about facts that could not be read."""
 
     name: str
     stated: Mapping[str, Value]
@@ -124,11 +124,11 @@ def _subjects(
 
 
 def _survey(knowledge: Knowledge, parsed: argparse.Namespace, settings: Mapping[str, Value]) -> Subject:
-    """Read the facts of an image and of this machine; with both, the machine is the host of the image."""
+    """Read facts from an image, from this machine, or from an image with this machine as its host."""
     names, facts, unread = [], dict[str, Value](), list[str]()
     if parsed.host:
         found = survey.of_host(knowledge.vocabulary)
-        # With an image, only the host side of this machine counts.
+        # If an image is given, skip the facts of this machine that the image states itself.
         sides = ("machine", "host") if parsed.image else ("machine", "host", "image")
         facts |= knowledge.vocabulary.on(found.facts, sides)
         names, unread = ["this machine"], list(found.unread)
@@ -164,7 +164,7 @@ def _text(knowledge: Knowledge, subject: Subject, result: Result, style: Look) -
 
 
 def unlisted(knowledge: Knowledge, facts: Mapping[str, Value]) -> dict[str, str]:
-    """Return the versions that the catalog's list of releases lacks, by fact."""
+    """Return the versions that are missing from the catalog's list of releases, by fact."""
     return {
         name: write_value(value)
         for name, value in facts.items()
@@ -173,7 +173,7 @@ def unlisted(knowledge: Knowledge, facts: Mapping[str, Value]) -> dict[str, str]
 
 
 def without_releases(knowledge: Knowledge, stated: Mapping[str, Value]) -> str:
-    """Return the components whose version is stated and whose releases the catalog does not list."""
+    """List the components with a stated version for which the catalog has no list of releases."""
     return ", ".join(
         f"{name} {write_value(value)}"
         for name, value in stated.items()

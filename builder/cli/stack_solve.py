@@ -1,4 +1,4 @@
-"""`builder stack solve`: find the newest versions that work together on a machine, and explain each.
+"""`builder stack solve`: find the newest versions that work together on a machine, and explain each version.
 
 Exits with 8 if the requests contradict each other.
 """
@@ -96,7 +96,8 @@ def _requests(knowledge: Knowledge, parsed: argparse.Namespace) -> tuple[Request
         if request.fact in requests:
             first = requests[request.fact].argument
             raise UsageError(
-                f"{request.argument}: {request.fact} is already set by {first}", hint="pass only one of them"
+                f"{request.argument}: {request.fact} is already set by {first}",
+                hint="pass only one of the two options",
             )
         requests[request.fact] = request
     facts = derive({r.fact: r.value for r in requests.values() if r.value is not None}, knowledge)
@@ -118,7 +119,7 @@ def _read(knowledge: Knowledge, parsed: argparse.Namespace) -> Iterator[Request]
             )
         yield state(knowledge, "instance", parsed.instance, f"--instance {parsed.instance}")
     if parsed.os:
-        # The catalog writes ubuntu-24.04, the rules ubuntu2404.
+        # The catalog uses the name ubuntu-24.04, the rules use ubuntu2404.
         name = parsed.os.replace("-", "").replace(".", "")
         yield _request(knowledge, f"--os {parsed.os}", "os", name)
     if parsed.torch:
@@ -183,7 +184,7 @@ def _value(value: Value | None) -> str:
 
 
 def _reason(answer: Solution, row: Row) -> str:
-    """Explain a version briefly, for a table."""
+    """Explain in a few words why a version was chosen, for a table cell."""
     if row.twin:
         return f"must match {row.twin}"
     if row.comes_with:
@@ -201,7 +202,7 @@ def _rejection(answer: Solution, row: Row, rejection: Rejection) -> str:
 
 
 def _name(answer: Solution, row: Row, reason: Reason) -> str:
-    """Return the name of a reason, worded for the table row `row`."""
+    """Return a short text for the reason of a version in the table row `row`."""
     if isinstance(reason, Request):
         return reason.argument
     if isinstance(reason, Rule):
@@ -361,7 +362,7 @@ def _rule_json(rule: Rule) -> dict[str, Any]:
 
 
 def stack_file(knowledge: Knowledge, answer: Solution) -> str:
-    """Return the set as a file for catalog/stacks/, without versions that come with other components."""
+    """Return the solved versions as a TOML file for catalog/stacks/, without bundled versions."""
     vocabulary, result = knowledge.vocabulary.facts, answer.result
     brought = {row.fact for row in answer.rows if row.comes_with}
     arch = {"arch": result.facts["arch"]} if "arch" in result.facts else {}
@@ -388,7 +389,7 @@ def stack_file(knowledge: Knowledge, answer: Solution) -> str:
 
 
 def _toml(value: Value | str) -> str:
-    """Write a TOML value; strings, lists and flags are written as in JSON."""
+    """Return a value as TOML; strings, lists and booleans are written as in JSON."""
     if isinstance(value, bool | int | tuple):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False)

@@ -1,6 +1,6 @@
 """Repeat the output of a `builder build` that found everything built, if nothing has changed since.
 
-Planning takes several times as long as a Dockerfile build with nothing to do, most of it for imports. So a
+Planning takes several times as long as `docker build` with only cached layers, mostly for imports. So a
 build that found all its images and receipts writes a record: the call with its folder, environment and
 terminal, the state of every file that plans and receipts are read from, the images in the engine, and the
 printed text. The same call repeats the text if all of these are the same; otherwise it plans as usual. This
@@ -25,7 +25,7 @@ _MOST_RECORDS = 50
 
 
 def repeat(argv: list[str]) -> bool:
-    """Print the recorded output of `builder build ARGV`; return False if any of its inputs has changed."""
+    """Print the recorded output of `builder build ARGV`; return False if an input of the build changed."""
     try:
         path = _path(argv)
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 (importing pathlib would take a fifth of the time)
@@ -44,7 +44,7 @@ def repeat(argv: list[str]) -> bool:
 def record(
     argv: list[str], roots: Iterable[str], references: Iterable[str], socket: str, texts: Mapping[str, str]
 ) -> None:
-    """Record the output of a build; does nothing if one of the files has changed just now."""
+    """Record the output of a build, unless an input file was changed a moment ago."""
     entry: dict[str, Any] = {"roots": sorted(roots), "socket": socket, **texts}
     try:
         if any(status and _young(status) for _, status in _states(entry["roots"])):
@@ -58,13 +58,13 @@ def record(
 
 
 def _young(status: os.stat_result) -> bool:
-    """Return True if a file changed so recently that its next change may have the same time."""
+    """Return True if a file changed so recently that another change could get the same timestamp."""
     tick = _TICK_S if status.st_ctime_ns % 10**9 else _WHOLE_TICK_S
     return status.st_ctime > _STARTED - tick
 
 
 def _print(number: int, text: bytes) -> bool:
-    """Write to stderr or stdout; return False if stdout is lost, which the usual way of building reports."""
+    """Write to stderr or stdout; return False if stdout is closed, an error that a normal build reports."""
     try:
         while text:
             text = text[os.write(number, text) :]
@@ -74,7 +74,7 @@ def _print(number: int, text: bytes) -> bool:
 
 
 def _path(argv: list[str]) -> str:
-    """Return the path of the record of a call: its name is a digest of all that the output depends on."""
+    """Return the path of a call's record; its name is a digest of arguments, environment and terminal."""
     named = os.environ.get("BUILDER_HOME")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (see above)
     home = named or f"{cache}/image-factory"
@@ -96,7 +96,7 @@ def _shown(status: os.stat_result | None) -> str:
 
 
 def _states(roots: Iterable[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield path and status of each root and of all it contains; the status of a missing root is None.
+    """Yield (path, status) of each root and of all files below it; the status of a missing root is None.
 
     Raises ValueError for a symbolic link, whose target could change unnoticed.
     """

@@ -1,4 +1,4 @@
 """Launch files of training images: the `[launch]` section of targets, jobs, and a renderer for each service.
 
-Pure: knows neither engine nor cluster, reads no files and runs no programs.
+Pure: accesses neither the engine nor a cluster, reads no files and runs no programs.
 """

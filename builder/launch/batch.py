@@ -74,7 +74,7 @@ def _container(job: Job) -> dict[str, Any]:
 
 
 def _command(job: Job) -> list[str]:
-    """Return the command of a node; the main node has no variable with its own address."""
+    """Return the container command of a node; on the main node, AWS Batch sets no main-address variable."""
     if job.launch.runner == "mpirun":
         return ["mpirun", "--oversubscribe", "-np", str(job.processes), *job.program]
     if job.launch.runner != "torchrun" and not job.joins_nodes:

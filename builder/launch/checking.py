@@ -1,4 +1,4 @@
-"""Compare a launch file with the job of its image on its instances. Pure."""
+"""Compare a launch file with the job that its image and EC2 type require. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _NOUNS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A difference between the file and what its image or its instances need."""
+    """A difference between a launch file and the requirements of its image or EC2 type."""
 
     place: str
     message: str
@@ -24,7 +24,7 @@ class Finding:
 
 
 def findings(written: Written, job: Job, image_variables: Mapping[str, str]) -> list[Finding]:
-    """Return what is wrong in a launch file: its image, counts, memory, devices, variables and mounts."""
+    """Return errors in the image, counts, memory, devices, variables and mounts of a launch file."""
     return [
         *_image(written, job),
         *_counts(written, job),

@@ -1,4 +1,4 @@
-"""The launch file of each launcher: its name, and its text or JSON document."""
+"""The launch file of each launcher: file name, and content as text or JSON document."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ def _kubernetes(job: Job, *, is_hyperpod: bool = False) -> LaunchFile:
     content = kubernetes.document(job, is_hyperpod=is_hyperpod)
     submit = f"kubectl apply -f {name}"
     if job.kind == "raycluster":
-        # A RayCluster starts no program. The operator gives the service of its head this name.
+        # `ray job submit` starts the program. The operator gives the head service this name.
         head = f"http://{job.image.target}-head-svc:8265"
         submit += f"; ray job submit --address {head} -- {shlex.join(job.program)}"
     return LaunchFile(name=name, content=content, submit=submit)
@@ -60,6 +60,6 @@ _RENDERERS: Mapping[str, Callable[[Job], LaunchFile]] = {
     "hyperpod-eks": partial(_kubernetes, is_hyperpod=True),
     "pcs": _sbatch,
 }
-# Launchers that run Slurm, and those that take Kubernetes objects.
+# Launchers that use Slurm, and launchers that use Kubernetes objects.
 SLURM = ("slurm", "hyperpod-slurm", "pcs")
 KUBERNETES = ("kubernetes", "hyperpod-eks")

@@ -1,6 +1,6 @@
-"""A job: a published image, its launch section, and the counts of an EC2 type, checked against each other.
+"""A job: a published image, its [launch] section and an EC2 type, checked for compatibility.
 
-Pure. Raises IncompatibleError for what the instances or the launcher cannot do.
+Pure. Raises IncompatibleError if the EC2 type or the launcher cannot run the job.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ PORT = 29500  # of the rendezvous, on the first node
 HEAD = "JAX_COORDINATOR_ADDRESS"  # variable with the address of the first node, as JAX reads it
 MOST_NODES = 5000
 _MEMORY_SHARE = 0.9  # of the instance's memory; the rest is for the operating system and agents
-# Libraries of the driver that a runtime adds to the container; its default lacks CUDA.
+# Driver capabilities for the NVIDIA container runtime, whose default (`utility`) lacks CUDA.
 _CAPABILITIES = ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility")
 
 
@@ -38,13 +38,13 @@ class Image:
 
     @property
     def digest(self) -> str:
-        """Return the digest without `sha256:`."""
+        """Return the digest of the image without the prefix `sha256:`."""
         return self.name.rpartition(":")[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """Options of the user; 0 processes means one per accelerator."""
+    """Options of `builder launch`; 0 processes means one per accelerator."""
 
     nodes: int = 1
     processes: int = 0
@@ -83,7 +83,7 @@ class Job:
 
     @property
     def efa(self) -> int:
-        """Return the EFA interfaces per node; a single node needs none."""
+        """Return the number of EFA interfaces per node; 0 for a single node."""
         return self.instance.efa or 0 if self.nodes > 1 else 0
 
     @property
@@ -92,7 +92,7 @@ class Job:
 
     @property
     def devices(self) -> list[str]:
-        """Return the device files that a container needs besides GPUs."""
+        """Return the Neuron and EFA device files that a container needs."""
         neuron = [f"/dev/neuron{i}" for i in range(self.neuron_devices)]
         return neuron + [f"/dev/infiniband/uverbs{i}" for i in range(self.efa)]
 
@@ -107,7 +107,7 @@ class Job:
 
     @property
     def header(self) -> list[str]:
-        """Return the origin of the file, one sentence per line."""
+        """Return comment lines with the target, receipt and image of a launch file."""
         nodes = f"{self.nodes} node{'s' if self.nodes > 1 else ''}"
         return [
             f"{self.image.target} ({self.image.flavour}) on {nodes} of type {self.instance.name}.",
@@ -125,7 +125,7 @@ def squashfs_name(image: Image) -> str:
 def make_job(
     image: Image, launch: Launch, instance: Instance, settings: Sequence[str], wish: Wish, *, service: str
 ) -> Job:
-    """Return the job; `settings` are those of the rules, as a plan lists them."""
+    """Return the job; `settings` are the plan's settings from compatibility rules."""
     if reason := obstacle(launch, service, nodes=wish.nodes):
         raise IncompatibleError(
             f"target '{image.target}' does not run on {LAUNCHERS[service]}: {reason}",
@@ -187,7 +187,7 @@ def most_processes(instance: Instance) -> int:
 
 
 def noun_of(instance: Instance) -> str:
-    """Return what processes of a node are counted by."""
+    """Return the noun for the units that limit processes per node: GPUs, NeuronCores or vCPUs."""
     return {"nvidia": "GPUs", "neuron": "NeuronCores of the runtime", "none": "vCPUs"}[instance.accel]
 
 
@@ -254,7 +254,7 @@ def _require_memory(image: Image, launch: Launch, instance: Instance) -> None:
 
 
 def _environment(instance: Instance, settings: Sequence[str], processes: int) -> dict[str, str]:
-    """Return the variables of the rules and those that a launcher owes to the container and its threads."""
+    """Return the job's environment: rule settings, driver capabilities, threads and Neuron cores."""
     pairs = [text.partition("=") for text in settings if "=" in text and text.split("=")[0].isidentifier()]
     environment = {name: value for name, _, value in pairs}
     if instance.accel == "nvidia":

@@ -9,7 +9,7 @@ from builder.launch.section import torchrun
 
 Document = dict[str, Any]
 
-# Kinds for each runner; the first is the default.
+# Kinds of Kubernetes object for each runner; the first is the default.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "torchrun": ("pytorchjob", "trainjob", "jobset"),
     "mpirun": ("mpijob",),
@@ -24,12 +24,12 @@ _HYPERPOD = "sagemaker.amazonaws.com"
 
 
 def document(job: Job, *, is_hyperpod: bool) -> Document:
-    """Return the object; on HyperPod with the names of its nodes and its automatic resumption."""
+    """Return the job's Kubernetes object; on HyperPod with its node labels and automatic resumption."""
     found = _KINDS[job.kind](job)
     found["metadata"] = {"name": job.image.target, "labels": _labels(job)}
     found["metadata"]["annotations"] = {"factory/image": job.image.name, "factory/run": job.image.run}
     if is_hyperpod:
-        # HyperPod resumes jobs in this namespace, and in those whose names begin with hyperpod.
+        # HyperPod resumes jobs in namespace kubeflow and in namespaces whose names begin with hyperpod.
         found["metadata"]["namespace"] = "kubeflow"
         found["metadata"]["annotations"] |= {
             f"{_HYPERPOD}/enable-job-auto-resume": "true",
@@ -42,7 +42,7 @@ def document(job: Job, *, is_hyperpod: bool) -> Document:
 
 
 def _selectors(value: object) -> list[dict[str, str]]:
-    """Return the node selectors anywhere in an object."""
+    """Return all nodeSelector tables in a Kubernetes object, at any depth."""
     if isinstance(value, list):
         return [found for item in value for found in _selectors(item)]
     if not isinstance(value, dict):
@@ -79,7 +79,7 @@ def _pytorchjob(job: Job) -> Document:
 
 
 def _trainjob(job: Job) -> Document:
-    """Return a TrainJob on the runtime torch-distributed, with volumes and nodes patched in."""
+    """Return a TrainJob with the runtime torch-distributed, patched with volumes and node placement."""
     container, volumes = _container(job, "node", []), _volumes(job)
     patch = {
         **_placement(job),
@@ -181,7 +181,7 @@ def _ranks(job: Job, head: str) -> list[Document]:
 
 
 def _raycluster(job: Job) -> Document:
-    """Return a RayCluster; the operator adds `ray start` to each container, a head and the other nodes."""
+    """Return a RayCluster of a head and workers; the operator adds `ray start` to each container."""
     workers = job.nodes - 1
     group = {
         "groupName": "workers",
@@ -207,7 +207,7 @@ def _ray_pod(job: Job, name: str) -> Document:
 
 
 def _daemonset(job: Job) -> Document:
-    """Return a DaemonSet for all nodes of the type, whose program repeats itself and takes no GPUs."""
+    """Return a DaemonSet for all nodes of the EC2 type; its program runs in a loop and requests no GPUs."""
     pod = _pod(job, "worker", list(job.program))
     container = pod["containers"][0]
     container["resources"] = {
@@ -234,7 +234,7 @@ def _pod(job: Job, name: str, command: list[str]) -> Document:
 
 
 def _placement(job: Job) -> Document:
-    """Return on which nodes the pods run: those of the type, including tainted GPU nodes."""
+    """Return the node selector for the EC2 type and the tolerations for taints of accelerator nodes."""
     placement: Document = {"nodeSelector": {_TYPE_LABEL: job.instance.name}}
     if job.gpus or job.neuron_devices:
         keys = ["nvidia.com/gpu"] if job.gpus else ["aws.amazon.com/neuron"]
@@ -269,7 +269,7 @@ def _escaped(command: list[str]) -> list[str]:
 
 
 def _resources(job: Job) -> dict[str, str | int]:
-    """Return what one pod per node needs: all accelerators and EFA interfaces of the node."""
+    """Return a pod's resources: memory and all accelerators and EFA interfaces of a node."""
     resources: dict[str, str | int] = {"memory": f"{job.memory_mib // 1024}Gi"}
     if job.gpus:
         resources["nvidia.com/gpu"] = job.gpus
@@ -291,7 +291,7 @@ def _volumes(job: Job) -> list[Document]:
 
 
 def _claim(folder: str) -> tuple[str, str]:
-    """Return the claim and the path in its volume: /fsx/a/b is a/b of the claim `fsx`."""
+    """Split a folder into volume claim and path in the volume: /fsx/a/b is a/b of the claim `fsx`."""
     _, claim, *below = PurePosixPath(folder).parts
     return claim, "/".join(below)
 

@@ -1,11 +1,11 @@
-"""Commands of shell scripts: their lines and words, and the options among the words. Pure."""
+"""Split shell scripts into commands with line numbers, and commands into options and other words. Pure."""
 
 import shlex
 from collections.abc import Iterator, Sequence
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the words of each command; a line that shlex cannot split has none."""
+    """Yield ("line N", words) of each command; skip lines that shlex cannot split."""
     start = 0
     parts: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -27,9 +27,9 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def split_options(
     words: Sequence[str], with_value: Sequence[str] = ()
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the options before the first other word or `--`, and the words from there on.
+    """Split words into leading options (name, value) and the words after them; `--` ends the options.
 
-    The value of an option follows `=`, or, for those in `with_value`, may be the next word.
+    The value of an option follows `=`; for the options in `with_value`, it may be the next word.
     """
     options: list[tuple[str, str]] = []
     i = 0

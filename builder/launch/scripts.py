@@ -1,4 +1,4 @@
-"""Read what an sbatch file, or a script with `docker run`, asks for. Pure."""
+"""Read image, counts, variables and mounts from an sbatch file or a script with `docker run`. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _WITH_VALUE = (
 
 
 def read_script(text: str) -> Written:
-    """Return what the script asks for; raise ValueError for another text."""
+    """Return the values of an sbatch file or docker script; raise ValueError for other texts."""
     found = list(commands(text))
     slurm = [(place, words) for place, words in found if words[0] == "srun"]
     docker = [(place, words) for place, words in found if {"docker", "run"} <= set(words[:3])]
@@ -64,7 +64,7 @@ def _read_step(place: str, words: Sequence[str], written: Written) -> None:
 
 
 def registry_name(value: str) -> str:
-    """Return enroot's name of an image as registry/repository@sha256:DIGEST; a path stays as it is."""
+    """Convert enroot's name of an image to registry/repository@sha256:DIGEST; keep a path unchanged."""
     registry, separator, rest = value.removeprefix("docker://").partition("#")
     if not separator:
         return value

@@ -19,7 +19,7 @@ _SHAPE: Shape = {
 
 
 def torchrun(*options: str) -> tuple[str, ...]:
-    """Return the words before a program. Without `--`, torchrun refuses its --n as ambiguous."""
+    """Return the torchrun command; without `--`, torchrun rejects an option --n of the program."""
     return ("torchrun", *options, "--")
 
 
@@ -31,7 +31,7 @@ RUNNERS: Mapping[str, Sequence[str]] = {
     "node": (),  # one process for each node of the job
     "none": (),  # one process for the job
 }
-# Services that start jobs of an image, by their name for `builder launch --on`.
+# Launchers by their name in `builder launch --on`.
 LAUNCHERS: Mapping[str, str] = {
     "slurm": "Slurm with pyxis",
     "docker": "Docker on EC2 instances",
@@ -67,7 +67,7 @@ def read_launch(launch: Table, target: Table, file: str, problems: Problems) -> 
 
 
 def command_line(launch: Launch, *, processes: str, arguments: Sequence[str]) -> list[str]:
-    """Return the command line on one machine, followed by the user's arguments."""
+    """Return the command line of a training program on one machine, followed by the user's arguments."""
     runner = [word.format(processes=processes) for word in RUNNERS[launch.runner]]
     return [*runner, *launch.command, *arguments]
 

@@ -12,7 +12,7 @@ _ADVANCE_S = 120  # between SIGTERM and the end of the time limit: a program sav
 
 
 def sbatch(job: Job, *, has_auto_resume: bool) -> str:
-    """Return the sbatch file; `has_auto_resume`: HyperPod replaces failed nodes and resumes the step."""
+    """Return the sbatch file; with `has_auto_resume`, HyperPod replaces failed nodes and resumes the step."""
     parts = [
         "#!/bin/bash",
         *(f"# {line}" for line in job.header),
@@ -52,14 +52,14 @@ def _directives(job: Job) -> list[str]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """Return the variables of the job. enroot gives a container no GPU without NVIDIA_VISIBLE_DEVICES."""
+    """Return the job's environment; without NVIDIA_VISIBLE_DEVICES, enroot adds no GPUs to a container."""
     if job.gpus and job.has_runtime:
         return {"NVIDIA_VISIBLE_DEVICES": "all", **job.environment}
     return dict(job.environment)
 
 
 def _container(job: Job) -> list[str]:
-    """Return pyxis's options. enroot before 4.1 takes a digest only in the position of a tag."""
+    """Return the options of pyxis; enroot before 4.1 accepts a digest only in place of the tag."""
     registry, _, repository = job.image.repository.partition("/")
     image = f"{registry}#{repository}:sha256:{job.image.digest}"
     mounts = ",".join(f"{folder}:{path}" for path, folder in job.folders.items())
@@ -95,13 +95,13 @@ def _program(job: Job) -> list[str]:
 
 
 def _on_node(job: Job, word: str) -> str:
-    """Return a quoted word of the target's command; a path of the image begins with the unpacked image."""
+    """Quote a word of the target's command; prefix a path in the image with the unpacked image's folder."""
     found = _in_folder(job, word)
     return f'"$root"{shlex.quote(found)}' if found == word and word.startswith("/") else shlex.quote(found)
 
 
 def _in_folder(job: Job, word: str) -> str:
-    """Return the word with a path of a mount replaced by the folder on the nodes."""
+    """Replace the mount path at the start of a word with the folder of the mount on the nodes."""
     for path, folder in job.folders.items():
         if word == path or word.startswith(f"{path}/"):
             return folder + word.removeprefix(path)
@@ -109,7 +109,7 @@ def _in_folder(job: Job, word: str) -> str:
 
 
 def _unpacked(job: Job) -> list[str]:
-    """Return the lines that enter the unpacked image, with its variables except those with paths."""
+    """Return shell lines that enter the unpacked image and export its variables that contain no slash."""
     return [
         "root=${IMAGE_ROOT:?must name the folder of the unpacked image, on every node}",
         f'cd "$root{job.launch.folder}"',

@@ -1,6 +1,6 @@
-"""Read what a launch file asks for, as written or after an edit: image, counts, variables, mounts.
+"""Read the values of a launch file that the user may have edited: image, counts, variables, mounts.
 
-Pure. Each value has its place: a line of a script, or the keys that lead to it in a document.
+Pure. Each value has a place: the line of a script, or the path of keys in a YAML or JSON document.
 """
 
 import re
@@ -28,7 +28,7 @@ _TYPE_LABEL = "node.kubernetes.io/instance-type"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value of the file and its place."""
+    """A value of a launch file and the line or key path where it stands."""
 
     value: str
     place: str
@@ -36,7 +36,7 @@ class Item:
 
 @dataclass(slots=True)
 class Written:
-    """Values of a launch file; a count that the file does not state is missing."""
+    """Values of a launch file; `counts` lacks the counts that the file does not state."""
 
     service: str  # slurm, docker, kubernetes or batch
     images: list[Item] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Written:
 
 
 def read_command(words: Sequence[str], place: str, written: Written) -> None:
-    """Read the counts of a runner, and the program that it starts."""
+    """Read the process counts and the program from a runner's command line, such as torchrun."""
     found = list(words)
     if found[:2] == ["sh", "-c"]:
         found = found[4:]  # a script that starts its arguments, and its name
@@ -83,7 +83,7 @@ def read_command(words: Sequence[str], place: str, written: Written) -> None:
 
 
 def read_document(document: Mapping[str, Any]) -> Written:
-    """Return what a Kubernetes object or a job definition of Batch asks for; raise ValueError for others."""
+    """Return the values of a Kubernetes object or Batch job definition; raise ValueError for others."""
     if "jobDefinitionName" in document:
         written = Written("batch")
         _walk(document, "", written, _read_batch)
@@ -114,7 +114,7 @@ def _words(value: object) -> list[str]:
 
 
 def _read_kubernetes(table: Mapping[str, Any], path: str, written: Written) -> None:
-    """Read the keys of one object: a container, a pod or a job."""
+    """Read the values of one table in a Kubernetes object: a container, a pod or a job."""
     if isinstance(table.get("image"), str):
         written.images.append(Item(table["image"], f"{path}.image"))
     if (words := _words(table.get("command"))) and words[0] != "/usr/sbin/sshd":
@@ -155,7 +155,7 @@ def _read_pod(table: Mapping[str, Any], path: str, written: Written) -> None:
 
 
 def _read_batch(table: Mapping[str, Any], path: str, written: Written) -> None:
-    """Read the keys of one object: a container or the properties of nodes."""
+    """Read the values of one table in a Batch job definition: a container or node properties."""
     if isinstance(table.get("image"), str):
         written.images.append(Item(table["image"], f"{path}.image"))
     if words := _words(table.get("command")):
@@ -185,6 +185,6 @@ def _read_batch(table: Mapping[str, Any], path: str, written: Written) -> None:
 
 
 def gib(text: str) -> float:
-    """Return a size of Kubernetes or Docker in GiB; 0 if it is none."""
+    """Convert a size in the notation of Kubernetes or Docker to GiB; return 0 if it is not a size."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|[kmg]?)b?", text.strip())
     return float(found[1]) * _UNITS_GIB[found[2]] if found else 0.0

@@ -1,11 +1,11 @@
-"""Defects of the reference repository: the rules that find each, and the reason for the rest."""
+"""Defects of the reference repository, with the lint rules that find each defect."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defect:
-    """A defect with the rules that find it; `rest` says what no rule of text can decide, and what does."""
+    """A defect with the lint rules that find it; `rest` says what lint cannot find, and what finds it."""
 
     number: int
     what: str

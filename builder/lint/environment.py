@@ -1,4 +1,4 @@
-"""Rules about variables: settings of NCCL and of the loader, and the syntax of ARG and ENV."""
+"""Rules about variables: settings of NCCL and of the dynamic loader, and the syntax of ARG and ENV."""
 
 import re
 from collections.abc import Iterator

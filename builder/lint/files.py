@@ -1,4 +1,4 @@
-"""Read the files of a tree that rules look at, with their kind, instructions and commands."""
+"""Read the files that lint rules check, with kind, Dockerfile instructions and shell commands."""
 
 import fnmatch
 import os
@@ -22,13 +22,13 @@ KINDS = {
     "text": ("*.md", "*.txt", "*.toml", "*.json", "*.ipynb", "*.cfg", "*.ini", "*.env", "*.conf", "*.in"),
     "Dockerfile": ("dockerfile", "dockerfile.*", "*.dockerfile", "containerfile", "*.containerfile"),
 }
-# Folders that tools and builds make.
+# Folders created by tools and builds, whose files are not checked.
 _SKIPPED = frozenset(("node_modules", "site-packages", "__pycache__", "venv", "out"))
 _SHOWN = frozenset((".github", ".gitlab", ".ci"))
 _FLAG = re.compile(r"^(?:--\w+(?:=\S*)?\s+)+")
 _IGNORE = re.compile(r"#\s*builder lint ignore=([\w,-]+)")
 
-# NAME=VALUE of ENV and export, `name: NAME` with `value: VALUE` in the next line, NAME: VALUE.
+# Variable assignments: NAME=VALUE (ENV, export), NAME: VALUE, or `name: NAME` above `value: VALUE`.
 _ASSIGNED = re.compile(
     r"""(?:^|[\s"'-])([A-Z][A-Z0-9_]{2,})\s*[=:]\s*["']?([^\s"'\\]+)|^\s*-?\s*name:\s*["']?([A-Z][A-Z0-9_]{2,})["']?\s*$"""
 )
@@ -38,7 +38,7 @@ _VALUE = re.compile(r"^\s*value:\s*[\"']?(.*?)[\"']?\s*$")
 
 @dataclass(frozen=True)
 class File:
-    """A file of the tree: its path as messages show it, its kind and its text."""
+    """A file to check: its path as shown in messages, its kind and its text."""
 
     path: PurePosixPath
     kind: str
@@ -50,7 +50,7 @@ class File:
 
     @cached_property
     def code(self) -> tuple[tuple[int, str], ...]:
-        """The lines that are no comments."""
+        """The lines of the file that are not comments."""
         return tuple((number, line) for number, line in self.lines if not line.lstrip().startswith("#"))
 
     @cached_property
@@ -83,7 +83,7 @@ class File:
 
     @cached_property
     def ignored(self) -> dict[int, frozenset[str]]:
-        """The rules that a comment switches off, by line: its own and the next."""
+        """Rules that an ignore comment disables, by line: the line of the comment and the next line."""
         found: dict[int, frozenset[str]] = {}
         for number, line in self.lines:
             if comment := _IGNORE.search(line):
@@ -110,7 +110,7 @@ def _assignments(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, s
 
 @dataclass(frozen=True)
 class Tree:
-    """All files of a tree; rules about several files look here."""
+    """All files of a tree, for rules that compare several files."""
 
     files: tuple[File, ...]
 
@@ -120,7 +120,7 @@ class Tree:
 
     @cached_property
     def options_of(self) -> dict[str, frozenset[str]]:
-        """The options that each Python program defines, by file name; programs of one name share them."""
+        """Options that Python programs define with argparse, by file name; files of one name are merged."""
         found: dict[str, frozenset[str]] = {}
         for file in self.of_kind("Python"):
             options = re.findall(r"add_argument\(\s*(?:['\"]-\w['\"],\s*)?['\"](--[\w-]+)", file.text)
@@ -132,7 +132,7 @@ class Tree:
 
 
 def kind_of(path: Path) -> str:
-    """Return the kind of a file by its name, or by its first line without a suffix; "" if unknown."""
+    """Return the kind of a file by name or, if the name has no suffix, by first line; "" if unknown."""
     name = path.name.lower()
     for kind, patterns in KINDS.items():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
@@ -163,7 +163,7 @@ def read_tree(path: Path) -> tuple[Tree, tuple[tuple[str, str], ...]]:
         kind = kind_of(path)
         if not kind:
             raise UsageError(
-                f"{path}: not a Dockerfile, script, manifest or text by its name",
+                f"{path}: its name is not that of a Dockerfile, script, manifest or text file",
                 hint=f"builder lint {path.parent}",
             )
         return _read([(path, kind)])
@@ -195,5 +195,5 @@ def _read(paths: Sequence[tuple[Path, str]]) -> tuple[Tree, tuple[tuple[str, str
 
 
 def _shown(path: Path) -> Path:
-    """Return a path from the current folder if it is below it."""
+    """Return a path below the current folder as a relative path, other paths unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -7,14 +7,14 @@ from builder.lint.files import File, Tree
 from builder.lint.model import Hit, Rule
 
 _ECR = re.compile(r"\b(\d{12})\.dkr\.ecr\.([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com")
-# Account numbers of documentation.
+# AWS account numbers that documentation uses as examples.
 _EXAMPLES = re.compile(r"(\d)\1{11}|(\d{4})\2{2}|123456789012|012345678901|111122223333|444455556666")
 _MOVING = re.compile(r"(?:^|[._-])(latest|main|master|nightly|edge|dev|stable)$")
 _IMAGE_KEY = re.compile(r"""^\s*(?:-\s+)?image:\s*["']?([^\s"'#]+)""")
 _PULL = re.compile(r"\b(?:docker|podman)\s+(?:pull|run)\b|\benroot\s+import\b")
 _SCHEME = re.compile(r"^(?:docker|dockerd|podman)://")
 _IS_TAGGED = re.compile(r"[a-z0-9][\w./-]*(?::\d+/[\w./-]+)?:[\w.-]+")
-# Start of a base's name and tag → why it can no longer be used.
+# Start of a base image's name and tag → why the image can no longer be used.
 _ENDED = {
     r"nemo:ea-": "an early-access image, which only its testers could pull",
     r"bionemo-framework:1\.": "BioNeMo 1 ended with version 2",

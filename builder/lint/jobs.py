@@ -1,4 +1,4 @@
-"""Rules about jobs: batch scripts, manifests, and the names that files of one tree must share."""
+"""Rules about jobs: batch scripts, manifests, and names that must agree in all files of a tree."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from builder.lint.files import File, Tree
 from builder.lint.model import Hit, Rule
 
-# Names that resemble variables of Slurm or torchrun, which set none of them.
+# Names that resemble variables of Slurm or torchrun, but that neither of the two sets.
 _UNSET = (
     "NODES",
     "NNODES",
@@ -40,7 +40,7 @@ _RESOURCE = re.compile(
     r"^\s*(nvidia\.com/gpu|aws\.amazon\.com/neuron(?:core|device)?|vpc\.amazonaws\.com/efa):\s*(?:#.*)?$"
 )
 _HOME = re.compile(r"(?<![\w$}])/(?:home|Users)/([a-z][\w.-]+)/")
-# Users that images have; a path below their homes names no person.
+# Default users of images; a path below the home folder of one of them is not personal.
 _COMMON_USERS = frozenset(
     [
         "ubuntu",
@@ -95,7 +95,7 @@ def _unknown_option(file: File, tree: Tree) -> Iterator[Hit]:
 
 
 def _image_name(file: File, tree: Tree) -> Iterator[Hit]:
-    """Compare the images that a file uses with those that the commands of its folders make."""
+    """Compare the image names in a file with the names of images that commands in nearby folders build."""
     folder = file.path.parent
     near = [
         other
@@ -118,7 +118,7 @@ def _unmade(number: int, used: Iterable[str], made: Collection[str]) -> Iterator
 
 
 def _expand(name: str, file: File) -> str:
-    """Return the file name of a path, with variables that a Makefile or script sets to one word."""
+    """Return the file name of a path; insert variables that the Makefile or script sets to one word."""
     values = dict(re.findall(r"^\s*(?:export\s+)?(\w+)\s*[:?]?=\s*([\w.-]+)\s*$", file.text, re.MULTILINE))
     return PurePosixPath(re.sub(r"\$[{(](\w+)[})]", lambda found: values.get(found[1], found[0]), name)).name
 
@@ -148,7 +148,7 @@ def _mount_before_value(file: File, _: Tree) -> Iterator[Hit]:
 
 
 def _versions_differ(file: File, tree: Tree) -> Iterator[Hit]:
-    """Compare versions with those of the Dockerfiles in folders above."""
+    """Compare the versions in a file with the versions in Dockerfiles of parent folders."""
     above = [
         other
         for other in tree.of_kind("Dockerfile")
@@ -168,7 +168,7 @@ def _versions(file: File) -> Iterator[tuple[int, str, str]]:
 
 
 def _claims_differ(file: File, tree: Tree) -> Iterator[Hit]:
-    """Compare the claims of a manifest with those that the tree defines, or with the most frequent one."""
+    """Compare a manifest's volume claims with the claims that the tree defines or uses most often."""
     defined = {
         name
         for other in tree.of_kind("manifest")

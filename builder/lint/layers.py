@@ -1,4 +1,4 @@
-"""Rules about files in layers: left over, unverified, or secret."""
+"""Rules about files in image layers: leftover files, unverified downloads, and secrets."""
 
 import fnmatch
 import posixpath
@@ -40,7 +40,7 @@ def download(command: Command) -> tuple[str, str]:
 
 
 def _folder(here: str, command: Command) -> str:
-    """Return the working folder after a command."""
+    """Return the working folder after a shell command, which `cd` and `pushd` change."""
     if command.program in ("cd", "pushd") and command.arguments:
         return posixpath.normpath(posixpath.join(here, command.arguments[0]))
     return here
@@ -77,7 +77,7 @@ def _left_over(file: File, _: Tree) -> Iterator[Hit]:
 
 
 def _unpacked_installer(command: Command) -> str:
-    """Return the folder that the archive of an installer unpacks to."""
+    """Return the folder to which a tar command unpacks the EFA installer; "" for other commands."""
     is_installer = command.program == "tar" and "aws-efa-installer" in command.text
     return "aws-efa-installer" if is_installer and re.search(r"\s-?\w*x", command.text) else ""
 
@@ -95,7 +95,7 @@ def _gone(later: Sequence[Command], path: str, here: str) -> bool:
 
 
 def _mistyped_cleanup(file: File, _: Tree) -> Iterator[Hit]:
-    """Find an rm of a path that no command has made, beside a path like it that stays."""
+    """Find an `rm` of a path that no command created while a similar path is left in the layer."""
     for run in file.runs:
         here, made = "/", list[str]()
         for command in run:
@@ -118,7 +118,7 @@ def _mistyped_cleanup(file: File, _: Tree) -> Iterator[Hit]:
 
 
 def _versions_differ(first: str, second: str) -> bool:
-    """Return True if two paths differ in a suffix, a version or a variable only."""
+    """Return True if two paths differ only in a suffix, a version or a variable."""
     return first.startswith(second) or second.startswith(first) or ("$" in first) != ("$" in second)
 
 

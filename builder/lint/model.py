@@ -1,4 +1,4 @@
-"""Rules of the linter and what they find."""
+"""Data classes for lint rules and their findings."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Check = Callable[[File, Tree], Iterable[Hit]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A check of files of some kinds, with the reason for it and the way to correct a finding."""
+    """A lint rule for some kinds of file, with its reason and the way to correct a finding."""
 
     id: str
     kinds: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Rules about packages: pip, apt, source repositories and what they leave undecided."""
+"""Rules about packages from pip, apt and source repositories, such as unpinned versions."""
 
 import re
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _UNVERIFIED = {
 _DRIVERS = re.compile(
     r"(?:^|\s)(aws-neuronx-dkms|nvidia-driver-\d\S*|cuda-drivers\S*|[\w-]+-dkms|linux-headers-\S+|efa-nv-peermem)(?=[\s=]|$)"
 )
-# Extra that no longer exists, or that installs nothing, and its successor.
+# pip extra that no longer exists or that installs nothing → its replacement.
 _EXTRAS = {r"jax\[cuda1[12]_pip\]": "jax[cuda12]", r"jax\[cuda1[12]_local\]": "jax[cuda12-local]"}
 _WHEEL = re.compile(r"(\w+?)-[\w.]+\+(?:cu\d+)?torch(\d+\.\d+)\S*\.whl")
 _TORCH = re.compile(r"\btorch==(\d+\.\d+)")

@@ -15,7 +15,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(tree: Tree) -> tuple[Finding, ...]:
-    """Return the findings in the order of files and lines, without those that a comment ignores."""
+    """Return the findings in the order of files and lines, without findings that a comment ignores."""
     found = {
         (str(file.path), line, rule.id, message): rule
         for file in tree.files

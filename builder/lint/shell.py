@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _HERE = re.compile(r"(?<!<)<<-?\s*(['\"]?)([A-Za-z_]\w*)\1")
-# Words before the program: assignments, and words after which a command begins.
+# Words before the program of a command: assignments, `sudo` and similar programs, shell keywords.
 _PREFIX = re.compile(r"(?:\w+=\S*|sudo|env|exec|time|then|do|else|if|elif|while|until|!|\{)$")
 
 
@@ -23,14 +23,14 @@ class Command:
 
     @cached_property
     def bare(self) -> str:
-        """The text with spaces in place of everything quoted or escaped."""
+        """The text of the command with spaces in place of quoted and escaped characters."""
         return re.sub(
             r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"", lambda found: " " * len(found[0]), self.text, flags=re.DOTALL
         )
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The program and the words after it, unquoted; omits assignments and `sudo` etc. before it."""
+        """The program and its arguments, unquoted, without preceding assignments and `sudo` etc."""
         try:
             found = shlex.split(self.text)
         except ValueError:
@@ -50,7 +50,7 @@ class Command:
 
 
 def commands(lines: Iterable[tuple[int, str]]) -> tuple[Command, ...]:
-    """Return the commands of numbered lines, in their order."""
+    """Split numbered lines of shell text into commands."""
     reader = _Reader()
     for number, line in lines:
         reader.read(number, line)
@@ -59,7 +59,7 @@ def commands(lines: Iterable[tuple[int, str]]) -> tuple[Command, ...]:
 
 
 class _Reader:
-    """State between lines: the current command, an open quote, the end of a here-document."""
+    """Parser state between lines: current command, open quote, end marker of a here-document."""
 
     def __init__(self) -> None:
         self.found: list[Command] = []
@@ -92,7 +92,7 @@ class _Reader:
         self._text = ""
 
     def _pieces(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Yield (character, False), and ("", True) for each operator that ends a command."""
+        """Yield (character, False) for each character, ("", True) for each operator that ends a command."""
         previous = " "
         at = 0
         while at < len(text):

@@ -38,7 +38,7 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """Return the name that this run published, with digest, or the reference in engine or account."""
+        """Return the published name with digest; if this run published nothing, the image id or AMI id."""
         return next((item.name for item in self.published), self.reference)
 
     @property
@@ -53,7 +53,7 @@ class Attempt:
 
     @property
     def expected(self) -> tuple[Layer, ...]:
-        """The layers of the run; of an AMI's checkpoints those that the run used or began to make."""
+        """The layers of the run; for an AMI, only the checkpoints that the run used or began to make."""
         made = {layer.key for layer in self.layers}
         return tuple(each for each in layers_of(self.plan) if not each.checkpoint or each.key in made)
 
@@ -62,7 +62,7 @@ class Attempt:
 
 
 def layers_of(plan: Plan) -> tuple[Layer, ...]:
-    """Return the layers that are built separately: those of an AMI are its checkpoints and the AMI itself."""
+    """Return the layers that are built separately; for an AMI, its checkpoints and the AMI itself."""
     if plan.target.kind != "ami":
         return plan.layers
     kept = (
@@ -102,7 +102,7 @@ def attempt_after(
     for event in events:
         board.read(event)
     board.stop(board.last_s)
-    # A layer shared by several targets has a step in each; this target's own step is last and wins.
+    # Each target that shares a layer has a step for it; this target's step is sorted last and wins.
     rows = sorted(board.rows.values(), key=lambda row: row.target == plan.target.name)
     own = [row for row in rows if row.target == plan.target.name]
     steps = {row.key: row for row in rows if row.key}

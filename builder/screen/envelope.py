@@ -1,4 +1,4 @@
-"""The envelope around the result or failure of a command, which `--json` prints.
+"""The JSON object with the result or error of a command, which `--json` prints.
 
 docs/reference/output.schema.json describes it; a change that could break a reader increments FORMAT.
 """
@@ -18,7 +18,7 @@ def envelope(
     error: FactoryError | None = None,
     indent: int | None = 2,
 ) -> str:
-    """Return the JSON of a command's end, without logins in URLs; in one line if `indent` is None."""
+    """Return the JSON of a command's result, without logins in URLs; one line if `indent` is None."""
     failure = error and {
         "message": error.message,
         "details": error.details.splitlines(),

@@ -51,7 +51,7 @@ class RunFiles:
 
 
 def log_lines(event: Event) -> list[str]:
-    """Format an event as log lines: UTC time, step, text and fields; none for progress in numbers."""
+    """Format an event as log lines (UTC time, step, text, fields); no lines for `step.progress`."""
     if event.name == "step.progress":
         return []
     moment = datetime.fromtimestamp(event.time_s, tz=UTC).isoformat(timespec="milliseconds")[11:23]

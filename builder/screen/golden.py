@@ -7,7 +7,7 @@ from typing import Any
 from builder.model import Catalog, Plan
 from builder.plan import to_json
 
-# Keys of a system that only a vendor's base image sets.
+# Keys of a system that are set only for vendors' base images.
 _OF_VENDORS = ("contains", "distributions")
 
 

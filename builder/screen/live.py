@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
 
-# Text and style name of a part of a line.
+# Part of a line: (text, name of its style).
 Span = tuple[str, str]
 Line = list[Span]
 
@@ -51,7 +51,7 @@ class LiveTree:
         self._look = look(stream, environment)
         self._clock = clock
         self._board = Board()
-        # Lock that the drawing thread holds while it reads the board; never held while calling into rich.
+        # Lock that the drawing thread holds while it reads `_board`; never held while calling into rich.
         self._lock = threading.RLock()
         # Lock that serializes start and stop of drawing: a stop during a start would leave the cursor hidden.
         self._opening = threading.Lock()
@@ -171,7 +171,7 @@ def _fitting(rows: Sequence[Row], room: int, *, grouped: bool) -> tuple[Row, ...
 
 
 def _groups(rows: Sequence[Row], board: Board, *, now_s: float, look: Look, width: int) -> list[Line]:
-    """Return the lines of the rows, with a heading per target if there are several targets."""
+    """Return the lines to draw for these rows, with a heading per target if there are several targets."""
     titles = max((cells(row.title) for row in board.rows.values()), default=0)
     title_width = min(titles, max(width * 3 // 10, 12))
     grouped = len(board.targets) > 1

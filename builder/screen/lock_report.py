@@ -42,7 +42,7 @@ def report(relocked: Relocked, *, look: Look, title: str, everything: bool) -> s
 
 
 def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
-    """Return one line per reason, with the first lock entry that has it and the number of the others."""
+    """Return one line per reason, with its first lock entry and the number of its other lock entries."""
     groups: defaultdict[str, list[Want]] = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.reason].append(outcome.want)
@@ -55,7 +55,7 @@ def _grouped(what: str, outcomes: Iterable[Outcome], look: Look) -> list[str]:
 
 
 def compiled_lines(path: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Return a line that names compiled requirements, and one for each package whose version changed."""
+    """Return a line with the path of compiled requirements, and a line per package with a new version."""
     changes = [
         f"    {name} {before.get(name, '-')} → {after.get(name, '-')}"
         for name in sorted(before.keys() | after.keys())

@@ -57,7 +57,7 @@ class PlainLines:
         self._line(event, "", f"  {row.title}: {clean(event.text)}{progress}")
 
     def _step_progress(self, event: Event) -> None:
-        """Write a line for each quarter of a transfer; the progress of checks is in the lines of tasks."""
+        """Write a line for each quarter of a large transfer; checks have a line per task instead."""
         row = self._board.rows[event.step]
         if row.unit != "bytes" or row.total < _LARGE_BYTES:
             return

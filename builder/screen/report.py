@@ -14,7 +14,7 @@ from builder.screen.steps import Board
 from builder.screen.text import count, duration, short, size
 
 _CSS = Path(__file__).with_name("report.css")
-# Policy that forbids loading of resources and scripts, in case a name contains markup.
+# Content security policy that forbids scripts and resources, in case a name contains markup.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _VERDICTS = {"ready": "Ready", "unchecked": "Not checked", "failed": "Failed"}
 

@@ -208,7 +208,7 @@ def _publication(publication: Publication, fact: str) -> Markup:
 
 
 def versions(planned: Mapping[str, str], found: Mapping[str, str] | None) -> Markup | None:
-    """Return the versions in the image, with the planned version where it differs."""
+    """Return a section with the versions in the image, and the planned version where it differs."""
     names = sorted({*planned, *(found or {})})
     if not names:
         return None

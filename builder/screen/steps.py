@@ -8,7 +8,7 @@ from builder.screen.text import clean, size
 from builder.values import dataclass
 
 TAIL_LINES = 15
-# The look-up of something that exists takes no time worth a figure, unless another build makes it meanwhile.
+# Outcomes that usually take only a look-up; a duration below _BRIEF_S is shown as 0 for them.
 _QUICK = ("reused", "present", "skipped")
 _BRIEF_S = 0.1
 
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def progress(self) -> str:
-        """Return how far the step is: "43/117 checks" or "120 MB of 427 MB"; "" if it does not say."""
+        """Return the progress of the step, such as "43/117 checks" or "120 MB of 427 MB"; "" if unknown."""
         if not self.unit or not self.total:
             return ""
         if self.unit == "bytes":
@@ -97,7 +97,7 @@ class Board:
             self.rows[row.step] = replace(row, outcome="stopped", ended_s=now_s, took_s=row.seconds(now_s))
 
     def keep(self, target: str) -> None:
-        """Forget the steps of other targets, and the time before and after those of this target."""
+        """Remove the steps of other targets, and limit the time range to the remaining steps."""
         own = {step: row for step, row in self.rows.items() if row.target in ("", target)}
         if own and len(own) < len(self.rows):
             self.rows = own
@@ -129,7 +129,7 @@ class Board:
 
     def _step_task(self, event: Event) -> None:
         row = replace(self._row(event), task=clean(event.text))
-        # Bytes belong to the task that downloads them.
+        # A byte count belongs to one task: reset it when the next task starts.
         self.rows[event.step] = replace(row, done=0, total=0) if row.unit == "bytes" else row
 
     def _step_progress(self, event: Event) -> None:

@@ -82,7 +82,7 @@ class _Text(io.TextIOWrapper):
 
     @property
     def written(self) -> str | None:
-        """All text so far; None if it is too long to be kept."""
+        """All text that was written so far; None if it is too long to be kept."""
         return "".join(self._written) if self._size <= _LONGEST_KEPT else None
 
 

@@ -59,7 +59,7 @@ def _text(cell: Cell) -> str:
 
 
 def _fit(cell: Cell, width: int) -> str:
-    """Return a cell that fits a width: prose is cut, a list ends in the number of names left out."""
+    """Shorten a cell to a width: cut a text, or replace the last names of a list with their number."""
     text = _text(cell)
     if isinstance(cell, str) or cells(text) <= width:
         return clip(text, width)
@@ -73,7 +73,7 @@ def _first(names: tuple[str, ...], kept: int) -> str:
 
 
 def _least(headers: Sequence[str], rows: Sequence[Sequence[Cell]], prose: Collection[str]) -> dict[int, int]:
-    """Return the least width of each column that may be narrower than its cells, by index."""
+    """Return the minimum width of each column that may be shortened, by the column's index."""
     least = {}
     for index, header in enumerate(headers):
         lists = [cell for row in rows if isinstance(cell := row[index], tuple)]
@@ -85,7 +85,7 @@ def _least(headers: Sequence[str], rows: Sequence[Sequence[Cell]], prose: Collec
 
 
 def _shrink(widths: list[int], least: Mapping[int, int], room: int) -> None:
-    """Reduce the widest of the flexible columns until a row fits or all have their least width."""
+    """Shrink the widest columns of `least` until a row fits or all of them have their minimum width."""
     for index in least:
         widths[index] = min(widths[index], max(room, least[index]))
     while sum(widths) > room:

@@ -148,7 +148,7 @@ def count(number: int, noun: str) -> str:
 
 
 def clean(line: str) -> str:
-    """Remove control sequences, reordering characters and overwritten text from a line of foreign text."""
+    """Remove control sequences, reordering characters and overwritten text from a line of output."""
     visible = _CONTROL.sub(_escaped, line.rstrip("\r\n"))
     # A progress bar rewrites its line; keep only its last state.
     return visible.rpartition("\r")[2].replace("\n", " ").expandtabs(8)
@@ -160,7 +160,7 @@ def clean_lines(text: str) -> str:
 
 
 def coloured(text: str) -> str:
-    """Remove what `clean` removes from a text, but keep its colours and line ends."""
+    """Remove control sequences and reordering characters from a text, but keep colours and line ends."""
     kept = _CONTROL.sub(lambda match: match[0] if _COLOUR.fullmatch(match[0]) else _escaped(match), text)
     return kept.replace("\r", "")
 

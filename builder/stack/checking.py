@@ -12,7 +12,7 @@ from builder.values import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The findings, most severe first, and the rules that these facts leave undecided."""
+    """The findings, most severe first, and the rules that are undecided because facts are unknown."""
 
     facts: Facts
     findings: tuple[Finding, ...]
@@ -29,7 +29,7 @@ class Result:
 
     @property
     def urgent(self) -> tuple[Rule, ...]:
-        """Undecided errors and warnings that concern at least one known fact."""
+        """Undecided rules of severity error or warning that refer to at least one known fact."""
         return tuple(
             rule
             for rule in self.undecided
@@ -38,7 +38,7 @@ class Result:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Unknown facts with the number of urgent rules that need each, highest number first."""
+        """Unknown facts with the number of urgent rules that need each fact, highest number first."""
         waiting = Counter(name for rule in self.urgent for name in rule.missing(self.facts))
         return dict(sorted(waiting.items(), key=lambda item: (-item[1], item[0])))
 

@@ -50,7 +50,7 @@ def _make(facts: Facts, _: Knowledge) -> Facts:
 
 
 def _contents(facts: Facts, knowledge: Knowledge) -> Facts:
-    """Return the contents of the stated releases; host components only if the image is an AMI."""
+    """Return the versions that the stated releases contain; of host components only in an AMI."""
     found: dict[str, Value] = {}
     for name, value in facts.items():
         release = knowledge.release(name, value)
@@ -68,7 +68,7 @@ def _always(_: Facts) -> bool:
 
 
 def _from_index(facts: Facts) -> bool:
-    """True if torch is the wheel on PyPI, whose contents the catalog lists."""
+    """True if torch is the wheel from PyPI; the catalog lists the contents of no other torch wheel."""
     return facts.get("torch_index") == "pypi" and getattr(facts["torch"], "variant", "") == ""
 
 
@@ -76,9 +76,9 @@ def _plugin_in_use(facts: Facts) -> bool:
     return facts.get("accel") == "nvidia" and facts.get("aws_ofi_nccl_custom_build") is not True
 
 
-# Conditions for deriving facts from the releases of a component.
+# Conditions under which facts are derived from the release of a component.
 _BRINGS_IF: Mapping[str, Callable[[Facts], bool]] = {"torch": _from_index}
-# Conditions for deriving a component's version from the releases that contain the component.
+# Conditions under which a component's version is derived from the releases that contain it.
 _COMES_IF: Mapping[str, Callable[[Facts], bool]] = {"aws_ofi_nccl": _plugin_in_use}
 
 

@@ -8,7 +8,7 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.versions import Version
 from builder.stack.vocabulary import ABSENT, Value, write_value
 
-# Facts in the order of the damage that a change can do to a cluster; all others follow by name.
+# Facts in the order of the risk that a change poses to a cluster; all other facts follow by name.
 _RISK = (
     *(
         "os",
@@ -24,7 +24,7 @@ _RISK = (
     *("nccl", "torch_nccl", "neuron_runtime", "neuron_collectives", "gdrdrv", "gdrcopy"),
     *("torch", "torch_cuda", "torch_neuronx", "cudnn", "python", "slurm"),
 )
-# Facts that are derived from other facts, whose differences are listed already.
+# Derived facts to omit: the differences of the facts that they are derived from are listed.
 _ECHOES = frozenset(
     {"nvidia_driver_branch", "nvidia_driver_below_bundled", "kernel_gpl_symbols", "accel_stacks", "host_os"}
 )

@@ -1,6 +1,6 @@
 """Apply the rules to a stack in an image: settings for jobs, warnings, and errors that stop the build.
 
-Pure; judges each machine type of the stack, with the facts that the target decides.
+Pure; checks each machine type of the stack, with the facts that the target determines.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,13 +14,13 @@ from builder.stack.rules import Finding
 from builder.stack.vocabulary import Facts, Value, write_value
 from builder.values import dataclass
 
-# Machine type for stacks that name none: their settings hold on any machine.
+# Machine type for stacks that name no machine type; their settings apply to all machines.
 ANYWHERE = "*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Settings by machine type, variables of the image, and messages of rules that warn or have errors."""
+    """Settings by machine type, environment variables of the image, and messages of warnings and errors."""
 
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def _about(
 ) -> Iterator[Finding]:
     """Yield the warnings that are about components of the image.
 
-    A stack also pins components of other images. A rule is about those if it fires for them alone, and does
+    A stack also pins components of other images. A warning is omitted if it fires for them alone and does
     not fire for the components of this image alone.
     """
     found = [finding for finding in result.findings if finding.rule.severity == "warning"]
@@ -77,7 +77,7 @@ def _about(
 
 
 def _versions(knowledge: Knowledge, stack: Stack, members: Collection[str]) -> dict[str, str]:
-    """Return the component that installs each version of a stack, by fact; one of `members` if possible."""
+    """Map each version of a stack (by fact) to the component that installs it, if possible of `members`."""
     components = knowledge.catalog.components
     installers = [name for name, component in components.items() if component.requirements == "stack"]
     python = next((name for name in installers if name in members), "")
@@ -96,7 +96,7 @@ def _facts(finding: Finding) -> str:
 
 
 def _decided(knowledge: Knowledge, system: System, *, kind: str, arch: str) -> dict[str, Value]:
-    """Return the facts that a target decides, without values that the vocabulary does not list."""
+    """Return the facts that a target determines, without values that the vocabulary does not list."""
     distribution = "al" if system.distribution == "amazon" else system.distribution
     decided = {"kind": kind, "arch": arch, "os": distribution + system.release.replace(".", "")}
     facts = knowledge.vocabulary.facts

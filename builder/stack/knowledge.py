@@ -39,7 +39,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Derived:
-    """A flag that follows from other facts: true (or false) if all clauses of any alternative hold."""
+    """A flag that follows from other facts: true (or false) if all clauses of one alternative hold."""
 
     true_if: tuple[tuple[Clause, ...], ...]
     false_if: tuple[tuple[Clause, ...], ...]
@@ -79,7 +79,7 @@ class Knowledge:
         return self.catalog.instances
 
     def digest(self, name: str) -> str:
-        """Return the hash of a stack's pins, facts, machine types and requirements, without its texts."""
+        """Return a digest of a stack's pins, facts, machine types and requirements; ignores descriptions."""
         stack = self.stacks[name]
         content = [
             dict(stack.pins),

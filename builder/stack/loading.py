@@ -75,7 +75,7 @@ def load(root: Path, catalog: Catalog) -> Knowledge:
 def load_usable(root: Path, catalog: Catalog, parsed: ParsedFiles | None = None) -> Knowledge:
     """Load the rules, facts and releases; `broken` of the result has the problems of stacks.
 
-    Raises CatalogError for a problem in rules and facts, which hold for all stacks.
+    Raises CatalogError for a problem in rules and facts, which apply to all stacks.
     """
     folder, problems = root / "catalog", Problems(parsed)
     sources = read_toml(folder, "sources.toml", problems) or {}
@@ -99,7 +99,7 @@ def load_usable(root: Path, catalog: Catalog, parsed: ParsedFiles | None = None)
 
 
 def _uses(catalog: Catalog) -> Tables:
-    """Return the pins of each stack and the stacks of each target."""
+    """Return the references between entries: the pins of each stack and the stacks of each target."""
     flavours = {
         name: {flavour.name: {"stack": flavour.stack} for flavour in target.flavours.values()}
         for name, target in catalog.targets.items()

@@ -1,4 +1,4 @@
-"""Update a lock: resolve missing and requested entries, verify unverified ones, drop unreferenced ones.
+"""Update a lock: resolve missing and requested entries, verify unverified entries, drop unused entries.
 
 Pure except for the resolver port. Keeps the old value of an entry that cannot be resolved.
 """
@@ -30,7 +30,7 @@ from builder.ports import Resolver
 from builder.stack.knowledge import Knowledge
 from builder.stack.versions import parse
 
-# The outcomes for an entry and their meanings, in the order of the report.
+# The outcomes for a lock entry and their meanings, in the order of the report.
 OUTCOMES: Mapping[str, str] = {
     "differs": "the source has another value; the locked value is kept",
     "missing": "not in the lock",
@@ -47,7 +47,7 @@ _BASE = ("ami", "image", "suite")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The outcome for one entry; `found` is the value of its source if that differs from the locked value."""
+    """The outcome for one lock entry; `found` is the source's value if it differs from the locked value."""
 
     want: Want
     what: str
@@ -84,7 +84,7 @@ def relock(
     only: Container[Want] | None = None,
     each: Each = map,
 ) -> Relocked:
-    """Resolve missing entries and those that `refresh` selects; verify the other unverified ones.
+    """Resolve missing entries and entries that `refresh` selects; verify the other unverified entries.
 
     With `recheck`, compares every entry with its source instead, and adds or replaces none. With `only`, all
     other entries stay as they are and have no outcome.
@@ -123,7 +123,7 @@ def relock(
 
 
 def _first(want: Want, entry: Entry | None) -> str:
-    """Return the value that a build compares."""
+    """Return the value of a lock entry that builds compare; "" if there is no entry."""
     return str(entry.values[FIELDS[want.kind][0]]) if entry else ""
 
 
@@ -188,7 +188,7 @@ def wanted(
 ) -> tuple[Want, ...]:
     """Return all entries that the lock must have, with the vendors' published digests from the catalog.
 
-    The source AMIs are those of the catalog's regions, of `region`, and those that the lock has already.
+    Includes source AMIs in the catalog's regions, in `region`, and in regions that the lock already has.
     """
     published = _published_digests(knowledge)
     required = all_wants(knowledge.catalog, tools, region=region)
@@ -197,7 +197,7 @@ def wanted(
 
 
 def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
-    """Return the digests and commits of releases, each for the first such download of its component."""
+    """Return vendors' digests and commits of releases, for the first matching download of a component."""
     catalog = knowledge.catalog
     found: dict[Want, str] = {}
     for target, flavour, arch, _ in variants(catalog):
@@ -217,7 +217,7 @@ def _published_digests(knowledge: Knowledge) -> dict[Want, str]:
 
 
 def names(catalog: Catalog, tools: Iterable[Download], *, region: str = "") -> dict[str, set[Want]]:
-    """Map each name of --update (component, system, stack, target, tool, all) to its own entries."""
+    """Map each name for --update (component, system, stack, target, tool, all) to its lock entries."""
     found: defaultdict[str, set[Want]] = defaultdict(set)
     for want in tool_wants(catalog, tools):
         _note(found, want)

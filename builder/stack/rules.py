@@ -14,7 +14,7 @@ from builder.stack.vocabulary import ABSENT, Fact, Facts, Value, Vocabulary, rea
 from builder.values import dataclass
 
 SEVERITIES = ("error", "warning", "setting", "note")
-# The sides whose facts a rule may use, in addition to those of the machine type.
+# Side of a rule → sides whose facts the rule may use, in addition to facts of the machine type.
 SIDES: Mapping[str, frozenset[str]] = {
     "host": frozenset({"host"}),
     "image": frozenset({"image"}),
@@ -52,7 +52,7 @@ class Clause:
         return (self.fact, self.other) if self.other else (self.fact,)
 
     def holds(self, facts: Facts, *, if_absent: bool) -> Truth:
-        """Return true, false or None; return `if_absent` if either side of the comparison is ABSENT."""
+        """Return whether the clause is true, false or unknown (None); `if_absent` if an operand is ABSENT."""
         left = facts.get(self.fact)
         if self.operator == "exists":
             return None if left is None else left is not ABSENT
@@ -192,7 +192,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """A change of one fact."""
+    """A change of one fact from one value to another."""
 
     fact: str
     before: Value | None

@@ -132,7 +132,7 @@ class _Reader:
             self._refuse("severity", "a rule has settings if and only if its severity is 'setting'")
 
     def _check_side(self, rule: Rule) -> None:
-        """Refuse facts of another side: a rule about the image must not depend on the host it is built on."""
+        """Add a problem for facts of other sides, such as a build host's fact in a rule about the image."""
         allowed = SIDES.get(rule.side, frozenset()) | {"machine"}
         for name in rule.facts:
             side = self._vocabulary.facts[name].side

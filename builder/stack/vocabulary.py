@@ -67,7 +67,7 @@ class Vocabulary:
         return next((fact for fact in self.facts.values() if name in fact.packages), None)
 
     def on(self, facts: Facts, sides: Iterable[str]) -> dict[str, Value]:
-        """Return those of `facts` that belong to `sides`."""
+        """Return the entries of `facts` whose side is in `sides`."""
         wanted = set(sides)
         return {name: value for name, value in facts.items() if self.facts[name].side in wanted}
 

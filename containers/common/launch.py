@@ -21,7 +21,7 @@ _monitor = LocalElasticAgent._monitor_workers
 
 
 def monitor_workers(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
-    """Return the state of the ranks; drop the remaining restarts if a rank ended with an explained code."""
+    """Return the state of the ranks; drop the remaining restarts if a rank's exit code is EXPLAINED."""
     result = _monitor(agent, group)
     if any(failure.exitcode in EXPLAINED for failure in result.failures.values()):
         agent._remaining_restarts = 0

@@ -1,4 +1,4 @@
-"""Make token files from text: .txt with a document per line, or .jsonl, with a tokenizer file.
+"""Make token files with a tokenizer from text files: .txt with a document per line, or .jsonl.
 
 Writes DIR/tokens-00000.bin with its index tokens-00000.json, and so on; files appear when they are complete.
 """
@@ -38,7 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Write the token files and print one JSON line with their number, documents and tokens."""
+    """Write the token files and print one JSON line with the numbers of files, documents and tokens."""
     # Imported late, so that --help works without NumPy.
     from training import text_files
     from training.storage import find_files
@@ -57,7 +57,7 @@ def prepare(options: argparse.Namespace) -> int:
     if tokens:
         _write(options.output, tokens, documents, tokenizer, totals)
     if not totals["documents"]:
-        raise DataError(f"{files[0].name}: no text in {len(files)} files")
+        raise DataError(f"no text in {len(files)} files, such as {files[0].name}")
     print(json.dumps(totals))
     return 0
 

@@ -243,7 +243,7 @@ def read_losses(metrics: Path, metric: str = "loss") -> list[Loss]:
 
 
 def read_result(stdout: Path) -> dict[str, object]:
-    # gloo prints lines of its own.
+    # gloo also prints lines on stdout; only the result is JSON.
     lines = [line for line in stdout.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
     if len(lines) != 1:
         raise SmokeError(f"expected one line with the result on stdout, got {len(lines)}")

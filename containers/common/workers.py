@@ -1,7 +1,7 @@
 """Start a training program in several processes on one machine, for frameworks without a launcher.
 
 Sets RANK, WORLD_SIZE, TRAINING_RESTART and the addresses that JAX and TensorFlow expect. If a process
-crashes, all are killed and started again, at most --max-restarts times. On clusters, Slurm starts them.
+crashes, all are killed and restarted, at most --max-restarts times. On clusters, Slurm starts processes.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def run_once(options: argparse.Namespace, restart: int, stop: StopRequest) -> in
 
 
 def exit_code(code: int) -> int:
-    """Return the code that a shell reports; the code of a killed process is the negative signal."""
+    """Return the exit code as a shell reports it; a negative `code` is the signal that killed the process."""
     return code if code > 0 else 128 - code
 
 
@@ -95,7 +95,7 @@ def started(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Start a process for the block, and kill it afterwards if it still runs."""
     command = [sys.executable, options.program, *options.arguments]
-    # Processes have their own sessions, so that Ctrl-C reaches them once, from here.
+    # Processes have their own sessions, so that only workers.py gets Ctrl-C and passes it on once.
     process = subprocess.Popen(command, env=dict(environment), start_new_session=True)
     try:
         yield process

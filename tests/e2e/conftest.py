@@ -1,4 +1,4 @@
-"""Fixtures that start rehearsals and build AMIs in them; every rehearsal is removed after its tests."""
+"""Fixtures that start rehearsals (simulated AWS accounts), build AMIs and remove the rehearsals."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tests.support.rehearsed import Program
 
 @pytest.fixture(scope="session")
 def program(home: Path, first_worker_only: FirstWorkerOnly) -> Program:
-    """Program whose rehearsals find their machine image in the engine."""
+    """The `builder` program; the engine already has the machine image for instances of rehearsals."""
     created = Program(home)
 
     def is_missing() -> bool:
@@ -35,7 +35,7 @@ def program(home: Path, first_worker_only: FirstWorkerOnly) -> Program:
 
 @pytest.fixture
 def rehearsal_name(program: Program) -> Iterator[Callable[[], str]]:
-    """Function that returns a new rehearsal name; the rehearsals are stopped after the test."""
+    """Function that returns a new rehearsal name; rehearsals with these names are stopped after the test."""
     names: list[str] = []
 
     def new() -> str:
@@ -49,7 +49,7 @@ def rehearsal_name(program: Program) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture(scope="module")
 def aws(program: Program) -> Iterator[Clients]:
-    """Clients of a rehearsal that all tests of a module share."""
+    """AWS clients of a rehearsal that all tests of a module share."""
     name = f"t-{uuid.uuid4().hex[:8]}"
     program.up(name)
     yield program.aws(name)
@@ -58,7 +58,7 @@ def aws(program: Program) -> Iterator[Clients]:
 
 @pytest.fixture(scope="package")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory, program: Program, root: Path) -> Iterator[Rehearsal]:
-    """Rehearsed AWS account in which all AMI tests build."""
+    """Rehearsed AWS account in which all AMI tests build AMIs."""
     first = prepare(Factory.create(tmp_path_factory.mktemp("first"), home=program.home, root=root), root)
     up = first.call("rehearse", "up")
     assert up.code == 0, up.stderr
@@ -70,7 +70,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory, program: Program, root: 
 
 @pytest.fixture
 def ami_factory(rehearsal: Rehearsal, factory: Factory, root: Path) -> Iterator[AmiFactory]:
-    """A small factory that builds AMIs; its rehearsal starts first, while another worker makes the base."""
+    """Factory with an AMI target and a rehearsal; the AMIs that a test builds are removed after the test."""
     folder = session.files_of(Workspace(home=factory.home, out=factory.out), "default")
     created = AmiFactory(prepare(factory, root), rehearsal, f"factory-rehearsal/{session.session_of(folder)}")
     created.before = created.account()

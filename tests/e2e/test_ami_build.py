@@ -58,7 +58,7 @@ def test_ami_is_built_once_published_after_its_checks_and_contains_no_trace_of_t
 
 
 def build_with_failing_checks(ami_factory: AmiFactory, environment: dict[str, str]) -> list[str]:
-    """Build and publish with a check that fails, then correct the check; return the account's new AMIs."""
+    """Build with a failing check and repair the check; return the ids of new resources in the account."""
     check = "ansible/roles/base/tests/test_base.py"
     before = (ami_factory.factory.repository.root / check).read_text()
     ami_factory.factory.repository.write(check, "def test_greeting(host):\n    assert False, 'never'\n")
@@ -71,7 +71,7 @@ def build_with_failing_checks(ami_factory: AmiFactory, environment: dict[str, st
 
 
 def environment_with_canaries(folder: Path) -> dict[str, str]:
-    """Return an environment and a site file with the canary in every value that a build receives."""
+    """Return an environment for a build; CANARY is in its values and in the site file that it selects."""
     bundle = folder / "bundle.pem"
     shutil.copy(certifi.where(), bundle)
     with bundle.open("a", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def environment_with_canaries(folder: Path) -> dict[str, str]:
 
 
 def check_disk(ami_factory: AmiFactory, ami: str) -> None:
-    """Check the captured disk before the image boots for the first time."""
+    """Check that the disk of an AMI has no keys, secrets or temporary files before the first boot."""
     disk = ami_factory.disk(ami)
 
     def on(command: str) -> str:
@@ -140,7 +140,7 @@ def check_two_instances(ami_factory: AmiFactory, ami: str, tmp_path: Path) -> No
         ami_factory.aws.ec2.delete_key_pair(KeyName="clones")
 
 
-def test_a_failing_role_is_named_and_its_instance_stays_for_a_look(ami_factory: AmiFactory) -> None:
+def test_error_names_a_failing_role_and_keep_failed_keeps_the_instance(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.write(
         "ansible/roles/fabric/tasks/main.yml",
         '- name: Stop here\n  ansible.builtin.fail:\n    msg: "no such fabric"\n',
@@ -189,7 +189,7 @@ stack = "plain-1"
     ],
     ids=["build", "publication, encrypted", "copies, shares, deprecation"],
 )
-def test_a_build_makes_exactly_the_planned_calls(
+def test_an_ami_build_makes_exactly_the_planned_api_calls(
     ami_factory: AmiFactory, tmp_path: Path, target: str, settings: str, arguments: list[str]
 ) -> None:
     """`plan --json` lists exactly the mutating API calls that the account receives during the build."""

@@ -1,4 +1,4 @@
-"""Build AMIs from checkpoints in a rehearsal, and kill builds that make one."""
+"""Build AMIs from checkpoints in a rehearsal, and kill builds that create a checkpoint."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e, pytest.mark.boundaries]
 
 @pytest.fixture
 def checkpointed(ami_factory: AmiFactory, tmp_path: Path) -> Iterator[AmiFactory]:
-    """Factory whose AMI has a checkpoint after `fabric`, and a further role in the last layer."""
+    """Factory whose AMI has a checkpoint after the role `fabric` and the role `late` in the last layer."""
     repository = ami_factory.factory.repository
     repository.replace("catalog/components/fabric.toml", "pinned = true", "pinned = true\ncheckpoint = true")
     repository.write(
@@ -47,13 +47,13 @@ def write_late(ami_factory: AmiFactory, text: str) -> None:
 
 
 def kept(ami_factory: AmiFactory) -> list[str]:
-    """Return the complete checkpoints in the account that the test has made."""
+    """Return the ids of the checkpoint images that the test has created in the account."""
     filters = [{"Name": "tag-key", "Values": [CHECKPOINT_TAG]}]
     images = ami_factory.aws.ec2.describe_images(Owners=["self"], Filters=filters)["Images"]
     return [image["ImageId"] for image in images if image["ImageId"] not in ami_factory.before[EAST]]
 
 
-def test_ami_is_built_from_a_clean_checkpoint_that_clean_removes(
+def test_ami_is_built_from_a_checkpoint_without_secrets_that_builder_clean_removes(
     checkpointed: AmiFactory, tmp_path: Path
 ) -> None:
     canaries = environment_with_canaries(tmp_path)
@@ -85,10 +85,10 @@ def is_end(event: dict[str, object], step: str) -> bool:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_at_any_changing_call_leaves_at_most_a_complete_checkpoint(
+def test_a_kill_at_any_mutating_call_leaves_at_most_a_complete_checkpoint(
     checkpointed: AmiFactory, tmp_path: Path, when: str
 ) -> None:
-    """Kill the build at its first changing call, then at the second, until a build succeeds."""
+    """Kill a build at its first mutating API call, the next at its second, until a build succeeds."""
     none = site(tmp_path, "[checkpoints]\nkeep_last = 0\n")
     left_one = 0
     for call in itertools.count(1):
@@ -107,7 +107,7 @@ def test_a_kill_at_any_changing_call_leaves_at_most_a_complete_checkpoint(
         }
         assert {name.partition(" ")[2] for name in checkpointed.left()} == {*complete, *snapshots}, call
         left_one += len(complete)
-        # The next build must make the checkpoint again, so that each of its calls is reached.
+        # Without the checkpoint, the next build makes all API calls again.
         assert checkpointed.factory.call("clean", "--yes", **none).code == 0
         assert checkpointed.left() == [], f"killed {when} call {call}"
     assert call > 20

@@ -90,7 +90,7 @@ def assert_one_error(done: Build, code: int, message: str) -> None:
 
 
 @pytest.mark.boundaries  # test_ami_maker tests the hint without a build
-def test_a_wrong_login_user_is_named(ami_factory: AmiFactory) -> None:
+def test_error_names_a_wrong_login_user(ami_factory: AmiFactory) -> None:
     ami_factory.factory.repository.replace(
         "catalog/systems/debian-12.toml", 'user = "admin"', 'user = "wrong"'
     )
@@ -128,7 +128,7 @@ def test_refuses_to_start_without_a_usable_packer(
     assert [call for call in ami_factory.calls(number) if call.mutating] == []
 
 
-def test_refuses_an_ami_that_could_not_be_shared(ami_factory: AmiFactory, tmp_path: Path) -> None:
+def test_refuses_to_build_an_ami_that_cannot_be_shared(ami_factory: AmiFactory, tmp_path: Path) -> None:
     variables = site(tmp_path, '[aws]\nencrypt = true\nshare_accounts = ["210987654321"]\n')
     number = ami_factory.calls()[-1].number
     assert_one_error(
@@ -140,7 +140,9 @@ def test_refuses_an_ami_that_could_not_be_shared(ami_factory: AmiFactory, tmp_pa
 
 
 @pytest.mark.boundaries  # test_ami_publisher tests copies without a build
-def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path) -> None:
+def test_a_second_publication_repeats_only_the_failed_region_copy(
+    ami_factory: AmiFactory, tmp_path: Path
+) -> None:
     variables = site(tmp_path, f"[aws]\ncopy_regions = {list(REGIONS[1:])}\n")
     ami_factory.rehearsal.disturb(
         Disturbance(action="CopyImage", region="eu-west-1", status=500, code="InternalError", count=0)
@@ -167,8 +169,8 @@ def test_only_a_failed_copy_is_repeated(ami_factory: AmiFactory, tmp_path: Path)
 
 
 @pytest.mark.boundaries  # test_ami_publisher proves the retries of the builder's own calls without a build
-def test_retries_transient_faults(ami_factory: AmiFactory) -> None:
-    """The build meets throttling, server errors and a lost response."""
+def test_a_build_retries_transient_aws_errors(ami_factory: AmiFactory) -> None:
+    """The build succeeds despite throttling, server errors and a lost response of AWS APIs."""
     disturbances = (
         Disturbance(action="RunInstances", status=503, code="RequestLimitExceeded", count=2),
         Disturbance(action="Describe*", status=500, code="InternalError", count=2),

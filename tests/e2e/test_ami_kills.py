@@ -1,4 +1,4 @@
-"""Interrupt and kill AMI builds at many moments; nothing of them may remain in the account."""
+"""Interrupt and kill AMI builds at many moments; no temporary resource may remain in the account."""
 
 import itertools
 import re
@@ -62,7 +62,7 @@ def test_clean_removes_the_resources_of_a_killed_build(
 @pytest.mark.boundaries
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("task", range(10))
-def test_a_signal_at_any_task_leaves_no_resources(
+def test_a_signal_during_any_ansible_task_leaves_no_resources(
     ami_factory: AmiFactory, number: signal.Signals, task: int
 ) -> None:
     code = ami_factory.signalled(number, ("step.task", "machine/image"), skip=2 * task)
@@ -74,8 +74,8 @@ def test_a_signal_at_any_task_leaves_no_resources(
 
 @pytest.mark.boundaries
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_at_any_changing_call_leaves_no_resources(ami_factory: AmiFactory, when: str) -> None:
-    """Kill the process at its first changing call, then at the second, until a build succeeds."""
+def test_a_kill_at_any_mutating_call_leaves_no_resources(ami_factory: AmiFactory, when: str) -> None:
+    """Kill a build at its first mutating API call, the next at its second, until a build succeeds."""
     for call in itertools.count(1):
         with ami_factory.started_alone() as process:
             ami_factory.rehearsal.disturb(Disturbance(mutating=True, first=call, kill=when, pid=process.pid))

@@ -1,4 +1,4 @@
-"""`--keep-failed` and `--rebuild` against the real engine."""
+"""The options `--keep-failed` and `--rebuild` of `builder build`, with the real container engine."""
 
 import re
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def file_in(factory: Factory, container: str, path: str) -> str:
 
 @pytest.fixture
 def site(built: Factory) -> Iterator[Factory]:
-    """Factory with a built target, of which tests change only the upper layers."""
+    """Factory with a built target; the tests change only the upper layers of the target."""
     yield built
     for container in built.containers():
         built.engine.remove_container(container)
@@ -77,7 +77,7 @@ def test_container_of_a_failed_role_is_kept_and_found_by_clean(site: Factory) ->
     assert site.containers() == []
 
 
-def test_copy_of_a_failed_workload_container_is_kept(site: Factory) -> None:
+def test_keep_failed_keeps_a_copy_of_the_container_of_a_failed_dockerfile(site: Factory) -> None:
     text = "ARG PARENT\nFROM ${PARENT}\nCOPY hello/src/ /hello/\nRUN echo so far > /seen && false\n"
     site.repository.write("containers/hello/Dockerfile", text)
     failed = site.build("hello", "--keep-failed")
@@ -89,7 +89,7 @@ def test_copy_of_a_failed_workload_container_is_kept(site: Factory) -> None:
     assert names(site) == [kept]
 
 
-def test_rebuild_makes_a_layer_and_those_on_top_again(site: Factory) -> None:
+def test_rebuild_option_rebuilds_a_layer_and_all_layers_above_it(site: Factory) -> None:
     site.repository.write(_TASKS, _RANDOM)
     assert site.build("hello").code == 0
     before = site.engine.layers()

@@ -90,7 +90,7 @@ def empty_mirror() -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("one_layer")
-def test_names_the_mirror_if_a_package_is_missing(factory: Factory, empty_mirror: str) -> None:
+def test_error_names_the_mirror_that_lacks_a_package(factory: Factory, empty_mirror: str) -> None:
     factory.repository.write("site.toml", f'[mirror]\napt = "{empty_mirror}"\n')
     tasks = "ansible/roles/base/tasks/main.yml"
     install = """
@@ -131,7 +131,7 @@ def test_refuses_a_wheel_with_a_wrong_hash(built: Factory, root: Path, tmp_path:
 
 
 def edit_lock(factory: Factory, want: Want, **values: str) -> str:
-    """Change an entry of the lock, or remove it if no values are given; return the previous text."""
+    """Change or, without values, remove an entry of the lock file; return the previous text of the file."""
     path = factory.repository.root / lock.LOCK_PATH
     before = path.read_text()
     found = lock.read(factory.repository.root)
@@ -213,7 +213,7 @@ def test_refuses_an_invalid_catalog(
         ("RUN false", ":4: RUN false: The command '/bin/sh -c false' returned a non-zero code: 1"),
     ],
 )
-def test_names_the_line_of_a_dockerfile(built: Factory, line: str, message: str) -> None:
+def test_error_names_the_failing_line_of_a_dockerfile(built: Factory, line: str, message: str) -> None:
     path = "containers/hello/Dockerfile"
     before = (built.repository.root / path).read_text()
     built.repository.write(path, f"{before}{line}\n")

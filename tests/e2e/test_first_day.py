@@ -1,4 +1,4 @@
-"""The first day in a strict account: site file, pre-flight, lock, build, check, publication."""
+"""First use of an AWS account with strict policies: site file, doctor, lock, build, check, publication."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.support.rehearsed_account import OTHER_ACCOUNT, in_account
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e, pytest.mark.boundaries]
 
-# Findings about the account; the others are about this machine.
+# Findings of `builder doctor` about the AWS account; all other findings are about this machine.
 ACCOUNT = (
     *("aws", "packer version", "network", "ssh", "metadata tokens", "encryption", "quota", "parameters"),
     "permissions",
@@ -29,8 +29,8 @@ def strict(ami_factory: AmiFactory) -> Iterator[AmiFactory]:
     ami_factory.rehearsal.set_rules(NEW_ACCOUNT)
 
 
-def test_first_day_in_a_strict_account(strict: AmiFactory, tmp_path: Path) -> None:
-    """Uses `--site aws` and the permissions that `builder iam` prints, in an account that denies regions."""
+def test_first_ami_in_an_account_with_strict_policies(strict: AmiFactory, tmp_path: Path) -> None:
+    """Use only the permissions that `builder iam` prints, in an account that denies other regions."""
     if strict.rehearsal.ssh_port != 22:
         pytest.skip("capability absent: port 22, at which instances of an account are reached, is taken here")
     environment = account_environment(strict, tmp_path)
@@ -76,7 +76,7 @@ def account_environment(factory: AmiFactory, folder: Path) -> dict[str, str]:
 
 
 def forget_source(factory: AmiFactory) -> None:
-    """Remove the invented source AMIs from the lock of the small repository."""
+    """Remove the made-up source AMIs from the lock file of the test repository."""
     path = factory.factory.repository.root / "catalog/lock.json"
     table = json.loads(path.read_text())
     assert table["entries"].pop("ami")
@@ -84,7 +84,7 @@ def forget_source(factory: AmiFactory) -> None:
 
 
 def check_consumer(factory: AmiFactory, consumer: Clients, ami: str) -> None:
-    """Start the AMI in another account, by the ARN of its parameter."""
+    """Start an instance of the AMI in another account, by the ARN of the SSM parameter of the AMI."""
     name = "/image-factory/machine/debian-12/latest/image_id"
     arn = factory.aws("ssm").get_parameters(Names=[name])["Parameters"][0]["ARN"]
     assert consumer("ssm").get_parameter(Name=arn)["Parameter"]["Value"] == ami

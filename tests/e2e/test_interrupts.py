@@ -1,4 +1,4 @@
-"""Kill and interrupt builds at many moments; no incomplete layer may be reused and nothing may remain."""
+"""Kill and interrupt container builds; no incomplete layer is reused, no temporary resource remains."""
 
 import signal
 import threading
@@ -10,8 +10,8 @@ from tests.support.factory import BOUND_S, Factory
 
 pytestmark = [pytest.mark.engine, pytest.mark.e2e]
 
-# Pairs of event and step, in build order: during an Ansible task, the engine's build and the checks.
-# `make test` kills a build after KILLED and interrupts one at INTERRUPTED, `make boundaries` at all others.
+# (Event, step) pairs at which builds are stopped: an Ansible task, the Dockerfile build, the checks.
+# `make test` kills a build at KILLED and interrupts a build at INTERRUPTED; `make boundaries` does the rest.
 WORKING = [("step.task", "hello/system"), ("step.log", "hello/workload"), ("step.log", "hello/checks")]
 KILLED, INTERRUPTED = WORKING[0], (signal.SIGTERM, WORKING[1])
 MOMENTS = [
@@ -45,7 +45,7 @@ def moments() -> list[ParameterSet]:
 
 
 def signals() -> list[ParameterSet]:
-    """Return each signal with each moment in WORKING."""
+    """Return test parameters: each signal in SIGNALS with each (event, step) pair in WORKING."""
     return [
         pytest.param(
             sent,
@@ -59,7 +59,7 @@ def signals() -> list[ParameterSet]:
 
 
 @pytest.mark.parametrize("moment", moments())
-def test_sigkill_at_any_moment_leaves_no_remains_after_the_next_build(
+def test_the_next_build_removes_the_remains_of_a_build_killed_at_any_moment(
     factory: Factory, moment: tuple[str, str]
 ) -> None:
     assert factory.signalled(signal.SIGKILL, moment) == -signal.SIGKILL

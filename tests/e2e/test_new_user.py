@@ -1,6 +1,6 @@
-"""The path of a new user at a terminal: look around, wrong inputs, an own target, component and stack.
+"""Commands of a new user at a terminal: overviews, wrong inputs, a new target, component and stack.
 
-The build of the own target runs in `make boundaries` only.
+Only `make boundaries` builds the new target.
 """
 
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 
 @dataclass(frozen=True)
 class Terminal:
-    """A copy of this checkout, and commands in it at a terminal of 100 columns."""
+    """A terminal of 100 columns that runs commands in a copy of this checkout."""
 
     root: Path
     home: Path
@@ -55,7 +55,7 @@ def clone(root: Path, home: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return Terminal(folder, home)
 
 
-def test_looking_around(clone: Terminal) -> None:
+def test_overview_commands_print_targets_flavours_examples_and_runs(clone: Terminal) -> None:
     assert "Start with: builder list" in clone.call("builder")
     assert re.search(r"^cpu-ddp +container +yes ", clone.call("builder list"), re.MULTILINE)
     assert "flavour" in clone.call("builder show cpu-ddp")
@@ -88,7 +88,7 @@ def test_wrong_inputs_end_with_a_hint(clone: Terminal, command: str, code: int, 
 
 
 @pytest.mark.engine
-def test_building_again_and_running_the_image(built: Factory) -> None:
+def test_output_of_a_repeated_build_has_a_next_command_that_runs(built: Factory) -> None:
     terminal = Terminal(built.repository.root, built.home)
     shown = terminal.call("builder build hello")
     assert "hello is ready" in shown
@@ -96,7 +96,7 @@ def test_building_again_and_running_the_image(built: Factory) -> None:
     assert next_command
     terminal.call(next_command[1])
     assert "hello" in terminal.call("builder logs")
-    # Tests of other workers set the tag of the image as well.
+    # Other pytest workers change the tag of the target, so the test uses the tag of the key.
     image = f"factory-layers:{built.repository.keys()['workload']}"
     checked = terminal.call(f"builder check {image} --only base")
     assert re.search(r"^base +1 *$", checked, re.MULTILINE)
@@ -104,7 +104,7 @@ def test_building_again_and_running_the_image(built: Factory) -> None:
 
 @pytest.fixture(scope="module")
 def own(clone: Terminal) -> Terminal:
-    """The clone with a stack, a component and the target `own`, whose flavour `mine` uses both."""
+    """Checkout with the target `own`, whose flavour `mine` uses a new stack and a new component."""
     stack = clone.call("builder init stack cpu-debian-12-own --from cpu-debian-12")
     assert "next: builder stack check" in stack
     assert "no findings" in clone.call("builder stack check cpu-debian-12-own")
@@ -118,7 +118,7 @@ def own(clone: Terminal) -> Terminal:
 
 
 @pytest.mark.engine
-def test_planning_the_own_target(own: Terminal) -> None:
+def test_plan_of_a_new_target_equals_the_dry_run_of_its_build(own: Terminal) -> None:
     plan = own.call("builder plan own --flavour mine")
     assert "own (mine: debian-12, cpu-debian-12-own" in plan
     assert "own_tool" in plan
@@ -127,7 +127,7 @@ def test_planning_the_own_target(own: Terminal) -> None:
 
 @pytest.mark.engine
 @pytest.mark.boundaries
-def test_building_publishing_and_running_the_own_target(own: Terminal, tmp_path: Path) -> None:
+def test_a_new_target_is_built_published_and_run(own: Terminal, tmp_path: Path) -> None:
     try:
         with LocalRegistry(tmp_path / "registry") as registry:
             (own.root / "site.toml").write_text(f'[registry]\npush = "{registry.host}/own"\n')

@@ -77,7 +77,7 @@ def test_publishing_again_uploads_nothing(publishing: Factory, switch: Switch) -
 def test_a_rebuild_in_another_folder_has_the_same_digest_and_uploads_nothing(
     publishing: Factory, switch: Switch, tmp_path: Path
 ) -> None:
-    """The second build has other paths, another run and no compressed layers."""
+    """The second build has other paths, another run name and no stored compressed layers."""
     first, before = publish(publishing), publishing.engine.layers()
     switch.pushed.clear()
     copy = publishing.copy(tmp_path / "elsewhere")
@@ -133,7 +133,7 @@ def test_pulls_the_topmost_layer_that_the_registry_cache_has(
     assert [build.outcomes[name] for name in ("system", "final", "workload")] == ["reused", "pulled", "built"]
 
 
-def test_rebuilds_a_layer_that_the_registry_cache_has_under_another_key(
+def test_rebuilds_a_layer_for_which_the_registry_cache_has_a_layer_with_another_key(
     factory: Factory, registry: LocalRegistry
 ) -> None:
     factory.repository.write("site.toml", f'[registry]\ncache = "{registry.host}/layers"\n')

@@ -84,7 +84,7 @@ def test_up_removes_the_remains_of_a_killed_rehearsal(
     assert not program.folder(name).exists()
 
 
-def test_only_the_broker_is_connected_to_the_engine(
+def test_only_the_broker_of_a_rehearsal_is_connected_to_the_engine(
     program: Program, rehearsal_name: Names, key: Key
 ) -> None:
     name = rehearsal_name()
@@ -112,7 +112,7 @@ def test_only_the_broker_is_connected_to_the_engine(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_during_instance_start_leaves_nothing(
+def test_a_signal_during_instance_start_leaves_nothing_behind(
     program: Program, rehearsal_name: Names, key: Key, sign: signal.Signals
 ) -> None:
     name = rehearsal_name()

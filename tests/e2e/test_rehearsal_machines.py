@@ -68,7 +68,7 @@ def test_checks_log_in_only_to_the_pinned_host_key(aws: Clients, key: Key, tmp_p
     config.write_text(ssh_config(user="admin", port=22, key=key.file, host=pinned, sockets=tmp_path))
 
     def login(instance: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        # The paths of sockets have a length limit, which a temporary folder may exceed.
+        # No control socket: its path has a length limit, which a temporary folder may exceed.
         unshared = ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
         argv = ["ssh", "-F", str(config), *unshared, instance["PublicIpAddress"], "true"]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -130,7 +130,7 @@ def test_the_host_has_no_route_to_the_metadata_service(machine: dict[str, Any], 
 
 
 def test_an_instance_reaches_no_link_local_service_of_the_host(machine: dict[str, Any], key: Key) -> None:
-    """The address is one that AWS serves credentials of containers on; it belongs to the instance itself."""
+    """169.254.170.2, where AWS serves credentials to containers, is routed to the instance itself."""
     code = (
         "import socket; route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
         " route.connect(('169.254.170.2', 80)); print(route.getsockname()[0])"
@@ -219,7 +219,7 @@ def test_create_image_restarts_a_running_instance(aws: Clients, key: Key) -> Non
 
 
 def test_a_machine_without_sshd_starts(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for SSH ends without an error; here it is short."""
+    """After a timeout, which this test shortens, the wait for SSH ends without an error."""
     assert program
     monkeypatch.setattr(engine_hosts, "_BOOT_S", 1.0)
     engine, session = Engine(), uuid.uuid4().hex[:10]

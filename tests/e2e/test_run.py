@@ -1,4 +1,4 @@
-"""`builder run`: mounts, user, arguments, exit code and the end of a program in a container."""
+"""`builder run`: mounts, user, arguments, exit code and termination of the program in the container."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PROGRAM = "; ".join(
 
 @pytest.fixture
 def runnable(built: Factory) -> Factory:
-    """Factory whose target starts a shell program; a launch section changes no layer."""
+    """Factory with a built target whose launch section starts a shell program."""
     path = built.repository.root / "catalog/targets/hello.toml"
     command = ["/bin/sh", "-c", PROGRAM, "program"]
     section = f'[launch]\nrunner = "none"\ncommand = {json.dumps(command)}\nmounts = {{ data = "/data" }}\n'
@@ -32,7 +32,7 @@ def runnable(built: Factory) -> Factory:
     return built
 
 
-def test_program_gets_arguments_and_the_users_folder_and_sets_the_exit_code(
+def test_program_gets_arguments_and_a_mounted_folder_and_sets_the_exit_code(
     runnable: Factory, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine"
@@ -57,7 +57,7 @@ def test_a_signal_gives_the_program_time_to_save(runnable: Factory) -> None:
     assert runnable.scratch() == []
 
 
-def test_refuses_what_it_cannot_run(runnable: Factory, tmp_path: Path) -> None:
+def test_run_refuses_wrong_options_and_a_target_without_an_image(runnable: Factory, tmp_path: Path) -> None:
     for words, code, message in (
         (["hello", "--mount", f"date={tmp_path}"], 2, "no mount 'date' (did you mean 'data'?)"),
         (["hello", "--mount", f"data={tmp_path}/none"], 2, f"no folder {tmp_path}/none"),

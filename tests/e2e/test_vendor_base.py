@@ -1,4 +1,4 @@
-"""Build on a vendor's image of a private registry: lock, login, verification, and refusals."""
+"""Builds on a vendor's base image from a private registry: lock, login, verification, and errors."""
 
 import shutil
 import subprocess
@@ -41,7 +41,7 @@ policy = { vendor_base = "verify_only" }
 
 @pytest.fixture
 def login(tmp_path: Path, built: Factory) -> Iterator[dict[str, str]]:
-    """Environment with the login of a registry that has the base image, which the engine has no longer."""
+    """Environment with a login to the registry of the base image; the image is not in the engine."""
     config = tmp_path / "docker"
 
     def docker(*words: str, stdin: str = "") -> None:
@@ -76,7 +76,7 @@ def vendor(built: Factory, root: Path) -> Factory:
     return built
 
 
-def test_verified_image_is_built_and_checked(vendor: Factory, login: dict[str, str]) -> None:
+def test_image_on_a_verified_base_image_is_built_and_checked(vendor: Factory, login: dict[str, str]) -> None:
     refused = vendor.build("train", **login)
     assert refused.code == 7
     assert f"image {IMAGE} x86_64" in refused.stderr
@@ -96,7 +96,7 @@ def test_verified_image_is_built_and_checked(vendor: Factory, login: dict[str, s
     assert "python_distributions_have_the_versions" in checked.stderr
 
 
-def test_image_that_cannot_be_pulled_is_named_with_the_ways_to_supply_it(
+def test_error_about_a_base_image_that_cannot_be_pulled_suggests_a_mirror(
     vendor: Factory, login: dict[str, str], tmp_path: Path
 ) -> None:
     assert vendor.call("lock", "train", **login).code == 0
@@ -106,7 +106,9 @@ def test_image_that_cannot_be_pulled_is_named_with_the_ways_to_supply_it(
     assert "[mirror.prefixes]" in build.stderr
 
 
-def test_packages_in_the_way_are_removed(vendor: Factory, login: dict[str, str]) -> None:
+def test_purge_then_install_removes_packages_and_paths_of_the_base_image(
+    vendor: Factory, login: dict[str, str]
+) -> None:
     purging = TARGET.replace("verify_only", "purge_then_install")
     variables = (
         '[variables]\nvendor_base_purged = ["ca-certificates"]\nvendor_base_purged_paths = ["/etc/motd"]\n'

@@ -1,4 +1,4 @@
-"""The verbs doctor, clean, check and registry against the real engine."""
+"""The commands doctor, plan, clean, check and registry, with the real container engine."""
 
 import shutil
 import signal
@@ -24,7 +24,7 @@ def test_doctor_succeeds_on_a_machine_that_can_build(factory: Factory) -> None:
         assert topic in done.stdout
 
 
-def test_doctor_prints_all_problems_with_a_fix_each(factory: Factory) -> None:
+def test_doctor_prints_every_problem_with_a_fix(factory: Factory) -> None:
     factory.repository.write("catalog/systems/broken.toml", "what\n")
     done = factory.call("doctor", DOCKER_HOST="unix:///nowhere.sock", PATH="/nowhere")
     assert done.code == 3
@@ -37,7 +37,7 @@ def test_doctor_prints_all_problems_with_a_fix_each(factory: Factory) -> None:
         assert message in done.stdout
 
 
-def test_clean_lists_the_remains_of_a_killed_run_and_removes_them_with_yes(factory: Factory) -> None:
+def test_clean_lists_the_remains_of_a_killed_run_and_clean_yes_removes_them(factory: Factory) -> None:
     assert factory.signalled(signal.SIGKILL, ("step.task", "hello/system")) == -signal.SIGKILL
     shown = factory.call("clean")
     assert shown.code == 0
@@ -86,7 +86,7 @@ def test_check_refuses_a_missing_image(factory: Factory) -> None:
     assert "no image 'nowhere:1' in the engine" in done.stderr
 
 
-def test_check_of_an_image_without_a_shell_ends_with_the_reason(factory: Factory, tmp_path: Path) -> None:
+def test_check_reports_that_an_image_has_no_shell(factory: Factory, tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("hello")
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         tar.add(tmp_path / "hello.txt", "hello.txt")

@@ -12,7 +12,7 @@ from tests.support.factory import Factory
 pytestmark = pytest.mark.engine
 
 
-def test_a_changed_variable_rebuilds_its_layer_and_those_above(built: Factory) -> None:
+def test_a_changed_variable_rebuilds_its_layer_and_all_layers_above(built: Factory) -> None:
     built.repository.replace("catalog/targets/hello.toml", "fabric_tools = true", "fabric_tools = false")
     assert built.build().outcomes == {
         "base": "reused",
@@ -23,7 +23,7 @@ def test_a_changed_variable_rebuilds_its_layer_and_those_above(built: Factory) -
     }
 
 
-def test_adding_a_role_outside_the_target_rebuilds_nothing(built: Factory) -> None:
+def test_adding_a_component_that_the_target_does_not_use_rebuilds_nothing(built: Factory) -> None:
     built.repository.write("catalog/components/spare.toml", 'summary = "spare"\nlayer = "system"\n')
     built.repository.write("ansible/roles/spare/defaults/main.yml", "spare_size: 1\n")
     assert set(built.build().outcomes.values()) == {"reused"}
@@ -54,7 +54,7 @@ def test_a_failed_layer_is_never_reused(factory: Factory) -> None:
 
 
 def test_a_partial_rebuild_gives_the_same_image(factory: Factory) -> None:
-    """A full rebuild in test_publish does so, too."""
+    """Rebuild the two upper layers; test_publish does the same with all layers."""
     assert factory.build().code == 0
     key = factory.repository.keys()["workload"]
     cold = factory.engine.layers()[key].id
@@ -66,7 +66,7 @@ def test_a_partial_rebuild_gives_the_same_image(factory: Factory) -> None:
     assert factory.engine.layers()[key].id == cold
 
 
-def test_number_of_layers_is_bounded(built: Factory) -> None:
+def test_an_image_has_at_most_three_layers_more_than_components(built: Factory) -> None:
     image = built.engine.inspect_image(f"factory-layers:{built.repository.keys()['workload']}")
     assert image is not None
     assert len(image["RootFS"]["Layers"]) <= len(built.repository.plan().components) + 3
@@ -93,7 +93,7 @@ print(code, len(listings), sorted(third_party), file=sys.stderr)
 """
 
 
-def test_a_build_without_changes_asks_the_engine_once_and_starts_no_run(built: Factory) -> None:
+def test_a_build_without_changes_lists_images_once_and_starts_no_run(built: Factory) -> None:
     runs = built.run_names()
     done = built.python(PROBE.format(root=str(built.repository.root)))
     assert done.stderr.splitlines()[-1] == "0 1 []"

@@ -1,4 +1,4 @@
-"""Build and publish two container targets, and train with the program of a third."""
+"""Build and publish two container targets, and train with the program of a third target."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterato
 
 
 def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run `builder`; builds and plans are of the flavour for CPUs."""
+    """Run `builder`; add `--flavour cpu` to the commands build and plan."""
     flavour = ("--flavour", "cpu") if words[0] in ("build", "plan") else ()
     return subprocess.run(
         [sys.executable, "-m", "builder.cli.main", *words, *flavour],
@@ -60,7 +60,7 @@ def call(root: Path, environment: dict[str, str], *words: str) -> "subprocess.Co
 
 @pytest.fixture(scope="module")
 def published(root: Path, environment: dict[str, str], built_once: Factory) -> dict[str, str]:
-    """Digest reference of each published target, on the base image that all workers share."""
+    """Maps each target to the digest reference of its published image."""
     assert built_once
     done = call(root, environment, "build", *TARGETS, "--publish")
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def builds(root: Path) -> set[str]:
     return {name for name in names if "-rehearse-" not in name}
 
 
-def test_a_second_run_reuses_everything(
+def test_a_second_build_reuses_all_layers_and_publications(
     root: Path, environment: dict[str, str], published: dict[str, str]
 ) -> None:
     runs = builds(root)
@@ -103,10 +103,10 @@ def test_the_printed_next_command_trains(
     assert json.loads(done.stdout.splitlines()[-1])["finished"] is True
 
 
-def test_sharded_training_works_with_the_framework_of_the_image(
+def test_fsdp_program_trains_in_the_image_of_cpu_ddp(
     root: Path, environment: dict[str, str], published: dict[str, str], tmp_path: Path
 ) -> None:
-    """Train with the program of pytorch-fsdp, whose image has the same layers up to the framework."""
+    """Run the program of pytorch-fsdp in the image of cpu-ddp; both images have the same framework layer."""
     assert published
     for folder in ("common", "pytorch-fsdp/src"):
         shutil.copytree(root / "containers" / folder, tmp_path / "workload", dirs_exist_ok=True)
@@ -129,7 +129,7 @@ def test_sharded_training_works_with_the_framework_of_the_image(
     assert result["last_loss"] < result["first_loss"] / 2
 
 
-def test_targets_share_the_layer_of_the_framework(
+def test_targets_share_all_layers_up_to_the_framework(
     root: Path, environment: dict[str, str], published: dict[str, str]
 ) -> None:
     assert published

@@ -1,4 +1,4 @@
-"""Launch files on a rehearsed Slurm cluster: jobs on two nodes, failures, refusals, and clean ends."""
+"""Launch files on a rehearsed Slurm cluster: jobs on two nodes, failed and rejected jobs, cleanup."""
 
 import os
 import re
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.launch, pytest.mark.engine]
 BOUND_S = 1800
 JOB_S = 600
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")  # states of ended jobs
-# Programs of two nodes: their arguments, and what the first rank prints at the end.
+# Target that runs on two nodes → arguments, and a pattern of the output of the first rank.
 PROGRAMS = {
     "param-benchmark": (["--smoke"], r"COMMS-RES-reduce +65536 "),
     "cpu-ddp": (["--smoke"], r'"world_size": 2'),
@@ -32,7 +32,7 @@ PROGRAMS = {
 
 @dataclass
 class Program:
-    """The `builder` program with a home and a registry of its own."""
+    """The `builder` program with its own BUILDER_HOME and registry."""
 
     root: Path
     environment: dict[str, str]
@@ -99,7 +99,7 @@ def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 
 @pytest.fixture(scope="module")
 def unpacked(program: Program) -> tuple[str, Path]:
-    """A cluster and its shared folder with the unpacked squashfs of every program."""
+    """Name of a cluster, and its shared folder with the unpacked squashfs image of each PROGRAMS entry."""
     program.done("registry", "up")
     program.done("build", *PROGRAMS, "--publish")
     shared = program.up("jobs", "m7i.4xlarge")
@@ -110,7 +110,7 @@ def unpacked(program: Program) -> tuple[str, Path]:
 
 
 def rendered(program: Program, target: str, shared: Path) -> str:
-    """Write the launch file of two nodes into the shared folder, and return its name."""
+    """Write a launch file for two nodes into the shared folder; return the name of the file."""
     words = ("--on", "slurm", "--instance", "m7i.4xlarge", "--nodes", "2", "--runtime", "none", "-o", shared)
     return Path(program.done("launch", target, *words).strip()).name
 
@@ -147,7 +147,7 @@ def test_a_killed_rank_fails_the_job(program: Program, unpacked: tuple[str, Path
     assert program.state_at_end(name, job) == "FAILED"
 
 
-def test_slurm_accepts_a_job_only_on_nodes_of_its_shape(
+def test_slurm_rejects_a_job_for_nodes_or_gpus_that_the_cluster_lacks(
     program: Program, unpacked: tuple[str, Path], root: Path, tmp_path: Path
 ) -> None:
     site = create_site(tmp_path, root)
@@ -174,7 +174,7 @@ def containers() -> list[str]:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_start_leaves_nothing(program: Program, sign: signal.Signals) -> None:
+def test_an_interrupted_cluster_start_leaves_no_containers(program: Program, sign: signal.Signals) -> None:
     before = set(containers())
     words = ("rehearse", "cluster", "up", "--name", "cut", "--instance", "m7i.4xlarge")
     with subprocess.Popen(program.argv(*words), cwd=program.root, env=program.environment) as process:
@@ -188,7 +188,7 @@ def test_an_interrupted_start_leaves_nothing(program: Program, sign: signal.Sign
     assert set(containers()) == before
 
 
-def test_down_keeps_the_shared_folder_only(program: Program) -> None:
+def test_cluster_down_removes_everything_except_the_shared_folder(program: Program) -> None:
     before = set(containers())
     shared = program.up("brief", "m7i.4xlarge")
     (shared / "result").write_text("kept")

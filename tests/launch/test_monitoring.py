@@ -1,4 +1,4 @@
-"""Monitoring with the real programs: rules, configurations, and one alert from a counter to a webhook."""
+"""Monitoring files with the real Prometheus programs: rules, configurations, an alert to a webhook."""
 
 import http.server
 import json
@@ -33,7 +33,7 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def test_every_alert_fires_and_stays_silent(root: Path) -> None:
+def test_promtool_tests_of_the_alert_rules_pass(root: Path) -> None:
     for path in sorted((root / FOLDER / "prometheus/tests").glob("*.yml")):
         assert "SUCCESS" in run("promtool", "test", "rules", path)
 
@@ -47,13 +47,13 @@ def test_expressions_of_rules_and_panels_are_valid(root: Path, tmp_path: Path) -
     assert f"{len(texts)} rules found" in run("promtool", "check", "rules", path)
 
 
-def test_configurations_are_valid(root: Path) -> None:
-    # Debian's promtool is built without the discovery of Kubernetes.
+def test_monitoring_configurations_are_valid(root: Path) -> None:
+    # Debian's promtool is built without Kubernetes service discovery.
     run("promtool", "check", "config", "ec2.yml", cwd=root / FOLDER / "prometheus")
     run("amtool", "check-config", root / FOLDER / "alertmanager/alertmanager.yml")
 
 
-def test_kustomization_builds(root: Path) -> None:
+def test_kustomize_can_build_the_monitoring_files(root: Path) -> None:
     documents = list(yaml.safe_load_all(run("kubectl", "kustomize", root / FOLDER)))
     maps = [document for document in documents if document["kind"] == "ConfigMap"]
     assert sorted(document["metadata"]["name"].rpartition("-")[0] for document in maps) == sorted(
@@ -81,7 +81,7 @@ def _started(log: Path, *words: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the URL of a webhook and the messages that it gets."""
+    """Yield the URL of a webhook and the list of messages that the webhook receives."""
     messages: list[dict[str, Any]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -104,7 +104,7 @@ def _webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def _sysfs(folder: Path) -> Path:
-    """Make a device tree with one EFA device; return the file of the counter of peers that do not answer."""
+    """Create a sysfs tree with one EFA device; return its counter file unresponsive_remote_events."""
     device = folder / "class/infiniband/rdmap0s6"
     (folder / "bus/pci/drivers/efa").mkdir(parents=True)
     (device / "device").mkdir(parents=True)
@@ -116,7 +116,7 @@ def _sysfs(folder: Path) -> Path:
 
 
 def _prometheus(root: Path, folder: Path, *, endpoint: str, exporter: int, alertmanager: int) -> Path:
-    """Copy the configuration for EC2 with the addresses of the test and a fast pace; return its path."""
+    """Write the Prometheus configuration for EC2 with test addresses and 1 s intervals; return its path."""
     shutil.copytree(root / FOLDER / "prometheus/rules", folder / "rules")
     table = yaml.safe_load((root / FOLDER / "prometheus/ec2.yml").read_text(encoding="utf-8"))
     table["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -162,7 +162,7 @@ def _wait(condition: Callable[[], object]) -> Any:
     return found
 
 
-def test_a_counter_of_a_discovered_instance_becomes_a_message(root: Path, tmp_path: Path) -> None:
+def test_a_counter_of_a_discovered_instance_triggers_a_webhook_message(root: Path, tmp_path: Path) -> None:
     exporter, prometheus, alertmanager = _free_port(), _free_port(), _free_port()
     counter = _sysfs(tmp_path / "sys")
     program = root / "ansible/roles/efa_exporter/files/efa_exporter.py"

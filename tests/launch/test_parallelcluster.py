@@ -1,6 +1,6 @@
-"""The cluster of architectures/parallelcluster by schema and validators of ParallelCluster, and moto.
+"""Validate the cluster of architectures/parallelcluster with ParallelCluster's schema and validators.
 
-ParallelCluster needs other versions of packages than the factory, so it has its own environment below out/.
+ParallelCluster needs other package versions than the builder, so it has its own virtual environment in out/.
 """
 
 import copy
@@ -24,7 +24,7 @@ BOUND_S = 900
 VERSION = "3.16.1"
 REGION = "us-east-1"
 FILE_SYSTEM = "fs-0123456789abcdef0"
-# Prints the problems of each document of standard input, as a JSON list of strings; "" if there is none.
+# Prints a JSON list with the problems of each document on stdin, "" for a document without problems.
 SCHEMA = """\
 import json, sys
 from marshmallow import ValidationError
@@ -39,7 +39,7 @@ def problem(document):
 
 print(json.dumps([problem(document) for document in json.load(sys.stdin)]))
 """
-# Validators that need what moto lacks: RunInstances with DryRun, network interfaces of file systems.
+# Suppressed validators: moto lacks RunInstances with DryRun and network interfaces of file systems.
 WITHOUT = (
     "type:HeadNodeLaunchTemplateValidator",
     "type:ComputeResourceLaunchTemplateValidator",
@@ -49,7 +49,7 @@ WITHOUT = (
 
 @dataclass
 class Pcluster:
-    """Programs of the environment with ParallelCluster, and the environment variables of a call."""
+    """Runs programs of ParallelCluster's virtual environment with the given environment variables."""
 
     folder: Path
     variables: Mapping[str, str]
@@ -92,7 +92,7 @@ def pcluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pcluster:
 
 
 def document(root: Path, **values: str) -> Document:
-    """Return the configuration with values for its placeholders."""
+    """Return the ParallelCluster configuration with its placeholders replaced by values."""
     text = (root / "architectures/parallelcluster/cluster.yaml").read_text(encoding="utf-8")
     known = {
         "Region": REGION,
@@ -125,7 +125,7 @@ CHANGES: list[tuple[str, Any, str]] = [
 
 
 def changed(table: Document, path: str, value: Any) -> Document:
-    """Return a copy with another value at a path."""
+    """Return a copy of the configuration with the value at a slash-separated path replaced."""
     found = copy.deepcopy(table)
     inner: Any = found
     *parents, last = [int(word) if word.isdigit() else word for word in path.split("/")]
@@ -135,7 +135,7 @@ def changed(table: Document, path: str, value: Any) -> Document:
     return found
 
 
-def test_schema_of_the_vendor_accepts_the_cluster_and_refuses_changes(root: Path, pcluster: Pcluster) -> None:
+def test_vendor_schema_accepts_the_cluster_and_refuses_wrong_values(root: Path, pcluster: Pcluster) -> None:
     own = document(root)
     first, *others = pcluster.problems([own, *(changed(own, path, value) for path, value, _ in CHANGES)])
     assert first == ""
@@ -144,7 +144,7 @@ def test_schema_of_the_vendor_accepts_the_cluster_and_refuses_changes(root: Path
 
 @dataclass
 class Account:
-    """An account of moto with a network, a file system and machine images."""
+    """AWS account in moto with a network, a file system and machine images."""
 
     url: str
     subnet: str
@@ -184,7 +184,7 @@ def account() -> Iterator[Account]:
                 FileSystemTypeVersion="2.15",
                 LustreConfiguration={"DeploymentType": "PERSISTENT_2", "PerUnitStorageThroughput": 250},
             )["FileSystem"]["FileSystemId"]
-            # The ids of moto are shorter than those of FSx.
+            # File system ids of moto are shorter than real FSx ids.
             systems = fsx_backends["123456789012"][REGION].file_systems
             systems[FILE_SYSTEM] = systems.pop(made)
             systems[FILE_SYSTEM].file_system_id = FILE_SYSTEM
@@ -217,7 +217,7 @@ def account() -> Iterator[Account]:
         (VERSION, "ubuntu2404", "c7g.4xlarge", "arm64"),
     ],
 )
-def test_validators_of_the_vendor_compare_the_image_with_the_cluster(
+def test_vendor_validators_find_an_image_that_does_not_fit_the_cluster(
     root: Path,
     pcluster: Pcluster,
     account: Account,

@@ -1,4 +1,4 @@
-"""Marks the tests that run roles on machines: they take an hour, so only `make molecule` runs them."""
+"""Marks the tests that run roles on machines; they take an hour, so only `make molecule` runs them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Machines for role tests: like the machines of `builder role`, with stand-ins that replace the vendors."""
+"""Machines for role tests: like those of `builder role`, with stand-ins for vendors' repositories."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ TaskCallback = Callable[[str], None]
 
 @dataclass
 class Machine:
-    """Machine to which several plans can be applied; `on_task` is called with "role : task" of each task."""
+    """Machine to which several plans can be applied; calls `on_task` with "role : task" for each task."""
 
     opened: ApplyingMachine
     site: Site | None
@@ -72,7 +72,7 @@ def open_machine(
         out = stack.enter_context(tempfile.TemporaryDirectory(prefix="roles-"))
         workspace = Workspace(home=find_workspace(ROOT).home, out=Path(out))
         run = stack.enter_context(open_run(workspace, label))
-        # A system that cannot be bootstrapped is replaced by an image with the files of the stand-in site.
+        # For a system that cannot be bootstrapped, an image with the files of the stand-in site is used.
         is_imitated = site is not None and plan.system.bootstrap is None
         image = stack.enter_context(image_of(run, site, plan.system)) if site and is_imitated else ""
         opened = stack.enter_context(

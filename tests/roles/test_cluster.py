@@ -1,4 +1,4 @@
-"""Tests of cluster roles on base images with their own Slurm, plugins or EKS programs."""
+"""Tests of cluster roles on base images that contain Slurm, Slurm plugins or EKS programs."""
 
 from collections.abc import Iterator
 
@@ -57,7 +57,7 @@ def test_keeps_the_slurm_plugins_of_the_base_image(machine: Machine, site: Site)
     assert machine.shell("cat /etc/slurm/plugstack.conf") + "\n" == PLUGSTACK
 
 
-def test_replaces_enroot_and_pyxis_of_another_release(machine: Machine, site: Site) -> None:
+def test_replaces_another_version_of_enroot_and_pyxis(machine: Machine, site: Site) -> None:
     plan = plan_of(site, *JOBS)
     play = machine.apply(plan)
     assert play.passed, play.failure
@@ -65,7 +65,7 @@ def test_replaces_enroot_and_pyxis_of_another_release(machine: Machine, site: Si
     assert machine.failures(plan) == []
 
 
-def test_a_compiler_error_keeps_the_installed_plugin(
+def test_a_compiler_error_keeps_the_installed_slurm_plugin(
     machine: Machine, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert apply(machine, site, *JOBS).passed
@@ -79,7 +79,7 @@ def test_a_compiler_error_keeps_the_installed_plugin(
 
 @pytest.fixture
 def slurm_of_base_image(machine: Machine, site: Site) -> Iterator[str]:
-    """Install a Slurm in /opt/slurm, with its own plugin, as a cluster's base image has it."""
+    """Install Slurm with a plugin of its own in /opt/slurm, as the base images of clusters do."""
     assert apply(machine, site, "slurm").passed
     machine.shell(
         "mkdir -p /opt/slurm/bin /opt/slurm/include /opt/slurm/etc"

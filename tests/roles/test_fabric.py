@@ -28,13 +28,13 @@ CUDA = "/opt/headers-of-cuda"
 
 @dataclass
 class Image:
-    """Container to which several plans are applied."""
+    """Container to which tests apply several plans."""
 
     site: Site
     machine: Machine
 
     def plan(self, version: str, *components: str, plugin: str = "", **variables: Value) -> Plan:
-        """Return a plan of these components only; the components they require are already installed."""
+        """Return a plan of these components without their requirements, which are already installed."""
         self.site.pins = {"efa": version, "aws_ofi_nccl": plugin or efa.bundle(version)["aws_ofi_nccl"]}
         names = components or ("efa",)
         request = RoleRequest(components=names, kind="container", pins=self.site.pins, variables=variables)
@@ -138,18 +138,18 @@ def test_finishes_an_interrupted_installation(image: Image) -> None:
     assert image.machine.failures(plan) == []
 
 
-def test_minimal_installation_has_no_libfabric(image: Image) -> None:
+def test_minimal_efa_installation_has_no_libfabric(image: Image) -> None:
     plan = image.plan(NEW, efa_minimal=True)
     succeed(image.machine.apply(plan))
     assert image.machine.failures(plan) == []
     assert image.version_of("libfabric1-aws") == ""
     assert image.machine.apply(plan).changed == []
-    # Without efa_minimal the remaining packages of the same version are installed.
+    # Without efa_minimal, a second run installs the remaining packages of the same EFA version.
     succeed(image.apply(NEW))
     assert image.version_of("libfabric1-aws") == efa.bundle(NEW)["libfabric"]
 
 
-def test_removes_the_distributions_mpi(image: Image) -> None:
+def test_removes_open_mpi_of_the_distribution(image: Image) -> None:
     names = ["openmpi-bin", "libopenmpi-dev"]
     mpi = {"name": names, "install_recommends": False, "update_cache": True}
     succeed(image.machine.apply(image.plan(NEW), tasks=[{"ansible.builtin.apt": mpi}]))
@@ -182,7 +182,7 @@ def test_purges_half_installed_packages_of_the_base_image(image: Image) -> None:
     assert image.machine.apply(plan).changed == []
 
 
-def test_verify_only_keeps_the_efa_of_the_base_image(image: Image) -> None:
+def test_policy_verify_only_keeps_the_efa_version_of_the_base_image(image: Image) -> None:
     verify = {"efa_policy": "verify_only"}
     assert f"pins EFA {NEW}, but the base image has none" in message_of(image.apply(NEW, **verify))
     succeed(image.apply(NEW))
@@ -205,8 +205,8 @@ def test_refuses_a_bundled_plugin_of_another_version(image: Image) -> None:
         (NEW, "libnccl-net-ofi.so f, libnccl-net.so f"),
     ],
 )
-def test_accepts_the_plugin_files_of_all_releases(image: Image, version: str, found: str) -> None:
-    """Before plugin 1.15 there is one name; before 1.17 the second name is a link, since then a library."""
+def test_accepts_the_nccl_plugin_files_of_all_releases(image: Image, version: str, found: str) -> None:
+    """The plugin is one file before 1.15, a file and a link before 1.17, and two files since 1.17."""
     plan = image.plan(version, *FABRIC)
     succeed(image.machine.apply(plan))
     files = image.machine.shell("find /opt/amazon/ofi-nccl -name 'libnccl-net*' -printf '%f %y\n'")
@@ -223,7 +223,7 @@ def test_refuses_a_second_plugin_of_another_version(image: Image, path: str) -> 
 
 
 def test_checks_find_a_missing_nccl_net_plugin_setting(image: Image) -> None:
-    # Before plugin 1.17, the default name that NCCL loads is a link, which is not in the loader cache.
+    # Before plugin 1.17, the name that NCCL loads by default is a link, which the loader cache lacks.
     plan = image.plan(OLD, *FABRIC)
     succeed(image.machine.apply(plan))
     assert "NCCL_NET_PLUGIN=ofi" in image.machine.shell("cat /etc/nccl.conf")
@@ -235,7 +235,7 @@ def test_checks_find_a_missing_nccl_net_plugin_setting(image: Image) -> None:
 
 @pytest.fixture(scope="module")
 def cuda(shared_image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Install the real CUDA headers from their wheels; return the folder."""
+    """Install the real CUDA headers from NVIDIA's wheels; return the folder of the CUDA toolkit."""
     folder = tmp_path_factory.mktemp("cuda")
     words = ["download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     projects = ("nvidia-cuda-runtime-cu12", "nvidia-cuda-nvcc-cu12")
@@ -245,7 +245,7 @@ def cuda(shared_image: Image, tmp_path_factory: pytest.TempPathFactory) -> str:
             names = [name for name in wheel.namelist() if "/include/" in name and not name.endswith("/")]
             headers = {f"{CUDA}/include/{name.partition('/include/')[2]}": wheel.read(name) for name in names}
         shared_image.machine.put(headers)
-    # The wheels have no static library; the stand-in of the plugin only looks for the file.
+    # The wheels lack the static CUDA runtime; the plugin's stand-in requires only that the file exists.
     shared_image.machine.put({f"{CUDA}/lib64/libcudart_static.a": "!<arch>\n"})
     return CUDA
 
@@ -264,7 +264,9 @@ def test_a_build_from_source_replaces_the_bundled_plugin(image: Image, cuda: str
     assert image.machine.failures(another) == []
 
 
-def test_a_compiler_error_is_in_the_message(image: Image, cuda: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_error_is_in_the_error_message(
+    image: Image, cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build: dict[str, Value] = {"aws_ofi_nccl_policy": "source", "aws_ofi_nccl_cuda": cuda}
     monkeypatch.setattr(aws_ofi_nccl, "FLAW", "#error injected by the test\n")
     plan = image.plan(NEW, *FABRIC, plugin=OTHER_PLUGIN, **build)
@@ -317,7 +319,7 @@ def test_checks_find_a_second_plugin(image: Image) -> None:
     assert [line for line in failed if "no_other_plugin_is_installed" in line]
 
 
-def test_checks_find_a_recorded_version_that_is_not_installed(image: Image) -> None:
+def test_checks_find_a_package_that_the_installer_recorded_but_did_not_install(image: Image) -> None:
     plan = image.plan(NEW)
     succeed(image.machine.apply(plan))
     image.machine.shell(f"sed -i 's/libfabric1-aws_[^ ]*/libfabric1-aws_99.0_amd64/' {RECORD}")

@@ -37,7 +37,7 @@ def machine(plan: Plan, site: Site) -> Iterator[Machine]:
 
 
 def failed(machine: Machine, plan: Plan) -> set[str]:
-    """Return the components with failed checks."""
+    """Return the names of the components with failed checks."""
     return {check.component for check in machine.check(plan) if check.outcome == "failed"}
 
 

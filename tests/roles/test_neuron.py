@@ -23,13 +23,13 @@ SECOND = {"neuron_runtime": "2.33.10", "neuron_collectives": "2.33.10", "neuron_
 
 @dataclass
 class Image:
-    """Container to which several plans are applied."""
+    """Container to which tests apply several plans."""
 
     site: Site
     machine: Machine
 
     def plan(self, *components: str, pins: dict[str, str] = SECOND, **variables: Value) -> Plan:
-        """Return a plan of these components only; the components they require are already installed."""
+        """Return a plan of these components without their requirements, which are already installed."""
         self.site.pins = pins
         self.site.requirements.clear()
         request = RoleRequest(components=components, kind="container", pins=pins, variables=variables)
@@ -58,7 +58,9 @@ def message_of(play: Applied) -> str:
 
 
 @pytest.mark.parametrize(("first", "second"), [(FIRST, SECOND), (SECOND, FIRST)])
-def test_replaces_a_held_release(image: Image, first: dict[str, str], second: dict[str, str]) -> None:
+def test_replaces_held_packages_of_another_neuron_release(
+    image: Image, first: dict[str, str], second: dict[str, str]
+) -> None:
     succeed(image.machine.apply(image.plan(*PACKAGES, pins=first)))
     plan = image.plan(*PACKAGES, pins=second)
     succeed(image.machine.apply(plan))
@@ -78,7 +80,7 @@ def test_refuses_packages_without_the_vendors_signature(image: Image) -> None:
     assert "expected a repository signed by" in message
 
 
-def test_refuses_placeholder_packages(image: Image) -> None:
+def test_refuses_placeholder_packages_and_missing_packages(image: Image) -> None:
     digest = "--hash=sha256:" + "0" * 64
     names = ("torch-neuronx", "neuronx_cc", "neuronx-distributed")
     lines: list[Value] = [f"{name}==1.0 {digest}" for name in names]
@@ -107,7 +109,7 @@ def test_refuses_a_wheel_with_another_checksum(image: Image) -> None:
     assert image.machine.apply(plan).changed == []
 
 
-def test_checks_find_an_installed_placeholder(image: Image) -> None:
+def test_checks_find_an_installed_placeholder_package(image: Image) -> None:
     plan = image.plan("neuron_framework")
     succeed(image.machine.apply(plan))
     image.machine.shell("rm -r /opt/aws_neuronx_venv/lib/python3*/site-packages/torch_neuronx")

@@ -63,7 +63,7 @@ def ubuntu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(site: Site, *components: str, variables: dict[str, object] | None = None, **pins: str) -> Plan:
-    """Return a plan of these components only; Debian's kernel is already installed."""
+    """Return a plan of these components; the kernel of Debian is already installed."""
     site.pins = {**PINS, **pins}
     plan = overlay.plan_of(
         RoleRequest(components=components, pins=site.pins, variables=variables or {}), site
@@ -115,7 +115,7 @@ def test_installs_several_toolkits_side_by_side(machine: Machine, site: Site) ->
     assert machine.failures(other) == []
 
 
-def test_a_compiler_error_is_in_the_message(machine: Machine, site: Site) -> None:
+def test_a_compiler_error_is_in_the_error_message(machine: Machine, site: Site) -> None:
     plan = plan_of(site, "nvidia_driver", nvidia_driver="580.173.02")
     flaw = "int broken(void) { return no_such_thing; }\n"
     publish(site, debs=nvidia_driver.ubuntu(site, "580.173.02", flaw=flaw))

@@ -43,7 +43,7 @@ def run(name: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[Runs]:
-    """Start the selected scenarios, as many at once as there are processors."""
+    """Start the selected molecule scenarios in parallel, at most one for each processor."""
     names = {item.name for item in request.session.items}
     selected = [name for name in SCENARIOS if f"test_scenario_passes[{name}]" in names]
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -61,7 +61,7 @@ def test_scenario_passes(running: Runs, name: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
 
 
-# Roles of containers on images of vendors, which no machine here can pull → how they are tested instead.
+# Roles for containers on vendors' images, which CI cannot pull → how the roles are tested instead.
 WITHOUT_SCENARIO = {
     "vendor_base": "tests/e2e/test_vendor_base.py builds with it on an image of a local registry",
     "nsight": "linted only: its packages are in NVIDIA's repository",
@@ -69,7 +69,7 @@ WITHOUT_SCENARIO = {
 }
 
 
-def test_every_role_is_in_a_scenario() -> None:
+def test_every_role_is_in_a_molecule_scenario_or_a_target() -> None:
     loaded = catalog.load(ROOT)
     tried = {member for platform in SCENARIOS.values() for member in closure(loaded, platform["components"])}
     targets = {
@@ -85,13 +85,13 @@ def test_scenario_lists_its_stand_ins(name: str) -> None:
 
 
 def test_roles_page_is_current() -> None:
-    """`builder role --write-docs` updates the page."""
+    """`builder role --write-docs` updates the reference page of the roles."""
     page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
     assert page == role_docs.render(catalog.load(ROOT), SCENARIOS, role_docs.proofs(ROOT))
 
 
-def test_every_proof_is_needed() -> None:
-    """A role has either facts, a real release or a reason for its stand-in."""
+def test_every_role_has_a_valid_proof_entry() -> None:
+    """Each entry has facts, a test with a real release, or a reason for a stand-in."""
     entries = tomllib.loads((ROOT / role_docs.PROOFS).read_text(encoding="utf-8"))
     page = (ROOT / role_docs.PAGE).read_text(encoding="utf-8")
     assert [name for name in entries if f"| `{name}` |" not in page] == []

@@ -104,7 +104,9 @@ def test_second_run_changes_nothing(machine: Machine, plan: Plan, site: Site) ->
 
 
 @pytest.mark.parametrize(("first", "second"), [("1.0-1", "2.0-1"), ("2.0-1", "1.0-1")])
-def test_replaces_a_held_version(machine: Machine, plan: Plan, site: Site, first: str, second: str) -> None:
+def test_replaces_a_held_package_version(
+    machine: Machine, plan: Plan, site: Site, first: str, second: str
+) -> None:
     publish(site, "1.0-1", "2.0-1")
     succeed(machine.apply(plan, tasks=[repository(site), install(first)]))
     succeed(machine.apply(plan, tasks=[repository(site), install(second)]))
@@ -126,7 +128,7 @@ POLICY = "/usr/sbin/policy-rc.d"
 
 @pytest.mark.parametrize("before", ["", "#!/bin/sh\nexit 0\n", "killed"])
 def test_package_scripts_start_no_services(machine: Machine, plan: Plan, site: Site, before: str) -> None:
-    """An existing policy-rc.d is restored, except one that a killed run left."""
+    """The shared tasks restore an existing policy-rc.d, except a file that a killed run left."""
     postinst = f"#!/bin/sh\nset +e; {POLICY} tool start; echo $? > /var/tmp/answer\n"
     deb = site.deb("tool", "5.0-1", {"/usr/bin/tool": "#!/bin/sh\n"}, scripts={"postinst": postinst})
     site.apt_repository(URL, [deb], KEY, suite="./")
@@ -143,7 +145,7 @@ def test_package_scripts_start_no_services(machine: Machine, plan: Plan, site: S
     assert left == ("" if before == "killed" else before.strip())
 
 
-def test_finishes_a_killed_installation(machine: Machine, plan: Plan, site: Site) -> None:
+def test_finishes_a_package_installation_that_was_killed(machine: Machine, plan: Plan, site: Site) -> None:
     once = "test -e /var/tmp/killed || { touch /var/tmp/killed; kill -KILL $PPID; sleep 9; }"
     files = {"/usr/bin/tool": "#!/bin/sh\n"}
     deb = site.deb("tool", "6.0-1", files, scripts={"postinst": f"#!/bin/sh\n{once}\n"})
@@ -220,7 +222,7 @@ def test_refuses_a_repository_that_does_not_answer(machine: Machine, plan: Plan,
 
 @contextmanager
 def locked(machine: Machine, path: str, *, for_s: int) -> Iterator[None]:
-    """Hold a lock of the package manager for `for_s` seconds, at most until the block ends."""
+    """Hold a lock file of the package manager for `for_s` seconds or until the end of the block."""
     hold = f"import fcntl, select; f = open('{path}', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
     hold += f"; select.select([], [], [], {for_s})"
     machine.shell(f'setsid python3 -c "{hold}" >/dev/null 2>&1 & echo $! > /run/holder')
@@ -237,7 +239,9 @@ LOCKS = ["/var/lib/dpkg/lock-frontend", "/var/lib/apt/lists/lock"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_waits_for_a_lock_that_is_released(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
+def test_waits_until_the_package_lock_is_released(
+    machine: Machine, plan: Plan, site: Site, lock: str
+) -> None:
     publish(site, "1.0-1")
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
     with locked(machine, lock, for_s=4):
@@ -245,7 +249,9 @@ def test_waits_for_a_lock_that_is_released(machine: Machine, plan: Plan, site: S
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_fails_if_a_lock_is_not_released(machine: Machine, plan: Plan, site: Site, lock: str) -> None:
+def test_fails_if_the_package_lock_is_not_released(
+    machine: Machine, plan: Plan, site: Site, lock: str
+) -> None:
     publish(site, "1.0-1")
     succeed(machine.apply(plan, tasks=[repository(site)]))
     machine.shell("touch -d @1000000000 /var/lib/apt/lists")
@@ -276,14 +282,16 @@ def of_series(site: Site, machine: Machine) -> Iterator[Plan]:
     machine.shell("rm -rf /lib/modules /tmp/kernel")
 
 
-def test_selects_the_newest_kernel_of_the_series(machine: Machine, of_series: Plan) -> None:
+def test_selects_the_newest_kernel_of_the_pinned_series(machine: Machine, of_series: Plan) -> None:
     kernels = ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.12.0-1-amd64")
     machine.shell(f"cd / && mkdir -p {' '.join(f'lib/modules/{name}' for name in kernels)}")
     succeed(machine.apply(of_series, tasks=KERNEL))
     assert machine.shell("cat /tmp/kernel") == "6.1.0-10-amd64"
 
 
-def test_refuses_a_base_image_without_a_kernel_of_the_series(machine: Machine, of_series: Plan) -> None:
+def test_refuses_a_base_image_without_a_kernel_of_the_pinned_series(
+    machine: Machine, of_series: Plan
+) -> None:
     machine.shell("mkdir -p /lib/modules/6.12.0-1-amd64")
     play = machine.apply(of_series, tasks=KERNEL)
     assert "pins kernel series 6.1; the base image has 6.12.0-1-amd64" in str(play.failure)

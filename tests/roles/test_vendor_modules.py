@@ -25,7 +25,7 @@ class Machine:
     kernel: str
 
     def plan(self, *components: str) -> Plan:
-        """Return a plan of these components only, without `kernel`, which is already installed."""
+        """Return a plan of these components without `kernel`, which is already installed."""
         self.site.pins = PINS
         request = RoleRequest(components=["kernel", *components], pins=PINS)
         return replace(overlay.plan_of(request, self.site), components=components)
@@ -40,7 +40,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             yield Machine(site=site, opened=opened, kernel=str(plan.capabilities["target_kernel"]))
 
 
-def test_a_compiler_error_is_in_the_message(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_error_is_in_the_error_message(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efa, "MODULE", BROKEN)
     monkeypatch.setattr(neuron_driver, "SOURCE", BROKEN)
     # A half-configured package of EFA makes every later installation fail, so EFA comes last.
@@ -51,12 +51,12 @@ def test_a_compiler_error_is_in_the_message(machine: Machine, monkeypatch: pytes
         assert "#error injected by the test" in play.failure.message + play.failure.details
         assert machine.opened.failures(plan) != []
     monkeypatch.undo()
-    # The role removes the half-configured packages of EFA itself. The repaired package of Neuron has the same
-    # version.
+    # The role `efa` removes half-configured EFA packages. The Neuron package must be purged: the repaired
+    # package has the same version.
     machine.opened.shell("dpkg --purge --force-all aws-neuronx-dkms")
 
 
-def test_modules_are_built_for_the_kernel_of_the_image(machine: Machine) -> None:
+def test_efa_and_neuron_modules_are_built_for_the_kernel_of_the_image(machine: Machine) -> None:
     plan = machine.plan(*COMPONENTS)
     play = machine.opened.apply(plan)
     assert play.passed, play.failure
@@ -64,7 +64,7 @@ def test_modules_are_built_for_the_kernel_of_the_image(machine: Machine) -> None
     assert machine.opened.apply(plan).changed == []
 
 
-def test_checks_find_missing_modules(machine: Machine) -> None:
+def test_checks_find_missing_kernel_modules(machine: Machine) -> None:
     plan = machine.plan(*COMPONENTS)
     machine.opened.shell(
         f"find /lib/modules/{machine.kernel}/updates -name '*.ko*' -delete; depmod {machine.kernel}"
@@ -90,7 +90,7 @@ def test_removes_the_peer_memory_module_without_the_nvidia_driver(machine: Machi
 
 
 def test_keeps_the_peer_memory_module_with_debians_nvidia_driver(machine: Machine) -> None:
-    """Debian's module has another name, and the build leaves files in the sources of the driver."""
+    """Debian's nvidia module has another name; the module build leaves files in the driver sources."""
     plan = machine.plan("efa")
     folder, sources = f"/lib/modules/{machine.kernel}/updates", "/usr/src/nvidia-current-open-535.261.03"
     driver = f"{folder}/nvidia-current-open.ko"

@@ -1,4 +1,4 @@
-"""Tests of the command `builder role`: its output, and that it always removes its machine."""
+"""Tests of the command `builder role`: output, and removal of the machine container in all cases."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_applies_a_role_twice_checks_it_and_removes_the_machine() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_removes_its_machine(number: signal.Signals) -> None:
+def test_an_interrupted_role_command_removes_its_machine(number: signal.Signals) -> None:
     before = runs()
     with started("limits") as process:
         assert process.stderr

@@ -1,4 +1,4 @@
-"""Tests of dnf: version locks follow the pins, and dependencies of package files must be signed."""
+"""Tests of dnf tasks: version locks equal the pins; dependencies of package files must be signed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def machine(plan: Plan, site: Site) -> Iterator[Machine]:
         yield opened
 
 
-def test_missing_or_different_lock_is_reported_as_a_change(machine: Machine, plan: Plan) -> None:
+def test_missing_or_different_version_lock_is_reported_as_a_change(machine: Machine, plan: Plan) -> None:
     first = machine.apply(plan)
     assert first.passed, first.failure
     assert LOCK in first.changed
@@ -95,7 +95,9 @@ def test_dependencies_of_a_package_file_must_be_signed(
     assert machine.apply(plan, tasks=[install]).changed == []
 
 
-def test_lists_must_be_signed_if_the_vendor_signs_them(machine: Machine, plan: Plan, site: Site) -> None:
+def test_package_lists_must_be_signed_if_the_vendor_signs_lists(
+    machine: Machine, plan: Plan, site: Site
+) -> None:
     site.rpm_repository(URL, [site.rpm("tool", "1.0-1", {"/usr/bin/tool": ""})], KEY)
     key = {"url": KEY, "sha256": overlay.sha256_of(site.url_file(KEY))}
     variables = {"url": URL, "key": key, "signed_lists": True}

@@ -1,4 +1,4 @@
-"""A small factory that builds AMIs in a rehearsal, with tiny roles but the real Packer template."""
+"""Test factory that builds AMIs in a rehearsal, with tiny roles and the real Packer template."""
 
 import shutil
 import signal
@@ -31,7 +31,7 @@ CLEANUP = 'summary = "removes leftovers of the build"\nlayer = "final"\nrequires
 
 @dataclass
 class AmiFactory:
-    """A small factory with a rehearsal of its own for AMI builds."""
+    """A small factory for AMI builds in a rehearsal."""
 
     factory: Factory
     rehearsal: Rehearsal
@@ -73,7 +73,7 @@ class AmiFactory:
         return found
 
     def left(self) -> list[str]:
-        """Return the resources that were created or deleted since `before` was recorded."""
+        """Return the ids of AWS resources that were created or deleted since `before` was recorded."""
         now, before = self.account(), self.before
         return [f"{region} {name}" for region in now for name in {*now[region]} ^ {*before[region]}]
 

@@ -1,4 +1,4 @@
-"""Evaluate CloudFormation templates with parameters, and check them against the project's policies."""
+"""Evaluate CloudFormation templates with parameters, and check them against the project's resource rules."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -16,7 +16,7 @@ def _parsed(path: Path) -> Table:
 
 
 class Template:
-    """A template with values for its parameters; references to resources and imports stay as they are."""
+    """CloudFormation template with parameter values; references to resources and imports are not resolved."""
 
     def __init__(self, path: Path, **parameters: str) -> None:
         self.table = _parsed(path)
@@ -55,7 +55,7 @@ class Template:
         return {key: self.value(entry) for key, entry in value.items()}
 
     def resources(self, kind: str = "") -> dict[str, Table]:
-        """Return the properties of the resources that exist, by name."""
+        """Return the properties of the resources whose condition is true, by resource name."""
         return {
             name: self.value(entry.get("Properties", {}))
             for name, entry in self.table["Resources"].items()
@@ -82,7 +82,7 @@ def walk(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def violations(table: Table) -> list[str]:
-    """Return how a template violates the project's policies, by name of the resource."""
+    """Return `resource: problem` for each violation of the project's resource rules in a template."""
     return [
         f"{name}: {problem}"
         for name, entry in table["Resources"].items()

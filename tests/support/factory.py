@@ -202,9 +202,9 @@ class Factory:
                 process.communicate(timeout=BOUND_S)
 
     def signalled(self, number: signal.Signals, moment: tuple[str, str], *words: str, skip: int = 0) -> int:
-        """Send a signal to a build at the event and step in `moment`; return the build's exit code.
+        """Send a signal to a build at the (event, step) pair `moment`; return the exit code of the build.
 
-        Skips the first `skip` such events.
+        Skips the first `skip` events that match `moment`.
         """
         with self.started(*words) as process:
             assert process.stdout
@@ -224,7 +224,7 @@ class Factory:
         return [path.name for path in (self.out / "runs").glob("*")]
 
     def containers(self) -> list[str]:
-        """Return the ids of containers that runs of this repository did not remove."""
+        """Return the ids of the containers that builds of this repository left in the engine."""
         return [
             container["Id"]
             for name in self.run_names()
@@ -232,7 +232,7 @@ class Factory:
         ]
 
     def untagged(self) -> list[str]:
-        """Return the ids of unfinished images that runs of this repository did not remove."""
+        """Return the ids of the untagged images that builds of this repository left in the engine."""
         return [
             image.id
             for name in self.run_names()
@@ -266,7 +266,7 @@ class Factory:
         return Factory(repository=Repository(target), home=self.home)
 
     def remove_images(self, names: Sequence[str], *, keep: str = "") -> None:
-        """Remove the layers of this repository, except that with the key `keep`, and what the runs left."""
+        """Remove the layers of this repository except the layer `keep`, and images that runs `names` left."""
         kept, own = f"{LAYERS}:{keep}", f"{built_by(Workspace(home=self.home, out=self.out).checkout)}:"
         made = [
             image

@@ -1,6 +1,6 @@
-"""Validators of launch files: Kubernetes schemas with CEL rules, and the models of AWS services.
+"""Validators of launch files: Kubernetes schemas with CEL rules, and botocore models of AWS APIs.
 
-Each yields `path: problem` for every problem; stricter than the services' own clients.
+Each validator yields `path: problem` for every problem, and is stricter than kubectl or botocore.
 """
 
 import json
@@ -34,7 +34,7 @@ def _session() -> botocore.session.Session:
 
 
 def kubernetes_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problems of a custom resource: of its schema, its pod templates and its CEL rules."""
+    """Yield the violations of the schema, the pod schema and the CEL rules in a custom resource."""
     name = f"{document.get('apiVersion')} {document.get('kind')}"
     if name not in _schemas():
         yield f"$: no schema of '{name}'"
@@ -49,7 +49,7 @@ def kubernetes_problems(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def eksctl_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problems of a cluster configuration for eksctl, also of keys that it does not use yet."""
+    """Yield the violations of eksctl's schema in a cluster configuration."""
     schema = json.loads((DATA / "eksctl.json").read_text(encoding="utf-8"))
     for error in Draft7Validator(schema).iter_errors(document):
         yield f"{error.json_path}: {error.message}"
@@ -66,7 +66,7 @@ def _without_pods(schema: Any) -> Any:
 
 
 def _walk(schema: Mapping[str, Any], value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """Yield path, schema and value of every part that the schema describes."""
+    """Yield path, schema and value of every nested value that the schema describes."""
     yield path, schema, value
     if isinstance(value, dict):
         more = schema.get("additionalProperties")
@@ -103,13 +103,13 @@ def _cel_problems(path: str, rules: Any, value: Any) -> Iterator[str]:
 
 
 def _find(text: str, pattern: str) -> StringType:
-    """Return the first match, as the function of this name that Kubernetes adds to CEL."""
+    """Return the first match of a pattern, like the function `find` that Kubernetes adds to CEL."""
     found = re.search(pattern, text)
     return StringType(found[0] if found else "")
 
 
 def aws_problems(service: str, operation: str, value: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problems of an API input: keys and types as botocore checks them, patterns and values too."""
+    """Yield the problems of an AWS API input: keys, types, patterns and enum values of the botocore model."""
     shape = _session().get_service_model(service).operation_model(operation).input_shape
     report = ParamValidator().validate(value, shape)
     if report.has_errors():

@@ -1,4 +1,4 @@
-"""A catalog with a training target for every kind of accelerator, with receipts of published images."""
+"""Test catalog with training targets for every kind of accelerator, and receipts of published images."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ COLLECTIVES = '["all_reduce_perf", "-b", "8", "-e", "2G", "-f", "2"]'
 
 
 def receipt(context: Context, target: str, flavour: str, **changes: Any) -> dict[str, Any]:
-    """Return the JSON of a receipt with the settings of the rules; `changes` replace top-level keys."""
+    """Return a receipt with the settings that rules require for jobs; `changes` replace top-level keys."""
     found = context.catalog.targets[target].flavours[flavour]
     stack, system = context.catalog.stacks[found.stack], context.catalog.systems[found.system]
     verdict = judge(context.knowledge, stack, system, kind="container", arch="x86_64", members=())
@@ -69,7 +69,7 @@ def receipt(context: Context, target: str, flavour: str, **changes: Any) -> dict
 
 
 def write_receipt(context: Context, table: Mapping[str, Any], name: str) -> Path:
-    """Write a receipt below the context's folder of results."""
+    """Write a receipt into the out/receipts folder of the context's workspace."""
     path = context.workspace.out / "receipts" / str(table["artifact"]["target"]) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(table))
@@ -77,7 +77,7 @@ def write_receipt(context: Context, table: Mapping[str, Any], name: str) -> Path
 
 
 def create_site(folder: Path, root: Path) -> Context:
-    """Copy the catalog, add targets with every runner, and write a receipt of each flavour."""
+    """Copy the catalog, add a target for every runner, and write a receipt for each flavour."""
     shutil.copytree(root / "catalog", folder / "catalog")
     for name in ("ansible", "containers"):
         (folder / name).symlink_to(root / name)
@@ -102,7 +102,7 @@ def create_site(folder: Path, root: Path) -> Context:
 def make_file(
     context: Context, target: str, flavour: str, service: str, wish: Wish | None = None, *, instance: str = ""
 ) -> tuple[Job, LaunchFile]:
-    """Return the job and the launch file of a flavour, by default on two nodes of its type."""
+    """Return the job and the launch file of a flavour, by default for two nodes of the type in FLAVOURS."""
     chosen = Context(context.root, flavour=flavour)
     chosen.__dict__.update(catalog=context.catalog, knowledge=context.knowledge, workspace=context.workspace)
     found = context.catalog.targets[target]

@@ -1,4 +1,4 @@
-"""Read what `builder COMMAND --json` prints, compared with its committed schema."""
+"""Parse and validate the output of `builder COMMAND --json` with the committed JSON schema."""
 
 import json
 from functools import cache
@@ -16,12 +16,12 @@ def _validator() -> Draft202012Validator:
 
 
 def envelope_of(text: str) -> Any:
-    """Return the envelope that a command printed; it must match the schema."""
+    """Return the JSON envelope that a command printed; fail if it does not match the schema."""
     envelope = json.loads(text)
     _validator().validate(envelope)
     return envelope
 
 
 def result_of(text: str) -> Any:
-    """Return the result in an envelope."""
+    """Return the `result` field of the JSON envelope that a command printed."""
     return envelope_of(text)["result"]

@@ -1,8 +1,8 @@
-"""Draw docs/images/*.svg from real commands, run at a terminal:
+"""Draw docs/images/*.svg from the terminal output of real commands:
 
     python -m tests.support.pictures [terminal] [check] [failure] [doctor]
 
-Build cpu-ddp once before: `terminal` shows what an edit of a file rebuilds, and why.
+Build cpu-ddp first: the picture `terminal` shows which layers an edit of a file rebuilds, and why.
 """
 
 import os
@@ -28,9 +28,9 @@ _SHOWN_ROOT = "/srv/image-factory"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Commands at a terminal while a text of a file is replaced; the last command ends with `code`.
+    """Commands to run while a text in a file is replaced; the last command ends with exit code `code`.
 
-    With `site`, they see only this site file, in which SERVER is a server on this machine.
+    `site` is the text of the site file of the commands; SERVER in the text is a server on this machine.
     """
 
     commands: tuple[str, ...]
@@ -69,14 +69,14 @@ PICTURES: Mapping[str, Picture] = {
     ),
 }
 _RELEASE = b"Origin: Debian\nDate: Sat, 28 Nov 2026 10:00:00 UTC\n"
-# Width of a character, distance of lines, margin and first line, in pixels.
+# Character width, line height, margin and y position of the first line, in pixels.
 _WIDTH, _HEIGHT, _MARGIN, _TOP = 8.4, 18, 16, 54
 _TEXT, _BOLD, _DIM, _PROMPT = "#d0d4dc", "#fff", "#8b919c", "#8cc265"
 _BUTTONS = ((20, "#e06c75"), (40, "#d5b06b"), (60, "#8cc265"))
 
 
 def svg(screens: Sequence[tuple[str, Screen]]) -> str:
-    """Return a picture of commands, each followed by the screen that it leaves."""
+    """Return an SVG picture of commands, each followed by the terminal screen after the command."""
     lines: list[Line] = []
     for command, screen in screens:
         prompt = [(c, Style(_PROMPT)) for c in "$ "] + [(c, Style(bold=True)) for c in command]
@@ -101,12 +101,12 @@ def svg(screens: Sequence[tuple[str, Screen]]) -> str:
 
 
 def _wrapped(line: Line) -> list[Line]:
-    """Return a line as the terminal shows it: in parts of its width."""
+    """Split a line into lines that are not longer than the terminal width."""
     return [line[start : start + COLUMNS] for start in range(0, max(len(line), 1), COLUMNS)]
 
 
 def _texts(line: Line, y: int) -> Iterator[str]:
-    """Yield an element for each part of a line with one style."""
+    """Yield an SVG text element for each run of characters with the same style in a line."""
     start = 0
     while start < len(line):
         style, end = line[start][1], start
@@ -124,7 +124,7 @@ def _texts(line: Line, y: int) -> Iterator[str]:
 
 @contextmanager
 def edited(picture: Picture) -> Iterator[None]:
-    """Replace the picture's text in its file until the block ends."""
+    """Apply the text replacement of a picture to its file, and restore the file at the end of the block."""
     path = ROOT / picture.file
     before = path.read_text(encoding="utf-8") if picture.file else ""
     try:
@@ -138,7 +138,7 @@ def edited(picture: Picture) -> Iterator[None]:
 
 @contextmanager
 def surroundings(picture: Picture) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Yield the environment of a picture's commands, and what its texts of this machine are replaced by."""
+    """Yield the environment of a picture's commands, and replacements for texts of this machine."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     terminal = {"TERM": "xterm", "COLUMNS": str(COLUMNS), "PATH": path}
     shown = {str(ROOT): _SHOWN_ROOT}
@@ -159,7 +159,7 @@ def surroundings(picture: Picture) -> Iterator[tuple[dict[str, str], dict[str, s
 
 
 def draw(name: str) -> None:
-    """Run the commands of a picture and write its file."""
+    """Run the commands of a picture and write its SVG file."""
     picture, screens = PICTURES[name], []
     with edited(picture), surroundings(picture) as (environment, shown):
         for command in picture.commands:

@@ -1,4 +1,4 @@
-"""Rules for the role aws_ofi_nccl, from what its real releases contain; each raises AssertionError."""
+"""Rules for the role aws_ofi_nccl, from facts about real plugin releases; they raise AssertionError."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ FOLDER = "/opt/amazon/ofi-nccl/lib"
 
 
 def accepts_every_layout_of_the_plugin(role: Path) -> None:
-    """Releases from 1.17 on install the same code under two names."""
+    """Accept all plugin files of a release: releases from 1.17 on install the same code under two names."""
     refused = task_of(role / "tasks/main.yml", "Refuse missing, duplicate or wrong versions of the plugin")
     another = "/opt/amazon/aws-ofi-nccl/lib/libnccl-net.so"
     for version in ("1.13.2", "1.16.3", "1.17.3", "1.21.1"):
@@ -30,7 +30,7 @@ def accepts_every_layout_of_the_plugin(role: Path) -> None:
 
 
 def checks_every_layout_of_the_plugin(role: Path) -> None:
-    """The role's checks accept several plugin files in one folder, and fail for plugins in two folders."""
+    """Role checks accept several plugin files in one folder, and fail for plugins in two folders."""
     for version in ("1.13.2", "1.16.3", "1.21.1"):
         facts = plugin_facts(version)
         names = {name: facts["links"].get(name, name) for name in (*facts["files"], *facts["links"])}
@@ -45,7 +45,7 @@ def checks_every_layout_of_the_plugin(role: Path) -> None:
 
 
 def unpacks_archives_of_any_name(role: Path) -> None:
-    """The folder in the archive of 1.13.2 is aws-ofi-nccl-1.13.2-aws, that of 1.13.0 aws-ofi-nccl-1.13.0."""
+    """The top folder in an archive may have the suffix -aws (1.13.2) or not (1.13.0)."""
     assert plugin_facts("1.13.2")["package"] != plugin_facts("1.13.0")["package"].replace("1.13.0", "1.13.2")
     for task in tasks_of(role / "tasks/build.yml"):
         command = task.get("ansible.builtin.command", {})
@@ -55,20 +55,20 @@ def unpacks_archives_of_any_name(role: Path) -> None:
 
 
 def keeps_the_plugin_until_the_build_is_done(role: Path) -> None:
-    """A failed build must leave the plugin of the installer."""
+    """A failed build from source must keep the plugin that the EFA installer installed."""
     names = [task["name"] for task in tasks_of(role / "tasks/source.yml")]
     assert names.index("Build the plugin") < names.index("Remove the installer's plugin")
 
 
 def removes_the_files_of_libtool(role: Path) -> None:
-    """`make install` leaves .la files, which the packages of upstream do not have."""
+    """The role deletes the .la files of `make install`, which upstream packages do not contain."""
     commands = [task.get("ansible.builtin.command", {}) for task in tasks_of(role / "tasks/install.yml")]
     words = [set(command.get("argv", ())) for command in commands if isinstance(command, dict)]
     assert [found for found in words if {"find", "*.la", "-delete"} <= found]
 
 
 def passes_real_options(role: Path) -> None:
-    """configure ignores an unknown option with a warning."""
+    """The role passes only known options to configure, which ignores unknown options with a warning."""
     options = table_of("aws_ofi_nccl")["options"]
     text = (role / "vars/main.yml").read_text(encoding="utf-8")
     text += (ROOT / "tests/standins/files/ofi_configure.sh").read_text(encoding="utf-8")
@@ -80,13 +80,13 @@ def passes_real_options(role: Path) -> None:
 
 
 def installs_the_libraries_that_the_plugin_needs(role: Path) -> None:
-    """The plugin's package declares no dependencies, so the role installs them; EFA provides libfabric."""
+    """The plugin's package declares no dependencies, so the role installs all except EFA's libfabric."""
     installed = yaml.safe_load((role / "vars/debian.yml").read_text(encoding="utf-8"))["aws_ofi_nccl_needs"]
     needed = [re.sub(r"[.]so[.]", "", name) for name in plugin_facts("1.21.1")["needed"]]
     assert set(needed) - {"libfabric1"} <= set(installed)
 
 
 def builds_with_gdrcopy(role: Path) -> None:
-    """The configure script does not look for GDRCopy in /opt."""
+    """The role passes --with-gdrcopy, because configure does not look for GDRCopy in /opt."""
     options = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))["aws_ofi_nccl_options"]
     assert [option for option in options if option.startswith("--with-gdrcopy=")]

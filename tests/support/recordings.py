@@ -1,4 +1,4 @@
-"""Replay recorded calls of Packer as the authorization requests that AWS evaluates for them."""
+"""Convert recorded API calls of Packer into the authorization requests that AWS evaluates."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from builder.rehearsal.iam import Request
 from tests.support.rehearsal import ROOT
 
 FOLDER = ROOT / "tests" / "data" / "packer-calls"
-# The key pair and the security group that the builder creates before it starts Packer.
+# Tags of the key pair and the security group that the builder creates before it starts Packer.
 _OWN = {RUN_TAG: "a-run"}
 _TEMPLATE = "LaunchTemplateData."
 _KINDS = {"instance": "i", "image": "ami", "snapshot": "snap", "volume": "vol"}
@@ -36,7 +36,7 @@ def requests(path: Path) -> Iterator[Request]:
 
 
 def _tags_of(tags: Mapping[str, Mapping[str, str]], source: str, name: str) -> Mapping[str, str]:
-    """Return the tags of a resource by the prefix of its id; none for the source AMI, which others own."""
+    """Return the tags of a resource, found by the prefix of its id; none for the vendor's source AMI."""
     kind = name.partition("-")[0]
     if kind not in _KINDS.values():
         return _OWN
@@ -46,7 +46,7 @@ def _tags_of(tags: Mapping[str, Mapping[str, str]], source: str, name: str) -> M
 def _given(call: Call) -> dict[str, Mapping[str, str]]:
     """Return the tags that a call adds to resources; keys are prefixes of resource ids, such as "ami"."""
     found: dict[str, dict[str, str]] = {}
-    # Instances get the tags of a launch template when a fleet starts them.
+    # An instance that a fleet starts gets the tags of the launch template.
     parameters = {name.removeprefix(_TEMPLATE): value for name, value in call.parameters.items()}
     for name, key in parameters.items():
         value = parameters.get(f"{name.removesuffix('Key')}Value", "")

@@ -1,4 +1,4 @@
-"""Rehearsals for tests: an account in this process with fake hosts, AWS clients, and key pairs."""
+"""Rehearsals for tests: a simulated AWS account in this process, fake hosts, AWS clients, key pairs."""
 
 import subprocess
 import uuid
@@ -21,10 +21,10 @@ from builder.rehearsal.gate import SERVICES, Gate
 from builder.rehearsal.gate import Key as Credentials
 from builder.wait import until
 
-# Access key of the rehearsals that run in the process of a test.
+# AWS credentials of rehearsals that run in a test process.
 KEY = Credentials(access="AKIATESTTESTTESTTEST", secret="secret-of-the-tests")
 ROOT = Path(__file__).resolve().parents[2]
-# All sessions of a test process share a loader, because every new one parses 10 MB of JSON for EC2 again.
+# All botocore sessions share a loader, because each new loader parses 10 MB of JSON for EC2 again.
 botocore.session.create_loader = cache(botocore.session.create_loader)
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"
 EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
@@ -32,7 +32,7 @@ EAST, WEST, IRELAND = REGIONS = ("us-east-1", "us-west-2", "eu-west-1")
 
 @dataclass
 class FakeHosts:
-    """Fake of Hosts that records requests; `disks` maps each snapshot to a text that names its content."""
+    """Fake of Hosts that records requests; `disks` maps each snapshot id to a name for its content."""
 
     ssh_port: int = 22
     asked: list[tuple[Any, ...]] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Clients:
         return str(self("ec2", region).create_image(InstanceId=instance, **request)["ImageId"])
 
     def ready_image(self, instance: str, region: str = EAST, **more: Any) -> str:
-        """Create an image and wait until it is available, which takes long on a busy machine."""
+        """Create an AMI and wait until it is available, for up to two minutes on a busy machine."""
         image = self.image(instance, region, **more)
         waiter = self("ec2", region).get_waiter("image_available")
         waiter.wait(ImageIds=[image], WaiterConfig={"Delay": 1, "MaxAttempts": 120})

@@ -19,7 +19,7 @@ BOUND_S = 600
 
 
 def brokers_of(pid: int) -> list[int]:
-    """Return the PIDs of the brokers that a process has started."""
+    """Return the PIDs of the rehearsal brokers that are child processes of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -30,7 +30,7 @@ def brokers_of(pid: int) -> list[int]:
 
 
 def unix_sockets_of(pid: int) -> set[str]:
-    """Return the inodes of the Unix sockets that a process has open."""
+    """Return the Unix sockets that a process has open, as `socket:[INODE]`."""
     lines = Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]
     open_files = (str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
     return {f"socket:[{line.split()[6]}]" for line in lines} & set(open_files)
@@ -80,7 +80,7 @@ class Program:
         return Engine().containers(f"{REHEARSAL_LABEL}={self.session(name)}")
 
     def left(self, name: str) -> list[str]:
-        """Return the containers and images of a rehearsal that are still in the engine."""
+        """Return the containers and images in the engine that belong to a rehearsal."""
         engine = Engine()
         tagged = engine.images(reference=f"factory-rehearsal/{self.session(name)}")
         untagged = [

@@ -47,7 +47,7 @@ def in_account(aws: Clients, account: str) -> Clients:
 
 @dataclass(frozen=True)
 class AmiAccount:
-    """The rehearsed account as a builder sees it through the proxy; `aws` has clients without the proxy."""
+    """Rehearsed account behind a proxy that can inject faults; the clients in `aws` bypass the proxy."""
 
     aws: Clients
     proxy: Proxy
@@ -87,7 +87,7 @@ class AmiAccount:
         }
 
     def image(self, *, key: str = "", run: str = "a-run", name: str = "") -> str:
-        """Create an image with the tags that Packer sets; return its id."""
+        """Create an AMI with the tags that Packer sets; return the AMI id."""
         instance = self.aws.run()["InstanceId"]
         image = self.aws.ready_image(
             instance,
@@ -128,7 +128,7 @@ class AmiAccount:
         return list(found["Images"])
 
     def family(self, home: str) -> dict[str, str]:
-        """Return the ids of an AMI and its copies by region; there must be a single copy in each region."""
+        """Return the ids of an AMI and its copies by region; fail unless each region has exactly one copy."""
         found = {EAST: home}
         for region in (WEST, IRELAND):
             (copy,) = self.copies(home, region)
@@ -136,7 +136,7 @@ class AmiAccount:
         return found
 
     def lacks(self, region: str, ami: str, *, by_name: bool = True) -> str:
-        """Return the first defect of a published image: "is missing", "is pending", …; "" if it has none."""
+        """Return the first defect of a published AMI: "is missing", "is pending", …; "" without defects."""
         found = self.aws("ec2", region).describe_images(Filters=[{"Name": "image-id", "Values": [ami]}])
         if not found["Images"]:
             return "is missing"

@@ -85,7 +85,7 @@ FILES = {
 }
 
 
-# Additional keys of a target of kind ami.
+# Table that a target file with kind = "ami" needs.
 AMI = '[ami]\nbuild_on = { x86_64 = "m7i.large" }\nvolume_gib = 8\nminutes = 5\n'
 
 
@@ -109,7 +109,7 @@ def _entry(**values: str | int) -> lock.Entry:
 
 
 def knowledge_of(root: Path) -> Knowledge:
-    """Load the catalog below `root` with its rules."""
+    """Load the compatibility rules and the catalog of the repository at `root`."""
     return load(root, catalog.load(root))
 
 
@@ -140,7 +140,7 @@ class Repository:
         return catalog.load(self.root)
 
     def relock(self) -> None:
-        """Lock requirements by content, other inputs as in this checkout's lock or with made-up entries."""
+        """Write a lock: real digests of requirements, other entries from this checkout's lock or made up."""
         real = lock.read(Path(__file__).parents[2])
         entries = {}
         for want in lock.all_wants(self.load()):

@@ -1,4 +1,4 @@
-"""A fake resolver for tests of the lock, with chosen answers and errors for each source."""
+"""Fake resolver for tests of `builder lock`, with a given lock entry or error for each input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,14 +10,14 @@ _SHAPES = {"sha256": "{:064x}", "commit": "{:040x}", "digest": "sha256:{:064x}",
 
 
 def entry(want: Want, number: int, *, verified: bool = True) -> Entry:
-    """Return an entry for `want` whose value is derived from `number`."""
+    """Return a lock entry for the input `want`, with a value derived from `number`."""
     first = FIELDS[want.kind][0]
     return Entry(values={first: _SHAPES[first].format(number)}, verified=verified)
 
 
 @dataclass
 class World:
-    """Fake resolver: `holds` has the entry to return or the error to raise for each want."""
+    """Fake resolver: `holds` maps each wanted input to the entry to return or the error to raise."""
 
     holds: Mapping[Want, Entry | FactoryError]
     note: str = ""

@@ -1,4 +1,4 @@
-"""Reads roles for tests: their tasks, the values of expressions in them, and functions of their checks."""
+"""Reads Ansible roles for tests: tasks, values of Jinja expressions, and functions of check files."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from jinja2 import Environment
 
 
 def tasks_of(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the tasks of a file, also those in blocks."""
+    """Yield the tasks of a task file, including tasks in blocks."""
     waiting = list(yaml.safe_load(path.read_text(encoding="utf-8")))
     while waiting:
         task = waiting.pop(0)
@@ -26,7 +26,7 @@ def task_of(path: Path, name: str) -> Mapping[str, Any]:
 
 
 def evaluated(expression: str, **values: Any) -> Any:
-    """Return the value of a Jinja expression with the filters of Ansible."""
+    """Evaluate a Jinja expression with Ansible's filters; return its value."""
     environment = Environment(autoescape=True)
     environment.filters |= core.FilterModule().filters() | mathstuff.FilterModule().filters()
     environment.filters |= {name: listing(environment.filters[name]) for name in ("map", "reject", "select")}
@@ -34,12 +34,12 @@ def evaluated(expression: str, **values: Any) -> Any:
         "match": lambda text, pattern: re.match(pattern, text) is not None,
         "search": lambda text, pattern: re.search(pattern, text) is not None,
     }
-    # Ansible keeps the backslashes of strings.
+    # Unlike Jinja, Ansible keeps backslashes in strings.
     return environment.compile_expression(expression.replace("\\", "\\\\"))(**values)
 
 
 def listing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the filter with a list as its result, as in Ansible."""
+    """Wrap a Jinja filter so that it returns a list instead of a generator, as in Ansible."""
 
     @wraps(function)
     def wrapped(*words: Any, **named: Any) -> list[Any]:
@@ -49,7 +49,7 @@ def listing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def functions_of(path: Path, wanted: set[str], names: dict[str, Any]) -> dict[str, Any]:
-    """Return functions of a check file, without fixtures; `names` are the names that they use."""
+    """Return the `wanted` functions of a check file without decorators; `names` are their global names."""
     module = ast.parse(path.read_text(encoding="utf-8"))
     kept = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
     for node in kept:

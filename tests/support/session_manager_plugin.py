@@ -1,8 +1,8 @@
 """Stand-in of AWS's program session-manager-plugin, for rehearsals: it connects to the instance directly.
 
 Arguments and output are those of session.go in github.com/aws/session-manager-plugin: response of
-StartSession, region, operation, profile, parameters of StartSession, endpoint. The real program learns the
-type of a session from the agent; this one reads the document.
+StartSession, region, operation, profile, parameters of StartSession, endpoint. The real plugin learns the
+type of a session from the SSM Agent; this stand-in reads the name of the SSM document.
 """
 
 import json
@@ -16,7 +16,7 @@ VERSION = "1.2.764.0"
 
 
 def main(argv: list[str]) -> int:
-    """Run the program; like the real one, it ends with 0 also after an error."""
+    """Run the plugin; like the real plugin, return exit code 0 even after an error."""
     if len(argv) == 1:
         print(
             "\nThe Session Manager plugin was installed successfully. Use the AWS CLI to start a session.\n"

@@ -20,7 +20,7 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Stub:
-    """A stub server: `answer` returns status, headers and body; `asked` records the requests."""
+    """Stub HTTP server: `answer` returns status, headers and body; `asked` records the requests."""
 
     answer: Callable[[Asked], tuple[int, dict[str, str], bytes]]
     asked: list[Asked] = field(default_factory=list)
@@ -78,7 +78,7 @@ def stub_servers() -> Iterator[Serve]:
 
 @contextmanager
 def dripping(start: bytes, *, each: bytes = b"x", every_s: float = 0.02) -> Iterator[str]:
-    """Yield host:port of a server that answers with `start` and then, without end, a few bytes at a time."""
+    """Yield host:port of a server that sends `start`, and then `each` every `every_s` seconds without end."""
     stopping = threading.Event()
 
     class Handler(socketserver.StreamRequestHandler):
@@ -104,7 +104,7 @@ def dripping(start: bytes, *, each: bytes = b"x", every_s: float = 0.02) -> Iter
 
 
 class Pauses(threading.Event):
-    """A replacement for the `cancelled` event whose waits return at once; `taken` records their timeouts."""
+    """Replacement for the `cancelled` event of a run: `wait` returns at once and records its timeout."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run commands in a pseudo-terminal, and show what a terminal shows of their output."""
+"""Run commands in a pseudo-terminal, and compute the screen that a terminal shows for their output."""
 
 import fcntl
 import os
@@ -63,7 +63,7 @@ Line = list[tuple[str, Style]]
 
 @dataclass
 class Screen:
-    """The characters that a terminal shows, with their styles; knows the sequences of the live view."""
+    """Characters and styles that a terminal shows; interprets the escape sequences of the live view."""
 
     lines: list[Line] = field(default_factory=lambda: [[]])
     row: int = 0

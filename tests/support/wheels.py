@@ -18,7 +18,7 @@ def add_wheel(
 ) -> str:
     """Add the wheel of a package with requirements to a folder; return its sha256.
 
-    `python` has the versions of Python that the package is for, for example "<3.11".
+    `python` is the Requires-Python value of the package, for example "<3.11".
     """
     folder.mkdir(exist_ok=True)
     wheel, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
@@ -42,7 +42,7 @@ _INFO = {
     "WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "RECORD": "greet.py,,\n",
 }
-# Build backend of the source distribution: writes a wheel, and beside it a file that shows that it ran.
+# Build backend of the source distribution: writes a wheel, and the file BUILD_RECORD as proof that it ran.
 _BACKEND = f"""
 import os, zipfile
 from pathlib import Path
@@ -67,7 +67,7 @@ backend-path = ["."]
 def make_sdist(folder: Path) -> str:
     """Write the source distribution of a tiny package, which needs no build tools; return its sha256.
 
-    Its build writes the file that the environment variable BUILD_RECORD names.
+    A build of the source distribution writes the file that the environment variable BUILD_RECORD names.
     """
     folder.mkdir(exist_ok=True)
     path = folder / "greet-1.0.tar.gz"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-# Keywords of a task; any other key is its action.
+# Keywords of an Ansible task; any other key of a task is its action.
 KEYWORDS = frozenset(
     {
         *(
@@ -75,13 +75,13 @@ PACKAGES = "packages are installed by tasks/install_*.yml and removed by tasks/r
 SERVICES = frozenset({"service", "systemd", "systemd_service", "sysvinit"})
 COMMANDS = frozenset({"command"})
 INCLUDES = frozenset({"include_tasks", "import_tasks"})
-# Path relative to the task files of a role, so that play, molecule and ansible-lint find the same file.
+# Path from a role's task files to shared tasks, so that plays, molecule and ansible-lint find the same file.
 SHARED_TASKS = "../../../tasks/"
 STARTS = frozenset({"start", "restart", "reload", "stop", "try-restart"})
 NEVER_STARTED = "services are enabled or disabled, never started"
 # Start of a command that runs make or a configure script; the command may be a template.
 BUILD = re.compile(r"(?:\{\{\s*)?(?:\[')?(?:make\b|\./configure\b|\w+_make\b)")
-# Programs that change the build machine, bypass the lock or hide failures.
+# Programs that roles may not call: they change the build machine, bypass the lock file or hide failures.
 REFUSED_PROGRAMS = {
     **dict.fromkeys(("curl", "wget", "git"), "use tasks/download.yml or tasks/checkout.yml"),
     **dict.fromkeys(("sudo", "su"), "the play sets the user"),
@@ -133,7 +133,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
 }
 TEXT_RULES = {name: (re.compile(pattern, re.MULTILINE), why) for name, (pattern, why) in TEXTS.items()}
-# Comments and Documentation= may contain URLs and forbidden text: they are neither executed nor fetched.
+# Comments and Documentation= lines may contain URLs and forbidden text: nothing executes or fetches them.
 EXPLANATION = re.compile(r"^\s*#.*$|^\s*Documentation=.*$", re.MULTILINE)
 # Exemptions of roles from rules: `kernel` is exempt because it must restart the machine and compare versions.
 EXEMPT = {"kernel": frozenset({"reboot", "uname", "running kernel"})}
@@ -238,7 +238,7 @@ def silent_commands(role: Path) -> Iterator[Finding]:
 
 
 def builds_in_tmp(role: Path) -> Iterator[Finding]:
-    """Yield builds from source that would run compiled programs in /tmp."""
+    """Yield tasks that build from source and would run compiled programs in /tmp."""
     for path, task in tasks_of(role):
         for action, value in actions_of(task):
             is_build = action in COMMANDS and BUILD.match(" ".join(words_of(value)))
@@ -262,7 +262,7 @@ def texts_of(role: Path) -> Iterator[tuple[Path, str]]:
 
 
 def misaddressed_tasks(role: Path) -> Iterator[Finding]:
-    """Yield includes of task files that are neither the role's own nor `../../../tasks/NAME.yml`."""
+    """Yield includes of task files that are neither in the role nor `../../../tasks/NAME.yml`."""
     for path, task in tasks_of(role):
         for action, value in actions_of(task):
             if action not in INCLUDES:

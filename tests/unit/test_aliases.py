@@ -1,4 +1,4 @@
-"""Aliases: every command that takes a target takes them; wrong ones are refused."""
+"""Aliases of targets: every command that takes a target accepts its aliases; wrong aliases are refused."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def named(repository: Repository) -> Repository:
 
 
 @pytest.mark.parametrize("alias", ["10.Hello", "Hi", "pytorch/Hello"])
-def test_show_prints_the_name_of_the_target(
+def test_show_of_an_alias_prints_the_target_and_all_its_aliases(
     named: Repository, capsys: pytest.CaptureFixture[str], alias: str
 ) -> None:
     assert main(["show", alias, "--root", str(named.root)]) == 0
@@ -30,7 +30,9 @@ def test_show_prints_the_name_of_the_target(
     assert "also named\t10.Hello, Hi, pytorch/Hello" in lines
 
 
-def test_an_alias_is_the_target_in_results(named: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_results_name_the_target_instead_of_its_alias(
+    named: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", "--target", "Hi", "--json", "--root", str(named.root)]) == 0
     assert result_of(capsys.readouterr().out)["target"]["name"] == "hello"
     assert main(["plan", "Hi", "hello", "10.Hello", "--json", "--root", str(named.root)]) == 0
@@ -63,7 +65,7 @@ def test_a_wrong_alias_is_refused(repository: Repository, line: str, problem: st
     assert caught.value.problems == (problem,)
 
 
-def test_an_alias_of_a_broken_target_reports_the_target_only(repository: Repository) -> None:
+def test_a_broken_target_with_an_alias_is_reported_once(repository: Repository) -> None:
     repository.write("catalog/aliases.toml", ALIASES)
     repository.replace("catalog/targets/hello.toml", "components =", "component =")
     with pytest.raises(CatalogError) as caught:
@@ -71,7 +73,7 @@ def test_an_alias_of_a_broken_target_reports_the_target_only(repository: Reposit
     assert not [problem for problem in caught.value.problems if "aliases" in problem]
 
 
-def test_aliases_are_completed_once_a_name_has_begun(named: Repository) -> None:
+def test_completion_offers_aliases_after_the_first_character(named: Repository) -> None:
     context = Context(named.root)
     assert candidates("TARGET", Typed(context, "")) == [("hello", "says hello")]
     assert candidates("TARGET", Typed(context, "10")) == [("10.Hello", "alias of hello")]
@@ -90,7 +92,7 @@ def test_a_new_target_cannot_take_the_name_of_an_alias(
     ("alias", "name"),
     [("FSDP", "pytorch-fsdp"), ("10.FSDP", "pytorch-fsdp"), ("16.pytorch-cpu-ddp", "cpu-ddp")],
 )
-def test_names_of_the_reference_repository(
+def test_test_cases_of_the_reference_repository_are_aliases(
     root: object, capsys: pytest.CaptureFixture[str], alias: str, name: str
 ) -> None:
     assert main(["show", alias, "--root", str(root)]) == 0

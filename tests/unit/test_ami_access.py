@@ -1,4 +1,4 @@
-"""The address at which an instance is reached: the same choice for Packer and for the checks."""
+"""Address for SSH to an instance: Packer and the checks use the same address."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_checks_log_in_to_the_address_that_packer_selects(
 SESSION = AwsSettings(ssh_interface="session_manager", instance_profile="factory")
 
 
-def test_checks_reach_an_instance_through_session_manager_if_packer_does(tmp_path: Path) -> None:
+def test_checks_use_session_manager_if_packer_uses_session_manager(tmp_path: Path) -> None:
     instance = {"InstanceId": "i-0123456789abcdef0", "PrivateIpAddress": PRIVATE}
     assert address_of(instance, SESSION) == "i-0123456789abcdef0"
     assert launch_network(SESSION, "sg-1")["IamInstanceProfile"] == {"Name": "factory"}
@@ -59,7 +59,7 @@ def test_checks_reach_an_instance_through_session_manager_if_packer_does(tmp_pat
     assert session_proxy("eu-west-1", AwsSettings()) == ""
 
 
-def test_what_session_manager_lacks_is_found_before_a_build(
+def test_missing_requirements_of_session_manager_are_found_before_a_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -79,7 +79,7 @@ def test_what_session_manager_lacks_is_found_before_a_build(
 @pytest.mark.parametrize(
     "settings", [AwsSettings(), AwsSettings(subnet=SUBNET), AwsSettings(public_address=True)]
 )
-def test_subnet_decides_about_the_public_address_unless_the_site_does(settings: AwsSettings) -> None:
+def test_subnet_default_for_public_addresses_applies_unless_the_site_sets_one(settings: AwsSettings) -> None:
     network = launch_network(settings, "sg-1")
     assert network == {
         "SecurityGroupIds": ["sg-1"],

@@ -32,7 +32,7 @@ def module(root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("age_s", "is_fresh"), [(0, True), (DAY_S - 1, True), (DAY_S, False), (-1, False), (-365 * DAY_S, False)]
 )
-def test_package_lists_from_the_future_are_not_fresh(
+def test_old_package_lists_and_lists_from_the_future_are_not_fresh(
     module: ModuleType, tmp_path: Path, age_s: int, *, is_fresh: bool
 ) -> None:
     assert not module.are_fresh(tmp_path, NOW), "a folder without lists"

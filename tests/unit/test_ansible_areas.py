@@ -1,4 +1,4 @@
-"""tasks/areas.yml on machines with the package sources that Debian and our bootstrap write."""
+"""tasks/areas.yml enables contrib and non-free for the apt sources of Debian and of the bootstrap."""
 
 import json
 import os
@@ -37,18 +37,18 @@ VENDOR = f"{SOURCES} Docker main https://vendor.example/debian bookworm $(SIGNED
         ),
     ],
 )
-def test_areas_that_the_machine_lacks_are_enabled_and_read(
+def test_missing_archive_areas_are_enabled_and_their_package_lists_fetched(
     tmp_path: Path, listed: list[str], expected: list[str]
 ) -> None:
-    """Debian's machine images have only main; the packages of driver and toolkit are in the other areas."""
+    """Debian's machine images enable only main; the NVIDIA packages are in contrib and non-free."""
     assert (asked_by(tmp_path, listed), lines_in(tmp_path)) == (
         ["indextargets"] + ["update"] * bool(expected),
         expected,
     )
 
 
-def test_areas_stay_enabled_if_one_of_them_has_no_packages(tmp_path: Path) -> None:
-    """apt lists contrib from the file of the task, and not the empty area non-free."""
+def test_archive_areas_stay_enabled_if_an_area_has_no_packages(tmp_path: Path) -> None:
+    """apt lists contrib from the file that the task writes, but not the empty area non-free."""
     main = f"{SOURCES} Debian main {MIRROR} trixie $(SIGNED_BY)"
     asked_by(tmp_path, [main])
     before = lines_in(tmp_path)
@@ -64,7 +64,7 @@ def lines_in(folder: Path) -> list[str]:
 
 
 def asked_by(folder: Path, listed: list[str]) -> list[str]:
-    """Run the tasks with an apt-get that lists these lines; return the commands that apt-get was given."""
+    """Run the tasks with a fake apt-get that prints `listed`; return the commands that apt-get received."""
     program = folder / "bin" / "apt-get"
     program.parent.mkdir(exist_ok=True)
     asked = folder / "asked"

@@ -34,7 +34,7 @@ def task(action: str, value: object, **more: object) -> str:
     return yaml.safe_dump([{"name": "Probe", action: value, **more}])
 
 
-# Maps a defect to a file, its content, and the lint rule that finds the defect.
+# Maps the name of a defect to a file, its content, and the lint rule that must find the defect.
 DEFECTS = {
     "blocks with the same marker": (
         "tasks/main.yml",
@@ -248,7 +248,7 @@ def test_lint_finds_the_defect(tmp_path: Path, defect: str) -> None:
         "Documentation=https://docs.vendor.example/\n",
     ],
 )
-def test_lint_accepts_valid_content(tmp_path: Path, content: str) -> None:
+def test_role_lint_accepts_valid_content(tmp_path: Path, content: str) -> None:
     assert check(make_role(tmp_path, "probe", {"templates/probe.j2": content})) == []
 
 

@@ -1,4 +1,4 @@
-"""Tests of the module dkms: compiling, restoring from archives, verification."""
+"""Tests of the Ansible module `dkms`: compiling, restoring from archives, verification."""
 
 import importlib.util
 import shutil
@@ -34,7 +34,7 @@ KERNEL = "6.1.0-1-amd64"
 class Machine:
     """Fake AnsibleModule whose programs work on a folder with sources and headers.
 
-    Folders represent dkms states; a kernel module is a text file that begins with the name of its kernel.
+    Folders represent dkms states; a kernel module is a text file that begins with a kernel release.
     """
 
     top: Path
@@ -260,7 +260,9 @@ def test_keeps_the_modules_of_another_kernel(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("interrupted", ["before the installation", "between module and index", "damaged"])
-def test_rebuilds_after_an_interruption(machine: Machine, interrupted: str) -> None:
+def test_rebuilds_a_module_after_an_interrupted_or_damaged_installation(
+    machine: Machine, interrupted: str
+) -> None:
     machine.make(archives=False)
     if interrupted == "before the installation":
         (machine.tree / f"nvidia-current/kernel-{KERNEL}").unlink()
@@ -291,7 +293,7 @@ def test_failure_names_a_kernel_without_headers(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("pattern", "names"), [("neuron", "nothing"), ("n*", "nvidia-current, nvidia-open")])
-def test_pattern_must_match_one_module(machine: Machine, pattern: str, names: str) -> None:
+def test_pattern_must_match_exactly_one_dkms_module(machine: Machine, pattern: str, names: str) -> None:
     machine.write("src/nvidia-open-1.0/dkms.conf", "")
     with pytest.raises(dkms.DkmsError, match=names):
         machine.make(pattern)

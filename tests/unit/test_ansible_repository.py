@@ -57,7 +57,7 @@ def test_dnf_trusts_the_certificates_of_the_site(
 
 @pytest.mark.parametrize("building", [True, False])
 @pytest.mark.parametrize("signed", [True, False])
-def test_dnf_requires_a_signature_of_lists_if_the_vendor_signs_them(
+def test_dnf_requires_signed_package_lists_if_the_vendor_signs_lists(
     repository_module: ModuleType, signed: bool, building: bool
 ) -> None:
     given = DNF | {"signed_lists": signed}
@@ -78,7 +78,7 @@ def test_dnf_requires_a_signature_of_lists_if_the_vendor_signs_them(
         "E: The repository 'https://vendor.example ./ InRelease' is not signed.",
     ],
 )
-def test_a_repository_without_a_valid_signature_is_told_from_a_failure_of_the_network(
+def test_an_invalid_repository_signature_is_distinguished_from_a_network_error(
     repository_module: ModuleType, message: str
 ) -> None:
     assert repository_module.BAD_SIGNATURE.search(f"Reading lists\n{message}\n").group() == message
@@ -88,7 +88,7 @@ def test_a_repository_without_a_valid_signature_is_told_from_a_failure_of_the_ne
     assert not repository_module.BAD_SIGNATURE.search("Error: Failed to download metadata: Status code: 404")
 
 
-def test_the_lists_of_nvidia_repositories_have_a_signature(root: Path) -> None:
+def test_catalog_requires_signed_package_lists_of_nvidia_repositories(root: Path) -> None:
     for path in (root / "catalog/components").glob("*.toml"):
         for download in tomllib.loads(path.read_text(encoding="utf-8")).get("downloads", []):
             if "amazon" in download.get("systems", ()) and "nvidia" in download["url"].split("/")[2]:

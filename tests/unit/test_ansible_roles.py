@@ -43,7 +43,7 @@ PLAY_VARIABLES = frozenset(
     }
 )
 FUNCTIONS = frozenset({"lookup", "query"})
-# Maps each shared file outside the roles to the prefix of its parameters.
+# Maps each shared Ansible file outside the roles to the name prefix of its parameters.
 SHARED = {
     "expected.yml": "image_",
     "image.yml": "image_",
@@ -71,7 +71,7 @@ SHARED_FACTS = frozenset({"driver_version"})
 SHARED_PREFIXES = tuple(sorted({prefix for prefix in SHARED.values() if prefix != "image_"}))
 # Task keys whose value is a Jinja expression without braces.
 EXPRESSIONS = frozenset({"when", "until", "changed_when", "failed_when", "that"})
-# Actions whose input no layer key covers.
+# Ansible actions with inputs that no layer key covers.
 REFUSED_ACTIONS = frozenset(
     {"gather_facts", "include_vars", "package_facts", "service_facts", "set_fact", "setup"}
 )
@@ -133,7 +133,7 @@ def find_mappings(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def find_definitions(document: Any) -> Iterator[str]:
-    """Yield the names that tasks define: registered results, loop variables and task variables."""
+    """Yield the variable names that tasks define: registered results, loop variables and task variables."""
     for mapping in find_mappings(document):
         if isinstance(mapping.get("register"), str):
             yield mapping["register"]
@@ -236,12 +236,12 @@ def name_of(role: Path) -> str:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_role_reads_only_input_that_its_layer_key_covers(role: Path) -> None:
+def test_role_reads_only_inputs_that_its_layer_key_covers(role: Path) -> None:
     assert check_role(role) == []
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_role_has_its_check_file(role: Path) -> None:
+def test_role_has_a_check_file(role: Path) -> None:
     assert [path.name for path in (role / "tests").glob("*.py")] == [f"test_{role.name}.py"]
 
 
@@ -252,7 +252,7 @@ def test_argument_specs_describe_all_settable_variables(role: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=name_of)
-def test_variable_files_define_the_same_names(role: Path) -> None:
+def test_variable_files_of_all_os_families_define_the_same_names(role: Path) -> None:
     names = {
         path.name: set(read_yaml(path)) for path in (role / "vars").glob("*.yml") if path.name != "main.yml"
     }
@@ -274,7 +274,7 @@ def test_shared_file_reads_only_its_parameters(file: str, prefix: str) -> None:
     assert {name for name in names - known if not name.startswith(prefix)} == set()
 
 
-def test_all_shared_files_are_listed() -> None:
+def test_all_shared_ansible_files_are_listed() -> None:
     found = [*ANSIBLE.glob("*.yml"), *(ANSIBLE / "tasks").glob("*.yml")]
     assert {str(path.relative_to(ANSIBLE)) for path in found} == set(SHARED)
 
@@ -329,5 +329,7 @@ def test_a_valid_role_passes(tmp_path: Path) -> None:
         ("vars/debian.yml", "probe_name: '{{ base_user }}'", "debian.yml: reads base_user"),
     ],
 )
-def test_finds_each_kind_of_forbidden_content(tmp_path: Path, file: str, content: str, problem: str) -> None:
+def test_role_check_finds_each_kind_of_forbidden_content(
+    tmp_path: Path, file: str, content: str, problem: str
+) -> None:
     assert problem in check_role(make_role(tmp_path, **{file: content}))

@@ -1,4 +1,4 @@
-"""Tests of the modules tree and sweep, which write and remove files."""
+"""Tests of the Ansible modules `tree`, which writes files, and `sweep`, which removes files."""
 
 import base64
 import importlib.util
@@ -124,7 +124,7 @@ def test_link_replaces_a_file_or_another_link(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-def test_absent_removes_a_folder_but_not_the_targets_of_its_links(tmp_path: Path) -> None:
+def test_state_absent_removes_a_folder_but_not_the_targets_of_links_in_it(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
@@ -137,7 +137,7 @@ def test_absent_removes_a_folder_but_not_the_targets_of_its_links(tmp_path: Path
 
 
 def read_state(folder: Path) -> dict[str, tuple[float, ...]]:
-    """Return what a change of an entry would alter; reading a file may move its access time."""
+    """Return inode, mode, size and mtime of each file, but no access time, which reading may change."""
     states = {path.name: path.lstat() for path in folder.iterdir()}
     return {name: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in states.items()}
 
@@ -258,6 +258,6 @@ def test_sweep_empties_only_nonempty_files(tmp_path: Path) -> None:
     assert sweep.find_nonempty([f"{tmp_path}/*"], frozenset()) == [tmp_path / "full"]
 
 
-def test_sweep_lists_mounts_except_the_root_file_system() -> None:
+def test_sweep_lists_all_mounts_except_the_root_file_system() -> None:
     assert Path("/proc") in sweep.list_mounts()
     assert Path("/") not in sweep.list_mounts()

@@ -25,7 +25,7 @@ PLUGINS = Path(__file__).resolve().parents[2] / "ansible" / "plugins"
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Function that loads a plugin file by name, with the imports that Ansible gives it."""
+    """Function that imports an Ansible module or module utility of this repository by name."""
 
     def load(name: str) -> ModuleType:
         folder = "module_utils" if name == "fetching" else "modules"
@@ -43,7 +43,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """Server of the package index that the site configures for pip; the index has no packages."""
+    """Server of an empty package index, which is pip's configured index."""
     with serving(Web()) as web:
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
         monkeypatch.setenv("PIP_INDEX_URL", f"{web.url}/simple/")
@@ -95,7 +95,7 @@ def install(tmp_path: Path, digest: str, *options: str) -> str:
     return play(tmp_path, {"name": "Install", "venv": arguments}).stdout
 
 
-def test_a_wheel_that_the_site_lacks_comes_from_the_last_index(
+def test_a_wheel_that_the_site_index_lacks_comes_from_the_wheel_index_of_the_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Web, last: str
 ) -> None:
     digest = make_wheel(tmp_path / "wheels")
@@ -132,7 +132,7 @@ def test_a_source_distribution_is_built_only_if_its_hash_is_right(
     assert found.read_text() == "WORD = 'built'"
 
 
-def test_byte_code_has_no_time_even_of_files_that_python_imports_at_its_start(
+def test_byte_code_has_no_timestamps_even_for_modules_imported_at_startup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -177,7 +177,7 @@ def damage_wheels(cache: Path) -> list[Path]:
     return found
 
 
-def test_bytes_of_a_long_download_are_reported_to_the_play(
+def test_progress_of_a_download_is_reported_at_most_once_per_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType]
 ) -> None:
     (tmp_path / "stdout").touch()
@@ -194,7 +194,7 @@ def test_bytes_of_a_long_download_are_reported_to_the_play(
 
 
 @pytest.mark.parametrize("variable", ["FACTORY_PROGRESS", "OTHER"])
-def test_downloads_and_pip_report_their_bytes(
+def test_downloads_and_pip_report_the_transferred_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], ModuleType], variable: str
 ) -> None:
     (tmp_path / "stdout").touch()
@@ -211,7 +211,7 @@ def test_downloads_and_pip_report_their_bytes(
     assert [(event["done"], event["total"]) for event in events] == expected
 
 
-def test_a_last_index_that_does_not_answer_is_asked_once(
+def test_a_wheel_index_of_the_stack_that_lacks_the_package_is_requested_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Web, last: str
 ) -> None:
     monkeypatch.setenv("FACTORY_WHEEL_INDEX", f"{last}/cpu/")

@@ -26,7 +26,7 @@ def test_find_accepts_the_names_of_linux_debian_and_oci(word: str, name: str | N
 @pytest.mark.parametrize(
     ("word", "name"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("ppc64le", "ppc64le")]
 )
-def test_host_architecture_has_the_catalog_name_if_there_is_one(
+def test_host_architecture_has_its_catalog_name_or_else_its_own_name(
     monkeypatch: pytest.MonkeyPatch, word: str, name: str
 ) -> None:
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=word))

@@ -1,4 +1,4 @@
-"""CloudFormation templates of `architectures/`: cfn-lint, own policies, network cards, exported names."""
+"""CloudFormation templates of `architectures/`: cfn-lint, the project's rules, network cards, exports."""
 
 import copy
 import ipaddress
@@ -29,7 +29,7 @@ def template(root: Path, name: str, **parameters: str) -> Template:
 
 
 def test_cfn_lint_finds_nothing(root: Path) -> None:
-    """Takes 5 s; nothing else here knows the properties of eks, hyperpod and pcs."""
+    """cfn-lint, which takes 5 s, is the only check of the resource properties of eks, hyperpod and pcs."""
     from cfnlint.api import lint_file
 
     found = [
@@ -38,7 +38,7 @@ def test_cfn_lint_finds_nothing(root: Path) -> None:
     assert [f"{match.filename}:{match.linenumber}: {match.rule.id} {match.message}" for match in found] == []
 
 
-def test_templates_obey_the_policies(root: Path) -> None:
+def test_templates_obey_the_resource_rules(root: Path) -> None:
     assert names(root)
     assert {name: violations(template(root, name).table) for name in names(root)} == {
         name: [] for name in names(root)
@@ -46,7 +46,7 @@ def test_templates_obey_the_policies(root: Path) -> None:
 
 
 def _own(name: str, resource: str, *keys: str, value: Any = None) -> tuple[str, str, Callable[[Table], None]]:
-    """Return a change that sets or, without a value, removes a key of a resource."""
+    """Return a template, a resource, and a function that sets or (without a value) removes a key of it."""
 
     def change(table: Table) -> None:
         inner = table["Resources"][resource]
@@ -79,7 +79,7 @@ DATA = ("Properties", "LaunchTemplateData")
         _own("batch", "Logs", "UpdateReplacePolicy"),
     ],
 )
-def test_policies_find_a_changed_resource(
+def test_resource_rules_find_a_wrong_resource(
     root: Path, name: str, resource: str, change: Callable[[Table], None]
 ) -> None:
     table = copy.deepcopy(template(root, name).table)
@@ -89,7 +89,7 @@ def test_policies_find_a_changed_resource(
 
 
 @pytest.mark.parametrize("architecture", ["batch", "eks", "pcs"])
-def test_every_network_card_with_efa_has_an_interface(root: Path, architecture: str) -> None:
+def test_launch_templates_have_an_interface_on_every_network_card(root: Path, architecture: str) -> None:
     found = catalog.load(root).instances
     types = template(root, architecture).table["Parameters"]["InstanceType"]["AllowedValues"]
     assert {"p4d.24xlarge", "p5.48xlarge", "p6-b200.48xlarge", "p6-b300.48xlarge"} <= set(types)
@@ -104,7 +104,7 @@ def test_every_network_card_with_efa_has_an_interface(root: Path, architecture: 
         assert [card["DeviceIndex"] for card in cards] == [0] + [1] * (len(cards) - 1)
 
 
-def test_a_reservation_replaces_the_placement_group(root: Path) -> None:
+def test_a_capacity_reservation_replaces_the_placement_group(root: Path) -> None:
     for reservation, key in (("", "Placement"), ("cr-0123456789abcdef0", "CapacityReservationSpecification")):
         found = template(root, "batch", CapacityReservation=reservation)
         (own,) = found.resources("AWS::EC2::LaunchTemplate").values()
@@ -113,7 +113,7 @@ def test_a_reservation_replaces_the_placement_group(root: Path) -> None:
 
 
 @pytest.mark.parametrize("count", range(1, 7))
-def test_network_has_a_pair_of_subnets_in_each_zone(root: Path, count: int) -> None:
+def test_vpc_template_has_two_subnets_in_each_zone(root: Path, count: int) -> None:
     found = template(root, "vpc", ZoneCount=str(count), Zones="a,b,c,d,e,f")
     subnets = found.resources("AWS::EC2::Subnet")
     assert len(subnets) == 2 * count
@@ -124,13 +124,13 @@ def test_network_has_a_pair_of_subnets_in_each_zone(root: Path, count: int) -> N
     assert len(joined) == count
 
 
-def test_imports_are_exported_by_the_network(root: Path) -> None:
+def test_all_imported_values_are_exported_by_the_vpc_template(root: Path) -> None:
     exports = {name.replace("AWS::StackName", "VpcStack") for name in template(root, "vpc").exports()}
     for name in names(root):
         assert template(root, name).imports() <= exports, name
 
 
-def test_default_image_is_a_parameter_that_publishing_writes(root: Path) -> None:
+def test_default_image_is_an_ssm_parameter_that_publishing_writes(root: Path) -> None:
     written = set()
     for target in catalog.load(root).targets.values():
         for flavour in target.flavours.values():
@@ -149,13 +149,13 @@ def test_hyperpod_has_a_controller_only_with_slurm(root: Path) -> None:
         assert (own["Orchestrator"] == {"Eks": {"ClusterArn": cluster}}) == bool(arn)
 
 
-def test_readme_names_every_output(root: Path) -> None:
+def test_readme_of_each_architecture_names_every_output(root: Path) -> None:
     for name in names(root):
         text = (root / "architectures" / name / "README.md").read_text(encoding="utf-8")
         assert [key for key in template(root, name).table["Outputs"] if f"`{key}`" not in text] == []
 
 
-def test_placeholders_of_the_parallelcluster_are_outputs_of_stacks(root: Path) -> None:
+def test_placeholders_of_the_parallelcluster_file_are_stack_outputs(root: Path) -> None:
     text = (root / "architectures/parallelcluster/cluster.yaml").read_text(encoding="utf-8")
     own, network = (set(template(root, name).table["Outputs"]) for name in ("parallelcluster", "vpc"))
     found = set(re.findall(r"\$\{(\w+)\}", text))
@@ -164,7 +164,7 @@ def test_placeholders_of_the_parallelcluster_are_outputs_of_stacks(root: Path) -
     assert resource["Efa"]["Enabled"] == bool(catalog.load(root).instances[resource["InstanceType"]].efa)
 
 
-def test_short_functions_become_tables() -> None:
+def test_short_forms_of_cloudformation_functions_are_parsed() -> None:
     text = "A: !Ref B\nC: !Sub ${X}/y\nD: !If [E, !GetAtt F.Arn, {G: 1}]\nH: !Condition I\n"
     assert parse(text) == {
         "A": {"Ref": "B"},
@@ -192,7 +192,7 @@ def test_wrong_names_and_parameters_are_refused(
     assert caught.value.hint
 
 
-def test_parameters_name_the_published_ami(
+def test_deploy_parameters_name_the_published_ami(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("catalog", "ansible", "containers", "architectures"):
@@ -216,7 +216,7 @@ def test_parameters_name_the_published_ami(
     assert main(["deploy", "parameters", "bucket", "ami-batch-gpu", "--root", str(tmp_path)]) == 2
 
 
-# Resources whose properties are the input of an operation: service, operation, and names that differ.
+# (Template, resource) → AWS service, API operation with this input, and input names that differ.
 OPERATIONS = {
     ("hyperpod", "Cluster"): ("sagemaker", "CreateCluster", {}),
     ("pcs", "Cluster"): ("pcs", "CreateCluster", {"name": "clusterName"}),
@@ -247,7 +247,7 @@ REFERENCES = {
 
 
 def _input(root: Path, name: str, resource: str) -> tuple[str, str, Table]:
-    """Return service, operation and input of a resource; references to others have a value of their kind."""
+    """Return AWS service, operation and input of a resource, with sample values for references."""
     service, operation, others = OPERATIONS[name, resource]
     given = {"ImageId": "ami-0123456789abcdef0", "LifecycleBucket": "sagemaker-train"}
     properties = template(root, name, **given).resources()[resource]
@@ -279,7 +279,7 @@ NOTHING = {"Ref": "AWS::NoValue"}
 
 
 @pytest.mark.parametrize(("name", "resource"), OPERATIONS)
-def test_resources_are_valid_inputs_of_their_service(root: Path, name: str, resource: str) -> None:
+def test_resources_are_valid_inputs_of_their_api_operation(root: Path, name: str, resource: str) -> None:
     assert list(aws_problems(*_input(root, name, resource))) == []
 
 
@@ -322,7 +322,7 @@ def test_resources_are_valid_inputs_of_their_service(root: Path, name: str, reso
         ("eks", "SystemGroup", "scalingConfig/min", 1, 'Unknown parameter in scalingConfig: "min"'),
     ],
 )
-def test_changed_inputs_are_refused(
+def test_invalid_inputs_of_api_operations_are_refused(
     root: Path, name: str, resource: str, path: str, value: Any, problem: str
 ) -> None:
     service, operation, found = _input(root, name, resource)

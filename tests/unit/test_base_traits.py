@@ -1,4 +1,4 @@
-"""Base images as vendors ship them: roles, plays and the catalog cope with the traits in base_traits.toml."""
+"""Roles, plays and the catalog handle the properties of vendors' base images in base_traits.toml."""
 
 import json
 import os
@@ -28,14 +28,16 @@ def loaded(root: Path) -> Catalog:
 
 
 @pytest.mark.parametrize("trait", TRAITS, ids=lambda trait: f"{trait['system']}: {trait['trait']}")
-def test_each_trait_has_a_source_and_a_test(trait: Mapping[str, str], loaded: Catalog) -> None:
+def test_each_trait_of_base_traits_toml_has_a_source_and_a_test(
+    trait: Mapping[str, str], loaded: Catalog
+) -> None:
     path, _, name = trait["test"].partition("::")
     assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
     assert trait["source"]
     assert trait["system"] == "debian" or trait["system"] in loaded.systems
 
 
-def test_machine_has_only_the_area_main(loaded: Catalog) -> None:
+def test_machine_image_has_only_the_archive_area_main(loaded: Catalog) -> None:
     bootstrap = loaded.systems["debian-12"].bootstrap
     assert bootstrap
     assert "non-free" in bootstrap.areas
@@ -56,7 +58,7 @@ DEBIAN_NAMES = [
     "linux-image-6.1.0-51-cloud-amd64",
 ]
 BUILDS = ["6.12.110-150.223.amzn2023.x86_64", "6.12.99-1.amzn2023.x86_64"]
-# Host: kernels of the base image and of its archive, whether a role installs one, variables, expected kernel.
+# Case → kernels of base image, of archive; whether the role `kernel` installs; variables; expected kernel.
 KERNELS: Mapping[str, tuple[list[str], list[str], bool, Mapping[str, str], str]] = {
     "of_base": (["6.17.0-990-aws", "6.17.0-1007-aws", "7.0.0-1-aws"], NAMES, True, UBUNTU, "6.17.0-1007-aws"),
     "newer_base": (["7.0.0-1009-aws"], NAMES, True, UBUNTU, "6.17.0-1012-aws"),
@@ -68,7 +70,7 @@ KERNELS: Mapping[str, tuple[list[str], list[str], bool, Mapping[str, str], str]]
 
 
 def run_play(folder: Path, hosts: Mapping[str, Mapping[str, Any]], tasks: list[dict[str, Any]]) -> str:
-    """Run tasks on hosts that are this machine, each with the programs of a folder of its own."""
+    """Run tasks on several inventory hosts on this machine, each with a PATH folder of its own."""
     play = {
         "hosts": "all",
         "gather_facts": False,
@@ -96,8 +98,8 @@ def write_program(path: Path, lines: list[str]) -> None:
     path.chmod(0o755)
 
 
-def test_kernel_of_the_series_is_found(tmp_path: Path) -> None:
-    """The base image's kernel comes first; the archive's kernel of the same flavour is the second choice."""
+def test_kernel_of_the_pinned_series_is_selected(tmp_path: Path) -> None:
+    """A kernel of the pinned series comes from the base image, else from the archive in the same flavour."""
     hosts = {}
     for name, (present, offered, installs, variables, _) in KERNELS.items():
         for program, lines in (("ls", present), ("apt-cache", offered), ("dnf", offered)):
@@ -121,7 +123,7 @@ def test_kernel_of_the_series_is_found(tmp_path: Path) -> None:
     assert f"{refusal}, and its package archive offers none of the series:" in output
 
 
-def test_package_of_further_modules_is_optional(tmp_path: Path) -> None:
+def test_package_linux_modules_extra_is_optional(tmp_path: Path) -> None:
     role = ANSIBLE / "roles/kernel"
     tasks = yaml.safe_load((role / "tasks/main.yml").read_text(encoding="utf-8"))
     assert tasks[0]["register"] == "kernel_extra"
@@ -151,8 +153,8 @@ def test_package_of_further_modules_is_optional(tmp_path: Path) -> None:
 # Base images with accelerator software.
 
 
-def test_efa_of_eks_is_kept(loaded: Catalog) -> None:
-    """EKS AMIs have the latest EFA, and no driver in /lib/modules: the role would remove GPUDirect."""
+def test_efa_of_eks_base_images_is_kept(loaded: Catalog) -> None:
+    """EKS AMIs have the latest EFA, but no driver in /lib/modules, so role `efa` would remove GPUDirect."""
     kept = set()
     for target in loaded.targets.values():
         for flavour in target.flavours.values():
@@ -169,7 +171,7 @@ def test_efa_of_eks_is_kept(loaded: Catalog) -> None:
 
 
 def test_source_ami_of_neuron_is_still_published(loaded: Catalog) -> None:
-    """AWS publishes Neuron DLAMIs for Ubuntu 22.04 no more; the parameter has a stale AMI or none."""
+    """AWS no longer publishes Neuron DLAMIs for Ubuntu 22.04; their SSM parameter has a stale AMI or none."""
     parameters = {system.ami.parameter for system in loaded.systems.values() if system.ami}
     neuron = {name for name in parameters if name.startswith("/aws/service/neuron/")}
     assert neuron == {"/aws/service/neuron/dlami/base/ubuntu-24.04/latest/image_id"}

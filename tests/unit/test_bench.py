@@ -1,4 +1,4 @@
-"""The inputs of the benchmark, without running it."""
+"""Inputs of the benchmark in bench/; the tests do not run the benchmark."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_the_repository_of_the_benchmark_has_a_catalog_without_problems(tmp_path
     assert not list(inputs)  # `builder lock` would compile it, which needs PyTorch's index
 
 
-def test_every_aim_compares_measured_cases() -> None:
+def test_every_performance_goal_of_the_benchmark_compares_measured_cases() -> None:
     cases = {*figures.CASES, "size"}
     assert {case for aim in figures.AIMS for case, _ in (aim.over, aim.under)} <= cases
     assert {*checks.WAYS, *amis.WAYS} <= cases
@@ -36,6 +36,6 @@ def test_amis_of_the_benchmark_have_a_checkpoint_below_the_changed_role(tmp_path
     assert amis.CHANGED not in checkpoint.components
 
 
-def test_the_dockerfile_applies_the_roles_in_the_order_of_the_layers() -> None:
+def test_the_dockerfile_of_the_benchmark_applies_roles_in_layer_order() -> None:
     text = (Path(bed.__file__).parent / "Dockerfile").read_text(encoding="utf-8")
     assert tuple(re.findall(r"run/role (\w+)", text)) == bed.ROLES

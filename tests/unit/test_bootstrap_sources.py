@@ -1,4 +1,4 @@
-"""Package sources of a bootstrapped base image, from the example that the distribution's apt contains."""
+"""Apt sources of a bootstrapped base image, made from the example file in the distribution's apt package."""
 
 import subprocess
 from pathlib import Path
@@ -36,7 +36,9 @@ Components: main non-free-firmware
         ("debian.sources", DEB822, ["trixie", "trixie-updates", "trixie-security"]),
     ],
 )
-def test_sources_have_all_areas(tmp_path: Path, name: str, text: str, suites: list[str]) -> None:
+def test_apt_sources_of_a_bootstrapped_image_have_all_archive_areas(
+    tmp_path: Path, name: str, text: str, suites: list[str]
+) -> None:
     for folder in ("usr/share/doc/apt/examples", "etc/apt/apt.conf.d"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "usr/share/doc/apt/examples" / name).write_text(text, encoding="utf-8")

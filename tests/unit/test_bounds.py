@@ -1,4 +1,4 @@
-"""Time and memory stay bounded, whatever a program or a role prints."""
+"""Time and memory of the builder stay bounded for any output of a program or role and for large catalogs."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_a_catalog_of_500_targets_is_read_once(
 
 
 @pytest.mark.usefixtures("peak")
-def test_a_line_of_100_mib_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_line_of_100_mib_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     pass_lines(endless(100 * MIB, piece=b"x" * 8192), lines.append)
     (line,) = lines
@@ -59,7 +59,7 @@ def test_a_line_of_100_mib_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("piece", ["x", "x\n", "\n", "äöü\nend"])
-def test_lines_do_not_depend_on_chunk_boundaries(piece: str) -> None:
+def test_split_into_output_lines_does_not_depend_on_chunk_boundaries(piece: str) -> None:
     splitter = Lines()
     text = piece * 7
     found = [line for character in text for line in splitter.add(character)] + splitter.end()
@@ -67,7 +67,7 @@ def test_lines_do_not_depend_on_chunk_boundaries(piece: str) -> None:
 
 
 @pytest.mark.usefixtures("peak")
-def test_a_program_may_print_any_amount_to_a_listener() -> None:
+def test_a_program_may_print_any_amount_if_a_listener_gets_the_lines() -> None:
     code = f"for _ in range(40): print('x' * {MIB})\nprint('y' * {40 * MIB}, end='')"
     count = 0
 
@@ -81,7 +81,7 @@ def test_a_program_may_print_any_amount_to_a_listener() -> None:
     assert done.output.endswith(f"({39 * MIB} characters cut)")
 
 
-def test_too_much_output_without_a_listener_is_an_error() -> None:
+def test_more_than_8_mib_of_output_without_a_listener_is_an_error() -> None:
     with pytest.raises(BuildError, match="printed more than 8 MiB"):
         process.run(["yes", "x" * 1000], timeout_s=60)
 

@@ -1,4 +1,4 @@
-"""A broken entry of the catalog breaks itself and what needs it; all other targets stay usable."""
+"""An invalid catalog file disables only its entry and the targets that need the entry."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ HALF = 'summary = "half'
 
 @pytest.fixture
 def two(repository: Repository) -> Repository:
-    """Repository with a second target, `other`, that shares no entry with `hello` but the system."""
+    """Repository with a second target, `other`, that shares only its system with the target `hello`."""
     repository.write(
         "catalog/components/tool.toml", 'summary = "tool"\nlayer = "system"\nafter = ["fabric"]\n'
     )
@@ -56,7 +56,7 @@ def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str
         ("versions/fabric.toml", HALF, "not TOML: "),
     ],
 )
-def test_a_broken_entry_breaks_what_needs_it(
+def test_an_invalid_catalog_file_disables_only_targets_that_need_it(
     two: Repository, capsys: pytest.CaptureFixture[str], file: str, text: str, problem: str
 ) -> None:
     two.write(f"catalog/{file}", text)
@@ -72,7 +72,7 @@ def test_a_broken_entry_breaks_what_needs_it(
     assert errors.count(f"{file}: {problem}") == 1
 
 
-def test_list_has_the_usable_targets_and_says_the_problem_once(
+def test_list_prints_the_usable_targets_and_each_problem_once(
     two: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two.write("catalog/components/base.toml", HALF)
@@ -83,7 +83,7 @@ def test_list_has_the_usable_targets_and_says_the_problem_once(
     assert errors.count("components/base.toml: ") == 1
 
 
-def test_a_problem_that_is_used_by_no_target_leaves_out_none(
+def test_an_invalid_file_that_no_target_uses_disables_no_target(
     two: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two.write("catalog/stacks/new-1.toml", HALF)
@@ -95,7 +95,9 @@ def test_a_problem_that_is_used_by_no_target_leaves_out_none(
     assert "stacks/new-1.toml: not TOML" in errors
 
 
-def test_a_cycle_breaks_its_components_only(two: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cycle_of_components_disables_only_targets_with_these_components(
+    two: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
     two.write("catalog/components/base.toml", 'summary = "x"\nlayer = "system"\nrequires = ["fabric"]\n')
     assert call(capsys, two, "list", "--names")[1] == "other\n"
     assert call(capsys, two, "show", "other")[0] == 0
@@ -111,7 +113,9 @@ def test_list_fails_if_a_file_that_all_targets_use_is_broken(
     assert errors.startswith(f"error: catalog: 1 problem\n  {file}: not TOML: ")
 
 
-def test_broken_rules_fail_show_but_not_list(two: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_rule_files_fail_the_command_show_but_not_list(
+    two: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
     two.write("catalog/rules/fabric.toml", HALF)
     assert call(capsys, two, "list", "--names")[:2] == (0, "hello\nother\n")
     code, _, errors = call(capsys, two, "show", "hello")

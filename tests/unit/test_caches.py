@@ -1,4 +1,4 @@
-"""A flipped byte in a file of a cache: the file is made again, or the build ends with exit code 7, once."""
+"""A flipped byte in a cached file: the file is created again, or a single build ends with exit code 7."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from tests.support.wheels import make_wheel
 
 SOURCE = "WORD = 'hello'\n"
 HERE = Path(__file__).resolve().parents[2]
-# The test that flips bytes in the files of each folder below `cache` in the builder's home.
+# Folder below `cache` in BUILDER_HOME → test that flips bytes in the files of this folder.
 TESTS = {
     "apt": "tests/adapters/test_packages.py::test_a_flipped_byte_in_the_store_leads_to_a_new_download",
     "blobs": "tests/unit/test_registry_blobs.py::test_a_flipped_bit_in_the_store_never_changes_the_image",
@@ -35,9 +35,8 @@ TESTS = {
     "test_downloads_an_archive_once_and_again_if_it_is_damaged",
     "parsed": "tests/unit/test_parsed.py::test_a_damaged_or_foreign_cache_is_replaced",
     "pip": "tests/unit/test_ansible_venv.py::test_a_damaged_wheel_in_the_cache_is_downloaded_again",
-    "runtime": "tests/unit/test_caches.py::test_a_flipped_byte_in_the_runtime_is_noticed",
-    "variables": "tests/unit/test_caches.py::"
-    "test_a_flipped_byte_in_cached_variables_leads_to_a_new_evaluation",
+    "runtime": "tests/unit/test_caches.py::test_a_flipped_byte_in_the_ansible_runtime_is_detected",
+    "variables": "tests/unit/test_caches.py::test_damaged_cached_role_variables_are_evaluated_again",
 }
 UNVERIFIED = {"fence"}  # files are written before each use
 
@@ -65,7 +64,7 @@ def test_every_cache_has_a_test_that_flips_bytes() -> None:
 
 @pytest.fixture
 def install(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
-    """A function that returns the runtime as a new process would; instead of pip it writes two files."""
+    """Function that installs the Ansible runtime as a new process would, with two files instead of pip."""
 
     def write(_run: Run, _lock: Path, folder: Path, **_: object) -> None:
         (folder / "greet-1.0.dist-info").mkdir(parents=True)
@@ -94,7 +93,7 @@ def compiled(run: Run, install: Callable[[], Path]) -> Path:
     return folder
 
 
-def test_a_flipped_byte_in_the_runtime_is_noticed(run: Run, install: Callable[[], Path]) -> None:
+def test_a_flipped_byte_in_the_ansible_runtime_is_detected(run: Run, install: Callable[[], Path]) -> None:
     folder = compiled(run, install)
     record = folder.with_name(f"{folder.name}.sha256")
     files = [path for path in (*folder.rglob("*"), record) if path.is_file() and path.stat().st_size]
@@ -138,7 +137,7 @@ DAMAGES = [_deleted, _emptied, _changed, _extended, _linked, _without_record]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
-def test_a_damaged_runtime_is_installed_again(
+def test_a_damaged_ansible_runtime_is_installed_again(
     run: Run, install: Callable[[], Path], damage: Callable[[Path], None]
 ) -> None:
     folder = compiled(run, install)
@@ -149,7 +148,7 @@ def test_a_damaged_runtime_is_installed_again(
     assert runtime._is_intact(folder)
 
 
-def test_an_intact_runtime_is_not_installed_again(
+def test_an_intact_ansible_runtime_is_not_installed_again(
     run: Run, install: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = compiled(run, install)
@@ -158,10 +157,10 @@ def test_an_intact_runtime_is_not_installed_again(
     runtime.ensure_compiled(run, folder, lambda: pytest.fail("compiled again"))
 
 
-def test_an_image_of_a_vendor_compiles_a_runtime_of_its_own(
+def test_a_vendor_image_has_its_own_copy_of_the_ansible_runtime(
     run: Run, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The image's Python can write any byte code, and this host runs Ansible with its credentials."""
+    """Python in a vendor's image could write malicious byte code, which the host must not run."""
 
     def write(_run: Run, _lock: Path, folder: Path, **_: object) -> None:
         folder.mkdir(parents=True)
@@ -201,7 +200,7 @@ def test_a_wheel_of_the_runtime_that_does_not_match_the_lock_ends_with_exit_code
 
 @dataclass
 class FakeEngine:
-    """An engine that knows its layers only."""
+    """Fake engine that has layers and no other images."""
 
     keys: set[str] = field(default_factory=set)
 
@@ -218,7 +217,7 @@ class FakeEngine:
 
 @dataclass
 class DamagedCache:
-    """A registry cache that announces the layers of some keys and cannot deliver them."""
+    """Fake registry cache that claims to have the layers of `keys`, whose download fails."""
 
     keys: set[str]
     kept: list[str] = field(default_factory=list)
@@ -235,7 +234,7 @@ class DamagedCache:
 
 
 @pytest.mark.parametrize("damaged", [(3,), (1, 3), (0, 1, 2, 3), (2,), (0,)])
-def test_a_damaged_layer_of_the_registry_cache_is_built_again_with_those_below(
+def test_a_damaged_layer_of_the_registry_cache_and_the_layers_below_are_built(
     run: Run, repository: Repository, monkeypatch: pytest.MonkeyPatch, damaged: tuple[int, ...]
 ) -> None:
     plan, engine, made = repository.plan(), FakeEngine(), list[str]()
@@ -269,7 +268,7 @@ def test_a_damaged_layer_of_the_registry_cache_is_built_again_with_those_below(
     assert layers[-1] in cache.kept
 
 
-def test_a_flipped_byte_in_cached_variables_leads_to_a_new_evaluation(
+def test_damaged_cached_role_variables_are_evaluated_again(
     run: Run, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"base_user": "ml", "base_ports": [22, 80]}

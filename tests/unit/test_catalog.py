@@ -237,7 +237,7 @@ def test_former_name_of_a_fact_suggests_its_current_name(
     assert did_you_mean(word, known) == suggestion
 
 
-def test_every_renamed_fact_exists_under_its_new_name_only(root: Path) -> None:
+def test_renamed_facts_exist_only_under_their_new_names(root: Path) -> None:
     facts = knowledge_of(root).vocabulary.facts
     assert set(RENAMED.values()) <= set(facts)
     assert not set(RENAMED) & set(facts)
@@ -270,7 +270,7 @@ def test_every_renamed_fact_exists_under_its_new_name_only(root: Path) -> None:
         ("targets/hello.toml", '"says hello"', r'"a\nb"', "contains a control character"),
     ],
 )
-def test_value_that_no_command_could_use_is_refused(
+def test_catalog_value_that_a_build_cannot_use_is_refused(
     repository: Repository, file: str, old: str, new: str, problem: str
 ) -> None:
     repository.replace(f"catalog/{file}", old, new)
@@ -290,7 +290,7 @@ def test_value_that_no_command_could_use_is_refused(
         ("targets", "x" * 61, "longer than 60 characters"),
     ],
 )
-def test_name_that_another_program_takes_otherwise_is_refused(
+def test_reserved_or_invalid_target_or_stack_name_is_refused(
     repository: Repository, group: str, name: str, problem: str
 ) -> None:
     source = {"targets": "hello", "stacks": "plain-1"}[group]
@@ -299,7 +299,7 @@ def test_name_that_another_program_takes_otherwise_is_refused(
     assert [problem in found for found in problems(repository)] == [True]
 
 
-def test_targets_of_the_makefile_are_no_names_of_targets(root: Path) -> None:
+def test_make_targets_are_reserved_and_cannot_name_catalog_targets(root: Path) -> None:
     makefile = (root / "Makefile").read_text()
     named = re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
     assert set(named) | {"all"} == RESERVED_TARGETS

@@ -1,4 +1,4 @@
-"""Checkpoints of AMIs: which layers have one, their keys, what `builder plan` and the summary say."""
+"""Checkpoints of AMI builds: layers with a checkpoint, keys, and text in `builder plan` and the summary."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ def machine(repository: Repository) -> Repository:
     return repository
 
 
-def test_an_image_is_kept_after_each_marked_layer_of_an_ami(machine: Repository) -> None:
+def test_an_ami_build_has_a_checkpoint_after_each_marked_layer(machine: Repository) -> None:
     (found,) = checkpoints(machine.plan("machine"))
     assert found.name == "driver"
     assert [layer.name for layer in found.layers] == ["base", "system", "driver"]
@@ -53,7 +53,7 @@ def test_an_image_is_kept_after_each_marked_layer_of_an_ami(machine: Repository)
         ("catalog/targets/machine.toml", "minutes = 5", "minutes = 6", False),
     ],
 )
-def test_key_changes_if_and_only_if_a_layer_below_or_the_cleanup_changes(
+def test_checkpoint_key_changes_if_and_only_if_its_layers_or_the_cleanup_change(
     machine: Repository, file: str, old: str, new: str, is_changed: bool
 ) -> None:
     (before,) = checkpoints(machine.plan("machine"))
@@ -70,7 +70,7 @@ def test_key_of_the_ami_does_not_depend_on_checkpoints(machine: Repository) -> N
     assert (after.key, checkpoints(after)) == (before, ())
 
 
-def test_image_that_is_not_cleaned_or_complete_is_no_checkpoint(machine: Repository) -> None:
+def test_no_checkpoint_without_the_role_cleanup_or_after_the_last_layer(machine: Repository) -> None:
     machine.replace("catalog/targets/machine.toml", ', "limits", "cleanup"', "")
     assert checkpoints(machine.plan("machine")) == (), "its instances would share keys and a machine ID"
     machine.replace("catalog/targets/machine.toml", '"fabric"', '"cleanup"')
@@ -78,7 +78,7 @@ def test_image_that_is_not_cleaned_or_complete_is_no_checkpoint(machine: Reposit
     assert checkpoints(machine.plan("machine")) == (), "the last layer is the AMI"
 
 
-def test_a_rebuilt_layer_is_in_no_checkpoint(machine: Repository) -> None:
+def test_a_checkpoint_that_contains_a_layer_to_rebuild_is_not_used(machine: Repository) -> None:
     plan = machine.plan("machine")
     found = checkpoints(plan)
     assert without_rebuilt(found, to_rebuild(plan, ["final"])) == found
@@ -94,7 +94,7 @@ def test_only_components_of_amis_may_have_checkpoints(machine: Repository) -> No
     assert "limits.toml: checkpoint: only AMIs have checkpoints" in caught.value.details
 
 
-def test_a_cold_build_of_each_target_makes_at_most_one_more_image(root: Path) -> None:
+def test_each_ami_target_has_at_most_one_checkpoint(root: Path) -> None:
     context = Context(root, site_name="aws", arch="x86_64")
     found = {
         (target.name, flavour.name): [each.name for each in checkpoints(plan)]
@@ -135,7 +135,7 @@ def test_a_cold_build_of_each_target_makes_at_most_one_more_image(root: Path) ->
         ),
     ],
 )
-def test_plan_says_which_checkpoint_a_build_starts_from(outlook: Outlook, text: str) -> None:
+def test_plan_names_the_checkpoint_from_which_a_build_starts(outlook: Outlook, text: str) -> None:
     assert outlook.text == text
 
 

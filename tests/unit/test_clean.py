@@ -32,7 +32,7 @@ DAY_S = 86400.0
 
 
 class FakeEngine:
-    """An engine with the given layers by key, and the diff IDs of each image."""
+    """Fake engine with the given layers (by key) and the diff IDs of each image (by image ID)."""
 
     url = "unix:///nowhere.sock"
 
@@ -160,7 +160,9 @@ def test_the_hint_repeats_the_options(workspace: Workspace, call: Any) -> None:
     assert err.rstrip().endswith("--keep-last 1 --older-than 36h")
 
 
-def test_keeps_layers_caches_and_the_folder_of_a_run_in_progress(workspace: Workspace, call: Any) -> None:
+def test_during_a_run_clean_keeps_its_folder_and_all_layers_and_caches(
+    workspace: Workspace, call: Any
+) -> None:
     blob = add_blob(workspace, b"unneeded")
     engine = FakeEngine({"1": image(1, labels={CHECKOUT_LABEL: workspace.checkout})}, {})
     with open_run(workspace, "build") as run:
@@ -175,7 +177,7 @@ def test_keeps_layers_caches_and_the_folder_of_a_run_in_progress(workspace: Work
     assert engine.removed == [f"{LAYERS}:1"]
 
 
-def test_removes_compressed_layers_that_no_image_has(workspace: Workspace, call: Any) -> None:
+def test_removes_compressed_layers_that_no_image_contains(workspace: Workspace, call: Any) -> None:
     kept, gone = add_blob(workspace, b"kept"), add_blob(workspace, b"gone")
     found = image(1)
     engine = FakeEngine({"any": found}, {found.id: [kept.diff_id]})
@@ -208,7 +210,7 @@ def test_keeps_compressed_layers_during_a_push(workspace: Workspace, call: Any) 
     assert "compressed layers are in use, so none was removed" in err
 
 
-def test_the_size_of_a_layer_excludes_its_parents(workspace: Workspace, call: Any) -> None:
+def test_the_size_of_a_layer_excludes_its_parent_layers(workspace: Workspace, call: Any) -> None:
     labels = {CHECKOUT_LABEL: workspace.checkout}
     base = image(1, labels=labels, size=1_000_000)
     unnamed = Image(id="unnamed", size_bytes=1_100_000, tags=(), labels={}, created=2, parent=base.id)
@@ -221,7 +223,9 @@ def test_the_size_of_a_layer_excludes_its_parents(workspace: Workspace, call: An
     assert call("--older-than", "1d", engine=engine)[2].count("freed") == 1, "both layers are from 1970"
 
 
-def test_layers_below_an_image_with_another_tag_free_nothing(workspace: Workspace, call: Any) -> None:
+def test_removing_layers_below_an_image_with_another_tag_frees_no_space(
+    workspace: Workspace, call: Any
+) -> None:
     labels = {CHECKOUT_LABEL: workspace.checkout}
     base, top = image(1, labels=labels, size=1_000_000), image(3, labels=labels, size=1_200_000)
     middle = image(2, labels=labels, size=1_100_000, parent=base.id)
@@ -267,7 +271,7 @@ def test_removes_replaced_layers_and_containers_kept_after_a_failure(workspace: 
 
 
 def layer_of(number: int, *checkouts: str, moved: bool = False, parent: str = "", size: int = 1) -> Image:
-    """Return a layer that checkouts have made or pulled; its key is the number."""
+    """Return a layer with key `number` that the given checkouts have built or pulled."""
     tags = [f"{built_by(checkout)}:{number}" for checkout in checkouts]
     labels = {PARENT_LABEL: parent} if parent else {}
     own = dataclasses.replace(image(number, labels=labels, size=size), created=0)
@@ -289,7 +293,7 @@ def test_removes_the_layers_that_only_this_checkout_has(workspace: Workspace, ca
     assert {tag for image in found.values() for tag in image.tags} == set(engine.removed)
 
 
-def test_age_of_a_layer_is_that_of_its_tag(workspace: Workspace, call: Any) -> None:
+def test_age_of_a_layer_is_counted_from_its_last_tagging(workspace: Workspace, call: Any) -> None:
     engine = FakeEngine({"1": layer_of(1, workspace.checkout)}, {})
     moments = {"an hour": 3600.0, "two days": 2 * DAY_S}
     for age in moments.values():
@@ -302,7 +306,7 @@ def test_age_of_a_layer_is_that_of_its_tag(workspace: Workspace, call: Any) -> N
         assert expected in call("--older-than", "1d", engine=engine)[2]
 
 
-def test_the_layer_in_the_label_of_a_layer_is_its_parent(workspace: Workspace, call: Any) -> None:
+def test_the_parent_label_of_a_layer_names_its_parent_layer(workspace: Workspace, call: Any) -> None:
     base = layer_of(1, workspace.checkout, size=1_000_000)
     top = layer_of(2, workspace.checkout, parent="1", size=1_200_000)
     engine = FakeEngine({"1": base, "2": top}, {})
@@ -312,7 +316,7 @@ def test_the_layer_in_the_label_of_a_layer_is_its_parent(workspace: Workspace, c
     assert "0 B would be freed" in call(engine=engine)[2]
 
 
-def test_removes_only_what_the_named_run_left(workspace: Workspace, call: Any) -> None:
+def test_clean_of_a_named_run_removes_only_remains_of_this_run(workspace: Workspace, call: Any) -> None:
     engine = FakeEngine({}, {})
     names = ["20260101-000000-hello-aaaaaa", "20260102-000000-hello-bbbbbb"]
     engine.kept = [
@@ -357,7 +361,7 @@ def test_keeps_the_layers_of_every_flavour(repository: Repository, workspace: Wo
             "argument --older-than: '14' is not a duration; write 90m, 36h, 14d",
         ),
         (("--max-size", "20X"), "argument --max-size: '20X' is not a size; write 500M, 20G, 1.5T or 20GiB"),
-        (("--keep-last", "few"), "argument --keep-last: 'few' is not a number of runs; write 0, 5 or 20"),
+        (("--keep-last", "few"), "argument --keep-last: 'few' is not a number of runs such as 0, 5 or 20"),
         (("--keep-last", "1.5"), "argument --keep-last: '1.5' is not a number of runs"),
     ],
 )
@@ -398,7 +402,7 @@ def test_does_not_stop_another_process_that_got_the_pid_of_the_former_registry(
     shutil.rmtree(workspace.home)
 
 
-def test_cluster_is_removed_unless_all_its_machines_run(workspace: Workspace, call: Any) -> None:
+def test_rehearsed_cluster_is_removed_unless_all_its_machines_run(workspace: Workspace, call: Any) -> None:
     folder = workspace.home / "clusters" / "mine"
     folder.mkdir(parents=True)
     shape = Shape(instance="m7i.large", nodes=1, system="debian-12", shared=str(folder))

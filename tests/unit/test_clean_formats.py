@@ -14,7 +14,7 @@ from tests.support.repository import Repository
 
 
 class FakeEngine:
-    """An engine whose layers all belong to the same checkout."""
+    """Fake engine in which all layers belong to the same checkout."""
 
     url = "unix:///nowhere.sock"
 

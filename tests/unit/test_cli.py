@@ -125,7 +125,7 @@ def test_list_and_show_print_json(repository: Repository) -> None:
 
 
 def listed(repository: Repository, *words: str) -> list[str]:
-    """Return the words of the row of `hello` in the output of `builder list`."""
+    """Run `builder list`; return the words of the row for the target `hello`."""
     lines = call("list", *words, root=repository.root).stdout.splitlines()
     assert lines[0].split()[:4] == ["target", "kind", "locked", "local"]
     return lines[1].split()
@@ -150,7 +150,7 @@ def test_list_counts_the_downloads_that_the_lock_lacks(repository: Repository) -
     assert call("build", "--target", "hello", root=repository.root).returncode == IntegrityError.exit_code
 
 
-def test_list_counts_the_downloads_of_the_default_flavour(flavoured: Repository) -> None:
+def test_list_counts_missing_downloads_of_the_default_flavour_only(flavoured: Repository) -> None:
     flavoured.write("catalog/stacks/plain-2.toml", 'summary = "another"\n[pins]\nfabric = "2.0-1"\n')
     flavoured.replace(
         "catalog/targets/hello.toml",
@@ -170,7 +170,7 @@ def test_list_counts_the_downloads_of_the_default_flavour(flavoured: Repository)
     assert [flavour["locked"] for flavour in target["flavours"]] == [True, False]
 
 
-def test_list_counts_the_downloads_of_an_aws_build_for_a_system_without_bootstrap(
+def test_list_counts_missing_downloads_for_aws_if_the_system_has_no_bootstrap(
     repository: Repository,
 ) -> None:
     path = repository.root / "catalog/systems/tiny-1.toml"
@@ -279,7 +279,7 @@ def test_refuses_a_local_target_on_site_aws(repository: Repository) -> None:
     assert "target 'hello' has no flavour for site 'aws'" in done.stderr
 
 
-def test_build_all_leaves_out_targets_without_the_flavour(flavoured: Repository) -> None:
+def test_build_all_leaves_out_targets_without_the_requested_flavour(flavoured: Repository) -> None:
     done = call("build", "--all", "--flavour", "nowhere", root=flavoured.root)
     assert done.returncode == 0
     assert "left out: hello: target 'hello' has no flavour 'nowhere'" in done.stderr
@@ -290,7 +290,7 @@ Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def shell(root: Path) -> Shell:
-    """Run `builder` with redirections in bash; the result has the exit code of `builder`."""
+    """Function that runs `builder` with redirections in bash; the result has the exit code of `builder`."""
 
     def run(words: str) -> "subprocess.CompletedProcess[str]":
         command = f"{sys.executable} -m builder.cli.main {words}; exit ${{PIPESTATUS[0]}}"
@@ -315,10 +315,10 @@ LOSSES = ("| true", ">/dev/full", ">&-")
         ("build --help", (0, 3, 3)),
     ],
 )
-def test_lost_stdout_is_an_error_except_a_closed_pipe_of_a_read_only_command(
+def test_unwritable_stdout_is_an_error_except_a_closed_pipe_of_a_read_only_command(
     words: str, codes: tuple[int, ...], shell: Shell
 ) -> None:
-    """A closed pipe is a success only for commands that change nothing; an error keeps its exit code."""
+    """With a closed pipe, only commands that change nothing succeed; a failed command keeps its exit code."""
     for redirection, code in zip(LOSSES, codes, strict=True):
         done = shell(f"{words} {redirection}")
         assert (redirection, done.returncode) == (redirection, code)
@@ -329,7 +329,7 @@ def test_lost_stdout_is_an_error_except_a_closed_pipe_of_a_read_only_command(
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
-def test_a_closed_or_full_stderr_changes_no_exit_code(redirection: str, shell: Shell) -> None:
+def test_an_unwritable_stderr_does_not_change_the_exit_code(redirection: str, shell: Shell) -> None:
     assert shell(f"list {redirection}").returncode == 0
     assert shell(f"list --no-such-option {redirection}").returncode == 2
 

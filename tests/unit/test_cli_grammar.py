@@ -1,4 +1,4 @@
-"""The grammar of the command line: targets and patterns, contradictions, refusals of `plan` and `build`."""
+"""Command line: target names and patterns, contradictory options, and refused plans and builds."""
 
 import os
 import threading
@@ -47,7 +47,7 @@ def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str
         ["h[e]l?o", "helium", "hello"],
     ],
 )
-def test_targets_are_arguments_options_or_patterns(
+def test_targets_are_given_as_arguments_options_or_patterns(
     site: Repository, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     code, out, _ = call(capsys, site, "plan", *words)
@@ -113,7 +113,7 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("words", "message"), CONTRADICTIONS)
-def test_refuses_contradictions_and_options_without_effect(
+def test_refuses_contradictory_options_and_options_without_effect(
     site: Repository, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     code, out, err = call(capsys, site, *words)
@@ -123,7 +123,7 @@ def test_refuses_contradictions_and_options_without_effect(
 
 
 @pytest.mark.parametrize("words", [["show"], ["copy", "--region", "us-west-2"], ["retire", "--yes"]])
-def test_ami_actions_start_no_rehearsal(
+def test_builder_ami_starts_no_rehearsal(
     site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.setenv("BUILDER_HOME", str(site.root / "home"))
@@ -155,7 +155,7 @@ def test_help_build_prints_the_help_of_build(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("module", [ami, rehearse, stack])
-def test_every_action_has_its_own_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_subcommand_has_its_own_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     verb = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     for name, action in module.ACTIONS.items():  # type: ignore[attr-defined]
         assert main([verb, *name.split(), "--help"]) == 0
@@ -181,7 +181,7 @@ def test_a_container_for_an_aws_account_needs_ecr(
     assert call(capsys, site, "build", "--all", "--kind", "container", "--site", "aws")[0] == 0
 
 
-def test_plan_prints_the_plan_and_ends_with_the_error_of_the_build(
+def test_plan_of_a_refused_build_is_printed_with_the_error_of_the_build(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
@@ -203,7 +203,7 @@ def test_a_dry_run_prints_the_plan(site: Repository, capsys: pytest.CaptureFixtu
     assert call(capsys, site, "build", "hello", "--dry-run") == call(capsys, site, "plan", "hello")
 
 
-def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
+def test_plan_with_rebuild_marks_the_layer_and_all_layers_above(
     site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = {
@@ -222,10 +222,10 @@ def test_plan_of_a_rebuild_names_the_layer_and_those_on_top(
     ("option", "message"),
     [
         (["--rebuild", "image"], "--rebuild image: no such layer (available: base, system)"),
-        (["--reproduce"], "--reproduce compares images of containers, and target 'machine' is an AMI"),
+        (["--reproduce"], "--reproduce compares container images, but target 'machine' is an AMI"),
     ],
 )
-def test_an_ami_build_refuses_unknown_layers_and_reproduce(
+def test_an_ami_build_refuses_an_unknown_layer_and_the_reproduce_option(
     site: Repository, capsys: pytest.CaptureFixture[str], option: list[str], message: str
 ) -> None:
     text = 'summary = "a machine"\nkind = "ami"\ncomponents = ["base"]\n'
@@ -235,7 +235,7 @@ def test_an_ami_build_refuses_unknown_layers_and_reproduce(
     assert (code, message in err) == (2, True)
 
 
-def test_an_image_of_the_engine_is_not_checked_as_an_ami(
+def test_a_container_image_cannot_be_checked_as_an_ami_target(
     site: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Engine, "inspect_image", lambda *_: {"Id": "sha256:1", "Config": {"Labels": None}})
@@ -244,12 +244,12 @@ def test_an_image_of_the_engine_is_not_checked_as_an_ami(
     site.relock()
     code, out, err = call(capsys, site, "check", "x:1", "--target", "machine")
     assert (code, out) == (2, "")
-    assert "target 'machine' is of kind ami, and 'x:1' is a container image\nhint: builder list" in err
+    assert "target 'machine' is of kind ami, but 'x:1' is a container image\nhint: builder list" in err
     assert "has no label factory.target" in call(capsys, site, "check", "x:1")[2]
     assert "--only a b: must be one word" in call(capsys, site, "check", "x:1", "--only", "a b")[2]
 
 
-def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(
+def test_an_ami_that_cannot_be_rehearsed_is_planned_but_not_built(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (site.root / "catalog/systems/tiny-1.toml").read_text(encoding="utf-8").partition("[bootstrap]")[0]
@@ -271,7 +271,7 @@ def test_an_ami_that_cannot_be_rehearsed_is_planned_and_refused(
     assert (code, "left out: machine: target 'machine' cannot be rehearsed" in err) == (0, True)
 
 
-def test_a_rehearsal_names_the_flavour_that_is_the_default_in_aws(
+def test_a_rehearsed_build_prints_the_flavour_that_is_the_default_in_aws(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (site.root / "catalog/systems/tiny-1.toml").read_text(encoding="utf-8").partition("[bootstrap]")[0]
@@ -293,7 +293,7 @@ def test_a_rehearsal_names_the_flavour_that_is_the_default_in_aws(
         assert printed == f"rehearsal on this machine, no AWS account is touched: a system\n{note}"
 
 
-def test_build_all_leaves_out_what_is_not_locked(
+def test_build_all_leaves_out_targets_with_missing_lock_entries(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
@@ -305,7 +305,7 @@ def test_build_all_leaves_out_what_is_not_locked(
     assert call(capsys, site, "build", "--all")[0] == 7
 
 
-def test_comparison_of_a_stack_with_itself_finds_no_difference(
+def test_stack_diff_of_a_stack_with_itself_is_empty(
     site: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = call(capsys, site, "stack", "diff", "plain-1", "plain-1")

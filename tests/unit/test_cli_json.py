@@ -1,4 +1,4 @@
-"""`--json`: one envelope for results and failures of all commands, described by a committed schema."""
+"""`--json`: the same JSON envelope for results and errors of all commands; it matches a committed schema."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_every_command_prints_its_result_in_the_envelope(
         (["build", "hello", "--json"], "build", 7, "catalog/lock.json: 1 download of this build missing"),
     ],
 )
-def test_failures_are_printed_in_the_envelope_and_on_stderr(
+def test_errors_are_printed_in_the_json_envelope_and_on_stderr(
     repository: Repository,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -84,7 +84,7 @@ def test_failures_are_printed_in_the_envelope_and_on_stderr(
     assert (len(printed.out.splitlines()) == 1) == (command == "build")
 
 
-def test_refused_plan_has_the_plan_and_the_reason(
+def test_json_of_a_refused_plan_has_the_plan_and_the_error(
     repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EngineFinder, "images", {})

@@ -1,4 +1,4 @@
-"""Completion: candidates from the parsers and the catalog, and the scripts of the shells, driven by TAB."""
+"""Shell completion: candidates from parsers and catalog, and scripts for shells, tested with TAB."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.repository import Repository, flavour
 
 @pytest.fixture
 def here(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """The test repository as current folder, with a flavour of `hello` and a receipt of an AMI."""
+    """Test repository as current folder, with another flavour of target `hello` and a receipt of an AMI."""
     path = repository.root / "catalog/targets/hello.toml"
     path.write_text(path.read_text() + flavour("tiny-1", "plain-1", "wide"), encoding="utf-8")
     repository.write("catalog/versions/fabric.toml", 'summary = "The fabric"\nside = "image"\n')
@@ -82,7 +82,9 @@ def values(*words: str) -> list[str]:
         (["ami", "nothing", ""], []),
     ],
 )
-def test_candidates(here: Repository, words: list[str], expected: list[str]) -> None:
+def test_command_lines_have_the_expected_completion_candidates(
+    here: Repository, words: list[str], expected: list[str]
+) -> None:
     found = values(*words)
     if words[-1].startswith("-") or expected:
         assert found == expected
@@ -91,7 +93,7 @@ def test_candidates(here: Repository, words: list[str], expected: list[str]) -> 
     assert here.root == Path.cwd()
 
 
-def test_options_are_those_of_the_parser_with_their_help(here: Repository) -> None:
+def test_completed_options_are_those_of_the_parser_with_their_help(here: Repository) -> None:
     for command, options in parsers():
         words = [*command.split(), "-"]
         shown = {
@@ -105,7 +107,7 @@ def test_options_are_those_of_the_parser_with_their_help(here: Repository) -> No
     assert here.root == Path.cwd()
 
 
-def test_every_metavar_has_a_source_or_is_free() -> None:
+def test_every_metavar_has_completion_candidates_or_is_declared_free_text() -> None:
     metavars = {
         str(action.metavar)
         for _, options in parsers()
@@ -116,7 +118,9 @@ def test_every_metavar_has_a_source_or_is_free() -> None:
     assert (FREE | SOURCES.keys()) - metavars == set()
 
 
-def test_images_of_the_engine_are_offered_without_layers(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+def test_completion_offers_images_of_the_engine_except_layers(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
     from builder.adapters.engine.client import Engine, Image
 
     tags = ("hello:plain-1", "factory-layers:0a")
@@ -128,7 +132,7 @@ def test_images_of_the_engine_are_offered_without_layers(monkeypatch: pytest.Mon
     assert values("stack", "check", "--image", "hel") == ["hello:plain-1"]
 
 
-def test_unreadable_catalog_and_foreign_folder_offer_no_values(
+def test_completion_offers_no_values_without_a_readable_catalog(
     here: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.write("catalog/layers.toml", "{")
@@ -138,13 +142,13 @@ def test_unreadable_catalog_and_foreign_folder_offer_no_values(
     assert values("stack", "show", "no-such-stack") == []
 
 
-def test_line_is_split_like_a_shell() -> None:
+def test_command_line_is_split_into_words_as_a_shell_does() -> None:
     assert _split("builder  build 'a b' c\\ d ") == ["builder", "build", "a b", "c d", ""]
     assert _split("builder show 'he") == ["builder", "show", "he"]
     assert _split("") == [""]
 
 
-def test_candidates_load_no_third_party_package(root: Path) -> None:
+def test_completion_imports_no_third_party_package(root: Path) -> None:
     program = (
         "import sys; from builder.cli.completion import complete; complete(['build', '']);"
         " complete(['stack', 'check', '--set', '']); complete(['ami', 'retire', '']);"
@@ -156,13 +160,13 @@ def test_candidates_load_no_third_party_package(root: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_scripts_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_scripts_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert main(["completion", shell]) == 0
         assert "completion words" in capsys.readouterr().out
 
 
-# The shells, in a terminal
+# Completion in real shells, at a terminal
 
 
 class Shell:
@@ -230,7 +234,7 @@ LINES = {
 
 
 def test_tab_completes_in_the_shell(shell: Shell) -> None:
-    """The lines are not run: `echo`, inserted at the start of each, prints what TAB made of it."""
+    """`echo` is inserted before each completed line, so that the shell prints and does not run it."""
     for typed, completed in LINES.items():
         shell.send(f"{typed}\x01echo \r")
         shell.wait_for(completed)

@@ -1,4 +1,4 @@
-"""`builder config` prints the settings in force with their origins."""
+"""`builder config` prints the effective site settings and the origin of each value."""
 
 from pathlib import Path
 

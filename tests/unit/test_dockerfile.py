@@ -1,4 +1,4 @@
-"""Dockerfiles of workloads: their base is checked before the build, errors name the user's lines."""
+"""Workload Dockerfiles: the base image is checked before a build; errors name lines of the user's file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ HEAD = "# A comment.\nARG PARENT\n\nFROM ${PARENT} \\\n  AS base\n"
         ("# only a comment \\\n", f"{PATH}: has no FROM; "),
     ],
 )
-def test_another_base_is_refused_before_the_build(
+def test_dockerfile_with_another_base_image_is_refused_before_the_build(
     repository: Repository, capsys: pytest.CaptureFixture[str], text: str, problem: str
 ) -> None:
     (repository.root / PATH).write_text(text)
@@ -46,7 +46,7 @@ def test_another_base_is_refused_before_the_build(
     assert problem in capsys.readouterr().err
 
 
-# Dockerfiles in which the engine's builder sees the base image `evil`, a download or another file.
+# Dockerfiles that hide a base image `evil`, a download or another file from a simple parser.
 HIDDEN = [
     "FROM\tevil",
     "FROM \\\n\tevil",
@@ -84,7 +84,7 @@ HIDDEN = [
 
 
 def problems_of(folder: Path, text: str) -> list[str]:
-    """Return what the catalog finds wrong in the Dockerfile of a workload."""
+    """Return the problems that the catalog reports for the Dockerfile of a workload."""
     target: Any = SimpleNamespace(workload="hello")
     try:
         copied_files(folder, text, target)
@@ -95,7 +95,7 @@ def problems_of(folder: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", HIDDEN)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_instruction_that_only_the_engine_would_see_is_refused(tmp_path: Path, text: str, end: str) -> None:
+def test_hidden_base_image_download_or_file_is_refused(tmp_path: Path, text: str, end: str) -> None:
     for name in ("${X}/evil", "https:${X}/evil", "https:\\/\\/evil", "https\\:/evil"):
         folder = tmp_path / name  # an attacker adds files with these names
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def test_another_escape_character_is_refused(
         "ARG PARENT\nFROM ${PARENT} as first\nFROM FIRST\nCOPY --from=first /a /a\nCOPY --from=0 / /\n",
     ],
 )
-def test_stages_of_the_component_layers_are_allowed(text: str) -> None:
+def test_build_stages_on_the_component_layers_are_allowed(text: str) -> None:
     assert dockerfile.base_problems(PATH, text) == []
 
 
@@ -161,7 +161,7 @@ def test_instructions_have_the_lines_of_the_file() -> None:
     ]
 
 
-def test_a_label_after_each_stage_keeps_the_lines() -> None:
+def test_inserted_labels_do_not_change_the_line_numbers_of_errors() -> None:
     made = dockerfile.labelled(f"{HEAD}RUN a\nFROM base\nRUNX b\n", "run", "1")
     lines = made.text.split("\n")
     assert [line for line in lines if line.startswith("LABEL")] == ['LABEL "run"="1"'] * 2
@@ -178,7 +178,7 @@ OWN, FOREIGN, ENDED = ("a" * 12, "b" * 12, "c" * 12)
 
 
 class Engine:
-    """Engine whose answer to a build is an error, or a stream of events."""
+    """Fake engine that answers a build request with an error or a stream of events."""
 
     def __init__(self, *events: dict[str, str], refusal: str = "") -> None:
         self._events, self._refusal = events, refusal
@@ -207,7 +207,7 @@ def build(engine: Any, context: workload.Context, plan: Plan, labels: dict[str, 
     workload.build(engine, context, plan, parent="p", labels=labels, say=lambda _: None, failed=failed)
 
 
-def test_only_containers_of_the_build_get_a_limit_of_processes(repository: Repository) -> None:
+def test_only_containers_of_the_build_get_a_process_limit(repository: Repository) -> None:
     context = workload.make_context(repository.root, repository.plan(), (RUN_LABEL, "a"))
     engine: Any = Engine(
         *({"stream": f" ---> Running in {name}\n"} for name in (OWN, FOREIGN, ENDED)),
@@ -236,7 +236,7 @@ def test_only_containers_of_the_build_get_a_limit_of_processes(repository: Repos
         (Engine(refusal="no such image"), "engine error while building an image"),
     ],
 )
-def test_errors_of_the_engine_name_the_line_of_the_user(
+def test_engine_errors_name_the_line_of_the_users_dockerfile(
     repository: Repository, answer: Any, message: str
 ) -> None:
     (repository.root / PATH).write_text(f"{HEAD}RUN false\nRUNX b\n")

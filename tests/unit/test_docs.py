@@ -50,7 +50,7 @@ def test_pictures_are_small_and_have_a_description(root: Path, pages: dict[Path,
 
 
 def _code(text: str) -> Iterator[str]:
-    """Yield the lines of code blocks without their comments, and inline code."""
+    """Yield the lines of Markdown code blocks without comments, and inline code."""
     parts = re.split(r"^```.*$", text, flags=re.MULTILINE)
     for block in parts[1::2]:
         yield from (line.partition("#")[0] for line in block.splitlines())

@@ -52,7 +52,7 @@ def resolved(
         ("100%-{efa}", "x86_64", JAMMY, "100%-1.47.0"),
     ],
 )
-def test_placeholder_is_replaced_with_the_vendors_name(
+def test_url_placeholder_is_replaced_with_the_vendors_name(
     template: str, arch: str, system: System, expected: str
 ) -> None:
     (found,) = resolved(Download(name="a", url=f"https://v/{template}"), arch=arch, system=system)

@@ -48,7 +48,7 @@ def test_edit_of_an_input_during_a_build_is_refused(repository: Repository, name
     assert caught.value.exit_code == 7
 
 
-def test_file_that_is_no_input_may_be_edited(repository: Repository) -> None:
+def test_file_that_is_no_build_input_may_be_edited_during_a_build(repository: Repository) -> None:
     plan = repository.plan()
     repository.write("containers/hello/README.md", "edited")
     repository.write("ansible/roles/base/tests/test_base.py", "def test_base(): ...\n")
@@ -57,7 +57,7 @@ def test_file_that_is_no_input_may_be_edited(repository: Repository) -> None:
         sources.require_same_checks(repository.root, plan)
 
 
-def test_build_context_keeps_its_files_if_the_workload_is_edited_later(repository: Repository) -> None:
+def test_build_context_does_not_change_if_the_workload_is_edited_later(repository: Repository) -> None:
     plan: Plan = repository.plan()
     context = workload.make_context(repository.root, plan, ("run", "a"))
     sources.require_unchanged(repository.root, plan.layers)

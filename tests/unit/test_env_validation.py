@@ -1,4 +1,4 @@
-"""Facts and checks of the program env-validation, tested without PyTorch."""
+"""Collected facts and checks of the workload program env-validation, tested without PyTorch."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ NO_PROVIDER = {"version": "1.17.0", "path": "/lib/libfabric.so.1", "has_efa": Fa
 
 
 def found(**changes: Any) -> dict[str, Any]:
-    """Return the facts of a machine without devices on which everything is right."""
+    """Return facts of a machine without GPUs and EFA that passes all checks; `changes` replace facts."""
     return {
         "torch": {"version": "2.13.0", "nccl": "2.29.7", "gpus": [], "backends": ["gloo", "nccl"]},
         "nccl": {"mapped": ["/a/libnccl.so.2"], "runtime": ["2.29.7"]},
@@ -49,7 +49,7 @@ def gpus(number: int, **changes: Any) -> dict[str, Any]:
     return found(torch=torch, **{**whole, **changes})
 
 
-def test_loaded_libraries_are_found_by_their_name() -> None:
+def test_mapped_libraries_of_a_process_are_found_by_name() -> None:
     assert facts.mapped_libraries(MAPS, "libnccl") == [
         "/opt/venv/lib/python3.11/site-packages/nvidia/nccl/lib/libnccl.so.2",
         "/usr/lib/libnccl.so.2.27.3",
@@ -57,16 +57,16 @@ def test_loaded_libraries_are_found_by_their_name() -> None:
 
 
 @pytest.mark.parametrize(("number", "text"), [(22907, "2.29.7"), (21805, "2.18.5"), (2804, "2.8.4")])
-def test_versions_of_nccl(number: int, text: str) -> None:
+def test_nccl_version_number_is_formatted_as_text(number: int, text: str) -> None:
     assert facts.version_text(number) == text
 
 
-def test_a_library_without_a_version_has_none(tmp_path: Path) -> None:
+def test_an_unreadable_nccl_library_has_an_empty_version(tmp_path: Path) -> None:
     (tmp_path / "libnccl.so.2").write_text("no library")
     assert facts.nccl_version(str(tmp_path / "libnccl.so.2")) == ""
 
 
-def test_plugins_are_found_in_every_folder(tmp_path: Path) -> None:
+def test_nccl_plugins_are_found_in_every_library_folder(tmp_path: Path) -> None:
     for folder in ("opt/amazon/ofi-nccl/lib", "opt/aws-ofi-nccl/install/lib", "mine"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "libnccl-net-ofi.so").touch()
@@ -76,7 +76,7 @@ def test_plugins_are_found_in_every_folder(tmp_path: Path) -> None:
     assert not [path for path in paths if path.endswith("libnccl-net.so")]
 
 
-def test_devices_are_those_of_the_efa_driver(tmp_path: Path) -> None:
+def test_only_devices_of_the_efa_driver_count_as_efa_devices(tmp_path: Path) -> None:
     for name, driver in (("rdmap0s6", "efa"), ("mlx5_0", "mlx5_core")):
         device = tmp_path / "class/infiniband" / name / "device"
         device.mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_devices_are_those_of_the_efa_driver(tmp_path: Path) -> None:
     assert facts.gpu_files(tmp_path) == ["nvidia0", "nvidia1"]
 
 
-def test_settings_contain_no_secret() -> None:
+def test_reported_environment_settings_contain_no_secret() -> None:
     environment = {
         "NCCL_DEBUG": "INFO",
         "FI_PROVIDER": "efa",
@@ -99,13 +99,13 @@ def test_settings_contain_no_secret() -> None:
     assert facts.settings(environment) == {"FI_PROVIDER": "efa", "NCCL_DEBUG": "INFO"}
 
 
-def test_a_missing_preload_is_named(tmp_path: Path) -> None:
+def test_a_missing_library_in_ld_preload_is_named(tmp_path: Path) -> None:
     (tmp_path / "here.so").touch()
     value = f"{tmp_path}/here.so:{tmp_path}/gone.so libc.so.6"
     assert facts.missing_preloads(value) == [f"{tmp_path}/gone.so"]
 
 
-def test_a_machine_without_devices_passes() -> None:
+def test_a_machine_without_gpus_and_efa_passes() -> None:
     result = outcomes(found())
     assert "failed" not in result.values()
     assert result["gpus"] == result["efa"] == result["nccl plugin"] == "absent"
@@ -129,11 +129,11 @@ def test_a_machine_without_devices_passes() -> None:
         (gpus(8), set()),
     ],
 )
-def test_what_slows_or_breaks_a_job_fails(facts: dict[str, Any], failed: set[str]) -> None:
+def test_facts_that_slow_or_break_a_job_fail_a_check(facts: dict[str, Any], failed: set[str]) -> None:
     assert {name for name, outcome in outcomes(facts).items() if outcome == "failed"} == failed
 
 
-def test_numbers_of_devices_are_compared_if_they_are_given() -> None:
+def test_device_counts_are_checked_if_expected_counts_are_given() -> None:
     assert outcomes(gpus(8), gpus=8)["gpus"] == "passed"
     assert outcomes(gpus(7), gpus=8)["gpus"] == "failed"
     assert outcomes(found(), efa=0)["efa"] == "absent"

@@ -10,7 +10,7 @@ from builder.screen.steps import Board
 
 
 def failing(error: Exception) -> tuple[list[str], "Stream"]:
-    """Return a stream whose subscriber raises, and the event names that the subscriber received."""
+    """Return a list of the event names that a subscriber receives, and a stream whose subscriber raises."""
     received: list[str] = []
 
     def subscriber(event: Event) -> None:
@@ -51,8 +51,8 @@ def test_an_interrupt_inside_a_subscriber_does_not_remove_it() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_a_step_that_the_cleanup_ends_is_interrupted(is_cancelled: bool) -> None:
-    """The cleanup removes the container of a running step, which looks like an error of the engine."""
+def test_a_step_that_fails_because_of_the_cleanup_counts_as_interrupted(is_cancelled: bool) -> None:
+    """The cleanup removes the container of a running step, so the step fails with an engine error."""
     received: list[Event] = []
     cancelled = threading.Event()
     events = Stream(received.append, cancelled=cancelled)

@@ -24,8 +24,8 @@ def lines_starting_with(path: Path, word: str) -> list[str]:
 
 
 @pytest.mark.parametrize("role", sorted(PORTS.keys() - {"node_exporter"}))
-def test_exporter_starts_on_the_path_that_its_condition_requires(root: Path, role: str) -> None:
-    # If the two paths differ, systemd restarts the service in a loop and its condition fails each time.
+def test_path_unit_of_an_exporter_watches_the_path_that_the_service_requires(root: Path, role: str) -> None:
+    # If the two paths differ, systemd starts the service in a loop, and ConditionPathExists fails each time.
     templates = root / "ansible/roles" / role / "templates"
     (path,) = templates.glob("*.path.j2")
     (service,) = (file for file in templates.glob("*.j2") if file != path)

@@ -1,4 +1,4 @@
-"""Every stand-in, role and check is compared with the facts about the real releases."""
+"""Stand-ins, roles and checks are compared with the tables of facts about real upstream releases."""
 
 import functools
 import re
@@ -22,13 +22,13 @@ from tests.facts.served import facts_served, records_of
 from tests.standins import efa
 from tests.standins.overlay import has_standin, standin_pins
 
-# Compared with its facts by tests/unit/test_facts.py.
+# Upstreams that tests/unit/test_facts.py compares with the facts.
 ELSEWHERE = {"aws_ofi_nccl"}
 # Kinds of facts from which a stand-in is generated.
 GENERATED = {"file", "node"}
 UPSTREAMS = [name for name in upstreams() if name not in ELSEWHERE]
 ROLES = [path.name for path in sorted((ROOT / "ansible/roles").iterdir()) if path.name in upstreams()]
-# Component whose pin is the version of the upstream.
+# Upstream → component whose pin is the version of the upstream.
 PIN_OF = {"nvidia_fabric_manager": "nvidia_driver", "nvidia_imex": "nvidia_driver"}
 
 
@@ -38,7 +38,7 @@ def catalog_pins() -> Mapping[str, str]:
 
 
 def releases() -> list[tuple[str, str]]:
-    """Return each upstream with the releases in which a fact changed, and with the pinned release."""
+    """Return (upstream, version) for each release in which a fact changed and for each pinned release."""
     found = []
     for name in UPSTREAMS:
         versions = [entry["version"] for entry in table_of(name)["since"]]
@@ -50,7 +50,7 @@ def releases() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Release:
-    """Facts about a release, and what its stand-in serves."""
+    """Facts about a release, facts that its stand-in serves, and the text of its role."""
 
     facts: tuple[Fact, ...]
     served: frozenset[Fact]
@@ -88,8 +88,8 @@ def test_stand_in_and_role_agree_with_the_facts(name: str, version: str) -> None
 
 
 @pytest.mark.parametrize(("name", "version"), releases())
-def test_each_changed_fact_is_noticed(name: str, version: str) -> None:
-    """Changes one word of one fact; what the stand-in serves for it has no fact then, or nothing uses it."""
+def test_each_changed_fact_fails_the_comparison(name: str, version: str) -> None:
+    """If a word in a fact is changed, the stand-in must differ from the fact, or the fact be unused."""
     made = release(name, version)
     unnoticed = [
         fact
@@ -101,7 +101,7 @@ def test_each_changed_fact_is_noticed(name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), releases())
-def test_each_change_of_a_stand_in_is_noticed(name: str, version: str) -> None:
+def test_each_change_of_a_stand_in_fails_the_comparison(name: str, version: str) -> None:
     made = release(name, version)
     unnoticed = [
         fact
@@ -113,7 +113,7 @@ def test_each_change_of_a_stand_in_is_noticed(name: str, version: str) -> None:
 
 
 def changes_of(fact: Fact) -> list[Fact]:
-    """Return the fact with one word changed, for each of its words."""
+    """Return copies of a fact, each with another word changed."""
     return [
         fact._replace(words=(*fact.words[:i], f"{word}-changed", *fact.words[i + 1 :]))
         for i, word in enumerate(fact.words)
@@ -121,10 +121,10 @@ def changes_of(fact: Fact) -> list[Fact]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_checks_name_only_what_facts_support(role: str) -> None:
+def test_role_checks_contain_only_names_from_the_facts(role: str) -> None:
     assert unsupported_names(role) == []
 
 
-def test_a_name_without_a_fact_is_found() -> None:
+def test_a_name_in_a_role_that_no_fact_contains_is_found() -> None:
     text = text_of_role("gdrcopy").replace("gdr_copy_to_mapping", "gdr_open_safe")
     assert invented_names(table_of("gdrcopy"), text) == ["gdr_open_safe"]

@@ -1,4 +1,4 @@
-"""Stand-ins and checks are compared with the facts about real releases."""
+"""Stand-ins and checks of the NCCL plugin are compared with the facts about its real releases."""
 
 import importlib.util
 import re
@@ -33,7 +33,9 @@ ROLE_CHECKS = (
         ("1.21.1", {"libnccl-net-ofi.so": "file", "libnccl-net.so": "file"}, "ncclNetPlugin_v12"),
     ],
 )
-def test_facts_follow_the_release(version: str, files: dict[str, str], highest: str) -> None:
+def test_plugin_files_and_interface_depend_on_the_release(
+    version: str, files: dict[str, str], highest: str
+) -> None:
     facts = aws_ofi_nccl.plugin_facts(version)
     found = dict.fromkeys(facts["files"], "file") | dict.fromkeys(facts["links"], "link")
     assert {name: kind for name, kind in found.items() if "tuner" not in name} == files
@@ -50,14 +52,14 @@ def test_facts_follow_the_release(version: str, files: dict[str, str], highest: 
         ("1.14.0", "v1.14.0", "1.14.0"),
     ],
 )
-def test_names_of_releases(version: str, tag: str, package: str) -> None:
+def test_tag_and_archive_name_of_plugin_releases(version: str, tag: str, package: str) -> None:
     facts = aws_ofi_nccl.plugin_facts(version)
     assert (facts["tag"], facts["package"]) == (tag, package)
 
 
-# Without 1.13.0: only its archive lacks the suffix of its tag, and the catalog has no entry for it.
+# Not 1.13.0: its archive, unlike all others, lacks the suffix of the tag; the catalog does not list it.
 @pytest.mark.parametrize("version", ["1.12.1", "1.13.1", "1.13.2", "1.14.0", "1.16.3", "1.21.1"])
-def test_catalog_has_the_url_of_the_release(version: str) -> None:
+def test_catalog_has_the_download_url_of_the_plugin_release(version: str) -> None:
     loaded = catalog.load(ROOT)
     stack = replace(
         loaded.stacks["cuda-12.4"], pins=loaded.stacks["cuda-12.4"].pins | {"aws_ofi_nccl": version}
@@ -75,7 +77,7 @@ def test_catalog_has_the_url_of_the_release(version: str) -> None:
 
 
 def plugin_of_the_installer(folder: Path, installer: str) -> set[Fact]:
-    """Return the facts about the plugin's package in a stand-in of the EFA installer."""
+    """Return the facts about the NCCL plugin's package in a stand-in for the EFA installer."""
     has = efa.bundle(installer)
     site = Records(folder=folder / "site", pins={})
     site.folder.mkdir(parents=True)
@@ -108,7 +110,7 @@ def test_plugin_in_the_efa_stand_in_matches_the_real_release(tmp_path: Path, ins
 
 
 def changes_of(value: Any) -> list[Any]:
-    """Return changed copies of the value: one without each of its entries, and one with a new entry."""
+    """Return changed copies of a list or table: each lacks one entry, and the last has a new entry."""
     if isinstance(value, dict):
         less = [{key: value[key] for key in value if key != name} for name in value]
         return [*less, {**value, "libnccl-net-changed.so": type(next(iter(value.values()), ""))()}]
@@ -120,7 +122,7 @@ def output_of(*command: str | Path) -> str:
 
 
 @pytest.mark.parametrize("path", ROLE_CHECKS, ids=lambda path: path.name)
-def test_checks_name_only_libraries_and_interfaces_that_exist(path: Path) -> None:
+def test_checks_name_only_plugin_libraries_and_interfaces_that_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     names = {name for entry in FACTS["since"] for key in ("files", "links") for name in entry.get(key, ())}
     kinds = {kind for entry in FACTS["since"] for kinds in entry.get("files", {}).values() for kind in kinds}
@@ -135,12 +137,12 @@ def test_checks_name_only_libraries_and_interfaces_that_exist(path: Path) -> Non
         ("nvidia_container_toolkit", nvidia_container_toolkit.PROGRAM, r'^BinaryName = "(.+)"$'),
     ],
 )
-def test_programs_of_stand_ins_use_the_paths_of_the_release(upstream: str, text: str, pattern: str) -> None:
+def test_programs_of_stand_ins_use_paths_of_real_releases(upstream: str, text: str, pattern: str) -> None:
     (path,) = re.findall(pattern, text, re.MULTILINE)
     assert [entry for entry in table_of(upstream)["since"] if path in entry.get("files", ())]
 
 
-def test_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:
+def test_stand_in_for_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:
     words = {"libfabric": "2.4.0"}
     _, fabric = efa.make_libfabric("2.4.0")
     (tmp_path / "libfabric.so.1").write_bytes(fabric)
@@ -154,7 +156,7 @@ def test_fi_info_prints_the_path_by_which_it_was_called(tmp_path: Path) -> None:
 
 @dataclass
 class HostWithSetting:
-    """Host whose /etc/nccl.conf sets NCCL_NET_PLUGIN."""
+    """Fake host whose /etc/nccl.conf sets NCCL_NET_PLUGIN."""
 
     content_string: str
     exists: bool = True
@@ -173,7 +175,7 @@ class HostWithSetting:
         ("NCCL_NET_PLUGIN=/opt/x/any.so,ofi", ["/opt/x/any.so", "libnccl-net-ofi.so"]),
     ],
 )
-def test_checks_know_the_names_that_nccl_tries(setting: str, names: list[str]) -> None:
+def test_checks_know_the_plugin_file_names_that_nccl_tries(setting: str, names: list[str]) -> None:
     spec = importlib.util.spec_from_file_location("checks_nccl", ROOT / "ansible/checks/nccl.py")
     assert spec
     assert spec.loader

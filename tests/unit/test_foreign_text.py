@@ -1,4 +1,4 @@
-"""No control sequence of foreign text reaches a terminal, a log or a report."""
+"""Control sequences in text from servers, programs or files never reach a terminal, a log or a report."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def test_clean_text_has_no_control_characters(texts: list[str]) -> None:
     assert clean("größer 日本 e\u0301 \u200d") == "größer 日本 e\u0301 \u200d"
 
 
-def test_errors_tables_lines_logs_and_reports_are_clean(texts: list[str]) -> None:
+def test_errors_tables_lines_logs_and_reports_have_no_control_sequences(texts: list[str]) -> None:
     look = Look(colour=False)
     for text in texts:
         stream = io.StringIO()
@@ -91,7 +91,9 @@ def test_streams_pass_only_colour_and_cursor_codes(texts: list[str], monkeypatch
         assert not HARMFUL.search(drawing.sub("", printable(text))), repr(text)
 
 
-def test_guard_streams_cleans_stdout_and_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_guard_streams_removes_control_sequences_from_stdout_and_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = sys.stdout, sys.stderr
     try:
         streams.guard_streams()

@@ -146,7 +146,7 @@ CASES = [
 
 
 def sampled(cases: list[tuple[str, ...]], *, every: int) -> list[ParameterSet]:
-    """Return the cases; all but every n-th are for `make fuzz`."""
+    """Return the cases; only every `every`-th case runs in `make unit`, the others run in `make fuzz`."""
     return [
         pytest.param(
             *case,
@@ -159,7 +159,7 @@ def sampled(cases: list[tuple[str, ...]], *, every: int) -> list[ParameterSet]:
 
 @pytest.fixture
 def inputs(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The root of a repository that has all kinds of input files; no engine and no network is reachable."""
+    """Root of a repository with all kinds of input files; neither engine nor network is reachable."""
     for name, text in MORE_FILES.items():
         repository.write(name, text)
     repository.relock()
@@ -176,7 +176,7 @@ def inputs(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    """Return the exit code and the messages of a command; fail the test if they are those of a defect."""
+    """Return exit code and messages of a command; fail the test if the command ended in a traceback."""
     code = main(words)
     captured = capsys.readouterr()
     assert code in CODES, (words, captured.err)
@@ -297,12 +297,12 @@ VALUES = [
     ),
     *("a,b", "@file", "~", "http://[", "ami-0", "1" * 12),
 ]
-# Commands that would start programs, which the engine below does not stop.
+# Commands left out, because they would start programs despite the unreachable engine.
 STARTING = {"rehearse up", "registry up"}
 PARSERS = {command: options for command, options in parsers() if command not in STARTING}
 
 
-def test_bytes_that_are_no_text_end_in_a_message(repository: Repository) -> None:
+def test_input_files_that_are_not_utf8_end_in_a_message(repository: Repository) -> None:
     argv = [sys.executable, "-m", "builder.cli.main", "show", b"\xff", "--root", str(repository.root)]
     done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -312,7 +312,7 @@ def test_bytes_that_are_no_text_end_in_a_message(repository: Repository) -> None
 def arguments() -> list[tuple[str, str]]:
     """Return every command with each of its arguments that takes a value.
 
-    `doctor`, whose cases take 15 s each, comes last, after the cases of the sample.
+    The cases of `doctor`, which take 15 s each, come last, so that the sample of `make unit` has none.
     """
     found = [
         (command, action.option_strings[-1] if action.option_strings else f"<{action.dest}>")
@@ -325,7 +325,7 @@ def arguments() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def offline(inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The root of the repository, where no service can be started."""
+    """Root of a repository; tests cannot start any service in it."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise MissingError("not started in a test", hint="none")

@@ -1,6 +1,6 @@
-"""Random responses of servers and random lines of programs end in a message, never in a traceback or a hang.
+"""Random server responses and random program output end in a message, never in a traceback or a hang.
 
-`FUZZ_EXAMPLES` sets the number of examples of each test; `make fuzz` sets it.
+The environment variable FUZZ_EXAMPLES, which `make fuzz` sets, is the number of examples of each test.
 """
 
 import json
@@ -48,7 +48,7 @@ DIGEST = sha256(CONTENT)
 
 
 class RawServer(socketserver.ThreadingTCPServer):
-    """Server that answers the n-th request with the n-th of `answers`, byte by byte as given, and closes."""
+    """Server that sends the bytes `answers[n]` for request n, unchanged, and closes the connection."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -275,7 +275,9 @@ def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ASKED)
 @given(answers=st.lists(raw, min_size=1, max_size=5))
 @fuzzed
-def test_responses_end_in_a_result_or_a_message(server: RawServer, name: str, answers: list[bytes]) -> None:
+def test_random_http_responses_end_in_a_result_or_a_message(
+    server: RawServer, name: str, answers: list[bytes]
+) -> None:
     server.answers, server.count = answers, 0
     found: FactoryError | None = None
     try:
@@ -304,7 +306,7 @@ texts = st.one_of(
 
 @given(lines=st.lists(texts, max_size=6))
 @fuzzed
-def test_lines_of_a_play_are_events_or_text(lines: list[str]) -> None:
+def test_random_output_lines_of_a_play_are_events_or_text(lines: list[str]) -> None:
     listener = Listener(Stream(), "hello/base")
     for line in lines:
         listener.line(line)
@@ -325,7 +327,7 @@ packer_lines = st.one_of(
 
 @given(lines=st.lists(packer_lines, max_size=6))
 @fuzzed
-def test_lines_of_packer_are_events(lines: list[str]) -> None:
+def test_random_output_lines_of_packer_become_events(lines: list[str]) -> None:
     log = PackerLog()
     for line in lines:
         assert list(log.read(line)) is not None
@@ -338,5 +340,5 @@ def test_lines_of_packer_are_events(lines: list[str]) -> None:
     )
 )
 @fuzzed
-def test_dates_of_package_lists_are_read_or_empty(text: str) -> None:
+def test_random_dates_of_package_lists_are_parsed_or_empty(text: str) -> None:
     assert isinstance(release_date(text), str)

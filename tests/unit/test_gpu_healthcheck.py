@@ -1,4 +1,4 @@
-"""The program gpu-healthcheck on fake GPUs: programs of the driver on PATH, devices in a folder."""
+"""The program gpu-healthcheck with fake driver programs on PATH and a fake sysfs folder."""
 
 import json
 import os
@@ -60,7 +60,7 @@ EIGHT = "0 1 2 3 4 5 6 7"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder with the programs and the sysfs of a p5.48xlarge."""
+    """Folder with fake driver programs and the fake sysfs of a p5.48xlarge."""
     for name, text in {
         "nvidia-smi": SMI,
         "dcgmi": f"#!/bin/sh\necho Warn\nsed s/STATUS/${{DCGM:-Pass}}/ <<E\n{json.dumps(DIAGNOSTICS)}\nE\n",
@@ -88,13 +88,13 @@ def _write(path: Path, text: str) -> None:
 
 
 class Program:
-    """The program with the programs of a machine on PATH, in this process."""
+    """Runs gpu-healthcheck in this process, with the fake programs of a machine on PATH."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
 
     def __call__(self, machine: Path, *words: str, **variables: str) -> tuple[int, Mapping[str, Any]]:
-        """Return the exit code and the last JSON line."""
+        """Run gpu-healthcheck; return its exit code and the last JSON line of its output."""
         with self._monkeypatch.context() as patch:
             defaults = {"PATH": f"{machine}/bin:/usr/bin:/bin", "GPUS": EIGHT}
             for name, value in {**defaults, **variables}.items():
@@ -148,7 +148,7 @@ def test_healthy_machine_passes_on_every_level(run: Program, machine: Path) -> N
         ({"SPEED": "300"}, "bandwidth", "isolate", "isolate"),
     ],
 )
-def test_faults_have_their_severity(
+def test_each_gpu_fault_has_its_severity_and_action(
     run: Program, machine: Path, variables: Mapping[str, str], name: str, severity: str, action: str
 ) -> None:
     code, found = run(machine, "--level", "3", **variables)
@@ -165,23 +165,23 @@ def test_efa_devices_are_counted_and_must_be_active(run: Program, machine: Path)
     assert (code, failed(found)["efa"]) == (5, "isolate")
 
 
-def test_severity_that_fails_can_be_chosen(run: Program, machine: Path) -> None:
+def test_option_fail_on_sets_the_lowest_failing_severity(run: Program, machine: Path) -> None:
     assert run(machine, "--fail-on", "isolate", LINKS="17")[0] == 0
     assert run(machine, "--fail-on", "monitor", PERSISTENCE="Disabled")[0] == 5
 
 
-def test_machine_without_gpus_is_none(run: Program, tmp_path: Path) -> None:
+def test_machine_without_gpus_is_healthy_and_all_checks_are_absent(run: Program, tmp_path: Path) -> None:
     code, found = run(tmp_path, "--level", "3", PATH="/nonexistent")
     assert (code, found["healthy"], found["action"]) == (0, True, "not a GPU machine")
     assert {check["outcome"] for check in found["checks"]} == {"absent"}
 
 
-def test_type_can_be_named_and_must_be_known(run: Program, machine: Path) -> None:
+def test_option_instance_sets_a_known_instance_type(run: Program, machine: Path) -> None:
     assert run(machine, "--instance", "g5.48xlarge")[1]["instance"] == "g5.48xlarge"
     assert healthcheck.main(["--instance", "p9.huge"]) == 2
 
 
-def test_checks_are_repeated_until_one_fails(run: Program, machine: Path) -> None:
+def test_checks_are_repeated_until_a_check_fails(run: Program, machine: Path) -> None:
     _write(
         machine / "bin/journalctl",
         '#!/bin/sh\necho x >> "$RECORD"\n'
@@ -204,7 +204,7 @@ def test_expected_values_are_those_of_the_catalog(root: Path) -> None:
     assert json.loads(text)["p5.48xlarge"]["busbw_nodes_gb_s"] == 280
 
 
-def test_actions_of_xid_errors_are_those_of_the_alerts(root: Path) -> None:
+def test_xid_errors_have_the_same_actions_as_the_prometheus_alerts(root: Path) -> None:
     text = (root / "observability/prometheus/rules/gpu.yml").read_text(encoding="utf-8")
     alerts = {"reset": "GpuNeedsReset", "reboot": "GpuNeedsReboot", "isolate": "GpuNeedsReplacement"}
     for action, alert in alerts.items():
@@ -249,7 +249,7 @@ def test_slurm_keeps_a_healthy_node(machine: Path) -> None:
     assert slurm(machine) == (0, [])
 
 
-def test_script_of_slurm_passes_shellcheck(
+def test_slurm_health_check_script_passes_shellcheck(
     run: Program,
 ) -> None:
     done = subprocess.run(["shellcheck", SLURM], capture_output=True, text=True, check=False)

@@ -21,13 +21,13 @@ from builder.cli.main import VERBS, main
 from builder.errors import UsageError
 
 _FILLED = "1"  # stands for a value that the program puts into a message; a number fits every option
-# Ends of a command within a sentence.
+# Matches the end of a command within a sentence.
 _END = re.compile(r"[;`\n()<>|…]|, |: |  #|\.$| (?:then|shows|and|on|in|to|again|with|there|from)\b")
-# Names of commands at the beginning of a message, without their arguments.
+# Command names that begin a message and have no arguments there, so that they cannot be parsed.
 _NAMES = {"builder ami copy", "builder ami share", "builder launch"}
-# Commands with a computed option or action, which no parser accepts.
+# Commands in the code with a computed option or action, in which _FILLED is invalid.
 _COMPUTED = {"builder lock TARGET --1 1", "builder deploy 1 1 --yes"}
-# Marks a command that is mentioned in backticks, perhaps without its arguments.
+# Suffix of commands found in backticks, which may lack their arguments.
 _MENTION = "# mentioned"
 # Values in examples that do not exist until the user has created them.
 _CREATED_BY_THE_USER = {"my-target"}
@@ -59,7 +59,7 @@ def _parse(command: str) -> argparse.Namespace | None:
 
 
 def _with_choices(options: argparse.ArgumentParser, words: list[str]) -> Iterator[str]:
-    """Yield the words before `--`; a value that the program fills in becomes a valid choice."""
+    """Yield the words before `--`; replace a computed value (_FILLED) with a valid choice of its option."""
     before: argparse.Action | None = None
     for word in itertools.takewhile(lambda word: word != "--", words):
         choices = before.choices if before else None
@@ -68,7 +68,7 @@ def _with_choices(options: argparse.ArgumentParser, words: list[str]) -> Iterato
 
 
 def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every string, with computed parts filled in, and of every list of words."""
+    """Yield line number and text of every string (computed parts replaced) and of every list of words."""
     parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     parts |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
     for node in ast.walk(tree):
@@ -82,7 +82,7 @@ def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _filled(node: ast.JoinedStr) -> str:
-    """Return an f-string's text with _FILLED for each computed part; one that continues a word is omitted."""
+    """Return the text of an f-string with _FILLED for each computed part, except parts that end a word."""
     text = ""
     for part in node.values:
         text += "" if not isinstance(part, ast.Constant) and re.search(r"\w$", text) else _word(part)
@@ -134,7 +134,7 @@ def test_every_command_in_a_message_is_accepted_by_its_parser(root: Path) -> Non
 @pytest.mark.parametrize(
     "text", ["run: builder bild x", "builder ami lst", "builder show a; builder iam --x"]
 )
-def test_the_rule_finds_a_command_that_does_not_exist(text: str) -> None:
+def test_a_message_with_a_nonexistent_command_is_found(text: str) -> None:
     last = list(_commands(f"hint {text}"))[-1]
     with pytest.raises(UsageError):
         _parse(last)

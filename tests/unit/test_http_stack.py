@@ -1,4 +1,4 @@
-"""All HTTP requests use a single client, which imports urllib3 lazily; roles retry the same statuses."""
+"""All HTTP requests use one client, which imports urllib3 lazily; roles retry the same HTTP statuses."""
 
 import ast
 import importlib.util
@@ -16,7 +16,7 @@ ALLOWED = {"builder/adapters/host/http.py": {"urllib3"}, "builder/rehearsal/prox
 
 
 def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Yield all imported modules except those imported only for annotations."""
+    """Yield the names of imported modules, except imports under `if TYPE_CHECKING`."""
     for node in nodes:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
@@ -36,7 +36,7 @@ def test_only_the_http_client_imports_an_http_library(root: Path) -> None:
 
 
 def fetching_module(root: Path) -> ModuleType:
-    """Load the download code of the roles, which cannot import the builder's client."""
+    """Import the download code of the Ansible modules, which cannot use the builder's HTTP client."""
     path = root / "ansible" / "plugins" / "module_utils" / "fetching.py"
     spec = importlib.util.spec_from_file_location("fetching", path)
     assert spec is not None
@@ -46,7 +46,7 @@ def fetching_module(root: Path) -> ModuleType:
     return module
 
 
-def test_builder_and_roles_retry_the_same_statuses(root: Path) -> None:
+def test_builder_and_roles_retry_the_same_http_statuses(root: Path) -> None:
     assert fetching_module(root).TRANSIENT == TRANSIENT
 
 

@@ -1,4 +1,4 @@
-"""The configuration of images follows from the key of their layer."""
+"""The configuration of an image depends only on inputs of its layer key, so that rebuilds are identical."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def config_of(contents: Contents, steps: list[str], record: Any = RECORD) -> dic
     return dict(json.loads(text))
 
 
-def test_holds_only_what_follows_from_the_key() -> None:
+def test_configuration_holds_only_values_that_the_layer_key_determines() -> None:
     found = config_of(Contents(diff_ids=("sha256:a", "sha256:b")), ["builder: base", "builder: roles"])
     assert found == {
         "architecture": "amd64",
@@ -66,7 +66,7 @@ def test_holds_only_what_follows_from_the_key() -> None:
     }
 
 
-def test_sets_path_if_the_base_has_none() -> None:
+def test_configuration_sets_path_if_the_base_image_does_not() -> None:
     record = {**RECORD, "Config": {"Env": None, "Labels": None}}
     (path, own) = config_of(Contents(diff_ids=("a",)), ["base"], record)["config"]["Env"]
     assert path == "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,7 +87,7 @@ def test_history_has_an_entry_for_each_layer(contents: Contents, layers: list[st
     assert [entry["created_by"] for entry in found if entry.get("empty_layer")] == empty
 
 
-def test_reference_time_is_that_of_the_newest_suite_or_of_the_parent(repository: Repository) -> None:
+def test_reference_time_comes_from_the_newest_suite_or_the_parent_image(repository: Repository) -> None:
     assert reference_time(repository.plan()) == 1767225600
     assert images.epoch_of(RECORD) == 1795140670
     for text in ("0001-01-01T00:00:00Z", "", "odd"):
@@ -109,7 +109,7 @@ def test_a_changed_summary_or_lock_entry_changes_the_key_and_the_labels(reposito
     assert changed_labels == labels | {"org.opencontainers.image.description": "says more"}
 
 
-def test_archive_names_the_layers_that_the_engine_has_and_holds_the_new_one(tmp_path: Path) -> None:
+def test_image_archive_lists_all_layers_and_contains_only_the_new_layer(tmp_path: Path) -> None:
     layer = tmp_path / "layer.tar"
     layer.write_bytes(b"layer")
     write_archive(tmp_path / "image.tar", b"{}", Contents(diff_ids=("a", "b"), tar=layer), "name:tag")
@@ -127,7 +127,7 @@ def test_archive_names_the_layers_that_the_engine_has_and_holds_the_new_one(tmp_
 
 
 class Engine:
-    """An engine with one image that records what it is asked to do."""
+    """Fake engine with one image that records its method calls."""
 
     def __init__(self, *, takes_configurations: bool) -> None:
         self.takes_configurations = takes_configurations
@@ -150,7 +150,9 @@ class Engine:
 
 
 @pytest.mark.parametrize("takes", [True, False])
-def test_the_tag_of_the_key_comes_last(repository: Repository, tmp_path: Path, takes: bool) -> None:
+def test_image_gets_the_tag_with_the_layer_key_last(
+    repository: Repository, tmp_path: Path, takes: bool
+) -> None:
     engine: Any = Engine(takes_configurations=takes)
     plan = repository.plan()
     key = plan.layers[0].key

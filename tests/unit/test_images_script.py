@@ -57,7 +57,7 @@ def test_layers_are_kept_until_no_later_image_needs_them(images: ModuleType, con
     assert images.removable([*keys, "gone"], keys, []) == set(keys)
 
 
-def test_an_image_with_unlocked_inputs_is_unproven(
+def test_reason_against_an_image_names_its_unlocked_inputs(
     images: ModuleType, context: Context, repository: Repository
 ) -> None:
     repository.replace("containers/hello/requirements.lock", "greet==1.0", "greet==1.1")
@@ -67,7 +67,7 @@ def test_an_image_with_unlocked_inputs_is_unproven(
     assert reason.endswith("builder lock hello")
 
 
-def test_rows_have_a_cell_for_every_header(images: ModuleType) -> None:
+def test_table_rows_have_a_cell_for_every_header(images: ModuleType) -> None:
     done = {
         "target": "hello",
         "flavour": "cpu",
@@ -87,7 +87,7 @@ def test_rows_have_a_cell_for_every_header(images: ModuleType) -> None:
 @pytest.mark.parametrize(
     "differences", [[], ["layer system: /etc/now: content", "layer system: /etc/x: time"]]
 )
-def test_an_image_whose_two_builds_differ_has_failed(
+def test_an_image_with_two_different_builds_has_failed(
     images: ModuleType,
     repository: Repository,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Stacks with a base and targets with a profile: inherited values and refused files."""
+"""Stacks with a base stack and targets with a profile: inherited values, and errors in invalid files."""
 
 from pathlib import Path
 
@@ -253,7 +253,7 @@ def test_build_price_comes_from_the_instance_type(
     assert f"targets/machine.toml: {expected}" in problems(repository)
 
 
-def test_bundled_component_gets_its_version_from_the_bundle(stacked: Repository) -> None:
+def test_bundled_component_gets_its_version_from_the_bundling_release(stacked: Repository) -> None:
     stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["fabric"]\nbrought_by = "fabric"\n')
     stacked.write(
         "catalog/versions/fabric.toml",
@@ -270,7 +270,7 @@ def test_bundled_component_gets_its_version_from_the_bundle(stacked: Repository)
     }
 
 
-def test_brought_by_must_name_a_required_component(stacked: Repository) -> None:
+def test_key_brought_by_must_name_a_required_component(stacked: Repository) -> None:
     stacked.write("catalog/components/extra.toml", SPARE + 'requires = ["base"]\nbrought_by = "fabric"\n')
     stacked.write("catalog/versions/fabric.toml", 'summary = "f"\nside = "image"\n')
     expected = "components/extra.toml: brought_by: component 'fabric' is not in requires (available: base)"

@@ -1,4 +1,4 @@
-"""`builder init site` writes a site file whose every line is a valid setting, from options or answers."""
+"""`builder init site` writes a site file from options or answers; each commented line is a valid setting."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_written_file_holds_the_answers_and_nothing_else(own_file: Path) -> None:
+def test_written_site_file_sets_only_the_given_answers(own_file: Path) -> None:
     initial_site.write(own_file, ANSWERS)
     found = site.load(own_file.parent)
     assert found.given == ANSWERS.keys()
@@ -40,7 +40,7 @@ def test_written_file_holds_the_answers_and_nothing_else(own_file: Path) -> None
     )
 
 
-def test_every_commented_setting_can_be_used_as_it_is(own_file: Path) -> None:
+def test_every_setting_in_a_comment_of_the_site_file_is_valid(own_file: Path) -> None:
     initial_site.write(own_file, {})
     assert site.load(own_file.parent) == site.Site()
     text = own_file.read_text()
@@ -54,13 +54,13 @@ def test_every_commented_setting_can_be_used_as_it_is(own_file: Path) -> None:
     assert site.load(own_file.parent).given == keys
 
 
-def test_every_option_and_answer_has_a_key_of_the_site_file() -> None:
+def test_every_question_belongs_to_a_key_of_the_site_file() -> None:
     for question in initial_site.QUESTIONS:
         section, _, name = question.key.partition(".")
         assert name in site.SECTIONS[section].__dataclass_fields__
 
 
-def test_asks_again_until_an_answer_fits() -> None:
+def test_asks_again_until_an_answer_is_valid() -> None:
     answers = iter(
         ["1234", "123456789012", "", "", "maybe", "no", "10.0.0.1/33", " 10.0.0.1/32 , ", "", "", ""]
     )
@@ -85,7 +85,9 @@ def test_asks_again_until_an_answer_fits() -> None:
     assert "region in which AMIs are built [us-east-1]: " in asked
 
 
-def test_options_answer_without_a_terminal(repository: Repository, own_file: Path, capsys: Capture) -> None:
+def test_options_replace_the_questions_without_a_terminal(
+    repository: Repository, own_file: Path, capsys: Capture
+) -> None:
     words = ["--region", "eu-west-1", "--public-address", "yes", "--source-cidr", "203.0.113.7/32"]
     assert main(["init", "site", "--root", str(repository.root), *words]) == 0
     shown = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Counts of EC2 types in the catalog, compared with the type list of moto."""
+"""Counts (GPUs, network cards, …) of EC2 instance types in the catalog, compared with moto's type list."""
 
 import gzip
 import importlib.util
@@ -40,7 +40,7 @@ def _counts(entry: dict[str, Any]) -> dict[str, int | None]:
     }
 
 
-def test_counts_equal_those_of_the_type_list(root: Path, listed: dict[str, Any]) -> None:
+def test_device_counts_of_instance_types_equal_those_in_moto(root: Path, listed: dict[str, Any]) -> None:
     differences = []
     for name, instance in catalog.load(root).instances.items():
         if name not in UNLISTED:

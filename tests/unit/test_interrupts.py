@@ -1,4 +1,4 @@
-"""Signals interrupt the main thread, whichever thread gets them, but never while a thread starts."""
+"""A signal to any thread interrupts the main thread, but never while a thread is being started."""
 
 import os
 import signal

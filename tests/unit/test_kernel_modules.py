@@ -1,4 +1,4 @@
-"""Archives of kernel modules from build machines: refused file names, caching, and damaged archives."""
+"""Kernel module archives from build machines: refused file names, caching, and damaged archives."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from builder.adapters.host.workspace import Run, Workspace, open_run
 ANSIBLE = Path(__file__).resolve().parents[2] / "ansible"
 ARCHIVE = "nvidia-1.0-6.1.0-1-amd64-x86_64-0123456789abcdef.dkms.tar.gz"
 Answers = tuple[dict[str, object], dict[str, object]]  # dkms results: in check mode, in the build
-# Fake dkms module of a hostile machine. It returns the answers stored under the name of the kernel module.
+# Fake Ansible module `dkms` of a hostile machine; it returns the answers for the name of a kernel module.
 MACHINE = """
 from ansible.module_utils.basic import AnsibleModule
 names = ("name", "version", "kernel", "archives")
@@ -111,7 +111,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 def build(run: Run, name: str, files: dict[str, str]) -> tuple[list[str], Path]:
-    """Prepare a build that makes `files`; return the names of cached archives, notes, and the folder."""
+    """Prepare a build and write `files`; return cached archive names plus notes, and the build's folder."""
     folder = run.scratch / name
     notes: list[str] = []
     kernel_modules.prepare(run, folder, cache="modules", note=notes.append)
@@ -121,7 +121,7 @@ def build(run: Run, name: str, files: dict[str, str]) -> tuple[list[str], Path]:
     return names + notes, folder
 
 
-def test_an_archive_is_cached_only_after_a_call_of_keep(run: Run) -> None:
+def test_a_kernel_module_archive_is_cached_only_after_a_call_of_keep(run: Run) -> None:
     _, folder = build(run, "first", {ARCHIVE: "modules"})
     assert build(run, "second", {})[0] == []
     kernel_modules.keep(run, folder, cache="modules")
@@ -149,7 +149,7 @@ def test_archive_without_a_digest_is_not_used(run: Run) -> None:
     assert "differs from its recorded sha256" in build(run, "first", {})[0][0]
 
 
-def test_only_archives_are_cached(run: Run, tmp_path: Path) -> None:
+def test_only_kernel_module_archives_are_cached(run: Run, tmp_path: Path) -> None:
     _, folder = build(run, "first", {"authorized_keys": "x", ".x.dkms.tar.gz": "x", "a.tar.gz": "x"})
     secret = tmp_path / "secret"
     secret.write_text("secret")

@@ -1,4 +1,4 @@
-"""The launch section of a target: which values the catalog refuses, and the command line that follows."""
+"""The [launch] section of a target: invalid values, and the command line that the section describes."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def with_launch(repository: Repository, section: str) -> None:
     path.write_text(path.read_text() + section)
 
 
-def test_section_becomes_part_of_the_target(repository: Repository) -> None:
+def test_launch_section_becomes_part_of_the_target(repository: Repository) -> None:
     with_launch(repository, SECTION)
     assert repository.load().targets["hello"].launch == Launch(
         runner="torchrun",
@@ -55,7 +55,7 @@ def test_section_becomes_part_of_the_target(repository: Repository) -> None:
         ("runner =", "runer =", "launch.runer: unknown key (did you mean 'runner'?)"),
     ],
 )
-def test_invalid_section_is_refused(repository: Repository, old: str, new: str, expected: str) -> None:
+def test_invalid_launch_section_is_refused(repository: Repository, old: str, new: str, expected: str) -> None:
     assert old in SECTION
     with_launch(repository, SECTION.replace(old, new))
     with pytest.raises(CatalogError) as caught:
@@ -63,7 +63,7 @@ def test_invalid_section_is_refused(repository: Repository, old: str, new: str, 
     assert any(expected in problem for problem in caught.value.problems)
 
 
-def test_section_without_a_workload_is_refused(repository: Repository) -> None:
+def test_launch_section_without_a_workload_is_refused(repository: Repository) -> None:
     repository.replace("catalog/targets/hello.toml", 'workload = "hello"', "")
     with_launch(repository, SECTION)
     with pytest.raises(CatalogError) as caught:

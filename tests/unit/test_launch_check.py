@@ -1,4 +1,4 @@
-"""`builder launch --check`: no findings in rendered files, those of edits, refusals of other files."""
+"""`builder launch --check`: no findings in rendered files, findings in edits, errors for other files."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ P5 = ("trainer", "p5")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
-    """A site whose images have digests of their own."""
+    """Site with published images that have different digests."""
     found = create_site(tmp_path_factory.mktemp("check"), root)
     for target in ("trainer", "collectives", "rayed", "joined"):
         for flavour in FLAVOURS:
@@ -41,7 +41,7 @@ def digest_of(target: str, flavour: str) -> str:
 
 
 class Image:
-    """An image with these variables and programs, in the place of the engine and the registry."""
+    """Environment variables and programs of an image; replaces look-ups in the engine and the registry."""
 
     def __init__(self) -> None:
         self.variables: list[str] = ["PATH=/opt/venv/bin"]
@@ -71,7 +71,7 @@ def image(monkeypatch: pytest.MonkeyPatch) -> Image:
 
 
 class Check:
-    """`builder launch --check` on the site, with its exit code and output."""
+    """Runs `builder launch --check` in the test site; returns exit code, stdout and stderr."""
 
     def __init__(self, site: Context, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._site, self._path, self._capsys = site, folder / "file", capsys
@@ -127,7 +127,7 @@ def test_unpacked_programs_and_squashfs_files_have_no_findings(site: Context, ch
 
 
 EDITS = [
-    # launcher, kind, text, its replacement, place and message
+    # launcher, Kubernetes kind, text, replacement of the text, place of the finding, message of the finding
     ("slurm", "", ":sha256:" + DIGEST, ":latest", "line 23: image ", "is not the one of run"),
     ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=9", "line 10: ", "9 GPUs; p5.48xlarge has 8"),
     ("slurm", "", "--nproc-per-node=8", "--nproc-per-node=16", "line 23: ", "the job has 8 GPUs"),
@@ -242,7 +242,7 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("service", "kind", "old", "new", "place", "message"), EDITS)
-def test_edits_are_found_at_their_place(
+def test_wrong_edits_of_launch_files_are_found_with_their_line(
     site: Context,
     check: Check,
     service: str,
@@ -263,7 +263,9 @@ def test_edits_are_found_at_their_place(
     assert "\nhint: " in err
 
 
-def test_variables_of_the_image_count(site: Context, check: Check, image: Image) -> None:
+def test_check_considers_environment_variables_of_the_image(
+    site: Context, check: Check, image: Image
+) -> None:
     text = text_of(*make_file(site, *P5, "docker", Wish(nodes=2)))
     bare = text.replace("--env=NVIDIA_DRIVER_CAPABILITIES=compute,utility", "--env=A=b")
     image.variables.append("NVIDIA_DRIVER_CAPABILITIES=compute,utility")
@@ -279,7 +281,7 @@ def test_an_image_that_the_registry_lacks_is_found(site: Context, check: Check, 
     assert (code, out.count("whole file: the registry has no image ")) == (5, 1)
 
 
-def test_findings_are_json(site: Context, check: Check) -> None:
+def test_findings_of_launch_check_are_printed_as_json(site: Context, check: Check) -> None:
     text = text_of(*make_file(site, *P5, "slurm", Wish(nodes=2)))
     code, out, _ = check(text.replace("node=8", "node=9"), "--json")
     result = json.loads(out)["result"]
@@ -306,11 +308,11 @@ def test_findings_are_json(site: Context, check: Check) -> None:
         ),
         (f"#!/bin/sh\ndocker run {REGISTRY}/trainer@sha256:{DIGEST}\n", (), 2, "names no EC2 type"),
         (f"#!/bin/sh\ndocker run x@sha256:{DIGEST}\n", ("--instance", "p9"), 2, "no EC2 type 'p9'"),
-        ("", ("trainer",), 2, "--check reads target and launcher from the file, not from trainer"),
-        ("", ("--on", "slurm"), 2, "--check reads target and launcher from the file, not from --on"),
+        ("", ("trainer",), 2, "--check reads target and launcher from the file: remove trainer"),
+        ("", ("--on", "slurm"), 2, "--check reads target and launcher from the file: remove --on"),
     ],
 )
-def test_other_files_are_refused(
+def test_files_that_builder_launch_did_not_write_are_refused(
     check: Check, text: str | bytes, words: tuple[str, ...], code: int, message: str
 ) -> None:
     found, out, err = check(text, *words)
@@ -319,12 +321,12 @@ def test_other_files_are_refused(
     assert (err.count("error: "), err.count("\nhint: ")) == (1, 1)
 
 
-def test_missing_file_is_named(site: Context, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_names_a_missing_launch_file(site: Context, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "--check", "nothing.sbatch", "--root", str(site.root)]) == 3
     assert "no file nothing.sbatch" in capsys.readouterr().err
 
 
-def test_names_and_sizes() -> None:
+def test_image_names_and_memory_sizes_of_all_formats_are_parsed() -> None:
     assert registry_name("r:5000#a/b:sha256:01") == registry_name("docker://r:5000#a/b@sha256:01")
     assert registry_name("/fsx/images/a.sqsh") == "/fsx/images/a.sqsh"
     sizes = {"16g": 16, "512m": 0.5, "1Gi": 1, "1024Mi": 1, "1Ti": 1024, "x": 0, "": 0}
@@ -332,7 +334,7 @@ def test_names_and_sizes() -> None:
     assert gib("1073741824") == 1
 
 
-def test_words_are_not_executed(site: Context, check: Check, tmp_path: Path) -> None:
+def test_check_executes_no_command_in_a_launch_file(site: Context, check: Check, tmp_path: Path) -> None:
     text = text_of(*make_file(site, *P5, "slurm", Wish(nodes=2)))
     code, _, _ = check(text.replace("    train.py", f"    $(touch${{IFS}}{tmp_path}/x)"))
     assert code in (0, 5)

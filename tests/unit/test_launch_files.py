@@ -1,4 +1,4 @@
-"""Launch files: golden texts, counts of every EC2 type, refusals, and the forms of known mistakes."""
+"""Launch files: golden files, device counts of every EC2 type, refused jobs, and known mistakes."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
 
 
 def is_possible(flavour: str, service: str) -> bool:
-    """HyperPod has no HPC types."""
+    """True if a launcher supports the type of a flavour: HyperPod has no hpc instance types."""
     return not (service.startswith("hyperpod") and FLAVOURS[flavour][1].startswith("hpc"))
 
 
@@ -86,7 +86,7 @@ def test_every_golden_file_has_a_case(site: Context) -> None:
     ("flavour", "service"),
     [(flavour, service) for flavour in FLAVOURS for service in LAUNCHERS if is_possible(flavour, service)],
 )
-def test_files_name_the_image_by_digest_and_no_host_library(
+def test_launch_files_name_the_image_by_digest_and_no_host_library(
     site: Context, flavour: str, service: str
 ) -> None:
     text = text_of(*make_file(site, "trainer", flavour, service))
@@ -98,7 +98,7 @@ def test_files_name_the_image_by_digest_and_no_host_library(
 
 @pytest.mark.parametrize("flavour", ["p5", "trn2", "cpu"])
 @pytest.mark.parametrize("service", ["slurm", "docker"])
-def test_scripts_pass_shellcheck(site: Context, flavour: str, service: str, tmp_path: Path) -> None:
+def test_launch_scripts_pass_shellcheck(site: Context, flavour: str, service: str, tmp_path: Path) -> None:
     wishes = (Wish(nodes=1), Wish(nodes=3), Wish(nodes=2, is_squashfs=service == "slurm"))
     for target, wish in (*(("trainer", wish) for wish in wishes), ("joined", Wish(nodes=2))):
         path = tmp_path / "script"
@@ -107,15 +107,15 @@ def test_scripts_pass_shellcheck(site: Context, flavour: str, service: str, tmp_
         assert done.returncode == 0, done.stdout
 
 
-def test_only_slurm_makes_gpus_visible_itself(site: Context) -> None:
-    """Other runtimes choose the GPUs of a container, and the variable would override their choice."""
+def test_only_slurm_launch_files_set_nvidia_visible_devices(site: Context) -> None:
+    """Other launchers assign GPUs to a container; NVIDIA_VISIBLE_DEVICES would override the assignment."""
     for service in LAUNCHERS:
         text = text_of(*make_file(site, "trainer", "p5", service))
         assert ("NVIDIA_VISIBLE_DEVICES" in text) == (service in ("slurm", "hyperpod-slurm", "pcs"))
         assert "NVIDIA_DRIVER_CAPABILITIES" in text
 
 
-def test_words_of_the_user_reach_the_program_unchanged(site: Context, tmp_path: Path) -> None:
+def test_arguments_of_the_user_reach_the_program_unchanged(site: Context, tmp_path: Path) -> None:
     words = ("a b", "$(id)", "`id`", "'", '"', "--x=$HOME", "\\", "*")
     _, file = make_file(site, "trainer", "cpu", "docker", Wish(nodes=1, arguments=words))
     assert isinstance(file.content, str)
@@ -132,7 +132,7 @@ def test_words_of_the_user_reach_the_program_unchanged(site: Context, tmp_path: 
 
 
 def _torchrun() -> argparse.ArgumentParser:
-    """Return a parser with the options of PyTorch's torchrun: --n could be three of them."""
+    """Return a parser with torchrun's options, in which `--n` is an ambiguous abbreviation."""
     parser = argparse.ArgumentParser()
     for name in ("nnodes", "nproc-per-node", "node-rank", "rdzv-id", "rdzv-backend", "rdzv-endpoint"):
         parser.add_argument(f"--{name}")
@@ -183,7 +183,7 @@ def _image(instance: Any, **changes: Any) -> Image:
     return Image(**{**values, **changes})
 
 
-def test_counts_of_every_type_fit_the_type(site: Context) -> None:
+def test_job_counts_fit_every_instance_type(site: Context) -> None:
     for instance in site.catalog.instances.values():
         if instance.ram_gib is None:
             continue
@@ -197,7 +197,7 @@ def test_counts_of_every_type_fit_the_type(site: Context) -> None:
         assert single.efa == 0
 
 
-def test_only_p6e_has_unknown_counts(site: Context) -> None:
+def test_only_p6e_instance_types_have_unknown_counts(site: Context) -> None:
     unknown = {
         instance.name
         for instance in site.catalog.instances.values()
@@ -225,7 +225,7 @@ def test_jobs_that_do_not_fit_are_refused(
     assert caught.value.hint
 
 
-def test_a_program_for_any_instance_runs_beside_accelerators(site: Context) -> None:
+def test_a_program_for_any_instance_runs_once_on_a_gpu_instance(site: Context) -> None:
     instance = site.catalog.instances["p5.48xlarge"]
     section = Launch(runner="none", command=("check",), any_instance=True)
     job = make_job(_image(instance, accelerator="none"), section, instance, (), Wish(), service="slurm")
@@ -267,7 +267,7 @@ _FAKES = {
 
 
 @pytest.mark.parametrize("service", ["slurm", "docker", "batch"])
-def test_a_process_of_each_node_finds_the_first_node(site: Context, service: str, tmp_path: Path) -> None:
+def test_each_node_gets_the_address_of_the_first_node(site: Context, service: str, tmp_path: Path) -> None:
     for name, body in _FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -294,7 +294,7 @@ def test_a_process_of_each_node_finds_the_first_node(site: Context, service: str
         assert done.stdout == "1 2 node-1:29500 train.py a b\n"
 
 
-def test_settings_of_the_rules_reach_the_job(site: Context) -> None:
+def test_settings_that_rules_require_reach_the_job(site: Context) -> None:
     instance = site.catalog.instances["p5.48xlarge"]
     settings = ("FI_X=1", "unset NCCL_ALGO", "--cap-add=SYS_NICE", "sysctl vm.x=1")
     job = make_job(_image(instance), LAUNCH, instance, settings, Wish(), service="slurm")
@@ -303,7 +303,7 @@ def test_settings_of_the_rules_reach_the_job(site: Context) -> None:
     assert not any("vm.x" in name for name in job.environment)
 
 
-def test_unpacked_program_gets_the_folder_of_the_nodes(site: Context) -> None:
+def test_unpacked_image_gets_host_paths_instead_of_mounts(site: Context) -> None:
     wish = Wish(nodes=2, has_runtime=False, folders={"checkpoints": "/fsx/mine"})
     text = text_of(*make_file(site, "trainer", "cpu", "slurm", wish))
     assert "--container-image" not in text
@@ -311,7 +311,7 @@ def test_unpacked_program_gets_the_folder_of_the_nodes(site: Context) -> None:
 
 
 class Command:
-    """`builder launch` on the site, with its exit code and output."""
+    """Runs `builder launch` in the test site; returns exit code, stdout and stderr."""
 
     def __init__(self, site: Context, capsys: pytest.CaptureFixture[str]) -> None:
         self._site, self._capsys = site, capsys
@@ -331,7 +331,7 @@ def launch(site: Context, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     return Command(site, capsys)
 
 
-def test_command_prints_or_writes_the_file(launch: Command, tmp_path: Path) -> None:
+def test_launch_prints_or_writes_the_launch_file(launch: Command, tmp_path: Path) -> None:
     words = ("trainer", "--flavour", "cpu", "--on", "slurm", "--instance", "hpc7a.96xlarge", "--nodes", "2")
     code, out, err = launch(*words, "--", "--steps", "7")
     assert (code, err) == (0, "")
@@ -358,7 +358,7 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
         ((*GOOD, "--mount", "checkpoint=/a"), 2, "no mount 'checkpoint' (did you mean 'checkpoints'?)"),
         ((*GOOD, "--mount", "checkpoints=a"), 2, "must be NAME=FOLDER with an absolute path"),
         ((*GOOD, "--mount", "checkpoints=/a,b:/etc"), 2, "must be NAME=FOLDER with an absolute path"),
-        ((*GOOD, "--as", "jobset"), 2, "--as jobset: --on slurm does not read --as"),
+        ((*GOOD, "--as", "jobset"), 2, "--as jobset: is not supported with --on slurm"),
         ((*GOOD, "--runtime", "none", "--image", "squashfs"), 2, "--image has no effect with --runtime none"),
         ((*GOOD[:-1], "g5.48xlarge"), 8, "does not support g5.48xlarge"),
         (
@@ -383,7 +383,9 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
         ),
     ],
 )
-def test_command_refuses_bad_input(launch: Command, words: tuple[str, ...], code: int, message: str) -> None:
+def test_launch_refuses_bad_arguments(
+    launch: Command, words: tuple[str, ...], code: int, message: str
+) -> None:
     found, out, err = launch(*words)
     assert (found, out) == (code, ""), err
     assert message in err
@@ -400,7 +402,7 @@ def test_command_refuses_bad_input(launch: Command, words: tuple[str, ...], code
         ({"stack": "gone"}, 3, "has stack 'gone', which the catalog no longer has"),
     ],
 )
-def test_command_refuses_an_image_that_no_node_could_run(
+def test_launch_refuses_an_image_that_no_node_could_run(
     site: Context, launch: Command, changes: Table, code: int, message: str
 ) -> None:
     table = receipt(site, "trainer", "p5", created="2026-12-01T00:00:00Z")
@@ -421,7 +423,7 @@ def test_command_refuses_an_image_that_no_node_could_run(
     assert launch(*GOOD)[0] == 0
 
 
-def test_newest_receipt_decides_and_a_damaged_one_is_named(site: Context, launch: Command) -> None:
+def test_launch_uses_the_newest_receipt_and_names_a_damaged_receipt(site: Context, launch: Command) -> None:
     newer = receipt(site, "trainer", "p5", created="2026-12-01T00:00:00Z", run="20261201-120000-build-bbbbbb")
     path = write_receipt(site, newer, "newer")
     try:
@@ -432,7 +434,7 @@ def test_newest_receipt_decides_and_a_damaged_one_is_named(site: Context, launch
         path.unlink()
 
 
-def test_image_on_this_machine_is_noted(site: Context, launch: Command) -> None:
+def test_launch_notes_that_an_image_is_only_on_this_machine(site: Context, launch: Command) -> None:
     here = {"name": f"localhost:5000/trainer@sha256:{DIGEST}", "digest": f"sha256:{DIGEST}"}
     both = [*receipt(site, "trainer", "p5")["publications"], here]
     path = write_receipt(site, receipt(site, "trainer", "p5", created="3", publications=both), "newer")
@@ -448,7 +450,7 @@ def test_image_on_this_machine_is_noted(site: Context, launch: Command) -> None:
         path.unlink()
 
 
-def test_kinds_of_a_target_follow_its_runner(site: Context) -> None:
+def test_default_kubernetes_kind_of_a_target_depends_on_its_runner(site: Context) -> None:
     assert kind_of(site.catalog.targets["trainer"], "") == "pytorchjob"
     assert kind_of(site.catalog.targets["collectives"], "") == "mpijob"
 

@@ -1,4 +1,4 @@
-"""`builder launch` asks the site's registry for the image: it has it, lacks it, or gives no answer."""
+"""`builder launch` checks that the site's registry has the image: found, missing, or no answer."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
 
 
 class Launch:
-    """`builder launch` of an image that was published to a registry, with its exit code and output."""
+    """Runs `builder launch` for an image published to a registry; returns exit code, stdout and stderr."""
 
     def __init__(self, site: Context, capsys: pytest.CaptureFixture[str]) -> None:
         self._site, self._capsys = site, capsys
@@ -50,7 +50,7 @@ def _registry(status: int, body: bytes = b"") -> Stub:
     return Stub(answer=lambda _: (status, {}, body))
 
 
-def test_an_image_of_the_registry_is_launched(launch: Launch) -> None:
+def test_an_image_that_the_registry_has_is_launched(launch: Launch) -> None:
     with serving(_registry(200, MANIFEST)) as registry:
         code, out, err = launch(registry.host)
     assert code == 0, err
@@ -65,19 +65,21 @@ def test_an_image_that_the_registry_lacks_is_refused(launch: Launch) -> None:
         assert (code, out) == (3, "")
         assert err.startswith(f"error: the registry has no image {name}, so no node can pull it\nhint: ")
         assert "builder build trainer --flavour p5 --publish" in err
-        # A squashfs file and an unpacked image are read from the shared file system.
+        # Nodes read squashfs files and unpacked images from the shared file system, not from the registry.
         assert launch(registry.host, "--image", "squashfs")[0] == 0
         assert launch(registry.host, "--runtime", "none")[0] == 0
     assert len(registry.asked) == 1
 
 
-def test_a_registry_of_another_site_is_not_asked(launch: Launch) -> None:
+def test_launch_sends_no_request_to_a_registry_of_another_site(launch: Launch) -> None:
     with serving(_registry(404)) as registry:
         assert launch(registry.host, push="registry.example.org")[0] == 0
     assert registry.asked == []
 
 
-def test_a_registry_without_an_answer_is_noted(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_prints_a_note_if_the_registry_gives_no_answer(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launch_registry, "_PATIENCE_S", 0.2)
     with serving(_registry(403)) as registry:
         assert _note(launch, registry.host).endswith("(not logged in)")
@@ -87,7 +89,7 @@ def test_a_registry_without_an_answer_is_noted(launch: Launch, monkeypatch: pyte
 
 
 def _note(launch: Launch, host: str) -> str:
-    """Return the note of a launch whose registry gives no answer."""
+    """Run `builder launch` with a registry that gives no answer; return the printed note."""
     code, out, err = launch(host)
     assert (code, DIGEST in out) == (0, True), err
     note = err.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Launch files against the schemas of their services, and changed files that the schemas must refuse."""
+"""Launch files are valid by the schemas of their services, which refuse files with wrong changes."""
 
 import copy
 import re
@@ -53,7 +53,7 @@ def test_kubernetes_objects_are_valid(site: Context, flavour: str, service: str)
 
 
 def _expected(site: Context, flavour: str) -> set[str]:
-    """Return the resources that the nodes offer; a schema accepts any name of a resource."""
+    """Return the Kubernetes resource names that nodes offer; schemas accept any resource name."""
     instance = site.catalog.instances[FLAVOURS[flavour][1]]
     names = {"nvidia": "nvidia.com/gpu", "neuron": "aws.amazon.com/neuron", "none": "cpu"}
     fabric = {"vpc.amazonaws.com/efa", "hugepages-2Mi"} if instance.efa else set()
@@ -79,7 +79,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _set(path: str, value: Any) -> Callable[[Document], None]:
-    """Return a function that sets the value at a dotted path; "DELETE" removes it."""
+    """Return a function that sets the value at a slash-separated path; "DELETE" removes the value."""
 
     def change(document: Document) -> None:
         *parents, last = [int(word) if word.isdigit() else word for word in path.split("/")]
@@ -123,7 +123,7 @@ POD = "spec/pytorchReplicaSpecs/Worker/template/spec"
         ("raycluster", _set(f"{HEAD}/containers/0/image", 1), "headGroupSpec.template"),
     ],
 )
-def test_changed_kubernetes_objects_are_refused(
+def test_wrong_changes_of_kubernetes_objects_are_refused(
     site: Context, kind: str, change: Callable[[Document], None], place: str
 ) -> None:
     target = {"mpijob": "collectives", "raycluster": "rayed"}.get(kind, "trainer")
@@ -156,7 +156,7 @@ NODE = "nodeProperties/nodeRangeProperties/0/container"
         (_set(f"{NODE}/linuxParameters/devices/0/permissions", ["R"]), "devices[0].permissions[0]: 'R' is"),
     ],
 )
-def test_changed_batch_definitions_are_refused(
+def test_wrong_changes_of_batch_definitions_are_refused(
     site: Context, change: Callable[[Document], None], problem: str
 ) -> None:
     document = copy.deepcopy(_document(site, "batch"))
@@ -165,7 +165,7 @@ def test_changed_batch_definitions_are_refused(
     assert any(problem in text for text in problems), problems
 
 
-def test_daemonset_is_valid_and_takes_no_gpus(site: Context) -> None:
+def test_daemonset_is_valid_and_requests_no_gpus(site: Context) -> None:
     for flavour in ("p5", "cpu"):
         document = _document(site, "kubernetes", "daemonset", target="single", flavour=flavour, nodes=1)
         validate(document, KUBERNETES_VERSION, strict=True)
@@ -206,7 +206,7 @@ def test_objects_of_karpenter_are_valid(root: Path) -> None:
         (1, _set("spec/disruption/consolidationPolicy", "WhenIdle"), "$.spec.disruption"),
     ],
 )
-def test_changed_objects_of_karpenter_are_refused(
+def test_wrong_changes_of_karpenter_objects_are_refused(
     root: Path, number: int, change: Callable[[Document], None], place: str
 ) -> None:
     document = _karpenter(root)[number]
@@ -226,7 +226,7 @@ def _eksctl(root: Path) -> Document:
     )
 
 
-def test_configuration_of_eksctl_is_valid_and_describes_the_template(root: Path) -> None:
+def test_eksctl_configuration_is_valid_and_agrees_with_the_eks_template(root: Path) -> None:
     document = _eksctl(root)
     assert list(eksctl_problems(document)) == []
     template = parse((root / "architectures/eks/template.yaml").read_text())
@@ -262,13 +262,15 @@ def test_configuration_of_eksctl_is_valid_and_describes_the_template(root: Path)
         ("kind", "Cluster", "$.kind"),
     ],
 )
-def test_changed_configurations_of_eksctl_are_refused(root: Path, path: str, value: Any, place: str) -> None:
+def test_wrong_changes_of_the_eksctl_configuration_are_refused(
+    root: Path, path: str, value: Any, place: str
+) -> None:
     document = _eksctl(root)
     _set(path, value)(document)
     assert [problem.partition(": ")[0] for problem in eksctl_problems(document)] == [place]
 
 
-def test_hyperpod_has_the_marked_types(site: Context) -> None:
+def test_catalog_marks_the_instance_types_of_hyperpod(site: Context) -> None:
     group = {
         "InstanceGroupName": "workers",
         "InstanceCount": 2,
@@ -281,7 +283,7 @@ def test_hyperpod_has_the_marked_types(site: Context) -> None:
         assert (problems == []) == instance.in_hyperpod, problems or instance.name
 
 
-def test_cpu_objects_ask_for_processors(site: Context) -> None:
+def test_kubernetes_objects_of_cpu_jobs_request_cpus(site: Context) -> None:
     for kind in KINDS["torchrun"]:
         document = _document(site, "kubernetes", kind, flavour="cpu")
         assert list(kubernetes_problems(document)) == []

@@ -1,4 +1,4 @@
-"""Every target on every launcher: its file renders, fits its schema, and has none of the known mistakes."""
+"""Launch files of every target on every launcher match their schema and have no known mistake."""
 
 import re
 import tomllib
@@ -115,9 +115,9 @@ def mistakes(service: str, text: str) -> list[str]:
     ]
 
 
-# Known mistakes of launch files → an edit that makes one in a rendered file, and the rule that finds it.
+# Known mistakes: defect, flavour, launcher, text in a launch file, its replacement, rule with a finding.
 MISTAKES = [
-    # Images that move, or that another step makes under another name.
+    # Image tags that move, and image names that differ from the name in an earlier step.
     ("D08", "p5", "kubernetes", f"@sha256:{DIGEST}", ":latest", "floating-tag"),
     (
         "D11",
@@ -127,10 +127,10 @@ MISTAKES = [
         "enroot import -o a.sqsh docker://b\nsrun --container-image=c.sqsh",
         "image-name",
     ),
-    # Libraries of the host in a container, and variables of another accelerator.
+    # Host libraries in a container, and environment variables for another accelerator.
     ("D09", "p5", "slurm", "srun", "export LD_PRELOAD=/usr/local/cuda-12.8/lib/libnccl.so\nsrun", "preload"),
     ("D13", "trn2", "kubernetes", "name: NEURON_RT_VIRTUAL_CORE_SIZE", "name: NCCL_DEBUG", "gpu-variable"),
-    # Variables that nothing sets, that are set too late, or whose name is misspelt.
+    # Variables that are never set, set too late, or misspelt, and wrong paths.
     ("D11", "p5", "slurm", "--nproc-per-node=8", '--nnodes="$NODES"', "unset-variable"),
     ("D17", "p5", "slurm", "srun", 'MOUNTS="$DATA_PATH:/data"\nDATA_PATH=/fsx/a\nsrun', "mount-before-value"),
     ("D13", "p5", "kubernetes", "name: NVIDIA_DRIVER", "name: dATASET_CONFIG", "misspelt-variable"),
@@ -156,7 +156,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Context:
 
 
 def test_the_number_of_nodes_is_stated_once(samples: Context) -> None:
-    """D13: replicas were fixed to 1 beside a variable with the number of nodes."""
+    """Defect D13: replicas were always 1, although a variable contained the number of nodes."""
     for kind in ("pytorchjob", "trainjob", "jobset"):
         job, file = make_file(samples, "trainer", "p5", "kubernetes", Wish(nodes=7, kind=kind))
         assert isinstance(file.content, dict)
@@ -166,19 +166,19 @@ def test_the_number_of_nodes_is_stated_once(samples: Context) -> None:
 
 
 def test_documents_name_launch_files_that_a_command_writes(root: Path) -> None:
-    """D22: guides named batch scripts that did not exist."""
+    """Defect D22: guides named batch scripts that did not exist."""
     known = {f"{target}.sbatch" for target in TARGETS} | {"job.sbatch"}
     for path in (root / "docs").rglob("*.md"):
         text = path.read_text(encoding="utf-8")
         assert {name for name in re.findall(r"[\w-]+\.sbatch", text) if name not in known} == set(), path
 
 
-# Options that parsers of packages define: BioNeMo's, Transformers', and argparse's own.
+# Options that are not defined in the programs, but by BioNeMo, Transformers and argparse.
 OF_PACKAGES = ("--result-dir", "--output_dir", "--help")
 
 
 def test_options_of_first_runs_are_options_of_the_program(root: Path) -> None:
-    """D08: a batch script passed --use-mlflow to a parser with --use_mlflow."""
+    """Defect D08: a batch script passed --use-mlflow to a program with the option --use_mlflow."""
     for name in TARGETS:
         table = tomllib.loads((root / f"catalog/targets/{name}.toml").read_text(encoding="utf-8"))
         launch, folders = (

@@ -1,4 +1,4 @@
-"""Files of a layer that do not depend on the time of its build."""
+"""Files and times in a layer do not depend on the time of the build."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_keeps_files_of_lower_layers_as_they_are(files: Path) -> None:
 
 
 def packed(files: Path, change: str, tmp_path: Path) -> dict[str, tarfile.TarInfo]:
-    """Run shell code in the root; return the members of the layer that it makes."""
+    """Run shell code in the root file system; return the tar members of the resulting layer."""
     listing, output = tmp_path / "parent.json", tmp_path / "layer.tar"
     layer_files.list_files(str(listing), str(files))
     subprocess.run(["sh", "-euc", change], cwd=files, check=True)
@@ -64,7 +64,7 @@ def packed(files: Path, change: str, tmp_path: Path) -> dict[str, tarfile.TarInf
         return {member.name: member for member in tar.getmembers()}
 
 
-def test_packs_what_changed_with_its_folders_and_what_was_removed(files: Path, tmp_path: Path) -> None:
+def test_layer_has_changed_files_with_parent_folders_and_whiteouts(files: Path, tmp_path: Path) -> None:
     change = """
         echo more >> usr/bin/tool; ln usr/bin/tool usr/bin/same; ln -s tool usr/bin/alias; chmod 700 etc
         echo x > var/log/dpkg.log; rm -r var/log/apt usr/old; mkdir opt; touch .dockerenv
@@ -96,7 +96,7 @@ def test_two_builds_give_the_same_bytes(files: Path, tmp_path: Path) -> None:
 
 
 def play(files: Path, program: str, *words: str) -> int | str | None:
-    """Run a Python program as a play in the root; return its exit code."""
+    """Run a Python program in place of a play in the root file system; return its exit code."""
     launcher = files.parent / "launch.py"
     launcher.write_text(f"import pathlib, sys; root = pathlib.Path({str(files)!r}); {program}")
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +107,7 @@ def play(files: Path, program: str, *words: str) -> int | str | None:
 
 
 def test_a_play_reports_deleted_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Transient files are deletions only if the parent image has them."""
+    """A transient file is reported as deleted only if the parent image has the file."""
     (files / "var/log/dpkg.log").unlink()
     logs = "[(root / 'var/log' / name).write_text('new') for name in ('dpkg.log', 'apt/term.log')]"
     assert not play(files, f"(root / 'usr/old').unlink(); {logs}")

@@ -1,4 +1,4 @@
-"""`builder lint`: files of a tree, output as lines, JSON and SARIF, exit codes; this tree has no findings."""
+"""`builder lint`: linted files, output (lines, JSON, SARIF), exit codes; this checkout has no findings."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ BAD = "FROM debian:latest\nRUN pip install a>=1.0\n"
 
 @pytest.fixture
 def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is no factory, with two bad files and some that no rule looks at."""
+    """Folder outside a factory repository, with two bad files and files that no lint rule applies to."""
     for name, text in {
         "a/Dockerfile": BAD,
         "b/train.sbatch": "#SBATCH -N 2\nexport LD_PRELOAD=/a/libnccl.so\n",
@@ -54,7 +54,9 @@ def test_findings_are_lines_of_stdout_and_the_exit_code_is_5(
     assert "hint: builder lint --rules" in printed.err
 
 
-def test_json_has_place_reason_and_fix(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_lint_findings_has_path_line_reason_and_fix(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["lint", str(foreign / "a"), "--json"]) == 5
     envelope = envelope_of(capsys.readouterr().out)
     first, _ = envelope["result"]["findings"]
@@ -87,36 +89,36 @@ def test_lint_of_a_clean_folder_succeeds(tmp_path: Path, capsys: pytest.CaptureF
     ("words", "code", "message"),
     [
         (["nothing"], 3, "no such file or folder: 'nothing'"),
-        (["model.bin"], 2, "model.bin: not a Dockerfile, script, manifest or text by its name"),
+        (["model.bin"], 2, "model.bin: its name is not that of a Dockerfile, script, manifest or text file"),
         (["--json", "--sarif"], 2, "argument --sarif: not allowed with argument --json"),
     ],
 )
-def test_wrong_arguments(
+def test_lint_refuses_wrong_arguments(
     foreign: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ) -> None:
     assert main(["lint", *words]) == code
     assert message in capsys.readouterr().err
 
 
-def test_files_that_cannot_be_read_are_named(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lint_names_files_that_cannot_be_read(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (foreign / "a" / "Dockerfile").write_bytes(b"FROM \xff\n")
     assert main(["lint", "a"]) == 0
     assert "not read: a/Dockerfile: is not UTF-8 text" in capsys.readouterr().err
 
 
-def test_a_comment_allows_a_finding(tmp_path: Path) -> None:
+def test_an_ignore_comment_suppresses_lint_findings(tmp_path: Path) -> None:
     path = tmp_path / "Dockerfile"
     path.write_text(f"# builder lint ignore=floating-tag,preload\n{BAD}", encoding="utf-8")
     tree, _ = read_tree(path)
     assert [finding.rule.id for finding in check(tree)] == ["unquoted-constraint"]
 
 
-def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lint_lists_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lint", "--rules"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(RULES) + 1
 
 
-def test_this_tree_has_no_findings(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_checkout_has_no_lint_findings(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     tree, unread = read_tree(Path())
     assert [f"{f.path}:{f.line}: {f.rule.id}: {f.message}" for f in check(tree)] == []
@@ -124,7 +126,7 @@ def test_this_tree_has_no_findings(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(list(tree.of_kind("Dockerfile"))) >= 2
 
 
-def test_page_of_the_rules_is_current(root: Path) -> None:
+def test_reference_page_of_the_lint_rules_is_current(root: Path) -> None:
     assert (root / "docs/reference/lint.md").read_text(encoding="utf-8") == page(RULES, DEFECTS)
 
 

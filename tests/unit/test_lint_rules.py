@@ -1,4 +1,4 @@
-"""Rules of `builder lint`: each finds its example, and finds nothing in the corrected one."""
+"""Rules of `builder lint`: each rule has a finding in its bad example and none in the corrected example."""
 
 from pathlib import PurePosixPath
 
@@ -35,7 +35,7 @@ def pod(text: str) -> Files:
     return {"pod.yaml": POD + text}
 
 
-# Rule → (tree with a finding, line of the finding, corrected tree).
+# Rule → (files with a finding, line of the finding, corrected files).
 EXAMPLES: dict[str, list[tuple[Files, int, Files]]] = {
     "floating-tag": [
         (
@@ -511,7 +511,9 @@ def found(files: Files, rule: str) -> list[int]:
     ("rule", "bad", "line", "good"),
     [(rule, *example) for rule, examples in EXAMPLES.items() for example in examples],
 )
-def test_rule_finds_its_example_only(rule: str, bad: Files, line: int, good: Files) -> None:
+def test_rule_finds_its_bad_example_but_not_the_corrected_example(
+    rule: str, bad: Files, line: int, good: Files
+) -> None:
     assert found(bad, rule) == [line]
     assert found(good, rule) == []
 
@@ -522,7 +524,7 @@ def test_every_rule_has_an_example_and_ids_are_unique() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_every_defect_names_rules_or_the_reason_why_none_decides_it() -> None:
+def test_every_known_defect_names_lint_rules_or_why_no_rule_finds_it() -> None:
     ids = {rule.id for rule in RULES}
     assert [defect.number for defect in DEFECTS] == list(range(1, 25))
     assert {rule for defect in DEFECTS for rule in defect.rules} <= ids

@@ -31,7 +31,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def leave(workspace: Workspace, name: str, alive: str | None) -> Path:
-    """Create the scratch folder of a run whose process has ended, or runs on another host."""
+    """Create the scratch folder of a run with the text `alive` in its alive file, or without the file."""
     folder = workspace.folder("scratch", name)
     if alive is not None:
         (folder / "alive").write_text(alive)
@@ -49,7 +49,9 @@ def leave(workspace: Workspace, name: str, alive: str | None) -> Path:
     ],
     ids=["killed", "restarted", "other container", "other host", "older version"],
 )
-def test_only_runs_of_other_hosts_are_not_dead(workspace: Workspace, alive: str, *, is_dead: bool) -> None:
+def test_runs_of_other_hosts_count_as_running_and_ended_runs_as_dead(
+    workspace: Workspace, alive: str, *, is_dead: bool
+) -> None:
     leave(workspace, "run", alive)
     assert dead_runs(workspace) == (["run"] if is_dead else [])
     assert is_running(workspace, "run") is not is_dead
@@ -58,7 +60,7 @@ def test_only_runs_of_other_hosts_are_not_dead(workspace: Workspace, alive: str,
         assert is_idle is is_dead
 
 
-def test_a_run_names_its_host(workspace: Workspace) -> None:
+def test_the_alive_file_of_a_run_names_its_host(workspace: Workspace) -> None:
     with open_run(workspace, "build") as run:
         assert (run.scratch / "alive").read_text() == f"{NAME}\n{BOOT}"
         assert live_runs(workspace) == [run.name]
@@ -66,7 +68,9 @@ def test_a_run_names_its_host(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("offset_s", [-3600, 3600], ids=["in the past", "in the future"])
-def test_old_or_future_folder_without_alive_file_is_a_dead_run(workspace: Workspace, offset_s: int) -> None:
+def test_run_folder_without_alive_file_is_dead_if_its_time_is_old_or_in_the_future(
+    workspace: Workspace, offset_s: int
+) -> None:
     folder = leave(workspace, "run", None)
     assert dead_runs(workspace) == [], "a new folder may belong to a run that is starting"
     moment = time.time() + offset_s

@@ -8,7 +8,7 @@ import pytest
 from builder.adapters.aws.account import Account
 
 
-def test_ensure_engine_writes_its_log_where_only_root_can_write(root: Path) -> None:
+def test_script_ensure_engine_writes_its_log_where_only_root_can_write(root: Path) -> None:
     text = (root / "scripts" / "ensure-engine").read_text(encoding="utf-8")
     written = re.findall(r"^log=(\S+)", text, re.MULTILINE)
     assert written == ["/var/log/dockerd.log"]
@@ -35,6 +35,6 @@ def test_scripts_install_only_packages_with_hashes(root: Path) -> None:
         ("", False),
     ],
 )
-def test_only_loopback_urls_count_as_this_machine(url: str, *, is_local: bool) -> None:
+def test_only_loopback_endpoint_urls_count_as_this_machine(url: str, *, is_local: bool) -> None:
     account = Account({"AWS_ENDPOINT_URL": url}, region="us-east-1")
     assert account.is_on_this_machine is is_local

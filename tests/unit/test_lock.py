@@ -44,7 +44,7 @@ def downloading(repository: Repository) -> Repository:
 
 
 def edit(repository: Repository, kind: str, subject: str, **values: object) -> None:
-    """Update an entry of the lock file; remove it if there are no values."""
+    """Update an entry of the lock file, or remove the entry if no values are given."""
     path = repository.root / lock.LOCK_PATH
     table = json.loads(path.read_text())
     if values:
@@ -219,7 +219,7 @@ def test_lock_text_is_independent_of_the_order_of_entries() -> None:
     assert len(texts) == 1
 
 
-def test_lock_inputs_change_with_the_required_entries() -> None:
+def test_digest_of_lock_inputs_changes_with_the_required_entries() -> None:
     wants = [Want("git", "b v1")]
     assert lock.inputs_of(wants) == lock.inputs_of([*wants, *wants])
     assert lock.inputs_of(wants) != lock.inputs_of([*wants, Want("archive", "c")])

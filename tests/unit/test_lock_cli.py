@@ -23,7 +23,7 @@ DOWNLOAD = '[[downloads]]\nname = "a"\nurl = "https://vendor.example/fabric-{ver
 
 @pytest.fixture
 def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A repository with an archive and a complete lock. The mirror is empty, so that no test runs pip."""
+    """Repository with an archive and a complete lock file; an empty mirror keeps tests from running pip."""
     path = repository.root / "catalog/components/fabric.toml"
     path.write_text(path.read_text() + DOWNLOAD)
     repository.relock()
@@ -33,7 +33,7 @@ def locked(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repositor
 
 @pytest.fixture
 def world(locked: Repository, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Fake sources whose contents match the lock."""
+    """Fake download sources whose contents match the lock file."""
     sources = World(dict(lock.read(locked.root).entries))
     monkeypatch.setattr(locking, "SourceResolver", lambda **_: sources)
     return sources
@@ -118,7 +118,7 @@ def test_update_changes_only_the_named_entries(locked: Repository, world: World,
     assert "1 updated" in out
 
 
-def test_adds_a_digest_that_the_vendor_publishes_as_unverified(
+def test_adds_a_digest_that_only_the_vendor_publishes_as_unverified(
     locked: Repository, world: World, capsys: Capture
 ) -> None:
     locked.write("catalog/sources.toml", 'notes = "release notes"\n')

@@ -1,4 +1,4 @@
-"""Relocking: the outcome of each entry; no entry is lost, and no changed source is accepted silently."""
+"""Relocking: outcome of each lock entry; no entry is lost, and no changed download is accepted silently."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,8 +77,8 @@ def test_an_unreachable_source_keeps_its_entry_and_reports_the_reason(
     assert relocked.lock.entries == ({want: after} if after else {})
 
 
-def test_never_accepts_a_changed_source_silently() -> None:
-    """Test verified and unverified entries, with and without a recheck of verified entries."""
+def test_never_accepts_a_changed_download_silently() -> None:
+    """Test verified and unverified lock entries, with and without a recheck of verified entries."""
     for verified, recheck in ((False, False), (False, True), (True, True)):
         before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=verified)})
         relocked = relock(before, [ARCHIVE], World({ARCHIVE: entry(ARCHIVE, 2)}), recheck=recheck)
@@ -108,7 +108,7 @@ def test_keeps_the_entry_if_the_source_fails_its_integrity_check() -> None:
     assert relocked.lock == before
 
 
-def test_verify_completes_entries_but_adds_none() -> None:
+def test_verify_completes_lock_entries_but_adds_none() -> None:
     seen = Entry(values={**entry(ARCHIVE, 1).values, "size": 5}, verified=True)
     before = a_lock({ARCHIVE: entry(ARCHIVE, 1, verified=False), GIT: entry(GIT, 1)})
     world = World({ARCHIVE: seen, GIT: NOWHERE})
@@ -118,7 +118,7 @@ def test_verify_completes_entries_but_adds_none() -> None:
     assert relocked.lock.inputs == before.inputs
 
 
-def test_an_entry_stays_unverified_if_its_file_is_not_downloaded() -> None:
+def test_a_lock_entry_stays_unverified_if_its_file_is_not_downloaded() -> None:
     world = World({ARCHIVE: entry(ARCHIVE, 1, verified=False)}, note="pip: no such version")
     relocked = relock(Lock(), [ARCHIVE], world)
     assert [(outcome.what, outcome.reason) for outcome in relocked.outcomes] == [
@@ -127,14 +127,14 @@ def test_an_entry_stays_unverified_if_its_file_is_not_downloaded() -> None:
     assert relocked.lock.entries == {ARCHIVE: entry(ARCHIVE, 1, verified=False)}
 
 
-def test_an_unchanged_digest_keeps_the_entry_with_its_snapshot() -> None:
+def test_a_suite_with_an_unchanged_digest_keeps_its_locked_snapshot() -> None:
     values = {"sha256": "a" * 64, "date": "2026-01-01T00:00:00Z"}
     before = a_lock({SUITE: Entry(values={**values, "snapshot": "20260101T000000Z"}, verified=True)})
     world = World({SUITE: Entry(values={**values, "snapshot": "20260202T000000Z"}, verified=True)})
     assert relock(before, [SUITE], world, refresh=lambda _: True).lock == before
 
 
-# Property tests with any lock, any sources, and any choice of entries to update.
+# Property tests with arbitrary locks, download sources, and entries to update.
 
 _numbers = st.integers(min_value=1, max_value=3)
 
@@ -198,7 +198,7 @@ def test_the_order_of_wants_and_answers_does_not_matter(
 
 
 @given(cases())
-def test_every_want_has_a_known_outcome(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
+def test_every_wanted_lock_entry_has_a_known_outcome(case: tuple[Lock, list[Want], World, set[Want]]) -> None:
     before, wants, world, named = case
     for recheck in (False, True):
         relocked = relock(before, wants, world, refresh=named.__contains__, recheck=recheck)
@@ -206,7 +206,7 @@ def test_every_want_has_a_known_outcome(case: tuple[Lock, list[Want], World, set
         assert {outcome.want for outcome in relocked.outcomes} >= set(wants)
 
 
-# Tests of wants (the downloads that the catalog needs) and of the names that --update accepts.
+# Tests of wants (the downloads that the catalog needs) and of the names that `builder lock --update` accepts.
 
 DOWNLOADS = """
 [[downloads]]
@@ -245,13 +245,13 @@ def downloading(repository: Repository) -> Repository:
     return repository
 
 
-def test_the_digest_of_a_release_is_that_of_its_first_archive(downloading: Repository) -> None:
+def test_the_published_digest_of_a_release_belongs_to_its_first_archive(downloading: Repository) -> None:
     wants = locking.wanted(knowledge_of(downloading.root), (), lock.Lock())
     published = {want.subject.rpartition("/")[2]: want.published for want in wants if want.published}
     assert published == {"fabric-1.2-3-x86_64.tar.gz": "7" * 64}
 
 
-def test_published_digests_cover_every_flavour_of_the_catalog(root: Path) -> None:
+def test_published_digests_cover_the_versions_of_all_flavours(root: Path) -> None:
     wants = locking.wanted(knowledge_of(root), (), lock.Lock())
     published = {want.subject.rpartition("/")[2] for want in wants if want.published}
     installers = {f"aws-efa-installer-{version}.tar.gz" for version in ("1.43.2", "1.47.0")}
@@ -319,7 +319,7 @@ def test_lock_keeps_source_amis_of_other_regions_and_adds_those_of_the_site(down
     assert lock.inputs_of(wants) == lock.inputs_of(lock.all_wants(downloading.load()))
 
 
-# Tests of this repository's own lock, catalog/lock.json.
+# Tests of this repository's lock file, catalog/lock.json.
 
 
 def test_the_committed_lock_matches_the_catalog(root: Path) -> None:

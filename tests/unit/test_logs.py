@@ -1,4 +1,4 @@
-"""`builder logs`: the list of runs, and the log of one."""
+"""`builder logs`: the list of runs, and the log of a run."""
 
 import threading
 from pathlib import Path
@@ -24,7 +24,7 @@ def workspace(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def a_run(workspace: Workspace, name: str, *, ending: str = "", ok: bool | None = True) -> Path:
-    """Write the folder of a run; without `ok` it was killed."""
+    """Write the folder of a run that succeeded (`ok`), failed (not `ok`) or was killed (None)."""
     folder = workspace.out / "runs" / name
     with RunFiles(folder) as files:
         events = Stream(files)
@@ -57,7 +57,9 @@ def test_runs_are_listed_newest_first_with_their_state(
     assert [run["state"] for run in result_of(capsys.readouterr().out)][1:] == ["stopped", "failed", "done"]
 
 
-def test_log_of_the_newest_run_that_matches(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_prints_the_log_of_the_newest_matching_run(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("20260101-000000-hello-aaaaaa", "20260102-000000-hello-bbbbbb", "20260103-000000-x-cccccc"):
         a_run(workspace, name)
     assert main(["logs", "hello"]) == 0
@@ -73,7 +75,7 @@ def test_log_of_the_newest_run_that_matches(workspace: Workspace, capsys: pytest
     assert printed.err == "error: no run 'nothing'\nhint: builder logs\n"
 
 
-def test_without_runs_there_is_nothing_to_list_or_follow(
+def test_logs_without_runs_prints_that_there_is_no_run(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["logs"]) == 0
@@ -84,7 +86,7 @@ def test_without_runs_there_is_nothing_to_list_or_follow(
     assert not all_runs(workspace)
 
 
-def test_following_prints_lines_until_the_run_ends(
+def test_option_follow_prints_log_lines_until_the_run_ends(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "_POLL_S", 0.001)

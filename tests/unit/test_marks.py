@@ -1,4 +1,4 @@
-"""Names of tags and labels are spelled only in builder/marks.py."""
+"""Only builder/marks.py contains the names of AWS tags and container labels."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ def test_names_of_tags_and_labels_are_unique() -> None:
     assert len(_VALUES) == len(names) > 15
 
 
-def test_no_other_module_spells_a_tag_or_label(root: Path) -> None:
+def test_no_other_module_contains_the_name_of_a_tag_or_label(root: Path) -> None:
     spelled = re.compile("|".join(f'"{re.escape(value)}"' for value in _VALUES))
     found = [
         f"{path.relative_to(root)}: {match[0]}"

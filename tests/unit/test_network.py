@@ -1,4 +1,4 @@
-"""Which URLs name a server on this machine."""
+"""Detection of URLs that name a server on this machine."""
 
 import pytest
 

@@ -26,7 +26,7 @@ NAME = "registry/hello@sha256:1"
 
 
 class PublishingLane(FakeLane):
-    """A lane with a publisher that measures nothing and holds the names in `held`."""
+    """Fake lane with a publisher; `held` lists the image names that the registry already has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_receipt_events_and_report_have_the_same_times(context: Context, lane: P
     assert Receipts(context.workspace, root=context.root).find(receipt.plan) == receipt
 
 
-def test_a_build_without_publish_names_the_image_whatever_was_published(
+def test_a_build_without_publish_prints_the_name_of_the_local_image(
     context: Context, lane: PublishingLane
 ) -> None:
     (first,) = built(context, "hello", publish=True)
@@ -115,7 +115,7 @@ def test_a_build_without_publish_names_the_image_whatever_was_published(
     assert f"  image      {first.plan.key}\n" in summary(again)
 
 
-def test_the_name_is_that_of_the_requested_registry(context: Context, lane: PublishingLane) -> None:
+def test_printed_image_name_is_that_in_the_requested_registry(context: Context, lane: PublishingLane) -> None:
     built(context, "hello", publish=True)
     lane.name, lane.held = "other/hello@sha256:1", []
     (second,) = built(context, "hello", publish=True)
@@ -125,7 +125,7 @@ def test_the_name_is_that_of_the_requested_registry(context: Context, lane: Publ
     assert [item.name for item in third.publications] == [NAME, "other/hello@sha256:1"]
 
 
-def test_publications_of_earlier_receipts_have_the_run_of_the_receipt(
+def test_publications_without_a_run_name_get_the_run_name_of_their_receipt(
     context: Context, lane: PublishingLane
 ) -> None:
     (receipt,) = built(context, "hello", publish=True)

@@ -1,4 +1,4 @@
-"""Monitoring files: every metric of a panel or an alert is exported, and every alert has both tests."""
+"""Monitoring files: metrics of panels and alerts are exported; alerts are tested to fire and not to fire."""
 
 import importlib.util
 import json
@@ -20,14 +20,14 @@ from tests.support.cloudformation import walk
 from tests.support.launch_schemas import KUBERNETES
 from tests.support.stub_server import Asked, Stub, serving
 
-# Hardware counters of EFA's driver (EFA 1.43), which the exporter serves unchanged.
+# Hardware counters of the EFA driver (EFA 1.43), which the EFA exporter serves unchanged.
 EFA_COUNTERS = """
     lifespan rx_bytes rx_drops rx_pkts tx_bytes tx_pkts send_bytes send_wrs recv_bytes recv_wrs
     rdma_read_bytes rdma_read_resp_bytes rdma_read_wrs rdma_read_wr_err
     rdma_write_bytes rdma_write_recv_bytes rdma_write_wrs rdma_write_wr_err
     retrans_bytes retrans_pkts retrans_timeout_events impaired_remote_conn_events unresponsive_remote_events
 """
-# Metrics of node_exporter's default collectors, and the one that Prometheus makes for every target.
+# Metrics of node_exporter's default collectors, and `up`, which Prometheus adds for every target.
 NODE = {
     "up",
     "node_cpu_seconds_total",
@@ -49,7 +49,7 @@ def exported(root: Path) -> set[str]:
 
 
 def program(root: Path, name: str) -> ModuleType:
-    """Import a program of the folder."""
+    """Import a Python program of the folder observability/."""
     spec = importlib.util.spec_from_file_location(name.replace("/", "_"), root / FOLDER / f"{name}.py")
     assert spec
     assert spec.loader
@@ -59,7 +59,7 @@ def program(root: Path, name: str) -> ModuleType:
 
 
 def expressions(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield file and expression of every alert, recording rule and panel."""
+    """Yield file and PromQL expression of every alert, recording rule and dashboard panel."""
     for path in sorted((root / FOLDER / "prometheus/rules").glob("*.yml")):
         for key, value in walk(yaml.safe_load(path.read_text(encoding="utf-8"))):
             if key == "expr":
@@ -74,7 +74,7 @@ def named(expression: str) -> set[str]:
     return set(METRIC.findall(re.sub(r"\{[^}]*\}|by \([^)]*\)", " ", expression)))
 
 
-def test_every_metric_is_exported(root: Path) -> None:
+def test_every_metric_of_panels_and_rules_is_exported(root: Path) -> None:
     found = list(expressions(root))
     assert len(found) > 30
     assert [text for _, text in found if not named(text)] == []
@@ -90,7 +90,7 @@ def test_every_metric_is_exported(root: Path) -> None:
         ('A_b{up="1"} / DCGM_FI_DEV_X', {"DCGM_FI_DEV_X"}),
     ],
 )
-def test_names_of_metrics_are_found(text: str, names: set[str]) -> None:
+def test_metric_names_are_found_in_promql_expressions(text: str, names: set[str]) -> None:
     assert named(text) == names
 
 
@@ -104,7 +104,7 @@ def alerts(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not(root: Path) -> None:
+def test_every_alert_has_a_test_that_fires_it_and_a_test_that_does_not(root: Path) -> None:
     tested: dict[str, set[bool]] = {name: set() for name in alerts(root)}
     for path in (root / FOLDER / "prometheus/tests").glob("*.yml"):
         for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
@@ -121,7 +121,7 @@ def test_every_alert_says_what_to_do(root: Path) -> None:
         assert rule["annotations"]["summary"]
 
 
-def test_targets_are_the_ports_of_the_exporters(root: Path) -> None:
+def test_prometheus_scrapes_the_default_ports_of_the_exporters(root: Path) -> None:
     ports = {}
     for role, job in (("dcgm_exporter", "gpu"), ("efa_exporter", "efa"), ("node_exporter", "node")):
         text = (root / f"ansible/roles/{role}/defaults/main.yml").read_text(encoding="utf-8")
@@ -134,7 +134,7 @@ def test_targets_are_the_ports_of_the_exporters(root: Path) -> None:
     assert ports == {}
 
 
-def test_dashboards_have_unique_ids_and_the_provisioned_source(root: Path) -> None:
+def test_dashboards_have_unique_ids_and_the_provisioned_data_source(root: Path) -> None:
     found = boards(root)
     assert len({board["uid"] for board in found}) == len(found)
     source = (root / FOLDER / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
@@ -145,8 +145,8 @@ def test_dashboards_have_unique_ids_and_the_provisioned_source(root: Path) -> No
         assert {panel["datasource"]["uid"] for panel in board["panels"]} == {provisioned["uid"]}
 
 
-def test_images_of_compose_are_named_by_the_user(root: Path) -> None:
-    """Which releases are current is the user's decision, and a tag would move."""
+def test_compose_file_requires_image_names_from_the_user(root: Path) -> None:
+    """The user chooses the releases of the monitoring images by digest, because tags move."""
     services = yaml.safe_load((root / FOLDER / "compose.yaml").read_text(encoding="utf-8"))["services"]
     for name, service in services.items():
         assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:\?must name an image by digest\}", service["image"])
@@ -159,7 +159,7 @@ def kustomization(root: Path) -> dict[str, Any]:
 
 
 def generated(root: Path) -> dict[str, dict[str, Path]]:
-    """Return the generated config maps: name → key → file."""
+    """Return the files of the Kubernetes config maps that kustomize generates: name → key → file."""
     found = {}
     for entry in kustomization(root)["configMapGenerator"]:
         pairs = [file.rpartition("=")[::2] for file in entry["files"]]
@@ -188,12 +188,12 @@ def test_objects_of_the_kustomization_are_valid(root: Path) -> None:
                 if key == "template":
                     (container,) = value["spec"]["containers"]
                     assert container["securityContext"]["allowPrivilegeEscalation"] is False
-                    # The name is replaced by the user: which releases are current is the user's decision.
+                    # Placeholder image name: the user replaces it with an image of a chosen release.
                     assert container["image"] == container["name"]
     assert used == set(maps)
 
 
-def test_values_of_the_chart_are_current(root: Path) -> None:
+def test_generated_values_of_the_helm_chart_are_current(root: Path) -> None:
     """To update them, run python -m builder.app.monitoring_values."""
     text = (root / monitoring_values.PAGE).read_text(encoding="utf-8")
     assert text == monitoring_values.page(root)
@@ -218,13 +218,13 @@ esac
 
 
 def text_metrics(root: Path, path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run the program with the programs of a folder on PATH."""
+    """Run textfile/metrics.py with the fake programs in a folder on PATH."""
     command = [sys.executable, root / FOLDER / "textfile/metrics.py", *words]
     environment = {"PATH": f"{path}:{os.environ['PATH']}"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_metrics_of_slurm(root: Path, tmp_path: Path) -> None:
+def test_textfile_metrics_of_slurm_nodes_and_jobs(root: Path, tmp_path: Path) -> None:
     for name, body in (
         ("sinfo", SINFO),
         ("squeue", "printf 'p5|PENDING|4\\np5|PENDING|2\\np5|RUNNING|1\\n'"),
@@ -256,7 +256,7 @@ def test_metrics_of_slurm(root: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sinfo", "slurm.prom", "squeue"]
 
 
-def test_metrics_of_a_training(root: Path, tmp_path: Path) -> None:
+def test_textfile_metrics_of_a_training_run(root: Path, tmp_path: Path) -> None:
     report = {"restart": 1, "step": 20, "loss": 2.5, "seconds": 0.25, "throughput": 4096.0}
     lines = [json.dumps(report | {"step": step}) for step in (10, 20)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + '\n{"restart": 1, "st')
@@ -281,7 +281,9 @@ def test_metrics_of_a_training(root: Path, tmp_path: Path) -> None:
         assert text_metrics(root, tmp_path, *words).returncode == 2
 
 
-def test_preview_draws_the_panels_with_data(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dashboard_preview_draws_the_panels_that_have_data(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def answer(asked: Asked) -> tuple[int, dict[str, str], bytes]:
         values = [[1, "2"], [2, "NaN"], [3, "4"]] if "training_loss" in asked.line else []
         result = [{"metric": {"run": "<a>"}, "values": values}] if values else []

@@ -1,4 +1,4 @@
-"""Parsing of Packer's output: a recorded build, and rare kinds of lines."""
+"""Parsing of Packer's machine-readable output: a recorded build, and rare kinds of lines."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from builder.adapters.ami.packer_log import (
     parse,
 )
 
-# Packer 1.6.6 with -machine-readable, on an instance that never answers; times and ids are as recorded.
+# Packer 1.6.6 with -machine-readable, with an instance that SSH cannot reach; times and ids are as recorded.
 NO_SSH = r"""
 1796013577,,ui,say,==> ami.amazon-ebs.image: Launching a source AWS instance...
 1796013577,,ui,say,==> ami.amazon-ebs.image: Adding tags to source instance
@@ -54,14 +54,14 @@ def test_recorded_build_reports_its_steps() -> None:
     ]
 
 
-def test_recorded_build_keeps_its_first_error_and_its_last_lines() -> None:
+def test_log_of_the_recorded_build_has_its_first_error_and_last_lines() -> None:
     log, events = read(*NO_SSH)
     assert log.error == "Timeout waiting for SSH."
     assert log.tail[-3:] == ["==> Wait completed after 5 seconds 200 milliseconds", "1", log.error]
     assert [event.text for event in events if isinstance(event, LogLine)] == log.tail
 
 
-def test_log_keeps_only_the_last_lines() -> None:
+def test_packer_log_keeps_only_the_last_lines() -> None:
     log, _ = read(*(f"line {number}" for number in range(100)))
     assert log.tail == [f"line {number}" for number in range(60, 100)]
     assert log.error == ""
@@ -114,11 +114,11 @@ FORGED = "Waiting for instance (i-0bad0bad0bad0bad0) to become ready..."
         FORGED,
     ],
 )
-def test_only_packer_itself_names_the_instance(line: str) -> None:
+def test_forwarded_output_never_names_the_instance(line: str) -> None:
     assert not [event for event in read(line)[1] if isinstance(event, Started)]
 
 
-def test_a_spot_instance_is_named_by_its_id_alone() -> None:
+def test_a_spot_instance_is_recognized_by_its_instance_id_line() -> None:
     log = PackerLog()
     lines = (
         "1,,ui,say,==> ami.amazon-ebs.image: Launching a spot AWS instance...",
@@ -129,8 +129,8 @@ def test_a_spot_instance_is_named_by_its_id_alone() -> None:
     assert [event for event in events if isinstance(event, Started)] == [Started("i-0aaaaaaaaaaaaaaaa")]
 
 
-def test_output_of_the_instance_cannot_name_another_one() -> None:
-    """The instance prints only after Packer has named it, even if its output is passed on with `say`."""
+def test_output_of_the_instance_cannot_name_another_instance() -> None:
+    """The first instance id counts: Packer prints it before all output of the instance."""
     _, events = read(*NO_SSH, f"1,,ui,say,==> ami.amazon-ebs.image: {FORGED}")
     assert [event for event in events if isinstance(event, Started)] == [Started("i-f92345aa6c1dc5b6c")]
 

@@ -1,4 +1,4 @@
-"""Parsed files are kept only while their files are unchanged."""
+"""Cache of parsed files: an entry is used only while the parsed file is unchanged."""
 
 import json
 import os
@@ -31,12 +31,12 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep files that have changed just now: their state must still tell each change."""
+    """Let the cache keep files that have just changed, so that tests need not wait."""
     monkeypatch.setattr(parsed, "_SETTLED_NS", -(10**18))
 
 
 def reading(cache: Path, file: Path) -> tuple[object, bool]:
-    """Return the table of a file from a new reader, and whether the file was read."""
+    """Return the parsed content of a file from a new cache object, and True if the file was read."""
     files, reads = ParsedFiles(cache), []
 
     def read() -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_an_unchanged_file_is_read_once(cache: Path, file: Path) -> None:
 
 
 def test_a_file_that_has_just_changed_is_read_again(cache: Path, file: Path) -> None:
-    """Both edits may be in one tick of the clock: same size, times and inode."""
+    """Two edits in one clock tick can leave size, times and inode unchanged."""
     assert reading(cache, file)[1]
     file.write_text("a = 2\n")
     assert reading(cache, file) == ({"text": "a = 2\n"}, True)
@@ -94,7 +94,7 @@ def test_a_changed_file_is_read_again(cache: Path, file: Path, change: Callable[
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_file_that_changes_while_it_is_read_is_not_kept(cache: Path, file: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_not_cached(cache: Path, file: Path) -> None:
     files = ParsedFiles(cache)
 
     def read() -> dict[str, str]:
@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, file: Path) 
 
 
 @pytest.mark.usefixtures("settled")
-def test_old_caches_and_deleted_files_are_removed(cache: Path, file: Path) -> None:
+def test_old_cache_files_and_entries_of_deleted_files_are_removed(cache: Path, file: Path) -> None:
     others = [cache.with_name(f"{number}.json") for number in range(30)]
     for number, other in enumerate(others):
         other.write_text("")

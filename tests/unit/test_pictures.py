@@ -1,4 +1,4 @@
-"""Pictures of the terminal: the screen that a terminal shows, and the SVG."""
+"""SVG pictures of terminal output: computed screen, and drawn text."""
 
 import io
 import xml.etree.ElementTree as ET
@@ -17,12 +17,12 @@ def shown(output: str) -> list[str]:
     return screen.text.split("\n")
 
 
-def test_the_screen_is_what_a_terminal_shows() -> None:
+def test_computed_screen_equals_the_screen_of_a_terminal() -> None:
     assert shown("\x1b[1;31mred\x1b[0m plain\r\nsecond\rS\r\n") == ["red plain", "Second", ""]
     assert shown("old\r\nold\r\x1b[2K\x1b[1A\x1b[2Knew\r\nlast") == ["new", "last"]
 
 
-def test_the_screen_keeps_only_the_last_frame_of_a_live_view() -> None:
+def test_computed_screen_keeps_only_the_last_frame_of_a_live_view() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=40, height=20, legacy_windows=False)
     with Live("one\ntwo", console=console, auto_refresh=False) as live:
@@ -31,7 +31,7 @@ def test_the_screen_keeps_only_the_last_frame_of_a_live_view() -> None:
     assert [line for line in shown(frames) if line] == ["three", "four", "five"]
 
 
-def test_the_picture_has_every_text_in_its_colour() -> None:
+def test_picture_contains_every_text_in_its_colour() -> None:
     screen = Screen()
     screen.feed("\r\n\x1b[32mgood\x1b[0m <& \x1b[2mdim\x1b[0m\r\n\r\n")
     tree = ET.fromstring(pictures.svg([("builder plan x", screen)]))
@@ -45,7 +45,7 @@ def test_the_picture_has_every_text_in_its_colour() -> None:
     }
 
 
-def test_long_lines_wrap_and_empty_lines_are_joined() -> None:
+def test_picture_wraps_long_lines_and_joins_empty_lines() -> None:
     screen = Screen()
     screen.feed("x" * 150 + "\r\n\r\n\r\n\r\nend\r\n")
     tree = ET.fromstring(pictures.svg([("a", screen)]))

@@ -1,4 +1,4 @@
-"""pip's configuration is read as pip reads it."""
+"""The builder reads pip's configuration files and variables exactly as pip does."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def listed() -> dict[str, str]:
-    """Return the settings that `pip config list` prints; those of `install` override the global ones."""
+    """Return the settings that `pip config list` prints; `install` settings override `global` settings."""
     configuration = Configuration(isolated=False)
     configuration.load()
     pairs = dict(configuration.items())
@@ -61,7 +61,7 @@ def listed() -> dict[str, str]:
         {"PIP_CONFIG_FILE": os.devnull, "PIP_CERT": "/c.pem"},
     ],
 )
-def test_settings_are_those_that_pip_lists(
+def test_pip_settings_equal_those_that_pip_lists(
     home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
@@ -71,7 +71,7 @@ def test_settings_are_those_that_pip_lists(
 
 
 @pytest.mark.parametrize("content", [b"no section\n", b"[global]\nindex-url = \xff\n"])
-def test_a_file_that_pip_refuses_is_named(home: Path, content: bytes) -> None:
+def test_error_names_a_configuration_file_that_pip_refuses(home: Path, content: bytes) -> None:
     path = home / "home/.config/pip/pip.conf"
     path.write_bytes(content)
     with pytest.raises(MissingError, match=re.escape(f"pip's configuration {home}")):

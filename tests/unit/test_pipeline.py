@@ -45,7 +45,7 @@ def test_the_message_says_why_a_check_report_did_not_pass(outcomes: tuple[str, .
         (None, "", "plain"),
     ],
 )
-def test_an_image_is_checked_as_the_flavour_of_its_label(
+def test_an_image_is_checked_as_the_flavour_in_its_label(
     repository: Repository, stack: str | None, flavour: str, expected: str
 ) -> None:
     repository.write("catalog/stacks/plain-2.toml", 'summary = "a later stack"\nbase = "plain-1"\n')
@@ -88,7 +88,7 @@ def test_a_build_error_says_how_to_enter_the_container_of_failed_checks() -> Non
     ("message", "reason"),
     [(MESSAGE, "assert 1 == 2"), ("needs the capability gpu", "needs the capability gpu"), ("", "")],
 )
-def test_reason_of_a_check_is_the_line_that_pytest_marks(message: str, reason: str) -> None:
+def test_reason_of_a_failed_check_is_the_line_that_pytest_marks(message: str, reason: str) -> None:
     assert failed(1, message).reason == reason
 
 

@@ -12,7 +12,7 @@ CODE = ("builder", "tests", "ansible", "bench", "scripts", "containers", "packer
 DOCS = ("docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")
 # A docstring begins with a verb, or with a noun that says what the object is.
 OPENINGS = re.compile(r"(What|Whether|Who|Those|Around|Something|Nothing|Everything|Whatever|Whoever|One)\b")
-# Subjects are programs, files and users. Underscores separate words, so that names are covered as well.
+# Forbidden subjects: texts name programs, files and users instead. Underscores count as word separators.
 PERSONS = re.compile(r"(?<![a-z])(nobody|somebody|whoever|anybody)(?![a-z])", re.IGNORECASE)
 # Permitted uses of the words in PERSONS.
 ALLOWED = {
@@ -62,7 +62,7 @@ def test_texts_are_in_plain_english(root: Path) -> None:
     assert [finding for name, text in _tracked(root) for finding in findings(name, text)] == []
 
 
-def test_exceptions_are_used(root: Path) -> None:
+def test_every_permitted_use_of_a_forbidden_word_occurs(root: Path) -> None:
     texts = [text for _, text in _tracked(root)]
     assert [pattern for pattern in ALLOWED if not any(re.search(pattern, text) for text in texts)] == []
 
@@ -82,5 +82,5 @@ def test_exceptions_are_used(root: Path) -> None:
         ("tasks/main.yml", "# One item per line; what follows is a list.\n", []),
     ],
 )
-def test_the_rule_finds_bad_texts(name: str, text: str, lines: list[int]) -> None:
+def test_wording_rules_find_bad_texts(name: str, text: str, lines: list[int]) -> None:
     assert [int(finding.split(":")[1]) for finding in findings(name, text)] == lines

@@ -23,8 +23,8 @@ from tests.support.repository import Repository
 EVERYTHING = {"base", "system", "final", "workload"}
 
 
-def test_nccl_is_built_for_the_cuda_of_its_stack(root: Path) -> None:
-    """Also without the component cuda: the newest build of NCCL may be for a newer CUDA than the driver's."""
+def test_nccl_package_is_built_for_the_cuda_version_of_its_stack(root: Path) -> None:
+    """Otherwise apt would install the newest NCCL build, which may need a newer CUDA than the driver's."""
     context = Context(root, site_name="aws", arch="x86_64")
     found = {
         (target.name, flavour.stack): plan.variables_of(context.plan_flavour(target, flavour))["nccl_cuda"]
@@ -87,7 +87,7 @@ def test_variable_is_passed_only_to_the_layer_of_its_role(repository: Repository
     assert layers["system"].key != before["system"]
 
 
-def test_variable_belongs_to_the_component_with_the_longest_matching_name() -> None:
+def test_role_variable_belongs_to_the_component_with_the_longest_matching_prefix() -> None:
     assert plan.owner("python_env_path", ["python", "python_env", "base"]) == "python_env"
     assert plan.owner("elsewhere", ["python"]) == ""
 
@@ -96,7 +96,7 @@ def test_plan_versions_come_from_pins_and_requirements(repository: Repository) -
     assert repository.plan().versions == {"fabric": "1.2-3", "greet": "1.0"}
 
 
-def test_source_packages_are_variables_of_the_role_and_in_the_versions(repository: Repository) -> None:
+def test_source_packages_are_role_variables_and_part_of_the_plan_versions(repository: Repository) -> None:
     before = repository.keys()["system"]
     line = f"Zero_Redundancy==2.0 --hash=sha256:{'0' * 64}"
     repository.replace(
@@ -157,7 +157,7 @@ def test_rebuild_reason_names_the_changed_input(repository: Repository) -> None:
     assert explain(repository.plan().layers[0], {}) == "not built here before"
 
 
-def test_reason_names_the_changed_stack_of_the_workload(repository: Repository) -> None:
+def test_rebuild_reason_names_the_changed_stack_of_the_workload(repository: Repository) -> None:
     before = {layer["name"]: layer for layer in plan.to_json(repository.plan())["layers"]}
     repository.write("catalog/stacks/plain-2.toml", 'summary = "a copy"\nbase = "plain-1"\n')
     repository.replace("catalog/targets/hello.toml", "plain-1", "plain-2")
@@ -201,7 +201,7 @@ def test_component_order_is_canonical_with_requirements_first(made: Catalog, dat
         ("container", "6.8", {"target_kernel": ""}),
     ],
 )
-def test_kernel_pin_is_a_release_or_a_series(
+def test_kernel_pin_may_be_a_release_or_a_series(
     repository: Repository, kind: str, pin: str, expected: dict[str, str]
 ) -> None:
     loaded = repository.load()

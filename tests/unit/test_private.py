@@ -1,4 +1,4 @@
-"""Folders and files of the builder that other users of the machine can neither read nor replace."""
+"""Private folders and files of the builder: other users of the machine can neither read nor replace them."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def mode(path: Path) -> int:
 
 
 def give_away(path: Path) -> None:
-    """Make a path the property of another user."""
+    """Make another user the owner of a path."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder to another user")
     os.chown(path, STRANGER, STRANGER)
@@ -127,7 +127,7 @@ def test_refuses_a_builder_home_of_another_user(
     assert find_workspace(tmp_path).home == link
 
 
-def test_private_files_are_private_even_if_they_existed(tmp_path: Path) -> None:
+def test_files_are_made_private_even_if_they_existed(tmp_path: Path) -> None:
     path, victim = tmp_path / "secret", tmp_path / "victim"
     path.write_text("a longer text")
     private.write(path, "secret")
@@ -139,7 +139,7 @@ def test_private_files_are_private_even_if_they_existed(tmp_path: Path) -> None:
     assert victim.read_text() == ""
 
 
-# Kills mmdebstrap while file systems are mounted in its root, in a namespace of its own; then cleans up.
+# In a mount namespace, kills mmdebstrap while file systems are mounted in its root, and then cleans up.
 KILLED = """
 import os, sys
 from pathlib import Path

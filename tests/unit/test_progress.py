@@ -32,7 +32,7 @@ FAILED ansible/roles/base/tests/test_base.py::test_locale[docker://0a] - Asserti
 """
 
 
-def test_checks_are_counted_from_the_lines_of_pytest() -> None:
+def test_finished_checks_are_counted_in_the_output_of_pytest() -> None:
     seen: list[Event] = []
     listen = testinfra._listener(Stream(seen.append), "hello/checks")
     for line in OUTPUT.splitlines():
@@ -44,7 +44,7 @@ def test_checks_are_counted_from_the_lines_of_pytest() -> None:
     assert [each.text for each in seen if each.name == "step.task"] == ["base", "nccl"]
 
 
-def test_a_meter_is_quiet_between_two_seconds_and_tells_the_end() -> None:
+def test_progress_events_are_sent_once_a_second_and_at_the_end() -> None:
     seen: list[Event] = []
     times = iter([10.0, 10.4, 11.1, 11.2])
     meter = Meter(Stream(seen.append), "hello/publish", clock=lambda: next(times))
@@ -53,7 +53,7 @@ def test_a_meter_is_quiet_between_two_seconds_and_tells_the_end() -> None:
     assert [each.fields["done"] for each in seen] == [1, 3, 4]
 
 
-def test_bytes_of_a_pull_are_added_up_over_its_layers() -> None:
+def test_pulled_bytes_are_summed_over_the_layers_of_an_image() -> None:
     seen: list[tuple[int, int]] = []
     _read_progress(
         [
@@ -97,7 +97,7 @@ def test_live_view_shows_progress_and_the_time_left() -> None:
     assert "left" not in "".join(part for part, _ in late[0])
 
 
-def test_plain_lines_show_progress_at_tasks_and_quarters() -> None:
+def test_plain_output_shows_progress_at_each_task_and_each_quarter() -> None:
     stream = io.StringIO()
     screen = PlainLines(stream)
     for each in a_run():
@@ -112,7 +112,7 @@ def test_plain_lines_show_progress_at_tasks_and_quarters() -> None:
     )
 
 
-def test_bytes_of_downloads_belong_to_their_task() -> None:
+def test_downloaded_bytes_are_shown_with_the_current_ansible_task() -> None:
     stream, board, shown = io.StringIO(), Board(), []
     screen = PlainLines(stream)
     listener = Listener(Stream(screen, board.read), "hello/python")
@@ -132,7 +132,7 @@ def test_bytes_of_downloads_belong_to_their_task() -> None:
     assert logged == ["python_env : Install", "30 MB of 100 MB", "90 MB of 100 MB", "python_env : Compile"]
 
 
-def test_progress_is_not_logged_and_only_the_last_is_recorded() -> None:
+def test_progress_events_are_not_logged_and_only_the_last_is_recorded() -> None:
     recorder = Recorder()
     for number in range(1000):
         each = event("step.progress", number, "c", done=number, total=1000, unit="checks")
@@ -145,7 +145,7 @@ def test_progress_is_not_logged_and_only_the_last_is_recorded() -> None:
     ("seconds", "text"),
     [(0.1, "about 5 s"), (50, "about 50 s"), (54.9, "about 55 s"), (61, "about 1 min"), (7300, "about 2 h")],
 )
-def test_estimates_are_rough(seconds: float, text: str) -> None:
+def test_estimated_times_are_rounded(seconds: float, text: str) -> None:
     assert roughly(seconds) == text
 
 
@@ -165,7 +165,7 @@ def write_receipt(out: Path, target: str, name: str, **more: object) -> None:
     path.write_text(json.dumps({"artifact": {"reference": "x", "layers": layers}} | table))
 
 
-def test_estimate_adds_the_newest_times_of_the_steps(tmp_path: Path) -> None:
+def test_estimated_time_is_the_sum_of_the_newest_times_of_the_steps(tmp_path: Path) -> None:
     def estimate(publish: bool = False, jobs: int = 2, **missing: list[str]) -> float | None:
         return estimate_s(tmp_path, missing, publish=publish, jobs=jobs)
 
@@ -199,7 +199,7 @@ def test_a_wait_for_a_lock_names_the_run_that_holds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<testsuites><testcase"])
-def test_results_of_checks_that_a_full_disk_cut_are_an_error(tmp_path: Path, text: str) -> None:
+def test_check_results_that_a_full_disk_truncated_are_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "checks.xml").write_text(text)
     with pytest.raises(CheckError, match="the results of the checks are incomplete") as caught:
         list(testinfra._read(tmp_path / "checks.xml"))

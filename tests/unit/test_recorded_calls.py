@@ -1,4 +1,4 @@
-"""The policy that `builder iam` prints allows the calls of recorded builds, and only with their grants."""
+"""The IAM policy that `builder iam` prints allows the API calls of recorded builds, and needs every grant."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from builder.site import AwsSettings
 from tests.support.recordings import FOLDER, requests
 
 SETTINGS = AwsSettings(instance_profile="prof", parameters="/image-factory")
-# Features that each recorded build uses. No policy is for the recording with spot instances, because no site
+# Policy features that each recorded build uses. The recording with spot instances has none, because no site
 # builds with them.
 FEATURES = {
     "1.6.6-unset": {"build", OLD_PACKER},
@@ -30,12 +30,12 @@ def refused(name: str, features: Collection[str]) -> set[str]:
     return {request.action for request in found if evaluate([document], request) != ALLOWED}
 
 
-def test_every_recording_is_replayed() -> None:
+def test_every_recording_of_packer_calls_is_replayed() -> None:
     assert {path.stem for path in FOLDER.glob("*.ndjson")} == FEATURES.keys() | UNUSED
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_policy_allows_a_recorded_build(name: str) -> None:
+def test_iam_policy_allows_the_calls_of_a_recorded_build(name: str) -> None:
     assert refused(name, FEATURES[name]) == set()
 
 
@@ -61,7 +61,7 @@ def test_policy_allows_a_recorded_build(name: str) -> None:
         ("1.16.0-session-manager", "session", {"ssm:StartSession"}),
     ],
 )
-def test_policy_without_a_feature_refuses_the_calls_that_need_it(
+def test_iam_policy_without_a_feature_denies_the_calls_of_the_feature(
     name: str, feature: str, expected: set[str]
 ) -> None:
     assert refused(name, FEATURES[name] - {feature}) == expected

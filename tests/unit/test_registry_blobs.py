@@ -46,7 +46,7 @@ def compact(document: dict[str, Any]) -> bytes:
 
 
 def folder_of(chain: str, parent: str) -> tuple[str, bytes]:
-    """Return name and `json` file of a layer's folder in an export of engines before 25."""
+    """Return folder name and `json` file of a layer in the image export of Docker Engine before 25."""
     hashed: dict[str, Any] = {**ENGINE_ID, "layer_id": chain}
     if parent:
         hashed["parent"] = f"sha256:{parent}"
@@ -101,19 +101,21 @@ def check_layer(layer: LayerBlob | None, tar: bytes) -> None:
     assert packed[4:8] == bytes(4), "a time in the gzip header would change the digest"
 
 
-def test_finds_an_added_layer(store: BlobStore) -> None:
+def test_blob_store_finds_an_added_layer(store: BlobStore) -> None:
     added = store.add(sha256(LAYERS[0]), io.BytesIO(LAYERS[0]))
     check_layer(added, LAYERS[0])
     assert BlobStore(store.folder).find(added.diff_id) == added
 
 
-def test_compression_is_deterministic(store: BlobStore, tmp_path: Path) -> None:
+def test_layer_compression_is_deterministic(store: BlobStore, tmp_path: Path) -> None:
     other = BlobStore(tmp_path / "other")
     digests = {kept.add(sha256(LAYERS[2]), io.BytesIO(LAYERS[2])).digest for kept in (store, other)}
     assert len(digests) == 1
 
 
-def test_falls_back_to_zlib_without_isal(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_compression_uses_zlib_if_isal_is_missing(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "isal", None)
     check_layer(store.add(sha256(LAYERS[2]), io.BytesIO(LAYERS[2])), LAYERS[2])
 
@@ -174,7 +176,7 @@ def test_reports_a_full_disk(store: BlobStore, monkeypatch: pytest.MonkeyPatch) 
     assert not list((store.folder / "partial").iterdir())
 
 
-def test_stores_configs_byte_for_byte(store: BlobStore) -> None:
+def test_stores_image_configurations_byte_for_byte(store: BlobStore) -> None:
     config = b'{ "rootfs" :  {} }'
     store.add_config(sha256(config), config)
     assert store.config(sha256(config)) == config
@@ -281,7 +283,7 @@ def test_imports_any_image_unchanged(
         check_layer(store.find(sha256(layer)), layer)
 
 
-def test_collecting_stored_layers_again_needs_no_export(store: BlobStore) -> None:
+def test_a_second_import_of_stored_layers_needs_no_export(store: BlobStore) -> None:
     diff_ids = [sha256(layer) for layer in LAYERS]
     image_id = sha256(config_of(LAYERS))
     first = collect(
@@ -328,7 +330,7 @@ def test_a_flipped_bit_in_the_store_never_changes_the_image(
 
 
 @pytest.mark.parametrize("kind", ["layers", "configs"])
-def test_ignores_a_record_that_describes_another_blob(store: BlobStore, kind: str) -> None:
+def test_ignores_a_record_file_that_describes_another_blob(store: BlobStore, kind: str) -> None:
     images = [LAYERS[:1], LAYERS[1:]]
     for layers in images:
         diff_ids = [sha256(layer) for layer in layers]

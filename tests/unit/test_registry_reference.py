@@ -35,7 +35,7 @@ references = st.builds(
 
 
 @given(references)
-def test_parses_every_formatted_image_name(reference: Reference) -> None:
+def test_parsing_inverts_the_formatting_of_image_names(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
@@ -90,11 +90,11 @@ def test_finds_no_login_without_a_file_and_reports_a_damaged_file(tmp_path: Path
         find_credentials("r.example", config=config)
 
 
-def test_repr_hides_the_password() -> None:
+def test_repr_of_a_registry_login_hides_the_password() -> None:
     assert "secret" not in repr(Credentials(username="me", password="secret"))
 
 
-def test_manifest_is_deterministic(tmp_path: Path) -> None:
+def test_image_manifest_is_deterministic(tmp_path: Path) -> None:
     layer = LayerBlob(diff_id=sha256(b"tar"), digest=sha256(b"gz"), size_bytes=2, path=tmp_path)
     document = json.loads(manifest(b"{}", [layer, layer]))
     assert document["config"] == {
@@ -107,7 +107,7 @@ def test_manifest_is_deterministic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b"{}", b'{"config": null}', b'{"config": {"Labels": null}}'])
-def test_manifest_has_annotations_only_from_labels(config: bytes) -> None:
+def test_image_manifest_has_annotations_only_from_oci_labels(config: bytes) -> None:
     assert "annotations" not in json.loads(manifest(config, []))
     title = {"org.opencontainers.image.title": "hello"}
     labelled = json.dumps({"config": {"Labels": {"factory.key": "k", **title}}})

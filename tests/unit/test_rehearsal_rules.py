@@ -1,4 +1,4 @@
-"""Rules of rehearsed accounts as tables, and the options of `builder rehearse up` that set them."""
+"""Rules of rehearsed AWS accounts: conversion to JSON, and the options of `builder rehearse up` for rules."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from builder.errors import UsageError
 from builder.rehearsal.rules import Rules
 
 
-def test_rules_are_restored_from_their_table() -> None:
+def test_rules_are_restored_from_their_json_table() -> None:
     rules = Rules(pending_s=1.0, denied_regions=("us-west-2",), policy={"Statement": []})
     assert Rules.from_table(json.loads(json.dumps(rules.as_table()))) == rules
     with pytest.raises(UsageError, match="unknown keys: inside"):

@@ -1,4 +1,4 @@
-"""The rehearsed Slurm cluster: configuration, users and refusals; tests/launch runs jobs on one."""
+"""The rehearsed Slurm cluster: configuration, users and refused options (tests/launch runs jobs)."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def settings(files: dict[str, slurm.File]) -> str:
     return files["etc/slurm/slurm.conf"].content
 
 
-def test_nodes_declare_the_counts_of_the_type(root: Path) -> None:
+def test_slurm_nodes_declare_the_counts_of_their_instance_type(root: Path) -> None:
     files = config(root, "p5.48xlarge")
     line = (
         "NodeName=node-1,node-2 CPUs=192 Sockets=1 CoresPerSocket=96 ThreadsPerCore=2 RealMemory=2097152"
@@ -44,28 +44,28 @@ def test_nodes_without_gpus_have_no_gpu_settings(root: Path) -> None:
 
 
 @pytest.mark.parametrize("instance", ["p5.4xlarge", "g7e.8xlarge"])
-def test_one_gpu_has_one_device(root: Path, instance: str) -> None:
+def test_instance_types_with_one_gpu_have_one_gpu_device(root: Path, instance: str) -> None:
     assert "File=/dev/nvidia0\n" in config(root, instance)["etc/slurm/gres.conf"].content
 
 
-def test_slurm_accepts_the_names_of_all_gpus(root: Path) -> None:
+def test_gpu_names_of_all_instance_types_are_valid_in_slurm(root: Path) -> None:
     for instance in catalog.load(root).instances.values():
         assert re.fullmatch(r"[a-z][a-z0-9_]*", slurm.gpu_type(instance)), instance.name
 
 
-def test_every_machine_starts_its_own_service_only(root: Path) -> None:
+def test_head_starts_only_slurmctld_and_nodes_start_only_slurmd(root: Path) -> None:
     for is_head, service in ((True, "slurmctld"), (False, "slurmd")):
         files = config(root, "p5.48xlarge", is_head=is_head).values()
         assert [file.target for file in files if file.target] == [f"/lib/systemd/system/{service}.service"]
     assert settings(config(root, "p5.48xlarge")) == settings(config(root, "p5.48xlarge", is_head=True))
 
 
-def test_plugin_for_control_groups_follows_the_release(root: Path) -> None:
+def test_cgroup_plugin_of_slurm_depends_on_the_debian_release(root: Path) -> None:
     for release, line in ((12, "CgroupPlugin=cgroup/v1\n"), (13, "CgroupPlugin=disabled\n")):
         assert line in config(root, "c5n.metal", release=release)["etc/slurm/cgroup.conf"].content
 
 
-def test_jobs_have_the_user_of_the_caller() -> None:
+def test_jobs_run_as_the_user_who_starts_the_cluster() -> None:
     passwd, group = "root:x:0:0:root:/root:/bin/bash\n", "root:x:0:\n"
     assert slurm.with_user(passwd, group, 0, 0) == (passwd, group)
     found = slurm.with_user(passwd, group, 1234, 0)
@@ -73,7 +73,7 @@ def test_jobs_have_the_user_of_the_caller() -> None:
     assert slurm.with_user(passwd, group, 0, 7)[1] == f"{group}builder:x:7:\n"
 
 
-def test_systems_of_clusters_can_be_bootstrapped(root: Path) -> None:
+def test_systems_of_rehearsed_clusters_can_be_bootstrapped(root: Path) -> None:
     systems = catalog.load(root).systems
     assert all(systems[name].bootstrap and systems[name].release.isdigit() for name in SYSTEMS)
 
@@ -86,7 +86,7 @@ def test_systems_of_clusters_can_be_bootstrapped(root: Path) -> None:
         ("up", 2, "the following arguments are required: --instance"),
         ("up --instance p5.48", 2, "--instance: no EC2 type 'p5.48' in catalog/instances.toml"),
         ("up --instance p6e-gb200.36xlarge", 8, "p6e-gb200.36xlarge: ram_gib is unknown, and jobs need it"),
-        ("up --instance hpc7g.16xlarge", 8, "it cannot run its programs"),
+        ("up --instance hpc7g.16xlarge", 8, "cannot run its programs"),
         ("up --instance p5.48xlarge --nodes 17", 2, "must be a number from 1 to 16, not '17'"),
         ("up --instance p5.48xlarge --nodes 0", 2, "must be a number from 1 to 16, not '0'"),
         ("up --instance p5.48xlarge --nodes 12345", 2, "must be a number from 1 to 16, not '12345'"),
@@ -94,7 +94,7 @@ def test_systems_of_clusters_can_be_bootstrapped(root: Path) -> None:
         ("exec", 2, "no command after --"),
     ],
 )
-def test_bad_input_is_refused(
+def test_cluster_command_refuses_bad_input(
     root: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

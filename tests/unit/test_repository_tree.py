@@ -1,4 +1,4 @@
-"""Product files must not refer to the tests folder; `make` installs only what a target needs."""
+"""Product files must not refer to the tests folder; `make` starts the engine only if a build needs it."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ PRODUCT = ("builder", "ansible", "bench", "packer", "containers", "catalog", ".c
 
 
 def test_product_files_do_not_refer_to_tests(root: Path) -> None:
-    """Tests inject stand-ins into the product only through files and options."""
+    """Tests pass stand-ins to the product only through files and options."""
     listed = subprocess.run(
         ["git", "-C", str(root), "ls-files", *PRODUCT], capture_output=True, text=True, check=True
     )
@@ -39,7 +39,9 @@ def test_product_files_do_not_refer_to_tests(root: Path) -> None:
         (["cpu-ddp", "SITE=aws"], True),
     ],
 )
-def test_an_ami_for_an_account_needs_no_engine(root: Path, words: list[str], expected: bool) -> None:
+def test_make_starts_no_engine_for_an_ami_in_an_aws_account(
+    root: Path, words: list[str], expected: bool
+) -> None:
     done = subprocess.run(["make", "-n", "-C", str(root), *words], capture_output=True, text=True, check=True)
     assert "builder build" in done.stdout
     assert ("scripts/ensure-engine" in done.stdout) is expected

@@ -1,4 +1,4 @@
-"""`builder build --reproduce`: what differs between two builds of one key."""
+"""`builder build --reproduce`: differences between two builds with the same layer keys."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def tar_of(files: Mapping[str, tuple[bytes, int]]) -> bytes:
 
 
 class Engine:
-    """An engine with images, each a list of layers, in the format of `docker save` of engine 20.10."""
+    """Fake engine whose images are lists of layers, exported in the format of Docker Engine 20.10."""
 
     def __init__(self, images: Mapping[str, Sequence[Files]], **settings: object) -> None:
         self._images, self._settings = images, settings
@@ -91,7 +91,7 @@ def test_names_the_files_and_settings_that_differ(
     ("lines", "code", "out"),
     [([], 0, "sha256:2\n"), (["layer final: /x: time"], 1, "hello: layer final: /x: time\n")],
 )
-def test_builds_all_layers_twice_and_prints_the_image_or_what_differs(
+def test_reproduce_builds_all_layers_twice_and_prints_the_image_or_differences(
     repository: Repository,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -115,7 +115,7 @@ def test_builds_all_layers_twice_and_prints_the_image_or_what_differs(
 
 
 @pytest.mark.parametrize("option", ["--all", "--publish", "--dry-run", "--rebuild=final"])
-def test_reproduce_excludes_other_options(
+def test_option_reproduce_excludes_other_options(
     repository: Repository, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     words = ["build", "--reproduce", option, "--root", str(repository.root)]

@@ -25,14 +25,14 @@ def request(*components: str, **fields: object) -> RoleRequest:
     return RoleRequest(components=components, kind="container", stack="plain-1", **fields)  # type: ignore[arg-type]
 
 
-def test_the_plan_includes_required_components(repository: Repository) -> None:
+def test_role_plan_includes_required_components(repository: Repository) -> None:
     plan = role_plan(Context(repository.root), request("fabric"))
     assert plan.components == ("base", "fabric")
     assert plan.versions == {"fabric": "1.2-3"}
     assert plan.system.bootstrap is not None
 
 
-def test_the_layers_equal_those_of_a_target_with_the_same_components(repository: Repository) -> None:
+def test_role_layers_equal_those_of_a_target_with_the_same_components(repository: Repository) -> None:
     """`builder role` tests the same layers that a build makes."""
     tried = {layer.name: layer.key for layer in role_plan(Context(repository.root), request("fabric")).layers}
     assert tried.items() <= repository.keys().items()
@@ -77,7 +77,7 @@ class RecordingEngine(Engine):
     def remove_image(self, image: str) -> None: ...
 
 
-def test_container_has_the_environment_of_the_image(tmp_path: Path) -> None:
+def test_role_container_has_the_environment_variables_of_the_image(tmp_path: Path) -> None:
     """Checks of GPU images read the variables that a build writes to the configuration of the image."""
     wanted = RoleRequest(
         components=["cuda"], kind="container", system="debian-13", stack="cuda-12.4-debian-13"
@@ -98,20 +98,22 @@ def test_container_has_the_environment_of_the_image(tmp_path: Path) -> None:
         (RoleRequest(components=["fabric"], stack="plain"), "no stack 'plain' (did you mean 'plain-1'?)"),
     ],
 )
-def test_suggests_a_name_for_an_unknown_name(repository: Repository, wanted: RoleRequest, words: str) -> None:
+def test_role_command_suggests_a_name_for_an_unknown_name(
+    repository: Repository, wanted: RoleRequest, words: str
+) -> None:
     with pytest.raises(UsageError) as refused:
         role_plan(Context(repository.root), wanted)
     assert refused.value.message == words
 
 
-def test_suggests_the_pin_option_if_the_stack_pins_no_version(repository: Repository) -> None:
+def test_role_command_suggests_the_pin_option_if_the_stack_has_no_pin(repository: Repository) -> None:
     repository.write("catalog/stacks/bare-1.toml", 'summary = "nothing"\n[pins]\n')
     with pytest.raises(UsageError, match="stack 'bare-1' has no pin for component 'fabric'") as refused:
         role_plan(Context(repository.root), RoleRequest(components=["fabric"], stack="bare-1"))
     assert "--pin fabric=VERSION" in refused.value.hint
 
 
-def test_refuses_a_second_run_that_changes_something() -> None:
+def test_option_twice_fails_if_the_second_run_of_a_role_changes_anything() -> None:
     listener = Listener(Stream(), "roles")
     require_unchanged(Applied(code=0, seconds=1.0, listener=listener))
     listener.roles["base"] = RoleResult(tasks=2, changed=["base : Write files"])

@@ -1,4 +1,4 @@
-"""Values that roles compute from versions, for the names of several releases of Debian."""
+"""Values that roles compute from versions, tested with package names of several Debian releases."""
 
 from fnmatch import fnmatch
 
@@ -15,7 +15,7 @@ from tests.unit.test_upstream_defects import ROLES, evaluated, task_of
         ("6.12.118+deb13-amd64", "6.12.115+deb13.1-amd64", "linux-headers-6.12.115+deb13.1-common"),
     ],
 )
-def test_common_headers_of_other_kernels_are_removed(kernel: str, other: str, headers: str) -> None:
+def test_common_headers_packages_of_other_kernels_are_removed(kernel: str, other: str, headers: str) -> None:
     values = yaml.safe_load((ROLES / "kernel/vars/debian.yml").read_text(encoding="utf-8"))
     expression = values["kernel_others_packages"].strip().removeprefix("{{").removesuffix("}}")
     found = list(evaluated(expression, kernel_others=[other], target_kernel=kernel))
@@ -29,6 +29,6 @@ def test_common_headers_of_other_kernels_are_removed(kernel: str, other: str, he
     ("pin", "package"),
     [("11.8.0-5", "11.8.89~11.8.0-5~deb12u1"), ("12.4.1-2", "12.4.131~12.4.1-2")],
 )
-def test_version_of_the_toolkit_selects_the_package(pin: str, package: str) -> None:
+def test_cuda_pin_matches_the_version_of_debians_toolkit_package(pin: str, package: str) -> None:
     task = task_of(ROLES / "cuda/tasks/archive.yml", "Install the distribution's toolkit")
     assert fnmatch(package, task["vars"]["install_version"].replace("{{ cuda_version }}", pin))

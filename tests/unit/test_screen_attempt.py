@@ -1,4 +1,4 @@
-"""Attempts: results of finished and failed runs. Also sample values for the other screen tests."""
+"""Build attempts: results of finished and failed runs. Other screen tests use the sample values."""
 
 import hashlib
 from collections.abc import Iterable
@@ -158,7 +158,7 @@ def event(name: str, at_s: float, step: str = "", text: str = "", **fields: Scal
 
 
 def a_run() -> list[Event]:
-    """Return events of a reused, a built and a failed layer, and of a task whose step has no start event."""
+    """Return events of a run: a reused, a built and a failed layer, a task of a step without start event."""
     base, fabric, python = key_of("base"), key_of("fabric"), key_of("python")
     return [
         event("run.start", 0, text="builder build --target cpu-ddp", run="r1"),
@@ -202,7 +202,7 @@ def test_verdict_is_failed_after_a_failed_check_or_an_error() -> None:
     assert a_failure().verdict == "failed"
 
 
-def test_attempt_after_an_error_takes_its_layers_from_the_events() -> None:
+def test_failed_attempt_takes_its_layers_from_the_events_of_the_run() -> None:
     layers = {layer.name: layer for layer in a_failure().layers}
     assert {name: layer.outcome for name, layer in layers.items()} == {
         "base": "reused",

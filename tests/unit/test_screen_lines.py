@@ -91,7 +91,7 @@ def test_only_the_last_lines_of_a_failed_step_are_printed() -> None:
 
 
 class Writes(io.StringIO):
-    """Stream that records each write."""
+    """Text stream that records the argument of each write call."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Live view: its lines, and how rich draws them."""
+"""Live view of a run: its lines, and their output by the package rich."""
 
 import io
 
@@ -37,7 +37,7 @@ def shown(
     return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
-def test_rows_are_grouped_by_target() -> None:
+def test_live_view_groups_rows_by_target() -> None:
     assert "\n".join(shown(a_board())) == TREE
 
 
@@ -50,7 +50,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert max(cells("".join(text for text, _ in line)) for line in lines) <= width
 
 
-def test_single_target_has_no_heading() -> None:
+def test_live_view_of_a_single_target_has_no_heading() -> None:
     board = Board()
     board.read(event("step.start", 0, "s", "base", target="cpu-ddp"))
     assert shown(board, now_s=START_S + 1.25) == [
@@ -74,7 +74,7 @@ def test_running_rows_stay_visible_if_not_all_rows_fit() -> None:
     assert len(shown(board)) == 1 + 3 + 60 + 1
 
 
-def test_terminal_with_one_line_shows_a_line() -> None:
+def test_live_view_has_a_line_on_a_terminal_of_one_line() -> None:
     assert shown(a_board(), height=1)
 
 
@@ -96,7 +96,7 @@ def drawn(*, width: int, colour: bool) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_rich_draws_the_same_lines(width: int) -> None:
+def test_rich_draws_the_lines_of_the_live_view_unchanged(width: int) -> None:
     stream = io.StringIO()
     screen = LiveTree(stream, {}, clock=lambda: START_S + 70)
     for each in a_run():
@@ -121,7 +121,7 @@ def test_rich_markup_in_names_is_not_interpreted() -> None:
     assert "[bold]x[/bold] [/non" in stream.getvalue()
 
 
-def test_short_run_prints_only_its_failures() -> None:
+def test_live_view_of_a_short_run_prints_only_its_failures() -> None:
     stream = io.StringIO()
     with LiveTree(stream, {}, delay_s=3600) as screen:
         for each in a_run():

@@ -1,4 +1,4 @@
-"""Output of commands at terminals of 80 and 200 columns, at a dumb terminal and into a pipe, as golden text.
+"""Golden files of command output at terminals of 80 and 200 columns, at a dumb terminal and in a pipe.
 
 To update the golden files, run WRITE_SCREENS=1 pytest tests/unit/test_screens.py and review the diff.
 """
@@ -32,7 +32,7 @@ COMMANDS = (
     "build hello",
     "ami share ami-0123456789abcdef0 --account 12",
 )
-# Name of the golden file → is it a terminal, and its environment.
+# Name of a golden file → True for a terminal, and the environment variables.
 SCREENS = {
     "80": (True, {"COLUMNS": "80", "TERM": "xterm"}),
     "200": (True, {"COLUMNS": "200", "TERM": "xterm"}),
@@ -95,7 +95,9 @@ def site(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_screens(site: Repository, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_command_output_equals_the_golden_file(
+    site: Repository, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     terminal, environment = SCREENS[name]
     stream = Stream(terminal=terminal)
     for variable, value in {**environment, "NO_COLOR": "1"}.items():
@@ -108,7 +110,7 @@ def test_screens(site: Repository, monkeypatch: pytest.MonkeyPatch, name: str) -
     for outcome in (a_receipt(), a_failure()):
         text = summary(outcome, look=look(stream, os.environ), report_path=Path("out/report.html"))
         stream.write(f"{text}\n")
-    # Keys and digests change with every input of a layer.
+    # Replace keys and digests, because they change with every input of a layer.
     text = re.sub(r"\b[0-9a-f]{12}(?:[0-9a-f]{4})?\b", lambda key: "0" * len(key[0]), stream.getvalue())
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("WRITE_SCREENS"):

@@ -1,4 +1,4 @@
-"""The session of a build: which lanes (app/lanes) it opens, and which targets it finds and makes."""
+"""Build session: which lanes (app/lanes: one per kind of target) it opens, and which targets it builds."""
 
 import io
 import json
@@ -29,7 +29,7 @@ TARGETS = ("hello", "second", "third")
 
 
 class FakeLane(Lane):
-    """A lane whose finder finds the targets in `made` and whose maker fails for the targets in `broken`."""
+    """Fake lane: its finder finds the targets in `made`; its maker fails for the targets in `broken`."""
 
     def __init__(self, *, made: Sequence[str] = (), broken: Sequence[str] = ()) -> None:
         self.made = set(made)
@@ -106,7 +106,7 @@ def run(
     return [receipt.plan.target.name for receipt in receipts]
 
 
-def test_opens_a_lane_once_and_makes_every_target_once(
+def test_opens_a_lane_once_and_builds_every_target_once(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lane = FakeLane()
@@ -120,14 +120,14 @@ def test_opens_a_lane_once_and_makes_every_target_once(
     }
 
 
-def test_makes_only_the_missing_target(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_only_the_missing_target(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run(context, FakeLane(), monkeypatch)
     lane = FakeLane(made=["hello", "third"])
     assert run(context, lane, monkeypatch) == list(TARGETS)
     assert [call for call in lane.calls if call.startswith("make")] == ["make second"]
 
 
-def test_opens_no_run_if_no_target_is_missing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_no_run_if_no_target_is_missing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run(context, FakeLane(), monkeypatch)
     runs = sorted((context.workspace.out / "runs").iterdir())
     lane = FakeLane(made=TARGETS)
@@ -187,7 +187,7 @@ def test_results_of_the_other_targets_are_printed_if_one_fails(
             assert printed.out.splitlines() == [keys["hello"], keys["third"]]
 
 
-def test_every_failed_target_is_explained_once_and_the_first_last(
+def test_error_of_every_failed_target_is_printed_once_and_the_first_error_last(
     context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lane = FakeLane(broken=["hello", "third"])
@@ -202,7 +202,7 @@ def test_every_failed_target_is_explained_once_and_the_first_last(
 
 
 class Pipe(io.StringIO):
-    """A stream whose reader closes it after some lines."""
+    """Text stream with a reader that closes it after `lines` lines."""
 
     def __init__(self, *, lines: int) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class Pipe(io.StringIO):
 
 
 class WaitingLane(FakeLane):
-    """A lane whose maker waits until the run is cancelled."""
+    """Fake lane whose maker waits until the run is cancelled."""
 
     def begin(self, work: Work) -> Tools:
         self.work = work
@@ -253,7 +253,7 @@ def test_a_closed_stdout_interrupts_a_build_with_nothing_to_do(
 
 
 class BusyLane(WaitingLane):
-    """A lane whose first target emits an event while the other targets wait to be cancelled."""
+    """Fake lane whose first target emits an event while the other targets wait until the run is cancelled."""
 
     def make(self, plan: Plan) -> Artifact:
         if plan.target.name == "hello":
@@ -287,14 +287,14 @@ class FailingLane(FakeLane):
 
 
 def test_does_not_end_a_lane_that_failed_to_begin(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending such a lane would replace the error of `begin` by another error."""
+    """A call of `end` after a failed `begin` would replace the error of `begin` by another error."""
     lane = FailingLane()
     with pytest.raises(MissingError, match="packer"):
         run(context, lane, monkeypatch)
     assert "end" not in lane.calls
 
 
-def test_begins_only_the_lanes_of_missing_targets(
+def test_opens_only_the_lanes_of_missing_targets(
     context: Context, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = 'summary = "a machine"\nkind = "ami"\ncomponents = ["fabric"]\n'

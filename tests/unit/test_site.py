@@ -1,4 +1,4 @@
-"""Site file: its settings, and errors that name file and key."""
+"""Site file site.toml: its settings, and errors that name file and key."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -33,7 +33,9 @@ def test_settings_of_every_type_are_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", None), ("false", False), ("true", True)])
-def test_unset_public_address_is_not_false(file: Path, text: str, expected: bool | None) -> None:
+def test_unset_site_setting_public_address_differs_from_false(
+    file: Path, text: str, expected: bool | None
+) -> None:
     file.write_text(f"[aws]\npublic_address = {text}\n" if text else "[aws]\n")
     assert site.load(file.parent).aws.public_address is expected
 
@@ -121,7 +123,7 @@ def test_valid_values_of_every_form_are_read(file: Path) -> None:
     assert {"mirror.apt", "mirror.prefixes", "registry.push", "aws.region"} <= read.given
 
 
-def test_empty_texts_mean_the_default(file: Path) -> None:
+def test_empty_strings_in_the_site_file_mean_the_default(file: Path) -> None:
     keys = [
         f'{section}.{field.name} = ""'
         for section, kind in site.SECTIONS.items()
@@ -132,11 +134,11 @@ def test_empty_texts_mean_the_default(file: Path) -> None:
     assert site.load(file.parent).mirror == site.MirrorSettings()
 
 
-def test_every_key_is_documented(root: Path) -> None:
+def test_every_key_of_the_site_file_is_documented(root: Path) -> None:
     assert (root / settings.PAGE).read_text() == settings.page(), "run: builder config --write-docs"
 
 
-def test_all_errors_are_reported_at_once(file: Path) -> None:
+def test_all_errors_in_the_site_file_are_reported_at_once(file: Path) -> None:
     file.write_text("[aws]\nregion = 1\nencrypt = 2\n[registry]\npish = 3\n")
     with pytest.raises(UsageError) as caught:
         site.load(file.parent)
@@ -147,7 +149,7 @@ def test_all_errors_are_reported_at_once(file: Path) -> None:
     ]
 
 
-def test_file_named_by_builder_site_file_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_in_variable_builder_site_file_must_exist(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUILDER_SITE_FILE", str(file))
     with pytest.raises(UsageError, match="BUILDER_SITE_FILE: no file"):
         site.load(file.parent)

@@ -22,7 +22,7 @@ from builder.stack.solving.nearest import nearest
 from builder.stack.vocabulary import ABSENT, Facts, Value, read_value
 from tests.support.repository import knowledge_of
 
-# Earlier names of renamed pins and facts, and the digests of released stacks under the earlier names.
+# JSON file: earlier names of renamed pins and facts, and digests of released stacks with earlier names.
 BEFORE_RENAMING = Path(__file__).with_name("released_before_renaming.json")
 
 
@@ -63,7 +63,7 @@ _NEEDED = {
 }
 
 
-def test_every_stack_has_all_needed_versions(knowledge: Knowledge) -> None:
+def test_every_stack_pins_all_components_that_jobs_depend_on(knowledge: Knowledge) -> None:
     for name, stack in knowledge.stacks.items():
         for instance in stack.instances:
             facts = derive({**knowledge.stack_facts(name), "instance": instance}, knowledge)
@@ -103,8 +103,8 @@ def test_common_systems_and_instance_types_have_a_stack(knowledge: Knowledge) ->
     assert {"cpu-debian-12", "cuda-11.8-debian-12"} <= set(knowledge.stacks)
 
 
-def test_no_ami_pins_a_kernel_that_the_next_amazon_linux_lacks(knowledge: Knowledge) -> None:
-    """A new AMI of Amazon Linux has only its newest kernel, so a stack names the series."""
+def test_amazon_linux_stacks_pin_a_kernel_series_instead_of_a_release(knowledge: Knowledge) -> None:
+    """A new Amazon Linux AMI has only the newest kernel of a series, so a pinned release would be missing."""
     catalog = knowledge.catalog
     pinned = {
         f"{target.name} {flavour.name}": knowledge.stacks[flavour.stack].pins.get("kernel", "")
@@ -116,7 +116,7 @@ def test_no_ami_pins_a_kernel_that_the_next_amazon_linux_lacks(knowledge: Knowle
     assert {name: kernel for name, kernel in pinned.items() if not re.fullmatch(r"(\d+\.\d+)?", kernel)} == {}
 
 
-def test_ami_with_a_fabric_manager_has_the_subnet_manager_that_its_stack_claims(knowledge: Knowledge) -> None:
+def test_ami_with_a_fabric_manager_has_nvlsm_if_its_stack_states_nvlsm(knowledge: Knowledge) -> None:
     """NVSwitches of P6-B200 and P6-B300 have no NVLink fabric without the package nvlsm."""
     catalog, claiming = knowledge.catalog, set()
     for target in catalog.targets.values():
@@ -130,7 +130,7 @@ def test_ami_with_a_fabric_manager_has_the_subnet_manager_that_its_stack_claims(
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:
-    """A changed stack needs a new name, because users rely on the contents of a released one."""
+    """A changed stack needs a new name, because users rely on the contents of a released stack."""
     released = json.loads((root / "catalog/stacks/released.json").read_text(encoding="utf-8"))
     assert {name: knowledge.digest(name) for name in released} == released
 
@@ -141,7 +141,7 @@ def test_released_stacks_have_their_original_digests_under_the_old_names(knowled
     assert {name: _under_old_names(knowledge, name).digest(name) for name in released} == released
 
 
-# Digests from the time when the files of these stacks had no base and listed every pin.
+# Digests of these stacks before their files had a base stack, when the files listed every pin.
 _IN_FULL = {
     "cuda-13.2-batch": "7a10aa08c6d4735c8f12f9d47b02f82a10f3dab573dcbb8ee0d2aee8ec5ea25c",
     "neuron-2.28-pcluster-3.14": "0de3e3895163bd2fc07bb02df9176e38aac8166101814dccd97473c118aa9f0d",
@@ -153,7 +153,7 @@ def test_rewriting_a_stack_with_a_base_keeps_its_digest(knowledge: Knowledge) ->
     assert {name: knowledge.digest(name) for name in _IN_FULL} == _IN_FULL
 
 
-# Stacks are named <accelerator>-<version>, with their purpose as a suffix if several share that name.
+# Stacks are named <accelerator>-<version>, with the purpose as a suffix if several stacks share a version.
 _STACK_NAME = re.compile(r"cpu-[a-z]+-[\d.]+(?:-[a-z0-9.-]+)?|(cuda|neuron)-(\d+\.\d+)(\.\d+|-[a-z0-9.-]+)?")
 
 
@@ -170,7 +170,7 @@ def test_a_stack_is_named_after_its_accelerator_and_version(root: Path, knowledg
 
 
 def _under_old_names(knowledge: Knowledge, name: str) -> Knowledge:
-    """Return a copy of `knowledge` where one stack's pins and facts have their names before the renaming."""
+    """Return a copy of `knowledge` in which the pins and facts of stack `name` have their earlier names."""
     old = json.loads(BEFORE_RENAMING.read_text(encoding="utf-8"))
     stack, stated = knowledge.stacks[name], knowledge.stated[name]
     pins = {old["pins"].get(pin, pin): version for pin, version in stack.pins.items()}
@@ -183,7 +183,7 @@ def _with_stack(knowledge: Knowledge, stack: Stack, stated: Facts) -> Knowledge:
     return dataclasses.replace(knowledge, catalog=catalog, stated={**knowledge.stated, stack.name: stated})
 
 
-def test_the_stack_digest_covers_pins_facts_and_instances_but_not_texts(knowledge: Knowledge) -> None:
+def test_stack_digest_covers_pins_facts_and_instances_but_not_descriptions(knowledge: Knowledge) -> None:
     stack, stated = knowledge.stacks["cuda-13.0"], knowledge.stated["cuda-13.0"]
 
     def digest(facts: Facts = stated, **changes: Any) -> str:
@@ -196,7 +196,7 @@ def test_the_stack_digest_covers_pins_facts_and_instances_but_not_texts(knowledg
     assert digest(instances=("p5.48xlarge",)) != digest()
 
 
-# No versions outside the catalog
+# Component versions must not occur outside the catalog
 
 _NAMES = (
     "efa|nccl|cuda|libfabric|driver|cudnn|gdrcopy|torch|neuron|openmpi|rdma[-_]core|pmix|enroot|pyxis|slurm"
@@ -249,7 +249,7 @@ def _strings(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-# Checks, nearest changes, differences, the reference page
+# Tests of `builder stack check`, suggested changes, `builder stack diff` and the reference page
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def _strings(tree: ast.AST) -> Iterator[str]:
         ({"family": "g5g", "arch": "x86_64"}, "ARCH-01", {}),
     ],
 )
-def test_suggests_the_nearest_change_that_meets_a_rule(
+def test_stack_check_suggests_the_smallest_change_that_meets_a_rule(
     knowledge: Knowledge, raw: dict[str, object], rule: str, changes: dict[str, str]
 ) -> None:
     stated = facts_of(knowledge, **raw)
@@ -319,7 +319,7 @@ def test_a_stack_check_returns_required_environment_variables(knowledge: Knowled
     ]
 
 
-def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
+def test_stack_diff_lists_the_riskiest_difference_first(knowledge: Knowledge) -> None:
     rows = differences(knowledge, "cuda-12.8", "cuda-13.0-slurm-25.11")
     assert [row.fact for row in rows[:5]] == [
         "os",
@@ -334,14 +334,14 @@ def test_the_riskiest_difference_comes_first(knowledge: Knowledge) -> None:
     assert "| NVIDIA kernel driver | 570.172.08 | 595.112.07 | newer |" in text.splitlines()
 
 
-def test_swapped_stacks_have_inverted_differences(knowledge: Knowledge) -> None:
+def test_stack_diff_of_swapped_stacks_is_inverted(knowledge: Knowledge) -> None:
     opposite = {"newer": "older", "older": "newer", "added": "removed", "removed": "added"}
     forward = {row.fact: row.change for row in differences(knowledge, "cuda-12.4", "cuda-12.9")}
     backward = {row.fact: row.change for row in differences(knowledge, "cuda-12.9", "cuda-12.4")}
     assert backward == {fact: opposite.get(change, change) for fact, change in forward.items()}
 
 
-def test_the_reference_page_is_up_to_date(root: Path, knowledge: Knowledge) -> None:
+def test_reference_page_of_stacks_is_current(root: Path, knowledge: Knowledge) -> None:
     written = (root / "docs/reference/rules.md").read_text(encoding="utf-8")
     assert written == page(knowledge), "run: python -m builder.stack.reference docs/reference/rules.md"
     assert all(f"### {rule.id}\n" in written for rule in knowledge.rules)

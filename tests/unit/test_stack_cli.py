@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> tuple[in
         (["--set", "kernel=6.17"], 0, "rules not evaluated; add --set for "),
     ],
 )
-def test_check_reports_findings_and_nearest_changes(
+def test_check_reports_findings_and_smallest_changes(
     capsys: pytest.CaptureFixture[str], root: Path, words: list[str], code: int, expected: str
 ) -> None:
     ended, out, _ = run(capsys, root, "check", *words)
@@ -125,7 +125,7 @@ def test_list_show_and_diff_print_stacks(capsys: pytest.CaptureFixture[str], roo
 
 
 class FakeEngine:
-    """An engine with a single image."""
+    """Fake engine with a single image."""
 
     def __init__(self, **config: object) -> None:
         self._image = {"Architecture": "amd64", "Config": config}
@@ -213,7 +213,9 @@ def test_recognizes_the_proprietary_driver(tmp_path: Path, root: Path) -> None:
         ("rocky", "9.6", "rocky9"),
     ],
 )
-def test_survey_names_a_system_as_the_rules_do(identity: str, version: str, expected: str) -> None:
+def test_survey_of_a_host_uses_the_system_names_of_the_rules(
+    identity: str, version: str, expected: str
+) -> None:
     assert survey.system_name(identity, version) == expected
 
 

@@ -1,4 +1,4 @@
-"""Compatibility rules: an error stops the build, a setting reaches the job, a warning is reported."""
+"""Compatibility rules by severity: error refuses the build, setting reaches the job, warning is reported."""
 
 from pathlib import Path
 
@@ -72,7 +72,9 @@ def rule(
         ("arch == x86_64", 'arch = "x86_64"'),
     ],
 )
-def test_an_error_refuses_the_build_with_the_reason(ruled: Repository, clause: str, fires: str) -> None:
+def test_a_violated_error_rule_refuses_the_build_with_the_reason(
+    ruled: Repository, clause: str, fires: str
+) -> None:
     rule(ruled, clause, fires)
     planned = ruled.plan()
     assert [error.partition(" (")[0] for error in planned.errors] == ["*: FAB-01: It does not hold."]
@@ -92,21 +94,21 @@ def test_a_rule_that_does_not_apply_allows_the_build(ruled: Repository) -> None:
     require_allowed([planned])
 
 
-def test_a_setting_rule_adds_its_setting_to_the_plan(ruled: Repository) -> None:
+def test_a_rule_of_severity_setting_adds_its_setting_to_the_plan(ruled: Repository) -> None:
     carried = 'environment = { FABRIC_MODE = "soft" }'
     rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)
     assert ruled.plan().settings == {"*": ("FABRIC_MODE=soft",)}
 
 
-def test_a_warning_is_part_of_the_plan(ruled: Repository) -> None:
+def test_the_plan_contains_the_warnings_of_rules(ruled: Repository) -> None:
     rule(ruled, "kind == container", 'kind = "container"', severity="warning")
     assert ruled.plan().warnings == (
         "FAB-01: It does not hold. Take another. (fabric 1.2-3, kind container)",
     )
 
 
-def test_a_warning_about_components_of_other_images_is_left_out(ruled: Repository) -> None:
-    """The stack pins a driver that the container does not hold."""
+def test_a_warning_about_a_component_that_the_image_lacks_is_left_out(ruled: Repository) -> None:
+    """The stack pins a driver, which the container does not contain."""
     ruled.write("catalog/versions/driver.toml", 'summary = "The driver"\nside = "image"\n')
     ruled.write("catalog/components/driver.toml", 'summary = "driver"\nlayer = "system"\npinned = true\n')
     ruled.write("ansible/roles/driver/tasks/main.yml", "[]\n")
@@ -141,7 +143,7 @@ def test_every_target_obeys_the_rules_in_all_flavours_architectures_and_sites(ro
         assert planned.errors == (), f"{target.name} {flavour.name} {arch} {site}"
 
 
-# The commands plan, show and build
+# Rules in the output of the commands plan, show and build
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_a_build_is_refused_before_it_looks_for_existing_layers(
     assert "FAB-01: It does not hold." in err
 
 
-def test_variables_of_the_image_belong_to_its_first_layer_of_components(ruled: Repository) -> None:
+def test_image_variables_of_rules_change_the_first_component_layer(ruled: Repository) -> None:
     before = ruled.keys()
     carried = 'image = { FABRIC_MODE = "soft" }'
     rule(ruled, "kind == container", 'kind = "container"', severity="setting", more=carried)

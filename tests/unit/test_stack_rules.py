@@ -1,4 +1,4 @@
-"""Rules: three-valued logic, facts of host and image kept apart, examples, and errors in rule files."""
+"""Compatibility rules: three-valued logic, separate host and image facts, examples, errors in rule files."""
 
 from pathlib import Path
 
@@ -97,10 +97,10 @@ def facts_of(knowledge: Knowledge, **raw: object) -> dict[str, Value]:
     return {name: read_value(knowledge.vocabulary.fact(name), value) for name, value in raw.items()}
 
 
-# The rules of the catalog
+# Tests of the rules in the catalog
 
 
-def test_every_rule_fires_and_holds_for_its_examples(knowledge: Knowledge) -> None:
+def test_every_rule_fires_and_holds_for_the_examples_that_say_so(knowledge: Knowledge) -> None:
     for rule in knowledge.rules:
         assert rule.fires_for, f"{rule.id} has no example that fires"
         assert rule.holds_for, f"{rule.id} has no example that holds"
@@ -137,7 +137,7 @@ def test_removing_a_fact_never_inverts_a_verdict(knowledge: Knowledge) -> None:
                     assert rule.fires(less) in (verdict, None), f"{rule.id} without {name}"
 
 
-# Clauses are true, false or unknown
+# Tests of clauses, which are true, false or unknown
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_gpl_symbols_are_unknown_for_kernels_outside_the_catalog(
     assert derive(facts_of(knowledge, kernel=kernel), knowledge).get("kernel_gpl_symbols") is expected
 
 
-# Mistakes in catalog files
+# Tests of mistakes in catalog files
 
 
 def test_a_catalog_without_mistakes_loads(small: Repository) -> None:

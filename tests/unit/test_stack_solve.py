@@ -1,4 +1,4 @@
-"""The solver: agrees with brute force, finds only valid sets, explains contradictions by minimal cores."""
+"""Version solver: agrees with brute force, finds only valid version sets, explains contradictions."""
 
 import itertools
 import random
@@ -46,7 +46,7 @@ def versions(answer: Solution | Contradiction) -> dict[str, str]:
     return {row.fact: "" if row.value is None else write_value(row.value) for row in answer.rows}
 
 
-# Small generated catalogs, compared with brute force
+# Comparison of the solver with brute force in small generated catalogs
 
 _MACHINE = ("instance", "family", "accel", "arch", "gdr", "nvswitch", "gpu_sm", "instance_efa_max", "has_efa")
 _COMPONENTS = ("anvil", "bolt", "crank")  # components with releases of their own
@@ -107,7 +107,7 @@ def catalogs(draw: st.DrawFn) -> Knowledge:
         texts = draw(st.lists(_TEXTS, min_size=1, max_size=4, unique=True))
         releases[name] = tuple(Release(version=v) for v in sorted(map(parse, texts), reverse=True))
     releases["anvil"] = tuple(draw(_anvils(release)) for release in releases["anvil"])
-    # Bundle every component of _BROUGHT at least once, because unbundled components cannot be requested.
+    # The oldest release bundles all components in _BROUGHT: unbundled components cannot be requested.
     oldest = releases["anvil"][-1]
     everything = {name: parse(draw(_TEXTS)) for name in _BROUGHT} | dict(oldest.brings)
     releases["anvil"] = (*releases["anvil"][:-1], replace(oldest, brings=everything))
@@ -174,7 +174,7 @@ def _every_set(knowledge: Knowledge, requests: Sequence[Request]) -> Iterator[di
 def _cost(
     knowledge: Knowledge, facts: Mapping[str, Value], versions: Mapping[str, Version | None]
 ) -> tuple[bool, int, list[int]]:
-    """Return the cost of a set: unknown versions, number of warnings, distances to the newest versions."""
+    """Return the cost of a version set: unknown versions, warnings, distances to the newest versions."""
     known = known_versions(knowledge)
     warnings = len(broken(knowledge, facts, ("warning",)))
     chosen = [versions[name] for name in (*_COMPONENTS, *(["eel"] if _is_chosen(knowledge) else []))]
@@ -190,7 +190,7 @@ def _is_chosen(knowledge: Knowledge) -> bool:
 
 
 def best_by_force(knowledge: Knowledge, requests: Sequence[Request]) -> object:
-    """Return the cost of the best valid set, or None."""
+    """Return the lowest cost of all valid version sets by brute force; None if no set is valid."""
     given = {request.fact: request.value for request in requests if request.value is not None}
     costs = []
     for versions in _every_set(knowledge, requests):
@@ -230,7 +230,7 @@ def test_the_core_of_a_contradiction_is_minimal(question: tuple[Knowledge, list[
 
 @given(questions(), st.randoms(use_true_random=False))
 @settings(max_examples=EXAMPLES // 2, deadline=None)
-def test_the_answer_does_not_depend_on_the_order_of_inputs(
+def test_the_solution_does_not_depend_on_the_order_of_inputs(
     question: tuple[Knowledge, list[Request]], shuffler: random.Random
 ) -> None:
     knowledge, requests = question
@@ -276,7 +276,9 @@ def test_the_answer_does_not_depend_on_the_order_of_inputs(
         ("2.9.0.2.14", "2.9.0.2.14.27725", True),
     ],
 )
-def test_a_request_matches_versions_by_their_first_numbers(asked: str, offered: str, expected: bool) -> None:
+def test_a_requested_version_matches_versions_with_the_same_first_numbers(
+    asked: str, offered: str, expected: bool
+) -> None:
     assert Request(fact="x", text=asked, argument="").allows(parse(offered)) is expected
 
 
@@ -298,13 +300,13 @@ def test_refuses_a_pin_that_the_catalog_cannot_meet(
     assert message in str(caught.value)
 
 
-# The catalog of this repository
+# Tests of the solver with the catalog of this repository
 
 _TORCHES = ("2.7", "2.14")
 
 
 def _distinct_machine_types(knowledge: Knowledge) -> list[str]:
-    """Return one machine type of each group that rules cannot distinguish."""
+    """Return one machine type of each group of machine types that no rule distinguishes."""
     kinds = {
         (instance.family, instance.efa is None or instance.efa > 0, instance.gdr, instance.nvswitch): name
         for name, instance in knowledge.instances.items()
@@ -312,7 +314,7 @@ def _distinct_machine_types(knowledge: Knowledge) -> list[str]:
     return sorted(kinds.values())
 
 
-def test_every_machine_type_has_a_valid_set(knowledge: Knowledge) -> None:
+def test_every_machine_type_has_a_valid_version_set(knowledge: Knowledge) -> None:
     for instance in _distinct_machine_types(knowledge):
         answer = ask(knowledge, instance)
         assert isinstance(answer, Solution), instance
@@ -320,7 +322,7 @@ def test_every_machine_type_has_a_valid_set(knowledge: Knowledge) -> None:
         assert answer.warnings == (), instance
 
 
-def test_a_pinned_framework_gives_a_valid_set_or_an_explanation(knowledge: Knowledge) -> None:
+def test_a_requested_framework_gives_a_valid_version_set_or_an_explanation(knowledge: Knowledge) -> None:
     for instance in _distinct_machine_types(knowledge):
         framework = "torch_neuronx" if knowledge.instances[instance].accel == "neuron" else "torch"
         for version in _TORCHES:
@@ -354,7 +356,7 @@ def test_solver_constraints_agree_with_the_check(knowledge: Knowledge) -> None:
 
 
 def _agree_with_contents(problem: Problem, assignment: list[int]) -> None:
-    """Set each bundled component to the version that the assigned release of its provider contains."""
+    """Set each bundled component to the version in the assigned release of the bundling component."""
     for constraint in problem.hard:
         if isinstance(constraint.reason, Contents):
             level = problem.level[constraint.reason.fact]
@@ -451,7 +453,7 @@ def test_torch_is_preferred_to_the_newest_neuron_sdk(knowledge: Knowledge) -> No
     assert versions(ask(knowledge, "trn1.32xlarge", {"neuron_sdk": "2.32"}))["torch_neuronx"] == ""
 
 
-def test_a_requirement_on_the_job_becomes_a_condition(knowledge: Knowledge) -> None:
+def test_a_rule_that_depends_on_the_job_becomes_a_condition_of_the_solution(knowledge: Knowledge) -> None:
     answer = ask(knowledge, "p6-b200.48xlarge")
     assert isinstance(answer, Solution)
     conditions = {c.rule.id: [clause.text for clause in c.clauses] for c in answer.conditions}
@@ -489,7 +491,7 @@ def test_a_requirement_on_the_job_becomes_a_condition(knowledge: Knowledge) -> N
             {"instance", "efa", "aws_ofi_nccl"},
             ["aws_ofi_nccl of efa"],
         ),
-        # IMG-01 depends on two choices that share no constraint, so only the check finds this contradiction.
+        # No constraint joins the two facts in rule IMG-01, so only the check finds the contradiction.
         ("p5.48xlarge", {"neuron_sdk": "2.31"}, {}, {"instance", "neuron_sdk"}, ["IMG-01"]),
         ("p5.48xlarge", {}, {"nvidia_driver": "absent"}, {"instance", "nvidia_driver"}, ["FM-01"]),
         ("p4d.24xlarge", {}, {"boot_mode": "uefi"}, {"instance", "boot_mode"}, ["BOOT-01"]),
@@ -520,7 +522,7 @@ def test_a_contradiction_names_requests_and_rules(
         assert isinstance(solve(knowledge, rest), Solution), request.argument
 
 
-def test_an_alternative_resolves_the_contradiction(knowledge: Knowledge) -> None:
+def test_a_suggested_alternative_resolves_the_contradiction(knowledge: Knowledge) -> None:
     requests = requests_of(knowledge, {"nvidia_driver": "580", "torch": "2.14"}, {"instance": "g7.48xlarge"})
     requests = list(complete(knowledge, requests))
     answer = solve(knowledge, requests)

@@ -30,7 +30,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_prints_a_set_with_its_reasons(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_solve_prints_a_version_set_with_its_reasons(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     code, out, _ = run(capsys, root, "--instance", "p5en.48xlarge", "--torch", "2.10", "--os", "ubuntu-24.04")
     rows = [words_of(line) for line in out.splitlines()]
     assert code == 0

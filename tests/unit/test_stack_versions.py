@@ -1,4 +1,4 @@
-"""Versions: parsing, refusal of invalid texts, and an order that agrees with the vendors' releases."""
+"""Versions: parsing, refusal of invalid texts, and an order that agrees with the order of releases."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_the_order_of_versions_is_total(texts: list[str]) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_opposite_operators_give_opposite_results(left: str, right: str) -> None:
+def test_opposite_comparison_operators_give_opposite_results(left: str, right: str) -> None:
     a, b = parse(left), parse(right)
     assert compare(a, "==", b) != compare(a, "!=", b)
     assert compare(a, "<", b) != compare(a, ">=", b)
@@ -112,7 +112,7 @@ def test_an_older_version_is_less(older: str, newer: str) -> None:
         ("13.0", "==", "13.0.0", True),
     ],
 )
-def test_a_condition_without_a_build_number_matches_every_build_number(
+def test_a_version_condition_without_a_build_number_matches_every_build_number(
     left: str, operator: str, right: str, expected: bool
 ) -> None:
     assert compare(parse(left), operator, parse(right)) is expected

@@ -1,4 +1,4 @@
-"""Receipts and journals that cannot be read are reported and left alone, without a traceback."""
+"""Unreadable receipts and journals are reported without a traceback and never deleted."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ def run(workspace: Workspace) -> Iterator[Run]:
 
 
 def record(repository: Repository, run: Run) -> tuple[Receipts, Plan, Path]:
-    """Store a receipt with all optional parts."""
+    """Store a receipt with all optional fields; return the receipts, the plan and the file."""
     plan = repository.plan()
     layer = LayerResult(name="a", key="k", outcome="built", reason="", image="i", components=("x",))
     artifact = Artifact(kind="container", target="hello", reference="sha256:1", key=plan.key, layers=(layer,))
@@ -55,7 +55,7 @@ def record(repository: Repository, run: Run) -> tuple[Receipts, Plan, Path]:
 
 
 def paths_of(value: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of a JSON value and of every value inside it, as tuples of keys and indexes."""
+    """Yield the paths, as tuples of keys and indexes, of a JSON value and of all its nested values."""
     yield ()
     entries = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -66,7 +66,7 @@ def paths_of(value: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(table: Any, path: tuple[Any, ...], change: Any) -> Any:
-    """Return a copy of a JSON value in which `change` has replaced the value at a path, or removed it."""
+    """Return a copy of a JSON value in which the value at `path` is replaced with `change`, or removed."""
     if not path:
         return change
     copy = json.loads(json.dumps(table))
@@ -170,7 +170,7 @@ def test_receipts_and_journals_that_no_run_can_have_written_are_reported(
         "\udcff",
     ],
 )
-def test_a_run_whose_journal_cannot_be_read_is_left_alone(
+def test_clean_keeps_a_run_with_an_unreadable_journal(
     repository: Repository, workspace: Workspace, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "20260101-000000-hello-abcdef"
@@ -184,7 +184,9 @@ def test_a_run_whose_journal_cannot_be_read_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_kept_instance_is_known_after_its_run(repository: Repository, workspace: Workspace) -> None:
+def test_journal_of_an_ended_run_lists_the_instance_kept_after_a_failure(
+    repository: Repository, workspace: Workspace
+) -> None:
     name = "20260101-000000-hello-abcdef"
     path = workspace.folder("journal") / f"{name}.ndjson"
     held = LINE | {"kind": "instance", "event": "held", "id": "i-1"}

@@ -1,4 +1,4 @@
-"""Import structure of the product that import-linter contracts cannot express."""
+"""Rules about imports in the product that import-linter contracts cannot express."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ def test_modules_have_no_import_cycles(modules: Mapping[str, ast.Module]) -> Non
     assert sorted(left) == []
 
 
-def test_only_lanes_depend_on_the_kind_of_a_target(root: Path) -> None:
+def test_only_modules_of_app_lanes_depend_on_the_kind_of_a_target(root: Path) -> None:
     """A new kind of image must need only a lane (app/lanes), not changes in commands or the session."""
     paths = [
         path

@@ -19,7 +19,7 @@ from tests.support.repository import Repository
 
 
 class FullDisk:
-    """Fake tools of a pipeline; the call named `at` fails because the disk is full."""
+    """Fake finder, maker and checker of a build; the method named `at` fails because the disk is full."""
 
     def __init__(self, plan: Plan, at: str) -> None:
         self._at, self._plan = at, plan
@@ -103,12 +103,12 @@ def test_system_error_of_a_command_is_reported_with_path_and_hint(
         (OSError(errno.ENOSPC, "full"), "full", "free some space: df -h; builder clean"),
     ],
 )
-def test_a_system_error_has_its_path_if_there_is_one(error: OSError, message: str, hint: str) -> None:
+def test_message_of_a_system_error_names_its_path_if_known(error: OSError, message: str, hint: str) -> None:
     found = of_system(error, MissingError)
     assert (found.message, found.hint) == (message, hint)
 
 
-def test_a_defect_is_one_line_with_its_traceback_in_a_file(
+def test_an_unexpected_exception_is_one_line_with_the_traceback_in_a_file(
     repository: Repository,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -18,7 +18,7 @@ url = "https://vendor.example/{name}_{version}_linux_{deb_arch}.zip"
 """
 
 
-def test_missing_files_mean_no_downloads(repository: Repository) -> None:
+def test_missing_tooling_files_mean_no_downloads(repository: Repository) -> None:
     assert tooling.read(repository.root) == ()
 
 
@@ -58,7 +58,7 @@ def test_collection_without_name_or_exact_version_is_refused(
     assert any(found.startswith(tooling.COLLECTIONS) and problem in found for found in caught.value.problems)
 
 
-def test_plugin_has_a_download_per_host_architecture(repository: Repository) -> None:
+def test_packer_plugin_has_a_download_for_each_host_architecture(repository: Repository) -> None:
     repository.write("catalog/packer.toml", PLUGIN)
     assert [download.url for download in tooling.read(repository.root)] == [
         f"https://vendor.example/amazon_1.2.3_linux_{arch}.zip" for arch in ("amd64", "arm64")
@@ -81,6 +81,6 @@ def test_invalid_packer_toml_is_refused(repository: Repository, old: str, new: s
     assert f"packer.toml: {problem}" in caught.value.problems
 
 
-def test_repository_pins_the_packer_plugins(root: Path) -> None:
+def test_this_repository_pins_the_packer_plugins(root: Path) -> None:
     names = {download.name for download in tooling.read(root) if download.kinds == ("ami",)}
     assert names == {"Packer plugin amazon", "Packer plugin ansible"}

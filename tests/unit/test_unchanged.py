@@ -1,4 +1,4 @@
-"""A repeated build prints its recorded output only if neither inputs, images nor the call have changed."""
+"""A repeated build prints recorded output only if inputs, images, arguments and environment are equal."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TEXTS = {"stdout": "sha256:1\n", "stderr": "  hello is ready\n"}
 
 
 class _Engine(socketserver.ThreadingUnixStreamServer):
-    """Engine that knows images by reference."""
+    """Fake engine that answers image look-ups by reference."""
 
     daemon_threads = True
     images: dict[str, dict[str, object]]
@@ -50,7 +50,7 @@ def engine() -> Iterator[_Engine]:
 
 @pytest.fixture
 def catalog(tmp_path: Path, engine: _Engine, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of inputs of a recorded build."""
+    """Record a build; return the folder of its inputs."""
     monkeypatch.setenv("BUILDER_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(unchanged, "_STARTED", time.time() + 60)
     monkeypatch.setattr(unchanged, "_SESSION", unchanged._SESSION | {"PYTEST_CURRENT_TEST"})
@@ -101,7 +101,9 @@ def test_plans_again_after_a_file_was_added_removed_or_replaced(catalog: Path, e
     assert not unchanged.repeat(ARGV)
 
 
-def test_plans_again_for_another_call_or_environment(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_again_for_other_arguments_or_environment_variables(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not unchanged.repeat([*ARGV, "--jobs", "1"])
     monkeypatch.setenv("OLDPWD", "/elsewhere")
     assert unchanged.repeat(ARGV)
@@ -133,14 +135,14 @@ def test_plans_again_if_the_record_is_damaged(catalog: Path, text: str) -> None:
     assert not unchanged.repeat(ARGV)
 
 
-def test_ignores_a_record_that_others_may_write(catalog: Path) -> None:
+def test_ignores_a_record_that_other_users_may_write(catalog: Path) -> None:
     (path,) = records(catalog)
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o620)
     assert not unchanged.repeat(ARGV)
 
 
-def test_a_lost_stdout_is_left_to_the_ordinary_build(
+def test_a_repeated_build_plans_again_if_stdout_cannot_be_written(
     catalog: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     saved = os.dup(1)
@@ -154,7 +156,7 @@ def test_a_lost_stdout_is_left_to_the_ordinary_build(
         os.close(full)
 
 
-def test_records_nothing_while_inputs_may_still_change(
+def test_records_nothing_if_inputs_have_just_changed(
     catalog: Path, engine: _Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records(catalog)[0].unlink()
@@ -167,10 +169,10 @@ def test_records_nothing_while_inputs_may_still_change(
 @pytest.mark.parametrize(
     ("changed", "young"), [(997.0, False), (999.0, True), (999.5, False), (999.95, True), (1000.5, True)]
 )
-def test_whole_seconds_settle_later(
+def test_file_times_in_whole_seconds_are_trusted_later(
     changed: float, young: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File systems that keep whole seconds may give two changes within seconds the same time."""
+    """On file systems with times in whole seconds, two changes within seconds may have the same time."""
     monkeypatch.setattr(unchanged, "_STARTED", 1000.0)
     times = {"st_ctime": changed, "st_ctime_ns": int(changed * 10**9)}
     assert unchanged._young(os.stat_result(range(10), times)) is young
@@ -183,7 +185,9 @@ def test_records_nothing_with_a_symbolic_link_among_the_inputs(catalog: Path, en
     assert not records(catalog)
 
 
-def test_keeps_the_newest_records(catalog: Path, monkeypatch: pytest.MonkeyPatch, engine: _Engine) -> None:
+def test_only_the_newest_build_records_are_kept(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch, engine: _Engine
+) -> None:
     monkeypatch.setattr(unchanged, "_MOST_RECORDS", 2)
     for number in range(4):
         roots = [str(catalog)]
@@ -192,6 +196,8 @@ def test_keeps_the_newest_records(catalog: Path, monkeypatch: pytest.MonkeyPatch
     assert unchanged.repeat(["3"])
 
 
-def test_environment_values_are_not_in_the_record(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_record_contains_no_values_of_environment_variables(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "PATH" not in records(catalog)[0].read_text()
     assert os.environ["PATH"] not in records(catalog)[0].read_text()

@@ -1,4 +1,4 @@
-"""Catalog, lock and site file: values that could run code, add options or reach other files are refused."""
+"""Values in catalog, lock and site file that could run code, add options or reach other files are refused."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ HASH = f"--hash=sha256:{'0' * 64}"
 
 @contextmanager
 def refused(text: str) -> Iterator[None]:
-    """Expect a CatalogError with a problem that contains `text`."""
+    """Require that the block raises a CatalogError with a problem that contains `text`."""
     with pytest.raises(CatalogError) as caught:
         yield
     assert any(text in problem for problem in caught.value.problems)
@@ -143,7 +143,7 @@ def test_option_or_path_in_a_catalog_file_is_refused(
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "Ä", "A"])
-def test_flavour_with_the_name_of_a_path_is_refused(repository: Repository, name: str) -> None:
+def test_flavour_name_that_is_a_path_is_refused(repository: Repository, name: str) -> None:
     flavour = next(iter(repository.load().targets["hello"].flavours.values()))
     append(
         repository,
@@ -210,7 +210,7 @@ def test_requirements_file_with_options_or_templates_is_refused(tmp_path: Path, 
         "greet @ file:///etc/passwd",
     ],
 )
-def test_source_of_requirements_with_options_paths_or_variables_is_refused(tmp_path: Path, text: str) -> None:
+def test_requirements_in_file_with_options_paths_or_variables_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "requirements.in"
     path.write_text(f"good[extra]>=1.0,<2 ; python_version < '3.12' and sys_platform != 'win32'\n{text}\n")
     with pytest.raises(ValueError, match=r"line 2: .* is not a package name with optional versions"):
@@ -256,7 +256,7 @@ def test_workload_cannot_copy_through_a_symbolic_link(
     path.symlink_to(secret)
     repository.write("containers/hello/Dockerfile", f"ARG PARENT\nFROM ${{PARENT}}\nCOPY {copied} /x/\n")
     if link == copied:
-        # The image gets the link instead of its target.
+        # The build context contains the symbolic link instead of the file that it points to.
         read = sources.read(repository.root, loaded, target, target.default)
         assert read.workload_files == ((copied, f"link:{secret}"),)
     else:
@@ -299,7 +299,7 @@ def test_symlinked_role_is_refused(repository: Repository, secret: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["containers", "ansible/roles"])
-def test_folder_that_is_a_loop_of_links_is_refused(repository: Repository, name: str) -> None:
+def test_folder_that_is_a_link_to_itself_is_refused(repository: Repository, name: str) -> None:
     folder = repository.root / name
     folder.rename(repository.root / "elsewhere")
     folder.symlink_to(folder)
@@ -312,7 +312,7 @@ def test_folder_that_is_a_loop_of_links_is_refused(repository: Repository, name:
 def test_folder_that_is_a_link_out_of_the_repository_is_refused(
     repository: Repository, name: str, target: str
 ) -> None:
-    """With containers/ as a link to "..", COPY could take files from around the checkout."""
+    """If containers/ were a link to "..", COPY could read files outside the checkout."""
     folder, root = repository.root / name, repository.root
     folder.rename(root / "elsewhere")
     (root / "link").symlink_to(root)

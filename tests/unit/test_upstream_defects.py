@@ -1,4 +1,4 @@
-"""Defects that roles had with real upstream software: each is found if a role has it again."""
+"""Former defects of roles with real upstream software: a rule finds each defect if a role has it again."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ ROLES = ROOT / "ansible" / "roles"
 
 
 def links_no_folder_of_the_system(role: Path) -> None:
-    """Builds pass /usr/local/cuda/include with -isystem."""
+    """Refuse a link /usr/local/cuda/include to a system folder: builds pass this path with -isystem."""
     for task in tasks_of(role / "tasks/archive.yml"):
         entries = task.get("tree", {}).get("entries", ())
         links = {entry["dest"]: entry.get("target") for entry in entries if isinstance(entry, dict)}
@@ -40,7 +40,7 @@ def links_no_folder_of_the_system(role: Path) -> None:
 
 @dataclass
 class Host:
-    """Host on which EFA is installed; it answers with the facts about a release."""
+    """Fake host with EFA, whose answers are the facts about a real EFA release."""
 
     version: str
 
@@ -55,7 +55,7 @@ class Host:
 
 
 def reads_the_version_that_fi_info_prints(role: Path) -> None:
-    """fi_info prints the path by which it was called."""
+    """The check must parse the output of fi_info, which begins with the path by which fi_info was called."""
     version = "1.51.0"
     wanted = {"is_minimal", "test_versions_of_fi_info_libfabric_and_package_match"}
     package_version = {"package_version": lambda host, name: f"{efa.bundle(host.version)['libfabric']}-1"}
@@ -65,7 +65,7 @@ def reads_the_version_that_fi_info_prints(role: Path) -> None:
 
 
 def removes_products_of_the_driver(role: Path) -> None:
-    """The build of efa-nv-peermem compiles the driver in /usr/src."""
+    """The role must delete files that a build of efa-nv-peermem leaves in the driver sources."""
     tasks = list(tasks_of(role / "tasks/modules.yml"))
     built = next(i for i, task in enumerate(tasks) if "dkms" in task)
     removed = [
@@ -77,7 +77,7 @@ def removes_products_of_the_driver(role: Path) -> None:
 
 
 def finds_products_of_the_driver(role: Path) -> None:
-    """The check lists object files, modules and symbols in the sources of the driver, and no other files."""
+    """The check finds object files, modules and symbol files in the driver sources, and no other files."""
     check = "test_driver_sources_have_no_build_products"
     checks = functions_of(role / "tests/test_efa.py", {check}, {})
     for name, is_product in {"nv.o": True, "nvidia.ko": True, "Module.symvers": True, "nv.c": False}.items():
@@ -90,7 +90,7 @@ def finds_products_of_the_driver(role: Path) -> None:
 
 @dataclass
 class HostWithSources:
-    """Host whose /usr/src is a folder."""
+    """Fake host with a temporary folder in place of /usr/src."""
 
     folder: str
 
@@ -100,7 +100,7 @@ class HostWithSources:
 
 
 def purges_unfinished_packages(role: Path) -> None:
-    """The script of a package that adds its module to DKMS fails when it runs again."""
+    """The role must purge half-installed DKMS packages, whose install scripts fail when they run again."""
     name = "Remove the packages of another or an interrupted installation"
     purge = task_of(role / "tasks/install.yml", name)
     family = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))["efa_family"]
@@ -114,7 +114,7 @@ def purges_unfinished_packages(role: Path) -> None:
 
 
 def knows_the_driver_of_debian(role: Path) -> None:
-    """Debian names the module after its package."""
+    """The role must find Debian's NVIDIA driver, a kernel module with the name of its package."""
     task = task_of(role / "tasks/modules.yml", "Look for the NVIDIA driver")
     patterns = task.get("ansible.builtin.find", {}).get("patterns", [])
     (first, *_) = table_of("nvidia_driver")["since"]
@@ -124,7 +124,7 @@ def knows_the_driver_of_debian(role: Path) -> None:
 
 
 def sets_a_folder_for_programs_of_the_build(role: Path) -> None:
-    """A build may run a program in TMPDIR, and /tmp may be mounted noexec."""
+    """The role must set TMPDIR for builds: a build may run programs there, and /tmp may be mounted noexec."""
     for path in sorted((role / "tasks").glob("*.yml")):
         for task in tasks_of(path):
             argv = task.get("ansible.builtin.command", {})
@@ -134,7 +134,7 @@ def sets_a_folder_for_programs_of_the_build(role: Path) -> None:
 
 
 def names_real_symbols(role: Path) -> None:
-    """gdr_open_safe is a function of the tests of GDRCopy."""
+    """Checks must name functions of the GDRCopy library (gdr_open_safe is defined in its tests)."""
     table = table_of("gdrcopy")
     names = {name for entry in table["since"] for name in entry["names"]}
     text = (role / "tests/test_gdrcopy.py").read_text(encoding="utf-8")
@@ -142,7 +142,7 @@ def names_real_symbols(role: Path) -> None:
 
 
 def passes_the_fourth_argument(role: Path) -> None:
-    """Newer kernels have pci_resize_resource with the argument exclude_bars; later drivers pass 0."""
+    """In older drivers, the role adds the argument that newer kernels require for pci_resize_resource."""
     tasks = list(tasks_of(role / "tasks/main.yml"))
     names = [task["name"] for task in tasks]
     replaced = task_of(role / "tasks/main.yml", "Pass the fourth argument to pci_resize_resource")
@@ -158,9 +158,9 @@ def passes_the_fourth_argument(role: Path) -> None:
         assert bool(evaluated(loop, **found, **new)) == bool(headers)
 
 
-# Drivers that call pci_resize_resource with three and with four arguments.
+# Driver versions that call pci_resize_resource with three and with four arguments, in this order.
 CALLING = ("550.163.01", "580.126.09")
-# Maps a defect to its rule, and to the file, the text and the earlier text that the role had with the defect.
+# Defect → rule, file of the role, present text, and earlier text with the defect.
 DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
     "one plugin file": (
         accepts_every_layout_of_the_plugin,
@@ -274,13 +274,13 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_role_does_not_have_the_defect(name: str) -> None:
+def test_role_does_not_have_the_upstream_defect(name: str) -> None:
     rule, file, _, _ = DEFECTS[name]
     rule(ROLES / file.partition("/")[0])
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_rule_finds_the_defect(name: str, tmp_path: Path) -> None:
+def test_rule_finds_the_upstream_defect_in_the_earlier_text(name: str, tmp_path: Path) -> None:
     rule, file, text, earlier = DEFECTS[name]
     role = tmp_path / "role"
     shutil.copytree(ROLES / file.partition("/")[0], role)
@@ -293,5 +293,5 @@ def test_rule_finds_the_defect(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["aws_ofi_nccl", "gdrcopy", "nccl_tests", "pyxis"])
-def test_builds_run_programs_outside_tmp(role: str) -> None:
+def test_source_builds_of_roles_run_programs_outside_tmp(role: str) -> None:
     sets_a_folder_for_programs_of_the_build(ROLES / role)

@@ -1,4 +1,4 @@
-"""Values behave as frozen dataclasses of the standard library."""
+"""Classes with the decorator values.dataclass behave like frozen dataclasses of the standard library."""
 
 import copy
 import dataclasses
@@ -60,14 +60,14 @@ ACTIONS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("more", [{}, {"kw_only": True}, {"order": True}], ids=str)
 @pytest.mark.parametrize("name", ACTIONS)
-def test_a_value_behaves_as_a_frozen_dataclass(name: str, more: dict[str, bool]) -> None:
+def test_a_value_class_behaves_like_a_frozen_dataclass(name: str, more: dict[str, bool]) -> None:
     ours, theirs = (point(decorator, **more) for decorator in (values.dataclass, dataclasses.dataclass))
     found = outcome(lambda: ACTIONS[name](ours))
     expected = outcome(lambda: ACTIONS[name](theirs))
     assert found == expected
 
 
-def test_post_init_is_called() -> None:
+def test_post_init_of_a_value_class_is_called() -> None:
     @values.dataclass(frozen=True)
     class Positive:
         x: int
@@ -85,5 +85,5 @@ class Stored:
     name: str
 
 
-def test_a_value_can_be_pickled() -> None:
+def test_an_instance_of_a_value_class_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(Stored(name="x"))) == Stored(name="x")

@@ -1,4 +1,4 @@
-"""Targets on a vendor's image: what the catalog refuses, what the role gets, and what a build asks for."""
+"""Targets on a vendor's base image: catalog errors, variables of the role, and missing lock entries."""
 
 import pytest
 
@@ -60,13 +60,13 @@ def test_verified_components_are_not_installed_and_their_versions_are_checked(ve
     }
 
 
-def test_contents_are_part_of_the_key(vendor: Repository) -> None:
+def test_key_covers_the_declared_contents_of_the_base_image(vendor: Repository) -> None:
     before = plan(vendor).key
     vendor.replace("catalog/systems/vendor-1.toml", 'greet = "1.0"', 'greet = "1.1"')
     assert plan(vendor).key != before
 
 
-def test_build_names_the_image_and_the_login_that_lock_needs(vendor: Repository) -> None:
+def test_build_error_names_the_unlocked_base_image_and_its_login_command(vendor: Repository) -> None:
     with pytest.raises(IntegrityError) as caught:
         require_locked([plan(vendor)])
     assert f"image {IMAGE} x86_64 (system vendor-1)" in str(caught.value)
@@ -75,7 +75,9 @@ def test_build_names_the_image_and_the_login_that_lock_needs(vendor: Repository)
     assert command == "builder lock train"
 
 
-def test_show_prints_image_policy_and_login(vendor: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_base_image_policy_and_login_command(
+    vendor: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["show", "train", "--root", str(vendor.root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"base image\t{IMAGE}" in lines
@@ -122,7 +124,9 @@ def test_show_prints_image_policy_and_login(vendor: Repository, capsys: pytest.C
         ),
     ],
 )
-def test_mistake_is_refused(vendor: Repository, file: str, old: str, new: str, problem: str) -> None:
+def test_mistake_in_a_vendor_base_target_or_system_is_refused(
+    vendor: Repository, file: str, old: str, new: str, problem: str
+) -> None:
     text = (vendor.root / "catalog" / file).read_text()
     assert old in text
     changed = text.replace(old, "") + new + "\n" if new.startswith("[ami]") else text.replace(old, new)
@@ -132,7 +136,7 @@ def test_mistake_is_refused(vendor: Repository, file: str, old: str, new: str, p
     assert problem in caught.value.problems
 
 
-def test_vendor_base_needs_an_image(vendor: Repository) -> None:
+def test_component_vendor_base_needs_a_system_with_an_image(vendor: Repository) -> None:
     path = vendor.root / "catalog/targets/train.toml"
     path.write_text(path.read_text() + flavour("tiny-1", "plain-1"))
     with pytest.raises(CatalogError) as caught:
@@ -155,5 +159,5 @@ def test_vendor_base_needs_an_image(vendor: Repository) -> None:
         ("docker.io/vllm/vllm-openai:v1", ""),
     ],
 )
-def test_login_depends_on_the_registry(image: str, command: str) -> None:
+def test_login_command_depends_on_the_registry(image: str, command: str) -> None:
     assert login_command(image) == command

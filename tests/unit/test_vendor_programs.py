@@ -1,4 +1,4 @@
-"""Small programs that start the libraries or tools of an image: their options and what they pass on."""
+"""Small programs that start libraries or tools of a vendor's image: options and passed arguments."""
 
 import importlib.util
 import sys
@@ -24,12 +24,14 @@ def program(target: str, name: str) -> ModuleType:
     ("environment", "nodes", "gpus"),
     [({}, "1", "1"), ({"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16"}, "2", "8")],
 )
-def test_bionemo_gets_the_counts_of_torchrun(environment: dict[str, str], nodes: str, gpus: str) -> None:
+def test_bionemo_gets_the_node_and_gpu_counts_of_torchrun(
+    environment: dict[str, str], nodes: str, gpus: str
+) -> None:
     found = program("bionemo", "pretrain").arguments(["--num-steps", "3"], environment)
     assert found == ["--num-nodes", nodes, "--num-gpus", gpus, "--num-steps", "3"]
 
 
-def test_options_replace_only_the_given_values_of_a_recipe() -> None:
+def test_options_of_megatron_bridge_replace_only_the_given_recipe_values() -> None:
     bridge = program("megatron-bridge", "pretrain")
     config = SimpleNamespace(
         model=SimpleNamespace(tensor_model_parallel_size=1, seq_length=4096),
@@ -45,7 +47,7 @@ def test_options_replace_only_the_given_values_of_a_recipe() -> None:
     assert (config.checkpoint.save, config.checkpoint.load) == ("/c", "/c")
 
 
-def test_unknown_recipe_is_refused_with_the_known_ones(
+def test_error_for_an_unknown_recipe_lists_the_known_recipes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge = program("megatron-bridge", "pretrain")
@@ -73,7 +75,7 @@ def test_only_chosen_ranks_run_under_the_profiler() -> None:
     assert profiled.command(everyone, {"RANK": "1"})[0] == "nsys"
 
 
-def test_wrong_ranks_of_the_profiler_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_profiler_ranks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program("nsight", "profiled").parse(["--ranks", "0-3", "train.py"])
     assert "--ranks 0-3: must be numbers with commas between them, or all" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The router of vllm-nixl, with two servers on loopback: who gets which request, and what clients see."""
+"""The router of vllm-nixl with two servers on loopback: forwarded requests, and responses to clients."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ def program(name: str) -> ModuleType:
 
 
 class Part(BaseHTTPRequestHandler):
-    """A part of a server: records requests and answers as its server says."""
+    """Request handler of a fake vLLM server: records requests and returns the configured response."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -75,7 +75,7 @@ def ask(url: str, body: bytes, path: str = PATH) -> Any:
         return json.loads(answer.read())
 
 
-def test_prefill_fills_the_cache_and_decode_reads_it(servers: tuple[Any, Any, str]) -> None:
+def test_prefill_server_fills_the_kv_cache_and_decode_server_reads_it(servers: tuple[Any, Any, str]) -> None:
     prefill, decode, url = servers
     request = {"model": "m", "prompt": "EFA is", "max_tokens": 20, "stream": False}
     assert ask(url, json.dumps(request).encode()) == {"choices": [{"text": "an answer"}]}
@@ -107,14 +107,14 @@ def test_error_of_a_server_is_passed_on(servers: tuple[Any, Any, str]) -> None:
     assert decode.requests == []
 
 
-def test_server_that_does_not_answer_is_a_bad_gateway() -> None:
+def test_router_answers_502_if_a_server_does_not_answer() -> None:
     router = program("route").Router(("127.0.0.1", 0), ["http://127.0.0.1:9"], ["http://127.0.0.1:9"])
     with serving(router) as url, pytest.raises(urllib.error.HTTPError) as caught:
         ask(url, b"{}")
     assert caught.value.code == 502
 
 
-def test_parts_of_a_server_differ_in_the_role_of_their_cache() -> None:
+def test_prefill_and_decode_servers_differ_in_their_kv_role() -> None:
     serve = program("serve")
     options, more = serve.parse(["--model", "m", "--role", "prefill", "--tensor-parallel-size", "8"])
     words = serve.command(options, more)

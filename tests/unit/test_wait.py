@@ -1,4 +1,4 @@
-"""`until`: polling times, timeout and cancellation."""
+"""The function `until` (wait for a condition): polling times, timeout and cancellation."""
 
 import itertools
 import math
@@ -80,14 +80,14 @@ def test_truthy_result_of_the_condition_is_returned_unchanged(clock: Clock) -> N
     assert clock() == 102.0
 
 
-def test_cancelling_ends_a_pause(clock: Clock) -> None:
+def test_cancelling_ends_a_pause_between_two_polls(clock: Clock) -> None:
     clock.cancel_at_s = 107.0
     with pytest.raises(Interrupted):
         calls(clock, timeout_s=60, every_s=5)
     assert clock() == 107.0
 
 
-def test_wait_that_is_already_cancelled_does_not_pause() -> None:
+def test_a_wait_that_was_cancelled_before_does_not_pause() -> None:
     cancelled = threading.Event()
     cancelled.set()
     calls_made: list[None] = []

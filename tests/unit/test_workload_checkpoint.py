@@ -19,7 +19,7 @@ IDENTITY: dict[str, str | int] = {"program": "test", "width": 8}
 
 
 class CrashError(Exception):
-    """Simulated death of the process."""
+    """Raised to simulate that the process is killed."""
 
 
 def write(root: Path, step: int, content: str = "weights") -> Checkpoint:
@@ -39,7 +39,7 @@ def test_missing_or_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.find_latest(tmp_path) is None
 
 
-def test_committed_checkpoint_is_found_unchanged(tmp_path):
+def test_completely_written_checkpoint_is_found_unchanged(tmp_path):
     written = write(tmp_path, 40)
     assert checkpoint.find_latest(tmp_path) == written
     assert written.folder == tmp_path / "step-00000040"
@@ -99,9 +99,9 @@ def test_unrelated_files_are_ignored_and_kept(tmp_path):
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     written = write(tmp_path, 10)
     checkpoint.check_identity(written, dict(IDENTITY))
-    with pytest.raises(TrainingError, match="width 8, this run has 16; use another --checkpoint-dir"):
+    with pytest.raises(TrainingError, match="width 8, but this run has 16; use another --checkpoint-dir"):
         checkpoint.check_identity(written, {**IDENTITY, "width": 16})
-    with pytest.raises(TrainingError, match="depth None, this run has 2"):
+    with pytest.raises(TrainingError, match="depth None, but this run has 2"):
         checkpoint.check_identity(written, {**IDENTITY, "depth": 2})
 
 
@@ -124,7 +124,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def changes_survived(root: Path, number: int) -> bool:
-    """Replace a damaged step 30 and prune, crashing at change `number`; return True if there was no crash."""
+    """Replace a damaged checkpoint of step 30 and prune; return False if change `number` crashed."""
     write(root, 10)
     write(root, 20)
     (write(root, 30).folder / "part-0").unlink()
@@ -149,7 +149,7 @@ def test_crash_at_any_change_leaves_a_complete_checkpoint_and_no_temporary_files
         found = checkpoint.find_latest(root)
         assert found.progress.step in {20, 30}
         assert (found.folder / "part-0").read_text() in {"weights", "new weights"}
-        # Clean up, write and prune, as the next start of the program does.
+        # Remove temporary files, write a checkpoint and prune, as the next start of the program does.
         checkpoint.clear_partial(root)
         if found.progress.step == 20:
             write(root, 30, content="new weights")

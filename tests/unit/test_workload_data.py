@@ -1,4 +1,4 @@
-"""Data of the training programs: order, token files, text, S3, and the program that prepares token files."""
+"""Data of the training programs: sample order, token files, text, S3, and preparation of token files."""
 
 import importlib.util
 import json
@@ -56,7 +56,7 @@ def write_tokens(folder: Path, name: str, tokens: list[int], **index: object) ->
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 64, 1000])
-def test_order_of_an_epoch_is_a_permutation(total):
+def test_sample_order_of_an_epoch_is_a_permutation(total):
     numbers = np.arange(total)
     first, second = (shuffled(numbers, total, seed=1, epoch=epoch).tolist() for epoch in (0, 1))
     assert sorted(first) == sorted(second) == numbers.tolist()
@@ -69,7 +69,7 @@ def test_shards_take_every_sample_of_an_epoch_once():
     assert sorted(samples) == list(range(24))
 
 
-def test_samples_after_a_change_of_the_number_of_shards_continue_the_epoch():
+def test_epoch_continues_without_repetition_if_the_number_of_shards_changes():
     alone = Cursor(total=24, seed=3, shard=Shard())
     before = alone.take(12).tolist()
     cursors = [Cursor(total=24, seed=3, shard=Shard(index=i, count=2), taken=alone.taken) for i in range(2)]
@@ -85,7 +85,7 @@ def test_synthetic_data_resume_at_the_next_batch():
     assert taken(resumed, 2) == taken(whole, 2)
 
 
-def test_token_files_yield_all_windows_and_resume_at_the_sample(tmp_path):
+def test_token_files_yield_all_samples_and_resume_at_the_next_sample(tmp_path):
     write_tokens(tmp_path, "a", list(range(100, 100 + 4 * LENGTH + 1)))
     write_tokens(tmp_path, "b", list(range(200, 200 + 2 * LENGTH + 1)))
     options = make_options(data=[str(tmp_path)])
@@ -98,7 +98,7 @@ def test_token_files_yield_all_windows_and_resume_at_the_sample(tmp_path):
     assert taken(resumed, 2) == taken(batches, 2)
 
 
-def test_numpy_array_without_index_is_read(tmp_path):
+def test_token_array_without_an_index_file_is_read(tmp_path):
     np.save(tmp_path / "tokens.npy", np.arange(LENGTH + 1, dtype=np.uint32))
     assert taken(opened(make_options(data=[str(tmp_path / "tokens.npy")], batch_size=1)), 1) == [
         list(range(LENGTH + 1))
@@ -143,7 +143,7 @@ def test_damaged_or_unsuitable_token_file_is_refused(tmp_path, damage, message):
         opened(make_options(data=[str(tmp_path)]))
 
 
-def test_token_outside_the_vocabulary_is_reported_with_its_place(tmp_path):
+def test_token_outside_the_vocabulary_is_reported_with_file_and_position(tmp_path):
     np.save(tmp_path / "a.npy", np.array([*range(LENGTH), 40_000], dtype=np.uint16))
     with pytest.raises(DataError, match=r"a.npy: token 8 is 40000, .* has 300 tokens"):
         opened(make_options(data=[str(tmp_path)])).take()
@@ -154,12 +154,12 @@ def test_missing_folder_is_reported(tmp_path):
         opened(make_options(data=[str(tmp_path / "missing")]))
 
 
-def test_changed_data_are_refused_on_resuming(tmp_path):
+def test_changed_data_files_are_refused_on_resuming(tmp_path):
     write_tokens(tmp_path, "a", list(range(50)))
     options = make_options(data=[str(tmp_path)])
     position = opened(options).position()
     write_tokens(tmp_path, "b", list(range(50)))
-    with pytest.raises(DataError, match="written with 6 sequences in --data, there are 12 now; --reset-data"):
+    with pytest.raises(DataError, match="written with 6 sequences in --data, but there are 12 now"):
         opened(options).seek([position])
 
 
@@ -183,7 +183,7 @@ def test_text_is_tokenized_joined_and_cut(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_text_resumes_at_the_token_also_over_the_end_of_an_epoch(tmp_path, count):
+def test_text_data_resume_at_the_next_token_even_across_epochs(tmp_path, count):
     options, _ = write_text(tmp_path)
     shards = [Shard(index=index, count=count) for index in range(count)]
     running = [opened(options, shard=shard) for shard in shards]
@@ -229,7 +229,7 @@ def test_text_needs_a_tokenizer_that_fits_the_model(tmp_path):
     write_text(tmp_path)
     with pytest.raises(DataError, match="text needs --tokenizer"):
         opened(make_options(data=[str(tmp_path)]))
-    with pytest.raises(DataError, match="bytes has 257 tokens, the model's vocabulary 256"):
+    with pytest.raises(DataError, match="bytes has 257 tokens, but the model's vocabulary has 256"):
         opened(make_options(data=[str(tmp_path)], tokenizer="bytes"), vocabulary=256)
 
 
@@ -248,7 +248,7 @@ def prepare():
     return module
 
 
-def test_prepared_files_hold_the_text_and_train_without_further_options(tmp_path, prepare, capsys):
+def test_prepared_token_files_contain_the_text_and_need_no_further_options(tmp_path, prepare, capsys):
     _, documents = write_text(tmp_path)
     output = tmp_path / "tokens"
     words = [str(tmp_path), "--tokenizer", "bytes", "--output", str(output), "--file-tokens", "100"]
@@ -262,7 +262,7 @@ def test_prepared_files_hold_the_text_and_train_without_further_options(tmp_path
     assert not list(output.glob("*.partial"))
 
 
-def test_points_are_read_and_checked(tmp_path):
+def test_labelled_points_of_npz_files_are_read_and_checked(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, points=np.eye(3), labels=np.array([0, 1, 0]))
     points, labels = open_points(make_options(data=[str(path)], batch_size=3), Shard()).take()
@@ -299,7 +299,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_objects_of_s3_are_cached_and_new_versions_replace_them(tmp_path, bucket):
+def test_s3_objects_are_cached_and_replaced_by_new_versions(tmp_path, bucket):
     client = boto3.client("s3")
     options = make_options(data=[f"s3://{bucket}/tokens/"], cache_dir=tmp_path / "cache", batch_size=1)
     for tokens in (list(range(LENGTH + 1)), list(range(50, 50 + LENGTH + 1))):

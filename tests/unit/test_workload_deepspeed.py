@@ -18,7 +18,7 @@ def options(path: Path | None) -> Namespace:
     return Namespace(batch_size=4, zero_stage=2, steps=10, deepspeed_config=path)
 
 
-def test_sections_of_the_file_replace_those_of_the_program(tmp_path: Path) -> None:
+def test_sections_of_a_users_deepspeed_file_replace_the_default_sections(tmp_path: Path) -> None:
     path = tmp_path / "my.json"
     path.write_text('{"zero_optimization": {"overlap_comm": true}, "comms_logger": {"enabled": true}}')
     found = settings.settings_of(options(path), on_gpu=True)
@@ -34,16 +34,18 @@ def test_sections_of_the_file_replace_those_of_the_program(tmp_path: Path) -> No
     [
         (None, "my.json: No such file or directory"),
         ("{", "my.json: Expecting property name"),
-        ("[]", "my.json: not an object"),
-        ('{"optimizer": {}}', "my.json: optimizer: the program sets it; use --learning-rate"),
-        ('{"zero_optimization": 3}', "my.json: zero_optimization: not an object"),
+        ("[]", "my.json: not a JSON object"),
+        ('{"optimizer": {}}', "my.json: optimizer: the program sets this key; use --learning-rate"),
+        ('{"zero_optimization": 3}', "my.json: zero_optimization: not a JSON object"),
         (
             '{"zero_optimization": {"stage": 3}}',
-            "my.json: zero_optimization.stage: the program sets it; use --zero-stage",
+            "my.json: zero_optimization.stage: the program sets this key; use --zero-stage",
         ),
     ],
 )
-def test_wrong_file_is_refused(tmp_path: Path, text: str | None, complaint: str) -> None:
+def test_wrong_deepspeed_configuration_file_is_refused(
+    tmp_path: Path, text: str | None, complaint: str
+) -> None:
     path = tmp_path / "my.json"
     if text is not None:
         path.write_text(text)

@@ -27,12 +27,12 @@ def test_wrong_prompt_is_refused_with_its_line(line, complaint):
         prompts.read_prompt(line, "a.jsonl:3")
 
 
-def test_rewards_count_answers_and_letters():
+def test_builtin_rewards_score_correct_answers_and_letter_shares():
     assert prompts.contains_answer(["it is 7", "no"], ["7", "7"]) == [1.0, 0.0]
     assert prompts.share_of_letter(["abab", ""]) == [0.5, 0.0]
 
 
-def test_own_reward_is_used(tmp_path):
+def test_reward_function_of_the_user_is_used(tmp_path):
     path = tmp_path / "my.py"
     path.write_text("def reward(completions, **others):\n    return [len(text) for text in completions]\n")
     assert prompts.choose_reward(Namespace(reward=path, data=None))(completions=["ab"]) == [2]

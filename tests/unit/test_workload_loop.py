@@ -1,4 +1,4 @@
-"""The training loop without a framework: resumption, stops, and errors of data and storage."""
+"""The training loop, tested without a framework: resumption, stop signals, data and storage errors."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from training.tracing import traced
 
 
 class Counting:
-    """Workload whose state is the sum of all batches; `full_at` is the step whose save meets a full disk."""
+    """Workload whose state is the sum of all batches; saving step `full_at` fails with a full disk."""
 
     program = "counting"
     unit = "batches"
@@ -54,7 +54,7 @@ class Counting:
 
 
 class Numbers:
-    """Batches 1, 2, 3 and so on; `bad` is a batch that cannot be read, `stop_at` one that sends SIGTERM."""
+    """Batches 1, 2, 3, …; batch `bad` cannot be read, and batch `stop_at` sends SIGTERM."""
 
     def __init__(self, *, bad: int = 0, stop_at: int = 0) -> None:
         self.taken, self.bad, self.stop_at = 0, bad, stop_at
@@ -76,7 +76,7 @@ class Numbers:
 
 @pytest.fixture
 def stop():
-    """Record SIGTERM, and restore the handler of the test process afterwards."""
+    """Install a StopRequest, which records SIGTERM, and restore the signal handler after the test."""
     before = signal.getsignal(signal.SIGTERM)
     yield StopRequest()
     signal.signal(signal.SIGTERM, before)
@@ -105,7 +105,7 @@ def test_finished_run_saves_and_reports(tmp_path, stop, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["program"] == "counting"
 
 
-def test_stopped_run_resumes_at_the_next_sample_and_ends_as_if_uninterrupted(tmp_path, stop):
+def test_stopped_training_resumes_and_ends_like_an_uninterrupted_training(tmp_path, stop):
     first = train(make_options(tmp_path), stop, batches=Numbers(stop_at=6))
     assert (first.finished, finish(first, is_first=False)) == (False, 143)
     stop.received = False
@@ -114,7 +114,7 @@ def test_stopped_run_resumes_at_the_next_sample_and_ends_as_if_uninterrupted(tmp
     assert (second.first_loss, second.last_loss) == (999.0, 945.0)
 
 
-def test_reset_data_starts_the_data_again(tmp_path, stop):
+def test_option_reset_data_restarts_the_data_from_the_beginning(tmp_path, stop):
     train(make_options(tmp_path, steps=4), stop)
     batches = Numbers()
     train(make_options(tmp_path, steps=6, reset_data=True), stop, batches=batches)
@@ -153,7 +153,7 @@ def test_checkpoint_folder_that_cannot_be_made_is_reported(tmp_path, stop):
         train(make_options(tmp_path / "file" / "checkpoints"), stop)
 
 
-def test_full_disk_for_metrics_ends_the_run(stop):
+def test_full_disk_for_the_metrics_file_ends_the_training(stop):
     with pytest.raises(StorageError, match="No space left on device"):
         train(make_options(None, metrics=Path("/dev/full")), stop)
 
@@ -188,7 +188,7 @@ def test_loss_that_is_not_finite_ends_the_run(stop):
         (20, 9, []),
     ],
 )
-def test_three_steps_are_traced_and_every_trace_is_stopped(step, steps, calls):
+def test_profiler_traces_three_steps_and_is_always_stopped(step, steps, calls):
     found, done = [], []
     with traced(
         step,
@@ -205,7 +205,9 @@ def test_three_steps_are_traced_and_every_trace_is_stopped(step, steps, calls):
     ("error", "code"), [(DataError("bad"), 65), (StorageError("full"), 74), (TrainingError("wrong"), 78)]
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_only_the_first_rank_prints_the_error_and_all_have_its_code(monkeypatch, capsys, rank, error, code):
+def test_only_the_first_rank_prints_an_error_and_all_ranks_exit_with_its_code(
+    monkeypatch, capsys, rank, error, code
+):
     def fail() -> int:
         raise error
 

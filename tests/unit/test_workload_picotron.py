@@ -1,4 +1,4 @@
-"""Run files and grids of the program picotron, without PyTorch."""
+"""JSON run files and parallelism grids of the program picotron, tested without PyTorch."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def write_run(folder: Path, **sections: dict[str, object]) -> Path:
     return path
 
 
-def test_run_file_of_create_config_becomes_options(tmp_path, capsys):
+def test_run_file_of_picotrons_create_config_is_converted_to_options(tmp_path, capsys):
     words = (
         "--exp_name tp2 --tp 2 --pp 2 --dp 1 --mbs 3 --grad_acc_steps 4 --seq_len 32 --num_hidden_layers 6"
     )
@@ -39,7 +39,7 @@ def test_run_file_of_create_config_becomes_options(tmp_path, capsys):
         assert words in options
 
 
-def test_other_options_are_not_changed():
+def test_options_without_a_json_run_file_are_not_changed():
     for words in ("--config my.toml --steps 3", "--steps 3", "--config"):
         assert expanded(words.split()) == words.split()
 
@@ -70,7 +70,7 @@ def test_sizes_of_a_hugging_face_model_are_read(tmp_path):
         ),
         ({"model": {"name": "HuggingFaceTB/SmolLM-1.7B"}}, "is neither a size"),
         ({"training": {"micro_batch_size": "x"}}, "'x' x 1 examples is not a positive integer"),
-        ({"training": 3}, "not an object of sections"),
+        ({"training": 3}, "not a JSON object of sections"),
     ],
 )
 def test_wrong_run_file_is_refused_with_its_key(tmp_path, sections, complaint):
@@ -85,7 +85,7 @@ def options_for(**changes: object) -> Namespace:
     return Namespace(**(chosen | {"batch_size": 8, "config": None, "model": "toy"} | changes))
 
 
-def test_neighbours_split_layers_and_groups_of_them_are_stages():
+def test_neighbouring_ranks_form_tensor_groups_which_form_pipeline_stages():
     layout = layout_of(
         options_for(tensor_parallel=2, pipeline_parallel=2), Alone(rank=0, world_size=8, restart=0)
     )
@@ -109,6 +109,6 @@ def test_neighbours_split_layers_and_groups_of_them_are_stages():
         ({"tensor_parallel": 4}, "--tensor-parallel 4 does not divide kv_heads 2"),
     ],
 )
-def test_grid_that_does_not_fit_is_refused(changes, complaint):
+def test_parallelism_grid_that_does_not_fit_is_refused(changes, complaint):
     with pytest.raises(TrainingError, match=complaint):
         layout_of(options_for(**changes), Alone(rank=0, world_size=4, restart=0))

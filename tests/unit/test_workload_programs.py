@@ -104,7 +104,7 @@ def write_config(path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize("target", LLAMA_TARGETS)
-def test_own_model_is_read_from_a_file(tmp_path, target):
+def test_model_configuration_of_the_user_is_read_from_a_file(tmp_path, target):
     path = write_config(tmp_path / "my.toml")
     printed = json.loads(start(target, "--config", str(path), "--print-config", "--smoke").stdout)
     assert (printed["model"], printed["vocabulary"]) == (str(path), 512)
@@ -182,13 +182,13 @@ def test_lock_pins_every_requirement_with_hashes_except_pytorch(target):
         (("--collective", "gather_all"), "invalid choice: 'gather_all'"),
     ],
 )
-def test_wrong_option_of_the_benchmark_is_refused(arguments, complaint):
+def test_wrong_option_of_param_benchmark_is_refused(arguments, complaint):
     ended = start("param-benchmark", *arguments, program="comms")
     assert ended.returncode == 2
     assert complaint in ended.stderr
 
 
-def test_benchmark_doubles_sizes_and_converts_bandwidths(monkeypatch):
+def test_param_benchmark_doubles_sizes_and_converts_bandwidths(monkeypatch):
     monkeypatch.syspath_prepend(str(CONTAINERS / "param-benchmark" / "src"))
     import sizes
 
@@ -204,7 +204,7 @@ def test_benchmark_doubles_sizes_and_converts_bandwidths(monkeypatch):
         (("--account", "team", "--partition", "gpu", "--image", "a", "--processes", "8"), ""),
     ],
 )
-def test_slurm_job_needs_its_account_partition_image_and_processes(arguments, missing):
+def test_slurm_job_requires_account_partition_image_and_processes(arguments, missing):
     ended = start("nemo-run", "--executor", "slurm", *arguments, program="run")
     assert ended.returncode == (2 if missing else 78)
     assert (f"--executor slurm needs {missing}" if missing else "has no package 'nemo_run'") in ended.stderr

@@ -1,4 +1,4 @@
-"""Shards of programs with tensor parallelism, without PyTorch."""
+"""Data shards of training programs with tensor parallelism, tested without PyTorch."""
 
 import sys
 from argparse import Namespace
@@ -17,7 +17,7 @@ def options_for(degree: int) -> Namespace:
     return Namespace(tensor_parallel=degree, config=None, model="toy")
 
 
-def test_neighbours_of_a_tensor_parallel_group_share_a_shard():
+def test_all_ranks_of_a_tensor_parallel_group_get_the_same_data_shard():
     shards = [
         tensor_parallel_shard(options_for(2), Alone(rank=rank, world_size=4, restart=0)) for rank in range(4)
     ]
@@ -31,6 +31,6 @@ def test_neighbours_of_a_tensor_parallel_group_share_a_shard():
         (4, "--tensor-parallel 4 does not divide kv_heads 2"),
     ],
 )
-def test_degree_that_does_not_fit_is_refused(degree, complaint):
+def test_tensor_parallel_degree_that_does_not_fit_is_refused(degree, complaint):
     with pytest.raises(TrainingError, match=complaint):
         tensor_parallel_shard(options_for(degree), Alone(rank=0, world_size=4, restart=0))

@@ -1,4 +1,4 @@
-"""Evaluation of losses, restarts and results by the smoke check."""
+"""The smoke check of training programs: evaluation of losses, restarts and results."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_loss_that_does_not_fall_fails():
         smoke.check_losses(flat)
 
 
-def test_reward_must_double(tmp_path):
+def test_reward_of_a_smoke_run_must_at_least_double(tmp_path):
     metrics = tmp_path / "metrics"
     steps = [(0, 1, 0.1), (0, 2, 0.15), (1, 2, 0.15), (1, 3, 0.3)]
     lines = [
@@ -91,7 +91,7 @@ def test_early_exit_of_torchrun_is_reported_with_its_log(program_that_fails, mon
     assert "the launcher ended with exit code 3 before writing a checkpoint" in captured.err
 
 
-def test_rank_to_kill_must_exist(program_that_fails, capsys):
+def test_option_kill_rank_must_name_an_existing_rank(program_that_fails, capsys):
     with pytest.raises(SystemExit) as ended:
         smoke.main([str(program_that_fails), "--ranks", "2", "--kill-rank", "2"])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""Workers of the program tensorflow-distributed find each other, without TensorFlow."""
+"""Workers of the program tensorflow-distributed exchange their addresses; tested without TensorFlow."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ TIMEOUT_S = 20
 
 @pytest.fixture
 def head() -> str:
-    """Address that the first worker can listen at."""
+    """Free loopback address for the first worker."""
     return f"127.0.0.1:{cluster.free_port()}"
 
 
@@ -33,7 +33,7 @@ def found_by(rank: int, head: str) -> dict[str, Any]:
     return found
 
 
-def test_workers_agree_on_the_addresses_of_all(head: str) -> None:
+def test_all_workers_get_the_same_list_of_addresses(head: str) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(found_by, rank, head) for rank in (2, 1)]
         found = [found_by(0, head), *(future.result() for future in reversed(waiting))]
@@ -44,7 +44,7 @@ def test_workers_agree_on_the_addresses_of_all(head: str) -> None:
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+", worker) for worker in workers)
 
 
-def test_the_own_configuration_has_priority() -> None:
+def test_tf_config_of_the_user_has_priority() -> None:
     assert cluster.find_cluster({"TF_CONFIG": "{}", "WORLD_SIZE": "2", "RANK": "0"}, TIMEOUT_S) == "{}"
     assert cluster.find_cluster({}, TIMEOUT_S) == ""
 
@@ -59,11 +59,13 @@ def test_the_own_configuration_has_priority() -> None:
         ),
         (
             {"RANK": "1", "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"},
-            "worker 1 cannot find the others over 127.0.0.1:1: ",
+            "worker 1 cannot join the other workers at 127.0.0.1:1: ",
         ),
     ],
 )
-def test_a_worker_that_finds_no_others_is_told_why(environment: dict[str, str], complaint: str) -> None:
+def test_error_of_a_worker_without_other_workers_explains_the_cause(
+    environment: dict[str, str], complaint: str
+) -> None:
     with pytest.raises(RankError, match=re.escape(complaint)):
         cluster.find_cluster({"WORLD_SIZE": "2", **environment}, timeout_s=0)
 
@@ -74,7 +76,7 @@ def test_the_first_worker_waits_no_longer_than_its_timeout(head: str) -> None:
         cluster.find_cluster(environment, timeout_s=0)
 
 
-def test_a_worker_with_a_wrong_rank_is_named(head: str) -> None:
+def test_error_names_a_worker_with_a_wrong_rank(head: str) -> None:
     host, _, port = head.rpartition(":")
     with ThreadPoolExecutor() as pool:
         leading = pool.submit(found_by, 0, head)

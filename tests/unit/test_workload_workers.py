@@ -1,4 +1,4 @@
-"""The launcher of programs whose framework has none: environment, restarts, exit codes."""
+"""The launcher for programs whose framework has no launcher: environment, restarts, exit codes."""
 
 import json
 import subprocess
@@ -52,6 +52,6 @@ def test_all_processes_start_again_after_one_crashes(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "restarts"), [(9, "0"), (65, "3")])
-def test_explained_end_and_last_crash_are_not_followed_by_a_restart(tmp_path, code, restarts):
+def test_no_restart_after_an_error_exit_code_or_after_the_last_allowed_crash(tmp_path, code, restarts):
     assert start(tmp_path, "--max-restarts", restarts, code=code) == code
     assert {name[0] for name in starts(tmp_path)} == {"0"}

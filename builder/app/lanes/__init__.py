@@ -1,1 +1,1 @@
-"""The lanes: for each kind of target its finder, maker, checker and publisher."""
+"""Lanes: a build pipeline per kind of target, with a finder, maker, checker and publisher."""

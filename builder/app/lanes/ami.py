@@ -1,4 +1,4 @@
-"""The lane of AMIs: Packer makes them in the site's account or rehearsal, an instance runs their checks."""
+"""The lane of AMIs: Packer builds AMIs in an AWS account or a rehearsal; an instance runs the checks."""
 
 import dataclasses
 import os
@@ -65,7 +65,7 @@ class AmiLane(Lane):
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
         if request.reproduce:
             raise UsageError(
-                f"--reproduce compares images of containers, and target '{plans[0].target.name}' is an AMI",
+                f"--reproduce compares container images, but target '{plans[0].target.name}' is an AMI",
                 hint="builder list",
             )
         require_layers(plans, request.rebuild)
@@ -125,7 +125,7 @@ class AmiLane(Lane):
         return checkpoints(plan) if is_on else ()
 
     def _look(self, plan: Plan, request: Request, account: Account | None) -> Outlook:
-        """Return what a build of a plan would find in the account; None is an empty account."""
+        """Return the AMI or checkpoint that a build would start from; `account` None counts as empty."""
         assert plan.target.ami is not None
         wanted, due = self._wanted(plan, request), to_rebuild(plan, request.rebuild)
         size_gib = plan.target.ami.volume_gib
@@ -201,7 +201,7 @@ class AmiLane(Lane):
         )
 
     def _install_plugins(self, run: Run) -> Path | None:
-        """Return the folder of Packer's locked plugins; None if the installed Packer contains its plugins."""
+        """Download Packer's locked plugins and return their folder; None if Packer has built-in plugins."""
         context = self._context
         if not Packer(context.root / "packer" / "ami").needs_plugins():
             return None
@@ -210,7 +210,7 @@ class AmiLane(Lane):
         return plugins.install(run, wanted, context.lock, fetcher)
 
     def end(self) -> None:
-        """Remove the run's resources except complete AMIs; if that fails, leave them to `builder clean`."""
+        """Remove the run's AWS resources except complete AMIs; on failure, `builder clean` removes them."""
         try:
             janitor.sweep(self._context.workspace, self._site.account, self._run.name, keep_complete=True)
         except FactoryError as error:
@@ -253,7 +253,7 @@ class AmiLane(Lane):
         return open_publisher(self._site, self._cancelled)
 
     def _publisher_of(self, work: Work) -> AmiPublisher:
-        """Return the publisher of a run; it records created resources in the run's journal."""
+        """Return an AMI publisher that records the resources that it creates in the run's journal."""
         return dataclasses.replace(
             self._publisher,
             run=work.run,
@@ -263,7 +263,7 @@ class AmiLane(Lane):
 
 
 def _difference(plan: Plan) -> str:
-    """Return a note if an account builds another flavour of the target by default; "" otherwise."""
+    """Return a note if `--site aws` builds another flavour of the target by default; "" otherwise."""
     with suppress(UsageError):  # no flavour is for accounts
         default = find_flavour(plan.target, site=ACCOUNT)
         if default.name != plan.flavour.name:
@@ -279,7 +279,7 @@ def open_publisher(
     say: Callable[[str], object] = lambda _: None,
     force: bool = False,
 ) -> AmiPublisher:
-    """Return the publisher of a site's AMIs; publishing and copying require `run`."""
+    """Return the publisher of a site's AMIs; its publish and copy methods require `run`."""
     settings = site.context.site.aws
     patience = Patience(
         every_s=site.account.polling,
@@ -312,7 +312,7 @@ def _intention(site: SiteAccount, plan: Plan, outlook: Outlook) -> str:
 
 
 def _on_hardware(site: SiteAccount, plan: Plan) -> str:
-    """Describe the instances of the checks if the site names their type; "" otherwise."""
+    """Describe the instances for checks if [checks] in site.toml names an instance type; "" otherwise."""
     found, aws = site.context.site, site.context.site.aws
     wanted = hardware.of_site(found.checks, aws, site.context.catalog.instances)
     if wanted is None:

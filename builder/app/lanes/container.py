@@ -1,4 +1,4 @@
-"""The lane of container images: the engine makes layers, containers run checks, a registry gets the image.
+"""The lane of container images: builds layers in the engine, checks images in containers, pushes images.
 
 A build with nothing to do imports only this module; makers and publishers are imported when needed.
 """

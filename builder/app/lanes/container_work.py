@@ -1,4 +1,4 @@
-"""The tools of the container lane for a run: they make layers and check images in the engine."""
+"""Maker and checker of the container lane: build layers and check images in the engine."""
 
 import os
 import threading
@@ -15,10 +15,10 @@ from builder.pipeline import Search, Tools
 
 
 class ContainerWork:
-    """The tools of one run, and its cleanup."""
+    """The container maker and checker of one run, and the cleanup of the run."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
-        # Load the SDK before the threads start, because several threads would import it at once.
+        # Load the AWS SDK before the threads start; otherwise several threads would import it at once.
         load_sdk()
         self._engine = engine
         self._run = work.run
@@ -52,11 +52,11 @@ class ContainerWork:
         )
 
     def stop(self) -> None:
-        """Remove the containers, but not those kept after a failure, and partial images of the run."""
+        """Remove the run's partial images and its containers, except containers kept after a failure."""
         sweep(self._engine, self._run.name, kept=self._maker.failed.containers)
 
     def end(self) -> None:
-        """Clean up; if the engine does not answer, mark the run for cleanup by the next run."""
+        """Remove the run's containers; if the engine does not answer, leave this cleanup to the next run."""
         self._maker.close()
         try:
             self.stop()
@@ -65,7 +65,7 @@ class ContainerWork:
 
 
 def _open_cache(context: Context, engine: Engine, cancelled: threading.Event) -> RegistryCache | None:
-    """Return the cache in the site's registry; None if site.toml has no registry.cache."""
+    """Return the layer cache in the site's registry; None if registry.cache is not set in site.toml."""
     repository = context.site.registry.cache
     if not repository:
         return None

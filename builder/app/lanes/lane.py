@@ -64,15 +64,15 @@ class Lane(Protocol):
     def begin(self, work: Work) -> Tools: ...
 
     def end(self) -> None:
-        """Clean up after the run's workers have ended; called if and only if `begin` succeeded."""
+        """Remove the run's resources after its workers have ended; called only if `begin` succeeded."""
 
     def base_source(self, plan: Plan) -> Sequence[tuple[str, str]]:
-        """Return (name, source) of a base image that does not come from the system's package archive."""
+        """Return (name, source) of the plan's base image; nothing if a package archive is the source."""
 
     def next_command(self, receipt: Receipt) -> str:
         """Return a command that uses the result of a build."""
 
-    # The methods below are defaults for lanes without these steps.
+    # Default implementations for lanes that do not need these methods.
 
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
         """Raise UsageError if an option of the request does not apply to the plans."""
@@ -91,12 +91,12 @@ class Lane(Protocol):
         del plans, request
 
     def outlook(self, plan: Plan, request: Request) -> Outlook | None:
-        """Return the image that a build would start from; None if it looks for layers in the engine."""
+        """Return the AMI that a build would start from; None in lanes that look for layers in the engine."""
         del plan, request
         return None
 
     def clear_dead(self) -> None:
-        """Remove resources of dead runs outside this machine."""
+        """Remove resources outside this machine that dead runs have left."""
         return
 
     def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
@@ -109,7 +109,7 @@ class Lane(Protocol):
         return
 
     def changing_calls(self, plan: Plan, *, publish: bool) -> Sequence[tuple[str, str]]:
-        """Return (service, call) of every API call that would change an account."""
+        """Return (service, call) of every AWS API call with which the build would change an account."""
         del plan, publish
         return ()
 
@@ -118,8 +118,8 @@ class Lane(Protocol):
     ) -> Mapping[str, Any] | None:
         """Return the IAM policy for building and publishing; None if no account is needed.
 
-        `old_packer` adds permissions for versions of Packer that create images without tags, `doctor` those
-        for the facts that the pre-flight reads.
+        `old_packer` adds permissions for versions of Packer that create images without tags; `doctor` adds
+        permissions for the account checks of `builder doctor`.
         """
         del plan, partition, old_packer, doctor
         return None

@@ -1,4 +1,4 @@
-"""Opens the publisher of containers for the site's registry, the account's ECR or the local registry."""
+"""Opens the publisher that pushes containers to the site's registry, to ECR or to the local registry."""
 
 import threading
 from functools import partial

@@ -1,4 +1,4 @@
-"""The table of lanes by kind of target; a build imports only the lanes that it needs."""
+"""Maps each kind of target to its lane; a build imports only the lanes that it needs."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def open_lane(kind: str, context: Context, cancelled: threading.Event | None = N
 
 
 def require_possible(context: Context, plans: Sequence[Plan]) -> None:
-    """Raise the error with which `builder build` refuses to start with one of the plans."""
+    """Raise an error if `builder build` would refuse one of the plans."""
     for plan in plans:
         open_lane(plan.target.kind, context).require_buildable(plan)
     require_locked(plans)

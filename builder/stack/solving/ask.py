@@ -1,4 +1,4 @@
-"""Requests to the solver: component versions, exact or by their first numbers, and facts of the machine.
+"""Requests to the solver: component versions (exact, or a prefix such as 2.10) and facts of the machine.
 
 Parses requests and matches versions against them; knows nothing about the search.
 """
@@ -14,7 +14,7 @@ from builder.stack.vocabulary import Value, read_value, write_value
 from builder.tables import did_you_mean
 
 _NUMBERS = re.compile(r"v?(?:\d+:)?(\d+(?:\.\d+)*)")
-# Requested versions with a pre-release or package revision; they match only the same version.
+# Requested version with a pre-release or package revision, which matches only the same version.
 _LITERAL = re.compile(r"v?(?:\d+:)?\d+(?:\.\d+)*[^.\d]")
 # Facts assumed unless the user states them: value and justification.
 _ASSUMED = {
@@ -114,14 +114,14 @@ def known_versions(knowledge: Knowledge) -> Mapping[str, tuple[Version, ...]]:
 
 
 def choices(knowledge: Knowledge, name: str) -> tuple[Version, ...]:
-    """Return the versions of a component, or else of the component whose version it must equal."""
+    """Return the catalog's versions of a component; if none, those of the component that it must equal."""
     known = known_versions(knowledge)
     twin = twin_of(knowledge, name)
     return known.get(name, ()) or known.get(twin, ())
 
 
 def twin_of(knowledge: Knowledge, name: str) -> str:
-    """Return the fact that a rule requires to equal `name` (for the fabric manager: the driver), or ""."""
+    """Return the fact that must equal `name`, such as the driver for the fabric manager; else ""."""
     twins = (
         clause.other
         for rule in knowledge.rules

@@ -137,7 +137,7 @@ def _source(knowledge: Knowledge, stated: Facts, facts: Facts, name: str) -> str
 def _values(
     knowledge: Knowledge, facts: Facts, name: str, clauses: Iterable[Clause]
 ) -> Iterator[tuple[bool, int, Value]]:
-    """Yield the possible values of `name` as (is older, distance, value)."""
+    """Yield (is older, distance, value) of each possible value of `name`, relative to its current value."""
     now = facts.get(name)
     if isinstance(now, bool):
         yield False, 0, not now
@@ -165,7 +165,7 @@ def _values(
 
 
 def _mentioned(clause: Clause, name: str, facts: Facts) -> Iterator[Value]:
-    """Yield the constants, or the value of the fact, that a clause compares `name` with."""
+    """Yield the values that a clause compares `name` with: constants, or the value of another fact."""
     if clause.other:
         other = facts.get(clause.other if clause.fact == name else clause.fact)
         if other is not None and other is not ABSENT:

@@ -10,7 +10,7 @@ from builder.stack.knowledge import Knowledge
 from builder.stack.rules import all_of
 from builder.stack.vocabulary import ABSENT, Facts, Value
 
-# Fact that a component needs; if the fact is false, the component and its contents are left out.
+# Component → fact; if the fact is false, the component and its contents are not needed.
 _ONLY_IF = {"efa": "has_efa"}
 
 

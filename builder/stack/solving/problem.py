@@ -30,7 +30,7 @@ Choice = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """A fact to choose: its values in the catalog, best first, and the indexes of the allowed ones."""
+    """A fact to choose: its values in the catalog, best first, and the indexes of the allowed values."""
 
     fact: str
     values: tuple[Candidate, ...]
@@ -142,7 +142,7 @@ class Problem:
     def _variable(
         self, name: str, values: Sequence[Candidate], others: Mapping[str, object]
     ) -> Variable | None:
-        """Return the variable for a component; None if its version is unknown or follows from others."""
+        """Return the variable for a component; None if its version is unknown or follows from other facts."""
         request = self.requests.get(name)
         providers = [other for other in others if other != name and self._provides(other, name)]
         own = bool(self.knowledge.releases.get(name)) or not isinstance(values[0], Version)
@@ -205,7 +205,7 @@ class Problem:
                 yield from self._rule(rule)
 
     def _rule(self, rule: Rule) -> Iterable[Constraint]:
-        """Yield a constraint for each requirement of an error, or a single constraint for a warning."""
+        """Yield a constraint per requirement of an error rule, or one constraint for a warning rule."""
         parts: Iterable[tuple[Clause, ...]] = [rule.require]
         if rule.severity == "error" and rule.require:
             parts = [(clause,) for clause in rule.require]
@@ -350,7 +350,7 @@ class Problem:
         return effects
 
     def stated(self, chosen: Iterable[Choice]) -> dict[str, Value]:
-        """Return the given facts and the chosen ones."""
+        """Return the given facts together with the chosen facts."""
         stated = dict(self.given)
         for level, index in chosen:
             value = self.variables[level].values[index]

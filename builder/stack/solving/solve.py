@@ -37,7 +37,7 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """Fact of the set, with its value (None: unknown) and the origin of the value."""
+    """A fact in the solution, with its value (None: unknown) and the origin of the value."""
 
     fact: str
     value: Value | None
@@ -227,7 +227,7 @@ def _rejections(problem: Problem, best: _Best, level: int) -> Iterable[Rejection
 
 
 def _domains_with(best: _Best, level: int, index: int) -> Domains:
-    """Return domains in which this level and all more important ones are fixed and the rest are open."""
+    """Return domains that fix this level and all more important levels, and leave the others open."""
     return [*([chosen] for chosen in best.assignment[:level]), [index], *best.domains[level + 1 :]]
 
 

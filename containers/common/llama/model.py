@@ -75,8 +75,8 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        # Recomputation is inside the block, so that FSDP gathers the block's weights only once for it and the
-        # backward pass.
+        # Recomputation is inside the block, so that FSDP gathers the block's weights only once for the
+        # recomputation and the backward pass.
         if self.recompute:
             return checkpoint(self._forward, x, rotary, use_reentrant=False)
         return self._forward(x, rotary)
@@ -111,7 +111,7 @@ class Llama(nn.Module):
             if isinstance(module, nn.RMSNorm):
                 nn.init.ones_(module.weight)
             elif isinstance(module, nn.Linear | nn.Embedding):
-                # Outputs that are added to the residual stream get a smaller deviation, depending on the
-                # layers.
+                # Weights of layers that add to the residual stream get a standard deviation that is smaller,
+                # depending on the number of layers.
                 narrower = math.sqrt(2 * self.config.layers) if name.endswith(".output") else 1.0
                 fill_normal(module.weight, INIT_STD / narrower)

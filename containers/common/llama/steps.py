@@ -9,7 +9,7 @@ from llama.options import learning_rate_at
 
 
 def next_token_loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Return the mean cross entropy of each token after the first, given those before it."""
+    """Return the mean cross entropy of each token after the first, given the tokens before it."""
     logits = model(tokens[:, :-1])
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 

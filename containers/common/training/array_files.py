@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint, one file each, for frameworks without a format of their own."""
+"""Arrays of a checkpoint, one file each, for frameworks without their own checkpoint format."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def write(path: Path, array: NDArray[Any]) -> None:
 
 
 def read(path: Path, shape: tuple[int, ...], dtype: object) -> NDArray[Any]:
-    """Return the memory-mapped array of a file; raise StorageError if it is damaged or does not fit."""
+    """Return the memory-mapped array of a file; raise StorageError if damaged or of other dtype or shape."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError) as error:

@@ -104,7 +104,7 @@ def check_identity(checkpoint: Checkpoint, identity: dict[str, str | int]) -> No
         wanted, found = identity.get(key), checkpoint.identity.get(key)
         if wanted != found:
             raise TrainingError(
-                f"{checkpoint.folder} was written with {key} {found!r}, this run has {wanted!r}; "
+                f"{checkpoint.folder} was written with {key} {found!r}, but this run has {wanted!r}; "
                 "use another --checkpoint-dir or the options of the first run"
             )
 

@@ -25,7 +25,7 @@ class Batches(Protocol):
 
 
 def open_tokens(options: Namespace, shard: Shard, *, vocabulary: int, length: int) -> Batches:
-    """Return batches of sequences with length + 1 tokens: those of --data, or synthetic ones."""
+    """Return batches of sequences with length + 1 tokens, read from --data or synthetic."""
     if not options.data:
         return SyntheticTokens(
             batch_size=options.batch_size,
@@ -56,8 +56,8 @@ def open_tokens(options: Namespace, shard: Shard, *, vocabulary: int, length: in
         raise DataError(f"{files[0].name}: text needs --tokenizer tokenizer.json, or --tokenizer bytes")
     if tokenizer.vocabulary > vocabulary:
         raise DataError(
-            f"--tokenizer {options.tokenizer} has {tokenizer.vocabulary} tokens, the model's vocabulary "
-            f"{vocabulary}; use the model's tokenizer, or a model with a larger vocabulary (--config)"
+            f"--tokenizer {options.tokenizer} has {tokenizer.vocabulary} tokens, but the model's vocabulary "
+            f"has {vocabulary}; use the model's tokenizer, or a model with a larger vocabulary (--config)"
         )
     return text_files.TextBatches(
         files,

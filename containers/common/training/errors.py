@@ -1,6 +1,6 @@
 """Errors that training programs show as one message, and the exit codes of the programs.
 
-A launcher can tell from the code whether a restart helps: it helps after a crash (1, or 128 + signal) and
+A launcher can tell from the exit code if a restart helps: it helps after a crash (1, or 128 + signal) and
 after a requested stop, and not while data, storage or options are wrong.
 """
 
@@ -9,12 +9,12 @@ EXIT_DATA = 65  # EX_DATAERR: the data are missing, unreadable or made with anot
 EXIT_STORAGE = 74  # EX_IOERR: a checkpoint or report cannot be read or written
 EXIT_CONFIGURATION = 78  # EX_CONFIG: options, environment or model configuration
 EXIT_TERMINATED = 143  # 128 + SIGTERM: stopped on request, not finished
-# Codes of programs that printed why they ended; a restart would end in the same way.
+# Exit codes of programs that printed why they ended; a restarted program would fail again.
 EXPLAINED = (EXIT_DATA, EXIT_STORAGE, EXIT_CONFIGURATION, EXIT_TERMINATED)
 
 
 class TrainingError(Exception):
-    """Error that the user can fix, equal on all ranks; the message says how, and the first rank prints it."""
+    """Error that all ranks raise and the user can fix; the first rank prints its message, which says how."""
 
     code = EXIT_CONFIGURATION
 
@@ -32,4 +32,4 @@ class StorageError(TrainingError):
 
 
 class RankError(TrainingError):
-    """Error of a rank that is not connected to the others, which prints the error itself."""
+    """Error of a rank that is not connected to the other ranks; every such rank prints its own error."""

@@ -156,7 +156,7 @@ class Training:
         return progress, stopping
 
     def _fail(self, progress: Progress, position: dict[str, Any]) -> None:
-        """Raise the error of the first rank that has one; save before, if the data are to blame."""
+        """Raise the error of the first rank that has one; save a checkpoint first if it is a DataError."""
         if self._checkpointer:
             self._checkpointer.wait()
         try:

@@ -203,7 +203,7 @@ def add_cache_option(group: "argparse.ArgumentParser | argparse._ArgumentGroup")
 
 
 def add_sizes(parser: argparse.ArgumentParser, *sizes: tuple[str, int, str]) -> None:
-    """Add options with the sizes of a model; each is a name, a default and a description."""
+    """Add options for the sizes of a model, given as name, default and description of each option."""
     model = parser.add_argument_group("model")
     for name, default, what in sizes:
         model.add_argument(
@@ -243,7 +243,7 @@ def parse_options(
 
 
 def run_program(start: Callable[[], int | None]) -> int:
-    """Run the part that needs PyTorch and return the exit code; print a TrainingError as one line.
+    """Call `start`, which may import PyTorch; return the exit code; print a TrainingError as one line.
 
     All ranks raise the same TrainingError, so only the first prints it.
     """

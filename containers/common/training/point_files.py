@@ -32,8 +32,8 @@ class PointBatches:
     def seek(self, positions: list[dict[str, int]]) -> None:
         if positions[0]["total"] != self._cursor.total:
             raise DataError(
-                f"the checkpoint was written with {positions[0]['total']} examples in --data, there are "
-                f"{self._cursor.total} now; --reset-data begins with the new data at its start"
+                f"the checkpoint was written with {positions[0]['total']} examples in --data, but there are "
+                f"{self._cursor.total} now; pass --reset-data to begin at the start of the new data"
             )
         self._cursor.taken = positions[0]["samples"]
 

@@ -39,7 +39,7 @@ class Ranks(ABC):
 
     @contextmanager
     def profiled(self, options: Namespace) -> Iterator[Callable[[], None]]:
-        """Trace steps as the options ask for; yield a function to call after each step."""
+        """Trace the steps that the options select; yield a function to call after each step."""
         del options
         yield lambda: None
 
@@ -55,7 +55,7 @@ class Ranks(ABC):
         return value  # type: ignore[return-value]
 
     def raise_first(self, problem: TrainingError | None) -> None:
-        """Raise the problem of the first rank that has one, on all ranks."""
+        """Raise the error of the first rank that has one, on all ranks."""
         problems = self.gather(problem)
         found = [(rank, other) for rank, other in enumerate(problems) if other is not None]
         if found:

@@ -40,7 +40,7 @@ class Checkpointer:
         self.problem: TrainingError | None = None
 
     def resume(self) -> tuple[Progress, list[dict[str, Any]]]:
-        """Load the newest complete checkpoint, the same on all ranks; return its progress and positions."""
+        """Load the newest complete checkpoint, the same on all ranks; return progress and data positions."""
         found = self._ranks.gather(self._ranks.together(self._find))[0]
         if found is None:
             return Progress(), []
@@ -96,7 +96,7 @@ class Checkpointer:
             checkpoint.prune(self._root, keep=self._keep)
 
     def _lost(self, error: StorageError) -> StorageError:
-        """Delete what was written of the checkpoint, and return the error with the step to resume from."""
+        """Delete the partial checkpoint; return the error with the step of the last complete checkpoint."""
         found = None
         if self._ranks.is_first:
             for folder in self._root.glob(f"step-*{checkpoint.PARTIAL}"):

@@ -15,7 +15,7 @@ from training.errors import DataError, StorageError
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """File of the data: name in messages, size, and path; an object of S3 has a version instead."""
+    """Data file: name for messages, size and path; an S3 object has a version instead of a path."""
 
     name: str
     size: int

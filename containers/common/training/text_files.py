@@ -1,6 +1,6 @@
 """Text (a document per line) and JSON lines, tokenized while training, in the order of the files.
 
-Each shard reads every `count`-th line, counted over all files and epochs. The position is a place in a file,
+Each shard reads every `count`-th line, counted over all files and epochs. The position is a file offset,
 so a resumed run continues with the next token.
 """
 
@@ -22,9 +22,9 @@ SUFFIXES = (".txt", ".jsonl")
 
 @dataclass(kw_only=True)
 class Position:
-    """Place of the next line in a file, and the tokens of earlier lines that are left.
+    """Offset of the next line in a file, and the tokens of earlier lines that no sequence contains yet.
 
-    `row` counts the lines before it in the file, `line` in all files and epochs.
+    `row` counts the earlier lines of the file, `line` those of all files and epochs.
     """
 
     shard: int
@@ -80,12 +80,12 @@ class TextBatches:
         return asdict(self._at)
 
     def seek(self, positions: list[dict[str, object]]) -> None:
-        """Continue where this shard was; with another number of shards, at the earliest line of all."""
+        """Continue at this shard's position, or at the earliest one if the number of shards changed."""
         saved = [Position(**position) for position in positions]
         if saved[0].files != self._at.files:
             raise DataError(
-                f"the checkpoint was written with {saved[0].files} files in --data, there are "
-                f"{self._at.files} now; --reset-data begins with the new data at its start"
+                f"the checkpoint was written with {saved[0].files} files in --data, but there are "
+                f"{self._at.files} now; pass --reset-data to begin at the start of the new data"
             )
         own = [p for p in saved if (p.shard, p.shards) == (self._at.shard, self._at.shards)]
         first = own[0] if own else min(saved, key=lambda position: position.line)
@@ -114,7 +114,7 @@ class TextBatches:
                         yield document
                 at.file, at.offset, at.row = at.file + 1, 0, 0
             if not found:
-                raise DataError(f"{self._files[0].name}: no text in the {len(self._files)} files of --data")
+                raise DataError(f"no text in the {len(self._files)} files of --data: {self._files[0].name}")
             at.file = 0
 
     def _read_file(self, file: DataFile) -> Iterator[str]:
@@ -142,5 +142,5 @@ def read_lines(file: DataFile, cache: Path, *, offset: int = 0) -> Iterator[byte
 
 
 def key_for(file: DataFile, text_key: str) -> str | None:
-    """Return the key of the text in the lines of a file; None if a line is the text."""
+    """Return the JSON key of the text in each line of a .jsonl file; None for files of plain text."""
     return text_key if file.suffix == ".jsonl" else None

@@ -1,7 +1,7 @@
 """Token files: .npy arrays, or .bin files of little-endian integers with an index; both memory-mapped.
 
 The index of tokens.bin is tokens.json: format, dtype, tokens, documents, vocabulary and tokenizer. An .npy
-file may have one; without it only the token numbers are checked.
+file may have an index; without one, only the token numbers are checked.
 """
 
 import json
@@ -68,7 +68,9 @@ def open_token_file(file: DataFile, cache: Path) -> TokenFile:
         if file.suffix == ".npy":
             tokens = np.load(path, mmap_mode="r")
         elif index is None:
-            raise DataError(f"{file.name}: has no index {Path(file.name).stem}.json; prepare.py writes both")
+            raise DataError(
+                f"{file.name}: has no index {Path(file.name).stem}.json; prepare.py writes both files"
+            )
         elif file.size != index.tokens * np.dtype(index.dtype).itemsize:
             raise DataError(
                 f"{file.name}: has {file.size} bytes, but its index counts {index.tokens} tokens of "
@@ -79,7 +81,9 @@ def open_token_file(file: DataFile, cache: Path) -> TokenFile:
     except (OSError, ValueError) as error:
         raise DataError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from error
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise DataError(f"{file.name}: has {tokens.ndim} dimensions of {tokens.dtype}, not one of integers")
+        raise DataError(
+            f"{file.name}: has {tokens.ndim} dimensions of {tokens.dtype}; expected one dimension of integers"
+        )
     return TokenFile(name=file.name, tokens=cast("NDArray[np.integer]", tokens), index=index)
 
 
@@ -128,8 +132,8 @@ class TokenBatches:
         total = positions[0]["total"]
         if total != self._cursor.total:
             raise DataError(
-                f"the checkpoint was written with {total} sequences in --data, there are "
-                f"{self._cursor.total} now; --reset-data begins with the new data at its start"
+                f"the checkpoint was written with {total} sequences in --data, but there are "
+                f"{self._cursor.total} now; pass --reset-data to begin at the start of the new data"
             )
         self._cursor.taken = positions[0]["samples"]
 
@@ -149,19 +153,19 @@ class TokenBatches:
 
 
 def check_vocabulary(files: Sequence[TokenFile], *, vocabulary: int, tokenizer: str | None) -> None:
-    """Raise DataError if tokenizers of the files differ, or do not fit the model."""
+    """Raise DataError if files have different tokenizers, or a tokenizer does not fit the model."""
     known = [(file, file.index) for file in files if file.index is not None]
     for file, index in known:
         wanted = tokenizer or known[0][1].tokenizer
         if index.tokenizer != wanted:
             other = "--tokenizer" if tokenizer else known[0][0].name
             raise DataError(
-                f"{file.name}: made with the tokenizer {index.tokenizer[:19]}, {other} is {wanted[:19]}; "
+                f"{file.name}: made with the tokenizer {index.tokenizer[:19]}, but {other} is {wanted[:19]}; "
                 "token numbers of different tokenizers cannot be mixed"
             )
         if index.vocabulary > vocabulary:
             raise DataError(
-                f"{file.name}: made with a vocabulary of {index.vocabulary} tokens, the model has "
+                f"{file.name}: made with a vocabulary of {index.vocabulary} tokens, but the model has "
                 f"{vocabulary}; select a model with a larger vocabulary (--config), or prepare the data "
                 "with its tokenizer"
             )

@@ -63,7 +63,7 @@ class TorchRanks(Ranks):
 
 
 def _objects_group() -> "dist.ProcessGroup | None":
-    """Return the group for objects: they travel over gloo, because their size is known to the CPU only."""
+    """Return the process group for Python objects; it uses gloo, because only the CPU knows their size."""
     return _groups.get("objects")
 
 
@@ -92,8 +92,8 @@ def connect(
 ) -> Iterator[TorchRanks]:
     """Join the process group for the block, with the parameters that torchrun sets in the environment.
 
-    A program that restarts in its processes passes its own store and its number of restarts. A program for
-    another accelerator passes its device, one with its own collectives its backend.
+    A program that restarts in its processes passes `store` and `restart`, a program for another accelerator
+    passes `device`, and a program with its own collectives passes `backend`.
     """
     require_torchrun()
     _warn_of_stale_store()

@@ -66,7 +66,7 @@ class Replicated:
 
 
 class Sharded:
-    """Writes states that are sharded over the ranks, each rank its part.
+    """Writes and loads sharded states: each rank writes its part.
 
     Saves use their own process group, so that asynchronous saves and the training do not mix messages.
     """
@@ -123,7 +123,7 @@ def _storage_error(error: BaseException, folder: Path) -> StorageError:
 
 
 def _translated(written: Any, folder: Path) -> "Future[object]":
-    """Return a future with the same result, whose error is a StorageError."""
+    """Return a future with the same result, or with the error as a StorageError."""
     future: Future[object] = Future()
 
     def finish(ended: "Future[object]") -> None:

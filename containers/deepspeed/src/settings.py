@@ -1,4 +1,4 @@
-"""Options of DeepSpeed, and its configuration from them and the user's file. Imports no PyTorch."""
+"""DeepSpeed's command-line options, and DeepSpeed's configuration of a run. Imports no PyTorch."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from training.errors import TrainingError
 
-# Sections of DeepSpeed that the program sets → the option to use instead.
+# Sections of DeepSpeed's configuration that the program sets → the option to use instead.
 DECIDED = {
     "train_batch_size": "--batch-size",
     "train_micro_batch_size_per_gpu": "--batch-size",
@@ -44,14 +44,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(options: Namespace, *, on_gpu: bool) -> dict[str, Any]:
-    """Return DeepSpeed's configuration: that of the options, with the sections of the file."""
+    """Return DeepSpeed's configuration from the options and the sections of the user's file."""
     own = read_settings(options.deepspeed_config) if options.deepspeed_config else {}
     zero = {"stage": options.zero_stage, **own.pop("zero_optimization", {})}
     return {
         "train_micro_batch_size_per_gpu": options.batch_size,
         "gradient_clipping": 1.0,
         "zero_optimization": zero,
-        # The optimizer is PyTorch's: DeepSpeed's own are compiled when they are first used.
+        # The optimizer is PyTorch's: DeepSpeed compiles its own optimizers when they are first used.
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": on_gpu},
         "steps_per_print": options.steps + 1,
@@ -60,7 +60,7 @@ def settings_of(options: Namespace, *, on_gpu: bool) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the sections of a configuration file; raise TrainingError if the options decide one of them."""
+    """Return the sections of a configuration file; raise TrainingError if an option sets one of them."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,13 +68,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise TrainingError(f"{path}: {error}") from error
     if not isinstance(found, dict):
-        raise TrainingError(f"{path}: not an object")
+        raise TrainingError(f"{path}: not a JSON object")
     for key, option in DECIDED.items():
         if key in found:
-            raise TrainingError(f"{path}: {key}: the program sets it; use {option}")
+            raise TrainingError(f"{path}: {key}: the program sets this key; use {option}")
     zero = found.get("zero_optimization", {})
     if not isinstance(zero, dict):
-        raise TrainingError(f"{path}: zero_optimization: not an object")
+        raise TrainingError(f"{path}: zero_optimization: not a JSON object")
     if "stage" in zero:
-        raise TrainingError(f"{path}: zero_optimization.stage: the program sets it; use --zero-stage")
+        raise TrainingError(f"{path}: zero_optimization.stage: the program sets this key; use --zero-stage")
     return found

@@ -32,10 +32,10 @@ class ZeroLlama:
         os.environ["DS_ACCELERATOR"] = ranks.device.type
         import deepspeed
 
-        # DeepSpeed would compile this operation on CPUs: it serves inference only, and needs a compiler.
+        # On CPUs, DeepSpeed would compile this operation, which only inference uses; that needs a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         config = chosen_config(options)
-        # A rank loads the part that it saved, so a checkpoint fits only the same number of ranks and stage.
+        # A rank loads the part that it saved, so a checkpoint needs the same number of ranks and ZeRO stage.
         settings = ranks.together(lambda: settings_of(options, on_gpu=ranks.device.type == "cuda"))
         layout = {"ranks": ranks.world_size, "zero_stage": settings["zero_optimization"]["stage"]}
         self.identity = {**identity(options, program), **layout}

@@ -1,4 +1,4 @@
-"""Checks of the image efa-exporter: the service answers as an ordinary user, and needs no other package."""
+"""Checks of the image efa-exporter: the service runs as an unprivileged user, and needs no Python package."""
 
 AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent"
 # Start the service, ask for a page that exists and one that does not, and end the service.

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-# Folders of the NCCL plugin, by release of the EFA installer and of NVIDIA's images.
+# Folders of the NCCL plugin in releases of the EFA installer and in NVIDIA's images.
 PLUGIN_FOLDERS = (
     "opt/amazon/ofi-nccl/lib",
     "opt/amazon/ofi-nccl/lib/x86_64-linux-gnu",
@@ -65,7 +65,7 @@ def output(*words: str) -> str:
 def libfabric() -> dict[str, object]:
     """Return version, path and EFA support of the libfabric that fi_info loads.
 
-    fi_info lists the provider efa only for a device; a libfabric with the provider is linked to libefa.
+    fi_info lists the provider efa only if there is an EFA device; a libfabric with the provider links libefa.
     """
     version = re.search(r"^libfabric: (\S+)", output("fi_info", "--version"), re.MULTILINE)
     library = re.search(r"libfabric\.so\.1 => (/\S+)", output("ldd", shutil.which("fi_info") or ""))

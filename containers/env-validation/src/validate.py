@@ -1,7 +1,7 @@
 """Print what a training job would find in this environment, check it, and exit with 5 if a check fails.
 
-Runs in any image with PyTorch, on any machine: what needs a device is absent without it, and fails only if an
-option asks for it.
+Runs in any image with PyTorch, on any machine: without a device, its checks are absent, and fail only if an
+option requires the device.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def _torch() -> dict[str, Any]:
 
 
 def judge(found: Mapping[str, Any], *, gpus: int | None, efa: int | None) -> list[Check]:
-    """Return the checks of gathered facts; a number of devices that is not asked for may be any."""
+    """Return the check results of the facts; with `gpus` or `efa` None, any number of devices passes."""
     torch, nccl = found["torch"], found["nccl"]
     if error := torch.get("error"):
         return [("torch", FAILED, error)]
@@ -102,7 +102,7 @@ def judge(found: Mapping[str, Any], *, gpus: int | None, efa: int | None) -> lis
 
 
 def _nccl(compiled: str, mapped: Sequence[str], runtime: Sequence[str]) -> Check:
-    """Compare the NCCL that PyTorch was built with with the library in this process."""
+    """Compare the NCCL version for which PyTorch was built with the NCCL library of this process."""
     if not compiled:
         return ("nccl", ABSENT, "PyTorch is built without NCCL")
     if len(mapped) != 1:
@@ -128,7 +128,7 @@ def _count(name: str, devices: Sequence[str], wanted: int | None, files: Sequenc
 
 
 def _plugin(found: Mapping[str, Any]) -> Check:
-    """NCCL uses EFA through its plugin only; without it, NCCL falls back to TCP without an error."""
+    """Check for the NCCL plugin: without the plugin, NCCL uses TCP instead of EFA and reports no error."""
     if found["plugins"]:
         return ("nccl plugin", PASSED, ", ".join(found["plugins"]))
     is_needed = found["efa_devices"] and found["torch"]["gpus"]

@@ -1,4 +1,4 @@
-"""Checks of the image env-validation: the program passes, and fails for devices that are not there."""
+"""Checks of the image env-validation: validate.py passes, and fails if required devices are missing."""
 
 import json
 
@@ -19,19 +19,19 @@ def test_all_checks_of_the_environment_pass(host, expected):
     assert found["facts"]["torch"]["version"].startswith(expected.versions["torch"].partition("+")[0])
 
 
-def test_the_loaded_nccl_is_that_of_the_lock(host, expected):
+def test_loaded_nccl_has_the_locked_version(host, expected):
     _, found = validate(host, "--ranks 1")
     locked = expected.versions.get("nvidia-nccl-cu13")
     assert found["facts"]["nccl"]["runtime"] == ([locked] if locked else [])
 
 
-def test_missing_devices_fail_if_they_are_asked_for(host):
+def test_missing_devices_fail_if_options_require_them(host):
     code, found = validate(host, "--gpus 99 --efa 99 --ranks 1")
     assert code == 5
     assert set(found["failed"]) >= {"gpus", "efa"}
 
 
-def test_text_has_a_line_per_check(host):
+def test_text_output_has_a_line_for_each_check(host):
     ended = host.run(f"timeout 170 {AS_NOBODY} {VALIDATE} --ranks 1")
     assert ended.rc == 0
     assert {line.split()[0] for line in ended.stdout.splitlines()} >= {

@@ -25,7 +25,7 @@ _LOCKED_BYTES = 16 << 30  # EFA registers this much memory of a process
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check; the severity counts only if it failed."""
+    """Result of one check; the severity counts only if the check failed."""
 
     name: str
     outcome: str
@@ -193,7 +193,7 @@ def bandwidth_check(expected: Mapping[str, float]) -> Check:
 
 
 def verdict(checks: Sequence[Check], fail_on: str) -> str:
-    """Return the severest action of the failed checks; without one, "" or that there are no GPUs."""
+    """Return the severest action of the failed checks, "not a GPU machine", or "" for a healthy machine."""
     failed = [check.severity for check in checks if check.outcome == FAILED]
     severe = [name for name in failed if SEVERITIES.index(name) >= SEVERITIES.index(fail_on)]
     if severe:

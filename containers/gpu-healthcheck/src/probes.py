@@ -1,6 +1,6 @@
 """Read the state of GPUs, links and EFA devices from programs of the driver and from sysfs.
 
-Needs the standard library only. Parsers take the text of a program; a program that is missing has no text.
+Needs the standard library only. Parsers take the output of a program; a missing program has the output None.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 GPU_FIELDS = "index,name,persistence_mode,ecc.errors.uncorrected.volatile.total"
 ROW_FIELDS = "gpu_uuid,remapped_rows.pending,remapped_rows.failure"
 _SHORT_S = 120
-# What an XID error asks for, after NVIDIA's catalog of XID errors; others are worth a look.
+# Action for each XID error, from NVIDIA's catalog of XID errors; for other errors it is "monitor".
 XIDS = {
     "isolate": (54,),
     "reboot": (79, 151, 168),
@@ -54,7 +54,7 @@ def gpus(text: str) -> list[Gpu]:
 
 
 def remapped_rows(text: str) -> list[tuple[str, str]]:
-    """Return GPU and state, pending or failed, for each GPU with a damaged row of its memory."""
+    """Return each GPU whose remapping of a damaged memory row is pending or failed, with that state."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.count(",") == 2]
     yes = ("Yes", "1")
     failed = [(gpu, "failed") for gpu, _, failure in rows if failure in yes]
@@ -86,7 +86,7 @@ def action_of(xid: int) -> str:
 
 
 def diagnostics(text: str) -> list[tuple[str, str]]:
-    """Return test and status, such as Pass or Fail, of `dcgmi diag --json`; of several GPUs the worst."""
+    """Return each test of `dcgmi diag --json` with its status, such as Pass; the worst of all GPUs counts."""
     try:
         document = json.loads(text[text.find("{") :])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Checks of the image gpu-healthcheck: a machine without GPUs is healthy, and needs Python only."""
+"""Checks of the image gpu-healthcheck: checks pass on a machine without GPUs, and need only Python."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_a_machine_without_gpus_is_healthy(host):
     assert (found["healthy"], found["action"]) == (True, "not a GPU machine")
 
 
-def test_missing_gpus_of_a_type_are_found(host):
+def test_missing_gpus_of_an_ec2_type_are_reported(host):
     ended = host.run(f"timeout 60 {AS_NOBODY} {CHECK} --json --instance p5.48xlarge")
     assert (ended.rc, json.loads(ended.stdout)["action"]) == (5, "isolate")
 

@@ -1,4 +1,4 @@
-"""Checks of the image jax-paxml: its options, and a sum over two devices on CPUs."""
+"""Checks of the image jax-paxml: the program prints its options, and two CPU devices compute a sum."""
 
 PYTHON = "/opt/venv/bin/python"
 AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp"
@@ -13,7 +13,7 @@ def test_program_prints_its_options(host):
     assert "--job_log_dir" in printed.stdout + printed.stderr
 
 
-def test_two_devices_sum_on_cpus(host):
+def test_two_cpu_devices_compute_a_sum(host):
     settings = "JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=2"
     assert host.check_output(f"{settings} {PYTHON} -c %s", SUM) == "1"
 

@@ -114,7 +114,7 @@ def split_largest(shape: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
 def _loss(
     parameters: decoder.Parameters, tokens: jax.Array, config: LlamaConfig, compute: jnp.dtype
 ) -> jax.Array:
-    """Return the mean cross entropy of each token after the first, given those before it."""
+    """Return the mean cross entropy of each token after the first, given the tokens before it."""
     weights = jax.tree.map(lambda weight: weight.astype(compute), parameters)
     found = decoder.logits(weights, tokens[:, :-1], config).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(found, tokens[:, 1:]).mean()

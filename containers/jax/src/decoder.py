@@ -13,7 +13,7 @@ Parameters = dict[str, Any]
 
 
 def init(config: LlamaConfig, seed: int) -> Parameters:
-    """Return random weights; those of all layers are stacked, because the layers run as a scan."""
+    """Return random weights; the weights of all layers are stacked, because the layers run as a scan."""
     keys = iter(jax.random.split(jax.random.key(seed), 9))
     kv_dim = config.kv_heads * config.head_dim
     narrow = INIT_STD / math.sqrt(2 * config.layers)

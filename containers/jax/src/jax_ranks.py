@@ -45,7 +45,7 @@ class JaxRanks(Ranks):
 
 @contextmanager
 def connect(options: Namespace) -> Iterator[JaxRanks]:
-    """Join the other processes for the block: those of workers.py, of Slurm, or none."""
+    """Join the other processes, which workers.py or Slurm started, for the block; do nothing without them."""
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)

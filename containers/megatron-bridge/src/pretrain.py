@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def find_recipe(name: str) -> Callable[[], Any]:
-    """Return the function of a recipe; exit with a message that lists those of its module."""
+    """Return the function of a recipe; if it does not exist, exit and list the recipes of the module."""
     module_name, _, function = name.rpartition(".")
     try:
         module = importlib.import_module(f"{RECIPES}.{module_name}")

@@ -69,7 +69,7 @@ class MegatronGpt:
                 tokens[:, :-1].contiguous(), positions, None, labels=tokens[:, 1:].contiguous()
             )
         loss = losses.float().mean()
-        # Megatron-Core adds new gradients to its buffer; those of the last step must not be added again.
+        # Megatron-Core adds new gradients to its buffer; the gradients of the previous step must be cleared.
         self._optimizer.zero_grad(set_to_none=True)
         self._replica.zero_grad_buffer()
         loss.backward()

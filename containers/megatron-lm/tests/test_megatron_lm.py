@@ -17,12 +17,12 @@ def test_tensor_parallel_training_resumes_after_a_rank_is_killed(host):
     assert smoke(host, "--device", "cpu")["result"]["world_size"] == 2
 
 
-def test_degree_that_does_not_divide_the_ranks_is_refused_once(host):
+def test_tensor_parallel_degree_that_does_not_divide_the_ranks_gives_one_message(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--tensor-parallel", "3")
     assert code == 78
     assert lines == ["error: --tensor-parallel 3 does not divide the 2 ranks"]
 
 
-def test_helpers_of_the_datasets_are_compiled(host):
+def test_dataset_helpers_are_compiled(host):
     modules = "import megatron.core.datasets.helpers_cpp"
     assert host.run("%s -c %s", PYTHON, modules).rc == 0

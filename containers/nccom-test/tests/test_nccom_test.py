@@ -1,4 +1,4 @@
-"""Checks of the image nccom-test: the program starts; cores of Trainium are needed to measure."""
+"""Checks of the image nccom-test: the program starts; measurements need NeuronCores."""
 
 import pytest
 
@@ -11,5 +11,5 @@ def test_help_names_the_collectives(host):
 
 
 @pytest.mark.needs("neuron-device")
-def test_two_cores_reduce(host):
+def test_all_reduce_runs_on_two_neuron_cores(host):
     assert host.run(f"{PROGRAM} --nworkers 2 --minbytes 8 --maxbytes 512KB --datatype fp32 allr").rc == 0

@@ -1,17 +1,17 @@
-"""Checks of the image nemo-launcher: NeMo 1 with its settings, and programs of EFA before others."""
+"""Checks of the image nemo-launcher: settings of NeMo 1, MPI of the EFA installer, and PyTorch."""
 
 PROGRAM = "/opt/NeMo/examples/nlp/language_modeling/megatron_gpt_pretraining.py"
 
 
-def test_settings_of_the_program_are_printed(host):
+def test_pretraining_program_prints_its_settings(host):
     assert "tensor_model_parallel_size" in host.check_output(
         f"cd /tmp && timeout 300 python3 {PROGRAM} --cfg job"
     )
 
 
-def test_mpi_is_that_of_efa(host):
+def test_mpirun_is_from_the_efa_installer(host):
     assert host.find_command("mpirun").startswith("/opt/amazon/openmpi")
 
 
-def test_libraries_of_pytorch_are_complete(host):
+def test_pytorch_can_be_imported(host):
     assert host.run("python3 -c 'import torch'").rc == 0

@@ -91,7 +91,7 @@ def make_executor(options: argparse.Namespace) -> object:
         container_image=options.image,
         container_mounts=options.mount,
         launcher="torchrun",
-        # The program is in the image; the default packs the git repository of the current folder.
+        # The program is in the image; NeMo-Run's default packager would pack the current git repository.
         packager=nemo_run.Packager(),
     )
 

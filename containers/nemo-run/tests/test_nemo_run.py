@@ -1,4 +1,4 @@
-"""Checks of the image nemo-run: an experiment trains on this machine, reports a failure, or becomes a job."""
+"""Checks of the image nemo-run: an experiment trains locally, reports a failure, or becomes a Slurm job."""
 
 from checks.training import (  # noqa: F401
     AS_NOBODY,
@@ -26,13 +26,13 @@ def test_experiment_trains_on_two_ranks(host):
     assert '"world_size": 2' in output
 
 
-def test_failed_experiment_ends_with_the_message_and_an_error(host):
+def test_failed_experiment_prints_the_message_of_the_program_and_fails(host):
     code, output = run(host, "--smoke --device cpu --data /nonexistent")
     assert code == 1
     assert "error: /nonexistent: no such file or folder on this node" in output
 
 
-def test_dry_run_prints_the_sbatch_file_of_the_job(host):
+def test_dry_run_prints_the_sbatch_file_of_a_slurm_job(host):
     code, output = run(host, f"{SLURM} --dry-run --model 125m")
     assert code == 0, output
     output = " ".join(output.split())
@@ -45,5 +45,5 @@ def test_dry_run_prints_the_sbatch_file_of_the_job(host):
         assert part in output
 
 
-def test_commands_of_nemo_run_start(host):
+def test_command_nemo_prints_its_help(host):
     assert host.run("timeout 200 /opt/venv/bin/nemo --help").rc == 0

@@ -63,7 +63,7 @@ class NeuronLlama:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self._options)
         self._optimizer.step()
-        # Runs the graph of the step; each further step reuses its compiled form.
+        # Compiles and runs the graph of the step; later steps reuse the compiled graph.
         xm.mark_step()
         return loss.detach()
 

@@ -1,4 +1,4 @@
-"""Training program of the image neuronx-distributed: data-parallel training on the cores of Trainium."""
+"""Training program of the image neuronx-distributed: data-parallel training on NeuronCores."""
 
 import argparse
 import sys

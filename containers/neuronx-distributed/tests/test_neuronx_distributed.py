@@ -1,4 +1,4 @@
-"""Checks of the image neuronx-distributed: training on CPUs; the rest needs cores of Trainium."""
+"""Checks of the image neuronx-distributed: training on CPUs, and on NeuronCores if there are any."""
 
 import pytest
 from checks.training import AS_NOBODY, TRAIN, WORKLOAD, trained_with
@@ -17,5 +17,5 @@ def test_two_processes_train_on_cpus(host):
 
 
 @pytest.mark.needs("neuron-device")
-def test_two_cores_train(host):
+def test_training_runs_on_neuron_cores(host):
     assert trained_with(host, timeout_s=1800)["device"] == "xla"

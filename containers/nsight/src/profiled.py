@@ -1,4 +1,4 @@
-"""Start a training program, on chosen ranks under Nsight Systems, whose report has the rank in its name.
+"""Start a training program; on chosen ranks, Nsight Systems profiles it and writes a report named rank-N.
 
 torchrun starts this file once per process. Other ranks run without the profiler, which would slow them down.
 """
@@ -43,7 +43,7 @@ def command(options: argparse.Namespace, environment: Mapping[str, str]) -> list
     return [
         *("nsys", "profile", f"--trace={options.trace}", f"--output={options.output_dir}/rank-{rank}"),
         *("--force-overwrite=true", f"--delay={options.delay}", f"--duration={options.duration}"),
-        # The program trains on after the report is written, and its exit code is that of the profiler.
+        # The program continues after the report is written, and nsys ends with the program's exit code.
         *("--kill=none", "--wait=all", *program),
     ]
 

@@ -1,6 +1,6 @@
 """Training that restarts inside its processes after a fault, with NVIDIA's resiliency extension.
 
-The processes, their CUDA contexts and imported modules survive; process groups and the model are made again.
+The processes, their CUDA contexts and imported modules survive; process groups and the model are recreated.
 """
 
 import os
@@ -34,7 +34,7 @@ class Failing(ReplicatedLlama):
     def train_step(self, step: int, batch: Any) -> torch.Tensor:
         is_last = self._ranks.rank == self._ranks.world_size - 1
         if step == self._options.fail_at_step and is_last and self._ranks.restart == 0:
-            raise InjectedError(f"injected at step {step}")
+            raise InjectedError(f"fault injected at step {step}")
         return super().train_step(step, batch)
 
 
@@ -43,7 +43,7 @@ def run(options: Namespace) -> Result | TrainingError:
     require_torchrun()
     stop = StopRequest()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    # One store for all attempts, because its port may not be free at once; each attempt has its own prefix.
+    # All attempts share a store, because the port of a closed store stays busy; each has its own prefix.
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(host, port, world_size, is_master=rank == 0)
     if rank == 0:
@@ -54,7 +54,7 @@ def run(options: Namespace) -> Result | TrainingError:
         try:
             return train(options, dist.PrefixStore(f"attempt-{call.iteration}", store), call.iteration, stop)
         except TrainingError as error:
-            # Another attempt would end in the same way, so the error is a result.
+            # Another attempt would fail in the same way, so the error is returned instead of raised.
             return error
 
     wrapped = inprocess.Wrapper(

@@ -1,6 +1,6 @@
 """Fine-tune a language model of Hugging Face with LoRA on Trainium, on JSON lines with prompt and answer.
 
-Options of the run are those of NeuronTrainingArguments; `--model` and `--data` are paths or names of the hub.
+Other options are those of NeuronTrainingArguments; `--model` and `--data` are paths or Hugging Face names.
 """
 
 from collections.abc import Mapping

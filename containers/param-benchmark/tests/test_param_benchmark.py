@@ -14,7 +14,7 @@ from checks.training import (  # noqa: F401
 COLLECTIVES = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce"}
 
 
-def test_all_collectives_are_right_and_measured(host):
+def test_all_collectives_give_right_results_and_print_measurements(host):
     command = "torchrun --standalone --nproc-per-node 2 comms.py --smoke"
     ended = host.run(f"cd {WORKLOAD} && OMP_NUM_THREADS=1 timeout 300 {AS_NOBODY} {command}")
     assert ended.rc == 0, ended.stderr

@@ -125,7 +125,7 @@ def run_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Write both files and print the path of the run file."""
+    """Write config.json and model.toml, and print the path of config.json."""
     config, folder = model_of(options), options.out_dir / options.exp_name
     for name in UNUSED:
         if getattr(options, name):

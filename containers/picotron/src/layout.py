@@ -26,14 +26,14 @@ class Layout:
         return Shard(index=rank // (self.tensor * self.pipeline), count=self.data)
 
     def blocks(self, stage: int, layers: int) -> range:
-        """Return the numbers of a stage's layers; the first stages have one more if they do not divide."""
+        """Return the numbers of a stage's layers; a remainder goes to the first stages, one layer each."""
         each, more = divmod(layers, self.pipeline)
         first = stage * each + min(stage, more)
         return range(first, first + each + (stage < more))
 
 
 def layout_of(options: Namespace, ranks: Ranks) -> Layout:
-    """Return the grid that the options ask for; raise TrainingError if model or ranks do not fit it."""
+    """Return the grid that the options ask for; raise TrainingError if it does not fit model or ranks."""
     groups = tensor_parallel_shard(options, ranks).count
     stages, micro_batches, layers = (
         options.pipeline_parallel,

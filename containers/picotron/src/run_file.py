@@ -1,4 +1,4 @@
-"""Run files of picotron (config.json): the options of train.py that their values mean. Imports no PyTorch."""
+"""Run files of picotron (config.json), converted to options of train.py. Imports no PyTorch."""
 
 import difflib
 import json
@@ -25,14 +25,14 @@ OPTIONS = {
     "checkpoint.save_dir": "--checkpoint-dir",
     "checkpoint.save_frequency": "--checkpoint-every",
 }
-# Keys of upstream that the program cannot follow, unless they have one of these values.
+# Keys of upstream's config.json that are accepted only with this value, and the reason.
 HARMLESS = {
     "distributed.cp_size": (1, "context parallelism is not part of this program"),
     "training.max_tokens": (None, "set training.total_train_steps"),
     "logging.use_wandb": (False, "losses are written to --metrics"),
     "environment.HF_TOKEN": (None, "nothing is downloaded; a token does not belong into a file"),
 }
-# Keys of upstream that follow from other settings here.
+# Keys of upstream's config.json that are ignored, because other settings determine the values.
 IGNORED = (
     *("distributed.backend", "model.dtype", "model.use_flash_attention", "model.use_fused_adam"),
     *("training.num_samples", "dataset.subset_name", "dataset.num_workers", "dataset.num_proc"),
@@ -56,7 +56,7 @@ def expanded(argv: Sequence[str]) -> list[str]:
 
 
 def options_in(path: Path) -> list[str]:
-    """Return the options that a run file means; raise TrainingError with file and key if it is wrong."""
+    """Convert a run file to options of train.py; raise TrainingError with file and key if it is wrong."""
     values = dict(_flat(path, _read(path)))
     for key, value in values.items():
         if key not in KEYS:
@@ -91,7 +91,7 @@ def _read(path: Path) -> Any:
 
 def _flat(path: Path, content: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
-        raise TrainingError(f"{path}: not an object of sections; create_config.py writes such a file")
+        raise TrainingError(f"{path}: not a JSON object of sections; create_config.py writes such a file")
     for section, values in content.items():
         for key, value in values.items():
             yield f"{section}.{key}", value
@@ -108,5 +108,5 @@ def _model(path: Path, name: Any) -> Iterator[str]:
     else:
         raise TrainingError(
             f"{path}: model.name {json.dumps(name)} is neither a size ({', '.join(size_names())}) nor a TOML "
-            "file; create_config.py --model_name FOLDER writes one for a model folder"
+            "file; create_config.py --model_name FOLDER writes a TOML file for a model folder"
         )

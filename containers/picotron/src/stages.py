@@ -65,12 +65,12 @@ class Stage(Llama):
 
 
 def is_split(name: str) -> bool:
-    """Return True for a parameter of which each rank of a tensor-parallel group has its own part."""
+    """Return True if each rank of a tensor-parallel group has its own part of the parameter."""
     return ".attention." in name or ".feed_forward." in name
 
 
 def split_dim(name: str) -> int:
-    """Return the dimension of a weight that is split: the inputs of output layers, the outputs of others."""
+    """Return the dimension to split a weight along: inputs of output layers, outputs of other layers."""
     return 1 if name.endswith("output.weight") else 0
 
 
@@ -87,7 +87,7 @@ def split(block: Block, group: "dist.ProcessGroup") -> None:
 def make_stage(
     config: LlamaConfig, blocks: range, group: "dist.ProcessGroup", *, device: torch.device, seed: int
 ) -> Stage:
-    """Return an initialized stage; the values of the whole model do not depend on the parallelism."""
+    """Return an initialized stage; the model's initial weights do not depend on the parallelism."""
     with torch.device("meta"):
         stage = Stage(config, blocks, group)
     stage.to_empty(device=device)

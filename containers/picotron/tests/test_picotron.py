@@ -1,4 +1,4 @@
-"""Checks of the image picotron: all kinds of parallelism, and a pipeline that loses a rank."""
+"""Checks of the image picotron: data, tensor and pipeline parallelism, and a pipeline that loses a rank."""
 
 import json
 
@@ -46,14 +46,14 @@ def test_loss_does_not_depend_on_the_parallelism(host):
     assert abs(two - one) > 1e-3, "replicas read other samples"
 
 
-def test_run_file_of_create_config_trains(host):
+def test_training_accepts_the_run_file_of_create_config(host):
     words = "--out_dir /tmp/runs --exp_name tp2 --tp 2 --model_name toy --seq_len 32 --mbs 2 --use_cpu"
     made = host.check_output(f"cd {WORKLOAD} && {PYTHON} create_config.py {words} --total_train_steps 2")
     host.check_output("chmod -R a+rwX /tmp/runs")
     assert explained_end(host, "--config", made) == (0, [])
 
 
-def test_grid_that_does_not_fit_the_ranks_is_refused_once(host):
+def test_grid_that_does_not_fit_the_ranks_gives_one_message(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--data-parallel", "2")
     assert code == 78
     assert lines == [

@@ -75,7 +75,7 @@ def make_mesh(ranks: TorchRanks, *, shard_ranks: int | None) -> DeviceMesh:
 
 
 def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
-    """Return the policy for "bf16", "fp32" or "auto" (bfloat16 if the GPU supports it, else float32).
+    """Return the mixed-precision policy: "auto" means "bf16" if the GPU supports it, else "fp32".
 
     Gradients are always reduced in float32.
     """

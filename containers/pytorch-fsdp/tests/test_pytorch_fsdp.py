@@ -1,4 +1,4 @@
-"""Checks of the image pytorch-fsdp: the program survives the loss of a rank and trains on own text."""
+"""Checks of the image pytorch-fsdp: the program survives the loss of a rank and trains on text files."""
 
 import json
 
@@ -33,7 +33,7 @@ tokenizer.save(str(folder / "tokenizer.json"))
 """
 
 
-def test_parameter_counts_match_the_models(host):
+def test_computed_parameter_count_matches_the_model_for_each_size(host):
     script = (
         "import torch; from llama.model import Llama; from llama.config import named, size_names; "
         "torch.set_default_device('meta'); "
@@ -43,7 +43,7 @@ def test_parameter_counts_match_the_models(host):
     assert host.check_output("cd %s && timeout 300 %s -c %s", WORKLOAD, PYTHON, script) == "[]"
 
 
-def test_prints_the_config_of_the_largest_model(host):
+def test_print_config_counts_the_parameters_of_the_largest_model(host):
     printed = host.check_output(f"timeout 30 {PYTHON} {TRAIN} --model 70b --print-config")
     assert json.loads(printed)["parameters"] == 70_553_706_496
 

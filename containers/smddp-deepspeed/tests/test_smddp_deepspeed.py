@@ -10,7 +10,7 @@ def test_help_shows_the_exit_codes(host):
     assert "65 data" in host.check_output(f"timeout 60 {AS_NOBODY} python3 {TRAIN} --help")
 
 
-def test_library_of_the_vendor_is_installed(host):
+def test_smddp_library_is_installed(host):
     assert host.check_output("python3 -c %s", FOUND) == "True"
 
 

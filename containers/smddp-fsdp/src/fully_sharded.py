@@ -1,4 +1,4 @@
-"""Sharded training of the Llama-style model with FullyShardedDataParallel, for libraries that build on it."""
+"""Sharded training of the Llama-style model with FullyShardedDataParallel, for SageMaker's libraries."""
 
 from argparse import Namespace
 from functools import partial

@@ -22,7 +22,7 @@ def start(options: argparse.Namespace) -> int:
     make = partial(FullyShardedLlama, program="smddp-fsdp")
     if options.device == "cpu":
         return run(options, make, open_llama_batches)
-    # Registers the backend; on instances that it does not support, it uses NCCL.
+    # The import registers the backend smddp, which uses NCCL on EC2 types that it does not support.
     import smdistributed.dataparallel.torch.torch_smddp  # noqa: F401
 
     return run(options, make, open_llama_batches, join=partial(connect, backend="smddp"))

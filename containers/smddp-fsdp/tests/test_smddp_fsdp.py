@@ -1,4 +1,4 @@
-"""Checks of the image smddp-fsdp: the vendor's library, and training on CPUs; the rest needs GPUs."""
+"""Checks of the image smddp-fsdp: its library smddp, and training on CPUs and, if there are any, on GPUs."""
 
 import pytest
 from checks.training import AS_NOBODY, TRAIN, trained_with
@@ -10,7 +10,7 @@ def test_help_shows_the_exit_codes(host):
     assert "65 data" in host.check_output(f"timeout 60 {AS_NOBODY} python3 {TRAIN} --help")
 
 
-def test_library_of_the_vendor_is_installed(host):
+def test_smddp_library_is_installed(host):
     assert host.check_output("python3 -c %s", FOUND) == "True"
 
 
@@ -19,5 +19,5 @@ def test_two_processes_train_on_cpus(host):
 
 
 @pytest.mark.needs("gpu")
-def test_two_gpus_train(host):
+def test_training_runs_on_gpus(host):
     assert trained_with(host)["device"] == "cuda"

@@ -1,4 +1,4 @@
-"""Ranks of SageMaker's model-parallel library, which makes the groups that share parameters."""
+"""Ranks of SageMaker's model-parallel library, which creates the process groups for sharding."""
 
 from argparse import Namespace
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ class LatentDiffusion:
         return loss
 
     def _draw(self, step: int, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noise and times of a step; a resumed run draws the same."""
+        """Return random noise and diffusion times for a step; a resumed run draws the same values."""
         seed = (self._options.seed * self._ranks.world_size + self._ranks.rank) * 1_000_003 + step
         draws = torch.Generator(device=latents.device).manual_seed(seed)
         noise = torch.randn(latents.shape, generator=draws, device=latents.device)

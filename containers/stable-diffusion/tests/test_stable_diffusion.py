@@ -1,4 +1,4 @@
-"""Checks of the image stable-diffusion: training survives the loss of a rank; images are encoded before."""
+"""Checks of the image stable-diffusion: training survives the loss of a rank; encode.py needs images."""
 
 from checks.training import (  # noqa: F401
     AS_NOBODY,

@@ -1,4 +1,4 @@
-"""Addresses of all workers: those of TF_CONFIG, or exchanged over the first worker."""
+"""Addresses of all workers: from TF_CONFIG, or exchanged through the first worker."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ ANSWER_S = 10  # time in which a worker that has connected sends its line
 
 
 def find_cluster(environment: Mapping[str, str], timeout_s: float) -> str:
-    """Return TF_CONFIG; without it, agree on one with the other processes of RANK and WORLD_SIZE."""
+    """Return TF_CONFIG; if it is not set, exchange addresses with the other workers and create it."""
     if environment.get("TF_CONFIG") or environment.get("WORLD_SIZE", "1") == "1":
         return environment.get("TF_CONFIG", "")
     try:
@@ -28,7 +28,7 @@ def find_cluster(environment: Mapping[str, str], timeout_s: float) -> str:
     try:
         workers = lead(first, count, deadline) if rank == 0 else join(first, rank, deadline)
     except OSError as error:
-        raise RankError(f"worker {rank} cannot find the others over {host}:{port}: {error}") from error
+        raise RankError(f"worker {rank} cannot join the other workers at {host}:{port}: {error}") from error
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
 
 
@@ -57,7 +57,7 @@ def lead(first: tuple[str, int], count: int, deadline: float) -> list[str]:
 
 
 def join(first: tuple[str, int], rank: int, deadline: float) -> list[str]:
-    """Send the own address to the first worker, and return the list of all."""
+    """Send this worker's address to the first worker, and return the addresses of all workers."""
     while True:
         try:
             connection = socket.create_connection(first, timeout=ANSWER_S)

@@ -12,7 +12,7 @@ Weights = Mapping[str, tf.Tensor]
 
 
 class Decoder(tf.Module):
-    """Weights of the decoder in float32, and the computation in another type."""
+    """Llama-style decoder with float32 weights, which can compute in another type."""
 
     def __init__(self, config: LlamaConfig, seed: int) -> None:
         super().__init__(name="decoder")

@@ -32,7 +32,7 @@ class TensorFlowRanks(Ranks):
         return float(loss), found.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        # Collectives of TensorFlow have no bytes.
+        # TensorFlow's collectives cannot transfer bytes, so each byte becomes an int32.
         content = np.frombuffer(pickle.dumps(value), dtype=np.uint8).astype(np.int32)
         lengths = self._gathered(np.array([len(content)], dtype=np.int32))[:, 0]
         rows = self._gathered(np.pad(content, (0, int(lengths.max()) - len(content))))
@@ -97,7 +97,7 @@ def row_gatherer(strategy: tf.distribute.Strategy) -> Callable[[Any], Any]:
 
 
 def place(text: str) -> tuple[int, int]:
-    """Return the number of workers and the rank that TF_CONFIG names; (1, 0) without it."""
+    """Return the number of workers and this worker's rank from TF_CONFIG; (1, 0) if it is empty."""
     if not text:
         return 1, 0
     try:

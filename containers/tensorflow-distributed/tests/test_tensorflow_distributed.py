@@ -46,7 +46,7 @@ def test_missing_data_end_the_program_with_one_message(host):
     assert (ended.rc, errors(ended)) == (65, ["error: /nonexistent: no such file or folder on this node"])
 
 
-def test_wrong_cluster_is_refused(host):
+def test_invalid_tf_config_is_refused(host):
     ended = train(host, "", environment="TF_CONFIG={}")
     assert ended.rc == 78
     assert errors(ended) == ["error: TF_CONFIG is not a cluster of workers with a task: {}"]

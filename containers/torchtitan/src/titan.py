@@ -27,7 +27,7 @@ from training.torch_saving import FullySharded, Sharded
 
 
 class TitanLlama(FullySharded):
-    """Workload with torchtitan's model, sharded by its FSDP, tensor and activation checkpointing settings."""
+    """Workload with torchtitan's model, FSDP, tensor parallelism and activation checkpointing."""
 
     program = "torchtitan"
     unit = "tokens"

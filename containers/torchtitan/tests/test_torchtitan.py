@@ -17,12 +17,12 @@ def test_fully_sharded_training_resumes_after_a_rank_is_killed(host):
     assert smoke(host, "--device", "cpu")["result"]["world_size"] == 2
 
 
-def test_tensor_parallel_training_ends(host):
+def test_tensor_parallel_training_succeeds(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--steps", "4", "--tensor-parallel", "2")
     assert (code, lines) == (0, [])
 
 
-def test_sequence_that_torchtitan_cannot_split_is_refused_once(host):
+def test_sequence_length_that_torchtitan_cannot_split_gives_one_message(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--sequence-length", "63")
     assert code == 78
     assert lines == ["error: --sequence-length 63 is not a multiple of 2, 2 x --tensor-parallel"]

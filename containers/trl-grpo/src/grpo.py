@@ -26,7 +26,7 @@ from training.torch_ranks import TorchRanks, connect
 
 
 class Grpo(GRPOTrainer):
-    """Trainer that writes its checkpoints with the checkpointer of all programs, if it has one."""
+    """Trainer of TRL that writes its checkpoints with the shared Checkpointer, if it has one."""
 
     identity: dict[str, str | int]
     checkpointer: Checkpointer | None = None
@@ -60,7 +60,7 @@ class Grpo(GRPOTrainer):
 
 
 class Reporter(TrainerCallback):
-    """Writes rewards to the metrics file, and stops all ranks with a checkpoint after SIGTERM of any."""
+    """Writes rewards to the metrics file, and stops all ranks with a checkpoint if any rank gets SIGTERM."""
 
     def __init__(
         self, options: Namespace, ranks: TorchRanks, stop: StopRequest, traced: Callable[[], None]
@@ -138,7 +138,7 @@ def make_trainer(options: Namespace, ranks: TorchRanks, reporter: Reporter) -> G
     # The trainer ends at once, without an error, if the prompts do not fill a step.
     if len(prompts) < answers // options.generations:
         raise DataError(
-            f"a step takes {answers // options.generations} prompts, the data have {len(prompts)}; "
+            f"a step takes {answers // options.generations} prompts, but the data have {len(prompts)}; "
             "add prompts, or raise --generations"
         )
     model, tokenizer = ranks.together(lambda: load_model(options.model))

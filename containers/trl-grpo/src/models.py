@@ -19,7 +19,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz :"
 
 
 def load_model(folder: Path | None) -> tuple[Any, Any]:
-    """Return the model and tokenizer of a folder, or the tiny ones; raise DataError if they do not fit."""
+    """Return model and tokenizer of a folder, or a tiny pair; raise DataError if they do not fit together."""
     if folder is None:
         return tiny_model()
     if not folder.is_dir():
@@ -31,7 +31,7 @@ def load_model(folder: Path | None) -> tuple[Any, Any]:
         raise DataError(f"{folder}: {str(error).splitlines()[0]}") from error
     if len(tokenizer) > model.config.vocab_size:
         raise DataError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
+            f"{folder}: tokenizer has {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
         )
     return model, tokenizer
 

@@ -42,18 +42,20 @@ def test_reward_rises_and_training_resumes_after_a_rank_is_killed(host):
     assert json.loads(ended.stdout)["result"]["last_reward"] > 0.5
 
 
-def test_own_model_prompts_and_reward_are_used(host):
+def test_model_prompts_and_reward_of_the_user_are_used(host):
     host.check_output("cd %s && timeout 200 %s -c %s", WORKLOAD, PYTHON, MAKE_DATA)
-    # Weights are written for the owner only.
+    # Only the owner can read the weights that save_pretrained writes.
     host.check_output("chmod -R a+rX %s", MODEL)
     own = ("--smoke", "--device", "cpu", "--steps", "2", f"--model {MODEL} --reward {MODEL}/reward.py")
     assert explained_end(host, *own, f"--data {MODEL}/prompts.jsonl") == (0, [])
     code, lines = explained_end(host, *own, f"--data {MODEL}/few.jsonl")
     assert code == 65
-    assert lines == ["error: a step takes 2 prompts, the data have 1; add prompts, or raise --generations"]
+    assert lines == [
+        "error: a step takes 2 prompts, but the data have 1; add prompts, or raise --generations"
+    ]
 
 
-def test_batch_that_the_generations_do_not_divide_is_refused_once(host):
+def test_batch_that_the_generations_do_not_divide_gives_one_message(host):
     code, lines = explained_end(host, "--smoke", "--device", "cpu", "--generations", "3")
     assert code == 78
     assert lines == ["error: --generations 3 must be at least 2 and divide --batch-size 8 x 2 ranks"]

@@ -1,4 +1,4 @@
-"""Checks of the image verl: its settings and libraries; a GPU is needed to train."""
+"""Checks of the image verl: the program prints its settings, and libraries have the locked versions."""
 
 from checks import distributions
 

@@ -1,7 +1,7 @@
-"""Answer requests of OpenAI's API with two servers: one fills the cache of the prompt, one answers.
+"""Answer requests of OpenAI's API with two servers: one fills the prompt's KV cache, one generates tokens.
 
-Standard library only. The prefill server gets the request with one token to generate and returns where its
-cache is; the decode server gets the request with this place and streams the answer.
+Standard library only. The prefill server gets the request with a limit of one token and returns where its
+KV cache is; the decode server gets the request with this location and streams the answer.
 """
 
 import argparse
@@ -28,14 +28,14 @@ _REMOTE = {
 
 
 def for_prefill(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the request that only fills the cache."""
+    """Return the request for the prefill server, which only fills the KV cache."""
     of_answer = ("stream_options", "max_completion_tokens")
     plain = {key: value for key, value in request.items() if key not in of_answer}
     return {**plain, "max_tokens": 1, "stream": False, "kv_transfer_params": dict(_REMOTE)}
 
 
 def for_decode(request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the request with the place of the cache that the prefill server has answered."""
+    """Return the request for the decode server, with the KV cache's location from the prefill answer."""
     return {**request, "kv_transfer_params": answer.get("kv_transfer_params") or {}}
 
 

@@ -1,4 +1,4 @@
-"""Start vLLM as the prefill or the decode part of a server; NIXL transfers the caches between them."""
+"""Start vLLM as a prefill or decode server; NIXL transfers KV caches from prefill to decode servers."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-# vLLM's names of the parts: the producer of caches and their consumer.
+# vLLM's names of the roles: a prefill server produces KV caches, a decode server consumes them.
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer", "both": "kv_both"}
 VLLM = "/opt/venv/bin/vllm"
 
@@ -47,7 +47,7 @@ def command(options: argparse.Namespace, more: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     options, more = parse(argv)
-    # The side channel carries the description of caches; each part on a host needs its own port.
+    # The side channel carries descriptions of KV caches; each server on a host needs its own port.
     os.environ.setdefault("VLLM_NIXL_SIDE_CHANNEL_PORT", str(options.port + 1000))
     if options.address:
         os.environ["VLLM_NIXL_SIDE_CHANNEL_HOST"] = options.address

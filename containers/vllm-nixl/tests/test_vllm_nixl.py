@@ -1,4 +1,4 @@
-"""Checks of the image vllm-nixl: programs, libraries and NIXL's transports; a GPU is needed to serve."""
+"""Checks of the image vllm-nixl: programs, locked versions of libraries, and NIXL's plugin for libfabric."""
 
 import pytest
 from checks import distributions

@@ -68,6 +68,7 @@ def push_by_us(image: str, server: DockerRegistry, folder: Path, watch: Stopwatc
             image_id=found["Id"],
             diff_ids=found["RootFS"]["Layers"],
             store=store,
+            storage=engine.storage,
         )
 
     def connect() -> Registry:

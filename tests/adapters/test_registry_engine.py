@@ -1,6 +1,7 @@
 """The Docker engine pushes to the rehearsal's registry and pulls from it, also what the builder pushed."""
 
 import io
+import os
 import subprocess
 import tarfile
 import uuid
@@ -93,6 +94,25 @@ def test_engine_pushes_and_pulls(engine: Engine, image: str, tmp_path: Path) -> 
             assert f"digest: {client.find_manifest('theirs', '1')}" in pushed
         assert image_id(name) == docker("inspect", "--format", "{{.Id}}", image)
         docker("rmi", name)
+
+
+def test_layers_from_the_storage_of_the_engine_equal_those_of_its_export(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    if engine.storage is None or not os.access(engine.storage.root, os.R_OK | os.X_OK):
+        pytest.skip("the storage of the engine is readable only for root, with the driver overlay2")
+    found = engine.inspect_image(image)
+    assert found is not None
+    chosen = {"image_id": found["Id"], "diff_ids": found["RootFS"]["Layers"]}
+    exported = collect(lambda: engine.export(image), store=BlobStore(tmp_path / "export"), **chosen)
+    read = collect(
+        lambda: pytest.fail("unexpected export"),
+        store=BlobStore(tmp_path / "read"),
+        storage=engine.storage,
+        **chosen,
+    )
+    assert read[0] == exported[0]
+    assert [layer.digest for layer in read[1]] == [layer.digest for layer in exported[1]]
 
 
 def test_engine_pulls_an_image_that_the_builder_pushed(engine: Engine, image: str, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from builder.values import dataclass
 if TYPE_CHECKING:
     from docker import APIClient
 
+    from builder.adapters.engine.storage import Storage
+
 LAYERS = "factory-layers"  # repository of all layers in the engine; the tag is the key
 LEFTOVERS = "factory-leftovers"  # repository of images that are left for `builder clean`
 _BUILT = "factory-built"  # prefix of repositories that have the layers of one checkout
@@ -248,6 +250,17 @@ class Engine:
         An engine with the containerd image store does not, so its images keep the engine's configuration.
         """
         return not any(_CONTAINERD in str(row) for row in self.info().get("DriverStatus") or ())
+
+    @cached_property
+    def storage(self) -> "Storage | None":
+        """The engine's storage if its layers can be read without an export; else None.
+
+        A socket may lead to an engine of another machine; then the storage lacks the layers.
+        """
+        from builder.adapters.engine.storage import DRIVER, Storage
+
+        found = self.info() if self.url.startswith(UNIX) else {}
+        return Storage(Path(found["DockerRootDir"])) if found.get("Driver") == DRIVER else None
 
     def load(self, archive: IO[bytes]) -> None:
         """Create the images of an archive in the format of `docker save`."""

@@ -1,6 +1,6 @@
-"""Read an image export of the engine and add its layers to the blob store.
+"""Add the layers of an image to the blob store, from the engine's storage or from an export of the engine.
 
-Knows the layouts of `docker save`; must not know registries or the engine.
+Knows the layouts of `docker save`; must not know registries or the engine's API.
 """
 
 import gzip
@@ -10,10 +10,11 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import IO
 
+from builder.adapters.engine.storage import Storage, StorageError, chain_ids
 from builder.adapters.registry.blobs import CHUNK, BlobStore, LayerBlob, Readable, sha256
 from builder.errors import BuildError, IntegrityError
 
@@ -49,8 +50,9 @@ def export(
     """
     missing = {diff_id for diff_id in diff_ids if store.find(diff_id) is None}
     documents: dict[str, bytes] = {}
+    chains = dict(zip(chain_ids(diff_ids), diff_ids, strict=True))
     with _read_errors("docker save"), tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
-        for name, diff_id, tar in _layers_of(archive, _chain_ids(diff_ids), documents):
+        for name, diff_id, tar in _layers_of(archive, chains, documents):
             if not diff_id or diff_id in missing:
                 layer = store.add_any(diff_ids, tar, name=name, cancelled=cancelled)
                 missing.discard(layer.diff_id)
@@ -71,10 +73,16 @@ def collect(
     image_id: str,
     diff_ids: Sequence[str],
     store: BlobStore,
+    storage: Storage | None = None,
     ready: Callable[[LayerBlob], None] | None = None,
     cancelled: threading.Event | None = None,
 ) -> tuple[bytes, tuple[LayerBlob, ...]]:
-    """Return config and compressed layers of an image, bottom first; export it only if any are missing."""
+    """Return config and compressed layers of an image, bottom first.
+
+    Layers that the store lacks are read from `storage`; the image is exported only if that is not possible.
+    """
+    if storage is not None:
+        _copy(storage, image_id=image_id, diff_ids=diff_ids, store=store, cancelled=cancelled)
     config = store.config(image_id)
     if config is not None and not _has_layers(config, diff_ids):
         config = None
@@ -85,6 +93,27 @@ def collect(
         store.add_config(image_id, config)
         layers = [store.find(diff_id) for diff_id in diff_ids]
     return config, tuple(layer for layer in layers if layer is not None)
+
+
+def _copy(
+    storage: Storage,
+    *,
+    image_id: str,
+    diff_ids: Sequence[str],
+    store: BlobStore,
+    cancelled: threading.Event | None,
+) -> None:
+    """Add the config and layers that the store lacks; leave out the rest if one cannot be read.
+
+    A layer whose files were changed has another digest. The export then reports the damage.
+    """
+    with suppress(StorageError, IntegrityError):
+        if store.config(image_id) is None:
+            store.add_config(image_id, storage.config(image_id))
+        for i, diff_id in enumerate(diff_ids, start=1):
+            if store.find(diff_id) is None:
+                with storage.open_layer(diff_ids[:i]) as tar:
+                    store.add(diff_id, tar, cancelled=cancelled)
 
 
 def _layers_of(
@@ -113,16 +142,6 @@ def _layers_of(
             )
         elif member.size <= SMALL:
             documents[str(path)] = content.read()
-
-
-def _chain_ids(diff_ids: Sequence[str]) -> dict[str, str]:
-    """Map chain ids to diff ids; a chain id identifies a layer together with all layers below it."""
-    chains: dict[str, str] = {}
-    chain = ""
-    for diff_id in diff_ids:
-        chain = sha256(f"{chain} {diff_id}".encode()) if chain else diff_id
-        chains[chain] = diff_id
-    return chains
 
 
 def _diff_id_of_folder(folder: str, description: bytes | None, chains: Mapping[str, str]) -> str:

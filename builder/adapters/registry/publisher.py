@@ -65,6 +65,7 @@ class _Route:
                 image_id=str(found["Id"]),
                 diff_ids=tuple(found["RootFS"]["Layers"]),
                 store=store,
+                storage=self.engine.storage,
                 cancelled=self.cancelled,
             )
             return push(

@@ -66,7 +66,7 @@ class Leftover:
 
 
 def find_leftovers(context: Context, engine: Engine, limits: Limits, *, is_idle: bool) -> Iterator[Leftover]:
-    """Yield removable items; without `is_idle`, yield no layers and caches, as a run may use them."""
+    """Yield removable items; without `is_idle`, yield no layers and no caches: a run may use them."""
     for run, host in foreign_runs(context.workspace).items():
         folder = context.workspace.scratch / run
         print(

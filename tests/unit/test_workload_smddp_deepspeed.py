@@ -1,4 +1,4 @@
-"""The program smddp-deepspeed without DeepSpeed, and the versions of the packages that it needs."""
+"""Tests of the program smddp-deepspeed that run without DeepSpeed, and of the versions that it pins."""
 
 import re
 import subprocess

@@ -113,7 +113,7 @@ def locate(root: Path, dest: str) -> Path:
         raise EntryError(f"{dest}: not an absolute path without '..'")
     path = root / dest.lstrip("/")
     if path == root:
-        raise EntryError(f"{dest}: the destination is the root itself")
+        raise EntryError(f"{dest}: the destination is the root of the file system")
     if not path.parent.resolve().is_relative_to(root.resolve()):
         raise EntryError(f"{dest}: a symbolic link leads out of {root}")
     return path

@@ -24,7 +24,7 @@ _APPEAR_S = 60.0
 _DENIED = ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
 RETRIES = {"mode": "standard", "total_max_attempts": 8}
 _PATIENT = {"retries": RETRIES, "connect_timeout": 10, "read_timeout": 60}
-# Limits for commands that only read and that work without the AWS account.
+# Retries and timeouts of read-only commands, which go on without AWS if it does not answer.
 _IMPATIENT = {
     "retries": {"mode": "standard", "total_max_attempts": 2},
     "connect_timeout": 3,

@@ -1,4 +1,4 @@
-"""Pre-train ESM-2 with BioNeMo's own program, which gets the numbers of nodes and GPUs from torchrun."""
+"""Pre-train ESM-2 with BioNeMo's own program, with the counts of nodes and GPUs from torchrun."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def arguments(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return the arguments of BioNeMo's program; the user's arguments override torchrun's numbers."""
+    """Return torchrun's counts of nodes and GPUs as BioNeMo's options, then the user's arguments."""
     per_node = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     nodes = max(1, int(environment.get("WORLD_SIZE", "1")) // per_node)
     return ["--num-nodes", str(nodes), "--num-gpus", str(per_node), *argv]

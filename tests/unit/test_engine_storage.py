@@ -7,15 +7,19 @@ import json
 import os
 import random
 import tarfile
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from builder.adapters.engine.client import Engine
 from builder.adapters.engine.storage import Storage, StorageError, chain_ids
 from builder.adapters.registry.blobs import BlobStore, sha256
 from builder.adapters.registry.exports import collect
+from builder.adapters.registry.publisher import compress_layers
 
 CONTENT = random.Random(7).randbytes(3_000_000)
 
@@ -204,3 +208,44 @@ def test_a_config_with_another_digest_is_not_used(image: Layered, tmp_path: Path
     path.write_bytes(b"{}")
     with pytest.raises(StorageError, match="another digest"):
         image.storage.config(image.image_id)
+
+
+class OneImage(Engine):
+    """Engine with a single image in its storage."""
+
+    def __init__(self, image: Layered) -> None:
+        super().__init__("unix:///nonexistent.sock")
+        self._image = image
+        self.__dict__["storage"] = image.storage
+
+    def inspect_image(self, reference: str) -> dict[str, Any] | None:
+        if reference != self._image.image_id:
+            return None
+        return {"Id": self._image.image_id, "RootFS": {"Layers": self._image.diff_ids}}
+
+
+def test_layers_compressed_ahead_are_used_by_a_push(image: Layered, tmp_path: Path) -> None:
+    compress_layers(OneImage(image), image.image_id, tmp_path / "store", threading.Event())
+    config, layers = collect(
+        lambda: pytest.fail("unexpected export"),
+        image_id=image.image_id,
+        diff_ids=image.diff_ids,
+        store=BlobStore(tmp_path / "store"),
+    )
+    assert config == image.config
+    assert [gzip.decompress(layer.path.read_bytes()) for layer in layers] == image.tars
+
+
+def test_compressing_ahead_ignores_missing_images_damage_and_interrupts(
+    image: Layered, tmp_path: Path
+) -> None:
+    engine, interrupted = OneImage(image), threading.Event()
+    compress_layers(engine, "missing", tmp_path / "store", threading.Event())
+    interrupted.set()
+    compress_layers(engine, image.image_id, tmp_path / "store", interrupted)
+    assert BlobStore(tmp_path / "store").find(image.diff_ids[0]) is None
+    image.folders[1][0].joinpath("cache-id").unlink()
+    compress_layers(engine, image.image_id, tmp_path / "store", threading.Event())
+    store = BlobStore(tmp_path / "store")
+    assert store.find(image.diff_ids[0]) is not None
+    assert store.find(image.diff_ids[1]) is None

@@ -48,6 +48,7 @@ class LayerMaker:
         last_layers: Callable[[str], dict[str, dict[str, Any]]],
         rebuild: Collection[str] = (),
         keep_failed: bool = False,
+        on_image: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._run = run
@@ -57,6 +58,7 @@ class LayerMaker:
         self._mirror = mirror
         self._cache = cache
         self._last_layers = last_layers
+        self._on_image = on_image  # called with the image of each layer that this run built
         self._rebuild = frozenset(rebuild)
         self._due: dict[str, str] = {}  # reason by key, of layers that are built although they exist
         self._rebuilt: set[str] = set()
@@ -93,6 +95,8 @@ class LayerMaker:
                 else:
                     outcome = self._ensure(plan, layer, step)
                     self._share(layer)
+                    if outcome.outcome == "built":
+                        self._on_image(outcome.image)
                 end.update(text=outcome.reason, outcome=outcome.outcome, size_bytes=outcome.size_bytes)
             is_reused = outcome.outcome == "reused"
             results.append(outcome if is_reused else dataclasses.replace(outcome, seconds=end["seconds"]))

@@ -21,6 +21,7 @@ from builder.errors import BuildError, IntegrityError
 SMALL = 4 << 20  # size limit of image configs and manifests
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_COPYING = threading.Lock()
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def collect(
     Layers that the store lacks are read from `storage`; the image is exported only if that is not possible.
     """
     if storage is not None:
-        _copy(storage, image_id=image_id, diff_ids=diff_ids, store=store, cancelled=cancelled)
+        copy(storage, image_id=image_id, diff_ids=diff_ids, store=store, cancelled=cancelled)
     config = store.config(image_id)
     if config is not None and not _has_layers(config, diff_ids):
         config = None
@@ -95,13 +96,13 @@ def collect(
     return config, tuple(layer for layer in layers if layer is not None)
 
 
-def _copy(
+def copy(
     storage: Storage,
     *,
     image_id: str,
     diff_ids: Sequence[str],
     store: BlobStore,
-    cancelled: threading.Event | None,
+    cancelled: threading.Event | None = None,
 ) -> None:
     """Add the config and layers that the store lacks; leave out the rest if one cannot be read.
 
@@ -111,9 +112,10 @@ def _copy(
         if store.config(image_id) is None:
             store.add_config(image_id, storage.config(image_id))
         for i, diff_id in enumerate(diff_ids, start=1):
-            if store.find(diff_id) is None:
-                with storage.open_layer(diff_ids[:i]) as tar:
-                    store.add(diff_id, tar, cancelled=cancelled)
+            with _COPYING:  # else two targets could compress a layer that both have
+                if store.find(diff_id) is None:
+                    with storage.open_layer(diff_ids[:i]) as tar:
+                        store.add(diff_id, tar, cancelled=cancelled)
 
 
 def _layers_of(

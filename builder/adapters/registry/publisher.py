@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ from builder.adapters.host.network import Network
 from builder.adapters.registry.api import Login, find_credentials
 from builder.adapters.registry.blobs import DIGEST, BlobStore
 from builder.adapters.registry.client import Registry, push
-from builder.adapters.registry.exports import collect
-from builder.errors import BuildError, IntegrityError, PublishError
+from builder.adapters.registry.exports import collect, copy
+from builder.errors import BuildError, FactoryError, IntegrityError, PublishError
 from builder.events import OnBytes, ignore_bytes
 from builder.marks import KEY_LABEL
 from builder.model import Artifact, Plan, Publication
@@ -76,6 +77,26 @@ class _Route:
                 tags=tags,
                 mount_from=[name for name in mount_from if name != repository],
                 on_bytes=on_bytes,
+            )
+
+
+def compress_layers(engine: Engine, image: str, blobs: Path, cancelled: threading.Event) -> None:
+    """Compress the layers of an image that a later push needs, if they can be read without an export.
+
+    Ignores errors: the push compresses what is missing and reports its errors.
+    """
+    with suppress(FactoryError, OSError):
+        found = engine.inspect_image(image)
+        if found is None or engine.storage is None:
+            return
+        store = BlobStore(blobs)
+        with store.in_use():
+            copy(
+                engine.storage,
+                image_id=str(found["Id"]),
+                diff_ids=tuple(found["RootFS"]["Layers"]),
+                store=store,
+                cancelled=cancelled,
             )
 
 

@@ -2,11 +2,12 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from builder.adapters.container.checker import ImageChecker
 from builder.adapters.container.maker import LayerMaker, sweep
 from builder.adapters.engine.client import Engine, load_sdk
-from builder.adapters.registry.publisher import RegistryCache
+from builder.adapters.registry.publisher import RegistryCache, compress_layers
 from builder.app.context import Context
 from builder.app.lanes.lane import Work
 from builder.app.mirrors import site_network
@@ -22,6 +23,8 @@ class ContainerWork:
         load_sdk()
         self._engine = engine
         self._run = work.run
+        self._blobs = context.blobs
+        self._background = ThreadPoolExecutor(max_workers=1)
         self._maker = LayerMaker(
             engine=engine,
             run=work.run,
@@ -33,6 +36,7 @@ class ContainerWork:
             last_layers=work.ledger.last_layers,
             rebuild=work.request.rebuild,
             keep_failed=work.request.keep_failed,
+            on_image=self._compress if search.publisher else lambda _: None,
         )
         self.tools = Tools(
             finder=search.finder,
@@ -51,12 +55,17 @@ class ContainerWork:
             events=work.events,
         )
 
+    def _compress(self, image: str) -> None:
+        """Compress the layers of an image in the background, while later layers are built."""
+        self._background.submit(compress_layers, self._engine, image, self._blobs, self._run.cancelled)
+
     def stop(self) -> None:
         """Remove the run's partial images and its containers, except containers kept after a failure."""
         sweep(self._engine, self._run.name, kept=self._maker.failed.containers)
 
     def end(self) -> None:
         """Remove the run's containers; if the engine does not answer, leave this cleanup to the next run."""
+        self._background.shutdown(wait=True, cancel_futures=True)
         self._maker.close()
         try:
             self.stop()

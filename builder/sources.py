@@ -63,7 +63,7 @@ def require_folders(root: Path) -> None:
             raise CatalogError([f"{folder}: is a loop of symbolic links"], hint=f"rm {folder}") from error
         if root.resolve().is_relative_to(target):
             raise CatalogError(
-                [f"{folder}: is a symbolic link to {folder.readlink()}, a folder around the repository"],
+                [f"{folder}: is a symbolic link to {folder.readlink()}, which contains the repository"],
                 hint=f"rm {folder}",
             )
 

@@ -170,7 +170,7 @@ def open_machine(
             run=run, root=root, events=events, engine=engine, container=container, applier=applier
         )
         if plan.capabilities["has_systemd"]:
-            # In an image of the user, a service may need features that a container lacks, hence `degraded`.
+            # Services of a user's image may fail because a container lacks features: accept `degraded`.
             opened.wait_until_booted("running", *(("degraded",) if given else ()))
         yield opened
         _keep_packages(setup, mirror)

@@ -119,7 +119,8 @@ class TokenBatches:
         # Neighbouring sequences share a token: the last target of the first is the first input of the second.
         self._ends = np.cumsum([max(0, len(file.tokens) - 1) // length for file in files])
         if not self._ends[-1]:
-            raise DataError(f"{files[0].name}: fewer than the {length + 1} tokens of one sequence")
+            names = ", ".join(file.name for file in files[:3]) + (", …" if files[3:] else "")
+            raise DataError(f"{names}: fewer than the {length + 1} tokens of one sequence")
         self._cursor = Cursor(total=int(self._ends[-1]), seed=seed, shard=shard)
 
     def take(self) -> NDArray[np.int64]:

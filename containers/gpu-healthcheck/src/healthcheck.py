@@ -193,7 +193,7 @@ def bandwidth_check(expected: Mapping[str, float]) -> Check:
 
 
 def verdict(checks: Sequence[Check], fail_on: str) -> str:
-    """Return the severest action of the failed checks, "not a GPU machine", or "" for a healthy machine."""
+    """Return the severest action of failures from `fail_on` up, "not a GPU machine", or "" for neither."""
     failed = [check.severity for check in checks if check.outcome == FAILED]
     severe = [name for name in failed if SEVERITIES.index(name) >= SEVERITIES.index(fail_on)]
     if severe:

@@ -91,7 +91,7 @@ class JaxLlama:
         return done()
 
     def load(self, folder: Path) -> None:
-        """Read the parts that the devices of this process hold."""
+        """Load a checkpoint; of each array, only the parts on the devices of this process."""
         leaves = [
             array_files.read(folder / LEAF.format(number=number), leaf.shape, leaf.dtype)
             for number, leaf in enumerate(jax.tree.leaves(self._state))

@@ -117,6 +117,21 @@ def changes_of(value: Any) -> list[Any]:
     return [*([other for other in value if other != one] for one in value), [*value, 99]]
 
 
+@pytest.mark.parametrize("installer", ["1.43.2", "1.51.0"])
+def test_libfabric_of_the_installer_matches_the_facts(tmp_path: Path, installer: str) -> None:
+    facts = facts_of("libfabric", efa.bundle(installer)["libfabric"].partition("amzn")[0])
+    site = Records(folder=tmp_path / "site", pins={})
+    site.folder.mkdir()
+    efa.make_userland(site, installer)
+    folder = "/opt/amazon/efa/lib"
+    assert Fact("links", (f"{folder}/{facts['soname']}", facts["file"])) in site.facts
+    library = tmp_path / "library"
+    library.write_bytes(site.contents[f"{folder}/{facts['file']}"])
+    described = output_of("readelf", "--wide", "--dynamic", "--version-info", library)
+    assert f"Library soname: [{facts['soname']}]" in described
+    assert re.search(rf"Name: {re.escape(facts['node'])}\b", described)
+
+
 def output_of(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -124,3 +124,20 @@ def test_a_failed_play_changes_no_file_and_keeps_its_exit_code(
     assert play(files, "print(sys.argv[1:]); sys.exit(3)", "a", "b") == 3
     assert capsys.readouterr().out == "['a', 'b']\n"
     assert {path: path.lstat().st_mtime_ns for path in files.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("end", "code"), [("3", 3), ("None", 0), ("'no such role'", 1)])
+def test_the_process_ends_with_the_exit_code_and_output_of_the_play(
+    end: str, code: int, tmp_path: Path
+) -> None:
+    launcher = tmp_path / "launch.py"
+    launcher.write_text(f"import sys; print(sys.argv[1:]); sys.exit({end})\n")
+    program = f"""
+import sys; sys.path.insert(0, {str(Path(layer_files.__file__).parent)!r}); import layer_files
+layer_files.entries = lambda root: ()
+layer_files.run("play", "{EPOCH}", {str(launcher)!r}, "a", "b")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == ("no such role\n" if code == 1 else "")
+    assert done.stdout.startswith("['a', 'b']\n")

@@ -30,9 +30,12 @@ _LAYER_FILES = f"{MOUNT}/layer_files.py"
 LAYER_FILES = Bind(source=layer_files.__file__, target=_LAYER_FILES)
 _PARSED_SETTINGS = Bind(source=parsed_settings.__file__, target=runtime.PARSED_SETTINGS)
 _LOCAL_MODULES = Bind(source=local_modules.__file__, target=f"{MOUNT}/local_modules.py")
-# Launcher code that makes Ansible start and run modules faster in a container.
-_FASTER = parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target) + local_modules.INSTALL.format(
-    path=_LOCAL_MODULES.target
+# Launcher code that makes Ansible start and run modules faster in a container. A play leaves little garbage:
+# without the threshold, the garbage collector takes a tenth of the start.
+_FASTER = (
+    "import gc; gc.set_threshold(200_000, 50, 50)\n"
+    + parsed_settings.INSTALL.format(path=_PARSED_SETTINGS.target)
+    + local_modules.INSTALL.format(path=_LOCAL_MODULES.target)
 )
 
 

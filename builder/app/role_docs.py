@@ -47,6 +47,7 @@ What proves that a role works with the real software:
 | real | applied by hand to these releases of the real software, on this date |
 | facts | stand-in, role and checks are compared with a table of facts about real releases |
 | stand-in | only the stand-in, for this reason |
+| lint | no test applies the role, for this reason |
 
 """
 
@@ -62,7 +63,7 @@ def write(context: Context) -> Path:
 
 
 def proofs(root: Path) -> dict[str, str]:
-    """Describe how each role that is tested with stand-ins was compared with the real software."""
+    """Describe how each role that tests do not apply to the real software was compared with it."""
     entries = tomllib.loads((root / PROOFS).read_text(encoding="utf-8"))
     return {name: "; ".join(_proof(entry)) for name, entry in entries.items()}
 
@@ -74,6 +75,8 @@ def _proof(entry: Mapping[str, Any]) -> Iterator[str]:
         yield "facts"
     if "stand_in" in entry:
         yield f"stand-in: {entry['stand_in']}"
+    if "lint" in entry:
+        yield f"lint: {entry['lint']}"
 
 
 def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> str:
@@ -84,11 +87,10 @@ def render(loaded: Catalog, platforms: Scenarios, known: Mapping[str, str]) -> s
     lines = [f"| role | layer | kinds | proof | {head} |", "|---" * (len(columns) + 4) + "|"]
     for name in closure(loaded, loaded.components):
         component = loaded.components[name]
-        words = " | ".join(levels.get((name, system, arch), LINTED) for system, arch in columns)
-        is_real = all(levels.get((name, system, arch)) != STANDINS for system, arch in columns)
-        proof = "every run" if is_real else known[name]
+        words = [levels.get((name, system, arch), LINTED) for system, arch in columns]
+        proof = "every run" if REAL in words and STANDINS not in words else known[name]
         kinds = ", ".join(component.kinds)
-        lines.append(f"| `{name}` | {component.layer} | {kinds} | {proof} | {words} |")
+        lines.append(f"| `{name}` | {component.layer} | {kinds} | {proof} | {' | '.join(words)} |")
     return HEAD + "\n".join(lines) + "\n\n" + _scenario_list(platforms)
 
 

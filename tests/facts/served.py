@@ -98,6 +98,24 @@ class Records(Site):
     def rpm_repository(self, url: str, rpms: Sequence[Path], key: str = "") -> None:
         self.urls += [url, *([key] if key else [])]
 
+    def add_base(self, files: Mapping[str, Content | Path]) -> None:
+        """Record the files of a base image; a path as content is the target of a link."""
+        links = {path: str(target) for path, target in files.items() if isinstance(target, Path)}
+        contents = {
+            path: mode_and_bytes(content)[1]
+            for path, content in files.items()
+            if not isinstance(content, Path)
+        }
+        self.facts |= {Fact("links", link) for link in links.items()}
+        self.facts |= {Fact("files", (path,)) for path in contents}
+        self.facts |= {
+            Fact("contents", (path, line))
+            for path, data in contents.items()
+            if path.endswith(".txt")
+            for line in _lines(data.decode())
+        }
+        self.contents |= contents
+
     def texts(self) -> Iterator[str]:
         """Yield the contents of all files in the packages except ELF binaries."""
         for data in self.contents.values():
@@ -143,7 +161,10 @@ def records_of(component: str, pins: Mapping[str, str], folder: Path) -> Records
     """Return the records of a component's stand-in with these versions."""
     site = Records(folder=folder / "site", pins=pins)
     site.folder.mkdir(parents=True)
-    importlib.import_module(f"tests.standins.{component}").build(site)
+    module = importlib.import_module(f"tests.standins.{component}")
+    module.build(site)
+    if hasattr(module, "base"):
+        site.add_base(module.base(site))
     return site
 
 

@@ -140,7 +140,7 @@ def test_accepts_an_eks_node_without_changing_it(machine: Machine, site: Site) -
     assert play.roles["eks_node"].changed == []
     assert machine.failures(plan) == []
     # The checks must find changes by later roles.
-    machine.shell("sed -i s/v1.33.5/v1.33.6/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
+    machine.shell("sed -i s/v1.33.13/v1.33.14/ /usr/bin/kubelet; systemctl --quiet enable kubelet")
     found = "\n".join(machine.failures(plan))
     assert "test_kubelet_has_the_version_of_the_base_image" in found
     assert "test_only_nodeadm_units_are_enabled" in found

@@ -8,10 +8,22 @@ from tests.standins.site import Site
 
 REPOSITORY = "https://fsx-lustre-client-repo.s3.amazonaws.com/ubuntu"
 KEY = "https://fsx-lustre-client-repo-public-keys.s3.amazonaws.com/fsx-ubuntu-public-key.asc"
-MODULES = ("lnet", "lustre")
+# Module → its folder below /lib/modules/KERNEL/updates/kernel.
+MODULES = {"lnet": "net/lustre", "lustre": "fs/lustre"}
 # Further kernels for which the vendor has modules.
 OTHERS = ("6.1.0-1-cloud-amd64", "6.8.0-1039-aws")
 PROGRAM = "#!/bin/sh\necho stand-in\n"
+# As in the real package, depmod reads the modules of the running kernel. The first line ends the script in a
+# container, where these modules are not installed and depmod would fail.
+POSTINST = """\
+#!/bin/sh
+[ -d "/lib/modules/$(uname -r)" ] || exit 0
+DEPMOD_DIR="/etc/depmod.d"
+LUSTRE_DEPMOD_FILE="${DEPMOD_DIR}/lustre.conf"
+[ ! -d ${DEPMOD_DIR} ] && { mkdir -p ${DEPMOD_DIR}; }
+[ ! -e ${LUSTRE_DEPMOD_FILE} ] && { echo "search updates/kernel built-in" > ${LUSTRE_DEPMOD_FILE}; }
+depmod -a
+"""
 
 
 def compile_module(name: str, version: str, kernel: str) -> bytes:
@@ -38,9 +50,11 @@ def build(site: Site) -> None:
             site.deb(
                 f"lustre-client-modules-{kernel}",
                 version,
-                {f"{folder}/{name}.ko": compile_module(name, version, kernel) for name in MODULES},
-                depends=["kmod", f"lustre-client-utils (= {version})"],
-                scripts={"postinst": f"#!/bin/sh\nset -e\ndepmod -a {kernel}\n"},
+                {
+                    f"{folder}/{place}/{name}.ko": compile_module(name, version, kernel)
+                    for name, place in MODULES.items()
+                },
+                scripts={"postinst": POSTINST},
             )
         )
     newest = f"lustre-client-modules-{OTHERS[-1]}"

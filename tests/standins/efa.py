@@ -152,11 +152,7 @@ def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
         site.deb(
             "libfabric-aws-bin",
             has["libfabric"],
-            {
-                "/opt/amazon/efa/bin/fi_info": native.program(
-                    FI_INFO % words, libraries={"libfabric.so.1": fabric}, folder=lib
-                )
-            },
+            {"/opt/amazon/efa/bin/fi_info": native.program(FI_INFO % words, libraries=[fabric], folder=lib)},
             depends=[f"libfabric1-aws (= {has['libfabric']})"],
         ),
         site.deb(
@@ -214,7 +210,6 @@ def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) ->
     folder += "" if numbers(version) >= PLUGIN_IN_LIB else "/x86_64-linux-gnu"
     facts = plugin_facts(has["aws_ofi_nccl"])
     hwloc = native.library("int hwloc_standin(void) { return 0; }\n", soname="libhwloc.so.15")
-    libraries = {"libfabric.so.1": fabric, "libhwloc.so.15": hwloc}
     sources = {
         name: PLUGIN % facts + "".join(INTERFACE % symbol for symbol in symbols(facts, name))
         for name in facts["files"]
@@ -224,7 +219,7 @@ def make_plugin(site: Site, version: str, has: dict[str, str], fabric: bytes) ->
         f"{has['aws_ofi_nccl']}-1",
         {
             **{
-                f"{folder}/{name}": native.library(source, soname=name, libraries=libraries)
+                f"{folder}/{name}": native.library(source, soname=name, libraries=[fabric, hwloc])
                 for name, source in sources.items()
             },
             "/etc/ld.so.conf.d/100_ofinccl.conf": f"{folder}\n",

@@ -38,36 +38,32 @@ REMOVE = """\
 """
 
 
-def library(
-    source: str, *, soname: str, libraries: Mapping[str, bytes] | None = None, nodes: str = ""
-) -> bytes:
-    """Return a shared library that is linked with `libraries` (bytes by file name).
+def library(source: str, *, soname: str, libraries: Sequence[bytes] = (), nodes: str = "") -> bytes:
+    """Return a shared library that is linked with `libraries`, whose SONAMEs it needs.
 
     `nodes` is a version script with the version nodes of its symbols.
     """
     options = ["-shared", "-fPIC", f"-Wl,-soname,{soname}"]
     options += ["-Wl,--version-script,nodes"] if nodes else []
-    return _compile(source, tuple(options), tuple((libraries or {}).items()), nodes)
+    return _compile(source, tuple(options), tuple(libraries), nodes)
 
 
-def program(source: str, *, libraries: Mapping[str, bytes] | None = None, folder: str = "") -> bytes:
+def program(source: str, *, libraries: Sequence[bytes] = (), folder: str = "") -> bytes:
     """Return a program with the library search path `folder`."""
     options = [f"-Wl,-rpath,{folder}"] if folder else []
-    return _compile(source, tuple(options), tuple((libraries or {}).items()))
+    return _compile(source, tuple(options), tuple(libraries))
 
 
 @cache
-def _compile(
-    source: str, options: Sequence[str], libraries: Sequence[tuple[str, bytes]], nodes: str = ""
-) -> bytes:
+def _compile(source: str, options: Sequence[str], libraries: Sequence[bytes], nodes: str = "") -> bytes:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source.c").write_text(source, encoding="utf-8")
         (folder / "nodes").write_text(nodes, encoding="utf-8")
-        for name, content in libraries:
-            (folder / name).write_bytes(content)
+        for number, content in enumerate(libraries):
+            (folder / f"{number}.so").write_bytes(content)
         words = ["-O1", "-s", *options, "-o", "result", "source.c", "-L.", "-Wl,--no-as-needed"]
-        words += [f"-l:{name}" for name, _ in libraries]
+        words += [f"-l:{number}.so" for number in range(len(libraries))]
         run("gcc", *words, cwd=folder)
         return (folder / "result").read_bytes()
 

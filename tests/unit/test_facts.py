@@ -162,9 +162,7 @@ def test_stand_in_for_fi_info_prints_the_path_by_which_it_was_called(tmp_path: P
     _, fabric = efa.make_libfabric("2.4.0")
     (tmp_path / "libfabric.so.1").write_bytes(fabric)
     program = tmp_path / "fi_info"
-    program.write_bytes(
-        efa.native.program(efa.FI_INFO % words, libraries={"libfabric.so.1": fabric}, folder=str(tmp_path))
-    )
+    program.write_bytes(efa.native.program(efa.FI_INFO % words, libraries=[fabric], folder=str(tmp_path)))
     program.chmod(0o755)
     assert output_of(program, "--version").splitlines()[0] == f"{program}: 2.4.0"
 

@@ -1,5 +1,6 @@
 """Former defects of roles with real upstream software: a rule finds each defect if a role has it again."""
 
+import base64
 import re
 import shutil
 import subprocess
@@ -28,6 +29,63 @@ from tests.support.plugin_rules import (
 from tests.support.role_files import evaluated, fails, functions_of, task_of, tasks_of
 
 ROLES = ROOT / "ansible" / "roles"
+
+
+def declares_functions_as_glibc_does(role: Path) -> None:
+    """Refuse other declarations of cospi and sinpi than those of glibc 2.41, which throw no exception."""
+    (entry,) = task_of(role / "tasks/archive.yml", "Write the header with the promises of glibc")["tree"][
+        "entries"
+    ]
+    pattern = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))["cuda_math_pattern"]
+    prefix = "extern __DEVICE_FUNCTIONS_DECL__ __device_builtin__"
+    earlier = [
+        f"{prefix} double cospi(double x);",
+        f"{prefix} float sinpif(float x);",
+        f"{prefix} double rsqrt(double x);",
+    ]
+    header = {"content": base64.b64encode("\n".join(earlier).encode()).decode()}
+    content = expression_in(entry["content"])
+    later = evaluated(content, cuda_math_header=header, cuda_math_pattern=pattern).splitlines()
+    assert later == [
+        f"{prefix} double cospi(double x) __THROW;",
+        f"{prefix} float sinpif(float x) __THROW;",
+        earlier[2],
+    ]
+
+
+def declares_only_functions_that_glibc_declares(role: Path) -> None:
+    """Refuse another header than the toolkit's with a glibc that does not declare cospi and sinpi."""
+    variables = yaml.safe_load((role / "vars/main.yml").read_text(encoding="utf-8"))
+    links = task_of(role / "tasks/archive.yml", "Link the headers to /usr/local/cuda")
+    listed = ["/usr/include/crt", "/usr/include/crt/math_functions.h", "/usr/include/crt/sm.h", "/usr/lib/x"]
+    for line, is_linked in (
+        ("__MATHCALL (cospi,, (_Mdouble_ __x));", False),
+        ("__MATHCALL (cos,, (x));", True),
+    ):
+        header = {"content": base64.b64encode(line.encode()).decode()}
+        in_glibc = evaluated(expression_in(variables["cuda_math_in_glibc"]), cuda_glibc_math=header)
+        assert in_glibc is not is_linked
+        linked = evaluated(
+            expression_in(links["vars"]["cuda_headers"]),
+            cuda_listed={"stdout_lines": listed},
+            cuda_math=variables["cuda_math"],
+            cuda_math_in_glibc=in_glibc,
+        )
+        assert sorted(linked) == listed[1 if is_linked else 2 : 3]
+    write = task_of(role / "tasks/archive.yml", "Declare the mathematical functions as glibc does")
+    assert write["when"] == "cuda_math_in_glibc"
+
+
+def expression_in(text: str) -> str:
+    return text.strip().removeprefix("{{").removesuffix("}}")
+
+
+def copies_a_source_tree_once(role: Path) -> None:
+    """Refuse a second copy of a source tree whose commit is recorded; the record is the last task."""
+    (included,) = [task for task in tasks_of(role / "tasks/main.yml") if "install.yml" in str(task)]
+    assert included["when"] == "upstream_source_recorded.rc != 0"
+    *_, last = tasks_of(role / "tasks/install.yml")
+    assert [entry["dest"] for entry in last["tree"]["entries"]] == ["{{ upstream_source_record }}"]
 
 
 def links_no_folder_of_the_system(role: Path) -> None:
@@ -191,6 +249,30 @@ DEFECTS: Mapping[str, tuple[Callable[[Path], None], str, str, str]] = {
         "cuda/tasks/archive.yml",
         "- {dest: /usr/local/cuda/bin, state: link, target: /usr/bin}",
         "- {dest: /usr/local/cuda/include, state: link, target: /usr/include}",
+    ),
+    "copy at each run": (
+        copies_a_source_tree_once,
+        "upstream_source/tasks/main.yml",
+        "  when: upstream_source_recorded.rc != 0",
+        "  when: true",
+    ),
+    "promise of exceptions": (
+        declares_functions_as_glibc_does,
+        "cuda/tasks/archive.yml",
+        "__THROW",
+        "",
+    ),
+    "promise for rsqrt": (
+        declares_functions_as_glibc_does,
+        "cuda/vars/main.yml",
+        "(?:cospi|sinpi)",
+        "(?:cospi|sinpi|rsqrt)",
+    ),
+    "promise of an older glibc": (
+        declares_only_functions_that_glibc_declares,
+        "cuda/tasks/archive.yml",
+        "  when: cuda_math_in_glibc",
+        "  when: true",
     ),
     "name of fi_info": (
         reads_the_version_that_fi_info_prints,

@@ -16,7 +16,7 @@ AMI_TOOLS = $(if $(filter aws,$(SITE)),setup,engine)
 # One more than the processors, because many tests wait; at most 8, because each worker builds its own base image.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 
-.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries images launch fuzz check bench lock clean $(LINTERS)
+.PHONY: help setup engine demo ami fmt lint type unit tools test molecule boundaries images launch upstream fuzz check bench lock clean $(LINTERS)
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,12 +59,13 @@ tools: engine ## install programs that tests need: registry, Packer, package bui
 	$(RUN) scripts/ensure-engine docker-registry packer ssh-keygen:openssh-client gpg:gnupg gpgv:gnupg zsh fish \
 	    rpmbuild:rpm createrepo_c:createrepo-c
 
-test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `images`, `launch`, `fuzz`
+test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `images`, `launch`, `upstream`, `fuzz`
 	$(RUN) pytest --collect-only -q >/dev/null & $(MAKE) --no-print-directory --jobs=2 --output-sync lint type; wait  # collecting compiles the tests once for all workers
-	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not fuzz"
+	$(RUN) pytest -n $(WORKERS) -m "not roles and not boundaries and not launch and not upstream and not fuzz"
 molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
 boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests -m boundaries ## kill and break builds at every call and every task (an hour)
 images: engine ; $(RUN) python scripts/images.py $(if $(REPRODUCE),--reproduce) $(ONLY) ## build and check all container images (hours); ONLY="T T@FLAVOUR", REPRODUCE=1: twice, and compare
+upstream: tools ; $(RUN) pytest tests/upstream -m upstream ## build the real software of upstreams on Debian 13 (half an hour)
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 
@@ -72,8 +73,7 @@ launch: tools ## run launch files on a Slurm cluster, and monitoring with the re
 	$(RUN) scripts/ensure-engine promtool:prometheus amtool:prometheus-alertmanager sqfstar:squashfs-tools kubectl:kubernetes-client && $(RUN) pytest tests -m launch
 bench: engine ; $(RUN) python -m bench ## compare build times with Packer and a Dockerfile
 lock: setup ; $(RUN) scripts/lock ## update requirements.lock of the factory
-clean: ## delete out/ and tool caches; `builder clean` cleans the engine
-	rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ; rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis ## delete out/ and tool caches
 
 %: catalog/targets/%.toml engine ## build a target of the catalog by name
 	$(RUN) builder build $@ --site $(SITE)

@@ -79,7 +79,7 @@ RESERVED_TARGETS = _RESERVED | {
     *("ami", "bench", "boundaries", "check", "clean", "demo", "engine", "fmt", "fuzz", "help", "images"),
     *("lint", "lint-dockerfiles", "lint-imports", "lint-packer", "lint-python"),
     *("lint-roles", "lint-scripts", "lint-yaml"),
-    *("launch", "lock", "molecule", "setup", "test", "tools", "type", "unit"),
+    *("launch", "lock", "molecule", "setup", "test", "tools", "type", "unit", "upstream"),
 }
 
 

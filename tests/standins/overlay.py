@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from builder import catalog, lock
@@ -31,6 +31,8 @@ from tests.standins.site import Site
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDINS = ROOT / "tests" / "standins"
+# Writes the files that the vendor of a component serves.
+Builder = Callable[[Site, str], None]
 _LINKED = ("ansible", "containers", "packer")
 
 
@@ -52,9 +54,9 @@ def build_standin(site: Site, name: str) -> None:
         site.base |= module.base(site) if hasattr(module, "base") else {}
 
 
-def plan_of(request: RoleRequest, site: Site | None) -> Plan:
+def plan_of(request: RoleRequest, site: Site | None, *, build: Builder = build_standin) -> Plan:
     """Return the plan of the roles; the lock is that of the site, or of the catalog if `site` is None."""
-    return role_plan(Context(lay_out(request, site) if site else ROOT), request)
+    return role_plan(Context(lay_out(request, site, build=build) if site else ROOT), request)
 
 
 def root_of(site: Site | None) -> Path:
@@ -62,7 +64,7 @@ def root_of(site: Site | None) -> Path:
     return site.folder.parent / "repository" if site else ROOT
 
 
-def lay_out(request: RoleRequest, site: Site) -> Path:
+def lay_out(request: RoleRequest, site: Site, *, build: Builder = build_standin) -> Path:
     """Build the stand-ins of the roles; return the path of a new repository that downloads from the site."""
     root = root_of(site)
     shutil.rmtree(root, ignore_errors=True)
@@ -74,7 +76,7 @@ def lay_out(request: RoleRequest, site: Site) -> Path:
     if target.default.system == amazon_linux.NAME:
         build_standin(site, "amazon_linux")
     for name in closure(loaded, target.components):
-        build_standin(site, name)
+        build(site, name)
     known = catalog.load(root).stacks[target.default.stack].pins
     pins = {name: version for name, version in site.pins.items() if known.get(name) != version}
     stack = root / "catalog" / "stacks" / f"{target.default.stack}.toml"

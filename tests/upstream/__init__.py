@@ -1,0 +1,1 @@
+"""Builds of real upstream software from git folders that the site file names; run by `make upstream`."""

@@ -3,6 +3,7 @@
 Each `[[since]]` of a table has the facts that change with a release; a later release keeps the others.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,4 +80,5 @@ def _fill(text: str, words: Mapping[str, str]) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.partition("-")[0].split(".")))
+    """Return the numbers in a version; a suffix like -1 or b1720 is left out."""
+    return tuple(int(number) for number in re.findall(r"\d+", re.split(r"[-a-z]", version)[0]))

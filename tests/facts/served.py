@@ -108,12 +108,6 @@ class Records(Site):
         }
         self.facts |= {Fact("links", link) for link in links.items()}
         self.facts |= {Fact("files", (path,)) for path in contents}
-        self.facts |= {
-            Fact("contents", (path, line))
-            for path, data in contents.items()
-            if path.endswith(".txt")
-            for line in _lines(data.decode())
-        }
         self.contents |= contents
 
     def texts(self) -> Iterator[str]:
@@ -174,6 +168,8 @@ def facts_served(site: Records, commands: Iterable[str]) -> set[Fact]:
     for path, data in site.contents.items():
         if _is_library(path, data):
             found |= _library_facts(Path(path).name, data)
+        if path.endswith((".txt", "_VERSION")):
+            found |= {Fact("contents", (path, line)) for line in _lines(data.decode())}
         if path.endswith((".service", ".path")):
             found |= {Fact("lines", (path, line)) for line in _lines(data.decode())}
     with tempfile.TemporaryDirectory() as name:

@@ -24,6 +24,16 @@ RestartSec=60s
 WantedBy=multi-user.target
 """
 
+PREINST = """\
+#!/bin/sh
+if ! grep "^cwagent:" /etc/group >/dev/null 2>&1; then
+    groupadd -r cwagent >/dev/null 2>&1
+fi
+if ! id cwagent >/dev/null 2>&1; then
+    useradd -r -M cwagent -d /home/cwagent -g cwagent -s /usr/sbin/nologin >/dev/null 2>&1
+fi
+"""
+
 
 def build(site: Site) -> None:
     version = site.pin("cloudwatch_agent")
@@ -35,8 +45,19 @@ def build(site: Site) -> None:
         f"{FOLDER}/etc/common-config.toml": "# Stand-in.\n",
         "/etc/systemd/system/amazon-cloudwatch-agent.service": UNIT,
     }
-    deb = site.deb("amazon-cloudwatch-agent", f"{version}-1", files)
-    rpm = site.rpm("amazon-cloudwatch-agent", f"{version}-1", files)
+    links = {
+        "/usr/bin/amazon-cloudwatch-agent-ctl": f"{FOLDER}/bin/amazon-cloudwatch-agent-ctl",
+        "/etc/amazon/amazon-cloudwatch-agent": f"{FOLDER}/etc",
+    }
+    deb = site.deb(
+        "amazon-cloudwatch-agent",
+        f"{version}-1",
+        files,
+        depends=["libc6"],
+        scripts={"preinst": PREINST},
+        links=links,
+    )
+    rpm = site.rpm("amazon-cloudwatch-agent", f"{version}-1", files, links=links)
     for package, folder in ((deb, "debian"), (rpm, "amazon_linux")):
         url = f"{BUCKET}/{folder}/amd64/{version}/amazon-cloudwatch-agent{package.suffix}"
         site.sign(shutil.copy(package, site.url_file(url)))

@@ -15,7 +15,6 @@ UNIT = """\
 [Unit]
 Description=amazon-ssm-agent
 After=network-online.target
-Wants=network-online.target
 
 [Service]
 Type=simple
@@ -23,10 +22,25 @@ WorkingDirectory=/usr/bin/
 ExecStart=/usr/bin/amazon-ssm-agent
 KillMode=process
 Restart=always
-RestartSec=15min
+RestartPreventExitStatus=194
+RestartSec=90
 
 [Install]
 WantedBy=multi-user.target
+"""
+
+POSTINST = """\
+#!/bin/bash
+echo "Starting agent"
+if [ $(cat /proc/1/comm) = init ]
+then
+    start amazon-ssm-agent || true
+elif [ $(cat /proc/1/comm) = systemd ]
+then
+    systemctl enable amazon-ssm-agent
+    systemctl start amazon-ssm-agent
+    systemctl daemon-reload
+fi
 """
 
 
@@ -34,11 +48,20 @@ def build(site: Site) -> None:
     version = site.pin("ssm_agent")
     files = {
         "/usr/bin/amazon-ssm-agent": PROGRAM % version,
+        "/usr/bin/ssm-agent-worker": PROGRAM % version,
+        "/usr/bin/ssm-cli": PROGRAM % version,
         "/usr/bin/ssm-document-worker": PROGRAM % version,
+        "/usr/bin/ssm-session-logger": PROGRAM % version,
+        "/usr/bin/ssm-session-worker": PROGRAM % version,
         "/etc/amazon/ssm/amazon-ssm-agent.json.template": "{}\n",
+        "/etc/amazon/ssm/seelog.xml.template": "<seelog/>\n",
     }
     deb = site.deb(
-        "amazon-ssm-agent", f"{version}-1", {**files, "/lib/systemd/system/amazon-ssm-agent.service": UNIT}
+        "amazon-ssm-agent",
+        f"{version}-1",
+        {**files, "/lib/systemd/system/amazon-ssm-agent.service": UNIT},
+        depends=["libc6"],
+        scripts={"postinst": POSTINST},
     )
     rpm = site.rpm(
         "amazon-ssm-agent", f"{version}-1", {**files, "/etc/systemd/system/amazon-ssm-agent.service": UNIT}

@@ -26,7 +26,7 @@ def test_control_program_is_executable(host):
 
 def test_configuration_matches_the_settings(host, expected):
     wanted = expected.variables["cloudwatch_agent_settings"]
-    file = host.file(f"{FOLDER}/etc/amazon-cloudwatch-agent.json")
+    file = host.file("/opt/aws/amazon-cloudwatch-agent/etc/amazon-cloudwatch-agent.json")
     assert (json.loads(file.content_string) if file.exists else {}) == wanted
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PATHS = (
     *("/boot", "/dev", "/etc/apt", "/etc/cdi", "/etc/docker", "/etc/fstab", "/etc/ld.so", "/etc/os-release"),
     *("/etc/modules-load.d", "/etc/pip", "/etc/profile", "/etc/udev/rules.d", "/etc/yum.repos.d", "/proc"),
+    "/etc/skel",
     *("/lib/modules", "/usr/bin/python3", "/usr/include", "/usr/lib/dkms", "/usr/lib/modules", "/usr/local"),
     *("/usr/sbin", "/usr/src", "/usr/systemd", "/var/lib/dkms", "/var/lib/shim-signed", "/var/run/cdi"),
 )

@@ -48,6 +48,9 @@ class Records(Site):
         self.facts |= {Fact("folders", (url.rpartition("/")[2], name)) for name in names}
         return self.write(url, "")
 
+    def zip(self, url: str, files: Mapping[str, Content]) -> Path:
+        return self.tar(url, files)
+
     def git(self, url: str, ref: str, files: Mapping[str, Content]) -> str:
         self._add_sources(files)
         self.urls.append(f"{url} {ref}")

@@ -28,19 +28,20 @@ while [ $# -gt 0 ]; do
         -u|--update) update=yes ;;
         -i|--install-dir) root=$2; shift ;;
         -b|--bin-dir) programs=$2; shift ;;
-        *) echo "install: unknown option $1" >&2; exit 2 ;;
+        *) echo "Got an unexpected argument: $1" >&2; exit 1 ;;
     esac
     shift
 done
 bundle=$(cd "$(dirname "$0")" && pwd)
-version=$("$bundle/dist/aws" --version | cut -d ' ' -f 1 | cut -d / -f 2)
+version=$("$bundle/dist/aws" --version | cut -d ' ' -f 1 | cut -d '/' -f 2)
 here=$root/v2/$version current=$root/v2/current
 if [ -L "$current" ] && [ $update = no ]; then
-    echo "$current already exists: run again with --update" >&2
+    echo "Found preexisting AWS CLI installation: $current." \\
+        "Please rerun install script with --update flag." >&2
     exit 1
 fi
 if [ -d "$here" ]; then
-    echo "$here already exists: nothing to do"
+    echo "Found same AWS CLI version: $here. Skipping install."
     exit 0
 fi
 mkdir -p "$here/bin" "$programs"

@@ -7,6 +7,7 @@ ValueError whose text is the reason, without the path.
 import os
 import stat
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ T = TypeVar("T")
 
 LARGEST = 4 << 20  # bytes
 _DEEPEST = 50  # levels of tables and lists
+_MOST = 1 << 20  # values of a level; a few aliases of YAML can stand for more than memory can hold
 
 
 class UnreadableError(ValueError):
@@ -52,14 +54,16 @@ def read_text(path: Path, *, largest: int = LARGEST) -> str:
 
 
 def parse(text: str, parser: Callable[[str], T]) -> T:
-    """Return the parsed text; raise ValueError if it is invalid or nested too deeply."""
+    """Return the parsed text; raise ValueError if it is invalid or too deep, or has too many values."""
     try:
         document = parser(text)
     except RecursionError as error:
         raise ValueError(f"is nested more than {_DEEPEST} levels deep") from error
     level: list[object] = [document]
     for _ in range(_DEEPEST):
-        level = [inner for outer in level for inner in _parts(outer)]
+        level = list(islice((inner for outer in level for inner in _parts(outer)), _MOST + 1))
+        if len(level) > _MOST:
+            raise ValueError(f"has more than {_MOST} values at one level")
     if level:
         raise ValueError(f"is nested more than {_DEEPEST} levels deep")
     return document

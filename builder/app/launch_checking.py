@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise MissingError(f"no file {path}", hint=_HINT) from error
     except UnreadableError as error:
-        raise MissingError(f"{path}: {error}", hint=f"ls -l {path}") from error
+        raise MissingError(f"{path}: {error}", hint=f"ls -l {shlex.quote(str(path))}") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}", hint=_HINT) from error
 
@@ -97,7 +98,10 @@ def _parse(path: Path, text: str) -> Written:
 
 def _instance(context: Context, path: Path, written: Written, name: str) -> Instance:
     if not name and not written.instances:
-        raise UsageError(f"{path}: names no EC2 type", hint=f"builder launch --check {path} --instance TYPE")
+        raise UsageError(
+            f"{path}: names no EC2 type",
+            hint=f"builder launch --check {shlex.quote(str(path))} --instance TYPE",
+        )
     return find_instance(context, name or written.instances[0].value)
 
 

@@ -1,6 +1,7 @@
 """Runs a built training image on this machine: command line, mounts, user and signal handling."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,7 +53,9 @@ def folders_of(launch: Launch, workspace: Workspace, target: str, given: Mapping
                 hint=f"mounts of {target}: {known}",
             )
         if not folder.is_dir():
-            raise UsageError(f"--mount {name}: no folder {folder}", hint=f"mkdir -p {folder}")
+            raise UsageError(
+                f"--mount {name}: no folder {folder}", hint=f"mkdir -p {shlex.quote(str(folder))}"
+            )
     binds = []
     for name, path in launch.mounts.items():
         folder = given.get(name) or workspace.out / "volumes" / target / name

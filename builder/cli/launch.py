@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from builder.launch.files import KUBERNETES, SLURM
 from builder.launch.job import MOST_NODES, Wish
 from builder.launch.kubernetes import KINDS
 from builder.launch.section import LAUNCHERS
+from builder.reading import shortened
 from builder.screen.text import clean, count
 
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
@@ -147,7 +149,7 @@ def _check(parsed: argparse.Namespace) -> int:
     if given:
         raise UsageError(
             f"--check reads target and launcher from the file: remove {given[0]}",
-            hint=f"builder launch --check {parsed.check}",
+            hint=f"builder launch --check {shlex.quote(str(parsed.check))}",
         )
     checked = check_file(open_context(parsed), parsed.check, parsed.instance or "")
     result = {
@@ -203,7 +205,7 @@ def _processes(text: str) -> int:
 
 def _number(text: str, *, most: int) -> int:
     if not re.fullmatch(r"[1-9]\d{0,4}", text, re.ASCII) or int(text) > most:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {most}, not '{text}'")
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {most}, not {shortened(text)}")
     return int(text)
 
 
@@ -211,6 +213,7 @@ def _mount(text: str) -> tuple[str, str]:
     name, _, folder = text.partition("=")
     if not name or not _FOLDER.fullmatch(folder) or ".." in PurePosixPath(folder).parts:
         raise argparse.ArgumentTypeError(
-            f"must be NAME=FOLDER with an absolute path of letters, digits, '.', '_' and '-', not '{text}'"
+            "must be NAME=FOLDER with an absolute path of letters, digits, '.', '_' and '-',"
+            f" not {shortened(text)}"
         )
     return name, folder

@@ -12,6 +12,7 @@ from builder.app.interrupts import interruptible
 from builder.app.production import clear_dead
 from builder.app.running import Wish, image_of, run_image
 from builder.errors import UsageError
+from builder.reading import shortened
 
 
 def options() -> argparse.ArgumentParser:
@@ -67,8 +68,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _count(text: str) -> str:
-    if not re.fullmatch(r"[1-9]\d{0,3}", text):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to 9999, not '{text}'")
+    if not re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 9999, not {shortened(text)}")
     return text
 
 
@@ -79,5 +80,8 @@ def _gpus(text: str) -> str:
 def _mount(text: str) -> tuple[str, Path]:
     name, found, folder = text.partition("=")
     if not found or not name or not folder:
-        raise argparse.ArgumentTypeError(f"must be NAME=FOLDER, not '{text}'")
-    return name, Path(folder).expanduser().absolute()
+        raise argparse.ArgumentTypeError(f"must be NAME=FOLDER, not {shortened(text)}")
+    try:
+        return name, Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{shortened(folder)}: no such user") from error

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from builder.launch.job import Job, most_processes, noun_of, squashfs_name
+from builder.launch.job import MOST_NODES, Job, most_processes, noun_of, squashfs_name
 from builder.launch.written import Written
+from builder.reading import shortened
 
 WHOLE = "whole file"
 _NOUNS = {
@@ -12,6 +13,8 @@ _NOUNS = {
     "neuron_devices": "Neuron devices",
     "efa": "EFA interfaces",
 }
+# Counts that `docker run --gpus` and a PyTorchJob accept besides numbers.
+_WORDS = ("all", "auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,7 @@ def findings(written: Written, job: Job, image_variables: Mapping[str, str]) -> 
     """Return errors in the image, counts, memory, devices, variables and mounts of a launch file."""
     return [
         *_image(written, job),
+        *_numbers(written, job),
         *_counts(written, job),
         *_memory(written, job),
         *_devices(written, job),
@@ -43,6 +47,28 @@ def _image(written: Written, job: Job) -> Iterator[Finding]:
                 place=item.place,
                 message=f"image {item.value} is not the one of run {job.image.run}",
                 hint=f"use {job.image.name}",
+            )
+
+
+def _numbers(written: Written, job: Job) -> Iterator[Finding]:
+    for name, item in written.counts.items():
+        found = written.count(name)
+        if found is None and item.value not in _WORDS:
+            yield Finding(
+                place=item.place, message=f"{shortened(item.value)} is not a number", hint="write a number"
+            )
+        elif name == "nodes" and found is not None and not (found.is_integer() and 1 <= found <= MOST_NODES):
+            yield Finding(
+                place=item.place,
+                message=f"{found:g} nodes; a job has 1 to {MOST_NODES}",
+                hint="correct the number of nodes",
+            )
+    for name, item in written.counts.items():
+        if name in ("gpus", "processes") and written.count(name) == 0 and job.gpus:
+            yield Finding(
+                place=item.place,
+                message=f"0 {_NOUNS.get(name, name)}; {job.image.target} runs on {noun_of(job.instance)}",
+                hint=f"ask for {job.gpus}",
             )
 
 

@@ -3,6 +3,7 @@
 Pure. Each value has a place: the line of a script, or the path of keys in a YAML or JSON document.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,10 +52,12 @@ class Written:
     programs: list[Item] = field(default_factory=list)  # first words of the commands, without the runner
 
     def count(self, name: str) -> float | None:
+        """Return a count; None if the file does not state it as a finite number."""
         try:
-            return float(self.counts[name].value)
+            found = float(self.counts[name].value)
         except (KeyError, ValueError):
             return None
+        return found if math.isfinite(found) else None
 
     def add_count(self, name: str, value: object, place: str) -> None:
         self.counts.setdefault(name, Item(str(value), place))

@@ -126,6 +126,7 @@ def test_unpacked_programs_and_squashfs_files_have_no_findings(site: Context, ch
         assert code == 0, out + err
 
 
+POD, SET = ("kubernetes", "pytorchjob"), ("kubernetes", "jobset")
 EDITS = [
     # launcher, Kubernetes kind, text, replacement of the text, place of the finding, message of the finding
     ("slurm", "", ":sha256:" + DIGEST, ":latest", "line 23: image ", "is not the one of run"),
@@ -237,6 +238,14 @@ EDITS = [
         ".sharedMemorySize: ",
         "0.0625 GiB of",
     ),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: .inf", ".limits: ", "'inf' is not a number"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: eight", ".limits: ", "'eight' is not a number"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: 0", ".limits: ", "0 GPUs; trainer runs on GPUs"),
+    (*POD, "nprocPerNode: '8'", "nprocPerNode: auto", "", ""),
+    (*SET, "completions: 2", "completions: .nan", ".completions: ", "'nan' is not a number"),
+    (*SET, "completions: 2", "completions: 0", ".completions: ", "0 nodes; a job has 1 to"),
+    (*SET, "completions: 2", f"completions: {'9' * 400}", ".completions: ", "is not a number"),
+    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=0", "line 10: ", "0 GPUs; trainer runs on GPUs"),
     ("batch", "", '"hostPath": "/dev/infiniband/uverbs7"', '"hostPath": "/x"', "", "uverbs7 is missing"),
 ]
 
@@ -290,6 +299,12 @@ def test_findings_of_launch_check_are_printed_as_json(site: Context, check: Chec
     assert json.loads(check(text, "--json")[1])["result"]["findings"] == []
 
 
+# Seven levels of ten aliases each: a short text for ten million values.
+ALIASES = "a0: &a0 [1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "words", "code", "message"),
     [
@@ -297,6 +312,10 @@ def test_findings_of_launch_check_are_printed_as_json(site: Context, check: Chec
         ("a: [1", (), 2, "is not YAML"),
         ("{", (), 2, "Expecting"),
         (b"\xff", (), 2, "is not UTF-8 text"),
+        (ALIASES, (), 2, "has more than 1048576 values at one level"),
+        ("a: &a [*a]\n", (), 2, "is nested more than 50 levels deep"),
+        (f"a: {'9' * 5000}\n", (), 2, "Exceeds the limit"),
+        ("? [a]\n: b\n", (), 2, "is not YAML"),
         ("apiVersion: v1\n", (), 2, "is neither a Kubernetes object nor a job definition"),
         ("apiVersion: v1\nkind: Pod\n", (), 2, "names no image by its digest"),
         ("#!/bin/sh\necho\n", (), 2, "is neither an sbatch file with srun nor a script with docker run"),

@@ -1,9 +1,14 @@
 """Squashfs files of images: contents, start script, equal files for equal images, and failures."""
 
 import io
+import os
+import re
 import subprocess
 import tarfile
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,8 @@ import pytest
 
 from builder.adapters.container.squashfs import rewrite, start_script, write_squashfs
 from builder.adapters.engine.client import Engine
-from builder.adapters.host.workspace import Workspace, open_run
-from builder.errors import MissingError
+from builder.adapters.host.workspace import Run, Workspace, open_run
+from builder.errors import BuildError, MissingError, UsageError
 
 CONFIG = {
     "Env": ["PATH=/opt/venv/bin:/bin", "GREETING=good day"],
@@ -64,19 +69,60 @@ def test_start_script_has_the_labels_and_runs_the_command_of_the_image(tmp_path:
         assert done.stdout == printed
 
 
+class Silent(Engine):
+    """An engine with one image."""
+
+    def inspect_image(self, image: str) -> dict[str, Any]:
+        return {"Config": CONFIG}
+
+    def create(self, *_: Any, **__: Any) -> str:
+        return "container"
+
+    def remove_container(self, container: str) -> None:
+        pass
+
+    @contextmanager
+    def files(self, container: str) -> Iterator[io.BytesIO]:
+        yield a_tar({"bin/true": ""})
+
+
+@pytest.fixture
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("capability absent: a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_file_on_another_file_system_appears_complete_or_not_at_all(
+    run: Run, tmp_path: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    program = tmp_path / "sqfstar"
+    program.write_text(f'#!/bin/sh\nfor path; do :; done\ncat >"$path"\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = other_file_system / "images/x.sqsh"
+    with nullcontext() if code == 0 else pytest.raises(BuildError, match=r"x\.sqsh failed"):
+        write_squashfs(Silent(), run, "image", path)
+    assert [found.name for found in path.parent.iterdir()] == (["x.sqsh"] if code == 0 else [])
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_at_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").touch()
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path}/images")):
+        write_squashfs(Silent(), run, "image", tmp_path / "images/x.sqsh")
+
+
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-
-    class Silent(Engine):
-        def inspect_image(self, image: str) -> dict[str, Any]:
-            return {"Config": CONFIG}
-
-        def create(self, *_: Any, **__: Any) -> str:
-            return "container"
-
-        def remove_container(self, container: str) -> None:
-            pass
-
     with (
         open_run(Workspace(home=tmp_path / "home", out=tmp_path / "out"), "test") as run,
         pytest.raises(MissingError, match="program 'sqfstar' not found"),

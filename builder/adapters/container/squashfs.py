@@ -18,7 +18,7 @@ from typing import IO, Any
 from builder.adapters.engine.client import Engine
 from builder.adapters.host import process
 from builder.adapters.host.workspace import Run
-from builder.errors import BuildError
+from builder.errors import BuildError, UsageError, system_errors
 from builder.marks import RUN_LABEL
 
 _TIMEOUT_S = 3600.0
@@ -34,8 +34,13 @@ _OPTIONS = (
 def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
     """Write the file system of an image to a file, which appears complete or not at all."""
     config: Mapping[str, Any] = (engine.inspect_image(image) or {}).get("Config") or {}
-    run.scratch.mkdir(parents=True, exist_ok=True)
-    pipe, unfinished = run.scratch / "squashfs.pipe", run.scratch / path.name
+    with system_errors(UsageError):
+        for folder in (run.scratch, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        is_near = run.scratch.stat().st_dev == path.parent.stat().st_dev
+    # A file cannot be moved to another file system in one step.
+    unfinished = run.scratch / path.name if is_near else path.with_name(f".{path.name}-{run.name}")
+    pipe = run.scratch / "squashfs.pipe"
     os.mkfifo(pipe)
     container = engine.create(image, command=["true"], network="none", labels={RUN_LABEL: run.name})
     try:
@@ -53,11 +58,11 @@ def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
             if done.code != 0:
                 raise BuildError(f"writing {path.name} failed", hint="df -h", details=done.details)
             sending.result()
+        unfinished.replace(path)
     finally:
         engine.remove_container(container)
         pipe.unlink()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.replace(path)
+        unfinished.unlink(missing_ok=True)
 
 
 def _unblock(pipe: Path) -> None:

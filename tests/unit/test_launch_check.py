@@ -300,9 +300,7 @@ def test_findings_of_launch_check_are_printed_as_json(site: Context, check: Chec
 
 
 # Seven levels of ten aliases each: a short text for ten million values.
-ALIASES = "a0: &a0 [1]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8)
-)
+ALIASES = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8))
 
 
 @pytest.mark.parametrize(

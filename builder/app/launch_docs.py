@@ -13,7 +13,7 @@ from builder.model import Catalog, Launch
 PAGE = Path("docs", "reference", "launch.md")
 RUN, CHECKED, IMPOSSIBLE = "✔", "○", "\u2013"
 # Pairs (target, launcher) whose launch file `make launch` runs.
-RUN_HERE = {("cpu-ddp", "slurm"), ("param-benchmark", "slurm")}
+RUN_HERE = {("cpu-ddp", "slurm"), ("param-benchmark", "slurm"), ("jax", "slurm")}
 _HEAD = f"""\
 # Launch files
 

@@ -70,10 +70,8 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "stacks": ("pins",),
     "targets": ("kind", "components", "flavours"),
 }
-
 # Files that every entry depends on.
 _SHARED = ("layers.toml", "instances.toml")
-
 SHAPES: Mapping[str, Shape] = {
     "components": {
         "summary": (TEXT, True),
@@ -142,6 +140,7 @@ SHAPES: Mapping[str, Shape] = {
         "parameter": (TEXT, False),
         "owner": (TEXT, False),
         "name": (TEXT, False),
+        "tags": (STRINGS, False),
     },
     "downloads": {
         "name": (TEXT, True),

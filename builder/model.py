@@ -102,7 +102,8 @@ class Bootstrap:
 class AmiSource:
     """Source AMI of a system: a public SSM parameter, or an owner and a name pattern (newest match).
 
-    `parameter` and `name` may contain {arch} and {deb_arch}; the lock has the AMI id per region.
+    `parameter` and `name` may contain {arch} and {deb_arch}; the lock has the AMI id per region. Published
+    AMIs of the system get `tags`, for services that compare the tags of an AMI with their own version.
     """
 
     user: str
@@ -110,6 +111,7 @@ class AmiSource:
     parameter: str = ""
     owner: str = ""
     name: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,7 @@ PATTERNS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     "ami": {
         "user": re.compile(r"[a-z_][a-z0-9_-]*"),
         "regions": WORD,
+        "tags": WORD,
     },
     "downloads": {
         "url": _URL,

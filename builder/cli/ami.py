@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from builder import forms
 from builder.adapters.ami import family, steps
@@ -245,17 +246,17 @@ def _publish(context: Context, site: SiteAccount, options: argparse.Namespace) -
             f"{home.ref} was not built by `builder`: it has no tag {missing[0]}",
             hint="builder build TARGET --publish",
         )
-    _require_checked(context, home)
+    known = {**receipts.system_tags(_checked_receipt(context, home)), **home.tags}
     with open_run(context.workspace, "publish") as run:
         publisher = open_publisher(site, run.cancelled, run=run, say=_say, force=options.force)
         publication = publisher.publish_image(
-            home.ref.ami, {name: value for name, value in home.tags.items() if name != RUN_TAG}
+            home.ref.ami, {name: value for name, value in known.items() if name != RUN_TAG}
         )
     return _print_each(options, publication.tags)
 
 
-def _require_checked(context: Context, home: Member) -> None:
-    """Raise an error if the receipt of an AMI is missing or its checks have not passed."""
+def _checked_receipt(context: Context, home: Member) -> dict[str, Any]:
+    """Return the receipt of an AMI; raise an error if it is missing or the checks have not passed."""
     receipt = receipts.of_reference(context.workspace.out, home.ref.ami)
     if receipt is None:
         raise UsageError(
@@ -269,6 +270,7 @@ def _require_checked(context: Context, home: Member) -> None:
             f"{home.ref} has not passed its checks",
             hint=f"builder build {home.tags[TARGET_TAG]} --publish",
         )
+    return receipt
 
 
 def _retire(context: Context, site: SiteAccount, options: argparse.Namespace) -> int:

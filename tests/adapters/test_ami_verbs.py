@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 
 from builder.adapters.ami import family
 from builder.adapters.ami.permissions import GRANTS, OLD_PACKER, allows, needs, policy
-from builder.adapters.aws.account import Account
+from builder.adapters.aws.account import Account, tags_of
 from builder.app.account import SiteAccount
 from builder.app.context import Context
 from builder.app.lanes.ami import AmiLane
 from builder.app.lanes.lane import Request
 from builder.cli.main import main
 from builder.errors import MissingError, UsageError
+from builder.marks import TARGET_TAG
 from builder.rehearsal.calls import Disturbance
 from builder.rehearsal.proxy import Proxy
 from builder.rehearsal.rules import Rules
@@ -51,7 +53,9 @@ def ami_account(aws: Clients, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.
     return AmiAccount.open(aws, proxy, tmp_path)
 
 
-def receipt(ami_account: AmiAccount, ami: str, outcome: str = "passed") -> Path:
+def receipt(
+    ami_account: AmiAccount, ami: str, outcome: str = "passed", tags: Mapping[str, str] | None = None
+) -> Path:
     folder = ami_account.workspace.out / "receipts" / ami_account.target
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{ami}.json"
@@ -59,6 +63,7 @@ def receipt(ami_account: AmiAccount, ami: str, outcome: str = "passed") -> Path:
         "format": 1,
         "artifact": {"kind": "ami", "reference": ami},
         "report": {"checks": [{"outcome": outcome}]},
+        "plan": {"system": {"ami": {"tags": tags or {}}}},
     }
     path.write_text(json.dumps(table))
     return path
@@ -189,6 +194,14 @@ def test_refuses_to_publish_an_image_with_failed_checks(ami_account: AmiAccount,
     receipt(ami_account, home, "failed")
     assert main(["ami", "publish", home]) == 2
     assert proxy.mutating == []
+
+
+def test_published_images_have_the_tags_of_their_system(ami_account: AmiAccount, proxy: Proxy) -> None:
+    home, own = ami_account.image(), {"parallelcluster:version": "3.16.3"}
+    receipt(ami_account, home, tags={**own, TARGET_TAG: "other"})
+    assert main(["ami", "publish", home]) == 0
+    for region, ami in ami_account.family(home).items():
+        assert (own | ami_account.tags()).items() <= tags_of(ami_account.aws.describe(ami, region)).items()
 
 
 def test_unattended_build_needs_named_source_networks(

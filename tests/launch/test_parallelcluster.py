@@ -6,6 +6,7 @@ ParallelCluster needs other package versions than the builder, so it has its own
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +18,19 @@ import boto3
 import pytest
 import yaml
 
+from builder import catalog
+from builder.adapters.aws.account import as_tags
+
 pytestmark = pytest.mark.launch
 
 Document = dict[str, Any]
 BOUND_S = 900
-VERSION = "3.16.1"
+AMI = "pcluster-3.16"  # the system of the AMI whose cluster architectures/parallelcluster describes
+OWN = {"version": "3.16.1"}  # of pcluster in parallelcluster.txt; the Python index has no version 3.16.3
 REGION = "us-east-1"
 FILE_SYSTEM = "fs-0123456789abcdef0"
+# What pip prints if it cannot connect to the index. Errors of hashes and versions have other texts.
+UNREACHABLE = "connection broken by|Failed to establish a new connection|Temporary failure in name resolution"
 # Prints a JSON list with the problems of each document on stdin, "" for a document without problems.
 SCHEMA = """\
 import json, sys
@@ -77,10 +84,11 @@ def pcluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pcluster:
     stamp = folder / "installed.txt"
     if not stamp.exists() or stamp.read_text() != lock.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, timeout=BOUND_S)
-        install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "-r", lock]
-        done = subprocess.run(install, capture_output=True, text=True, timeout=BOUND_S, check=False)
-        if done.returncode:
-            pytest.skip(f"capability absent: packages of ParallelCluster: {done.stderr.splitlines()[-1]}")
+        pip = [folder / "bin/python", "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", lock]
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=BOUND_S, check=False)
+        if done.returncode and re.search(UNREACHABLE, done.stdout + done.stderr):
+            pytest.skip("capability absent: the package index cannot be reached")
+        assert done.returncode == 0, done.stderr
         stamp.write_text(lock.read_text())
     variables = {
         "HOME": str(tmp_path_factory.mktemp("home")),
@@ -149,7 +157,7 @@ class Account:
     url: str
     subnet: str
     group: str
-    make_image: Callable[[str, str], str]
+    make_image: Callable[[Mapping[str, str]], str]
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +197,11 @@ def account() -> Iterator[Account]:
             systems[FILE_SYSTEM] = systems.pop(made)
             systems[FILE_SYSTEM].file_system_id = FILE_SYSTEM
 
-            def make_image(version: str, os_name: str) -> str:
+            def make_image(tags: Mapping[str, str]) -> str:
                 (started,) = ec2.run_instances(ImageId="ami-12345678", MinCount=1, MaxCount=1)["Instances"]
-                name = f"image-{version}-{os_name}"
+                name = f"image-of-{started['InstanceId']}"
                 image = str(ec2.create_image(InstanceId=started["InstanceId"], Name=name)["ImageId"])
-                tags = {"version": version, "os": os_name, "build_status": "available"}
-                pairs = [{"Key": f"parallelcluster:{key}", "Value": value} for key, value in tags.items()]
-                ec2.create_tags(Resources=[image], Tags=pairs)
+                ec2.create_tags(Resources=[image], Tags=as_tags(tags))
                 return image
 
             yield Account(url, subnet["SubnetId"], group, make_image)
@@ -204,17 +210,12 @@ def account() -> Iterator[Account]:
 
 
 @pytest.mark.parametrize(
-    ("version", "os_name", "head", "problem"),
+    ("tags", "head", "problem"),
     [
-        (VERSION, "ubuntu2404", "m7i.4xlarge", ""),
-        ("3.14.0", "ubuntu2404", "m7i.4xlarge", "was created with pcluster 3.14.0"),
-        (
-            VERSION,
-            "ubuntu2204",
-            "m7i.4xlarge",
-            "is ubuntu2204, it is not compatible with cluster OS ubuntu2404",
-        ),
-        (VERSION, "ubuntu2404", "c7g.4xlarge", "arm64"),
+        (OWN, "m7i.4xlarge", ""),
+        ({}, "m7i.4xlarge", "was created with pcluster {version}, but is trying to be used with pcluster"),
+        (OWN | {"os": "ubuntu2204"}, "m7i.4xlarge", "not compatible with cluster OS ubuntu2404"),
+        (OWN, "c7g.4xlarge", "arm64"),
     ],
 )
 def test_vendor_validators_find_an_image_that_does_not_fit_the_cluster(
@@ -222,12 +223,15 @@ def test_vendor_validators_find_an_image_that_does_not_fit_the_cluster(
     pcluster: Pcluster,
     account: Account,
     tmp_path: Path,
-    version: str,
-    os_name: str,
+    tags: dict[str, str],
     head: str,
     problem: str,
 ) -> None:
-    image = account.make_image(version, os_name)
+    published = catalog.load(root).systems[AMI].ami
+    assert published is not None
+    changes = {f"parallelcluster:{name}": value for name, value in tags.items()}
+    image = account.make_image({**published.tags, **changes})
+    problem = problem.format(version=published.tags["parallelcluster:version"])
     table = document(root, ImageId=image, PrivateSubnet=account.subnet, SecurityGroup=account.group)
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(changed(table, "HeadNode/InstanceType", head)))
@@ -235,8 +239,10 @@ def test_vendor_validators_find_an_image_that_does_not_fit_the_cluster(
     given = Pcluster(pcluster.folder, {**pcluster.variables, "AWS_ENDPOINT_URL": account.url})
     done = given.call("pcluster", "create-cluster", *words, "--suppress-validators", *WITHOUT)
     result = json.loads(done.stdout)
-    errors = [found for found in result.get("configurationValidationErrors", []) if found["level"] == "ERROR"]
+    failures = result.get("configurationValidationErrors", []) + result.get("validationMessages", [])
+    errors = [found for found in failures if found["level"] == "ERROR"]
     if problem:
         assert any(problem in found["message"] for found in errors), done.stdout
     else:
         assert (errors, "DryRun" in result["message"]) == ([], True), done.stdout
+        assert not any("AMI" in found["type"] for found in failures), done.stdout

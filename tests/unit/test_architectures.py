@@ -141,6 +141,22 @@ def test_default_image_is_an_ssm_parameter_that_publishing_writes(root: Path) ->
         assert default is None or default in written, name
 
 
+def test_image_of_the_parallelcluster_has_the_tags_that_pcluster_compares(root: Path) -> None:
+    systems = catalog.load(root).systems
+    amis = {name: system.ami for name, system in systems.items() if name.startswith("pcluster-")}
+    assert len(amis) > 1
+    for name, ami in amis.items():
+        assert ami is not None
+        own = {key.removeprefix("parallelcluster:"): value for key, value in ami.tags.items()}
+        assert own["build_status"] == "available"
+        assert f"aws-parallelcluster-{own['version']}-{systems[name].distribution}" in ami.name
+        assert own["os"] == systems[name].distribution + systems[name].release.replace(".", "")
+    default = load(root, "parallelcluster").parameters[IMAGE_PARAMETER]
+    (image,) = [name for name in amis if f"/{name}/" in default]
+    cluster = yaml.safe_load((root / "architectures/parallelcluster/cluster.yaml").read_text())
+    assert cluster["Image"]["Os"] == amis[image].tags["parallelcluster:os"]
+
+
 def test_hyperpod_has_a_controller_only_with_slurm(root: Path) -> None:
     cluster = "arn:aws:eks:us-east-1:123456789012:cluster/train"
     for arn, names_of_groups in (("", ["workers", "controller"]), (cluster, ["workers"])):

@@ -102,6 +102,7 @@ class AmiPublisher:
             KEY_TAG: plan.key,
             STACK_TAG: plan.stack.name,
             SYSTEM_TAG: plan.system.name,
+            **(plan.system.ami.tags if plan.system.ami else {}),
         }
         return self.publish_image(artifact.reference, known)
 

@@ -93,6 +93,12 @@ def of_reference(out: Path, reference: str) -> dict[str, Any] | None:
     return next((table for table in tables if table and table["artifact"]["reference"] == reference), None)
 
 
+def system_tags(table: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the tags that the system of a receipt gives to published AMIs."""
+    source = decode(_Referring, table).plan.system.ami
+    return source.tags if source else {}
+
+
 def newest(out: Path, target: str) -> dict[str, Any] | None:
     """Return the JSON of a target's newest receipt, or None."""
     return next(all_of(out, target), None)
@@ -157,9 +163,20 @@ class _Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _System:
+    ami: _Source | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
     checks: str = ""
     layers: tuple[_Layer, ...] = ()
+    system: _System = field(default_factory=_System)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,6 +36,7 @@ def test_makefile_has_at_most_80_lines(root: Path) -> None:
         ("Retry downloads.\n", "the commit title ends with a full stop"),
         ("The downloads are retried\n", "the commit title is not an imperative"),
         ("# only comments\n\n", "the commit has no title"),
+        ("Retry downloads\n" + "+ a line of git's long diff\n" * 20_000, ""),
     ],
 )
 def test_commit_title_hook_refuses_bad_titles(root: Path, tmp_path: Path, message: str, error: str) -> None:
@@ -47,3 +48,15 @@ def test_commit_title_hook_refuses_bad_titles(root: Path, tmp_path: Path, messag
     assert done.returncode == (1 if error else 0)
     assert error in done.stderr
     assert bool(done.stderr) == bool(error)
+
+
+def test_scripts_with_pipefail_read_the_whole_output_of_a_program(root: Path) -> None:
+    """A reader that ends early kills the writer by SIGPIPE; the script then fails, depending on timing."""
+    folders = ("scripts", ".ci", "ansible", "containers", "architectures", "builder", "observability")
+    paths = [path for folder in folders for path in (root / folder).rglob("*") if path.is_file()]
+    paths += [root / "Makefile", *(root / "tests/golden/launch").rglob("slurm.txt")]
+    texts = {path: path.read_bytes().decode(errors="replace") for path in paths}
+    scripts = {path: text for path, text in texts.items() if "pipefail" in text}
+    assert len(scripts) > 10
+    early = re.compile(r"\|\s*(head\b|grep\s+-\w*q|sed\b.*\bq\b|awk\b.*\bexit\b)")
+    assert [path for path, text in scripts.items() if early.search(text)] == []

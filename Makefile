@@ -70,7 +70,7 @@ fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/te
 check: test ## run what CI runs
 
 launch: tools ## run launch files on a Slurm cluster, and monitoring with the real programs (8 minutes)
-	$(RUN) scripts/ensure-engine promtool:prometheus amtool:prometheus-alertmanager sqfstar:squashfs-tools 'kubectl?:kubernetes-client' && $(RUN) pytest tests -m launch
+	$(RUN) scripts/ensure-engine promtool:prometheus amtool:prometheus-alertmanager prometheus-node-exporter sqfstar:squashfs-tools 'kubectl?:kubernetes-client' && $(RUN) pytest tests -m launch
 bench: engine ; $(RUN) python -m bench ## compare build times with Packer and a Dockerfile
 lock: setup ; $(RUN) scripts/lock ## update requirements.lock of the factory
 clean: ; rm -rf out .mypy_cache .pytest_cache .ruff_cache .hypothesis ## delete out/ and tool caches

@@ -1,6 +1,7 @@
 """Compare a launch file with the job that its image and EC2 type require. Pure."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.launch.job import MOST_NODES, Job, most_processes, noun_of, squashfs_name
@@ -13,8 +14,9 @@ _NOUNS = {
     "neuron_devices": "Neuron devices",
     "efa": "EFA interfaces",
 }
-# Counts that `docker run --gpus` and a PyTorchJob accept besides numbers.
-_WORDS = ("all", "auto", "cpu", "gpu")
+# Words that `docker run`, sbatch, torchrun and a PyTorchJob accept instead of numbers.
+_WORDS: Mapping[str, Sequence[str]] = {"gpus": ("all", "gpu"), "processes": ("auto", "cpu", "gpu")}
+_SIZES = ("memory_gib", "shared_memory_gib")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,31 +47,34 @@ def _image(written: Written, job: Job) -> Iterator[Finding]:
         if item.value.rpartition("/")[2] not in {name.rpartition("/")[2] for name in allowed}:
             yield Finding(
                 place=item.place,
-                message=f"image {item.value} is not the one of run {job.image.run}",
+                message=f"image {shortened(item.value, 200)} is not the one of run {job.image.run}",
                 hint=f"use {job.image.name}",
             )
 
 
 def _numbers(written: Written, job: Job) -> Iterator[Finding]:
+    least = {
+        "nodes": 1,
+        "processes": 1,
+        "gpus": min(1, job.gpus),
+        "neuron_devices": min(1, job.neuron_devices),
+    }
     for name, item in written.counts.items():
-        found = written.count(name)
-        if found is None and item.value not in _WORDS:
+        found, noun = written.count(name), _NOUNS.get(name, name)
+        kind = "size of memory" if name in _SIZES else "number"
+        if found is None and item.value not in _WORDS.get(name, ()):
             yield Finding(
-                place=item.place, message=f"{shortened(item.value)} is not a number", hint="write a number"
+                place=item.place, message=f"{shortened(item.value)} is not a {kind}", hint=f"write a {kind}"
             )
-        elif name == "nodes" and found is not None and not (found.is_integer() and 1 <= found <= MOST_NODES):
-            yield Finding(
-                place=item.place,
-                message=f"{found:g} nodes; a job has 1 to {MOST_NODES}",
-                hint="correct the number of nodes",
-            )
-    for name, item in written.counts.items():
-        if name in ("gpus", "processes") and written.count(name) == 0 and job.gpus:
-            yield Finding(
-                place=item.place,
-                message=f"0 {_NOUNS.get(name, name)}; {job.image.target} runs on {noun_of(job.instance)}",
-                hint=f"ask for {job.gpus}",
-            )
+        elif found is not None and kind == "number":
+            most = MOST_NODES if name == "nodes" else math.inf
+            if not (found.is_integer() and least.get(name, 0) <= found <= most):
+                limits = f"1 to {most}" if name == "nodes" else f"{least.get(name, 0)} or more"
+                yield Finding(
+                    place=item.place,
+                    message=f"{found:g} {noun}; a job has {limits}",
+                    hint="correct the number",
+                )
 
 
 def _counts(written: Written, job: Job) -> Iterator[Finding]:
@@ -145,7 +150,7 @@ def _environment(written: Written, job: Job, image: Mapping[str, str]) -> Iterat
         elif found != value:
             yield Finding(
                 place=item.place if item else WHOLE,
-                message=f"{name} is {found}" + ("" if item else " in the image"),
+                message=f"{name} is {shortened(found)}" + ("" if item else " in the image"),
                 hint=f"set {name}={value}",
             )
     for name in job.unset:

@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 
 from builder.launch.lexing import commands, split_options
-from builder.launch.written import Item, Written, gib, read_command
+from builder.launch.written import Item, Written, read_command
 
 _TYPE = re.compile(r"^# .* on \d+ nodes? of type ([a-z0-9-]+\.[a-z0-9-]+)\.$")
-_DIRECTIVE = re.compile(r"#SBATCH\s+--([a-z-]+)[= ](?:gpu:(?:\w+:)?)?(\d+)\b")
-_DIRECTIVES = {"nodes": "nodes", "gpus-per-node": "gpus", "gres": "gpus"}
+# A count, after the name and the type of the GPUs; of a range such as 2-4 the lower number.
+_DIRECTIVE = re.compile(
+    r"#SBATCH\s+(?:(--nodes|-N)|--gpus-per-node|--gres(?=[= ]gpu\b))[= ]"
+    r"(?:[a-z]\w*:)*([^\s,]+?)(?:-\d+)?(?=[\s,]|$)"
+)
 # Options of docker and srun that may have their value in the next word.
 _WITH_VALUE = (
     *("-e", "--env", "-v", "--volume", "--shm-size", "--device", "--cap-add", "--gpus", "-w", "--workdir"),
@@ -46,9 +49,8 @@ def read_script(text: str) -> Written:
 
 def _read_directives(text: str, written: Written) -> None:
     for number, line in enumerate(text.splitlines(), 1):
-        found = _DIRECTIVE.match(line)
-        if found and found[1] in _DIRECTIVES:
-            written.add_count(_DIRECTIVES[found[1]], found[2], f"line {number}")
+        if found := _DIRECTIVE.match(line):
+            written.add_count("nodes" if found[1] else "gpus", found[2], f"line {number}")
 
 
 def _read_step(place: str, words: Sequence[str], written: Written) -> None:
@@ -83,7 +85,7 @@ def _read_docker(place: str, words: Sequence[str], written: Written) -> None:
             source, _, target = value.partition(":")
             written.mounts[target.partition(":")[0] or source] = Item(source, place)
         elif name == "--shm-size":
-            written.add_count("shared_memory_gib", gib(value), place)
+            written.add_size("shared_memory_gib", value, place)
         elif name == "--device":
             written.devices.append(Item(value.partition(":")[0], place))
         elif name == "--cap-add":

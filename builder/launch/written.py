@@ -11,7 +11,23 @@ from typing import Any
 
 from builder.launch.lexing import commands, split_options
 
-_UNITS_GIB = {"": 2**-30, "k": 2**-20, "m": 2**-10, "g": 1, "Ki": 2**-20, "Mi": 2**-10, "Gi": 1, "Ti": 2**10}
+# Units of Kubernetes are decimal without an i, those of Docker (lower case) never are.
+_UNITS_GIB = {
+    "": 2**-30,
+    "k": 2**-20,
+    "m": 2**-10,
+    "g": 1,
+    "Ki": 2**-20,
+    "Mi": 2**-10,
+    "Gi": 1,
+    "Ti": 2**10,
+    "Pi": 2**20,
+    "M": 1e6 / 2**30,
+    "G": 1e9 / 2**30,
+    "T": 1e12 / 2**30,
+    "P": 1e15 / 2**30,
+}
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 _RESOURCES = {
     "nvidia.com/gpu": "gpus",
     "aws.amazon.com/neuron": "neuron_devices",
@@ -53,14 +69,17 @@ class Written:
 
     def count(self, name: str) -> float | None:
         """Return a count; None if the file does not state it as a finite number."""
-        try:
-            found = float(self.counts[name].value)
-        except (KeyError, ValueError):
-            return None
+        item = self.counts.get(name)
+        found = float(item.value) if item and _NUMBER.fullmatch(item.value) else math.inf
         return found if math.isfinite(found) else None
 
     def add_count(self, name: str, value: object, place: str) -> None:
         self.counts.setdefault(name, Item(str(value), place))
+
+    def add_size(self, name: str, text: str, place: str) -> None:
+        """Add a memory size in GiB; text that is not a size stays as it is."""
+        size = gib(text)
+        self.add_count(name, text if size is None else size, place)
 
 
 def read_command(words: Sequence[str], place: str, written: Written) -> None:
@@ -77,7 +96,8 @@ def read_command(words: Sequence[str], place: str, written: Written) -> None:
     if found[:1] == ["torchrun"]:
         options, found = split_options(found[1:])
         for name, value in options:
-            if name in ("--nproc-per-node", "--nnodes") and value.isdigit():
+            # "$SLURM_JOB_NUM_NODES" and a range such as 1:4 are known only when the job runs.
+            if name in ("--nproc-per-node", "--nnodes") and not {"$", ":"} & set(value):
                 written.add_count("processes" if name == "--nproc-per-node" else "nodes", value, place)
     elif found[:1] == ["mpirun"]:
         _, found = split_options(found[1:], with_value=("-np", "-x", "--bind-to", "--map-by"))
@@ -131,7 +151,7 @@ def _read_kubernetes(table: Mapping[str, Any], path: str, written: Written) -> N
         if key in _RESOURCES:
             written.add_count(_RESOURCES[key], value, f"{path}.limits")
         elif key == "memory":
-            written.add_count("memory_gib", gib(str(value)), f"{path}.limits.memory")
+            written.add_size("memory_gib", str(value), f"{path}.limits.memory")
     for key, name in _COUNTS.items():
         if key in table:
             written.add_count(name, table[key], f"{path}.{key}".lstrip("."))
@@ -139,9 +159,8 @@ def _read_kubernetes(table: Mapping[str, Any], path: str, written: Written) -> N
         written.add_count("nodes", table["replicas"], f"{path}.replicas")
     if isinstance(table.get("workerGroupSpecs"), list):
         workers = [entry.get("replicas", 0) for entry in _tables(table["workerGroupSpecs"])]
-        written.add_count(
-            "nodes", 1 + sum(n for n in workers if isinstance(n, int)), f"{path}.workerGroupSpecs"
-        )
+        wrong = [n for n in workers if not isinstance(n, int)]
+        written.add_count("nodes", wrong[0] if wrong else 1 + sum(workers), f"{path}.workerGroupSpecs")
     _read_pod(table, path, written)
 
 
@@ -150,9 +169,8 @@ def _read_pod(table: Mapping[str, Any], path: str, written: Written) -> None:
     if isinstance(selector, Mapping) and _TYPE_LABEL in selector:
         name = str(selector[_TYPE_LABEL]).removeprefix("ml.")
         written.instances.append(Item(name, f"{path}.nodeSelector"))
-    if isinstance(empty, Mapping) and empty.get("medium") == "Memory":
-        size = gib(str(empty.get("sizeLimit", "")))
-        written.add_count("shared_memory_gib", size, f"{path}.emptyDir.sizeLimit")
+    if isinstance(empty, Mapping) and empty.get("medium") == "Memory" and "sizeLimit" in empty:
+        written.add_size("shared_memory_gib", str(empty["sizeLimit"]), f"{path}.emptyDir.sizeLimit")
     if isinstance(capabilities, Mapping):
         written.capabilities |= set(_words(capabilities.get("add")))
 
@@ -180,14 +198,12 @@ def _read_batch(table: Mapping[str, Any], path: str, written: Written) -> None:
         if entry.get("type") == "GPU":
             written.add_count("gpus", entry.get("value"), f"{path}.resourceRequirements")
         elif entry.get("type") == "MEMORY":
-            mib = str(entry.get("value"))
-            written.add_count("memory_gib", gib(f"{mib}Mi"), f"{path}.resourceRequirements")
+            written.add_size("memory_gib", f"{entry.get('value')}Mi", f"{path}.resourceRequirements")
     if "sharedMemorySize" in table:
-        size = gib(f"{table['sharedMemorySize']}Mi")
-        written.add_count("shared_memory_gib", size, f"{path}.sharedMemorySize")
+        written.add_size("shared_memory_gib", f"{table['sharedMemorySize']}Mi", f"{path}.sharedMemorySize")
 
 
-def gib(text: str) -> float:
-    """Convert a size in the notation of Kubernetes or Docker to GiB; return 0 if it is not a size."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|[kmg]?)b?", text.strip())
-    return float(found[1]) * _UNITS_GIB[found[2]] if found else 0.0
+def gib(text: str) -> float | None:
+    """Convert a size in the notation of Kubernetes or Docker to GiB; return None if it is not a size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTP]i|[kmgMGTP]?)b?", text.strip(), re.ASCII)
+    return float(found[1]) * _UNITS_GIB[found[2]] if found else None

@@ -178,7 +178,7 @@ EDITS = [
         "",
         "CAPABILITIES is missing",
     ),
-    ("docker", "", "compute,utility", "utility", "", "NVIDIA_DRIVER_CAPABILITIES is utility"),
+    ("docker", "", "compute,utility", "utility", "", "NVIDIA_DRIVER_CAPABILITIES is 'utility'"),
     (
         "kubernetes",
         "pytorchjob",
@@ -240,12 +240,25 @@ EDITS = [
     ),
     (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: .inf", ".limits: ", "'inf' is not a number"),
     (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: eight", ".limits: ", "'eight' is not a number"),
-    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: 0", ".limits: ", "0 GPUs; trainer runs on GPUs"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: 0", ".limits: ", "0 GPUs; a job has 1 or more"),
     (*POD, "nprocPerNode: '8'", "nprocPerNode: auto", "", ""),
     (*SET, "completions: 2", "completions: .nan", ".completions: ", "'nan' is not a number"),
     (*SET, "completions: 2", "completions: 0", ".completions: ", "0 nodes; a job has 1 to"),
     (*SET, "completions: 2", f"completions: {'9' * 400}", ".completions: ", "is not a number"),
-    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=0", "line 10: ", "0 GPUs; trainer runs on GPUs"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: -1", ".limits: ", "-1 GPUs; a job has 1 or more"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: 1.5", ".limits: ", "1.5 GPUs; a job has 1 or more"),
+    (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: \u0664", ".limits: ", "is not a number"),
+    (*POD, "nprocPerNode: '8'", "nprocPerNode: '0'", ".nprocPerNode: ", "0 processes; a job has 1 or more"),
+    (*POD, "memory: 1843Gi", "memory: lots", ".limits.memory: ", "'lots' is not a size of memory"),
+    (*POD, "memory: 1843Gi", "memory: 1900G", "", ""),
+    (*POD, "memory: 1843Gi", "memory: 2300G", ".limits.memory: ", "GiB of memory; p5.48xlarge has 2048"),
+    ("slurm", "", "--nodes=2", "--nodes=two", "line ", "'two' is not a number"),
+    ("slurm", "", "--nodes=2", "--nodes=-1", "line ", "-1 nodes; a job has 1 to"),
+    ("slurm", "", "--nodes=2", "--nodes=2-4", "", ""),
+    ("slurm", "", "--nodes=2", "-N 2", "", ""),
+    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=h100:8", "", ""),
+    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=h100:9", "line 10: ", "9 GPUs; p5.48xlarge has 8"),
+    ("slurm", "", "--gpus-per-node=8", "--gpus-per-node=0", "line 10: ", "0 GPUs; a job has 1 or more"),
     ("batch", "", '"hostPath": "/dev/infiniband/uverbs7"', '"hostPath": "/x"', "", "uverbs7 is missing"),
 ]
 
@@ -280,7 +293,7 @@ def test_check_considers_environment_variables_of_the_image(
     image.variables.append("NVIDIA_DRIVER_CAPABILITIES=compute,utility")
     assert check(bare)[0] == 0
     image.variables[-1] = "NVIDIA_DRIVER_CAPABILITIES=utility"
-    assert "NVIDIA_DRIVER_CAPABILITIES is utility in the image" in check(bare)[1]
+    assert "NVIDIA_DRIVER_CAPABILITIES is 'utility' in the image" in check(bare)[1]
     assert check(text)[0] == 0
 
 
@@ -346,9 +359,10 @@ def test_error_names_a_missing_launch_file(site: Context, capsys: pytest.Capture
 def test_image_names_and_memory_sizes_of_all_formats_are_parsed() -> None:
     assert registry_name("r:5000#a/b:sha256:01") == registry_name("docker://r:5000#a/b@sha256:01")
     assert registry_name("/fsx/images/a.sqsh") == "/fsx/images/a.sqsh"
-    sizes = {"16g": 16, "512m": 0.5, "1Gi": 1, "1024Mi": 1, "1Ti": 1024, "x": 0, "": 0}
+    sizes = {"16g": 16, "512m": 0.5, "1Gi": 1, "1024Mi": 1, "1Ti": 1024, "2e0Gi": None, "x": None, "": None}
     assert {text: gib(text) for text in sizes} == sizes
     assert gib("1073741824") == 1
+    assert gib("1024M") == 1.024e9 / 2**30
 
 
 def test_check_executes_no_command_in_a_launch_file(site: Context, check: Check, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ class Interrupted(FactoryError):
 
 def of_system(error: OSError, kind: type[FactoryError]) -> FactoryError:
     """Convert an OSError to the error class of the step in which it happened."""
-    path = str(error.filename or "")  # none for errors of sockets and pipes
+    # None for errors of sockets and pipes. The second path of a rename is the one that the user named.
+    path = str(error.filename2 or error.filename or "")
     reason = error.strerror or str(error) or type(error).__name__
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = f"ls -ld {shlex.quote(path)}" if path else "builder doctor"

@@ -66,7 +66,12 @@ def check_file(context: Context, path: Path, instance_name: str) -> Checked:
 
 def _read(path: Path) -> str:
     try:
-        return read_text(path)
+        text = read_text(path)
+        if text.startswith("#!") and b"\r" in path.read_bytes():
+            raise ValueError(
+                "has carriage returns, such as line ends of Windows, which a shell does not accept"
+            )
+        return text
     except FileNotFoundError as error:
         raise MissingError(f"no file {path}", hint=_HINT) from error
     except UnreadableError as error:
@@ -97,18 +102,22 @@ def _parse(path: Path, text: str) -> Written:
 
 
 def _instance(context: Context, path: Path, written: Written, name: str) -> Instance:
-    if not name and not written.instances:
+    if name:
+        return find_instance(context, name)
+    if not written.instances:
         raise UsageError(
             f"{path}: names no EC2 type",
             hint=f"builder launch --check {shlex.quote(str(path))} --instance TYPE",
         )
-    return find_instance(context, name or written.instances[0].value)
+    item = written.instances[0]
+    return find_instance(context, item.value, place=f"{path}: {item.place}")
 
 
 def _compare(
     context: Context, written: Written, published: Published, instance: Instance
 ) -> Iterator[Finding]:
-    nodes = int(written.count("nodes") or 1)
+    # Without a valid number, two nodes: the EFA interfaces and devices of the file are then no findings.
+    nodes = int(written.count("nodes") or 2) if "nodes" in written.counts else 1
     has_runtime = written.service != "slurm" or bool(written.images)
     wish = Wish(nodes=min(max(nodes, 1), MOST_NODES), has_runtime=has_runtime)
     for item in written.instances:

@@ -55,8 +55,8 @@ _PLAIN = {
     "flavour": WORD,
     "created": re.compile(r"[\dT:.Z+-]+", re.ASCII),
     "key": re.compile(r"[0-9a-f]+"),
-    "reference": re.compile(r"sha256:[0-9a-f]{64}|ami-[0-9a-f]+"),
-    "publication": re.compile(r"[\w/\[][\w.:/@+\[\]-]*", re.ASCII),
+    "reference": re.compile(r"sha256:[0-9a-f]{64}"),
+    "publication": re.compile(r"[\w/\[][\w.:/+\[\]-]*@sha256:[0-9a-f]{64}", re.ASCII),
     "setting": re.compile(r"unset [A-Za-z_]\w*|--cap-add=[A-Z_]+|(?!unset |--cap-add=)[^\x00-\x1f\x7f]*"),
 }
 
@@ -128,11 +128,11 @@ def find_published(context: Context, digests: Sequence[str]) -> Published | None
     return None
 
 
-def find_instance(context: Context, name: str) -> Instance:
-    """Return the EC2 type; raise UsageError if the catalog has no such type."""
+def find_instance(context: Context, name: str, *, place: str = "--instance") -> Instance:
+    """Return the EC2 type; raise UsageError that names `place` if the catalog has no such type."""
     if name not in context.catalog.instances:
         raise UsageError(
-            f"--instance: no EC2 type {shortened(name)} in catalog/instances.toml"
+            f"{place}: no EC2 type {shortened(name)} in catalog/instances.toml"
             f"{did_you_mean(name, context.catalog.instances)}",
             hint="add the type to catalog/instances.toml, or choose a type that the file lists",
         )
@@ -210,7 +210,7 @@ def _require_plain(recorded: _Recorded) -> None:
         "run": [recorded.run],
         "flavour": [recorded.plan.flavour.name],
         "created": [recorded.created],
-        "key": [layer.key for layer in recorded.plan.layers],
+        "key": [recorded.plan.layers[-1].key if recorded.plan.layers else ""],
         "reference": [recorded.artifact.reference],
         "publication": [publication.name for publication in recorded.publications],
         "setting": [text for group in recorded.plan.settings.values() for text in group],

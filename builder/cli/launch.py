@@ -21,6 +21,7 @@ from builder.app.context import (
 from builder.app.launch_checking import check_file
 from builder.app.launch_registry import require_in_registry
 from builder.app.launching import find_instance, is_local, kind_of, launch_file, text_of
+from builder.app.program_options import folders_by_mount, program_arguments
 from builder.errors import CheckError, UsageError, system_errors, with_result
 from builder.launch.files import KUBERNETES, SLURM
 from builder.launch.job import MOST_NODES, Wish
@@ -29,6 +30,12 @@ from builder.launch.section import LAUNCHERS
 from builder.reading import shortened
 from builder.screen.text import clean, count
 
+# Options that do not apply to --check, by the name of their value.
+_UNCHECKED = {
+    **{name: f"--{name}" for name in ("on", "flavour", "nodes", "processes", "image", "runtime", "mount")},
+    "kind": "--as",
+    "output": "--output",
+}
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 
 
@@ -93,13 +100,14 @@ def run(argv: Sequence[str]) -> int:
     at = words.index("--") if "--" in words else len(words)
     parsed = options().parse_args(words[:at])
     if parsed.check:
-        return _check(parsed)
+        return _check(parsed, ["--"] if at < len(words) else [])
     if missing := [name for name in ("--on", "--instance") if not getattr(parsed, name[2:])]:
         raise UsageError(
             f"builder launch: the following arguments are required: {', '.join(missing)}",
             hint="builder launch --help",
         )
     _require_matching(parsed)
+    arguments, folders = program_arguments(words[at + 1 :]), folders_by_mount(parsed.mount)
     context = open_context(parsed)
     target = context.catalog.targets[find_one_target(context, parsed, verb="launch")]
     wish = Wish(
@@ -108,8 +116,8 @@ def run(argv: Sequence[str]) -> int:
         kind=kind_of(target, parsed.kind or "") if parsed.on in KUBERNETES else "",
         is_squashfs=parsed.image == "squashfs",
         has_runtime=parsed.runtime != "none",
-        folders=dict(parsed.mount),
-        arguments=tuple(words[at + 1 :]),
+        folders=folders,
+        arguments=arguments,
     )
     job, file = launch_file(context, target, find_instance(context, parsed.instance), parsed.on, wish)
     is_pulled = not job.is_squashfs and job.has_runtime
@@ -144,11 +152,12 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(parsed: argparse.Namespace) -> int:
-    given = [*parsed.targets, *parsed.target, *(["--on"] if parsed.on else [])]
-    if given:
+def _check(parsed: argparse.Namespace, more: Sequence[str]) -> int:
+    default = options().get_default
+    given = [option for name, option in _UNCHECKED.items() if getattr(parsed, name) != default(name)]
+    if given := [*parsed.targets, *parsed.target, *given, *more]:
         raise UsageError(
-            f"--check reads target and launcher from the file: remove {given[0]}",
+            f"--check reads all but --instance from the file: remove {given[0]}",
             hint=f"builder launch --check {shlex.quote(str(parsed.check))}",
         )
     checked = check_file(open_context(parsed), parsed.check, parsed.instance or "")

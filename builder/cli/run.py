@@ -10,6 +10,7 @@ from builder.adapters.host.workspace import open_run
 from builder.app.context import add_flavour, add_targets, find_one_target, open_context, parser
 from builder.app.interrupts import interruptible
 from builder.app.production import clear_dead
+from builder.app.program_options import folders_by_mount, program_arguments
 from builder.app.running import Wish, image_of, run_image
 from builder.errors import UsageError
 from builder.reading import shortened
@@ -58,8 +59,8 @@ def run(argv: Sequence[str]) -> int:
     wish = Wish(
         processes=parsed.processes or "",
         gpus=parsed.gpus or "",
-        mounts=dict(parsed.mount),
-        arguments=words[at + 1 :],
+        mounts=folders_by_mount(parsed.mount),
+        arguments=program_arguments(words[at + 1 :]),
     )
     with interruptible():
         clear_dead(context.workspace)

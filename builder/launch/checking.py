@@ -176,3 +176,11 @@ def _mounts(written: Written, job: Job) -> Iterator[Finding]:
                 message=f"no mount at {path}, so what the program writes there is lost with the container",
                 hint=f"mount a folder of the shared file system at {path}",
             )
+    for path, item in written.mounts.items():
+        is_folder = written.service in ("slurm", "docker")  # elsewhere it is the name of a volume
+        if is_folder and not item.value.startswith(("/", "$")):
+            yield Finding(
+                place=item.place,
+                message=f"the folder {shortened(item.value)} at {path} is no absolute path",
+                hint="mount a folder of the shared file system",
+            )

@@ -238,6 +238,14 @@ EDITS = [
         ".sharedMemorySize: ",
         "0.0625 GiB of",
     ),
+    (
+        "slurm",
+        "",
+        "=/fsx/trainer/checkpoints:",
+        "=checkpoints:",
+        "line 23: ",
+        "'checkpoints' at /checkpoints is no",
+    ),
     (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: .inf", ".limits: ", "'inf' is not a number"),
     (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: eight", ".limits: ", "'eight' is not a number"),
     (*POD, "nvidia.com/gpu: 8", "nvidia.com/gpu: 0", ".limits: ", "0 GPUs; a job has 1 or more"),
@@ -338,8 +346,18 @@ ALIASES = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 1
         ),
         (f"#!/bin/sh\ndocker run {REGISTRY}/trainer@sha256:{DIGEST}\n", (), 2, "names no EC2 type"),
         (f"#!/bin/sh\ndocker run x@sha256:{DIGEST}\n", ("--instance", "p9"), 2, "no EC2 type 'p9'"),
-        ("", ("trainer",), 2, "--check reads target and launcher from the file: remove trainer"),
-        ("", ("--on", "slurm"), 2, "--check reads target and launcher from the file: remove --on"),
+        ("", ("trainer",), 2, "--check reads all but --instance from the file: remove trainer"),
+        ("", ("--on", "slurm"), 2, "--check reads all but --instance from the file: remove --on"),
+        ("", ("--nodes", "2"), 2, "--check reads all but --instance from the file: remove --nodes"),
+        ("", ("--as", "jobset"), 2, "--check reads all but --instance from the file: remove --as"),
+        ("", ("--mount", "checkpoints=/a"), 2, "from the file: remove --mount"),
+        ("#!/bin/sh\r\ndocker run a\r\n", (), 2, "has carriage returns"),
+        (
+            f"#!/bin/sh\n# a on 1 node of type p9.48xlarge.\ndocker run x@sha256:{DIGEST}\n",
+            (),
+            2,
+            "line 2: no EC2 type 'p9.48xlarge'",
+        ),
     ],
 )
 def test_files_that_builder_launch_did_not_write_are_refused(
@@ -349,6 +367,13 @@ def test_files_that_builder_launch_did_not_write_are_refused(
     assert (found, out) == (code, ""), out + err
     assert message in err
     assert (err.count("error: "), err.count("\nhint: ")) == (1, 1)
+
+
+def test_a_wrong_number_of_nodes_is_the_only_finding(site: Context, check: Check) -> None:
+    text = text_of(*make_file(site, *P5, "batch", Wish(nodes=2)))
+    for number in ("NaN", "0", "1e400", '"two"'):
+        code, out, _ = check(text.replace('"numNodes": 2', f'"numNodes": {number}'))
+        assert (code, out.count("\n"), ".numNodes: " in out) == (5, 1, True), out
 
 
 def test_error_names_a_missing_launch_file(site: Context, capsys: pytest.CaptureFixture[str]) -> None:

@@ -346,6 +346,15 @@ def test_launch_prints_or_writes_the_launch_file(launch: Command, tmp_path: Path
     assert volumes[1] == {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
 
 
+def test_error_names_a_folder_with_the_name_of_the_launch_file(launch: Command, tmp_path: Path) -> None:
+    (tmp_path / "trainer.sbatch").mkdir()
+    code, out, err = launch(*GOOD, "-o", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert (
+        err == f"error: {tmp_path}/trainer.sbatch: Is a directory\nhint: ls -ld {tmp_path}/trainer.sbatch\n"
+    )
+
+
 GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarge")
 
 
@@ -363,6 +372,8 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
         ((*GOOD, "--mount", "checkpoint=/a"), 2, "no mount 'checkpoint' (did you mean 'checkpoints'?)"),
         ((*GOOD, "--mount", "checkpoints=a"), 2, "must be NAME=FOLDER with an absolute path"),
         ((*GOOD, "--mount", "checkpoints=/a,b:/etc"), 2, "must be NAME=FOLDER with an absolute path"),
+        ((*GOOD, *("--mount", "checkpoints=/a") * 2), 2, "--mount checkpoints is given 2 times"),
+        ((*GOOD, "--", "a", "\udcff"), 2, "the argument '\\udcff' of the program is not UTF-8 text"),
         ((*GOOD, "--as", "jobset"), 2, "--as jobset: is not supported with --on slurm"),
         ((*GOOD, "--runtime", "none", "--image", "squashfs"), 2, "--image has no effect with --runtime none"),
         ((*GOOD[:-1], "g5.48xlarge"), 8, "does not support g5.48xlarge"),
@@ -470,22 +481,26 @@ EVIL = "$(touch evil)"
         {"run": EVIL},
         {"created": f"2026-11-30T12:00:00Z\r{EVIL}"},
         {"publications": [{"name": f"host/{EVIL}@sha256:{DIGEST}", "digest": f"sha256:{DIGEST}"}]},
+        {"publications": [{"name": "host/trainer:latest", "digest": f"sha256:{DIGEST}"}]},
+        {"publications": [{"name": "host/trainer@sha256:0123", "digest": "sha256:0123"}]},
         {"publications": [{"name": f"--privileged @sha256:{DIGEST}", "digest": f"sha256:{DIGEST}"}]},
         {"settings": ["unset A; touch evil"]},
         {"settings": ["A=1\ntouch evil"]},
         {"settings": ["--cap-add=ALL --privileged"]},
         {"artifact": {"kind": "container", "target": "trainer", "reference": "-v", "key": "0"}},
+        {"artifact": {"kind": "ami", "target": "trainer", "reference": "ami-0123", "key": "0"}},
         {"key": f"0\n{EVIL}"},
+        {"layers": []},
     ],
 )
-def test_receipt_whose_texts_would_be_code_in_a_launch_file_is_refused(
-    site: Context, changes: dict[str, Any]
-) -> None:
+def test_receipt_with_invalid_values_is_refused(site: Context, changes: dict[str, Any]) -> None:
     changes = dict(changes)
     table = receipt(site, "trainer", "p5")
     plan = table["plan"]
     if settings := changes.pop("settings", None):
         plan["settings"] = dict.fromkeys(("p5.48xlarge", *plan["settings"]), settings)
+    if "layers" in changes:
+        plan["layers"] = changes.pop("layers")
     if key := changes.pop("key", None):
         plan["layers"][-1]["key"] = key
     folder = site.workspace.out / "receipts" / "trainer"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from builder.adapters.host.workspace import Workspace
+from builder.app.program_options import folders_by_mount
 from builder.app.running import folders_of
 from builder.cli.run import options
 from builder.errors import UsageError
@@ -25,6 +26,12 @@ def test_invalid_values_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         options().parse_args(["hello", *words])
     assert message in caught.value.message
+
+
+def test_a_mount_is_given_once() -> None:
+    assert folders_by_mount([("a", 1), ("b", 1)]) == {"a": 1, "b": 1}
+    with pytest.raises(UsageError, match="--mount a is given 2 times"):
+        folders_by_mount([("a", 1), ("b", 1), ("a", 2)])
 
 
 def test_hint_for_a_missing_folder_is_a_command_for_a_shell(tmp_path: Path) -> None:

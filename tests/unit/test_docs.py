@@ -40,12 +40,12 @@ def test_links_lead_to_files_and_headings(pages: dict[Path, str]) -> None:
 
 def test_pictures_are_small_and_have_a_description(root: Path, pages: dict[Path, str]) -> None:
     pictures = [
-        (page.parent / name, description)
+        ((page.parent / name).resolve(), description)
         for page, text in pages.items()
         for description, name in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
     ]
     assert all(description for _, description in pictures)
-    assert {path for path, _ in pictures} == set((root / "docs" / "images").glob("*"))
+    assert {path for path, _ in pictures} == set((root.resolve() / "docs" / "images").glob("*"))
     assert [path.name for path, _ in pictures if path.stat().st_size > MAX_PICTURE_BYTES] == []
 
 

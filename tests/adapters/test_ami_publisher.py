@@ -18,6 +18,7 @@ import pytest
 from builder.adapters.ami import journal
 from builder.adapters.ami.steps import Sharing, snapshots_of
 from builder.adapters.aws.account import tags_of
+from builder.adapters.aws.images import PublishedImages
 from builder.adapters.host.workspace import dead_runs, forget_run
 from builder.errors import FactoryError, Interrupted, MissingError, PublishError
 from builder.rehearsal.calls import Disturbance
@@ -141,6 +142,7 @@ def test_keeps_an_existing_deprecation_date(ami_account: AmiAccount) -> None:
     home = ami_account.image()
     ami_account.publish(home)
     date = ami_account.aws.describe(home)["DeprecationTime"]
+    assert PublishedImages(ami_account.account).deprecation(region=EAST, image=home) == date
     with ami_account.run() as run:
         publisher = ami_account.publisher(run)
         later = replace(publisher, settings=replace(ami_account.settings, deprecate_after_days=900))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -386,6 +386,44 @@ def test_refuses_a_locked_ami_that_is_gone_or_renamed(cloud: dict[str, str], tmp
         asking.confirm(want, locked(id="ami-00000000"))
     with pytest.raises(IntegrityError, match=r"has name tiny-2026\.1, but the lock has tiny-2026\.2"):
         asking.confirm(want, locked(id=cloud["tiny-2026.1"], name="tiny-2026.2", owner="123456789012"))
+
+
+def test_verifying_an_ami_reports_a_newer_ami_of_its_source(cloud: dict[str, str], tmp_path: Path) -> None:
+    want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
+    old = locked(id=cloud["tiny-2026.1"], name="tiny-2026.1", owner="123456789012")
+    answer = resolver(tmp_path).confirm(want, old)
+    assert verified(answer)["id"] == cloud["tiny-2026.1"]
+    assert answer.note == (
+        f"{cloud['tiny-2026.2']} (tiny-2026.2) of 2026-02-01 is newer:"
+        " builder lock --update 'ami eu-west-1 x86_64 123456789012/tiny-*'"
+    )
+
+
+def test_verifying_an_ami_reports_that_its_source_names_no_ami(cloud: dict[str, str], tmp_path: Path) -> None:
+    old = locked(id=cloud["tiny-2026.1"])
+    answer = resolver(tmp_path).confirm(Want("ami", "eu-west-1 x86_64 /images/retired"), old)
+    assert verified(answer)["id"] == cloud["tiny-2026.1"]
+    assert answer.note.startswith("no current AMI is published there: AWS eu-west-1: ParameterNotFound")
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (None, ""),
+        (-3, "deprecated since {day}"),
+        (30, "will be deprecated on {day}"),
+        (400, ""),
+    ],
+)
+def test_verifying_an_ami_reports_its_deprecation(
+    cloud: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int | None, words: str
+) -> None:
+    """moto has no deprecation of AMIs; test_ami_publisher reads it from a rehearsal."""
+    until = f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT00:00:00.000Z}" if days else ""
+    monkeypatch.setattr(PublishedImages, "deprecation", lambda _, **words: until)
+    want = Want("ami", "eu-west-1 x86_64 123456789012/tiny-*")
+    newest = locked(id=cloud["tiny-2026.2"])
+    assert resolver(tmp_path).confirm(want, newest).note == words.format(day=until[:10])
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ class PublishedImages:
         found = self._describe(region, {"image-id": image}, IncludeDeprecated=True)
         return _values(found[0]) if found else None
 
+    def deprecation(self, *, region: str, image: str) -> str:
+        """Return the time from which an image is deprecated; "" if its owner has set none."""
+        found = self._describe(region, {"image-id": image}, IncludeDeprecated=True)
+        return str(found[0].get("DeprecationTime", "")) if found else ""
+
     def _describe(self, region: str, filters: Mapping[str, str], **more: Any) -> list[Resource]:
         table = [{"Name": key, "Values": [value]} for key, value in filters.items()]
         with calling_aws(f"AWS {region}", otherwise=MissingError):

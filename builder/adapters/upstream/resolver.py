@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +40,9 @@ _GIT_TRIES = 3
 _PIP_S = 1800
 _GRACE_S = 3.0
 _POLL_S = 0.2
+_STAMP = "%Y%m%dT%H%M%SZ"
+# AMIs are reported as deprecated this long in advance.
+_NOTICE = timedelta(days=60)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Messages of git that mean a temporary network failure.
 _TRANSIENT = re.compile(r"timed out|reset by peer|early EOF|error: (429|50[0234])|RPC failed")
@@ -62,6 +66,8 @@ class MachineImages(Protocol):
 
     def find(self, *, region: str, image: str) -> Mapping[str, str | int] | None: ...
 
+    def deprecation(self, *, region: str, image: str) -> str: ...
+
 
 class SourceResolver:
     """Thread-safe resolver for all kinds of lock entries."""
@@ -84,7 +90,7 @@ class SourceResolver:
         self._cancelled = cancelled
         self._fetcher = Fetcher(mirror, cancelled=cancelled)
         self._images = images
-        self._stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self._stamp = time.strftime(_STAMP, time.gmtime())
 
     def resolve(self, want: Want) -> Answer:
         ask: Mapping[str, Callable[[Want], Answer]] = {
@@ -178,7 +184,7 @@ class SourceResolver:
         return _verified(self._images.newest(region=region, arch=arch, owner=owner, name=name))
 
     def _confirm_ami(self, want: Want, entry: Entry) -> Answer:
-        """Confirm that the locked AMI still exists; its owner may have published newer ones."""
+        """Confirm that the locked AMI still exists; the note names its deprecation and a newer AMI."""
         region, image = want.subject.split(" ", 1)[0], str(entry.values["id"])
         found = self._images.find(region=region, image=image)
         if found is None:
@@ -188,7 +194,20 @@ class SourceResolver:
                 raise IntegrityError(
                     f"{region}: {image} has {name} {found[name]}, but the lock has {entry.values[name]}"
                 )
-        return _verified(found)
+        until = self._images.deprecation(region=region, image=image)
+        notes = (_deprecated(until, now=self._stamp), self._newer_ami(want, found))
+        return Answer(entry=Entry(values=found, verified=True), note="; ".join(filter(None, notes)))
+
+    def _newer_ami(self, want: Want, locked: Mapping[str, str | int]) -> str:
+        """Return a note if the source of an AMI now names another AMI, or none; "" if it names this AMI."""
+        try:
+            newest = self._ami(want).entry.values
+        except MissingError as error:
+            return f"no current AMI is published there: {error.message}"
+        if newest["id"] == locked["id"]:
+            return ""
+        day = str(newest["created"])[:10]
+        return f"{newest['id']} ({newest['name']}) of {day} is newer: builder lock --update '{want}'"
 
     # package archives
 
@@ -353,3 +372,14 @@ def _without_login(url: str) -> tuple[str, dict[str, str]]:
         f"GIT_CONFIG_VALUE_{count}": f"Authorization: {headers['authorization']}",
     }
     return parts._replace(netloc=host).geturl(), login
+
+
+def _deprecated(until: str, *, now: str) -> str:
+    """Return a note if an AMI is deprecated or will be within `_NOTICE`."""
+    day = until[:10]
+    if not day:
+        return ""
+    left = datetime.strptime(day, "%Y-%m-%d") - datetime.strptime(now, _STAMP)
+    if left <= timedelta():
+        return f"deprecated since {day}"
+    return f"will be deprecated on {day}" if left <= _NOTICE else ""

@@ -170,6 +170,22 @@ def test_efa_of_eks_base_images_is_kept(loaded: Catalog) -> None:
     assert all("not efa_policy.startswith('verify_')" in str(task["when"]) for task in changing)
 
 
+def test_eks_stacks_pin_the_kernel_series_of_their_kubernetes_version(loaded: Catalog) -> None:
+    """A build is refused if the base image has no kernel of the pinned series."""
+    series = {"1.33": "6.12", "1.34": "6.12", "1.35": "6.12", "1.36": "6.18", "1.37": "6.18"}
+    pinned = {
+        flavour.system: loaded.stacks[flavour.stack].pins["kernel"]
+        for target in loaded.targets.values()
+        for flavour in target.flavours.values()
+        if flavour.system.startswith("eks-")
+    }
+    assert pinned == {
+        f"eks-{version}-{accelerator}": kernel
+        for version, kernel in series.items()
+        for accelerator in ("nvidia", "neuron")
+    }
+
+
 def test_source_ami_of_neuron_is_still_published(loaded: Catalog) -> None:
     """AWS no longer publishes Neuron DLAMIs for Ubuntu 22.04; their SSM parameter has a stale AMI or none."""
     parameters = {system.ami.parameter for system in loaded.systems.values() if system.ami}

@@ -37,6 +37,8 @@ def build(
     for kind, lane in needed.items():
         lane.confirm(_of_kind(missing, kind), request)
     reused = list(found.values())
+    for receipt in reused:
+        lanes[receipt.plan.target.kind].reuse(receipt)
     if missing:
         # Imported late: slow to load, and not needed if all targets are reused.
         from builder.app.production import produce_all

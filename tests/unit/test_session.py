@@ -4,21 +4,24 @@ import io
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from builder.adapters.engine.client import LAYERS, Engine, Image
 from builder.app import production
 from builder.app.context import Context
 from builder.app.lanes import table
+from builder.app.lanes.container import ContainerLane
 from builder.app.lanes.lane import Lane, Request, Work
 from builder.app.session import build
 from builder.cli.main import main
 from builder.errors import BuildError, Interrupted, MissingError
 from builder.events import Event
+from builder.marks import KEY_LABEL
 from builder.model import Artifact, Check, LayerResult, Plan, Receipt, Report
 from builder.pipeline import Search, Tools
 from builder.ports import Ledger
@@ -46,6 +49,9 @@ class FakeLane(Lane):
     def begin(self, work: Work) -> Tools:
         self.calls["begin"] += 1
         return Tools(finder=self, ledger=work.ledger, maker=self, checker=self, events=work.events)
+
+    def reuse(self, receipt: Receipt) -> None:
+        self.calls[f"reuse {receipt.plan.target.name}"] += 1
 
     def end(self) -> None:
         self.calls["end"] += 1
@@ -133,7 +139,39 @@ def test_starts_no_run_if_no_target_is_missing(context: Context, monkeypatch: py
     lane = FakeLane(made=TARGETS)
     assert run(context, lane, monkeypatch) == list(TARGETS)
     assert "begin" not in lane.calls
+    assert all(lane.calls[f"reuse {name}"] == 1 for name in TARGETS)
     assert sorted((context.workspace.out / "runs").iterdir()) == runs
+
+
+@pytest.mark.parametrize(("own_tags", "is_tagged_again"), [([], True), (["hello:plain-1"], False)])
+def test_a_reused_image_gets_its_missing_tag_back_with_one_list_of_images(
+    context: Context, monkeypatch: pytest.MonkeyPatch, own_tags: list[str], is_tagged_again: bool
+) -> None:
+    run(context, FakeLane(), monkeypatch)
+    plan = context.plan("hello")
+    layers = [
+        Image(
+            id=layer.key,
+            size_bytes=1,
+            tags=(f"{LAYERS}:{layer.key}", *(own_tags if layer.key == plan.key else ())),
+            labels={KEY_LABEL: layer.key},
+            created=1,
+        )
+        for layer in plan.layers
+    ]
+    other = Image(id="sha256:other", size_bytes=1, tags=("hello:plain-1",), labels={}, created=1)
+    calls: list[tuple[str, ...]] = []
+
+    def list_images(self: Engine, wanted: Mapping[str, Sequence[str]]) -> list[Image]:
+        calls.append(("list", *wanted["reference"]))
+        return [*layers, *([] if own_tags else [other])]
+
+    monkeypatch.setattr(Engine, "_list", list_images)
+    monkeypatch.setattr(Engine, "tag", lambda self, *names: calls.append(("tag", *names)))
+    monkeypatch.setattr(table, "LANES", {"container": ContainerLane})
+    assert len(build(context, [plan], Request())) == 1
+    tagged = [("tag", plan.key, "hello", "plain-1")] if is_tagged_again else []
+    assert calls == [("list", LAYERS, "hello:plain-1"), *tagged]
 
 
 def test_the_events_of_a_build_include_reused_targets(

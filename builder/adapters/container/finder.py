@@ -1,6 +1,6 @@
 """Find the layers that the engine has, with one request for all plans and without third-party imports."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from builder.adapters.engine.client import Engine, Image
@@ -13,10 +13,19 @@ class EngineFinder:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._plans: Sequence[Plan] = ()
+
+    def expect(self, plans: Sequence[Plan]) -> None:
+        """Include the tags of these targets in the list of images."""
+        self._plans = plans
 
     @cached_property
     def images(self) -> Mapping[str, Image]:
-        return self._engine.layers()
+        return self._engine.layers(*map(tag_of, self._plans))
+
+    def is_tagged(self, plan: Plan) -> bool:
+        """True if the target's tag is on the plan's image."""
+        return tag_of(plan) in self.images[plan.key].tags
 
     def find(self, plan: Plan) -> Artifact | None:
         if not has_layer(self.images, plan.layers[-1]):
@@ -28,6 +37,11 @@ class EngineFinder:
             key=plan.key,
             layers=tuple(reused(layer, self.images, "in this engine") for layer in plan.layers),
         )
+
+
+def tag_of(plan: Plan) -> str:
+    """Return the tag that a build sets on the target's image."""
+    return f"{plan.target.name}:{plan.stack.name}"
 
 
 def has_layer(images: Mapping[str, Image], layer: Layer) -> bool:

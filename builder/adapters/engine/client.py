@@ -174,19 +174,24 @@ class Engine:
 
     # Images.
 
-    def layers(self) -> dict[str, Image]:
-        """Return all finished layers in this engine by key, with one request."""
+    def layers(self, *tags: str) -> dict[str, Image]:
+        """Return all finished layers in this engine by key, with one request.
+
+        The tags of an image are those in the repository of layers and those of `tags`.
+        """
         prefix = f"{LAYERS}:"
         return {
             tag.removeprefix(prefix): image
-            for image in self.images(reference=LAYERS)
+            for image in self._list({"reference": [LAYERS, *tags]})
             for tag in image.tags
             if tag.startswith(prefix)
         }
 
     def images(self, **filters: str) -> list[Image]:
         """Return the images that match the filters, including intermediate images."""
-        wanted = {name: [value] for name, value in filters.items()}
+        return self._list({name: [value] for name, value in filters.items()})
+
+    def _list(self, wanted: Mapping[str, Sequence[str]]) -> list[Image]:
         if self.url.startswith(UNIX) and not self._clients:
             found = list_images(Path(self.url.removeprefix(UNIX)), wanted)
         else:

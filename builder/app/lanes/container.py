@@ -45,12 +45,22 @@ class ContainerLane(Lane):
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
         require_layers(plans, request.rebuild)
 
+    def prepare(self, plans: Sequence[Plan], *, publish: bool) -> None:
+        del publish
+        self._finder.expect(plans)
+
     def search(self, ledger: Ledger, *, publish: bool) -> Search:
         publisher = self._publisher if publish else None
         return Search(finder=self._finder, ledger=ledger, publisher=publisher)
 
     def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
         return missing_layers(self._finder.images, plan, to_rebuild(plan, request.rebuild))
+
+    def reuse(self, receipt: Receipt) -> None:
+        """Set the target's tag again if it was removed or is on another image."""
+        plan = receipt.plan
+        if not self._finder.is_tagged(plan):
+            self._engine.tag(receipt.artifact.reference, plan.target.name, plan.stack.name)
 
     def begin(self, work: Work) -> Tools:
         from builder.app.lanes.container_work import ContainerWork

@@ -99,6 +99,10 @@ class Lane(Protocol):
         """Remove resources outside this machine that dead runs have left."""
         return
 
+    def reuse(self, receipt: Receipt) -> None:
+        """Restore what a build sets outside the finished image, such as its tag."""
+        del receipt
+
     def missing_layers(self, plan: Plan, request: Request) -> Sequence[str]:
         """Return the names of the layers that a build of the plan makes."""
         del plan, request

@@ -9,6 +9,7 @@ import pytest
 # Permitted imports of `builder` modules inside functions; they speed up commands that do not need the module.
 LAZY_IMPORTS = {
     "builder.cli.build": {"builder.app.reproduction"},
+    "builder.adapters.engine.client": {"builder.adapters.engine.storage"},
     "builder.adapters.host.private": {"ctypes"},
     "builder.adapters.host.receipts": {"builder.adapters.host.checkout"},
     "builder.adapters.host.workspace": {"builder.adapters.host.process"},

@@ -263,7 +263,7 @@ def _check_base(
     members: tuple[str, ...],
     problems: Problems,
 ) -> None:
-    """Check that a flavour on a vendor image has a policy, and that "verify_only" installs nothing in it."""
+    """Check that a flavour on a vendor image has a policy, and that "verify_only" adds nothing to it."""
     system = catalog.systems[flavour.system]
     policy, key = policy_of(VENDOR_BASE, target, flavour), f"flavours.{flavour.name}"
     if VENDOR_BASE in members:

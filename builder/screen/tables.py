@@ -85,7 +85,7 @@ def _least(headers: Sequence[str], rows: Sequence[Sequence[Cell]], prose: Collec
 
 
 def _shrink(widths: list[int], least: Mapping[int, int], room: int) -> None:
-    """Shrink the widest columns of `least` until a row fits or all of them have their minimum width."""
+    """Shrink the widest columns until a row fits; `least` has the minimum width of each such column."""
     for index in least:
         widths[index] = min(widths[index], max(room, least[index]))
     while sum(widths) > room:

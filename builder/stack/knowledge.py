@@ -15,9 +15,9 @@ from builder.values import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """Release of a component, with the versions of other components that it contains, by fact.
+    """Release of a component, with the versions of other components that it contains (by name of the fact).
 
-    `brings` comes from the release notes; `keeps` is not in them and is taken over from the previous release.
+    The release notes name the versions in `brings`; those in `keeps` are assumed from the previous release.
     `offers` lists alternative versions, of which a stack pins one.
     """
 

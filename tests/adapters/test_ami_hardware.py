@@ -1,4 +1,4 @@
-"""The instances of [checks] in site.toml: type, EFA cards, capacity blocks, capabilities, two machines."""
+"""Check instances ([checks] in site.toml): type, capabilities, EFA cards, capacity blocks, pairs for NCCL."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 class Recorder(ThreadingHTTPServer):
-    """A proxy that refuses every request; records requests, and all command lines during each."""
+    """Proxy that refuses every request and records it with the command lines of all processes."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), RecorderHandler)

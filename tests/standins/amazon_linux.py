@@ -14,7 +14,7 @@ from tests.standins.site import Content, Site
 NAME = "amazon-2023"
 HOST = "https://al2023-repos.s3.amazonaws.com"
 REPOSITORY, KEY = f"{HOST}/core/", f"{HOST}/RPM-GPG-KEY-amazon-linux-2023"
-# Packages of the Debian machine: dnf, and programs that roles call while the stand-in's packages are empty.
+# Debian packages of the machine: dnf, and programs that roles call but the stand-in's packages lack.
 _DEBIAN_PACKAGES = ("bzip2", "dnf", "dnf-plugins-core", "git", "rpm", "unzip", "xz-utils", "zstd")
 
 PROGRAM = "#!/bin/sh\nexit 0\n"

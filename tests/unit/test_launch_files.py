@@ -39,7 +39,7 @@ def is_possible(flavour: str, service: str) -> bool:
 
 
 def golden_cases() -> list[tuple[str, str, str]]:
-    """Return target, flavour and launcher of each golden file, with the kind of a Kubernetes object."""
+    """Return target, flavour and launcher of each golden file; Kubernetes launchers are `name/kind`."""
     cases = [
         ("trainer", flavour, f"{service}/{kind}" if service in KUBERNETES else service)
         for flavour in FLAVOURS

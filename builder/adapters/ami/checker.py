@@ -193,7 +193,7 @@ class MachineChecker:
 
     @contextmanager
     def _instances(self, plan: Plan, ami: str, access: Access, host: HostKey) -> Iterator[Sequence[Resource]]:
-        """Yield running instances of `ami`; terminate them at the end of the block unless one is kept."""
+        """Yield running instances of `ami`; terminate them at the end unless failed checks keep one."""
         assert plan.target.ami is not None
         ec2 = self.account.client("ec2")
         wanted = self.settings

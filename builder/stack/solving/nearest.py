@@ -105,7 +105,7 @@ def _satisfy(
 def _first_valid(
     knowledge: Knowledge, trials: Iterator[dict[str, Value]], accepted: frozenset[str], repairs: int
 ) -> dict[str, Value] | None:
-    """Return the first of `trials` that breaks only `accepted` rules; changes more facts if necessary."""
+    """Return the first of `trials` that breaks only `accepted` rules, if need be with more changed facts."""
     tries = 0
     for trial in trials:
         new = broken(knowledge, trial) - accepted

@@ -12,7 +12,7 @@ def find_programs(host, name):
 
 @pytest.fixture
 def release_of(host):
-    """Return a function that reads the release of a Slurm program, which needs a cluster configuration."""
+    """Return a function that reads a Slurm program's release; for that, the program needs a configuration."""
     host.check_output("printf 'ClusterName=probe\\nSlurmctldHost=localhost\\n' > /tmp/probe-slurm.conf")
     yield lambda path: host.check_output("SLURM_CONF=/tmp/probe-slurm.conf %s --version", path).split()[-1]
     host.check_output("rm /tmp/probe-slurm.conf")

@@ -143,7 +143,7 @@ def _find(name: str, named: Mapping[str, set[Want]], context: Context) -> set[Wa
     if any(name in group for group in (found.components, found.systems, found.stacks, found.targets)):
         raise UsageError(
             f"--update {name}: has no lock entries of its own",
-            hint="builder lock --names; packages of a distribution are locked with its system",
+            hint="builder lock --names; a distribution's packages belong to its system, such as debian-12",
         )
     raise UsageError(f"--update {name}: no such name{did_you_mean(name, named)}", hint="builder lock --names")
 

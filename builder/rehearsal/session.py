@@ -203,7 +203,7 @@ def up(
 
 def _start(workspace: Workspace, name: str, files: Files) -> Rehearsal:
     argv = [sys.executable, "-m", "builder.rehearsal.serve", str(files.folder)]
-    # Libraries in the new process find no engine; only its broker gets the engine's URL, from the settings.
+    # Hides the engine from libraries in the new process; its broker reads the engine's URL from the settings.
     environment = {
         **os.environ,
         "DOCKER_HOST": f"unix://{files.folder / 'no-engine'}",

@@ -28,7 +28,7 @@ _MOTO_SSM_VALUE = parsing.ResourceMap.parse_ssm_parameter
 
 
 class Stacks(CloudFormationBackend):
-    """CloudFormation that checks a template's resource types and executes change sets like CreateStack."""
+    """CloudFormation that checks resource types and executes a change set as CreateStack or UpdateStack."""
 
     __module__ = "moto.cloudformation.models"  # moto derives the service from it
 

@@ -15,4 +15,4 @@ def test_cluster_runs_that_the_page_cites_are_tests(root: Path) -> None:
     text = (root / "tests/launch/test_cluster.py").read_text(encoding="utf-8")
     for target, launcher in launch_docs.RUN_HERE:
         assert launcher == "slurm"
-        assert f'"{target}": (' in text
+        assert f'\n    "{target}": r' in text

@@ -106,7 +106,7 @@ def copy(
 ) -> None:
     """Add the config and layers that the store lacks; leave out the rest if one cannot be read.
 
-    A layer whose files were changed has another digest. The export then reports the damage.
+    A layer whose files were changed has the wrong digest; the export in `collect` reports this damage.
     """
     with suppress(StorageError, IntegrityError):
         if store.config(image_id) is None:

@@ -17,7 +17,7 @@ RULE = 2**64 - 1  # step number for data that is the same for all shards and ste
 
 
 def generator(seed: int, *, step: int, shard: int) -> np.random.Generator:
-    """Return the random generator of a step and shard, whose numbers are the high words of its counter."""
+    """Return the random generator of a step and shard, which are the high words of its counter."""
     counter = np.array([0, 0, shard, step], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=seed % 2**64, counter=counter))
 

@@ -187,7 +187,7 @@ def make_userland(site: Site, version: str) -> list[tuple[str, Path]]:
 
 def make_libfabric(version: str) -> tuple[str, bytes]:
     """Return the file name and the library of a release of libfabric."""
-    facts = facts_of("libfabric", version.partition("amzn")[0])
+    facts = facts_of("libfabric", version)
     source = LIBFABRIC % {"libfabric": version}
     return facts["file"], native.library(source, soname="libfabric.so.1", nodes=NODES % facts)
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.adapters.container.squashfs import write_squashfs
+from builder.adapters.container.squashfs import is_complete, write_squashfs
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import open_run
 from builder.app.context import (
@@ -19,7 +19,7 @@ from builder.app.context import (
 from builder.app.interrupts import interruptible
 from builder.app.launching import find_image
 from builder.app.production import clear_dead
-from builder.errors import MissingError, UsageError
+from builder.errors import MissingError, UsageError, system_errors
 from builder.launch.job import squashfs_name
 
 
@@ -56,7 +56,9 @@ def run(argv: Sequence[str]) -> int:
         )
     folder = parsed.output or context.workspace.out / "squashfs"
     path = folder / squashfs_name(image)
-    if not path.exists():
+    with system_errors(UsageError):
+        is_written = is_complete(path)
+    if not is_written:
         with interruptible():
             clear_dead(context.workspace)
             with open_run(context.workspace, f"squashfs-{target.name}") as opened:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builder.adapters.container.squashfs import rewrite, start_script, write_squashfs
+from builder.adapters.container.squashfs import is_complete, rewrite, start_script, write_squashfs
 from builder.adapters.engine.client import Engine
 from builder.adapters.host.workspace import Run, Workspace, open_run
 from builder.errors import BuildError, MissingError, UsageError
@@ -121,6 +121,31 @@ def test_a_file_in_the_place_of_the_folder_is_named_at_once(run: Run, tmp_path: 
         write_squashfs(Silent(), run, "image", tmp_path / "images/x.sqsh")
 
 
+def test_a_folder_with_the_name_of_the_file_is_named_at_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.sqsh").mkdir()
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path}/x.sqsh: Is a directory")):
+        write_squashfs(Silent(), run, "image", tmp_path / "x.sqsh")
+
+
+@pytest.mark.parametrize(
+    ("content", "is_whole"),
+    [
+        (b"hsqs" + b"\0" * 36 + b"\x40" + b"\0" * 23, True),
+        (b"hsqs" + b"\0" * 36 + b"\x41" + b"\0" * 23, False),
+        (b"sqsh" + b"\0" * 60, False),
+        (b"hsqs", False),
+        (b"", False),
+    ],
+)
+def test_truncated_and_foreign_files_are_not_complete(
+    tmp_path: Path, content: bytes, *, is_whole: bool
+) -> None:
+    assert not is_complete(tmp_path)
+    assert not is_complete(tmp_path / "x.sqsh")
+    (tmp_path / "x.sqsh").write_bytes(content)
+    assert is_complete(tmp_path / "x.sqsh") is is_whole
+
+
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
@@ -147,6 +172,9 @@ def test_equal_images_give_equal_files(tmp_path: Path) -> None:
     finally:
         engine.remove_image(f"{name}:1")
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert is_complete(paths[0])
+    paths[1].write_bytes(paths[0].read_bytes()[:-4096])
+    assert not is_complete(paths[1])
     shown = [
         subprocess.run(
             ["unsquashfs", "-cat", paths[0], file], capture_output=True, text=True, check=True, timeout=20

@@ -4,10 +4,12 @@ The file has what enroot itself adds to an imported image: the environment in /e
 the start command in /etc/rc. Equal images give equal files.
 """
 
+import errno
 import io
 import json
 import os
 import shlex
+import struct
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,19 @@ _OPTIONS = (
     *("-comp", "lz4"),
     *("-mkfs-time", "0", "-all-time", "0", "-all-root", "-no-xattrs", "-no-progress", "-quiet"),
 )
+_HEADER = struct.Struct("<4s36xQ")  # the magic number, and the bytes of the file system
+
+
+def is_complete(path: Path) -> bool:
+    """Return True if a squashfs file exists with all bytes that its header counts."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return False
+    magic, size = _HEADER.unpack(header)
+    return bool(magic == b"hsqs" and size <= path.stat().st_size)
 
 
 def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
@@ -37,6 +52,8 @@ def write_squashfs(engine: Engine, run: Run, image: str, path: Path) -> None:
     with system_errors(UsageError):
         for folder in (run.scratch, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         is_near = run.scratch.stat().st_dev == path.parent.stat().st_dev
     # A file cannot be moved to another file system in one step.
     unfinished = run.scratch / path.name if is_near else path.with_name(f".{path.name}-{run.name}")

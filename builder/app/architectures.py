@@ -1,5 +1,6 @@
 """CloudFormation templates in `architectures/`, their parameters, and parameter values from receipts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from builder.adapters.host import receipts
 from builder.app.context import Context
 from builder.errors import MissingError, UsageError
 from builder.model import Target
+from builder.reading import shortened
 from builder.tables import did_you_mean
 
 _TEMPLATE = "template.yaml"
@@ -19,11 +21,15 @@ IMAGE_PARAMETER = "ImageId"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """CloudFormation template; `parameters` maps the name of each parameter to its default value or None."""
+    """CloudFormation template; `parameters` maps the name of each parameter to its default value or None.
+
+    `declared` has the declarations of the parameters: type, and allowed values, pattern or range.
+    """
 
     name: str
     text: str
     parameters: Mapping[str, str | None]
+    declared: Mapping[str, Mapping[str, Any]]
 
 
 def load(root: Path, name: str) -> Architecture:
@@ -36,7 +42,7 @@ def load(root: Path, name: str) -> Architecture:
     parameters = {
         key: None if entry.get("Default") is None else str(entry["Default"]) for key, entry in table.items()
     }
-    return Architecture(name=name, text=text, parameters=parameters)
+    return Architecture(name=name, text=text, parameters=parameters, declared=table)
 
 
 def names(root: Path) -> list[str]:
@@ -65,13 +71,15 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str]:
-    """Parse template parameters given as KEY=VALUE; raise UsageError if one is unknown or missing."""
-    values = {}
+    """Parse template parameters given as KEY=VALUE; raise UsageError for unknown, missing or invalid ones."""
+    values: dict[str, str] = {}
+    hint = f"see architectures/{architecture.name}/README.md"
     for text in given:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(
-                f"'{text}' is not KEY=VALUE", hint=f"parameters: {', '.join(architecture.parameters)}"
+                f"{shortened(text)} is not KEY=VALUE",
+                hint=f"parameters: {', '.join(architecture.parameters)}",
             )
         if key not in architecture.parameters:
             raise UsageError(
@@ -79,6 +87,10 @@ def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str
                 f" '{key}'{did_you_mean(key, architecture.parameters)}",
                 hint=f"parameters: {', '.join(architecture.parameters)}",
             )
+        if key in values:
+            raise UsageError(f"the parameter {key} is given twice", hint=f"give {key}=VALUE once")
+        if problem := _problem(architecture.declared[key], value):
+            raise UsageError(f"{key}={shortened(value)[1:-1]}: {problem}", hint=hint)
         values[key] = value
     missing = [
         key for key, default in architecture.parameters.items() if default is None and key not in values
@@ -86,9 +98,26 @@ def values_of(architecture: Architecture, given: Sequence[str]) -> dict[str, str
     if missing:
         raise UsageError(
             f"architecture '{architecture.name}' needs {', '.join(f'{key}=VALUE' for key in missing)}",
-            hint=f"see architectures/{architecture.name}/README.md",
+            hint=hint,
         )
     return values
+
+
+def _problem(declared: Mapping[str, Any], value: str) -> str:
+    """Return why CloudFormation would refuse a value of a parameter, "" if it would not."""
+    allowed = [str(item) for item in declared.get("AllowedValues", ())]
+    pattern = declared.get("AllowedPattern", ".*")
+    if not value.isprintable():
+        return "must be one line of printable text"
+    if allowed and value not in allowed:
+        return f"must be {', '.join(allowed[:-1])} or {allowed[-1]}"
+    if not re.fullmatch(pattern, value):
+        return f"must match {pattern}"
+    if declared["Type"] == "Number":
+        least, most = declared.get("MinValue", 0), declared.get("MaxValue", 10**9)
+        if not re.fullmatch(r"\d{1,9}", value, re.ASCII) or not least <= int(value) <= most:
+            return f"must be a number from {least} to {most}"
+    return ""
 
 
 def image_values(context: Context, architecture: Architecture, target: Target) -> dict[str, str]:

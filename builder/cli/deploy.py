@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,8 +25,9 @@ from builder.app.interrupts import interruptible
 from builder.errors import UsageError
 from builder.marks import ARCHITECTURE_TAG, RUN_TAG
 from builder.plan import find_target
+from builder.reading import shortened
 
-_STACK_NAME = r"[A-Za-z][A-Za-z0-9-]{0,127}"
+_STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 # AWS services that the templates need in a rehearsal, in addition to the services for AMI builds.
 _SERVICES = ("batch", "cloudformation", "logs", "s3")
 _Run = Callable[[Context, argparse.Namespace], int]
@@ -59,9 +61,22 @@ def _with_parameters(found: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _with_stack(found: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    found.add_argument("--stack", metavar="NEW", help="name of the stack (default: that of the architecture)")
+    found.add_argument(
+        "--stack",
+        type=_stack_name,
+        metavar="NEW",
+        help="name of the stack (default: that of the architecture)",
+    )
     add_site_name(found)
     return found
+
+
+def _stack_name(text: str) -> str:
+    if not _STACK_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "must be a letter and up to 127 letters of a-z and A-Z, digits and '-', not " + shortened(text)
+        )
+    return text
 
 
 def _with_consent(found: argparse.ArgumentParser) -> argparse.ArgumentParser:

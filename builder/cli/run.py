@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> int:
     words = list(argv)
     at = words.index("--") if "--" in words else len(words)
     parsed = options().parse_args(words[:at])
+    mounts, arguments = folders_by_mount(parsed.mount), program_arguments(words[at + 1 :])
     context = open_context(parsed)
     plan = context.plan(find_one_target(context, parsed, verb="run"))
     launch = plan.target.launch
@@ -59,8 +60,8 @@ def run(argv: Sequence[str]) -> int:
     wish = Wish(
         processes=parsed.processes or "",
         gpus=parsed.gpus or "",
-        mounts=folders_by_mount(parsed.mount),
-        arguments=program_arguments(words[at + 1 :]),
+        mounts=mounts,
+        arguments=arguments,
     )
     with interruptible():
         clear_dead(context.workspace)

@@ -197,6 +197,13 @@ def test_short_forms_of_cloudformation_functions_are_parsed() -> None:
         ("vpc", [], "architecture 'vpc' needs Zones=VALUE"),
         ("vpc", ["Zones"], "'Zones' is not KEY=VALUE"),
         ("vpc", ["Zone=a"], "architecture 'vpc' has no parameter 'Zone' (did you mean 'Zones'?)"),
+        ("vpc", ["Zones=a", "Zones=b"], "the parameter Zones is given twice"),
+        ("vpc", ["Zones=a\n"], "Zones=a\\n: must be one line of printable text"),
+        ("vpc", ["Zones=a", "ZoneCount=7"], "ZoneCount=7: must be 1, 2, 3, 4, 5 or 6"),
+        ("bucket", ["NoncurrentDays=0"], "must be a number from 1 to 3650"),
+        ("bucket", ["NoncurrentDays=\u0664"], "must be a number from 1 to 3650"),
+        ("batch", ["InstanceType=p9"], "InstanceType=p9: must be p4d.24xlarge, "),
+        ("batch", ["CapacityReservation=x"], "must match (cr-"),
     ],
 )
 def test_wrong_names_and_parameters_are_refused(

@@ -57,6 +57,7 @@ _MEANINGS: tuple[tuple[tuple[str, ...], type[FactoryError], str], ...] = (
         MissingError,
         "try again later or in another subnet, or set another instance type in build_on of the target",
     ),
+    (("ValidationError",), BuildError, "correct the value that the message names"),
     (("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"), BuildError, "builder lock --update SYSTEM"),
 )
 

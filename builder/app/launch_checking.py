@@ -118,7 +118,7 @@ def _compare(
 ) -> Iterator[Finding]:
     # Without a valid number, two nodes: the EFA interfaces and devices of the file are then no findings.
     nodes = int(written.count("nodes") or 2) if "nodes" in written.counts else 1
-    has_runtime = written.service != "slurm" or bool(written.images)
+    has_runtime = written.service != "slurm" or written.has_container
     wish = Wish(nodes=min(max(nodes, 1), MOST_NODES), has_runtime=has_runtime)
     for item in written.instances:
         if item.value != instance.name:

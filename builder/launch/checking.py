@@ -43,6 +43,8 @@ def findings(written: Written, job: Job, image_variables: Mapping[str, str]) -> 
 
 def _image(written: Written, job: Job) -> Iterator[Finding]:
     allowed = {job.image.name, squashfs_name(job.image)}
+    if job.has_runtime and not written.images:
+        yield Finding(place=WHOLE, message="no image", hint=f"use {job.image.name}")
     for item in written.images:
         if item.value.rpartition("/")[2] not in {name.rpartition("/")[2] for name in allowed}:
             yield Finding(
@@ -81,6 +83,10 @@ def _counts(written: Written, job: Job) -> Iterator[Finding]:
     has = {"gpus": job.gpus, "neuron_devices": job.neuron_devices, "efa": job.efa}
     for name, most in has.items():
         found = written.count(name)
+        # Elsewhere, jobs name their Neuron devices and EFA interfaces, or get all of the node.
+        is_counted = name == "gpus" or written.service == "kubernetes"
+        if most and is_counted and name not in written.counts:
+            yield Finding(place=WHOLE, message=f"no {_NOUNS[name]}", hint=f"ask for {most}")
         if found is not None and (found > most or (name == "efa" and found < most)):
             yield Finding(
                 place=written.counts[name].place,
@@ -133,7 +139,7 @@ def _devices(written: Written, job: Job) -> Iterator[Finding]:
         if known and item.value not in job.devices:
             yield Finding(
                 place=item.place,
-                message=f"device {item.value}: {job.instance.name} has none for this job",
+                message=f"device {shortened(item.value)}: {job.instance.name} has none for this job",
                 hint="remove it",
             )
 

@@ -51,11 +51,15 @@ def _read_directives(text: str, written: Written) -> None:
     for number, line in enumerate(text.splitlines(), 1):
         if found := _DIRECTIVE.match(line):
             written.add_count("nodes" if found[1] else "gpus", found[2], f"line {number}")
+        elif re.match(r"#SBATCH\s+(--gpus|-G)", line):  # GPUs of the job or of a task, not of a node
+            written.add_count("gpus", "all", f"line {number}")
 
 
 def _read_step(place: str, words: Sequence[str], written: Written) -> None:
     options, rest = split_options(words[1:], _WITH_VALUE)
     for name, value in options:
+        if name.startswith("--container-"):
+            written.has_container = True
         if name == "--container-image":
             written.images.append(Item(registry_name(value), place))
         elif name == "--container-mounts":

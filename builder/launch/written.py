@@ -65,6 +65,7 @@ class Written:
     devices: list[Item] = field(default_factory=list)
     capabilities: set[str] = field(default_factory=set)
     runners: list[Item] = field(default_factory=list)
+    has_container: bool = False  # of a Slurm job step
     programs: list[Item] = field(default_factory=list)  # first words of the commands, without the runner
 
     def count(self, name: str) -> float | None:

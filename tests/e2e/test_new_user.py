@@ -107,7 +107,9 @@ def own(clone: Terminal) -> Terminal:
     """Checkout with the target `own`, whose flavour `mine` uses a new stack and a new component."""
     stack = clone.call("builder init stack cpu-debian-12-own --from cpu-debian-12")
     assert "next: builder stack check" in stack
-    assert "no findings" in clone.call("builder stack check cpu-debian-12-own")
+    checked = clone.call("builder stack check cpu-debian-12-own")
+    # Debian's Slurm lacks the fixes of Slurm 25.05.9.
+    assert "cpu-debian-12-own: 1 warning\n\n○ warning HPC-08\n" in checked
     assert "next: builder role own_tool --twice" in clone.call("builder init component own_tool")
     assert "next: builder build own" in clone.call("builder init target own")
     target = clone.root / "catalog/targets/own.toml"

@@ -116,6 +116,15 @@ def test_amazon_linux_stacks_pin_a_kernel_series_instead_of_a_release(knowledge:
     assert {name: kernel for name, kernel in pinned.items() if not re.fullmatch(r"(\d+\.\d+)?", kernel)} == {}
 
 
+def test_no_target_has_the_container_toolkit_that_breaks_pods(knowledge: Knowledge) -> None:
+    flavours = [
+        flavour for target in knowledge.catalog.targets.values() for flavour in target.flavours.values()
+    ]
+    versions = {knowledge.stacks[flavour.stack].pins.get("nvidia_container_toolkit") for flavour in flavours}
+    assert "1.20.1" in versions
+    assert "1.20.0" not in versions
+
+
 def test_ami_with_a_fabric_manager_has_nvlsm_if_its_stack_states_nvlsm(knowledge: Knowledge) -> None:
     """NVSwitches of P6-B200 and P6-B300 have no NVLink fabric without the package nvlsm."""
     catalog, claiming = knowledge.catalog, set()

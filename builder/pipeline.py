@@ -22,6 +22,7 @@ from builder.lock import LOCK_PATH
 from builder.logins import login_command
 from builder.model import Artifact, Check, Plan, Publication, Receipt, Report
 from builder.ports import Checker, Finder, Ledger, Maker, Publisher
+from builder.stack.judging import facts_of
 from builder.values import dataclass
 
 _MOST_MESSAGES = 3  # of failed checks, in the error of a build
@@ -135,9 +136,11 @@ def require_allowed(plans: Iterable[Plan]) -> None:
             for plan in refused
             for error in plan.errors
         ]
+        facts = facts_of(plan.system, kind=plan.target.kind, arch=plan.arch)
+        settings = "".join(f" --set {name}={value}" for name, value in facts.items())
         raise IncompatibleError(
             first,
-            hint=f"builder stack check {plan.stack.name} --set kind={plan.target.kind}",
+            hint=f"builder stack check {plan.stack.name}{settings}",
             details="\n".join(more),
         )
 

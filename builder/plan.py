@@ -156,7 +156,7 @@ def _resolve(
         raise UsageError(
             f"target '{target.name}': system '{system.name}' does not support {arch}"
             f" (supported: {', '.join(system.arches)})",
-            hint="builder show " + target.name,
+            hint=f"builder show {target.name}",
         )
     return _Resolved(
         catalog=catalog,

@@ -299,7 +299,7 @@ def _no_system(context: Context, name: str, named: Sequence[str]) -> UsageError:
     target = named[0] if named else "TARGET"
     return UsageError(
         f"--system {name}: targets have flavours instead of systems; use --flavour{suggestion}",
-        hint=f"builder show {target} lists the flavours",
+        hint=f"builder show {target}",
     )
 
 

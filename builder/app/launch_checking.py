@@ -28,7 +28,7 @@ cd "$1" || exit 0
 shift
 for word; do test -r "$word" || command -v "$word" > /dev/null || echo "$word"; done
 """
-_HINT = "write it with builder launch TARGET -o FOLDER"
+_HINT = "write it with: builder launch TARGET --on slurm --instance TYPE -o FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -95,13 +95,17 @@ def _facts(finding: Finding) -> str:
     return ", ".join(f"{name} {write_value(value)}" for name, value in finding.facts.items())
 
 
+def facts_of(system: System, *, kind: str, arch: str) -> dict[str, str]:
+    """Return the facts that a target determines."""
+    distribution = "al" if system.distribution == "amazon" else system.distribution
+    return {"kind": kind, "arch": arch, "os": distribution + system.release.replace(".", "")}
+
+
 def _decided(knowledge: Knowledge, system: System, *, kind: str, arch: str) -> dict[str, Value]:
     """Return the facts that a target determines, without values that the vocabulary does not list."""
-    distribution = "al" if system.distribution == "amazon" else system.distribution
-    decided = {"kind": kind, "arch": arch, "os": distribution + system.release.replace(".", "")}
     facts = knowledge.vocabulary.facts
     return {
         name: word
-        for name, word in decided.items()
+        for name, word in facts_of(system, kind=kind, arch=arch).items()
         if name in facts and word in (facts[name].one_of or (word,))
     }

@@ -141,5 +141,32 @@ def test_a_new_target_is_built_published_and_run(own: Terminal, tmp_path: Path) 
         assert next_command
         assert re.search(r"^3\.\d+\.\d+$", own.call(next_command[1]), re.MULTILINE)
         assert re.search(r"^\S+-own-\S+ +build +own +done", own.call("builder logs"), re.MULTILINE)
+        checked = own.call("builder check own:cpu-debian-12-own")
+        assert re.search(r"^own_tool +1 *$", checked, re.MULTILINE), checked
+        break_the_own_target(own)
     finally:
         own.call("builder clean --all --yes")
+
+
+def break_the_own_target(own: Terminal) -> None:
+    """Break a check, then the Dockerfile, and run the commands that each error names."""
+    check = own.root / "ansible/roles/own_tool/tests/test_own_tool.py"
+    dockerfile = own.root / "containers/own/Dockerfile"
+    for path, old, new, code in (
+        (check, "", "\n\ndef test_fails(host):\n    assert host.file('/nowhere').exists\n", 5),
+        (dockerfile, "USER", "RUN echo 'not this way' && false\nUSER", 4),
+    ):
+        good = path.read_text(encoding="utf-8")
+        path.write_text(good.replace(old, new, 1) if old else good + new, encoding="utf-8")
+        failed = own.call("builder build own --flavour mine --keep-failed", code=code)
+        enter = re.search(r"look inside: docker exec -it (\S+) bash", failed)
+        remove = re.search(r"remove it: (docker rm --force \S+)", failed)
+        assert enter, failed
+        assert remove, failed
+        assert "opt" in own.call(f"docker exec -it {enter[1]} bash -c 'ls /'")
+        if again := re.search(r"hint: (builder check \S+ --target own --only own_tool --details)", failed):
+            assert "/nowhere" in own.call(again[1], code=5)
+        assert bool(again) == (path == check)
+        own.call(remove[1])
+        path.write_text(good, encoding="utf-8")
+    assert len(re.findall(r"^ +not this way\s*$", failed, re.MULTILINE)) == 1, "the output is shown once"

@@ -1,7 +1,6 @@
 """Commands in messages, help texts and the manual: each is parsed by the real parser of its command."""
 
 import argparse
-import ast
 import contextlib
 import io
 import itertools
@@ -19,16 +18,12 @@ from builder.app.examples import EXAMPLES
 from builder.cli.completion import parsers
 from builder.cli.main import VERBS, main
 from builder.errors import UsageError
+from tests.support.printed import FILLED, MENTION, commands_in, commands_in_source
 
-_FILLED = "1"  # stands for a value that the program puts into a message; a number fits every option
-# Matches the end of a command within a sentence.
-_END = re.compile(r"[;`\n()<>|…]|, |: |  #|\.$| (?:then|shows|and|on|in|to|again|with|there|from)\b")
 # Command names that begin a message and have no arguments there, so that they cannot be parsed.
 _NAMES = {"builder ami copy", "builder ami share", "builder launch"}
-# Commands in the code with a computed option or action, in which _FILLED is invalid.
+# Commands in the code with a computed option or action, in which FILLED is invalid.
 _COMPUTED = {"builder lock TARGET --1 1", "builder deploy 1 1 --yes"}
-# Suffix of commands found in backticks, which may lack their arguments.
-_MENTION = "# mentioned"
 # Values in examples that do not exist until the user has created them.
 _CREATED_BY_THE_USER = {"my-target"}
 
@@ -59,62 +54,16 @@ def _parse(command: str) -> argparse.Namespace | None:
 
 
 def _with_choices(options: argparse.ArgumentParser, words: list[str]) -> Iterator[str]:
-    """Yield the words before `--`; replace a computed value (_FILLED) with a valid choice of its option."""
+    """Yield the words before `--`; replace a computed value (FILLED) with a valid choice of its option."""
     before: argparse.Action | None = None
     for word in itertools.takewhile(lambda word: word != "--", words):
         choices = before.choices if before else None
-        yield str(next(iter(choices))) if choices and word == _FILLED else word
+        yield str(next(iter(choices))) if choices and word == FILLED else word
         before = options._option_string_actions.get(word)
 
 
-def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of every string (computed parts replaced) and of every list of words."""
-    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    parts |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            yield node.lineno, _filled(node)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            yield node.lineno, node.value
-        elif isinstance(node, ast.List) and node.elts and _word(node.elts[0]) == "builder":
-            words = [_word(word) for word in node.elts if not isinstance(word, ast.Starred)]
-            yield node.lineno, " ".join(words)
-
-
-def _filled(node: ast.JoinedStr) -> str:
-    """Return the text of an f-string with _FILLED for each computed part, except parts that end a word."""
-    text = ""
-    for part in node.values:
-        text += "" if not isinstance(part, ast.Constant) and re.search(r"\w$", text) else _word(part)
-    return text
-
-
-def _word(node: ast.expr) -> str:
-    return str(node.value) if isinstance(node, ast.Constant) else _FILLED
-
-
-def _commands(text: str) -> Iterator[str]:
-    for match in re.finditer(r"(?<![\w./-])builder (?=[a-z])", text):
-        rest = text[match.end() :]
-        end = _END.search(rest)
-        command = f"builder {rest[: end.start()] if end else rest}".strip().rstrip(".,:")
-        if command.count("'") % 2:
-            command = command.removesuffix("'")
-        if text[match.start() - 1 : match.start()] == "`":  # a mention, perhaps without its arguments
-            command += f" {_MENTION}"
-        if command.split()[1] in VERBS or "hint" in text:
-            yield command
-
-
-def _hints(root: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted((root / "builder").rglob("*.py")):
-        for line, text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
-            for command in _commands(text):
-                yield f"{path.relative_to(root)}:{line}", command
-
-
 def test_every_command_in_a_message_is_accepted_by_its_parser(root: Path) -> None:
-    found = list(_hints(root))
+    found = list(commands_in_source(root))
     refused = []
     for place, command in found:
         if command in _NAMES | _COMPUTED:
@@ -123,7 +72,7 @@ def test_every_command_in_a_message_is_accepted_by_its_parser(root: Path) -> Non
             _parse(command)
         except (UsageError, ValueError) as error:
             is_incomplete = re.search(r"are required|expected one argument", str(error))
-            if is_incomplete and command.endswith(_MENTION):
+            if is_incomplete and command.endswith(MENTION):
                 continue
             refused.append(f"{place}: {command}: {error}")
     assert len(found) > 100
@@ -135,7 +84,7 @@ def test_every_command_in_a_message_is_accepted_by_its_parser(root: Path) -> Non
     "text", ["run: builder bild x", "builder ami lst", "builder show a; builder iam --x"]
 )
 def test_a_message_with_a_nonexistent_command_is_found(text: str) -> None:
-    last = list(_commands(f"hint {text}"))[-1]
+    last = list(commands_in(f"hint {text}"))[-1]
     with pytest.raises(UsageError):
         _parse(last)
 
@@ -145,7 +94,7 @@ def test_every_command_has_examples_that_its_parser_accepts(root: Path) -> None:
     context = Context(root)
     for name, examples in EXAMPLES.items():
         for example in examples:
-            (command,) = _commands(example.partition("  # ")[0])
+            (command,) = commands_in(example.partition("  # ")[0])
             assert command.startswith(f"builder {name}")
             parsed = _parse(command)
             assert parsed is not None

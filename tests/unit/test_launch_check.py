@@ -382,6 +382,19 @@ def test_a_wrong_number_of_nodes_is_the_only_finding(site: Context, check: Check
         assert (code, out.count("\n"), ".numNodes: " in out) == (5, 1, True), out
 
 
+def test_the_commands_in_errors_of_launch_check_run(
+    site: Context, check: Check, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    good = text_of(*make_file(site, *P5, "slurm", Wish(nodes=2)))
+    typeless = f"#!/bin/sh\ndocker run {REGISTRY}/trainer@sha256:{DIGEST}\n"
+    replaced = {"TARGET": "trainer", "TYPE": "p5.48xlarge", "FOLDER": str(tmp_path / "written")}
+    for text, words, code in ((good, ["--on", "slurm"], 0), (typeless, [], 5), ("", [], 0)):
+        printed = check(text, *words)[2].rpartition("builder launch ")[2].split()
+        command = ["launch", *(replaced.get(word, word) for word in printed), "--root", str(site.root)]
+        assert main(command) == code, capsys.readouterr().err
+    assert list((tmp_path / "written").iterdir())
+
+
 def test_error_names_a_missing_launch_file(site: Context, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "--check", "nothing.sbatch", "--root", str(site.root)]) == 3
     assert "no file nothing.sbatch" in capsys.readouterr().err

@@ -6,10 +6,12 @@ import pytest
 
 from builder import lock, plan, sources
 from builder.adapters.container.finder import EngineFinder
+from builder.app.context import Context
 from builder.cli import build
 from builder.cli.main import main
 from builder.errors import IncompatibleError
 from builder.pipeline import require_allowed
+from builder.stack.judging import facts_of
 from tests.support.output import result_of
 from tests.support.repository import Repository, knowledge_of
 
@@ -73,7 +75,7 @@ def rule(
     ],
 )
 def test_a_violated_error_rule_refuses_the_build_with_the_reason(
-    ruled: Repository, clause: str, fires: str
+    ruled: Repository, clause: str, fires: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule(ruled, clause, fires)
     planned = ruled.plan()
@@ -84,7 +86,11 @@ def test_a_violated_error_rule_refuses_the_build_with_the_reason(
         caught.value
     )
     assert caught.value.exit_code == 8
-    assert caught.value.hint == "builder stack check plain-1 --set kind=container"
+    assert caught.value.hint == (
+        "builder stack check plain-1 --set kind=container --set arch=x86_64 --set os=debian1"
+    )
+    assert main([*caught.value.hint.split()[1:], "--root", str(ruled.root)]) == 8
+    assert "FAB-01" in capsys.readouterr().out
 
 
 def test_a_rule_that_does_not_apply_allows_the_build(ruled: Repository) -> None:
@@ -216,3 +222,9 @@ def test_image_variables_of_rules_change_the_first_component_layer(ruled: Reposi
     assert [dict(layer.environment) for layer in planned.layers] == [{}, {"FABRIC_MODE": "soft"}, {}, {}]
     assert planned.settings == {}, "a job inherits them from the image"
     assert {name for name, key in ruled.keys().items() if key != before[name]} == before.keys() - {"base"}
+
+
+def test_the_operating_system_of_every_system_is_a_fact_that_rules_can_name(root: Path) -> None:
+    known = knowledge_of(root).vocabulary.facts["os"].one_of
+    systems = Context(root).catalog.systems.values()
+    assert {facts_of(system, kind="ami", arch="x86_64")["os"] for system in systems} <= set(known)

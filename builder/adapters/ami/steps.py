@@ -76,7 +76,7 @@ class AmiRef:
     def load(self) -> Resource:
         found = self.find()
         if found is None:
-            raise PublishError(f"{self} does not exist", hint="builder build creates it again")
+            raise PublishError(f"{self} does not exist", hint="builder build TARGET --publish")
         return found
 
 

@@ -57,7 +57,7 @@ class _Route:
     ) -> Publication:
         found = self.engine.inspect_image(image)
         if found is None:
-            raise BuildError(f"no image {image} in the engine", hint="run builder build again")
+            raise BuildError(f"no image {image} in the engine", hint="builder build TARGET --publish")
         store = BlobStore(self.blobs)
         # Images share most layers: if pushed one after another, each layer is compressed and sent only once.
         with self.lock, store.in_use():

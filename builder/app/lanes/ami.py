@@ -53,13 +53,18 @@ class AmiLane(Lane):
         self._cancelled = cancelled
         self._site = SiteAccount(context)
 
+    @property
+    def _options(self) -> str:
+        """The options of a command that builds the same in the account."""
+        flavour = f" --flavour {self._context.flavour}" if self._context.flavour else ""
+        return f"--site {ACCOUNT}{flavour}"
+
     def require_buildable(self, plan: Plan) -> None:
         if self._context.site_name == LOCAL and plan.system.bootstrap is None:
-            flavour = f" --flavour {self._context.flavour}" if self._context.flavour else ""
             raise UsageError(
                 f"target '{plan.target.name}' cannot be rehearsed: system '{plan.system.name}' can only be"
                 " built in an AWS account",
-                hint=f"builder build {plan.target.name} --site {ACCOUNT}{flavour}",
+                hint=f"builder build {plan.target.name} {self._options}",
             )
 
     def require_supported(self, plans: Sequence[Plan], request: Request) -> None:
@@ -107,7 +112,7 @@ class AmiLane(Lane):
         print(f"account {account.account_id()}, region {account.region}", file=sys.stderr)
         print("\n".join(_intention(self._site, *pair) for pair in missing), file=sys.stderr)
         if not request.yes:
-            _ask()
+            _ask(plans, self._options)
 
     def outlook(self, plan: Plan, request: Request) -> Outlook | None:
         if not self._wanted(plan, request):
@@ -323,8 +328,12 @@ def _on_hardware(site: SiteAccount, plan: Plan) -> str:
     return f"; checks on {count} x {wanted.type}{price}"
 
 
-def _ask() -> None:
+def _ask(plans: Sequence[Plan], options: str) -> None:
+    """Raise UsageError if the user does not confirm the builds, which have these options."""
+    names = " ".join(plan.target.name for plan in plans)
     if not sys.stdin.isatty():
-        raise UsageError("stdin is not a terminal; pass --yes to confirm", hint="builder build … --yes")
+        raise UsageError(
+            "stdin is not a terminal; pass --yes to confirm", hint=f"builder build {names} {options} --yes"
+        )
     if input("create these resources? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was created", hint="builder plan shows what a build does")
+        raise UsageError("nothing was created", hint=f"builder plan {names} {options}")

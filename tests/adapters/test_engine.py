@@ -283,17 +283,27 @@ def test_removing_or_inspecting_missing_objects_is_no_error(image: str) -> None:
         engine.tag("no-such-image:1", "other", "1")
 
 
-def test_lists_layers_without_importing_the_sdk() -> None:
+def test_lists_layers_and_tags_images_without_importing_the_sdk(image: str) -> None:
+    tag = f"{image}:tagged"
     code = (
         "import sys\n"
         "from builder.adapters.engine.client import Engine\n"
-        "Engine().layers()\n"
+        "from builder.errors import BuildError\n"
+        "engine = Engine()\n"
+        f"engine.tag('{LAYERS}:{image}', '{image}', 'tagged')\n"
+        f"assert '{tag}' in engine.layers('{tag}')['{image}'].tags\n"
+        f"assert '{tag}' not in engine.layers()['{image}'].tags\n"
+        "try:\n"
+        "    engine.tag('no-such-image:1', 'other', '1')\n"
+        "except BuildError as error:\n"
+        "    assert 'refused to tag no-such-image:1' in error.message, error\n"
         "print(sorted({'docker', 'requests', 'urllib3', 'http.client', 'ssl'} & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    finally:
+        Engine().remove_image(tag)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 LOAD_AT_ONCE = """

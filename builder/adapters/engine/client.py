@@ -1,6 +1,6 @@
 """Client of a Docker engine for images and containers; raises the engine's errors as FactoryErrors.
 
-Requests go through docker-py, which is imported at the first request. Only the list of layers is read without
+Requests go through docker-py, which is imported at the first request. Only listing and tagging images work without
 it, if the engine has a Unix socket (see `lookup`). Containers are identified by their ids.
 """
 
@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from builder.adapters.engine.lookup import HINT, list_images
+from builder.adapters.engine.lookup import HINT, list_images, tag_image
 from builder.errors import BuildError, FactoryError, IntegrityError, MissingError
 from builder.events import OnBytes, ignore_bytes
 from builder.lines import pass_lines
@@ -228,6 +228,9 @@ class Engine:
         return None
 
     def tag(self, image: str, repository: str, tag: str) -> None:
+        if self.url.startswith(UNIX) and not self._clients:
+            tag_image(Path(self.url.removeprefix(UNIX)), image, repository, tag)
+            return
         with self.errors(f"tagging {image}"):
             self.connect(_ASK_S).tag(image, repository, tag)
 

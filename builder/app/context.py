@@ -147,6 +147,10 @@ class _HelpFormatter(argparse.HelpFormatter):
         )
 
 
+class _Argument(str):
+    """A word after `--`, which is never an option."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Argument parser that raises UsageError instead of printing its usage; options may follow arguments."""
 
@@ -180,9 +184,9 @@ class _Parser(argparse.ArgumentParser):
         for word in rest:
             option = self._option_string_actions.get(word)
             if word == "--" or option is None or option.nargs is not None:
-                yield word
                 if word == "--":
                     break
+                yield word
                 continue
             value = next(rest, None)
             if value is None:
@@ -191,7 +195,11 @@ class _Parser(argparse.ArgumentParser):
                 yield f"{word}={value}" if word.startswith("--") else f"{word}{value}"
             else:
                 yield from (word, value)
-        yield from rest
+        # Without `--`, which parsing in two passes loses, so that the second pass would find options again.
+        yield from map(_Argument, rest)
+
+    def _parse_optional(self, arg_string):  # type: ignore[no-untyped-def]
+        return None if isinstance(arg_string, _Argument) else super()._parse_optional(arg_string)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")

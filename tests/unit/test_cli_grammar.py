@@ -109,6 +109,11 @@ CONTRADICTIONS = [
     (["lint", ""], "an argument must not be empty"),
     (["lint", "/dev/null"], "/dev/null: is not a regular file or folder"),
     (["logs", "0"], "no run '0'"),
+    (["build", "--", "--all"], "no target '--all'"),
+    (["show", "--", "--flavour", "-x"], "no target '--flavour'"),
+    (["show", "hello", "--", "-x"], "no target '-x'"),
+    (["clean", "--", "--yes"], "'--yes' is not the name of a run"),
+    (["list", "--", "--names"], "unrecognized arguments: --names"),
 ]
 
 

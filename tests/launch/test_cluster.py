@@ -6,9 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,9 +133,15 @@ def test_a_rendered_job_runs_on_two_nodes(program: Program, unpacked: tuple[str,
     assert "NodeList=node-[1-2]" in found
 
 
-def machine_of(node: str, records: Sequence[dict[str, object]]) -> str:
-    (found,) = [record for record in records if f"-{node}-machine" in str(record["Names"])]
-    return str(found["Id"])
+def machine_of(node: str, shared: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the container of a node of the cluster with this shared folder."""
+    (found,) = [
+        record["Id"]
+        for record in records
+        if f"-{node}-machine" in str(record["Names"])
+        and str(shared) in [mount.get("Source") for mount in record["Mounts"]]
+    ]
+    return str(found)
 
 
 def test_a_killed_rank_fails_the_job(program: Program, unpacked: tuple[str, Path]) -> None:
@@ -143,7 +150,7 @@ def test_a_killed_rank_fails_the_job(program: Program, unpacked: tuple[str, Path
     words = ("--device", "cpu", "--n", "1000000", "--b", "64M")
     job = program.submitted(name, "--export=ALL,IMAGE_ROOT=/fsx/param-benchmark", file, *words)
     engine = Engine()
-    node = machine_of("node-2", engine.containers(CLUSTER_LABEL))
+    node = machine_of("node-2", shared, engine.containers(CLUSTER_LABEL))
     kill = ["pkill", "-KILL", "-f", "comms.py"]
     assert until(lambda: engine.execute(node, kill, lambda _: None) == 0, timeout_s=JOB_S, every_s=0.5)
     assert "JobState=FAILED" in program.at_end(name, job)

@@ -69,7 +69,7 @@ upstream: tools ; $(RUN) pytest tests/upstream -m upstream ## build the real sof
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 
-launch: tools ## run launch files on a Slurm cluster, and monitoring with the real programs (8 minutes)
+launch: tools ## run launch files on a Slurm cluster, and monitoring with the real programs (20 minutes)
 	$(RUN) scripts/ensure-engine promtool:prometheus amtool:prometheus-alertmanager prometheus-node-exporter sqfstar:squashfs-tools 'kubectl?:kubernetes-client' && $(RUN) pytest tests -m launch
 bench: engine ; $(RUN) python -m bench ## compare build times with Packer and a Dockerfile
 lock: setup ; $(RUN) scripts/lock ## update requirements.lock of the factory

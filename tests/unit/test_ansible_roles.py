@@ -55,6 +55,7 @@ SHARED = {
     "tasks/install_debian.yml": "install_",
     "tasks/install_files_debian.yml": "install_",
     "tasks/install_files_redhat.yml": "install_",
+    "tasks/vendor_installer.yml": "installer_",
     "tasks/install_redhat.yml": "install_",
     "tasks/kernel_module.yml": "module_",
     "tasks/lock_redhat.yml": "install_",

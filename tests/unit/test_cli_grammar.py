@@ -31,7 +31,8 @@ def site(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = main([*words, "--root", str(repository.root)])
+    at = words.index("--") if "--" in words else len(words)
+    code = main([*words[:at], "--root", str(repository.root), *words[at:]])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -125,6 +125,18 @@ def test_no_target_has_the_container_toolkit_that_breaks_pods(knowledge: Knowled
     assert "1.20.0" not in versions
 
 
+def test_gpu_machines_have_docker_with_the_container_toolkit(knowledge: Knowledge) -> None:
+    """Flavours for rehearsals are left out: Debian has no container toolkit."""
+    catalog, found = knowledge.catalog, set()
+    for name in ("ami-gpu", "ami-pcs-gpu", "ami-batch-gpu"):
+        for flavour in catalog.targets[name].flavours.values():
+            if flavour.site != "local":
+                members = set(members_of(catalog, catalog.targets[name], flavour))
+                assert {"docker", "containerd", "nvidia_container_toolkit"} <= members, flavour.name
+                found.add(name)
+    assert found == {"ami-gpu", "ami-pcs-gpu", "ami-batch-gpu"}
+
+
 def test_ami_with_a_fabric_manager_has_nvlsm_if_its_stack_states_nvlsm(knowledge: Knowledge) -> None:
     """NVSwitches of P6-B200 and P6-B300 have no NVLink fabric without the package nvlsm."""
     catalog, claiming = knowledge.catalog, set()
@@ -135,7 +147,7 @@ def test_ami_with_a_fabric_manager_has_nvlsm_if_its_stack_states_nvlsm(knowledge
                 claims = bool(stack.facts.get("nvlsm"))
                 assert claims == bool(stack.pins.get("nvlink_subnet_manager")), stack.name
                 claiming |= {target.name} if claims else set()
-    assert claiming == {"ami-batch-gpu", "ami-gpu"}
+    assert claiming == {"ami-batch-gpu", "ami-gpu", "ami-pcs-gpu"}
 
 
 def test_a_released_stack_never_changes(root: Path, knowledge: Knowledge) -> None:

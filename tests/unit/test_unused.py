@@ -72,7 +72,7 @@ def test_gpu_target_with_a_full_efa_installation_has_the_nccl_plugin(loaded: Cat
         if "efa" in members and has_gpu and not target.variables.get("efa_minimal"):
             assert PLUGIN in members, f"{target.name}@{flavour.name}"
             found.add(target.name)
-    assert found == {"ami-gpu", "ami-pcluster-gpu", "nccl-tests"}
+    assert found == {"ami-gpu", "ami-pcluster-gpu", "ami-pcs-gpu", "nccl-tests"}
 
 
 def test_nccl_plugin_has_the_version_bundled_with_the_efa_installer(root: Path, loaded: Catalog) -> None:

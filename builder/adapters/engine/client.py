@@ -1,7 +1,7 @@
 """Client of a Docker engine for images and containers; raises the engine's errors as FactoryErrors.
 
-Requests go through docker-py, which is imported at the first request. If the engine has a Unix socket, images are
-listed and tagged without it (see `lookup`). Containers are identified by their ids.
+Requests go through docker-py, which is imported at the first request. If the engine has a Unix socket, images
+are listed and tagged without it (see `lookup`). Containers are identified by their ids.
 """
 
 import io

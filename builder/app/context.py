@@ -102,7 +102,7 @@ class Context:
             raise CatalogError(problems)
         self.report_broken(self.knowledge.broken)
         read = sources.read(self.root, self.catalog, target, flavour)
-        arch = self.arch or of_this_machine()
+        arch = self._arch_of(flavour)
         region = self.site.aws.region
         return plan.plan(
             self.knowledge, target, flavour, read, self.lock, arch=arch, site=self.site_name, region=region
@@ -114,12 +114,18 @@ class Context:
             self.catalog,
             target,
             flavour,
-            arch=self.arch or of_this_machine(),
+            arch=self._arch_of(flavour),
             site=lock.building_site(self.catalog, target, flavour, site=self.site_name),
             region=self.site.aws.region,
         )
         requirements = sources.requirement_digests(self.root, self.catalog, target, flavour)
         return lock.unlocked(self.lock, wanted, requirements)
+
+    def _arch_of(self, flavour: Flavour) -> str:
+        """Return this machine's architecture, or another for a system that only accounts can build."""
+        system, arch = self.catalog.systems[flavour.system], self.arch or of_this_machine()
+        built_here = system.bootstrap or system.image
+        return arch if built_here or arch in system.arches else system.arches[0]
 
     def flavour_of(self, target: Target) -> Flavour:
         return plan.find_flavour(target, self.flavour, site=self.site_name)

@@ -211,6 +211,15 @@ def test_kernel_pin_may_be_a_release_or_a_series(
     assert {name: value for name, value in capabilities.items() if "kernel" in name} == expected
 
 
+def test_ami_for_a_system_of_one_architecture_is_planned_for_it_on_every_machine(root: Path) -> None:
+    for arch in ("x86_64", "arm64"):
+        planned = Context(root, site_name="aws", arch=arch, flavour="amazon-2023-arm64").plan("ami-gpu")
+        assert planned.arch == "arm64"
+        assert "nvidia_imex" in planned.components
+        assert planned.target.ami
+        assert planned.target.ami.build_on[planned.arch].startswith("m7g.")
+
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 

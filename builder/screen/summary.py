@@ -1,5 +1,6 @@
 """Format the final output of commands: summaries and errors."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from builder.screen.text import (
 
 _PLAIN = Look()
 _LABEL_WIDTH = 11
+_LONG_WORD = re.compile(r"(\S{200})\S{200,}(\S{40})")
 _MOST_NAMES = 200  # characters
 _MOST_PROBLEMS = 20
 _OUTCOMES = ("built", "pulled", "reused", "failed", "stopped", "not reached")
@@ -136,12 +138,17 @@ def _published(publications: Sequence[Publication]) -> list[str]:
 
 
 def error(err: FactoryError) -> str:
-    """Format an error for the terminal: message, indented details, hint."""
-    lines = [f"error: {clean_lines(err.message)}"]
+    """Format an error for the terminal: message, indented details, hint. Very long values are shortened."""
+    lines = [f"error: {_shortened(clean_lines(err.message))}"]
     lines += [f"  {clean(line)}".rstrip() for line in err.details.splitlines()]
     if err.hint:
-        lines.append(f"hint: {clean_lines(err.hint)}")
+        lines.append(f"hint: {_shortened(clean_lines(err.hint))}")
     return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    """Cut the middle out of words that are longer than any path or name, such as the content of a file."""
+    return _LONG_WORD.sub(lambda match: f"{match[1]}…{match[2]}", text)
 
 
 def unusable(broken: Mapping[str, Sequence[str]]) -> str:

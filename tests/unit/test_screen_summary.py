@@ -88,6 +88,15 @@ def test_error_shows_message_details_and_hint() -> None:
     )
 
 
+def test_error_shortens_a_long_value_but_no_path() -> None:
+    path = "/a" * 200
+    shown = error(FactoryError(f"no target '{'x' * 5000}' (available: a) in {path}", hint="y" * 5000))
+    message, hint = shown.splitlines()
+    assert message.startswith("error: no target 'xxx")
+    assert message.endswith(f"xxx' (available: a) in {path}")
+    assert max(len(message), len(hint)) < 700
+
+
 def test_ami_counts_as_a_single_layer() -> None:
     receipt = a_receipt()
     target = dataclasses.replace(receipt.plan.target, kind="ami")

@@ -52,7 +52,7 @@ def require_folders(root: Path) -> None:
     if not (root / "catalog").is_dir():
         raise CatalogError(
             [f"{root / 'catalog'}: no such folder"],
-            hint="run in the repository, or pass: builder --root FOLDER",
+            hint="run the command in the repository, or with --root FOLDER",
         )
     for folder in map(root.joinpath, _FOLDERS):
         if not folder.is_symlink():

@@ -90,7 +90,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a suffix for an error message: the closest known name, or all known names if there are few."""
     names = sorted(known)
     words = {old: new for old, new in RENAMED.items() if new in names} | {name: name for name in names}
-    closest = difflib.get_close_matches(name, words, n=1)
+    closest = difflib.get_close_matches(name, words, n=1) or difflib.get_close_matches(
+        name.lower(), words, n=1
+    )
     if closest:
         return f" (did you mean '{words[closest[0]]}'?)"
     return f" (available: {', '.join(names)})" if 0 < len(names) <= 8 else ""

@@ -153,6 +153,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         )
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 class _Argument(str):
     """A word after `--`, which is never an option."""
 
@@ -162,7 +165,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         words = tuple(args or ())
-        self._refuse_empty(words)
+        self._refuse_bad_words(words)
+        self._refuse_repeated(words)
         parsed, unknown = self.parse_known_intermixed_args(list(self._with_values(words)), namespace)
         if unknown:
             first = unknown[0]
@@ -170,8 +174,8 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
         return parsed
 
-    def _refuse_empty(self, words: Sequence[str]) -> None:
-        """Raise UsageError for an empty argument, which comes from an unset shell variable."""
+    def _refuse_bad_words(self, words: Sequence[str]) -> None:
+        """Raise UsageError for a control character, and for an empty word, as an unset variable gives it."""
         before = self.prog
         for word in words:
             if word == "--":
@@ -179,10 +183,25 @@ class _Parser(argparse.ArgumentParser):
             name, is_given, value = word.partition("=")
             if name.startswith("--") and is_given and not value:
                 self.error(f"argument {name}: must not be empty")
+            option = f"argument {before}:" if before.startswith("-") else "an argument"
             if not word:
-                option = f"argument {before}:" if before.startswith("-") else "an argument"
                 self.error(f"{option} must not be empty")
+            if _CONTROL.search(word):
+                self.error(f"{option} has a control character: {word!r}")
             before = word
+
+    def _refuse_repeated(self, words: Sequence[str]) -> None:
+        """Raise UsageError for an option with two values if only one of them would be used."""
+        given: dict[str, str] = {}
+        for word, following in zip(words, (*words[1:], ""), strict=False):
+            if word == "--":
+                return
+            name, is_joined, value = word.partition("=")
+            option = self._option_string_actions.get(name)
+            if type(option) is argparse._StoreAction and option.nargs is None:
+                new = value if is_joined else following
+                if given.setdefault(option.dest, new) != new:
+                    self.error(f"argument {name}: given twice, {given[option.dest]!r} and {new!r}")
 
     def _with_values(self, words: Sequence[str]) -> Iterator[str]:
         """Attach values such as -1d to their options: argparse would take such a word for an option."""

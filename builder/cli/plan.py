@@ -1,6 +1,7 @@
 """`builder plan`: shows what a build would make, reuse and download, and why."""
 
 import argparse
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -135,6 +136,8 @@ def _write_golden(context: Context, parsed: argparse.Namespace) -> int:
             "builder plan: --write-golden is not allowed with --flavour, --json, --publish or --site",
             hint=f"builder plan --write-golden {folder}",
         )
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"--write-golden: {folder} is not a folder", hint=f"ls -l {folder}")
     if not folder.is_dir():
         raise UsageError(f"--write-golden: no folder {folder}", hint=f"mkdir -p {folder}")
     names = find_targets(context, parsed, verb="plan") if given else ()

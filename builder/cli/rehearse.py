@@ -132,16 +132,18 @@ def _policy(path: Path) -> Mapping[str, Any]:
     hint = f"builder iam TARGET > {path}"
     try:
         table = parse(read_text(path), json.loads)
-        statements = table["Statement"]
-        if not all(isinstance(statement, dict) for statement in statements):
-            raise TypeError("a statement is not a JSON object")
+        statements = table.get("Statement") if isinstance(table, dict) else None
+        if not isinstance(statements, list) or not all(isinstance(found, dict) for found in statements):
+            raise ValueError("Statement must be a list of JSON objects")
         evaluate([table], Request(action="sts:GetCallerIdentity"))
     except FileNotFoundError as error:
         raise MissingError(f"--policy: no file {path}", hint=hint) from error
     except UnreadableError as error:
         raise MissingError(f"--policy {path}: {error}", hint=f"ls -l {path}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"--policy {path}: is not an IAM policy: {error!r}", hint=hint) from error
+    except KeyError as error:
+        raise UsageError(f"--policy {path}: is not an IAM policy: no key {error}", hint=hint) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"--policy {path}: is not an IAM policy: {error}", hint=hint) from error
     return {"Version": table.get("Version", "2012-10-17"), "Statement": statements}
 
 

@@ -157,6 +157,8 @@ def read_tree(path: Path) -> tuple[Tree, tuple[tuple[str, str], ...]]:
 
     Raises MissingError if `path` does not exist, UsageError if it is a file of a kind that no rule covers.
     """
+    if path.is_symlink() and not path.exists():
+        raise MissingError(f"{path}: is a symbolic link that leads to no file", hint=f"ls -l {path}")
     if not path.exists():
         raise MissingError(f"no such file or folder: {shortened(str(path), 300)}", hint="builder lint FOLDER")
     if path.is_file():

@@ -97,7 +97,7 @@ TESTED = {
     "builder deploy plan 1": _STACKS,
     "builder doctor": "tests/e2e/test_verbs.py::test_doctor_prints_every_problem_with_a_fix",
     "builder init stack 1-1 --from -": (
-        "tests/adapters/test_init.py::test_a_stack_with_another_cuda_version_than_its_name_is_refused"
+        "tests/adapters/test_init.py::test_suggests_a_valid_name_for_a_stack"
     ),
     "builder init stack 1-1 --from 1": "tests/adapters/test_init.py::test_suggests_a_valid_name_for_a_stack",
     "builder launch --check 1": (

@@ -31,8 +31,8 @@ def site(repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def call(capsys: pytest.CaptureFixture[str], repository: Repository, *words: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    at = words.index("--") if "--" in words else len(words)
-    code = main([*words[:at], "--root", str(repository.root), *words[at:]])
+    end = words.index("--") if "--" in words else len(words)
+    code = main([*words[:end], "--root", str(repository.root), *words[end:]])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -110,6 +110,22 @@ CONTRADICTIONS = [
     (["lint", ""], "an argument must not be empty"),
     (["lint", "/dev/null"], "/dev/null: is not a regular file or folder"),
     (["logs", "0"], "no run '0'"),
+    (["plan", "HELLO"], "no target 'HELLO' (did you mean 'hello'?)"),
+    (["plan", "a\nb"], "an argument has a control character: 'a\\nb'"),
+    (
+        ["plan", "hello", "--flavour", "a\x1b[31m"],
+        "argument --flavour: has a control character: 'a\\x1b[31m'",
+    ),
+    (["clean", "--older-than=1\t"], "an argument has a control character: '--older-than=1\\t'"),
+    (["plan", "hello", "--flavour", "plain", "--flavour", "x"], "--flavour: given twice, 'plain' and 'x'"),
+    (["plan", "hello", "--site", "local", "--site=aws"], "argument --site: given twice, 'local' and 'aws'"),
+    (["build", "hello", "-j", "1", "--jobs", "2"], "argument --jobs: given twice, '1' and '2'"),
+    (["clean", "--keep-last", "1", "--keep-last", "2"], "argument --keep-last: given twice, '1' and '2'"),
+    (
+        ["plan", "--write-golden", "ansible/ansible.cfg"],
+        "--write-golden: ansible/ansible.cfg is not a folder",
+    ),
+    (["plan", "--write-golden", "none"], "--write-golden: no folder none"),
     (["build", "--", "--all"], "no target '--all'"),
     (["show", "--", "--flavour", "-x"], "no target '--flavour'"),
     (["show", "hello", "--", "-x"], "no target '-x'"),
@@ -126,6 +142,26 @@ def test_refuses_contradictory_options_and_options_without_effect(
     assert (code, bool(out)) == (2, "--json" in words)
     assert message in err
     assert "hint: " in err
+
+
+def test_an_option_given_twice_with_the_same_value_is_accepted(
+    site: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--flavour",
+        "plain",
+        "--flavour=plain",
+        "--target",
+        "helium",
+        "--target",
+        "hello",
+        "--json",
+        "--json",
+    ]
+    assert [plan["target"] for plan in result_of(call(capsys, site, "plan", *words)[1])] == [
+        "helium",
+        "hello",
+    ]
 
 
 @pytest.mark.parametrize("words", [["show"], ["copy", "--region", "us-west-2"], ["retire", "--yes"]])

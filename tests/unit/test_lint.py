@@ -150,3 +150,12 @@ lines" $(date) a#b
     ]
     assert found[0].arguments == ("install", "a>=1", "b")
     assert ">=" not in found[0].bare
+
+
+@pytest.mark.parametrize("leads_to", ["loop", "/nonexistent/file"])
+def test_a_symbolic_link_that_leads_to_no_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], leads_to: str
+) -> None:
+    (tmp_path / "loop").symlink_to(leads_to)
+    assert main(["lint", str(tmp_path / "loop")]) == 3
+    assert "loop: is a symbolic link that leads to no file\nhint: ls -l " in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_rules_are_restored_from_their_json_table() -> None:
     [
         (None, "--policy: no file", 3),
         ("{", "is not an IAM policy", 2),
-        ("[]", "is not an IAM policy", 2),
+        ("[]", "is not an IAM policy: Statement must be a list of JSON objects", 2),
         ('{"Statement": ["x"]}', "is not an IAM policy", 2),
         ("[" * 100_000, "nested more than", 2),
         (

@@ -65,7 +65,7 @@ test: tools ## run linters, mypy and all tests but `molecule`, `boundaries`, `im
 molecule: tools ; $(RUN) pytest tests/roles -m roles ## apply every role twice to a fresh machine, then check it (an hour)
 boundaries: tools ; $(RUN) pytest -n $(WORKERS) tests -m boundaries ## kill and break builds at every call and every task (an hour)
 images: engine ; $(RUN) python scripts/images.py $(if $(REPRODUCE),--reproduce) $(ONLY) ## build and check all container images (hours); ONLY="T T@FLAVOUR", REPRODUCE=1: twice, and compare
-upstream: tools ; $(RUN) pytest tests/upstream -m upstream ## build the real software of upstreams on Debian 13 (half an hour)
+upstream: tools ; $(RUN) pytest tests/upstream -m upstream ## build the real software of upstreams on Debian 13 (an hour)
 fuzz: setup ; $(RUN) FUZZ_EXAMPLES=2000 pytest -n $(WORKERS) -m "" tests/unit/test_fuzz*.py ## odd files, options, responses (10 minutes)
 check: test ## run what CI runs
 

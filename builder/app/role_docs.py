@@ -44,7 +44,7 @@ What proves that a role works with the real software:
 | proof | meaning |
 |---|---|
 | every run | the tests use the real packages of Debian and PyPI |
-| real | applied by hand to these releases of the real software, on this date |
+| real | applied by hand or by `make upstream` to these releases of the real software, last on this date |
 | facts | stand-in, role and checks are compared with a table of facts about real releases |
 | stand-in | only the stand-in, for this reason |
 | lint | no test applies the role, for this reason |

@@ -65,7 +65,7 @@ def test_scenario_passes(running: Runs, name: str) -> None:
 WITHOUT_SCENARIO = {
     "vendor_base": "tests/e2e/test_vendor_base.py builds with it on an image of a local registry",
     "nsight": "linted only: its packages are in NVIDIA's repository",
-    "upstream_source": "linted only: it checks out programs of GitHub",
+    "upstream_source": "`make upstream` checks out programs of GitHub",
 }
 
 

@@ -17,7 +17,8 @@ from builder.model import Launch
     ("words", "message"),
     [
         (["--mount", "data=~no-such-user/data"], "'~no-such-user/data': no such user"),
-        (["--mount", "data\n"], r"must be NAME=FOLDER, not 'data\n'"),
+        (["--mount", "data\n"], r"argument --mount: has a control character: 'data\n'"),
+        (["--mount", "data"], "must be NAME=FOLDER, not 'data'"),
         (["--processes", "\u0664"], "must be a number from 1 to 9999"),
         (["--gpus", "0"], "must be a number from 1 to 9999"),
     ],

@@ -31,6 +31,7 @@ from builder.app.lanes.ami import open_publisher
 from builder.errors import MissingError, UsageError, with_result
 from builder.lock import ACCOUNT
 from builder.marks import KEY_TAG, RUN_TAG, STACK_TAG, SYSTEM_TAG, TARGET_TAG
+from builder.patterns import name_problem
 
 _AMI_ID = re.compile(r"ami-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _MOST_DAYS = 3650  # EC2 accepts deprecation dates of the next ten years
@@ -369,9 +370,11 @@ def _reference(context: Context, options: argparse.Namespace) -> str:
             f"'{name}' is neither a target nor an AMI ID: ami- and 8 or 17 hexadecimal digits",
             hint="builder ami list",
         )
-    receipt = (
-        receipts.read(Path(name)) if name.endswith(".json") else receipts.newest(context.workspace.out, name)
-    )
+    receipt = None
+    if name.endswith(".json"):
+        receipt = receipts.read(Path(name))
+    elif not name_problem("targets", name):
+        receipt = receipts.newest(context.workspace.out, name)
     reference = str(receipt["artifact"]["reference"]) if receipt else ""
     if not _AMI_ID.fullmatch(reference):
         raise UsageError(f"no AMI receipt '{name}'", hint=f"builder ami list; AMI is an {_IMAGE_HELP}")

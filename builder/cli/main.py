@@ -149,7 +149,8 @@ def _no_verb(words: list[str]) -> "UsageError":
 
     first = words[0]
     if not first.startswith("-"):
-        return UsageError(f"no command '{first}'{did_you_mean(first, VERBS)}", hint="builder --help")
+        shown = f"'{first}'" if first.isprintable() else repr(first)
+        return UsageError(f"no command {shown}{did_you_mean(first, VERBS)}", hint="builder --help")
     verb = next((word for word in words if word in VERBS), "")
     rest = [word for word in words if word != verb]
     hint = " ".join(["builder", verb, *rest]) if verb else "builder --help"

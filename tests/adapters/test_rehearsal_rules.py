@@ -186,3 +186,15 @@ def test_the_callers_policy_decides_by_tags_of_request_and_resource(
     assert refused(caller.ec2.terminate_instances, InstanceIds=[foreign]) == "UnauthorizedOperation"
     caller.ec2.terminate_instances(InstanceIds=[instance])
     assert refused(caller.ec2.stop_instances, InstanceIds=[instance]) == "UnauthorizedOperation"
+
+
+def test_names_texts_and_tags_beyond_the_limits_of_aws_are_refused(aws: Clients) -> None:
+    """test_rehearsal_limits has all limits; this test sends one request of each kind."""
+    network = aws.ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    group = {"GroupName": "limits", "Description": "d" * 256, "VpcId": network}
+    assert refused(aws.ec2.create_security_group, **group) == "InvalidParameterValue"
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "aws:run", "Value": "x"}]}]
+    launch = {"ImageId": aws.debian(), **LAUNCH, "TagSpecifications": tags}
+    assert refused(aws.ec2.run_instances, **launch) == "InvalidParameterValue"
+    parameter = {"Name": "/a" * 16, "Value": "x", "Type": "String"}
+    assert refused(aws("ssm").put_parameter, **parameter) == "ValidationException"

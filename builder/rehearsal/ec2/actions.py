@@ -12,6 +12,7 @@ from moto.ec2.responses.instances import InstanceResponse
 from builder.errors import FactoryError
 from builder.rehearsal.ec2 import fleets
 from builder.rehearsal.ec2.images import Image
+from builder.rehearsal.ec2.limits import ec2_refusal
 
 _BLOCK = "capacity-block"
 _ATTRIBUTES = {"description": "Description", "imdsSupport": "ImdsSupport"}
@@ -25,6 +26,8 @@ class Actions(EC2Response):
 
         Errors of this host get a code that clients do not retry, because a retry would fail again.
         """
+        if refused := ec2_refusal(self._get_action(), self._get_params()):
+            return self._refuse(*refused)
         try:
             return super().call_action()
         except NotImplementedError as error:

@@ -12,6 +12,7 @@ from moto.ec2.models import ec2_backends
 from moto.ssm.exceptions import ParameterAlreadyExists, ValidationException
 from moto.ssm.models import Parameter, SimpleSystemManagerBackend
 
+from builder.rehearsal.ec2.limits import parameter_problem
 from builder.rehearsal.ec2.seeds import Account
 from builder.rehearsal.sharing import shared_parameter
 
@@ -67,6 +68,8 @@ class Parameters(SimpleSystemManagerBackend):
         tier: str | None = None,
         policies: str | None = None,
     ) -> Parameter:
+        if problem := parameter_problem(name, value if tier != "Advanced" else "", description, tags):
+            raise ValidationException(problem)
         if data_type == _IMAGE_TYPE:
             if not _IMAGE_ID.fullmatch(value):
                 raise ValidationException(f"The value {value!r} of {name} is not an AMI id")

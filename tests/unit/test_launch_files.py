@@ -368,7 +368,11 @@ GOOD = ("trainer", "--flavour", "p5", "--on", "slurm", "--instance", "p5.48xlarg
         ((*GOOD, "--nodes", "\u0664"), 2, "must be a number from 1 to 5000, not "),
         ((*GOOD, "--processes", "-1"), 2, "--processes"),
         ((*GOOD, "--mount", "checkpoints=/a b"), 2, "must be NAME=FOLDER with an absolute path"),
-        ((*GOOD, "--mount", "checkpoints=/a\nb"), 2, "not 'checkpoints=/a\\nb'"),
+        (
+            (*GOOD, "--mount", "checkpoints=/a\nb"),
+            2,
+            "--mount: has a control character: 'checkpoints=/a\\nb'",
+        ),
         ((*GOOD, "--mount", "checkpoint=/a"), 2, "no mount 'checkpoint' (did you mean 'checkpoints'?)"),
         ((*GOOD, "--mount", "checkpoints=a"), 2, "must be NAME=FOLDER with an absolute path"),
         ((*GOOD, "--mount", "checkpoints=/a,b:/etc"), 2, "must be NAME=FOLDER with an absolute path"),

@@ -167,7 +167,7 @@ class _Preflight:
             yield Finding(about="quota", state=BAD, text=text, fix="set another region in [aws] of site.toml")
         if not sizes:
             return
-        largest = max(sizes, key=lambda name: sizes[name])
+        largest = max(sorted(sizes), key=lambda name: sizes[name])
         limit = self._facts.vcpu_quota(largest)
         if limit is None:
             yield _unread("quota", "servicequotas:GetServiceQuota")

@@ -125,7 +125,7 @@ def test_a_quota_below_the_largest_build_instance_is_found(check: Check, set_rul
     finding = check()["quota"]
     assert (finding.state, finding.text) == (
         BAD,
-        "8 vCPUs may run at once; the largest build instance, m7i.4xlarge, has 16",
+        "8 vCPUs may run at once; the largest build instance, m7g.4xlarge, has 16",
     )
 
 

@@ -69,7 +69,7 @@ def test_the_next_build_removes_the_remains_of_a_build_killed_at_any_moment(
     greeting = factory.in_image(
         f"factory-layers:{factory.repository.keys()['workload']}", "cat", "/etc/greeting"
     )
-    assert greeting.startswith("test_sigkill")
+    assert greeting.startswith("test_the_next_build")
     assert factory.containers() == []
     assert factory.untagged() == []
     assert factory.scratch() == []

@@ -19,7 +19,7 @@ class ContainerWork:
     """The container maker and checker of one run, and the cleanup of the run."""
 
     def __init__(self, context: Context, engine: Engine, search: Search, work: Work) -> None:
-        # Load the AWS SDK before the threads start; otherwise several threads would import it at once.
+        # Load Docker's SDK before the threads start; otherwise several threads would import it at once.
         load_sdk()
         self._engine = engine
         self._run = work.run

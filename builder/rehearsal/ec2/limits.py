@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# Names and descriptions of security groups, and descriptions of their rules, which may be empty.
 _GROUP_TEXT = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 _TEMPLATE_NAME = re.compile(r"[a-zA-Z0-9().\-/_]{3,128}")
 _KEY_NAME = re.compile(r"[ -~]{1,255}")
 _PARAMETER_NAME = re.compile(r"[a-zA-Z0-9_.\-/]+")
-_RANGE_TEXT = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{0,255}")
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256
 # Types of resources whose tags an action accepts in TagSpecification.
 _TAGGED = {
@@ -83,7 +83,8 @@ def _range_refusal(action: str, permissions: Sequence[Mapping[str, Any]]) -> Ref
         if not all(-1 <= port <= 65535 for port in ports):
             return "InvalidParameterValue", f"Invalid value '{max(ports)}' for portRange."
         for network in permission.get("IpRanges") or ():
-            if not _RANGE_TEXT.fullmatch(str(network.get("Description", ""))):
+            text = str(network.get("Description", ""))
+            if text and not _GROUP_TEXT.fullmatch(text):
                 return "InvalidParameterValue", "Invalid rule description."
     return None
 
